@@ -1,0 +1,145 @@
+"""The only place that starts a process.
+
+An argument list, never a shell; an explicit environment; its own process group; a timeout that ends the group;
+capped output that is drained past the cap (a full pipe would keep asyncio's ``wait()`` from returning).
+Nothing here logs: standard error may quote secrets, so each adapter decides what of it may be said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class MissingProgramError(Exception):
+    """The program is not installed, or may not be executed. ``args[0]`` is its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A finished process. ``exit_code`` is negative for a signal. Output is bytes and never shown by repr."""
+
+    program: str
+    exit_code: int
+    stdout: bytes = field(default=b"", repr=False)
+    stderr: bytes = field(default=b"", repr=False)
+    timed_out: bool = False
+    overflowed: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0 and not self.timed_out and not self.overflowed
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``timeout`` in seconds; ``stdout`` and ``stderr`` in bytes; ``resources`` maps resource.RLIMIT_* to a value.
+
+    ``grace`` is how long, in seconds, the group may take to end after SIGTERM before SIGKILL; 0 kills at once.
+    """
+
+    timeout: float
+    grace: float = 0.0
+    stdout: int = 4 * MIB
+    stderr: int = 64 * KIB
+    resources: Mapping[int, int] = field(default_factory=dict)
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    limits: Limits,
+    stdin: bytes | None = None,
+    cwd: str = "/",
+) -> Completed:
+    """Run ``argv`` to its end and return what it printed.
+
+    Raises MissingProgramError where it cannot be started. Cancelling ends the process group first.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise MissingProgramError(os.path.basename(argv[0])) from error
+    for kind, value in limits.resources.items():
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, kind, (value, value))
+    return await _collect(process, os.path.basename(argv[0]), stdin, limits)
+
+
+async def _collect(process: asyncio.subprocess.Process, program: str, stdin: bytes | None, limits: Limits) -> Completed:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    overflow = asyncio.Event()
+    timed_out = False
+    pipes = asyncio.gather(
+        _feed(process, stdin),
+        _drain(process.stdout, limits.stdout, overflow),
+        _drain(process.stderr, limits.stderr, overflow),
+        process.wait(),
+    )
+    too_much = asyncio.ensure_future(overflow.wait())
+    try:
+        await asyncio.wait({pipes, too_much}, timeout=limits.timeout, return_when=asyncio.FIRST_COMPLETED)
+        timed_out = not pipes.done() and not overflow.is_set()
+        if not pipes.done():
+            await _end(process, pipes, limits.grace)
+        _, stdout, stderr, exit_code = await pipes
+    except asyncio.CancelledError:
+        _signal_group(process, signal.SIGKILL if limits.grace == 0 else signal.SIGTERM)
+        pipes.cancel()
+        raise
+    finally:
+        too_much.cancel()
+    return Completed(program, exit_code, stdout, stderr, timed_out, overflow.is_set())
+
+
+async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None:
+    if data is None:
+        return
+    assert process.stdin is not None
+    # A process that ends early closes the pipe: its exit code says why.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(data)
+        await process.stdin.drain()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.close()
+        await process.stdin.wait_closed()
+
+
+async def _drain(stream: asyncio.StreamReader, limit: int, overflow: asyncio.Event) -> bytes:
+    kept = bytearray()
+    while chunk := await stream.read(64 * KIB):
+        if len(kept) + len(chunk) > limit:
+            overflow.set()
+        kept += chunk[: max(0, limit - len(kept))]
+    return bytes(kept)
+
+
+async def _end(process: asyncio.subprocess.Process, pipes: asyncio.Future[object], grace: float) -> None:
+    if grace > 0:
+        _signal_group(process, signal.SIGTERM)
+        await asyncio.wait({pipes}, timeout=grace)
+    if not pipes.done():
+        _signal_group(process, signal.SIGKILL)
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,123 @@
+"""The error tree: every class says what to do about it, every message says what, where and what next.
+
+Two class attributes steer the engine (see engine/reconcile.py), so that errors become outcomes at one boundary:
+
+``blames_revision``  the wanted revision is at fault: waiting does not help, a new commit does.
+``retryable``        the cause is outside (engine, network, disk): try again with backoff.
+
+No message may hold a value from an env file. Names of keys, files and people are fine.
+"""
+
+
+class ReconcilerError(Exception):
+    """Something a person must be told.
+
+    ``what`` is the fact, ``where`` the file, field, target or address it was found at, ``hint`` the next step.
+    """
+
+    blames_revision = False
+    retryable = False
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text.rstrip('.')}. {self.hint}" if self.hint else text
+
+
+class ConfigError(ReconcilerError):
+    """The server's own file cannot be used; ``what`` lists every problem, one a line."""
+
+
+class LockedError(ReconcilerError):
+    """Another process works on the same state directory."""
+
+
+class StoreError(ReconcilerError):
+    """The state database cannot be used (damaged, or written by a newer version)."""
+
+
+class RefusedError(ReconcilerError):
+    """A command cannot be carried out as asked; nothing was changed."""
+
+
+# --- the revision is at fault: nothing was written, status says Stalled ---
+
+
+class RevisionError(ReconcilerError):
+    """The wanted revision cannot be applied as it stands."""
+
+    blames_revision = True
+
+
+class ManifestError(RevisionError):
+    """environment.yaml is missing, cannot be read, or breaks its schema."""
+
+
+class SourceError(RevisionError):
+    """A target's source in git is missing, too large, a link, or an LFS pointer."""
+
+
+class NotEncryptedError(SourceError):
+    """A source that must be encrypted holds plaintext; names the keys, never the values."""
+
+
+class BadCiphertextError(SourceError):
+    """SOPS refuses the file: tampered with, badly merged, or malformed."""
+
+
+class GuardError(RevisionError):
+    """A guard failed; see core/guards.py."""
+
+
+class ModelRefusedError(RevisionError):
+    """Docker Compose refuses the project with the new files."""
+
+
+class UnhealthyError(RevisionError):
+    """A service that was healthy before the change is not healthy after it."""
+
+
+# --- the world is at fault: services stay owed, retried with backoff ---
+
+
+class OutsideError(ReconcilerError):
+    """Something outside failed; the revision is not to blame and the pass is tried again."""
+
+    retryable = True
+
+
+class KeyUnavailableError(OutsideError):
+    """No usable decryption key on this server."""
+
+
+class DecryptFailedError(OutsideError):
+    """sops itself could not run, crashed, or ran into a limit."""
+
+
+class GitUnreachableError(OutsideError):
+    """The remote does not answer, refuses us, or its branch is gone."""
+
+
+class HistoryRewrittenError(ReconcilerError):
+    """The branch no longer descends from the last accepted commit."""
+
+
+class LiveFileError(OutsideError):
+    """A live file cannot be read or written (link on the way, a directory, ENOSPC, EROFS, EACCES …)."""
+
+
+class ChangedMeanwhileError(OutsideError):
+    """A third party changed a live file between our look and our write; nothing was overwritten."""
+
+
+class EngineUnavailableError(OutsideError):
+    """Docker or Compose does not answer, or the stack cannot be reached on this server."""
+
+
+class ServiceFailedError(OutsideError):
+    """Services are not healthy, and were not before either, or the operator asked to keep the files."""

@@ -1,0 +1,406 @@
+"""The nouns of the project as frozen values. No behaviour beyond what follows from the fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from reconciler.core.secret import Secret
+
+# --- choices ---
+
+
+class Format(StrEnum):
+    """How sops reads a source (its --input-type); ``plain`` sources are not encrypted."""
+
+    DOTENV = "dotenv"
+    JSON = "json"
+    YAML = "yaml"
+    INI = "ini"
+    BINARY = "binary"
+    PLAIN = "plain"
+
+
+class Parser(StrEnum):
+    """How a live file is read for its keys."""
+
+    COMPOSE = "compose"
+    RAW = "raw"
+    OPAQUE = "opaque"
+
+
+class OnDrift(StrEnum):
+    RESTORE = "restore"
+    REPORT = "report"
+
+
+class OnFirstContact(StrEnum):
+    HOLD = "hold"
+    TAKE_OVER = "take_over"
+
+
+class OnFailure(StrEnum):
+    ROLLBACK = "rollback"
+    HOLD = "hold"
+
+
+class ChangeMode(StrEnum):
+    """What the services that mount a changed file need."""
+
+    RECREATE = "recreate"
+    RESTART = "restart"
+    SIGNAL = "signal"
+    NONE = "none"
+
+
+class Kind(StrEnum):
+    """What one target's three states amount to (the table in docs/architecture.md)."""
+
+    IN_SYNC = "in_sync"
+    CREATE = "create"
+    FIRST_CONTACT = "first_contact"
+    UPDATE = "update"
+    DRIFT = "drift"
+    CONFLICT = "conflict"
+    ORPHAN = "orphan"
+    NOT_OURS = "not_ours"
+
+
+class Aspect(StrEnum):
+    """In what way a live file (or, for stale, a container) differs from what git wants."""
+
+    CONTENT = "content"
+    MODE = "mode"
+    OWNER = "owner"
+    MISSING = "missing"
+    COSMETIC = "cosmetic"
+    STALE = "stale"
+
+
+class Effect(StrEnum):
+    """What the pass does about a target."""
+
+    NONE = "none"
+    WRITE = "write"
+    DELETE = "delete"
+    HOLD = "hold"
+    REPORT = "report"
+
+
+class Result(StrEnum):
+    """How a pass ended, for one environment."""
+
+    APPLIED = "applied"
+    IN_SYNC = "in_sync"
+    CORRECTED = "corrected"
+    HELD = "held"
+    STALLED = "stalled"
+    ROLLED_BACK = "rolled_back"
+    ROLLBACK_FAILED = "rollback_failed"
+    FAILED = "failed"
+
+
+class Phase(StrEnum):
+    """The parts of a pass that are timed."""
+
+    FETCH = "fetch"
+    OBSERVE = "observe"
+    GUARD = "guard"
+    BACKUP = "backup"
+    WRITE = "write"
+    RECREATE = "recreate"
+    VERIFY = "verify"
+    ROLLBACK = "rollback"
+
+
+# --- what git says ---
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One commit, and the id of the environment's subtree in it (equal subtree: nothing changed for us)."""
+
+    commit: str
+    subtree: str
+    author: str = ""
+    committed_at: float = 0.0
+    subject: str = ""
+
+    @property
+    def short(self) -> str:
+        return self.commit[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file in git: its object id and its bytes (ciphertext, or plain)."""
+
+    id: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OnChange:
+    """What a change of a mounted file does to the services that mount it; ``signal`` is a name such as HUP."""
+
+    mode: ChangeMode = ChangeMode.RECREATE
+    signal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A command of the server's file that must succeed on the staged file; ``{file}`` stands for its path."""
+
+    name: str
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One live file and its source in git. ``path`` is absolute, ``source`` is relative to the environment."""
+
+    environment: str
+    source: str
+    path: str
+    stack: str | None = None
+    encrypted: bool = True
+    mode: int = 0o600
+    owner: str | None = None
+    group: str | None = None
+    on_drift: OnDrift = OnDrift.RESTORE
+    on_change: OnChange = OnChange()
+    on_first_contact: OnFirstContact = OnFirstContact.HOLD
+    parser: Parser = Parser.COMPOSE
+    check: Check | None = None
+    allow_shrink: bool = False
+    prune: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.environment}/{self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCheck:
+    url: str
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """``timeout`` and ``stable_for`` in seconds: how long to wait for health, how long running must last."""
+
+    timeout: float = 90.0
+    stable_for: float = 15.0
+    http: tuple[HttpCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One Compose project on this host. ``directory`` is absolute; ``files`` are relative to it (compose -f)."""
+
+    environment: str
+    name: str
+    directory: str
+    files: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    health: HealthPolicy = HealthPolicy()
+    on_failure: OnFailure = OnFailure.ROLLBACK
+    one_shot: frozenset[str] = frozenset()
+
+    @property
+    def id(self) -> str:
+        return f"{self.environment}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """environment.yaml at one revision, read and resolved against the server's file."""
+
+    environment: str
+    stacks: tuple[Stack, ...]
+    targets: tuple[Target, ...]
+
+    def stack(self, name: str) -> Stack:
+        return next(stack for stack in self.stacks if stack.name == name)
+
+
+# --- what is on the server ---
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFile:
+    """A regular file as it was read. ``inode`` tells a replaced file from a rewritten one."""
+
+    data: Secret
+    mode: int
+    uid: int
+    gid: int
+    inode: int = 0
+    modified_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Numeric ids to set; ``None`` leaves what is there (a new file gets the daemon's own)."""
+
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What we last wrote to a target: the third of the three states."""
+
+    path: str
+    digest: str
+    mode: int
+    revision: str
+    at: float
+
+
+# --- what Compose makes of the files ---
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service of a resolved project.
+
+    ``definition`` is a canonical text of everything that shapes its container (secret: it holds the environment);
+    ``environment`` the resolved variables (None: named without a value and unset); ``sources`` the absolute host
+    paths of its binds, configs and secrets; ``namespace_of`` the services whose namespaces or volumes it uses or
+    whose restart it follows.
+    """
+
+    name: str
+    definition: Secret
+    environment: Mapping[str, str | None] = field(repr=False)
+    sources: frozenset[str] = frozenset()
+    namespace_of: frozenset[str] = frozenset()
+    has_healthcheck: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """`docker compose config`, read: the project's name and its services by name."""
+
+    name: str
+    services: Mapping[str, Service] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as the engine's inspect tells it. ``health`` is "", "starting", "healthy" or "unhealthy"."""
+
+    id: str
+    service: str
+    state: str
+    health: str = ""
+    exit_code: int = 0
+    restarts: int = 0
+    started_at: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class ActionKind(StrEnum):
+    RECREATE = "recreate"
+    RESTART = "restart"
+    SIGNAL = "signal"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What one service needs, and the reason in words."""
+
+    stack: str
+    service: str
+    kind: ActionKind
+    reason: str
+    signal: str = ""
+
+
+# --- decisions ---
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """Names of keys, sorted; never values."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.added) + len(self.removed) + len(self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """The three states of one target, as observed. Digests are keyed; ``None`` means the thing is not there.
+
+    ``live_ownership_ok`` is whether owner and group are as wanted (True where nothing is wanted).
+    """
+
+    target: Target
+    desired: str | None
+    live: str | None
+    last: str | None
+    live_mode: int | None = None
+    live_ownership_ok: bool = True
+    ownership: Ownership = Ownership()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was decided for one target, and why."""
+
+    target: Target
+    kind: Kind
+    effect: Effect
+    reason: str
+    aspects: frozenset[Aspect] = frozenset()
+    keys: KeyChange = KeyChange()
+    ownership: Ownership = Ownership()
+
+    @property
+    def writes(self) -> bool:
+        return self.effect in (Effect.WRITE, Effect.DELETE)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Data only: what a pass would do for one environment at one revision."""
+
+    environment: str
+    revision: Revision
+    changes: tuple[Change, ...]
+    actions: tuple[Action, ...] = ()
+
+    @property
+    def writes(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.writes)
+
+    @property
+    def held(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.effect is Effect.HOLD)
+
+    @property
+    def empty(self) -> bool:
+        return not self.writes and not self.actions
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a pass ended for one environment; ``reason`` is one sentence a person can read."""
+
+    environment: str
+    result: Result
+    reason: str
+    revision: Revision | None = None
+    plan: Plan | None = None
+    run: str | None = None
+    retry: bool = False
