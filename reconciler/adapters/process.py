@@ -132,7 +132,9 @@ async def _drain(stream: asyncio.StreamReader, limit: int, overflow: asyncio.Eve
     return bytes(kept)
 
 
-async def _end(process: asyncio.subprocess.Process, pipes: asyncio.Future[object], grace: float) -> None:
+async def _end(
+    process: asyncio.subprocess.Process, pipes: asyncio.Future[tuple[None, bytes, bytes, int]], grace: float
+) -> None:
     if grace > 0:
         _signal_group(process, signal.SIGTERM)
         await asyncio.wait({pipes}, timeout=grace)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.core.model import (
@@ -18,7 +17,7 @@ from reconciler.core.model import (
     Revision,
     Stack,
 )
-from reconciler.core.secret import Digester, Secret
+from reconciler.core.secret import Secret
 
 
 class Git(Protocol):
