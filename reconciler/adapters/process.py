@@ -14,6 +14,7 @@ import resource
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -95,8 +96,9 @@ async def _collect(process: asyncio.subprocess.Process, program: str, stdin: byt
         process.wait(),
     )
     too_much = asyncio.ensure_future(overflow.wait())
+    ends: set[asyncio.Future[Any]] = {pipes, too_much}
     try:
-        await asyncio.wait({pipes, too_much}, timeout=limits.timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, timeout=limits.timeout, return_when=asyncio.FIRST_COMPLETED)
         timed_out = not pipes.done() and not overflow.is_set()
         if not pipes.done():
             await _end(process, pipes, limits.grace)
@@ -132,9 +134,7 @@ async def _drain(stream: asyncio.StreamReader, limit: int, overflow: asyncio.Eve
     return bytes(kept)
 
 
-async def _end(
-    process: asyncio.subprocess.Process, pipes: asyncio.Future[tuple[None, bytes, bytes, int]], grace: float
-) -> None:
+async def _end(process: asyncio.subprocess.Process, pipes: asyncio.Future[Any], grace: float) -> None:
     if grace > 0:
         _signal_group(process, signal.SIGTERM)
         await asyncio.wait({pipes}, timeout=grace)
