@@ -74,6 +74,10 @@ class GuardError(RevisionError):
     """A guard failed; see core/guards.py."""
 
 
+class QuarantinedError(RevisionError):
+    """The wanted revision broke a service before, and no earlier revision is known to be good."""
+
+
 class ModelRefusedError(RevisionError):
     """Docker Compose refuses the project with the new files."""
 
@@ -113,6 +117,10 @@ class LiveFileError(OutsideError):
 
 class ChangedMeanwhileError(OutsideError):
     """A third party changed a live file between our look and our write; nothing was overwritten."""
+
+
+class StoreUnavailableError(OutsideError):
+    """The state database cannot be written now (locked, disk full)."""
 
 
 class EngineUnavailableError(OutsideError):

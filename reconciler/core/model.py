@@ -252,13 +252,19 @@ class Ownership:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What we last wrote to a target: the third of the three states."""
+    """What we last wrote to a target (or found already right): the third of the three states.
 
+    ``prune`` and ``stack`` are remembered because they are needed when the target has left git.
+    """
+
+    source: str
     path: str
     digest: str
     mode: int
-    revision: str
+    commit: str
     at: float
+    stack: str | None = None
+    prune: bool = False
 
 
 # --- what Compose makes of the files ---
@@ -268,10 +274,11 @@ class Applied:
 class Service:
     """A service of a resolved project.
 
-    ``definition`` is a canonical text of everything that shapes its container (secret: it holds the environment);
+    ``definition`` is canonical JSON of everything that shapes its container (secret: it holds the environment), the
+    service itself under "service", the configs, secrets, networks and volumes it refers to beside it;
     ``environment`` the resolved variables (None: named without a value and unset); ``sources`` the absolute host
-    paths of its binds, configs and secrets; ``namespace_of`` the services whose namespaces or volumes it uses or
-    whose restart it follows.
+    paths of its binds, configs and secrets; ``namespace_of`` the services whose network, IPC or PID namespace it
+    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows.
     """
 
     name: str
@@ -279,6 +286,9 @@ class Service:
     environment: Mapping[str, str | None] = field(repr=False)
     sources: frozenset[str] = frozenset()
     namespace_of: frozenset[str] = frozenset()
+    volumes_of: frozenset[str] = frozenset()
+    restarts_with: frozenset[str] = frozenset()
+    replicas: int = 1
     has_healthcheck: bool = False
 
 
@@ -292,7 +302,11 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as the engine's inspect tells it. ``health`` is "", "starting", "healthy" or "unhealthy"."""
+    """A container as the engine's inspect tells it.
+
+    ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
+    or unhealthy; ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock.
+    """
 
     id: str
     service: str
@@ -301,6 +315,7 @@ class Container:
     exit_code: int = 0
     restarts: int = 0
     started_at: str = ""
+    finished_at: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -313,13 +328,19 @@ class ActionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What one service needs, and the reason in words."""
+    """What one service needs, and the reason in words.
+
+    ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale``: its
+    containers run older values than those the files already held before this change.
+    """
 
     stack: str
     service: str
     kind: ActionKind
     reason: str
     signal: str = ""
+    force: bool = False
+    stale: bool = False
 
 
 # --- decisions ---
@@ -327,22 +348,24 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """Names of keys, sorted; never values."""
+    """Names of keys, sorted; never values. ``cosmetic``: other bytes, the same variables."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    cosmetic: bool = False
 
     @property
-    def count(self) -> int:
-        return len(self.added) + len(self.removed) + len(self.changed)
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted({*self.added, *self.removed, *self.changed}))
 
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
     """The three states of one target, as observed. Digests are keyed; ``None`` means the thing is not there.
 
-    ``live_ownership_ok`` is whether owner and group are as wanted (True where nothing is wanted).
+    ``last_path`` is where we last wrote; ``ownership_ok`` whether owner and group are as wanted (True where
+    nothing is wanted).
     """
 
     target: Target
@@ -350,8 +373,8 @@ class TargetState:
     live: str | None
     last: str | None
     live_mode: int | None = None
-    live_ownership_ok: bool = True
-    ownership: Ownership = Ownership()
+    last_mode: int | None = None
+    ownership_ok: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,11 +387,15 @@ class Change:
     reason: str
     aspects: frozenset[Aspect] = frozenset()
     keys: KeyChange = KeyChange()
-    ownership: Ownership = Ownership()
 
     @property
     def writes(self) -> bool:
         return self.effect in (Effect.WRITE, Effect.DELETE)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether somebody other than us moved the live file."""
+        return self.kind in (Kind.DRIFT, Kind.CONFLICT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,13 +416,31 @@ class Plan:
         return tuple(change for change in self.changes if change.effect is Effect.HOLD)
 
     @property
+    def reported(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.effect is Effect.REPORT)
+
+    @property
     def empty(self) -> bool:
         return not self.writes and not self.actions
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceHealth:
+    """A service as last seen: ``state`` is the engine's word, ``healthy`` our verdict on it."""
+
+    stack: str
+    service: str
+    state: str
+    healthy: bool
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a pass ended for one environment; ``reason`` is one sentence a person can read."""
+    """How a pass ended for one environment; ``reason`` is one sentence a person can read.
+
+    ``retry`` says that the same pass is worth repeating without a new revision.
+    """
 
     environment: str
     result: Result
@@ -403,4 +448,91 @@ class Outcome:
     revision: Revision | None = None
     plan: Plan | None = None
     run: str | None = None
+    backup: str | None = None
     retry: bool = False
+    warning: str = ""
+
+
+# --- what is remembered ---
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentRecord:
+    """What is known of an environment between passes."""
+
+    name: str
+    head: Revision | None = None
+    applied: Revision | None = None
+    healthy: Revision | None = None
+    quarantined_subtree: str = ""
+    quarantine_reason: str = ""
+    pinned: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunChange:
+    """One target's part of a run, for the history."""
+
+    source: str
+    kind: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One transaction, from ``begin`` to ``finish``; ``result`` is None while it is unfinished."""
+
+    id: str
+    environment: str
+    trigger: str
+    started_at: float
+    revision: Revision
+    from_commit: str = ""
+    backup: str = ""
+    changes: tuple[RunChange, ...] = ()
+    actions: tuple[Action, ...] = ()
+    finished_at: float | None = None
+    result: Result | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupEntry:
+    """One file in a backup. ``file`` is its name in the backup's directory, None where nothing was there."""
+
+    source: str
+    path: str
+    file: str | None
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """Everything a run was about to change, as it was. ``id`` is the directory's name."""
+
+    id: str
+    environment: str
+    run: str
+    at: float
+    from_commit: str
+    to_commit: str
+    entries: tuple[BackupEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The part of the server's file that the engine decides by. Durations in seconds."""
+
+    repository_path: str = "envs"
+    branch: str = "main"
+    allowed_paths: tuple[str, ...] = ()
+    allow_compose_files: bool = False
+    accept_rewrites: bool = False
+    keep_backups: int = 50
+    backup_max_age: float = 90 * 86400.0
+    drift_interval: float = 60.0

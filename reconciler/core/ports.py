@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.core.model import (
+    Action,
+    Applied,
+    Backup,
+    BackupEntry,
     Blob,
     Check,
     Container,
+    EnvironmentRecord,
     Format,
     HttpCheck,
     LiveFile,
+    Manifest,
+    Outcome,
     Ownership,
+    Phase,
+    Plan,
     Project,
+    Result,
     Revision,
+    Run,
+    ServiceHealth,
+    Settings,
     Stack,
 )
-from reconciler.core.secret import Secret
+from reconciler.core.secret import Digester, Secret
 
 
 class Git(Protocol):
@@ -95,12 +109,16 @@ class Host(Protocol):
         """Remove the file durably. Raises as ``write`` does."""
         ...
 
-    async def ownership(self, owner: str | None, group: str | None) -> Ownership:
+    def ownership(self, owner: str | None, group: str | None) -> Ownership:
         """Numeric ids of the names. Raises GuardError for one that does not exist on this machine."""
         ...
 
-    async def resolve(self, path: str) -> str:
+    def resolve(self, path: str) -> str:
         """``path`` with every link resolved, as far as it exists. For comparing with allowed_paths."""
+        ...
+
+    async def sweep(self, path: str) -> tuple[LiveFile, ...]:
+        """Take away temporary files that a killed run left beside ``path``, and return what they held."""
         ...
 
     async def check(self, check: Check, data: Secret) -> None:
@@ -123,6 +141,10 @@ class Compose(Protocol):
         """Absolute paths of the files Compose reads as project configuration, whether they exist or not."""
         ...
 
+    async def environment_files(self, stack: Stack) -> frozenset[str]:
+        """Absolute paths of the files whose COMPOSE_* and DOCKER_* keys change what Compose runs (the .env)."""
+        ...
+
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         """Containers of the project, found by their labels (by the stack's directory where the name is unknown).
 
@@ -134,8 +156,9 @@ class Compose(Protocol):
         """Ids of the stack's containers from one cheap call, to see whether anything was recreated."""
         ...
 
-    async def recreate(self, stack: Stack, project: str, services: Sequence[str]) -> None:
-        """``up -d --no-deps`` for these services. Raises ModelRefusedError, EngineUnavailableError."""
+    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
+        """``up -d --no-deps`` for these services; ``force`` where Compose itself would see no difference.
+        Raises ModelRefusedError, EngineUnavailableError."""
         ...
 
     async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None: ...
@@ -159,3 +182,126 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None: ...
+
+
+class Backups(Protocol):
+    """Copies of live files as they were, on this machine, 0700/0600."""
+
+    def take(
+        self, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
+    ) -> Backup:
+        """Store the files durably (fsynced) with a manifest that says where they belong; None: nothing was there.
+
+        Raises LiveFileError where they cannot be stored: then nothing may be changed.
+        """
+        ...
+
+    def list(self, environment: str | None = None) -> tuple[Backup, ...]:
+        """Newest first."""
+        ...
+
+    def read(self, backup: Backup, entry: BackupEntry) -> Secret:
+        """The bytes of one entry. Raises LiveFileError where they are gone or differ from the manifest's digest."""
+        ...
+
+    def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+        """Remove old backups, counted per live path; the newest of each path always stays. Returns how many went."""
+        ...
+
+
+class Store(Protocol):
+    """What is remembered between passes. Every change is durable when the call returns."""
+
+    def environment(self, name: str) -> EnvironmentRecord: ...
+
+    def save_environment(self, record: EnvironmentRecord) -> None: ...
+
+    def applied(self, environment: str) -> Mapping[str, Applied]:
+        """By live path."""
+        ...
+
+    def digest(self, blob: str, format: str, identity: str) -> str | None:
+        """The remembered keyed digest of a blob's plaintext."""
+        ...
+
+    def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None: ...
+
+    def begin(self, run: Run) -> None:
+        """Record that ``run`` is about to change files, with the actions it owes."""
+        ...
+
+    def owe(self, run: str, actions: Sequence[Action]) -> None:
+        """Replace what ``run`` owes."""
+        ...
+
+    def owed(self, environment: str) -> tuple[Action, ...]:
+        """What unfinished runs still owe."""
+        ...
+
+    def finish(
+        self,
+        run: Run,
+        result: Result,
+        reason: str,
+        *,
+        at: float,
+        record: EnvironmentRecord,
+        applied: Sequence[Applied] = (),
+        forgotten: Sequence[str] = (),
+        owed: Sequence[Action] = (),
+    ) -> None:
+        """In one transaction: the run's end, what was applied (and forgotten, by path), the environment's record.
+
+        Older unfinished runs of the environment are closed with it. ``owed`` is what stays owed.
+        """
+        ...
+
+    def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
+        """Newest first."""
+        ...
+
+
+class Metrics(Protocol):
+    """What the pass tells the outside. Labels never hold a key, a value, a path or a URL."""
+
+    def phase(self, phase: Phase, seconds: float) -> None: ...
+
+    def fetched(self, environment: str, ok: bool, at: float) -> None: ...
+
+    def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
+
+    def backed_up(self, environment: str, ok: bool, at: float, kept: int) -> None: ...
+
+    def recreated(self, environment: str, stack: str, service: str, result: str) -> None: ...
+
+    def revision(self, environment: str, state: str, revision: Revision | None) -> None: ...
+
+    def observed(self, plan: Plan, at: float) -> None: ...
+
+    def corrected(self, environment: str, targets: Sequence[str]) -> None: ...
+
+    def rolled_back(self, environment: str, kind: str, ok: bool) -> None: ...
+
+    def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
+
+    def finished(self, outcome: Outcome, seconds: float, at: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything one pass may touch. ``progress`` takes a short sentence about what is being done now."""
+
+    git: Git
+    decryptor: Decryptor
+    host: Host
+    compose: Compose
+    backups: Backups
+    store: Store
+    probe: HttpProbe
+    clock: Clock
+    metrics: Metrics
+    digest: Digester
+    settings: Settings
+    read_manifest: Callable[[bytes, str, str], Manifest]
+    new_run_id: Callable[[], str]
+    progress: Callable[[str], None] = lambda _: None

@@ -1,0 +1,76 @@
+# Every target works on a fresh clone. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+# Errors only: what pip tells otherwise is progress, and advice about other package sources.
+PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input
+
+# The first Python that is new enough; `make venv PYTHON=python3.12` names another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+PYTEST_ARGS ?=
+PYTEST_WORKERS ?= 2
+DEMO_ARGS ?=
+LOCK_ARGS ?=
+
+.PHONY: help
+help:  ## list the targets
+	@awk -F ':|  ## ' '/^[a-z]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(INSTALLED)  ## make .venv with exactly what requirements.lock names
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 1; }
+	@echo "python environment: installing what requirements.lock names into $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "On Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: provision
+provision:  ## install Docker, Compose, sshd, Prometheus … where missing (Debian, as root; elsewhere it says what to do)
+	@tests/provision.sh
+
+.PHONY: test
+test: provision venv  ## run all tests; PYTEST_ARGS="-k drift" picks some, PYTEST_ARGS=--require-real skips none
+	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: venv  ## ruff, formatting, mypy --strict, and which layer may import which
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+.PHONY: format
+format: venv  ## put the code into the one format
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+.PHONY: lock
+lock:  ## write requirements.lock anew from pyproject.toml; LOCK_ARGS=--upgrade takes the newest of everything
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	$(PYTHON) -m venv "$$scratch"; \
+	"$$scratch/bin/python" -m pip --quiet --quiet --disable-pip-version-check install pip-tools; \
+	"$$scratch/bin/pip-compile" --quiet --extra dev --generate-hashes --strip-extras --allow-unsafe \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
+		$(LOCK_ARGS) --output-file requirements.lock pyproject.toml
+
+.PHONY: demo
+demo: provision venv  ## the whole story on a scratch directory, in about a minute
+	@$(VENV)/bin/reconciler demo $(DEMO_ARGS)
+
+.PHONY: bench
+bench: provision venv  ## measure what docs/benchmarks.md reports
+	@$(VENV)/bin/python benchmarks/run.py
+
+.PHONY: clean
+clean:  ## remove .venv and everything made by the tools
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,249 @@
+"""What the commands do: functions from the server's file to plain data. A daemon that answers does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from reconciler.app import logs
+from reconciler.app import status as show
+from reconciler.app.config import ServerConfig
+from reconciler.app.daemon import Daemon
+from reconciler.app.lock import exclusive
+from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
+from reconciler.core.errors import OutsideError, RefusedError
+from reconciler.core.model import Backup, BackupEntry, LiveFile, Revision, Run
+from reconciler.core.ports import Ports
+from reconciler.engine.execute import entry_of, take_backup
+from reconciler.engine.rollback import find_backup, restore_entry
+
+Tell = Callable[[str], None]
+
+
+# --- the daemon ---
+
+
+def run_daemon(config: ServerConfig) -> None:
+    """Run until SIGTERM or SIGINT. Raises LockedError, ConfigError, StoreError, RefusedError (address in use)."""
+    logs.set_up()
+    prepare_state_dir(config.state_dir)
+    with exclusive(config.state_dir, "reconciler run"):
+        asyncio.run(_run_daemon(config))
+
+
+async def _run_daemon(config: ServerConfig) -> None:
+    from reconciler.app.http import Views, serving
+
+    async with runtime(config) as built:
+        daemon = Daemon(
+            built.passes,
+            clock=built.ports.clock,
+            metrics=built.metrics,
+            poll_interval=config.repository.poll_interval,
+            drift_interval=config.drift.interval,
+            on_progress=built.relay.listen,
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, daemon.stop)
+        views = Views(daemon, built.ports.store, built.metrics.render, _webhook_secret(config))
+        host, port = config.http.listen
+        async with serving(views, host=host, port=port, control_socket=control_socket(config)) as bound:
+            logger = structlog.get_logger()
+            logger.info("started", environments=list(daemon.environments), http=f"{host}:{bound}")
+            await daemon.run()
+            logger.info("stopped")
+
+
+def _webhook_secret(config: ServerConfig) -> bytes | None:
+    if config.webhook is None:
+        return None
+    with open(config.webhook.secret_file, "rb") as file:
+        return file.read().strip()
+
+
+def control_socket(config: ServerConfig) -> str:
+    return os.path.join(config.state_dir, "control.sock")
+
+
+# --- one pass ---
+
+
+def make_pass(
+    config: ServerConfig,
+    trigger: str,
+    environments: Sequence[str],
+    take_over: Sequence[str],
+    *,
+    dry_run: bool,
+    tell: Tell,
+) -> list[dict[str, Any]]:
+    """One pass, in the daemon if it answers, else here under the same lock.
+
+    Raises RefusedError for an environment the server's file does not name, LockedError.
+    """
+    if unknown := sorted(set(environments) - set(config.environments)):
+        hint = f"this server's file names: {', '.join(config.environments)}"
+        raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
+    asked = {
+        "trigger": trigger,
+        "dry_run": dry_run,
+        "take_over": list(take_over),
+        "environments": list(environments),
+    }
+    return asyncio.run(_make_pass(config, asked, tell))
+
+
+async def _make_pass(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
+    answer = await _ask_daemon(config, asked, tell)
+    return answer if answer is not None else await _pass_here(config, asked, tell, poll=True)
+
+
+async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell, *, poll: bool) -> list[dict[str, Any]]:
+    prepare_state_dir(config.state_dir)
+    with exclusive(config.state_dir, f"reconciler {asked['trigger']}"):
+        async with runtime(config) as built:
+            built.relay.listen(tell)
+            chosen = [name for name in built.passes if not asked["environments"] or name in asked["environments"]]
+            return [await _one_pass(built, name, asked, poll) for name in chosen]
+
+
+async def _one_pass(built: Runtime, name: str, asked: dict[str, Any], poll: bool) -> dict[str, Any]:
+    done = built.passes[name].run(
+        asked["trigger"], poll=poll, dry_run=asked["dry_run"], take_over=frozenset(asked["take_over"])
+    )
+    return show.outcome(await _uninterrupted(done))
+
+
+async def _uninterrupted(work: Any) -> Any:
+    """A pass is never cancelled half way: Ctrl-C and SIGTERM wait for its end."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: None)
+    try:
+        return await task
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _ask_daemon(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]] | None:
+    """The daemon's answer, or None where no daemon listens."""
+    import aiohttp
+
+    path = control_socket(config)
+    connector = aiohttp.UnixConnector(path)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session,
+            session.post("http://daemon/api/v1/pass", json=asked) as answer,
+        ):
+            answer.raise_for_status()
+            async for line in answer.content:
+                data = json.loads(line)
+                if "outcomes" in data:
+                    return list(data["outcomes"])
+                tell(data["progress"])
+    except aiohttp.ClientConnectorError:
+        return None  # no socket, or one that a killed daemon left behind
+    except aiohttp.ClientError as error:
+        raise OutsideError("the daemon did not answer to the end", where=path, hint="its log says why") from error
+    raise OutsideError("the daemon stopped before the pass ended", where=path, hint="its log says why")
+
+
+# --- looking ---
+
+
+def status(config: ServerConfig, *, tell: Tell) -> dict[str, Any]:
+    """Per environment, target and stack, from the daemon, or from a look at the live files where none runs."""
+    return asyncio.run(_status(config, tell))
+
+
+async def _status(config: ServerConfig, tell: Tell) -> dict[str, Any]:
+    import aiohttp
+
+    try:
+        connector = aiohttp.UnixConnector(control_socket(config))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get("http://daemon/api/v1/status") as answer,
+        ):
+            return dict(await answer.json())
+    except aiohttp.ClientConnectorError:
+        pass
+    asked = {"trigger": "status", "dry_run": True, "take_over": [], "environments": []}
+    outcomes = await _pass_here(config, asked, tell, poll=False)
+    store = open_store(config)
+    try:
+        records = {one["environment"]: store.environment(one["environment"]) for one in outcomes}
+    finally:
+        store.close()
+    now = time.time()
+    environments = [{**show.environment(records[one["environment"]], None, now, None), **one} for one in outcomes]
+    return {"daemon": {"running": False, "pid": None}, "environments": environments}
+
+
+def history(config: ServerConfig, environment: str | None, limit: int) -> list[dict[str, Any]]:
+    """Runs, newest first."""
+    _need_state(config)
+    store = open_store(config)
+    try:
+        return [show.run(one) for one in store.runs(environment, limit)]
+    finally:
+        store.close()
+
+
+def backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any]]:
+    """Backups, newest first."""
+    _need_state(config)
+    return [show.backup(one) for one in open_backups(config).list(environment)]
+
+
+def _need_state(config: ServerConfig) -> None:
+    if not os.path.isdir(config.state_dir):
+        hint = "run `reconciler sync` or start the daemon first, or correct state_dir"
+        raise RefusedError("nothing has run here yet", where=config.state_dir, hint=hint)
+
+
+# --- putting a backup back ---
+
+
+def restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[str, Any]:
+    """Put the files of a backup back; what they replace is backed up first. Raises ReconcilerError, LockedError."""
+    _need_state(config)
+    with exclusive(config.state_dir, "reconciler restore"):
+        return asyncio.run(_restore(config, identity, only))
+
+
+async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[str, Any]:
+    async with runtime(config) as built:
+        ports = built.ports
+        backup = find_backup(ports, identity)
+        entries = [entry for entry in backup.entries if not only or entry.source in only or entry.path in only]
+        if not entries:
+            names = ", ".join(entry.source for entry in backup.entries)
+            raise RefusedError("no file of the backup has that name", where=identity, hint=f"it holds: {names}")
+        current = {entry.path: await ports.host.read(entry.path) for entry in entries}
+        own = _back_up_current(ports, backup, entries, current)
+        for entry in entries:
+            await restore_entry(ports, backup, entry, current[entry.path])
+        return {"restored": [entry.path for entry in entries], "from": backup.id, "backup": own}
+
+
+def _back_up_current(
+    ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None]
+) -> str:
+    applied = ports.store.environment(backup.environment).applied or Revision(backup.to_commit, "")
+    run = Run(ports.new_run_id(), backup.environment, "restore", ports.clock.now(), applied)
+    files = [
+        entry_of(ports, number, entry.source, entry.path, current[entry.path]) for number, entry in enumerate(entries)
+    ]
+    return take_backup(ports, run, files, backup.to_commit, backup.from_commit)

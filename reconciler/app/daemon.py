@@ -1,0 +1,199 @@
+"""The loop: triggers set one event, one pass at a time; a trigger during a pass runs one more pass after it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from reconciler.app import logs
+from reconciler.core.model import Outcome, Result
+from reconciler.core.ports import Clock
+from reconciler.engine.reconcile import Reconciler
+
+_FIRST_RETRY = 5.0
+_LAST_RETRY = 300.0
+_JITTER = 0.05
+
+
+class Tick(Protocol):
+    """What the daemon tells the metrics about its own loop."""
+
+    def tick(self, at: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked for through the control socket."""
+
+    trigger: str
+    dry_run: bool
+    take_over: Collection[str]
+    environments: Collection[str]
+    answer: asyncio.Future[tuple[Outcome, ...]]
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The last outcome of an environment: when it was found, and since when the result has been the same."""
+
+    outcome: Outcome
+    at: float
+    since: float
+
+
+class Daemon:
+    """Runs passes until ``stop()``; the running pass is always let to its end.
+
+    ``poll_interval`` and ``drift_interval`` in seconds: how often git is asked, how often live files are looked at.
+    """
+
+    def __init__(
+        self,
+        passes: Mapping[str, Reconciler],
+        *,
+        clock: Clock,
+        metrics: Tick,
+        poll_interval: float,
+        drift_interval: float,
+        on_progress: Callable[[Callable[[str], None] | None], None] = lambda _: None,
+    ) -> None:
+        self._passes = passes
+        self._clock = clock
+        self._metrics = metrics
+        self._poll_interval = poll_interval
+        self._drift_interval = drift_interval
+        self._on_progress = on_progress
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._requests: list[Request] = []
+        self._poll_asked = False
+        self._retries: dict[str, tuple[str, float]] = {}
+        self.seen: dict[str, Seen] = {}
+        self.last_tick = 0.0
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        return tuple(self._passes)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every environment has had a first pass."""
+        return self.seen.keys() >= self._passes.keys()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop has turned lately; a pass may take as long as the slowest service needs."""
+        return self._clock.monotonic() - self.last_tick < max(600.0, 3 * self._poll_interval)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def poll_now(self) -> None:
+        """Ask git at once (a webhook came)."""
+        self._poll_asked = True
+        self._wake.set()
+
+    async def ask(
+        self,
+        trigger: str,
+        *,
+        dry_run: bool = False,
+        take_over: Collection[str] = (),
+        environments: Collection[str] = (),
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> tuple[Outcome, ...]:
+        """Have a pass run that starts after this call, and return how it ended, per environment."""
+        answer: asyncio.Future[tuple[Outcome, ...]] = asyncio.get_running_loop().create_future()
+        self._requests.append(Request(trigger, dry_run, take_over, environments, answer, progress))
+        self._wake.set()
+        return await answer
+
+    async def run(self) -> None:
+        next_poll, next_look = 0.0, 0.0
+        trigger = "start"
+        while not self._stopping:
+            self.last_tick = self._clock.monotonic()
+            self._metrics.tick(self._clock.now())
+            await self._serve_requests()
+            now = self._clock.monotonic()
+            poll = self._poll_asked or now >= next_poll
+            if poll or now >= next_look:
+                self._poll_asked = False
+                delay = await self._pass_all(trigger if poll else "drift", poll)
+                trigger = "poll"
+                now = self._clock.monotonic()
+                if poll:
+                    next_poll = now + min(delay, self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
+                next_look = now + min(delay, self._drift_interval)
+            await self._sleep(min(next_poll, next_look) - self._clock.monotonic())
+        for request in self._requests:
+            request.answer.cancel()
+
+    async def _pass_all(self, trigger: str, poll: bool) -> float:
+        """One pass over every environment; returns the seconds until a failed one is to be tried again."""
+        delays = [float("inf")]
+        for name in self._passes:
+            outcome = await self._one(name, trigger, poll=poll)
+            delays.append(self._backoff(outcome))
+        return min(delays)
+
+    async def _one(
+        self, name: str, trigger: str, *, poll: bool = True, dry_run: bool = False, take_over: Collection[str] = ()
+    ) -> Outcome:
+        try:
+            outcome = await self._passes[name].run(trigger, poll=poll, dry_run=dry_run, take_over=take_over)
+        except Exception:  # noqa: BLE001
+            # A defect of ours must not end the daemon, nor stop the other environments.
+            structlog.get_logger().exception("pass failed unexpectedly", environment=name)
+            outcome = Outcome(name, Result.FAILED, "internal error; the log has the traceback", retry=True)
+        if not dry_run:
+            self._remember(outcome, trigger)
+        return outcome
+
+    def _remember(self, outcome: Outcome, trigger: str) -> None:
+        now, before = self._clock.now(), self.seen.get(outcome.environment)
+        same = before is not None and (before.outcome.result, before.outcome.reason) == (outcome.result, outcome.reason)
+        if not same or outcome.run is not None:
+            logs.outcome(outcome, trigger)
+        self.seen[outcome.environment] = Seen(outcome, now, before.since if same and before else now)
+
+    def _backoff(self, outcome: Outcome) -> float:
+        """5 s, then twice as long each time up to 5 min, with jitter; a new revision starts afresh."""
+        if not outcome.retry:
+            self._retries.pop(outcome.environment, None)
+            return float("inf")
+        commit = outcome.revision.commit if outcome.revision else ""
+        known, last = self._retries.get(outcome.environment, (commit, 0.0))
+        delay = min(_LAST_RETRY, last * 2) if last and known == commit else _FIRST_RETRY
+        self._retries[outcome.environment] = (commit, delay)
+        return delay * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+
+    async def _serve_requests(self) -> None:
+        while self._requests:
+            request = self._requests.pop(0)
+            self._on_progress(request.progress)
+            outcomes = [
+                await self._one(name, request.trigger, dry_run=request.dry_run, take_over=request.take_over)
+                for name in self._passes
+                if not request.environments or name in request.environments
+            ]
+            self._on_progress(None)
+            if not request.answer.done():
+                request.answer.set_result(tuple(outcomes))
+
+    async def _sleep(self, seconds: float) -> None:
+        if self._stopping or self._requests or self._poll_asked:
+            return
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._wake.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,35 @@
+"""One process at a time works on a state directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from reconciler.core.errors import LockedError
+
+
+@contextlib.contextmanager
+def exclusive(state_dir: str, purpose: str) -> Iterator[None]:
+    """Hold the state directory's lock. ``purpose`` tells the next one who holds it.
+
+    Raises LockedError with the holder's process id, purpose and since when. The kernel frees the lock when its
+    holder dies, however it dies.
+    """
+    path = os.path.join(state_dir, "lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            hint = "wait for it to end, or name another state_dir"
+            raise LockedError(f"the state directory is in use by {holder}", where=state_dir, hint=hint) from None
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} ({purpose}) since {since}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+"""What `status`, the HTTP interface and the control socket tell: plain data, names and reasons, never values."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from reconciler.core.model import Action, Backup, Change, Effect, EnvironmentRecord, Kind, Outcome, Plan, Revision, Run
+
+
+def instant(seconds: float | None) -> str | None:
+    """Seconds since the epoch as ISO 8601 in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def sync_word(change: Change) -> str:
+    """One word for a target: in_sync, pending, drifted, held, orphan."""
+    if change.effect is Effect.HOLD:
+        return "held"
+    if change.kind in (Kind.DRIFT, Kind.CONFLICT):
+        return "drifted"
+    if change.kind in (Kind.IN_SYNC, Kind.NOT_OURS):
+        return "in_sync"
+    return "orphan" if change.kind is Kind.ORPHAN else "pending"
+
+
+def change(one: Change) -> dict[str, Any]:
+    return {
+        "target": one.target.id,
+        "path": one.target.path,
+        "stack": one.target.stack,
+        "sync": sync_word(one),
+        "kind": one.kind.value,
+        "effect": one.effect.value,
+        "aspects": sorted(aspect.value for aspect in one.aspects),
+        "keys": {"added": one.keys.added, "removed": one.keys.removed, "changed": one.keys.changed},
+        "reason": one.reason,
+    }
+
+
+def action(one: Action) -> dict[str, Any]:
+    return {"stack": one.stack, "service": one.service, "action": one.kind.value, "reason": one.reason}
+
+
+def revision(one: Revision | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {
+        "commit": one.commit,
+        "author": one.author,
+        "committed_at": instant(one.committed_at),
+        "subject": one.subject,
+    }
+
+
+def plan(one: Plan | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {"changes": [change(each) for each in one.changes], "actions": [action(each) for each in one.actions]}
+
+
+def outcome(one: Outcome) -> dict[str, Any]:
+    return {
+        "environment": one.environment,
+        "result": one.result.value,
+        "reason": one.reason,
+        "revision": revision(one.revision),
+        "run": one.run,
+        "backup": one.backup,
+        "retry": one.retry,
+        "warning": one.warning,
+        "pending": one.plan is not None and not one.plan.empty and one.run is None,
+        "plan": plan(one.plan),
+    }
+
+
+def run(one: Run) -> dict[str, Any]:
+    return {
+        "run": one.id,
+        "environment": one.environment,
+        "trigger": one.trigger,
+        "started_at": instant(one.started_at),
+        "finished_at": instant(one.finished_at),
+        "revision": revision(one.revision),
+        "from_commit": one.from_commit,
+        "changes": [
+            {
+                "source": each.source,
+                "kind": each.kind,
+                "added": each.added,
+                "removed": each.removed,
+                "changed": each.changed,
+            }
+            for each in one.changes
+        ],
+        "actions": [action(each) for each in one.actions],
+        "backup": one.backup or None,
+        "result": one.result.value if one.result else "unfinished",
+        "reason": one.reason,
+    }
+
+
+def backup(one: Backup) -> dict[str, Any]:
+    return {
+        "backup": one.id,
+        "environment": one.environment,
+        "run": one.run,
+        "at": instant(one.at),
+        "from_commit": one.from_commit,
+        "to_commit": one.to_commit,
+        "files": [
+            {"source": entry.source, "path": entry.path, "was_there": entry.file is not None} for entry in one.entries
+        ],
+    }
+
+
+def environment(
+    record: EnvironmentRecord, last: Outcome | None, at: float | None, since: float | None
+) -> dict[str, Any]:
+    """One environment: revisions, how the last pass ended, and every target. ``at`` and ``since`` are epoch seconds."""
+    return {
+        **(_UNKNOWN if last is None else outcome(last)),
+        "environment": record.name,
+        "head": revision(record.head),
+        "applied": revision(record.applied),
+        "healthy": revision(record.healthy),
+        "quarantine": record.quarantine_reason or None,
+        "checked_at": instant(at),
+        "since": instant(since),
+    }
+
+
+_UNKNOWN = {"result": None, "reason": "no pass has ended yet", "warning": "", "pending": True, "plan": None}

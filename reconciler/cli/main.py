@@ -1,0 +1,229 @@
+"""The command line. Commands are thin: they read the configuration, ask the app, and hand the answer to render.py.
+
+Heavy modules are imported inside the commands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reconciler.core.errors import ReconcilerError
+
+if TYPE_CHECKING:
+    from reconciler.app.config import ServerConfig
+
+DEFAULT_CONFIG = "/etc/reconciler/reconciler.yaml"
+IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="reconciler",
+    help="Keeps the env files of Docker Compose servers equal to SOPS-encrypted files in git.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[
+    str, typer.Option("--config", envvar="RECONCILER_CONFIG", help="The server's file.", show_default=True)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print data for programs instead of tables.")]
+Environment = Annotated[
+    list[str] | None, typer.Option("--environment", "-e", help="Only this environment (may be repeated).")
+]
+
+
+def main() -> None:
+    """The console script: one place turns errors into exit codes."""
+    try:
+        app()
+    except ReconcilerError as error:
+        typer.echo(f"reconciler: {error}", err=True)
+        sys.exit(ERROR)
+    except BrokenPipeError:
+        sys.exit(ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _load(path: str) -> ServerConfig:
+    from reconciler.app.config import load_server_config
+
+    return load_server_config(path)
+
+
+@app.command()
+def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Run the daemon until SIGTERM or SIGINT; a running pass is let to its end. Exits 0, or 1 where it cannot start."""
+    from reconciler.app import commands
+
+    commands.run_daemon(_load(config))
+
+
+@app.command()
+def sync(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: Environment = None,
+    take_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--take-over", help="ENVIRONMENT/SOURCE whose unknown live file may be replaced (backed up first)."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make one pass now, in the daemon if it runs, else here.
+
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 rolled back.
+    """
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    settings = _load(config)
+    with render.progress() as tell:
+        outcomes = commands.make_pass(settings, "manual", environment or [], take_over or [], dry_run=False, tell=tell)
+    render.outcomes(outcomes, as_json=as_json)
+    raise typer.Exit(_worst(exit_code(outcome["result"]) for outcome in outcomes))
+
+
+@app.command()
+def plan(config: ConfigFile = DEFAULT_CONFIG, environment: Environment = None, as_json: Json = False) -> None:
+    """Show what a pass would do, by key name, and which services it would touch and why; writes nothing.
+
+    Exits 0 when in sync, 2 when something would change or waits for a person, 1 on errors.
+    """
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    settings = _load(config)
+    with render.progress() as tell:
+        outcomes = commands.make_pass(settings, "plan", environment or [], [], dry_run=True, tell=tell)
+    render.plans(outcomes, as_json=as_json)
+    raise typer.Exit(_worst(_plan_code(outcome) for outcome in outcomes))
+
+
+@app.command()
+def status(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Show each target and stack: in sync or not, the revision, since when and why.
+
+    Asks the daemon; without one, looks at the live files itself. Exits 0 in sync, 2 if something waits, 1 on errors.
+    """
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    settings = _load(config)
+    with render.progress() as tell:
+        found = commands.status(settings, tell=tell)
+    render.status(found, as_json=as_json)
+    raise typer.Exit(_worst(_status_code(one) for one in found["environments"]))
+
+
+@app.command()
+def history(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List past runs: when, trigger, revision, author, keys, services, result and reason. Exits 0, or 1 on errors."""
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    render.history(commands.history(_load(config), environment, limit), as_json=as_json)
+
+
+@app.command()
+def backups(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the backups, newest first. Exits 0, or 1 on errors."""
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    render.backups(commands.backups(_load(config), environment), as_json=as_json)
+
+
+@app.command()
+def restore(
+    backup: Annotated[str, typer.Argument(help="The backup's id, as `reconciler backups` lists it.")],
+    config: ConfigFile = DEFAULT_CONFIG,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="Only this source or live path (may be repeated).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put the files of a backup back; what they replace is backed up first.
+
+    Services are not touched, and while git wants something else the daemon's next pass writes that again.
+    Exits 0, or 1 on errors.
+    """
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    render.restored(commands.restore(_load(config), backup, target or []), as_json=as_json)
+
+
+@app.command()
+def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Check every real component and permission and say what to do. Exits 0 when all is well, 1 otherwise."""
+    from reconciler.app import doctor as examination
+    from reconciler.cli import render
+
+    findings = examination.examine(config)
+    render.findings(findings, as_json=as_json)
+    raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
+
+
+@app.command()
+def schema(which: Annotated[str, typer.Argument(help="server or manifest", metavar="server|manifest")]) -> None:
+    """Print the JSON Schema (2020-12) of one of the two files, for editors. Exits 0, or 1 for another name."""
+    import json
+
+    from reconciler.app.config import json_schema
+    from reconciler.core.errors import RefusedError
+
+    if which not in ("server", "manifest"):
+        raise RefusedError(
+            f"there is no schema {which!r}", hint="say `reconciler schema server` or `reconciler schema manifest`"
+        )
+    typer.echo(json.dumps(json_schema(which), indent=2))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(installed("reconciler"))
+
+
+def exit_code(result: str) -> int:
+    """Given a result's name, return the exit code of a command that ended with it."""
+    return {
+        "applied": IN_SYNC,
+        "in_sync": IN_SYNC,
+        "corrected": IN_SYNC,
+        "held": PENDING,
+        "rolled_back": ROLLED_BACK,
+    }.get(result, ERROR)
+
+
+def _plan_code(outcome: dict[str, object]) -> int:
+    code = exit_code(str(outcome["result"]))
+    return PENDING if code == IN_SYNC and outcome["pending"] else code
+
+
+def _status_code(environment: dict[str, object]) -> int:
+    result = environment["result"]
+    return PENDING if result is None else _plan_code(environment)
+
+
+def _worst(codes: object) -> int:
+    """An error outweighs a rollback, which outweighs what waits."""
+    order = (IN_SYNC, PENDING, ROLLED_BACK, ERROR)
+    return max(codes, key=order.index, default=IN_SYNC)  # type: ignore[call-overload, no-any-return]

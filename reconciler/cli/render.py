@@ -1,0 +1,220 @@
+"""All that is printed: rich tables for people, JSON for programs. Never a value of a variable."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from reconciler.app.doctor import Finding
+
+_COLOURS = {
+    "in_sync": "green",
+    "applied": "green",
+    "corrected": "green",
+    "ok": "green",
+    "pending": "cyan",
+    "held": "yellow",
+    "orphan": "yellow",
+    "warning": "yellow",
+    "drifted": "yellow",
+    "rolled_back": "magenta",
+    "unfinished": "magenta",
+}
+_SHOW_PROGRESS_AFTER = 1.0  # seconds
+
+console = Console(highlight=False, soft_wrap=False)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes what is being done; shown once it has taken a second and stdout is a terminal."""
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    started = time.monotonic()
+    with console.status("") as line:
+        line.stop()
+
+        def tell(text: str) -> None:
+            elapsed = time.monotonic() - started
+            if elapsed >= _SHOW_PROGRESS_AFTER:
+                line.start()
+            line.update(f"{escape(text)} [dim]({elapsed:.0f} s)[/dim]")
+
+        yield tell
+
+
+def outcomes(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        _json(found)
+        return
+    for one in found:
+        console.print(f"{_word(one['result'])} [bold]{escape(one['environment'])}[/bold] {escape(one['reason'])}")
+        if one["warning"]:
+            console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+        if one["run"] and one["plan"]:
+            _plan(one["plan"])
+        if one["backup"]:
+            console.print(f"[dim]backup {escape(one['backup'])}[/dim]")
+
+
+def plans(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        _json(found)
+        return
+    for one in found:
+        head = one["revision"]
+        at = f" at {head['commit'][:12]} ({head['subject']})" if head else ""
+        console.print(f"[bold]{escape(one['environment'])}[/bold]{escape(at)}: {escape(one['reason'])}")
+        if one["warning"]:
+            console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+        if one["plan"]:
+            _plan(one["plan"])
+
+
+def _plan(plan: dict[str, Any]) -> None:
+    changes = [change for change in plan["changes"] if change["kind"] != "in_sync"]
+    if changes:
+        table = _table("target", "kind", "effect", "keys", "why")
+        for change in changes:
+            kind = ", ".join([change["kind"], *change["aspects"]])
+            table.add_row(
+                escape(change["target"]), kind, change["effect"], _keys(change["keys"]), escape(change["reason"])
+            )
+        console.print(table)
+    if plan["actions"]:
+        table = _table("stack", "service", "action", "why")
+        for action in plan["actions"]:
+            table.add_row(*(escape(action[name]) for name in ("stack", "service", "action", "reason")))
+        console.print(table)
+
+
+def status(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _json(found)
+        return
+    if not found["daemon"]["running"]:
+        console.print("[yellow]the daemon is not running[/yellow]; this is a look at the live files now")
+    for one in found["environments"]:
+        _environment(one)
+
+
+def _environment(one: dict[str, Any]) -> None:
+    console.print(
+        f"[bold]{escape(one['environment'])}[/bold] {_word(one['result'] or 'unknown')} {escape(one['reason'])}"
+    )
+    if one["warning"]:
+        console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+    since = f", since {one['since']}" if one["since"] else ""
+    for name in ("head", "applied", "healthy"):
+        if one[name]:
+            commit = one[name]
+            line = f"{name:8}{commit['commit'][:12]} {commit['subject']} ({commit['author']}, {commit['committed_at']})"
+            console.print(f"[dim]{escape(line)}[/dim]")
+    console.print(f"[dim]checked {one['checked_at']}{since}[/dim]")
+    if one["plan"]:
+        table = _table("target", "stack", "sync", "keys", "live file", "why")
+        for change in one["plan"]["changes"]:
+            table.add_row(
+                escape(change["target"]),
+                escape(change["stack"] or ""),
+                _word(change["sync"]),
+                _keys(change["keys"]),
+                escape(change["path"]),
+                escape(change["reason"]),
+            )
+        console.print(table)
+
+
+def history(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        _json(found)
+        return
+    table = _table(
+        "when", "run", "environment", "trigger", "revision", "author", "files and keys", "services", "result", "reason"
+    )
+    for run in found:
+        revision = run["revision"]
+        files = "\n".join(f"{escape(change['source'])} {_keys(change)}" for change in run["changes"])
+        services = ", ".join(f"{action['service']}" for action in run["actions"])
+        table.add_row(
+            run["started_at"],
+            run["run"],
+            escape(run["environment"]),
+            run["trigger"],
+            revision["commit"][:12],
+            escape(revision["author"]),
+            files,
+            escape(services),
+            _word(run["result"]),
+            escape(run["reason"]),
+        )
+    console.print(table if found else "no runs yet")
+
+
+def backups(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        _json(found)
+        return
+    table = _table("backup", "environment", "revisions", "files")
+    for backup in found:
+        files = "\n".join(
+            escape(file["path"]) + ("" if file["was_there"] else " (was not there)") for file in backup["files"]
+        )
+        revisions = f"{backup['from_commit'][:12] or '-'} → {backup['to_commit'][:12] or '-'}"
+        table.add_row(backup["backup"], escape(backup["environment"]), revisions, files)
+    console.print(table if found else "no backups yet")
+
+
+def restored(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _json(found)
+        return
+    for path in found["restored"]:
+        console.print(f"[green]restored[/green] {escape(path)} from {found['from']}")
+    console.print(f"what was there is in backup {found['backup']}")
+    console.print("the running services keep their values until they are recreated, and the daemon follows git")
+
+
+def findings(found: Iterable[Finding], *, as_json: bool) -> None:
+    found = list(found)
+    if as_json:
+        _json([asdict(finding) for finding in found])
+        return
+    table = _table("", "what", "found", "what to do")
+    for finding in found:
+        table.add_row(_word(finding.level), escape(finding.what), escape(finding.found), escape(finding.advice))
+    console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _keys(keys: dict[str, Any]) -> str:
+    parts = [f"[green]+{escape(key)}[/green]" for key in keys["added"]]
+    parts += [f"[red]-{escape(key)}[/red]" for key in keys["removed"]]
+    parts += [f"[yellow]~{escape(key)}[/yellow]" for key in keys["changed"]]
+    return " ".join(parts)
+
+
+def _word(word: str) -> str:
+    return f"[{_COLOURS.get(word, 'red')}]{word}[/]"
+
+
+def _json(data: Any) -> None:
+    json.dump(data, sys.stdout, indent=2)
+    sys.stdout.write("\n")

@@ -1,0 +1,182 @@
+"""Ports → what git wants (``Wanted``) and what is there (``Snapshot``). Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from reconciler.core import dotenv
+from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, ManifestError, ReconcilerError, SourceError
+from reconciler.core.model import (
+    Applied,
+    Blob,
+    KeyChange,
+    LiveFile,
+    Manifest,
+    Ownership,
+    Parser,
+    Revision,
+    Target,
+    TargetState,
+)
+from reconciler.core.ports import Ports
+from reconciler.core.secret import Secret
+
+MANIFEST_NAME = "environment.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One environment at one revision: the manifest, and per source the blob and the digest of its plaintext."""
+
+    revision: Revision
+    manifest: Manifest
+    blobs: Mapping[str, Blob] = field(repr=False)
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The live side, at one moment: every target's states, and the files themselves by live path."""
+
+    wanted: Wanted
+    states: tuple[TargetState, ...]
+    live: Mapping[str, LiveFile | None] = field(repr=False)
+    ownership: Mapping[str, Ownership]
+    applied: Mapping[str, Applied]
+
+
+async def load(ports: Ports, environment: str, revision: Revision) -> Wanted:
+    """Read the environment at ``revision``. What was decrypted before is known by its digest.
+
+    Raises ManifestError, SourceError and its kin (all problems of all sources in one), KeyUnavailableError.
+    """
+    base = f"{ports.settings.repository_path}/{environment}" if ports.settings.repository_path else environment
+    path = f"{base}/{MANIFEST_NAME}"
+    blob = await ports.git.read(revision.commit, path)
+    if blob is None:
+        hint = (
+            "add the file, or correct environment and repository.path in the server's file "
+            f"(branch {ports.settings.branch})"
+        )
+        raise ManifestError(f"not found at revision {revision.short}", where=path, hint=hint)
+    manifest = ports.read_manifest(blob.data, environment, path)
+    blobs: dict[str, Blob] = {}
+    digests: dict[str, str] = {}
+    problems: list[ReconcilerError] = []
+    for target in manifest.targets:
+        try:
+            blobs[target.source] = await _source(ports, revision, base, target)
+            digests[target.source] = await _digest(ports, target, blobs[target.source])
+        except SourceError as error:
+            problems.append(error)
+    if problems:
+        raise _together(problems)
+    return Wanted(revision, manifest, blobs, digests)
+
+
+async def _source(ports: Ports, revision: Revision, base: str, target: Target) -> Blob:
+    path = f"{base}/{target.source}"
+    blob = await ports.git.read(revision.commit, path)
+    if blob is None:
+        hint = f"commit the file, or remove the target {target.source} from {MANIFEST_NAME}"
+        raise SourceError(f"the source does not exist at revision {revision.short}", where=path, hint=hint)
+    return blob
+
+
+async def _digest(ports: Ports, target: Target, blob: Blob) -> str:
+    if not target.encrypted:
+        return ports.digest(blob.data)
+    kind = ports.decryptor.format_of(target.source, blob.data)
+    identity = await ports.decryptor.identity()
+    known = ports.store.digest(blob.id, kind, identity)
+    if known is None:
+        known = ports.digest((await reveal(ports, target, blob)).reveal())
+        ports.store.remember_digest(blob.id, kind, identity, known)
+    return known
+
+
+async def reveal(ports: Ports, target: Target, blob: Blob) -> Secret:
+    """The plaintext of a source. Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
+    if not target.encrypted:
+        return Secret(blob.data)
+    try:
+        data = await ports.decryptor.decrypt(target.id, blob.data)
+    except ReconcilerError as error:
+        ports.metrics.decrypted(target.environment, "failed", _decrypt_reason(error))
+        raise
+    ports.metrics.decrypted(target.environment, "ok")
+    return data
+
+
+def _decrypt_reason(error: ReconcilerError) -> str:
+    if isinstance(error, KeyUnavailableError):
+        return "key"
+    return "ciphertext" if isinstance(error, BadCiphertextError | SourceError) else "sops"
+
+
+async def look(ports: Ports, wanted: Wanted) -> Snapshot:
+    """Read the live files of every target, and of those that have left git.
+
+    Raises LiveFileError (a link, a directory …), GuardError for an owner that does not exist.
+    """
+    applied = ports.store.applied(wanted.manifest.environment)
+    paths = {target.path for target in wanted.manifest.targets}
+    targets = [*wanted.manifest.targets, *_orphans(wanted.manifest.environment, applied, paths)]
+    live: dict[str, LiveFile | None] = {}
+    ownership: dict[str, Ownership] = {}
+    states = []
+    for target in targets:
+        file = live[target.path] = await ports.host.read(target.path)
+        ids = ownership[target.path] = ports.host.ownership(target.owner, target.group)
+        last = applied.get(target.path)
+        states.append(
+            TargetState(
+                target=target,
+                desired=wanted.digests[target.source] if target.path in paths else None,
+                live=None if file is None else ports.digest(file.data.reveal()),
+                last=None if last is None else last.digest,
+                live_mode=None if file is None else file.mode,
+                last_mode=None if last is None else last.mode,
+                ownership_ok=file is None or _owned(file, ids),
+            )
+        )
+    return Snapshot(wanted, tuple(states), live, ownership, applied)
+
+
+def _orphans(environment: str, applied: Mapping[str, Applied], wanted: Collection[str]) -> list[Target]:
+    """What we once wrote and git no longer names."""
+    return [
+        Target(
+            environment=environment,
+            source=one.source,
+            path=one.path,
+            stack=one.stack,
+            mode=one.mode,
+            parser=Parser.OPAQUE,
+            prune=one.prune,
+        )
+        for one in applied.values()
+        if one.path not in wanted
+    ]
+
+
+def _owned(file: LiveFile, wanted: Ownership) -> bool:
+    return wanted.uid in (None, file.uid) and wanted.gid in (None, file.gid)
+
+
+def key_change(target: Target, desired: bytes | None, live: bytes | None) -> KeyChange:
+    """The names of the keys by which ``live`` would change to become ``desired``; nothing where they cannot be read."""
+    if target.parser is Parser.OPAQUE:
+        return KeyChange()
+    try:
+        found = dotenv.key_diff(live, desired, parser=target.parser)
+    except dotenv.EnvFileError:
+        return KeyChange()
+    return KeyChange(found.added, found.removed, found.changed, cosmetic=found.empty and None not in (desired, live))
+
+
+def _together(problems: list[ReconcilerError]) -> ReconcilerError:
+    if len(problems) == 1:
+        return problems[0]
+    return SourceError("\n".join(str(problem) for problem in problems))

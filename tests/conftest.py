@@ -1,0 +1,196 @@
+"""Fixtures that bring up real components, and the rule for tests whose component is missing.
+
+Such a test is skipped, and the end of the run says what brings it; with --require-real it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.adapters.engine import ensure_image
+from reconciler.core.errors import EngineUnavailableError
+from tests.support.age_key import AgeKey, make_age_key
+from tests.support.commands import run
+from tests.support.components import CHECKS, REMEDIES, Missing, missing
+from tests.support.compose import ComposeProject, make_project
+from tests.support.engine import IMAGE, SharedEngine
+from tests.support.git_remote import GitRemote, make_git_remote
+from tests.support.sshd import Sshd, make_sshd
+
+SHARED_DIRECTORY = pytest.StashKey[str]()
+ENGINE_TROUBLE = pytest.StashKey[Missing | None]()
+# Settings of the person, or of a git hook, that would change what the tests' own git, sops and Compose do.
+FOREIGN_SETTINGS = ("GIT_", "SOPS_", "COMPOSE_", "RECONCILER_")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-real",
+        action="store_true",
+        help="fail, rather than skip, tests whose real component (Docker, sshd, Prometheus, root) is missing",
+    )
+
+
+# --- the session: one directory, and at most one engine, for all xdist workers ---------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if name.startswith(FOREIGN_SETTINGS)]:
+        del os.environ[name]
+    worker = getattr(config, "workerinput", None)
+    shared = tempfile.mkdtemp(prefix="reconciler-tests-") if worker is None else worker["shared_directory"]
+    config.stash[SHARED_DIRECTORY] = shared
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["shared_directory"] = node.config.stash[SHARED_DIRECTORY]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or SHARED_DIRECTORY not in config.stash:
+        return
+    shared = Path(config.stash[SHARED_DIRECTORY])
+    SharedEngine(shared).end()
+    for file in shared.iterdir():
+        file.unlink()
+    shared.rmdir()
+
+
+# --- missing components ----------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in CHECKS:
+        if item.get_closest_marker(marker):
+            lack = missing(marker)
+            if lack is None and marker == "docker":
+                lack = _engine_trouble(item.config)
+            if lack is not None:
+                _do_without(item, lack)
+
+
+def _do_without(item: pytest.Item, lack: Missing) -> None:
+    if item.config.getoption("--require-real"):
+        pytest.fail(str(lack), pytrace=False)
+    item.user_properties.append(("missing", [lack.marker, lack.reason, lack.remedy]))
+    pytest.skip(str(lack))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say once per component what was skipped for want of it, and the command that brings it."""
+    skipped: dict[tuple[str, ...], int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        for name, value in report.user_properties:
+            if name == "missing":
+                skipped[tuple(value)] = skipped.get(tuple(value), 0) + 1
+    if skipped:
+        terminalreporter.section("skipped for want of a real component")
+        for (marker, reason, remedy), count in sorted(skipped.items()):
+            terminalreporter.line(f"{marker}: {count} skipped, because {reason}. To run them: {remedy}")
+
+
+# --- Docker ----------------------------------------------------------------------------------------------------------
+
+
+def _engine_trouble(config: pytest.Config) -> Missing | None:
+    """Bring the engine and the test image up, once per process; say why if that fails."""
+    if ENGINE_TROUBLE not in config.stash:
+        config.stash[ENGINE_TROUBLE] = None
+        try:
+            SharedEngine(Path(config.stash[SHARED_DIRECTORY])).ensure()
+            ensure_image(IMAGE)
+        except EngineUnavailableError as error:
+            config.stash[ENGINE_TROUBLE] = Missing("docker", str(error), REMEDIES["docker"])
+    return config.stash[ENGINE_TROUBLE]
+
+
+@pytest.fixture(scope="session")
+def docker_engine(request: pytest.FixtureRequest) -> str:
+    """A Docker engine answers, started if need be; the name of the image that containers are made of."""
+    if trouble := _engine_trouble(request.config):
+        pytest.fail(f"{trouble} (mark the test with docker)", pytrace=False)
+    return IMAGE
+
+
+@pytest.fixture
+def compose_project(docker_engine: str, tmp_path: Path) -> Iterator[Callable[..., ComposeProject]]:
+    """``compose_project(compose, files={})`` makes a stack directory; whatever comes of it is removed at the end.
+
+    In the text of compose.yaml, ``IMAGE`` stands for the test image.
+    """
+    projects: list[ComposeProject] = []
+
+    def make(compose: str, files: Mapping[str, str | bytes] | None = None) -> ComposeProject:
+        directory = tmp_path / f"rct-{secrets.token_hex(4)}"
+        projects.append(make_project(directory, compose.replace("IMAGE", docker_engine), files or {}))
+        return projects[-1]
+
+    yield make
+    for project in projects:
+        project.remove()
+
+
+# --- the other real components ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    """A running sshd that logs in the user who runs the tests."""
+    directory = tmp_path / "sshd"
+    directory.mkdir()
+    server = make_sshd(directory)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def git_remote(tmp_path: Path) -> Callable[..., GitRemote]:
+    """``git_remote(name="remote")`` makes an empty bare repository."""
+
+    def make(name: str = "remote") -> GitRemote:
+        return make_git_remote(tmp_path / "git" / f"{name}.git")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def age_key(tmp_path_factory: pytest.TempPathFactory) -> AgeKey:
+    """An age key that encrypts and decrypts with the real sops."""
+    return make_age_key(tmp_path_factory.mktemp("age"))
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_cli("plan", "--json", env={…}, timeout=60)`` runs the installed command; output as text.
+
+    Its environment is PATH, an empty HOME and ``env``.
+    """
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def call(
+        *arguments: str, env: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        completed = run(
+            Path(sys.executable).parent / "reconciler",
+            *arguments,
+            stdin=None if stdin is None else stdin.encode(),
+            env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), **(env or {})},
+            cwd=tmp_path,
+            timeout=timeout,
+        )
+        stdout, stderr = (data.decode(errors="replace") for data in (completed.stdout, completed.stderr))
+        return subprocess.CompletedProcess(completed.args, completed.returncode, stdout, stderr)
+
+    return call

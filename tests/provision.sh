@@ -1,0 +1,227 @@
+#!/usr/bin/env bash
+# Brings what the tests and the demo need for real: a Docker engine with Compose, sshd, Prometheus and a few tools.
+#
+#   tests/provision.sh            install what is missing; exit 0 even if something could not be had
+#   tests/provision.sh --require  the same, but exit 1 if anything is missing in the end
+#
+# Installs on Debian as root; elsewhere it only says what is missing and how to get it. No service is started or
+# left enabled to start during the installation: the tests start what they need and end it again.
+set -euo pipefail
+
+PATH=$PATH:/usr/sbin:/sbin
+
+readonly compose_plugin=/usr/libexec/docker/cli-plugins/docker-compose
+readonly policy=/usr/sbin/policy-rc.d
+readonly policy_mark='# temporary, by reconciler tests/provision.sh'
+readonly components=(engine compose sshd busybox prometheus alertmanager strace git venv)
+
+declare -rA label=(
+    [engine]='docker engine'
+    [compose]='compose plugin'
+    [sshd]='openssh server and client'
+    [busybox]='static busybox'
+    [prometheus]='prometheus and promtool'
+    [alertmanager]='alertmanager and amtool'
+    [strace]='strace'
+    [git]='git'
+    [venv]='python venv module'
+)
+declare -rA packages=(
+    [engine]='docker.io iptables'
+    [compose]='docker-compose'
+    [sshd]='openssh-server openssh-client'
+    [busybox]='busybox-static'
+    [prometheus]='prometheus'
+    [alertmanager]='prometheus-alertmanager'
+    [strace]='strace'
+    [git]='git'
+    [venv]='python3-venv'
+)
+
+scratch=
+lists_are_new=no
+
+# --- what is there -----------------------------------------------------------------------------------------------
+
+has() { command -v "$@" >/dev/null 2>&1; }
+
+present() { # COMPONENT
+    case $1 in
+        engine) has docker && { { has dockerd && has iptables; } || timeout 10 docker version >/dev/null 2>&1; } ;;
+        # The old docker-compose (v1) is a program of its own; a plugin that answers is v2 or newer.
+        compose) has docker && timeout 10 docker compose version >/dev/null 2>&1 ;;
+        sshd) has sshd && has ssh && has ssh-keygen ;;
+        busybox) static /bin/busybox || static /usr/bin/busybox ;;
+        prometheus) has prometheus && has promtool ;;
+        alertmanager) has prometheus-alertmanager && has amtool ;;
+        venv) python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
+        *) has "$1" ;;
+    esac
+}
+
+static() { # FILE: an image holds no C library for it
+    [[ -x $1 ]] || return 1
+    local needs
+    needs=$(ldd "$1" 2>&1 || true)
+    [[ $needs == *'not a dynamic executable'* || $needs == *'statically linked'* ]]
+}
+
+# --- installing --------------------------------------------------------------------------------------------------
+
+apt() { # ARGUMENTS…: quiet, asks nothing, waits for another apt; what it prints is shown only if it fails
+    local log=$scratch/apt.log
+    if ! DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+        apt-get -q -y -oDPkg::Lock::Timeout=300 -oDPkg::Use-Pty=0 "$@" >"$log" 2>&1 </dev/null; then
+        tail -n 5 "$log" | sed 's/^/    /' >&2
+        return 1
+    fi
+}
+
+update_lists_once() {
+    [[ $lists_are_new == no ]] || return 0
+    lists_are_new=yes
+    apt update || echo '    package lists: could not be updated, going on with the ones at hand' >&2
+}
+
+install_packages() { # PACKAGE…
+    update_lists_once
+    apt install --no-install-recommends "$@"
+}
+
+install_component() { # COMPONENT
+    if [[ $1 == compose && $(debian_version) -le 12 ]]; then
+        echo "${label[$1]}: installing from Debian 13's docker-compose package"
+        install_compose_plugin
+    else
+        echo "${label[$1]}: installing ${packages[$1]}"
+        # shellcheck disable=SC2086  # several packages
+        install_packages ${packages[$1]}
+    fi && present "$1"
+}
+
+# Debian 12 has only Compose v1. One file of Debian 13's package is all it takes, so the machine's own package
+# sources stay as they are: the lists and the download live in the scratch directory.
+install_compose_plugin() {
+    local options=(
+        "-oDir::Etc::sourcelist=$scratch/trixie.list" -oDir::Etc::sourceparts=-
+        "-oDir::State::Lists=$scratch/lists" "-oDir::Cache=$scratch/cache"
+    )
+    update_lists_once
+    trixie_source >"$scratch/trixie.list"
+    mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial"
+    if ! apt "${options[@]}" update; then
+        echo '    trying again with the newest archive keys' >&2
+        install_packages debian-archive-keyring
+        apt "${options[@]}" update || return 1
+    fi
+    (cd "$scratch" && apt "${options[@]}" download docker-compose) || return 1
+    dpkg-deb --extract "$scratch"/docker-compose_*.deb "$scratch/unpacked" || return 1
+    install -D -m 755 "$scratch/unpacked$compose_plugin" "$compose_plugin"
+}
+
+# The machine's own Debian mirror, and the key file its entry names, with Debian 13 in place of 12.
+trixie_source() {
+    local mirror='' entry='' keyring=''
+    # shellcheck disable=SC2016  # apt fills these in
+    read -r mirror entry < <(
+        apt-get indextargets --format '$(REPO_URI) $(SOURCESENTRY)' \
+            'Created-By: Packages' 'Origin: Debian' 'Component: main' "Codename: $(debian_codename)" 2>/dev/null
+    ) || true
+    if [[ -f ${entry%:*} ]]; then
+        keyring=$(sed -nE 's/.*[Ss]igned-[Bb]y[=:] *(\/[^] ,]+).*/\1/p' "${entry%:*}" | head -n 1)
+    fi
+    if [[ -z $keyring && -f /usr/share/keyrings/debian-archive-keyring.gpg ]]; then
+        keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    fi
+    echo "deb ${keyring:+[signed-by=$keyring] }${mirror:-http://deb.debian.org/debian} trixie main"
+}
+
+hold_services() { # a package must not start what it brings
+    [[ ! -e $policy ]] || return 0
+    printf '#!/bin/sh\n%s\nexit 101\n' "$policy_mark" >"$policy"
+    chmod 755 "$policy"
+}
+
+# shellcheck disable=SC2317  # called by the trap
+tidy_up() {
+    if [[ -f $policy ]] && grep -qF "$policy_mark" "$policy"; then rm -f "$policy"; fi
+    rm -rf "$scratch"
+}
+
+prepare() {
+    exec 9>/run/lock/reconciler-provision.lock
+    flock 9
+    scratch=$(mktemp -d)
+    trap tidy_up EXIT
+    # apt downloads as the user _apt
+    chmod 755 "$scratch"
+    chown _apt "$scratch" 2>/dev/null || true
+    hold_services
+}
+
+# --- which machine -----------------------------------------------------------------------------------------------
+
+release() { # FIELD of os-release
+    # shellcheck disable=SC1091
+    (. /etc/os-release 2>/dev/null && echo "${!1:-}")
+}
+
+debian_version() { # testing and unstable have no number
+    local version
+    version=$(release VERSION_ID)
+    echo "${version:-99}"
+}
+
+debian_codename() { release VERSION_CODENAME; }
+
+can_install() { [[ $EUID -eq 0 && $(release ID) == debian ]]; }
+
+how_to_get() { # COMPONENT
+    if [[ $(release ID) != debian ]]; then
+        echo "install what Debian has as: ${packages[$1]}"
+    elif [[ $1 == compose && $(debian_version) -le 12 ]]; then
+        echo "run 'make provision' as root"
+    else
+        echo "run 'make provision' as root, or: apt-get install ${packages[$1]}"
+    fi
+}
+
+# --- the whole ---------------------------------------------------------------------------------------------------
+
+main() {
+    local require=no component missing=() failed=()
+    case ${1:-} in
+        '') ;;
+        --require) require=yes ;;
+        *)
+            echo "usage: $0 [--require]" >&2
+            exit 2
+            ;;
+    esac
+
+    for component in "${components[@]}"; do
+        if present "$component"; then
+            echo "${label[$component]}: present"
+        else
+            missing+=("$component")
+        fi
+    done
+    if ((${#missing[@]} > 0)) && can_install; then prepare; fi
+
+    for component in "${missing[@]}"; do
+        if ! can_install; then
+            echo "${label[$component]}: missing; $(how_to_get "$component")"
+            failed+=("${label[$component]}")
+        elif ! install_component "$component"; then
+            echo "${label[$component]}: could not be installed" >&2
+            failed+=("${label[$component]}")
+        fi
+    done
+
+    if ((${#failed[@]} > 0)); then
+        echo "missing in the end: $(printf '%s, ' "${failed[@]}" | sed 's/, $//')" >&2
+        [[ $require == no ]]
+    fi
+}
+
+main "$@"

@@ -1,0 +1,73 @@
+"""Which real components this machine has. Each marker in pyproject.toml stands for some of them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reconciler.adapters import engine
+from tests.support.commands import run
+
+PROVISION = "make provision (as root)"
+REMEDIES = {
+    "docker": f"{PROVISION}, then run the tests as root or start the engine",
+    "sshd": PROVISION,
+    "prometheus": PROVISION,
+    "root": "run the tests as root",
+}
+# sshd and the like are not on every user's PATH.
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why tests with ``marker`` cannot run here, and the command that changes it."""
+
+    marker: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.marker}: {self.reason}. To run it: {self.remedy}"
+
+
+def program(name: str) -> str | None:
+    return shutil.which(name, path=SEARCH_PATH)
+
+
+@functools.cache
+def missing(marker: str) -> Missing | None:
+    """What the marker's tests need and this machine lacks; None where it lacks nothing.
+
+    Looked up once per process: installing something during a test session is not noticed.
+    """
+    reason = CHECKS[marker]()
+    return None if reason is None else Missing(marker, reason, REMEDIES[marker])
+
+
+def _docker() -> str | None:
+    if reason := engine.obstacle():
+        return reason
+    if run("docker", "compose", "version").returncode != 0:
+        return "docker has no compose plugin"
+    return None if engine.static_busybox() else "there is no static busybox to make a test image of"
+
+
+def _programs(*names: str) -> str | None:
+    absent = [name for name in names if program(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "only root may do this"
+
+
+CHECKS: dict[str, Callable[[], str | None]] = {
+    "docker": _docker,
+    "sshd": lambda: _programs("sshd", "ssh", "ssh-keygen"),
+    "prometheus": lambda: _programs("prometheus", "promtool", "prometheus-alertmanager", "amtool"),
+    "root": _root,
+}

@@ -1,0 +1,101 @@
+"""Real Compose projects for tests: made below a temporary directory, and removed by their labels.
+
+By labels, because a test may break its compose file on purpose, and then no compose command can take it down.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.commands import CommandFailed, lines, output, run
+from tests.support.waiting import eventually
+
+TIMEOUT = 120.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeProject:
+    """A stack directory. Its name is the project's, as Compose takes it from the directory."""
+
+    name: str
+    directory: Path
+
+    def write(self, path: str, data: str | bytes, mode: int = 0o644) -> Path:
+        """Write a file of the stack and return its path."""
+        file = self.directory / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data.encode() if isinstance(data, str) else data)
+        file.chmod(mode)
+        return file
+
+    def compose(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """Run ``docker compose`` in the stack's directory, whatever its exit code."""
+        return run("docker", "compose", *arguments, cwd=self.directory, timeout=TIMEOUT)
+
+    def up(self, *services: str) -> None:
+        """Start the services (default: all). Raises CommandFailed."""
+        output("docker", "compose", "up", "--detach", "--pull", "never", *services, cwd=self.directory, timeout=TIMEOUT)
+
+    def container(self, service: str) -> dict[str, Any]:
+        """What ``docker inspect`` says of the service's container, running or not. Raises CommandFailed for none."""
+        mine = f"label=com.docker.compose.project={self.name}"
+        ids = lines("docker", "ps", "-aq", "--filter", mine, "--filter", f"label=com.docker.compose.service={service}")
+        if not ids:
+            raise CommandFailed(f"service {service} of {self.name} has no container")
+        found: dict[str, Any] = json.loads(output("docker", "inspect", ids[0]))[0]
+        return found
+
+    def environment(self, service: str) -> dict[str, str]:
+        """The variables that the service's container was made with, those of the image among them."""
+        return dict(entry.split("=", 1) for entry in self.container(service)["Config"]["Env"])
+
+    def logs(self, service: str) -> str:
+        """What the service's container has printed."""
+        completed = run("docker", "logs", self.container(service)["Id"])
+        return (completed.stdout + completed.stderr).decode(errors="replace")
+
+    def remove(self) -> None:
+        """Remove its containers, networks and volumes, also ones that a command still at work makes meanwhile."""
+        eventually(lambda: not _remove_labelled(self.name), timeout=30, interval=0.2)
+
+
+def make_project(directory: Path, compose: str, files: Mapping[str, str | bytes]) -> ComposeProject:
+    """Make the stack directory with its compose.yaml and further files; nothing is started."""
+    directory.mkdir()
+    project = ComposeProject(directory.name, directory)
+    for path, data in {"compose.yaml": compose, **files}.items():
+        project.write(path, data)
+    return project
+
+
+def left_behind(name: str) -> list[str]:
+    """Ids of the project's containers, networks and volumes."""
+    return [identifier for kind in KINDS for identifier in _labelled(kind, name)]
+
+
+KINDS = {
+    "container": ("docker", "container", "rm", "--force", "--volumes"),
+    "network": ("docker", "network", "rm"),
+    "volume": ("docker", "volume", "rm", "--force"),
+}
+
+
+def _remove_labelled(name: str) -> bool:
+    """Remove what there is; return whether there was anything, so that the caller looks again."""
+    anything = False
+    for kind, remove in KINDS.items():
+        if identifiers := _labelled(kind, name):
+            anything = True
+            run(*remove, *identifiers)  # one that has gone by itself is no failure: the next look tells
+    return anything
+
+
+def _labelled(kind: str, name: str) -> list[str]:
+    all_of_them = ("--all",) if kind == "container" else ()
+    mine = f"label=com.docker.compose.project={name}"
+    return list(lines("docker", kind, "ls", *all_of_them, "--quiet", "--filter", mine))

@@ -1,0 +1,50 @@
+"""The Docker engine of a test session: one for all xdist workers, started by the first test that needs it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reconciler.adapters import engine
+
+IMAGE = "reconciler-test/busybox:1"
+
+
+class SharedEngine:
+    """Starts an engine at most once for everybody who shares ``directory``; anybody may end it.
+
+    A worker process starts it and the controlling process ends it, so what was started is noted in a file.
+    """
+
+    def __init__(self, directory: Path, place: engine.EnginePlace = engine.USUAL_PLACE) -> None:
+        self._place = place
+        self._note = directory / "engine.json"
+        self._lock = directory / "engine.lock"
+        self._log = directory / "dockerd.log"
+
+    def ensure(self) -> bool:
+        """Have an engine that answers; return whether this call started it. Raises EngineUnavailableError."""
+        with self._locked():
+            if engine.answers(self._place.docker_host):
+                return False
+            started = engine.spawn(str(self._log), self._place)
+            # Noted before it is ready: it is ended even if we are killed while waiting for it.
+            self._note.write_text(json.dumps([started.pid, started.started_at]))
+            return started.wait_until_ready()
+
+    def end(self) -> None:
+        """End the engine if it was started here; one that was there before goes on."""
+        with self._locked():
+            if self._note.exists():
+                pid, started_at = json.loads(self._note.read_text())
+                engine.StartedEngine(pid, started_at, str(self._log), self._place).stop()
+                self._note.unlink()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

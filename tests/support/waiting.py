@@ -1,0 +1,38 @@
+"""Waits for something to become true, up to a deadline. No test sleeps in the hope that a time is long enough.
+
+Where the test's event loop has to go on meanwhile: ``await asyncio.to_thread(eventually, …)``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+TIMEOUT = 10.0  # seconds
+INTERVAL = 0.05  # seconds
+
+
+def eventually(predicate: Callable[[], Result], timeout: float = TIMEOUT, interval: float = INTERVAL) -> Result:
+    """Ask ``predicate`` until it gives something true, and return that.
+
+    An AssertionError inside it counts as "not yet". Raises AssertionError after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        result, why = _ask(predicate)
+        if result:
+            return result
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {timeout:g} s: {why}")
+        time.sleep(interval)
+
+
+def _ask(predicate: Callable[[], Result]) -> tuple[Result | None, str]:
+    try:
+        result = predicate()
+    except AssertionError as error:
+        return None, str(error)
+    return result, f"{getattr(predicate, '__qualname__', predicate)} gave {result!r}"

@@ -1,0 +1,322 @@
+"""The fixtures bring up the real thing, and leave nothing of it behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.adapters import engine
+from reconciler.core.errors import EngineUnavailableError
+from tests.support.age_key import AgeKey
+from tests.support.commands import CommandFailed, output, run
+from tests.support.compose import ComposeProject, left_behind
+from tests.support.engine import SharedEngine
+from tests.support.git_remote import EXECUTABLE, GitRemote
+from tests.support.sshd import Sshd
+from tests.support.waiting import eventually
+
+COMPOSE = """\
+services:
+  app:
+    image: IMAGE
+    env_file: app.env
+    volumes: [data:/data]
+volumes:
+  data:
+"""
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's; pytest's are too long."""
+    path = Path(tempfile.mkdtemp(prefix="rct-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+# --- an engine and its image -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_image_runs_and_sees_only_the_environment_it_is_given(docker_engine: str) -> None:
+    printed = output("docker", "run", "--rm", "--network", "none", "--env", "COLOUR=blue", docker_engine, "env")
+
+    names = {line.split("=")[0] for line in printed.decode().splitlines()}
+    assert b"COLOUR=blue\n" in printed
+    assert names == {"PATH", "HOSTNAME", "HOME", "COLOUR"}
+
+
+@pytest.mark.docker
+def test_same_busybox_gives_the_same_image(docker_engine: str) -> None:
+    def image_id() -> bytes:
+        return output("docker", "image", "inspect", "--format", "{{.Id}}", docker_engine)
+
+    before = image_id()
+    engine.ensure_image(docker_engine)
+
+    assert image_id() == before
+
+
+@pytest.mark.docker
+def test_container_that_ignores_sigterm_stops_at_once(docker_engine: str) -> None:
+    container = output("docker", "run", "--detach", "--network", "none", docker_engine, "sleep", "60").decode().strip()
+    try:
+        output("docker", "stop", container, timeout=5)
+    finally:
+        output("docker", "rm", "--force", container)
+
+
+@pytest.mark.docker
+@pytest.mark.root
+def test_engine_is_started_where_none_answers_and_ended_after(short_directory: Path) -> None:
+    place = engine.private_place(str(short_directory))
+
+    with engine.engine(str(short_directory / "log"), place) as started:
+        assert started
+        engine.ensure_image("inside:1", place.docker_host)
+        run_inside = ("docker", "--host", place.docker_host or "", "run")
+        assert b"A=1\n" in output(*run_inside, "--rm", "--env", "A=1", "inside:1", "env")
+        output(*run_inside, "--detach", "inside:1")
+        with engine.engine(str(short_directory / "unused"), place) as started_again:
+            assert not started_again
+
+    assert not engine.answers(place.docker_host)
+    assert _processes_that_name(short_directory) == []
+    assert str(short_directory) not in Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.docker
+@pytest.mark.root
+def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(short_directory: Path) -> None:
+    place = engine.private_place(str(short_directory))
+    first, second = SharedEngine(short_directory, place), SharedEngine(short_directory, place)
+    try:
+        assert first.ensure()
+        assert not second.ensure()
+    finally:
+        second.end()
+
+    assert not engine.answers(place.docker_host)
+    first.end()  # ended already: nothing to do
+
+
+@pytest.mark.docker
+@pytest.mark.root
+def test_pid_file_of_a_killed_engine_is_no_obstacle(short_directory: Path) -> None:
+    place = engine.private_place(str(short_directory))
+    Path(place.pid_file).write_text(str(os.getpid()))  # its number belongs to another process by now
+
+    with engine.engine(str(short_directory / "log"), place) as started:
+        assert started
+
+
+@pytest.mark.docker
+@pytest.mark.root
+def test_engine_that_does_not_start_is_an_error_with_the_end_of_its_log(short_directory: Path) -> None:
+    usual = engine.private_place(str(short_directory))
+    broken = engine.EnginePlace(usual.docker_host, usual.pid_file, ("dockerd", "--no-such-option"))
+
+    with (
+        pytest.raises(EngineUnavailableError, match="unknown flag: --no-such-option"),
+        engine.engine(str(short_directory / "log"), broken),
+    ):
+        pass
+
+
+# --- Compose ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_compose_project_starts_with_its_env_file(compose_project: Callable[..., ComposeProject]) -> None:
+    project = compose_project(COMPOSE, {"app.env": "COLOUR=green\n"})
+    project.up()
+
+    assert project.environment("app")["COLOUR"] == "green"
+    assert project.container("app")["State"]["Status"] == "running"
+
+
+@pytest.mark.docker
+def test_compose_project_leaves_nothing_behind_even_with_a_broken_file(
+    compose_project: Callable[..., ComposeProject],
+) -> None:
+    project = compose_project(COMPOSE, {"app.env": "COLOUR=green\n"})
+    project.up()
+    assert len(left_behind(project.name)) == 3  # container, network, volume
+
+    project.write("compose.yaml", "services: [broken")
+    assert project.compose("down").returncode != 0
+    project.remove()
+
+    assert left_behind(project.name) == []
+
+
+# --- sshd and git ----------------------------------------------------------------------------------------------------
+
+
+def _ask_over_ssh(sshd: Sshd, remote: GitRemote) -> subprocess.CompletedProcess[bytes]:
+    settings = {"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    env = {**settings, "GIT_SSH_COMMAND": sshd.git_ssh_command}
+    return run("git", "ls-remote", sshd.url(remote.path), "refs/heads/main", env=env)
+
+
+@pytest.mark.sshd
+def test_sshd_serves_git_to_a_client_that_knows_its_host_key(sshd: Sshd, git_remote: Callable[..., GitRemote]) -> None:
+    remote = git_remote()
+    head = remote.commit({"a.env": b"A=1\n"})
+
+    assert _ask_over_ssh(sshd, remote).stdout.decode().split() == [head, "refs/heads/main"]
+
+
+@pytest.mark.sshd
+def test_rotated_host_key_is_refused_until_clients_are_told(sshd: Sshd, git_remote: Callable[..., GitRemote]) -> None:
+    remote = git_remote()
+    remote.commit({"a.env": b"A=1\n"})
+
+    sshd.rotate_host_key()
+    assert b"REMOTE HOST IDENTIFICATION HAS CHANGED" in _ask_over_ssh(sshd, remote).stderr
+    sshd.rotate_host_key(tell_clients=True)
+    assert _ask_over_ssh(sshd, remote).returncode == 0
+
+
+@pytest.mark.sshd
+def test_stopped_sshd_answers_nobody_and_comes_back_on_the_same_port(
+    sshd: Sshd, git_remote: Callable[..., GitRemote]
+) -> None:
+    remote = git_remote()
+    remote.commit({"a.env": b"A=1\n"})
+    port = sshd.port
+
+    sshd.stop()
+    assert b"Connection refused" in _ask_over_ssh(sshd, remote).stderr
+    sshd.start()
+
+    assert sshd.port == port
+    assert _ask_over_ssh(sshd, remote).returncode == 0
+
+
+@pytest.mark.sshd
+def test_stopping_sshd_ends_open_connections(sshd: Sshd) -> None:
+    words = sshd.git_ssh_command.split()
+    login = [*words, "-p", str(sshd.port), f"{sshd.user}@{sshd.host}"]
+    with subprocess.Popen(
+        [*login, "echo here; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"here\n"
+        sshd.stop()
+        assert client.wait(10) == 255
+
+
+def test_git_remote_commits_reverts_and_merges(git_remote: Callable[..., GitRemote]) -> None:
+    remote = git_remote()
+    first = remote.commit({"a.env": b"A=1\n", "run.sh": b"#!/bin/sh\n"}, modes={"run.sh": EXECUTABLE})
+    second = remote.commit({"a.env": b"A=2\n", "run.sh": None}, "Second", author="Bob <bob@example.org>")
+    assert remote.git("ls-tree", "--name-only", second) == "a.env"
+    assert remote.git("show", "-s", "--format=%an <%ae> %s", second) == "Bob <bob@example.org> Second"
+
+    reverted = remote.revert(second)
+    assert remote.log() == [reverted, second, first]
+    assert remote.read("a.env") == b"A=1\n"
+
+    remote.make_branch("feature", at=first)
+    remote.commit({"b.env": b"B=1\n"}, branch="feature")
+    merged = remote.merge("feature")
+    assert remote.read("b.env", merged) == b"B=1\n"
+    remote.revert(merged)
+    with pytest.raises(CommandFailed, match=r"b\.env"):
+        remote.read("b.env")
+
+
+@pytest.mark.sshd
+def test_git_remote_signs_commits_with_an_ssh_key(git_remote: Callable[..., GitRemote], tmp_path: Path) -> None:
+    key, signers = tmp_path / "signing_key", tmp_path / "allowed_signers"
+    output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    signers.write_text(f"ada@example.org {key.with_suffix('.pub').read_text()}")
+    remote = git_remote()
+    unsigned = remote.commit({"a.env": b"A=1\n"})
+    signed = remote.commit({"a.env": b"A=2\n"}, signing_key=key)
+
+    remote.git("-c", f"gpg.ssh.allowedSignersFile={signers}", "verify-commit", signed)
+    assert remote.log() == [signed, unsigned]
+    with pytest.raises(CommandFailed):
+        remote.git("-c", f"gpg.ssh.allowedSignersFile={signers}", "verify-commit", unsigned)
+
+
+# --- sops and the command line ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["dotenv", "binary"])
+def test_sops_round_trip_keeps_every_byte(age_key: AgeKey, kind: str) -> None:
+    plaintext = b"# note\nPASSWORD='$ecret #1'\nEMPTY=\n"
+
+    ciphertext = age_key.encrypt("api.env", plaintext, kind)
+
+    assert b"ecret" not in ciphertext
+    assert age_key.public.encode() in ciphertext
+    assert age_key.decrypt("api.env", ciphertext, kind) == plaintext
+
+
+def test_age_key_file_is_private(age_key: AgeKey) -> None:
+    assert age_key.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_run_cli_runs_the_installed_command(run_cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    completed = run_cli("--help")
+
+    assert completed.returncode == 0
+    assert "sync" in completed.stdout
+
+
+def test_command_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run("sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait", timeout=1)
+
+    child = Path("/proc", pid_file.read_text().strip(), "stat")
+    eventually(lambda: not child.exists() or " Z " in child.read_text())
+
+
+# --- missing components ----------------------------------------------------------------------------------------------
+
+
+def _run_without_components(directory: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a test session with one sshd test, on a search path that has no sshd."""
+    (directory / "test_inner.py").write_text("import pytest\n@pytest.mark.sshd\ndef test_inner():\n    pass\n")
+    here = Path(__file__).parent
+    code = (
+        "import sys, pytest; import tests.support.components as components;"
+        "components.SEARCH_PATH = '/nonexistent'; sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    settings = ("-c", str(here.parent / "pyproject.toml"), "-p", "tests.conftest", "-p", "no:cacheprovider")
+    return run(
+        *(sys.executable, "-c", code, *settings, *options, directory / "test_inner.py"), cwd=here.parent, env=os.environ
+    )
+
+
+def test_missing_component_skips_and_says_what_brings_it(tmp_path: Path) -> None:
+    completed = _run_without_components(tmp_path)
+
+    assert completed.returncode == 0
+    assert (
+        b"sshd: 1 skipped, because not installed: sshd, ssh, ssh-keygen. To run them: make provision"
+        in completed.stdout
+    )
+
+
+def test_missing_component_fails_where_the_real_ones_are_required(tmp_path: Path) -> None:
+    completed = _run_without_components(tmp_path, "--require-real")
+
+    assert completed.returncode == 1
+    assert b"sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in completed.stdout
+
+
+def _processes_that_name(directory: Path) -> list[str]:
+    found = run("pgrep", "--full", "--list-full", str(directory)).stdout.decode().splitlines()
+    return [line for line in found if "pgrep" not in line]
