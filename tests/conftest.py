@@ -29,7 +29,7 @@ from tests.support.sshd import Sshd, make_sshd
 SHARED_DIRECTORY = pytest.StashKey[str]()
 ENGINE_TROUBLE = pytest.StashKey[Missing | None]()
 # Settings of the person, or of a git hook, that would change what the tests' own git, sops and Compose do.
-FOREIGN_SETTINGS = ("GIT_", "SOPS_", "COMPOSE_", "RECONCILER_")
+FOREIGN_SETTINGS = ("GIT_", "SOPS_", "COMPOSE_", "RECONCILER_CONFIG")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -296,7 +296,7 @@ def _run_without_components(directory: Path, *options: str) -> subprocess.Comple
     )
     settings = ("-c", str(here.parent / "pyproject.toml"), "-p", "tests.conftest", "-p", "no:cacheprovider")
     return run(
-        *(sys.executable, "-c", code, *settings, *options, directory / "test_inner.py"), cwd=here.parent, env=os.environ
+        sys.executable, "-c", code, *settings, *options, directory / "test_inner.py", cwd=here.parent, env=os.environ
     )
 
 

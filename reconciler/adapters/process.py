@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 
 KIB = 1024
 MIB = 1024 * KIB
+_LINGER = 2.0  # seconds for pipes to close after SIGKILL; a process that left the group may hold them for ever
 
 
 class MissingProgramError(Exception):
@@ -78,21 +80,32 @@ async def run(
         )
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise MissingProgramError(os.path.basename(argv[0])) from error
+    except OSError as error:
+        if error.errno == errno.ENOEXEC:  # built for another machine, or a script without its first line
+            raise MissingProgramError(os.path.basename(argv[0])) from error
+        raise
     for kind, value in limits.resources.items():
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(process.pid, kind, (value, value))
+        _limit(process.pid, kind, value)
     return await _collect(process, os.path.basename(argv[0]), stdin, limits)
+
+
+def _limit(pid: int, kind: int, value: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        _, hard = resource.prlimit(pid, kind)
+        # A service may itself run under a lower limit, which only root may raise.
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.prlimit(pid, kind, (value, value))
 
 
 async def _collect(process: asyncio.subprocess.Process, program: str, stdin: bytes | None, limits: Limits) -> Completed:
     assert process.stdout is not None
     assert process.stderr is not None
     overflow = asyncio.Event()
-    timed_out = False
+    stdout, stderr = bytearray(), bytearray()
     pipes = asyncio.gather(
         _feed(process, stdin),
-        _drain(process.stdout, limits.stdout, overflow),
-        _drain(process.stderr, limits.stderr, overflow),
+        _drain(process.stdout, limits.stdout, stdout, overflow),
+        _drain(process.stderr, limits.stderr, stderr, overflow),
         process.wait(),
     )
     too_much = asyncio.ensure_future(overflow.wait())
@@ -100,16 +113,13 @@ async def _collect(process: asyncio.subprocess.Process, program: str, stdin: byt
     try:
         await asyncio.wait(ends, timeout=limits.timeout, return_when=asyncio.FIRST_COMPLETED)
         timed_out = not pipes.done() and not overflow.is_set()
-        if not pipes.done():
-            await _end(process, pipes, limits.grace)
-        _, stdout, stderr, exit_code = await pipes
-    except asyncio.CancelledError:
-        _signal_group(process, signal.SIGKILL if limits.grace == 0 else signal.SIGTERM)
-        pipes.cancel()
-        raise
-    finally:
+    finally:  # also when cancelled
         too_much.cancel()
-    return Completed(program, exit_code, stdout, stderr, timed_out, overflow.is_set())
+        await _end(process, pipes, limits.grace)
+    with contextlib.suppress(asyncio.CancelledError):  # given up by _end
+        pipes.result()
+    exit_code = -signal.SIGKILL if process.returncode is None else process.returncode
+    return Completed(program, exit_code, bytes(stdout), bytes(stderr), timed_out, overflow.is_set())
 
 
 async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None:
@@ -125,23 +135,53 @@ async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None
         await process.stdin.wait_closed()
 
 
-async def _drain(stream: asyncio.StreamReader, limit: int, overflow: asyncio.Event) -> bytes:
-    kept = bytearray()
+async def _drain(stream: asyncio.StreamReader, limit: int, kept: bytearray, overflow: asyncio.Event) -> None:
     while chunk := await stream.read(64 * KIB):
         if len(kept) + len(chunk) > limit:
             overflow.set()
         kept += chunk[: max(0, limit - len(kept))]
-    return bytes(kept)
 
 
 async def _end(process: asyncio.subprocess.Process, pipes: asyncio.Future[Any], grace: float) -> None:
-    if grace > 0:
-        _signal_group(process, signal.SIGTERM)
-        await asyncio.wait({pipes}, timeout=grace)
-    if not pipes.done():
-        _signal_group(process, signal.SIGKILL)
+    """End the group where it has not ended, and wait for that; but not for what has left the group."""
+    try:
+        if grace > 0 and not pipes.done():
+            _signal_group(process, signal.SIGTERM)
+            await asyncio.wait({pipes}, timeout=grace)
+    finally:  # also when cancelled (again)
+        if not pipes.done():
+            _signal_group(process, signal.SIGKILL)
+            await asyncio.wait({pipes}, timeout=_LINGER)
+        if not pipes.done():
+            process._transport.close()  # type: ignore[attr-defined]
+            pipes.cancel()
+            await asyncio.wait({pipes})
 
 
 def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+
+
+async def start(
+    argv: Sequence[str], *, env: Mapping[str, str], log_path: str, cwd: str = "/"
+) -> asyncio.subprocess.Process:
+    """Start a process that goes on in the background, its output in ``log_path`` (0600); the caller ends it.
+
+    Raises MissingProgramError where it cannot be started.
+    """
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise MissingProgramError(os.path.basename(argv[0])) from error
+    finally:
+        os.close(log)

@@ -440,7 +440,7 @@ class _YamlReader:
             if not isinstance(key, yaml.ScalarEvent) or key.value == "<<":
                 self._refuse("a merge key, or a key of several parts", key)
             self._node(key, depth)
-            fields.append((key.value, key.start_mark.line + 1, self._node(next(self._events), depth + 1)))
+            fields.append((key.value, _line(key), self._node(next(self._events), depth + 1)))
         return fields
 
     def _until(self, end: type) -> Iterator[Any]:
@@ -453,6 +453,11 @@ class _YamlReader:
     def _refuse(self, what: str, event: Any) -> NoReturn:
         raise SourceError(
             f"has {what}, which is not supported",
-            where=f"{self._name}, line {event.start_mark.line + 1}",
+            where=f"{self._name}, line {_line(event)}",
             hint="Write it out in the plain file and encrypt that, or encrypt it as binary",
         )
+
+
+def _line(event: Any) -> int:
+    line: int = event.start_mark.line
+    return line + 1

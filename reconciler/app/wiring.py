@@ -91,7 +91,7 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
             known_hosts_file=config.repository.known_hosts_file,
             token_file=config.repository.token_file,
         ),
-        decryptor=Sops(binary=config.decryption.sops_binary, age_key_file=config.decryption.age_key_file),
+        decryptor=Sops(config.decryption.age_key_file, binary=config.decryption.sops_binary),
         host=LocalHost(config.allowed_paths),
         compose=compose,
         backups=open_backups(config),

@@ -195,6 +195,17 @@ def schema(which: Annotated[str, typer.Argument(help="server or manifest", metav
 
 
 @app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything in place to look at.")] = False,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Without services.")] = False,
+) -> None:
+    """Tell the whole story on a scratch directory in about a minute. Exits 0, or 1 where a component fails."""
+    from reconciler.demo import story
+
+    story.tell(keep=keep, files_only=files_only)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed

@@ -169,7 +169,6 @@ def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
     return found.end() if found else start
 
 
-_SINGLE_ESCAPE = re.compile(r"\\[\\']")
 _DOUBLE_ESCAPE = re.compile(r'\\(?:0[0-9]{0,3}|[\\"$abfnrtv])')
 _ESCAPES = {
     r"\a": "\a",
@@ -190,8 +189,7 @@ def _unescape(text: str, quote: Quote) -> str:
     if "\\" not in text:
         return text
     if quote is Quote.SINGLE:
-        # A pair of backslashes stays a pair; it is matched so that its second one escapes no quote.
-        return _SINGLE_ESCAPE.sub(lambda found: "'" if found[0] == r"\'" else found[0], text)
+        return text.replace(r"\'", "'")
     return _DOUBLE_ESCAPE.sub(lambda found: _ESCAPES.get(found[0]) or _octal(found[0][2:]), text)
 
 
@@ -315,7 +313,7 @@ class _Scope:
         return value
 
 
-_BRACE = re.compile(r"\{.?|\}", re.DOTALL)
+_BRACE = re.compile(r"\{.?|\}")
 
 
 class _Braces:

@@ -217,9 +217,9 @@ def _inherited(service: Service, owner: str, kind: ActionKind) -> Iterator[_Caus
     if owner in service.namespace_of:
         # A restart makes a new namespace for the same container; its guests must enter it anew.
         yield _Cause(kind, f"shares the {_namespace(service, owner)} of {owner}")
-    if owner in service.volumes_of and kind is ActionKind.RECREATE:
+    elif owner in service.volumes_of and kind is ActionKind.RECREATE:
         yield _Cause(kind, f"uses the volumes of {owner}")
-    if owner in service.restarts_with:
+    elif owner in service.restarts_with:
         yield _Cause(ActionKind.RESTART, f"restarts with {owner}")
 
 

@@ -1,0 +1,171 @@
+"""`reconciler doctor`: every real component and permission, asked the way a pass would ask it. Changes nothing live."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+from reconciler.app.commands import control_socket
+from reconciler.app.config import ServerConfig, load_server_config
+from reconciler.app.wiring import Runtime, runtime
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.model import Manifest
+from reconciler.engine.observe import Wanted, load, look
+
+_LOW_SPACE = 64 * 1024 * 1024  # bytes: room for some backups and a fetch
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was examined; ``advice`` is empty where nothing is to be done."""
+
+    what: str
+    level: Literal["ok", "warning", "error"]
+    found: str
+    advice: str = ""
+
+    @property
+    def bad(self) -> bool:
+        return self.level == "error"
+
+
+def examine(config_file: str) -> list[Finding]:
+    """Examine everything that the server's file names. Never raises ReconcilerError: what fails is a finding."""
+    try:
+        config = load_server_config(config_file)
+    except ReconcilerError as error:
+        return [_failed("server's file", error)]
+    return [_permissions("server's file", config_file, config_file, secret=False), *asyncio.run(_examine(config))]
+
+
+async def _examine(config: ServerConfig) -> list[Finding]:
+    findings = [finding for finding in _files(config) if finding is not None]
+    try:
+        async with runtime(config) as built:
+            findings += [_space(config), _daemon(config)]
+            findings += [finding async for finding in _components(built, config)]
+    except ReconcilerError as error:
+        findings.append(_failed("state directory", error))
+    return findings
+
+
+def _files(config: ServerConfig) -> list[Finding | None]:
+    return [
+        _permissions("age key", "decryption.age_key_file", config.decryption.age_key_file, secret=True),
+        _permissions("git read key", "repository.ssh_key_file", config.repository.ssh_key_file, secret=True),
+        _permissions("git token", "repository.token_file", config.repository.token_file, secret=True),
+        _permissions("known hosts", "repository.known_hosts_file", config.repository.known_hosts_file, secret=False),
+        *(_directory(path) for path in config.allowed_paths),
+        *(_program(name, argv[0]) for name, argv in config.checks.items()),
+    ]
+
+
+def _permissions(what: str, setting: str, path: str | None, *, secret: bool) -> Finding | None:
+    if path is None:
+        return None
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        return Finding(what, "error", f"{path}: {why}", f"make it readable for the daemon's user, or correct {setting}")
+    if secret and mode & 0o077:
+        return Finding(what, "error", f"{path} has mode {mode:04o}: others may read it", f"`chmod 0600 {path}`")
+    if mode & 0o022:
+        return Finding(what, "error", f"{path} has mode {mode:04o}: others may change it", f"`chmod go-w {path}`")
+    return Finding(what, "ok", path)
+
+
+def _directory(path: str) -> Finding:
+    what = "allowed path"
+    if not os.path.isdir(path):
+        return Finding(what, "error", f"{path} is not there", f"`mkdir -p {path}`, or correct allowed_paths")
+    if not os.access(path, os.W_OK | os.X_OK):
+        return Finding(
+            what, "error", f"{path} cannot be written", "run the daemon as root or give its user the directory"
+        )
+    return Finding(what, "ok", path)
+
+
+def _program(name: str, program: str) -> Finding:
+    found = shutil.which(program)
+    if found is None:
+        return Finding(f"check {name}", "error", f"{program} is not installed", "install it, or remove the check")
+    return Finding(f"check {name}", "ok", found)
+
+
+def _space(config: ServerConfig) -> Finding:
+    free = shutil.disk_usage(config.state_dir).free
+    text = f"{config.state_dir}: {free // (1024 * 1024)} MiB free"
+    if free < _LOW_SPACE:
+        return Finding("state directory", "warning", text, "free some space: without a backup nothing is written")
+    return Finding("state directory", "ok", text)
+
+
+def _daemon(config: ServerConfig) -> Finding:
+    if os.path.exists(control_socket(config)):
+        return Finding("daemon", "ok", f"listens on {control_socket(config)}")
+    return Finding("daemon", "warning", "is not running", "start it: `reconciler run`, or the systemd unit")
+
+
+async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[Finding]:
+    ports = built.ports
+    try:
+        yield Finding("sops and age key", "ok", await ports.decryptor.identity())
+    except ReconcilerError as error:
+        yield _failed("sops and age key", error)
+    try:
+        commit = await ports.git.head()
+        await ports.git.fetch(commit)
+    except ReconcilerError as error:
+        yield _failed("git remote", error)
+        return
+    yield Finding("git remote", "ok", f"{config.repository.branch} is at {commit[:12]}")
+    for name in config.environments:
+        async for finding in _environment(built, name, commit):
+            yield finding
+
+
+async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[Finding]:
+    ports, what = built.ports, f"environment {name}"
+    try:
+        base = "/".join(part for part in (ports.settings.repository_path, name) if part)
+        wanted = await load(ports, name, await ports.git.revision(commit, base))
+        yield Finding(what, "ok", f"{len(wanted.manifest.targets)} source(s) read and decrypted")
+        await look(ports, wanted)
+        yield Finding(f"{what}: live files", "ok", _present(wanted))
+    except ReconcilerError as error:
+        yield _failed(what, error)
+        return
+    async for finding in _stacks(built, wanted.manifest):
+        yield finding
+
+
+def _present(wanted: Wanted) -> str:
+    there = sum(os.path.exists(target.path) for target in wanted.manifest.targets)
+    return f"{there} of {len(wanted.manifest.targets)} are there; no link on the way"
+
+
+async def _stacks(built: Runtime, manifest: Manifest) -> AsyncIterator[Finding]:
+    for stack in manifest.stacks:
+        what = f"stack {stack.id}"
+        try:
+            project = await built.ports.compose.project(stack)
+            containers = await built.ports.compose.containers(stack, project.name)
+        except ReconcilerError as error:
+            yield _failed(what, error)
+            continue
+        text = f"project {project.name}: {len(project.services)} service(s), {len(containers)} container(s)"
+        advice = "" if containers else f"`docker compose up -d` in {stack.directory}: services are only ever recreated"
+        yield Finding(what, "ok" if containers else "warning", text, advice)
+
+
+def _failed(what: str, error: ReconcilerError) -> Finding:
+    found = f"{error.where}: {error.what}" if error.where else error.what
+    return Finding(what, "error", found, error.hint)

@@ -1,0 +1,258 @@
+"""`reconciler demo`: the whole story on real components, in a scratch directory, in about a minute."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from reconciler.adapters import engine
+from reconciler.core.errors import EngineUnavailableError, ReconcilerError
+from reconciler.demo.site import ENVIRONMENT, Site
+
+IMAGE = "reconciler-test/busybox:1"
+CHANGED_SOURCE, CHANGED_KEY, CHANGED_VALUE = "worker.env", "WORKER_CONCURRENCY", "8"
+CHANGED_FILE = "config/worker.env"
+HAND_EDITED_KEY = "LOG_LEVEL"
+_METRICS = (
+    "reconciler_reconcile_total",
+    "reconciler_drift_corrected_total",
+    "reconciler_service_recreate_total",
+    "reconciler_decrypt_total",
+    "reconciler_backups",
+    "reconciler_revision_info",
+)
+
+
+def tell(*, keep: bool, files_only: bool) -> None:
+    """Run the story and clean up after it, unless ``keep``. Raises ReconcilerError where a component fails."""
+    root = tempfile.mkdtemp(prefix="reconciler-demo-")
+    console = Console(highlight=False)
+    try:
+        with _engine(root, files_only, console) as with_engine:
+            asyncio.run(_tell(console, Site(root, with_engine), keep))
+    finally:
+        if not keep:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _engine(root: str, files_only: bool, console: Console) -> Iterator[bool]:
+    """An engine while inside, where there is one or one can be started; yields whether there is."""
+    reason = "--files-only was given" if files_only else engine.obstacle()
+    if reason is not None:
+        console.print(f"[yellow]No Docker Engine ({reason}): the same story on files alone, without services.[/yellow]")
+        yield False
+        return
+    with engine.engine(os.path.join(root, "dockerd.log")) as started:
+        if started:
+            console.print("[dim]No Docker Engine answered, so one was started; it is stopped at the end.[/dim]")
+        try:
+            engine.ensure_image(IMAGE)
+        except EngineUnavailableError as error:
+            console.print(f"[yellow]{escape(str(error))}: the same story on files alone, without services.[/yellow]")
+            yield False
+            return
+        yield True
+
+
+async def _tell(console: Console, site: Site, keep: bool) -> None:
+    story = Story(console, site)
+    try:
+        await story.begin()
+        await story.start()
+        await story.merge()
+        await story.look()
+        await story.edit_by_hand()
+        await story.revert()
+        story.end(keep)
+    finally:
+        await site.end(keep=keep)
+
+
+class Story:
+    """The chapters, in order. Every command shown is really run, and what it prints is shown as it is."""
+
+    def __init__(self, console: Console, site: Site) -> None:
+        self._console = console
+        self._site = site
+
+    async def begin(self) -> None:
+        self._chapter("A server with an empty stack directory, and its configuration in git")
+        await self._site.make()
+        self._say(f"The git origin holds the example's three environments; this server is {ENVIRONMENT}.")
+        self._say("The env files are encrypted: key names can be read, values cannot.")
+        source = os.path.join(self._site.clone, "envs", ENVIRONMENT, CHANGED_SOURCE)
+        with open(source, encoding="utf-8") as file:
+            for line in file.read().splitlines()[:3]:
+                self._console.print(Text(f"    {line[:76]}…", "dim"))
+        await self._run("plan")
+        await self._run("sync")
+        if self._site.with_engine:
+            self._say("The files are there, so the stack can start:")
+            self._command("docker compose up -d --wait")
+            await self._site.compose("up", "-d", "--wait", "--quiet-pull")
+            self._console.print(f"    {', '.join(sorted(await self._site.containers()))} are healthy")
+
+    async def start(self) -> None:
+        self._chapter("The daemon starts")
+        self._command(f"reconciler run --config {self._site.config} &")
+        await self._site.start_daemon()
+        self._say("It polls git, watches the live files, and serves /metrics, /healthz and /readyz.")
+        await self._run("status")
+
+    async def merge(self) -> None:
+        self._chapter(f"Somebody merges a change: {CHANGED_KEY} in {CHANGED_SOURCE}")
+        before = await self._containers()
+        await self._site.set_value(CHANGED_SOURCE, CHANGED_KEY, CHANGED_VALUE)
+        commit = await self._site.commit(f"Let the worker take {CHANGED_VALUE} jobs at a time")
+        await self._site.git("push", "--quiet")
+        self._say("What git shows of it, without any key:")
+        diff = await self._site.git("show", "--format=%h %an: %s", "--stat", "HEAD")
+        self._console.print(Text("\n".join(f"    {line}" for line in diff.strip().splitlines()), "dim"))
+        self._say("What the server would do, by the names of the keys:")
+        await self._run("plan")
+        self._say("The git server calls the webhook (without one, the next poll finds the change):")
+        await self._site.merge_webhook()
+        await self._applied(commit)
+        await self._run("history", "--limit", "1")
+        await self._show_recreated(before)
+        await self._show_value()
+
+    async def look(self) -> None:
+        self._chapter("What can be seen afterwards")
+        await self._run("status")
+        await self._run("backups")
+        self._command(f"curl -s http://127.0.0.1:{self._site.port}/metrics | grep …")
+        for line in (await self._site.get("/metrics")).splitlines():
+            if line.startswith(_METRICS) and "_created" not in line and not line.endswith(" 0.0"):
+                self._console.print(Text(f"    {line}", "dim"))
+
+    async def edit_by_hand(self) -> None:
+        self._chapter(f"Somebody edits {CHANGED_FILE} on the server: {HAND_EDITED_KEY} by hand")
+        path = self._site.live(CHANGED_FILE)
+        runs = len(await self._history())
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        edited = [f"{HAND_EDITED_KEY}=debug" if line.startswith(f"{HAND_EDITED_KEY}=") else line for line in lines]
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("\n".join([*edited, "MADE_BY_HAND=yes", ""]))
+        self._command(f"vi {path}")
+        await self._run("plan")
+        self._say("The daemon puts git's file back; the hand edit is in a backup first.")
+
+        async def repaired() -> bool:
+            return len(await self._history()) > runs
+
+        await self._site.until(repaired, "the repair")
+        await self._run("history", "--limit", "1")
+        with open(path, encoding="utf-8") as file:
+            gone = "MADE_BY_HAND" not in file.read()
+        self._console.print(f"    MADE_BY_HAND is {'gone from' if gone else 'STILL IN'} the live file")
+
+    async def revert(self) -> None:
+        self._chapter("A person reverts the merge in git")
+        before = await self._containers()
+        self._command("git revert HEAD && git push")
+        await self._site.git("revert", "--no-edit", "HEAD")
+        commit = (await self._site.git("rev-parse", "HEAD")).strip()
+        await self._site.git("push", "--quiet")
+        await self._site.merge_webhook()
+        await self._applied(commit)
+        await self._run("history", "--limit", "1")
+        await self._show_recreated(before)
+        await self._show_value()
+        await self._run("status")
+
+    def end(self, keep: bool) -> None:
+        self._chapter("What was made")
+        site = self._site
+        for path, what in {
+            site.origin: "the git origin",
+            site.clone: "a person's clone of it",
+            site.app: "the stack directory with the live files",
+            site.config: "the server's file",
+            os.path.join(site.root, "state"): "the daemon's state and the backups",
+            site.log: "the daemon's log",
+        }.items():
+            self._console.print(f"    {escape(path)}  [dim]{what}[/dim]")
+        if not keep:
+            self._say("All of it is taken away now; `reconciler demo --keep` leaves it for you to look at.")
+            return
+        self._say("It stays. Look around, then take it away:")
+        self._command(f"export RECONCILER_CONFIG={site.config}")
+        self._command("reconciler status; reconciler history; reconciler backups; reconciler doctor; reconciler run")
+        if site.with_engine:
+            self._command(f"docker compose --project-directory {site.app} down --volumes")
+        self._command(f"rm -r {site.root}")
+
+    # --- telling ---
+
+    def _chapter(self, title: str) -> None:
+        self._console.print()
+        self._console.rule(f"[bold cyan]{escape(title)}[/bold cyan]", align="left")
+
+    def _say(self, text: str) -> None:
+        self._console.print(escape(text))
+
+    def _command(self, text: str) -> None:
+        self._console.print(f"[bold green]$[/bold green] [bold]{escape(text)}[/bold]", soft_wrap=True)
+
+    async def _run(self, *arguments: str) -> None:
+        """Run a reconciler command and show what it prints. Raises ReconcilerError on exit code 1."""
+        self._command(f"reconciler {' '.join(arguments)}")
+        console = self._console
+        code, text = await self._site.reconciler(
+            *arguments, colour=console.is_terminal, width=max(60, console.width - 4)
+        )
+        for line in text.rstrip().splitlines():
+            console.print(Text("    ").append_text(Text.from_ansi(line)), soft_wrap=True)
+        if code == 1:
+            raise ReconcilerError(f"`reconciler {' '.join(arguments)}` failed", where=self._site.root, hint=text)
+
+    async def _history(self) -> list[dict[str, object]]:
+        _, text = await self._site.reconciler("history", "--json", colour=False, width=200)
+        return list(json.loads(text))
+
+    async def _applied(self, commit: str) -> None:
+        async def healthy() -> bool:
+            found = json.loads(await self._site.get("/api/v1/status"))["environments"][0]
+            return bool(found["healthy"] and found["healthy"]["commit"] == commit)
+
+        await self._site.until(healthy, f"revision {commit[:12]} to be healthy")
+
+    async def _containers(self) -> dict[str, str]:
+        return await self._site.containers() if self._site.with_engine else {}
+
+    async def _show_recreated(self, before: dict[str, str]) -> None:
+        if not before:
+            return
+        after = await self._containers()
+        for service in sorted(after):
+            same = before.get(service) == after[service]
+            words = (
+                "[dim]untouched[/dim]"
+                if same
+                else f"[yellow]recreated[/yellow] ({before.get(service)} → {after[service]})"
+            )
+            self._console.print(f"    {service:10} {words}")
+
+    async def _show_value(self) -> None:
+        if self._site.with_engine:
+            self._command(f"docker compose exec worker printenv {CHANGED_KEY}")
+            self._console.print(
+                f"    {(await self._site.compose('exec', '-T', 'worker', 'printenv', CHANGED_KEY)).strip()}"
+            )
+            return
+        with open(self._site.live(CHANGED_FILE), encoding="utf-8") as file:
+            line = next(line for line in file if line.startswith(CHANGED_KEY))
+        self._command(f"grep {CHANGED_KEY} {self._site.live(CHANGED_FILE)}")
+        self._console.print(f"    {escape(line.strip())}")
