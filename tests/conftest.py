@@ -24,6 +24,7 @@ from tests.support.components import CHECKS, REMEDIES, Missing, missing
 from tests.support.compose import ComposeProject, make_project
 from tests.support.engine import IMAGE, SharedEngine
 from tests.support.git_remote import GitRemote, make_git_remote
+from tests.support.server import Server
 from tests.support.sshd import Sshd, make_sshd
 
 SHARED_DIRECTORY = pytest.StashKey[str]()
@@ -194,3 +195,24 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.CompletedProcess(completed.args, completed.returncode, stdout, stderr)
 
     return call
+
+
+@pytest.fixture
+def server(tmp_path: Path, git_remote: Callable[..., GitRemote], age_key: AgeKey) -> Server:
+    """A server without an engine: an empty stack directory and a git remote without commits."""
+    app = tmp_path / "app"
+    app.mkdir()
+    return Server(tmp_path, app, git_remote(), age_key)
+
+
+@pytest.fixture
+def stack_server(
+    tmp_path: Path, git_remote: Callable[..., GitRemote], age_key: AgeKey, compose_project: Callable[..., ComposeProject]
+) -> Callable[..., tuple[Server, ComposeProject]]:
+    """``stack_server(compose, files={})`` is a server whose stack directory is a real Compose project."""
+
+    def make(compose: str, files: Mapping[str, str | bytes] | None = None) -> tuple[Server, ComposeProject]:
+        project = compose_project(compose, files)
+        return Server(tmp_path, project.directory, git_remote(), age_key), project
+
+    return make

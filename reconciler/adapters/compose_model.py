@@ -1,4 +1,4 @@
-"""Reads the output of `docker compose config --format json` into core types. Pure; its input holds every secret."""
+"""Reads the output of `docker compose config --format json` into core types. Its input holds every secret."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ def read(output: bytes, staged_root: str = "") -> Model:
     model = json.loads(output.replace(b"$$", b"$"))
     if not isinstance(model, dict):
         raise ValueError("not an object")  # noqa: TRY004  # for the caller it is one more kind of bad output
-    if staged_root:
-        model = _replaced(model, staged_root)
-    return model
+    return {key: _replaced(value, staged_root) for key, value in model.items()} if staged_root else model
 
 
 def _replaced(value: Any, prefix: str) -> Any:
     if isinstance(value, str):
-        return value.replace(prefix, "")
+        return value.replace(f"{prefix}/", "/").replace(prefix, "/")
     if isinstance(value, list):
         return [_replaced(item, prefix) for item in value]
     if isinstance(value, dict):
@@ -44,19 +42,19 @@ def _replaced(value: Any, prefix: str) -> Any:
 
 def names_variables(model: Model) -> bool:
     """Whether a config or secret takes its content from a variable, whose value the output leaves out."""
-    return any("environment" in definition for _, definition in _contents(model))
+    return any("environment" in definition for definition in _contents(model))
 
 
 def add_variables(model: Model, value_of: Callable[[str], str | None]) -> None:
     """Put beside each config and secret that names a variable that variable's value, so that a change of it shows."""
-    for _, definition in _contents(model):
+    for definition in _contents(model):
         if "environment" in definition:
             definition["value"] = value_of(definition["environment"])
 
 
-def _contents(model: Model) -> Iterator[tuple[str, Model]]:
+def _contents(model: Model) -> Iterator[Model]:
     for kind in ("configs", "secrets"):
-        yield from (model.get(kind) or {}).items()
+        yield from (definition for definition in (model.get(kind) or {}).values() if definition)
 
 
 def project(model: Model) -> Project:

@@ -52,31 +52,26 @@ def _private_directory(scratch: str) -> Iterator[str]:
             _remove_leftovers(scratch)
             root = os.path.join(scratch, secrets.token_hex(8))
             os.mkdir(root, 0o700)
-            stack.callback(shutil.rmtree, root)
             stack.enter_context(_locked(root))
+            stack.callback(shutil.rmtree, root)  # before the lock is given up: nobody else may take it for a leftover
         yield root
 
 
 @contextlib.contextmanager
-def _locked(directory: str) -> Iterator[None]:
+def _locked(directory: str, flags: int = 0) -> Iterator[None]:
     descriptor = os.open(directory, _OPEN_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
         yield
     finally:
         os.close(descriptor)
 
 
 def _remove_leftovers(scratch: str) -> None:
-    for entry in os.scandir(scratch):
-        descriptor = os.open(entry.path, _OPEN_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for entry in list(os.scandir(scratch)):
+        # Another process may be using it, or taking it away, at this moment.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(entry.path, fcntl.LOCK_NB):
             shutil.rmtree(entry.path)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -104,9 +99,10 @@ def _ancestors(directory: str, paths: Mapping[str, str | None]) -> list[str]:
 def _mirror(root: str, place: str) -> None:
     """Make `place` a real directory in the farm, filled with links to what is in it."""
     inside = root + place
-    if os.path.lexists(inside) and place != "/":
-        os.unlink(inside)
-    os.makedirs(inside, mode=0o700, exist_ok=True)
+    if place != "/":
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(inside)
+        os.mkdir(inside, 0o700)
     # A directory that we may enter but not list, or that is only about to be made, has nothing to offer.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for name in os.listdir(place):

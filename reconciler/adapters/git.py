@@ -282,11 +282,6 @@ TROUBLES = (
         "Make room below {state_dir}.",
     ),
     Trouble(
-        ("died of signal 25", "File too large"),
-        f"the repository is larger than {LARGEST_PACK // process.MIB} MiB",
-        "Give the environments a repository of their own.",
-    ),
-    Trouble(
         ("REMOTE HOST IDENTIFICATION HAS CHANGED", "has changed and you have requested strict checking"),
         "the SSH host key of {host} has changed; the connection was refused, and nothing was sent",
         "Ask the administrator of {host} whether the key was replaced, and for its fingerprint. Only then replace the "
@@ -331,11 +326,6 @@ TROUBLES = (
         ("dubious ownership",),
         "git does not read a local repository that belongs to another user",
         "Run the daemon as that repository's owner, change its owner, or use an ssh:// address.",
-    ),
-    Trouble(
-        ("mismatched algorithms", "unknown object format"),
-        "the repository uses SHA-256 object ids, which are not supported",
-        "Use a repository with SHA-1 ids, git's default.",
     ),
     Trouble(
         ("does not appear to be a git repository", "not found", "could not be found", "error: 404"),
@@ -627,17 +617,16 @@ class GitMirror:
     # --- the remote ---
 
     async def head(self) -> str:
-        self._require_files()
         ref = f"refs/heads/{self._branch}"
-        completed = await self._run(ls_remote(self._url, ref), seconds=self._poll_timeout)
-        if completed.exit_code not in (0, 2) or not _ended(completed):
-            self._raise_failure(completed, self._poll_timeout)
         # The pattern also matches refs/heads/other/refs/heads/main.
-        commit = _advertised(completed.stdout).get(ref)
+        commit = (await self._ask_remote(ref)).get(ref)
         if commit is None:
             raise await self._no_branch()
         if not _COMMIT.fullmatch(commit):
-            self._raise_failure(completed, self._poll_timeout, "mismatched algorithms")
+            raise self._unreachable(
+                "the repository uses SHA-256 object ids, which are not supported",
+                "Use a repository with SHA-1 ids, git's default.",
+            )
         return commit
 
     async def fetch(self, commit: str) -> None:
@@ -645,11 +634,20 @@ class GitMirror:
         if commit not in self._present:
             await self._bring(commit)
 
-    async def _no_branch(self) -> GitUnreachableError:
-        completed = await self._run(ls_remote(self._url, "refs/heads/*"), seconds=self._poll_timeout)
+    async def _ask_remote(self, pattern: str) -> dict[str, str]:
+        """Object ids by ref. git does not look at the mirror for it: a damaged one must not stop the polls."""
+        self._require_files()
+        command = ls_remote(self._url, pattern)
+        completed = await self._run(command, git_dir=os.devnull, seconds=self._poll_timeout)
+        # With --exit-code, 2 says that nothing matches.
         if completed.exit_code not in (0, 2) or not _ended(completed):
             self._raise_failure(completed, self._poll_timeout)
-        names = sorted(_plain(ref.removeprefix("refs/heads/"), 60) for ref in _advertised(completed.stdout))
+        pairs = (line.split("\t", 1) for line in completed.stdout.decode(errors="replace").splitlines() if "\t" in line)
+        return {ref: object_id for object_id, ref in pairs}
+
+    async def _no_branch(self) -> GitUnreachableError:
+        advertised = await self._ask_remote("refs/heads/*")
+        names = sorted(_plain(ref.removeprefix("refs/heads/"), 60) for ref in advertised)
         if not names:
             return self._unreachable("the repository is empty", f"Push the branch {self._branch}.")
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
@@ -705,8 +703,15 @@ class GitMirror:
             seconds=self._fetch_timeout,
             resources={resource.RLIMIT_FSIZE: LARGEST_PACK},
         )
-        if not completed.ok:
-            self._raise_failure(completed, self._fetch_timeout)
+        if completed.ok:
+            return
+        # index-pack dies of SIGXFSZ without a word; the size of what it leaves behind tells.
+        if await asyncio.to_thread(_clear_leftovers, git_dir) >= LARGEST_PACK:
+            raise self._unreachable(
+                f"the repository is larger than {LARGEST_PACK // process.MIB} MiB",
+                "Give the environments a repository of their own.",
+            )
+        self._raise_failure(completed, self._fetch_timeout)
 
     async def _rebuild(self) -> None:
         """Fetch everything into a new mirror, then put it in the place of the old one, which serves until then."""
@@ -919,8 +924,8 @@ class GitMirror:
                     f"{path} does not exist or cannot be read", f"Put it there, or correct repository.{field_name}."
                 )
 
-    def _raise_failure(self, completed: process.Completed, seconds: float, stderr: str = "") -> NoReturn:
-        stderr = stderr or completed.stderr.decode(errors="replace")
+    def _raise_failure(self, completed: process.Completed, seconds: float) -> NoReturn:
+        stderr = completed.stderr.decode(errors="replace")
         if completed.timed_out:
             raise self._unreachable(
                 f"no answer within {seconds:g} s", "Check that the server is up and that this machine may reach it."
@@ -970,12 +975,6 @@ def _ended(completed: process.Completed) -> bool:
     return not completed.timed_out and not completed.overflowed
 
 
-def _advertised(stdout: bytes) -> dict[str, str]:
-    """Given ls-remote's output, return object ids by ref."""
-    pairs = (line.split("\t", 1) for line in stdout.decode(errors="replace").splitlines() if "\t" in line)
-    return {ref: object_id for object_id, ref in pairs}
-
-
 def _refusal(commit: str, path: str, why: str) -> SourceError:
     hint = "Commit a regular file or directory there, or correct environment.yaml."
     return SourceError(f"{_plain(path)} cannot be used: {why}", where=f"commit {commit[:12]}", hint=hint)
@@ -993,17 +992,22 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _clear_leftovers(mirror: str) -> None:
+def _clear_leftovers(mirror: str) -> int:
     """Remove what a killed git left behind: its locks, which stop every later fetch, and its half-written packs.
 
-    We hold the mirror's lock, so whoever made them is gone. A git that outlived a killed daemon may still run: it
-    then fails to move its ref, or moves it where we do too; packs are named by their content.
+    Return the size of the largest, in bytes. We hold the mirror's lock, so whoever made them is gone. A git that
+    outlived a killed daemon may still run: it then fails to move its ref, or moves it where we do too; packs are
+    named by their content.
     """
+    largest = 0
     for directory, _, names in os.walk(mirror):
         for name in names:
             if name.endswith((".lock", ".keep")) or name.startswith(("tmp_", ".tmp-")):
+                path = os.path.join(directory, name)
                 with contextlib.suppress(FileNotFoundError):
-                    os.remove(os.path.join(directory, name))
+                    largest = max(largest, os.stat(path).st_size)
+                    os.remove(path)
+    return largest
 
 
 def _remove(*directories: str) -> None:

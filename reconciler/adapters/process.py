@@ -69,15 +69,7 @@ async def run(
     Raises MissingProgramError where it cannot be started. Cancelling ends the process group first.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            env=dict(env),
-            cwd=cwd,
-            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await _start(argv, env, cwd, piped_input=stdin is not None)
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise MissingProgramError(os.path.basename(argv[0])) from error
     except OSError as error:
@@ -87,6 +79,31 @@ async def run(
     for kind, value in limits.resources.items():
         _limit(process.pid, kind, value)
     return await _collect(process, os.path.basename(argv[0]), stdin, limits)
+
+
+async def _start(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, *, piped_input: bool
+) -> asyncio.subprocess.Process:
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=asyncio.subprocess.PIPE if piped_input else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # asyncio would end the program alone, and then wait for as long as its children hold the pipes.
+        await asyncio.wait({starting})
+        if starting.exception() is None:
+            _signal_group(starting.result(), signal.SIGKILL)
+            _close(starting.result())
+        raise
 
 
 def _limit(pid: int, kind: int, value: int) -> None:
@@ -153,9 +170,13 @@ async def _end(process: asyncio.subprocess.Process, pipes: asyncio.Future[Any], 
             _signal_group(process, signal.SIGKILL)
             await asyncio.wait({pipes}, timeout=_LINGER)
         if not pipes.done():
-            process._transport.close()  # type: ignore[attr-defined]
+            _close(process)
             pipes.cancel()
             await asyncio.wait({pipes})
+
+
+def _close(process: asyncio.subprocess.Process) -> None:
+    process._transport.close()  # type: ignore[attr-defined]  # there is no public way to let go of the pipes
 
 
 def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -54,10 +54,10 @@ async def _run_daemon(config: ServerConfig) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
         views = Views(daemon, built.ports.store, built.metrics.render, _webhook_secret(config))
-        host, port = config.http.listen
-        async with serving(views, host=host, port=port, control_socket=control_socket(config)) as bound:
+        address = config.http.listen
+        async with serving(views, host=address.host, port=address.port, control_socket=control_socket(config)) as bound:
             logger = structlog.get_logger()
-            logger.info("started", environments=list(daemon.environments), http=f"{host}:{bound}")
+            logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
             await daemon.run()
             logger.info("stopped")
 
@@ -89,8 +89,8 @@ def make_pass(
 
     Raises RefusedError for an environment the server's file does not name, LockedError.
     """
-    if unknown := sorted(set(environments) - set(config.environments)):
-        hint = f"this server's file names: {', '.join(config.environments)}"
+    if unknown := sorted(set(environments) - set(config.environment)):
+        hint = f"this server's file names: {', '.join(config.environment)}"
         raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
     asked = {
         "trigger": trigger,

@@ -40,7 +40,8 @@ def examine(config_file: str) -> list[Finding]:
         config = load_server_config(config_file)
     except ReconcilerError as error:
         return [_failed("server's file", error)]
-    return [_permissions("server's file", config_file, config_file, secret=False), *asyncio.run(_examine(config))]
+    own = _permissions("server's file", config_file, config_file, secret=False)
+    return [finding for finding in (own, *asyncio.run(_examine(config))) if finding is not None]
 
 
 async def _examine(config: ServerConfig) -> list[Finding]:
@@ -127,7 +128,7 @@ async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[Fin
         yield _failed("git remote", error)
         return
     yield Finding("git remote", "ok", f"{config.repository.branch} is at {commit[:12]}")
-    for name in config.environments:
+    for name in config.environment:
         async for finding in _environment(built, name, commit):
             yield finding
 

@@ -9,7 +9,7 @@ import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -144,15 +144,11 @@ def decided_elsewhere(default: Any, description: str) -> Any:
     return Field(default=default, json_schema_extra=without_default, description=description)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where to listen. An IPv6 ``host`` is without brackets here."""
 
     host: str
     port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def _seconds(text: str) -> float:
@@ -189,6 +185,12 @@ def normalised(path: str) -> str:
     return _limited(re.sub("^//+", "/", posixpath.normpath(path)))
 
 
+def _in_repository(path: str) -> str:
+    """The repository's root is no path at all."""
+    clean = normalised(path)
+    return "" if clean == "." else clean
+
+
 def _on_change(text: str) -> OnChange:
     mode, _, name = text.partition(":")
     return OnChange(ChangeMode(mode), name)
@@ -211,19 +213,19 @@ MODE = Form(
 )
 ABSOLUTE_PATH = Form("an absolute path", "a path that begins with / and has no '..'", rf"^{_UP}/{_CLEAN}*$", normalised)
 ABSOLUTE_FILE = Form(
-    "an absolute path of a file",
-    "a path that begins with /, names a file and has no '..'",
+    "a file's absolute path without '..'",
+    "a path such as /opt/app/api.env",
     rf"^{_UP}(?!(.*/)\.?$)/{_CLEAN}+$",
     normalised,
 )
 LIVE_FILE = Form(
-    "a path of a file",
-    "a file's path below the stack's directory, or an absolute one, without '..'",
+    "a file's path without '..'",
+    "a path below the stack's directory, such as config/api.env, or an absolute one",
     rf"^{_UP}(?!(.*/)?\.?$){_CLEAN}+$",
     normalised,
 )
 SOURCE = Form(
-    "a path of a file below the environment's directory",
+    "a file's path beside environment.yaml",
     "a path such as api.env or app/api.env, without '.', '..', '//' and without a leading / or -",
     rf"^(?![/-])(?!(.*/)?\.{{0,2}}(/|$)){_CLEAN}+$",
     _limited,
@@ -238,7 +240,7 @@ DIRECTORY_IN_GIT = Form(
     "a directory of the repository",
     "a path such as envs, or '.', without '..' and without a leading / or -",
     rf"^(?![/-]){_UP}{_CLEAN}+$",
-    normalised,
+    _in_repository,
 )
 LISTEN = Form(
     "an address to listen at",

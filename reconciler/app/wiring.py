@@ -19,6 +19,7 @@ from reconciler.adapters.probe import HttpHealth
 from reconciler.adapters.sops import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app.config import ServerConfig, read_manifest
+from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
 from reconciler.core.model import Settings
 from reconciler.core.ports import Ports
@@ -78,9 +79,9 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     """Build every port for ``config``; what was opened is closed at the end. The caller holds the lock."""
     prepare_state_dir(config.state_dir)
     relay = Relay()
-    environments = config.environments
+    environments = config.environment
     metrics = PrometheusMetrics(version("reconciler"), environments)
-    compose = DockerCompose(scratch_dir=os.path.join(config.state_dir, "stage"))
+    compose = DockerCompose(os.path.join(config.state_dir, "stage"), os.environ)
     store = open_store(config)
     ports = Ports(
         git=GitMirror(
@@ -91,7 +92,7 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
             known_hosts_file=config.repository.known_hosts_file,
             token_file=config.repository.token_file,
         ),
-        decryptor=Sops(config.decryption.age_key_file, binary=config.decryption.sops_binary),
+        decryptor=Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary),
         host=LocalHost(config.allowed_paths),
         compose=compose,
         backups=open_backups(config),
@@ -116,11 +117,11 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
 
 def _settings(config: ServerConfig) -> Settings:
     return Settings(
-        repository_path=config.repository.path,
+        repository_path="" if config.repository.path == "." else config.repository.path,
         branch=config.repository.branch,
         allowed_paths=tuple(config.allowed_paths),
         allow_compose_files=config.allow_compose_files,
-        accept_rewrites=config.repository.history_rewrites == "accept",
+        accept_rewrites=config.repository.history_rewrites is HistoryRewrites.ACCEPT,
         keep_backups=config.backups.keep,
         backup_max_age=config.backups.max_age,
         drift_interval=config.drift.interval,

@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -179,19 +180,21 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
 
 
+class Which(StrEnum):
+    """Which of the two files."""
+
+    SERVER = "server"
+    MANIFEST = "manifest"
+
+
 @app.command()
-def schema(which: Annotated[str, typer.Argument(help="server or manifest", metavar="server|manifest")]) -> None:
-    """Print the JSON Schema (2020-12) of one of the two files, for editors. Exits 0, or 1 for another name."""
+def schema(which: Annotated[Which, typer.Argument(help="Which of the two files.")]) -> None:
+    """Print the JSON Schema (2020-12) of one of the two files, for editors. Exits 0."""
     import json
 
     from reconciler.app.config import json_schema
-    from reconciler.core.errors import RefusedError
 
-    if which not in ("server", "manifest"):
-        raise RefusedError(
-            f"there is no schema {which!r}", hint="say `reconciler schema server` or `reconciler schema manifest`"
-        )
-    typer.echo(json.dumps(json_schema(which), indent=2))
+    typer.echo(json.dumps(json_schema(which.value), indent=2))
 
 
 @app.command()

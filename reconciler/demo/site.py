@@ -143,7 +143,7 @@ class Site:
     async def containers(self) -> dict[str, str]:
         """Container id by service."""
         lines = (await self.compose("ps", "--format", "{{.Service}} {{.ID}}")).splitlines()
-        return dict(line.split() for line in lines)  # type: ignore[misc]
+        return dict(line.split() for line in lines)
 
     async def merge_webhook(self) -> None:
         """What a git server does after a merge: a signed call of the daemon's webhook."""
@@ -186,9 +186,7 @@ class Site:
                 while not await condition():
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            raise OutsideError(
-                f"waited {timeout:.0f} s for {what}", where=self.log, hint=_read(self.log).decode()[-2000:]
-            ) from None
+            raise OutsideError(f"waited {_PATIENCE:.0f} s for {what}", where=self.log, hint=self._last_log()) from None
 
     def _last_log(self) -> str:
         return _read(self.log).decode()[-2000:]

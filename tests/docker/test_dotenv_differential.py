@@ -25,7 +25,7 @@ OUTSIDE = {
 SEEN = {**OUTSIDE, "COMPOSE_PROJECT_NAME": PROJECT}
 
 CORPUS = Path(__file__).parent.parent / "data" / "env-corpus.jsonl"
-FILES = 500  # per seed
+FILES = 1000  # per seed
 BATCH = 100  # services in one project
 REFUSED = 15  # per seed; each costs a call of its own
 
@@ -46,6 +46,10 @@ TEXT = (
     *("\\", "\\\\", "\\n", "\\t", "\\a", "\\c", "\\x41", "\\$", '\\"', "\\'", "\\0", "\\0101", "\\0377", "\\0400"),
     *("\\08", "\\0128", "'", '"', "`", "\n", "\r\n", "\r", "\v", "\x85", "\u00a0", "\u2028", "\u3000", "\x1c", "\x1b"),
     *("é", "日", "😀", "e\u0301", "\u200b", "\ufeff", "\ufffd", "\x00", "<&>", "export ", "B=2", "\nB=2\n", "\n# c\n"),
+)
+BRACES = (
+    *("${A:-", "${A-", "${EL_SET:-", "${EL_SET:+", "${X:-", "${X+", "${X?", "${EL_SET?", "{", "{", "{}", "{{", "}"),
+    *("}", "}", "}", "x", "y", "$$", "$A", "${A}", "\n", "$", " "),
 )
 BYTES = (b"\xff", b"\xc3", b"\xa9", b"\xe2\x82", b"\xed\xa0\x80", b"\xf0\x9f\x98", b"\xef\xbb\xbf")
 
@@ -76,6 +80,13 @@ def written_file(rng: random.Random) -> bytes:
     return rng.choice((b"", b"", b"", b"\xef\xbb\xbf", b"# c\n", b"\n \t")) + text + rng.choice((b"\n", b"\n", b""))
 
 
+def braces_file(rng: random.Random) -> bytes:
+    """Defaults within defaults, and braces that do not pair: where one reference ends is the hardest rule."""
+    text = "".join(rng.choice(BRACES) for _ in range(rng.randint(2, 12))) + "}" * rng.randint(0, 4)
+    quote = rng.choice(('"', '"', ""))
+    return f"A=a\nB={quote}{text}{quote}\n".encode()
+
+
 def mutated_file(rng: random.Random, originals: Sequence[bytes]) -> bytes:
     data = rng.choice(originals)
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -90,7 +101,8 @@ def generate(seed: int, count: int) -> list[bytes]:
     cases = [json.loads(line) for line in CORPUS.read_text("utf-8").splitlines()]
     originals = [base64.b64decode(case["text_b64"]) if "text_b64" in case else case["text"].encode() for case in cases]
     originals = [data for data in originals if len(data) < 500]
-    return [mutated_file(rng, originals) if rng.random() < 0.4 else written_file(rng) for _ in range(count)]
+    makers = (written_file, braces_file, lambda rng: mutated_file(rng, originals))
+    return [rng.choice(makers)(rng) for _ in range(count)]
 
 
 def ours(data: bytes) -> dict[str, str] | None:

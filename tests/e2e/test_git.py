@@ -16,6 +16,7 @@ import shlex
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -298,7 +299,6 @@ async def test_nothing_of_the_repository_is_run(remote: GitRemote, state_dir: Pa
         {
             API: b"A=1",
             ".gitattributes": b"* filter=evil diff=evil\n",
-            ".gitmodules": f'[submodule "x"]\n\tpath = x\n\turl = ext::{evil}\n\tupdate = !{evil}\n'.encode(),
             ".gitconfig": f"[core]\n\tfsmonitor = {evil}\n".encode(),
             "hooks/post-checkout": f"#!/bin/sh\n{evil}\n".encode(),
         },
@@ -355,6 +355,14 @@ async def test_configuration_and_variables_from_outside_do_not_act(
     assert await mirror.descends(commit, commit)
     assert not proof.exists()
     assert not (tmp_path / "trace").exists()
+
+
+async def test_submodule_settings_that_would_run_a_command_are_not_even_fetched(
+    remote: GitRemote, state_dir: Path
+) -> None:
+    remote.commit({".gitmodules": b'[submodule "x"]\n\tpath = x\n\turl = ext::sh -c id\n\tupdate = !id\n'})
+    with pytest.raises(SourceError, match="gitmodules"):
+        await fetched(mirror_of(remote, state_dir))
 
 
 @pytest.mark.parametrize("branch", ["--upload-pack=touch proof", "-f"])
@@ -419,6 +427,7 @@ async def test_the_poll_names_the_one_branch(remote: GitRemote, state_dir: Path)
 async def test_a_poll_starts_one_process_and_reads_nothing(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
     remote.commit({API: b"A=1"})
     mirror = mirror_of(remote, state_dir)
+    spy.forget()
     await mirror.head()
     assert [command[1] for command in spy.commands()] == ["ls-remote"]
     assert not state_dir.exists()
@@ -784,6 +793,301 @@ async def test_the_mirror_is_for_its_owner_only(remote: GitRemote, state_dir: Pa
     assert (state_dir / "mirror.lock").stat().st_mode & 0o777 == 0o600
 
 
+# --- ssh -------------------------------------------------------------------------------------------------------------
+
+
+def over_ssh(remote: GitRemote, sshd: Sshd, state_dir: Path, **overrides: Any) -> GitMirror:
+    places = {"ssh_key_file": str(sshd.key_path), "known_hosts_file": str(sshd.known_hosts), **overrides}
+    return mirror_of(sshd.url(remote.path), state_dir, **places)
+
+
+def other_key(directory: Path, name: str = "other_key") -> Path:
+    output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name)
+    return directory / name
+
+
+@pytest.mark.sshd
+async def test_over_ssh_with_the_right_key(remote: GitRemote, sshd: Sshd, state_dir: Path, tmp_path: Path) -> None:
+    remote.commit({API: b"A=1"})
+    assert await content(over_ssh(remote, sshd, state_dir)) == b"A=1"
+    odd = tmp_path / "a dir with 'quotes', $(id) and 100%"
+    odd.mkdir()
+    for file in (sshd.key_path, sshd.known_hosts):
+        shutil.copy(file, odd / file.name)
+    places = {"ssh_key_file": str(odd / "client_key"), "known_hosts_file": str(odd / "known_hosts")}
+    remote.commit({API: b"A=2"})
+    assert await content(over_ssh(remote, sshd, state_dir, **places)) == b"A=2"
+
+
+@pytest.mark.sshd
+async def test_a_changed_host_key_is_refused_and_never_replaced(remote: GitRemote, sshd: Sshd, state_dir: Path) -> None:
+    remote.commit({API: b"A=1"})
+    known = sshd.known_hosts.read_bytes()
+    sshd.rotate_host_key()
+    with pytest.raises(GitUnreachableError, match="SSH host key of localhost has changed") as caught:
+        await over_ssh(remote, sshd, state_dir).head()
+    assert str(sshd.known_hosts) in caught.value.hint
+    assert sshd.known_hosts.read_bytes() == known
+    sshd.write_known_hosts()
+    assert await content(over_ssh(remote, sshd, state_dir)) == b"A=1"
+
+
+@pytest.mark.sshd
+async def test_an_unknown_host_is_refused_with_the_command_that_asks_for_its_key(
+    remote: GitRemote, sshd: Sshd, state_dir: Path
+) -> None:
+    remote.commit({API: b"A=1"})
+    sshd.known_hosts.write_bytes(b"")
+    with pytest.raises(GitUnreachableError, match="SSH host key of localhost is not in") as caught:
+        await over_ssh(remote, sshd, state_dir).head()
+    assert f"ssh-keyscan -p {sshd.port} localhost" in caught.value.hint
+    assert sshd.known_hosts.read_bytes() == b""
+
+
+@pytest.mark.sshd
+async def test_a_key_that_is_not_accepted(remote: GitRemote, sshd: Sshd, state_dir: Path, tmp_path: Path) -> None:
+    remote.commit({API: b"A=1"})
+    key = other_key(tmp_path)
+    with pytest.raises(GitUnreachableError, match=f"localhost does not accept the SSH key {key}") as caught:
+        await over_ssh(remote, sshd, state_dir, ssh_key_file=str(key)).head()
+    assert "deploy key" in caught.value.hint
+
+
+@pytest.mark.sshd
+async def test_a_key_that_others_may_read(remote: GitRemote, sshd: Sshd, state_dir: Path) -> None:
+    remote.commit({API: b"A=1"})
+    sshd.key_path.chmod(0o644)
+    with pytest.raises(GitUnreachableError, match="others may read it") as caught:
+        await over_ssh(remote, sshd, state_dir).head()
+    assert f"chmod 600 {sshd.key_path}" in caught.value.hint
+
+
+@pytest.mark.sshd
+async def test_a_key_that_is_broken_or_missing(remote: GitRemote, sshd: Sshd, state_dir: Path, tmp_path: Path) -> None:
+    remote.commit({API: b"A=1"})
+    sshd.key_path.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n")
+    with pytest.raises(GitUnreachableError, match="cannot be read"):
+        await over_ssh(remote, sshd, state_dir).head()
+    for field_name in ("ssh_key_file", "known_hosts_file"):
+        missing = str(tmp_path / "missing")
+        with pytest.raises(GitUnreachableError, match=f"{missing} does not exist or cannot be read") as caught:
+            await over_ssh(remote, sshd, state_dir, **{field_name: missing}).head()
+        assert f"repository.{field_name}" in caught.value.hint
+
+
+@pytest.mark.sshd
+async def test_a_repository_that_the_server_does_not_have(sshd: Sshd, state_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(GitUnreachableError, match="no such repository"):
+        await over_ssh(GitRemote(tmp_path / "none.git"), sshd, state_dir).head()
+
+
+@pytest.mark.sshd
+async def test_a_server_that_is_down_and_comes_back(remote: GitRemote, sshd: Sshd, state_dir: Path) -> None:
+    commit = remote.commit({API: b"A=1"})
+    mirror = over_ssh(remote, sshd, state_dir)
+    await mirror.fetch(commit)
+    sshd.stop()
+    with pytest.raises(GitUnreachableError, match="localhost does not answer") as caught:
+        await mirror.head()
+    assert caught.value.retryable
+    assert sshd.url(remote.path) in str(caught.value)
+    assert await mirror.read(commit, API) is not None
+    sshd.start()
+    remote.commit({API: b"A=2"})
+    assert await content(mirror) == b"A=2"
+
+
+async def test_a_name_that_cannot_be_resolved(state_dir: Path, tmp_path: Path) -> None:
+    key = other_key(tmp_path)
+    mirror = mirror_of(
+        "ssh://git@no-such-host.invalid/config.git", state_dir, ssh_key_file=str(key), known_hosts_file=str(key)
+    )
+    with pytest.raises(GitUnreachableError, match="no-such-host.invalid cannot be resolved"):
+        await mirror.head()
+
+
+# --- https -----------------------------------------------------------------------------------------------------------
+
+TOKEN = "glpat-0123456789abcdef"
+
+
+@dataclass(slots=True)
+class HttpsRemote:
+    """git http-backend behind TLS and a password, as a forge serves it. ``seen`` are the accounts that were tried."""
+
+    root: Path
+    certificate: Path
+    accounts: set[str] = field(default_factory=lambda: {f"x-access-token:{TOKEN}"})
+    redirect_to: str | None = None
+    seen: list[str] = field(default_factory=list)
+    port: int = 0
+
+    def url(self, remote: GitRemote) -> str:
+        return f"https://localhost:{self.port}/{remote.path.name}"
+
+
+def answer(server: HttpsRemote) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            authorization = self.headers.get("Authorization", "").removeprefix("Basic ")
+            account = base64.b64decode(authorization).decode()
+            server.seen.append(account)
+            if server.redirect_to is not None:
+                self.send_response(302)
+                self.send_header("Location", f"{server.redirect_to}{self.path}")
+                self.end_headers()
+            elif account not in server.accounts:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="git"')
+                self.end_headers()
+            else:
+                self.serve()
+
+        do_POST = do_GET  # noqa: N815
+
+        def serve(self) -> None:
+            path, _, query = self.path.partition("?")
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            variables = {
+                "PATH": os.environ["PATH"],
+                "GIT_PROJECT_ROOT": str(server.root),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "REQUEST_METHOD": self.command,
+                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+                "REMOTE_USER": "x",
+            }
+            head, _, data = output("git", "http-backend", stdin=body, env=variables).partition(b"\r\n\r\n")
+            fields = dict(line.split(": ", 1) for line in head.decode().splitlines())
+            self.send_response(int(fields.pop("Status", "200 OK").split()[0]))
+            for name, value in fields.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+@contextlib.contextmanager
+def https_server(root: Path, directory: Path) -> Iterator[HttpsRemote]:
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    if not certificate.exists():
+        names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+        new = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+        output("openssl", "req", *new, *names, "-keyout", key, "-out", certificate)
+    remote = HttpsRemote(root, certificate)
+    with ThreadingHTTPServer(("127.0.0.1", 0), answer(remote)) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        remote.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield remote
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def https(remote: GitRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpsRemote]:
+    with https_server(remote.path.parent, tmp_path) as server:
+        monkeypatch.setenv("GIT_SSL_CAINFO", str(server.certificate))
+        monkeypatch.setenv("no_proxy", "localhost")
+        yield server
+
+
+def over_https(remote: GitRemote, https: HttpsRemote, state_dir: Path, token: str = TOKEN) -> GitMirror:
+    file = https.certificate.parent / "token"
+    file.write_text(token)
+    file.chmod(0o600)
+    return mirror_of(https.url(remote), state_dir, token_file=str(file))
+
+
+async def test_over_https_with_a_token(remote: GitRemote, https: HttpsRemote, state_dir: Path) -> None:
+    remote.commit({API: b"A=1"})
+    assert await content(over_https(remote, https, state_dir)) == b"A=1"
+    remote.commit({API: b"A=2"})
+    assert await content(over_https(remote, https, state_dir, f"{TOKEN}\n")) == b"A=2"
+
+
+async def test_a_token_with_a_user_name(remote: GitRemote, https: HttpsRemote, state_dir: Path) -> None:
+    remote.commit({API: b"A=1"})
+    https.accounts = {f"deploy-1:{TOKEN}"}
+    assert await content(over_https(remote, https, state_dir, f"deploy-1:{TOKEN}\n")) == b"A=1"
+
+
+async def test_the_token_is_in_no_argument_no_variable_and_no_message(
+    remote: GitRemote, https: HttpsRemote, state_dir: Path, spy: Spy
+) -> None:
+    remote.commit({API: b"A=1"})
+    await content(over_https(remote, https, state_dir))
+    https.accounts = set()
+    with pytest.raises(GitUnreachableError, match="localhost refuses access to the repository") as caught:
+        await over_https(remote, https, state_dir).head()
+    assert https.seen[-1] == f"x-access-token:{TOKEN}"
+    assert "token_file" in caught.value.hint
+    for told in (json.dumps(spy.calls()), str(caught.value), repr(caught.value)):
+        assert TOKEN not in told
+    for file in state_dir.rglob("*"):
+        assert file.is_dir() or TOKEN.encode() not in file.read_bytes()
+
+
+async def test_a_wrong_token_and_none(remote: GitRemote, https: HttpsRemote, state_dir: Path) -> None:
+    remote.commit({API: b"A=1"})
+    with pytest.raises(GitUnreachableError, match="refuses access"):
+        await over_https(remote, https, state_dir, "wrong").head()
+    with pytest.raises(GitUnreachableError, match="refuses access"):
+        await mirror_of(https.url(remote), state_dir).head()
+    with pytest.raises(GitUnreachableError, match="does not exist or cannot be read"):
+        await mirror_of(https.url(remote), state_dir, token_file="/nowhere/token").head()
+
+
+async def test_a_redirect_to_another_server_gets_no_token(
+    remote: GitRemote, https: HttpsRemote, state_dir: Path, tmp_path: Path
+) -> None:
+    remote.commit({API: b"A=1"})
+    with https_server(remote.path.parent, tmp_path) as thief:
+        https.redirect_to = f"https://localhost:{thief.port}"
+        with pytest.raises(GitUnreachableError):
+            await over_https(remote, https, state_dir).head()
+        assert thief.seen
+        assert not any(TOKEN in account for account in thief.seen)
+
+
+async def test_a_certificate_that_cannot_be_verified(
+    remote: GitRemote, https: HttpsRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GIT_SSL_CAINFO")
+    with pytest.raises(GitUnreachableError, match="TLS certificate of localhost cannot be verified"):
+        await over_https(remote, https, state_dir).head()
+    assert https.seen == []
+
+
+async def test_an_https_server_that_is_down(remote: GitRemote, state_dir: Path, tmp_path: Path) -> None:
+    with https_server(remote.path.parent, tmp_path) as server:
+        mirror = over_https(remote, server, state_dir)
+    with pytest.raises(GitUnreachableError, match="localhost does not answer"):
+        await mirror.head()
+
+
+# --- GitPython -------------------------------------------------------------------------------------------------------
+
+
+def test_gitpython_is_imported_when_needed_and_starts_no_process(spy: Spy) -> None:
+    program = (
+        "import sys\nfrom reconciler.adapters import git as ours\nassert 'git' not in sys.modules\n"
+        "ours._import_gitpython()\nimport git\nassert git.Commit\n"
+    )
+    output(sys.executable, "-c", program, env={"PATH": os.environ["PATH"]})
+    assert spy.commands() == []
+
+
 # --- a long life -----------------------------------------------------------------------------------------------------
 
 
@@ -866,7 +1170,7 @@ def spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spy:
     )
     script = directory / "git"
     script.write_text(
-        f'#!/bin/sh\n{shlex.quote(shutil.which("python3") or "")} -SE {note} "$@"\n. {directory}/first\n'
+        f'#!/bin/sh\n{shlex.quote(sys.executable)} -SE {note} "$@"\n. {directory}/first\n'
         f'exec {shlex.quote(real)} "$@"\n'
     )
     script.chmod(0o755)

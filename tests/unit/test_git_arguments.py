@@ -299,9 +299,7 @@ NO_RIGHTS = (
         ("remote: Not Found\nfatal: repository 'https://h/r/' not found", "no such repository"),
         ("ERROR: Repository not found.\n" + NO_RIGHTS, "no such repository"),
         ("fatal: detected dubious ownership in repository at '/srv/x'\n" + NO_RIGHTS, "another user"),
-        ("fatal: mismatched algorithms: client sha1; server sha256", "SHA-256"),
         ("error: file write error: No space left on device\nfatal: unable to write", "disk is full"),
-        ("error: index-pack died of signal 25\nfatal: fetch-pack: invalid index-pack output", "larger than"),
         ("fatal: transport 'http' not allowed", "another address"),
     ],
 )

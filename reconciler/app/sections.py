@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from reconciler.app import fields
 from reconciler.app.fields import Form, kind_of, mistake
 from reconciler.app.yaml_files import Document, FieldPath, Problem, UnreadableError, read_document, shown
 from reconciler.core.errors import ReconcilerError
@@ -22,13 +23,13 @@ _LONGEST_QUOTE = 60
 _NEVER_QUOTED = ("token", "secret", "password", "key")
 
 
-class Settings(BaseModel):
+class Section(BaseModel):
     """A mapping in one of our files: known fields only, nothing converted silently, never changed after reading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +75,15 @@ class OneOrMany:
         return {"anyOf": [{"type": "string", "pattern": self.form.pattern}, handler(schema)]}
 
 
-def read_settings(
-    model: type[AnySettings],
+def read_sections(
+    model: type[AnySection],
     content: bytes,
     *,
     file: str,
     error: type[ReconcilerError],
     rules: Callable[[Document], Iterable[Problem]],
     context: object = None,
-) -> AnySettings:
+) -> AnySection:
     """Given the content of ``file``, return it as ``model``; ``context`` goes to the model's validators.
 
     ``rules`` finds what no single field can tell, in data of any shape, so that it is reported beside mistakes of
@@ -93,23 +94,23 @@ def read_settings(
     except UnreadableError as unreadable:
         raise error(str(unreadable)) from None
     problems = [*document.problems, *rules(document)]
-    settings = None
+    sections = None
     try:
-        settings = model.model_validate(document.data, context=context)
+        sections = model.model_validate(document.data, context=context)
     except ValidationError as invalid:
         problems += [_problem(detail, model) for detail in invalid.errors(include_url=False)]
-    if problems or settings is None:
-        raise error(document.report(problems)) from None
-    return settings
+    if problems or sections is None:
+        raise error(document.report(problems))
+    return sections
 
 
 def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     """pydantic's error as a plain sentence that shows no more of the value than it may."""
     path = tuple(part for part in detail["loc"] if part != "[key]")
     found = kind_of(detail["input"])
+    context = detail.get("ctx", {})
     match detail["type"]:
-        case "mistake":
-            context = detail["ctx"]
+        case fields.MISTAKE:
             quote = _quote(detail["input"], path) if context["quote"] else ""
             return Problem(path, quote + context["what"], context["accepted"])
         case "extra_forbidden":
@@ -123,7 +124,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         case "too_short":
             return Problem(path, "must not be empty", "a list of at least one")
         case "too_long":
-            return Problem(path, f"has more than {detail['ctx']['max_length']} items", "a shorter list")
+            return Problem(path, f"has more than {context['max_length']} items", "a shorter list")
         case "dict_type" | "model_type":
             return Problem(path, f"must be a mapping, not {found}", _accepted(path, model))
         case other:
@@ -132,8 +133,8 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
 
 def _quote(value: object, path: FieldPath) -> str:
     """The value in quotes, or nothing where it is long or may be a secret put into the wrong field."""
-    fields = "".join(part for part in path if isinstance(part, str)).lower()
-    if not isinstance(value, str) or len(value) > _LONGEST_QUOTE or any(word in fields for word in _NEVER_QUOTED):
+    names = "".join(part for part in path if isinstance(part, str)).lower()
+    if not isinstance(value, str) or len(value) > _LONGEST_QUOTE or any(word in names for word in _NEVER_QUOTED):
         return ""
     return f'"{shown(value)}" '
 
@@ -152,8 +153,8 @@ def _accepted(path: FieldPath, model: type[BaseModel]) -> str:
         form = next((form for form in field.metadata if isinstance(form, Form)), None) if field else None
         if form:
             return form.accepted
-    fields = _fields_at(path, model)
-    return f"a mapping with {', '.join(fields)}" if fields else "a mapping of names"
+    known = _fields_at(path, model)
+    return f"a mapping with {', '.join(known)}" if known else "a mapping of names"
 
 
 def _fields_at(path: FieldPath, model: type[BaseModel]) -> dict[str, FieldInfo]:

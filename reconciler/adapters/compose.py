@@ -1,0 +1,312 @@
+"""Docker Compose: resolves projects, finds their containers and renews them. Implements the Compose port.
+
+Compose is started with PATH, HOME, PWD and DOCKER_* only: the daemon's own variables would win over those of the
+files. Looking at containers goes to the engine directly (compose_engine.py): it is cheap, and works while an env file
+is broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from reconciler.adapters import compose_errors, compose_files, compose_model, compose_stage, process
+from reconciler.adapters.compose_engine import DEPENDENCIES_LABEL, DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, Engine
+from reconciler.core import dotenv
+from reconciler.core.errors import EngineUnavailableError, ReconcilerError
+from reconciler.core.model import Container, Project, Stack
+from reconciler.core.secret import Secret
+
+if TYPE_CHECKING:
+    from aiodocker.containers import DockerContainer
+
+# A resolved project holds every inline config; what Compose says of an `up` is a few lines per service.
+_RESOLVE = process.Limits(timeout=60.0, grace=5.0, stdout=64 * process.MIB, stderr=process.MIB)
+# A container may take its whole stop_grace_period. Compose is never killed lightly: it would leave a container with a
+# temporary name, or none.
+_UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
+# How long, in seconds, an `up` may go on after we were told to stop.
+_LAST_ORDERS = 60.0
+
+Staged = Mapping[str, Secret | None]
+
+
+class DockerCompose:
+    """`docker compose` and the engine behind it, on this machine.
+
+    `scratch_dir` is where staged projects are laid out, for as long as Compose reads them (links only, nothing of the
+    files themselves); `environment` is the process's own, of which little is passed on.
+    """
+
+    def __init__(self, scratch_dir: str, environment: Mapping[str, str]) -> None:
+        self._scratch = scratch_dir
+        self._environment = {
+            name: value for name, value in environment.items() if name in ("PATH", "HOME") or name.startswith("DOCKER_")
+        }
+        self._engine = Engine(self._environment)
+        self._names: dict[str, str] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    # --- the project ---
+
+    async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
+        """The project as Compose resolves it, all profiles; with `staged` as if those files were in place.
+
+        A profile whose env file is missing is left out, unless the stack names it: it belongs to another machine.
+        What is staged is seen through relative paths only; see compose_stage.py.
+        Raises ModelRefusedError, EngineUnavailableError.
+        """
+        read = _reader(staged or {})
+        configuration = self._configuration(stack, read)
+        _require_compose_file(stack, configuration, read)
+        if staged is None:
+            output = await self._config(stack, stack.directory, "", {})
+            model = _parsed(stack, output, "")
+        else:
+            with self._farm(stack, staged) as root:
+                output = await self._config(stack, root + stack.directory, root, staged)
+                model = _parsed(stack, output, root)
+        if compose_model.names_variables(model):
+            compose_model.add_variables(model, configuration.variables.get)
+        project = compose_model.project(model)
+        if staged is None:
+            self._names[stack.id] = project.name
+        return project
+
+    async def project_files(self, stack: Stack) -> frozenset[str]:
+        """Absolute paths of the files Compose reads as project configuration, whether they exist or not."""
+        return self._configuration(stack).project
+
+    async def environment_files(self, stack: Stack) -> frozenset[str]:
+        """Absolute paths of the files whose variables Compose interpolates with: `.env`, and those of includes."""
+        return self._configuration(stack).environments
+
+    def _configuration(
+        self, stack: Stack, read: compose_files.Read = compose_files.read_file
+    ) -> compose_files.Configuration:
+        return compose_files.find(stack.directory, stack.files, self._environment_in(stack.directory), read)
+
+    @contextlib.contextmanager
+    def _farm(self, stack: Stack, staged: Staged) -> Iterator[str]:
+        try:
+            with compose_stage.farm(self._scratch, stack.directory, staged) as root:
+                yield root
+        except OSError as error:
+            raise EngineUnavailableError(
+                f"cannot lay out the files for a trial: {error.strerror}",
+                where=error.filename or self._scratch,
+                hint="state_dir must be writable, with room in it",
+            ) from error
+
+    async def _config(self, stack: Stack, directory: str, root: str, staged: Staged) -> bytes:
+        async def attempt(profiles: Sequence[str]) -> process.Completed:
+            argv = [*_compose(stack, profiles), "config", "--format", "json"]
+            return await self._run(argv, directory, _RESOLVE)
+
+        completed = await _with_profiles(stack, attempt)
+        if not completed.ok:
+            raise _error(stack, completed, "resolve the project", root, staged)
+        return completed.stdout
+
+    # --- containers ---
+
+    async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
+        """Containers of the project, found by their labels (by the stack's directory where the name is unknown).
+
+        Raises EngineUnavailableError.
+        """
+        return await self._engine.inspect(await self._list(stack, project))
+
+    async def container_ids(self, stack: Stack) -> frozenset[str]:
+        """Ids of the stack's containers from one cheap call, to see whether anything was recreated."""
+        return frozenset(container.id for container in await self._list(stack, self._names.get(stack.id)))
+
+    async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
+        if project is not None:
+            return await self._engine.find(f"{PROJECT_LABEL}={project}")
+        # Compose notes the directory as it was typed, which may have led through a link.
+        place = _resolved(self._configuration(stack).directory)
+        return await self._engine.find(DIRECTORY_LABEL, keep=lambda found: _resolved(found[DIRECTORY_LABEL]) == place)
+
+    # --- changes ---
+
+    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
+        """`up -d --no-deps` for these services, all their replicas, in the order of their dependencies.
+
+        `force` also recreates those in which Compose sees no difference: it does not see a changed mounted file or
+        inline config. Cancelling lets Compose finish, for a while. Raises ModelRefusedError, EngineUnavailableError.
+        """
+        if not services:
+            return
+        flags = ["--detach", "--no-deps", "--no-build", "--pull", "never", *(["--force-recreate"] if force else [])]
+
+        async def attempt(profiles: Sequence[str]) -> process.Completed:
+            argv = [*_compose(stack, profiles), "--project-name", project, "up", *flags, "--", *services]
+            return await self._run(argv, stack.directory, _UP)
+
+        async with self._locks[project]:
+            completed = await _finished(_with_profiles(stack, attempt))
+            if compose_errors.is_conflict(_said(completed)):
+                # An `up` that was cut off left a container with a temporary name; the first try has removed it.
+                completed = await _finished(_with_profiles(stack, attempt))
+        if not completed.ok:
+            raise _error(stack, completed, f"start {', '.join(services)}")
+
+    async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None:
+        """Restart the containers of these services; each after those of them that it depends on.
+
+        Their environment stays what it was. Raises ModelRefusedError, EngineUnavailableError.
+        """
+        async with self._locks[project]:
+            containers = await self._of_services(stack, project, services)
+            for wave in _waves(containers):
+                await _together(self._engine.restart(one.id, one["Labels"][SERVICE_LABEL]) for one in wave)
+
+    async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None:
+        """Send the running containers of the service a signal, such as HUP.
+
+        Raises ModelRefusedError, EngineUnavailableError.
+        """
+        containers = await self._of_services(stack, project, [service])
+        await _together(self._engine.kill(one.id, service, signal) for one in containers if one["State"] == "running")
+
+    async def _of_services(self, stack: Stack, project: str, services: Sequence[str]) -> list[DockerContainer]:
+        containers = await self._list(stack, project)
+        return [container for container in containers if container["Labels"].get(SERVICE_LABEL) in services]
+
+    # --- processes ---
+
+    async def _run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
+        try:
+            return await process.run(argv, env=self._environment_in(directory), cwd=directory, limits=limits)
+        except process.MissingProgramError as error:
+            raise EngineUnavailableError("docker is not installed, or not on PATH", hint="Install it") from error
+
+    def _environment_in(self, directory: str) -> dict[str, str]:
+        """What Compose is given. It takes the project's default name, and `${PWD}`, from how the directory is typed."""
+        return {**self._environment, "PWD": directory}
+
+
+def _compose(stack: Stack, profiles: Sequence[str]) -> list[str]:
+    files = [word for name in stack.files for word in ("--file", name)]
+    return ["docker", "compose", *files, *(word for name in profiles for word in ("--profile", name))]
+
+
+async def _with_profiles(
+    stack: Stack, attempt: Callable[[Sequence[str]], Awaitable[process.Completed]]
+) -> process.Completed:
+    """Try with all profiles; where one lacks its env file, with those the stack names."""
+    completed = await attempt(["*"])
+    if not completed.ok and compose_errors.lacks_env_file(_said(completed)):
+        completed = await attempt(stack.profiles)
+    return completed
+
+
+async def _finished(work: Coroutine[None, None, process.Completed]) -> process.Completed:
+    """Wait for the work to end. When cancelled, let it end first, for a while: half an `up` leaves services down."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait({task}, timeout=_LAST_ORDERS)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+async def _together(work: Iterable[Awaitable[None]]) -> None:
+    """Do all of it at once and wait for all of it; then raise what went wrong first."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _waves(containers: Sequence[DockerContainer]) -> Iterator[list[DockerContainer]]:
+    """Given containers, return them in groups such that each comes after those it depends on."""
+    waiting = list(containers)
+    while waiting:
+        services = {container["Labels"][SERVICE_LABEL] for container in waiting}
+        ready = [container for container in waiting if not services & _dependencies(container)] or waiting
+        yield ready
+        waiting = [container for container in waiting if container not in ready]
+
+
+def _dependencies(container: DockerContainer) -> set[str]:
+    """Names of services, from Compose's label "api:service_started:true,db:service_healthy:false"."""
+    label = container["Labels"].get(DEPENDENCIES_LABEL, "")
+    return {entry.split(":")[0] for entry in label.split(",")} - {container["Labels"][SERVICE_LABEL]}
+
+
+def _reader(staged: Staged) -> compose_files.Read:
+    """Reads a file as if the staged ones were in place."""
+
+    def read(path: str) -> bytes | None:
+        if path in staged:
+            data = staged[path]
+            return None if data is None else data.reveal()
+        return compose_files.read_file(path)
+
+    return read
+
+
+def _require_compose_file(stack: Stack, configuration: compose_files.Configuration, read: compose_files.Read) -> None:
+    """Without a compose file here, Compose would take one from a directory above: another project's.
+
+    Raises EngineUnavailableError.
+    """
+    hint = "Correct the stack's directory or files in the manifest, or put the compose file there"
+    if not os.path.isdir(stack.directory):
+        raise EngineUnavailableError("the stack's directory does not exist", where=stack.directory, hint=hint)
+    if not configuration.main:
+        raise EngineUnavailableError("there is no compose file", where=stack.directory, hint=hint)
+    for path in configuration.main:
+        if read(path) is None:
+            raise EngineUnavailableError("the compose file is missing, or cannot be read", where=path, hint=hint)
+
+
+def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:
+    try:
+        return compose_model.read(output, root)
+    except ValueError:
+        # No cause: it would quote the output.
+        raise EngineUnavailableError("what `docker compose config` printed is no JSON", where=stack.directory) from None
+
+
+def _resolved(path: str) -> str:
+    return os.path.realpath(path)
+
+
+def _said(completed: process.Completed) -> str:
+    return completed.stderr.decode(errors="replace")
+
+
+def _error(
+    stack: Stack, completed: process.Completed, doing: str, root: str = "", staged: Staged | None = None
+) -> ReconcilerError:
+    """What a failed command means. `root` is the farm's, where it ran in one."""
+    if completed.timed_out:
+        return EngineUnavailableError(f"docker compose took too long to {doing}", where=stack.directory)
+    stderr = _said(completed)
+    if root:
+        stderr = stderr.replace(root, "")
+    suspect = _broken_env_file(staged or {}) if compose_errors.blames_unnamed_env_file(stderr) else None
+    return compose_errors.explain(stderr, completed.exit_code, stack.directory, doing, suspect)
+
+
+def _broken_env_file(staged: Staged) -> str | None:
+    for path, data in staged.items():
+        try:
+            dotenv.parse(data.reveal() if data else b"")
+        except dotenv.EnvFileError:
+            return path
+    return None

@@ -1,0 +1,157 @@
+"""The Docker engine's own interface, over one connection that is kept open: containers of a Compose project.
+
+Finding containers by their labels needs no compose file and no env file: it works while those are broken, and costs a
+tenth of any compose command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from reconciler.adapters import compose_errors
+from reconciler.core.errors import EngineUnavailableError
+from reconciler.core.model import Container
+
+if TYPE_CHECKING:
+    from aiodocker import Docker
+    from aiodocker.containers import DockerContainer
+
+PROJECT_LABEL = "com.docker.compose.project"
+DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
+SERVICE_LABEL = "com.docker.compose.service"
+DEPENDENCIES_LABEL = "com.docker.compose.depends_on"
+# `docker compose run` makes containers of a service too; they are somebody's command, not the service.
+NOT_ONE_OFF = "com.docker.compose.oneoff=False"
+
+QUICK = 30.0  # seconds for a question to the engine
+SLOW = 600.0  # seconds for a restart: a container may take its whole stop_grace_period
+_NO_CONNECTION = 900  # aiodocker's word for it, as a status
+_NOT_FOUND = 404
+
+
+class Engine:
+    """Asks and commands one engine. The connection is made by the first call, and belongs to its event loop."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._docker: Docker | None = None
+        self._image_environments: dict[str, Mapping[str, str]] = {}
+
+    async def close(self) -> None:
+        if self._docker is not None:
+            await self._docker.close()
+            self._docker = None
+
+    async def find(
+        self, label: str, keep: Callable[[Mapping[str, str]], bool] = lambda _: True
+    ) -> list[DockerContainer]:
+        """Containers, running or not, with this label, as the engine lists them; `keep` sees their labels."""
+        async with self._asking() as docker:
+            found = await docker.containers.list(all=True, filters={"label": [NOT_ONE_OFF, label]})
+        return [container for container in found if keep(container["Labels"])]
+
+    async def inspect(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
+        """What the engine knows of each, sorted by service; one that has gone meanwhile is left out."""
+        found = await asyncio.gather(*(self._inspect(summary.id) for summary in summaries))
+        containers = [container for container in found if container is not None]
+        return tuple(sorted(containers, key=lambda container: (container.service, container.id)))
+
+    async def restart(self, identity: str, service: str) -> None:
+        """Stop it, with the grace it was made with, and start it again."""
+        async with self._asking(SLOW, f"restart {service}") as docker:
+            await docker.containers.container(identity).restart()
+
+    async def kill(self, identity: str, service: str, signal: str) -> None:
+        """Send it a signal, by name."""
+        async with self._asking(QUICK, f"send {signal} to {service}") as docker:
+            await docker.containers.container(identity).kill(signal=signal)
+
+    async def _inspect(self, identity: str) -> Container | None:
+        async with self._asking() as docker:
+            facts = await _unless_gone(docker.containers.container(identity).show())
+        if facts is None:
+            return None
+        state, config = facts["State"], facts["Config"]
+        environment = variables(config.get("Env") or ())
+        health = (state.get("Health") or {}).get("Status", "")
+        return Container(
+            id=identity,
+            service=config["Labels"].get(SERVICE_LABEL, ""),
+            state=state["Status"],
+            health="" if health == "none" else health,
+            exit_code=state.get("ExitCode", 0),
+            restarts=facts.get("RestartCount", 0),
+            started_at=state.get("StartedAt", ""),
+            finished_at=state.get("FinishedAt", ""),
+            environment=environment,
+            image_environment=await self._image_environment(facts["Image"], environment),
+        )
+
+    async def _image_environment(self, image: str, default: Mapping[str, str]) -> Mapping[str, str]:
+        """The variables that an image gives to its containers; `default` where somebody has removed the image."""
+        if image not in self._image_environments:
+            async with self._asking() as docker:
+                facts = await _unless_gone(docker.images.inspect(image))
+            if facts is None:
+                return default
+            self._image_environments[image] = variables(facts["Config"].get("Env") or ())
+        return self._image_environments[image]
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, within: float = QUICK, doing: str = "") -> AsyncIterator[Docker]:
+        """A connected client; what goes wrong with it inside the block is said in our own errors.
+
+        `doing` is a command that may fail because of what the files say, such as "restart api".
+        """
+        import aiohttp
+        from aiodocker.exceptions import DockerError
+
+        where = self._environment.get("DOCKER_HOST", "")
+        silent = EngineUnavailableError(
+            "the Docker engine does not answer",
+            where=where,
+            hint="Start it (`systemctl start docker`), or correct DOCKER_HOST of the service",
+        )
+        try:
+            async with asyncio.timeout(within):
+                yield self._client()
+        except TimeoutError as error:
+            raise EngineUnavailableError(f"no answer from the Docker engine in {within:g} s", where=where) from error
+        except DockerError as error:
+            if error.status == _NO_CONNECTION:
+                raise silent from error
+            if doing:
+                raise compose_errors.explain(error.message, error.status, where, doing) from None
+            raise EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where) from error
+        except (aiohttp.ClientError, OSError, ValueError, AssertionError) as error:
+            # The assertion is aiodocker's, where it finds no socket.
+            raise silent from error
+
+    def _client(self) -> Docker:
+        from aiodocker import Docker
+
+        if self._docker is None:
+            host = self._environment.get("DOCKER_HOST")
+            self._docker = Docker(url=host, context=None if host else self._environment.get("DOCKER_CONTEXT"))
+        return self._docker
+
+
+async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The answer; None where the engine no longer knows what was asked for."""
+    from aiodocker.exceptions import DockerError
+
+    try:
+        return await answer
+    except DockerError as error:
+        if error.status == _NOT_FOUND:
+            return None
+        raise
+
+
+def variables(entries: Iterable[str]) -> dict[str, str]:
+    """Given "NAME=value" entries, return them by name. A bare name is one that Compose was to inherit and could not."""
+    pairs = (entry.partition("=") for entry in entries)
+    return {name: value for name, equals, value in pairs if equals}

@@ -1,0 +1,187 @@
+"""Turns what Docker Compose prints when it fails into an error that quotes no value.
+
+Its standard error may hold secrets (`unterminated quoted value "…`), so nothing of it is passed on but what a pattern
+below picks out: names of variables, services and fields, paths and line numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
+
+_NAME = r"[A-Za-z0-9_.-]+"
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_PATH = r"/[^\s:\"']+"
+_LINE = rf"(?:failed to read (?P<path>{_PATH}): )?line (?P<line>\d+): "
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """A known message. `words` may use the pattern's groups; `path` and `line` become the error's place."""
+
+    pattern: re.Pattern[str]
+    words: str
+    hint: str = ""
+
+
+def _cause(pattern: str, words: str, hint: str = "") -> _Cause:
+    return _Cause(re.compile(pattern), words, hint)
+
+
+# Nothing is wrong with the files: the machine, or the engine, is not there or does not let us in.
+_OUTSIDE = (
+    _cause(
+        r"Cannot connect to the Docker daemon|error during connect|Is the docker daemon running",
+        "the Docker engine does not answer",
+        "Start it (`systemctl start docker`), or correct DOCKER_HOST of the service",
+    ),
+    _cause(
+        r"permission denied while trying to connect to the [Dd]ocker",
+        "the Docker engine refuses us",
+        "Run as root, or as a member of the group docker",
+    ),
+    _cause(
+        r"'compose' is not a docker command|unknown command: docker compose|unknown (shorthand )?flag: ",
+        "docker has no compose command",
+        "Install the Compose v2 plugin (docker-compose-plugin, or docker-compose-v2)",
+    ),
+    _cause(r"no configuration file provided", "there is no compose file", "Correct the stack's directory or files"),
+    _cause(
+        rf"open (?P<path>{_PATH}): permission denied",
+        "the file cannot be read",
+        "Run as root, or as the files' owner: Compose reads env files itself",
+    ),
+    _cause(r"no space left on device", "the disk is full", "Make room, e.g. `docker system df`"),
+)
+
+# What Compose finds wrong with the project.
+_MODEL = (
+    _cause(_LINE + "unterminated quoted value", "a quote is opened and never closed"),
+    _cause(_LINE + "unexpected character .* in variable name", "the name of a variable holds a character it must not"),
+    _cause(_LINE + "key cannot contain a space", "the name of a variable holds a space; a line must be NAME=value"),
+    _cause(
+        rf"required variable (?P<name>{_VARIABLE}) is missing a value",
+        "the variable {name} is required and has no value",
+        "Define it in the project's .env, or in the env file that uses it",
+    ),
+    _cause(rf"env file (?P<path>{_PATH}) not found", "the env file does not exist"),
+    _cause(r"invalid interpolation format for (?P<name>[\w.\[\]-]+)\.\s", "the ${{…}} in {name} cannot be understood"),
+    _cause(
+        "[Ii]nvalid template|invalid interpolation format",
+        "a ${{…}} cannot be understood",
+        "Write $$ for a literal $, or put the value in single quotes",
+    ),
+    _cause(
+        rf"(?:failed to parse (?P<path>{_PATH}): )?yaml: (?:unmarshal errors:\s+)?line (?P<line>\d+)",
+        "the YAML has an error",
+    ),
+    _cause(
+        rf"validating (?P<path>{_PATH}): (?P<field>{_NAME}) [Aa]dditional propert(?:y|ies) '?(?P<name>{_NAME})'? "
+        r"(?:is )?not allowed",
+        "{field} has a field {name} that Compose does not know",
+    ),
+    _cause(
+        rf"validating (?P<path>{_PATH}): (?P<field>{_NAME}) must be an? (?P<kind>[a-z]+)", "{field} must be a {kind}"
+    ),
+    _cause(rf"validating (?P<path>{_PATH}): ", "it breaks the rules for compose files"),
+    _cause(
+        rf'service "(?P<name>{_NAME})" depends on undefined service "?(?P<other>{_NAME})',
+        "service {name} depends on {other}, which is not defined",
+    ),
+    _cause(
+        rf'service "(?P<name>{_NAME})" refers to undefined (?P<kind>[a-z]+) "?(?P<other>{_NAME})',
+        "service {name} uses the {kind} {other}, which is not defined",
+    ),
+    _cause(rf"no such service: (?P<name>{_NAME})", "there is no service {name}"),
+    _cause(
+        rf'cannot extend service "(?P<name>{_NAME})" in (?P<path>{_PATH})',
+        "service {name} extends one that is not defined",
+    ),
+    _cause(r"dependency cycle detected", "services depend on each other in a circle"),
+    _cause(r"empty compose file", "the compose file is empty"),
+    _cause(rf"(?:open|stat) (?P<path>{_PATH}): no such file or directory", "the file does not exist"),
+    _cause(rf"read (?P<path>{_PATH}): is a directory", "this is a directory and should be a file"),
+    _cause(r"[Ii]nvalid (?:hostPort|containerPort|port|IP)", "a port of a service is not a number or range"),
+    _cause(
+        rf"error decoding 'services\[(?P<name>{_NAME})\]\.(?P<field>[\w.\[\]-]+)'",
+        "{field} of service {name} is invalid",
+    ),
+)
+
+# What the engine finds wrong when services are started.
+_START = (
+    _cause(
+        r"port is already allocated|address already in use",
+        "a port that a service publishes is taken",
+        "`ss -ltnp` shows by whom",
+    ),
+    _cause(
+        r"[Nn]o such image|pull access denied|image .* not found",
+        "the image of a service is not on this server",
+        "Fetch it with `docker compose pull`: images are never pulled by a change of a file",
+    ),
+    _cause(r"bind source path does not exist", "a path that a service mounts does not exist"),
+    _cause(r"Are you trying to mount a directory onto a file", "a mount is a file here and a directory there"),
+    _cause(
+        rf"dependency failed to start: container (?P<name>{_NAME}) (?P<how>is unhealthy|exited \(\d+\))",
+        "container {name}, on which others depend, {how}",
+    ),
+    _cause(r"exec: .*(?:not found|no such file|permission denied)", "the command of a service cannot be started"),
+    _cause(r"[Cc]onflict\. The container name", "a container has a name that Compose needs"),
+    _cause(r"network (?:.* )?not found", "a network that the project uses does not exist"),
+    _cause(r"external volume .* not found", "a volume that the project uses does not exist"),
+    _cause(r"can't join (?:IPC|PID) ", "a service cannot join another's namespace"),
+)
+
+_CONFLICT = re.compile(r"[Cc]onflict\. The container name|removal of container \S+ is already in progress")
+_ENV_FILE_MISSING = re.compile(rf"env file {_PATH} not found")
+_ENV_FILE_SYNTAX = re.compile(rf"^{_LINE}", re.MULTILINE)
+
+
+def is_conflict(stderr: str) -> bool:
+    """Whether Compose stumbled over what an interrupted run left, and has cleared it away: the next try works."""
+    return _CONFLICT.search(stderr) is not None
+
+
+def lacks_env_file(stderr: str) -> bool:
+    return _ENV_FILE_MISSING.search(stderr) is not None
+
+
+def blames_unnamed_env_file(stderr: str) -> bool:
+    """Whether a line of an env file is at fault, and Compose does not say of which."""
+    found = _ENV_FILE_SYNTAX.search(stderr)
+    return found is not None and found["path"] is None
+
+
+def explain(stderr: str, exit_code: int, directory: str, doing: str, suspect: str | None = None) -> ReconcilerError:
+    """Given what a failed command printed, return the error to raise: ModelRefusedError where the project is at fault,
+    EngineUnavailableError where the machine is.
+
+    `doing` is what was asked, such as "resolve the project"; `suspect` the env file that a line number without a name
+    must belong to.
+    """
+    for cause in _OUTSIDE:
+        if found := cause.pattern.search(stderr):
+            path = found.groupdict().get("path")
+            return EngineUnavailableError(cause.words, where=path or directory, hint=cause.hint)
+    for cause in (*_MODEL, *_START):
+        if found := cause.pattern.search(stderr):
+            return _refused(cause, found, directory, doing, suspect)
+    return ModelRefusedError(
+        f"Compose cannot {doing} (exit code {exit_code})",
+        where=directory,
+        hint=f"Run `docker compose config` in {directory} to see why; it prints secrets too",
+    )
+
+
+def _refused(cause: _Cause, found: re.Match[str], directory: str, doing: str, suspect: str | None) -> ModelRefusedError:
+    groups = {name: value or "" for name, value in found.groupdict().items()}
+    place = groups.get("path") or (suspect if groups.get("line") else None) or directory
+    line = f" (line {groups['line']})" if groups.get("line") else ""
+    return ModelRefusedError(
+        f"Compose cannot {doing}: {cause.words.format(**groups)}{line}",
+        where=place,
+        hint=cause.hint or f"`docker compose config` in {directory} shows it; it prints secrets too",
+    )

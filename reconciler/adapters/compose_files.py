@@ -1,0 +1,176 @@
+"""Finds the files that Compose reads as project configuration: compose files, what they include and extend, `.env`.
+
+Whoever writes one of these decides what runs on the server. Compose cannot be asked for the list, so the walk is done
+here, by Compose's own rules: `include` and `extends` are followed, and variables in their paths are resolved with the
+same environment that Compose is given. A file that cannot be parsed is listed and not followed: Compose reports it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from reconciler.core import dotenv
+
+BASE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+OVERRIDE_NAMES = tuple(
+    f"{stem}.override.{suffix}" for stem in ("compose", "docker-compose") for suffix in ("yml", "yaml")
+)
+ENVIRONMENT_NAME = ".env"
+
+Read = Callable[[str], bytes | None]
+
+
+class _Loader(yaml.CSafeLoader):
+    """Also takes tags such as `!reset` and `!override`, as Compose does; here they mean nothing."""
+
+
+def _untagged(loader: _Loader, _: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return node.value
+
+
+_Loader.add_multi_constructor("!", _untagged)
+
+
+def read_file(path: str) -> bytes | None:
+    """The file's bytes; None where there is none that we may read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Absolute paths: `directory` is the project's, `main` the files Compose begins with, `project` those it may read
+    as configuration, `environments` its `.env` files; existing or not.
+
+    `variables` is what Compose interpolates with; it holds secrets.
+    """
+
+    directory: str
+    main: tuple[str, ...]
+    project: frozenset[str]
+    environments: frozenset[str]
+    variables: Mapping[str, str] = field(repr=False)
+
+
+def find(directory: str, files: Sequence[str], environment: Mapping[str, str], read: Read = read_file) -> Configuration:
+    """Given a stack's directory, its `-f` files and the environment Compose is started with, return what it reads.
+
+    Without `-f`, and with no COMPOSE_FILE in `.env`, `main` are the default names that exist: none if there is none.
+    """
+    top = os.path.join(directory, ENVIRONMENT_NAME)
+    environments = {top}
+    variables = dict(environment)
+    chosen = list(files)
+    if not chosen:
+        _define(variables, read(top))
+        separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
+        chosen = [name for name in variables.get("COMPOSE_FILE", "").split(separator) if name]
+    main = [_join(directory, name) for name in chosen]
+    defaults = [os.path.join(directory, name) for name in (*BASE_NAMES, *OVERRIDE_NAMES)]
+    if not main:
+        main = [path for path in defaults if read(path) is not None]
+    base = os.path.dirname(main[0]) if main else directory
+    if (beside := os.path.join(base, ENVIRONMENT_NAME)) != top or files:
+        environments.add(beside)
+        _define(variables, read(beside))
+    walk = _Walk(read, {*defaults, *main}, environments)
+    for path in main:
+        walk.follow(path, base, variables)
+    return Configuration(base, tuple(main), frozenset(walk.project), frozenset(environments), variables)
+
+
+@dataclass(slots=True)
+class _Walk:
+    read: Read
+    project: set[str]
+    environments: set[str]
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    def follow(self, path: str, base: str, variables: Mapping[str, str]) -> None:
+        """Note what the compose file at `path` names; relative paths in it start at `base`."""
+        self.project.add(path)
+        if (path, base) in self.seen:
+            return
+        self.seen.add((path, base))
+        for document in _documents(self.read(path)):
+            for entry in _items(document.get("include")):
+                self._include(entry, base, variables)
+            services = document.get("services")
+            for service in services.values() if isinstance(services, dict) else ():
+                extends = service.get("extends") if isinstance(service, dict) else None
+                if isinstance(extends, dict) and isinstance(name := extends.get("file"), str):
+                    extended = _join(base, _expand(name, variables))
+                    self.follow(extended, os.path.dirname(extended), variables)
+
+    def _include(self, entry: Any, base: str, variables: Mapping[str, str]) -> None:
+        fields = entry if isinstance(entry, dict) else {"path": entry}
+        paths = [_join(base, name) for name in _names(fields.get("path"), variables)]
+        if not paths:
+            return
+        directories = [_join(base, name) for name in _names(fields.get("project_directory"), variables)]
+        inside = directories[0] if directories else os.path.dirname(paths[0])
+        given = [_join(base, name) for name in _names(fields.get("env_file"), variables)]
+        merged = dict(variables)
+        for environment in given or [os.path.join(inside, ENVIRONMENT_NAME)]:
+            self.environments.add(environment)
+        # Of an include's files the last one wins, and the project's own variables win over all of them.
+        for environment in reversed(given or [os.path.join(inside, ENVIRONMENT_NAME)]):
+            _define(merged, self.read(environment))
+        for path in paths:
+            self.follow(path, inside, merged)
+
+
+def _documents(data: bytes | None) -> Iterator[dict[str, Any]]:
+    try:
+        for document in yaml.load_all(data or b"", _Loader):
+            if isinstance(document, dict):
+                yield document
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return
+
+
+def _define(variables: dict[str, str], data: bytes | None) -> None:
+    """Add what an env file defines; what is already defined stays."""
+    if data is None:
+        return
+    try:
+        defined = dotenv.resolve(data, variables)
+    except dotenv.EnvFileError:
+        return
+    for key, value in defined.items():
+        variables.setdefault(key, value)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _names(value: Any, variables: Mapping[str, str]) -> list[str]:
+    return [_expand(name, variables) for name in _items(value) if isinstance(name, str)]
+
+
+def _expand(text: str, variables: Mapping[str, str]) -> str:
+    """Resolve the variables in a path: the same grammar as in a double-quoted value of an env file."""
+    if "$" not in text:
+        return text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    try:
+        return dotenv.resolve(f'_="{quoted}"'.encode(), variables)["_"]
+    except dotenv.EnvFileError:
+        return text
+
+
+def _join(base: str, name: str) -> str:
+    return os.path.normpath(os.path.join(base, os.path.expanduser(name)))
