@@ -77,12 +77,18 @@ class Sops:
     """
 
     def __init__(
-        self, age_key_file: str, *, binary: str = "sops", key_types: frozenset[str] = frozenset({"age"})
+        self,
+        age_key_file: str,
+        *,
+        binary: str = "sops",
+        key_types: frozenset[str] = frozenset({"age"}),
+        limits: Limits = LIMITS,
     ) -> None:
         if not key_types <= KEY_TYPES:
             raise ValueError(f"key types are {', '.join(sorted(KEY_TYPES))}")
         self._key_file = AgeKeyFile(age_key_file)
         self._key_types = key_types
+        self._limits = limits
         self._wanted_binary = binary
         self._binary = ""
         self._version = ""
@@ -122,6 +128,8 @@ class Sops:
         done = await self._run(*decrypt_arguments(checked.format), stdin=data, key_file=self._key_file.path)
         if done.ok:
             return Secret(done.stdout)
+        if done.overflowed and len(done.stdout) == self._limits.stdout:
+            raise SourceError(f"decrypts to more than {self._limits.stdout} bytes", where=name, hint="Split it")
         raise _decrypt_error(name, checked, ours, done, self._key_file.path)
 
     async def encrypt(
@@ -155,7 +163,7 @@ class Sops:
     async def _start(self, arguments: Sequence[str], stdin: bytes | None, env: dict[str, str]) -> Completed:
         try:
             self._binary = self._binary or find_binary(self._wanted_binary)
-            return await process.run([self._binary, *arguments], env=env, limits=LIMITS, stdin=stdin)
+            return await process.run([self._binary, *arguments], env=env, limits=self._limits, stdin=stdin)
         except process.MissingProgramError:
             reason = "not found, or not executable"
         except OSError as error:
@@ -231,8 +239,6 @@ def _packaged_binary() -> str | None:
 def _decrypt_error(name: str, checked: Ciphertext, ours: Identities, done: Completed, key_file: str) -> ReconcilerError:
     """What an unsuccessful decrypt means."""
     again = f"Restore the last good version from git and make the change again with `sops edit {name}`"
-    if done.overflowed and len(done.stdout) >= LIMITS.stdout:
-        return SourceError(f"decrypts to more than {LIMITS.stdout // MIB} MiB", where=name, hint="Split the file")
     if done.timed_out or done.overflowed:
         return _failure(name, done)
     if done.exit_code == _NO_USABLE_KEY:
@@ -297,7 +303,7 @@ def _failure(name: str, done: Completed) -> DecryptFailedError:
 
 def _ending(done: Completed) -> str:
     if done.timed_out:
-        return f"not done after {LIMITS.timeout:g} s"
+        return "it did not end in time"
     if done.overflowed:
         return "it printed too much"
     return f"killed by signal {-done.exit_code}" if done.exit_code < 0 else f"exit code {done.exit_code}"

@@ -72,7 +72,7 @@ class Daemon:
         self._wake = asyncio.Event()
         self._stopping = False
         self._requests: list[Request] = []
-        self._poll_asked = False
+        self._asked_by = ""
         self._retries: dict[str, tuple[str, float]] = {}
         self.seen: dict[str, Seen] = {}
         self.last_tick = 0.0
@@ -95,9 +95,9 @@ class Daemon:
         self._stopping = True
         self._wake.set()
 
-    def poll_now(self) -> None:
-        """Ask git at once (a webhook came)."""
-        self._poll_asked = True
+    def poll_now(self, trigger: str) -> None:
+        """Ask git at once."""
+        self._asked_by = trigger
         self._wake.set()
 
     async def ask(
@@ -117,17 +117,16 @@ class Daemon:
 
     async def run(self) -> None:
         next_poll, next_look = 0.0, 0.0
-        trigger = "start"
+        self._asked_by = "start"
         while not self._stopping:
             self.last_tick = self._clock.monotonic()
             self._metrics.tick(self._clock.now())
             await self._serve_requests()
             now = self._clock.monotonic()
-            poll = self._poll_asked or now >= next_poll
+            poll = bool(self._asked_by) or now >= next_poll
             if poll or now >= next_look:
-                self._poll_asked = False
-                delay = await self._pass_all(trigger if poll else "drift", poll)
-                trigger = "poll"
+                trigger, self._asked_by = (self._asked_by or "poll") if poll else "drift", ""
+                delay = await self._pass_all(trigger, poll)
                 now = self._clock.monotonic()
                 if poll:
                     next_poll = now + min(delay, self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
@@ -189,7 +188,7 @@ class Daemon:
                 request.answer.set_result(tuple(outcomes))
 
     async def _sleep(self, seconds: float) -> None:
-        if self._stopping or self._requests or self._poll_asked:
+        if self._stopping or self._requests or self._asked_by:
             return
         self._wake.clear()
         try:

@@ -97,7 +97,7 @@ def _public(views: Views) -> web.Application:
         body = await request.read()
         if views.webhook_secret is None or not _authentic(request, body, views.webhook_secret):
             return web.Response(status=403, text="the signature or token does not match webhook.secret_file\n")
-        views.daemon.poll_now()
+        views.daemon.poll_now("webhook")
         return web.Response(status=202, text="a pass starts\n")
 
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])

@@ -198,7 +198,7 @@ class _Composer:
         key = self._value(event, (*path, f"(key in line {line})"))
         if isinstance(key, str):
             return key
-        self._problem(path, line, "a key that is not text", "text; numbers, dates, on, off, yes and no in quotes")
+        self._problem(path, line, "a key that is not text", "text; numbers, on, off, yes and no in quotes")
         return None
 
     def _scalar(self, event: yaml.ScalarEvent) -> Any:

@@ -115,13 +115,14 @@ def _environment(one: dict[str, Any]) -> None:
     )
     if one["warning"]:
         console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
-    since = f", since {one['since']}" if one["since"] else ""
+    since = f", so since {_instant(one['since'])}" if one["since"] else ""
     for name in ("head", "applied", "healthy"):
         if one[name]:
             commit = one[name]
-            line = f"{name:8}{commit['commit'][:12]} {commit['subject']} ({commit['author']}, {commit['committed_at']})"
+            author = commit["author"].partition(" <")[0]
+            line = f"{name:8}{commit['commit'][:12]} {commit['subject']} ({author}, {_instant(commit['committed_at'])})"
             console.print(f"[dim]{escape(line)}[/dim]")
-    console.print(f"[dim]checked {one['checked_at']}{since}[/dim]")
+    console.print(f"[dim]checked {_instant(one['checked_at'])}{since}[/dim]")
     if one["plan"]:
         table = _table("target", "stack", "sync", "keys", "live file", "why")
         for change in one["plan"]["changes"]:
@@ -140,23 +141,17 @@ def history(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         _json(found)
         return
-    table = _table(
-        "when", "run", "environment", "trigger", "revision", "author", "files and keys", "services", "result", "reason"
-    )
+    table = _table("when", "result", "revision", "files and keys", "services", "why")
     for run in found:
-        revision = run["revision"]
-        files = "\n".join(f"{escape(change['source'])} {_keys(change)}" for change in run["changes"])
-        services = ", ".join(f"{action['service']}" for action in run["actions"])
+        revision, author = run["revision"], run["revision"]["author"].partition(" <")[0]
+        files = [f"{escape(change['source'])} {_keys(change)}" for change in run["changes"]]
+        services = [f"{escape(action['service'])} [dim]{action['action']}[/dim]" for action in run["actions"]]
         table.add_row(
-            run["started_at"],
-            run["run"],
-            escape(run["environment"]),
-            run["trigger"],
-            revision["commit"][:12],
-            escape(revision["author"]),
-            files,
-            escape(services),
-            _word(run["result"]),
+            f"{_instant(run['started_at'])}\n[dim]{escape(run['environment'])}, {run['trigger']}[/dim]",
+            f"{_word(run['result'])}\n[dim]{run['run']}[/dim]",
+            f"{revision['commit'][:12]}\n[dim]{escape(author)}[/dim]",
+            "\n".join(files),
+            "\n".join(services),
             escape(run["reason"]),
         )
     console.print(table if found else "no runs yet")
@@ -209,6 +204,11 @@ def _keys(keys: dict[str, Any]) -> str:
     parts += [f"[red]-{escape(key)}[/red]" for key in keys["removed"]]
     parts += [f"[yellow]~{escape(key)}[/yellow]" for key in keys["changed"]]
     return " ".join(parts)
+
+
+def _instant(text: str) -> str:
+    """ISO 8601 in UTC, as people read it."""
+    return text.replace("T", " ").replace("+00:00", "Z")
 
 
 def _word(word: str) -> str:

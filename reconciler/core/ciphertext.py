@@ -159,6 +159,8 @@ def read(
             where=_at(name, _line_at(text, marker.start())),
             hint="Take one side whole (git checkout --ours or --theirs), make the other's change with `sops edit`",
         )
+    if text.count("\n") > MAX_NODES:
+        raise SourceError(f"has more than {MAX_NODES} lines", where=name, hint="Split it")
     found = _Findings(name, file_format)
     if file_format is Format.DOTENV:
         flat = _read_dotenv(found, text)
@@ -266,8 +268,6 @@ def _read_dotenv(found: _Findings, text: str) -> dict[str, tuple[str, int]]:
     if not any(line.startswith("sops_") for line in lines):
         _refuse_plain_dotenv(found.name, lines)
     _check_characters(found.name, text)
-    if len(lines) > MAX_NODES:
-        raise SourceError(f"has more than {MAX_NODES} lines", where=found.name)
     metadata: dict[str, tuple[str, int]] = {}
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -283,7 +283,7 @@ def _read_dotenv(found: _Findings, text: str) -> dict[str, tuple[str, int]]:
             metadata[key] = (value, number)
         elif line:
             variable = _variable(key, where)
-            shown = _shown(variable, number)
+            shown = _shown(variable, value, number)
             if first.setdefault(variable, number) != number:
                 raise BadCiphertextError(
                     f"{shown} is already set in line {first[variable]}",
@@ -305,12 +305,14 @@ def _variable(key: str, where: str) -> str:
     return match[1]
 
 
-def _shown(variable: str, line: int) -> str:
+def _shown(variable: str, value: str, line: int) -> str:
     """The variable where it is certainly a name, else its line.
 
-    In a plain or broken file, a line of a wrapped private key can look like ``name=``; but names keep to one case.
+    In a plain or broken file, a line of a wrapped private key can look like ``name=`` or ``name==``; but names keep to
+    one case, and base64 (or base32, which has one case) ends in several equals signs.
     """
-    return variable if _CERTAINLY_A_NAME.fullmatch(variable) else f"line {line}"
+    is_name = _CERTAINLY_A_NAME.fullmatch(variable) and (value.strip("=\r") or not value)
+    return variable if is_name else f"line {line}"
 
 
 def _refuse_plain_dotenv(name: str, lines: Sequence[str]) -> NoReturn:
@@ -320,8 +322,8 @@ def _refuse_plain_dotenv(name: str, lines: Sequence[str]) -> NoReturn:
     for number, line in enumerate(lines, start=1):
         key, _, value = line.partition("=")
         if value.strip() and not line.startswith("#"):
-            match = _VARIABLE.fullmatch(key) if value.strip("=\r") else None  # `…==` ends a base64 text
-            keys.append(_shown(match[1], number) if match else f"line {number}")
+            match = _VARIABLE.fullmatch(key)
+            keys.append(_shown(match[1], value, number) if match else f"line {number}")
     _refuse_unencrypted(name, keys)
 
 
@@ -356,7 +358,7 @@ def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tupl
 
 def _parse_json(name: str, text: str) -> object:
     if sum(map(text.count, ",[{")) > MAX_NODES:
-        raise SourceError(f"has more than {MAX_NODES} values", where=name)
+        raise SourceError(f"has more than {MAX_NODES} values", where=name, hint="Split it")
     try:
         return json.loads(text, object_pairs_hook=_fields, parse_int=_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
@@ -374,7 +376,7 @@ def _leaves(
 ) -> Iterator[tuple[str, int, object]]:
     """Every scalar below ``node``, in the file's order, as (path, line, value)."""
     if depth > MAX_DEPTH:
-        raise SourceError(f"is nested deeper than {MAX_DEPTH} levels", where=_at(name, line))
+        raise SourceError(f"is nested deeper than {MAX_DEPTH} levels", where=_at(name, line), hint=_AS_BINARY)
     if isinstance(node, Fields):
         _check_keys(name, node)
         for key, at, value in node:
@@ -474,7 +476,7 @@ def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
     raise SourceError(
         f"is encrypted for {other} as well, which this server does not use",
         where=_at(name, line),
-        hint=f"sops would contact any address the file names. Take that key out of .sops.yaml, `sops updatekeys {name}`",
+        hint=f"sops would contact any address the file names. Take it out of .sops.yaml, then `sops updatekeys {name}`",
     )
 
 

@@ -19,7 +19,7 @@ from reconciler.core.errors import EngineUnavailableError, ReconcilerError
 from reconciler.demo.site import ENVIRONMENT, Site
 
 IMAGE = "reconciler-test/busybox:1"
-CHANGED_SOURCE, CHANGED_KEY, CHANGED_VALUE = "worker.env", "WORKER_CONCURRENCY", "8"
+CHANGED_SOURCE, CHANGED_KEY, CHANGED_VALUE = "worker.env", "WORKER_CONCURRENCY", "12"
 CHANGED_FILE = "config/worker.env"
 HAND_EDITED_KEY = "LOG_LEVEL"
 _METRICS = (
@@ -247,12 +247,12 @@ class Story:
 
     async def _show_value(self) -> None:
         if self._site.with_engine:
-            self._command(f"docker compose exec worker printenv {CHANGED_KEY}")
-            self._console.print(
-                f"    {(await self._site.compose('exec', '-T', 'worker', 'printenv', CHANGED_KEY)).strip()}"
-            )
-            return
-        with open(self._site.live(CHANGED_FILE), encoding="utf-8") as file:
-            line = next(line for line in file if line.startswith(CHANGED_KEY))
-        self._command(f"grep {CHANGED_KEY} {self._site.live(CHANGED_FILE)}")
-        self._console.print(f"    {escape(line.strip())}")
+            self._command(f"docker compose exec worker env | grep {CHANGED_KEY}")
+            text = await self._site.compose("exec", "-T", "worker", "env")
+        else:
+            path = self._site.live(CHANGED_FILE)
+            self._command(f"grep {CHANGED_KEY} {path}")
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        line = next(line for line in text.splitlines() if line.startswith(CHANGED_KEY))
+        self._console.print(f"    {escape(line)}")

@@ -1,0 +1,277 @@
+"""When a service counts as healthy, when as failed, and what is said about it. Time is an argument: nothing waits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.core import health
+from reconciler.core.health import Report, Verdict
+from reconciler.core.model import Container, HealthPolicy, HttpCheck, Project, Service, ServiceHealth, Stack
+from reconciler.core.secret import Secret
+
+START = 1000.0
+POLICY = HealthPolicy(timeout=90, stable_for=15)
+STACK = Stack("production", "app", "/opt/app", health=POLICY, one_shot=frozenset({"migrate"}))
+URL = "http://127.0.0.1:8000/health"
+
+BEFORE = Container("old", "api", "running", restarts=4, started_at="2026-01-01T00:00:00Z")
+NEW = Container("new", "api", "running", started_at="2026-01-02T00:00:00.5Z", finished_at="0001-01-01T00:00:00Z")
+
+
+def look(
+    *moments: tuple[float, list[Container]],
+    before: list[Container] | None = None,
+    services: tuple[str, ...] = ("api",),
+    stack: Stack = STACK,
+    answers: dict[str, bool] | None = None,
+) -> Report:
+    """What is said after the last of the moments (seconds since the watch began, containers)."""
+    watch = health.watch(stack, services, [BEFORE] if before is None else before, START)
+    for seconds, containers in moments:
+        watch, report = watch.look(containers, START + seconds, answers)
+    return report
+
+
+# --- with a health check ---
+
+
+def test_healthy_container_is_enough_at_once() -> None:
+    report = look((0, [replace(NEW, health="healthy")]))
+    assert (report.verdict, report.reason) == (Verdict.HEALTHY, "api healthy")
+
+
+def test_starting_container_is_waited_for() -> None:
+    report = look((0, [replace(NEW, health="starting")]), (89, [replace(NEW, health="starting")]))
+    assert (report.verdict, report.reason) == (Verdict.WAIT, "api is starting")
+
+
+def test_container_that_stays_starting_fails_at_the_timeout() -> None:
+    report = look((90, [replace(NEW, health="starting")]))
+    assert (report.verdict, report.reason) == (Verdict.FAILED, "api is still starting after 90 s")
+
+
+def test_unhealthy_container_fails_at_once() -> None:
+    report = look((1, [replace(NEW, health="unhealthy")]))
+    assert (report.verdict, report.reason) == (Verdict.FAILED, "api is unhealthy")
+
+
+def test_health_from_before_a_signal_says_nothing_until_it_has_lasted() -> None:
+    """A container that was only signalled is the same as before: its last probe may be older than the signal."""
+    same = replace(BEFORE, health="healthy")
+    assert look((1, [same]), before=[same]).verdict is Verdict.WAIT
+    assert look((1, [same]), (15, [same]), before=[same]).verdict is Verdict.HEALTHY
+
+
+def test_health_after_a_restart_of_the_same_container_counts_at_once() -> None:
+    restarted = replace(BEFORE, health="healthy", restarts=0, started_at=NEW.started_at)
+    assert look((1, [restarted])).verdict is Verdict.HEALTHY
+
+
+# --- without one ---
+
+
+def test_running_must_last() -> None:
+    report = look((0, [NEW]), (14.9, [NEW]))
+    assert (report.verdict, report.reason) == (Verdict.WAIT, "api must run for 15 s")
+    assert look((0, [NEW]), (15, [NEW])).verdict is Verdict.HEALTHY
+
+
+def test_time_counts_from_when_the_container_was_first_seen() -> None:
+    assert look((0, []), (10, [NEW]), (24, [NEW])).verdict is Verdict.WAIT
+    assert look((0, []), (10, [NEW]), (25, [NEW])).verdict is Verdict.HEALTHY
+
+
+def test_time_starts_anew_when_somebody_restarts_the_container() -> None:
+    again = replace(NEW, started_at="2026-01-02T00:01:00Z")
+    assert look((0, [NEW]), (10, [again]), (15, [again])).verdict is Verdict.WAIT
+    assert look((0, [NEW]), (10, [again]), (25, [again])).verdict is Verdict.HEALTHY
+
+
+def test_running_late_may_outlast_the_timeout() -> None:
+    """A service that runs is given its stable_for, even where the timeout ends meanwhile."""
+    assert look((80, [NEW]), (94, [NEW])).verdict is Verdict.WAIT
+    assert look((80, [NEW]), (95, [NEW])).verdict is Verdict.HEALTHY
+
+
+# --- failures ---
+
+
+@pytest.mark.parametrize(
+    ("container", "reason"),
+    [
+        pytest.param(
+            replace(NEW, state="exited", exit_code=3, finished_at="2026-01-02T00:00:02.6Z"),
+            "api exited with code 3 after 2 s",
+            id="exited",
+        ),
+        pytest.param(
+            replace(NEW, state="exited", exit_code=127, finished_at="2026-01-02T00:00:00.4Z"),
+            "api exited with code 127 at once",
+            id="never-began",
+        ),
+        pytest.param(
+            replace(NEW, state="exited", exit_code=1, finished_at=""), "api exited with code 1", id="time-unknown"
+        ),
+        pytest.param(
+            replace(NEW, state="exited", exit_code=0, finished_at="2026-01-02T00:01:00.5Z"),
+            "api exited with code 0 after 60 s (if it is meant to end, name it in one_shot)",
+            id="finished-though-not-one-shot",
+        ),
+        pytest.param(replace(NEW, restarts=1), "api restarted once", id="restarted-once"),
+        pytest.param(
+            replace(NEW, restarts=3, state="restarting", exit_code=2),
+            "api restarted 3 times, exit code 2",
+            id="crash-loop",
+        ),
+        pytest.param(
+            replace(NEW, state="restarting", exit_code=2), "api is being restarted, exit code 2", id="first-crash"
+        ),
+        pytest.param(replace(NEW, state="dead"), "api is dead: the engine could not remove its container", id="dead"),
+        pytest.param(
+            replace(NEW, state="exited", exit_code=1, health="healthy"), "api exited with code 1", id="was-healthy"
+        ),
+    ],
+)
+def test_failure_is_found_at_the_first_look_and_said_in_words(container: Container, reason: str) -> None:
+    report = look((2, [container]))
+    assert report.verdict is Verdict.FAILED
+    assert report.reason.startswith(reason)
+    assert report.failed == {"api"}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        pytest.param("created", "api is still created after 90 s", id="created"),
+        pytest.param("paused", "api is still paused after 90 s", id="paused"),
+        pytest.param("removing", "api is still removing after 90 s", id="removing"),
+        pytest.param(None, "api still has no container after 90 s", id="no-container"),
+    ],
+)
+def test_what_is_not_running_is_waited_for_until_the_timeout(state: str | None, reason: str) -> None:
+    containers = [replace(NEW, state=state)] if state else []
+    assert look((89, containers)).verdict is Verdict.WAIT
+    report = look((90, containers))
+    assert (report.verdict, report.reason) == (Verdict.FAILED, reason)
+
+
+# --- restarts: the engine counts from when the container was made, or last restarted by hand ---
+
+
+@pytest.mark.parametrize(
+    ("restarts", "started_at", "verdict"),
+    [
+        pytest.param(4, BEFORE.started_at, Verdict.WAIT, id="untouched"),
+        pytest.param(5, "later", Verdict.FAILED, id="crashed-since"),
+        pytest.param(0, "later", Verdict.WAIT, id="restarted-by-us"),
+        pytest.param(1, "later", Verdict.FAILED, id="restarted-by-us-and-crashed"),
+    ],
+)
+def test_only_restarts_since_the_change_count(restarts: int, started_at: str, verdict: Verdict) -> None:
+    assert look((1, [replace(BEFORE, restarts=restarts, started_at=started_at)])).verdict is verdict
+
+
+def test_restarts_add_up_over_looks() -> None:
+    first, second = replace(NEW, restarts=1, started_at="a"), replace(NEW, restarts=3, started_at="b")
+    assert look((1, [NEW]), (2, [first]), (3, [second])).reason == "api restarted 3 times"
+
+
+# --- one-shot services ---
+
+
+def test_one_shot_that_ends_well_is_healthy() -> None:
+    done = replace(NEW, service="migrate", state="exited", exit_code=0)
+    assert look((1, [done]), services=("migrate",)).verdict is Verdict.HEALTHY
+
+
+def test_one_shot_that_fails_is_a_failure() -> None:
+    done = replace(NEW, service="migrate", state="exited", exit_code=1)
+    assert look((1, [done]), services=("migrate",)).verdict is Verdict.FAILED
+
+
+# --- several containers, several services ---
+
+
+def test_all_replicas_must_be_healthy() -> None:
+    one, two = replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting")
+    assert look((1, [one, two])).verdict is Verdict.WAIT
+    assert look((1, [one, replace(two, health="healthy")])).verdict is Verdict.HEALTHY
+    assert look((1, [one, replace(two, health="unhealthy")])).verdict is Verdict.FAILED
+
+
+def test_first_failure_ends_the_watch_though_others_are_still_waited_for() -> None:
+    report = look(
+        (1, [replace(NEW, health="starting"), replace(NEW, id="w", service="worker", restarts=2)]),
+        services=("api", "worker"),
+    )
+    assert (report.verdict, report.reason, report.failed) == (Verdict.FAILED, "worker restarted 2 times", {"worker"})
+
+
+def test_services_that_were_not_touched_do_not_matter() -> None:
+    containers = [replace(NEW, health="healthy"), replace(NEW, id="x", service="broken", state="dead")]
+    assert look((1, containers)).verdict is Verdict.HEALTHY
+
+
+def test_service_that_is_scaled_to_none_needs_no_container() -> None:
+    project = Project("app", {"api": Service("api", Secret(b"{}"), {}, replicas=0)})
+    watch = health.watch(STACK, ["api"], [BEFORE], START, project)
+    assert watch.look([], START)[1].verdict is Verdict.HEALTHY
+
+
+# --- HTTP checks ---
+
+WITH_HTTP = replace(STACK, health=replace(POLICY, http=(HttpCheck(URL, 204),)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answers", "verdict", "reason"),
+    [
+        pytest.param(1, {URL: True}, Verdict.HEALTHY, "api healthy", id="answers"),
+        pytest.param(1, {URL: False}, Verdict.WAIT, f"{URL} must answer 204", id="not-yet"),
+        pytest.param(1, {}, Verdict.WAIT, f"{URL} must answer 204", id="not-asked"),
+        pytest.param(90, {URL: False}, Verdict.FAILED, f"{URL} does not answer 204 after 90 s", id="never"),
+    ],
+)
+def test_http_checks_must_answer_too(seconds: float, answers: dict[str, bool], verdict: Verdict, reason: str) -> None:
+    report = look((seconds, [replace(NEW, health="healthy")]), stack=WITH_HTTP, answers=answers)
+    assert (report.verdict, report.reason) == (verdict, reason)
+    assert report.failed == frozenset()
+
+
+# --- what is shown ---
+
+
+def test_report_tells_the_state_of_each_service() -> None:
+    report = look(
+        (1, [replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting", restarts=0)]),
+        services=("api", "worker"),
+    )
+    assert report.services == (
+        ServiceHealth("app", "api", "starting", healthy=False),
+        ServiceHealth("app", "worker", "missing", healthy=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        pytest.param(replace(NEW, health="healthy"), ("healthy", True), id="healthy"),
+        pytest.param(NEW, ("running", True), id="running"),
+        pytest.param(BEFORE, ("running", True), id="restarted-long-ago"),
+        pytest.param(replace(NEW, health="starting"), ("starting", False), id="starting"),
+        pytest.param(replace(NEW, health="unhealthy"), ("unhealthy", False), id="unhealthy"),
+        pytest.param(replace(NEW, state="restarting", health="unhealthy"), ("restarting", False), id="restarting"),
+        pytest.param(replace(NEW, state="paused"), ("paused", False), id="paused"),
+        pytest.param(replace(NEW, state="exited", exit_code=1), ("exited", False), id="crashed"),
+        pytest.param(replace(NEW, service="migrate", state="exited"), ("exited", True), id="one-shot-done"),
+    ],
+)
+def test_assess_says_what_can_be_said_at_once(container: Container, expected: tuple[str, bool]) -> None:
+    (found,) = health.assess(STACK, [container])
+    assert (found.state, found.healthy) == expected
+
+
+def test_assess_passes_over_what_was_stopped_on_purpose() -> None:
+    assert health.assess(STACK, [replace(NEW, state="exited", exit_code=143)]) == ()
