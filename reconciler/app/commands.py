@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -103,22 +102,20 @@ def make_pass(
 
 async def _make_pass(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
     answer = await _ask_daemon(config, asked, tell)
-    return answer if answer is not None else await _pass_here(config, asked, tell, poll=True)
+    return answer if answer is not None else await _pass_here(config, asked, tell)
 
 
-async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell, *, poll: bool) -> list[dict[str, Any]]:
+async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, f"reconciler {asked['trigger']}"):
         async with runtime(config) as built:
             built.relay.listen(tell)
             chosen = [name for name in built.passes if not asked["environments"] or name in asked["environments"]]
-            return [await _one_pass(built, name, asked, poll) for name in chosen]
+            return [await _one_pass(built, name, asked) for name in chosen]
 
 
-async def _one_pass(built: Runtime, name: str, asked: dict[str, Any], poll: bool) -> dict[str, Any]:
-    done = built.passes[name].run(
-        asked["trigger"], poll=poll, dry_run=asked["dry_run"], take_over=frozenset(asked["take_over"])
-    )
+async def _one_pass(built: Runtime, name: str, asked: dict[str, Any]) -> dict[str, Any]:
+    done = built.passes[name].run(asked["trigger"], dry_run=asked["dry_run"], take_over=frozenset(asked["take_over"]))
     return show.outcome(await _uninterrupted(done))
 
 
@@ -179,16 +176,19 @@ async def _status(config: ServerConfig, tell: Tell) -> dict[str, Any]:
             return dict(await answer.json())
     except aiohttp.ClientConnectorError:
         pass
-    asked = {"trigger": "status", "dry_run": True, "take_over": [], "environments": []}
-    outcomes = await _pass_here(config, asked, tell, poll=False)
-    store = open_store(config)
-    try:
-        records = {one["environment"]: store.environment(one["environment"]) for one in outcomes}
-    finally:
-        store.close()
-    now = time.time()
-    environments = [{**show.environment(records[one["environment"]], None, now, None), **one} for one in outcomes]
-    return {"daemon": {"running": False, "pid": None}, "environments": environments}
+    prepare_state_dir(config.state_dir)
+    with exclusive(config.state_dir, "reconciler status"):
+        async with runtime(config) as built:
+            built.relay.listen(tell)
+            shown = [await _look(built, name) for name in built.passes]
+    return {"daemon": {"running": False, "pid": None}, "environments": shown}
+
+
+async def _look(built: Runtime, name: str) -> dict[str, Any]:
+    one = built.passes[name]
+    outcome = await one.run("status", poll=False, dry_run=True)
+    record = built.ports.store.environment(name)
+    return {**show.environment(record, outcome, at=built.ports.clock.now()), **await show.health_of(one)}
 
 
 def history(config: ServerConfig, environment: str | None, limit: int) -> list[dict[str, Any]]:

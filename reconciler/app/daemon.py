@@ -40,11 +40,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The last outcome of an environment: when it was found, and since when the result has been the same."""
+    """The last outcome of an environment: when it was found, and since when the result has been the same.
+
+    ``targets`` tells for each target how it stands, as one comparable value, and since when.
+    """
 
     outcome: Outcome
     at: float
     since: float
+    targets: Mapping[str, tuple[object, float]]
 
 
 class Daemon:
@@ -63,7 +67,7 @@ class Daemon:
         drift_interval: float,
         on_progress: Callable[[Callable[[str], None] | None], None] = lambda _: None,
     ) -> None:
-        self._passes = passes
+        self.passes = passes
         self._clock = clock
         self._metrics = metrics
         self._poll_interval = poll_interval
@@ -79,12 +83,12 @@ class Daemon:
 
     @property
     def environments(self) -> tuple[str, ...]:
-        return tuple(self._passes)
+        return tuple(self.passes)
 
     @property
     def ready(self) -> bool:
         """Whether every environment has had a first pass."""
-        return self.seen.keys() >= self._passes.keys()
+        return self.seen.keys() >= self.passes.keys()
 
     @property
     def alive(self) -> bool:
@@ -138,7 +142,7 @@ class Daemon:
     async def _pass_all(self, trigger: str, poll: bool) -> float:
         """One pass over every environment; returns the seconds until a failed one is to be tried again."""
         delays = [float("inf")]
-        for name in self._passes:
+        for name in self.passes:
             outcome = await self._one(name, trigger, poll=poll)
             delays.append(self._backoff(outcome))
         return min(delays)
@@ -147,7 +151,7 @@ class Daemon:
         self, name: str, trigger: str, *, poll: bool = True, dry_run: bool = False, take_over: Collection[str] = ()
     ) -> Outcome:
         try:
-            outcome = await self._passes[name].run(trigger, poll=poll, dry_run=dry_run, take_over=take_over)
+            outcome = await self.passes[name].run(trigger, poll=poll, dry_run=dry_run, take_over=take_over)
         except Exception:  # noqa: BLE001
             # A defect of ours must not end the daemon, nor stop the other environments.
             structlog.get_logger().exception("pass failed unexpectedly", environment=name)
@@ -161,7 +165,8 @@ class Daemon:
         same = before is not None and (before.outcome.result, before.outcome.reason) == (outcome.result, outcome.reason)
         if not same or outcome.run is not None:
             logs.outcome(outcome, trigger)
-        self.seen[outcome.environment] = Seen(outcome, now, before.since if same and before else now)
+        since = before.since if same and before else now
+        self.seen[outcome.environment] = Seen(outcome, now, since, _targets_since(outcome, before, now))
 
     def _backoff(self, outcome: Outcome) -> float:
         """5 s, then twice as long each time up to 5 min, with jitter; a new revision starts afresh."""
@@ -180,7 +185,7 @@ class Daemon:
             self._on_progress(request.progress)
             outcomes = [
                 await self._one(name, request.trigger, dry_run=request.dry_run, take_over=request.take_over)
-                for name in self._passes
+                for name in self.passes
                 if not request.environments or name in request.environments
             ]
             self._on_progress(None)
@@ -196,3 +201,13 @@ class Daemon:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+
+def _targets_since(outcome: Outcome, before: Seen | None, now: float) -> dict[str, tuple[object, float]]:
+    known = before.targets if before else {}
+    found: dict[str, tuple[object, float]] = {}
+    for change in outcome.after.changes if outcome.after else ():
+        state = (change.kind, change.effect, change.aspects, change.keys)
+        last, since = known.get(change.target.id, (state, now))
+        found[change.target.id] = (state, since if last == state else now)
+    return found or dict(known)

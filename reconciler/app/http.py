@@ -32,14 +32,18 @@ class Views:
     render_metrics: Callable[[], bytes]
     webhook_secret: bytes | None = None
 
-    def status(self) -> dict[str, Any]:
-        environments = []
-        for name in self.daemon.environments:
-            seen = self.daemon.seen.get(name)
-            record = self.store.environment(name)
-            at, since = (seen.at, seen.since) if seen else (None, None)
-            environments.append(status.environment(record, seen.outcome if seen else None, at, since))
+    async def status(self) -> dict[str, Any]:
+        environments = [await self._environment(name) for name in self.daemon.environments]
         return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
+
+    async def _environment(self, name: str) -> dict[str, Any]:
+        seen, record = self.daemon.seen.get(name), self.store.environment(name)
+        if seen is None:
+            return {**status.environment(record, None), "services": []}
+        shown = status.environment(record, seen.outcome, at=seen.at, since=seen.since)
+        for change in (shown["after"] or {"changes": []})["changes"]:
+            change["since"] = status.instant(seen.targets[change["target"]][1])
+        return {**shown, **await status.health_of(self.daemon.passes[name])}
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +95,7 @@ def _public(views: Views) -> web.Application:
         return _yes_or_no(views.daemon.ready, "ready", "the first pass has not ended")
 
     async def show_status(_: web.Request) -> web.Response:
-        return web.json_response(views.status())
+        return web.json_response(await views.status())
 
     async def webhook(request: web.Request) -> web.Response:
         body = await request.read()
@@ -109,7 +113,7 @@ def _control(views: Views) -> web.Application:
     app = web.Application()
 
     async def show_status(_: web.Request) -> web.Response:
-        return web.json_response(views.status())
+        return web.json_response(await views.status())
 
     async def run_pass(request: web.Request) -> web.StreamResponse:
         asked = await request.json()

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from reconciler.core.model import Action, Backup, Change, Effect, EnvironmentRecord, Kind, Outcome, Plan, Revision, Run
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.model import (
+    Action,
+    Backup,
+    Change,
+    Effect,
+    EnvironmentRecord,
+    Kind,
+    Outcome,
+    Plan,
+    Revision,
+    Run,
+    ServiceHealth,
+)
+from reconciler.engine.reconcile import Reconciler
 
 
 def instant(seconds: float | None) -> str | None:
@@ -71,6 +86,7 @@ def outcome(one: Outcome) -> dict[str, Any]:
         "warning": one.warning,
         "pending": one.plan is not None and not one.plan.empty and one.run is None,
         "plan": plan(one.plan),
+        "after": plan(one.after),
     }
 
 
@@ -115,19 +131,47 @@ def backup(one: Backup) -> dict[str, Any]:
 
 
 def environment(
-    record: EnvironmentRecord, last: Outcome | None, at: float | None, since: float | None
+    record: EnvironmentRecord, last: Outcome | None, *, at: float | None = None, since: float | None = None
 ) -> dict[str, Any]:
-    """One environment: revisions, how the last pass ended, and every target. ``at`` and ``since`` are epoch seconds."""
+    """One environment: its revisions and how the last pass ended. ``at`` and ``since`` are epoch seconds."""
     return {
         **(_UNKNOWN if last is None else outcome(last)),
         "environment": record.name,
         "head": revision(record.head),
         "applied": revision(record.applied),
         "healthy": revision(record.healthy),
-        "quarantine": record.quarantine_reason or None,
+        "quarantine": record.quarantine_reason if record.quarantined_subtree else None,
         "checked_at": instant(at),
         "since": instant(since),
     }
 
 
-_UNKNOWN = {"result": None, "reason": "no pass has ended yet", "warning": "", "pending": True, "plan": None}
+async def health_of(one: Reconciler) -> dict[str, Any]:
+    """The services as they are now; where the engine does not answer, why."""
+    try:
+        return {"services": services(await one.health())}
+    except ReconcilerError as error:
+        return {"services": [], "services_unknown": str(error)}
+
+
+def services(found: Iterable[ServiceHealth]) -> list[dict[str, Any]]:
+    return [
+        {
+            "stack": one.stack,
+            "service": one.service,
+            "state": one.state,
+            "healthy": one.healthy,
+            "restarts": one.restarts,
+        }
+        for one in found
+    ]
+
+
+_UNKNOWN = {
+    "result": None,
+    "reason": "no pass has ended yet",
+    "warning": "",
+    "pending": True,
+    "plan": None,
+    "after": None,
+}

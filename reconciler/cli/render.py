@@ -115,25 +115,50 @@ def _environment(one: dict[str, Any]) -> None:
     )
     if one["warning"]:
         console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+    for names, commit in _revisions(one):
+        author = commit["author"].partition(" <")[0]
+        line = f"{names}  {commit['commit'][:12]} {commit['subject']} ({author}, {_instant(commit['committed_at'])})"
+        console.print(f"[dim]{escape(line)}[/dim]")
     since = f", so since {_instant(one['since'])}" if one["since"] else ""
+    console.print(f"[dim]checked {_instant(one['checked_at'])}{since}[/dim]")
+    if one["after"]:
+        _targets(one["after"]["changes"])
+    _services(one)
+
+
+def _revisions(one: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Head, applied and healthy, those that are the same commit in one."""
+    by_commit: dict[str, list[str]] = {}
     for name in ("head", "applied", "healthy"):
         if one[name]:
-            commit = one[name]
-            author = commit["author"].partition(" <")[0]
-            line = f"{name:8}{commit['commit'][:12]} {commit['subject']} ({author}, {_instant(commit['committed_at'])})"
-            console.print(f"[dim]{escape(line)}[/dim]")
-    console.print(f"[dim]checked {_instant(one['checked_at'])}{since}[/dim]")
-    if one["plan"]:
-        table = _table("target", "stack", "sync", "keys", "live file", "why")
-        for change in one["plan"]["changes"]:
-            table.add_row(
-                escape(change["target"]),
-                escape(change["stack"] or ""),
-                _word(change["sync"]),
-                _keys(change["keys"]),
-                escape(change["path"]),
-                escape(change["reason"]),
-            )
+            by_commit.setdefault(one[name]["commit"], []).append(name)
+    for names in by_commit.values():
+        yield ", ".join(names), one[names[0]]
+
+
+def _targets(changes: Sequence[dict[str, Any]]) -> None:
+    table = _table("target", "stack", "sync", "since", "keys", "why")
+    for change in changes:
+        table.add_row(
+            escape(change["target"]),
+            escape(change["stack"] or ""),
+            _word(change["sync"]),
+            _instant(change.get("since") or ""),
+            _keys(change["keys"]),
+            escape(change["reason"]) if change["sync"] != "in_sync" else "",
+        )
+    console.print(table)
+
+
+def _services(one: dict[str, Any]) -> None:
+    if "services_unknown" in one:
+        console.print(f"[yellow]services unknown[/yellow] {escape(one['services_unknown'])}")
+    if one.get("services"):
+        table = _table("stack", "service", "health", "restarts")
+        for service in one["services"]:
+            state = service["state"]
+            word = f"[green]{state}[/green]" if service["healthy"] else f"[red]{state}[/red]"
+            table.add_row(escape(service["stack"]), escape(service["service"]), word, str(service["restarts"]))
         console.print(table)
 
 

@@ -439,7 +439,8 @@ class ServiceHealth:
 class Outcome:
     """How a pass ended for one environment; ``reason`` is one sentence a person can read.
 
-    ``retry`` says that the same pass is worth repeating without a new revision.
+    ``plan`` is what was to be done, ``after`` how things stand now. ``retry`` says that the same pass is worth
+    repeating without a new revision.
     """
 
     environment: str
@@ -447,6 +448,7 @@ class Outcome:
     reason: str
     revision: Revision | None = None
     plan: Plan | None = None
+    after: Plan | None = None
     run: str | None = None
     backup: str | None = None
     retry: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from reconciler.core import health
 from reconciler.core.errors import (
     GitUnreachableError,
     HistoryRewrittenError,
@@ -28,6 +29,7 @@ from reconciler.core.model import (
     Result,
     Revision,
     Run,
+    ServiceHealth,
 )
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import Progress, Stage, execute, phase
@@ -76,6 +78,14 @@ class Reconciler:
             clock = self._ports.clock
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
         return outcome
+
+    async def health(self) -> tuple[ServiceHealth, ...]:
+        """The services of every stack of the wanted revision, as they are now. Raises EngineUnavailableError."""
+        stacks = self._wanted.manifest.stacks if self._wanted else ()
+        found: list[ServiceHealth] = []
+        for stack in stacks:
+            found += health.assess(stack, await self._ports.compose.containers(stack, None))
+        return tuple(found)
 
     async def _pass(self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str]) -> Outcome:
         ports = self._ports
@@ -189,7 +199,7 @@ class Reconciler:
         if news or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
             progress = Progress(self._new_run(plan, trigger, record))
             return self._end(progress, snapshot, plan, result, reason, _healthy(record, plan.revision))
-        return Outcome(self.environment, result, reason, plan.revision, plan)
+        return Outcome(self.environment, result, reason, plan.revision, plan, plan)
 
     def _remember_failure_of(self, prepared: Prepared) -> None:
         """Raise what the guards found, and remember it for this revision."""
@@ -301,7 +311,7 @@ class Reconciler:
         )
         for state, revision in (("applied", record.applied), ("healthy", record.healthy)):
             ports.metrics.revision(self.environment, state, revision)
-        return Outcome(self.environment, result, reason, plan.revision, plan, run.id, run.backup or None, retry)
+        return Outcome(self.environment, result, reason, plan.revision, plan, done, run.id, run.backup or None, retry)
 
     def _new_run(self, plan: Plan, trigger: str, record: EnvironmentRecord) -> Run:
         ports = self._ports
@@ -322,12 +332,12 @@ class Reconciler:
 def _preview(prepared: Prepared) -> Outcome:
     plan = prepared.plan
     if prepared.problems:
-        return Outcome(plan.environment, Result.STALLED, "\n".join(prepared.problems), plan.revision, plan)
+        return Outcome(plan.environment, Result.STALLED, "\n".join(prepared.problems), plan.revision, plan, plan)
     if plan.held or plan.reported:
-        return Outcome(plan.environment, Result.HELD, _held_reason(plan), plan.revision, plan)
+        return Outcome(plan.environment, Result.HELD, _held_reason(plan), plan.revision, plan, plan)
     pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
     reason = f"in sync at {plan.revision.short}" if plan.empty else pending
-    return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan)
+    return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan, plan)
 
 
 def _carried_out(plan: Plan) -> Plan:
