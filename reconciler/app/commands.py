@@ -91,6 +91,9 @@ def make_pass(
     if unknown := sorted(set(environments) - set(config.environment)):
         hint = f"this server's file names: {', '.join(config.environment)}"
         raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
+    if foreign := [name for name in take_over if name.partition("/")[0] not in config.environment]:
+        hint = "a target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
+        raise RefusedError(f"no target {', '.join(foreign)} here", hint=hint)
     asked = {
         "trigger": trigger,
         "dry_run": dry_run,

@@ -211,7 +211,7 @@ DURATION = Form("a duration", "10s, 5m, 2h or 90d", "^[1-9][0-9]{0,8}[smhd]$", _
 MODE = Form(
     "a file mode", 'octal digits in quotes, such as "0600", without setuid, setgid and sticky', "^0?[0-7]{3}$", _octal
 )
-ABSOLUTE_PATH = Form("an absolute path", "a path that begins with / and has no '..'", rf"^{_UP}/{_CLEAN}*$", normalised)
+ABSOLUTE_PATH = Form("an absolute path without '..'", "a path such as /opt/app", rf"^{_UP}/{_CLEAN}*$", normalised)
 ABSOLUTE_FILE = Form(
     "a file's absolute path without '..'",
     "a path such as /opt/app/api.env",

@@ -157,7 +157,7 @@ class StackTarget(TargetFields):
     """A live file of a stack."""
 
     path: Annotated[str, LIVE_FILE, AfterValidator(_allowed)] | None = decided_elsewhere(
-        None, "Where it goes: below the stack's directory, or absolute. Default: the source's name."
+        None, "Where it goes: below the stack's directory, or absolute. Default: the source's own path."
     )
 
 
@@ -225,9 +225,12 @@ class StackFields(Section):
 
 
 class ManifestFile(Section):
-    """environment.yaml, as written."""
+    """What git wants in one environment: live files, and the Compose projects that use them."""
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["stacks"]}, {"required": ["targets"]}]})
+    model_config = ConfigDict(
+        title="environment.yaml",
+        json_schema_extra={"anyOf": [{"required": ["stacks"]}, {"required": ["targets"]}]},
+    )
 
     defaults: TargetFields = Field(
         default_factory=TargetFields, description="Fields for every target that does not say otherwise."

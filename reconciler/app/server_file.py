@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, Strict, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, Strict, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from reconciler.app.fields import (
@@ -210,6 +210,8 @@ Argv = Annotated[
 class ServerConfig(Section):
     """The server's file. Whoever writes it decides where live files may go and what may be run; git cannot."""
 
+    model_config = ConfigDict(title="reconciler.yaml")
+
     environment: Annotated[
         tuple[Name, ...], Strict(False), Field(min_length=1), AfterValidator(_distinct), OneOrMany(NAME)
     ] = Field(description="The environment this server follows: a directory below repository.path. Or several.")
@@ -217,7 +219,7 @@ class ServerConfig(Section):
         default_factory=socket.gethostname, description="Who this machine is in a stack's hosts. Default: its hostname."
     )
     repository: Repository = Field(description="The config repository.")
-    decryption: Decryption = Field(default_factory=Decryption, description="How sops decrypts.")
+    decryption: Decryption = Field(default_factory=Decryption, description="The key and the program that decrypt.")
     allowed_paths: Annotated[
         tuple[AbsolutePath, ...], Strict(False), Field(min_length=1), AfterValidator(_not_everything)
     ] = Field(description="Live files and stack directories lie below these, after links are resolved.")

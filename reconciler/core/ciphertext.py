@@ -233,7 +233,7 @@ class _Findings:
             self.entries.append(Entry(key, line))
         elif isinstance(value, str) and value.startswith("ENC["):
             raise BadCiphertextError(
-                f"the encrypted value of {shown} is damaged", where=_at(self.name, line), hint=_redo(self.name)
+                f"the encrypted value of {shown} is damaged", where=_at(self.name, line), hint=redo(self.name)
             )
         else:
             self._plain.append(shown)
@@ -256,7 +256,7 @@ class _Findings:
             if rule
             else f"Take them out, add them again with `sops edit {self.name}`, and replace the values: git keeps them"
         )
-        raise NotEncryptedError(f"is not encrypted at {_listed(self._plain)}", where=self.name, hint=hint)
+        raise NotEncryptedError(f"is not encrypted at {listed(self._plain)}", where=self.name, hint=hint)
 
 
 # --- dotenv ---
@@ -276,10 +276,10 @@ def _read_dotenv(found: _Findings, text: str) -> dict[str, tuple[str, int]]:
         if line.startswith("#"):
             found.add_comment(line[1:], number)
         elif not equals and line:
-            raise BadCiphertextError("is not of the form KEY=ENC[…]", where=where, hint=_redo(found.name))
+            raise BadCiphertextError("is not of the form KEY=ENC[…]", where=where, hint=redo(found.name))
         elif key.startswith("sops_"):
             if key in metadata:
-                raise BadCiphertextError("repeats a line of the SOPS metadata", where=where, hint=_redo(found.name))
+                raise BadCiphertextError("repeats a line of the SOPS metadata", where=where, hint=redo(found.name))
             metadata[key] = (value, number)
         elif line:
             variable = _variable(key, where)
@@ -317,7 +317,7 @@ def _shown(variable: str, value: str, line: int) -> str:
 
 def _refuse_plain_dotenv(name: str, lines: Sequence[str]) -> NoReturn:
     if any("=ENC[AES256_GCM," in line for line in lines):
-        raise BadCiphertextError("its sops_… lines are missing (a bad merge?)", where=name, hint=_redo(name))
+        raise BadCiphertextError("its sops_… lines are missing (a bad merge?)", where=name, hint=redo(name))
     keys = []
     for number, line in enumerate(lines, start=1):
         key, _, value = line.partition("=")
@@ -337,7 +337,7 @@ def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tupl
         _refuse_unencrypted(name, _TOP_LEVEL_KEY.findall(text))
     document = parse(name, text)
     if not isinstance(document, Fields):
-        raise BadCiphertextError("its top level is not a mapping", where=name, hint=_redo(name))
+        raise BadCiphertextError("its top level is not a mapping", where=name, hint=redo(name))
     _check_keys(name, document)
     metadata = next((value for key, _, value in document if key == "sops"), None)
     content = Fields(field for field in document if field[0] != "sops")
@@ -345,9 +345,9 @@ def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tupl
         _refuse_unencrypted(name, [_printable(key) for key, _, _ in content])
     _check_characters(name, text)
     if not isinstance(metadata, Fields) or any(key.casefold() == "sops" for key, _, _ in content):
-        raise BadCiphertextError("must have one `sops` section, spelled so", where=name, hint=_redo(name))
+        raise BadCiphertextError("must have one `sops` section, spelled so", where=name, hint=redo(name))
     if found.format is Format.BINARY and [key for key, _, _ in content] != ["data"]:
-        raise BadCiphertextError("a binary store holds `data` and `sops` only", where=name, hint=_redo(name))
+        raise BadCiphertextError("a binary store holds `data` and `sops` only", where=name, hint=redo(name))
     if found.format is Format.YAML:
         for comment, line in _yaml_comments(text):
             found.add_comment(comment, line)
@@ -364,7 +364,7 @@ def _parse_json(name: str, text: str) -> object:
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 0)
     # Raised out here: as the cause or context, the parser's own error would carry the whole file along.
-    raise BadCiphertextError("is not valid JSON", where=_at(name, line), hint=_redo(name))
+    raise BadCiphertextError("is not valid JSON", where=_at(name, line), hint=redo(name))
 
 
 def _fields(pairs: Iterable[tuple[str, object]]) -> Fields:
@@ -394,7 +394,7 @@ def _check_keys(name: str, fields: Fields) -> None:
         if key in seen:
             raise BadCiphertextError(f"has {_printable(key)} twice", where=_at(name, line), hint="Remove one of them")
         if _UNPRINTABLE.search(key):
-            raise BadCiphertextError("a key has unprintable characters", where=_at(name, line), hint=_redo(name))
+            raise BadCiphertextError("a key has unprintable characters", where=_at(name, line), hint=redo(name))
         seen.add(key)
 
 
@@ -423,7 +423,7 @@ def _flat(name: str, section: Fields) -> dict[str, tuple[str, int]]:
             flat[key] = (str(value), line)
             continue
         for index, element in enumerate(value):
-            if not isinstance(element, Fields):
+            if not isinstance(element, Fields) or not element:
                 _refuse_metadata(name, key, line)
             _check_keys(name, element)
             for field, at, text in element:
@@ -441,11 +441,11 @@ def _metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: frozens
     for key, pattern in (("mac", _ENCRYPTED), ("lastmodified", _TIME), ("version", _VERSION)):
         value, line = flat.get(key, ("", 0))
         if not pattern.fullmatch(value):
-            raise BadCiphertextError(f"its SOPS metadata has no valid {key}", where=_at(name, line), hint=_redo(name))
+            raise BadCiphertextError(f"its SOPS metadata has no valid {key}", where=_at(name, line), hint=redo(name))
     age = _public_keys(name, flat, "__map_recipient", _RECIPIENT)
     pgp = _public_keys(name, flat, "__map_fp", _FINGERPRINT)
     if not age and not pgp:
-        raise BadCiphertextError("its SOPS metadata names no key", where=name, hint=_redo(name))
+        raise BadCiphertextError("its SOPS metadata names no key", where=name, hint=redo(name))
     return Metadata(age, pgp, flat["mac"][0], flat["lastmodified"][0], flat["version"][0], _rule(flat))
 
 
@@ -455,7 +455,7 @@ def _public_keys(
     found = [field for key, field in flat.items() if key.endswith(ending)]
     for value, line in found:
         if not pattern.fullmatch(value):  # they are shown in messages
-            raise BadCiphertextError("does not name a public key", where=_at(name, line), hint=_redo(name))
+            raise BadCiphertextError("does not name a public key", where=_at(name, line), hint=redo(name))
     return tuple(value for value, _ in found)
 
 
@@ -471,7 +471,7 @@ def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
     other = _OTHER_KEYS.get(key.partition("__")[0].lower())
     if other is None:
         raise BadCiphertextError(
-            "its SOPS metadata holds what sops does not write", where=_at(name, line), hint=_redo(name)
+            "its SOPS metadata holds what sops does not write", where=_at(name, line), hint=redo(name)
         )
     raise SourceError(
         f"is encrypted for {other} as well, which this server does not use",
@@ -493,7 +493,7 @@ def _decoded(data: bytes) -> str | None:
 def _refuse_undecodable(name: str, data: bytes) -> NoReturn:
     if b"sops" not in data:
         _refuse_unencrypted(name, ())
-    raise BadCiphertextError("is not UTF-8 text", where=name, hint=_redo(name))
+    raise BadCiphertextError("is not UTF-8 text", where=name, hint=redo(name))
 
 
 def _check_characters(name: str, text: str) -> None:
@@ -508,7 +508,7 @@ def _check_characters(name: str, text: str) -> None:
 
 
 def _refuse_unencrypted(name: str, keys: Sequence[str]) -> NoReturn:
-    values = f": it holds plain values for {_listed(keys)}" if keys else ""
+    values = f": it holds plain values for {listed(keys)}" if keys else ""
     raise NotEncryptedError(
         f"is not encrypted{values}",
         where=name,
@@ -516,7 +516,8 @@ def _refuse_unencrypted(name: str, keys: Sequence[str]) -> NoReturn:
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are."""
     shown, more = names[:_NAMES_SHOWN], len(names) - _NAMES_SHOWN
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
@@ -533,5 +534,6 @@ def _line_at(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
-def _redo(name: str) -> str:
+def redo(name: str) -> str:
+    """The hint for a file that was changed without sops."""
     return f"Restore the last good version from git and make the change again with `sops edit {name}`"

@@ -468,7 +468,6 @@ class EnvironmentRecord:
     healthy: Revision | None = None
     quarantined_subtree: str = ""
     quarantine_reason: str = ""
-    pinned: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class Stage(Enum):
 class Progress:
     """How far a transaction has come: what a rollback must undo and a retry must redo.
 
+    ``owed`` is what the services are to be given, ``touched`` names those, by stack, that were given something;
     ``answers`` is what the HTTP health checks said before the change, by URL.
     """
 
@@ -49,6 +50,7 @@ class Progress:
     stage: Stage = Stage.BACKUP
     written: dict[str, Secret | None] = field(default_factory=dict, repr=False)
     owed: list[Action] = field(default_factory=list)
+    touched: set[tuple[str, str]] = field(default_factory=set)
     answers: dict[str, bool] = field(default_factory=dict)
     services: tuple[ServiceHealth, ...] = ()
 
@@ -157,7 +159,7 @@ async def _owe(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[
 
 
 async def act(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> None:
-    """Give each stack's services what they are owed; what is done is owed no more."""
+    """Give each stack's services what they are owed. It stays owed until they are seen healthy (``finish``)."""
     for name, view in views.items():
         actions = [action for action in progress.owed if action.stack == name]
         if not actions:
@@ -167,18 +169,17 @@ async def act(ports: Ports, progress: Progress, views: Mapping[str, StackView]) 
             chosen = [
                 action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
             ]
-            await _act(ports, progress.run.environment, view, project, chosen)
-            progress.owed = [action for action in progress.owed if action not in chosen]
-            ports.store.owe(progress.run.id, progress.owed)
+            await _act(ports, progress, view, project, chosen)
 
 
 async def _project_name(ports: Ports, view: StackView) -> str:
     return view.before.name if view.before else (await ports.compose.project(view.stack)).name
 
 
-async def _act(ports: Ports, environment: str, view: StackView, project: str, actions: Sequence[Action]) -> None:
+async def _act(ports: Ports, progress: Progress, view: StackView, project: str, actions: Sequence[Action]) -> None:
     """Carry out actions of one kind, on one stack."""
     first, names = actions[0], [action.service for action in actions]
+    progress.touched |= {(view.stack.name, name) for name in names}
     result = "failed"
     try:
         with phase(ports, Phase.RECREATE, f"{view.stack.name}: {first.kind} {', '.join(names)}"):
@@ -193,7 +194,7 @@ async def _act(ports: Ports, environment: str, view: StackView, project: str, ac
         result = "ok"
     finally:
         for name in names:
-            ports.metrics.recreated(environment, view.stack.name, name, result)
+            ports.metrics.recreated(progress.run.environment, view.stack.name, name, result)
 
 
 async def verify(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> tuple[ServiceHealth, ...]:

@@ -14,6 +14,7 @@ from reconciler.core.model import (
     Container,
     Effect,
     KeyChange,
+    Kind,
     OnChange,
     Parser,
     Plan,
@@ -163,7 +164,8 @@ async def _ask_guards(
         target, data = change.target, staged[change.target.path]
         found = guards.placement(target, ports.host.resolve(target.path), allowed)
         if data is not None:
-            live = snapshot.live[target.path]
+            # What git already had here once is put back whatever a hand has made of the live file.
+            live = None if change.kind is Kind.DRIFT else snapshot.live[target.path]
             found += guards.content(target, data.reveal(), None if live is None else live.data.reveal())
             found += guards.project_files(target, *forbidden, data.reveal())
             found += await _ask_check(ports, target, data)

@@ -20,9 +20,9 @@ async def undo(ports: Ports, progress: Progress, views: Mapping[str, StackView],
     """
     with phase(ports, Phase.ROLLBACK, f"rolling back: {reason}"):
         await restore_files(ports, progress)
-        touched = {(action.stack, action.service) for action in progress.run.actions}
         progress.owed = [
-            Action(stack, service, ActionKind.RECREATE, "rolled back", force=True) for stack, service in sorted(touched)
+            Action(stack, service, ActionKind.RECREATE, "rolled back", force=True)
+            for stack, service in sorted(progress.touched)
         ]
         ports.store.owe(progress.run.id, progress.owed)
         progress.run = replace(progress.run, actions=tuple(progress.owed))

@@ -810,7 +810,7 @@ def other_key(directory: Path, name: str = "other_key") -> Path:
 async def test_over_ssh_with_the_right_key(remote: GitRemote, sshd: Sshd, state_dir: Path, tmp_path: Path) -> None:
     remote.commit({API: b"A=1"})
     assert await content(over_ssh(remote, sshd, state_dir)) == b"A=1"
-    odd = tmp_path / "a dir with 'quotes', $(id) and 100%"
+    odd = tmp_path / "a dir with 'quotes', \\ and \", $(id) and 100%"
     odd.mkdir()
     for file in (sshd.key_path, sshd.known_hosts):
         shutil.copy(file, odd / file.name)
@@ -933,13 +933,9 @@ def answer(server: HttpsRemote) -> type[BaseHTTPRequestHandler]:
             account = base64.b64decode(authorization).decode()
             server.seen.append(account)
             if server.redirect_to is not None:
-                self.send_response(302)
-                self.send_header("Location", f"{server.redirect_to}{self.path}")
-                self.end_headers()
+                self.reply(302, {"Location": f"{server.redirect_to}{self.path}"})
             elif account not in server.accounts:
-                self.send_response(401)
-                self.send_header("WWW-Authenticate", 'Basic realm="git"')
-                self.end_headers()
+                self.reply(401, {"WWW-Authenticate": 'Basic realm="git"'})
             else:
                 self.serve()
 
@@ -962,8 +958,11 @@ def answer(server: HttpsRemote) -> type[BaseHTTPRequestHandler]:
             }
             head, _, data = output("git", "http-backend", stdin=body, env=variables).partition(b"\r\n\r\n")
             fields = dict(line.split(": ", 1) for line in head.decode().splitlines())
-            self.send_response(int(fields.pop("Status", "200 OK").split()[0]))
-            for name, value in fields.items():
+            self.reply(int(fields.pop("Status", "200 OK").split()[0]), fields, data)
+
+        def reply(self, status: int, fields: dict[str, str], data: bytes = b"") -> None:
+            self.send_response(status)
+            for name, value in {**fields, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)

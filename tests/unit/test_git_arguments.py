@@ -154,7 +154,21 @@ def test_a_path_is_split_into_its_elements() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../x", "a/../b", "/etc/passwd", "a//b", "a/", ".", "./a", "a/.", "a\0b", "a\nb", "a\x1b[2Jb", "\udcff", "a/" * 40],
+    [
+        "../x",
+        "a/../b",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        ".",
+        "./a",
+        "a/.",
+        "a\0b",
+        "a\nb",
+        "a\x1b[2Jb",
+        "\udcff",
+        "a/" * 40,
+    ],
 )
 def test_a_path_that_could_mean_something_else_is_refused(path: str) -> None:
     with pytest.raises(SourceError) as caught:
@@ -231,11 +245,12 @@ def test_the_token_is_offered_to_the_configured_server_only() -> None:
 @pytest.mark.parametrize(
     ("path", "key", "known"),
     [
-        ("/etc/key", "/etc/key", "UserKnownHostsFile=/etc/key"),
-        ("/a b/k'ey$(id)", '"/a b/k\'ey$(id)"', "UserKnownHostsFile=\"/a b/k'ey$(id)\""),
-        ("/a%h", "/a%%h", "UserKnownHostsFile=/a%%h"),
+        ("/etc/key", "/etc/key", 'UserKnownHostsFile="/etc/key"'),
+        ("/a b/k'ey$(id)", "/a b/k'ey$(id)", 'UserKnownHostsFile="/a b/k\'ey$(id)"'),
+        ("/a%h", "/a%%h", 'UserKnownHostsFile="/a%%h"'),
+        ('/a"\\', '/a"\\', 'UserKnownHostsFile="/a\\"\\\\"'),
     ],
-    ids=["plain", "space and quote", "percent"],
+    ids=["plain", "space and quote", "percent", "double quote and backslash"],
 )
 def test_the_ssh_command_pins_key_and_known_hosts(path: str, key: str, known: str) -> None:
     words = shlex.split(git.ssh_command(path, path))
@@ -374,7 +389,9 @@ def test_output_that_was_cut_short_gives_what_came_whole_and_the_size_of_what_di
 
 
 def test_a_directory_gives_modes_and_ids() -> None:
-    object_id, output = record("tree", entry(b"100644", b"a b") + entry(b"40000", "ü".encode()) + entry(b"120000", b"l"))
+    object_id, output = record(
+        "tree", entry(b"100644", b"a b") + entry(b"40000", "ü".encode()) + entry(b"120000", b"l")
+    )
     tree = git.parse_batch(output)[object_id]
     assert isinstance(tree, git.Tree)
     assert {name: oct(found.mode) for name, found in tree.entries.items()} == {

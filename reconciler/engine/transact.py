@@ -1,0 +1,217 @@
+"""How a planned change is carried out to an honest end: applied, rolled back, or left with what is owed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
+from reconciler.core.model import (
+    Applied,
+    Effect,
+    EnvironmentRecord,
+    KeyChange,
+    Kind,
+    OnFailure,
+    Outcome,
+    Plan,
+    Result,
+    Run,
+)
+from reconciler.core.ports import Ports
+from reconciler.engine.execute import Progress, Stage, execute
+from reconciler.engine.observe import Snapshot
+from reconciler.engine.prepare import Prepared
+from reconciler.engine.rollback import restore_files, undo
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One run of one environment: the plan with what it was made from, and how far it has come."""
+
+    ports: Ports
+    snapshot: Snapshot
+    prepared: Prepared
+    record: EnvironmentRecord
+    progress: Progress
+
+    @property
+    def plan(self) -> Plan:
+        return self.prepared.plan
+
+
+def open_transaction(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Transaction:
+    """A transaction that has not begun: nothing is stored yet."""
+    plan = prepared.plan
+    record = ports.store.environment(plan.environment)
+    run = Run(
+        id=ports.new_run_id(),
+        environment=plan.environment,
+        trigger=trigger,
+        started_at=ports.clock.now(),
+        revision=plan.revision,
+        from_commit=record.applied.commit if record.applied else "",
+    )
+    return Transaction(ports, snapshot, prepared, record, Progress(run))
+
+
+def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
+    """End a pass that has nothing to do; the revision, and what is right already, are stored where that is news."""
+    plan = prepared.plan
+    record = ports.store.environment(plan.environment)
+    held = bool(plan.held or plan.reported)
+    result = Result.HELD if held else Result.IN_SYNC
+    reason = held_reason(plan) if held else f"in sync at {plan.revision.short}"
+    new_revision = record.applied is None or record.applied.subtree != plan.revision.subtree
+    if new_revision or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
+        return _end(open_transaction(ports, snapshot, prepared, trigger), result, reason, healthy=True)
+    return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
+
+
+async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
+    """Carry the plan out. Raises ReconcilerError only where nothing was changed."""
+    transaction = open_transaction(ports, snapshot, prepared, trigger)
+    try:
+        await execute(ports, transaction.progress, snapshot, prepared)
+    except (ModelRefusedError, UnhealthyError) as error:
+        return await _failed_revision(transaction, error)
+    except ServiceFailedError as error:
+        return _end(transaction, Result.FAILED, f"the files are in place, but {error}")
+    except OutsideError as error:
+        return await _interrupted(transaction, error)
+    return _succeeded(transaction)
+
+
+def _succeeded(transaction: Transaction) -> Outcome:
+    ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
+    corrected = [change.target.id for change in plan.writes if change.drifted]
+    only_corrects = all(change.kind is Kind.DRIFT for change in plan.writes)
+    ports.metrics.health(plan.environment, progress.services)
+    ports.metrics.corrected(plan.environment, corrected)
+    ports.metrics.observed(_carried_out(plan), ports.clock.now())
+    result = Result.CORRECTED if only_corrects else Result.APPLIED
+    outcome = _end(transaction, result, _done_reason(progress, plan), healthy=True)
+    if plan.held or plan.reported:
+        return replace(outcome, result=Result.HELD, reason=f"{outcome.reason}; {held_reason(plan)}")
+    return outcome
+
+
+async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> Outcome:
+    """The revision broke a service: roll back, unless the stack's owner asked to hold or there is no way back."""
+    ports, plan, record = transaction.ports, transaction.plan, transaction.record
+    if any(view.stack.on_failure is OnFailure.HOLD for view in transaction.prepared.views.values()):
+        return _end(transaction, Result.FAILED, f"{error}. on_failure is hold: the new files stay")
+    good = record.healthy is not None and record.healthy.subtree == plan.revision.subtree
+    if good or not transaction.progress.written:
+        # Git's files were healthy before: restoring what stood here would only bring a hand edit back.
+        return _end(transaction, Result.FAILED, f"{error}. The files are those of the last good revision, so they stay")
+    transaction.record = replace(record, quarantined_subtree=plan.revision.subtree, quarantine_reason=str(error))
+    try:
+        await undo(ports, transaction.progress, transaction.prepared.views, str(error))
+    except ReconcilerError as failure:
+        return _rollback_failed(transaction, error, failure)
+    ports.metrics.rolled_back(plan.environment, "local", True)
+    reason = f"{error}. Everything is as it was before; revision {plan.revision.short} is quarantined"
+    return _end(transaction, Result.ROLLED_BACK, reason, wrote=False)
+
+
+def _rollback_failed(transaction: Transaction, error: ReconcilerError, failure: ReconcilerError) -> Outcome:
+    transaction.ports.metrics.rolled_back(transaction.plan.environment, "local", False)
+    backup = transaction.progress.run.backup
+    reason = f"{error}. The rollback failed too: {failure}. What was there before is in backup {backup}"
+    return _end(transaction, Result.ROLLBACK_FAILED, reason, wrote=False, owing=True)
+
+
+async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome:
+    """Something outside failed: half-written files go back; once they are all in place, the services stay owed."""
+    progress = transaction.progress
+    if progress.stage is Stage.BACKUP:
+        raise error
+    if progress.stage is Stage.SERVICES:
+        services = ", ".join(sorted({action.service for action in progress.owed}))
+        reason = f"{error}. The files are in place; still owed: {services}; it is tried again"
+        return _end(transaction, Result.FAILED, reason, owing=True, retry=True)
+    try:
+        await restore_files(transaction.ports, progress)
+    except ReconcilerError as failure:
+        return _rollback_failed(transaction, error, failure)
+    reason = f"{error}. The live files are as they were; it is tried again"
+    return _end(transaction, Result.FAILED, reason, wrote=False, retry=True)
+
+
+def _end(
+    transaction: Transaction,
+    result: Result,
+    reason: str,
+    *,
+    wrote: bool = True,
+    healthy: bool = False,
+    retry: bool = False,
+) -> Outcome:
+    """Store the end of the run, all at once, and return it. ``wrote``: git's files are in place now."""
+    ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
+    record = transaction.record
+    if wrote:
+        record = replace(record, applied=plan.revision, healthy=plan.revision if healthy else record.healthy)
+    after = _carried_out(plan) if wrote else plan
+    now = ports.clock.now()
+    ports.store.finish(
+        progress.run,
+        result,
+        reason,
+        at=now,
+        record=record,
+        applied=_applied(transaction.snapshot, after, now),
+        forgotten=_forgotten(transaction.snapshot, after),
+        owed=progress.owed if owing else (),
+    )
+    for state, revision in (("applied", record.applied), ("healthy", record.healthy)):
+        ports.metrics.revision(plan.environment, state, revision)
+    run = progress.run
+    return Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None, retry)
+
+
+def _carried_out(plan: Plan) -> Plan:
+    """The plan as it stands once its writes are done."""
+    changes = tuple(
+        replace(change, kind=Kind.IN_SYNC, effect=Effect.NONE, aspects=frozenset(), keys=KeyChange(), reason="in sync")
+        if change.writes
+        else change
+        for change in plan.changes
+    )
+    return replace(plan, changes=changes, actions=())
+
+
+def _applied(snapshot: Snapshot, plan: Plan, at: float) -> list[Applied]:
+    """What the store does not know yet of the targets that are in sync."""
+    news = []
+    for change in plan.changes:
+        target, digest = change.target, snapshot.wanted.digests.get(change.target.source)
+        if change.kind is not Kind.IN_SYNC or digest is None or target not in snapshot.wanted.manifest.targets:
+            continue
+        known = snapshot.applied.get(target.path)
+        fact = Applied(
+            target.source, target.path, digest, target.mode, plan.revision.commit, at, target.stack, target.prune
+        )
+        if known is None or fact != replace(known, commit=fact.commit, at=fact.at):
+            news.append(fact)
+    return news
+
+
+def _forgotten(snapshot: Snapshot, plan: Plan) -> list[str]:
+    """Live paths that left git and are gone, or were never as we wrote them."""
+    left = {state.target.path for state in snapshot.states if state.desired is None}
+    gone = {change.target.path for change in plan.changes if change.kind in (Kind.IN_SYNC, Kind.NOT_OURS)}
+    return sorted(left & gone)
+
+
+def _done_reason(progress: Progress, plan: Plan) -> str:
+    files = ", ".join(change.target.source for change in plan.writes)
+    services = ", ".join(sorted({action.service for action in progress.run.actions}))
+    parts = [f"wrote {files}" if files else "", f"{services} healthy on the new values" if services else ""]
+    return "; ".join(part for part in parts if part)
+
+
+def held_reason(plan: Plan) -> str:
+    """What waits for a person, and why."""
+    waiting = [f"{change.target.source}: {change.reason}" for change in (*plan.held, *plan.reported)]
+    return f"{len(waiting)} left for a person: {'; '.join(waiting)}"

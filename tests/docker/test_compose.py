@@ -1,0 +1,903 @@
+"""The Compose adapter, and the rules of core/services.py and core/health.py, against a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.adapters.compose import DockerCompose
+from reconciler.core import health, services
+from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
+from reconciler.core.model import Action, ActionKind, ChangeMode, HealthPolicy, OnChange, Project, Stack
+from reconciler.core.secret import Secret
+from tests.support.commands import lines, output, run
+from tests.support.compose import ComposeProject
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.docker
+
+MakeProject = Callable[..., ComposeProject]
+CANARY = "c4n4ry-value"
+RECREATE = OnChange(ChangeMode.RECREATE)
+
+# PID 1 of the test image ends at once when stopped; `init` passes signals on where a test sends one.
+SLEEPER = """
+    image: IMAGE
+    init: true
+    stop_grace_period: 1s
+    command: sleep 1000
+"""
+
+
+@pytest.fixture
+async def docker(tmp_path: Path) -> AsyncIterator[DockerCompose]:
+    compose = DockerCompose(str(tmp_path / "scratch"), os.environ)
+    yield compose
+    await compose.close()
+
+
+def stack_of(project: ComposeProject, **more: object) -> Stack:
+    return replace(Stack("production", "app", str(project.directory)), **more)  # type: ignore[arg-type]
+
+
+def ids(project: ComposeProject) -> dict[str, str]:
+    """Container ids by name, without the project's."""
+    listed = lines(
+        *("docker", "ps", "--all", "--no-trunc", "--format", "{{.Names}} {{.ID}}"),
+        *("--filter", f"label=com.docker.compose.project={project.name}"),
+    )
+    return {name.removeprefix(f"{project.name}-"): identity for name, identity in (line.split() for line in listed)}
+
+
+def inside(project: ComposeProject, service: str, *command: str) -> str:
+    return output("docker", "exec", project.container(service)["Id"], *command).decode()
+
+
+def staged(project: ComposeProject, files: Mapping[str, str | None]) -> dict[str, Secret | None]:
+    return {
+        os.path.normpath(project.directory / name): None if text is None else Secret(text.encode())
+        for name, text in files.items()
+    }
+
+
+async def carry_out(docker: DockerCompose, stack: Stack, project: Project, actions: tuple[Action, ...]) -> None:
+    """Do what was decided, as the engine does it."""
+    recreate = [action for action in actions if action.kind is ActionKind.RECREATE]
+    force = any(action.force for action in recreate)
+    await docker.recreate(stack, project.name, [action.service for action in recreate], force=force)
+    restart = [action.service for action in actions if action.kind is ActionKind.RESTART]
+    await docker.restart(stack, project.name, restart)
+    for action in actions:
+        if action.kind is ActionKind.SIGNAL:
+            await docker.signal(stack, project.name, action.service, action.signal)
+
+
+async def change(
+    docker: DockerCompose, made: ComposeProject, files: Mapping[str, str], on_change: OnChange = RECREATE
+) -> tuple[Action, ...]:
+    """Decide on the staged files, write them, see that Compose makes the same of them, and carry the decision out."""
+    stack = stack_of(made)
+    before = await docker.project(stack)
+    trial = await docker.project(stack, staged(made, files))
+    for name, text in files.items():
+        temporary = made.write(f"{name}.new", text)
+        temporary.rename(made.directory / name)
+    after = await docker.project(stack)
+    assert trial == after
+    paths = {str(made.directory / name): on_change for name in files}
+    actions = services.affected(stack, before, after, await docker.containers(stack, after.name), paths)
+    await carry_out(docker, stack, after, actions)
+    return actions
+
+
+# --- which services are affected ---
+
+
+async def test_changed_env_file_recreates_its_service_and_no_other(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(
+        f"services:\n  api:{SLEEPER}    env_file: api.env\n  worker:{SLEEPER}    env_file: worker.env\n",
+        {"api.env": "KEY=1\n", "worker.env": "KEY=1\n"},
+    )
+    made.up()
+    before = ids(made)
+    actions = await change(docker, made, {"api.env": "KEY=2\nNEW=$$x\n"})
+    after = ids(made)
+    assert [(one.service, one.reason) for one in actions] == [("api", "KEY changed; NEW added")]
+    assert before["api-1"] != after["api-1"]
+    assert before["worker-1"] == after["worker-1"]
+    assert made.environment("api")["KEY"] == "2"
+    assert made.environment("api")["NEW"] == "$x"
+
+
+async def test_cosmetic_change_of_an_env_file_concerns_nobody(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(f"services:\n  api:{SLEEPER}    env_file: api.env\n", {"api.env": "A=1\nB=2\n"})
+    made.up()
+    before = ids(made)
+    assert await change(docker, made, {"api.env": '# new\nB="2"\nA=1\n'}) == ()
+    assert ids(made) == before
+
+
+async def test_restart_does_not_load_new_values(compose_project: MakeProject, docker: DockerCompose) -> None:
+    made = compose_project(f"services:\n  api:{SLEEPER}    env_file: api.env\n", {"api.env": "KEY=1\n"})
+    made.up()
+    made.write("api.env", "KEY=2\n")
+    stack = stack_of(made)
+    await docker.restart(stack, made.name, ["api"])
+    assert made.environment("api")["KEY"] == "1"
+    now = await docker.project(stack)
+    (action,) = services.affected(stack, now, now, await docker.containers(stack, made.name), {})
+    assert (action.reason, action.stale) == ("container runs older values of KEY", True)
+    await carry_out(docker, stack, now, (action,))
+    assert made.environment("api")["KEY"] == "2"
+    assert services.affected(stack, now, now, await docker.containers(stack, made.name), {}) == ()
+
+
+MOUNTED = (
+    f"services:\n  web:{SLEEPER}    volumes: ['./web.conf:/web.conf:ro', './conf.d:/conf.d:ro']\n  other:{SLEEPER}"
+)
+
+
+@pytest.mark.parametrize("mode", [ChangeMode.RECREATE, ChangeMode.RESTART])
+async def test_mounted_file_shows_its_new_content_after_the_action(
+    compose_project: MakeProject, docker: DockerCompose, mode: ChangeMode
+) -> None:
+    made = compose_project(MOUNTED, {"web.conf": "old", "conf.d/x.conf": "old"})
+    made.up()
+    before = ids(made)
+    (action,) = await change(docker, made, {"web.conf": "new"}, OnChange(mode))
+    assert (action.service, action.kind.value, action.reason) == ("web", mode.value, "mounts web.conf")
+    assert inside(made, "web", "cat", "/web.conf") == "new"
+    assert (ids(made)["web-1"] == before["web-1"]) is (mode is ChangeMode.RESTART)
+    assert ids(made)["other-1"] == before["other-1"]
+
+
+async def test_compose_alone_would_leave_a_container_with_the_old_mounted_file(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    """Why such an action is forced."""
+    made = compose_project(MOUNTED, {"web.conf": "old", "conf.d/x.conf": "old"})
+    made.up()
+    made.write("web.conf.new", "new").rename(made.directory / "web.conf")
+    await docker.recreate(stack_of(made), made.name, ["web"])
+    assert inside(made, "web", "cat", "/web.conf") == "old"
+    await docker.recreate(stack_of(made), made.name, ["web"], force=True)
+    assert inside(made, "web", "cat", "/web.conf") == "new"
+
+
+async def test_mounted_directory_sees_the_new_file_at_once_and_a_signal_is_enough(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    listener = SLEEPER.replace(
+        "command: sleep 1000",
+        "command: [sh, -c, \"trap 'cat /conf.d/x.conf' HUP; echo up; while :; do sleep 0.1; done\"]",
+    )
+    made = compose_project(
+        f"services:\n  web:{listener}    volumes: ['./conf.d:/conf.d:ro']\n", {"conf.d/x.conf": "old"}
+    )
+    made.up()
+    eventually(lambda: "up" in made.logs("web"))
+    before = ids(made)
+    (action,) = await change(docker, made, {"conf.d/x.conf": "new\n"}, OnChange(ChangeMode.SIGNAL, "HUP"))
+    assert action.kind is ActionKind.SIGNAL
+    eventually(lambda: "new" in made.logs("web"))
+    assert ids(made) == before
+
+
+INLINE = f"""
+services:
+  inline:{SLEEPER}    configs: [{{source: motd, target: /motd}}]
+  secret:{SLEEPER}    secrets: [token]
+  other:{SLEEPER}
+configs:
+  motd: {{content: "hello ${{WHO}}"}}
+secrets:
+  token: {{environment: TOKEN}}
+"""
+
+
+async def test_config_and_secret_made_of_variables_follow_the_env_file(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(INLINE, {".env": "WHO=old\nTOKEN=old\n"})
+    made.up()
+    before = ids(made)
+    actions = await change(docker, made, {".env": "WHO=new\nTOKEN=new\n"})
+    assert [(one.service, one.reason, one.force) for one in actions] == [
+        ("inline", "its config motd changed", True),
+        ("secret", "its secret token changed", True),
+    ]
+    assert inside(made, "inline", "cat", "/motd") == "hello new"
+    assert inside(made, "secret", "cat", "/run/secrets/token") == "new"
+    assert ids(made)["other-1"] == before["other-1"]
+
+
+async def test_interpolated_variable_concerns_the_services_that_use_it(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(
+        f"services:\n  a:{SLEEPER}    environment: {{LEVEL: '${{LEVEL}}'}}\n  b:{SLEEPER}    hostname: ${{NAME}}\n"
+        f"  c:{SLEEPER}",
+        {".env": "LEVEL=info\nNAME=one\n"},
+    )
+    made.up()
+    actions = await change(docker, made, {".env": "LEVEL=debug\nNAME=two\n"})
+    assert {one.service: one.reason for one in actions} == {"a": "LEVEL changed", "b": "its hostname changed"}
+    assert made.environment("a")["LEVEL"] == "debug"
+    assert made.container("b")["Config"]["Hostname"] == "two"
+
+
+SHARED = f"""
+services:
+  api:{SLEEPER}    env_file: api.env
+    ipc: shareable
+    volumes: [./api.conf:/api.conf, /data]
+  side:{SLEEPER}    network_mode: service:api
+  tools:{SLEEPER}    pid: service:api
+    ipc: service:api
+  files:{SLEEPER}    volumes_from: [api]
+  after:{SLEEPER}    depends_on: {{api: {{condition: service_started, restart: true}}}}
+  plain:{SLEEPER}    depends_on: [api]
+"""
+
+
+async def test_services_that_share_namespaces_or_volumes_are_recreated_with_their_owner(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(SHARED, {"api.env": "KEY=1\n", "api.conf": "1"})
+    made.up()
+    before = ids(made)
+    started = made.container("after")["State"]["StartedAt"]
+    actions = await change(docker, made, {"api.env": "KEY=2\n"})
+    assert {one.service: (one.kind, one.reason) for one in actions} == {
+        "api": (ActionKind.RECREATE, "KEY changed"),
+        "side": (ActionKind.RECREATE, "shares the network of api"),
+        "tools": (ActionKind.RECREATE, "shares the IPC namespace and PID namespace of api"),
+        "files": (ActionKind.RECREATE, "uses the volumes of api"),
+        "after": (ActionKind.RESTART, "restarts with api"),
+    }
+    owner = f"container:{ids(made)['api-1']}"
+    assert made.container("side")["HostConfig"]["NetworkMode"] == owner
+    assert made.container("tools")["HostConfig"]["PidMode"] == owner
+    assert all(ids(made)[f"{name}-1"] != before[f"{name}-1"] for name in ("api", "side", "tools", "files"))
+    assert all(ids(made)[f"{name}-1"] == before[f"{name}-1"] for name in ("after", "plain"))
+    assert made.container("after")["State"]["StartedAt"] != started
+    assert all(made.container(name)["State"]["Running"] for name in ("api", "side", "tools", "files", "after", "plain"))
+
+
+async def test_services_that_share_a_namespace_are_restarted_after_its_owner(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(SHARED, {"api.env": "KEY=1\n", "api.conf": "1"})
+    made.up()
+    before = ids(made)
+    actions = await change(docker, made, {"api.conf": "2"}, OnChange(ChangeMode.RESTART))
+    assert {one.service: one.kind for one in actions} == dict.fromkeys(
+        ("after", "api", "side", "tools"), ActionKind.RESTART
+    )
+    assert ids(made) == before
+    started = {name: made.container(name)["State"]["StartedAt"] for name in ("api", "side", "tools")}
+    assert started["api"] == min(started.values())
+    assert all(made.container(name)["State"]["Running"] for name in ("api", "side", "tools", "after"))
+
+
+async def test_service_stopped_on_purpose_stays_stopped(compose_project: MakeProject, docker: DockerCompose) -> None:
+    made = compose_project(
+        f"services:\n  api:{SLEEPER}    env_file: [x.env]\n  job:{SLEEPER}    env_file: [x.env]\n"
+        f"  never:{SLEEPER}    env_file: [x.env]\n    profiles: [debug]\n",
+        {"x.env": "KEY=1\n"},
+    )
+    made.up()
+    made.compose("stop", "job")
+    before = ids(made)
+    actions = await change(docker, made, {"x.env": "KEY=2\n"})
+    assert [one.service for one in actions] == ["api"]
+    assert ids(made).keys() == {"api-1", "job-1"}
+    assert ids(made)["job-1"] == before["job-1"]
+    assert not made.container("job")["State"]["Running"]
+
+
+async def test_running_service_of_a_profile_is_seen_and_renewed(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(
+        f"services:\n  debug:{SLEEPER}    env_file: [x.env]\n    profiles: [debug]\n    depends_on: [other]\n"
+        f"  other:{SLEEPER}    profiles: [more]\n",
+        {"x.env": "KEY=1\n"},
+    )
+    made.compose("--profile", "*", "up", "--detach")
+    other = ids(made)["other-1"]
+    assert [one.service for one in await change(docker, made, {"x.env": "KEY=2\n"})] == ["debug"]
+    assert made.environment("debug")["KEY"] == "2"
+    assert ids(made)["other-1"] == other
+
+
+async def test_all_replicas_are_renewed(compose_project: MakeProject, docker: DockerCompose) -> None:
+    made = compose_project(
+        f"services:\n  api:{SLEEPER}    env_file: [x.env]\n    deploy: {{replicas: 2}}\n", {"x.env": "KEY=1\n"}
+    )
+    made.up()
+    before = ids(made)
+    await change(docker, made, {"x.env": "KEY=2\n"})
+    after = ids(made)
+    assert before.keys() == after.keys() == {"api-1", "api-2"}
+    assert not set(before.values()) & set(after.values())
+    found = await docker.containers(stack_of(made), made.name)
+    assert [one.environment["KEY"] for one in found] == ["2", "2"]
+
+
+async def test_number_of_replicas_may_come_from_a_file(compose_project: MakeProject, docker: DockerCompose) -> None:
+    made = compose_project(f"services:\n  api:{SLEEPER}    deploy: {{replicas: $COUNT}}\n", {".env": "COUNT=1\n"})
+    made.up()
+    before = ids(made)
+    (action,) = await change(docker, made, {".env": "COUNT=2\n"})
+    assert action.reason == "its deploy changed"
+    assert ids(made)["api-1"] == before["api-1"]
+    assert ids(made).keys() == {"api-1", "api-2"}
+
+
+async def test_values_of_a_container_are_those_of_the_model_to_the_letter(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    tricky = "HASH='$2y$10$abc.def'\nSPACES='  a b  '\nLINES=\"a\\nb\"\nUTF=žluť\nEMPTY=\nINHERITED\nHTML='<&>'\n"
+    made = compose_project(f"services:\n  api:{SLEEPER}    env_file: api.env\n", {"api.env": tricky})
+    made.up()
+    stack = stack_of(made)
+    now = await docker.project(stack)
+    (container,) = await docker.containers(stack, now.name)
+    assert services.stale_keys(now.services["api"], [container]) == ()
+    assert container.environment["HASH"] == "$2y$10$abc.def"
+    assert container.image_environment == {"PATH": "/bin"}
+
+
+async def test_variables_of_the_daemon_do_not_reach_compose(compose_project: MakeProject, tmp_path: Path) -> None:
+    made = compose_project(
+        f"services:\n  api:{SLEEPER}    environment: [INHERITED, 'LEVEL=${{LEVEL:-none}}']\n", {".env": "LEVEL=file\n"}
+    )
+    docker = DockerCompose(str(tmp_path / "scratch"), {**os.environ, "INHERITED": "daemon", "LEVEL": "daemon"})
+    project = await docker.project(stack_of(made))
+    assert project.services["api"].environment == {"INHERITED": None, "LEVEL": "file"}
+
+
+# --- the staged project ---
+
+EVERYTHING = """
+include:
+  - included/compose.yaml
+  - {path: [more/a.yaml, more/b.yaml], project_directory: more/home, env_file: [more/1.env, more/2.env]}
+services:
+  api:
+    image: IMAGE
+    env_file: [api.env, {path: absent.env, required: false}, {path: ../common.env}]
+    environment: {FROM: $FROM, PWD_IS: $PWD, DOLLAR: "a$$b", UNSET: }
+    volumes: ["./file.conf:/file.conf", "./mounted:/mounted", "../common.env:/common", "data:/data", "host:/host"]
+    configs: [file, inline, variable]
+    secrets: [secret_file, secret_variable]
+    networks: [back]
+    healthcheck: {test: "true"}
+  extended:
+    extends: {file: extends/base.yaml, service: base}
+    profiles: [extra]
+    build: {context: ./build, args: {FROM: $FROM}}
+    ipc: service:api
+configs:
+  file: {file: ./file.conf}
+  inline: {content: "hello ${FROM}"}
+  variable: {environment: FROM}
+secrets:
+  secret_file: {file: ./mounted/secret}
+  secret_variable: {environment: FROM}
+networks:
+  back: {driver: bridge}
+volumes:
+  data: {}
+  host: {driver: local, driver_opts: {type: none, o: bind, device: ./mounted}}
+"""
+EVERY_FILE = {
+    ".env": "FROM=dotenv\nWHERE=nested\n",
+    "api.env": "KEY=1\nREF=${FROM}\n",
+    "../common.env": "COMMON=1\n",
+    "file.conf": "x",
+    "mounted/secret": "s",
+    "build/Dockerfile": "FROM scratch",
+    "extends/base.yaml": "services:\n  base: {image: IMAGE, env_file: base.env, volumes: ['./v:/v'],"
+    " extends: {file: deep/deeper.yaml, service: deeper}}\n",
+    "extends/base.env": "BASE=1\n",
+    "extends/deep/deeper.yaml": "services:\n  deeper: {image: IMAGE, env_file: deeper.env}\n",
+    "extends/deep/deeper.env": "DEEPER=1\n",
+    "included/compose.yaml": "include: ['${WHERE}.yaml']\nservices:\n"
+    "  included: {image: IMAGE, env_file: i.env, environment: {OWN: $OWN}, volumes: ['./i:/i']}\n",
+    "included/nested.yaml": "services:\n  nested: {image: IMAGE, environment: {OWN: $OWN}}\n",
+    "included/i.env": "I=1\n",
+    "included/.env": "OWN=included\n",
+    "more/a.yaml": "services:\n  more: {image: IMAGE, environment: {M: $M}, volumes: ['./m:/m']}\n",
+    "more/b.yaml": "services:\n  more: {environment: {N: $M}}\n",
+    "more/1.env": "M=1\n",
+    "more/2.env": "M=2\n",
+    "more/home/.env": "M=unused\n",
+}
+
+
+@pytest.fixture
+def everything(compose_project: MakeProject) -> ComposeProject:
+    return compose_project(EVERYTHING, {name: text.replace("IMAGE", "x") for name, text in EVERY_FILE.items()})
+
+
+async def test_staging_what_is_there_gives_the_live_model(everything: ComposeProject, docker: DockerCompose) -> None:
+    live = await docker.project(stack_of(everything))
+    names = [*EVERY_FILE, "compose.yaml"]
+    trial = await docker.project(
+        stack_of(everything), staged(everything, {name: (everything.directory / name).read_text() for name in names})
+    )
+    assert live.services.keys() == {"api", "extended", "included", "nested", "more"}
+    assert trial == live
+    assert trial.services["api"].environment["PWD_IS"] == str(everything.directory)
+    assert trial.services["api"].environment["DOLLAR"] == "a$b"
+    assert trial.services["api"].sources == {
+        str(everything.directory / "file.conf"),
+        str(everything.directory / "mounted"),
+        str(everything.directory / "mounted/secret"),
+        str(everything.directory.parent / "common.env"),
+    }
+    assert trial.services["extended"].namespace_of == {"api"}
+    assert (trial.services["api"].has_healthcheck, trial.services["more"].has_healthcheck) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "service", "environment"),
+    [
+        pytest.param("api.env", "KEY=2\n", "api", {"KEY": "2"}, id="env-file"),
+        pytest.param("absent.env", "LATE=1\n", "api", {"LATE": "1"}, id="env-file-that-may-be-absent"),
+        pytest.param("../common.env", "COMMON=2\n", "api", {"COMMON": "2"}, id="env-file-above"),
+        pytest.param(".env", "FROM=other\nWHERE=nested\n", "api", {"FROM": "other", "REF": "other"}, id="dotenv"),
+        pytest.param("extends/base.env", "BASE=2\n", "extended", {"BASE": "2"}, id="extended"),
+        pytest.param("extends/deep/deeper.env", "DEEPER=2\n", "extended", {"DEEPER": "2"}, id="extended-twice"),
+        pytest.param("included/i.env", "I=2\n", "included", {"I": "2"}, id="included"),
+        pytest.param("included/.env", "OWN=2\n", "nested", {"OWN": "2"}, id="dotenv-of-an-include"),
+        pytest.param("more/2.env", "M=3\n", "more", {"M": "3", "N": "3"}, id="env-file-of-an-include"),
+        pytest.param("new/made/up.yaml", "", "api", {"KEY": "1"}, id="file-in-a-directory-that-does-not-exist"),
+    ],
+)
+async def test_staged_file_is_seen_wherever_compose_reads_it(
+    everything: ComposeProject,
+    docker: DockerCompose,
+    name: str,
+    text: str,
+    service: str,
+    environment: dict[str, str],
+) -> None:
+    project = await docker.project(stack_of(everything), staged(everything, {name: text}))
+    assert environment.items() <= project.services[service].environment.items()
+
+
+async def test_staged_removal_is_seen(everything: ComposeProject, docker: DockerCompose) -> None:
+    with pytest.raises(ModelRefusedError, match="the env file does not exist") as raised:
+        await docker.project(stack_of(everything), staged(everything, {"api.env": None}))
+    assert raised.value.where == str(everything.directory / "api.env")
+
+
+async def test_absolute_path_to_a_staged_file_leads_to_the_live_one(
+    compose_project: MakeProject, docker: DockerCompose, tmp_path: Path
+) -> None:
+    """The known limit: what is wrong with such a file shows only after it is written."""
+    made = compose_project(f"services:\n  api: {{image: x, env_file: {tmp_path}/abs.env}}\n", {"../abs.env": "A=1\n"})
+    trial = await docker.project(stack_of(made), staged(made, {"../abs.env": "A=2\n"}))
+    assert trial.services["api"].environment == {"A": "1"}
+
+
+@pytest.mark.parametrize("files", [(), ("deploy/compose.yaml",), ("compose.yaml", "deploy/compose.yaml")])
+async def test_project_reached_through_a_link(
+    compose_project: MakeProject, docker: DockerCompose, tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    text = "services:\n  api: {image: x, env_file: x.env, volumes: ['./x.env:/x']}\n"
+    made = compose_project(text, {"x.env": "A=1\n", "deploy/compose.yaml": text, "deploy/x.env": "A=1\n"})
+    link = tmp_path / "current"
+    link.symlink_to(made.directory)
+    stack = Stack("production", "app", str(link), files)
+    live = await docker.project(stack)
+    here = link if files[:1] != ("deploy/compose.yaml",) else link / "deploy"
+    assert live.name == here.name
+    assert live.services["api"].sources == {str(here / "x.env"), str(here.resolve() / "x.env")}
+    trial = await docker.project(stack, {str(here / "x.env"): Secret(b"A=1\n")})
+    assert trial == live
+
+
+async def test_staged_project_may_begin_where_the_live_one_is_broken(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(f"services:\n  api:{SLEEPER}    env_file: api.env\n", {"api.env": "KEY=1\n"})
+    made.up()
+    (made.directory / "api.env").unlink()
+    stack = stack_of(made)
+    with pytest.raises(ModelRefusedError, match="the env file does not exist"):
+        await docker.project(stack)
+    found = await docker.containers(stack, None)
+    assert [(one.service, one.state, one.environment["KEY"]) for one in found] == [("api", "running", "1")]
+    assert await docker.container_ids(stack) == {found[0].id}
+    after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
+    assert after.name == made.name
+    (action,) = services.affected(stack, None, after, found, {})
+    assert action.reason == "container runs older values of KEY"
+
+
+# Stands in for docker on PATH. Looks for the secret in every file below the directories while Compose would read them.
+SPY = """#!/bin/sh
+grep -rlF {canary} {places} > {report} 2>/dev/null
+ls -l "$PWD" >> {report}.listing
+exec {docker} "$@"
+"""
+
+
+async def test_nothing_of_a_staged_file_touches_the_disk(compose_project: MakeProject, tmp_path: Path) -> None:
+    made = compose_project(f"services:\n  api:{SLEEPER}    env_file: [api.env]\n", {"api.env": "KEY=1\n"})
+    report, scratch, programs = tmp_path / "report", tmp_path / "scratch", tmp_path / "bin"
+    real = lines("sh", "-c", "command -v docker")[0]
+    programs.mkdir()
+    spy = programs / "docker"
+    spy.write_text(SPY.format(canary=CANARY, places=f"{tmp_path} /tmp /dev/shm", report=report, docker=real))
+    spy.chmod(0o755)
+    # The spy's own text holds the secret; it stands for the proof that the search finds one.
+    docker = DockerCompose(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
+    project = await docker.project(stack_of(made), staged(made, {"api.env": f"KEY={CANARY}\n"}))
+    assert project.services["api"].environment == {"KEY": CANARY}
+    assert f"/proc/{os.getpid()}/fd/" in (tmp_path / "report.listing").read_text()
+    assert set(report.read_text().split()) == {str(spy)}
+    assert list(scratch.iterdir()) == []
+    assert scratch.stat().st_mode & 0o777 == 0o700
+
+
+async def test_what_a_killed_run_left_is_removed_and_what_is_in_use_stays(
+    everything: ComposeProject, docker: DockerCompose, tmp_path: Path
+) -> None:
+    leftover = tmp_path / "scratch" / "leftover"
+    leftover.mkdir(parents=True)
+    (leftover / "link").symlink_to(everything.directory)
+    contents = staged(everything, {"api.env": "KEY=2\n"})
+    trials = [docker.project(stack_of(everything), contents) for _ in range(4)]
+    assert len({project.services["api"].environment["KEY"] for project in await asyncio.gather(*trials)}) == 1
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert (everything.directory / "api.env").read_text() == "KEY=1\nREF=${FROM}\n"
+
+
+# --- the files Compose reads ---
+
+
+async def test_every_project_file_is_one_that_compose_reads(everything: ComposeProject, docker: DockerCompose) -> None:
+    """Broken in turn, each existing one of them must stop Compose; so must each environment file."""
+    stack = stack_of(everything)
+    project, environments = await docker.project_files(stack), await docker.environment_files(stack)
+    directory = everything.directory
+    existing = {path for path in project if Path(path).exists()}
+    assert existing == {str(directory / name) for name in ("compose.yaml", *EVERY_FILE) if name.endswith(".yaml")}
+    assert environments == {str(directory / name) for name in (".env", "included/.env", "more/1.env", "more/2.env")}
+    assert str(directory / "docker-compose.override.yml") in project
+    for path in sorted(existing | environments):
+        with pytest.raises(ModelRefusedError):
+            await docker.project(stack, {path: Secret(b'services: [\nBROKEN="\n')})
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param(f'KEY="{CANARY}\n', "a quote is opened and never closed", id="double-quote"),
+        pytest.param(f"KEY='{CANARY}\n", "a quote is opened and never closed", id="single-quote"),
+        pytest.param(f"A=1\nK/{CANARY}=x\n", "the name of a variable holds a character it must not", id="character"),
+        pytest.param(f"{CANARY} and more\nA=1\n", "the name of a variable holds a space", id="space"),
+        pytest.param(f"A=${{{CANARY}\n", "cannot be understood", id="interpolation"),
+        pytest.param(f"A=${{NEEDED:?{CANARY}}}\n", "the variable NEEDED is required and has no value", id="required"),
+    ],
+)
+async def test_refused_env_file_is_named_and_no_value_quoted(
+    compose_project: MakeProject, docker: DockerCompose, text: str, words: str
+) -> None:
+    made = compose_project("services:\n  api: {image: x, env_file: [other.env, api.env]}\n", {"other.env": "A=1\n"})
+    made.write("api.env", "A=1\n")
+    stack = stack_of(made)
+    with pytest.raises(ModelRefusedError) as trial:
+        await docker.project(stack, staged(made, {"other.env": "A=1\n", "api.env": text}))
+    assert words in str(trial.value)
+    assert CANARY not in everything_said(trial.value)
+    if "(line " in trial.value.what:
+        assert trial.value.where == str(made.directory / "api.env")
+    made.write("api.env", text)
+    with pytest.raises(ModelRefusedError) as live:
+        await docker.project(stack)
+    assert words in str(live.value)
+    assert CANARY not in everything_said(live.value)
+
+
+def everything_said(error: BaseException) -> str:
+    said, current = [], error
+    while current is not None:
+        said += [str(current), repr(current), repr(current.__dict__)]
+        current = current.__cause__ or current.__context__  # type: ignore[assignment]
+    return " ".join(said)
+
+
+@pytest.mark.parametrize(
+    ("compose", "words"),
+    [
+        pytest.param("services:\n  api:\n    image: [\n", "the YAML has an error", id="yaml"),
+        pytest.param("services:\n  api:\n\timage: x\n", "the YAML has an error (line 3)", id="tab"),
+        pytest.param("services: {api: {image: x, nonsense: 1}}", "services.api has a field nonsense", id="field"),
+        pytest.param("services: {api: {image: 3}}", "services.api.image must be a string", id="type"),
+        pytest.param("services: {api: {image: x, depends_on: [b]}}", "api depends on b, which is not", id="depends"),
+        pytest.param("services: {api: {image: x, configs: [c]}}", "api uses the config c, which is not", id="config"),
+        pytest.param("services: {api: {image: '${A:?c4n4ry-value}'}}", "the variable A is required", id="required"),
+        pytest.param("services: {api: {image: '${A'}}", "the ${…} in services.api.image", id="interpolation"),
+        pytest.param("services: {api: {image: x, ports: ['$PORT:1']}}", "a port of a service is not", id="port"),
+        pytest.param("services: {api: {image: x, mem_limit: $PORT}}", "mem_limit of service api is invalid", id="size"),
+        pytest.param("services: {api: {extends: {service: b}}}", "api extends one that is not defined", id="extends"),
+        pytest.param("include: [nope.yaml]", "nope.yaml: Compose cannot resolve the project: the file", id="include"),
+        pytest.param("", "the compose file is empty", id="empty"),
+    ],
+)
+async def test_refused_compose_file_is_explained_and_no_value_quoted(
+    compose_project: MakeProject, docker: DockerCompose, compose: str, words: str
+) -> None:
+    made = compose_project(compose, {".env": f"PORT={CANARY}\n"})
+    with pytest.raises(ModelRefusedError) as raised:
+        await docker.project(stack_of(made))
+    assert words in str(raised.value)
+    assert CANARY not in everything_said(raised.value)
+
+
+async def test_profile_without_its_env_file_is_left_out_unless_the_stack_names_it(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    """One compose file for several machines: each has the env files of its own profile only."""
+    made = compose_project(
+        f"services:\n  api:{SLEEPER}    env_file: [api.env]\n  db: {{image: x, env_file: db.env, profiles: [db]}}\n",
+        {"api.env": "KEY=1\n"},
+    )
+    made.up()
+    project = await docker.project(stack_of(made))
+    assert project.services.keys() == {"api"}
+    made.write("api.env", "KEY=2\n")
+    await docker.recreate(stack_of(made), project.name, ["api"])
+    assert made.environment("api")["KEY"] == "2"
+    with pytest.raises(ModelRefusedError):
+        await docker.project(stack_of(made, profiles=("db",)))
+
+
+async def test_compose_file_of_a_directory_above_is_never_taken(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project("services: {api: {image: x}}", {"inner/x.env": ""})
+    for directory in (made.directory / "inner", made.directory / "absent"):
+        with pytest.raises(EngineUnavailableError) as raised:
+            await docker.project(replace(stack_of(made), directory=str(directory)))
+        assert raised.value.where == str(directory)
+        assert raised.value.hint
+    with pytest.raises(EngineUnavailableError, match="the compose file is missing"):
+        await docker.project(stack_of(made, files=("absent.yaml",)))
+
+
+async def test_compose_file_may_be_named_by_dotenv(compose_project: MakeProject, docker: DockerCompose) -> None:
+    made = compose_project("services: {a: {image: x}}", {".env": "COMPOSE_FILE=deploy/b.yaml\n"})
+    made.write("deploy/b.yaml", "services: {b: {image: x}}")
+    (made.directory / "compose.yaml").unlink()
+    assert (await docker.project(stack_of(made))).services.keys() == {"b"}
+    assert str(made.directory / "deploy/b.yaml") in await docker.project_files(stack_of(made))
+
+
+# --- starting services ---
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        pytest.param(
+            "    image: reconciler-test/absent:1\n", "the image of a service is not on this server", id="image"
+        ),
+        pytest.param("    volumes: [{type: bind, source: /nope, target: /x}]\n", "mounts does not exist", id="mount"),
+        pytest.param(
+            "    init: false\n    command: /nope\n", "the command of a service cannot be started", id="command"
+        ),
+    ],
+)
+async def test_service_that_cannot_be_started_is_explained(
+    compose_project: MakeProject, docker: DockerCompose, extra: str, words: str
+) -> None:
+    keys = {line.split(":")[0].strip() for line in extra.splitlines()}
+    kept = [line for line in SLEEPER.splitlines() if line.split(":")[0].strip() not in keys]
+    made = compose_project("services:\n  api:" + "\n".join(kept) + f"\n{extra}    environment: {{KEY: {CANARY}}}\n")
+    with pytest.raises(ModelRefusedError) as raised:
+        await docker.recreate(stack_of(made), made.name, ["api"])
+    assert words in str(raised.value)
+    assert CANARY not in everything_said(raised.value)
+
+
+async def test_cancelled_recreate_is_finished_first(compose_project: MakeProject, docker: DockerCompose) -> None:
+    made = compose_project(f"services:\n  api:{DEAF}    env_file: [x.env]\n", {"x.env": "KEY=1\n"})
+    made.up()
+    made.write("x.env", "KEY=2\n")
+    task = asyncio.create_task(docker.recreate(stack_of(made), made.name, ["api"]))
+    await asyncio.to_thread(eventually, lambda: len(ids(made)) == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ids(made).keys() == {"api-1"}
+    assert made.environment("api")["KEY"] == "2"
+    assert made.container("api")["State"]["Running"]
+
+
+# Takes its whole grace period to stop.
+DEAF = SLEEPER.replace("init: true", "stop_signal: TERM").replace(
+    "command: sleep 1000", "command: [sh, -c, \"trap '' TERM; while :; do sleep 1; done\"]"
+)
+
+
+def interrupt_up(made: ComposeProject, number: signal.Signals) -> None:
+    """Begin an `up`, and end it while the old container is still stopping."""
+    argv = ["docker", "compose", "up", "--detach"]
+    with subprocess.Popen(argv, cwd=made.directory, start_new_session=True, stderr=subprocess.DEVNULL) as interrupted:
+        eventually(lambda: len(ids(made)) == 2)
+        os.killpg(interrupted.pid, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_what_an_interrupted_compose_left_does_not_stop_the_next_recreate(
+    compose_project: MakeProject, docker: DockerCompose, number: signal.Signals
+) -> None:
+    made = compose_project(f"services:\n  api:{DEAF}    env_file: [x.env]\n", {"x.env": "KEY=1\n"})
+    made.up()
+    made.write("x.env", "KEY=2\n")
+    interrupt_up(made, number)
+    assert len(ids(made)) == 2
+    await docker.recreate(stack_of(made), made.name, ["api"])
+    assert ids(made).keys() == {"api-1"}
+    assert made.environment("api")["KEY"] == "2"
+
+
+async def test_two_recreates_of_one_project_take_turns(compose_project: MakeProject, docker: DockerCompose) -> None:
+    made = compose_project(f"services:\n  a:{SLEEPER}\n  b:{SLEEPER}")
+    made.up()
+    before = ids(made)
+    stack = stack_of(made)
+    await asyncio.gather(*(docker.recreate(stack, made.name, ["a", "b"], force=True) for _ in range(2)))
+    assert ids(made).keys() == before.keys()
+    assert not set(before.values()) & set(ids(made).values())
+
+
+async def test_containers_of_compose_run_are_not_the_services(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(f"services:\n  api:{SLEEPER}")
+    made.up()
+    made.compose("run", "--detach", "api", "sleep", "1000")
+    assert len(ids(made)) == 2
+    assert [one.id for one in await docker.containers(stack_of(made), made.name)] == [ids(made)["api-1"]]
+
+
+# --- no engine, no docker ---
+
+CALLS: list[Callable[[DockerCompose, Stack], Awaitable[object]]] = [
+    lambda docker, stack: docker.containers(stack, "x"),
+    lambda docker, stack: docker.container_ids(stack),
+    lambda docker, stack: docker.recreate(stack, "x", ["api"]),
+    lambda docker, stack: docker.restart(stack, "x", ["api"]),
+    lambda docker, stack: docker.signal(stack, "x", "api", "HUP"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["containers", "container_ids", "recreate", "restart", "signal"])
+@pytest.mark.parametrize("host", ["unix://{tmp_path}/dead.sock", "tcp://127.0.0.1:1"], ids=["socket", "tcp"])
+async def test_engine_that_does_not_answer(
+    compose_project: MakeProject,
+    tmp_path: Path,
+    host: str,
+    call: Callable[[DockerCompose, Stack], Awaitable[object]],
+) -> None:
+    made = compose_project("services: {api: {image: x}}")
+    docker = DockerCompose(str(tmp_path / "scratch"), {**os.environ, "DOCKER_HOST": host.format(tmp_path=tmp_path)})
+    with pytest.raises(EngineUnavailableError, match="the Docker engine does not answer") as raised:
+        await call(docker, stack_of(made))
+    assert raised.value.retryable
+    assert raised.value.hint
+    await docker.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        pytest.param(None, "docker is not installed", id="no-docker"),
+        pytest.param("echo 'unknown flag: --profile' >&2; exit 125", "docker has no compose command", id="no-plugin"),
+        pytest.param("echo '[1, 2]'", "is no JSON", id="nonsense"),
+        pytest.param("echo c4n4ry-value >&2; exit 9", "exit code 9", id="unknown-failure"),
+    ],
+)
+async def test_docker_command_that_does_not_work(
+    compose_project: MakeProject, tmp_path: Path, script: str | None, words: str
+) -> None:
+    made = compose_project("services: {api: {image: x}}")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if script is not None:
+        (programs / "docker").write_text(f"#!/bin/sh\n{script}\n")
+        (programs / "docker").chmod(0o755)
+    docker = DockerCompose(str(tmp_path / "scratch"), {"PATH": str(programs), "HOME": str(tmp_path)})
+    with pytest.raises(ReconcilerError, match=words) as raised:
+        await docker.project(stack_of(made))
+    assert CANARY not in everything_said(raised.value)
+
+
+async def test_project_needs_no_engine(compose_project: MakeProject, tmp_path: Path) -> None:
+    made = compose_project("services: {api: {image: x}}")
+    docker = DockerCompose(str(tmp_path / "scratch"), {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/dead.sock"})
+    assert (await docker.project(stack_of(made))).services.keys() == {"api"}
+
+
+# --- health ---
+
+
+async def watch(docker: DockerCompose, made: ComposeProject, service: str, stable_for: float) -> health.Report:
+    """Look every fifth of a second until there is a verdict."""
+    stack = stack_of(made, health=HealthPolicy(timeout=20, stable_for=stable_for))
+    loop = asyncio.get_running_loop()
+    watching = health.watch(stack, [service], [], loop.time())
+    while True:
+        watching, report = watching.look(await docker.containers(stack, made.name), loop.time())
+        if report.verdict is not health.Verdict.WAIT:
+            return report
+        await asyncio.sleep(0.2)
+
+
+PROBED = "    healthcheck: {{test: '{test}', interval: 1s, retries: 1, start_period: 0s, timeout: 1s}}\n"
+
+
+@pytest.mark.parametrize(
+    ("extra", "stable_for", "healthy", "reason"),
+    [
+        pytest.param("", 1, True, "api healthy", id="runs"),
+        pytest.param(PROBED.format(test="true"), 600, True, "api healthy", id="healthy-ends-the-wait"),
+        pytest.param(PROBED.format(test="false"), 600, False, "api is unhealthy", id="unhealthy"),
+        pytest.param(
+            "    command: sh -c 'sleep 1.3; exit 3'\n", 600, False, "exited with code 3 after 1 s", id="exits"
+        ),
+        pytest.param("    command: /nope\n", 600, False, "api exited with code 127 at once", id="cannot-run"),
+        pytest.param(
+            "    restart: always\n    command: sh -c 'sleep 0.3; exit 4'\n", 600, False, "api ", id="crash-loop"
+        ),
+    ],
+)
+async def test_health(
+    compose_project: MakeProject, docker: DockerCompose, extra: str, stable_for: float, healthy: bool, reason: str
+) -> None:
+    """`up --wait` would call the last three a success."""
+    base = SLEEPER.replace("    command: sleep 1000\n", "") if "command" in extra else SLEEPER
+    made = compose_project(f"services:\n  api:{base}{extra}")
+    made.up()
+    report = await watch(docker, made, "api", stable_for)
+    assert (report.verdict is health.Verdict.HEALTHY) is healthy
+    assert reason in report.reason
+    if "restart" in extra:
+        assert "restart" in report.reason
+        assert "exit code 4" in report.reason
+
+
+async def test_crash_after_a_restart_by_hand_is_counted_from_zero(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    base = SLEEPER.replace("command: sleep 1000", "restart: always\n    command: sh -c 'sleep 0.2; exit 4'")
+    made = compose_project(f"services:\n  api:{base}")
+    made.up()
+    await asyncio.to_thread(eventually, lambda: made.container("api")["RestartCount"] >= 2)
+    before = await docker.containers(stack_of(made), made.name)
+    made.write("compose.yaml", "")
+    await docker.restart(stack_of(made), made.name, ["api"])
+    assert made.container("api")["RestartCount"] < before[0].restarts
+    run("docker", "stop", before[0].id)

@@ -1,0 +1,777 @@
+"""The server's file: what is read, what is refused and how it is said, its JSON Schema and its page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from reconciler.app import yaml_files
+from reconciler.app.config import ServerConfig, json_schema, load_server_config
+from reconciler.app.manifest import LoneTarget, ManifestFile, StackTarget, TargetFields
+from reconciler.core.errors import ConfigError
+from reconciler.core.model import Check, OnDrift
+
+DATA = Path(__file__).parents[1] / "data"
+PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+MINIMAL = "environment: production\nrepository: {url: /srv/config.git}\nallowed_paths: [/opt/app]\n"
+
+Load = Callable[[str | bytes], ServerConfig]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def read(content: str | bytes) -> ServerConfig:
+        file = tmp_path / "reconciler.yaml"
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return load_server_config(str(file))
+
+    return read
+
+
+def refusal(load: Load, content: str | bytes) -> list[str]:
+    """The lines of the error, without the directory of the file."""
+    with pytest.raises(ConfigError) as caught:
+        load(content)
+    return [re.sub(r"^\S*/reconciler\.yaml", "FILE", line) for line in str(caught.value).splitlines()]
+
+
+# --- what is read ---
+
+
+def test_every_field_is_read() -> None:
+    config = load_server_config(str(DATA / "server-full.yaml"))
+    assert config.environment == ("production", "production-eu")
+    assert config.host == "web-1"
+    assert config.repository.url == "ssh://git@git.example.org/acme/config.git"
+    assert config.repository.branch == "release"
+    assert config.repository.path == "deploy/envs"
+    assert config.repository.poll_interval == 45.0
+    assert config.repository.ssh_key_file == "/etc/reconciler/deploy_key"
+    assert config.repository.known_hosts_file == "/etc/reconciler/known_hosts"
+    assert config.repository.token_file == "/etc/reconciler/token"
+    assert config.repository.verify == "range"
+    assert config.repository.allowed_signers_file == "/etc/reconciler/allowed_signers"
+    assert config.repository.history_rewrites == "accept"
+    assert config.decryption.age_key_file == "/etc/reconciler/age.key"
+    assert config.decryption.sops_binary == "/usr/local/bin/sops"
+    assert config.allowed_paths == ("/opt/app", "/srv/apps")
+    assert config.allow_compose_files is True
+    assert config.health_hosts == ("health.example.org", "10.0.0.7")
+    assert config.state_dir == "/var/lib/other"
+    assert config.backups.keep == 7
+    assert config.backups.max_age == 30 * 86400.0
+    assert config.drift.interval == 120.0
+    assert config.drift.on_drift is OnDrift.REPORT
+    assert config.http.listen == ("::1", 9465)
+    assert config.webhook
+    assert config.webhook.secret_file == "/etc/reconciler/webhook"
+    assert config.rollback.git == "off"
+    assert config.author == "robot <robot@example.org>"
+    assert config.rollback.max_per_day == 5
+    assert config.rollback.ssh_key_file == "/etc/reconciler/push_key"
+    assert config.check("nginx") == Check("nginx", ("nginx", "-t", "-c", "{file}"))
+    assert config.check("json").argv == ("/usr/bin/jq", "--exit-status", ".", "--file={file}")
+    host = config.hosts["web-2"]
+    assert (host.address, host.port, host.user) == ("10.0.0.5", 2222, "deploy")
+    assert (host.key_file, host.known_hosts_file) == ("/etc/reconciler/web-2", "/etc/reconciler/web-2.known")
+
+
+def test_the_full_file_leaves_no_field_out() -> None:
+    """Or the test above would say nothing about it."""
+    written = yaml.safe_load((DATA / "server-full.yaml").read_text())
+    assert set(_names(written)) >= {path.rpartition(".")[2] for path in fields_of(ServerConfig)}
+
+
+def test_defaults(load: Load) -> None:
+    config = load(MINIMAL)
+    assert config.environment == ("production",)
+    assert config.host == socket.gethostname()
+    assert (config.repository.branch, config.repository.path) == ("main", "envs")
+    assert config.repository.poll_interval == 30.0
+    assert config.repository.ssh_key_file is None
+    assert (config.repository.verify, config.repository.history_rewrites) == ("none", "refuse")
+    assert (config.decryption.age_key_file, config.decryption.sops_binary) == (None, "sops")
+    assert config.allow_compose_files is False
+    assert config.health_hosts == ()
+    assert config.state_dir == "/var/lib/reconciler"
+    assert (config.backups.keep, config.backups.max_age) == (50, 90 * 86400.0)
+    assert (config.drift.interval, config.drift.on_drift) == (60.0, OnDrift.RESTORE)
+    assert config.http.listen == ("127.0.0.1", 9464)
+    assert config.webhook is None
+    assert (config.rollback.git, config.rollback.max_per_day) == ("push", 3)
+    assert config.author == f"reconciler <reconciler@{socket.gethostname()}>"
+    assert (config.checks, config.hosts) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1.0), ("90s", 90.0), ("5m", 300.0), ("2h", 7200.0), ("90d", 7776000.0), ("3650d", 315360000.0)],
+)
+def test_durations(load: Load, text: str, seconds: float) -> None:
+    assert load(f"{MINIMAL}drift: {{interval: {text}}}").drift.interval == seconds
+
+
+@pytest.mark.parametrize("value", ["off", "'off'", "Off", "no", "false"])
+def test_off_needs_no_quotes_although_yaml_takes_it_for_false(load: Load, value: str) -> None:
+    assert load(f"{MINIMAL}rollback: {{git: {value}}}").rollback.git == "off"
+
+
+@pytest.mark.parametrize(("path", "read"), [(".", ""), ("./", ""), ("a//b/", "a/b"), ("./envs", "envs")])
+def test_the_path_in_the_repository_is_tidied_up(load: Load, path: str, read: str) -> None:
+    assert load(MINIMAL.replace("url:", f"path: {path}, url:")).repository.path == read
+
+
+@pytest.mark.parametrize(
+    ("path", "read"),
+    [
+        ("/opt/app/", "/opt/app"),
+        ("//opt//app", "/opt/app"),
+        ("/opt/./app", "/opt/app"),
+        ("'/opt/my app'", "/opt/my app"),
+    ],
+)
+def test_absolute_paths_are_tidied_up(load: Load, path: str, read: str) -> None:
+    assert load(MINIMAL.replace("/opt/app", path)).allowed_paths == (read,)
+
+
+@pytest.mark.parametrize(
+    ("listen", "read"),
+    [("0.0.0.0:80", ("0.0.0.0", 80)), ("localhost:0", ("localhost", 0)), ("'[::]:9464'", ("::", 9464))],
+)
+def test_listen_addresses(load: Load, listen: str, read: tuple[str, int]) -> None:
+    assert load(f"{MINIMAL}http: {{listen: {listen}}}").http.listen == read
+
+
+def test_the_config_cannot_be_changed(load: Load) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(MINIMAL).state_dir = "/tmp"
+
+
+# --- what is refused ---
+
+BAD_VALUES = [
+    # id, what replaces or follows the minimal file, the line that says so
+    (
+        "unknown field",
+        "drft: {}",
+        "FILE:4: drft: is not a known field, did you mean drift?; accepted: environment, host",
+    ),
+    ("nothing like it", "zzz: 1", "FILE:4: zzz: is not a known field; accepted: environment, host"),
+    (
+        "unknown inner field",
+        "drift: {intervall: 5s}",
+        "FILE:4: drift.intervall: is not a known field, did you mean inte",
+    ),
+    (
+        "number for duration",
+        "drift: {interval: 60}",
+        "FILE:4: drift.interval: must be text, not a number: put it in quo",
+    ),
+    (
+        "duration without unit",
+        "drift: {interval: '60'}",
+        'drift.interval: "60" is not a duration; accepted: 10s, 5m, 2',
+    ),
+    ("milliseconds", "drift: {interval: 500ms}", 'drift.interval: "500ms" is not a duration; accepted: 10s, 5m, 2h or'),
+    ("no time at all", "drift: {interval: 0s}", 'drift.interval: "0s" is not a duration; accepted: 10s'),
+    ("eleven years", "drift: {interval: 4000d}", 'drift.interval: "4000d" is longer than ten years; accepted: 10s'),
+    (
+        "choice",
+        "drift: {on_drift: fix}",
+        'FILE:4: drift.on_drift: "fix" is not one of the choices; accepted: restore, ',
+    ),
+    (
+        "boolean for choice",
+        "drift: {on_drift: yes}",
+        "drift.on_drift: must be text, not a true/false value; accepted: re",
+    ),
+    (
+        "false for choice",
+        "drift: {on_drift: off}",
+        "drift.on_drift: must be text, not a true/false value; accepted: rest",
+    ),
+    (
+        "true for revert",
+        "rollback: {git: on}",
+        "rollback.git: must be text, not a true/false value; accepted: push, bran",
+    ),
+    (
+        "text for boolean",
+        "allow_compose_files: 'no'",
+        "allow_compose_files: must be true or false, not text; accepted: ",
+    ),
+    ("no backups", "backups: {keep: 0}", "FILE:4: backups.keep: is out of range; accepted: a whole number from 1 to"),
+    (
+        "text for number",
+        "backups: {keep: '5'}",
+        "backups.keep: must be a whole number, not text; accepted: a whole numbe",
+    ),
+    (
+        "true for number",
+        "backups: {keep: true}",
+        "backups.keep: must be a whole number, not a true/false value; accepte",
+    ),
+    (
+        "fraction",
+        "backups: {keep: 5.0}",
+        "backups.keep: must be a whole number, not a number; accepted: a whole number fr",
+    ),
+    (
+        "text for mapping",
+        "backups: lots",
+        "FILE:4: backups: must be a mapping, not text; accepted: a mapping with keep, max",
+    ),
+    (
+        "nothing for mapping",
+        "backups:",
+        "FILE:4: backups: must be a mapping, not nothing; accepted: a mapping with keep",
+    ),
+    (
+        "text for list",
+        "health_hosts: a",
+        "FILE:4: health_hosts: must be a list, not text; accepted: a list such as [one",
+    ),
+    (
+        "host with port",
+        "health_hosts: [b, 'a:/1']",
+        'FILE:4: health_hosts[1]: "a:/1" is not a host; accepted: a host nam',
+    ),
+    (
+        "listen without port",
+        "http: {listen: 127.0.0.1}",
+        'http.listen: "127.0.0.1" is not an address to listen at; acc',
+    ),
+    (
+        "listen port only",
+        "http: {listen: 9464}",
+        "http.listen: must be text, not a number: put it in quotes; accepted: ho",
+    ),
+    ("listen port", "http: {listen: 'a:65536'}", 'http.listen: "a:65536" has a port above 65535; accepted: host:port'),
+    (
+        "listen IPv6",
+        "http: {listen: '[::x]:1'}",
+        'http.listen: "[::x]:1" is not an address to listen at; accepted: host:',
+    ),
+    ("listen bad IPv6", "http: {listen: '[1::2::3]:1'}", "accepted: host:port, such as 127.0.0.1:9464 or [::1]:9464"),
+    (
+        "relative state_dir",
+        "state_dir: var/lib",
+        "state_dir: \"var/lib\" is not an absolute path without '..'; accepted: ",
+    ),
+    (
+        "state_dir upwards",
+        "state_dir: /var/../x",
+        "state_dir: \"/var/../x\" is not an absolute path without '..'; accept",
+    ),
+    ("home", "decryption: {age_key_file: ~/age.key}", "decryption.age_key_file: is not a file's absolute path"),
+    (
+        "directory for file",
+        "decryption: {age_key_file: /etc/}",
+        "decryption.age_key_file: is not a file's absolute path",
+    ),
+    ("author", "rollback: {author: me}", 'rollback.author: "me" is not an author; accepted: Name <address@host>'),
+    (
+        "reverts",
+        "rollback: {max_per_day: 0}",
+        "rollback.max_per_day: is out of range; accepted: a whole number from 1 to ",
+    ),
+    ("webhook without secret", "webhook: {}", "FILE:4: webhook.secret_file: is missing; accepted: a path such as /opt"),
+    (
+        "check as text",
+        "checks: {a: nginx -t}",
+        "FILE:4: checks.a: must be a list, not text; accepted: a list such as [on",
+    ),
+    ("check empty", "checks: {a: []}", "FILE:4: checks.a: must not be empty; accepted: a list of at least one"),
+    (
+        "check without file",
+        "checks: {a: [nginx, -t]}",
+        "checks.a: does not say where the staged file goes ({file}); acc",
+    ),
+    (
+        "check runs the file",
+        "checks: {a: ['{file}']}",
+        "FILE:4: checks.a: would run the staged file itself; accepted: a ",
+    ),
+    (
+        "check with a number",
+        "checks: {a: [b, 5, '{file}']}",
+        "FILE:4: checks.a[1]: must be text, not a number: put it in",
+    ),
+    ("check name", "checks: {a b: [c, '{file}']}", 'FILE:4: checks.a b: "a b" is not a name; accepted: up to 63 lett'),
+    ("host name", "host: web 1", 'FILE:4: host: "web 1" is not a name; accepted: up to 63 letters'),
+    ("ssh host", "hosts: {b: {address: -x, port: 0}}", 'FILE:4: hosts.b.address: "-x" is not a host; accepted: a host'),
+    ("ssh user", "hosts: {b: {user: -l}}", 'FILE:4: hosts.b.user: "-l" is not a user or group; accepted: its name or'),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), [pytest.param(*case[1:], id=case[0]) for case in BAD_VALUES])
+def test_a_mistake_is_named_with_file_line_field_and_what_is_accepted(load: Load, text: str, line: str) -> None:
+    lines = refusal(load, MINIMAL + text)
+    assert any(line in found for found in lines), lines
+    assert all(re.match(r"FILE:4: [a-z_]+.*; accepted: \S", found) for found in lines), lines
+
+
+BAD_MINIMAL = [
+    ("no environment", "production", "[]", "FILE:1: environment: must not be empty; accepted: a list of at least one"),
+    (
+        "environment upwards",
+        "production",
+        "../x",
+        'FILE:1: environment: "../x" is not a name; accepted: up to 63 letters',
+    ),
+    ("nested environment", "production", "a/b", 'FILE:1: environment: "a/b" is not a name; accepted: up to 63'),
+    ("environment number", "production", "[5, 6]", "FILE:1: environment[0]: must be text, not a number: put it in q"),
+    ("environment twice", "production", "[a, A]", "FILE:1: environment: names an environment twice; accepted: each"),
+    ("environment mapping", "production", "{a: b}", "FILE:1: environment: must be a list, not a mapping; accepted: a"),
+    (
+        "no address",
+        "url: /srv/config.git",
+        "branch: main",
+        "FILE:2: repository.url: is missing; accepted: ssh://…, http",
+    ),
+    ("empty address", "/srv/config.git", "''", "FILE:2: repository.url: is not an address; accepted: ssh://…, https"),
+    ("address with NUL", "/srv/config.git", '"a\\0b"', "FILE:2: repository.url: holds a control or invisible charact"),
+    (
+        "repository empty",
+        "{url: /srv/config.git}",
+        "",
+        "FILE:2: repository: must be a mapping, not nothing; accepted: a",
+    ),
+    (
+        "branch option",
+        "url:",
+        "branch: --all, url:",
+        'FILE:2: repository.branch: "--all" is not a branch; accepted: a ',
+    ),
+    ("branch range", "url:", "branch: a..b, url:", 'FILE:2: repository.branch: "a..b" is not a branch; accepted: a b'),
+    ("path upwards", "url:", "path: a/../../b, url:", 'FILE:2: repository.path: "a/../../b" is not a directory of th'),
+    ("path absolute", "url:", "path: /envs, url:", 'FILE:2: repository.path: "/envs" is not a directory of the repo'),
+    ("signers missing", "url:", "verify: tip, url:", "FILE:2: repository.allowed_signers_file: is missing, and veri"),
+    ("nothing allowed", "[/opt/app]", "[]", "FILE:3: allowed_paths: must not be empty; accepted: a list of at least"),
+    ("everything allowed", "[/opt/app]", "[/opt/app, //]", "FILE:3: allowed_paths: must not hold /; accepted: directo"),
+    ("one allowed as text", "[/opt/app]", "/opt/app", "FILE:3: allowed_paths: must be a list, not text; accepted: a l"),
+    ("relative allowed", "[/opt/app]", "[app]", 'FILE:3: allowed_paths[0]: "app" is not an absolute path without'),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line"), [pytest.param(*case[1:], id=case[0]) for case in BAD_MINIMAL])
+def test_what_every_file_has_is_checked_too(load: Load, old: str, new: str, line: str) -> None:
+    lines = refusal(load, MINIMAL.replace(old, new, 1))
+    assert any(found.startswith(line) for found in lines), lines
+
+
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(load: Load) -> None:
+    lines = refusal(
+        load,
+        "environment: production\n"
+        "repository: {branch: -x, verify: range}\n"
+        "allowed_paths: [/opt/app]\n"
+        "state_dir: /opt/app/state\n"
+        "backups: {keep: many, max_age: 5}\n"
+        "backups: {}\n"
+        "extra: 1\n"
+        "drift: *once\n",
+    )
+    assert [line.partition("; ")[0] for line in lines] == [
+        "FILE:2: repository.allowed_signers_file: is missing, and verify needs it",
+        'FILE:2: repository.branch: "-x" is not a branch',
+        "FILE:2: repository.url: is missing",
+        "FILE:4: state_dir: lies below allowed_paths, where git may write",
+        "FILE:5: backups.keep: must be a whole number, not text",
+        "FILE:5: backups.max_age: must be text, not a number: put it in quotes",
+        "FILE:6: backups: appears twice, first in line 5",
+        "FILE:7: extra: is not a known field",
+        "FILE:8: drift: aliases (*name) are not read",
+        "FILE:8: drift: must be a mapping, not nothing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        pytest.param("state_dir: /opt/app", "state_dir", id="the state itself"),
+        pytest.param("state_dir: /opt/app/state", "state_dir", id="the state"),
+        pytest.param("state_dir: //opt/app//state", "state_dir", id="the state, untidy"),
+        pytest.param("decryption: {age_key_file: /opt/app/age.key}", "decryption.age_key_file", id="a key"),
+        pytest.param("decryption: {sops_binary: /opt/app/sops}", "decryption.sops_binary", id="a program"),
+        pytest.param("webhook: {secret_file: /opt/app/secret}", "webhook.secret_file", id="a secret"),
+        pytest.param("checks: {a: [/opt/app/check, '{file}']}", "checks.a[0]", id="a check's program"),
+        pytest.param(
+            "hosts: {b: {address: c, user: d, key_file: /opt/app/k, known_hosts_file: /etc/k}}",
+            "hosts.b.key_file",
+            id="another host's key",
+        ),
+    ],
+)
+def test_git_must_not_be_able_to_replace_files_of_the_daemon(load: Load, text: str, field: str) -> None:
+    lines = refusal(load, MINIMAL + text)
+    expected = (
+        f"FILE:4: {field}: lies below allowed_paths, where git may write; accepted: a path outside of allowed_paths"
+    )
+    assert lines[-1] == expected
+
+
+def test_a_path_that_only_begins_like_an_allowed_one_is_no_part_of_it(load: Load) -> None:
+    assert load(f"{MINIMAL}state_dir: /opt/app-state").state_dir == "/opt/app-state"
+
+
+def test_git_must_not_be_able_to_replace_this_file(load: Load, tmp_path: Path) -> None:
+    lines = refusal(load, MINIMAL.replace("/opt/app", str(tmp_path)))
+    assert lines == [
+        "FILE:3: allowed_paths: holds this file, which git could then write; accepted: directories of live files"
+    ]
+
+
+def test_allowed_paths_do_not_reach_into_the_default_state(load: Load) -> None:
+    lines = refusal(load, MINIMAL.replace("/opt/app", "/var/lib/reconciler/backups"))
+    assert lines == ["FILE:3: allowed_paths: reaches into state_dir; accepted: directories of live files"]
+
+
+# --- what is no YAML mapping ---
+
+UNREADABLE = [
+    pytest.param(b"", "FILE:1: is empty", id="empty"),
+    pytest.param(b"# nothing\n", "FILE:1: is empty", id="comments only"),
+    pytest.param(b"~", "FILE:1: is empty", id="null"),
+    pytest.param(b"\n- a", "FILE:2: must be a mapping of fields", id="list"),
+    pytest.param(b"just text", "FILE:1: must be a mapping of fields", id="text"),
+    pytest.param(b"a: 1\nb: \xff", "FILE:2: is not UTF-8 text", id="not UTF-8"),
+    pytest.param("a: 1".encode("utf-16"), "FILE:1: is not UTF-8 text", id="UTF-16"),
+    pytest.param(b"a: 1\nb: \x00", "FILE:2: holds a control character", id="NUL"),
+    pytest.param(b"a: 1\n--- \nb: 2", "FILE:2: holds a second document", id="two documents"),
+    pytest.param(b"a: " + b"x" * 1024 * 1024, "FILE: is larger than 1024 KiB", id="too large"),
+    pytest.param(
+        b"a:\n\tb: 1",
+        "FILE:2:1: cannot be read as YAML: found character that cannot start any token; "
+        "indent with spaces, not with tabs",
+        id="tab",
+    ),
+    pytest.param(
+        b"a: 1\n b: 2",
+        "FILE:2:3: cannot be read as YAML: mapping values are not allowed in this context",
+        id="indentation",
+    ),
+    pytest.param(
+        b"a:\n  [1,\nb: 2\n",
+        "FILE:4:1: cannot be read as YAML: did not find expected ',' or ']' (begun in line 2)",
+        id="open bracket",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE)
+def test_what_is_no_yaml_mapping_is_refused_in_one_line(load: Load, content: bytes, message: str) -> None:
+    assert refusal(load, content) == [message]
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE)
+def test_the_parser_without_libyaml_finds_the_same_places(
+    load: Load, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    monkeypatch.setattr(yaml_files, "_Parser", yaml.SafeLoader)
+    assert refusal(load, content)[0].split(": ")[1] == message.split(": ")[1]
+
+
+def test_a_broken_line_is_not_quoted(load: Load) -> None:
+    (line,) = refusal(load, MINIMAL + "token: 'hunter2 hunter2\n")
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            "5: a", "a key that is not text; accepted: text; numbers, on, off, yes and no in quotes", id="number"
+        ),
+        pytest.param(
+            "on: a", "a key that is not text; accepted: text; numbers, on, off, yes and no in quotes", id="on"
+        ),
+        pytest.param(
+            "[a]: b", "a key that is not text; accepted: text; numbers, on, off, yes and no in quotes", id="list"
+        ),
+        pytest.param("? {a: b}\n: c", "a key that is not text; accepted: text", id="mapping"),
+        pytest.param(
+            "drift: !!map {}", "drift: tags (!name) are not read; accepted: plain values, text in quotes", id="tag"
+        ),
+        pytest.param(
+            "host: !x a", "host: tags (!name) are not read; accepted: plain values, text in quotes", id="own tag"
+        ),
+        pytest.param(
+            "host: ! 'a'", "host: tags (!name) are not read; accepted: plain values, text in quotes", id="bare tag"
+        ),
+        pytest.param(
+            "host: a\nhost: b", "host: appears twice, first in line 4; accepted: each name once", id="duplicate"
+        ),
+        pytest.param(
+            "drift: {interval: 1s, interval: 2s}", "drift.interval: appears twice, first in line 4", id="inner"
+        ),
+    ],
+)
+def test_yaml_that_pyyaml_would_let_pass_is_refused(load: Load, text: str, message: str) -> None:
+    lines = refusal(load, MINIMAL + text)
+    assert any(message in line for line in lines), lines
+
+
+def test_dates_and_things_that_only_look_like_numbers_are_text(load: Load) -> None:
+    config = load(f"{MINIMAL}host: 2026-13-45\nchecks: {{0x_: [a, '{{file}}', 0x_, =, 1:2:x]}}\n")
+    assert config.host == "2026-13-45"
+    assert config.checks == {"0x_": ("a", "{file}", "0x_", "=", "1:2:x")}
+
+
+# --- what a message may show ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("repository: {url: 1, token_file: hunter2}", id="token where its file belongs"),
+        pytest.param("webhook: {secret_file: hunter2}", id="secret where its file belongs"),
+        pytest.param("decryption: {age_key_file: hunter2}", id="key where its file belongs"),
+        pytest.param('repository: {url: "https://u:hunter2@h/\\n"}', id="address"),
+        pytest.param("checks: {a: [run, '--password=hunter2']}", id="argument"),
+        pytest.param(f"state_dir: {'x' * 60}hunter2", id="long value"),
+        pytest.param(f"{'x' * 60}hunter2: 1", id="long key"),
+    ],
+)
+def test_values_that_may_be_secrets_are_not_shown(load: Load, text: str) -> None:
+    assert "hunter2" not in "\n".join(refusal(load, f"environment: production\nallowed_paths: [/opt/app]\n{text}"))
+
+
+def test_control_characters_do_not_reach_the_terminal(load: Load) -> None:
+    lines = refusal(load, f'{MINIMAL}"a\\e[31mb\\u202e": 1\nhost: "x\\e[0m"')
+    assert lines[0].partition(": is")[0] == "FILE:4: a\\x1b[31mb\\u202e"
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_flood_of_mistakes_is_counted_rather_than_listed(load: Load) -> None:
+    lines = refusal(load, MINIMAL + "".join(f"x{number}: 1\n" for number in range(150)))
+    assert len(lines) == 101
+    assert lines[-1] == "FILE: and 50 more problems"
+
+
+# --- the file itself ---
+
+
+def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_server_config(str(tmp_path / "none.yaml"))
+    hint = "Name the file with --config or RECONCILER_CONFIG."
+    assert str(caught.value) == f"{tmp_path}/none.yaml: cannot be read (No such file or directory). {hint}"
+
+
+@pytest.mark.parametrize("path", ["", "/", "a\0b", "a\ud800"])
+def test_no_path_gives_anything_but_a_config_error(path: str) -> None:
+    with pytest.raises(ConfigError):
+        load_server_config(path)
+
+
+# --- anything at all ---
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from(
+    ["production", "/opt/app", "../x", "10s", "off", "{file}", "/", "*a", "a\0b", "main", "127.0.0.1:80"]
+)  # fmt: skip
+INNER_FIELDS = ["url", "branch", "interval", "keep", "secret_file", "address", "git", "listen"]
+KEYS = st.text(max_size=6) | st.sampled_from([*ServerConfig.model_fields, *INNER_FIELDS])
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=25
+)
+ANYTHING = (
+    st.binary(max_size=200)
+    | st.text(alphabet="abc:-[]{}&*!|>%@'\"#,? \n\t0", max_size=80).map(str.encode)
+    | st.dictionaries(KEYS, VALUES, max_size=8).map(lambda data: yaml.safe_dump(data).encode())
+)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=ANYTHING)
+def test_any_content_is_read_or_refused(load: Load, content: bytes) -> None:
+    with contextlib.suppress(ConfigError):
+        load(content)
+
+
+# --- the JSON Schema ---
+
+
+def schema_accepts(which: typing.Literal["server", "manifest"], text: str) -> bool:
+    validator = jsonschema.Draft202012Validator(json_schema(which))
+    return validator.is_valid(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("which", ["server", "manifest"])
+def test_the_schema_is_a_2020_12_schema_without_an_id(which: typing.Literal["server", "manifest"]) -> None:
+    schema = json.loads(json.dumps(json_schema(which)))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert "$id" not in schema
+    assert schema["title"] == {"server": "reconciler.yaml", "manifest": "environment.yaml"}[which]
+
+
+@pytest.mark.parametrize("which", ["server", "manifest"])
+def test_the_schema_describes_every_field(which: typing.Literal["server", "manifest"]) -> None:
+    schema = json_schema(which)
+    sections = [schema, *schema["$defs"].values()]
+    bare = [name for section in sections for name, field in section["properties"].items() if "description" not in field]
+    assert bare == []
+    assert all(section["description"] and section["title"] for section in sections)
+
+
+@pytest.mark.parametrize("name", ["server-full.yaml", "server-minimal.yaml"])
+def test_the_schema_accepts_what_is_read(name: str) -> None:
+    assert load_server_config(str(DATA / name))
+    assert schema_accepts("server", (DATA / name).read_text())
+
+
+# Mistakes that need two fields, or a look at what a pattern matched; and to JSON Schema 5.0 is a whole number.
+BEYOND_SHAPE = {"eleven years", "listen port", "listen bad IPv6", "check without file", "check runs the file"}
+BEYOND_SHAPE |= {"environment twice", "signers missing", "everything allowed", "fraction"}
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(case[1], id=case[0]) for case in BAD_VALUES if case[0] not in BEYOND_SHAPE]
+)
+def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
+    assert not schema_accepts("server", MINIMAL + text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [pytest.param(*case[1:3], id=case[0]) for case in BAD_MINIMAL if case[0] not in BEYOND_SHAPE]
+)
+def test_the_schema_refuses_what_the_reader_refuses_of_required_fields(old: str, new: str) -> None:
+    assert not schema_accepts("server", MINIMAL.replace(old, new, 1))
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(KEYS, VALUES, max_size=2))
+def test_the_schema_accepts_whatever_the_reader_accepts(load: Load, changes: dict[str, Any]) -> None:
+    text = yaml.safe_dump({**yaml.safe_load(MINIMAL), **changes})
+    try:
+        load(text)
+    except ConfigError:
+        return
+    assert schema_accepts("server", text)
+
+
+def test_the_schema_shows_defaults_as_they_are_written() -> None:
+    schema = json_schema("server")
+    assert schema["$defs"]["Drift"]["properties"]["interval"]["default"] == "60s"
+    assert schema["$defs"]["Http"]["properties"]["listen"]["default"] == "127.0.0.1:9464"
+
+
+# --- the page ---
+
+
+def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted path of every field below ``model``; NAME, SOURCE and [] stand for keys and items."""
+    for name, field in model.model_fields.items():
+        if model is ManifestFile and name == "defaults":
+            yield name
+            continue
+        yield from _below(field.annotation, prefix + name)
+
+
+def _below(annotation: Any, path: str) -> Iterator[str]:
+    arguments = [argument for argument in typing.get_args(annotation) if argument is not type(None)]
+    origin = typing.get_origin(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, TargetFields):
+        yield path  # has a table of its own
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield from fields_of(annotation, path + ".")
+    elif origin is dict:
+        yield from _below(arguments[1], f"{path}.{'SOURCE' if path.endswith('targets') else 'NAME'}")
+    elif origin is tuple and isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel):
+        yield from _below(arguments[0], f"{path}[]")
+    elif origin is not None and origin is not tuple and arguments:
+        yield from _below(arguments[0], path)
+    else:
+        yield path
+
+
+def _names(data: Any) -> Iterator[str]:
+    for name, value in data.items():
+        yield name if name not in data.get("checks", {}) else ""
+        if name == "checks":
+            yield "NAME"
+        elif isinstance(value, dict):
+            yield from _names(value)
+
+
+def table(name: str) -> dict[str, str]:
+    """A table of the page: field → default."""
+    rows = PAGE.partition(f"<!-- table: {name} -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    assert all(len(row) == 4 for row in cells)
+    return {row[0].strip("`"): row[2] for row in cells}
+
+
+def schema_field(which: typing.Literal["server", "manifest"], path: str) -> tuple[dict[str, Any], bool]:
+    """The JSON Schema of a field, and whether it is required."""
+    root = json_schema(which)
+    current, required = root, False
+    for part in path.split("."):
+        if part in ("NAME", "SOURCE"):
+            current = next(iter(current["patternProperties"].values()))
+        else:
+            name = part.removesuffix("[]")
+            required = name in current.get("required", ())
+            current = current["properties"][name]
+            current = current.get("items", current) if part.endswith("[]") else current
+        reference = current.get("$ref") or next(
+            (one["$ref"] for one in current.get("anyOf", ()) if "$ref" in one), None
+        )
+        current = root["$defs"][reference.rpartition("/")[2]] if reference else current
+    return current, required
+
+
+@pytest.mark.parametrize(("name", "model"), [("server", ServerConfig), ("manifest", ManifestFile)])
+def test_the_page_has_every_field_with_its_default(
+    name: typing.Literal["server", "manifest"], model: type[BaseModel]
+) -> None:
+    documented = table(name)
+    assert sorted(documented) == sorted(fields_of(model))
+    for path, default in documented.items():
+        check_default(path, default, *schema_field(name, path))
+
+
+def test_the_page_has_every_field_of_a_target() -> None:
+    documented = table("target")
+    assert set(documented) == set(StackTarget.model_fields) == set(LoneTarget.model_fields)
+    for path, default in documented.items():
+        check_default(path, default, json_schema("manifest")["$defs"]["StackTarget"]["properties"][path], False)
+
+
+def check_default(path: str, documented: str, schema: dict[str, Any], required: bool) -> None:
+    if required:
+        assert documented == "required", path
+    elif schema.get("default", "") is None:
+        assert documented == "–", path
+    elif "default" in schema:
+        default = schema["default"]
+        shown = default if isinstance(default, str) else json.dumps(default)
+        assert documented.strip("`").strip('"') == shown, path
+    else:
+        assert documented not in ("required", ""), path
+
+
+@pytest.mark.parametrize(
+    ("which", "text"), re.findall(r"^```yaml (server|manifest)\n(.+?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+)
+def test_the_examples_of_the_page_fit_the_schemas(which: typing.Literal["server", "manifest"], text: str) -> None:
+    assert schema_accepts(which, text)
+
+
+def test_the_least_server_file_of_the_page_is_read(load: Load) -> None:
+    (text,) = re.findall(r"^```yaml server\n(.+?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert load(text).allowed_paths == ("/opt/app",)
