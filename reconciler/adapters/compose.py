@@ -112,7 +112,7 @@ class DockerCompose:
 
         completed = await _with_profiles(stack, attempt)
         if not completed.ok:
-            raise _error(stack, completed, "resolve the project", root, staged)
+            raise _error(stack, completed, "resolve the project", "docker compose config", root, staged)
         return completed.stdout
 
     # --- containers ---
@@ -157,7 +157,7 @@ class DockerCompose:
                 # An `up` that was cut off left a container with a temporary name; the first try has removed it.
                 completed = await _finished(_with_profiles(stack, attempt))
         if not completed.ok:
-            raise _error(stack, completed, f"start {', '.join(services)}")
+            raise _error(stack, completed, f"start {', '.join(services)}", "docker compose up")
 
     async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None:
         """Restart the containers of these services; each after those of them that it depends on.
@@ -167,7 +167,7 @@ class DockerCompose:
         async with self._locks[project]:
             containers = await self._of_services(stack, project, services)
             for wave in _waves(containers):
-                await _together(self._engine.restart(one.id, one["Labels"][SERVICE_LABEL]) for one in wave)
+                await _together(self._engine.restart(container) for container in wave)
 
     async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None:
         """Send the running containers of the service a signal, such as HUP.
@@ -175,7 +175,7 @@ class DockerCompose:
         Raises ModelRefusedError, EngineUnavailableError.
         """
         containers = await self._of_services(stack, project, [service])
-        await _together(self._engine.kill(one.id, service, signal) for one in containers if one["State"] == "running")
+        await _together(self._engine.kill(one, signal) for one in containers if one["State"] == "running")
 
     async def _of_services(self, stack: Stack, project: str, services: Sequence[str]) -> list[DockerContainer]:
         containers = await self._list(stack, project)
@@ -291,7 +291,12 @@ def _said(completed: process.Completed) -> str:
 
 
 def _error(
-    stack: Stack, completed: process.Completed, doing: str, root: str = "", staged: Staged | None = None
+    stack: Stack,
+    completed: process.Completed,
+    doing: str,
+    command: str,
+    root: str = "",
+    staged: Staged | None = None,
 ) -> ReconcilerError:
     """What a failed command means. `root` is the farm's, where it ran in one."""
     if completed.timed_out:
@@ -300,7 +305,9 @@ def _error(
     if root:
         stderr = stderr.replace(root, "")
     suspect = _broken_env_file(staged or {}) if compose_errors.blames_unnamed_env_file(stderr) else None
-    return compose_errors.explain(stderr, completed.exit_code, stack.directory, doing, suspect)
+    return compose_errors.explain(
+        stderr, completed.exit_code, directory=stack.directory, doing=doing, command=command, suspect=suspect
+    )
 
 
 def _broken_env_file(staged: Staged) -> str | None:

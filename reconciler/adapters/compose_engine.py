@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import compose_errors
-from reconciler.core.errors import EngineUnavailableError
+from reconciler.core.errors import EngineUnavailableError, ReconcilerError
 from reconciler.core.model import Container
 
 if TYPE_CHECKING:
@@ -59,15 +59,15 @@ class Engine:
         containers = [container for container in found if container is not None]
         return tuple(sorted(containers, key=lambda container: (container.service, container.id)))
 
-    async def restart(self, identity: str, service: str) -> None:
+    async def restart(self, container: DockerContainer) -> None:
         """Stop it, with the grace it was made with, and start it again."""
-        async with self._asking(SLOW, f"restart {service}") as docker:
-            await docker.containers.container(identity).restart()
+        async with self._asking(SLOW, ("restart", container)) as docker:
+            await docker.containers.container(container.id).restart()
 
-    async def kill(self, identity: str, service: str, signal: str) -> None:
+    async def kill(self, container: DockerContainer, signal: str) -> None:
         """Send it a signal, by name."""
-        async with self._asking(QUICK, f"send {signal} to {service}") as docker:
-            await docker.containers.container(identity).kill(signal=signal)
+        async with self._asking(QUICK, (f"send {signal} to", container)) as docker:
+            await docker.containers.container(container.id).kill(signal=signal)
 
     async def _inspect(self, identity: str) -> Container | None:
         async with self._asking() as docker:
@@ -101,10 +101,12 @@ class Engine:
         return self._image_environments[image]
 
     @contextlib.asynccontextmanager
-    async def _asking(self, within: float = QUICK, doing: str = "") -> AsyncIterator[Docker]:
+    async def _asking(
+        self, within: float = QUICK, doing: tuple[str, DockerContainer] | None = None
+    ) -> AsyncIterator[Docker]:
         """A connected client; what goes wrong with it inside the block is said in our own errors.
 
-        `doing` is a command that may fail because of what the files say, such as "restart api".
+        `doing`, such as "restart" and a container, is a command that may fail because of what the files say.
         """
         import aiohttp
         from aiodocker.exceptions import DockerError
@@ -124,7 +126,7 @@ class Engine:
             if error.status == _NO_CONNECTION:
                 raise silent from error
             if doing:
-                raise compose_errors.explain(error.message, error.status, where, doing) from None
+                raise _refusal(error.message, error.status, *doing) from None
             raise EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where) from error
         except (aiohttp.ClientError, OSError, ValueError, AssertionError) as error:
             # The assertion is aiodocker's, where it finds no socket.
@@ -149,6 +151,13 @@ async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any
         if error.status == _NOT_FOUND:
             return None
         raise
+
+
+def _refusal(message: str, status: int, verb: str, container: DockerContainer) -> ReconcilerError:
+    labels = container["Labels"]
+    doing = f"{verb} {labels[SERVICE_LABEL]}"
+    where = labels.get(DIRECTORY_LABEL, "")
+    return compose_errors.explain(message, status, directory=where, doing=doing, command="docker compose up")
 
 
 def variables(entries: Iterable[str]) -> dict[str, str]:

@@ -118,7 +118,7 @@ _START = (
         "`ss -ltnp` shows by whom",
     ),
     _cause(
-        r"[Nn]o such image|pull access denied|image .* not found",
+        r"[Nn]o such image|pull access denied",
         "the image of a service is not on this server",
         "Fetch it with `docker compose pull`: images are never pulled by a change of a file",
     ),
@@ -130,8 +130,8 @@ _START = (
     ),
     _cause(r"exec: .*(?:not found|no such file|permission denied)", "the command of a service cannot be started"),
     _cause(r"[Cc]onflict\. The container name", "a container has a name that Compose needs"),
-    _cause(r"network (?:.* )?not found", "a network that the project uses does not exist"),
-    _cause(r"external volume .* not found", "a volume that the project uses does not exist"),
+    _cause(r"network \S+ not found", "a network that the project uses does not exist"),
+    _cause(r"external volume \S+ not found", "a volume that the project uses does not exist"),
     _cause(r"can't join (?:IPC|PID) ", "a service cannot join another's namespace"),
 )
 
@@ -155,33 +155,25 @@ def blames_unnamed_env_file(stderr: str) -> bool:
     return found is not None and found["path"] is None
 
 
-def explain(stderr: str, exit_code: int, directory: str, doing: str, suspect: str | None = None) -> ReconcilerError:
+def explain(
+    stderr: str, exit_code: int, *, directory: str, doing: str, command: str, suspect: str | None = None
+) -> ReconcilerError:
     """Given what a failed command printed, return the error to raise: ModelRefusedError where the project is at fault,
     EngineUnavailableError where the machine is.
 
-    `doing` is what was asked, such as "resolve the project"; `suspect` the env file that a line number without a name
-    must belong to.
+    `doing` is what was asked, such as "resolve the project"; `command` is what a person would type to see the whole
+    message; `suspect` is the env file that a line number without a name must belong to.
     """
     for cause in _OUTSIDE:
         if found := cause.pattern.search(stderr):
             path = found.groupdict().get("path")
             return EngineUnavailableError(cause.words, where=path or directory, hint=cause.hint)
-    for cause in (*_MODEL, *_START):
+    see = f"`{command}` in {directory} shows more; keep what it prints to yourself, it may hold secrets"
+    for cause in (*_START, *_MODEL):
         if found := cause.pattern.search(stderr):
-            return _refused(cause, found, directory, doing, suspect)
-    return ModelRefusedError(
-        f"Compose cannot {doing} (exit code {exit_code})",
-        where=directory,
-        hint=f"Run `docker compose config` in {directory} to see why; it prints secrets too",
-    )
-
-
-def _refused(cause: _Cause, found: re.Match[str], directory: str, doing: str, suspect: str | None) -> ModelRefusedError:
-    groups = {name: value or "" for name, value in found.groupdict().items()}
-    place = groups.get("path") or (suspect if groups.get("line") else None) or directory
-    line = f" (line {groups['line']})" if groups.get("line") else ""
-    return ModelRefusedError(
-        f"Compose cannot {doing}: {cause.words.format(**groups)}{line}",
-        where=place,
-        hint=cause.hint or f"`docker compose config` in {directory} shows it; it prints secrets too",
-    )
+            groups = {name: value or "" for name, value in found.groupdict().items()}
+            place = groups.get("path") or (suspect if groups.get("line") else None) or directory
+            line = f" (line {groups['line']})" if groups.get("line") else ""
+            what = f"Compose cannot {doing}: {cause.words.format(**groups)}{line}"
+            return ModelRefusedError(what, where=place, hint=cause.hint or see)
+    return ModelRefusedError(f"Compose cannot {doing} (exit code {exit_code})", where=directory, hint=see)

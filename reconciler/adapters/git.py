@@ -229,15 +229,13 @@ def ssh_command(key_file: str, known_hosts_file: str) -> str:
     curve25519 goes first because the default, a post-quantum hybrid, costs 155 ms of CPU a poll against 18; the
     others stay as a fallback for servers that do not have it.
     """
-    # ssh expands "%" in both paths, and reads the option, not the argument of -i, with quotes and backslashes.
-    key = key_file.replace("%", "%%")
-    known_hosts = re.sub(r'(["\\])', r"\\\1", known_hosts_file.replace("%", "%%"))
     options = (
         "BatchMode=yes",
+        f"IdentityFile={_ssh_path(key_file)}",
         "IdentitiesOnly=yes",
         "IdentityAgent=none",
         "StrictHostKeyChecking=yes",
-        f'UserKnownHostsFile="{known_hosts}"',
+        f"UserKnownHostsFile={_ssh_path(known_hosts_file)}",
         f"GlobalKnownHostsFile={os.devnull}",
         "UpdateHostKeys=no",
         "KexAlgorithms=^curve25519-sha256",
@@ -245,8 +243,13 @@ def ssh_command(key_file: str, known_hosts_file: str) -> str:
         "ServerAliveInterval=10",
         "LogLevel=ERROR",
     )
-    words = ["ssh", "-F", os.devnull, "-i", key]
-    return shlex.join([*words, *(word for option in options for word in ("-o", option))])
+    return shlex.join(["ssh", "-F", os.devnull, *(word for option in options for word in ("-o", option))])
+
+
+def _ssh_path(path: str) -> str:
+    """ssh expands "%" in the value of an option, and reads it with quotes and backslashes (not so that of -i)."""
+    escaped = re.sub(r'(["\\])', r"\\\1", path.replace("%", "%%"))
+    return f'"{escaped}"'
 
 
 def ls_remote(url: str, pattern: str) -> list[str]:

@@ -2,6 +2,9 @@
 
 The directories of ``allowed_paths`` are opened with their links resolved; from there every step is taken with
 O_NOFOLLOW, so a link that is swapped in at any moment ends the operation instead of leading it elsewhere.
+
+A replaced file is first taken out under a name of ours and looked at, and only then deleted. What a kill leaves under
+such a name is found by ``leftovers``.
 """
 
 from __future__ import annotations
@@ -9,13 +12,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import functools
 import grp
 import os
 import pwd
+import re
 import secrets
+import signal
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.adapters import process
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
@@ -24,12 +30,19 @@ from reconciler.core.model import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_TEMPORARY_MARK = ".reconciler-"
+# A pipe or a terminal in the file's place must neither hold the daemon nor become its own.
+_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LEFTOVER = re.compile(r"\.(.+)\.reconciler-[0-9a-f]{12}", re.DOTALL)
 _LARGEST_FILE = 16 * process.MIB
 _CHECK_LIMITS = process.Limits(timeout=30, grace=2)
-# renameat2(2), Linux 3.15: fail where the new name exists; swap the two names.
+# Where a root shell finds programs: nginx and the like are in sbin, which os.defpath lacks.
+_PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LARGEST_ID = 2**32 - 2  # the last one means "unchanged"
+# renameat2(2), Linux 3.15: fail where the new name exists; swap the two names. NFS and some FUSE file systems do not.
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_NO_RENAME_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _HINTS = {
     errno.ENOENT: "a directory of allowed_paths does not exist on this server: create it; it is tried again",
@@ -39,8 +52,11 @@ _HINTS = {
     errno.EACCES: "run the daemon as root, or give its user write access to the directory; it is tried again",
     errno.EPERM: "run the daemon as root, or check for an immutable flag (lsattr); it is tried again",
     errno.EIO: "the disk reports an error (dmesg); it is tried again",
-    errno.ELOOP: "a symbolic link lies on the way and links are never followed: name the real path in the manifest",
+    errno.ELOOP: "a symbolic link lies there and links are never followed: name the real path in the manifest",
     errno.ENOTDIR: "a part of the path is a link or a file, not a directory: name the real path in the manifest",
+    errno.EBUSY: "the file itself is a mount point: mount the directory that holds it instead",
+    errno.ENAMETOOLONG: "a temporary file lies beside it under a name 25 bytes longer: choose a shorter name",
+    errno.ENXIO: "a socket lies in its place: move it away; it is tried again",
 }
 
 
@@ -67,9 +83,12 @@ class LocalHost:
     ) -> None:
         try:
             with self._parent(path, make=ownership) as (parent, name):
-                _replace(parent, name, path, data, mode, ownership, replaces)
+                if replaces is None:
+                    _create(parent, name, path, data, mode, ownership)
+                else:
+                    _replace(parent, name, path, data, mode, ownership, replaces)
         except OSError as error:
-            raise _live_file_error("cannot write the live file; it is as it was", path, error) from error
+            raise _live_file_error("cannot write the live file", path, error) from error
 
     async def remove(self, path: str, *, replaces: LiveFile) -> None:
         try:
@@ -80,24 +99,21 @@ class LocalHost:
         except OSError as error:
             raise _live_file_error("cannot delete the live file", path, error) from error
 
-    async def sweep(self, path: str) -> tuple[LiveFile, ...]:
-        """Take away temporary files that a killed run left beside ``path`` and return what they held."""
-        found = []
+    async def leftovers(self, path: str) -> tuple[str, ...]:
         try:
             with self._parent(path) as (parent, name):
-                for leftover in os.listdir(parent):
-                    if leftover.startswith(f".{name}{_TEMPORARY_MARK}"):
-                        content = _read(parent, leftover, path)
-                        os.unlink(leftover, dir_fd=parent)
-                        found += [content] if content else []
+                found = [other for other in os.listdir(parent) if _is_left_of(name, other) and _is_file(parent, other)]
         except FileNotFoundError:
             return ()
         except OSError as error:
-            raise _live_file_error("cannot clear a temporary file of an earlier run", path, error) from error
-        return tuple(found)
+            raise _live_file_error("cannot look for what an earlier run left beside it", path, error) from error
+        return tuple(os.path.join(os.path.dirname(path), other) for other in sorted(found))
 
     def ownership(self, owner: str | None, group: str | None) -> Ownership:
-        return Ownership(_user_id(owner), _group_id(group))
+        return Ownership(
+            _id("user", "useradd", owner, lambda name: pwd.getpwnam(name).pw_uid),
+            _id("group", "groupadd", group, lambda name: grp.getgrnam(name).gr_gid),
+        )
 
     def resolve(self, path: str) -> str:
         return os.path.realpath(path)
@@ -106,12 +122,10 @@ class LocalHost:
         """The staged bytes are in memory only: ``{file}`` becomes a path under /proc that leads to them."""
         descriptor = os.memfd_create("staged")
         try:
-            view = memoryview(data.reveal())
-            while view:
-                view = view[os.write(descriptor, view) :]
+            _write_all(descriptor, data)
             staged = f"/proc/{os.getpid()}/fd/{descriptor}"
             argv = [part.replace("{file}", staged) for part in check.argv]
-            done = await process.run(argv, env={"PATH": os.defpath}, limits=_CHECK_LIMITS)
+            done = await process.run(argv, env={"PATH": _PROGRAMS}, limits=_CHECK_LIMITS)
         except process.MissingProgramError as error:
             hint = "install it, or correct checks in the server's file"
             raise GuardError(
@@ -120,17 +134,17 @@ class LocalHost:
         finally:
             os.close(descriptor)
         if not done.ok:
-            why = "did not end within 30 s" if done.timed_out else f"exit code {done.exit_code}"
             # What it printed may quote the file, so it is not repeated.
             hint = f"run `{' '.join(check.argv)}` by hand on the decrypted file"
-            raise GuardError(f"the check refuses the new file ({why})", where=f"check {check.name}", hint=hint)
+            raise GuardError(f"the check refuses the new file ({_why(done)})", where=f"check {check.name}", hint=hint)
 
     @contextlib.contextmanager
     def _parent(self, path: str, make: Ownership | None = None) -> Iterator[tuple[int, str]]:
         """A descriptor of the directory that holds ``path``, and the file's own name."""
-        root = next((allowed for allowed in self._allowed if is_below(path, allowed)), None)
-        if root is None:
+        roots = [allowed for allowed in self._allowed if is_below(path, allowed)]
+        if not roots:
             raise LiveFileError("lies outside allowed_paths", where=path, hint=f"allowed: {', '.join(self._allowed)}")
+        root = max(roots, key=len)  # the deepest: it may be named because it lies behind a link
         *directories, name = os.path.relpath(path, root).split(os.sep)
         descriptor = os.open(os.path.realpath(root), _DIRECTORY)
         try:
@@ -143,113 +157,244 @@ class LocalHost:
             os.close(descriptor)
 
 
+# --- directories ---
+
+
 def _enter(parent: int, name: str, make: Ownership | None) -> int:
-    try:
+    """Open a directory; where it is missing and ``make`` says who is to own it, make it."""
+    with contextlib.suppress(FileNotFoundError):
         return os.open(name, _DIRECTORY, dir_fd=parent)
-    except FileNotFoundError:
-        if make is None:
-            raise
-    os.mkdir(name, 0o755, dir_fd=parent)
+    if make is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:  # somebody was faster: it is theirs
+        return os.open(name, _DIRECTORY, dir_fd=parent)
+    return _set_up(parent, name, make)
+
+
+def _set_up(parent: int, name: str, ownership: Ownership) -> int:
+    """Open a directory just made; gone again where its owner cannot be set."""
     made = os.open(name, _DIRECTORY, dir_fd=parent)
-    os.fchown(made, *_chown_arguments(make))
-    os.fsync(parent)
+    try:
+        os.fchown(made, *_chown_arguments(ownership))
+        os.fchmod(made, 0o755)  # whatever the umask: the files in it have modes of their own
+        os.fsync(parent)
+    except BaseException:
+        os.close(made)
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=parent)
+        raise
     return made
 
 
-def _read(parent: int, name: str, path: str) -> LiveFile | None:
-    # O_NONBLOCK: a named pipe in the file's place must not hold the daemon.
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
-    with os.fdopen(descriptor, "rb") as file:
+# --- reading ---
+
+
+def _read(parent: int, name: str, path: str) -> LiveFile:
+    descriptor = os.open(name, _TO_READ, dir_fd=parent)
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             what = "is a directory" if stat.S_ISDIR(found.st_mode) else "is not a regular file"
             raise LiveFileError(what, where=path, hint="move it away, or correct the target's path; it is tried again")
-        if found.st_size > _LARGEST_FILE:
-            raise LiveFileError(
-                f"is larger than {_LARGEST_FILE // process.MIB} MiB", where=path, hint="no env file is; move it away"
-            )
-        return LiveFile(
-            data=Secret(file.read()),
-            mode=stat.S_IMODE(found.st_mode),
-            uid=found.st_uid,
-            gid=found.st_gid,
-            inode=found.st_ino,
-            modified_at=found.st_mtime,
-        )
-
-
-def _replace(
-    parent: int, name: str, path: str, data: Secret, mode: int, ownership: Ownership, replaces: LiveFile | None
-) -> None:
-    temporary = f".{name}{_TEMPORARY_MARK}{secrets.token_hex(6)}"
-    keep = Ownership(
-        ownership.uid if ownership.uid is not None or replaces is None else replaces.uid,
-        ownership.gid if ownership.gid is not None or replaces is None else replaces.gid,
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(_LARGEST_FILE + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > _LARGEST_FILE:
+        what = f"is larger than {_LARGEST_FILE // process.MIB} MiB"
+        raise LiveFileError(what, where=path, hint="no env file is; move it away")
+    return LiveFile(
+        data=Secret(data),
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        inode=found.st_ino,
+        modified_at=found.st_mtime,
     )
-    _write_temporary(parent, temporary, data, mode, keep)
+
+
+def _is_left_of(name: str, other: str) -> bool:
+    """Whether ``other`` is a name of ours for the file ``name``, or for such a file in its turn."""
+    while found := _LEFTOVER.fullmatch(other):
+        other = found[1]
+        if other == name:
+            return True
+    return False
+
+
+def _is_file(parent: int, name: str) -> bool:
     try:
-        if replaces is None:
-            _rename(parent, temporary, name, _RENAME_NOREPLACE)
-        else:
-            _swap(parent, temporary, name, path, replaces)
-    except OSError as error:
-        _discard(parent, temporary, path, data)
-        if error.errno in (errno.EEXIST, errno.ENOENT):
-            raise _changed(path) from None
-        raise
-    except ChangedMeanwhileError:
-        _discard(parent, temporary, path, data)
-        raise
+        return stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+# --- writing ---
+
+
+def _create(parent: int, name: str, path: str, data: Secret, mode: int, ownership: Ownership) -> None:
+    with _temporary(parent, name, data, mode, ownership) as temporary:
+        try:
+            _appear(parent, temporary, name)
+        except FileExistsError:
+            raise _changed(path, "somebody has put a file there meanwhile") from None
     os.fsync(parent)
 
 
-def _write_temporary(parent: int, name: str, data: Secret, mode: int, ownership: Ownership) -> None:
-    """Owner and mode are set before the first byte, the bytes are on disk before anyone sees the name."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, 0o600, dir_fd=parent)
-    try:
-        os.fchown(descriptor, *_chown_arguments(ownership))
-        os.fchmod(descriptor, mode)
-        view = memoryview(data.reveal())
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    except BaseException:
-        _unlink(parent, name)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _swap(parent: int, temporary: str, name: str, path: str, expected: LiveFile) -> None:
-    """Exchange the two names, then look at what came out: if it is not what the caller saw, exchange them back.
+def _replace(
+    parent: int, name: str, path: str, data: Secret, mode: int, ownership: Ownership, expected: LiveFile
+) -> None:
+    """Exchange the two files, then look at what came out: if it is not what the caller saw, exchange them back.
 
     A plain rename would lose an edit made between the caller's look and now.
     """
-    _rename(parent, temporary, name, _RENAME_EXCHANGE)
-    taken_out = _read_or_none(parent, temporary, path)
-    if taken_out is None or taken_out.data != expected.data:
-        _rename(parent, temporary, name, _RENAME_EXCHANGE)
-        raise _changed(path)
-    os.unlink(temporary, dir_fd=parent)
+    uid = expected.uid if ownership.uid is None else ownership.uid
+    gid = expected.gid if ownership.gid is None else ownership.gid
+    with _temporary(parent, name, data, mode, Ownership(uid, gid)) as temporary:
+        try:
+            _exchange(parent, temporary, name)
+            if edit := _edit(parent, temporary, path, expected):
+                _exchange(parent, temporary, name)
+                raise _changed(path, edit)
+        except FileNotFoundError:
+            raise _changed(path, "somebody has removed the live file meanwhile") from None
+        os.unlink(temporary, dir_fd=parent)
+    os.fsync(parent)
 
 
 def _remove(parent: int, name: str, path: str, expected: LiveFile) -> None:
-    aside = f".{name}{_TEMPORARY_MARK}{secrets.token_hex(6)}"
-    _rename(parent, name, aside, _RENAME_NOREPLACE)
-    taken_out = _read_or_none(parent, aside, path)
-    if taken_out is None or taken_out.data != expected.data:
-        _rename(parent, aside, name, _RENAME_NOREPLACE)
-        raise _changed(path)
+    aside = _new_name(name)
+    os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
+    if edit := _edit(parent, aside, path, expected):
+        with contextlib.suppress(FileExistsError):  # then the edit stays aside, as a leftover
+            _appear(parent, aside, name)
+        raise _changed(path, edit)
     os.unlink(aside, dir_fd=parent)
     os.fsync(parent)
 
 
-def _read_or_none(parent: int, name: str, path: str) -> LiveFile | None:
+@contextlib.contextmanager
+def _temporary(parent: int, name: str, data: Secret, mode: int, ownership: Ownership) -> Iterator[str]:
+    """The name of a new file beside ``name``. At the end it is deleted, unless an exchange has left an edit there.
+
+    Owner and mode are set before the first byte, and the bytes are on disk before anyone sees them under ``name``.
+    """
+    temporary = _new_name(name)
+    descriptor = os.open(temporary, _TO_WRITE, 0o600, dir_fd=parent)
     try:
-        return _read(parent, name, path)
+        try:
+            os.fchown(descriptor, *_chown_arguments(ownership))
+            os.fchmod(descriptor, mode)
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        except BaseException:
+            os.unlink(temporary, dir_fd=parent)
+            raise
+        finally:
+            os.close(descriptor)
+        yield temporary
+    finally:
+        if _holds(parent, temporary, data):
+            os.unlink(temporary, dir_fd=parent)
+
+
+def _write_all(descriptor: int, data: Secret) -> None:
+    view = memoryview(data.reveal())
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _new_name(name: str) -> str:
+    return f".{name}.reconciler-{secrets.token_hex(6)}"
+
+
+def _chown_arguments(ownership: Ownership) -> tuple[int, int]:
+    return (-1 if ownership.uid is None else ownership.uid, -1 if ownership.gid is None else ownership.gid)
+
+
+# --- somebody else's edits ---
+
+
+def _edit(parent: int, name: str, path: str, expected: LiveFile) -> str:
+    """What somebody has done to a file since the caller looked, in words; "" where nothing.
+
+    ``name`` is one of ours, so that nobody can open the file any more: after the question whether somebody has it
+    open, its content is final.
+    """
+    try:
+        if _is_being_written(parent, name):
+            return "somebody is writing to the live file"
+        found = _read(parent, name, path)
     except (OSError, LiveFileError):
-        return None
+        return "something else lies where the live file was"
+    same = (found.data, found.mode, found.uid, found.gid) == (expected.data, expected.mode, expected.uid, expected.gid)
+    return "" if same else "somebody has changed the live file meanwhile"
+
+
+def _holds(parent: int, name: str, data: Secret) -> bool:
+    """Whether ``name`` is a file with exactly this content, and nobody is changing that."""
+    try:
+        return not _is_being_written(parent, name) and _read(parent, name, name).data == data
+    except (OSError, LiveFileError):
+        return False
+
+
+def _is_being_written(parent: int, name: str) -> bool:
+    """Whether a process has the file open for writing: what it writes next would go into a deleted file.
+
+    The kernel grants a read lease, fcntl(2), only where there is none. It grants it to root with CAP_LEASE and to the
+    file's owner, on local file systems; elsewhere nobody can tell, and the answer is no.
+    """
+    descriptor = os.open(name, _TO_READ, dir_fd=parent)
+    try:
+        # The signal for a lease that is asked back would be SIGIO, which ends a process; this one is ignored.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)  # and the lease ends
+    return False
+
+
+# --- names ---
+
+
+def _appear(parent: int, old: str, new: str) -> None:
+    """Give a file a name that must be free. Raises FileExistsError."""
+    try:
+        _rename(parent, old, new, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in _NO_RENAME_FLAGS:
+            raise
+        os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+        os.unlink(old, dir_fd=parent)
+
+
+def _exchange(parent: int, ours: str, name: str) -> None:
+    """Swap two files, so that there is one under ``name`` at every moment. Raises FileNotFoundError."""
+    try:
+        _rename(parent, ours, name, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in _NO_RENAME_FLAGS:
+            raise
+        _exchange_in_steps(parent, ours, name)
+
+
+def _exchange_in_steps(parent: int, ours: str, name: str) -> None:
+    """The next best thing: a file that somebody renames to ``name`` between the first two steps is lost."""
+    old = _new_name(name)
+    os.link(name, old, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+    try:
+        os.rename(ours, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        os.unlink(old, dir_fd=parent)
+        raise
+    os.rename(old, ours, src_dir_fd=parent, dst_dir_fd=parent)
 
 
 @functools.cache
@@ -266,40 +411,27 @@ def _rename(parent: int, old: str, new: str, flags: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _discard(parent: int, name: str, path: str, ours: Secret) -> None:
-    """Remove a temporary file, unless an exchange has left somebody else's edit under its name."""
-    found = _read_or_none(parent, name, path)
-    if found is not None and found.data == ours:
-        _unlink(parent, name)
+# --- words ---
 
 
-def _unlink(parent: int, name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=parent)
-
-
-def _chown_arguments(ownership: Ownership) -> tuple[int, int]:
-    return (-1 if ownership.uid is None else ownership.uid, -1 if ownership.gid is None else ownership.gid)
-
-
-def _user_id(name: str | None) -> int | None:
+def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]) -> int | None:
     if name is None:
         return None
+    if name.isdecimal():
+        if int(name) <= _LARGEST_ID:
+            return int(name)
+        raise GuardError(f"{name} is too large for the number of a {kind}", hint="correct it in the manifest")
     try:
-        return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+        return look_up(name)
     except KeyError:
-        hint = f"create it (`useradd --system {name}`) or correct owner in the manifest"
-        raise GuardError(f"the user {name!r} does not exist on this machine", hint=hint) from None
+        hint = f"create it (`{command} --system {name}`) or correct the manifest"
+        raise GuardError(f"the {kind} {name!r} does not exist on this machine", hint=hint) from None
 
 
-def _group_id(name: str | None) -> int | None:
-    if name is None:
-        return None
-    try:
-        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
-    except KeyError:
-        hint = f"create it (`groupadd --system {name}`) or correct group in the manifest"
-        raise GuardError(f"the group {name!r} does not exist on this machine", hint=hint) from None
+def _why(done: process.Completed) -> str:
+    if done.timed_out:
+        return f"did not end within {_CHECK_LIMITS.timeout:g} s"
+    return "printed too much" if done.overflowed else f"exit code {done.exit_code}"
 
 
 def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
@@ -307,9 +439,5 @@ def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
     return LiveFileError(f"{what} ({os.strerror(error.errno or 0)})", where=path, hint=hint)
 
 
-def _changed(path: str) -> ChangedMeanwhileError:
-    return ChangedMeanwhileError(
-        "somebody changed the live file while it was being replaced",
-        where=path,
-        hint="nothing was overwritten; the next pass looks again",
-    )
+def _changed(path: str, what: str) -> ChangedMeanwhileError:
+    return ChangedMeanwhileError(what, where=path, hint="nothing was overwritten; the next pass looks again")

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -35,7 +35,7 @@ from reconciler.app.fields import (
     mistake,
     written,
 )
-from reconciler.app.sections import Section, Short, read_sections
+from reconciler.app.sections import Items, Section, Short, read_sections
 from reconciler.app.server_file import ServerConfig
 from reconciler.app.yaml_files import shown
 from reconciler.core.errors import ManifestError
@@ -185,9 +185,7 @@ class Health(Section):
     stable_for: Duration = written(
         "15s", DURATION, "How long a service without a health check must run without a restart."
     )
-    http: Annotated[tuple[HealthUrl, ...], Strict(False)] = Field(
-        default=(), description="Addresses that must answer too."
-    )
+    http: Annotated[tuple[HealthUrl, ...], Items()] = Field(default=(), description="Addresses that must answer too.")
 
     @model_validator(mode="after")
     def _can_be_met(self) -> Health:
@@ -202,13 +200,11 @@ class StackFields(Section):
     directory: Annotated[str, ABSOLUTE_PATH, AfterValidator(_allowed_directory)] = Field(
         description="Where `docker compose` runs: absolute, below the server's allowed_paths."
     )
-    files: Annotated[tuple[Annotated[str, COMPOSE_FILE], ...], Strict(False)] = Field(
+    files: Annotated[tuple[Annotated[str, COMPOSE_FILE], ...], Items()] = Field(
         default=(), description="Compose files below the directory, as `-f`. Default: those Compose finds itself."
     )
-    profiles: Annotated[tuple[Name, ...], Strict(False)] = Field(
-        default=(), description="Compose profiles to be active."
-    )
-    hosts: Annotated[tuple[Name, ...], Strict(False), Field(min_length=1, max_length=MAX_HOSTS)] | None = Field(
+    profiles: Annotated[tuple[Name, ...], Items()] = Field(default=(), description="Compose profiles to be active.")
+    hosts: Annotated[tuple[Name, ...], Items(1, MAX_HOSTS)] | None = Field(
         default=None, description="The hosts that run the stack. Default: every host of the environment."
     )
     health: Health = Field(default_factory=Health, description="When it counts as healthy after a change.")
@@ -216,9 +212,7 @@ class StackFields(Section):
         default=OnFailure.ROLLBACK,
         description="A change that is not healthy: roll back, or hold the new files and page a person.",
     )
-    one_shot: Annotated[tuple[Name, ...], Strict(False)] = Field(
-        default=(), description="Services that are meant to exit."
-    )
+    one_shot: Annotated[tuple[Name, ...], Items()] = Field(default=(), description="Services that are meant to exit.")
     targets: dict[Annotated[str, SOURCE], Annotated[StackTarget, Short("path", LIVE_FILE, empty=True)]] = Field(
         default_factory=dict, description="Its live files, by their source: a path beside environment.yaml."
     )

@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
@@ -60,6 +60,29 @@ class Short:
 
 
 @dataclass(frozen=True, slots=True)
+class Items:
+    """A list of at least ``low`` and, unless it is None, at most ``high`` items; read as a tuple."""
+
+    low: int = 0
+    high: int | None = None
+
+    def check(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(items) < self.low:
+            raise mistake("must not be empty", "a list of at least one")
+        if self.high is not None and len(items) > self.high:
+            raise mistake(f"has {len(items)} items", f"a list of up to {self.high}")
+        return items
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        items = {**handler(source), "strict": False}  # YAML has lists, not tuples
+        return core_schema.no_info_after_validator_function(self.check, cast("CoreSchema", items))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        limits = {"minItems": self.low or None, "maxItems": self.high}
+        return {**handler(schema), **{name: limit for name, limit in limits.items() if limit is not None}}
+
+
+@dataclass(frozen=True, slots=True)
 class OneOrMany:
     """Lets a list of one text be written as that text. ``form`` is the items'."""
 
@@ -108,9 +131,9 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     """pydantic's error as a plain sentence that shows no more of the value than it may."""
     path = tuple(part for part in detail["loc"] if part != "[key]")
     found = kind_of(detail["input"])
-    context = detail.get("ctx", {})
     match detail["type"]:
         case fields.MISTAKE:
+            context = detail["ctx"]
             quote = _quote(detail["input"], path) if context["quote"] else ""
             return Problem(path, quote + context["what"], context["accepted"])
         case "extra_forbidden":
@@ -121,10 +144,6 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
             return Problem(path, f"must be true or false, not {found}", "true, false")
         case "tuple_type":
             return Problem(path, f"must be a list, not {found}", "a list such as [one, two]")
-        case "too_short":
-            return Problem(path, "must not be empty", "a list of at least one")
-        case "too_long":
-            return Problem(path, f"has more than {context['max_length']} items", "a shorter list")
         case "dict_type" | "model_type":
             return Problem(path, f"must be a mapping, not {found}", _accepted(path, model))
         case other:

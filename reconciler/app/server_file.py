@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from reconciler.app.fields import (
@@ -35,7 +35,7 @@ from reconciler.app.fields import (
     mistake,
     written,
 )
-from reconciler.app.sections import OneOrMany, Section, read_sections
+from reconciler.app.sections import Items, OneOrMany, Section, read_sections
 from reconciler.app.yaml_files import MAX_BYTES, Document, FieldPath, Problem, shown
 from reconciler.core.errors import ConfigError
 from reconciler.core.guards import is_below
@@ -202,9 +202,7 @@ def _runs_on_a_file(argv: tuple[str, ...]) -> tuple[str, ...]:
     return argv
 
 
-Argv = Annotated[
-    tuple[Annotated[str, ARGUMENT], ...], Strict(False), Field(min_length=1), AfterValidator(_runs_on_a_file)
-]
+Argv = Annotated[tuple[Annotated[str, ARGUMENT], ...], Items(1), AfterValidator(_runs_on_a_file)]
 
 
 class ServerConfig(Section):
@@ -212,23 +210,23 @@ class ServerConfig(Section):
 
     model_config = ConfigDict(title="reconciler.yaml")
 
-    environment: Annotated[
-        tuple[Name, ...], Strict(False), Field(min_length=1), AfterValidator(_distinct), OneOrMany(NAME)
-    ] = Field(description="The environment this server follows: a directory below repository.path. Or several.")
+    environment: Annotated[tuple[Name, ...], Items(1), AfterValidator(_distinct), OneOrMany(NAME)] = Field(
+        description="The environment this server follows: a directory below repository.path. Or several."
+    )
     host: Name = Field(
         default_factory=socket.gethostname, description="Who this machine is in a stack's hosts. Default: its hostname."
     )
     repository: Repository = Field(description="The config repository.")
     decryption: Decryption = Field(default_factory=Decryption, description="The key and the program that decrypt.")
-    allowed_paths: Annotated[
-        tuple[AbsolutePath, ...], Strict(False), Field(min_length=1), AfterValidator(_not_everything)
-    ] = Field(description="Live files and stack directories lie below these, after links are resolved.")
+    allowed_paths: Annotated[tuple[AbsolutePath, ...], Items(1), AfterValidator(_not_everything)] = Field(
+        description="Live files and stack directories lie below these, after links are resolved."
+    )
     allow_compose_files: bool = Field(
         default=False,
         description="May git change what Compose runs (compose files, COMPOSE_* and DOCKER_* keys of a project's "
         ".env)? Whoever merges can then run anything on this server.",
     )
-    health_hosts: Annotated[tuple[Host, ...], Strict(False)] = Field(
+    health_hosts: Annotated[tuple[Host, ...], Items()] = Field(
         default=(), description="Hosts beside loopback that a manifest's health.http may ask."
     )
     state_dir: AbsolutePath = written(

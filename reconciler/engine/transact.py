@@ -145,9 +145,13 @@ def _end(
     *,
     wrote: bool = True,
     healthy: bool = False,
+    owing: bool = False,
     retry: bool = False,
 ) -> Outcome:
-    """Store the end of the run, all at once, and return it. ``wrote``: git's files are in place now."""
+    """Store the end of the run, all at once, and return it.
+
+    ``wrote``: git's files are in place now; ``owing``: the services still need what the run owed them.
+    """
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
     record = transaction.record
     if wrote:

@@ -243,19 +243,20 @@ def test_the_token_is_offered_to_the_configured_server_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "key", "known"),
+    ("path", "quoted"),
     [
-        ("/etc/key", "/etc/key", 'UserKnownHostsFile="/etc/key"'),
-        ("/a b/k'ey$(id)", "/a b/k'ey$(id)", 'UserKnownHostsFile="/a b/k\'ey$(id)"'),
-        ("/a%h", "/a%%h", 'UserKnownHostsFile="/a%%h"'),
-        ('/a"\\', '/a"\\', 'UserKnownHostsFile="/a\\"\\\\"'),
+        ("/etc/key", '"/etc/key"'),
+        ("/a b/k'ey$(id)", '"/a b/k\'ey$(id)"'),
+        ("/a%h", '"/a%%h"'),
+        ('/a"\\', '"/a\\"\\\\"'),
     ],
     ids=["plain", "space and quote", "percent", "double quote and backslash"],
 )
-def test_the_ssh_command_pins_key_and_known_hosts(path: str, key: str, known: str) -> None:
+def test_the_ssh_command_pins_key_and_known_hosts(path: str, quoted: str) -> None:
     words = shlex.split(git.ssh_command(path, path))
-    assert words[:5] == ["ssh", "-F", os.devnull, "-i", key]
-    assert known in words
+    assert words[:3] == ["ssh", "-F", os.devnull]
+    assert f"IdentityFile={quoted}" in words
+    assert f"UserKnownHostsFile={quoted}" in words
     for option in (
         "StrictHostKeyChecking=yes",
         f"GlobalKnownHostsFile={os.devnull}",

@@ -1,4 +1,4 @@
-"""environment.yaml: what it is read to, what is refused and how it is said, and what hostile manifests can do (nothing)."""
+"""environment.yaml: what it is read to, what is refused and how it is said, and that hostile manifests can do nothing."""
 
 from __future__ import annotations
 
@@ -424,7 +424,7 @@ BAD_SOURCES = [
     ("backslash", r"'x\a.env'"),
     ("empty", "''"),
     ("NUL", r'"a\0"'),
-    ("newline", r'"a\n"'),
+    ("newline", r'"a\n.env"'),
     ("escape", r'"a\e[2J"'),
     ("long", f"? {'a' * 300}\n"),
 ]
@@ -488,7 +488,7 @@ def test_mistakes_in_a_stack(stack: str, expected: str) -> None:
 def test_more_hosts_than_can_be_compared_are_refused() -> None:
     hosts = ", ".join(f"h{number}" for number in range(65))
     (line,) = refusal(app("", hosts=f"[{hosts}]"))
-    assert line == "FILE:2: stacks.app.hosts: has more than 64 items; accepted: a shorter list"
+    assert line == "FILE:2: stacks.app.hosts: has 65 items; accepted: a list of up to 64"
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "-x", "a b", "a..b", "''", "x" * 64, r'"a\0"'])
@@ -585,7 +585,8 @@ def test_health_asks_nobody_else(url: str) -> None:
         ),
         pytest.param(
             app('"caf\\u00e9.env": x,\n"cafe\\u0301.env": y'),
-            "FILE:6: stacks.app.targets.cafe\u0301.env: is a source already of stacks.app.targets.caf\u00e9.env in line 5; "
+            "FILE:6: stacks.app.targets.cafe\u0301.env: is a source already "
+            "of stacks.app.targets.caf\u00e9.env in line 5; "
             "accepted: each source once; two live files need two",
             id="two ways to write é",
         ),
@@ -631,7 +632,11 @@ def test_what_two_parts_of_a_manifest_both_want(text: str, expected: str) -> Non
     assert refusal(text) == [expected]
 
 
-TWO_STACKS = "stacks:\n  a: {{directory: /opt/app, {0} targets: {{a.env: }}}}\n  b: {{directory: /opt/app, {1} targets: {{a.env: }}}}"
+TWO_STACKS = """
+stacks:
+  a: {{directory: /opt/app, {0} targets: {{a.env: }}}}
+  b: {{directory: /opt/app, {1} targets: {{a.env: }}}}
+"""
 
 
 @pytest.mark.parametrize(
@@ -703,13 +708,13 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
         pytest.param(
             "stacks:", "FILE:1: stacks: must be a mapping, not nothing; accepted: a mapping of names", id="null"
         ),
-        pytest.param("a: [b", "FILE:1:7: cannot be read as YAML: did not find expected ',' or ']'", id="syntax"),
+        pytest.param(
+            "a: [b", "FILE:2:1: cannot be read as YAML: did not find expected ',' or ']' (begun in line 1)", id="syntax"
+        ),
     ],
 )
 def test_what_is_no_manifest_at_all(text: str, line: str) -> None:
-    (found,) = refusal(text)
-    assert found.startswith(line.partition(":7")[0])
-    assert found.endswith(line.partition(":7")[2] or line)
+    assert refusal(text) == [line]
 
 
 # --- hostile manifests ---
@@ -786,10 +791,8 @@ SCALARS = st.sampled_from(
         ".",
     ]
 )
-FIELDS = st.sampled_from(
-    ["stacks", "targets", "defaults", "app", "a.env", "A.env", "../x", "$(x)", *StackFields.model_fields]
-    + [*StackTarget.model_fields, "url", "timeout", "http"]
-) | st.text(max_size=4)  # fmt: skip
+OTHER_NAMES = ["stacks", "targets", "defaults", "app", "a.env", "A.env", "../x", "$(x)", "url", "timeout", "http"]
+FIELDS = st.text(max_size=4) | st.sampled_from([*OTHER_NAMES, *StackFields.model_fields, *StackTarget.model_fields])
 VALUES = st.recursive(
     SCALARS | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=5),
