@@ -162,10 +162,11 @@ class LocalHost:
 
 def _enter(parent: int, name: str, make: Ownership | None) -> int:
     """Open a directory; where it is missing and ``make`` says who is to own it, make it."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         return os.open(name, _DIRECTORY, dir_fd=parent)
-    if make is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    except FileNotFoundError:
+        if make is None:
+            raise
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
     except FileExistsError:  # somebody was faster: it is theirs
@@ -284,16 +285,16 @@ def _temporary(parent: int, name: str, data: Secret, mode: int, ownership: Owner
     temporary = _new_name(name)
     descriptor = os.open(temporary, _TO_WRITE, 0o600, dir_fd=parent)
     try:
-        try:
-            os.fchown(descriptor, *_chown_arguments(ownership))
-            os.fchmod(descriptor, mode)
-            _write_all(descriptor, data)
-            os.fsync(descriptor)
-        except BaseException:
-            os.unlink(temporary, dir_fd=parent)
-            raise
-        finally:
-            os.close(descriptor)
+        os.fchown(descriptor, *_chown_arguments(ownership))
+        os.fchmod(descriptor, mode)
+        _write_all(descriptor, data)
+        os.fsync(descriptor)
+    except BaseException:
+        os.unlink(temporary, dir_fd=parent)
+        raise
+    finally:
+        os.close(descriptor)
+    try:
         yield temporary
     finally:
         if _holds(parent, temporary, data):

@@ -100,8 +100,9 @@ class Host(Protocol):
     ) -> None:
         """Put ``data`` at ``path`` atomically and durably; missing parents are made.
 
-        ``replaces`` is what the caller saw and backed up. Raises ChangedMeanwhileError, with the other's file left
-        in place, where something else lies there now; LiveFileError where it cannot be written.
+        ``replaces`` is what the caller saw and backed up; it gives the owner where ``ownership`` names none. Raises
+        ChangedMeanwhileError, with the other's file left in place, where something else lies there now or somebody
+        is still writing to it; LiveFileError where it cannot be written.
         """
         ...
 
@@ -117,8 +118,11 @@ class Host(Protocol):
         """``path`` with every link resolved, as far as it exists. For comparing with allowed_paths."""
         ...
 
-    async def sweep(self, path: str) -> tuple[LiveFile, ...]:
-        """Take away temporary files that a killed run left beside ``path``, and return what they held."""
+    async def leftovers(self, path: str) -> tuple[str, ...]:
+        """Absolute paths of what a killed run left beside ``path`` under names of ours.
+
+        One may hold an edit that is nowhere else: ``read`` it, back it up, and only then ``remove`` it.
+        """
         ...
 
     async def check(self, check: Check, data: Secret) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.core.model import (
@@ -73,7 +73,7 @@ def affected(
             cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
             causes.setdefault(action.service, []).append(cause)
     _follow(causes, after, frozenset(present))
-    return tuple(_action(stack, name, causes[name], present.get(name, ())) for name in sorted(causes))
+    return _alike(_action(stack, name, causes[name], present.get(name, ())) for name in sorted(causes))
 
 
 def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, ...]:
@@ -252,6 +252,15 @@ def _action(stack: Stack, service: str, causes: Sequence[_Cause], containers: It
         force=kind is ActionKind.RECREATE and any(cause.force for cause in causes),
         stale=any(cause.stale for cause in causes),
     )
+
+
+def _alike(actions: Iterable[Action]) -> tuple[Action, ...]:
+    """Force all recreates of the stack if one must be forced: Compose then does them in one go, owners of namespaces
+    before their guests. One go after the other could leave a guest with a namespace that is gone."""
+    decided = tuple(actions)
+    if not any(action.force for action in decided):
+        return decided
+    return tuple(replace(action, force=action.kind is ActionKind.RECREATE) for action in decided)
 
 
 def _listed(names: Sequence[str]) -> str:

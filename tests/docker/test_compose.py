@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -544,12 +545,13 @@ async def test_nothing_of_a_staged_file_touches_the_disk(compose_project: MakePr
     real = lines("sh", "-c", "command -v docker")[0]
     programs.mkdir()
     spy = programs / "docker"
-    spy.write_text(SPY.format(canary=CANARY, places=f"{tmp_path} /tmp /dev/shm", report=report, docker=real))
+    canary = f"c4n4ry-{secrets.token_hex(8)}"
+    spy.write_text(SPY.format(canary=canary, places=f"{tmp_path} /tmp /dev/shm", report=report, docker=real))
     spy.chmod(0o755)
     # The spy's own text holds the secret; it stands for the proof that the search finds one.
     docker = DockerCompose(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
-    project = await docker.project(stack_of(made), staged(made, {"api.env": f"KEY={CANARY}\n"}))
-    assert project.services["api"].environment == {"KEY": CANARY}
+    project = await docker.project(stack_of(made), staged(made, {"api.env": f"KEY={canary}\n"}))
+    assert project.services["api"].environment == {"KEY": canary}
     assert f"/proc/{os.getpid()}/fd/" in (tmp_path / "report.listing").read_text()
     assert set(report.read_text().split()) == {str(spy)}
     assert list(scratch.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import socket
@@ -605,13 +606,20 @@ def test_any_content_is_read_or_refused(load: Load, content: bytes) -> None:
 # --- the JSON Schema ---
 
 
-def schema_accepts(which: typing.Literal["server", "manifest"], text: str) -> bool:
-    validator = jsonschema.Draft202012Validator(json_schema(which))
-    return validator.is_valid(yaml.safe_load(text))
+Which = typing.Literal["server", "manifest"]
+
+
+@functools.cache
+def validator(which: Which) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json_schema(which))
+
+
+def schema_accepts(which: Which, text: str) -> bool:
+    return validator(which).is_valid(yaml.safe_load(text))
 
 
 @pytest.mark.parametrize("which", ["server", "manifest"])
-def test_the_schema_is_a_2020_12_schema_without_an_id(which: typing.Literal["server", "manifest"]) -> None:
+def test_the_schema_is_a_2020_12_schema_without_an_id(which: Which) -> None:
     schema = json.loads(json.dumps(json_schema(which)))
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
@@ -620,7 +628,7 @@ def test_the_schema_is_a_2020_12_schema_without_an_id(which: typing.Literal["ser
 
 
 @pytest.mark.parametrize("which", ["server", "manifest"])
-def test_the_schema_describes_every_field(which: typing.Literal["server", "manifest"]) -> None:
+def test_the_schema_describes_every_field(which: Which) -> None:
     schema = json_schema(which)
     sections = [schema, *schema["$defs"].values()]
     bare = [name for section in sections for name, field in section["properties"].items() if "description" not in field]
@@ -716,7 +724,7 @@ def table(name: str) -> dict[str, str]:
     return {row[0].strip("`"): row[2] for row in cells}
 
 
-def schema_field(which: typing.Literal["server", "manifest"], path: str) -> tuple[dict[str, Any], bool]:
+def schema_field(which: Which, path: str) -> tuple[dict[str, Any], bool]:
     """The JSON Schema of a field, and whether it is required."""
     root = json_schema(which)
     current, required = root, False
@@ -736,9 +744,7 @@ def schema_field(which: typing.Literal["server", "manifest"], path: str) -> tupl
 
 
 @pytest.mark.parametrize(("name", "model"), [("server", ServerConfig), ("manifest", ManifestFile)])
-def test_the_page_has_every_field_with_its_default(
-    name: typing.Literal["server", "manifest"], model: type[BaseModel]
-) -> None:
+def test_the_page_has_every_field_with_its_default(name: Which, model: type[BaseModel]) -> None:
     documented = table(name)
     assert sorted(documented) == sorted(fields_of(model))
     for path, default in documented.items():
@@ -768,7 +774,7 @@ def check_default(path: str, documented: str, schema: dict[str, Any], required: 
 @pytest.mark.parametrize(
     ("which", "text"), re.findall(r"^```yaml (server|manifest)\n(.+?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 )
-def test_the_examples_of_the_page_fit_the_schemas(which: typing.Literal["server", "manifest"], text: str) -> None:
+def test_the_examples_of_the_page_fit_the_schemas(which: Which, text: str) -> None:
     assert schema_accepts(which, text)
 
 

@@ -412,6 +412,16 @@ def test_services_that_follow_each_other_in_a_circle_end() -> None:
     assert kinds(decide(same, same, changed={CONF: RESTART})) == {"a": ActionKind.RESTART, "b": ActionKind.RESTART}
 
 
+def test_recreates_of_a_stack_are_forced_together_so_that_no_guest_is_left_behind() -> None:
+    """A guest recreated before its owner would keep the owner's old network."""
+    before, after = (
+        project(service("api", {"KEY": value}), service("a-guest", sources=frozenset({CONF}), **shares("ipc", "api")))
+        for value in "12"
+    )
+    actions = decide(before, after, changed={CONF: RECREATE})
+    assert {action.service: action.force for action in actions} == {"a-guest": True, "api": True}
+
+
 def test_dependent_that_was_stopped_on_purpose_stays_stopped() -> None:
     same = project(service("api", sources=frozenset({CONF})), service("side", **shares("network_mode", "api")))
     containers = [container("api"), container("side", state="exited", exit_code=0)]

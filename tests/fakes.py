@@ -1,0 +1,438 @@
+"""Fakes of the ports, for tests of the engine's decisions. Each implements its port; none is used where the real
+component can be: see tests/adapters, tests/docker and tests/e2e for those."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from reconciler.core.errors import ChangedMeanwhileError, EngineUnavailableError, GitUnreachableError, ReconcilerError
+from reconciler.core.model import (
+    Action,
+    Applied,
+    Backup,
+    BackupEntry,
+    Blob,
+    Check,
+    Container,
+    EnvironmentRecord,
+    Format,
+    HttpCheck,
+    LiveFile,
+    Manifest,
+    Outcome,
+    Ownership,
+    Phase,
+    Plan,
+    Project,
+    Result,
+    Revision,
+    Run,
+    Service,
+    ServiceHealth,
+    Settings,
+    Stack,
+    Target,
+)
+from reconciler.core.ports import Ports
+from reconciler.core.secret import Digester, Secret
+
+APP = "/opt/app"
+
+
+@dataclass(slots=True)
+class Journal:
+    """What happened, in order, across all fakes; ``fail`` raises an error at the nth time a step comes."""
+
+    steps: list[str] = field(default_factory=list)
+    failures: dict[str, list[BaseException | None]] = field(default_factory=dict)
+
+    def note(self, step: str) -> None:
+        self.steps.append(step)
+        queue = self.failures.get(step.partition(" ")[0], [])
+        if queue and (error := queue.pop(0)) is not None:
+            raise error
+
+    def fail(self, step: str, error: BaseException, *, after: int = 0) -> None:
+        self.failures[step] = [*[None] * after, error]
+
+
+@dataclass(slots=True)
+class FakeGit:
+    journal: Journal
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    tip: str = ""
+    reachable: bool = True
+    rewritten: bool = False
+
+    def commit(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Make a commit with the environment's files its tip; ``name`` is padded to an id."""
+        self.tip = name.ljust(40, "0")
+        self.commits[self.tip] = {f"envs/production/{path}": data for path, data in files.items()}
+
+    async def head(self) -> str:
+        self.journal.note("ls-remote")
+        if not self.reachable:
+            raise GitUnreachableError("the remote does not answer")
+        return self.tip
+
+    async def fetch(self, commit: str) -> None:
+        self.journal.note("fetch")
+
+    async def revision(self, commit: str, directory: str) -> Revision:
+        content = sorted((path, data) for path, data in self.commits[commit].items() if path.startswith(directory))
+        return Revision(commit, f"{hash(tuple(content)):x}", "Ada <ada@example.org>", 1.0, "Change")
+
+    async def read(self, commit: str, path: str) -> Blob | None:
+        data = self.commits[commit].get(path)
+        return None if data is None else Blob(f"{hash(data):x}", data)
+
+    async def descends(self, commit: str, ancestor: str) -> bool:
+        return not self.rewritten
+
+
+@dataclass(slots=True)
+class FakeDecryptor:
+    """ "Encrypted" is what is in git with a mark before it."""
+
+    journal: Journal
+    error: ReconcilerError | None = None
+
+    async def identity(self) -> str:
+        return "fake"
+
+    def format_of(self, name: str, data: bytes) -> Format:
+        return Format.DOTENV
+
+    async def decrypt(self, name: str, data: bytes) -> Secret:
+        self.journal.note(f"decrypt {name}")
+        if self.error is not None:
+            raise self.error
+        return Secret(data)
+
+
+@dataclass(slots=True)
+class FakeHost:
+    journal: Journal
+    files: dict[str, LiveFile] = field(default_factory=dict)
+
+    def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        self.files[path] = LiveFile(Secret(data), mode, 0, 0)
+
+    def data(self, path: str) -> bytes | None:
+        return self.files[path].data.reveal() if path in self.files else None
+
+    async def read(self, path: str) -> LiveFile | None:
+        return self.files.get(path)
+
+    async def write(
+        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+    ) -> None:
+        self.journal.note(f"write {path}")
+        if self.files.get(path) != replaces:
+            raise ChangedMeanwhileError("changed", where=path)
+        self.files[path] = LiveFile(data, mode, ownership.uid or 0, ownership.gid or 0)
+
+    async def remove(self, path: str, *, replaces: LiveFile) -> None:
+        self.journal.note(f"remove {path}")
+        del self.files[path]
+
+    def ownership(self, owner: str | None, group: str | None) -> Ownership:
+        return Ownership()
+
+    def resolve(self, path: str) -> str:
+        return path
+
+    async def sweep(self, path: str) -> tuple[LiveFile, ...]:
+        return ()
+
+    async def check(self, check: Check, data: Secret) -> None:
+        self.journal.note(f"check {check.name}")
+
+
+@dataclass(slots=True)
+class FakeCompose:
+    """One service per env file of the stack, named after it; its environment is the file's lines.
+
+    ``sick`` maps a line of an env file to the health it gives its service.
+    """
+
+    journal: Journal
+    host: FakeHost
+    running: dict[str, Container] = field(default_factory=dict)
+    sick: dict[str, str] = field(default_factory=dict)
+    refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
+    reachable: bool = True
+    after_recreate: Callable[[], None] = lambda: None
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def start(self, *services: str) -> None:
+        for service in services:
+            self.running[service] = self._container(service)
+
+    async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
+        self._reach()
+        files = self._files(staged or {})
+        self.journal.note("model" if staged is None else "model-staged")
+        if error := self.refuses(files):
+            raise error
+        return Project("app", {_service(path): _resolved(path, data) for path, data in files.items()})
+
+    async def project_files(self, stack: Stack) -> frozenset[str]:
+        return frozenset({f"{APP}/compose.yaml"})
+
+    async def environment_files(self, stack: Stack) -> frozenset[str]:
+        return frozenset({f"{APP}/.env"})
+
+    async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
+        self._reach()
+        return tuple(self.running.values())
+
+    async def container_ids(self, stack: Stack) -> frozenset[str]:
+        self._reach()
+        self.journal.note("container-ids")
+        return frozenset(container.id for container in self.running.values())
+
+    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
+        self._reach()
+        self.journal.note(f"recreate {' '.join(services)}")
+        self.start(*services)
+        self.after_recreate()
+
+    async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None:
+        self.journal.note(f"restart {' '.join(services)}")
+
+    async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None:
+        self.journal.note(f"signal {service} {signal}")
+
+    def _reach(self) -> None:
+        if not self.reachable:
+            raise EngineUnavailableError("the engine does not answer")
+
+    def _files(self, staged: Mapping[str, Secret | None]) -> dict[str, bytes]:
+        files = {path: file.data.reveal() for path, file in self.host.files.items()}
+        for path, data in staged.items():
+            files.pop(path, None)
+            if data is not None:
+                files[path] = data.reveal()
+        return {path: data for path, data in files.items() if path.endswith(".env")}
+
+    def _container(self, service: str) -> Container:
+        data = self.host.data(f"{APP}/{service}.env") or b""
+        health = next((state for line, state in self.sick.items() if line.encode() in data), "healthy")
+        environment = {key: value or "" for key, value in _environment(data).items()}
+        number = next(self._numbers)
+        started_at = str(number)
+        return Container(
+            f"{service}-{number}", service, "running", health, started_at=started_at, environment=environment
+        )
+
+
+def _resolved(path: str, data: bytes) -> Service:
+    environment = _environment(data)
+    definition = json.dumps({"service": {"environment": environment}})
+    return Service(_service(path), Secret(definition.encode()), environment)
+
+
+def _service(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removesuffix(".env")
+
+
+def _environment(data: bytes) -> dict[str, str | None]:
+    pairs = (line.partition("=") for line in data.decode().splitlines() if line)
+    return {key: value for key, _, value in pairs}
+
+
+@dataclass(slots=True)
+class FakeBackups:
+    journal: Journal
+    taken: list[tuple[Backup, dict[str, Secret]]] = field(default_factory=list)
+
+    def take(
+        self, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
+    ) -> Backup:
+        self.journal.note(f"backup {' '.join(entry.path for entry, _ in files)}")
+        entries = tuple(entry for entry, _ in files)
+        backup = Backup(f"b-{run.id}", run.environment, run.id, run.started_at, from_commit, to_commit, entries)
+        self.taken.append((backup, {entry.path: data for entry, data in files if data is not None}))
+        return backup
+
+    def list(self, environment: str | None = None) -> tuple[Backup, ...]:
+        return tuple(backup for backup, _ in reversed(self.taken))
+
+    def read(self, backup: Backup, entry: BackupEntry) -> Secret:
+        return next(data for known, data in self.taken if known == backup)[entry.path]
+
+    def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+        return 0
+
+
+@dataclass(slots=True)
+class FakeStore:
+    journal: Journal
+    record: EnvironmentRecord = field(default_factory=lambda: EnvironmentRecord("production"))
+    known: dict[str, Applied] = field(default_factory=dict)
+    digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    debts: tuple[Action, ...] = ()
+    finished: list[tuple[Run, Result, str]] = field(default_factory=list)
+
+    def environment(self, name: str) -> EnvironmentRecord:
+        return replace(self.record, name=name)
+
+    def save_environment(self, record: EnvironmentRecord) -> None:
+        self.journal.note("save")
+        self.record = record
+
+    def applied(self, environment: str) -> Mapping[str, Applied]:
+        return dict(self.known)
+
+    def digest(self, blob: str, format: str, identity: str) -> str | None:
+        return self.digests.get((blob, format, identity))
+
+    def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None:
+        self.digests[blob, format, identity] = digest
+
+    def begin(self, run: Run) -> None:
+        self.journal.note("begin")
+        self.debts = run.actions
+
+    def owe(self, run: str, actions: Sequence[Action]) -> None:
+        self.journal.note("owe")
+        self.debts = tuple(actions)
+
+    def owed(self, environment: str) -> tuple[Action, ...]:
+        return self.debts
+
+    def finish(
+        self,
+        run: Run,
+        result: Result,
+        reason: str,
+        *,
+        at: float,
+        record: EnvironmentRecord,
+        applied: Sequence[Applied] = (),
+        forgotten: Sequence[str] = (),
+        owed: Sequence[Action] = (),
+    ) -> None:
+        self.journal.note("finish")
+        self.finished.append((run, result, reason))
+        self.record, self.debts = record, tuple(owed)
+        self.known |= {one.path: one for one in applied}
+        for path in forgotten:
+            self.known.pop(path, None)
+
+    def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
+        return tuple(run for run, _, _ in reversed(self.finished))
+
+
+@dataclass(slots=True)
+class FakeClock:
+    """Time passes only while somebody sleeps."""
+
+    time: float = 1_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+class FakeProbe:
+    async def ok(self, check: HttpCheck) -> bool:
+        return True
+
+
+class SilentMetrics:
+    """The Metrics port; remembers only the last plan and the outcomes."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.results: list[Result] = []
+
+    def phase(self, phase: Phase, seconds: float) -> None: ...
+
+    def fetched(self, environment: str, ok: bool, at: float) -> None: ...
+
+    def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
+
+    def backed_up(self, environment: str, ok: bool, at: float, kept: int) -> None: ...
+
+    def recreated(self, environment: str, stack: str, service: str, result: str) -> None: ...
+
+    def revision(self, environment: str, state: str, revision: Revision | None) -> None: ...
+
+    def observed(self, plan: Plan, at: float) -> None:
+        self.plan = plan
+
+    def corrected(self, environment: str, targets: Sequence[str]) -> None: ...
+
+    def quarantined(self, environment: str, quarantined: bool) -> None: ...
+
+    def rolled_back(self, environment: str, kind: str, ok: bool) -> None: ...
+
+    def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
+
+    def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
+        self.results.append(outcome.result)
+
+
+class World:
+    """All fakes together, with a manifest of one stack whose targets are the ``*.env`` files of the commit."""
+
+    def __init__(self) -> None:
+        self.journal = Journal()
+        self.git = FakeGit(self.journal)
+        self.decryptor = FakeDecryptor(self.journal)
+        self.host = FakeHost(self.journal)
+        self.compose = FakeCompose(self.journal, self.host)
+        self.backups = FakeBackups(self.journal)
+        self.store = FakeStore(self.journal)
+        self.clock = FakeClock()
+        self.metrics = SilentMetrics()
+        self.stack = Stack("production", "app", APP)
+        self.target_fields: dict[str, object] = {}
+
+    def commit(self, name: str, **files: str) -> None:
+        """``commit("a", api="A=1")`` commits api.env, and the manifest that names it."""
+        sources = {f"{service}.env": (text.replace(" ", "\n") + "\n").encode() for service, text in files.items()}
+        self.git.commit(name, {**sources, "environment.yaml": " ".join(sources).encode()})
+
+    @property
+    def steps(self) -> list[str]:
+        return self.journal.steps
+
+    def live(self, service: str) -> str | None:
+        data = self.host.data(f"{APP}/{service}.env")
+        return None if data is None else data.decode().strip().replace("\n", " ")
+
+    def ports(self) -> Ports:
+        numbers = itertools.count()
+        return Ports(
+            git=self.git,
+            decryptor=self.decryptor,
+            host=self.host,
+            compose=self.compose,
+            backups=self.backups,
+            store=self.store,
+            probe=FakeProbe(),
+            clock=self.clock,
+            metrics=self.metrics,
+            digest=Digester(b"k" * 32),
+            settings=Settings(allowed_paths=(APP,)),
+            read_manifest=self._manifest,
+            new_run_id=lambda: f"run{next(numbers)}",
+        )
+
+    def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
+        targets = tuple(
+            Target(environment, source, f"{APP}/{source}", stack="app", **self.target_fields)  # type: ignore[arg-type]
+            for source in text.decode().split()
+        )
+        return Manifest(environment, (self.stack,), targets)

@@ -1,0 +1,254 @@
+"""The pass and its transaction, on fakes: what happens in which order, and what every interruption leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.core.errors import (
+    BadCiphertextError,
+    EngineUnavailableError,
+    LiveFileError,
+    ModelRefusedError,
+    StoreUnavailableError,
+)
+from reconciler.core.model import Kind, OnDrift, OnFailure, Outcome, Result, Stack
+from reconciler.engine.reconcile import Reconciler
+from tests.fakes import APP, World
+
+API = f"{APP}/api.env"
+WORKER = f"{APP}/worker.env"
+
+
+@pytest.fixture
+async def world() -> World:
+    """api and worker run at revision a, everything in sync."""
+    world = World()
+    world.commit("a", api="A=1", worker="W=1")
+    world.host.put(API, b"A=1\n")
+    world.host.put(WORKER, b"W=1\n")
+    world.compose.start("api", "worker")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.IN_SYNC, outcome.reason
+    world.steps.clear()
+    return world
+
+
+async def one_pass(world: World, trigger: str = "manual") -> Outcome:
+    """A pass as a freshly started daemon makes it."""
+    return await Reconciler(world.ports(), "production").run(trigger)
+
+
+async def test_a_change_is_backed_up_begun_written_recreated_and_finished_in_this_order(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED
+    order = ["model-staged", f"backup {API}", "begin", f"write {API}", "model", "owe", "recreate api", "finish"]
+    assert [step for step in world.steps if step in order][-len(order) :] == order
+    assert "recreate worker" not in " ".join(world.steps)
+    assert world.live("api") == "A=2"
+
+
+async def test_an_idle_pass_asks_git_and_nothing_else(world: World) -> None:
+    reconciler = Reconciler(world.ports(), "production")
+    await reconciler.run("start")
+    world.steps.clear()
+    outcome = await reconciler.run("poll")
+    assert outcome.result is Result.IN_SYNC
+    assert world.steps == ["ls-remote"]
+
+
+async def test_a_commit_elsewhere_in_the_repository_is_no_run(world: World) -> None:
+    runs = len(world.store.finished)
+    world.commit("b", api="A=1", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.IN_SYNC
+    assert len(world.store.finished) == runs
+
+
+async def test_a_dry_run_changes_nothing(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    outcome = await Reconciler(world.ports(), "production").run("plan", dry_run=True)
+    assert outcome.plan is not None
+    assert [change.keys.changed for change in outcome.plan.writes] == [("A",)]
+    assert [action.service for action in outcome.plan.actions] == ["api"]
+    assert not {"backup", "begin", "write", "recreate", "finish"} & {step.partition(" ")[0] for step in world.steps}
+
+
+async def test_a_backup_that_cannot_be_stored_stops_before_anything_is_written(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.journal.fail("backup", LiveFileError("disk full"))
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert world.live("api") == "A=1"
+    assert "begin" not in world.steps
+
+
+async def test_a_write_that_fails_half_way_puts_the_written_files_back(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    world.journal.fail("write", LiveFileError("disk full"), after=1)
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
+    assert "as they were" in outcome.reason
+    assert world.store.debts == ()
+    assert (await one_pass(world)).result is Result.APPLIED
+
+
+async def test_the_engine_going_away_after_the_write_leaves_the_service_owed(
+    world: World,
+) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.journal.fail("recreate", EngineUnavailableError("gone"))
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert "api" in outcome.reason
+    assert world.live("api") == "A=2"
+    assert [action.service for action in world.store.debts] == ["api"]
+    world.steps.clear()
+    again = await one_pass(world)
+    assert again.result is Result.CORRECTED
+    assert "recreate api" in world.steps
+    assert world.store.debts == ()
+    assert world.store.record.healthy == again.revision
+
+
+async def test_what_a_killed_run_owed_is_done_by_the_next_process(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.journal.fail("recreate", Killed())
+    with pytest.raises(Killed):
+        await one_pass(world)
+    assert world.live("api") == "A=2"
+    assert [action.service for action in world.store.debts] == ["api"]
+    world.steps.clear()
+    assert (await one_pass(world)).result is Result.CORRECTED
+    assert "recreate api" in world.steps
+
+
+async def test_an_unhealthy_service_is_rolled_back_and_its_revision_quarantined(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.ROLLED_BACK, outcome.reason
+    assert "api is unhealthy" in outcome.reason
+    assert world.live("api") == "A=1"
+    assert world.compose.running["api"].environment == {"A": "1"}
+    world.steps.clear()
+    later = await one_pass(world)
+    assert later.result is Result.IN_SYNC
+    assert "quarantined" in later.warning
+    assert not [step for step in world.steps if step.startswith(("write", "recreate"))]
+    world.commit("c", api="A=3", worker="W=1")
+    assert (await one_pass(world)).result is Result.APPLIED
+    assert world.live("api") == "A=3"
+
+
+async def test_a_service_that_was_unhealthy_before_blames_nobody(world: World) -> None:
+    world.compose.sick["A="] = "unhealthy"
+    world.compose.start("api")
+    world.commit("b", api="A=2", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.FAILED
+    assert "as before" in outcome.reason
+    assert world.live("api") == "A=2"
+
+
+async def test_hold_keeps_the_new_files_of_a_failed_revision(world: World) -> None:
+    world.stack = Stack("production", "app", APP, on_failure=OnFailure.HOLD)
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.FAILED
+    assert "hold" in outcome.reason
+    assert world.live("api") == "A=bad"
+
+
+async def test_a_rollback_that_fails_says_so_and_names_the_backup(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    world.journal.fail("write", LiveFileError("read-only now"), after=1)
+    outcome = await one_pass(world)
+    assert outcome.result is Result.ROLLBACK_FAILED
+    assert outcome.backup is not None
+    assert outcome.backup in outcome.reason
+
+
+async def test_a_rollback_keeps_an_edit_that_was_made_meanwhile_in_a_backup(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    edits = [b"A=hand\n"]
+
+    def edit_once() -> None:
+        if edits:
+            world.host.put(API, edits.pop())
+
+    world.compose.after_recreate = edit_once
+    outcome = await one_pass(world)
+    assert outcome.result is Result.ROLLED_BACK, outcome.reason
+    assert world.live("api") == "A=1"
+    assert any(secret.reveal() == b"A=hand\n" for _, data in world.backups.taken for secret in data.values())
+
+
+async def test_compose_refusing_the_staged_files_stalls_before_anything_is_written(world: World) -> None:
+    world.compose.refuses = lambda files: ModelRefusedError("bad") if b"A=2\n" in files.values() else None
+    world.commit("b", api="A=2", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.STALLED
+    assert "begin" not in world.steps
+    assert world.live("api") == "A=1"
+
+
+async def test_a_stalled_revision_is_not_decrypted_in_every_pass(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.decryptor.error = BadCiphertextError("MAC mismatch")
+    reconciler = Reconciler(world.ports(), "production")
+    results = [(await reconciler.run("poll")).result for _ in range(3)]
+    assert results == [Result.STALLED] * 3
+    assert len([step for step in world.steps if step.startswith("decrypt")]) == 1
+    await reconciler.run("manual")
+    assert len([step for step in world.steps if step.startswith("decrypt")]) == 2
+
+
+async def test_with_git_gone_drift_is_still_repaired_and_the_warning_says_so(world: World) -> None:
+    world.git.reachable = False
+    world.host.put(API, b"A=hand\n")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.CORRECTED
+    assert "does not answer" in outcome.warning
+    assert world.live("api") == "A=1"
+
+
+async def test_a_rewritten_branch_is_refused_and_the_last_accepted_revision_stays_wanted(world: World) -> None:
+    world.git.rewritten = True
+    world.commit("b", api="A=2", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.IN_SYNC
+    assert "rewritten" in outcome.warning
+    assert world.live("api") == "A=1"
+
+
+async def test_reported_drift_is_held_and_not_written(world: World) -> None:
+    world.target_fields = {"on_drift": OnDrift.REPORT}
+    world.host.put(API, b"A=hand\n")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.HELD
+    assert world.live("api") == "A=hand"
+    assert world.metrics.plan is not None
+    assert [change.kind for change in world.metrics.plan.reported] == [Kind.DRIFT]
+
+
+async def test_drift_is_put_back_even_if_most_keys_of_the_hand_edit_go(world: World) -> None:
+    world.host.put(API, b"A=1\nB=1\nC=1\nD=1\n")
+    assert (await one_pass(world)).result is Result.CORRECTED
+    assert world.live("api") == "A=1"
+
+
+async def test_a_store_that_cannot_be_written_stops_before_the_first_write(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.journal.fail("begin", StoreUnavailableError("disk full"))
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert world.live("api") == "A=1"
+
+
+class Killed(BaseException):
+    """Stands for the death of the process: nothing of ours may catch it."""
