@@ -1,4 +1,8 @@
-"""Copies of live files, as they were: ``state_dir/backups/<environment>/<UTC time>-<run>/``, 0700 and 0600."""
+"""Copies of live files, as they were: ``state_dir/backups/<environment>/<UTC time>-<run>/``, 0700 and 0600.
+
+A directory is made, and deleted, under a name that begins with a dot, so that what a kill leaves half done is never
+taken for a backup; the next one that is taken clears it away.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,24 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from reconciler.core.errors import LiveFileError
 from reconciler.core.model import Backup, BackupEntry, Run
 from reconciler.core.secret import Digester, Secret
 
 _MANIFEST = "manifest.json"
+_HIDDEN = "."
 
 
 class BackupDirectory:
-    """The ``Backups`` port on a local directory, which is made 0700 and must belong to the daemon alone."""
+    """The ``Backups`` port on a local directory, which is made 0700 and must be the daemon's alone.
+
+    Each backup has a number, one more than the highest there is: a clock that jumps back must not make the newest
+    look old, and so be the first to go.
+    """
 
     def __init__(self, directory: str, digest: Digester) -> None:
         self._directory = directory
@@ -38,44 +48,54 @@ class BackupDirectory:
             to_commit=to_commit,
             entries=tuple(entry for entry, _ in files),
         )
-        directory = self._path(backup)
+        parent = os.path.join(self._directory, run.environment)
         try:
-            self._make_private(os.path.dirname(directory))
-            with _complete_or_gone(directory):
-                _fill(directory, backup, files)
+            for directory in (self._directory, parent):
+                _make_private(directory)
+            _clear(parent)
+            number = 1 + max((number for number, _ in self._numbered()), default=0)
+            _store(parent, backup, number, files)
         except OSError as error:
             hint = "nothing was changed; free space or make the directory writable, it is tried again"
             raise LiveFileError(
-                f"cannot store the backup ({os.strerror(error.errno or 0)})", where=directory, hint=hint
+                f"cannot store the backup ({os.strerror(error.errno or 0)})", where=parent, hint=hint
             ) from error
         return backup
 
     def list(self, environment: str | None = None) -> tuple[Backup, ...]:
-        found = []
-        for name in [environment] if environment else _names(self._directory):
-            for identity in _names(os.path.join(self._directory, name)):
-                manifest = os.path.join(self._directory, name, identity, _MANIFEST)
-                # One that cannot be read is half made: its run was killed before it changed anything.
-                with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(manifest, "rb") as file:
-                    found.append(_from_json(json.load(file)))
-        return tuple(sorted(found, key=lambda backup: (backup.at, backup.id), reverse=True))
+        try:
+            return tuple(backup for _, backup in self._numbered(environment))
+        except OSError as error:
+            hint = "run it as the daemon's user"
+            raise LiveFileError(
+                f"cannot list the backups ({os.strerror(error.errno or 0)})", where=self._directory, hint=hint
+            ) from error
 
     def read(self, backup: Backup, entry: BackupEntry) -> Secret:
-        path = os.path.join(self._path(backup), entry.file or "")
+        path = os.path.join(self._directory, backup.environment, backup.id, entry.file or "")
         try:
-            with open(path, "rb") as file:
-                data = file.read()
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                with open(descriptor, "rb", closefd=False) as file:
+                    data = file.read()
+            finally:
+                os.close(descriptor)
         except OSError as error:
             hint = "choose another one: `reconciler backups`"
             raise LiveFileError(
                 f"the backup cannot be read ({os.strerror(error.errno or 0)})", where=path, hint=hint
             ) from error
         if self._digest(data) != entry.digest:
-            raise LiveFileError("the backup is damaged: its digest differs", where=path, hint="choose another one")
+            hint = "look at the file yourself, or choose another one: `reconciler backups`"
+            what = "the backup is damaged, or was made with another digest.key: its digest differs"
+            raise LiveFileError(what, where=path, hint=hint)
         return Secret(data)
 
     def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
-        """A backup goes when, for every path in it, it is not the newest and is too old or one too many."""
+        """A backup goes when, for every path in it, it is not the newest and is too old or one too many.
+
+        One that cannot be removed stays: an old copy too many must not keep new files from being written.
+        """
         seen: dict[str, int] = {}
         removed = 0
         for backup in self.list(environment):
@@ -84,45 +104,52 @@ class BackupDirectory:
                 seen[entry.path] = seen.get(entry.path, 0) + 1
             too_old = now - backup.at > max_age
             if counts and min(counts) > 0 and (too_old or min(counts) >= keep):
-                shutil.rmtree(self._path(backup))
-                removed += 1
+                with contextlib.suppress(OSError):
+                    _remove(os.path.join(self._directory, environment), backup.id)
+                    removed += 1
         return removed
 
-    def _path(self, backup: Backup) -> str:
-        return os.path.join(self._directory, backup.environment, backup.id)
-
-    def _make_private(self, directory: str) -> None:
-        os.makedirs(os.path.dirname(self._directory), mode=0o700, exist_ok=True)
-        for path in (self._directory, directory):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-            found = os.lstat(path)
-            if not stat.S_ISDIR(found.st_mode):
-                raise LiveFileError(
-                    "is a link or a file, not a directory", where=path, hint="backups are never stored through a link"
-                )
-            if found.st_mode & 0o022 or found.st_uid != os.geteuid():
-                hint = f"`chown {os.geteuid()} {path} && chmod 0700 {path}`"
-                raise LiveFileError("others may write to the backup directory", where=path, hint=hint)
+    def _numbered(self, environment: str | None = None) -> tuple[tuple[int, Backup], ...]:
+        """Newest first. One whose manifest cannot be read is passed over."""
+        found = []
+        for name in [environment] if environment else _names(self._directory):
+            for identity in _names(os.path.join(self._directory, name)):
+                manifest = os.path.join(self._directory, name, identity, _MANIFEST)
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(manifest, "rb") as file:
+                    found.append(_from_json(json.load(file), name, identity))
+        return tuple(sorted(found, key=lambda one: one[0], reverse=True))
 
 
-def _fill(directory: str, backup: Backup, files: Sequence[tuple[BackupEntry, Secret | None]]) -> None:
-    for entry, data in files:
-        if entry.file is not None and data is not None:
-            _write(os.path.join(directory, entry.file), data.reveal())
-    _write(os.path.join(directory, _MANIFEST), json.dumps(dataclasses.asdict(backup), indent=1).encode())
-
-
-@contextlib.contextmanager
-def _complete_or_gone(directory: str) -> Iterator[None]:
-    os.mkdir(directory, 0o700)
-    try:
-        yield
-        _sync_directory(directory)
+def _make_private(directory: str) -> None:
+    """Make the directory if it is missing. Raises LiveFileError for a link, and for one that others may enter."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
         _sync_directory(os.path.dirname(directory))
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode):
+        raise LiveFileError(
+            "is a link or a file, not a directory", where=directory, hint="backups are never stored through a link"
+        )
+    if found.st_mode & 0o077 or found.st_uid != os.geteuid():
+        hint = f"`chown {os.geteuid()} {directory} && chmod 0700 {directory}`"
+        raise LiveFileError("others may enter the backup directory", where=directory, hint=hint)
+
+
+def _store(parent: str, backup: Backup, number: int, files: Sequence[tuple[BackupEntry, Secret | None]]) -> None:
+    making = os.path.join(parent, _HIDDEN + backup.id)
+    manifest = json.dumps({"number": number, **dataclasses.asdict(backup)}, indent=1)
+    os.mkdir(making, 0o700)
+    try:
+        for entry, data in files:
+            if entry.file is not None and data is not None:
+                _write(os.path.join(making, entry.file), data.reveal())
+        _write(os.path.join(making, _MANIFEST), manifest.encode())
+        _sync_directory(making)
+        os.rename(making, os.path.join(parent, backup.id))
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(making, ignore_errors=True)
         raise
+    _sync_directory(parent)
 
 
 def _write(path: str, data: bytes) -> None:
@@ -131,6 +158,18 @@ def _write(path: str, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(descriptor)
+
+
+def _remove(parent: str, identity: str) -> None:
+    os.rename(os.path.join(parent, identity), os.path.join(parent, _HIDDEN + identity))
+    shutil.rmtree(os.path.join(parent, _HIDDEN + identity))
+
+
+def _clear(parent: str) -> None:
+    """Delete what a kill left half made or half deleted."""
+    for name in os.listdir(parent):
+        if name.startswith(_HIDDEN):
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
 def _sync_directory(path: str) -> None:
@@ -143,12 +182,35 @@ def _sync_directory(path: str) -> None:
 
 def _names(directory: str) -> list[str]:
     try:
-        return sorted(os.listdir(directory))
+        return [name for name in os.listdir(directory) if not name.startswith(_HIDDEN)]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def _from_json(data: dict[str, object]) -> Backup:
-    entries = data.pop("entries")
-    assert isinstance(entries, list)
-    return Backup(**data, entries=tuple(BackupEntry(**entry) for entry in entries))  # type: ignore[arg-type]
+def _from_json(data: Mapping[str, Any], environment: str, identity: str) -> tuple[int, Backup]:
+    """A manifest's number and backup, which is where it lies whatever the manifest says: directories get copied.
+
+    Raises KeyError, TypeError and ValueError for what is no manifest.
+    """
+    backup = Backup(
+        id=identity,
+        environment=environment,
+        run=str(data["run"]),
+        at=float(data["at"]),
+        from_commit=str(data["from_commit"]),
+        to_commit=str(data["to_commit"]),
+        entries=tuple(_entry_from_json(entry) for entry in data["entries"]),
+    )
+    return int(data["number"]), backup
+
+
+def _entry_from_json(data: Mapping[str, Any]) -> BackupEntry:
+    return BackupEntry(
+        source=str(data["source"]),
+        path=str(data["path"]),
+        file=None if data["file"] is None else str(data["file"]),
+        mode=int(data["mode"]),
+        uid=int(data["uid"]),
+        gid=int(data["gid"]),
+        digest=str(data["digest"]),
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -29,8 +30,12 @@ _RESOLVE = process.Limits(timeout=60.0, grace=5.0, stdout=64 * process.MIB, stde
 # A container may take its whole stop_grace_period. Compose is never killed lightly: it would leave a container with a
 # temporary name, or none.
 _UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
+# Compose makes the new container beside the old one as <first 12 digits of the old id>_<name>.
+_TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
 # How long, in seconds, an `up` may go on after we were told to stop.
 _LAST_ORDERS = 60.0
+
+_MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
 
 Staged = Mapping[str, Secret | None]
 
@@ -156,8 +161,9 @@ class DockerCompose:
             if compose_errors.is_conflict(_said(completed)):
                 # An `up` that was cut off left a container with a temporary name; the first try has removed it.
                 completed = await _finished(_with_profiles(stack, attempt))
-        if not completed.ok:
-            raise _error(stack, completed, f"start {', '.join(services)}", "docker compose up")
+            if not completed.ok:
+                raise _error(stack, completed, f"start {', '.join(services)}", "docker compose up")
+            await self._restore_names(stack, project, services)
 
     async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None:
         """Restart the containers of these services; each after those of them that it depends on.
@@ -177,6 +183,15 @@ class DockerCompose:
         containers = await self._of_services(stack, project, [service])
         await _together(self._engine.kill(one, signal) for one in containers if one["State"] == "running")
 
+    async def _restore_names(self, stack: Stack, project: str, services: Sequence[str]) -> None:
+        """Rename containers that still have the temporary name of an `up` that was cut off."""
+        containers = await self._list(stack, project)
+        taken = {name for container in containers for name in container["Names"]}
+        for container in containers:
+            found = _TEMPORARY_NAME.fullmatch(container["Names"][0])
+            if found and f"/{found[1]}" not in taken and container["Labels"].get(SERVICE_LABEL) in services:
+                await self._engine.rename(container, found[1])
+
     async def _of_services(self, stack: Stack, project: str, services: Sequence[str]) -> list[DockerContainer]:
         containers = await self._list(stack, project)
         return [container for container in containers if container["Labels"].get(SERVICE_LABEL) in services]
@@ -184,6 +199,7 @@ class DockerCompose:
     # --- processes ---
 
     async def _run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
+        _require_directory(directory)
         try:
             return await process.run(argv, env=self._environment_in(directory), cwd=directory, limits=limits)
         except process.MissingProgramError as error:
@@ -264,22 +280,24 @@ def _require_compose_file(stack: Stack, configuration: compose_files.Configurati
 
     Raises EngineUnavailableError.
     """
-    hint = "Correct the stack's directory or files in the manifest, or put the compose file there"
-    if not os.path.isdir(stack.directory):
-        raise EngineUnavailableError("the stack's directory does not exist", where=stack.directory, hint=hint)
+    _require_directory(stack.directory)
     if not configuration.main:
-        raise EngineUnavailableError("there is no compose file", where=stack.directory, hint=hint)
+        raise EngineUnavailableError("there is no compose file", where=stack.directory, hint=_MISPLACED)
     for path in configuration.main:
         if read(path) is None:
-            raise EngineUnavailableError("the compose file is missing, or cannot be read", where=path, hint=hint)
+            raise EngineUnavailableError("the compose file is missing, or cannot be read", where=path, hint=_MISPLACED)
+
+
+def _require_directory(path: str) -> None:
+    if not os.path.isdir(path):
+        raise EngineUnavailableError("the stack's directory does not exist", where=path, hint=_MISPLACED)
 
 
 def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:
-    try:
+    with contextlib.suppress(ValueError):
         return compose_model.read(output, root)
-    except ValueError:
-        # No cause: it would quote the output.
-        raise EngineUnavailableError("what `docker compose config` printed is no JSON", where=stack.directory) from None
+    # Not raised from the ValueError: that one holds the output, with every secret in it.
+    raise EngineUnavailableError("what `docker compose config` printed is no JSON", where=stack.directory)
 
 
 def _resolved(path: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import compose_errors
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError
+from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model import Container
 
 if TYPE_CHECKING:
@@ -61,13 +61,15 @@ class Engine:
 
     async def restart(self, container: DockerContainer) -> None:
         """Stop it, with the grace it was made with, and start it again."""
-        async with self._asking(SLOW, ("restart", container)) as docker:
-            await docker.containers.container(container.id).restart()
+        await self._order(container, "restart", SLOW, lambda it: it.restart())
 
     async def kill(self, container: DockerContainer, signal: str) -> None:
         """Send it a signal, by name."""
-        async with self._asking(QUICK, (f"send {signal} to", container)) as docker:
-            await docker.containers.container(container.id).kill(signal=signal)
+        await self._order(container, f"send {signal} to", QUICK, lambda it: it.kill(signal=signal))
+
+    async def rename(self, container: DockerContainer, name: str) -> None:
+        async with self._asking() as docker:
+            await docker.containers.container(container.id).rename(name)
 
     async def _inspect(self, identity: str) -> Container | None:
         async with self._asking() as docker:
@@ -100,14 +102,34 @@ class Engine:
             self._image_environments[image] = variables(facts["Config"].get("Env") or ())
         return self._image_environments[image]
 
-    @contextlib.asynccontextmanager
-    async def _asking(
-        self, within: float = QUICK, doing: tuple[str, DockerContainer] | None = None
-    ) -> AsyncIterator[Docker]:
-        """A connected client; what goes wrong with it inside the block is said in our own errors.
+    async def _order(
+        self, container: DockerContainer, verb: str, within: float, order: Callable[[DockerContainer], Awaitable[None]]
+    ) -> None:
+        """Give an order that may fail because of what the files say."""
+        from aiodocker.exceptions import DockerError
 
-        `doing`, such as "restart" and a container, is a command that may fail because of what the files say.
-        """
+        refusal: DockerError | None = None
+        async with self._asking(within) as docker:
+            try:
+                await order(docker.containers.container(container.id))
+            except DockerError as error:
+                if error.status == _NO_CONNECTION:
+                    raise
+                refusal = error
+        if refusal is not None:
+            # Not raised from the engine's own error: nobody knows what that quotes.
+            labels = container["Labels"]
+            raise compose_errors.explain(
+                refusal.message,
+                refusal.status,
+                directory=labels.get(DIRECTORY_LABEL, ""),
+                doing=f"{verb} {labels[SERVICE_LABEL]}",
+                command="docker compose up",
+            )
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, within: float = QUICK) -> AsyncIterator[Docker]:
+        """A connected client; what goes wrong with it inside the block is said in our own errors."""
         import aiohttp
         from aiodocker.exceptions import DockerError
 
@@ -125,8 +147,6 @@ class Engine:
         except DockerError as error:
             if error.status == _NO_CONNECTION:
                 raise silent from error
-            if doing:
-                raise _refusal(error.message, error.status, *doing) from None
             raise EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where) from error
         except (aiohttp.ClientError, OSError, ValueError, AssertionError) as error:
             # The assertion is aiodocker's, where it finds no socket.
@@ -151,13 +171,6 @@ async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any
         if error.status == _NOT_FOUND:
             return None
         raise
-
-
-def _refusal(message: str, status: int, verb: str, container: DockerContainer) -> ReconcilerError:
-    labels = container["Labels"]
-    doing = f"{verb} {labels[SERVICE_LABEL]}"
-    where = labels.get(DIRECTORY_LABEL, "")
-    return compose_errors.explain(message, status, directory=where, doing=doing, command="docker compose up")
 
 
 def variables(entries: Iterable[str]) -> dict[str, str]:

@@ -105,7 +105,7 @@ _MODEL = (
     _cause(rf"read (?P<path>{_PATH}): is a directory", "this is a directory and should be a file"),
     _cause(r"[Ii]nvalid (?:hostPort|containerPort|port|IP)", "a port of a service is not a number or range"),
     _cause(
-        rf"error decoding 'services\[(?P<name>{_NAME})\]\.(?P<field>[\w.\[\]-]+)'",
+        rf"'services\[(?P<name>{_NAME})\]\.(?P<field>[\w.\[\]-]+)'",
         "{field} of service {name} is invalid",
     ),
 )

@@ -6,12 +6,14 @@ the environment of ``environment()``. GitPython takes the commits and trees that
 
 Why GitPython does no more than that (measured with 3.2.1, gitdb 4.0.12, smmap 5.0.3):
 
-- Its pure Python object store, ``odbt=GitDB``, keeps two descriptors open for every pack it has seen: 401 of them after
-  200 fetches, whatever ``Repo.close()`` is told. A directory of 3 million entries, 7 MB in the pack, costs it 12 s and
-  937 MiB in our own process, where nothing can end it. Upstream warns: deprecated for security and performance.
+- Its pure Python object store, ``odbt=GitDB``, keeps two descriptors for every pack it has seen, also after
+  ``Repo.close()``: 401 of them after 200 fetches. A directory of 3 million entries, 7 MB as git stores it, costs it
+  12 s and 937 MiB in our own process, where nothing can end it. It warns that it is deprecated for its security.
 - Its default store starts long-lived ``git cat-file`` processes, and ``Repo.init`` a ``git init``, both with the
   daemon's whole environment and no timeout: someone's GIT_DIR, templates with hooks, or configuration would act.
 - Importing it runs ``git version`` twice, GIT_PYTHON_REFRESH=quiet or not. See ``_import_gitpython``.
+
+git 2.32 or newer is needed: older ones do not know GIT_CONFIG_GLOBAL and GIT_CONFIG_COUNT.
 
 No connection is shared between polls (ssh's ControlMaster): it saves half of the CPU time of a poll, but leaves a
 process behind that survives the daemon and holds our pipes open.
@@ -282,6 +284,11 @@ TROUBLES = (
         "Make room below {state_dir}.",
     ),
     Trouble(
+        ("ssh: not found", "ssh: command not found", "cannot run ssh"),
+        "the ssh program is not installed",
+        "Install it: apt-get install openssh-client.",
+    ),
+    Trouble(
         ("REMOTE HOST IDENTIFICATION HAS CHANGED", "has changed and you have requested strict checking"),
         "the SSH host key of {host} has changed; the connection was refused, and nothing was sent",
         "Ask the administrator of {host} whether the key was replaced, and for its fingerprint. Only then replace the "
@@ -308,7 +315,13 @@ TROUBLES = (
         "Add its public half as a deploy key that may read the repository (`ssh-keygen -y -f {key}` prints it).",
     ),
     Trouble(
-        ("Authentication failed", "could not read Username", "could not read Password", "error: 401", "error: 403"),
+        (
+            "Authentication failed",
+            "could not read Username",
+            "could not read Password",
+            "returned error: 401",
+            "returned error: 403",
+        ),
         "{host} refuses access to the repository",
         "Check that the token in repository.token_file has not expired and may read this repository.",
     ),
@@ -328,17 +341,12 @@ TROUBLES = (
         "Run the daemon as that repository's owner, change its owner, or use an ssh:// address.",
     ),
     Trouble(
-        ("does not appear to be a git repository", "not found", "could not be found", "error: 404"),
+        ("does not appear to be a git repository", "not found", "could not be found", "returned error: 404"),
         "there is no such repository, or we may not see it",
         "Check repository.url, and that the key or token may read this repository.",
     ),
     Trouble(
-        ("ssh: not found", "cannot run ssh"),
-        "the ssh program is not installed",
-        "Install it: apt-get install openssh-client.",
-    ),
-    Trouble(
-        ("redirect", "transport 'http' not allowed"),
+        ("transport 'http' not allowed", "unable to update url base from redirection"),
         "{host} sends us to another address, which is not followed",
         "Write the repository's present address into repository.url.",
     ),
@@ -361,14 +369,15 @@ TROUBLES = (
             "Could not connect",
             "Broken pipe",
             "not responding",
-            "early EOF",
-            "hung up",
-            "RPC failed",
-            "error: 5",
-            "unexpected disconnect",
+            "returned error: 5",
         ),
         "{host} does not answer",
         "Check that the server is up and that this machine may reach it.",
+    ),
+    Trouble(
+        ("early EOF", "hung up", "RPC failed", "unexpected disconnect"),
+        "{host} broke off in the middle of its answer",
+        "Check the network, and on the server its log and the repository (git fsck).",
     ),
 )
 _REFUSED_OBJECT = re.compile(r"^error: object ([0-9a-f]{40}): (.+)$", re.MULTILINE)
@@ -390,7 +399,7 @@ def telling_line(stderr: str, token: str = "") -> str:
     """Given what git printed, return the one line worth showing, without user info, token or control characters."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith(_NOISE)]
     first = next((line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))), "".join(lines[:1]))
-    for secret in filter(None, (token, *token.split(":"))):
+    for secret in filter(None, (token, token.partition(":")[2])):
         first = first.replace(secret, "***")
     return _plain(_USER_INFO.sub("***@", first))
 
@@ -439,6 +448,15 @@ class Refused:
 
 
 Object = Commit | Tree | Blob | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path leads in a commit (None: nowhere), and the objects that were read on the way."""
+
+    commit: Commit
+    entry: Entry | None
+    read: Mapping[str, Object] = field(repr=False)
 
 
 class DamagedError(Exception):
@@ -639,15 +657,16 @@ class GitMirror:
         self._require_files()
         command = ls_remote(self._url, pattern)
         completed = await self._run(command, git_dir=os.devnull, seconds=self._poll_timeout)
-        # With --exit-code, 2 says that nothing matches.
-        if completed.exit_code not in (0, 2) or not _ended(completed):
+        # With --exit-code, 2 says that nothing matches. Of too long an answer the beginning will do.
+        if not completed.overflowed and (completed.timed_out or completed.exit_code not in (0, 2)):
             self._raise_failure(completed, self._poll_timeout)
         pairs = (line.split("\t", 1) for line in completed.stdout.decode(errors="replace").splitlines() if "\t" in line)
         return {ref: object_id for object_id, ref in pairs}
 
     async def _no_branch(self) -> GitUnreachableError:
         advertised = await self._ask_remote("refs/heads/*")
-        names = sorted(_plain(ref.removeprefix("refs/heads/"), 60) for ref in advertised)
+        heads = (ref.removeprefix("refs/heads/") for ref in advertised if ref.startswith("refs/heads/"))
+        names = [_plain(name, 60) for name in sorted(heads)]
         if not names:
             return self._unreachable("the repository is empty", f"Push the branch {self._branch}.")
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
@@ -679,10 +698,10 @@ class GitMirror:
             await asyncio.to_thread(_clear_leftovers, self._mirror)
             try:
                 await self._fetch_into(self._mirror)
-                whole = await self._holds(commit) or await self._holds(HEAD_REF)
-            except UnexplainedError:
-                whole = False
-            if not whole:
+                sound = await self._holds(commit) or not await self._descends(HEAD_REF, commit)
+            except (UnexplainedError, DamagedError):
+                sound = False
+            if not sound:
                 await self._rebuild()
         if not await self._holds(commit):
             raise self._unreachable(
@@ -743,29 +762,30 @@ class GitMirror:
         os.makedirs(self._state_dir, mode=0o700, exist_ok=True)
         lock = os.open(os.path.join(self._state_dir, "mirror.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            async with asyncio.timeout(self._fetch_timeout):
-                while not _try_lock(lock):  # noqa: ASYNC110  # flock tells nobody when it comes free
-                    await asyncio.sleep(LOOK_EVERY)
-        except TimeoutError:
-            os.close(lock)
-            raise self._unreachable(
-                f"another process has been fetching for {self._fetch_timeout:g} s",
-                f"See who holds it: fuser {self._state_dir}/mirror.lock.",
-            ) from None
-        try:
+            await self._wait_for(lock)
             yield
         finally:
             os.close(lock)
 
+    async def _wait_for(self, lock: int) -> None:
+        try:
+            async with asyncio.timeout(self._fetch_timeout):
+                while not _try_lock(lock):  # noqa: ASYNC110  # flock tells nobody when it comes free
+                    await asyncio.sleep(LOOK_EVERY)
+        except TimeoutError:
+            raise self._unreachable(
+                f"another process has been fetching for {self._fetch_timeout:g} s",
+                f"See who holds it: fuser {self._state_dir}/mirror.lock.",
+            ) from None
+
     # --- the mirror's content ---
 
     async def revision(self, commit: str, directory: str) -> Revision:
-        entry = await self._mended(commit, lambda: self._find(commit, directory))
-        if entry is not None and entry.mode != TREE_MODE:
-            raise _refusal(commit, directory, f"it is {entry.kind}, not a directory")
-        known = self._kept.get(commit)
-        assert isinstance(known, Commit)
-        return Revision(commit, entry.id if entry else "", known.author, known.committed_at, known.subject)
+        place = await self._mended(commit, lambda: self._find(commit, directory))
+        if place.entry is not None and place.entry.mode != TREE_MODE:
+            raise _refusal(commit, directory, f"it is {place.entry.kind}, not a directory")
+        subtree = place.entry.id if place.entry else ""
+        return Revision(commit, subtree, place.commit.author, place.commit.committed_at, place.commit.subject)
 
     async def read(self, commit: str, path: str) -> Blob | None:
         entry, found = await self._mended(commit, lambda: self._open(commit, path))
@@ -818,53 +838,56 @@ class GitMirror:
 
     async def _open(self, commit: str, path: str) -> tuple[Entry | None, Object | None]:
         """The entry at ``path``, and the file or directory itself; (None, None) where there is nothing."""
-        entry = await self._find(commit, path)
+        place = await self._find(commit, path)
+        entry = place.entry
         if entry is None or entry.mode not in (TREE_MODE, *FILE_MODES):
             return entry, None
-        if self._kept.get(entry.id) is None:
-            await self._load([entry.id])
-        if (found := self._kept.get(entry.id)) is None:
+        found = place.read.get(entry.id) or self._kept.get(entry.id) or (await self._load([entry.id])).get(entry.id)
+        if found is None:
             raise self._damage(f"the object {entry.id[:12]} is missing")
         return entry, found
 
-    async def _find(self, commit: str, path: str) -> Entry | None:
-        """The entry at ``path``; every directory on the way is remembered, or read from the mirror in one go."""
+    async def _find(self, commit: str, path: str) -> Place:
+        """Walk from the commit to ``path``, through what is remembered, or else read all of the way in one go."""
         check_commit(commit)
         elements = check_path(path)
+        with contextlib.suppress(KeyError):
+            return self._walk(commit, elements, {})
+        steps = ["/".join(elements[:length]) for length in range(len(elements) + 1)]
+        read = await self._load([commit, *(f"{commit}:{step}" for step in steps)])
         try:
-            return self._look_up(commit, elements)
-        except KeyError:
-            steps = ["/".join(elements[:length]) for length in range(len(elements) + 1)]
-            await self._load([commit, *(f"{commit}:{step}" for step in steps)])
-        try:
-            return self._look_up(commit, elements)
+            return self._walk(commit, elements, read)
         except KeyError as missing:
             if missing.args[0] == commit:
                 raise DamagedError(f"the commit {commit[:12]} is missing") from missing
             raise self._damage(f"the object {missing.args[0][:12]} is missing") from missing
 
-    def _look_up(self, commit: str, elements: Sequence[str]) -> Entry | None:
-        """Walk from the commit to the path through what is remembered. Raises KeyError with the id that is not."""
-        known = self._kept.recall(commit)
-        if not isinstance(known, Commit):
-            raise _refusal(commit, "the commit", known.reason if isinstance(known, Refused) else "it is no commit")
-        entry = Entry(TREE_MODE, known.tree)
+    def _walk(self, commit: str, elements: Sequence[str], read: Mapping[str, Object]) -> Place:
+        """Raises KeyError with the id of an object that is neither among those just read nor remembered."""
+
+        def recall(object_id: str) -> Object:
+            return read[object_id] if object_id in read else self._kept.recall(object_id)
+
+        top = recall(commit)
+        if not isinstance(top, Commit):
+            raise _refusal(commit, "the commit", top.reason if isinstance(top, Refused) else "it is no commit")
+        entry = Entry(TREE_MODE, top.tree)
         for position, element in enumerate(elements):
             way = "/".join(elements[:position])
             if entry.mode in FILE_MODES:
-                return None
+                return Place(top, None, read)
             if entry.mode != TREE_MODE:
                 raise _refusal(commit, way, f"it is {entry.kind}, which is never followed")
-            tree = self._kept.recall(entry.id)
+            tree = recall(entry.id)
             if not isinstance(tree, Tree):
                 raise _refusal(commit, way or "/", tree.reason if isinstance(tree, Refused) else "it is no directory")
             if element not in tree.entries:
-                return None
+                return Place(top, None, read)
             entry = tree.entries[element]
-        return entry
+        return Place(top, entry, read)
 
-    async def _load(self, names: Sequence[str]) -> None:
-        """Remember the objects of these names. Where one is too large, git is stopped after the limit's bytes."""
+    async def _load(self, names: Sequence[str]) -> Mapping[str, Object]:
+        """Read and remember the objects of these names. Where one is too large, git is stopped after the limit."""
         _import_gitpython()
         completed = await self._run(
             ["git", "cat-file", "--batch"],
@@ -876,11 +899,12 @@ class GitMirror:
         if not completed.ok and not completed.overflowed:
             raise self._damage("it cannot be read")
         try:
-            found = await asyncio.to_thread(parse_batch, completed.stdout)
+            read = await asyncio.to_thread(parse_batch, completed.stdout)
         except DamagedError as error:
             raise self._damage(str(error)) from error
-        for object_id, value in found.items():
+        for object_id, value in read.items():
             self._kept.put(object_id, value)
+        return read
 
     def _damage(self, what: str) -> DamagedError:
         self._damaged = True
@@ -914,6 +938,8 @@ class GitMirror:
             return await process.run(argv, env=variables, limits=limits, stdin=stdin)
         except process.MissingProgramError as error:
             raise self._unreachable("the git program is not installed", "Install it: apt-get install git.") from error
+        except OSError as error:
+            raise self._unreachable(f"git cannot be started ({error.strerror})", "Check memory and limits.") from error
 
     def _require_files(self) -> None:
         """ssh and git name a missing file in many ways; say it plainly before they start."""

@@ -146,7 +146,7 @@ class LocalHost:
             raise LiveFileError("lies outside allowed_paths", where=path, hint=f"allowed: {', '.join(self._allowed)}")
         root = max(roots, key=len)  # the deepest: it may be named because it lies behind a link
         *directories, name = os.path.relpath(path, root).split(os.sep)
-        descriptor = os.open(os.path.realpath(root), _DIRECTORY)
+        descriptor = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
         try:
             for directory in directories:
                 below = _enter(descriptor, directory, make)

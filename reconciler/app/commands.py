@@ -6,10 +6,8 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-import structlog
 
 from reconciler.app import logs
 from reconciler.app import status as show
@@ -17,7 +15,7 @@ from reconciler.app.config import ServerConfig
 from reconciler.app.daemon import Daemon
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
-from reconciler.core.errors import OutsideError, RefusedError
+from reconciler.core.errors import ConfigError, OutsideError, RefusedError
 from reconciler.core.model import Backup, BackupEntry, LiveFile, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
@@ -55,17 +53,26 @@ async def _run_daemon(config: ServerConfig) -> None:
         views = Views(daemon, built.ports.store, built.metrics.render, _webhook_secret(config))
         address = config.http.listen
         async with serving(views, host=address.host, port=address.port, control_socket=control_socket(config)) as bound:
-            logger = structlog.get_logger()
+            logger = logs.get_logger()
             logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
             await daemon.run()
             logger.info("stopped")
 
 
 def _webhook_secret(config: ServerConfig) -> bytes | None:
+    """What signs announcements; None where there are none. Raises ConfigError: an empty one would let everybody in."""
     if config.webhook is None:
         return None
-    with open(config.webhook.secret_file, "rb") as file:
-        return file.read().strip()
+    path, hint = config.webhook.secret_file, "put the secret there, or correct webhook.secret_file"
+    try:
+        with open(path, "rb") as file:
+            secret = file.read().strip()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise ConfigError(f"the webhook's secret cannot be read ({why})", where=path, hint=hint) from error
+    if not secret:
+        raise ConfigError("the webhook's secret is empty", where=path, hint=hint)
+    return secret
 
 
 def control_socket(config: ServerConfig) -> str:
@@ -88,9 +95,7 @@ def make_pass(
 
     Raises RefusedError for an environment the server's file does not name, LockedError.
     """
-    if unknown := sorted(set(environments) - set(config.environment)):
-        hint = f"this server's file names: {', '.join(config.environment)}"
-        raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
+    _check_environments(config, environments)
     if foreign := [name for name in take_over if name.partition("/")[0] not in config.environment]:
         hint = "a target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
         raise RefusedError(f"no target {', '.join(foreign)} here", hint=hint)
@@ -103,6 +108,12 @@ def make_pass(
     return asyncio.run(_make_pass(config, asked, tell))
 
 
+def _check_environments(config: ServerConfig, names: Iterable[str]) -> None:
+    if unknown := sorted(set(names) - set(config.environment)):
+        hint = f"this server's file names: {', '.join(config.environment)}"
+        raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
+
+
 async def _make_pass(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
     answer = await _ask_daemon(config, asked, tell)
     return answer if answer is not None else await _pass_here(config, asked, tell)
@@ -110,7 +121,7 @@ async def _make_pass(config: ServerConfig, asked: dict[str, Any], tell: Tell) ->
 
 async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
     prepare_state_dir(config.state_dir)
-    with exclusive(config.state_dir, f"reconciler {asked['trigger']}"):
+    with exclusive(config.state_dir, "reconciler plan" if asked["dry_run"] else "reconciler sync"):
         async with runtime(config) as built:
             built.relay.listen(tell)
             chosen = [name for name in built.passes if not asked["environments"] or name in asked["environments"]]
@@ -178,7 +189,11 @@ async def _status(config: ServerConfig, tell: Tell) -> dict[str, Any]:
         ):
             return dict(await answer.json())
     except aiohttp.ClientConnectorError:
-        pass
+        pass  # no socket, or one that a killed daemon left behind
+    except aiohttp.ClientError as error:
+        raise OutsideError(
+            "the daemon did not answer", where=control_socket(config), hint="its log says why"
+        ) from error
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, "reconciler status"):
         async with runtime(config) as built:
@@ -195,7 +210,8 @@ async def _look(built: Runtime, name: str) -> dict[str, Any]:
 
 
 def history(config: ServerConfig, environment: str | None, limit: int) -> list[dict[str, Any]]:
-    """Runs, newest first."""
+    """Runs, newest first. Raises RefusedError for an environment the server's file does not name."""
+    _check_environments(config, [environment] if environment else [])
     _need_state(config)
     store = open_store(config)
     try:
@@ -205,7 +221,8 @@ def history(config: ServerConfig, environment: str | None, limit: int) -> list[d
 
 
 def backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any]]:
-    """Backups, newest first."""
+    """Backups, newest first. Raises RefusedError for an environment the server's file does not name."""
+    _check_environments(config, [environment] if environment else [])
     _need_state(config)
     return [show.backup(one) for one in open_backups(config).list(environment)]
 

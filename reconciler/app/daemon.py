@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
-
 from reconciler.app import logs
 from reconciler.core.model import Outcome, Result
 from reconciler.core.ports import Clock
@@ -154,7 +152,7 @@ class Daemon:
             outcome = await self.passes[name].run(trigger, poll=poll, dry_run=dry_run, take_over=take_over)
         except Exception:  # noqa: BLE001
             # A defect of ours must not end the daemon, nor stop the other environments.
-            structlog.get_logger().exception("pass failed unexpectedly", environment=name)
+            logs.get_logger().exception("pass failed unexpectedly", environment=name)
             outcome = Outcome(name, Result.FAILED, "internal error; the log has the traceback", retry=True)
         if not dry_run:
             self._remember(outcome, trigger)
@@ -162,8 +160,9 @@ class Daemon:
 
     def _remember(self, outcome: Outcome, trigger: str) -> None:
         now, before = self._clock.now(), self.seen.get(outcome.environment)
-        same = before is not None and (before.outcome.result, before.outcome.reason) == (outcome.result, outcome.reason)
-        if not same or outcome.run is not None:
+        last = before.outcome if before else None
+        same = last is not None and (last.result, last.reason) == (outcome.result, outcome.reason)
+        if not same or last is None or last.warning != outcome.warning or outcome.run is not None:
             logs.outcome(outcome, trigger)
         since = before.since if same and before else now
         self.seen[outcome.environment] = Seen(outcome, now, since, _targets_since(outcome, before, now))

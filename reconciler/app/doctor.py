@@ -13,9 +13,9 @@ from typing import Literal
 from reconciler.app.commands import control_socket
 from reconciler.app.config import ServerConfig, load_server_config
 from reconciler.app.wiring import Runtime, runtime
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.model import Manifest
-from reconciler.engine.observe import Wanted, load, look
+from reconciler.engine.observe import Plaintexts, Wanted, load, look, path_in_git
 
 _LOW_SPACE = 64 * 1024 * 1024  # bytes: room for some backups and a fetch
 
@@ -51,15 +51,17 @@ async def _examine(config: ServerConfig) -> list[Finding]:
             findings += [_space(config), _daemon(config)]
             findings += [finding async for finding in _components(built, config)]
     except ReconcilerError as error:
-        findings.append(_failed("state directory", error))
+        findings.append(_failed("server's file" if isinstance(error, ConfigError) else "state directory", error))
     return findings
 
 
 def _files(config: ServerConfig) -> list[Finding | None]:
+    webhook = config.webhook.secret_file if config.webhook else None
     return [
         _permissions("age key", "decryption.age_key_file", config.decryption.age_key_file, secret=True),
         _permissions("git read key", "repository.ssh_key_file", config.repository.ssh_key_file, secret=True),
         _permissions("git token", "repository.token_file", config.repository.token_file, secret=True),
+        _permissions("webhook secret", "webhook.secret_file", webhook, secret=True),
         _permissions("known hosts", "repository.known_hosts_file", config.repository.known_hosts_file, secret=False),
         *(_directory(path) for path in config.allowed_paths),
         *(_program(name, argv[0]) for name, argv in config.checks.items()),
@@ -75,7 +77,8 @@ def _permissions(what: str, setting: str, path: str | None, *, secret: bool) -> 
             pass
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        return Finding(what, "error", f"{path}: {why}", f"make it readable for the daemon's user, or correct {setting}")
+        do = "put it there" if isinstance(error, FileNotFoundError) else "make it readable for the daemon's user"
+        return Finding(what, "error", f"{path}: {why}", f"{do}, or correct {setting}")
     if secret and mode & 0o077:
         return Finding(what, "error", f"{path} has mode {mode:04o}: others may read it", f"`chmod 0600 {path}`")
     if mode & 0o022:
@@ -136,8 +139,8 @@ async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[Fin
 async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[Finding]:
     ports, what = built.ports, f"environment {name}"
     try:
-        base = "/".join(part for part in (ports.settings.repository_path, name) if part)
-        wanted = await load(ports, name, await ports.git.revision(commit, base))
+        revision = await ports.git.revision(commit, path_in_git(ports, name))
+        wanted = await load(ports, name, revision, Plaintexts(ports))
         yield Finding(what, "ok", f"{len(wanted.manifest.targets)} source(s) read and decrypted")
         await look(ports, wanted)
         yield Finding(f"{what}: live files", "ok", _present(wanted))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from reconciler.core.errors import LockedError
+from reconciler.core.errors import LockedError, StoreError
 
 
 @contextlib.contextmanager
@@ -16,10 +16,14 @@ def exclusive(state_dir: str, purpose: str) -> Iterator[None]:
     """Hold the state directory's lock. ``purpose`` tells the next one who holds it.
 
     Raises LockedError with the holder's process id, purpose and since when. The kernel frees the lock when its
-    holder dies, however it dies.
+    holder dies, however it dies. Raises StoreError where there is no lock to be had.
     """
     path = os.path.join(state_dir, "lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        hint = "make the state directory writable for the daemon's user, with room in it"
+        raise StoreError(f"cannot open the lock ({os.strerror(error.errno or 0)})", where=path, hint=hint) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,8 +32,9 @@ def exclusive(state_dir: str, purpose: str) -> Iterator[None]:
             hint = "wait for it to end, or name another state_dir"
             raise LockedError(f"the state directory is in use by {holder}", where=state_dir, hint=hint) from None
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} ({purpose}) since {since}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds as well, it only does not say for whom
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} ({purpose}) since {since}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -1,19 +1,34 @@
-"""Structured logs on standard error: JSON for machines, coloured lines on a terminal."""
+"""Structured logs on standard error: JSON for machines, coloured lines on a terminal.
+
+The only module that imports structlog, which takes rich and pygments with it for tracebacks that are never shown:
+4 MB that the daemon would hold for ever. Where they seem not to be installed, it goes without.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
-
-import structlog
+from typing import TYPE_CHECKING, Any
 
 from reconciler.core.model import Outcome, Result
 from reconciler.core.secret import Secret
 
-_QUIET = (Result.IN_SYNC,)
+if TYPE_CHECKING or "rich" in sys.modules:
+    import structlog
+else:
+    sys.modules["rich"] = None  # import takes it for a module that is not there
+    try:
+        import structlog
+    finally:
+        del sys.modules["rich"]
+
 _BAD = (Result.FAILED, Result.STALLED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED)
+
+
+def get_logger() -> structlog.typing.FilteringBoundLogger:
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger
 
 
 def set_up() -> None:
@@ -49,7 +64,7 @@ def set_up() -> None:
 
 def outcome(result: Outcome, trigger: str) -> None:
     """Log how a pass ended: names of targets, keys and services, never values."""
-    logger = structlog.get_logger()
+    logger = get_logger()
     plan = result.plan
     facts: dict[str, Any] = {
         "environment": result.environment,
@@ -61,15 +76,13 @@ def outcome(result: Outcome, trigger: str) -> None:
     if plan is not None and not plan.empty:
         facts["files"] = {change.target.id: list(change.keys.names) for change in plan.writes}
         facts["services"] = [f"{action.stack}/{action.service}" for action in plan.actions]
-    for name in ("run", "backup", "warning"):
+    for name in ("run", "backup", "warning", "retry"):
         if getattr(result, name):
             facts[name] = getattr(result, name)
     if result.result in _BAD:
         logger.error("pass", **facts)
     elif result.warning:
         logger.warning("pass", **facts)
-    elif result.result in _QUIET and result.run is None:
-        logger.debug("pass", **facts)
     else:
         logger.info("pass", **facts)
 

@@ -129,21 +129,36 @@ def _settings(config: ServerConfig) -> Settings:
 
 
 def _digester(state_dir: str) -> Digester:
-    """The server's own digest key, made at first start (0600). Raises StoreError for a key of the wrong size."""
+    """The server's own digest key, made at first start (0600).
+
+    Raises StoreError for one of the wrong size, or that cannot be made or read.
+    """
     path = os.path.join(state_dir, "digest.key")
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(DIGEST_KEY_BYTES))
-            file.flush()
-            os.fsync(descriptor)
-        try:
-            os.link(path + ".new", path)  # appears whole, or not at all
-        finally:
-            os.unlink(path + ".new")
-    with open(path, "rb") as file:
-        key = file.read()
+    try:
+        if not os.path.exists(path):
+            _make_digest_key(path)
+        with open(path, "rb") as file:
+            key = file.read(DIGEST_KEY_BYTES + 1)
+    except OSError as error:
+        hint = "make the state directory writable for the daemon's user, with room in it"
+        what = f"the digest key cannot be made or read ({os.strerror(error.errno or 0)})"
+        raise StoreError(what, where=path, hint=hint) from error
     if len(key) != DIGEST_KEY_BYTES:
         hint = "move it away together with state.db; live files that differ from git are then held as first contact"
         raise StoreError(f"the digest key does not have {DIGEST_KEY_BYTES} bytes", where=path, hint=hint)
     return Digester(key)
+
+
+def _make_digest_key(path: str) -> None:
+    """Whole, or not at all; where another process is faster, its key stays."""
+    new = f"{path}.new"
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(DIGEST_KEY_BYTES))
+            file.flush()
+            os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        os.unlink(new)

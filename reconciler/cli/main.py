@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -37,10 +37,17 @@ Environment = Annotated[
 ]
 
 
+# What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+
+
 def main() -> None:
     """The console script: one place turns errors into exit codes."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except _UsageError as error:
+        error.show()
+        sys.exit(ERROR)
     except ReconcilerError as error:
         typer.echo(f"reconciler: {error}", err=True)
         sys.exit(ERROR)
@@ -87,7 +94,7 @@ def sync(
     with render.progress() as tell:
         outcomes = commands.make_pass(settings, "manual", environment or [], take_over or [], dry_run=False, tell=tell)
     render.outcomes(outcomes, as_json=as_json)
-    raise typer.Exit(_worst(exit_code(outcome["result"]) for outcome in outcomes))
+    raise typer.Exit(_worst(_pass_code(outcome) for outcome in outcomes))
 
 
 @app.command()
@@ -210,7 +217,7 @@ def demo(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version. Exits 0."""
     from importlib.metadata import version as installed
 
     typer.echo(installed("reconciler"))
@@ -227,8 +234,13 @@ def exit_code(result: str) -> int:
     }.get(result, ERROR)
 
 
+def _pass_code(outcome: dict[str, object]) -> int:
+    """As the result says; but who is in sync with the last known revision only, because git is silent, is not."""
+    return ERROR if outcome["warning"] and outcome["retry"] else exit_code(str(outcome["result"]))
+
+
 def _plan_code(outcome: dict[str, object]) -> int:
-    code = exit_code(str(outcome["result"]))
+    code = _pass_code(outcome)
     return PENDING if code == IN_SYNC and outcome["pending"] else code
 
 

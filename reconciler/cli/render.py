@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -37,21 +37,24 @@ console = Console(highlight=False, soft_wrap=False)
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Gives a function that takes what is being done; shown once it has taken a second and stdout is a terminal."""
-    if not console.is_terminal:
+    """Gives a function that takes what is being done; from the first second on it is shown, on a terminal only."""
+    if not (sys.stdout.isatty() and console.is_interactive):  # FORCE_COLOR makes any console a terminal
         yield lambda _: None
         return
-    started = time.monotonic()
-    with console.status("") as line:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    line = Progress(*columns, console=console, transient=True)
+    task = line.add_task("starting")
+    # A timer: what takes long is often a single step, of which nothing more is told.
+    timer = threading.Timer(_SHOW_PROGRESS_AFTER, line.start)
+    timer.start()
+    try:
+        yield lambda text: line.update(task, description=text)
+    finally:
+        timer.cancel()
+        timer.join()
         line.stop()
-
-        def tell(text: str) -> None:
-            elapsed = time.monotonic() - started
-            if elapsed >= _SHOW_PROGRESS_AFTER:
-                line.start()
-            line.update(f"{escape(text)} [dim]({elapsed:.0f} s)[/dim]")
-
-        yield tell
 
 
 def outcomes(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -59,9 +62,7 @@ def outcomes(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         _json(found)
         return
     for one in found:
-        console.print(f"{_word(one['result'])} [bold]{escape(one['environment'])}[/bold] {escape(one['reason'])}")
-        if one["warning"]:
-            console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+        _headline(one, one["result"])
         if one["run"] and one["plan"]:
             _plan(one["plan"])
         if one["backup"]:
@@ -73,13 +74,23 @@ def plans(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         _json(found)
         return
     for one in found:
-        head = one["revision"]
-        at = f" at {head['commit'][:12]} ({head['subject']})" if head else ""
-        console.print(f"[bold]{escape(one['environment'])}[/bold]{escape(at)}: {escape(one['reason'])}")
-        if one["warning"]:
-            console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+        _headline(one, "pending" if one["pending"] and one["result"] == "in_sync" else one["result"])
         if one["plan"]:
             _plan(one["plan"])
+
+
+def _headline(one: dict[str, Any], word: str) -> None:
+    """How a pass over one environment ended, at which revision, why, and what comes next by itself."""
+    revision = one["revision"]
+    by = f" ({revision['subject']}, {revision['author'].partition(' <')[0]})" if revision else ""
+    at = f" at {revision['commit'][:12]}{by}" if revision else ""
+    console.print(f"{_word(word)} [bold]{escape(one['environment'])}[/bold]{escape(at)}: {escape(one['reason'])}")
+    if one["warning"]:
+        console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+    if one["result"] == "stalled":
+        console.print("[dim]nothing was written; a new revision is looked at as soon as git has one[/dim]")
+    elif one["retry"]:
+        console.print("[dim]the daemon tries again by itself, at the latest after 5 minutes[/dim]")
 
 
 def _plan(plan: dict[str, Any]) -> None:

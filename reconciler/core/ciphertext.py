@@ -415,7 +415,7 @@ def _flat(name: str, section: Fields) -> dict[str, tuple[str, int]]:
     flat: dict[str, tuple[str, int]] = {}
     _check_keys(name, section)
     for key, line, value in section:
-        if value is None or value == []:  # older versions write `kms: []`
+        if value is None:  # older versions write `kms: null`, or `kms: []`
             continue
         if "__" in key or isinstance(value, Fields):
             _refuse_metadata(name, key, line)

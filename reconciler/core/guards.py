@@ -12,11 +12,16 @@ from reconciler.core.model import Parser, Target
 SHRINK_LIMIT = 0.5
 # Keys by which a project's .env changes what Compose runs, not what the services read.
 _CONTROL_PREFIXES = ("COMPOSE_", "DOCKER_")
+_ALLOW = "the server must set allow_compose_files: true for that"
+_READER = {Parser.COMPOSE: "Compose", Parser.RAW: "docker run --env-file"}
 _SPECIAL_BITS = 0o7000
 
 
 def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
-    """Given the bytes about to be written and those they replace, return what speaks against writing them."""
+    """Given the bytes about to be written and those they replace, return what speaks against writing them.
+
+    ``live`` is None where nothing is there, and where only a hand edit is put back: git has dropped nothing then.
+    """
     problems = []
     if b"ENC[" in desired:
         problems.append(
@@ -31,15 +36,16 @@ def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
 
 def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
     try:
-        keys = keys_of(target.parser, desired)
+        entries = _entries(target.parser, desired)
     except dotenv.EnvFileError as error:
-        return [f"Compose could not read it: {error}"]
+        return [f"{_READER[target.parser]} could not read it: {error}"]
     problems = []
-    if left := sorted(key for key in set(keys) if key.startswith("sops_")):
+    keys = {entry.key for entry in entries}
+    if left := sorted(key for key in keys if key.startswith("sops_")):
         problems.append(f"the plaintext holds sops metadata ({', '.join(left)}): it was encrypted twice")
-    if twice := sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
+    if twice := dotenv.duplicates(entries):
         problems.append(f"defined twice: {', '.join(twice)}; keep one")
-    if gone := _shrinks(target, set(keys), live):
+    if gone := _shrinks(target, keys, live):
         problems.append(
             f"{gone} of the keys of the live file would go; set allow_shrink: true on the target if that is meant"
         )
@@ -50,17 +56,15 @@ def _shrinks(target: Target, keys: set[str], live: bytes | None) -> str:
     if live is None or target.allow_shrink:
         return ""
     try:
-        before = set(keys_of(target.parser, live))
+        before = {entry.key for entry in _entries(target.parser, live)}
     except dotenv.EnvFileError:
         return ""  # a live file that nobody can read is no measure
     gone = before - keys
     return f"{len(gone)} of {len(before)}" if len(gone) > SHRINK_LIMIT * len(before) else ""
 
 
-def keys_of(parser: Parser, data: bytes) -> Sequence[str]:
-    """The keys of an env file in order, duplicates included. Raises dotenv.EnvFileError."""
-    entries = dotenv.parse_raw(data) if parser is Parser.RAW else dotenv.parse(data)
-    return [entry.key for entry in entries]
+def _entries(parser: Parser, data: bytes) -> tuple[dotenv.Entry, ...]:
+    return dotenv.parse_raw(data) if parser is Parser.RAW else dotenv.parse(data)
 
 
 def project_files(
@@ -68,24 +72,19 @@ def project_files(
 ) -> list[str]:
     """Given the files Compose reads as project configuration, return why ``target`` may not be one of them.
 
-    Else whoever merges could start anything as root. The server's allow_compose_files lifts this guard.
+    Else whoever merges could start anything as root. The server's allow_compose_files lifts this guard. Every path,
+    the target's too, has its links resolved: a link must not give one of these files a second name.
     """
     if target.path in project_files:
-        return [
-            "Compose reads this file as project configuration; the server must set allow_compose_files: true for that"
-        ]
+        return [f"Compose reads this file as project configuration; {_ALLOW}"]
     if target.path not in environment_files:
         return []
     try:
-        control = sorted({key for key in keys_of(Parser.COMPOSE, desired) if key.startswith(_CONTROL_PREFIXES)})
-    except dotenv.EnvFileError:
-        return []  # content() has said so
-    if control:
-        return [
-            f"{', '.join(control)} would change what Compose runs; "
-            "the server must set allow_compose_files: true for that"
-        ]
-    return []
+        keys = {entry.key for entry in dotenv.parse(desired)}
+    except dotenv.EnvFileError as error:
+        return [f"Compose reads this file as the project's .env and could not: {error}"]
+    control = sorted(key for key in keys if key.startswith(_CONTROL_PREFIXES))
+    return [f"{', '.join(control)} would change what Compose runs; {_ALLOW}"] if control else []
 
 
 def placement(target: Target, resolved: str, allowed: Sequence[str]) -> list[str]:
@@ -99,5 +98,6 @@ def placement(target: Target, resolved: str, allowed: Sequence[str]) -> list[str
 
 
 def is_below(path: str, root: str) -> bool:
-    """Whether ``path`` is strictly inside the directory ``root``; both absolute and normalised."""
-    return posixpath.normpath(path).startswith(posixpath.join(posixpath.normpath(root), "")) and path != root
+    """Whether ``path`` is strictly inside the directory ``root``; both absolute."""
+    inner, outer = posixpath.normpath(path), posixpath.normpath(root)
+    return inner != outer and inner.startswith(posixpath.join(outer, ""))

@@ -156,11 +156,7 @@ def watch(
     ``project`` as it is after the change tells which services want no container. Times, here and in every look, are
     monotonic seconds.
     """
-    baseline = {
-        container.id: _Seen(container.restarts, container.started_at, now, fresh=False)
-        for container in before
-        if container.service in services
-    }
+    baseline = {container.id: _Seen(container.restarts, container.started_at, now, fresh=False) for container in before}
     known = project.services.values() if project else ()
     none_wanted = frozenset(service.name for service in known if service.replicas == 0)
     return Watch(stack, tuple(sorted(services)), now, baseline, none_wanted)

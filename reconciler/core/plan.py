@@ -33,7 +33,7 @@ def classify(state: TargetState, *, take_over: bool = False) -> Change:
         return Change(state.target, Kind.UPDATE, Effect.WRITE, "git has new content", _aspects(state))
     if state.desired == state.last:
         return _drift(state, _aspects(state), "the live file was changed by hand")
-    return _conflict(state, "git and the live file both changed")
+    return _conflict(state, _aspects(state), "git and the live file both changed", "; the hand edit is in the backup")
 
 
 def with_keys(change: Change, keys: KeyChange) -> Change:
@@ -74,17 +74,18 @@ def _missing(state: TargetState) -> Change:
         return Change(state.target, Kind.CREATE, Effect.WRITE, "new target", frozenset({Aspect.MISSING}))
     if state.desired == state.last:
         return _drift(state, frozenset({Aspect.MISSING}), "the live file is gone")
-    return _conflict(state, "git has new content and the live file is gone", frozenset({Aspect.MISSING}))
+    return _conflict(state, frozenset({Aspect.MISSING}), "git has new content and the live file is gone")
 
 
 def _same_content(state: TargetState) -> Change:
     aspects = _aspects(state)
     if not aspects:
         return Change(state.target, Kind.IN_SYNC, Effect.NONE, "in sync")
-    wanted = ", ".join(sorted(aspects))
-    if state.last_mode is None or state.last_mode != state.target.mode:
-        return Change(state.target, Kind.UPDATE, Effect.WRITE, f"the wanted {wanted} is another", aspects)
-    return _drift(state, aspects, f"{wanted} of the live file changed by hand")
+    which = " and ".join(sorted(aspects))
+    if state.last_mode != state.target.mode:
+        # Git wants another mode than we last set, or nothing was ours yet: no hand has undone anything.
+        return Change(state.target, Kind.UPDATE, Effect.WRITE, f"git wants another {which}", aspects)
+    return _drift(state, aspects, f"the {which} of the live file was changed by hand")
 
 
 def _first_contact(state: TargetState, take_over: bool) -> Change:
@@ -104,13 +105,10 @@ def _drift(state: TargetState, aspects: frozenset[Aspect], reason: str) -> Chang
     return Change(state.target, Kind.DRIFT, Effect.REPORT, f"{reason}; on_drift is report", aspects)
 
 
-def _conflict(state: TargetState, reason: str, aspects: frozenset[Aspect] | None = None) -> Change:
-    found = _aspects(state) if aspects is None else aspects
+def _conflict(state: TargetState, aspects: frozenset[Aspect], reason: str, kept: str = "") -> Change:
     if state.target.on_drift is OnDrift.RESTORE:
-        return Change(
-            state.target, Kind.CONFLICT, Effect.WRITE, f"{reason}; git wins, the hand edit is in the backup", found
-        )
-    return Change(state.target, Kind.CONFLICT, Effect.HOLD, f"{reason}; on_drift is report: a person decides", found)
+        return Change(state.target, Kind.CONFLICT, Effect.WRITE, f"{reason}; git wins{kept}", aspects)
+    return Change(state.target, Kind.CONFLICT, Effect.HOLD, f"{reason}; on_drift is report: a person decides", aspects)
 
 
 def _aspects(state: TargetState) -> frozenset[Aspect]:

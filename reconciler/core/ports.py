@@ -201,7 +201,7 @@ class Backups(Protocol):
         ...
 
     def list(self, environment: str | None = None) -> tuple[Backup, ...]:
-        """Newest first."""
+        """Newest first, by the order in which they were taken. Raises LiveFileError where they cannot be listed."""
         ...
 
     def read(self, backup: Backup, entry: BackupEntry) -> Secret:
@@ -209,7 +209,10 @@ class Backups(Protocol):
         ...
 
     def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
-        """Remove old backups, counted per live path; the newest of each path always stays. Returns how many went."""
+        """Remove old backups, counted per live path; the newest of each path always stays. Returns how many went.
+
+        One that cannot be removed stays: that must not keep new files from being written.
+        """
         ...
 
 

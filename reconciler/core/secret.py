@@ -32,9 +32,6 @@ class Secret:
     def __format__(self, spec: str) -> str:
         return format("***", spec)
 
-    def __len__(self) -> int:
-        return len(self._data)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and hmac.compare_digest(self._data, other._data)
 

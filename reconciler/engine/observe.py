@@ -6,7 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core import dotenv
-from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, ManifestError, ReconcilerError, SourceError
+from reconciler.core.errors import (
+    BadCiphertextError,
+    GuardError,
+    KeyUnavailableError,
+    ManifestError,
+    ReconcilerError,
+    SourceError,
+)
 from reconciler.core.model import (
     Applied,
     Blob,
@@ -46,13 +53,12 @@ class Snapshot:
     applied: Mapping[str, Applied]
 
 
-async def load(ports: Ports, environment: str, revision: Revision) -> Wanted:
+async def load(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Wanted:
     """Read the environment at ``revision``. What was decrypted before is known by its digest.
 
     Raises ManifestError, SourceError and its kin (all problems of all sources in one), KeyUnavailableError.
     """
-    base = f"{ports.settings.repository_path}/{environment}" if ports.settings.repository_path else environment
-    path = f"{base}/{MANIFEST_NAME}"
+    path = path_in_git(ports, environment, MANIFEST_NAME)
     blob = await ports.git.read(revision.commit, path)
     if blob is None:
         hint = (
@@ -66,8 +72,8 @@ async def load(ports: Ports, environment: str, revision: Revision) -> Wanted:
     problems: list[ReconcilerError] = []
     for target in manifest.targets:
         try:
-            blobs[target.source] = await _source(ports, revision, base, target)
-            digests[target.source] = await _digest(ports, target, blobs[target.source])
+            blobs[target.source] = await _source(ports, revision, target)
+            digests[target.source] = await _digest(ports, target, blobs[target.source], plaintexts)
         except SourceError as error:
             problems.append(error)
     if problems:
@@ -75,8 +81,13 @@ async def load(ports: Ports, environment: str, revision: Revision) -> Wanted:
     return Wanted(revision, manifest, blobs, digests)
 
 
-async def _source(ports: Ports, revision: Revision, base: str, target: Target) -> Blob:
-    path = f"{base}/{target.source}"
+def path_in_git(ports: Ports, environment: str, name: str = "") -> str:
+    """Where a file of the environment lies in the repository; without a ``name``, the environment's directory."""
+    return "/".join(part for part in (ports.settings.repository_path, environment, name) if part)
+
+
+async def _source(ports: Ports, revision: Revision, target: Target) -> Blob:
+    path = path_in_git(ports, target.environment, target.source)
     blob = await ports.git.read(revision.commit, path)
     if blob is None:
         hint = f"commit the file, or remove the target {target.source} from {MANIFEST_NAME}"
@@ -84,24 +95,39 @@ async def _source(ports: Ports, revision: Revision, base: str, target: Target) -
     return blob
 
 
-async def _digest(ports: Ports, target: Target, blob: Blob) -> str:
+async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintexts) -> str:
     if not target.encrypted:
         return ports.digest(blob.data)
     kind = ports.decryptor.format_of(target.source, blob.data)
     identity = await ports.decryptor.identity()
     known = ports.store.digest(blob.id, kind, identity)
     if known is None:
-        known = ports.digest((await reveal(ports, target, blob)).reveal())
+        known = ports.digest((await plaintexts.of(target, blob)).reveal())
         ports.store.remember_digest(blob.id, kind, identity, known)
     return known
 
 
-async def reveal(ports: Ports, target: Target, blob: Blob) -> Secret:
-    """The plaintext of a source. Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
-    if not target.encrypted:
-        return Secret(blob.data)
+class Plaintexts:
+    """What the sources hold, each decrypted once. Made for one pass, so that no plaintext is kept after it."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._known: dict[tuple[str, str], Secret] = {}
+
+    async def of(self, target: Target, blob: Blob) -> Secret:
+        """Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
+        if not target.encrypted:
+            return Secret(blob.data)
+        source = (target.source, blob.id)
+        if source not in self._known:
+            self._known[source] = await _decrypt(self._ports, target, blob)
+        return self._known[source]
+
+
+async def _decrypt(ports: Ports, target: Target, blob: Blob) -> Secret:
     try:
-        data = await ports.decryptor.decrypt(target.id, blob.data)
+        # Its path in git names it: that is what the commands in a message are typed with.
+        data = await ports.decryptor.decrypt(path_in_git(ports, target.environment, target.source), blob.data)
     except ReconcilerError as error:
         ports.metrics.decrypted(target.environment, "failed", _decrypt_reason(error))
         raise
@@ -128,7 +154,7 @@ async def look(ports: Ports, wanted: Wanted) -> Snapshot:
     states = []
     for target in targets:
         file = live[target.path] = await ports.host.read(target.path)
-        ids = ownership[target.path] = ports.host.ownership(target.owner, target.group)
+        ids = ownership[target.path] = _ownership(ports, target)
         last = applied.get(target.path)
         states.append(
             TargetState(
@@ -159,6 +185,13 @@ def _orphans(environment: str, applied: Mapping[str, Applied], wanted: Collectio
         for one in applied.values()
         if one.path not in wanted
     ]
+
+
+def _ownership(ports: Ports, target: Target) -> Ownership:
+    try:
+        return ports.host.ownership(target.owner, target.group)
+    except GuardError as error:
+        raise GuardError(error.what, where=target.id, hint=error.hint) from None
 
 
 def _owned(file: LiveFile, wanted: Ownership) -> bool:

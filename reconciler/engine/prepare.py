@@ -25,7 +25,7 @@ from reconciler.core.model import (
 from reconciler.core.plan import classify, with_keys
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
-from reconciler.engine.observe import Snapshot, key_change, reveal
+from reconciler.engine.observe import Plaintexts, Snapshot, key_change
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ class KeyNames:
     def __init__(self) -> None:
         self._known: dict[tuple[str | None, str | None], KeyChange] = {}
 
-    async def of(self, ports: Ports, snapshot: Snapshot, change: Change) -> KeyChange:
+    async def of(self, ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> KeyChange:
         if change.target.parser is Parser.OPAQUE or Aspect.CONTENT not in change.aspects | _creates(change):
             return KeyChange()
         wanted = snapshot.wanted
         live = snapshot.live[change.target.path]
         pair = (wanted.digests[change.target.source], None if live is None else ports.digest(live.data.reveal()))
         if pair not in self._known:
-            desired = await reveal(ports, change.target, wanted.blobs[change.target.source])
+            desired = await plaintexts.of(change.target, wanted.blobs[change.target.source])
             self._known[pair] = key_change(
                 change.target, desired.reveal(), None if live is None else live.data.reveal()
             )
@@ -85,6 +85,7 @@ async def prepare(
     ports: Ports,
     snapshot: Snapshot,
     names: KeyNames,
+    plaintexts: Plaintexts,
     *,
     take_over: Collection[str] = (),
     look_at_stacks: bool = False,
@@ -99,10 +100,10 @@ async def prepare(
     changes = []
     for state in snapshot.states:
         change = classify(state, take_over=state.target.id in take_over)
-        changes.append(with_keys(change, await names.of(ports, snapshot, change)))
+        changes.append(with_keys(change, await names.of(ports, snapshot, change, plaintexts)))
     names.keep(snapshot)
     writes = [change for change in changes if change.writes]
-    staged = {change.target.path: await _bytes(ports, snapshot, change) for change in writes}
+    staged = {change.target.path: await _bytes(snapshot, change, plaintexts) for change in writes}
     problems = await _ask_guards(ports, snapshot, writes, staged)
     views: dict[str, StackView] = {}
     actions: list[Action] = []
@@ -144,10 +145,10 @@ def affected(
     return services.affected(view.stack, view.before, after, view.containers, paths, owed_here)
 
 
-async def _bytes(ports: Ports, snapshot: Snapshot, change: Change) -> Secret | None:
+async def _bytes(snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> Secret | None:
     if change.effect is Effect.DELETE:
         return None
-    return await reveal(ports, change.target, snapshot.wanted.blobs[change.target.source])
+    return await plaintexts.of(change.target, snapshot.wanted.blobs[change.target.source])
 
 
 def _of_stack(staged: Mapping[str, Secret | None], touched: list[Change]) -> dict[str, Secret | None]:

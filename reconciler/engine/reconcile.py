@@ -10,7 +10,7 @@ from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model import Outcome, Phase, Result, Revision, ServiceHealth
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import phase
-from reconciler.engine.observe import Snapshot, Wanted, load, look
+from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
 from reconciler.engine.prepare import KeyNames, Prepared, prepare
 from reconciler.engine.transact import held_reason, settle, transact
 from reconciler.engine.wanted import wanted_revision
@@ -37,6 +37,7 @@ class Reconciler:
         self._names = KeyNames()
         self._wanted: Wanted | None = None
         self._failure: Failure | None = None
+        self._trouble: ReconcilerError | None = None
         self._containers: Mapping[str, frozenset[str]] = {}
         self._looked_at_stacks = float("-inf")
 
@@ -44,26 +45,35 @@ class Reconciler:
         self, trigger: str, *, poll: bool = True, dry_run: bool = False, take_over: Collection[str] = ()
     ) -> Outcome:
         """One pass. ``poll`` asks git first; ``dry_run`` changes nothing live; never raises ReconcilerError."""
-        clock, started, warning = self._ports.clock, self._ports.clock.monotonic(), ""
+        clock, started = self._ports.clock, self._ports.clock.monotonic()
+        revision: Revision | None = None
+        trouble: ReconcilerError | None = None
         try:
-            revision, warning = await wanted_revision(self._ports, self.environment, poll=poll)
+            revision, trouble = await wanted_revision(self._ports, self.environment, poll=poll)
+            if poll:
+                self._trouble = trouble
+            trouble = self._trouble or trouble  # what the last poll met holds until the next one
             outcome = await self._pass(revision, trigger, dry_run, take_over)
         except ReconcilerError as error:
             result = Result.STALLED if error.blames_revision else Result.FAILED
-            outcome = Outcome(self.environment, result, str(error), retry=error.retryable)
+            outcome = Outcome(self.environment, result, str(error), revision, retry=error.retryable)
         if not dry_run:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
-        return replace(outcome, warning=warning)
+        if trouble is None:
+            return outcome
+        return replace(outcome, warning=str(trouble), retry=outcome.retry or trouble.retryable)
 
     async def _pass(self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str]) -> Outcome:
-        ports = self._ports
-        wanted = await self._load(revision, trusting_memory=trigger in ("poll", "drift"))
+        ports, plaintexts = self._ports, Plaintexts(self._ports)
+        wanted = await self._load(revision, plaintexts, trusting_memory=trigger in ("poll", "drift"))
         with phase(ports, Phase.OBSERVE, "comparing the live files"):
             snapshot = await look(ports, wanted)
             _check_names(snapshot, take_over)
             owed = ports.store.owed(self.environment)
             deep = bool(owed) or dry_run or await self._stacks_moved(wanted)
-            prepared = await prepare(ports, snapshot, self._names, take_over=take_over, look_at_stacks=deep, owed=owed)
+            prepared = await prepare(
+                ports, snapshot, self._names, plaintexts, take_over=take_over, look_at_stacks=deep, owed=owed
+            )
         ports.metrics.observed(prepared.plan, ports.clock.now())
         if dry_run:
             return _preview(prepared)
@@ -80,15 +90,15 @@ class Reconciler:
             found += health.assess(stack, await self._ports.compose.containers(stack, None))
         return tuple(found)
 
-    async def _load(self, revision: Revision, *, trusting_memory: bool) -> Wanted:
+    async def _load(self, revision: Revision, plaintexts: Plaintexts, *, trusting_memory: bool) -> Wanted:
         if self._wanted is not None and self._wanted.revision == revision:
             return self._wanted
         failure, now = self._failure, self._ports.clock.monotonic()
         if failure and trusting_memory and failure.subtree == revision.subtree and now < failure.until:
-            raise failure.error
+            raise failure.error.with_traceback(None)  # else every pass would add its frames
         self._failure = None
         try:
-            self._wanted = await load(self._ports, self.environment, revision)
+            self._wanted = await load(self._ports, self.environment, revision, plaintexts)
         except ReconcilerError as error:
             if error.blames_revision:
                 self._remember(revision, error)

@@ -44,7 +44,17 @@ async def restore_files(ports: Ports, progress: Progress) -> None:
         own = replace(progress.run, id=f"{progress.run.id}u", started_at=ports.clock.now())
         take_backup(ports, own, files, backup.to_commit, backup.from_commit)
     for entry in entries:
-        await restore_entry(ports, backup, entry, current[entry.path])
+        # A disk that was too full for the new file has no room for a second copy of the old one either.
+        if not _is_back(ports, entry, current[entry.path]):
+            await restore_entry(ports, backup, entry, current[entry.path])
+
+
+def _is_back(ports: Ports, entry: BackupEntry, current: LiveFile | None) -> bool:
+    """Whether the live file is as the backup has it: the run was cut off before it wrote it."""
+    if current is None or entry.file is None:
+        return current is None and entry.file is None
+    same = (current.mode, current.uid, current.gid) == (entry.mode, entry.uid, entry.gid)
+    return same and ports.digest(current.data.reveal()) == entry.digest
 
 
 def _is_foreign(ports: Ports, progress: Progress, entry: BackupEntry, current: LiveFile | None) -> bool:

@@ -188,9 +188,10 @@ def _carried_out(plan: Plan) -> Plan:
 def _applied(snapshot: Snapshot, plan: Plan, at: float) -> list[Applied]:
     """What the store does not know yet of the targets that are in sync."""
     news = []
+    wanted = set(snapshot.wanted.manifest.targets)
     for change in plan.changes:
         target, digest = change.target, snapshot.wanted.digests.get(change.target.source)
-        if change.kind is not Kind.IN_SYNC or digest is None or target not in snapshot.wanted.manifest.targets:
+        if change.kind is not Kind.IN_SYNC or digest is None or target not in wanted:
             continue
         known = snapshot.applied.get(target.path)
         fact = Applied(

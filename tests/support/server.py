@@ -1,4 +1,4 @@
-"""A whole server for end-to-end tests: a git remote, a stack directory, the server's file, and the installed command."""
+"""A whole server for end-to-end tests: git remote, stack directory, the server's file and the installed command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -105,6 +106,17 @@ class Server:
         done = run(COMMAND, *arguments, env=env, timeout=timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
+    def start(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        stdin: Any = subprocess.DEVNULL,
+        **files: Any,
+    ) -> subprocess.Popen[bytes]:
+        """Start the installed command with this server's file and go on; the caller ends it. ``files`` as for Popen."""
+        env = {**self._environment(), **(environment or {})}
+        return subprocess.Popen([COMMAND, *arguments], env=env, stdin=stdin, start_new_session=True, **files)
+
     def json(self, *arguments: str) -> Any:
         """The command's --json output, whatever its exit code."""
         done = self.cli(*arguments, "--json")
@@ -112,34 +124,38 @@ class Server:
         return json.loads(done.stdout)
 
     def sync(self, *arguments: str) -> dict[str, Any]:
-        """One pass; returns its only environment's outcome."""
-        (outcome,) = self.json("sync", *arguments)
-        return dict(outcome)
+        """One pass; returns its only environment's outcome, with the command's ``exit_code``."""
+        done = self.cli("sync", *arguments, "--json")
+        assert done.stdout, done.stderr
+        (outcome,) = json.loads(done.stdout)
+        return {**outcome, "exit_code": done.returncode}
 
     def outcomes(self, *arguments: str) -> dict[str, dict[str, Any]]:
         """One pass; the outcomes by environment."""
         return {one["environment"]: one for one in self.json("sync", *arguments)}
+
+    def backed_up(self, backup: str, *, environment: str = ENVIRONMENT) -> dict[str, bytes | None]:
+        """What the backup with this id holds, by source; None for a file that was not there."""
+        directory = self.state / "backups" / environment / backup
+        entries = json.loads((directory / "manifest.json").read_text())["entries"]
+        return {one["source"]: (directory / one["file"]).read_bytes() if one["file"] else None for one in entries}
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("DOCKER_")}
         return {**kept, "HOME": str(self.root), "RECONCILER_CONFIG": str(self.config), "COLUMNS": "200"}
 
     @contextlib.contextmanager
-    def daemon(self, **environment: str) -> Iterator[Daemon]:
-        """The daemon, ready; it is ended (SIGTERM, then SIGKILL) at the end."""
+    def daemon(self, *, ready: bool = True, **environment: str) -> Iterator[Daemon]:
+        """The daemon, serving and (unless told otherwise) ready; it is ended (SIGTERM, then SIGKILL) at the end."""
         log = self.root / "daemon.log"
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                [str(COMMAND), "run"],
-                env={**self._environment(), **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        running = Daemon(process, log)
+            said_before = output.tell()
+            process = self.start("run", environment=environment, stdout=output, stderr=output)
+        running = Daemon(process, log, said_before)
         try:
-            running.wait_until_ready()
+            running.wait_until_it_serves()
+            if ready:
+                running.wait_until_ready()
             yield running
         finally:
             running.stop()
@@ -147,14 +163,17 @@ class Server:
 
 @dataclass(slots=True)
 class Daemon:
-    """A running `reconciler run`. Its log is JSON lines."""
+    """A running `reconciler run`. Its log is JSON lines; the first ``said_before`` bytes are an earlier daemon's."""
 
     process: subprocess.Popen[bytes]
     log: Path
+    said_before: int = 0
     port: int = 0
 
-    def wait_until_ready(self) -> None:
+    def wait_until_it_serves(self) -> None:
         self.port = eventually(self._find_port, timeout=20)
+
+    def wait_until_ready(self) -> None:
         eventually(lambda: self.get("/readyz")[0] == 200, timeout=60)
 
     def _find_port(self) -> int:
@@ -164,12 +183,21 @@ class Daemon:
 
     def events(self) -> list[dict[str, Any]]:
         """What it has logged so far."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        whole_lines = self.log.read_bytes()[self.said_before :].decode().rpartition("\n")[0]
+        return [json.loads(line) for line in whole_lines.splitlines() if line.startswith("{")]
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of a GET on its HTTP address."""
+        return self._ask(path, None, {})
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+        """Status and body of a POST to its HTTP address."""
+        return self._ask(path, body, headers)
+
+    def _ask(self, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, dict(headers))
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -180,6 +208,11 @@ class Daemon:
         _, text = self.get("/metrics")
         samples = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in samples}
+
+    def kill(self) -> None:
+        """SIGKILL, as when the machine runs out of memory."""
+        self.process.kill()
+        self.process.wait()
 
     def stop(self) -> int:
         """SIGTERM and wait for the end; returns the exit code. After 30 s, SIGKILL."""

@@ -551,6 +551,14 @@ def test_values_that_may_be_secrets_are_not_shown(load: Load, text: str) -> None
     assert "hunter2" not in "\n".join(refusal(load, f"environment: production\nallowed_paths: [/opt/app]\n{text}"))
 
 
+def test_sixty_characters_are_shown_and_no_more(load: Load) -> None:
+    key, value = "k" * 60, "/" * 59 + "."
+    assert f"{key}: is not a known field" in refusal(load, f"{MINIMAL}{key}: 1")[0]
+    assert f"{key}…: is not a known field" in refusal(load, f"{MINIMAL}{key}k: 1")[0]
+    assert f'author: "{value}" is not' in refusal(load, f"{MINIMAL}rollback: {{author: {value}}}")[0]
+    assert "author: is not" in refusal(load, f"{MINIMAL}rollback: {{author: {value}.}}")[0]
+
+
 def test_control_characters_do_not_reach_the_terminal(load: Load) -> None:
     lines = refusal(load, f'{MINIMAL}"a\\e[31mb\\u202e": 1\nhost: "x\\e[0m"')
     assert lines[0].partition(": is")[0] == "FILE:4: a\\x1b[31mb\\u202e"

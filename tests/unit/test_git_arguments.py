@@ -14,7 +14,7 @@ from reconciler.adapters import git
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
 from reconciler.core.model import Blob
 
-SECRET = "glpat-0123456789"  # noqa: S105  # stands for a token
+SECRET = "glpat-0123456789"  # stands for a token
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------
@@ -234,11 +234,11 @@ def test_hooks_are_off_and_objects_are_checked() -> None:
 
 
 def test_the_token_is_offered_to_the_configured_server_only() -> None:
-    variables = surroundings(token_file="/etc/reconciler/token")  # noqa: S106
+    variables = surroundings(token_file="/etc/reconciler/token")
     active = settings(variables)
     assert active["credential.https://host:8443.helper"] == git.CREDENTIAL_HELPER
     assert active["credential.helper"] == ""
-    assert variables["RECONCILER_TOKEN_FILE"] == "/etc/reconciler/token"  # noqa: S105
+    assert variables["RECONCILER_TOKEN_FILE"] == "/etc/reconciler/token"
     assert "RECONCILER_TOKEN_FILE" not in surroundings()
 
 
@@ -289,7 +289,7 @@ NO_RIGHTS = (
         ("ssh: connect to host h port 22: Connection refused\n" + NO_RIGHTS, "does not answer"),
         ("ssh: connect to host h port 22: Connection timed out\n" + NO_RIGHTS, "does not answer"),
         ("fatal: unable to access 'https://h/r/': Failed to connect to h port 443: x", "does not answer"),
-        ("error: RPC failed; curl 18 transfer closed\nfatal: early EOF\n", "does not answer"),
+        ("error: RPC failed; curl 18 transfer closed\nfatal: early EOF\n", "broke off"),
         ("fatal: unable to access 'https://h/r/': The requested URL returned error: 503", "does not answer"),
         ("ssh: Could not resolve hostname h: Name or service not known\n" + NO_RIGHTS, "cannot be resolved"),
         ("fatal: unable to access 'https://h/r/': Could not resolve host: h", "cannot be resolved"),
@@ -317,6 +317,8 @@ NO_RIGHTS = (
         ("fatal: detected dubious ownership in repository at '/srv/x'\n" + NO_RIGHTS, "another user"),
         ("error: file write error: No space left on device\nfatal: unable to write", "disk is full"),
         ("fatal: transport 'http' not allowed", "another address"),
+        ("sh: 1: ssh: not found\n" + NO_RIGHTS, "ssh program is not installed"),
+        ("warning: redirecting to https://h/r.git/\nfatal: unable to access: Failed to connect", "does not answer"),
     ],
 )
 def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:

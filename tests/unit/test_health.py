@@ -198,7 +198,7 @@ def test_all_replicas_must_be_healthy() -> None:
     one, two = replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting")
     assert look((1, [one, two])).verdict is Verdict.WAIT
     assert look((1, [one, replace(two, health="healthy")])).verdict is Verdict.HEALTHY
-    assert look((1, [one, replace(two, health="unhealthy")])).verdict is Verdict.FAILED
+    assert look((1, [two, replace(one, health="unhealthy")])).verdict is Verdict.FAILED
 
 
 def test_first_failure_ends_the_watch_though_others_are_still_waited_for() -> None:

@@ -136,6 +136,17 @@ def test_the_full_manifest_leaves_no_field_out() -> None:
     assert set(written["defaults"]) == set(StackTarget.model_fields) - {"path"}
 
 
+def test_limits_are_inclusive() -> None:
+    name, deep = "n" * 255, "/opt/app" + "/x" * 29
+    assert target(app(f"a.env: {name}")).path == f"/opt/app/{name}"
+    assert target(app(f"a.env: {deep}")).path == deep
+    long = "/".join(["/opt/app", *["n" * 252] * 4, "xxx"])
+    assert len(long) == 1024
+    assert target(app(f"a.env: {long}")).path == long
+    (stack,) = read(app("", health="{timeout: 15s}")).stacks
+    assert stack.health.timeout == stack.health.stable_for == 15.0
+
+
 def test_the_short_form() -> None:
     manifest = read(
         APP + "      api.env:\n"
@@ -380,13 +391,14 @@ IN_A_TARGET = [
         '"a\\u202eb"',
         "path: holds a control or invisible character; accepted: a path below the stack's",
     ),
-    ("long path", "a/" * 31 + "b/c", "path: is longer than 1024 bytes or 32 levels; accepted: a path below the stack"),
+    ("long in all", "/".join(["n" * 255] * 4 + ["x"]), "path: is longer than 1024 bytes or 32 levels; accepted: a "),
+    ("long path", "a/" * 32 + "b", "path: is longer than 1024 bytes or 32 levels; accepted: a path below the stack"),
     ("long name", "a" * 256, "path: has a name longer than 255 bytes; accepted: a path below the stack's directory, s"),
     ("outside", "/etc/passwd", 'path: "/etc/passwd" lies outside allowed_paths (/opt/app, /srv/apps); accepted: a pa'),
     ("an allowed path itself", "/srv/apps", 'path: "/srv/apps" lies outside allowed_paths (/opt/app, /srv/apps); acc'),
     ("beside", "/opt/app2/x", 'path: "/opt/app2/x" lies outside allowed_paths (/opt/app, /srv/apps); accepted: a path'),
 ]
-BEYOND_SHAPE = {"check", "long path", "long name", "outside", "an allowed path itself", "beside"}
+BEYOND_SHAPE = {"check", "long in all", "long path", "long name", "outside", "an allowed path itself", "beside"}
 # JSON Schema sees these only where its patterns name them; the reader refuses whatever is not printable.
 BEYOND_SHAPE |= {"right to left"}
 

@@ -246,6 +246,7 @@ def test_finished_one_shot_runs_again_for_new_values_only() -> None:
     done = container(old, state="exited", exit_code=0)
     assert kinds(decide(project(old), project(new), [done])) == {"migrate": ActionKind.RECREATE}
     assert decide(project(new), project(new), [done]) == ()
+    assert decide(project(old), project(new), [replace(done, exit_code=143)]) == ()
 
 
 def test_container_of_a_service_that_is_no_longer_defined_is_left_alone() -> None:

@@ -1,0 +1,66 @@
+"""What the idle daemon holds: memory, descriptors and threads, and whether they grow."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from benchmarks.figures import Figure
+from reconciler.app.commands import make_pass
+from reconciler.app.config import load_server_config
+from tests.support.server import ENVIRONMENT, Daemon, Server
+
+POLLS = 20
+MORE_PASSES = 300
+LOOKS = 5
+RSS_TARGET = 70.0  # MB, of 10^6 bytes
+GROWTH_TARGET = 1.0  # MB
+
+
+def idle(server: Server, kind: str) -> list[Figure]:
+    """`reconciler run`, polling every second: after its first polls, and after many more passes.
+
+    It is scraped meanwhile, as a daemon is. Its short-lived children (git) are not counted.
+    """
+    server.settings["repository"]["poll_interval"] = "1s"
+    server.settings["drift"]["interval"] = "1s"
+    config = load_server_config(str(server.config))
+    with server.daemon() as daemon:
+        while _polls(daemon) < POLLS:
+            time.sleep(1)
+        early = _looks(daemon)
+        for _ in range(MORE_PASSES):
+            make_pass(config, "manual", (), (), dry_run=False, tell=lambda _: None)
+        polls = _polls(daemon)
+        late = _looks(daemon)
+    name = f"idle daemon, {kind}"
+    figures = [Figure(f"{name}: resident memory", "MB", early["memory"], RSS_TARGET, f"after {POLLS} polls")]
+    for what, unit, target in (("memory", "MB", GROWTH_TARGET), ("threads", "", 0.0), ("descriptors", "", 0.0)):
+        grown = min(late[what]) - min(early[what])
+        note = f"after {polls:.0f} polls, from {min(early[what]):g} to {min(late[what]):g}"
+        figures.append(Figure(f"{name}: growth of {what}", unit, (grown,), target, note))
+    return figures
+
+
+def _polls(daemon: Daemon) -> float:
+    return daemon.metrics()[f'reconciler_git_fetch_total{{environment="{ENVIRONMENT}",result="ok"}}']
+
+
+def _looks(daemon: Daemon) -> dict[str, tuple[float, ...]]:
+    """Some samples over a poll interval; while a poll runs there are a pipe or two more."""
+    found = []
+    for _ in range(LOOKS):
+        time.sleep(0.3)
+        found.append(_look(daemon.process.pid))
+    return {what: tuple(one[what] for one in found) for what in found[0]}
+
+
+def _look(pid: int) -> dict[str, float]:
+    process = Path(f"/proc/{pid}")
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    return {
+        "memory": int(status["VmRSS"].split()[0]) * 1024 / 1e6,
+        "threads": float(status["Threads"]),
+        "descriptors": float(len(os.listdir(process / "fd"))),
+    }

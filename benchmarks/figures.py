@@ -1,0 +1,109 @@
+"""Figures with their targets, the table of them, and the machine they were taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.adapters import sops
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """``samples`` in ``unit``. The median must not exceed ``target``; without one the figure is for information.
+
+    A figure without samples was skipped; then ``note`` says why.
+    """
+
+    name: str
+    unit: str
+    samples: tuple[float, ...]
+    target: float | None = None
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def missed(self) -> bool:
+        return bool(self.samples) and self.target is not None and self.median > self.target
+
+    def data(self) -> dict[str, Any]:
+        """Everything, for --json."""
+        if not self.samples:
+            return {"name": self.name, "skipped": self.note}
+        summary = {"median": self.median, "min": min(self.samples), "max": max(self.samples)}
+        return {**asdict(self), **summary, "missed": self.missed}
+
+
+def skipped(name: str, why: str) -> Figure:
+    return Figure(name, "", (), note=why)
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """One line a figure: median, min, max, how many, the target and what came of it."""
+    head = ("figure", "median", "min", "max", "runs", "target", "", "")
+    rows = [head, *(_row(figure) for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    if not figure.samples:
+        return (figure.name, "-", "-", "-", "0", "", "skipped", figure.note)
+    numbers = [_number(value) for value in (figure.median, min(figure.samples), max(figure.samples))]
+    target = "" if figure.target is None else f"≤ {_number(figure.target)}"
+    verdict = "" if figure.target is None else "MISSED" if figure.missed else "met"
+    name = f"{figure.name} [{figure.unit}]" if figure.unit else figure.name
+    return (name, *numbers, str(len(figure.samples)), target, verdict, figure.note)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    name, *numbers, target, verdict, note = row
+    cells = [name.ljust(widths[0])]
+    cells += [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=False)]
+    cells += [target.rjust(widths[-2]), verdict.ljust(widths[-1]), note]
+    return "  ".join(cells).rstrip()
+
+
+# --- the machine ---
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on beside the code."""
+    return {
+        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "load": "{:.1f} {:.1f} {:.1f} (1, 5, 15 minutes)".format(*os.getloadavg()),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "git": _said("git", "--version"),
+        "sops": _said(sops.find_binary("sops"), "--version", "--disable-version-check"),
+        "docker": _said("docker", "version", "--format", "{{.Server.Version}}"),
+        "compose": _said("docker", "compose", "version", "--short"),
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def _said(program: str, *arguments: str) -> str:
+    if shutil.which(program) is None:
+        return "not installed"
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=20, check=False)
+    lines = done.stdout.splitlines()
+    return lines[0].strip() if done.returncode == 0 and lines else "does not answer"

@@ -1,0 +1,162 @@
+"""What a pass costs, measured in a process that lives as long as a daemon does, on what the daemon is built of."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from benchmarks.figures import Figure
+from benchmarks.scratch import SOURCES, content
+from reconciler.adapters.sops import Sops
+from reconciler.app.config import load_server_config
+from reconciler.app.wiring import Runtime, runtime
+from reconciler.core import dotenv
+from reconciler.core.model import Result
+from reconciler.engine.reconcile import Reconciler
+from tests.support.server import ENVIRONMENT, Server
+
+WARM_UP = 10
+IDLE_PASSES = 50
+IDLE_TARGET = 40.0  # ms of CPU
+FIRST_PASSES = 3
+CHANGES = 7
+PARTS = 20
+TOKENIZED_KEYS = 1000
+
+_started: Counter[str] = Counter()
+_values = count()
+
+
+def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        program, *words = arguments[1]
+        command = next((str(word) for word in words if not str(word).startswith(("-", "/"))), "")
+        _started[f"{os.path.basename(program)} {command}"] += 1
+
+
+sys.addaudithook(_note_process)  # Python itself tells of every process that it starts
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """``wall`` and ``cpu`` in ms, the latter of this process and its children; how often each program was started."""
+
+    wall: float
+    cpu: float
+    processes: Mapping[str, int]
+
+
+async def cost_of(reconciler: Reconciler, trigger: str, expected: Result) -> Cost:
+    """Make one pass. Raises RuntimeError unless it ends as expected: a pass that fails is quick."""
+    _started.clear()
+    cpu, wall = _cpu(), time.perf_counter()
+    outcome = await reconciler.run(trigger)
+    cost = Cost((time.perf_counter() - wall) * 1000, _cpu() - cpu, dict(_started))
+    if outcome.result is not expected:
+        raise RuntimeError(f"a pass ended with {outcome.result} instead of {expected}: {outcome.reason}")
+    return cost
+
+
+def _cpu() -> float:
+    """Children count once they have ended and been waited for, which is so before a pass goes on."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used) * 1000
+
+
+def wall_and_cpu(name: str, costs: Sequence[Cost], target: float | None = None) -> list[Figure]:
+    """Two figures of passes of one kind; ``target`` is for the CPU. The programs are those of the last pass."""
+    programs = ", ".join(f"{program} x{number}" for program, number in costs[-1].processes.items())
+    return [
+        Figure(f"{name}: CPU", "ms", tuple(cost.cpu for cost in costs), target, f"starts {programs or 'nothing'}"),
+        Figure(f"{name}: wall", "ms", tuple(cost.wall for cost in costs)),
+    ]
+
+
+@asynccontextmanager
+async def built(server: Server) -> AsyncIterator[tuple[Runtime, Reconciler]]:
+    """What the daemon is built of. Every pass asks for the containers, which a daemon does once a drift interval."""
+    async with runtime(load_server_config(str(server.config))) as made:
+        settings = replace(made.ports.settings, drift_interval=0.0)
+        yield made, Reconciler(replace(made.ports, settings=settings), ENVIRONMENT)
+
+
+async def idle(server: Server, kind: str) -> list[Figure]:
+    """A pass that finds nothing to do. ``kind`` is told in the figures' names."""
+    async with built(server) as (made, reconciler):
+        for _ in range(WARM_UP):
+            await reconciler.run("poll")
+        before = _decrypts(made)
+        costs = [await cost_of(reconciler, "poll", Result.IN_SYNC) for _ in range(IDLE_PASSES)]
+        decrypts = _decrypts(made) - before
+    sops = sum(number for cost in costs for name, number in cost.processes.items() if name.startswith("sops"))
+    processes = tuple(float(sum(cost.processes.values())) for cost in costs)
+    return [
+        *wall_and_cpu(f"idle pass, {kind}", costs, IDLE_TARGET),
+        Figure(f"idle pass, {kind}: processes started", "", processes),
+        Figure(f"idle pass, {kind}: decrypts in all of them", "", (float(max(sops, decrypts)),), 0.0),
+    ]
+
+
+def _decrypts(made: Runtime) -> int:
+    """What the daemon's own metric says."""
+    families = (family for family in made.metrics.registry.collect() if family.name == "reconciler_decrypt")
+    return sum(int(one.value) for family in families for one in family.samples if one.name.endswith("_total"))
+
+
+async def first(server: Server) -> list[Figure]:
+    """The first pass of a new server: an empty state directory and no live files."""
+    costs = []
+    for number in range(FIRST_PASSES):
+        server.settings["state_dir"] = str(server.root / f"first-{number}")
+        for source in SOURCES:
+            (server.app / source).unlink(missing_ok=True)
+        async with built(server) as (_, reconciler):
+            costs.append(await cost_of(reconciler, "start", Result.APPLIED))
+    return wall_and_cpu(f"first pass over {len(SOURCES)} encrypted targets", costs)
+
+
+def commit_change(server: Server) -> bytes:
+    """Commit another value of one key of the first source; return the file's new content."""
+    changed = content(SOURCES[0], f"value {next(_values)}")
+    server.commit({SOURCES[0]: changed})
+    return changed
+
+
+async def change(server: Server) -> list[Figure]:
+    """One key changes in git; no service is concerned."""
+    costs = []
+    async with built(server) as (_, reconciler):
+        await reconciler.run("start")
+        for _ in range(CHANGES):
+            committed = commit_change(server)
+            costs.append(await cost_of(reconciler, "webhook", Result.APPLIED))
+            if server.live(SOURCES[0]) != committed:
+                raise RuntimeError("the pass says applied, but the live file is another")
+    return wall_and_cpu("one key, from commit to applied, files only", costs)
+
+
+async def parts(server: Server) -> list[Figure]:
+    """The tokenizer, and one call of sops as the daemon makes it."""
+    text = b"".join(b'KEY_%d="${KEY_0:-none} and value %d"\n' % (number, number) for number in range(TOKENIZED_KEYS))
+    encrypted = server.key.encrypt(SOURCES[0], content(SOURCES[0]))
+    decryptor = Sops(str(server.key.path))
+    resolved, decrypted = [], []
+    for _ in range(PARTS):
+        began = time.perf_counter()
+        dotenv.resolve(text, {})
+        between = time.perf_counter()
+        await decryptor.decrypt(SOURCES[0], encrypted)
+        resolved.append((between - began) * 1000)
+        decrypted.append((time.perf_counter() - between) * 1000)
+    return [
+        Figure(f"resolving an env file of {TOKENIZED_KEYS} keys: wall", "ms", tuple(resolved)),
+        Figure("decrypting one file: wall", "ms", tuple(decrypted)),
+    ]

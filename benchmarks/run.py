@@ -1,0 +1,91 @@
+"""Measures what docs/performance.md explains: `make bench`, or `python benchmarks/run.py [--json FILE]`.
+
+Prints medians, with minimum and maximum, beside their targets. Exit code 1: the median misses a target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
+
+from benchmarks import daemon, passes, services
+from benchmarks.figures import Figure, machine, skipped, table
+from benchmarks.scratch import TARGETS, make_server
+
+HELP_RUNS = 15
+HELP_TARGET = 300.0  # ms
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure the reconciler on this machine, beside its targets.")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write every sample to this file")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is taken away then, too
+    described = machine()
+    print("\n".join(f"{name:>10}: {value}" for name, value in described.items()))
+    if os.getloadavg()[0] > len(os.sched_getaffinity(0)):
+        print("This machine is busy with something else: do not trust the wall times.")
+    sys.stdout.flush()
+    figures: list[Figure] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="reconciler-benchmark-") as scratch:
+            figures.extend(measure(Path(scratch)))
+    finally:
+        print("\n" + table(figures))  # also when something fails half way
+    if arguments.json:
+        data = {"machine": described, "figures": [figure.data() for figure in figures]}
+        arguments.json.write_text(json.dumps(data, indent=2) + "\n")
+    missed = [figure.name for figure in figures if figure.missed]
+    print(f"\nmissed: {'; '.join(missed)}" if missed else "\nevery target is met")
+    return 1 if missed else 0
+
+
+def measure(scratch: Path) -> Iterator[Figure]:
+    """All figures, one after the other: they would disturb each other."""
+    yield from start_of_the_command()
+    server = make_server(scratch / "files")
+    yield from asyncio.run(passes.parts(server))
+    yield from asyncio.run(passes.first(server))
+    yield from asyncio.run(passes.change(server))
+    yield from asyncio.run(passes.idle(server, f"{TARGETS} targets"))
+    if reason := services.obstacle():
+        yield from daemon.idle(server, f"{TARGETS} targets")
+        yield skipped("everything with a stack", reason)
+        return
+    with services.stack(scratch / "stack") as (with_stack, project):
+        asyncio.run(services.start(with_stack, project))
+        yield from asyncio.run(passes.idle(with_stack, f"{TARGETS} targets in a stack"))
+        yield from asyncio.run(services.change(with_stack, project))
+        yield from daemon.idle(with_stack, f"{TARGETS} targets in a stack")
+
+
+def start_of_the_command() -> list[Figure]:
+    """`reconciler --help`, the installed command."""
+    command = [str(Path(sys.executable).parent / "reconciler"), "--help"]
+    wall, cpu = [], []
+    for _ in range(HELP_RUNS):
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        wall.append((time.perf_counter() - began) * 1000)
+        cpu.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000)
+    return [
+        Figure("reconciler --help: wall", "ms", tuple(wall), HELP_TARGET),
+        Figure("reconciler --help: CPU", "ms", tuple(cpu)),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

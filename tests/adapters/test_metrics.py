@@ -1,0 +1,422 @@
+"""What a scrape gets: names and labels that Prometheus takes, series that are there from the start and go in time."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from reconciler.adapters.metrics import PrometheusMetrics
+from reconciler.core.model import (
+    Action,
+    ActionKind,
+    Aspect,
+    Change,
+    Effect,
+    KeyChange,
+    Kind,
+    OnDrift,
+    Outcome,
+    Phase,
+    Plan,
+    Result,
+    Revision,
+    ServiceHealth,
+    Target,
+)
+from tests.support.components import program
+
+REVISION = Revision("abcdef0123456789" + "0" * 24, "5" * 40)
+API = Target("production", "api.env", "/opt/app/api.env", stack="app")
+WORKER = Target("production", "worker.env", "/opt/app/config/worker.env", stack="app")
+MOTD = Target("production", "motd", "/etc/motd", on_drift=OnDrift.REPORT)
+RECREATE = Action("app", "api", ActionKind.RECREATE, "API_KEY changed")
+
+REQUIRED = {
+    "build_info": "gauge",
+    "target_info": "gauge",
+    "revision_info": "gauge",
+    "drift": "gauge",
+    "drift_keys": "gauge",
+    "drift_since_timestamp_seconds": "gauge",
+    "drift_detected_total": "counter",
+    "drift_corrected_total": "counter",
+    "pending_changes": "gauge",
+    "reconcile_total": "counter",
+    "reconcile_duration_seconds": "histogram",
+    "phase_duration_seconds": "histogram",
+    "decrypt_total": "counter",
+    "git_fetch_total": "counter",
+    "git_last_fetch_success_timestamp_seconds": "gauge",
+    "backup_total": "counter",
+    "backups": "gauge",
+    "backup_last_timestamp_seconds": "gauge",
+    "service_recreate_total": "counter",
+    "service_healthy": "gauge",
+    "rollback_total": "counter",
+    "quarantined": "gauge",
+    "last_attempt_timestamp_seconds": "gauge",
+    "last_success_timestamp_seconds": "gauge",
+    "loop_last_tick_timestamp_seconds": "gauge",
+}
+
+
+@pytest.fixture
+def metrics() -> PrometheusMetrics:
+    return PrometheusMetrics("1.2.3", ["production"])
+
+
+def changed(target: Target, kind: Kind, *aspects: Aspect, keys: KeyChange = KeyChange()) -> Change:  # noqa: B008
+    return Change(target, kind, Effect.WRITE, "because", frozenset(aspects), keys)
+
+
+def plan_of(*changes: Change, actions: tuple[Action, ...] = ()) -> Plan:
+    return Plan("production", REVISION, changes, actions)
+
+
+def in_sync(*targets: Target) -> Plan:
+    return plan_of(*(changed(target, Kind.IN_SYNC) for target in targets))
+
+
+def series(metrics: PrometheusMetrics, name: str) -> dict[tuple[str, ...], float]:
+    """The samples of one name: label values (but for the environment, in the order of the exposition) → value."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            if sample.name == f"reconciler_{name}":
+                labels = tuple(value for label, value in sorted(sample.labels.items()) if label != "environment")
+                found[labels] = sample.value
+    return found
+
+
+def drift_of(metrics: PrometheusMetrics, target: str) -> set[str]:
+    return {kind for (kind, name), value in series(metrics, "drift").items() if name == target and value == 1}
+
+
+def busy() -> PrometheusMetrics:
+    """Metrics after a pass in which everything happened."""
+    metrics = PrometheusMetrics("1.2.3", ["production"])
+    for phase in Phase:
+        metrics.phase(phase, 0.2)
+    metrics.fetched("production", True, 100.0)
+    metrics.fetched("production", False, 101.0)
+    metrics.decrypted("production", "ok")
+    metrics.decrypted("production", "failed", "key")
+    metrics.backed_up("production", True, 102.0, 7)
+    for state in ("head", "wanted", "applied", "healthy"):
+        metrics.revision("production", state, REVISION)
+    keys = KeyChange(added=("SECRET_NAME",), changed=("DATABASE_URL",))
+    metrics.observed(
+        plan_of(
+            changed(API, Kind.DRIFT, Aspect.CONTENT, Aspect.MODE, keys=keys),
+            changed(WORKER, Kind.UPDATE, Aspect.CONTENT),
+            changed(MOTD, Kind.IN_SYNC),
+            actions=(RECREATE,),
+        ),
+        103.0,
+    )
+    metrics.recreated("production", "app", "api", "ok")
+    metrics.health("production", [ServiceHealth("app", "api", "running", True)])
+    metrics.corrected("production", [API.id])
+    metrics.rolled_back("production", "local", True)
+    metrics.quarantined("production", True)
+    metrics.finished(Outcome("production", Result.CORRECTED, "wrote api.env"), 1.5, 104.0)
+    metrics.tick(105.0)
+    return metrics
+
+
+# --- names, types, labels --------------------------------------------------------------------------------------------
+
+
+def test_every_metric_is_there_with_its_type_and_a_help() -> None:
+    families = list(text_string_to_metric_families(busy().render().decode()))
+    found = {}
+    for family in families:
+        if family.name.startswith("reconciler_"):
+            assert family.documentation
+            assert family.samples, family.name
+            suffix = "_total" if family.type == "counter" else ""
+            found[family.name.removeprefix("reconciler_") + suffix] = family.type
+    assert found == REQUIRED
+
+
+def test_the_process_itself_is_measured() -> None:
+    """Descriptors and memory that grow are how a leak shows."""
+    text = busy().render().decode()
+    assert "process_open_fds " in text
+    assert "process_resident_memory_bytes " in text
+
+
+@pytest.mark.prometheus
+def test_promtool_finds_nothing_to_say() -> None:
+    promtool = program("promtool")
+    assert promtool is not None
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=busy().render(), check=False, capture_output=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_no_label_holds_a_key_a_path_a_url_or_a_whole_commit_id() -> None:
+    values = {
+        value
+        for family in text_string_to_metric_families(busy().render().decode())
+        for sample in family.samples
+        for value in sample.labels.values()
+    }
+    assert "production/api.env" in values
+    assert not [value for value in values if value.startswith("/") or "://" in value]
+    assert not values & {"SECRET_NAME", "DATABASE_URL", REVISION.commit, REVISION.subtree}
+    assert REVISION.short in values
+
+
+# --- there from the start --------------------------------------------------------------------------------------------
+
+
+def test_counters_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -> None:
+    assert series(metrics, "reconcile_total") == {(result.value,): 0 for result in Result}
+    assert series(metrics, "git_fetch_total") == {("ok",): 0, ("failed",): 0}
+    assert series(metrics, "backup_total") == {("ok",): 0, ("failed",): 0}
+    reasons = {("", "ok"), ("key", "failed"), ("ciphertext", "failed"), ("sops", "failed")}
+    assert series(metrics, "decrypt_total") == dict.fromkeys(reasons, 0)
+    kinds = {(kind, end) for kind in ("local", "git") for end in ("ok", "failed")}
+    assert series(metrics, "rollback_total") == dict.fromkeys(kinds, 0)
+    assert series(metrics, "phase_duration_seconds_count") == {(phase.value,): 0 for phase in Phase}
+    assert series(metrics, "reconcile_duration_seconds_count") == {(): 0}
+
+
+def test_gauges_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -> None:
+    for name in (
+        "last_attempt_timestamp_seconds",
+        "last_success_timestamp_seconds",
+        "git_last_fetch_success_timestamp_seconds",
+        "backup_last_timestamp_seconds",
+        "backups",
+        "quarantined",
+        "loop_last_tick_timestamp_seconds",
+    ):
+        assert series(metrics, name) == {(): 0}, name
+    assert series(metrics, "build_info") == {("1.2.3",): 1}
+
+
+def test_a_target_has_its_counters_at_0_once_it_is_known(metrics: PrometheusMetrics) -> None:
+    metrics.observed(in_sync(API), 100.0)
+    assert series(metrics, "drift_detected_total") == {(API.id,): 0}
+    assert series(metrics, "drift_corrected_total") == {(API.id,): 0}
+    assert series(metrics, "drift_since_timestamp_seconds") == {(API.id,): 0}
+    assert series(metrics, "pending_changes") == {(API.id,): 0}
+    assert series(metrics, "drift") == {(aspect.value, API.id): 0 for aspect in Aspect}
+    assert series(metrics, "drift_keys") == {(kind, API.id): 0 for kind in ("added", "removed", "changed")}
+
+
+def test_a_service_has_its_counter_at_0_before_it_is_touched(metrics: PrometheusMetrics) -> None:
+    metrics.observed(plan_of(changed(API, Kind.UPDATE), actions=(RECREATE,)), 100.0)
+    assert series(metrics, "service_recreate_total") == {("ok", "api", "app"): 0, ("failed", "api", "app"): 0}
+    metrics.health("production", [ServiceHealth("app", "web", "running", True)])
+    assert series(metrics, "service_recreate_total")["failed", "web", "app"] == 0
+
+
+# --- drift -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aspect", Aspect)
+def test_each_kind_of_drift_is_told_by_its_name(metrics: PrometheusMetrics, aspect: Aspect) -> None:
+    metrics.observed(plan_of(changed(API, Kind.DRIFT, aspect), changed(WORKER, Kind.IN_SYNC)), 100.0)
+    assert drift_of(metrics, API.id) == {aspect.value}
+    assert drift_of(metrics, WORKER.id) == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "drifted", "pending"),
+    [
+        (Kind.IN_SYNC, False, 0),
+        (Kind.CREATE, False, 1),
+        (Kind.UPDATE, False, 1),
+        (Kind.DRIFT, True, 0),
+        (Kind.CONFLICT, True, 1),
+        (Kind.FIRST_CONTACT, True, 0),
+    ],
+)
+def test_what_git_has_changed_is_pending_and_what_others_have_changed_is_drift(
+    metrics: PrometheusMetrics, kind: Kind, drifted: bool, pending: int
+) -> None:
+    metrics.observed(plan_of(changed(API, kind, Aspect.CONTENT, keys=KeyChange(added=("A", "B")))), 100.0)
+    assert drift_of(metrics, API.id) == ({"content"} if drifted else set())
+    assert series(metrics, "drift_keys")["added", API.id] == (2 if drifted else 0)
+    assert series(metrics, "pending_changes") == {(API.id,): pending}
+
+
+def test_a_stale_container_is_drift_though_the_file_is_right(metrics: PrometheusMetrics) -> None:
+    metrics.observed(plan_of(changed(API, Kind.IN_SYNC, Aspect.STALE)), 100.0)
+    assert drift_of(metrics, API.id) == {"stale"}
+    assert series(metrics, "drift_detected_total") == {(API.id,): 1}
+
+
+def test_keys_are_counted_by_kind(metrics: PrometheusMetrics) -> None:
+    keys = KeyChange(added=("A",), removed=("B", "C"), changed=("D", "E", "F"))
+    metrics.observed(plan_of(changed(API, Kind.DRIFT, Aspect.CONTENT, keys=keys)), 100.0)
+    expected = {("added", API.id): 1, ("removed", API.id): 2, ("changed", API.id): 3}
+    assert series(metrics, "drift_keys") == expected
+    metrics.observed(in_sync(API), 101.0)
+    assert series(metrics, "drift_keys") == dict.fromkeys(expected, 0)
+
+
+def test_drift_is_detected_once_for_as_long_as_it_lasts(metrics: PrometheusMetrics) -> None:
+    drift = plan_of(changed(API, Kind.DRIFT, Aspect.CONTENT))
+    for at in (100.0, 160.0, 220.0):
+        metrics.observed(drift, at)
+    assert series(metrics, "drift_detected_total") == {(API.id,): 1}
+    assert series(metrics, "drift_since_timestamp_seconds") == {(API.id,): 100.0}
+    metrics.observed(in_sync(API), 230.0)
+    assert series(metrics, "drift_since_timestamp_seconds") == {(API.id,): 0}
+    metrics.observed(drift, 300.0)
+    assert series(metrics, "drift_detected_total") == {(API.id,): 2}
+    assert series(metrics, "drift_since_timestamp_seconds") == {(API.id,): 300.0}
+
+
+def test_a_correction_is_counted(metrics: PrometheusMetrics) -> None:
+    metrics.observed(in_sync(API, WORKER), 100.0)
+    metrics.corrected("production", [API.id])
+    assert series(metrics, "drift_corrected_total") == {(API.id,): 1, (WORKER.id,): 0}
+
+
+def test_a_target_whose_path_has_moved_is_judged_by_the_new_one(metrics: PrometheusMetrics) -> None:
+    """The old file stays as an orphan of the same name; it must neither hide the drift nor count it in every pass."""
+    old = replace(API, path="/opt/app/old.env", on_drift=OnDrift.RESTORE)
+    moved = replace(API, on_drift=OnDrift.REPORT)
+    for at, rest in ((100.0, Kind.ORPHAN), (160.0, Kind.NOT_OURS), (220.0, Kind.IN_SYNC)):
+        metrics.observed(plan_of(changed(moved, Kind.DRIFT, Aspect.CONTENT), changed(old, rest)), at)
+        assert drift_of(metrics, API.id) == {"content"}
+        assert series(metrics, "drift_detected_total") == {(API.id,): 1}
+        assert series(metrics, "drift_since_timestamp_seconds") == {(API.id,): 100.0}
+        assert series(metrics, "target_info") == {("report", "app", API.id): 1}
+
+
+# --- gone in time ----------------------------------------------------------------------------------------------------
+
+
+def samples_about(metrics: PrometheusMetrics, label: str, value: str) -> list[str]:
+    return [
+        sample.name
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if sample.labels.get(label) == value
+    ]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(in_sync(API), id="out of the plan"),
+        pytest.param(plan_of(changed(API, Kind.IN_SYNC), changed(MOTD, Kind.ORPHAN)), id="an orphan on the server"),
+        pytest.param(plan_of(changed(API, Kind.IN_SYNC), changed(MOTD, Kind.NOT_OURS)), id="not ours any more"),
+    ],
+)
+def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after: Plan) -> None:
+    metrics.observed(plan_of(changed(API, Kind.IN_SYNC), changed(MOTD, Kind.DRIFT, Aspect.MODE)), 100.0)
+    assert len(samples_about(metrics, "target", MOTD.id)) == 1 + 6 + 3 + 4
+    metrics.observed(after, 160.0)
+    assert samples_about(metrics, "target", MOTD.id) == []
+    assert len(samples_about(metrics, "target", API.id)) == 14
+    # Back again, it starts anew.
+    metrics.observed(plan_of(changed(MOTD, Kind.DRIFT, Aspect.MODE)), 220.0)
+    assert series(metrics, "drift_since_timestamp_seconds")[MOTD.id,] == 220.0
+
+
+def test_another_stack_or_policy_replaces_the_info_of_a_target(metrics: PrometheusMetrics) -> None:
+    metrics.observed(in_sync(API), 100.0)
+    metrics.observed(in_sync(replace(API, stack=None, on_drift=OnDrift.REPORT)), 160.0)
+    assert series(metrics, "target_info") == {("report", "", API.id): 1}
+
+
+def test_the_targets_of_another_environment_stay(metrics: PrometheusMetrics) -> None:
+    staging = replace(API, environment="staging")
+    metrics.observed(in_sync(API), 100.0)
+    metrics.observed(Plan("staging", REVISION, (changed(staging, Kind.IN_SYNC),)), 100.0)
+    metrics.observed(Plan("staging", REVISION, ()), 160.0)
+    assert samples_about(metrics, "target", API.id)
+    assert samples_about(metrics, "target", staging.id) == []
+
+
+def test_the_services_of_a_removed_stack_vanish(metrics: PrometheusMetrics) -> None:
+    """Else a service that was unhealthy when its stack was removed would alert for ever."""
+    metrics.observed(in_sync(API), 100.0)
+    metrics.health("production", [ServiceHealth("app", "api", "exited", False)])
+    metrics.recreated("production", "app", "api", "failed")
+    metrics.observed(in_sync(API), 130.0)
+    assert series(metrics, "service_healthy") == {("api", "app"): 0}
+    metrics.observed(in_sync(MOTD), 160.0)
+    assert samples_about(metrics, "stack", "app") == []
+
+
+def test_an_old_revision_vanishes(metrics: PrometheusMetrics) -> None:
+    newer = Revision("fedcba9876543210" + "0" * 24, "5" * 40)
+    metrics.revision("production", "head", REVISION)
+    metrics.revision("production", "healthy", REVISION)
+    metrics.revision("production", "head", newer)
+    assert series(metrics, "revision_info") == {("fedcba987654", "head"): 1, ("abcdef012345", "healthy"): 1}
+    metrics.revision("production", "healthy", None)
+    assert series(metrics, "revision_info") == {("fedcba987654", "head"): 1}
+
+
+# --- counting and timing ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "success"),
+    [
+        (Result.APPLIED, True),
+        (Result.IN_SYNC, True),
+        (Result.CORRECTED, True),
+        (Result.HELD, False),
+        (Result.STALLED, False),
+        (Result.ROLLED_BACK, False),
+        (Result.ROLLBACK_FAILED, False),
+        (Result.FAILED, False),
+    ],
+)
+def test_only_some_ends_are_a_success(metrics: PrometheusMetrics, result: Result, success: bool) -> None:
+    metrics.finished(Outcome("production", result, "because"), 2.0, 500.0)
+    assert series(metrics, "reconcile_total")[result.value,] == 1
+    assert series(metrics, "last_attempt_timestamp_seconds") == {(): 500.0}
+    assert series(metrics, "last_success_timestamp_seconds") == {(): 500.0 if success else 0}
+    assert series(metrics, "reconcile_duration_seconds_sum") == {(): 2.0}
+
+
+def test_an_unanswered_question_leaves_the_time_of_the_last_answer(metrics: PrometheusMetrics) -> None:
+    metrics.fetched("production", True, 100.0)
+    metrics.fetched("production", False, 160.0)
+    assert series(metrics, "git_last_fetch_success_timestamp_seconds") == {(): 100.0}
+    assert series(metrics, "git_fetch_total") == {("ok",): 1, ("failed",): 1}
+
+
+def test_a_failed_backup_leaves_the_time_of_the_last_good_one(metrics: PrometheusMetrics) -> None:
+    metrics.backed_up("production", True, 100.0, 3)
+    metrics.backed_up("production", False, 160.0, 2)
+    assert series(metrics, "backup_last_timestamp_seconds") == {(): 100.0}
+    assert series(metrics, "backups") == {(): 2}
+    assert series(metrics, "backup_total") == {("ok",): 1, ("failed",): 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
+        ("service_recreate_total", {("ok", "api", "app"): 1, ("failed", "api", "app"): 0}),
+        ("service_healthy", {("api", "app"): 1}),
+        ("quarantined", {(): 1}),
+        ("loop_last_tick_timestamp_seconds", {(): 105.0}),
+    ],
+    ids=["phases", "services", "health", "quarantine", "tick"],
+)
+def test_what_happened_is_told(name: str, expected: dict[tuple[str, ...], float]) -> None:
+    assert series(busy(), name) == expected
+
+
+def test_rollbacks_and_decryptions_are_counted_by_how_they_ended() -> None:
+    metrics = busy()
+    assert series(metrics, "rollback_total")["local", "ok"] == 1
+    assert series(metrics, "decrypt_total")["key", "failed"] == 1
+    assert series(metrics, "decrypt_total")["", "ok"] == 1

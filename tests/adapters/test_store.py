@@ -1,0 +1,530 @@
+"""The state database, on a real disk: what was stored is there after any end, and trouble is told apart from damage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.adapters import store as module
+from reconciler.adapters.store import SqliteStore
+from reconciler.core.errors import StoreError, StoreUnavailableError
+from reconciler.core.model import (
+    Action,
+    ActionKind,
+    Applied,
+    EnvironmentRecord,
+    Result,
+    Revision,
+    Run,
+    RunChange,
+)
+from reconciler.core.secret import Secret
+
+REVISION = Revision("c" * 40, "s" * 40, "Ada <ada@example.org>", 1_700_000_000.5, "Rotate the key")
+RESTART = Action("app", "api", ActionKind.RESTART, "mounts nginx.conf")
+RECREATE = Action("app", "worker", ActionKind.RECREATE, "API_KEY changed", force=True, stale=True)
+SIGNAL = Action("app", "nginx", ActionKind.SIGNAL, "mounts nginx.conf", signal="HUP")
+NOTHING = EnvironmentRecord("production")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Callable[[], SqliteStore]]:
+    """``opened()`` is the store, with a connection of its own each time."""
+    stores: list[SqliteStore] = []
+
+    def connect() -> SqliteStore:
+        stores.append(SqliteStore(str(path)))
+        return stores[-1]
+
+    yield connect
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(opened: Callable[[], SqliteStore]) -> SqliteStore:
+    return opened()
+
+
+def run_of(identity: str = "r1", environment: str = "production", **fields: Any) -> Run:
+    return Run(identity, environment, "poll", 100.0, REVISION, **fields)
+
+
+def applied_at(path: str, digest: str = "d1", **fields: Any) -> Applied:
+    return Applied("api.env", path, digest, 0o640, "c" * 40, 5.5, **fields)
+
+
+def finish(store: SqliteStore, run: Run, result: Result = Result.APPLIED, **fields: Any) -> None:
+    store.finish(run, result, "because", at=200.0, record=fields.pop("record", NOTHING), **fields)
+
+
+# --- what is stored is what comes back -------------------------------------------------------------------------------
+
+
+def test_an_unknown_environment_has_an_empty_record(store: SqliteStore) -> None:
+    assert store.environment("production") == NOTHING
+    assert store.applied("production") == {}
+    assert store.owed("production") == ()
+    assert store.runs() == ()
+
+
+def test_a_record_comes_back_after_reopening(opened: Callable[[], SqliteStore]) -> None:
+    other = replace(REVISION, commit="o" * 40)
+    record = EnvironmentRecord("production", REVISION, other, REVISION, "q" * 40, "api exited with code 1")
+    opened().save_environment(record)
+    assert opened().environment("production") == record
+    opened().save_environment(replace(record, head=None, quarantined_subtree=""))
+    assert opened().environment("production") == replace(record, head=None, quarantined_subtree="")
+    assert opened().environment("staging") == EnvironmentRecord("staging")
+
+
+def test_what_was_applied_comes_back_by_path(opened: Callable[[], SqliteStore]) -> None:
+    one = applied_at("/opt/app/api.env", stack="app", prune=True)
+    two = applied_at("/etc/app/motd")
+    finish(opened(), run_of(), applied=[one, two])
+    found = opened().applied("production")
+    assert found == {"/opt/app/api.env": one, "/etc/app/motd": two}
+    assert found["/opt/app/api.env"].prune is True
+    assert found["/etc/app/motd"].prune is False
+    assert opened().applied("staging") == {}
+
+
+def test_a_path_is_applied_anew_and_forgotten(store: SqliteStore) -> None:
+    finish(store, run_of(), applied=[applied_at("/a"), applied_at("/b")])
+    finish(store, run_of("r2"), applied=[applied_at("/a", "d2")], forgotten=["/b", "/never there"])
+    assert store.applied("production") == {"/a": applied_at("/a", "d2")}
+
+
+def test_the_same_path_in_two_environments_is_two_things(store: SqliteStore) -> None:
+    finish(store, run_of(), applied=[applied_at("/a")])
+    finish(store, run_of("r2", "staging"), applied=[applied_at("/a", "d2")], record=EnvironmentRecord("staging"))
+    finish(store, run_of("r3"), forgotten=["/a"])
+    assert store.applied("production") == {}
+    assert store.applied("staging") == {"/a": applied_at("/a", "d2")}
+
+
+def test_digests_are_remembered_by_blob_format_and_identity(opened: Callable[[], SqliteStore]) -> None:
+    opened().remember_digest("blob", "dotenv", "key", "digest")
+    store = opened()
+    assert store.digest("blob", "dotenv", "key") == "digest"
+    assert store.digest("other", "dotenv", "key") is None
+    assert store.digest("blob", "binary", "key") is None
+    assert store.digest("blob", "dotenv", "another key") is None
+    store.remember_digest("blob", "dotenv", "key", "newer")
+    assert store.digest("blob", "dotenv", "key") == "newer"
+
+
+def test_a_run_comes_back_whole(opened: Callable[[], SqliteStore]) -> None:
+    changes = (RunChange("api.env", "update", ("NEW",), ("OLD",), ("API_KEY", "URL")), RunChange("motd", "create"))
+    run = run_of(from_commit="f" * 40, backup="b1", changes=changes, actions=(RESTART, RECREATE, SIGNAL))
+    opened().begin(run)
+    assert opened().runs() == (run,)
+    finish(opened(), run, Result.ROLLED_BACK)
+    ended = replace(run, finished_at=200.0, result=Result.ROLLED_BACK, reason="because")
+    assert opened().runs() == (ended,)
+
+
+def test_a_run_that_never_began_is_stored_by_its_end(store: SqliteStore) -> None:
+    finish(store, run_of(), Result.IN_SYNC)
+    assert [run.result for run in store.runs()] == [Result.IN_SYNC]
+
+
+def test_runs_come_newest_first_by_environment_and_as_many_as_asked(store: SqliteStore) -> None:
+    for number in range(6):
+        environment = ("production", "staging")[number % 2]
+        finish(store, run_of(f"r{number}", environment), record=EnvironmentRecord(environment))
+    assert [run.id for run in store.runs()] == ["r5", "r4", "r3", "r2", "r1", "r0"]
+    assert [run.id for run in store.runs("staging")] == ["r5", "r3", "r1"]
+    assert [run.id for run in store.runs("staging", limit=2)] == ["r5", "r3"]
+    assert store.runs("elsewhere") == ()
+
+
+# --- begin, owe, finish ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_owes_its_actions_from_its_beginning_to_its_end(opened: Callable[[], SqliteStore]) -> None:
+    opened().begin(run_of(actions=(RESTART, RECREATE)))
+    assert opened().owed("production") == (RESTART, RECREATE)
+    opened().owe("r1", [RECREATE, SIGNAL])
+    assert opened().owed("production") == (RECREATE, SIGNAL)
+    opened().owe("r1", [])
+    assert opened().owed("production") == ()
+    opened().owe("r1", [SIGNAL])
+    finish(opened(), run_of())
+    assert opened().owed("production") == ()
+
+
+def test_what_stays_owed_is_what_the_end_says(store: SqliteStore) -> None:
+    store.begin(run_of(actions=(RESTART, RECREATE)))
+    finish(store, run_of(), Result.FAILED, owed=[RECREATE])
+    assert store.owed("production") == (RECREATE,)
+
+
+def test_what_several_runs_owe_is_told_once_and_in_order(store: SqliteStore) -> None:
+    store.begin(run_of("r1", actions=(SIGNAL, RECREATE)))
+    store.begin(run_of("r2", actions=(RESTART, RECREATE)))
+    store.begin(run_of("r3", "staging", actions=(RECREATE,)))
+    assert store.owed("production") == (SIGNAL, RECREATE, RESTART)
+
+
+def test_the_end_of_a_run_ends_older_ones_of_its_environment(store: SqliteStore) -> None:
+    store.begin(run_of("r1", actions=(RESTART,)))
+    store.begin(run_of("r2", "staging", actions=(SIGNAL,)))
+    store.begin(run_of("r3"))
+    finish(store, run_of("r3"))
+    assert {run.id: (run.result, run.finished_at) for run in store.runs()} == {
+        "r1": (Result.FAILED, 200.0),
+        "r2": (None, None),
+        "r3": (Result.APPLIED, 200.0),
+    }
+    assert store.owed("production") == ()
+    assert store.owed("staging") == (SIGNAL,)
+
+
+def test_an_end_that_fails_half_way_has_changed_nothing(store: SqliteStore) -> None:
+    store.begin(run_of(actions=(RESTART,)))
+    broken = applied_at("/a", digest=None)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        finish(store, run_of(), applied=[applied_at("/b"), broken], record=replace(NOTHING, healthy=REVISION))
+    assert store.owed("production") == (RESTART,)
+    assert store.runs()[0].result is None
+    assert store.applied("production") == {}
+    assert store.environment("production") == NOTHING
+    finish(store, run_of())  # and the connection is as good as before
+    assert store.owed("production") == ()
+
+
+def test_the_history_keeps_a_thousand_runs(path: Path, store: SqliteStore) -> None:
+    finish(store, run_of("first"))
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        rows = ((f"r{number}",) for number in range(1, 1000))
+        database.executemany(
+            "INSERT INTO run (id, environment, started_at, facts) SELECT ?, environment, started_at, facts FROM run "
+            "WHERE id = 'first'",
+            rows,
+        )
+    assert len(store.runs(limit=5000)) == 1000
+    finish(store, run_of("last"))
+    runs = store.runs(limit=5000)
+    assert len(runs) == 1000
+    assert (runs[0].id, runs[-1].id) == ("last", "r1")
+
+
+# --- kill, and other processes ---------------------------------------------------------------------------------------
+
+SERIES = """
+import sys
+from reconciler.adapters.store import SqliteStore
+from reconciler.core.model import Action, ActionKind, Applied, EnvironmentRecord, Result, Revision, Run
+
+store = SqliteStore(sys.argv[1])
+for number in range(int(sys.argv[2]), int(sys.argv[3])):
+    name = f"{number:06}"
+    revision = Revision(name, name)
+    run = Run(name, "production", "poll", float(number), revision)
+    store.begin(run)
+    store.finish(
+        run, Result.APPLIED, name, at=float(number), record=EnvironmentRecord("production", healthy=revision),
+        applied=[Applied("api.env", f"/{file}", name, 0o600, name, 0.0) for file in range(3)],
+        owed=[Action("app", name, ActionKind.RESTART, "")],
+    )
+    print(number, flush=True)
+"""
+
+
+def series(path: Path, first: int, last: int = 1_000_000) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SERIES, str(path), str(first), str(last)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_in_a_series_of_ends_all_parts_of_one_are_there_and_the_last_told_is(
+    path: Path, opened: Callable[[], SqliteStore]
+) -> None:
+    first = 0
+    for kill in range(4):
+        with series(path, first) as child:
+            assert child.stdout is not None
+            told = first
+            for _ in range(random.Random(kill).randint(3, 20)):
+                told = int(child.stdout.readline())
+            child.kill()
+            rest = child.stdout.read().split("\n")
+        told = int([line for line in rest if line.isdecimal()][-1]) if any(rest) else told
+        store = opened()
+        record = store.environment("production")
+        assert record.healthy is not None
+        found = record.healthy.commit
+        assert int(found) in (told, told + 1)
+        assert {one.digest for one in store.applied("production").values()} == {found}
+        assert [action.service for action in store.owed("production")] == [found]
+        ended = [run.id for run in store.runs() if run.result is not None]
+        assert ended[0] == found
+        first = int(found) + 2
+
+
+def test_one_process_reads_while_another_writes(path: Path, store: SqliteStore) -> None:
+    with series(path, 0, 60) as child:
+        seen: set[str] = set()
+        while child.poll() is None:
+            record = store.environment("production")
+            runs = store.runs("production")
+            assert store.environment("production").name == "production"
+            if record.healthy is not None:
+                seen.add(record.healthy.commit)
+                assert int(runs[0].id) >= int(record.healthy.commit)
+        assert child.returncode == 0
+    assert len(seen) > 3
+    assert store.runs()[0].id == "000059"
+
+
+def test_several_processes_may_start_at_once(path: Path) -> None:
+    script = "import sys; from reconciler.adapters.store import SqliteStore; SqliteStore(sys.argv[1]).runs()"
+    children = [
+        subprocess.Popen([sys.executable, "-c", script, str(path)], stderr=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    for child in children:
+        _, complaint = child.communicate(timeout=30)
+        assert (child.returncode, complaint) == (0, "")
+
+
+def test_opening_it_twice_in_one_process_keeps_the_first_safe(path: Path, opened: Callable[[], SqliteStore]) -> None:
+    """Closing a second descriptor of the file would drop the first one's locks, and the next process to come would
+    clear the log that the first still writes to."""
+    first = opened()
+    first.save_environment(replace(NOTHING, quarantine_reason="before"))
+    SqliteStore(str(path)).close()
+    script = "import sys; from reconciler.adapters.store import SqliteStore; SqliteStore(sys.argv[1]).close()"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+    first.save_environment(replace(NOTHING, quarantine_reason="after"))
+    script = (
+        "import sys; from reconciler.adapters.store import SqliteStore; "
+        "print(SqliteStore(sys.argv[1]).environment('production').quarantine_reason)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], check=True, capture_output=True, text=True)
+    assert done.stdout == "after\n"
+
+
+def test_a_file_that_another_process_holds_is_not_called_damaged(
+    path: Path, store: SqliteStore, opened: Callable[[], SqliteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    hasty = opened()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailableError, match=r"locked.*wait for the other reconciler to end") as error:
+            hasty.begin(run_of())
+        assert error.value.retryable
+        assert hasty.environment("production") == NOTHING
+        other.execute("ROLLBACK")
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        store.close()
+        hasty.close()
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreUnavailableError, match="locked"):
+            opened()
+    opened().begin(run_of())
+
+
+# --- versions and damage ---------------------------------------------------------------------------------------------
+
+
+def test_a_newer_version_is_refused_and_left_alone(path: Path) -> None:
+    SqliteStore(str(path)).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA user_version = 7")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"has version 7.*newer reconciler.*knows version 1") as error:
+        SqliteStore(str(path))
+    assert error.value.where == str(path)
+    assert not error.value.retryable
+    assert path.read_bytes() == before
+
+
+def filled(path: Path) -> bytes:
+    """A database with something in every table, and its bytes."""
+    store = SqliteStore(str(path))
+    for number in range(40):
+        finish(
+            store,
+            run_of(f"r{number}", changes=(RunChange("api.env", "update", ("KEY",) * 20),)),
+            applied=[applied_at(f"/opt/app/{number}.env", f"{number:032}")],
+            owed=[RESTART],
+        )
+        store.remember_digest(f"blob{number}", "dotenv", "key", f"{number:032}")
+    store.close()
+    return path.read_bytes()
+
+
+def read_all(path: Path) -> None:
+    with contextlib.closing(SqliteStore(str(path))) as store:
+        store.environment("production")
+        store.applied("production")
+        store.owed("production")
+        store.runs(limit=1000)
+        store.digest("blob1", "dotenv", "key")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[: len(data) // 2], id="cut off in the middle"),
+        pytest.param(lambda data: data[:100], id="cut off after the header"),
+        pytest.param(lambda data: data[:10], id="cut off in the header"),
+        pytest.param(lambda data: b"\0" * 4096 + data[4096:], id="first page blank"),
+        pytest.param(lambda data: data[:100] + b"\xff" * 3996 + data[4096:], id="schema overwritten"),
+        pytest.param(lambda data: b"not a database at all\n" * 500, id="a text"),
+    ],
+)
+def test_a_damaged_file_says_what_to_do_and_is_left_alone(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(damage(filled(path)))
+    before, descriptors = path.read_bytes(), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StoreError, match=r"damaged.*move the file away and start again.*first contact") as error:
+        read_all(path)
+    assert error.value.where == str(path)
+    assert path.read_bytes() == before
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_random_bytes_anywhere_are_damage_or_harmless_and_never_a_crash(path: Path) -> None:
+    data = filled(path)
+    noise, found = random.Random(1), 0
+    for offset in range(0, len(data), 509):
+        path.write_bytes(data[:offset] + noise.randbytes(64) + data[offset + 64 :])
+        try:
+            read_all(path)
+        except (StoreError, StoreUnavailableError):
+            found += 1
+    assert found > 20
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("environment", "record", "{"),
+        ("environment", "record", "[]"),
+        ("environment", "record", '{"name": "production"}'),
+        ("environment", "record", '{"name": "production", "head": 1, "applied": null, "healthy": null}'),
+        ("run", "facts", "{}"),
+        ("run", "result", "splendid"),
+        ("owed", "action", '{"kind": "dance"}'),
+    ],
+)
+def test_a_record_that_means_nothing_is_damage(path: Path, table: str, column: str, value: str) -> None:
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE {table} SET {column} = ?", (value,))
+    with pytest.raises(StoreError, match=r"damaged.*a record cannot be read"):
+        read_all(path)
+
+
+def test_a_missing_table_is_damage(path: Path) -> None:
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP TABLE owed")
+    with pytest.raises(StoreError, match="damaged"):
+        read_all(path)
+
+
+# --- disks, rights, secrets ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(where: Path) -> Iterator[Path]:
+    where.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs"]
+    if subprocess.run(["mount", *options, str(where)], check=False, capture_output=True).returncode != 0:
+        pytest.skip("cannot mount a tmpfs")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    return filler
+
+
+@pytest.mark.root
+def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        with contextlib.closing(SqliteStore(str(disk / "state.db"))) as store:
+            record = replace(NOTHING, quarantine_reason="x" * 20_000)
+            store.begin(run_of(actions=(RESTART,)))
+            filler = fill(disk)
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError, match=r"full.*free space.*it is tried again") as error:
+                    finish(store, run_of(), record=record)
+                assert error.value.retryable
+            assert store.owed("production") == (RESTART,)
+            assert store.environment("production") == NOTHING
+            filler.unlink()
+            finish(store, run_of(), record=record)
+        with contextlib.closing(SqliteStore(str(disk / "state.db"))) as store:
+            assert store.environment("production") == record
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full_at_the_start_is_not_called_damage(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        filler = fill(disk)
+        with pytest.raises((StoreUnavailableError, StoreError), match=r"free space|with room in it"):
+            SqliteStore(str(disk / "state.db"))
+        filler.unlink()
+        SqliteStore(str(disk / "state.db")).close()
+
+
+@pytest.mark.root
+def test_a_read_only_disk_is_not_called_damage(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        with contextlib.closing(SqliteStore(str(disk / "state.db"))) as store:
+            store.begin(run_of())
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StoreUnavailableError, match="make state_dir writable"):
+            SqliteStore(str(disk / "state.db")).begin(run_of("r2"))
+
+
+def test_a_missing_directory_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot create the state database \(No such file.*make state_dir writable"):
+        SqliteStore(str(tmp_path / "missing" / "state.db"))
+
+
+def test_its_files_are_for_the_daemon_alone_whatever_the_umask(path: Path) -> None:
+    old_mask = os.umask(0)
+    try:
+        with contextlib.closing(SqliteStore(str(path))) as store:
+            store.begin(run_of())
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(old_mask)
+    assert modes == {"state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
+
+
+def test_a_secret_handed_over_by_mistake_is_refused(path: Path, store: SqliteStore) -> None:
+    canary = b"canary-55aa"
+    with pytest.raises(TypeError):
+        store.save_environment(replace(NOTHING, quarantine_reason=Secret(canary)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        store.begin(run_of(from_commit=Secret(canary)))
+    assert not [file for file in path.parent.iterdir() if canary in file.read_bytes()]

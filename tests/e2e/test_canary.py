@@ -1,0 +1,318 @@
+"""No secret is ever told: not printed, logged, served, passed to a process, nor left in a file that need not hold it.
+
+Secrets that can be recognised anywhere, whole, in part or encoded, are put where secrets belong: into env files, the git
+token, the webhook's secret, the daemon's own environment; the age key is one already. Then everything goes wrong that
+can (tests/support/failures.py), and everything that is told is searched.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.compose import ComposeProject
+from tests.support.failures import ENVIRONMENT_FAILURES, SERVER_FAILURES, Failure, Site, sites
+from tests.support.server import Daemon, Server
+from tests.support.waiting import eventually
+
+LETTERS = "ghijklmnopqrstuvwxyz"  # none of a hexadecimal number, so that no digest holds the canary by chance
+PIECE = 12  # characters of the age key that count as a leak
+SHARED_PLACES = (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/dev/shm"))
+
+TEXTS = ("plan", "sync", "status", "history", "backups", "doctor")
+MARKED = sorted({failure.marks for failure in ENVIRONMENT_FAILURES if failure.marks})
+
+# What the daemon's children may find in their environment (their names; no value may be a secret).
+DOCUMENTED = {
+    "git": r"PATH|HOME|LC_ALL|GIT_[A-Z0-9_]+|RECONCILER_TOKEN_FILE|no_proxy",
+    "sops": r"PATH|HOME|GOMAXPROCS|GOTRACEBACK|SOPS_[A-Z_]+|AWS_EC2_METADATA_DISABLED",
+    "docker": r"PATH|HOME|PWD|DOCKER_[A-Z_]+",
+}
+
+
+# --- what is searched for --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """``word`` is part of every secret of a test; ``pattern`` finds it, or a piece of the age key, in any disguise."""
+
+    word: str
+    pattern: re.Pattern[bytes]
+
+    def sings_in(self, data: bytes) -> bool:
+        return self.pattern.search(data) is not None
+
+
+def make_canary(age_key: str) -> Canary:
+    word = "".join(secrets.choice(LETTERS) for _ in range(PIECE))
+    body = age_key.strip().removeprefix("AGE-SECRET-KEY-1")
+    pieces = [body[start : start + PIECE] for start in range(0, len(body) - PIECE + 1, PIECE)]
+    disguises = {disguise for text in (word, *pieces) for disguise in _disguises(text.encode())}
+    return Canary(word, re.compile(b"|".join(map(re.escape, sorted(disguises)))))
+
+
+def _disguises(data: bytes) -> Iterator[bytes]:
+    yield data
+    yield data[::-1]
+    yield data.hex().encode()
+    for offset in range(3):  # where in a group of three bytes it begins
+        encoded = base64.b64encode(bytes(offset) + data + bytes(-(offset + len(data)) % 3))
+        yield encoded[(0, 2, 3)[offset] : len(encoded) - (0, 2, 3)[-(offset + len(data)) % 3]]
+
+
+@pytest.fixture
+def canary(server: Server) -> Canary:
+    return make_canary(server.key.path.read_text())
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Ear:
+    """Keeps everything that the server tells, by where it told it."""
+
+    server: Server
+    variables: dict[str, str] = field(default_factory=dict)
+    heard: dict[str, bytes] = field(default_factory=dict)
+
+    def commands(self, *names: str, arguments: Iterable[tuple[str, ...]] = ((), ("--json",))) -> None:
+        for name in names:
+            for more in arguments:
+                done = self.server.cli(name, *more, environment=self.variables)
+                self.hear(" ".join((name, *more)), done.stdout + done.stderr)
+
+    def hear(self, where: str, what: str) -> None:
+        self.heard[f"{where}, no. {len(self.heard)}"] = what.encode()
+
+    def leaks(self, canary: Canary) -> list[str]:
+        return [where for where, what in self.heard.items() if canary.sings_in(what)]
+
+
+# --- what processes show ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Looks at all processes below one, again and again: their arguments, and the environment of its children."""
+
+    pid: int
+    arguments: set[bytes] = field(default_factory=set)
+    environments: dict[str, set[bytes]] = field(default_factory=dict)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        while not self._ended.is_set():
+            self._look_below(self.pid, _read(self.pid, "cmdline"), child=True)
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _look_below(self, parent: int, of_parent: bytes, *, child: bool) -> None:
+        for pid in _children(parent):
+            arguments = _read(pid, "cmdline")
+            if arguments and arguments != of_parent:  # else it is not yet what it will be
+                self.arguments.add(arguments)
+                program = os.path.basename(arguments.partition(b"\0")[0]).decode() if child else "further down"
+                self.environments.setdefault(program, set()).update(_read(pid, "environ").split(b"\0"))
+            self._look_below(pid, arguments, child=False)
+
+    def undocumented(self) -> set[tuple[str, str]]:
+        """Program and variable."""
+        return {
+            (program, variable.partition(b"=")[0].decode())
+            for program, names in DOCUMENTED.items()
+            for variable in self.environments.get(program, ())
+            if variable and not re.fullmatch(names, variable.partition(b"=")[0].decode())
+        }
+
+    def leaks(self, canary: Canary) -> list[str]:
+        found = [f"arguments of {shown!r}" for shown in self.arguments if canary.sings_in(shown)]
+        for program, variables in self.environments.items():
+            found += [f"environment of {program}: {shown!r}" for shown in variables if canary.sings_in(shown)]
+        return found
+
+
+def _read(pid: int, name: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    return b""
+
+
+def _children(pid: int) -> list[int]:
+    """Those of all its threads: each has its own."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, _read(pid, f"task/{thread}/children").split())
+    return found
+
+
+@contextlib.contextmanager
+def watched(daemon: Daemon) -> Iterator[Watcher]:
+    watcher = Watcher(daemon.process.pid)
+    thread = threading.Thread(target=watcher.look)
+    thread.start()
+    try:
+        yield watcher
+    finally:
+        watcher.end()
+        thread.join()
+
+
+# --- what lies on disk -----------------------------------------------------------------------------------------------
+
+
+def holders(directory: Path, canary: Canary) -> set[Path]:
+    """Files below the directory that hold a secret; those of git are compressed."""
+    found = set()
+    for path in directory.rglob("*"):
+        with contextlib.suppress(OSError):  # another test's, gone meanwhile
+            if path.is_file() and not path.is_symlink() and canary.sings_in(path.read_bytes()):
+                found.add(path)
+    return found
+
+
+def is_private(path: Path) -> bool:
+    return stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.fixture
+def strays(tmp_path: Path) -> Callable[[Canary], set[Path]]:
+    """What was made in places shared by all, and holds a secret."""
+    before = {path for place in SHARED_PLACES for path in place.iterdir()}
+
+    def find(canary: Canary) -> set[Path]:
+        now = {path for place in SHARED_PLACES for path in place.iterdir()}
+        found = {path for new in now - before if new.is_dir() for path in holders(new, canary)}
+        found |= {path for new in now - before if new.is_file() for path in holders(new.parent, canary) & {new}}
+        return {path for path in found if not path.is_relative_to(tmp_path)}
+
+    return find
+
+
+def assert_only_where_it_belongs(
+    server: Server, canary: Canary, strays: Callable[[Canary], set[Path]], belongs: Iterable[Path]
+) -> None:
+    """In live files and the server's own secret files, and there it is found; else in private backups only."""
+    found = holders(server.root, canary)
+    backups = {path for path in found if path.is_relative_to(server.state / "backups")}
+    assert all(is_private(path) for path in backups)
+    assert found - backups == {path for path in belongs if path.exists()}
+    assert strays(canary) == set()
+
+
+# --- the tests -------------------------------------------------------------------------------------------------------
+
+
+def test_the_search_finds_a_secret_whole_or_in_part_and_in_any_disguise(canary: Canary, age_key: Any) -> None:
+    word, key = canary.word, age_key.path.read_text().strip()
+    secret = f"{word}.1"
+    for told in (
+        secret,
+        f'parsing "{secret[:-1]}…',
+        repr({"TOKEN": secret}),
+        key,
+        key[20:50],
+        secret.encode().hex(),
+        *(base64.b64encode(f"{'x' * length}:{secret}".encode()).decode() for length in range(4)),
+    ):
+        assert canary.sings_in(f"before {told} after".encode()), told
+    assert not canary.sings_in(word[:8].encode() + b"AGE-SECRET-KEY-1" + os.urandom(4096).hex().encode())
+
+
+def groups() -> list[Any]:
+    """Those that need nothing special, and the others."""
+    plain = [failure for failure in ENVIRONMENT_FAILURES if not failure.marks]
+    special = [failure for failure in ENVIRONMENT_FAILURES if failure.marks]
+    marks = {mark for failure in special for mark in failure.marks}
+    return [
+        pytest.param(plain, id="plain"),
+        pytest.param(special, id="-".join(sorted(marks)), marks=[getattr(pytest.mark, mark) for mark in marks]),
+    ]
+
+
+@pytest.mark.parametrize("failures", groups())
+def test_no_secret_is_told_while_everything_goes_wrong_at_once(
+    failures: list[Failure], server: Server, canary: Canary, strays: Callable[[Canary], set[Path]]
+) -> None:
+    """An environment for each failure, and one that is well, in the same passes and the same daemon."""
+    secret = server.root / "webhook-secret"
+    secret.touch(0o600)
+    secret.write_text(f"{canary.word}.webhook\n")
+    server.settings["webhook"] = {"secret_file": str(secret)}
+    with sites(server, *(failure.id for failure in failures), "well", value=canary.word) as made:
+        ear = Ear(server)
+        ear.commands("sync", arguments=[()])
+        for failure, site in zip(failures, made, strict=False):
+            failure.happens(site)
+            ear.variables |= site.variables
+        made[-1].commit(2)
+        ear.commands("plan", "sync", arguments=[()])
+        with server.daemon(**ear.variables, APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
+            made[-1].commit(3)
+            made[-1].live.write_text(f"TOKEN={canary.word}.by-hand\n")
+            ear.commands(*TEXTS)
+            for path in ("/metrics", "/api/v1/status", "/healthz", "/readyz"):
+                ear.hear(path, daemon.get(path)[1])
+            announce(daemon, secret.read_bytes().strip(), ear)
+            status = {one["environment"]: one["result"] for one in server.json("status")["environments"]}
+            eventually(lambda: {"git", "sops"} <= watcher.environments.keys(), timeout=30)
+        ear.hear("log", daemon.log.read_text())
+
+        assert status == {**{failure.id: failure.result for failure in failures}, "well": "in_sync"}
+        assert ear.leaks(canary) == []
+        assert watcher.leaks(canary) == []
+        assert watcher.undocumented() == set()
+        assert_only_where_it_belongs(server, canary, strays, [secret, *live_files(made)])
+
+
+def live_files(made: Iterable[Site]) -> Iterator[Path]:
+    """Where the failures have put them."""
+    for site in made:
+        yield site.live.resolve()
+        yield site.directory / "aside"
+
+
+def announce(daemon: Daemon, secret: bytes, ear: Ear) -> None:
+    """A push, as GitHub and as GitLab announce it, and as somebody else would like to."""
+    signature = hmac.new(secret, b"{}", hashlib.sha256).hexdigest()
+    for headers, wanted in (
+        ({"X-Hub-Signature-256": f"sha256={signature}"}, 202),
+        ({"X-Gitlab-Token": secret.decode()}, 202),
+        ({"X-Gitlab-Token": "guessed"}, 403),
+        ({}, 403),
+    ):
+        code, text = daemon.post("/webhook", b"{}", headers)
+        assert code == wanted
+        ear.hear("/webhook", text)
+
+
+@pytest.mark.parametrize("failure", [failure.parameter for failure in SERVER_FAILURES])
+def test_no_secret_is_told_when_the_whole_server_fails(
+    failure: Failure, server: Server, canary: Canary, strays: Callable[[Canary], set[Path]]
+) -> None:
+    with sites(server, "production", value=canary.word) as (site,):
+        ear = Ear(server)
+        ear.commands("sync", arguments=[()])
+        failure.happens(site)
+        ear.variables = {**site.variables, "APP_SECRET": canary.word}
+        ear.commands("sync", "status", "doctor", arguments=[("--json",)])
+        assert ear.leaks(canary) == []
+        token = server.root / "git-token"
+        assert_only_where_it_belongs(server, canary, strays, [site.live, token])

@@ -1,0 +1,378 @@
+"""What each command prints for people and for programs, and the exit code it ends with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from reconciler.core.model import Result
+from tests.support.compose import ComposeProject
+from tests.support.server import ENVIRONMENT, Server
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+OUTCOME = {
+    "environment", "result", "reason", "revision", "run", "backup", "retry", "warning", "pending", "plan", "after",
+}  # fmt: skip
+CHANGE = {"target", "path", "stack", "sync", "kind", "effect", "aspects", "keys", "reason"}
+
+
+@pytest.fixture
+def settled(server: Server) -> Server:
+    """A server in sync with one file of three keys."""
+    server.commit({"api.env": b"A=1\nB=2\nC=3\n"}, server.plain(["api.env"]), message="Start")
+    assert server.sync()["result"] == "applied"
+    return server
+
+
+@contextlib.contextmanager
+def held_pass(server: Server) -> Iterator[Callable[[], None]]:
+    """Passes that write api.env wait, in a check of the server, for the function that this yields; or for the end."""
+    gate = server.root / "gate"
+    waiting = 'while ! test -e "$1"; do sleep 0.05; done'
+    server.settings["checks"] = {"gate": ["sh", "-c", waiting, "{file}", str(gate)]}
+    server.commit({"api.env": b"A=2\nB=2\nC=3\n"}, server.plain({"api.env": {"check": "gate"}}))
+    try:
+        yield gate.touch
+    finally:
+        gate.touch()
+
+
+# --- exit codes ------------------------------------------------------------------------------------------------------
+
+
+def test_help_of_every_command_says_how_it_exits(run_cli: Callable[..., Any]) -> None:
+    listed = run_cli("--help").stdout.partition("Commands:")[2].splitlines()
+    commands = [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "]
+    assert {"run", "sync", "plan", "version"} <= set(commands)
+
+    for command in commands:
+        done = run_cli(command, "--help")
+        assert done.returncode == 0
+        assert "Exits 0" in " ".join(done.stdout.split()), command
+
+
+@pytest.mark.parametrize("arguments", [["sync", "--sideways"], ["sideways"], ["restore"], ["schema", "sideways"]])
+def test_arguments_that_cannot_be_read_are_an_error_and_not_something_that_waits(
+    arguments: list[str], run_cli: Callable[..., Any]
+) -> None:
+    done = run_cli(*arguments)
+
+    assert done.returncode == 1
+    assert "--help" in done.stderr
+
+
+def test_server_file_that_is_not_there_is_an_error_that_says_how_to_name_another(run_cli: Callable[..., Any]) -> None:
+    for command in ("sync", "plan", "status", "history", "backups", "run"):
+        done = run_cli(command, "--config", "/nonexistent/reconciler.yaml")
+        assert (done.returncode, done.stdout) == (1, ""), command
+        assert "RECONCILER_CONFIG" in done.stderr
+
+
+def test_unknown_environment_and_unknown_target_are_refused_by_name(settled: Server) -> None:
+    for command in ("sync", "plan", "history", "backups"):
+        done = settled.cli(command, "--environment", "prodution")
+        assert (done.returncode, done.stdout) == (1, ""), command
+        assert "no environment prodution" in done.stderr
+        assert ENVIRONMENT in done.stderr
+    for name in ("api.env", "production/worker.env"):
+        done = settled.cli("sync", "--take-over", name)
+        assert done.returncode == 1, name
+        assert f"no target {name}" in done.stdout + done.stderr
+
+
+def test_nothing_to_show_before_the_first_pass_is_said_so(server: Server) -> None:
+    for command in ("history", "backups"):
+        done = server.cli(command)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "nothing has run here yet" in done.stderr
+
+
+# --- sync, plan, status ----------------------------------------------------------------------------------------------
+
+
+def test_pass_in_json_has_one_outcome_per_environment_with_what_was_planned_and_what_is(settled: Server) -> None:
+    commit = settled.commit({"api.env": b"A=1\nB=3\nD=4\nC=3\n"}, message="Change B", author="Bob <bob@example.org>")
+
+    planned = settled.cli("plan", "--json")
+    done = settled.cli("sync", "--json")
+
+    assert (planned.returncode, done.returncode) == (2, 0)
+    ((before,), (outcome,)) = (json.loads(planned.stdout), json.loads(done.stdout))
+    for one in (before, outcome):
+        assert one.keys() == OUTCOME
+        assert one["environment"] == ENVIRONMENT
+        assert (one["revision"]["commit"], one["revision"]["subject"]) == (commit, "Change B")
+        assert one["revision"]["author"] == "Bob <bob@example.org>"
+        (change,) = one["plan"]["changes"]
+        assert change.keys() == CHANGE
+        assert change["keys"] == {"added": ["D"], "removed": [], "changed": ["B"]}
+        assert (change["kind"], change["effect"], change["sync"]) == ("update", "write", "pending")
+        assert one["plan"]["actions"] == []
+    assert (before["result"], before["pending"], before["run"], before["backup"]) == ("in_sync", True, None, None)
+    assert (outcome["result"], outcome["pending"]) == ("applied", False)
+    assert outcome["run"]
+    assert outcome["backup"].endswith(outcome["run"])
+    assert [change["sync"] for change in outcome["after"]["changes"]] == ["in_sync"]
+    assert Result(outcome["result"]) is Result.APPLIED
+
+
+def test_plan_exits_2_for_what_would_change_and_changes_nothing(settled: Server) -> None:
+    before = settled.live("api.env")
+    assert settled.cli("plan").returncode == 0
+    settled.commit({"api.env": b"A=2\nB=2\nC=3\n"})
+
+    done = settled.cli("plan")
+
+    assert done.returncode == 2
+    assert "~A" in done.stdout
+    assert settled.live("api.env") == before
+    assert len(settled.json("history")) == 1
+
+
+def test_plan_and_sync_exit_1_for_a_revision_that_cannot_be_applied_and_say_why(settled: Server) -> None:
+    settled.commit({"api.env": None})
+
+    for command in ("plan", "sync", "status"):
+        done = settled.cli(command)
+        assert done.returncode == 1, command
+        assert "api.env" in done.stdout
+        assert "commit the file" in done.stdout
+
+
+def test_status_names_the_revisions_and_how_each_target_stands(settled: Server) -> None:
+    done = settled.cli("status", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["daemon"]) == (0, {"running": False, "pid": None})
+    (shown,) = found["environments"]
+    head = settled.remote.head()
+    assert [shown[name]["commit"] for name in ("head", "applied", "healthy")] == [head, head, head]
+    assert (shown["result"], shown["quarantine"], shown["services"]) == ("in_sync", None, [])
+    assert [change["sync"] for change in shown["after"]["changes"]] == ["in_sync"]
+
+    (settled.app / "api.env").write_bytes(b"A=by hand\nB=2\nC=3\n")
+    done = settled.cli("status", "--json")
+    (shown,) = json.loads(done.stdout)["environments"]
+    assert done.returncode == 2
+    assert [change["sync"] for change in shown["after"]["changes"]] == ["drifted"]
+    assert "drifted" in settled.cli("status").stdout
+    assert settled.live("api.env").startswith(b"A=by hand")
+
+
+# --- history, backups, restore ---------------------------------------------------------------------------------------
+
+
+def test_history_lists_runs_newest_first_as_many_as_asked_for(settled: Server) -> None:
+    settled.commit({"api.env": b"A=2\nB=2\nC=3\n"}, message="Second", author="Bob <bob@example.org>")
+    settled.sync()
+
+    found = settled.json("history")
+    assert [run["revision"]["subject"] for run in found] == ["Second", "Start"]
+    assert {run["trigger"] for run in found} == {"manual"}
+    assert {run["result"] for run in found} == {"applied"}
+    assert all(run["finished_at"] >= run["started_at"] for run in found)
+    assert found[0]["from_commit"] == found[1]["revision"]["commit"]
+    assert len(settled.json("history", "--limit", "1")) == 1
+    table = settled.cli("history").stdout
+    assert "~A" in table
+    assert "Bob" in table
+
+
+def test_restore_puts_a_backup_back_and_backs_up_what_it_replaces(settled: Server) -> None:
+    settled.commit({"api.env": b"A=2\nB=2\nC=3\n"})
+    old = settled.sync()["backup"]
+    assert settled.json("backups")[0]["backup"] == old
+
+    done = settled.cli("restore", old, "--json")
+
+    assert done.returncode == 0
+    restored = json.loads(done.stdout)
+    assert restored["restored"] == [str(settled.app / "api.env")]
+    assert restored["from"] == old
+    assert settled.live("api.env") == b"A=1\nB=2\nC=3\n"
+    assert settled.backed_up(restored["backup"]) == {"api.env": b"A=2\nB=2\nC=3\n"}
+    assert settled.json("backups")[0]["backup"] == restored["backup"]
+    assert settled.cli("plan").returncode == 2  # git wants something else: a person has been told so
+
+
+def test_restore_of_what_was_not_there_takes_the_file_away_again(settled: Server) -> None:
+    (first,) = settled.json("backups")
+    assert first["files"] == [{"source": "api.env", "path": str(settled.app / "api.env"), "was_there": False}]
+
+    assert settled.cli("restore", first["backup"]).returncode == 0
+
+    assert not (settled.app / "api.env").exists()
+
+
+def test_restore_refuses_a_backup_and_a_file_that_are_not_there(settled: Server) -> None:
+    (backup,) = settled.json("backups")
+    unknown = settled.cli("restore", "20200101T000000Z-nothing")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "reconciler backups" in unknown.stderr
+    other = settled.cli("restore", backup["backup"], "--target", "worker.env")
+    assert (other.returncode, other.stdout) == (1, "")
+    assert "api.env" in other.stderr
+    assert settled.live("api.env") == b"A=1\nB=2\nC=3\n"
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def findings(server: Server) -> dict[str, dict[str, str]]:
+    """What doctor found, by what it examined."""
+    return {finding["what"]: finding for finding in server.json("doctor")}
+
+
+def test_doctor_finds_every_broken_piece_at_once_and_says_what_to_do(settled: Server, tmp_path: Path) -> None:
+    key = tmp_path / "age.key"
+    key.write_bytes(settled.key.path.read_bytes())
+    key.chmod(0o644)
+    settled.settings["decryption"]["age_key_file"] = str(key)
+    settled.settings["allowed_paths"].append(str(tmp_path / "missing"))
+    settled.settings["repository"]["url"] = str(tmp_path / "gone.git")
+    settled.settings["checks"] = {"lint": ["no-such-program", "{file}"]}
+
+    done = settled.cli("doctor", "--json")
+
+    assert done.returncode == 1
+    bad = [finding for finding in json.loads(done.stdout) if finding["level"] == "error"]
+    assert {finding["what"] for finding in bad} == {"age key", "allowed path", "git remote", "check lint"}
+    advice = {finding["what"]: finding["advice"] for finding in bad}
+    assert advice["age key"] == f"`chmod 0600 {key}`"
+    assert advice["allowed path"].startswith(f"`mkdir -p {tmp_path}/missing`")
+    assert all(advice.values())
+    table = settled.cli("doctor")
+    assert table.returncode == 1
+    assert "chmod 0600" in table.stdout
+
+
+def test_doctor_reports_a_manifest_and_a_server_file_that_cannot_be_read(settled: Server, tmp_path: Path) -> None:
+    settled.remote.commit({f"envs/{ENVIRONMENT}/environment.yaml": b"targets: {x: {path: /etc/passwd}}\n"})
+    finding = findings(settled)[f"environment {ENVIRONMENT}"]
+    assert (finding["level"], "allowed_paths" in finding["found"]) == ("error", True)
+
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("environment: [\n")
+    done = settled.cli("doctor", "--config", str(broken), "--json")
+    assert done.returncode == 1
+    assert [finding["what"] for finding in json.loads(done.stdout)] == ["server's file"]
+
+
+@pytest.mark.docker
+def test_doctor_is_content_with_a_stack_in_sync_and_warns_of_one_without_containers(
+    stack_server: Callable[..., tuple[Server, ComposeProject]],
+) -> None:
+    server, project = stack_server("services: {api: {image: IMAGE, network_mode: none, env_file: [api.env]}}")
+    server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
+    server.sync()
+
+    found = findings(server)
+    assert found["stack production/app"]["level"] == "warning"
+    assert f"`docker compose up -d` in {server.app}" in found["stack production/app"]["advice"]
+
+    project.up()
+    done = server.cli("doctor", "--json")
+    levels = {finding["what"]: finding["level"] for finding in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert levels.pop("daemon") == "warning"
+    assert set(levels.values()) == {"ok"}
+    assert {"age key", "sops and age key", "git remote", "state directory", "stack production/app"} <= levels.keys()
+
+
+# --- schema ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("which", "files"),
+    [
+        ("manifest", [*ROOT.glob("envs/*/environment.yaml"), ROOT / "tests/data/manifest-full.yaml"]),
+        ("server", [*ROOT.glob("tests/data/server-*.yaml")]),
+    ],
+    ids=["manifest", "server"],
+)
+def test_schema_is_valid_and_accepts_the_example_files(
+    which: str, files: list[Path], run_cli: Callable[..., Any]
+) -> None:
+    done = run_cli("schema", which)
+    assert done.returncode == 0
+    schema = json.loads(done.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+
+    assert len(files) >= 2
+    for file in files:
+        assert list(validator.iter_errors(yaml.safe_load(file.read_text()))) == [], file
+    assert list(validator.iter_errors({"stakcs": {}}))
+
+
+# --- two at once -----------------------------------------------------------------------------------------------------
+
+
+def test_second_command_is_told_who_works_on_the_state_directory(settled: Server) -> None:
+    with held_pass(settled) as go, settled.start("sync", stdout=subprocess.DEVNULL) as first:
+        lock = settled.state / "lock"
+        eventually(lambda: f"process {first.pid} " in lock.read_text())
+        for command in ("sync", "plan", "status"):
+            done = settled.cli(command)
+            assert (done.returncode, done.stdout) == (1, ""), command
+            assert f"in use by process {first.pid} (reconciler sync) since " in done.stderr
+        assert settled.cli("history").returncode == 0  # reading is always possible
+        go()
+        assert first.wait(30) == 0
+    assert settled.live("api.env") == b"A=2\nB=2\nC=3\n"
+    assert settled.cli("sync").returncode == 0
+
+
+# --- terminals -------------------------------------------------------------------------------------------------------
+
+
+def test_no_command_needs_a_terminal_and_what_is_piped_has_no_escape_codes(settled: Server) -> None:
+    (settled.app / "api.env").write_bytes(b"A=by hand\nB=2\nC=3\n")
+    (backup,) = settled.json("backups")
+    for command in ("plan", "status", "sync", "history", "backups", "doctor", f"restore {backup['backup']}"):
+        done = settled.cli(*command.split())
+        assert done.stdout, command
+        assert "\x1b" not in done.stdout + done.stderr, command
+        assert "Traceback" not in done.stderr
+
+
+def test_pass_that_takes_longer_than_a_second_shows_what_it_is_doing_on_a_terminal(settled: Server) -> None:
+    with held_pass(settled) as go, terminal(settled, "sync") as read:
+        eventually(lambda: "comparing the live files" in read(), timeout=30)
+        go()
+        eventually(lambda: "applied" in read(), timeout=30)
+        assert "\x1b[" in read()
+
+
+@contextlib.contextmanager
+def terminal(server: Server, *arguments: str) -> Iterator[Callable[[], str]]:
+    """Run the command in a terminal; yields a function that gives all it has shown so far. It must exit with 0."""
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+
+    def read() -> str:
+        with contextlib.suppress(OSError):  # the command has closed its side
+            while select.select([ours], [], [], 0)[0]:
+                shown.extend(os.read(ours, 65536))
+        return shown.decode(errors="replace")
+
+    process = server.start(*arguments, environment={"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        with process:
+            yield read
+            assert process.wait(30) == 0
+    finally:
+        process.kill()
+        os.close(ours)

@@ -1,0 +1,379 @@
+"""The daemon as it really runs: its triggers, its two doors, its end, and what an idle one does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from reconciler.adapters.clock import SystemClock
+from reconciler.app.daemon import Daemon as Loop
+from reconciler.core.model import Outcome, Result
+from reconciler.engine.reconcile import Reconciler
+from tests.support.compose import ComposeProject
+from tests.support.server import ENVIRONMENT, Daemon, Server
+from tests.support.waiting import eventually
+
+MakeStackServer = Callable[..., tuple[Server, ComposeProject]]
+WEBHOOK_SECRET = b"a secret of the webhook"
+PUSH = b'{"ref": "refs/heads/main"}'
+
+
+@pytest.fixture
+def settled(server: Server) -> Server:
+    """A server whose file is in git; nothing has run yet."""
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    return server
+
+
+def lives(server: Server, data: bytes, name: str = "api.env") -> None:
+    """Wait until the live file holds ``data``."""
+    eventually(lambda: (server.app / name).exists() and server.live(name) == data, timeout=30)
+
+
+def gated(server: Server) -> Path:
+    """Give the server a check that waits until the file that this returns is there."""
+    gate = server.root / "gate"
+    waiting = 'while ! test -e "$1"; do sleep 0.05; done'
+    server.settings["checks"] = {"gate": ["sh", "-c", waiting, "{file}", str(gate)]}
+    return gate
+
+
+# --- what it serves --------------------------------------------------------------------------------------------------
+
+
+def test_it_is_alive_at_once_and_ready_after_the_first_pass(server: Server) -> None:
+    gate = gated(server)
+    server.commit({"api.env": b"A=1\n"}, server.plain({"api.env": {"check": "gate"}}))
+    with server.daemon(ready=False) as daemon:
+        assert daemon.get("/healthz") == (200, "alive\n")
+        assert daemon.get("/readyz")[0] == 503
+        (shown,) = json.loads(daemon.get("/api/v1/status")[1])["environments"]
+        assert (shown["result"], shown["reason"]) == (None, "no pass has ended yet")
+
+        gate.touch()
+        daemon.wait_until_ready()
+
+        (shown,) = json.loads(daemon.get("/api/v1/status")[1])["environments"]
+        assert shown["result"] == "applied"
+        assert [change["sync"] for change in shown["after"]["changes"]] == ["in_sync"]
+        assert daemon.get("/elsewhere")[0] == 404
+        metrics = daemon.metrics()
+        assert metrics['reconciler_reconcile_total{environment="production",result="applied"}'] == 1
+        assert metrics['reconciler_reconcile_total{environment="production",result="rolled_back"}'] == 0
+        assert metrics["reconciler_loop_last_tick_timestamp_seconds"] > 0
+
+
+def test_pushed_commit_is_applied_by_polling_and_drift_is_repaired_by_looking(settled: Server) -> None:
+    settled.settings["repository"]["poll_interval"] = "1s"
+    settled.settings["drift"]["interval"] = "1s"
+    with settled.daemon() as daemon:
+        settled.commit({"api.env": b"A=2\n"})
+        lives(settled, b"A=2\n")
+        (settled.app / "api.env").write_bytes(b"A=by hand\n")
+        lives(settled, b"A=2\n")
+        eventually(lambda: corrected(daemon) == 1)
+    runs = settled.json("history")
+    assert [(run["trigger"], run["result"]) for run in reversed(runs)][:2] == [
+        ("start", "applied"),
+        ("poll", "applied"),
+    ]
+    assert (runs[0]["result"], runs[0]["changes"][0]["changed"]) == ("corrected", ["A"])
+
+
+def corrected(daemon: Daemon) -> float:
+    labels = 'environment="production",target="production/api.env"'
+    return daemon.metrics()[f"reconciler_drift_corrected_total{{{labels}}}"]
+
+
+def test_webhook_starts_a_pass_for_a_good_signature_or_token_only(settled: Server) -> None:
+    secret = settled.root / "webhook"
+    secret.write_bytes(WEBHOOK_SECRET + b"\n")
+    settled.settings["webhook"] = {"secret_file": str(secret)}
+    signature = hmac.new(WEBHOOK_SECRET, PUSH, hashlib.sha256).hexdigest()
+    with settled.daemon() as daemon:
+        settled.commit({"api.env": b"A=2\n"})
+        for bad in ({}, {"X-Hub-Signature-256": f"sha256={'0' * 64}"}, {"X-Gitlab-Token": "guess"}):
+            assert daemon.post("/webhook", PUSH, bad)[0] == 403
+        assert daemon.post("/webhook", PUSH + b" ", {"X-Hub-Signature-256": f"sha256={signature}"})[0] == 403
+        assert settled.live("api.env") == b"A=1\n"
+
+        assert daemon.post("/webhook", PUSH, {"X-Hub-Signature-256": f"sha256={signature}"})[0] == 202
+        lives(settled, b"A=2\n")
+
+        settled.commit({"api.env": b"A=3\n"})
+        assert daemon.post("/webhook", b"", {"X-Gitlab-Token": WEBHOOK_SECRET.decode()})[0] == 202
+        lives(settled, b"A=3\n")
+    assert [run["trigger"] for run in settled.json("history", "--limit", "2")] == ["webhook", "webhook"]
+
+
+def test_without_a_webhook_secret_no_announcement_is_taken(settled: Server) -> None:
+    with settled.daemon() as daemon:
+        empty = hmac.new(b"", PUSH, hashlib.sha256).hexdigest()
+        for headers in ({"X-Hub-Signature-256": f"sha256={empty}"}, {"X-Gitlab-Token": ""}):
+            assert daemon.post("/webhook", PUSH, headers)[0] == 403
+
+
+def test_commands_go_through_the_daemon_by_a_socket_that_is_only_ours(settled: Server) -> None:
+    with settled.daemon() as daemon:
+        socket = (settled.state / "control.sock").stat()
+        assert stat.S_ISSOCK(socket.st_mode)
+        assert (stat.S_IMODE(socket.st_mode), socket.st_uid) == (0o600, os.geteuid())
+
+        settled.commit({"api.env": b"A=2\n"})
+        planned = settled.cli("plan", "--json")
+        assert (planned.returncode, json.loads(planned.stdout)[0]["pending"]) == (2, True)
+        assert settled.live("api.env") == b"A=1\n"
+        assert settled.sync()["result"] == "applied"
+        status = settled.json("status")
+        assert status["daemon"] == {"running": True, "pid": daemon.process.pid}
+        assert status["environments"][0]["result"] == "applied"
+        # The public door has no way in: only reading, and the webhook.
+        assert daemon.post("/api/v1/pass", b"{}", {})[0] == 404
+    assert not (settled.state / "control.sock").exists()
+    assert settled.json("status")["daemon"] == {"running": False, "pid": None}
+
+
+def test_second_daemon_on_the_same_state_is_refused_and_told_who_holds_it(settled: Server) -> None:
+    with settled.daemon() as daemon:
+        second = settled.cli("run")
+
+        assert second.returncode == 1
+        assert f"in use by process {daemon.process.pid} (reconciler run) since " in second.stderr
+        assert daemon.get("/healthz")[0] == 200
+        assert (settled.state / "control.sock").exists()
+        assert settled.sync()["result"] == "in_sync"
+
+
+def test_log_is_one_json_object_a_line_without_values(settled: Server) -> None:
+    secret = b"hunter2-correct-horse"
+    with settled.daemon() as daemon:
+        settled.commit({"api.env": b"A=" + secret + b"\n"})
+        settled.sync()
+        settled.commit({"api.env": None})
+        settled.sync()
+        text, shown = daemon.log.read_bytes(), daemon.get("/api/v1/status")[1] + daemon.get("/metrics")[1]
+    events = [json.loads(line) for line in text.splitlines()]
+    assert [(event["result"], event["level"]) for event in events if event["event"] == "pass"] == [
+        ("applied", "info"),
+        ("applied", "info"),
+        ("stalled", "error"),
+    ]
+    assert events[2]["files"] == {"production/api.env": ["A"]}
+    assert secret not in text
+    assert secret.decode() not in shown
+
+
+# --- its end ---------------------------------------------------------------------------------------------------------
+
+GATED_HEALTH = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    env_file: [api.env]
+    volumes: ['./gate:/gate:ro']
+    healthcheck: {test: [CMD, test, -e, /gate/open], interval: 1s, retries: 60}
+"""
+
+
+@pytest.fixture
+def waiting(stack_server: MakeStackServer) -> Iterator[tuple[Server, ComposeProject, Daemon]]:
+    """A daemon in the middle of a pass: the service has been recreated with A=2 and is not healthy yet."""
+    server, project = stack_server(GATED_HEALTH, {"gate/open": ""})
+    server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"], health={"timeout": "60s", "stable_for": "1s"}))
+    server.sync()
+    project.up()
+    (server.app / "gate/open").unlink()
+    server.settings["repository"]["poll_interval"] = "1s"
+    with server.daemon() as daemon:
+        server.commit({"api.env": b"A=2\n"})
+        eventually(lambda: project.environment("api")["A"] == "2", timeout=30)
+        yield server, project, daemon
+
+
+@pytest.mark.docker
+def test_sigterm_lets_the_running_pass_end(waiting: tuple[Server, ComposeProject, Daemon]) -> None:
+    server, _, daemon = waiting
+    assert server.json("history")[0]["result"] == "unfinished"
+    daemon.process.terminate()
+    daemon.process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        daemon.process.wait(0.5)
+
+    (server.app / "gate/open").touch()
+
+    assert daemon.process.wait(30) == 0
+    latest = server.json("history")[0]
+    assert (latest["result"], latest["changes"][0]["changed"]) == ("applied", ["A"])
+    assert daemon.events()[-1]["event"] == "stopped"
+    assert not (server.state / "control.sock").exists()
+
+
+@pytest.mark.docker
+def test_pass_that_kill_9_cut_off_is_brought_to_its_end_by_the_next_daemon(
+    waiting: tuple[Server, ComposeProject, Daemon],
+) -> None:
+    server, project, daemon = waiting
+    daemon.kill()
+    assert (server.state / "control.sock").exists()  # left behind
+    (server.app / "gate/open").touch()
+
+    with server.daemon() as again:
+        (shown,) = json.loads(again.get("/api/v1/status")[1])["environments"]
+        assert shown["healthy"]["commit"] == server.remote.head()
+        assert server.sync()["result"] == "in_sync"  # the socket is its own again
+    assert project.environment("api")["A"] == "2"
+    assert "unfinished" not in {run["result"] for run in server.json("history")}
+
+
+def test_kill_9_leaves_no_lock(settled: Server) -> None:
+    with settled.daemon() as daemon:
+        daemon.kill()
+    settled.commit({"api.env": b"A=2\n"})
+
+    assert settled.sync()["result"] == "applied"  # nobody listens on the socket that is left
+    assert settled.json("status")["daemon"]["running"] is False
+
+
+# --- when something fails --------------------------------------------------------------------------------------------
+
+
+def test_without_git_drift_is_still_repaired_and_new_commits_arrive_once_it_is_back(settled: Server) -> None:
+    settled.settings["repository"]["poll_interval"] = "1s"
+    settled.settings["drift"]["interval"] = "1s"
+    away = settled.root / "away"
+    with settled.daemon() as daemon:
+        settled.remote.path.rename(away)
+        eventually(lambda: fetches(daemon, "failed") > 0)
+        (settled.app / "api.env").write_bytes(b"A=by hand\n")
+        lives(settled, b"A=1\n")
+        eventually(lambda: "remote" in warning(daemon))
+
+        away.rename(settled.remote.path)
+        settled.commit({"api.env": b"A=2\n"})
+        lives(settled, b"A=2\n")
+        eventually(lambda: warning(daemon) == "")
+
+
+def fetches(daemon: Daemon, result: str) -> float:
+    return daemon.metrics()[f'reconciler_git_fetch_total{{environment="production",result="{result}"}}']
+
+
+def warning(daemon: Daemon) -> str:
+    (shown,) = json.loads(daemon.get("/api/v1/status")[1])["environments"]
+    return str(shown["warning"])
+
+
+def test_start_without_git_is_tried_again_long_before_the_next_poll(settled: Server) -> None:
+    away = settled.root / "away"
+    settled.remote.path.rename(away)
+    with settled.daemon() as daemon:
+        (shown,) = json.loads(daemon.get("/api/v1/status")[1])["environments"]
+        assert (shown["result"], shown["retry"]) == ("failed", True)
+        away.rename(settled.remote.path)
+        lives(settled, b"A=1\n")  # poll_interval is 10 minutes
+
+
+async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_the_daemon(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Broken:
+        async def run(self, *_: object, **__: object) -> Outcome:
+            raise ZeroDivisionError("never seen before")
+
+    class Sound:
+        async def run(self, *_: object, **__: object) -> Outcome:
+            return Outcome("sound", Result.IN_SYNC, "in sync")
+
+    class Ticks:
+        def tick(self, at: float) -> None: ...
+
+    passes = cast("dict[str, Reconciler]", {"broken": Broken(), "sound": Sound()})
+    loop = Loop(passes, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+    running = asyncio.create_task(loop.run())
+    outcomes = {one.environment: one for one in await loop.ask("manual")}
+    loop.stop()
+    await running
+
+    assert (outcomes["sound"].result, outcomes["broken"].result) == (Result.IN_SYNC, Result.FAILED)
+    assert outcomes["broken"].retry
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+# --- an idle daemon --------------------------------------------------------------------------------------------------
+
+# Notes every process that Python starts and every file that it opens for writing, from inside.
+WATCHER = """\
+import os, sys
+log = os.open(os.environ["WATCHER_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+STARTS = ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec", "os.system")
+def note(event, arguments):
+    if event in STARTS:
+        os.write(log, f"start {arguments[1] if len(arguments) > 1 else event}\\n".encode())
+    elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR) and arguments[0] != os.devnull:
+        os.write(log, f"write {arguments[0]}\\n".encode())
+    elif event in ("os.rename", "os.remove", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.truncate"):
+        os.write(log, f"write {event} {arguments[0]}\\n".encode())
+sys.addaudithook(note)
+"""
+
+
+@pytest.mark.docker
+def test_idle_daemon_decrypts_nothing_writes_nothing_and_starts_nothing_but_git_ls_remote(
+    stack_server: MakeStackServer,
+) -> None:
+    server, project = stack_server("services: {api: {image: IMAGE, network_mode: none, env_file: [api.env]}}")
+    server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
+    server.sync()
+    project.up()
+    server.settings["repository"]["poll_interval"] = "1s"
+    server.settings["drift"]["interval"] = "1s"
+    (server.root / "sitecustomize.py").write_text(WATCHER)
+    watched = server.root / "watched.log"
+    with server.daemon(PYTHONPATH=str(server.root), WATCHER_LOG=str(watched)) as daemon:
+        eventually(lambda: polls(watched.read_text()) >= 3, timeout=30)  # the first ones look at the new containers
+        before, told = contents(server.state, server.app), len(watched.read_text())
+        assert "write " in watched.read_text()  # the start: so the watcher sees what it must not see from now on
+        decrypted, ended = decrypts(daemon), passes(daemon)
+
+        eventually(lambda: polls(watched.read_text()[told:]) >= 3, timeout=30)
+
+        assert passes(daemon) >= ended + 3
+        assert decrypts(daemon) == decrypted
+        idle = watched.read_text()[told:].splitlines()
+        assert [line for line in idle if "ls-remote" not in line] == []
+        assert contents(server.state, server.app) == before
+        assert len(server.json("history")) == 1
+
+
+def polls(log: str) -> int:
+    return sum("ls-remote" in line for line in log.splitlines())
+
+
+def passes(daemon: Daemon) -> float:
+    return daemon.metrics()['reconciler_reconcile_total{environment="production",result="in_sync"}']
+
+
+def decrypts(daemon: Daemon) -> float:
+    return daemon.metrics()['reconciler_decrypt_total{environment="production",reason="",result="ok"}']
+
+
+def contents(*directories: Path) -> dict[str, tuple[int, int, int]]:
+    """Inode, size and time of the last change of everything below the directories."""
+    found = {}
+    for file in (file for directory in directories for file in directory.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            known = file.lstat()
+            found[str(file)] = (known.st_ino, known.st_size, known.st_mtime_ns)
+    return found

@@ -1,0 +1,251 @@
+"""Everything that can go wrong, case by case: what a person is told, and what is left alone meanwhile.
+
+The cases are in tests/support/failures.py. Each begins with a live file that was applied from git before.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.failures import ENVIRONMENT_FAILURES, FAILURES, SERVER_FAILURES, Failure, Site, sites
+from tests.support.server import Daemon, Server
+from tests.support.waiting import eventually
+
+ERRORS = Path(__file__).parents[2] / "docs" / "errors.md"
+Completed = subprocess.CompletedProcess[str]
+
+SURVIVED = [failure.parameter for failure in SERVER_FAILURES if failure.result == "in_sync"]
+IN_THE_DAEMON = ("not-encrypted", "live-path-is-a-directory", "disk-full")
+
+
+@pytest.fixture
+def pair(server: Server) -> Iterator[list[Site]]:
+    """Two environments, broken and healthy. Neither was applied yet."""
+    with sites(server, "broken", "healthy") as made:
+        yield made
+
+
+@pytest.fixture
+def site(server: Server) -> Iterator[Site]:
+    """The only environment of a server. It was not applied yet."""
+    with sites(server, "production") as (made,):
+        yield made
+
+
+def tree(*directories: Path) -> dict[str, tuple[object, ...]]:
+    """Everything below the directories: its kind, mode, owner and group, and its bytes or where it leads to."""
+    found: dict[str, tuple[object, ...]] = {}
+    for directory in directories:
+        for path in (directory, *directory.rglob("*")):
+            if path.name == "filler":
+                continue
+            status = path.lstat()
+            facts = (oct(status.st_mode), status.st_uid, status.st_gid)
+            content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            found[str(path)] = (*facts, content)
+    return found
+
+
+def run(site: Site, *command: str) -> Completed:
+    return site.server.cli(*command, environment=site.variables)
+
+
+def said(done: Completed) -> str:
+    """What the command printed, in one line: a message may be wrapped."""
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def assert_told(failure: Failure, site: Site, text: str) -> None:
+    for words in (failure.what, failure.where, failure.next_step):
+        assert words.replace("{root}", str(site.server.root)) in text
+    assert "Traceback" not in text
+
+
+# --- one environment ---
+
+
+@pytest.mark.parametrize("failure", [failure.parameter for failure in ENVIRONMENT_FAILURES])
+def test_a_broken_environment_is_told_and_left_alone_and_the_other_goes_on(failure: Failure, pair: list[Site]) -> None:
+    broken, healthy = pair
+    assert run(broken, "sync").returncode == 0
+    failure.happens(broken)
+    healthy.commit(2)
+    before = tree(*broken.server.app.glob("broken*"))
+
+    plan = run(broken, "plan")
+    if failure.id != "disk-full":  # only writing tells
+        assert plan.returncode == 1
+        assert_told(failure, broken, said(plan))
+    assert tree(*broken.server.app.glob("broken*")) == before
+    assert healthy.live.read_bytes() == healthy.plaintext(1)
+
+    sync = run(broken, "sync")
+    assert sync.returncode == 1
+    assert_told(failure, broken, said(sync))
+    assert f"{failure.result} broken" in sync.stdout
+    assert ("tries again by itself" in said(sync)) == failure.retried
+    assert tree(*broken.server.app.glob("broken*")) == before
+
+    assert "applied healthy" in sync.stdout
+    assert healthy.live.read_bytes() == healthy.plaintext(2)
+    assert {path.name for path in healthy.directory.iterdir()} == {"api.env"}
+
+    failure.mended(broken)
+    assert run(broken, "sync").returncode == 0
+    assert broken.live.read_bytes() == broken.plaintext(failure.heals_to)
+    assert not [path for path in broken.directory.iterdir() if ".reconciler-" in path.name]
+
+
+@pytest.mark.root
+def test_where_the_second_file_does_not_fit_the_first_is_put_back(site: Site) -> None:
+    def files(size: int) -> dict[str, bytes]:
+        return {"a.env": b"A=%d\n" % size, "b.env": b"B=%s\n" % (b"x" * size)}
+
+    server = site.server
+    server.commit(files(1), {"targets": {name: {"path": str(site.directory / name)} for name in files(1)}})
+    assert run(site, "sync").returncode == 0
+    site.mount(site.directory, "64k")
+    server.commit(files(100_000))
+    before = tree(site.directory)
+
+    done = run(site, "sync")
+    assert done.returncode == 1
+    assert "b.env: cannot write the live file" in said(done)
+    assert "The live files are as they were" in said(done)
+    assert tree(site.directory) == before
+
+
+# --- the whole server ---
+
+
+@pytest.mark.parametrize("failure", [failure.parameter for failure in SERVER_FAILURES])
+def test_a_failure_of_the_server_is_told_and_nothing_is_written(failure: Failure, site: Site) -> None:
+    generation = 1
+    if failure.applied:
+        assert run(site, "sync").returncode == 0
+    else:
+        generation = 0
+        site.live.write_bytes(site.plaintext(0))  # a file that was there before us
+    failure.happens(site)
+    before = tree(site.server.app)
+
+    for command in ("plan", "sync"):
+        done = run(site, command)
+        assert done.returncode == (0 if failure.id == "history-rewritten" else 1)
+        assert_told(failure, site, said(done))
+        assert tree(site.server.app) == before
+    if failure.result:
+        assert f"{failure.result} production" in done.stdout
+    else:
+        assert done.stdout == ""
+    assert site.live.read_bytes() == site.plaintext(generation)
+
+    failure.mended(site)
+    done = run(site, "sync", *([] if failure.applied else ["--take-over", "production/api.env"]))
+    assert done.returncode == 0, done.stdout
+    assert site.live.read_bytes() == site.plaintext(failure.heals_to)
+
+
+@pytest.mark.parametrize("failure", SURVIVED)
+def test_with_git_gone_a_hand_edit_is_still_repaired_to_the_last_known_revision(failure: Failure, site: Site) -> None:
+    assert run(site, "sync").returncode == 0
+    known = site.server.remote.head()
+    failure.happens(site)
+    site.live.write_bytes(b"TOKEN=by-hand\n")
+    done = run(site, "sync")
+    assert "corrected production" in done.stdout
+    assert f"Until then revision {known[:12]} stays wanted" in said(done)
+    assert_told(failure, site, said(done))
+    assert site.live.read_bytes() == site.plaintext(1)
+
+
+# --- the same in the daemon ---
+
+
+def passes(daemon: Daemon, environment: str) -> list[dict[str, object]]:
+    """How its passes ended, as its log tells."""
+    events = [event for event in daemon.events() if event.get("event") == "pass"]
+    return [event for event in events if event["environment"] == environment]
+
+
+def ended(daemon: Daemon, environment: str, result: str) -> float:
+    return daemon.metrics()[f'reconciler_reconcile_total{{environment="{environment}",result="{result}"}}']
+
+
+@pytest.mark.parametrize(
+    "failure", [failure.parameter for failure in ENVIRONMENT_FAILURES if failure.id in IN_THE_DAEMON]
+)
+def test_the_daemon_logs_the_reason_goes_on_and_recovers_by_itself(failure: Failure, pair: list[Site]) -> None:
+    broken, healthy = pair
+    server, result = broken.server, str(failure.result)
+    server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
+    with server.daemon() as daemon:
+        failure.happens(broken)
+        eventually(lambda: ended(daemon, "broken", result) >= 1, timeout=30)
+        told = passes(daemon, "broken")[-1]
+        assert (told["result"], told["level"], bool(told.get("retry"))) == (result, "error", failure.retried)
+        assert_told(failure, broken, str(told["reason"]))
+
+        healthy.commit(2)
+        eventually(lambda: healthy.live.read_bytes() == healthy.plaintext(2), timeout=30)
+
+        failure.mended(broken)
+        eventually(lambda: broken.live.read_bytes() == broken.plaintext(failure.heals_to), timeout=30)
+        eventually(lambda: passes(daemon, "broken")[-1]["result"] == "applied")
+        assert ended(daemon, "healthy", result) == 0
+        assert daemon.stop() == 0
+
+
+def test_the_daemon_says_that_git_is_gone_and_that_it_is_back(site: Site) -> None:
+    failure = next(failure for failure in SERVER_FAILURES if failure.id == "git-remote-gone")
+    server = site.server
+    server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
+    with server.daemon() as daemon:
+        failure.happens(site)
+        eventually(lambda: "warning" in passes(daemon, "production")[-1], timeout=30)
+        told = passes(daemon, "production")[-1]
+        assert told["level"] == "warning"
+        assert_told(failure, site, str(told["warning"]))
+        assert daemon.metrics()['reconciler_git_fetch_total{environment="production",result="failed"}'] >= 1
+        assert server.cli("status").returncode == 1
+
+        site.live.write_bytes(b"TOKEN=by-hand\n")
+        eventually(lambda: ended(daemon, "production", "corrected") == 1, timeout=30)
+        assert site.live.read_bytes() != b"TOKEN=by-hand\n"
+
+        failure.mended(site)
+        eventually(lambda: site.live.read_bytes() == site.plaintext(2), timeout=30)
+        eventually(lambda: "warning" not in passes(daemon, "production")[-1])
+
+
+@pytest.mark.parametrize("secret", [None, b"", b"\n"], ids=["missing", "empty", "blank"])
+def test_the_daemon_does_not_start_with_a_webhook_that_would_let_everybody_in(
+    server: Server, secret: bytes | None
+) -> None:
+    path = server.root / "webhook-secret"
+    server.settings["webhook"] = {"secret_file": str(path)}
+    if secret is not None:
+        path.write_bytes(secret)
+        path.chmod(0o600)
+    done = server.cli("run", timeout=20)
+    assert done.returncode == 1
+    assert "the webhook's secret" in done.stderr
+    assert f"{path}:" in done.stderr
+    assert "put the secret there, or correct webhook.secret_file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- the handbook ---
+
+
+@pytest.mark.parametrize("failure", [pytest.param(failure, id=failure.id) for failure in FAILURES])
+def test_the_handbook_has_a_section_for_the_failure(failure: Failure) -> None:
+    sections = ERRORS.read_text().split("\n### ")
+    (section,) = [section for section in sections if section.startswith(f"{failure.id}\n")]
+    for part in ("Printed", "Means", "Retried", "Do"):
+        assert f"\n**{part}:** " in section

@@ -1,0 +1,384 @@
+"""Desired, live, last applied: what each combination is called, and what is done about it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import pytest
+
+from reconciler.core.model import (
+    Aspect,
+    Change,
+    Effect,
+    KeyChange,
+    Kind,
+    OnDrift,
+    OnFirstContact,
+    Target,
+    TargetState,
+)
+from reconciler.core.plan import classify, with_keys
+
+TARGET = Target("production", "api.env", "/opt/app/api.env", stack="app", mode=0o600)
+REPORT = replace(TARGET, on_drift=OnDrift.REPORT)
+TAKE_OVER = replace(TARGET, on_first_contact=OnFirstContact.TAKE_OVER)
+PRUNE = replace(TARGET, prune=True)
+CONTENT, MODE, OWNER, MISSING = Aspect.CONTENT, Aspect.MODE, Aspect.OWNER, Aspect.MISSING
+
+
+def state(
+    desired: str | None, live: str | None, last: str | None, target: Target = TARGET, **fields: object
+) -> TargetState:
+    """Digests as letters; modes as they should be, unless said otherwise."""
+    modes = {
+        "live_mode": None if live is None else target.mode,
+        "last_mode": None if last is None else target.mode,
+    }
+    return TargetState(target, desired, live, last, **{**modes, **fields})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, and what must come of it."""
+
+    id: str
+    state: TargetState
+    kind: Kind
+    effect: Effect
+    aspects: frozenset[Aspect]
+    reason: str
+
+
+def row(name: str, found: TargetState, kind: Kind, effect: Effect, *aspects: Aspect, reason: str) -> Row:
+    return Row(name, found, kind, effect, frozenset(aspects), reason)
+
+
+TABLE = [
+    # in sync: desired = live
+    row("in sync", state("D", "D", "D"), Kind.IN_SYNC, Effect.NONE, reason="in sync"),
+    row("in sync, never ours before", state("D", "D", None), Kind.IN_SYNC, Effect.NONE, reason="in sync"),
+    row("in sync by the same edit in both", state("D", "D", "L"), Kind.IN_SYNC, Effect.NONE, reason="in sync"),
+    row("in sync, report", state("D", "D", "D", REPORT), Kind.IN_SYNC, Effect.NONE, reason="in sync"),
+    # create
+    row("create", state("D", None, None), Kind.CREATE, Effect.WRITE, MISSING, reason="new target"),
+    row("create, report", state("D", None, None, REPORT), Kind.CREATE, Effect.WRITE, MISSING, reason="new target"),
+    # first contact
+    row(
+        "first contact",
+        state("D", "L", None),
+        Kind.FIRST_CONTACT,
+        Effect.HOLD,
+        CONTENT,
+        reason="`reconciler sync --take-over production/api.env` or set on_first_contact: take_over",
+    ),
+    row(
+        "first contact, take_over",
+        state("D", "L", None, TAKE_OVER),
+        Kind.FIRST_CONTACT,
+        Effect.WRITE,
+        CONTENT,
+        reason="the old one is in the backup",
+    ),
+    row(
+        "first contact, report, take_over",
+        state("D", "L", None, replace(TAKE_OVER, on_drift=OnDrift.REPORT)),
+        Kind.FIRST_CONTACT,
+        Effect.WRITE,
+        CONTENT,
+        reason="it is taken over",
+    ),
+    row(
+        "first contact with another mode as well",
+        state("D", "L", None, live_mode=0o644),
+        Kind.FIRST_CONTACT,
+        Effect.HOLD,
+        CONTENT,
+        MODE,
+        reason="was never ours",
+    ),
+    # update
+    row("update", state("D", "L", "L"), Kind.UPDATE, Effect.WRITE, CONTENT, reason="git has new content"),
+    row("update, report", state("D", "L", "L", REPORT), Kind.UPDATE, Effect.WRITE, CONTENT, reason="git has new"),
+    row(
+        "update of a file whose mode drifted",
+        state("D", "L", "L", live_mode=0o644),
+        Kind.UPDATE,
+        Effect.WRITE,
+        CONTENT,
+        MODE,
+        reason="git has new content",
+    ),
+    # drift
+    row("drift", state("D", "L", "D"), Kind.DRIFT, Effect.WRITE, CONTENT, reason="the live file was changed by hand"),
+    row(
+        "drift, report",
+        state("D", "L", "D", REPORT),
+        Kind.DRIFT,
+        Effect.REPORT,
+        CONTENT,
+        reason="changed by hand; on_drift is report",
+    ),
+    row("missing", state("D", None, "D"), Kind.DRIFT, Effect.WRITE, MISSING, reason="the live file is gone"),
+    row(
+        "missing, report",
+        state("D", None, "D", REPORT),
+        Kind.DRIFT,
+        Effect.REPORT,
+        MISSING,
+        reason="gone; on_drift is report",
+    ),
+    row(
+        "mode",
+        state("D", "D", "D", live_mode=0o644),
+        Kind.DRIFT,
+        Effect.WRITE,
+        MODE,
+        reason="the mode of the live file was changed by hand",
+    ),
+    row(
+        "mode, report",
+        state("D", "D", "D", REPORT, live_mode=0o644),
+        Kind.DRIFT,
+        Effect.REPORT,
+        MODE,
+        reason="on_drift is report",
+    ),
+    row(
+        "owner",
+        state("D", "D", "D", ownership_ok=False),
+        Kind.DRIFT,
+        Effect.WRITE,
+        OWNER,
+        reason="the owner of the live file",
+    ),
+    row(
+        "owner, report",
+        state("D", "D", "D", REPORT, ownership_ok=False),
+        Kind.DRIFT,
+        Effect.REPORT,
+        OWNER,
+        reason="on_drift is report",
+    ),
+    row(
+        "content, mode and owner",
+        state("D", "L", "D", live_mode=0o644, ownership_ok=False),
+        Kind.DRIFT,
+        Effect.WRITE,
+        CONTENT,
+        MODE,
+        OWNER,
+        reason="changed by hand",
+    ),
+    # another mode or owner, though no hand has undone anything
+    row(
+        "git wants another mode",
+        state("D", "D", "D", live_mode=0o640, last_mode=0o640),
+        Kind.UPDATE,
+        Effect.WRITE,
+        MODE,
+        reason="git wants another mode",
+    ),
+    row(
+        "git wants another mode, report",
+        state("D", "D", "D", REPORT, live_mode=0o640, last_mode=0o640),
+        Kind.UPDATE,
+        Effect.WRITE,
+        MODE,
+        reason="git wants another mode",
+    ),
+    row(
+        "the right content, never ours, another mode and owner",
+        state("D", "D", None, live_mode=0o644, ownership_ok=False),
+        Kind.UPDATE,
+        Effect.WRITE,
+        MODE,
+        OWNER,
+        reason="git wants another mode and owner",
+    ),
+    row(
+        "the mode that git has come to want was set by hand",
+        state("D", "D", "D", live_mode=0o600, last_mode=0o640),
+        Kind.IN_SYNC,
+        Effect.NONE,
+        reason="in sync",
+    ),
+    # conflict
+    row(
+        "conflict",
+        state("D", "L", "O"),
+        Kind.CONFLICT,
+        Effect.WRITE,
+        CONTENT,
+        reason="git wins; the hand edit is in the backup",
+    ),
+    row(
+        "conflict, report",
+        state("D", "L", "O", REPORT),
+        Kind.CONFLICT,
+        Effect.HOLD,
+        CONTENT,
+        reason="a person decides",
+    ),
+    row(
+        "conflict with a missing file",
+        state("D", None, "O"),
+        Kind.CONFLICT,
+        Effect.WRITE,
+        MISSING,
+        reason="git has new content and the live file is gone; git wins",
+    ),
+    row(
+        "conflict with a missing file, report",
+        state("D", None, "O", REPORT),
+        Kind.CONFLICT,
+        Effect.HOLD,
+        MISSING,
+        reason="a person decides",
+    ),
+    # left git
+    row("orphan", state(None, "L", "L"), Kind.ORPHAN, Effect.REPORT, reason="set prune to have it deleted"),
+    row("orphan, prune", state(None, "L", "L", PRUNE), Kind.ORPHAN, Effect.DELETE, reason="prune is set"),
+    row("not ours", state(None, "L", "O"), Kind.NOT_OURS, Effect.NONE, reason="not as we wrote it"),
+    row("not ours, prune", state(None, "L", "O", PRUNE), Kind.NOT_OURS, Effect.NONE, reason="not as we wrote it"),
+    row("never ours, prune", state(None, "L", None, PRUNE), Kind.NOT_OURS, Effect.NONE, reason="not as we wrote it"),
+    row("gone", state(None, None, "O"), Kind.IN_SYNC, Effect.NONE, reason="gone from git and from the server"),
+    row("gone, prune", state(None, None, "O", PRUNE), Kind.IN_SYNC, Effect.NONE, reason="gone from git"),
+]
+
+
+@pytest.mark.parametrize("expected", TABLE, ids=lambda expected: expected.id)
+def test_the_table(expected: Row) -> None:
+    change = classify(expected.state)
+    assert (change.kind, change.effect, change.aspects) == (expected.kind, expected.effect, expected.aspects)
+    assert expected.reason in change.reason
+    assert change.target is expected.state.target
+    assert change.keys == KeyChange()
+
+
+def test_a_person_may_take_a_file_over_by_name() -> None:
+    change = classify(state("D", "L", None), take_over=True)
+    assert (change.kind, change.effect) == (Kind.FIRST_CONTACT, Effect.WRITE)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(state("D", "L", "D", REPORT), id="drift"),
+        pytest.param(state("D", "L", "O", REPORT), id="conflict"),
+        pytest.param(state(None, "L", None), id="not ours"),
+    ],
+)
+def test_taking_over_is_for_first_contact_only(found: TargetState) -> None:
+    assert classify(found, take_over=True) == classify(found)
+
+
+def everything() -> list[TargetState]:
+    """Every combination of three digests, modes, owners and policies."""
+    digests = (None, "A", "B", "C")
+    targets = [
+        replace(TARGET, on_drift=on_drift, on_first_contact=on_contact, prune=prune)
+        for on_drift, on_contact, prune in itertools.product(OnDrift, OnFirstContact, (False, True))
+    ]
+    return [
+        state(
+            desired,
+            live,
+            last,
+            target,
+            live_mode=None if live is None else live_mode,
+            last_mode=None if last is None else last_mode,
+            ownership_ok=ownership or live is None,
+        )
+        for desired, live, last, live_mode, last_mode, ownership, target in itertools.product(
+            digests, digests, digests, (0o600, 0o644), (0o600, 0o640), (True, False), targets
+        )
+    ]
+
+
+def test_whatever_is_found_a_file_nobody_has_seen_is_never_written_over() -> None:
+    for found in everything():
+        change = classify(found)
+        unknown = found.live is not None and found.live not in (found.last, found.desired)
+        if unknown and change.writes:
+            restores = found.last is not None and found.target.on_drift is OnDrift.RESTORE
+            takes_over = found.last is None and found.target.on_first_contact is OnFirstContact.TAKE_OVER
+            assert restores or takes_over, found
+
+
+def test_whatever_is_found_only_an_untouched_file_of_ours_is_deleted() -> None:
+    for found in everything():
+        if classify(found).effect is Effect.DELETE:
+            assert found.desired is None
+            assert found.live == found.last
+            assert found.target.prune
+
+
+def test_whatever_is_found_report_never_undoes_what_a_hand_has_done() -> None:
+    for found in everything():
+        change = classify(found)
+        if found.target.on_drift is OnDrift.REPORT and change.drifted:
+            assert not change.writes, found
+
+
+def test_whatever_is_found_nothing_is_left_undone_in_silence() -> None:
+    for found in everything():
+        change = classify(found)
+        right = found.live == found.desired and not change.aspects
+        left = found.desired is None
+        assert (change.effect is Effect.NONE) == (right or (left and change.kind is not Kind.ORPHAN)), found
+        assert change.reason
+
+
+def test_whatever_is_found_writing_ends_in_sync() -> None:
+    for found in everything():
+        if classify(found).effect is Effect.WRITE:
+            assert found.desired is not None
+            mode = found.target.mode
+            written = replace(
+                found, live=found.desired, last=found.desired, live_mode=mode, last_mode=mode, ownership_ok=True
+            )
+            assert classify(written).kind is Kind.IN_SYNC
+
+
+# --- names of keys ---------------------------------------------------------------------------------------------------
+
+
+def test_a_change_names_its_keys() -> None:
+    keys = KeyChange(added=("A",), changed=("B",))
+    change = with_keys(classify(state("D", "L", "D")), keys)
+    assert change.keys == keys
+    assert change.aspects == {CONTENT}
+    assert change.reason == "the live file was changed by hand"
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "effect"),
+    [
+        pytest.param(state("D", "L", "D"), Kind.DRIFT, Effect.WRITE, id="put back"),
+        pytest.param(state("D", "L", "D", REPORT), Kind.DRIFT, Effect.REPORT, id="reported"),
+        pytest.param(state("D", "L", "L"), Kind.UPDATE, Effect.WRITE, id="new in git"),
+        pytest.param(state("D", "L", None), Kind.FIRST_CONTACT, Effect.HOLD, id="first contact"),
+    ],
+)
+def test_other_bytes_with_the_same_variables_are_cosmetic(found: TargetState, kind: Kind, effect: Effect) -> None:
+    change = with_keys(classify(found), KeyChange(cosmetic=True))
+    assert (change.kind, change.effect, change.aspects) == (kind, effect, frozenset({Aspect.COSMETIC}))
+    assert "no service needs it" in change.reason
+
+
+def test_cosmetic_leaves_the_other_aspects() -> None:
+    change = with_keys(classify(state("D", "L", "D", live_mode=0o644)), KeyChange(cosmetic=True))
+    assert change.aspects == {Aspect.COSMETIC, MODE}
+
+
+def test_names_are_listed_once_and_sorted() -> None:
+    assert KeyChange(("C", "A"), ("B",), ("A", "D")).names == ("A", "B", "C", "D")
+
+
+@pytest.mark.parametrize(
+    ("effect", "writes"),
+    [(Effect.WRITE, True), (Effect.DELETE, True), (Effect.HOLD, False), (Effect.REPORT, False), (Effect.NONE, False)],
+)
+def test_what_touches_the_disk(effect: Effect, writes: bool) -> None:
+    assert Change(TARGET, Kind.UPDATE, effect, "because").writes is writes
