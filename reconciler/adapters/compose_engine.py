@@ -88,6 +88,8 @@ class Engine:
             restarts=facts.get("RestartCount", 0),
             started_at=state.get("StartedAt", ""),
             finished_at=state.get("FinishedAt", ""),
+            image=config.get("Image", ""),
+            out_of_memory=state.get("OOMKilled", False),
             environment=environment,
             image_environment=await self._image_environment(facts["Image"], environment),
         )

@@ -305,7 +305,8 @@ class Container:
     """A container as the engine's inspect tells it.
 
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
-    or unhealthy; ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock.
+    or unhealthy; ``image`` is the reference it was made from; ``out_of_memory`` says that the kernel ended it;
+    ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock.
     """
 
     id: str
@@ -316,6 +317,8 @@ class Container:
     restarts: int = 0
     started_at: str = ""
     finished_at: str = ""
+    image: str = ""
+    out_of_memory: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ _RUNNING = frozenset({"running", "paused", "restarting"})
 # Compose puts the proxies of the docker client's own settings into containers; no file names them.
 _PROXY_KEYS = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"})
 _NAMES_SHOWN = 5
+_FIRST = "define what it was started with in the stack's .env, or run `docker compose up -d` by hand first"
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
 _NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
 
@@ -52,11 +53,14 @@ def affected(
     containers: Sequence[Container],
     changed: Mapping[str, OnChange],
     owed: Iterable[Action] = (),
+    *,
+    managed: Collection[str],
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
     ``before`` is None where Compose could not resolve it; ``changed`` maps the live paths whose bytes change to what
-    that means for who mounts them; ``owed`` are actions that an earlier or interrupted run still owes: they are due
+    that means for who mounts them; ``managed`` are the keys of the stack's env files that git manages: of what a
+    container has otherwise than the files say, only those make it stale; ``owed`` are actions that an earlier or interrupted run still owes: they are due
     whatever state the interruption left the containers in. Other services are touched only if they have a container
     that was not stopped on purpose. Has no effects.
     """
@@ -65,7 +69,7 @@ def affected(
     for name in sorted(present.keys() & after.services.keys()):
         service = after.services[name]
         old = before.services.get(name) if before else None
-        found = [*_own_causes(old, service, present[name]), *_mount_causes(stack, service, changed)]
+        found = [*_own_causes(old, service, present[name], managed), *_mount_causes(stack, service, changed)]
         if found:
             causes[name] = found
     for action in owed:
@@ -89,12 +93,38 @@ def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, 
     return tuple(sorted(keys))
 
 
+def foreign(
+    before: Project | None, containers: Iterable[Container], actions: Iterable[Action], managed: Collection[str]
+) -> list[str]:
+    """What a recreate would change in running containers although no file of ours has anything to do with it.
+
+    A container that was started with variables of somebody's shell (``TAG=v2 docker compose up``) would lose them, and
+    with them perhaps its version. Returns sentences with names of keys and images, never values.
+    """
+    due = {action.service for action in actions if action.kind is ActionKind.RECREATE}
+    problems = []
+    for container in containers:
+        service = before.services.get(container.service) if before else None
+        if service is None or container.service not in due or container.state not in _RUNNING:
+            continue
+        image = _parts(service.definition).get("image")
+        if image and container.image and image != container.image:
+            problems.append(
+                f"recreating {container.service} would also change its image from {container.image} to {image}; {_FIRST}"
+            )
+        if keys := sorted(_differing(service, container) - set(managed)):
+            problems.append(
+                f"recreating {container.service} would also change {_listed(keys)}, which no managed file holds; {_FIRST}"
+            )
+    return list(dict.fromkeys(problems))
+
+
 def is_stopped_on_purpose(stack: Stack, container: Container) -> bool:
     """Whether a person, not a failure, keeps this container from running. A one-shot that is done is not stopped."""
     if container.state == "exited":
         if container.exit_code == 0 and container.service in stack.one_shot:
             return False
-        return container.exit_code in _STOPPED_CODES
+        return container.exit_code in _STOPPED_CODES and not container.out_of_memory
     return container.state in ("created", "removing")
 
 
@@ -110,11 +140,13 @@ def _present(stack: Stack, containers: Iterable[Container]) -> dict[str, tuple[C
 # --- the service itself: its definition, its values ---
 
 
-def _own_causes(before: Service | None, after: Service, containers: Sequence[Container]) -> Iterator[_Cause]:
+def _own_causes(
+    before: Service | None, after: Service, containers: Sequence[Container], managed: Collection[str]
+) -> Iterator[_Cause]:
     if before is not None and (difference := _difference(before, after, containers)):
         yield difference
         return
-    if keys := stale_keys(after, containers):
+    if keys := [key for key in stale_keys(after, containers) if key in managed]:
         yield _Cause(ActionKind.RECREATE, f"container runs older values of {_listed(keys)}", stale=True)
 
 

@@ -33,16 +33,13 @@ class Site:
 
     root: str
     with_engine: bool
-    project: str = field(init=False)
     port: int = field(init=False, default=0)
     _daemon: asyncio.subprocess.Process | None = None
 
-    def __post_init__(self) -> None:
-        self.project = os.path.basename(self.root).lower().replace("_", "-")
-
     @property
     def app(self) -> str:
-        return os.path.join(self.root, "app")
+        """The stack's directory. Compose names the project after it, and no other stack here may have that name."""
+        return os.path.join(self.root, os.path.basename(self.root).removeprefix("reconciler-"))
 
     @property
     def clone(self) -> str:

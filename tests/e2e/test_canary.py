@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.age_key import AgeKey
 from tests.support.compose import ComposeProject
 from tests.support.failures import ENVIRONMENT_FAILURES, SERVER_FAILURES, Failure, Site, sites
 from tests.support.server import Daemon, Server
@@ -34,7 +35,18 @@ PIECE = 12  # characters of the age key that count as a leak
 SHARED_PLACES = (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/dev/shm"))
 
 TEXTS = ("plan", "sync", "status", "history", "backups", "doctor")
-MARKED = sorted({failure.marks for failure in ENVIRONMENT_FAILURES if failure.marks})
+
+# Its secrets come from an env file and, interpolated, from .env; MODE=bad makes it crash.
+STACK = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    env_file: [api.env]
+    environment: {DSN: 'postgres://app:${DB_PASSWORD}@db'}
+    mem_limit: ${MEMORY}
+    command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
+"""
 
 # What the daemon's children may find in their environment (their names; no value may be a secret).
 DOCUMENTED = {
@@ -76,8 +88,8 @@ def _disguises(data: bytes) -> Iterator[bytes]:
 
 
 @pytest.fixture
-def canary(server: Server) -> Canary:
-    return make_canary(server.key.path.read_text())
+def canary(age_key: AgeKey) -> Canary:
+    return make_canary(age_key.path.read_text())
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
@@ -213,14 +225,14 @@ def assert_only_where_it_belongs(
     found = holders(server.root, canary)
     backups = {path for path in found if path.is_relative_to(server.state / "backups")}
     assert all(is_private(path) for path in backups)
-    assert found - backups == {path for path in belongs if path.exists()}
+    assert found - backups == {path for path in belongs if path.is_file()}
     assert strays(canary) == set()
 
 
 # --- the tests -------------------------------------------------------------------------------------------------------
 
 
-def test_the_search_finds_a_secret_whole_or_in_part_and_in_any_disguise(canary: Canary, age_key: Any) -> None:
+def test_the_search_finds_a_secret_whole_or_in_part_and_in_any_disguise(canary: Canary, age_key: AgeKey) -> None:
     word, key = canary.word, age_key.path.read_text().strip()
     secret = f"{word}.1"
     for told in (
@@ -280,6 +292,7 @@ def test_no_secret_is_told_while_everything_goes_wrong_at_once(
         assert watcher.leaks(canary) == []
         assert watcher.undocumented() == set()
         assert_only_where_it_belongs(server, canary, strays, [secret, *live_files(made)])
+        assert holders(server.state / "backups", canary)
 
 
 def live_files(made: Iterable[Site]) -> Iterator[Path]:
@@ -316,3 +329,43 @@ def test_no_secret_is_told_when_the_whole_server_fails(
         assert ear.leaks(canary) == []
         token = server.root / "git-token"
         assert_only_where_it_belongs(server, canary, strays, [site.live, token])
+
+
+@pytest.mark.docker
+def test_no_secret_is_told_by_a_change_a_drift_a_rollback_and_a_project_that_compose_refuses(
+    stack_server: Callable[..., tuple[Server, ComposeProject]], canary: Canary, strays: Callable[[Canary], set[Path]]
+) -> None:
+    def wanted(mode: str, memory: str = "64m") -> dict[str, bytes]:
+        secret = f"{canary.word}.{mode}"
+        return {
+            "api.env": f"MODE={mode}\nTOKEN={secret}\n".encode(),
+            ".env": f"DB_PASSWORD={secret}\nMEMORY={memory}\n".encode(),
+        }
+
+    server, project = stack_server(STACK)
+    server.commit(wanted("good"), server.manifest(list(wanted("good"))))
+    ear = Ear(server)
+    ear.commands("sync", arguments=[()])
+    project.up()
+    with server.daemon(APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
+        server.commit(wanted("better"))
+        ear.commands("plan", "sync", arguments=[()])
+        (server.app / "api.env").write_text(f"MODE=good\nTOKEN={canary.word}.by-hand\n")
+        ear.commands("plan", "sync", arguments=[()])
+        server.commit(wanted("bad"))
+        ear.commands("sync", arguments=[()])
+        server.commit(wanted("best", memory=f"{canary.word}.memory"))
+        ear.commands(*TEXTS)
+        for path in ("/metrics", "/api/v1/status"):
+            ear.hear(path, daemon.get(path)[1])
+        environment = server.json("status")["environments"][0]
+    ear.hear("log", daemon.log.read_text())
+
+    assert [run["result"] for run in server.json("history")] == ["rolled_back", "corrected", "applied", "applied"]
+    assert environment["result"] == "stalled"
+    assert {"git", "sops", "docker"} <= watcher.environments.keys()
+    assert ear.leaks(canary) == []
+    assert watcher.leaks(canary) == []
+    assert watcher.undocumented() == set()
+    assert_only_where_it_belongs(server, canary, strays, [server.app / "api.env", server.app / ".env"])
+    assert holders(server.state / "backups", canary)

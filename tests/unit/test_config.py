@@ -187,6 +187,7 @@ BAD_VALUES = [
         'drift.interval: "60" is not a duration; accepted: 10s, 5m, 2',
     ),
     ("milliseconds", "drift: {interval: 500ms}", 'drift.interval: "500ms" is not a duration; accepted: 10s, 5m, 2h or'),
+    ("words", "drift: {interval: in 5s}", 'drift.interval: "in 5s" is not a duration; accepted: 10s'),
     ("no time at all", "drift: {interval: 0s}", 'drift.interval: "0s" is not a duration; accepted: 10s'),
     ("eleven years", "drift: {interval: 4000d}", 'drift.interval: "4000d" is longer than ten years; accepted: 10s'),
     (
