@@ -435,6 +435,13 @@ def _variables(data: bytes | None, environment: Mapping[str, str], parser: Parse
     return resolve_raw(data, environment) if parser is Parser.RAW else resolve(data, environment)
 
 
+def entries(data: bytes, parser: Parser) -> tuple[Entry, ...]:
+    """The entries of an env file as ``parser`` reads it; an opaque file has none. Raises EnvFileError."""
+    if parser is Parser.OPAQUE:
+        return ()
+    return parse_raw(data) if parser is Parser.RAW else parse(data)
+
+
 def duplicates(entries: Iterable[Entry]) -> tuple[str, ...]:
     """Return the keys that occur more than once, sorted; of these the last one counts, which is seldom meant."""
     seen: set[str] = set()

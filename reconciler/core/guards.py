@@ -36,7 +36,7 @@ def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
 
 def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
     try:
-        entries = _entries(target.parser, desired)
+        entries = dotenv.entries(desired, target.parser)
     except dotenv.EnvFileError as error:
         return [f"{_READER[target.parser]} could not read it: {error}"]
     problems = []
@@ -56,15 +56,11 @@ def _shrinks(target: Target, keys: set[str], live: bytes | None) -> str:
     if live is None or target.allow_shrink:
         return ""
     try:
-        before = {entry.key for entry in _entries(target.parser, live)}
+        before = {entry.key for entry in dotenv.entries(live, target.parser)}
     except dotenv.EnvFileError:
         return ""  # a live file that nobody can read is no measure
     gone = before - keys
     return f"{len(gone)} of {len(before)}" if len(gone) > SHRINK_LIMIT * len(before) else ""
-
-
-def _entries(parser: Parser, data: bytes) -> tuple[dotenv.Entry, ...]:
-    return dotenv.parse_raw(data) if parser is Parser.RAW else dotenv.parse(data)
 
 
 def project_files(

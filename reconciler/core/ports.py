@@ -80,7 +80,8 @@ class Decryptor(Protocol):
     async def decrypt(self, name: str, data: bytes) -> Secret:
         """Pre-check and decrypt ``data``; ``name`` is used for the format and in messages.
 
-        Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError, DecryptFailedError.
+        Raises SourceError (NotEncryptedError, BadCiphertextError and what is not for us), KeyUnavailableError,
+        DecryptFailedError.
         """
         ...
 
@@ -133,8 +134,8 @@ class Host(Protocol):
 class Compose(Protocol):
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         """The project as Compose resolves it, all profiles; with ``staged`` as if those files (absolute path →
-        bytes, None for removed) were in place, which needs no write: files outside the stack's directory are not
-        staged.
+        bytes, None for removed) were in place, which needs no write; one that the compose file reaches only by an
+        absolute path is not seen.
 
         Raises ModelRefusedError (Compose refuses; says why without quoting a value), EngineUnavailableError (no
         docker, no compose file).

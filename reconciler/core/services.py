@@ -60,9 +60,9 @@ def affected(
 
     ``before`` is None where Compose could not resolve it; ``changed`` maps the live paths whose bytes change to what
     that means for who mounts them; ``managed`` are the keys of the stack's env files that git manages: of what a
-    container has otherwise than the files say, only those make it stale; ``owed`` are actions that an earlier or interrupted run still owes: they are due
-    whatever state the interruption left the containers in. Other services are touched only if they have a container
-    that was not stopped on purpose. Has no effects.
+    container has otherwise than the files say, only those make it stale; ``owed`` are actions that an earlier or
+    interrupted run still owes: they are due whatever state the interruption left the containers in. Other services
+    are touched only if they have a container that was not stopped on purpose. Has no effects.
     """
     present = _present(stack, containers)
     causes: dict[str, list[_Cause]] = {}
@@ -108,14 +108,11 @@ def foreign(
         if service is None or container.service not in due or container.state not in _RUNNING:
             continue
         image = _parts(service.definition).get("image")
+        effect = f"recreating {container.service} would also change"
         if image and container.image and image != container.image:
-            problems.append(
-                f"recreating {container.service} would also change its image from {container.image} to {image}; {_FIRST}"
-            )
+            problems.append(f"{effect} its image from {container.image} to {image}; {_FIRST}")
         if keys := sorted(_differing(service, container) - set(managed)):
-            problems.append(
-                f"recreating {container.service} would also change {_listed(keys)}, which no managed file holds; {_FIRST}"
-            )
+            problems.append(f"{effect} {_listed(keys)}, which no managed file holds; {_FIRST}")
     return list(dict.fromkeys(problems))
 
 

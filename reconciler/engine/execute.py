@@ -17,6 +17,7 @@ from reconciler.core.model import (
     LiveFile,
     Ownership,
     Phase,
+    Project,
     Run,
     RunChange,
     ServiceHealth,
@@ -43,7 +44,8 @@ class Progress:
     """How far a transaction has come: what a rollback must undo and a retry must redo.
 
     ``owed`` is what the services are to be given, ``touched`` names those, by stack, that were given something;
-    ``answers`` is what the HTTP health checks said before the change, by URL.
+    ``projects`` are the stacks as Compose resolves them after the change, ``answers`` what the HTTP health checks
+    said before it, by URL.
     """
 
     run: Run
@@ -51,6 +53,7 @@ class Progress:
     written: dict[str, Secret | None] = field(default_factory=dict, repr=False)
     owed: list[Action] = field(default_factory=list)
     touched: set[tuple[str, str]] = field(default_factory=set)
+    projects: dict[str, Project] = field(default_factory=dict, repr=False)
     answers: dict[str, bool] = field(default_factory=dict)
     services: tuple[ServiceHealth, ...] = ()
 
@@ -150,6 +153,8 @@ async def _owe(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[
     for name, view in prepared.views.items():
         touched = [change for change in prepared.plan.writes if change.target.stack == name]
         after = await ports.compose.project(view.stack) if touched else view.before
+        if after is not None:
+            progress.projects[name] = after
         planned = tuple(action for action in prepared.plan.actions if action.stack == name)
         actions += affected(view, after, touched, planned)
     progress.owed = actions
@@ -164,16 +169,23 @@ async def act(ports: Ports, progress: Progress, views: Mapping[str, StackView]) 
         actions = [action for action in progress.owed if action.stack == name]
         if not actions:
             continue
-        project = await _project_name(ports, view)
-        for kind, signal, force in dict.fromkeys((action.kind, action.signal, action.force) for action in actions):
+        project = (await _project(ports, progress, view)).name
+        for kind, signal, force in _in_order(actions):
             chosen = [
                 action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
             ]
             await _act(ports, progress, view, project, chosen)
 
 
-async def _project_name(ports: Ports, view: StackView) -> str:
-    return view.before.name if view.before else (await ports.compose.project(view.stack)).name
+def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:
+    """The kinds of actions, each once: recreate before restart, as a service may restart with a recreated one."""
+    kinds = dict.fromkeys((action.kind, action.signal, action.force) for action in actions)
+    return sorted(kinds, key=lambda one: list(ActionKind).index(one[0]))
+
+
+async def _project(ports: Ports, progress: Progress, view: StackView) -> Project:
+    """The stack's project as it is after the change, or was before it; asked of Compose only where neither is known."""
+    return progress.projects.get(view.stack.name) or view.before or await ports.compose.project(view.stack)
 
 
 async def _act(ports: Ports, progress: Progress, view: StackView, project: str, actions: Sequence[Action]) -> None:
@@ -214,10 +226,10 @@ async def verify(ports: Ports, progress: Progress, views: Mapping[str, StackView
 async def _watch(
     ports: Ports, progress: Progress, view: StackView, services: Sequence[str]
 ) -> tuple[ServiceHealth, ...]:
-    stack, project = view.stack, await _project_name(ports, view)
-    watch = health.watch(stack, services, view.containers, ports.clock.monotonic())
+    stack, project = view.stack, await _project(ports, progress, view)
+    watch = health.watch(stack, services, view.containers, ports.clock.monotonic(), project)
     while True:
-        containers = await ports.compose.containers(stack, project)
+        containers = await ports.compose.containers(stack, project.name)
         watch, report = watch.look(containers, ports.clock.monotonic(), await ask_http(ports, stack))
         if report.verdict is health.Verdict.HEALTHY:
             return report.services

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core import guards, services
+from reconciler.core import dotenv, guards, services
 from reconciler.core.errors import GuardError, ModelRefusedError
 from reconciler.core.model import (
     Action,
@@ -30,11 +31,13 @@ from reconciler.engine.observe import Plaintexts, Snapshot, key_change
 
 @dataclass(frozen=True, slots=True)
 class StackView:
-    """A stack before the change: its resolved project (None where Compose cannot yet) and its containers."""
+    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and the names
+    of the keys in its env files."""
 
     stack: Stack
     before: Project | None
     containers: tuple[Container, ...]
+    managed: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Prepared:
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
         if self.problems:
-            raise GuardError("\n".join(self.problems), hint="nothing was written; correct it in git")
+            raise GuardError("\n".join(self.problems), hint="Nothing was written")
 
 
 class KeyNames:
@@ -110,26 +113,42 @@ async def prepare(
     for stack in snapshot.wanted.manifest.stacks:
         touched = [change for change in writes if change.target.stack == stack.name]
         if touched or look_at_stacks or any(action.stack == stack.name for action in owed):
-            view = views[stack.name] = await look_at_stack(ports, stack)
+            managed = _managed_keys(snapshot, stack, staged)
+            view = views[stack.name] = await _look_at_stack(ports, stack, managed)
             try:
                 after = await ports.compose.project(stack, _of_stack(staged, touched)) if touched else view.before
             except ModelRefusedError as error:
                 problems.append(str(error))
                 continue
-            actions += affected(view, after, touched, owed)
+            due = affected(view, after, touched, owed)
+            problems += services.foreign(view.before, view.containers, due, view.managed)
+            actions += due
     plan = Plan(
         snapshot.wanted.manifest.environment, snapshot.wanted.revision, _mark_stale(changes, actions), tuple(actions)
     )
     return Prepared(plan, staged, tuple(problems), views)
 
 
-async def look_at_stack(ports: Ports, stack: Stack) -> StackView:
+async def _look_at_stack(ports: Ports, stack: Stack, managed: frozenset[str]) -> StackView:
     """The stack as it is now. Where Compose refuses the project before the change, that blames nobody."""
     try:
         before: Project | None = await ports.compose.project(stack)
     except ModelRefusedError:
         before = None
-    return StackView(stack, before, await ports.compose.containers(stack, before.name if before else None))
+    return StackView(stack, before, await ports.compose.containers(stack, before.name if before else None), managed)
+
+
+def _managed_keys(snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None]) -> frozenset[str]:
+    """The keys of the stack's env files, those on disk and those about to be."""
+    keys: set[str] = set()
+    for state in snapshot.states:
+        target = state.target
+        live = snapshot.live[target.path]
+        for data in (live.data if live else None, staged.get(target.path)):
+            if target.stack == stack.name and data is not None:
+                with contextlib.suppress(dotenv.EnvFileError):  # nobody can read it: it gives no container a key
+                    keys |= {entry.key for entry in dotenv.entries(data.reveal(), target.parser)}
+    return frozenset(keys)
 
 
 def affected(
@@ -142,7 +161,7 @@ def affected(
         change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
     }
     owed_here = tuple(action for action in owed if action.stack == view.stack.name)
-    return services.affected(view.stack, view.before, after, view.containers, paths, owed_here)
+    return services.affected(view.stack, view.before, after, view.containers, paths, owed_here, managed=view.managed)
 
 
 async def _bytes(snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> Secret | None:

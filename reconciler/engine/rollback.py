@@ -20,6 +20,7 @@ async def undo(ports: Ports, progress: Progress, views: Mapping[str, StackView],
     """
     with phase(ports, Phase.ROLLBACK, f"rolling back: {reason}"):
         await restore_files(ports, progress)
+        progress.projects.clear()
         progress.owed = [
             Action(stack, service, ActionKind.RECREATE, "rolled back", force=True)
             for stack, service in sorted(progress.touched)

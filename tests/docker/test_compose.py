@@ -58,6 +58,16 @@ def ids(project: ComposeProject) -> dict[str, str]:
     return {name.removeprefix(f"{project.name}-"): identity for name, identity in (line.split() for line in listed)}
 
 
+class Everything(frozenset[str]):
+    """Stands for the keys of env files that git manages: all there are."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
+ALL_KEYS = Everything()
+
+
 def inside(project: ComposeProject, service: str, *command: str) -> str:
     return output("docker", "exec", project.container(service)["Id"], *command).decode()
 
@@ -94,7 +104,9 @@ async def change(
     after = await docker.project(stack)
     assert trial == after
     paths = {str(made.directory / name): on_change for name in files}
-    actions = services.affected(stack, before, after, await docker.containers(stack, after.name), paths)
+    actions = services.affected(
+        stack, before, after, await docker.containers(stack, after.name), paths, managed=ALL_KEYS
+    )
     await carry_out(docker, stack, after, actions)
     return actions
 
@@ -150,11 +162,11 @@ async def test_restart_does_not_load_new_values(compose_project: MakeProject, do
     await docker.restart(stack, made.name, ["api"])
     assert made.environment("api")["KEY"] == "1"
     now = await docker.project(stack)
-    (action,) = services.affected(stack, now, now, await docker.containers(stack, made.name), {})
+    (action,) = services.affected(stack, now, now, await docker.containers(stack, made.name), {}, managed=ALL_KEYS)
     assert (action.reason, action.stale) == ("container runs older values of KEY", True)
     await carry_out(docker, stack, now, (action,))
     assert made.environment("api")["KEY"] == "2"
-    assert services.affected(stack, now, now, await docker.containers(stack, made.name), {}) == ()
+    assert services.affected(stack, now, now, await docker.containers(stack, made.name), {}, managed=ALL_KEYS) == ()
 
 
 MOUNTED = (
@@ -565,7 +577,7 @@ async def test_staged_project_may_begin_where_the_live_one_is_broken(
     assert await docker.container_ids(stack) == {found[0].id}
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
     assert after.name == made.name
-    (action,) = services.affected(stack, None, after, found, {})
+    (action,) = services.affected(stack, None, after, found, {}, managed=ALL_KEYS)
     assert action.reason == "container runs older values of KEY"
 
 
@@ -959,3 +971,22 @@ async def test_crash_after_a_restart_by_hand_is_counted_from_zero(
     await docker.restart(stack_of(made), made.name, ["api"])
     assert made.container("api")["RestartCount"] < before[0].restarts
     run("docker", "stop", before[0].id)
+
+
+async def test_variables_of_the_shell_that_started_a_container_are_not_lost_unsaid(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    text = f"services:\n  api:{SLEEPER}    env_file: api.env\n    environment: ['VERSION=${{VERSION-}}']\n"
+    made = compose_project(text, {"api.env": "KEY=1\n"})
+    output("docker", "compose", "up", "-d", cwd=made.directory, env={**os.environ, "VERSION": "v2"})
+    stack = stack_of(made)
+    before = await docker.project(stack)
+    found = await docker.containers(stack, before.name)
+    assert services.affected(stack, before, before, found, {}, managed={"KEY"}) == ()
+    after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
+    actions = services.affected(stack, before, after, found, {}, managed={"KEY"})
+    (problem,) = services.foreign(before, found, actions, {"KEY"})
+    assert "VERSION" in problem
+    assert "v2" not in problem
+    made.up()
+    assert services.foreign(before, await docker.containers(stack, before.name), actions, {"KEY"}) == []

@@ -21,7 +21,7 @@ from reconciler.app.daemon import Daemon as Loop
 from reconciler.core.model import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from tests.support.compose import ComposeProject
-from tests.support.server import ENVIRONMENT, Daemon, Server
+from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
 MakeStackServer = Callable[..., tuple[Server, ComposeProject]]

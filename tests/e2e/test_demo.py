@@ -49,7 +49,7 @@ class Demo:
         kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("DOCKER_")}
         env = {**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "COLUMNS": "200"}
         with (scratch.parent / f"{scratch.name}.txt").open("wb") as output:
-            argv = [COMMAND, "demo", *arguments]
+            argv = [str(COMMAND), "demo", *arguments]
             return cls(scratch, subprocess.Popen(argv, env=env, stdout=output, stderr=output, start_new_session=True))
 
     def told(self) -> str:

@@ -20,7 +20,7 @@ from reconciler.core.model import (
     Stack,
 )
 from reconciler.core.secret import Secret
-from reconciler.core.services import affected, stale_keys
+from reconciler.core.services import affected, foreign, stale_keys
 
 STACK = Stack("production", "app", "/opt/app", one_shot=frozenset({"migrate"}))
 IMAGE_ENVIRONMENT = {"PATH": "/bin"}
@@ -68,10 +68,14 @@ def decide(
     containers: list[Container] | None = None,
     changed: Mapping[str, OnChange] | None = None,
     owed: tuple[Action, ...] = (),
+    managed: frozenset[str] | None = None,
 ) -> tuple[Action, ...]:
-    """By default every service has one running container, made from the project before."""
+    """By default every service has one running container, made from the project before, and every key is managed."""
     made = [container(one) for one in (before or after).services.values()] if containers is None else containers
-    return affected(STACK, before, after, made, changed or {}, owed)
+    keys = {key for one in made for key in one.environment} | {
+        key for one in after.services.values() for key in one.environment
+    }
+    return affected(STACK, before, after, made, changed or {}, owed, managed=keys if managed is None else managed)
 
 
 def kinds(actions: tuple[Action, ...]) -> dict[str, ActionKind]:
@@ -237,7 +241,7 @@ BEFORE, AFTER = project(service()), project(service(environment={"KEY": "2"}))
     ],
 )
 def test_services_stopped_on_purpose_are_left_alone(containers: list[Container], touched: bool) -> None:
-    actions = affected(STACK, BEFORE, AFTER, containers, {})
+    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed={"KEY"})
     assert kinds(actions) == ({"api": ActionKind.RECREATE} if touched else {})
 
 
@@ -469,3 +473,46 @@ def test_no_value_reaches_an_action() -> None:
     before = project(service(environment={"KEY": canary, "GONE": canary}, fields={"command": canary}))
     after = project(service(environment={"KEY": f"{canary}2"}, fields={"command": f"{canary}2"}))
     assert canary not in repr(decide(before, after))
+
+
+# --- what no file of ours explains ---
+
+
+def test_a_key_that_no_managed_file_holds_makes_no_container_stale() -> None:
+    started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "1", "VERSION": "v2"})
+    assert decide(project(service()), project(service()), [started], managed=frozenset({"KEY"})) == ()
+
+
+def recreate(name: str = "api") -> list[Action]:
+    return [Action("app", name, ActionKind.RECREATE, "KEY changed")]
+
+
+def test_values_from_a_shell_that_a_recreate_would_lose_are_named() -> None:
+    before = project(service(environment={"KEY": "1", "VERSION": ""}))
+    started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "1", "VERSION": "v2"})
+    (problem,) = foreign(before, [started], recreate(), {"KEY"})
+    assert "VERSION" in problem
+    assert "v2" not in problem
+
+
+def test_an_image_that_a_recreate_would_change_is_named() -> None:
+    before = project(service(fields={"image": "app:latest"}))
+    (problem,) = foreign(before, [container(image="app:v2")], recreate(), {"KEY"})
+    assert "from app:v2 to app:latest" in problem
+
+
+@pytest.mark.parametrize(
+    ("started", "actions"),
+    [
+        pytest.param(container(image="app:v1"), recreate(), id="nothing differs"),
+        pytest.param(container(image="app:v1", environment={"KEY": "0"}), recreate(), id="only a managed key differs"),
+        pytest.param(container(image="app:v2"), recreate("worker"), id="another service is recreated"),
+        pytest.param(
+            container(image="app:v2"), [Action("app", "api", ActionKind.RESTART, "mounts x")], id="only restarted"
+        ),
+        pytest.param(container(image="app:v2", state="exited", exit_code=1), recreate(), id="not running"),
+    ],
+)
+def test_what_a_recreate_does_not_change_is_no_problem(started: Container, actions: list[Action]) -> None:
+    before = project(service(fields={"image": "app:v1"}), service("worker"))
+    assert foreign(before, [started], actions, {"KEY", *IMAGE_ENVIRONMENT}) == []
