@@ -406,8 +406,8 @@ def telling_line(stderr: str, token: str = "") -> str:
 
 def _plain(text: str, most: int = 200) -> str:
     """Text from outside, made fit for a terminal and a log: one line, no control or direction characters."""
-    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return shown if len(shown) <= most else f"{shown[:most]}…"
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text[:most])
+    return shown if len(text) <= most else f"{shown}…"
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------
@@ -464,8 +464,6 @@ class DamagedError(Exception):
 
 
 _RECORD = re.compile(rb"([0-9a-f]{40}) (commit|tree|blob|tag) ([0-9]+)")
-_ENCODING = re.compile(rb"\nencoding [^\n]*")
-_SUBJECT_BYTES = 4 * process.KIB
 _TREE_ENTRY_COST = 200  # bytes of memory for one name in a directory, about
 
 
@@ -513,12 +511,8 @@ def _parse_tree(data: bytes) -> Tree:
 
 
 def _parse_commit(object_id: str, data: bytes) -> Commit:
-    """Only the beginning of the message counts, read as UTF-8: a commit may name any of Python's codecs as its
-    encoding, and some of them take minutes for a long message."""
     from git import Commit as GitCommit
 
-    header, _, message = data.partition(b"\n\n")
-    data = _ENCODING.sub(b"", header) + b"\n\n" + message[:_SUBJECT_BYTES]
     # All that GitPython's Commit asks of its repository is the stream of its own bytes.
     store = SimpleNamespace(stream=lambda binary_id: (binary_id, b"commit", len(data), BytesIO(data)))
     commit = GitCommit(cast("git.Repo", SimpleNamespace(odb=store)), bytes.fromhex(object_id))
@@ -931,8 +925,6 @@ class GitMirror:
             token_file=self._token_file,
             inherited=os.environ,
         )
-        if argv[1] == "init":
-            del variables["GIT_DIR"]  # it would win over the directory named
         limits = process.Limits(timeout=seconds, grace=GRACE, stdout=stdout, resources=resources or {})
         try:
             return await process.run(argv, env=variables, limits=limits, stdin=stdin)

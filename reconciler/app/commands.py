@@ -23,6 +23,8 @@ from reconciler.engine.rollback import find_backup, restore_entry
 
 Tell = Callable[[str], None]
 
+_SEE_ITS_LOG = "Its log says why: `journalctl -u reconciler`"
+
 
 # --- the daemon ---
 
@@ -97,7 +99,7 @@ def make_pass(
     """
     _check_environments(config, environments)
     if foreign := [name for name in take_over if name.partition("/")[0] not in config.environment]:
-        hint = "a target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
+        hint = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
         raise RefusedError(f"no target {', '.join(foreign)} here", hint=hint)
     asked = {
         "trigger": trigger,
@@ -110,7 +112,7 @@ def make_pass(
 
 def _check_environments(config: ServerConfig, names: Iterable[str]) -> None:
     if unknown := sorted(set(names) - set(config.environment)):
-        hint = f"this server's file names: {', '.join(config.environment)}"
+        hint = f"This server's file names: {', '.join(config.environment)}"
         raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
 
 
@@ -166,8 +168,8 @@ async def _ask_daemon(config: ServerConfig, asked: dict[str, Any], tell: Tell) -
     except aiohttp.ClientConnectorError:
         return None  # no socket, or one that a killed daemon left behind
     except aiohttp.ClientError as error:
-        raise OutsideError("the daemon did not answer to the end", where=path, hint="its log says why") from error
-    raise OutsideError("the daemon stopped before the pass ended", where=path, hint="its log says why")
+        raise OutsideError("the daemon did not answer to the end", where=path, hint=_SEE_ITS_LOG) from error
+    raise OutsideError("the daemon stopped before the pass ended", where=path, hint=_SEE_ITS_LOG)
 
 
 # --- looking ---
@@ -191,9 +193,7 @@ async def _status(config: ServerConfig, tell: Tell) -> dict[str, Any]:
     except aiohttp.ClientConnectorError:
         pass  # no socket, or one that a killed daemon left behind
     except aiohttp.ClientError as error:
-        raise OutsideError(
-            "the daemon did not answer", where=control_socket(config), hint="its log says why"
-        ) from error
+        raise OutsideError("the daemon did not answer", where=control_socket(config), hint=_SEE_ITS_LOG) from error
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, "reconciler status"):
         async with runtime(config) as built:
@@ -229,7 +229,7 @@ def backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any
 
 def _need_state(config: ServerConfig) -> None:
     if not os.path.isdir(config.state_dir):
-        hint = "run `reconciler sync` or start the daemon first, or correct state_dir"
+        hint = "Run `reconciler sync` or start the daemon first, or correct state_dir"
         raise RefusedError("nothing has run here yet", where=config.state_dir, hint=hint)
 
 
@@ -250,7 +250,7 @@ async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> 
         entries = [entry for entry in backup.entries if not only or entry.source in only or entry.path in only]
         if not entries:
             names = ", ".join(entry.source for entry in backup.entries)
-            raise RefusedError("no file of the backup has that name", where=identity, hint=f"it holds: {names}")
+            raise RefusedError("no file of the backup has that name", where=identity, hint=f"It holds: {names}")
         current = {entry.path: await ports.host.read(entry.path) for entry in entries}
         own = _back_up_current(ports, backup, entries, current)
         for entry in entries:

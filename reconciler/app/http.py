@@ -76,8 +76,8 @@ async def _start(site: web.BaseSite, where: str, setting: str) -> None:
     try:
         await site.start()
     except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise RefusedError(f"cannot listen ({why})", where=where, hint=f"choose another {setting}") from error
+        why = os.strerror(error.errno) if error.errno else str(error)  # a socket's path of more than 107 bytes
+        raise RefusedError(f"cannot listen ({why})", where=where, hint=f"Choose another {setting}") from error
 
 
 def _public(views: Views) -> web.Application:

@@ -22,14 +22,14 @@ def exclusive(state_dir: str, purpose: str) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        hint = "make the state directory writable for the daemon's user, with room in it"
+        hint = "Make the state directory writable for the daemon's user, with room in it"
         raise StoreError(f"cannot open the lock ({os.strerror(error.errno or 0)})", where=path, hint=hint) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            hint = "wait for it to end, or name another state_dir"
+            hint = "wait for it to end; a daemon that no longer answers is restarted by `systemctl restart reconciler`"
             raise LockedError(f"the state directory is in use by {holder}", where=state_dir, hint=hint) from None
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         with contextlib.suppress(OSError):  # on a full disk the lock holds as well, it only does not say for whom

@@ -293,7 +293,7 @@ class _Resolver:
     def target(
         self, source: str, target: StackTarget | LoneTarget, stack: str | None = None, directory: str = "/"
     ) -> Target:
-        fields = {"on_drift": self.server.drift.on_drift, "parser": _parser_of(source)}
+        fields: dict[str, Any] = {"on_drift": self.server.drift.on_drift, "parser": _parser_of(source)}
         fields |= _said(self.defaults) | _said(target)
         fields["path"] = posixpath.join(directory, fields.get("path") or source)
         if fields.get("check"):

@@ -152,7 +152,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
 
 def _quote(value: object, path: FieldPath) -> str:
     """The value in quotes, or nothing where it is long or may be a secret put into the wrong field."""
-    names = "".join(part for part in path if isinstance(part, str)).lower()
+    names = "".join(part for part in path if isinstance(part, str))
     if not isinstance(value, str) or len(value) > _LONGEST_QUOTE or any(word in names for word in _NEVER_QUOTED):
         return ""
     return f'"{shown(value)}" '

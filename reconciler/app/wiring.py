@@ -57,7 +57,7 @@ def prepare_state_dir(path: str) -> None:
         os.makedirs(path, mode=0o700, exist_ok=True)
         found = os.stat(path)
     except OSError as error:
-        hint = "correct state_dir in the server's file, or run as root"
+        hint = "Correct state_dir in the server's file, or run as root"
         raise ConfigError(
             f"cannot make the state directory ({os.strerror(error.errno or 0)})", where=path, hint=hint
         ) from error
@@ -140,11 +140,11 @@ def _digester(state_dir: str) -> Digester:
         with open(path, "rb") as file:
             key = file.read(DIGEST_KEY_BYTES + 1)
     except OSError as error:
-        hint = "make the state directory writable for the daemon's user, with room in it"
+        hint = "Make the state directory writable for the daemon's user, with room in it"
         what = f"the digest key cannot be made or read ({os.strerror(error.errno or 0)})"
         raise StoreError(what, where=path, hint=hint) from error
     if len(key) != DIGEST_KEY_BYTES:
-        hint = "move it away together with state.db; live files that differ from git are then held as first contact"
+        hint = "Move it away together with state.db; live files that differ from git are then held as first contact"
         raise StoreError(f"the digest key does not have {DIGEST_KEY_BYTES} bytes", where=path, hint=hint)
     return Digester(key)
 

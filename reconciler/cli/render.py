@@ -87,9 +87,14 @@ def _headline(one: dict[str, Any], word: str) -> None:
     console.print(f"{_word(word)} [bold]{escape(one['environment'])}[/bold]{escape(at)}: {escape(one['reason'])}")
     if one["warning"]:
         console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+    _what_comes(one)
+
+
+def _what_comes(one: dict[str, Any]) -> None:
+    """Whether waiting helps."""
     if one["result"] == "stalled":
-        console.print("[dim]nothing was written; a new revision is looked at as soon as git has one[/dim]")
-    elif one["retry"]:
+        console.print("[dim]nothing was written; it waits for a new revision, or for `reconciler sync`[/dim]")
+    elif one.get("retry"):
         console.print("[dim]the daemon tries again by itself, at the latest after 5 minutes[/dim]")
 
 
@@ -126,6 +131,7 @@ def _environment(one: dict[str, Any]) -> None:
     )
     if one["warning"]:
         console.print(f"[yellow]warning[/yellow] {escape(one['warning'])}")
+    _what_comes(one)
     for names, commit in _revisions(one):
         author = commit["author"].partition(" <")[0]
         line = f"{names}  {commit['commit'][:12]} {commit['subject']} ({author}, {_instant(commit['committed_at'])})"

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -34,6 +35,7 @@ _METRICS = (
 
 def tell(*, keep: bool, files_only: bool) -> None:
     """Run the story and clean up after it, unless ``keep``. Raises ReconcilerError where a component fails."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up after like Ctrl-C
     root = tempfile.mkdtemp(prefix="reconciler-demo-")
     console = Console(highlight=False)
     try:

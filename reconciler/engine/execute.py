@@ -251,7 +251,9 @@ def _blame(progress: Progress, view: StackView, report: health.Report) -> Reconc
     broken = {service for service in report.failed if service in well or service not in known}
     if broken or (not report.failed and all(progress.answers.values())):
         return UnhealthyError(report.reason, where=where)
-    return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint="see the service's own log")
+    return ServiceFailedError(
+        f"{report.reason}, as before the change", where=where, hint="See the service's own log: `docker compose logs`"
+    )
 
 
 def _run_change(change: Change) -> RunChange:

@@ -62,7 +62,7 @@ async def load(ports: Ports, environment: str, revision: Revision, plaintexts: P
     blob = await ports.git.read(revision.commit, path)
     if blob is None:
         hint = (
-            "add the file, or correct environment and repository.path in the server's file "
+            "Add the file, or correct environment and repository.path in the server's file "
             f"(branch {ports.settings.branch})"
         )
         raise ManifestError(f"not found at revision {revision.short}", where=path, hint=hint)
@@ -90,7 +90,7 @@ async def _source(ports: Ports, revision: Revision, target: Target) -> Blob:
     path = path_in_git(ports, target.environment, target.source)
     blob = await ports.git.read(revision.commit, path)
     if blob is None:
-        hint = f"commit the file, or remove the target {target.source} from {MANIFEST_NAME}"
+        hint = f"Commit the file, or remove the target {target.source} from {MANIFEST_NAME}"
         raise SourceError(f"the source does not exist at revision {revision.short}", where=path, hint=hint)
     return blob
 

@@ -135,7 +135,7 @@ def _check_names(snapshot: Snapshot, take_over: Collection[str]) -> None:
     known = {state.target.id for state in snapshot.states}
     mine = {name for name in take_over if name.startswith(f"{environment}/")}
     if unknown := sorted(mine - known):
-        hint = f"the targets are: {', '.join(sorted(known))}"
+        hint = f"The targets are: {', '.join(sorted(known))}"
         raise RefusedError(f"there is no target {', '.join(unknown)}", where=f"environment {environment}", hint=hint)
 
 

@@ -134,7 +134,7 @@ async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome
         await restore_files(transaction.ports, progress)
     except ReconcilerError as failure:
         return _rollback_failed(transaction, error, failure)
-    reason = f"{error}. The live files are as they were; it is tried again"
+    reason = f"{error}. The live files are as they were"
     return _end(transaction, Result.FAILED, reason, wrote=False, retry=True)
 
 

@@ -36,7 +36,7 @@ async def wanted_revision(ports: Ports, environment: str, *, poll: bool) -> tupl
         return head, trouble
     if record.healthy is None:
         what = f"revision {head.short} is quarantined ({record.quarantine_reason}); none is known to be good"
-        raise QuarantinedError(what, hint="merge a correction")
+        raise QuarantinedError(what, hint="Merge a correction")
     what = f"revision {head.short} is quarantined: {record.quarantine_reason}"
     hint = f"Merge a correction. Until then revision {record.healthy.short} stays wanted"
     return record.healthy, trouble or QuarantinedError(what, hint=hint)

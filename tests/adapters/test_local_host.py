@@ -689,6 +689,36 @@ def test_owner_and_mode_come_before_the_bytes_and_the_bytes_before_the_name(
 
 
 @pytest.mark.usefixtures("strace")
+def test_a_directory_that_is_made_is_on_disk_before_the_file_in_it(root: Path, tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    calls = "mkdirat,fchown,fchmod,fsync,renameat2"
+    path = str(root / "config" / "api.env")
+    done = traced(["-y", "-o", str(log), "-e", f"trace={calls}"], str(root), path, NEW.decode())
+    assert done.returncode == 0, done.stderr.decode()
+    order = re.findall(rf"(\w+)\(\d+<{re.escape(str(root))}(\S*?)>", log.read_text())
+    file = next(name for _, name in order if "reconciler-" in name)
+    assert order == [
+        ("mkdirat", ""),
+        ("fchown", "/config"),
+        ("fchmod", "/config"),
+        ("fsync", ""),
+        ("fchown", file),
+        ("fchmod", file),
+        ("fsync", file),
+        ("renameat2", "/config"),
+        ("fsync", "/config"),
+    ]
+
+
+@pytest.mark.usefixtures("strace")
+def test_a_deletion_is_on_disk_when_it_is_told(root: Path, file: Path, tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    done = traced(["-y", "-o", str(log), "-e", "trace=renameat,unlinkat,fsync"], str(root), str(file))
+    assert done.returncode == 0, done.stderr.decode()
+    assert re.findall(rf"(\w+)\(\d+<{re.escape(str(root))}>", log.read_text()) == ["renameat", "unlinkat", "fsync"]
+
+
+@pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize(
     ("call", "expected", "behind"),
     [

@@ -278,19 +278,21 @@ def test_killed_in_a_series_of_ends_all_parts_of_one_are_there_and_the_last_told
         first = int(found) + 2
 
 
-def test_one_process_reads_while_another_writes(path: Path, store: SqliteStore) -> None:
+def test_one_process_reads_while_another_writes(path: Path) -> None:
+    SqliteStore(str(path)).close()
     with series(path, 0, 60) as child:
         seen: set[str] = set()
         while child.poll() is None:
-            record = store.environment("production")
-            runs = store.runs("production")
-            assert store.environment("production").name == "production"
+            with contextlib.closing(SqliteStore(str(path))) as store:  # as `reconciler history` does
+                record = store.environment("production")
+                runs = store.runs("production")
             if record.healthy is not None:
                 seen.add(record.healthy.commit)
                 assert int(runs[0].id) >= int(record.healthy.commit)
         assert child.returncode == 0
     assert len(seen) > 3
-    assert store.runs()[0].id == "000059"
+    with contextlib.closing(SqliteStore(str(path))) as store:
+        assert store.runs()[0].id == "000059"
 
 
 def test_several_processes_may_start_at_once(path: Path) -> None:

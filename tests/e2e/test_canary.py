@@ -1,8 +1,8 @@
 """No secret is ever told: not printed, logged, served, passed to a process, nor left in a file that need not hold it.
 
-Secrets that can be recognised anywhere, whole, in part or encoded, are put where secrets belong: into env files, the git
-token, the webhook's secret, the daemon's own environment; the age key is one already. Then everything goes wrong that
-can (tests/support/failures.py), and everything that is told is searched.
+Secrets that can be recognised anywhere, whole, in part or encoded, are put where secrets belong: into env files, the
+git token, the webhook's secret, the daemon's own environment; the age key is one already. Then everything goes wrong
+that can (tests/support/failures.py), and everything that is told is searched.
 """
 
 from __future__ import annotations

@@ -174,6 +174,20 @@ def test_log_is_one_json_object_a_line_without_values(settled: Server) -> None:
     assert secret.decode() not in shown
 
 
+def test_address_and_socket_that_cannot_be_had_are_named_with_the_setting(settled: Server) -> None:
+    with settled.daemon() as daemon:
+        settled.settings |= {"http": {"listen": f"127.0.0.1:{daemon.port}"}, "state_dir": str(settled.root / "other")}
+        taken = settled.cli("run")
+    settled.settings |= {"http": {"listen": "127.0.0.1:0"}, "state_dir": str(settled.root / ("long" * 25))}
+    too_long = settled.cli("run")
+
+    assert (taken.returncode, too_long.returncode) == (1, 1)
+    assert f"127.0.0.1:{daemon.port}: cannot listen (Address already in use)" in taken.stderr
+    assert "http.listen" in taken.stderr
+    assert "cannot listen (AF_UNIX path too long)" in too_long.stderr
+    assert "state_dir" in too_long.stderr
+
+
 # --- its end ---------------------------------------------------------------------------------------------------------
 
 GATED_HEALTH = """\

@@ -1,7 +1,4 @@
-"""`reconciler demo` tells its whole story on real components, and takes everything away again.
-
-The three ways to run it are started at the same time: each mostly waits.
-"""
+"""`reconciler demo` tells its whole story on real components, and takes everything away again."""
 
 from __future__ import annotations
 
@@ -12,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from tests.support.compose import ComposeProject, left_behind
 from tests.support.waiting import eventually
 
 COMMAND = Path(sys.executable).parent / "reconciler"
-PATIENCE = 180  # seconds
+PATIENCE = 240  # seconds
 CHAPTERS = [
     "A server with an empty stack directory, and its configuration in git",
     "The daemon starts",
@@ -33,7 +31,6 @@ CHAPTERS = [
     "A person reverts the merge in git",
     "What was made",
 ]
-pytestmark = pytest.mark.xdist_group("demo")  # one worker, so that the demos are started once
 
 
 @dataclass(slots=True)
@@ -71,88 +68,106 @@ class Demo:
         assert found is not None
         return ComposeProject(found[1], self.scratch / f"reconciler-{found[1]}" / found[1])
 
-    def processes(self) -> list[str]:
-        """Commands that still run for it: all it starts have its home directory."""
-        found = []
+    def processes(self) -> dict[int, str]:
+        """Commands that still run for it, by process: all that it starts have its home directory."""
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended meanwhile, or is somebody else's
                 if f"HOME={self.scratch}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_text())
+                    found[int(process.name)] = (process / "cmdline").read_text()
         return found
 
     def end(self) -> None:
         """Take away what it has left, however it ended."""
-        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(30)
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self.process.wait()
         if self.kept is not None:
             ComposeProject(self.kept.name.removeprefix("reconciler-"), self.kept).remove()
         shutil.rmtree(self.scratch)
 
 
-@pytest.fixture(scope="module")
-def demos(docker_engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Demo]]:
-    place = tmp_path_factory.mktemp("demo")
-    running = {
-        "with services": Demo.start(place / "services"),
-        "kept": Demo.start(place / "kept", "--keep"),
-        "files only": Demo.start(place / "files", "--files-only"),
-    }
-    yield running
-    for demo in running.values():
-        demo.end()
+@pytest.fixture
+def start() -> Iterator[Callable[..., Demo]]:
+    """``start("--keep")`` runs a demo with these options in the background."""
+    started: list[Demo] = []
+    # Not pytest's directory: its path is too long for that of a socket.
+    with tempfile.TemporaryDirectory(prefix="rct-") as place:
+
+        def begin(*arguments: str) -> Demo:
+            started.append(Demo.start(Path(place) / str(len(started)), *arguments))
+            return started[-1]
+
+        yield begin
+        for demo in started:
+            demo.end()
 
 
 @pytest.mark.docker
-def test_demo_shows_that_one_service_is_recreated_with_the_new_value_and_back(demos: dict[str, Demo]) -> None:
-    text = demos["with services"].told()
+def test_demo_recreates_one_service_and_leaves_nothing_unless_it_is_to_be_kept(
+    docker_engine: str, start: Callable[..., Demo]
+) -> None:
+    plain, kept = start(), start("--keep")  # at the same time: neither is in the other's way
 
+    text = plain.told()
+    assert_story(text)
+    fates = re.findall(r"^ +(\w+) +(recreated|untouched)", text, re.MULTILINE)
+    once = [("api", "untouched"), ("nginx", "untouched"), ("scheduler", "untouched"), ("worker", "recreated")]
+    assert fates == once + once  # after the merge; after the revert
+    assert_nothing_left(plain)
+
+    assert_story(kept.told())
+    assert_kept_as_told(kept)
+
+
+@pytest.mark.docker
+def test_demo_on_files_alone_tells_the_same_story_and_leaves_nothing(start: Callable[..., Demo]) -> None:
+    demo = start("--files-only")
+
+    text = demo.told()
+    assert_story(text)
+    assert "docker compose" not in text
+    assert_nothing_left(demo)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_demo_that_is_interrupted_takes_away_what_it_has_made(start: Callable[..., Demo], number: int) -> None:
+    demo = start("--files-only")
+    eventually(lambda: "daemon.log" in {file.name for file in demo.scratch.glob("*/*")}, timeout=60)
+    demo.process.send_signal(number)
+
+    assert demo.process.wait(30) == 130
+    assert list(demo.scratch.iterdir()) == []
+    assert demo.processes() == {}
+
+
+def assert_story(text: str) -> None:
     assert chapters(text) == CHAPTERS
     values = re.findall(r"^ +WORKER_CONCURRENCY=(\d+)$", text, re.MULTILINE)
     assert values == ["12", "8"]  # after the merge; after the revert
-    fates = re.findall(r"^ +(\w+) +(recreated|untouched)", text, re.MULTILINE)
-    assert fates == 2 * [
-        ("api", "untouched"),
-        ("nginx", "untouched"),
-        ("scheduler", "untouched"),
-        ("worker", "recreated"),
-    ]
     assert "MADE_BY_HAND is gone from the live file" in text
     assert "Traceback" not in text
 
 
-@pytest.mark.docker
-def test_demo_on_files_alone_tells_the_same_story(demos: dict[str, Demo]) -> None:
-    text = demos["files only"].told()
-
-    assert chapters(text) == CHAPTERS
-    assert re.findall(r"^ +WORKER_CONCURRENCY=(\d+)$", text, re.MULTILINE) == ["12", "8"]
-    assert "MADE_BY_HAND is gone from the live file" in text
-    assert "docker compose" not in text
-
-
-@pytest.mark.docker
-@pytest.mark.parametrize("which", ["with services", "files only"])
-def test_demo_leaves_nothing_behind(demos: dict[str, Demo], which: str) -> None:
-    demo = demos[which]
-    demo.told()
-
+def assert_nothing_left(demo: Demo) -> None:
     assert list(demo.scratch.iterdir()) == []
-    assert demo.processes() == []
+    assert demo.processes() == {}
     assert left_behind(demo.project.name) == []
 
 
-@pytest.mark.docker
-def test_kept_demo_leaves_what_it_says_and_says_how_to_take_it_away(demos: dict[str, Demo]) -> None:
-    demo = demos["kept"]
-    text = demo.told()
-    root, project = demo.kept, demo.project
+def assert_kept_as_told(demo: Demo) -> None:
+    """Everything it lists is there and can be used, and the commands it prints take all of it away."""
+    text, root, project = demo.told(), demo.kept, demo.project
     assert root is not None
-
     listed = re.findall(rf"^ +({root}/\S+)  ", text.partition(CHAPTERS[-1])[2], re.MULTILINE)
     assert len(listed) == 6
     assert all(Path(path).exists() for path in listed)
     assert project.container("worker")["State"]["Status"] == "running"
-    assert demo.processes() == []  # the daemon ends with the demo
+    assert demo.processes() == {}  # the daemon ends with the demo
     config = re.search(r"^\$ export RECONCILER_CONFIG=(\S+)$", text, re.MULTILINE)
     assert config is not None
     assert run(COMMAND, "status", "--config", config[1]).returncode == 0
@@ -160,20 +175,7 @@ def test_kept_demo_leaves_what_it_says_and_says_how_to_take_it_away(demos: dict[
     for command in (f"docker compose --project-directory {project.directory} down --volumes", f"rm -r {root}"):
         assert f"$ {command}\n" in text
         assert run(*command.split()).returncode == 0
-    assert list(demo.scratch.iterdir()) == []
-    assert left_behind(project.name) == []
-
-
-def test_demo_that_is_interrupted_takes_away_what_it_has_made(tmp_path: Path) -> None:
-    demo = Demo.start(tmp_path / "interrupted", "--files-only")
-    try:
-        eventually(lambda: "daemon.log" in {file.name for file in demo.scratch.glob("*/*")}, timeout=60)
-        demo.process.send_signal(signal.SIGINT)
-        assert demo.process.wait(30) == 130
-        assert list(demo.scratch.iterdir()) == []
-        assert demo.processes() == []
-    finally:
-        demo.end()
+    assert_nothing_left(demo)
 
 
 def chapters(text: str) -> list[str]:

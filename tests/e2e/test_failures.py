@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.failures import ENVIRONMENT_FAILURES, FAILURES, SERVER_FAILURES, Failure, Site, sites
+from tests.support.failures import ENVIRONMENT_FAILURES, FAILURES, SERVER_FAILURES, Failure, Site, fill, sites
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
@@ -221,6 +221,24 @@ def test_the_daemon_says_that_git_is_gone_and_that_it_is_back(site: Site) -> Non
         failure.mended(site)
         eventually(lambda: site.live.read_bytes() == site.plaintext(2), timeout=30)
         eventually(lambda: "warning" not in passes(daemon, "production")[-1])
+
+
+@pytest.mark.root
+def test_the_daemon_writes_nothing_that_it_cannot_back_up_first(site: Site) -> None:
+    server = site.server
+    server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
+    server.state.mkdir(mode=0o700)
+    site.mount(server.state, "4m")
+    with server.daemon() as daemon:
+        fill(server.state)
+        site.live.write_bytes(b"TOKEN=by-hand\n")
+        eventually(lambda: passes(daemon, "production")[-1]["result"] == "failed", timeout=30)
+        assert "ree " in str(passes(daemon, "production")[-1]["reason"])  # free some space
+        assert site.live.read_bytes() == b"TOKEN=by-hand\n"
+
+        (server.state / "filler").unlink()
+        eventually(lambda: passes(daemon, "production")[-1]["result"] == "corrected", timeout=30)
+        assert site.live.read_bytes() == site.plaintext(1)
 
 
 @pytest.mark.parametrize("secret", [None, b"", b"\n"], ids=["missing", "empty", "blank"])

@@ -407,9 +407,12 @@ def test_our_rule_for_branch_names_is_gits() -> None:
 async def test_the_poll_names_the_one_branch(remote: GitRemote, state_dir: Path) -> None:
     commit = remote.commit({API: b"A=1"})
     remote.commit({API: b"A=2"}, branch="heads/main")
-    remote.commit({API: b"A=3"}, branch="x/refs/heads/main")
+    remote.commit({API: b"A=3"}, branch="a/refs/heads/main")
     remote.git("tag", "main", "heads/main")
     assert await mirror_of(remote, state_dir).head() == commit
+    remote.git("update-ref", "-d", "refs/heads/main")
+    with pytest.raises(GitUnreachableError, match="the branch 'main' does not exist"):
+        await mirror_of(remote, state_dir).head()
 
 
 async def test_a_poll_starts_one_process_and_reads_nothing(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
@@ -610,8 +613,12 @@ def scramble_packs(mirror: Path) -> None:
         pack.write_bytes(data[:12] + bytes(byte ^ 0x55 for byte in data[12:-20]) + data[-20:])
 
 
+def pack_files(mirror: Path) -> list[Path]:
+    return list(mirror.glob("objects/pack/*"))
+
+
 def remove_packs(mirror: Path) -> None:
-    for file in mirror.glob("objects/pack/*"):
+    for file in pack_files(mirror):
         file.unlink()
 
 
@@ -664,6 +671,23 @@ async def test_a_damaged_mirror_is_made_anew_by_the_next_read_where_nobody_has_a
     assert [blob and blob.data for blob in blobs] == [b"A=1", b"B=1"]
 
 
+async def test_lost_history_is_mended(remote: GitRemote, state_dir: Path) -> None:
+    """The head is whole, so neither a fetch of git's nor a look at the head notices."""
+    first = remote.commit({API: b"A=1"})
+    await fetched(mirror_of(remote, state_dir))
+    oldest = pack_files(state_dir / "mirror.git")
+    second = remote.commit({API: b"A=2"})
+    await fetched(mirror_of(remote, state_dir))
+    for file in oldest:
+        os.unlink(file)
+    mirror = mirror_of(remote, state_dir)
+    await mirror.fetch(first)
+    assert await mirror.descends(second, first)
+    blob = await mirror.read(first, API)
+    assert blob is not None
+    assert blob.data == b"A=1"
+
+
 async def test_one_damaged_object_is_noticed_and_mended(remote: GitRemote, state_dir: Path) -> None:
     """Its compressed data is sound, so git itself prints it without a word."""
     remote.commit({API: b"A=1"})
@@ -683,6 +707,9 @@ async def test_one_damaged_object_is_noticed_and_mended(remote: GitRemote, state
     blob = await mirror.read(commit, API)
     assert blob is not None
     assert blob.data == b"A=1"
+    same = os.lstat(inside.path).st_ino
+    await mirror.fetch(remote.commit({API: b"A=2"}))
+    assert os.lstat(inside.path).st_ino == same, "mended once, it is sound"
 
 
 async def test_a_damaged_mirror_whose_remote_is_gone_is_tried_again(

@@ -256,7 +256,7 @@ def _no_link_on_the_way(site: Site) -> None:
 
 def _disk_full(site: Site) -> None:
     site.mount(site.directory, "64k")
-    _fill(site.directory)
+    fill(site.directory)
     site.commit(2)
 
 
@@ -264,7 +264,7 @@ def _disk_has_room(site: Site) -> None:
     (site.directory / "filler").unlink()
 
 
-def _fill(directory: Path) -> None:
+def fill(directory: Path) -> None:
     """Take all the space of the file system, in a file named filler."""
     with (directory / "filler").open("wb", buffering=0) as filler:
         for size in (4096, 1):
@@ -400,7 +400,7 @@ def _database_moved_away(site: Site) -> None:
 
 def _state_disk_full(site: Site) -> None:
     site.mount(site.server.state, "2m")
-    _fill(site.server.state)
+    fill(site.server.state)
     site.commit(2)
 
 
@@ -439,7 +439,7 @@ ENVIRONMENT_FAILURES = (
         _third,
         what="not found at revision",
         where="environment.yaml:",
-        next_step="add the file",
+        next_step="Add the file",
     ),
     Failure(
         "missing-source",
@@ -447,7 +447,7 @@ ENVIRONMENT_FAILURES = (
         _third,
         what="the source does not exist",
         where="/api.env:",
-        next_step="commit the file, or remove the target api.env",
+        next_step="Commit the file, or remove the target api.env",
     ),
     Failure(
         "outside-allowed-paths",
