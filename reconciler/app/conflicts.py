@@ -91,9 +91,9 @@ def _files_above(files: list[_Claim], directories: list[_Claim]) -> Iterator[Pro
     for claim in directories:
         needed.setdefault((claim.name, claim.hosts), claim)
     for (path, hosts), claim in needed.items():
-        if file := taken.find(path, hosts):
+        if above := taken.find(path, hosts):
             what = f"has the live path {shown(path)}, which must be a directory for {dotted(claim.field)}"
-            yield Problem(file.field, what, "a path that is no directory")
+            yield Problem(above.field, what, "a path that is no directory")
 
 
 def _parents(path: str) -> list[str]:

@@ -16,6 +16,7 @@ from reconciler.engine.reconcile import Reconciler
 _FIRST_RETRY = 5.0
 _LAST_RETRY = 300.0
 _JITTER = 0.05
+_WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
 
 
 class Tick(Protocol):
@@ -162,7 +163,7 @@ class Daemon:
         now, before = self._clock.now(), self.seen.get(outcome.environment)
         last = before.outcome if before else None
         same = last is not None and (last.result, last.reason) == (outcome.result, outcome.reason)
-        if not same or last is None or last.warning != outcome.warning or outcome.run is not None:
+        if _is_news(last, outcome):
             logs.outcome(outcome, trigger)
         since = before.since if same and before else now
         self.seen[outcome.environment] = Seen(outcome, now, since, _targets_since(outcome, before, now))
@@ -200,6 +201,16 @@ class Daemon:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+
+def _is_news(last: Outcome | None, outcome: Outcome) -> bool:
+    """Whether the log should tell of it: something was done, or it stands otherwise than before; not that all is well
+    still."""
+    if last is None or outcome.run is not None:
+        return True
+    if all(one.result in _WELL and not one.warning for one in (last, outcome)):
+        return False
+    return (last.result, last.reason, last.warning) != (outcome.result, outcome.reason, outcome.warning)
 
 
 def _targets_since(outcome: Outcome, before: Seen | None, now: float) -> dict[str, tuple[object, float]]:

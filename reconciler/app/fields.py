@@ -103,7 +103,7 @@ class Choice:
         return core_schema.no_info_plain_validator_function(read, metadata={"choices": list(source)})
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        choices: list[object] = [str(choice) for choice in schema["metadata"]["choices"]]  # type: ignore[typeddict-item]
+        choices: list[object] = [str(choice) for choice in schema["metadata"]["choices"]]
         return {"enum": [*choices, False] if self.false else choices}
 
 

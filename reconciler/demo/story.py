@@ -35,12 +35,14 @@ _METRICS = (
 
 def tell(*, keep: bool, files_only: bool) -> None:
     """Run the story and clean up after it, unless ``keep``. Raises ReconcilerError where a component fails."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up after like Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up after, like Ctrl-C
     root = tempfile.mkdtemp(prefix="reconciler-demo-")
     console = Console(highlight=False)
     try:
         with _engine(root, files_only, console) as with_engine:
             asyncio.run(_tell(console, Site(root, with_engine), keep))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     finally:
         if not keep:
             shutil.rmtree(root, ignore_errors=True)
@@ -67,6 +69,9 @@ def _engine(root: str, files_only: bool, console: Console) -> Iterator[bool]:
 
 
 async def _tell(console: Console, site: Site, keep: bool) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # as asyncio does for Ctrl-C
     story = Story(console, site)
     try:
         await story.begin()

@@ -325,10 +325,22 @@ def test_no_secret_is_told_when_the_whole_server_fails(
         ear.commands("sync", arguments=[()])
         failure.happens(site)
         ear.variables = {**site.variables, "APP_SECRET": canary.word}
-        ear.commands("sync", "status", "doctor", arguments=[("--json",)])
+        if failure.result is None:
+            ear.commands("sync", "run", arguments=[()])
+        else:
+            with server.daemon(**ear.variables) as daemon, watched(daemon) as watcher:
+                ear.commands("sync", arguments=[()])
+                ear.hear("/metrics", daemon.get("/metrics")[1])
+                ear.hear("/api/v1/status", daemon.get("/api/v1/status")[1])
+                eventually(lambda: "git" in watcher.environments)
+            ear.hear("log", daemon.log.read_text())
+            assert watcher.leaks(canary) == []
+            assert watcher.undocumented() == set()
+        ear.commands("doctor", arguments=[("--json",)])
         assert ear.leaks(canary) == []
-        token = server.root / "git-token"
-        assert_only_where_it_belongs(server, canary, strays, [site.live, token])
+        assert_only_where_it_belongs(server, canary, strays, [site.live, server.root / "git-token"])
+        if failure.id == "git-token-refused":  # or it would prove nothing
+            assert f"x-access-token:{site.token}" in site.shown
 
 
 @pytest.mark.docker

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.adapters import git
+from reconciler.adapters import git, git_command, git_objects
 from reconciler.adapters.git import GitMirror
 from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
 from tests.support.commands import output, run
@@ -149,7 +149,7 @@ async def test_a_second_read_of_the_same_content_starts_no_process(
 async def test_what_is_too_much_to_remember_is_read_again(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
     commit = remote.commit({API: b"A=1", "envs/prod/b.env": b"B=1"})
     mirror = mirror_of(remote, state_dir)
-    mirror._kept = git.KeptObjects(0)
+    mirror._kept = git_objects.KeptObjects(0)
     await mirror.fetch(commit)
     spy.forget()
     for _ in range(2):
@@ -209,7 +209,7 @@ async def test_an_executable_file_is_a_file(remote: GitRemote, state_dir: Path) 
 
 
 async def test_a_file_over_the_limit_is_refused_without_being_held(remote: GitRemote, state_dir: Path) -> None:
-    limit = git.LARGEST_OBJECT
+    limit = git_command.LARGEST_OBJECT
     sizes = {"at.env": limit, "over.env": limit + 1, "far.env": 30 * 1024 * 1024}
     commit = remote.commit({name: bytes(size) for name, size in sizes.items()})
     mirror = mirror_of(remote, state_dir)
@@ -293,6 +293,7 @@ async def test_a_large_directory_is_refused(
     remote: GitRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(git, "LARGEST_OBJECT", 4096)
+    monkeypatch.setattr(git_objects, "LARGEST_OBJECT", 4096)
     commit = remote.commit({f"envs/{number:05}": b"" for number in range(500)})
     mirror = mirror_of(remote, state_dir)
     await mirror.fetch(commit)
@@ -393,7 +394,7 @@ def test_our_rule_for_branch_names_is_gits() -> None:
     for name in [*pieces, *(first + second for first in pieces for second in pieces)]:
         theirs = run("git", "check-ref-format", "--branch", name, env={"PATH": os.environ["PATH"]}, cwd="/")
         try:
-            git.check_branch(name)
+            git_command.check_branch(name)
         except ConfigError:
             # git takes "@" for HEAD, which is no branch of the remote's.
             assert theirs.returncode != 0 or name in ("@", "HEAD"), name
@@ -627,7 +628,7 @@ def remove_head(mirror: Path) -> None:
 
 
 def empty_ref(mirror: Path) -> None:
-    (mirror / git.HEAD_REF).write_bytes(b"")
+    (mirror / git_command.HEAD_REF).write_bytes(b"")
 
 
 def scramble_config(mirror: Path) -> None:
@@ -1119,8 +1120,8 @@ async def test_an_https_server_that_is_down(remote: GitRemote, state_dir: Path, 
 
 def test_gitpython_is_imported_when_needed_and_starts_no_process(spy: Spy) -> None:
     program = (
-        "import sys\nfrom reconciler.adapters import git as ours\nassert 'git' not in sys.modules\n"
-        "ours._import_gitpython()\nimport git\nassert git.Commit\n"
+        "import sys\nfrom reconciler.adapters import git_objects\nassert 'git' not in sys.modules\n"
+        "git_objects.import_gitpython()\nimport git\nassert git.Commit\n"
     )
     output(sys.executable, "-c", program, env={"PATH": os.environ["PATH"]})
     assert spy.commands() == []

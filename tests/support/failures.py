@@ -30,14 +30,15 @@ NO_ENGINE = "nobody-listens.sock"
 class Site:
     """One environment of a server: a live directory of its own below allowed_paths, with one target, api.env.
 
-    ``value`` is in its secret variables; ``token`` is what the git server is shown, where it asks. ``variables`` are
-    for the environment of every later command. What ``undo`` holds is undone at the end.
+    ``value`` is in its secret variables; ``token`` is for the git server, where it asks, and ``shown`` is what it was
+    shown. ``variables`` are for the environment of every later command. What ``undo`` holds is undone at the end.
     """
 
     server: Server
     environment: str
     value: str = "value"
     token: str = "token"
+    shown: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -309,6 +310,7 @@ def _branch_back(site: Site) -> None:
 
 def _token_refused(site: Site) -> None:
     server = site.undo.enter_context(refusing_server(site.server.root / "https"))
+    site.shown = server.accounts
     token = site.server.root / "git-token"
     token.touch(0o600)
     token.write_text(f"{site.token}\n")

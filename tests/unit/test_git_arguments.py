@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from reconciler.adapters import git
+from reconciler.adapters import git, git_command, git_objects, git_trouble
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
 from reconciler.core.model import Blob
 
@@ -33,7 +33,7 @@ SECRET = "glpat-0123456789"  # stands for a token
     ],
 )
 def test_an_address_of_the_three_kinds_is_accepted(url: str) -> None:
-    git.check_url(url)
+    git_command.check_url(url)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_an_address_of_the_three_kinds_is_accepted(url: str) -> None:
 )
 def test_any_other_address_is_refused_with_what_to_write_instead(url: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
-        git.check_url(url)
+        git_command.check_url(url)
     assert "repository.url" in str(caught.value)
 
 
@@ -86,7 +86,7 @@ def test_any_other_address_is_refused_with_what_to_write_instead(url: str, said:
 )
 def test_a_secret_in_the_address_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        git.check_url(url)
+        git_command.check_url(url)
     assert SECRET not in str(caught.value)
     assert SECRET not in repr(caught.value)
     assert caught.value.__cause__ is None
@@ -102,7 +102,7 @@ def test_ssh_needs_a_key_and_known_hosts() -> None:
 
 @pytest.mark.parametrize("branch", ["main", "release/1.2", "a.b", "ünïcode", "x@y", "-".join("ab"), "a{b}", "@x"])
 def test_a_branch_name_is_accepted(branch: str) -> None:
-    git.check_branch(branch)
+    git_command.check_branch(branch)
 
 
 @pytest.mark.parametrize(
@@ -138,18 +138,18 @@ def test_a_branch_name_is_accepted(branch: str) -> None:
 )
 def test_what_git_would_not_take_for_a_branch_is_refused(branch: str) -> None:
     with pytest.raises(ConfigError, match="name of a branch"):
-        git.check_branch(branch)
+        git_command.check_branch(branch)
 
 
 @pytest.mark.parametrize("commit", ["", "main", "--all", "a" * 39, "a" * 41, "A" * 40, "a" * 64, "a" * 40 + "\n"])
 def test_only_a_full_commit_id_is_accepted(commit: str) -> None:
     with pytest.raises(RefusedError, match="full commit id"):
-        git.check_commit(commit)
+        git_command.check_commit(commit)
 
 
 def test_a_path_is_split_into_its_elements() -> None:
-    assert git.check_path("envs/prod/Schlüssel 1.env") == ("envs", "prod", "Schlüssel 1.env")
-    assert git.check_path("") == ()
+    assert git_command.check_path("envs/prod/Schlüssel 1.env") == ("envs", "prod", "Schlüssel 1.env")
+    assert git_command.check_path("") == ()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_path_is_split_into_its_elements() -> None:
 )
 def test_a_path_that_could_mean_something_else_is_refused(path: str) -> None:
     with pytest.raises(SourceError) as caught:
-        git.check_path(path)
+        git_command.check_path(path)
     assert str(caught.value).isprintable()
 
 
@@ -198,7 +198,7 @@ def surroundings(**overrides: str | None) -> dict[str, str]:
         "token_file": None,
         **overrides,
     }
-    return git.environment(inherited=inherited, **facts)  # type: ignore[arg-type]
+    return git_command.environment(inherited=inherited, **facts)  # type: ignore[arg-type]
 
 
 def settings(variables: dict[str, str]) -> dict[str, str]:
@@ -236,7 +236,7 @@ def test_hooks_are_off_and_objects_are_checked() -> None:
 def test_the_token_is_offered_to_the_configured_server_only() -> None:
     variables = surroundings(token_file="/etc/reconciler/token")
     active = settings(variables)
-    assert active["credential.https://host:8443.helper"] == git.CREDENTIAL_HELPER
+    assert active["credential.https://host:8443.helper"] == git_command.CREDENTIAL_HELPER
     assert active["credential.helper"] == ""
     assert variables["RECONCILER_TOKEN_FILE"] == "/etc/reconciler/token"
     assert "RECONCILER_TOKEN_FILE" not in surroundings()
@@ -253,7 +253,7 @@ def test_the_token_is_offered_to_the_configured_server_only() -> None:
     ids=["plain", "space and quote", "percent", "double quote and backslash"],
 )
 def test_the_ssh_command_pins_key_and_known_hosts(path: str, quoted: str) -> None:
-    words = shlex.split(git.ssh_command(path, path))
+    words = shlex.split(git_command.ssh_command(path, path))
     assert words[:3] == ["ssh", "-F", os.devnull]
     assert f"IdentityFile={quoted}" in words
     assert f"UserKnownHostsFile={quoted}" in words
@@ -269,8 +269,15 @@ def test_the_ssh_command_pins_key_and_known_hosts(path: str, quoted: str) -> Non
 
 
 def test_addresses_and_refs_stand_behind_the_end_of_options() -> None:
-    assert git.ls_remote("/r", "refs/heads/main") == ["git", "ls-remote", "--exit-code", "--", "/r", "refs/heads/main"]
-    command = git.fetch("/r", "main")
+    assert git_command.ls_remote("/r", "refs/heads/main") == [
+        "git",
+        "ls-remote",
+        "--exit-code",
+        "--",
+        "/r",
+        "refs/heads/main",
+    ]
+    command = git_command.fetch("/r", "main")
     assert command[command.index("--") :] == ["--", "/r", "+refs/heads/main:refs/reconciler/head"]
     assert {"--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"} < set(command)
 
@@ -322,7 +329,7 @@ NO_RIGHTS = (
     ],
 )
 def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
-    trouble = git.explain(stderr)
+    trouble = git_trouble.explain(stderr)
     assert trouble is not None
     assert said in trouble.what
 
@@ -333,18 +340,18 @@ def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
     ids=["nothing", "damage", "claimed by the remote"],
 )
 def test_what_is_not_known_stays_unexplained(stderr: str) -> None:
-    assert git.explain(stderr) is None
+    assert git_trouble.explain(stderr) is None
 
 
 def test_the_line_shown_holds_no_credentials_and_no_control_characters() -> None:
     stderr = f"remote: hello\nfatal: cannot \x1b[31muse https://me:{SECRET}@host/x with {SECRET}\nmore"
-    line = git.telling_line(stderr, SECRET)
+    line = git_trouble.telling_line(stderr, SECRET)
     assert line == "fatal: cannot �[31muse https://***@host/x with ***"
-    assert SECRET not in git.telling_line(f"fatal: {SECRET} is wrong", f"user:{SECRET}")
+    assert SECRET not in git_trouble.telling_line(f"fatal: {SECRET} is wrong", f"user:{SECRET}")
 
 
 def test_a_message_names_the_files_and_the_command_that_helps() -> None:
-    for trouble in git.TROUBLES:
+    for trouble in git_trouble.TROUBLES:
         facts = {"host": "h", "key": "/k", "known_hosts": "/n", "keyscan": "ssh-keyscan h", "state_dir": "/s"}
         text = trouble.what.format(**facts) + trouble.hint.format(**facts)
         assert "{" not in text
@@ -365,38 +372,38 @@ def entry(mode: bytes, name: bytes) -> bytes:
 
 @pytest.fixture(autouse=True)
 def gitpython() -> None:
-    git._import_gitpython()
+    git_objects.import_gitpython()
 
 
 def test_objects_are_read_in_their_order_and_missing_ones_left_out() -> None:
     first, one = record("blob", b"A=1\nmissing\n")
     second, two = record("blob", b"")
-    found = git.parse_batch(one + b"main:a b missing\n" + two)
+    found = git_objects.parse_batch(one + b"main:a b missing\n" + two)
     assert found == {first: Blob(first, b"A=1\nmissing\n"), second: Blob(second, b"")}
 
 
 def test_an_object_that_does_not_hash_to_its_id_is_damage() -> None:
     _, output = record("blob", b"A=1")
-    with pytest.raises(git.DamagedError, match="other content"):
-        git.parse_batch(output.replace(b"A=1", b"A=2"))
+    with pytest.raises(git_objects.DamagedError, match="other content"):
+        git_objects.parse_batch(output.replace(b"A=1", b"A=2"))
 
 
 def test_output_that_was_cut_short_gives_what_came_whole_and_the_size_of_what_did_not() -> None:
     first, one = record("blob", b"A=1")
     large = b"f" * 40 + b" blob 1073741824\n" + b"x" * 1000
-    found = git.parse_batch(one + large)
+    found = git_objects.parse_batch(one + large)
     assert found[first] == Blob(first, b"A=1")
-    assert found["f" * 40] == git.Refused("it has 1024.0 MiB, and 5 MiB is the limit")
+    assert found["f" * 40] == git_objects.Refused("it has 1024.0 MiB, and 5 MiB is the limit")
     _, second = record("blob", b"B=2")
-    assert git.parse_batch(second[:-3]) == {}
+    assert git_objects.parse_batch(second[:-3]) == {}
 
 
 def test_a_directory_gives_modes_and_ids() -> None:
     object_id, output = record(
         "tree", entry(b"100644", b"a b") + entry(b"40000", "ü".encode()) + entry(b"120000", b"l")
     )
-    tree = git.parse_batch(output)[object_id]
-    assert isinstance(tree, git.Tree)
+    tree = git_objects.parse_batch(output)[object_id]
+    assert isinstance(tree, git_objects.Tree)
     assert {name: oct(found.mode) for name, found in tree.entries.items()} == {
         "a b": "0o100644",
         "ü": "0o40000",
@@ -411,17 +418,17 @@ def test_a_directory_gives_modes_and_ids() -> None:
 )
 def test_a_hostile_directory_is_refused_as_a_whole(data: bytes) -> None:
     object_id, output = record("tree", data)
-    assert isinstance(git.parse_batch(output)[object_id], git.Refused)
+    assert isinstance(git_objects.parse_batch(output)[object_id], git_objects.Refused)
 
 
-def commit(author: bytes, message: bytes, extra: bytes = b"") -> git.Object:
+def commit(author: bytes, message: bytes, extra: bytes = b"") -> git_objects.Object:
     lines = b"tree " + b"2" * 40 + b"\nauthor " + author + b" 1700000000 +0100\ncommitter C <c@x> 1700000001 +0100\n"
     object_id, output = record("commit", lines + extra + b"\n" + message)
-    return git.parse_batch(output)[object_id]
+    return git_objects.parse_batch(output)[object_id]
 
 
 def test_a_commit_gives_author_time_and_subject() -> None:
-    assert commit("Ada Läufer <ada@example.org>".encode(), b"\nRotate the key\n\nBecause.\n") == git.Commit(
+    assert commit("Ada Läufer <ada@example.org>".encode(), b"\nRotate the key\n\nBecause.\n") == git_objects.Commit(
         tree="2" * 40, author="Ada Läufer <ada@example.org>", committed_at=1700000001.0, subject="Rotate the key"
     )
 
@@ -436,13 +443,13 @@ def test_a_commit_of_an_odd_kind_is_still_read() -> None:
 
 def test_control_characters_of_a_commit_do_not_reach_a_terminal() -> None:
     found = commit(b"A\x1b[2J <a@x>", "s\x1b]0;t\x07 \N{RIGHT-TO-LEFT OVERRIDE}x".encode())
-    assert isinstance(found, git.Commit)
+    assert isinstance(found, git_objects.Commit)
     assert found.author.isprintable()
     assert found.subject.isprintable()
 
 
 def test_what_was_used_last_is_remembered_within_the_budget() -> None:
-    kept = git.KeptObjects(budget=10_000)
+    kept = git_objects.KeptObjects(budget=10_000)
     blobs = [Blob(str(number), b"x" * 3000) for number in range(3)]
     for blob in blobs[:2]:
         kept.put(blob.id, blob)
