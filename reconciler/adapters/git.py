@@ -28,7 +28,7 @@ import os
 import resource
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from reconciler.adapters import process
@@ -65,10 +65,6 @@ from reconciler.adapters.git_objects import (
 from reconciler.adapters.git_trouble import REFUSED_OBJECT, UnexplainedError, explain, telling_line
 from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
 from reconciler.core.model import Blob, Revision
-
-if TYPE_CHECKING:
-    pass
-
 
 LARGEST_PACK = 2048 * process.MIB  # a push must not be able to fill the disk that the live files are on
 MOST_PACKS = 20  # every fetch adds one; above this they are merged

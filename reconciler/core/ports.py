@@ -45,7 +45,10 @@ class Git(Protocol):
         ...
 
     async def fetch(self, commit: str) -> None:
-        """Bring the commit into the mirror; a commit already there costs nothing. Raises GitUnreachableError."""
+        """Bring the commit into the mirror; a commit already there costs nothing.
+
+        Raises GitUnreachableError, SourceError for an object that git itself refuses. So do the methods below.
+        """
         ...
 
     async def revision(self, commit: str, directory: str) -> Revision:
