@@ -1004,6 +1004,7 @@ def test_another_error_of_the_rename_is_told_and_leaves_nothing(
 def test_names_become_numbers(host: LocalHost) -> None:
     assert host.ownership("root", "root") == Ownership(0, 0)
     assert host.ownership("1234", "0") == Ownership(1234, 0)
+    assert host.ownership("4294967294", None) == Ownership(2**32 - 2, None)
     assert host.ownership(None, None) == Ownership(None, None)
 
 

@@ -192,12 +192,14 @@ def watched(daemon: Daemon) -> Iterator[Watcher]:
 
 def holders(directory: Path, canary: Canary) -> set[Path]:
     """Files below the directory that hold a secret; those of git are compressed."""
-    found = set()
-    for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):  # another test's, gone meanwhile
-            if path.is_file() and not path.is_symlink() and canary.sings_in(path.read_bytes()):
-                found.add(path)
-    return found
+    files = (Path(place, name) for place, _, names in os.walk(directory) for name in names)
+    return {path for path in files if holds(path, canary)}
+
+
+def holds(path: Path, canary: Canary) -> bool:
+    with contextlib.suppress(OSError):  # another test's, gone meanwhile
+        return path.is_file() and not path.is_symlink() and canary.sings_in(path.read_bytes())
+    return False
 
 
 def is_private(path: Path) -> bool:
@@ -205,16 +207,17 @@ def is_private(path: Path) -> bool:
 
 
 @pytest.fixture
-def strays(tmp_path: Path) -> Callable[[Canary], set[Path]]:
-    """What was made in places shared by all, and holds a secret."""
-    before = {path for place in SHARED_PLACES for path in place.iterdir()}
+def strays() -> Callable[[Canary], set[Path]]:
+    """What was made in places shared by all, and holds a secret. Each test looks through its own directory itself."""
+
+    def there() -> set[Path]:
+        return {path for place in SHARED_PLACES for path in place.iterdir() if not path.name.startswith("pytest-of-")}
 
     def find(canary: Canary) -> set[Path]:
-        now = {path for place in SHARED_PLACES for path in place.iterdir()}
-        found = {path for new in now - before if new.is_dir() for path in holders(new, canary)}
-        found |= {path for new in now - before if new.is_file() for path in holders(new.parent, canary) & {new}}
-        return {path for path in found if not path.is_relative_to(tmp_path)}
+        new = there() - before
+        return {path for path in new if holds(path, canary)} | {one for path in new for one in holders(path, canary)}
 
+    before = there()
     return find
 
 
