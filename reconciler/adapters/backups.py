@@ -56,7 +56,7 @@ class BackupDirectory:
             number = 1 + max((number for number, _ in self._numbered()), default=0)
             _store(parent, backup, number, files)
         except OSError as error:
-            hint = "nothing was changed; free space or make the directory writable, it is tried again"
+            hint = "Nothing was changed; free space or make the directory writable, it is tried again"
             raise LiveFileError(
                 f"cannot store the backup ({os.strerror(error.errno or 0)})", where=parent, hint=hint
             ) from error
@@ -66,7 +66,7 @@ class BackupDirectory:
         try:
             return tuple(backup for _, backup in self._numbered(environment))
         except OSError as error:
-            hint = "run it as the daemon's user"
+            hint = "Run it as the daemon's user"
             raise LiveFileError(
                 f"cannot list the backups ({os.strerror(error.errno or 0)})", where=self._directory, hint=hint
             ) from error
@@ -81,12 +81,12 @@ class BackupDirectory:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            hint = "choose another one: `reconciler backups`"
+            hint = "Choose another one: `reconciler backups`"
             raise LiveFileError(
                 f"the backup cannot be read ({os.strerror(error.errno or 0)})", where=path, hint=hint
             ) from error
         if self._digest(data) != entry.digest:
-            hint = "look at the file yourself, or choose another one: `reconciler backups`"
+            hint = "Look at the file yourself, or choose another one: `reconciler backups`"
             what = "the backup is damaged, or was made with another digest.key: its digest differs"
             raise LiveFileError(what, where=path, hint=hint)
         return Secret(data)
@@ -128,7 +128,7 @@ def _make_private(directory: str) -> None:
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode):
         raise LiveFileError(
-            "is a link or a file, not a directory", where=directory, hint="backups are never stored through a link"
+            "is a link or a file, not a directory", where=directory, hint="Backups are never stored through a link"
         )
     if found.st_mode & 0o077 or found.st_uid != os.geteuid():
         hint = f"`chown {os.geteuid()} {directory} && chmod 0700 {directory}`"

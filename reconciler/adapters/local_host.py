@@ -45,18 +45,18 @@ _RENAME_EXCHANGE = 2
 _NO_RENAME_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _HINTS = {
-    errno.ENOENT: "a directory of allowed_paths does not exist on this server: create it; it is tried again",
-    errno.ENOSPC: "the disk is full: free some space; it is tried again",
-    errno.EDQUOT: "the quota is used up: raise it; it is tried again",
-    errno.EROFS: "the file system is mounted read-only: remount it read-write; it is tried again",
-    errno.EACCES: "run the daemon as root, or give its user write access to the directory; it is tried again",
-    errno.EPERM: "run the daemon as root, or check for an immutable flag (lsattr); it is tried again",
-    errno.EIO: "the disk reports an error (dmesg); it is tried again",
-    errno.ELOOP: "a symbolic link lies there and links are never followed: name the real path in the manifest",
-    errno.ENOTDIR: "a part of the path is a link or a file, not a directory: name the real path in the manifest",
-    errno.EBUSY: "the file itself is a mount point: mount the directory that holds it instead",
-    errno.ENAMETOOLONG: "a temporary file lies beside it under a name 25 bytes longer: choose a shorter name",
-    errno.ENXIO: "a socket lies in its place: move it away; it is tried again",
+    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it; it is tried again",
+    errno.ENOSPC: "The disk is full: free some space; it is tried again",
+    errno.EDQUOT: "The quota is used up: raise it; it is tried again",
+    errno.EROFS: "The file system is mounted read-only: remount it read-write; it is tried again",
+    errno.EACCES: "Run the daemon as root, or give its user write access to the directory; it is tried again",
+    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr); it is tried again",
+    errno.EIO: "The disk reports an error (dmesg); it is tried again",
+    errno.ELOOP: "A symbolic link lies there and links are never followed: name the real path in the manifest",
+    errno.ENOTDIR: "A part of the path is a link or a file, not a directory: name the real path in the manifest",
+    errno.EBUSY: "The file itself is a mount point: mount the directory that holds it instead",
+    errno.ENAMETOOLONG: "A temporary file lies beside it under a name 25 bytes longer: choose a shorter name",
+    errno.ENXIO: "A socket lies in its place: move it away; it is tried again",
 }
 
 
@@ -127,7 +127,7 @@ class LocalHost:
             argv = [part.replace("{file}", staged) for part in check.argv]
             done = await process.run(argv, env={"PATH": _PROGRAMS}, limits=_CHECK_LIMITS)
         except process.MissingProgramError as error:
-            hint = "install it, or correct checks in the server's file"
+            hint = "Install it, or correct checks in the server's file"
             raise GuardError(
                 f"the check's program {error.args[0]} is not there", where=f"check {check.name}", hint=hint
             ) from None
@@ -135,7 +135,7 @@ class LocalHost:
             os.close(descriptor)
         if not done.ok:
             # What it printed may quote the file, so it is not repeated.
-            hint = f"run `{' '.join(check.argv)}` by hand on the decrypted file"
+            hint = f"Run `{' '.join(check.argv)}` by hand on the decrypted file"
             raise GuardError(f"the check refuses the new file ({_why(done)})", where=f"check {check.name}", hint=hint)
 
     @contextlib.contextmanager
@@ -143,7 +143,7 @@ class LocalHost:
         """A descriptor of the directory that holds ``path``, and the file's own name."""
         roots = [allowed for allowed in self._allowed if is_below(path, allowed)]
         if not roots:
-            raise LiveFileError("lies outside allowed_paths", where=path, hint=f"allowed: {', '.join(self._allowed)}")
+            raise LiveFileError("lies outside allowed_paths", where=path, hint=f"Allowed: {', '.join(self._allowed)}")
         root = max(roots, key=len)  # the deepest: it may be named because it lies behind a link
         *directories, name = os.path.relpath(path, root).split(os.sep)
         descriptor = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
@@ -198,14 +198,15 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             what = "is a directory" if stat.S_ISDIR(found.st_mode) else "is not a regular file"
-            raise LiveFileError(what, where=path, hint="move it away, or correct the target's path; it is tried again")
+            hint = "An ordinary file belongs there: move it away, or correct the target's path; it is tried again"
+            raise LiveFileError(what, where=path, hint=hint)
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(_LARGEST_FILE + 1)
     finally:
         os.close(descriptor)
     if len(data) > _LARGEST_FILE:
         what = f"is larger than {_LARGEST_FILE // process.MIB} MiB"
-        raise LiveFileError(what, where=path, hint="no env file is; move it away")
+        raise LiveFileError(what, where=path, hint="No env file is; move it away")
     return LiveFile(
         data=Secret(data),
         mode=stat.S_IMODE(found.st_mode),
@@ -421,11 +422,11 @@ def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]
     if name.isdecimal():
         if int(name) <= _LARGEST_ID:
             return int(name)
-        raise GuardError(f"{name} is too large for the number of a {kind}", hint="correct it in the manifest")
+        raise GuardError(f"{name} is too large for the number of a {kind}", hint="Correct it in the manifest")
     try:
         return look_up(name)
     except KeyError:
-        hint = f"create it (`{command} --system {name}`) or correct the manifest"
+        hint = f"Create it (`{command} --system {name}`) or correct the manifest"
         raise GuardError(f"the {kind} {name!r} does not exist on this machine", hint=hint) from None
 
 
@@ -436,9 +437,9 @@ def _why(done: process.Completed) -> str:
 
 
 def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
-    hint = _HINTS.get(error.errno or 0, "it is tried again")
+    hint = _HINTS.get(error.errno or 0, "It is tried again")
     return LiveFileError(f"{what} ({os.strerror(error.errno or 0)})", where=path, hint=hint)
 
 
 def _changed(path: str, what: str) -> ChangedMeanwhileError:
-    return ChangedMeanwhileError(what, where=path, hint="nothing was overwritten; the next pass looks again")
+    return ChangedMeanwhileError(what, where=path, hint="Nothing was overwritten; the next pass looks again")

@@ -44,16 +44,16 @@ _SCHEMA = (
 )
 # Errors of sqlite, by its primary result code, that say nothing about the file: what to do about each.
 _OUTSIDE = {
-    sqlite3.SQLITE_FULL: "free space on the state directory's disk",
-    sqlite3.SQLITE_IOERR: "free space on the state directory's disk, and look for errors of the disk (dmesg)",
-    sqlite3.SQLITE_READONLY: "make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_CANTOPEN: "make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_PERM: "make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_AUTH: "make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_BUSY: "wait for the other reconciler to end",
-    sqlite3.SQLITE_LOCKED: "wait for the other reconciler to end",
-    sqlite3.SQLITE_PROTOCOL: "wait for the other reconciler to end",
-    sqlite3.SQLITE_NOMEM: "free some memory",
+    sqlite3.SQLITE_FULL: "The state directory's disk is full: free some space",
+    sqlite3.SQLITE_IOERR: "The state directory's disk is full or reports errors (dmesg): free some space",
+    sqlite3.SQLITE_READONLY: "Make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_CANTOPEN: "Make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_PERM: "Make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_AUTH: "Make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_BUSY: "Wait for the other reconciler to end",
+    sqlite3.SQLITE_LOCKED: "Wait for the other reconciler to end",
+    sqlite3.SQLITE_PROTOCOL: "Wait for the other reconciler to end",
+    sqlite3.SQLITE_NOMEM: "Free some memory",
 }
 
 Execute = Callable[..., sqlite3.Cursor]
@@ -189,7 +189,7 @@ class SqliteStore:
                         do(statement)
         found = self._version()
         if found > VERSION:
-            hint = f"this one knows version {VERSION}: install the newer reconciler again, or name another state_dir"
+            hint = f"This one knows version {VERSION}: install the newer reconciler again, or name another state_dir"
             what = f"the state database has version {found}, written by a newer reconciler"
             raise StoreError(what, where=self._path, hint=hint)
         (state,) = self._one("PRAGMA quick_check(1)")
@@ -246,7 +246,7 @@ class SqliteStore:
 
     def _damaged(self, why: str) -> StoreError:
         hint = (
-            "nothing was changed. Live files and backups are not part of it: move the file away and start again; "
+            "Nothing was changed. Live files and backups are not part of it: move the file away and start again; "
             "a file that differs from git is then held as first contact"
         )
         return StoreError(f"the state database is damaged ({why})", where=self._path, hint=hint)
@@ -261,7 +261,7 @@ def _make_private(path: str) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        hint = "make state_dir writable for the daemon's user, with room in it"
+        hint = "Make state_dir writable for the daemon's user, with room in it"
         raise StoreError(
             f"cannot create the state database ({os.strerror(error.errno or 0)})", where=path, hint=hint
         ) from error

@@ -150,9 +150,10 @@ async def _uninterrupted(work: Any) -> Any:
 
 async def _ask_daemon(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]] | None:
     """The daemon's answer, or None where no daemon listens."""
+    if (path := _socket_left(config)) is None:
+        return None
     import aiohttp
 
-    path = control_socket(config)
     connector = aiohttp.UnixConnector(path)
     try:
         async with (
@@ -166,10 +167,16 @@ async def _ask_daemon(config: ServerConfig, asked: dict[str, Any], tell: Tell) -
                     return list(data["outcomes"])
                 tell(data["progress"])
     except aiohttp.ClientConnectorError:
-        return None  # no socket, or one that a killed daemon left behind
+        return None  # a killed daemon has left the socket behind
     except aiohttp.ClientError as error:
         raise OutsideError("the daemon did not answer to the end", where=path, hint=_SEE_ITS_LOG) from error
     raise OutsideError("the daemon stopped before the pass ended", where=path, hint=_SEE_ITS_LOG)
+
+
+def _socket_left(config: ServerConfig) -> str | None:
+    """The control socket, if it is there: else aiohttp, which takes its time to load, is not needed."""
+    path = control_socket(config)
+    return path if os.path.exists(path) else None
 
 
 # --- looking ---
@@ -181,19 +188,29 @@ def status(config: ServerConfig, *, tell: Tell) -> dict[str, Any]:
 
 
 async def _status(config: ServerConfig, tell: Tell) -> dict[str, Any]:
+    answer = await _ask_daemon_status(config)
+    return answer if answer is not None else await _status_here(config, tell)
+
+
+async def _ask_daemon_status(config: ServerConfig) -> dict[str, Any] | None:
+    """The daemon's answer, or None where no daemon listens."""
+    if (path := _socket_left(config)) is None:
+        return None
     import aiohttp
 
     try:
-        connector = aiohttp.UnixConnector(control_socket(config))
         async with (
-            aiohttp.ClientSession(connector=connector) as session,
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session,
             session.get("http://daemon/api/v1/status") as answer,
         ):
             return dict(await answer.json())
     except aiohttp.ClientConnectorError:
-        pass  # no socket, or one that a killed daemon left behind
+        return None  # a killed daemon has left the socket behind
     except aiohttp.ClientError as error:
-        raise OutsideError("the daemon did not answer", where=control_socket(config), hint=_SEE_ITS_LOG) from error
+        raise OutsideError("the daemon did not answer", where=path, hint=_SEE_ITS_LOG) from error
+
+
+async def _status_here(config: ServerConfig, tell: Tell) -> dict[str, Any]:
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, "reconciler status"):
         async with runtime(config) as built:

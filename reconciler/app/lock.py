@@ -29,7 +29,7 @@ def exclusive(state_dir: str, purpose: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            hint = "wait for it to end; a daemon that no longer answers is restarted by `systemctl restart reconciler`"
+            hint = "Wait for it to end; a daemon that no longer answers is restarted by `systemctl restart reconciler`"
             raise LockedError(f"the state directory is in use by {holder}", where=state_dir, hint=hint) from None
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         with contextlib.suppress(OSError):  # on a full disk the lock holds as well, it only does not say for whom

@@ -19,12 +19,12 @@ from reconciler.adapters.probe import HttpHealth
 from reconciler.adapters.sops import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app.config import ServerConfig, read_manifest
-from reconciler.app.server_file import HistoryRewrites
+from reconciler.app.server_file import HistoryRewrites, Verify
 from reconciler.core.errors import ConfigError, StoreError
 from reconciler.core.model import Settings
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
-from reconciler.engine.reconcile import Reconciler
+from reconciler.engine.reconcile import Claims, Reconciler
 
 
 @dataclass(slots=True)
@@ -77,6 +77,7 @@ def open_backups(config: ServerConfig) -> BackupDirectory:
 @contextlib.asynccontextmanager
 async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     """Build every port for ``config``; what was opened is closed at the end. The caller holds the lock."""
+    _refuse_what_is_to_come(config)
     prepare_state_dir(config.state_dir)
     relay = Relay()
     environments = config.environment
@@ -108,11 +109,23 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
         new_run_id=lambda: secrets.token_hex(4),
         progress=relay,
     )
+    claims = Claims()
     try:
-        yield Runtime(ports, {name: Reconciler(ports, name) for name in environments}, metrics, relay)
+        yield Runtime(ports, {name: Reconciler(ports, name, claims) for name in environments}, metrics, relay)
     finally:
         await compose.close()
         store.close()
+
+
+def _refuse_what_is_to_come(config: ServerConfig) -> None:
+    """Settings that this version reads and does not act on yet must not be taken for protection. Raises ConfigError."""
+    if config.repository.verify is not Verify.NONE:
+        what = f"verify: {config.repository.verify} is not supported by this version: no signature would be checked"
+        raise ConfigError(what, where="repository.verify", hint="Set it to none, or install a version that checks")
+    if config.hosts:
+        raise ConfigError(
+            "hosts over SSH are not supported by this version", where="hosts", hint="Run a daemon on each host"
+        )
 
 
 def _settings(config: ServerConfig) -> Settings:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.core import health
-from reconciler.core.errors import ReconcilerError, RefusedError
-from reconciler.core.model import Outcome, Phase, Result, Revision, ServiceHealth
+from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError
+from reconciler.core.model import Manifest, Outcome, Phase, Result, Revision, ServiceHealth
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import phase
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
@@ -28,12 +28,35 @@ class Failure:
     until: float
 
 
-class Reconciler:
-    """The passes of one environment, with what is kept in memory between them."""
+class Claims:
+    """Which environment writes which live path on this server: two that share one would undo each other for ever."""
 
-    def __init__(self, ports: Ports, environment: str) -> None:
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+
+    def take(self, manifest: Manifest) -> None:
+        """Note the manifest's paths as its environment's own. Raises ManifestError where another has one of them."""
+        environment = manifest.environment
+        paths = {target.path for target in manifest.targets}
+        taken = [path for path in sorted(paths) if self._owners.get(path, environment) != environment]
+        if taken:
+            what = f"the environment {self._owners[taken[0]]} on this server has a target there too"
+            hint = "Give each environment its own path, or take one of them out of the server's file"
+            raise ManifestError(what, where=f"environment {environment}: {taken[0]}", hint=hint)
+        self._owners = {path: owner for path, owner in self._owners.items() if owner != environment}
+        self._owners |= dict.fromkeys(paths, environment)
+
+
+class Reconciler:
+    """The passes of one environment, with what is kept in memory between them.
+
+    ``claims`` is shared by all environments of the server.
+    """
+
+    def __init__(self, ports: Ports, environment: str, claims: Claims | None = None) -> None:
         self.environment = environment
         self._ports = ports
+        self._claims = claims or Claims()
         self._names = KeyNames()
         self._wanted: Wanted | None = None
         self._failure: Failure | None = None
@@ -98,7 +121,9 @@ class Reconciler:
             raise failure.error.with_traceback(None)  # else every pass would add its frames
         self._failure = None
         try:
-            self._wanted = await load(self._ports, self.environment, revision, plaintexts)
+            wanted = await load(self._ports, self.environment, revision, plaintexts)
+            self._claims.take(wanted.manifest)
+            self._wanted = wanted
         except ReconcilerError as error:
             if error.blames_revision:
                 self._remember(revision, error)

@@ -151,7 +151,7 @@ IRREGULAR = [
     pytest.param(make_directory, "is a directory", id="directory"),
     pytest.param(make_fifo, "not a regular file", id="fifo"),
     pytest.param(make_device, "not a regular file", id="device", marks=pytest.mark.root),
-    pytest.param(make_socket, "a socket lies in its place", id="socket"),
+    pytest.param(make_socket, "A socket lies in its place", id="socket"),
 ]
 
 
@@ -231,6 +231,21 @@ def test_missing_parents_are_made_and_can_be_entered(host: LocalHost, root: Path
     assert [mode_of(root / "config"), mode_of(root / "config" / "deep")] == [0o755, 0o755]
 
 
+def test_a_parent_that_somebody_else_makes_in_the_same_instant_is_theirs(
+    host: LocalHost, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def second(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, 0o711, dir_fd=dir_fd)
+        mkdir(name, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", second)
+    put(host, root / "config" / "api.env")
+    assert (root / "config" / "api.env").read_bytes() == NEW
+    assert mode_of(root / "config") == 0o711
+
+
 @pytest.mark.root
 def test_parents_that_are_made_belong_to_the_owner_and_those_that_were_there_do_not(
     host: LocalHost, root: Path
@@ -273,7 +288,7 @@ def test_an_owner_that_may_not_be_set_leaves_nothing_behind(public: Path) -> Non
     before = open_descriptors()
     with as_user(NOBODY):
         for path in (public / "api.env", public / "config" / "api.env"):
-            with pytest.raises(LiveFileError, match=r"Operation not permitted.*run the daemon as root"):
+            with pytest.raises(LiveFileError, match=r"Operation not permitted.*Run the daemon as root"):
                 put(host, path, ownership=Ownership(0, 0))
     assert names(public) == []
     assert open_descriptors() == before
@@ -458,7 +473,7 @@ def test_an_edit_between_the_look_and_the_write_stays(
     live = seen(host, file)
     edit(file)
     found = state_of(file)
-    with pytest.raises(ChangedMeanwhileError, match="nothing was overwritten") as error:
+    with pytest.raises(ChangedMeanwhileError, match="Nothing was overwritten") as error:
         put(host, file, replaces=live)
     assert error.value.where == str(file)
     assert error.value.retryable
@@ -515,26 +530,38 @@ def test_a_reader_does_not_hinder(host: LocalHost, file: Path) -> None:
         assert reader.read() == OLD
 
 
-def test_a_writer_who_comes_during_the_question_does_no_harm(host: LocalHost, root: Path, file: Path) -> None:
-    """The kernel then tells whoever asked by a signal, which by default would end the process."""
-    done = threading.Event()
+ASKED_BACK = """
+import asyncio, fcntl, os, sys, threading, time
+from reconciler.adapters.local_host import LocalHost
+from reconciler.core.model import Ownership
+from reconciler.core.secret import Secret
 
-    def writer() -> None:
-        while not done.is_set():
-            for entry in os.scandir(root):
-                with contextlib.suppress(OSError):
-                    os.close(os.open(entry.path, os.O_WRONLY | os.O_NONBLOCK))
+root, path, other_name = sys.argv[1:]
+control = fcntl.fcntl
 
-    thread = threading.Thread(target=writer)
-    thread.start()
-    try:
-        for _ in range(60):
-            with contextlib.suppress(ChangedMeanwhileError):
-                put(host, file, replaces=seen(host, file))
-    finally:
-        done.set()
-        thread.join()
-    assert file.read_bytes() in (OLD, NEW)
+def and_then_somebody_opens_it(descriptor, command, *argument):
+    control(descriptor, command, *argument)
+    if command == fcntl.F_SETLEASE:
+        threading.Thread(target=os.open, args=(other_name, os.O_WRONLY), daemon=True).start()
+        time.sleep(0.1)
+
+async def main():
+    host = LocalHost([root])
+    live = await host.read(path)
+    os.link(path, other_name)
+    fcntl.fcntl = and_then_somebody_opens_it
+    await host.write(path, Secret(b"A=new\\n"), mode=0o600, ownership=Ownership(), replaces=live)
+
+asyncio.run(main())
+"""
+
+
+def test_a_writer_who_comes_while_we_ask_whether_there_is_one_does_no_harm(root: Path, file: Path) -> None:
+    """The kernel then tells us by a signal, which by default would end the process."""
+    command = [sys.executable, "-c", ASKED_BACK, str(root), str(file), str(root / "other name")]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert file.read_bytes() == NEW
 
 
 @pytest.fixture
@@ -876,7 +903,7 @@ def test_a_directory_that_may_not_be_written(public: Path) -> None:
     try:
         with as_user(NOBODY):
             live = seen(host, file)
-            with pytest.raises(LiveFileError, match=r"Permission denied.*run the daemon as root"):
+            with pytest.raises(LiveFileError, match=r"Permission denied.*Run the daemon as root"):
                 put(host, file, replaces=live)
             with pytest.raises(LiveFileError, match=r"cannot delete the live file \(Permission denied\)"):
                 remove(host, file, live)

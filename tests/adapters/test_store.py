@@ -329,7 +329,7 @@ def test_a_file_that_another_process_holds_is_not_called_damaged(
     hasty = opened()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailableError, match=r"locked.*wait for the other reconciler to end") as error:
+        with pytest.raises(StoreUnavailableError, match=r"locked.*Wait for the other reconciler to end") as error:
             hasty.begin(run_of())
         assert error.value.retryable
         assert hasty.environment("production") == NOTHING
@@ -476,7 +476,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path:
             store.begin(run_of(actions=(RESTART,)))
             filler = fill(disk)
             for _ in range(2):
-                with pytest.raises(StoreUnavailableError, match=r"full.*free space.*it is tried again") as error:
+                with pytest.raises(StoreUnavailableError, match=r"full.*free some space; it is tried again") as error:
                     finish(store, run_of(), record=record)
                 assert error.value.retryable
             assert store.owed("production") == (RESTART,)
@@ -491,7 +491,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path:
 def test_a_disk_that_is_full_at_the_start_is_not_called_damage(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         filler = fill(disk)
-        with pytest.raises((StoreUnavailableError, StoreError), match=r"free space|with room in it"):
+        with pytest.raises((StoreUnavailableError, StoreError), match=r"free some space|with room in it"):
             SqliteStore(str(disk / "state.db"))
         filler.unlink()
         SqliteStore(str(disk / "state.db")).close()
@@ -503,12 +503,12 @@ def test_a_read_only_disk_is_not_called_damage(tmp_path: Path) -> None:
         with contextlib.closing(SqliteStore(str(disk / "state.db"))) as store:
             store.begin(run_of())
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with pytest.raises(StoreUnavailableError, match="make state_dir writable"):
+        with pytest.raises(StoreUnavailableError, match="Make state_dir writable"):
             SqliteStore(str(disk / "state.db")).begin(run_of("r2"))
 
 
 def test_a_missing_directory_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"cannot create the state database \(No such file.*make state_dir writable"):
+    with pytest.raises(StoreError, match=r"cannot create the state database \(No such file.*Make state_dir writable"):
         SqliteStore(str(tmp_path / "missing" / "state.db"))
 
 

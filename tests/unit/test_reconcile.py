@@ -8,11 +8,12 @@ from reconciler.core.errors import (
     BadCiphertextError,
     EngineUnavailableError,
     LiveFileError,
+    ManifestError,
     ModelRefusedError,
     StoreUnavailableError,
 )
-from reconciler.core.model import Kind, OnDrift, OnFailure, Outcome, Result, Stack
-from reconciler.engine.reconcile import Reconciler
+from reconciler.core.model import Kind, Manifest, OnDrift, OnFailure, Outcome, Result, Stack, Target
+from reconciler.engine.reconcile import Claims, Reconciler
 from tests.fakes import APP, World
 
 API = f"{APP}/api.env"
@@ -248,6 +249,18 @@ async def test_a_store_that_cannot_be_written_stops_before_the_first_write(world
     outcome = await one_pass(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert world.live("api") == "A=1"
+
+
+def test_two_environments_on_one_server_cannot_claim_one_live_path() -> None:
+    def manifest(environment: str, *paths: str) -> Manifest:
+        return Manifest(environment, (), tuple(Target(environment, path.strip("/"), path) for path in paths))
+
+    claims = Claims()
+    claims.take(manifest("staging", "/opt/app/a.env", "/opt/app/b.env"))
+    with pytest.raises(ManifestError, match="/opt/app/b.env: the environment staging"):
+        claims.take(manifest("production", "/opt/app/b.env"))
+    claims.take(manifest("staging", "/opt/app/a.env"))
+    claims.take(manifest("production", "/opt/app/b.env"))
 
 
 class Killed(BaseException):
