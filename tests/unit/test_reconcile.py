@@ -257,7 +257,7 @@ def test_two_environments_on_one_server_cannot_claim_one_live_path() -> None:
 
     claims = Claims()
     claims.take(manifest("staging", "/opt/app/a.env", "/opt/app/b.env"))
-    with pytest.raises(ManifestError, match="/opt/app/b.env: the environment staging"):
+    with pytest.raises(ManifestError, match=r"/opt/app/b\.env: the environment staging"):
         claims.take(manifest("production", "/opt/app/b.env"))
     claims.take(manifest("staging", "/opt/app/a.env"))
     claims.take(manifest("production", "/opt/app/b.env"))
