@@ -67,7 +67,7 @@ demo: provision venv  ## the whole story on a scratch directory, in about a minu
 	@$(VENV)/bin/reconciler demo $(DEMO_ARGS)
 
 .PHONY: bench
-bench: provision venv  ## measure what docs/benchmarks.md reports
+bench: provision venv  ## measure what docs/performance.md reports
 	@$(VENV)/bin/python benchmarks/run.py
 
 .PHONY: clean

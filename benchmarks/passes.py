@@ -39,7 +39,7 @@ def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "subprocess.Popen":
         program, *words = arguments[1]
         command = next((str(word) for word in words if not str(word).startswith(("-", "/"))), "")
-        _started[f"{os.path.basename(program)} {command}"] += 1
+        _started[f"{os.path.basename(program)} {command}".strip()] += 1
 
 
 sys.addaudithook(_note_process)  # Python itself tells of every process that it starts
