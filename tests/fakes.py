@@ -145,8 +145,9 @@ class FakeHost:
     def resolve(self, path: str) -> str:
         return path
 
-    async def sweep(self, path: str) -> tuple[LiveFile, ...]:
-        return ()
+    async def leftovers(self, path: str) -> tuple[str, ...]:
+        directory, _, name = path.rpartition("/")
+        return tuple(sorted(other for other in self.files if other.startswith(f"{directory}/.{name}.reconciler-")))
 
     async def check(self, check: Check, data: Secret) -> None:
         self.journal.note(f"check {check.name}")

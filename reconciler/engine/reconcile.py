@@ -10,6 +10,7 @@ from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError
 from reconciler.core.model import Manifest, Outcome, Phase, Result, Revision, ServiceHealth
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import phase
+from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
 from reconciler.engine.prepare import KeyNames, Prepared, prepare
 from reconciler.engine.transact import held_reason, settle, transact
@@ -63,6 +64,7 @@ class Reconciler:
         self._trouble: ReconcilerError | None = None
         self._containers: Mapping[str, frozenset[str]] = {}
         self._looked_at_stacks = float("-inf")
+        self._tidy = False  # whether what a killed run left behind is cleared: once a process is enough
 
     async def run(
         self, trigger: str, *, poll: bool = True, dry_run: bool = False, take_over: Collection[str] = ()
@@ -92,6 +94,9 @@ class Reconciler:
         with phase(ports, Phase.OBSERVE, "comparing the live files"):
             snapshot = await look(ports, wanted)
             _check_names(snapshot, take_over)
+            if not dry_run and not self._tidy:
+                await clear_leftovers(ports, snapshot)
+                self._tidy = True
             owed = ports.store.owed(self.environment)
             deep = bool(owed) or dry_run or await self._stacks_moved(wanted)
             prepared = await prepare(

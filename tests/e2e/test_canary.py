@@ -34,7 +34,8 @@ LETTERS = "ghijklmnopqrstuvwxyz"  # none of a hexadecimal number, so that no dig
 PIECE = 12  # characters of the age key that count as a leak
 SHARED_PLACES = (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/dev/shm"))
 
-TEXTS = ("plan", "sync", "status", "history", "backups", "doctor")
+LOOK_EVERY = 0.003  # seconds; the shortest process, git cat-file, lives as long
+JSON, BOTH = [("--json",)], [(), ("--json",)]
 
 # Its secrets come from an env file and, interpolated, from .env; MODE=bad makes it crash.
 STACK = """\
@@ -103,7 +104,7 @@ class Ear:
     variables: dict[str, str] = field(default_factory=dict)
     heard: dict[str, bytes] = field(default_factory=dict)
 
-    def commands(self, *names: str, arguments: Iterable[tuple[str, ...]] = ((), ("--json",))) -> None:
+    def commands(self, *names: str, arguments: Iterable[tuple[str, ...]] = ((),)) -> None:
         for name in names:
             for more in arguments:
                 done = self.server.cli(name, *more, environment=self.variables)
@@ -129,7 +130,7 @@ class Watcher:
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def look(self) -> None:
-        while not self._ended.is_set():
+        while not self._ended.wait(LOOK_EVERY):
             self._look_below(self.pid, _read(self.pid, "cmdline"), child=True)
 
     def end(self) -> None:
@@ -273,16 +274,17 @@ def test_no_secret_is_told_while_everything_goes_wrong_at_once(
     server.settings["webhook"] = {"secret_file": str(secret)}
     with sites(server, *(failure.id for failure in failures), "well", value=canary.word) as made:
         ear = Ear(server)
-        ear.commands("sync", arguments=[()])
+        ear.commands("sync")
         for failure, site in zip(failures, made, strict=False):
             failure.happens(site)
             ear.variables |= site.variables
         made[-1].commit(2)
-        ear.commands("plan", "sync", arguments=[()])
+        ear.commands("plan", "sync")
         with server.daemon(ready=True, **ear.variables, APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
             made[-1].commit(3)
             made[-1].live.write_text(f"TOKEN={canary.word}.by-hand\n")
-            ear.commands(*TEXTS)
+            ear.commands("plan", "sync", arguments=JSON)
+            ear.commands("status", "history", "backups", "doctor", arguments=BOTH)
             for path in ("/metrics", "/api/v1/status", "/healthz", "/readyz"):
                 ear.hear(path, daemon.get(path)[1])
             announce(daemon, secret.read_bytes().strip(), ear)
@@ -325,21 +327,21 @@ def test_no_secret_is_told_when_the_whole_server_fails(
 ) -> None:
     with sites(server, "production", value=canary.word) as (site,):
         ear = Ear(server)
-        ear.commands("sync", arguments=[()])
+        ear.commands("sync")
         failure.happens(site)
         ear.variables = {**site.variables, "APP_SECRET": canary.word}
         if failure.result is None:
-            ear.commands("sync", "run", arguments=[()])
+            ear.commands("sync", "run")
         else:
             with server.daemon(ready=True, **ear.variables) as daemon, watched(daemon) as watcher:
-                ear.commands("sync", arguments=[()])
+                ear.commands("sync")
                 ear.hear("/metrics", daemon.get("/metrics")[1])
                 ear.hear("/api/v1/status", daemon.get("/api/v1/status")[1])
                 eventually(lambda: "git" in watcher.environments)
             ear.hear("log", daemon.log.read_text())
             assert watcher.leaks(canary) == []
             assert watcher.undocumented() == set()
-        ear.commands("doctor", arguments=[("--json",)])
+        ear.commands("doctor", arguments=JSON)
         assert ear.leaks(canary) == []
         assert_only_where_it_belongs(server, canary, strays, [site.live, server.root / "git-token"])
         if failure.id == "git-token-refused":  # or it would prove nothing
@@ -360,17 +362,17 @@ def test_no_secret_is_told_by_a_change_a_drift_a_rollback_and_a_project_that_com
     server, project = stack_server(STACK)
     server.commit(wanted("good"), server.manifest(list(wanted("good"))))
     ear = Ear(server)
-    ear.commands("sync", arguments=[()])
+    ear.commands("sync")
     project.up()
     with server.daemon(APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
         server.commit(wanted("better"))
-        ear.commands("plan", "sync", arguments=[()])
+        ear.commands("plan", "sync")
         (server.app / "api.env").write_text(f"MODE=good\nTOKEN={canary.word}.by-hand\n")
-        ear.commands("plan", "sync", arguments=[()])
+        ear.commands("plan", "sync")
         server.commit(wanted("bad"))
-        ear.commands("sync", arguments=[()])
+        ear.commands("sync")
         server.commit(wanted("best", memory=f"{canary.word}.memory"))
-        ear.commands(*TEXTS)
+        ear.commands("plan", "sync", "status", "history", "backups", "doctor", arguments=JSON)
         for path in ("/metrics", "/api/v1/status"):
             ear.hear(path, daemon.get(path)[1])
         environment = server.json("status")["environments"][0]

@@ -412,3 +412,14 @@ def test_a_setting_that_is_not_acted_on_yet_is_refused_and_not_ignored(
     assert done.returncode == 1
     assert said in done.stderr
     assert not list(server.app.iterdir())
+
+
+def test_a_temporary_file_of_a_killed_run_is_taken_away_and_an_edit_in_it_kept(server: Server) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    server.sync()
+    left = server.app / ".api.env.reconciler-0123456789ab"
+    left.write_bytes(b"A=hand\n")
+    assert server.sync()["result"] == "in_sync"
+    assert [path.name for path in server.app.iterdir()] == ["api.env"]
+    kept = [path.read_bytes() for path in (server.state / "backups").rglob("*") if path.is_file()]
+    assert b"A=hand\n" in kept

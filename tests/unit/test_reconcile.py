@@ -251,6 +251,17 @@ async def test_a_store_that_cannot_be_written_stops_before_the_first_write(world
     assert world.live("api") == "A=1"
 
 
+async def test_what_a_killed_run_left_beside_a_live_file_is_backed_up_if_unknown_and_taken_away(world: World) -> None:
+    ours, edit = f"{APP}/.api.env.reconciler-000000000001", f"{APP}/.api.env.reconciler-000000000002"
+    world.host.put(ours, b"A=1\n")
+    world.host.put(edit, b"A=hand\n")
+    assert (await one_pass(world)).result is Result.IN_SYNC
+    assert not {ours, edit} & world.host.files.keys()
+    ((_, kept),) = world.backups.taken
+    assert [data.reveal() for data in kept.values()] == [b"A=hand\n"]
+    assert world.steps.index(f"backup {API}") < world.steps.index(f"remove {edit}")
+
+
 def test_two_environments_on_one_server_cannot_claim_one_live_path() -> None:
     def manifest(environment: str, *paths: str) -> Manifest:
         return Manifest(environment, (), tuple(Target(environment, path.strip("/"), path) for path in paths))
