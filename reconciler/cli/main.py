@@ -63,7 +63,7 @@ def _load(path: str) -> ServerConfig:
     return load_server_config(path)
 
 
-@app.command()
+@app.command(short_help="the daemon")
 def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Run the daemon until SIGTERM or SIGINT; a running pass is let to its end. Exits 0, or 1 where it cannot start."""
     from reconciler.app import commands
@@ -71,7 +71,7 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     commands.run_daemon(_load(config))
 
 
-@app.command()
+@app.command(short_help="one pass now")
 def sync(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: Environment = None,
@@ -97,7 +97,7 @@ def sync(
     raise typer.Exit(_worst(_pass_code(outcome) for outcome in outcomes))
 
 
-@app.command()
+@app.command(short_help="what a pass would do; writes nothing")
 def plan(config: ConfigFile = DEFAULT_CONFIG, environment: Environment = None, as_json: Json = False) -> None:
     """Show what a pass would do, by key name, and which services it would touch and why; writes nothing.
 
@@ -113,7 +113,7 @@ def plan(config: ConfigFile = DEFAULT_CONFIG, environment: Environment = None, a
     raise typer.Exit(_worst(_plan_code(outcome) for outcome in outcomes))
 
 
-@app.command()
+@app.command(short_help="per target and stack: in sync or not, since when, why")
 def status(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Show each target and stack: in sync or not, the revision, since when and why.
 
@@ -129,7 +129,7 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     raise typer.Exit(_worst(_status_code(one) for one in found["environments"]))
 
 
-@app.command()
+@app.command(short_help="past runs: when, what, by whom, with which result")
 def history(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")] = None,
@@ -143,7 +143,7 @@ def history(
     render.history(commands.history(_load(config), environment, limit), as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="list the backups")
 def backups(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")] = None,
@@ -156,7 +156,7 @@ def backups(
     render.backups(commands.backups(_load(config), environment), as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="put the files of a backup back")
 def restore(
     backup: Annotated[str, typer.Argument(help="The backup's id, as `reconciler backups` lists it.")],
     config: ConfigFile = DEFAULT_CONFIG,
@@ -176,7 +176,7 @@ def restore(
     render.restored(commands.restore(_load(config), backup, target or []), as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="check every component and say what to do")
 def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Check every real component and permission and say what to do. Exits 0 when all is well, 1 otherwise."""
     from reconciler.app import doctor as examination
@@ -194,7 +194,7 @@ class Which(StrEnum):
     MANIFEST = "manifest"
 
 
-@app.command()
+@app.command(short_help="the JSON Schema of one of the two files")
 def schema(which: Annotated[Which, typer.Argument(help="Which of the two files.")]) -> None:
     """Print the JSON Schema (2020-12) of one of the two files, for editors. Exits 0."""
     import json
@@ -204,7 +204,7 @@ def schema(which: Annotated[Which, typer.Argument(help="Which of the two files."
     typer.echo(json.dumps(json_schema(which.value), indent=2))
 
 
-@app.command()
+@app.command(short_help="the whole story on a scratch directory, in about a minute")
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything in place to look at.")] = False,
     files_only: Annotated[bool, typer.Option("--files-only", help="Without services.")] = False,
@@ -215,7 +215,7 @@ def demo(
     story.tell(keep=keep, files_only=files_only)
 
 
-@app.command()
+@app.command(short_help="print the version")
 def version() -> None:
     """Print the version. Exits 0."""
     from importlib.metadata import version as installed
