@@ -117,7 +117,8 @@ def plan(config: ConfigFile = DEFAULT_CONFIG, environment: Environment = None, a
 def status(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Show each target and stack: in sync or not, the revision, since when and why.
 
-    Asks the daemon; without one, looks at the live files itself. Exits 0 in sync, 2 if something waits, 1 on errors.
+    Asks the daemon how its last pass ended; without one, looks at the live files itself.
+    Exits 0 in sync, 1 on errors, 2 if something would change or waits for a person, 3 if it was rolled back.
     """
     from reconciler.app import commands
     from reconciler.cli import render
@@ -167,8 +168,8 @@ def restore(
 ) -> None:
     """Put the files of a backup back; what they replace is backed up first.
 
-    Services are not touched, and while git wants something else the daemon's next pass writes that again.
-    Exits 0, or 1 on errors.
+    Stop the daemon first: it holds the state directory. Services are not touched, and while git wants something else
+    the next pass writes that again. Exits 0, or 1 on errors.
     """
     from reconciler.app import commands
     from reconciler.cli import render

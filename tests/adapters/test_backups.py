@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -74,7 +75,9 @@ def everything(directory: Path) -> list[str]:
 
 def test_what_was_taken_is_listed_and_read_back(backups: BackupDirectory) -> None:
     files = [copy_of("/opt/app/api.env", b"A=\x00\xff\n"), copy_of("/opt/app/new.env", None)]
+    before = len(os.listdir("/proc/self/fd"))
     backup = take(backups, 1, files=files)
+    assert len(os.listdir("/proc/self/fd")) == before
     assert backup.id == "20231114T221320Z-00000001"
     assert backups.list() == (backup,)
     assert backups.list("production") == (backup,)
@@ -134,11 +137,12 @@ def test_a_copied_directory_belongs_to_where_it_lies(directory: Path, backups: B
 # --- expiring --------------------------------------------------------------------------------------------------------
 
 
-def test_as_many_stay_as_are_kept_and_the_newest_of_them(backups: BackupDirectory) -> None:
+def test_as_many_stay_as_are_kept_and_the_newest_of_them(directory: Path, backups: BackupDirectory) -> None:
     taken = [take(backups, number, NOON + number) for number in range(5)]
     assert backups.expire("production", keep=3, max_age=FOR_EVER, now=NOON) == 2
     assert ids(backups) == [backup.id for backup in reversed(taken[2:])]
     assert backups.expire("production", keep=3, max_age=FOR_EVER, now=NOON) == 0
+    assert len(os.listdir(directory / "production")) == 3
 
 
 @pytest.mark.parametrize(("age", "gone"), [(90 * DAY, 0), (90 * DAY + 1, 1)], ids=["just young enough", "too old"])
@@ -294,20 +298,43 @@ backups.expire("production", keep=1, max_age=1e12, now=0.0)
 """
 
 
+def traced(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[bytes]:
+    if program("strace") is None:
+        pytest.skip("strace is not installed: make provision")
+    command = ["strace", "-f", "-qq", "-y", *arguments, sys.executable, "-c", CHILD, str(directory), "2"]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=30)
+    if b"ptrace" in done.stderr:
+        pytest.skip("this machine lets nobody trace a process")
+    return done
+
+
+def test_a_backup_is_on_disk_before_it_has_its_name(directory: Path, tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    assert traced(["-o", str(log), "-e", "trace=mkdir,write,fsync,rename"], directory).returncode == 0
+    order = re.findall(rf'(\w+)\((?:\d+<|"){re.escape(str(directory.parent))}/([^>"]+)', log.read_text())
+    parent = "backups/production"
+    making = f"{parent}/.20231114T221500Z-2"
+    files = [(call, f"{making}/{name}") for name in ("0000-api.env", "manifest.json") for call in ("write", "fsync")]
+    assert order == [
+        ("mkdir", "backups"),
+        ("mkdir", parent),
+        ("fsync", "backups"),
+        ("mkdir", making),
+        *files,
+        ("fsync", making),
+        ("rename", making),
+        ("fsync", parent),
+    ]
+
+
 @pytest.mark.parametrize("call", ["fsync:1", "fsync:2", "fsync:3", "rename:1", "fsync:4", "rename:2", "unlinkat:1"])
 def test_killed_at_any_instant_every_listed_backup_is_whole(
     directory: Path, backups: BackupDirectory, call: str
 ) -> None:
-    if program("strace") is None:
-        pytest.skip("strace is not installed: make provision")
     first = take(backups, 1)
     name, _, number = call.partition(":")
-    inject = ["-e", f"trace={name}", "-e", f"inject={name}:signal=SIGKILL:when={number}"]
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "-c", CHILD, str(directory), "2"]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=30)
-    if b"ptrace" in done.stderr:
-        pytest.skip("this machine lets nobody trace a process")
-    assert done.returncode != 0
+    inject = ["-o", "/dev/null", "-e", f"trace={name}", "-e", f"inject={name}:signal=SIGKILL:when={number}"]
+    assert traced(inject, directory).returncode != 0
     listed = backups.list()
     assert listed
     assert first in listed or len(listed) == 1

@@ -383,6 +383,9 @@ def test_a_link_on_the_way_is_refused(
         put(host, path, replaces=stale)
     with pytest.raises((LiveFileError, ChangedMeanwhileError)):
         remove(host, path, replaces=stale)
+    if path.parent != root:
+        with pytest.raises(LiveFileError, match="cannot look for what an earlier run left"):
+            left_beside(host, path)
     assert names(outside) == ["api.env"]
     assert (outside / "api.env").read_bytes() == b"not ours\n"
     assert open_descriptors() == before
@@ -711,8 +714,10 @@ def test_owner_and_mode_come_before_the_bytes_and_the_bytes_before_the_name(
     done = traced(["-y", "-o", str(log), "-e", f"trace={calls}"], str(root), str(file), NEW.decode())
     assert done.returncode == 0, done.stderr.decode()
     ours = re.compile(rf"(openat(?=.*O_CREAT)|fchown|fchmod|write|fsync|renameat2|unlinkat)\(.*{re.escape(str(root))}")
-    order = [found[1] for line in log.read_text().splitlines() if (found := ours.search(line))]
+    lines = [(found[1], line) for line in log.read_text().splitlines() if (found := ours.search(line))]
+    order = [call for call, _ in lines]
     assert order == ["openat", "fchown", "fchmod", "write", "fsync", "renameat2", "unlinkat", "fsync"]
+    assert ", 0600)" in lines[0][1]
 
 
 @pytest.mark.usefixtures("strace")
@@ -1020,9 +1025,25 @@ def test_another_error_of_the_rename_is_told_and_leaves_nothing(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(local_host, "_rename", fail)
-    with pytest.raises(LiveFileError, match=r"cannot write the live file \(Input/output error\).*dmesg"):
-        put(host, file, replaces=seen(host, file))
+    for path, live in ((file, seen(host, file)), (root / "new.env", None)):
+        with pytest.raises(LiveFileError, match=r"cannot write the live file \(Input/output error\).*dmesg"):
+            put(host, path, replaces=live)
     assert names(root) == ["api.env"]
+
+
+@pytest.mark.usefixtures("plain_renames")
+def test_an_error_half_way_through_the_steps_leaves_the_old_file_and_nothing_else(
+    host: LocalHost, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    live = seen(host, file)
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(LiveFileError, match="Input/output error"):
+        put(host, file, replaces=live)
+    assert names(root) == ["api.env"]
+    assert file.read_bytes() == OLD
 
 
 # --- owners and links by name ----------------------------------------------------------------------------------------

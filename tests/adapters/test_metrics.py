@@ -216,6 +216,8 @@ def test_a_service_has_its_counter_at_0_before_it_is_touched(metrics: Prometheus
     assert series(metrics, "service_recreate_total") == {("ok", "api", "app"): 0, ("failed", "api", "app"): 0}
     metrics.health("production", [ServiceHealth("app", "web", "running", True)])
     assert series(metrics, "service_recreate_total")["failed", "web", "app"] == 0
+    metrics.recreated("production", "app", "db", "ok")
+    assert series(metrics, "service_recreate_total")["failed", "db", "app"] == 0
 
 
 # --- drift -----------------------------------------------------------------------------------------------------------
@@ -351,6 +353,14 @@ def test_the_services_of_a_removed_stack_vanish(metrics: PrometheusMetrics) -> N
     assert samples_about(metrics, "stack", "app") == []
 
 
+def test_the_services_of_a_stack_without_targets_keep_their_counts(metrics: PrometheusMetrics) -> None:
+    plan = plan_of(changed(MOTD, Kind.IN_SYNC), actions=(replace(RECREATE, stack="bare"),))
+    metrics.observed(plan, 100.0)
+    metrics.recreated("production", "bare", "api", "failed")
+    metrics.observed(plan, 160.0)
+    assert series(metrics, "service_recreate_total")["failed", "api", "bare"] == 1
+
+
 def test_an_old_revision_vanishes(metrics: PrometheusMetrics) -> None:
     newer = Revision("fedcba9876543210" + "0" * 24, "5" * 40)
     metrics.revision("production", "head", REVISION)
@@ -417,6 +427,12 @@ def test_what_happened_is_told(name: str, expected: dict[tuple[str, ...], float]
 
 def test_rollbacks_and_decryptions_are_counted_by_how_they_ended() -> None:
     metrics = busy()
-    assert series(metrics, "rollback_total")["local", "ok"] == 1
+    metrics.rolled_back("production", "git", False)
+    assert series(metrics, "rollback_total") == {
+        ("local", "ok"): 1,
+        ("local", "failed"): 0,
+        ("git", "ok"): 0,
+        ("git", "failed"): 1,
+    }
     assert series(metrics, "decrypt_total")["key", "failed"] == 1
     assert series(metrics, "decrypt_total")["", "ok"] == 1

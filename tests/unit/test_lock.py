@@ -110,9 +110,7 @@ def test_the_file_is_for_the_daemon_alone_and_no_descriptor_is_left(tmp_path: Pa
 
 def test_where_there_is_no_directory_it_says_what_to_do(tmp_path: Path) -> None:
     with (
-        pytest.raises(
-            StoreError, match=r"cannot open the lock \(No such file or directory\).*ake the state directory"
-        ),
+        pytest.raises(StoreError, match=r"cannot open the lock \(No such file or directory\).*ake the state directory"),
         exclusive(str(tmp_path / "missing"), "first"),
     ):
         pass
