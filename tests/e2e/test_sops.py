@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -378,13 +379,20 @@ async def test_without_a_configured_key_the_setting_is_named() -> None:
         await Sops("").identity()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
-async def test_a_key_file_of_somebody_else_says_who_must_own_it(tmp_path: Path, key: Key) -> None:
-    path = tmp_path / "age.key"
-    path.write_text(key.secret)
-    path.chmod(0)
-    with pytest.raises(KeyUnavailableError, match=f"Permission denied.*uid {os.geteuid()} "):
-        await Sops(str(path)).identity()
+def test_a_key_file_that_the_daemon_may_not_read_says_who_must_own_it(key: Key) -> None:
+    # Root may read everything, so root becomes somebody else for it; pytest's own directories are closed to others.
+    us, somebody = os.geteuid(), 65534 if os.geteuid() == 0 else os.geteuid()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "age.key"
+        path.write_text(key.secret)
+        path.chmod(0)
+        Path(directory).chmod(0o755)
+        os.seteuid(somebody)
+        try:
+            with pytest.raises(KeyUnavailableError, match=f"Permission denied.*uid {somebody} "):
+                Sops(str(path)).identities()
+        finally:
+            os.seteuid(us)
 
 
 async def test_a_new_key_is_seen_without_a_restart(tmp_path: Path, key: Key, other_key: Key) -> None:
