@@ -30,6 +30,7 @@ _COLOURS = {
     "rolled_back": "magenta",
     "unfinished": "magenta",
 }
+_WHOLE = ("target", "stack", "service", "action", "sync", "health", "effect", "since", "keys", "backup", "environment")
 _SHOW_PROGRESS_AFTER = 1.0  # seconds
 
 console = Console(highlight=False, soft_wrap=False)
@@ -183,20 +184,29 @@ def history(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         _json(found)
         return
-    table = _table("when", "result", "revision", "files and keys", "services", "why")
     for run in found:
-        revision, author = run["revision"], run["revision"]["author"].partition(" <")[0]
-        files = [f"{escape(change['source'])} {_keys(change)}" for change in run["changes"]]
-        services = [f"{escape(action['service'])} [dim]{action['action']}[/dim]" for action in run["actions"]]
-        table.add_row(
-            f"{_instant(run['started_at'])}\n[dim]{escape(run['environment'])}, {run['trigger']}[/dim]",
-            f"{_word(run['result'])}\n[dim]{run['run']}[/dim]",
-            f"{revision['commit'][:12]}\n[dim]{escape(author)}[/dim]",
-            "\n".join(files),
-            "\n".join(services),
-            escape(run["reason"]),
-        )
-    console.print(table if found else "no runs yet")
+        _run(run)
+    if not found:
+        console.print("no runs yet")
+
+
+def _run(run: dict[str, Any]) -> None:
+    """One run: a line that says when, how and what of, then what it did, then why it ended so."""
+    revision, author = run["revision"], run["revision"]["author"].partition(" <")[0]
+    head = f"{revision['commit'][:12]} by {author}" if author else revision["commit"][:12]
+    console.print(
+        f"[bold]{_instant(run['started_at'])}[/bold]  {_word(run['result'])}  {escape(head)}  "
+        f"[dim]{escape(run['environment'])}, {run['trigger']}, run {run['run']}[/dim]"
+    )
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for change in run["changes"]:
+        table.add_row(f"  {escape(change['source'])}", f"[dim]{change['kind']}[/dim] {_keys(change, ' ')}")
+    for action in run["actions"]:
+        table.add_row(f"  {escape(action['service'])}", f"[dim]{action['action']}[/dim] {escape(action['reason'])}")
+    table.add_row("  [dim]why[/dim]", escape(run["reason"]))
+    console.print(table)
 
 
 def backups(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -206,7 +216,8 @@ def backups(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     table = _table("backup", "environment", "revisions", "files")
     for backup in found:
         files = "\n".join(
-            escape(file["path"]) + ("" if file["was_there"] else " (was not there)") for file in backup["files"]
+            escape(file["source"]) + ("" if file["was_there"] else " [dim]was not there[/dim]")
+            for file in backup["files"]
         )
         revisions = f"{backup['from_commit'][:12] or '-'} → {backup['to_commit'][:12] or '-'}"
         table.add_row(backup["backup"], escape(backup["environment"]), revisions, files)
@@ -235,17 +246,18 @@ def findings(found: Iterable[Finding], *, as_json: bool) -> None:
 
 
 def _table(*columns: str) -> Table:
+    """Names and instants stay whole, so that they can be copied; sentences and paths fold."""
     table = Table(box=None, pad_edge=False, header_style="bold dim")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     return table
 
 
-def _keys(keys: dict[str, Any]) -> str:
+def _keys(keys: dict[str, Any], between: str = "\n") -> str:
     parts = [f"[green]+{escape(key)}[/green]" for key in keys["added"]]
     parts += [f"[red]-{escape(key)}[/red]" for key in keys["removed"]]
     parts += [f"[yellow]~{escape(key)}[/yellow]" for key in keys["changed"]]
-    return " ".join(parts)
+    return between.join(parts)
 
 
 def _instant(text: str) -> str:

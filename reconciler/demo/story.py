@@ -141,7 +141,7 @@ class Story:
         self._command(f"curl -s http://127.0.0.1:{self._site.port}/metrics | grep …")
         for line in (await self._site.get("/metrics")).splitlines():
             if line.startswith(_METRICS) and "_created" not in line and not line.endswith(" 0.0"):
-                self._console.print(Text(f"    {line}", "dim"))
+                self._console.print(Text(f"    {line}", "dim"), soft_wrap=True)
 
     async def edit_by_hand(self) -> None:
         self._chapter(f"Somebody edits {CHANGED_FILE} on the server: {HAND_EDITED_KEY} by hand")
