@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from reconciler.core.model import Parser
+from reconciler.core.model import KeyChange, Parser
 
 
 class Quote(Enum):
@@ -39,20 +39,6 @@ class Entry:
     template: str = field(repr=False)
     inherited: bool = False
     quote: Quote | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyDiff:
-    """Names of the keys that two files give different values, each tuple sorted; never a value."""
-
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-
-    @property
-    def empty(self) -> bool:
-        """Whether a container could not tell the two files apart."""
-        return not (self.added or self.removed or self.changed)
 
 
 _ADVICE = {
@@ -416,13 +402,13 @@ def key_diff(
     new: bytes | None,
     environment: Mapping[str, str] = {},
     parser: Parser = Parser.COMPOSE,
-) -> KeyDiff:
+) -> KeyChange:
     """Given two versions of a file (None where it is absent), return the names of the keys a container sees change.
 
     Order, quotes and comments make no difference by themselves. Raises EnvFileError if either version is refused.
     """
     before, after = (_variables(data, environment, parser) for data in (old, new))
-    return KeyDiff(
+    return KeyChange(
         added=tuple(sorted(after.keys() - before.keys())),
         removed=tuple(sorted(before.keys() - after.keys())),
         changed=tuple(sorted(key for key in before.keys() & after.keys() if before[key] != after[key])),

@@ -362,6 +362,11 @@ class KeyChange:
     def names(self) -> tuple[str, ...]:
         return tuple(sorted({*self.added, *self.removed, *self.changed}))
 
+    @property
+    def empty(self) -> bool:
+        """Whether a container could not tell the two files apart."""
+        return not (self.added or self.removed or self.changed)
+
 
 @dataclass(frozen=True, slots=True)
 class TargetState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.core import dotenv
 from reconciler.core.errors import (
@@ -206,7 +206,7 @@ def key_change(target: Target, desired: bytes | None, live: bytes | None) -> Key
         found = dotenv.key_diff(live, desired, parser=target.parser)
     except dotenv.EnvFileError:
         return KeyChange()
-    return KeyChange(found.added, found.removed, found.changed, cosmetic=found.empty and None not in (desired, live))
+    return replace(found, cosmetic=found.empty and None not in (desired, live))
 
 
 def _together(problems: list[ReconcilerError]) -> ReconcilerError:

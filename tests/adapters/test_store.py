@@ -445,6 +445,15 @@ def test_a_missing_table_is_damage(path: Path) -> None:
         read_all(path)
 
 
+def test_damage_that_no_reading_meets_is_found_at_the_start(path: Path) -> None:
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("DELETE FROM sqlite_master WHERE name = 'run_by_environment'")
+    with pytest.raises(StoreError, match=r"damaged \(.*never used"):
+        SqliteStore(str(path))
+
+
 # --- disks, rights, secrets ------------------------------------------------------------------------------------------
 
 

@@ -295,20 +295,22 @@ services:
   api: *common
   stopped: *common
   tool: {<<: *common, profiles: [tools]}
+  created: {<<: *common, profiles: [more]}
   unused: {<<: *common, profiles: [more]}
 """
     server, project = start(compose, {"api.env": b"COLOUR=red\n"})
     project.up("tool")
     project.compose("stop", "stopped")
-    before = ids(project, "stopped")
+    project.compose("create", "created")
+    before = ids(project, "stopped", "created")
 
     server.commit({"api.env": b"COLOUR=blue\n"})
     outcome = server.sync()
 
     assert outcome["result"] == "applied"
     assert touched(outcome) == {"api": "recreate", "tool": "recreate"}
-    assert ids(project, "stopped") == before
-    assert project.container("stopped")["State"]["Status"] == "exited"
+    assert ids(project, "stopped", "created") == before
+    assert [project.container(service)["State"]["Status"] for service in before] == ["exited", "created"]
     assert project.environment("tool")["COLOUR"] == "blue"
     assert project.compose("ps", "--all", "--quiet", "unused").stdout == b""
 
@@ -669,7 +671,7 @@ services:
     command: [sh, -c, 'mkdir /www; echo ok > /www/health; [ $$MODE = deaf ] || httpd -p 8000 -h /www; exec sleep 1000']
 """
     url = f"http://127.0.0.1:{port}/health"
-    health = {"timeout": "3s", "stable_for": "1s", "http": [{"url": url}]}
+    health = {"timeout": "5s", "stable_for": "1s", "http": [{"url": url}]}
     server, project = start(compose, {"api.env": b"MODE=good\n"}, health=health)
     server.commit({"api.env": b"MODE=deaf\n"})
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from reconciler.core.dotenv import (
     Entry,
     EnvFileError,
-    KeyDiff,
     Quote,
     duplicates,
     key_diff,
@@ -27,7 +26,7 @@ from reconciler.core.dotenv import (
     resolve,
     resolve_raw,
 )
-from reconciler.core.model import Parser
+from reconciler.core.model import KeyChange, Parser
 
 ENVIRONMENT = {
     "EL_SET": "fromos",
@@ -254,13 +253,13 @@ def test_duplicates_are_the_keys_that_occur_twice() -> None:
 
 def test_key_diff_gives_sorted_names() -> None:
     diff = key_diff(b"D=1\nC=1\nB=1\nA=1\nE=1\n", b"E=1\nB=2\nA=2\nG=1\nF=1\n")
-    assert diff == KeyDiff(added=("F", "G"), removed=("C", "D"), changed=("A", "B"))
+    assert diff == KeyChange(added=("F", "G"), removed=("C", "D"), changed=("A", "B"))
     assert not diff.empty
 
 
 def test_key_diff_with_an_absent_file() -> None:
-    assert key_diff(None, b"B=1\nA=1\n") == KeyDiff(added=("A", "B"))
-    assert key_diff(b"B=1\nA=1\n", None) == KeyDiff(removed=("A", "B"))
+    assert key_diff(None, b"B=1\nA=1\n") == KeyChange(added=("A", "B"))
+    assert key_diff(b"B=1\nA=1\n", None) == KeyChange(removed=("A", "B"))
     assert key_diff(None, None).empty
 
 
@@ -272,7 +271,7 @@ def test_key_diff_compares_what_references_stand_for() -> None:
 def test_key_diff_follows_the_parser() -> None:
     old, new = b"A=1\n", b"A='1'\n"
     assert key_diff(old, new).empty
-    assert key_diff(old, new, parser=Parser.RAW) == KeyDiff(changed=("A",))
+    assert key_diff(old, new, parser=Parser.RAW) == KeyChange(changed=("A",))
     assert key_diff(b"\xff", b"'", parser=Parser.OPAQUE).empty
 
 
