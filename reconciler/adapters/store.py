@@ -194,7 +194,7 @@ class SqliteStore:
             raise StoreError(what, where=self._path, hint=hint)
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
-            raise self._damaged(state)
+            raise self._damaged(state.splitlines()[-1])  # after a heading
 
     def _version(self) -> int:
         return int(self._one("PRAGMA user_version")[0])

@@ -37,8 +37,12 @@ def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
 def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
     try:
         entries = dotenv.entries(desired, target.parser)
+        if target.parser is Parser.COMPOSE:
+            dotenv.resolve(desired, {})
     except dotenv.EnvFileError as error:
-        return [f"{_READER[target.parser]} could not read it: {error}"]
+        # A ${NAME:?} may be defined where Compose runs: the stack's model tells.
+        if error.code != "required-variable":
+            return [f"{_READER[target.parser]} could not read it: {error}"]
     problems = []
     keys = {entry.key for entry in entries}
     if left := sorted(key for key in keys if key.startswith("sops_")):

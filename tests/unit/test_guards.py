@@ -35,6 +35,7 @@ def keys(count: int) -> bytes:
         pytest.param(TARGET, b"B=1\nA=1\nB=1\nA=1\nA=1\n", None, "defined twice: A, B; keep one", id="keys twice"),
         pytest.param(RAW, b"A=1\nA=1\n", None, "defined twice: A", id="a key twice, raw"),
         pytest.param(TARGET, b"A='1\n", None, "Compose could not read it: line 1", id="unreadable"),
+        pytest.param(TARGET, b"B=1\nA=${\n", None, "could not read it: line 2: bad-substitution", id="bad reference"),
         pytest.param(RAW, b"A B=1\n", None, "docker run --env-file could not read it: line 1", id="unreadable, raw"),
         pytest.param(TARGET, b"", b"A=1\n", "it would empty a file", id="empty"),
         pytest.param(TARGET, b" \n\n", b"A=1\n", "it would empty a file", id="blank"),
@@ -54,6 +55,9 @@ def test_content_that_is_refused(target: Target, desired: bytes, live: bytes | N
 @pytest.mark.parametrize(
     ("target", "desired", "live"),
     [
+        pytest.param(
+            TARGET, b"A=${DEFINED_ELSEWHERE:?it must be}\n", None, id="a variable that must be defined elsewhere"
+        ),
         pytest.param(TARGET, b"A=enc[x] ENC (x)\n", None, id="hardly encrypted"),
         pytest.param(TARGET, b"SOPS_AGE_KEY_FILE=/k\nmy_sops_key=1\n", None, id="keys with sops in them"),
         pytest.param(OPAQUE, b"sops_mac=x\n", None, id="sops in a file without keys"),
