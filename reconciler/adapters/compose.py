@@ -203,7 +203,8 @@ class DockerCompose:
         try:
             return await process.run(argv, env=self._environment_in(directory), cwd=directory, limits=limits)
         except process.MissingProgramError as error:
-            raise EngineUnavailableError("docker is not installed, or not on PATH", hint="Install it") from error
+            hint = "Install Docker Engine and its Compose plugin (v2)"
+            raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
 
     def _environment_in(self, directory: str) -> dict[str, str]:
         """What Compose is given. It takes the project's default name, and `${PWD}`, from how the directory is typed."""

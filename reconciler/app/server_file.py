@@ -98,7 +98,7 @@ class Repository(Section):
     )
     history_rewrites: Annotated[HistoryRewrites, Choice()] = Field(
         default=HistoryRewrites.REFUSE,
-        description="A branch that was rewritten: refuse it until `reconciler accept-rewrite`, or accept it.",
+        description="A branch that was rewritten: refuse it and stay at the last accepted revision, or accept it.",
     )
 
     @field_validator("allowed_signers_file", mode="after")

@@ -236,8 +236,14 @@ def exit_code(result: str) -> int:
 
 
 def _pass_code(outcome: dict[str, object]) -> int:
-    """As the result says; but who is in sync with the last known revision only, because git is silent, is not."""
-    return ERROR if outcome["warning"] and outcome["retry"] else exit_code(str(outcome["result"]))
+    """As the result says; but being in sync with an older revision than the branch's head is not being in sync.
+
+    Where git is silent, that is an error; where a person must act (quarantine, rewritten history), it waits for one.
+    """
+    code = exit_code(str(outcome["result"]))
+    if code == IN_SYNC and outcome["warning"]:
+        return ERROR if outcome["retry"] else PENDING
+    return code
 
 
 def _plan_code(outcome: dict[str, object]) -> int:

@@ -177,6 +177,11 @@ def assess(stack: Stack, containers: Iterable[Container]) -> tuple[ServiceHealth
     )
 
 
+def failing(stack: Stack, containers: Iterable[Container]) -> frozenset[str]:
+    """The services that have failed at this moment: exited, crash-looping, dead or unhealthy. Starting is not failing."""
+    return frozenset(container.service for container in containers if _crash(stack, container, 0))
+
+
 def _at_once(stack: Stack, containers: Iterable[Container]) -> Verdict:
     well = all(
         not _crash(stack, container, 0) and container.state in ("running", "exited") and container.health != "starting"

@@ -244,16 +244,13 @@ async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
 
 
 def _blame(progress: Progress, view: StackView, report: health.Report) -> ReconcilerError:
-    """Whether the revision did it: only where something fails that was well before."""
-    well = {one.service for one in health.assess(view.stack, view.containers) if one.healthy}
-    known = {container.service for container in view.containers}
+    """Whether the revision did it: only where something fails that did not fail before."""
     where = f"stack {view.stack.name}"
-    broken = {service for service in report.failed if service in well or service not in known}
+    broken = report.failed - health.failing(view.stack, view.containers)
     if broken or (not report.failed and all(progress.answers.values())):
         return UnhealthyError(report.reason, where=where)
-    return ServiceFailedError(
-        f"{report.reason}, as before the change", where=where, hint="See the service's own log: `docker compose logs`"
-    )
+    hint = "See the service's own log: `docker compose logs`"
+    return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 
 
 def _run_change(change: Change) -> RunChange:

@@ -49,12 +49,16 @@ class Demo:
             argv = [str(COMMAND), "demo", *arguments]
             return cls(scratch, subprocess.Popen(argv, env=env, stdout=output, stderr=output, start_new_session=True))
 
+    @property
+    def text(self) -> str:
+        """What it has printed so far."""
+        return (self.scratch.parent / f"{self.scratch.name}.txt").read_text()
+
     def told(self) -> str:
         """Wait for its end and return what it printed. It must exit with 0."""
         code = self.process.wait(PATIENCE)
-        text = (self.scratch.parent / f"{self.scratch.name}.txt").read_text()
-        assert code == 0, text
-        return text
+        assert code == 0, self.text
+        return self.text
 
     @property
     def kept(self) -> Path | None:
@@ -64,7 +68,7 @@ class Demo:
     @property
     def project(self) -> ComposeProject:
         """Its stack; what it printed says where that was."""
-        found = re.search(rf"{self.scratch}/reconciler-(demo-\w+)/demo-", self.told())
+        found = re.search(rf"{self.scratch}/reconciler-(demo-\w+)/demo-", self.text)
         assert found is not None
         return ComposeProject(found[1], self.scratch / f"reconciler-{found[1]}" / found[1])
 
@@ -86,8 +90,8 @@ class Demo:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self.process.wait()
-        if self.kept is not None:
-            ComposeProject(self.kept.name.removeprefix("reconciler-"), self.kept).remove()
+        if "docker compose up" in self.text:
+            self.project.remove()
         shutil.rmtree(self.scratch)
 
 

@@ -608,7 +608,7 @@ def test_unhealthy_revision_is_rolled_back_and_quarantined_until_a_correction(st
     running = ids(project, "api", "worker")
 
     after = server.sync()
-    assert (after["result"], after["exit_code"]) == ("in_sync", 0)
+    assert (after["result"], after["exit_code"]) == ("in_sync", 2)  # the branch's head waits for a person
     assert after["revision"]["commit"] == healthy
     assert "quarantined" in after["warning"]
     assert "api exited with code 1" in after["warning"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from reconciler.core import health
-from reconciler.core.health import Report, Verdict
+from reconciler.core.health import Report, Verdict, failing
 from reconciler.core.model import Container, HealthPolicy, HttpCheck, Project, Service, ServiceHealth, Stack
 from reconciler.core.secret import Secret
 
@@ -275,3 +276,19 @@ def test_assess_says_what_can_be_said_at_once(container: Container, expected: tu
 
 def test_assess_passes_over_what_was_stopped_on_purpose() -> None:
     assert health.assess(STACK, [replace(NEW, state="exited", exit_code=143)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "fails"),
+    [
+        ({"state": "running", "health": "unhealthy"}, True),
+        ({"state": "restarting", "exit_code": 1}, True),
+        ({"state": "exited", "exit_code": 1}, True),
+        ({"state": "running", "health": "starting"}, False),
+        ({"state": "running", "health": "healthy"}, False),
+        ({"state": "running"}, False),
+    ],
+)
+def test_only_what_has_failed_before_a_change_is_excused_after_it(state: dict[str, Any], fails: bool) -> None:
+    found = failing(Stack("production", "app", "/opt/app"), [Container("1", "api", **state)])
+    assert found == (frozenset({"api"}) if fails else frozenset())
