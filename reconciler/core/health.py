@@ -178,7 +178,7 @@ def assess(stack: Stack, containers: Iterable[Container]) -> tuple[ServiceHealth
 
 
 def failing(stack: Stack, containers: Iterable[Container]) -> frozenset[str]:
-    """The services that have failed at this moment: exited, crash-looping, dead or unhealthy. Starting is not failing."""
+    """The services that have failed at this moment: exited, restarting, dead or unhealthy. Starting is not failing."""
     return frozenset(container.service for container in containers if _crash(stack, container, 0))
 
 

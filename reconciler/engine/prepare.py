@@ -182,12 +182,14 @@ async def _ask_guards(
     forbidden = await _project_files(ports, snapshot, writes)
     for change in writes:
         target, data = change.target, staged[change.target.path]
-        found = guards.placement(target, ports.host.resolve(target.path), allowed)
+        resolved = ports.host.resolve(target.path)
+        found = guards.placement(target, resolved, allowed)
         if data is not None:
             # What git already had here once is put back whatever a hand has made of the live file.
             live = None if change.kind is Kind.DRIFT else snapshot.live[target.path]
             found += guards.content(target, data.reveal(), None if live is None else live.data.reveal())
-            found += guards.project_files(target, *forbidden, data.reveal())
+            # By resolved paths: a link must not give a compose file a second name.
+            found += guards.project_files(replace(target, path=resolved), *forbidden, data.reveal())
             found += await _ask_check(ports, target, data)
         problems += [f"{target.id}: {problem}" for problem in found]
     return problems
@@ -204,7 +206,7 @@ async def _project_files(
     for stack in snapshot.wanted.manifest.stacks:
         projects |= await ports.compose.project_files(stack)
         environments |= await ports.compose.environment_files(stack)
-    return projects, environments
+    return frozenset(map(ports.host.resolve, projects)), frozenset(map(ports.host.resolve, environments))
 
 
 async def _ask_check(ports: Ports, target: Target, data: Secret) -> list[str]:

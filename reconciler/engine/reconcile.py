@@ -64,7 +64,7 @@ class Reconciler:
         self._trouble: ReconcilerError | None = None
         self._containers: Mapping[str, frozenset[str]] = {}
         self._looked_at_stacks = float("-inf")
-        self._tidy = False  # whether what a killed run left behind is cleared: once a process is enough
+        self._tidy = False  # whether what a killed run left behind is cleared: once is enough while nothing is written
 
     async def run(
         self, trigger: str, *, poll: bool = True, dry_run: bool = False, take_over: Collection[str] = ()
@@ -109,6 +109,7 @@ class Reconciler:
             return settle(ports, snapshot, prepared, trigger)
         self._check_guards(prepared)
         self._looked_at_stacks = float("-inf")
+        self._tidy = False  # a write that met somebody else's edit may leave it aside
         return await transact(ports, snapshot, prepared, trigger)
 
     async def health(self) -> tuple[ServiceHealth, ...]:

@@ -175,12 +175,13 @@ def _end(
 
 
 def _carried_out(plan: Plan) -> Plan:
-    """The plan as it stands once its writes are done."""
+    """The plan as it stands once its writes are done; what was deleted is no target any more."""
     changes = tuple(
         replace(change, kind=Kind.IN_SYNC, effect=Effect.NONE, aspects=frozenset(), keys=KeyChange(), reason="in sync")
         if change.writes
         else change
         for change in plan.changes
+        if change.effect is not Effect.DELETE
     )
     return replace(plan, changes=changes, actions=())
 
@@ -203,10 +204,9 @@ def _applied(snapshot: Snapshot, plan: Plan, at: float) -> list[Applied]:
 
 
 def _forgotten(snapshot: Snapshot, plan: Plan) -> list[str]:
-    """Live paths that left git and are gone, or were never as we wrote them."""
+    """Live paths that left git and are gone, or are not as we wrote them: what is left are orphans."""
     left = {state.target.path for state in snapshot.states if state.desired is None}
-    gone = {change.target.path for change in plan.changes if change.kind in (Kind.IN_SYNC, Kind.NOT_OURS)}
-    return sorted(left & gone)
+    return sorted(left - {change.target.path for change in plan.changes if change.kind is Kind.ORPHAN})
 
 
 def _done_reason(progress: Progress, plan: Plan) -> str:

@@ -738,6 +738,24 @@ def test_git_changes_what_compose_runs_only_where_the_server_allows_it(
     assert server.live(source) == content
 
 
+@pytest.mark.docker
+def test_a_stack_directory_that_is_a_link_gives_its_compose_file_no_second_name(stack_server: MakeStackServer) -> None:
+    server, project = stack_server("services: {api: {image: IMAGE, network_mode: none}}")
+    link = project.directory.parent / "current"
+    link.symlink_to(project.directory)
+    server.settings["allowed_paths"] = [str(project.directory), str(link)]
+    before = server.live("compose.yaml")
+    target = {"path": str(project.directory / "compose.yaml"), "encrypted": False, "on_first_contact": "take_over"}
+    manifest = {"stacks": {"app": {"directory": str(link), "targets": {"compose.yaml": target}}}}
+    server.commit({"compose.yaml": b"services: {api: {privileged: true}}\n"}, manifest)
+
+    outcome = server.sync()
+
+    assert (outcome["result"], outcome["exit_code"]) == ("stalled", 1)
+    assert "allow_compose_files" in outcome["reason"]
+    assert server.live("compose.yaml") == before
+
+
 def test_guard_that_fails_for_one_file_stops_the_whole_revision(server: Server) -> None:
     server.commit({"api.env": b"A=1\nB=1\nC=1\n", "worker.env": b"W=1\n"}, server.plain(["api.env", "worker.env"]))
     server.sync()
