@@ -44,6 +44,11 @@ _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _NO_RENAME_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
+# The kernel's words for what O_NOFOLLOW met mislead.
+_REASONS = {
+    errno.ELOOP: "it is a symbolic link",
+    errno.ENOTDIR: "a link or a file stands where a directory should",
+}
 _HINTS = {
     errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it; it is tried again",
     errno.ENOSPC: "The disk is full: free some space; it is tried again",
@@ -52,8 +57,8 @@ _HINTS = {
     errno.EACCES: "Run the daemon as root, or give its user write access to the directory; it is tried again",
     errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr); it is tried again",
     errno.EIO: "The disk reports an error (dmesg); it is tried again",
-    errno.ELOOP: "A symbolic link lies there and links are never followed: name the real path in the manifest",
-    errno.ENOTDIR: "A part of the path is a link or a file, not a directory: name the real path in the manifest",
+    errno.ELOOP: "Links are never followed: name the real path in the manifest, or put the file in the link's place",
+    errno.ENOTDIR: "Links are never followed: name the real path in the manifest",
     errno.EBUSY: "The file itself is a mount point: mount the directory that holds it instead",
     errno.ENAMETOOLONG: "A temporary file lies beside it under a name 25 bytes longer: choose a shorter name",
     errno.ENXIO: "A socket lies in its place: move it away; it is tried again",
@@ -438,7 +443,8 @@ def _why(done: process.Completed) -> str:
 
 def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
     hint = _HINTS.get(error.errno or 0, "It is tried again")
-    return LiveFileError(f"{what} ({os.strerror(error.errno or 0)})", where=path, hint=hint)
+    why = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+    return LiveFileError(f"{what} ({why})", where=path, hint=hint)
 
 
 def _changed(path: str, what: str) -> ChangedMeanwhileError:

@@ -647,6 +647,7 @@ services:
     healthcheck: {test: [CMD-SHELL, 'test $$MODE = good'], interval: 1s, retries: 1}
 """
     server, project = start(compose, {"api.env": b"MODE=good\n"}, on_failure="hold")
+    eventually(lambda: project.container("api")["State"]["Health"]["Status"] == "healthy")
     server.commit({"api.env": b"MODE=bad\n"})
 
     outcome = server.sync()

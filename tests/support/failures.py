@@ -480,7 +480,7 @@ ENVIRONMENT_FAILURES = (
         "live-path-is-a-link",
         _live_is_a_link,
         _live_is_no_link,
-        what="symbolic link lies there",
+        what="it is a symbolic link",
         where="{root}/app/",
         next_step="name the real path in the manifest",
         result="failed",
