@@ -48,9 +48,11 @@ class Journal:
 
     steps: list[str] = field(default_factory=list)
     failures: dict[str, list[BaseException | None]] = field(default_factory=dict)
+    hooks: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def note(self, step: str) -> None:
         self.steps.append(step)
+        self.hooks.get(step.partition(" ")[0], lambda: None)()
         queue = self.failures.get(step.partition(" ")[0], [])
         if queue and (error := queue.pop(0)) is not None:
             raise error
@@ -265,6 +267,9 @@ class FakeBackups:
 
     def read(self, backup: Backup, entry: BackupEntry) -> Secret:
         return next(data for known, data in self.taken if known == backup)[entry.path]
+
+    def discard(self, environment: str, identity: str) -> None:
+        self.taken = [(backup, data) for backup, data in self.taken if backup.id != identity]
 
     def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
         return 0

@@ -91,6 +91,11 @@ class BackupDirectory:
             raise LiveFileError(what, where=path, hint=hint)
         return Secret(data)
 
+    def discard(self, environment: str, identity: str) -> None:
+        if identity:
+            with contextlib.suppress(OSError):
+                _remove(os.path.join(self._directory, environment), identity)
+
     def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
         """A backup goes when, for every path in it, it is not the newest and is too old or one too many.
 

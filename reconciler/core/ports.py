@@ -212,6 +212,10 @@ class Backups(Protocol):
         """The bytes of one entry. Raises LiveFileError where they are gone or differ from the manifest's digest."""
         ...
 
+    def discard(self, environment: str, identity: str) -> None:
+        """Remove the backup of a run that changed nothing. One that cannot be removed, or is gone, stays so."""
+        ...
+
     def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
         """Remove old backups, counted per live path; the newest of each path always stays. Returns how many went.
 

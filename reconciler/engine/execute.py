@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from reconciler.core import health
-from reconciler.core.errors import ReconcilerError, ServiceFailedError, UnhealthyError
+from reconciler.core.errors import ChangedMeanwhileError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model import (
     Action,
     ActionKind,
@@ -102,17 +102,23 @@ def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Pre
 def take_backup(
     ports: Ports, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
 ) -> str:
-    """Store the files and drop backups that are too many or too old. Returns the backup's id."""
-    environment, settings = run.environment, ports.settings
+    """Store the files and return the backup's id. Nothing old goes for it: see ``expire_backups``."""
+    environment = run.environment
     try:
         backup = ports.backups.take(run, files, from_commit, to_commit)
     except ReconcilerError:
         ports.metrics.backed_up(environment, False, ports.clock.now(), len(ports.backups.list(environment)))
         raise
-    now = ports.clock.now()
-    ports.backups.expire(environment, keep=settings.keep_backups, max_age=settings.backup_max_age, now=now)
-    ports.metrics.backed_up(environment, True, now, len(ports.backups.list(environment)))
+    ports.metrics.backed_up(environment, True, ports.clock.now(), len(ports.backups.list(environment)))
     return backup.id
+
+
+def expire_backups(ports: Ports, environment: str) -> None:
+    """Drop backups that are too many or too old. Only at the end of what went well: until then each may be needed."""
+    settings = ports.settings
+    ports.backups.expire(
+        environment, keep=settings.keep_backups, max_age=settings.backup_max_age, now=ports.clock.now()
+    )
 
 
 def entry_of(
@@ -134,7 +140,11 @@ async def _write_all(ports: Ports, progress: Progress, snapshot: Snapshot, prepa
             live, data = snapshot.live[path], prepared.staged[path]
             # Noted first: where the write itself is cut off, undoing finds the old file and leaves it.
             progress.written[path] = data
-            await put(ports, path, data, mode=change.target.mode, ownership=snapshot.ownership[path], replaces=live)
+            try:
+                await put(ports, path, data, mode=change.target.mode, ownership=snapshot.ownership[path], replaces=live)
+            except ChangedMeanwhileError:
+                del progress.written[path]  # what lies there is somebody's edit: undoing must not touch it
+                raise
 
 
 async def put(

@@ -18,7 +18,7 @@ from reconciler.core.model import (
     Run,
 )
 from reconciler.core.ports import Ports
-from reconciler.engine.execute import Progress, Stage, execute
+from reconciler.engine.execute import Progress, Stage, execute, expire_backups
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.prepare import Prepared
 from reconciler.engine.rollback import restore_files, undo
@@ -90,6 +90,7 @@ def _succeeded(transaction: Transaction) -> Outcome:
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
     outcome = _end(transaction, result, _done_reason(progress, plan), healthy=True)
+    expire_backups(ports, plan.environment)
     if plan.held or plan.reported:
         return replace(outcome, result=Result.HELD, reason=f"{outcome.reason}; {held_reason(plan)}")
     return outcome
@@ -134,6 +135,9 @@ async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome
         await restore_files(transaction.ports, progress)
     except ReconcilerError as failure:
         return _rollback_failed(transaction, error, failure)
+    # Every retry would leave another copy of the same files, and in the end push out the older ones.
+    transaction.ports.backups.discard(transaction.plan.environment, progress.run.backup)
+    progress.run = replace(progress.run, backup="")
     reason = f"{error}. The live files are as they were"
     return _end(transaction, Result.FAILED, reason, wrote=False, retry=True)
 

@@ -423,3 +423,15 @@ def test_a_temporary_file_of_a_killed_run_is_taken_away_and_an_edit_in_it_kept(s
     assert [path.name for path in server.app.iterdir()] == ["api.env"]
     kept = [path.read_bytes() for path in (server.state / "backups").rglob("*") if path.is_file()]
     assert b"A=hand\n" in kept
+
+
+def test_the_oldest_backup_can_be_restored_however_few_are_kept(server: Server) -> None:
+    server.settings["backups"] = {"keep": 1}
+    server.commit({"api.env": b"A=0\n"}, server.plain(["api.env"]))
+    server.sync()
+    for number in (1, 2, 3):
+        server.commit({"api.env": b"A=%d\n" % number})
+        server.sync()
+    oldest = server.json("backups")[-1]["backup"]
+    assert server.cli("restore", oldest).returncode == 0
+    assert server.live("api.env") == b"A=2\n"

@@ -81,6 +81,9 @@ class Demo:
                     found[int(process.name)] = (process / "cmdline").read_text()
         return found
 
+    def wait_for_the_daemon(self) -> None:
+        eventually(lambda: list(self.scratch.glob("*/daemon.log")), timeout=60)
+
     def end(self) -> None:
         """Take away what it has left, however it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -138,15 +141,16 @@ def test_demo_on_files_alone_tells_the_same_story_and_leaves_nothing(start: Call
     assert_nothing_left(demo)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_that_is_interrupted_takes_away_what_it_has_made(start: Callable[..., Demo], number: int) -> None:
-    demo = start("--files-only")
-    eventually(lambda: "daemon.log" in {file.name for file in demo.scratch.glob("*/*")}, timeout=60)
-    demo.process.send_signal(number)
+def test_demo_that_is_interrupted_takes_away_what_it_has_made(start: Callable[..., Demo]) -> None:
+    demos = {number: start("--files-only") for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, demo in demos.items():
+        demo.wait_for_the_daemon()
+        demo.process.send_signal(number)
 
-    assert demo.process.wait(30) == 130
-    assert list(demo.scratch.iterdir()) == []
-    assert demo.processes() == {}
+    for demo in demos.values():
+        assert demo.process.wait(30) == 130
+        assert list(demo.scratch.iterdir()) == []
+        assert demo.processes() == {}
 
 
 def assert_story(text: str) -> None:

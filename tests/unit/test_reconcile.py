@@ -95,6 +95,26 @@ async def test_a_write_that_fails_half_way_puts_the_written_files_back(world: Wo
     assert (await one_pass(world)).result is Result.APPLIED
 
 
+async def test_a_failed_try_leaves_no_backup_that_would_push_out_older_ones(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    world.journal.fail("write", LiveFileError("read-only"), after=1)
+    outcome = await one_pass(world)
+    assert outcome.backup is None
+    assert world.backups.taken == []
+
+
+async def test_an_edit_made_between_look_and_write_stays_and_is_looked_at_by_the_next_pass(world: World) -> None:
+    world.target_fields = {"on_drift": OnDrift.REPORT}
+    world.commit("b", api="A=2", worker="W=2")
+    world.journal.hooks["begin"] = lambda: world.host.put(WORKER, b"W=hand\n")
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert (world.live("api"), world.live("worker")) == ("A=1", "W=hand")
+    world.journal.hooks.clear()
+    assert (await one_pass(world)).result is Result.HELD
+    assert world.live("worker") == "W=hand"
+
+
 async def test_the_engine_going_away_after_the_write_leaves_the_service_owed(
     world: World,
 ) -> None:
