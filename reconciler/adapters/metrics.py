@@ -124,6 +124,11 @@ class PrometheusMetrics:
             self._backup_last.labels(environment).set(at)
         self._backups.labels(environment).set(kept)
 
+    def backups_found(self, environment: str, kept: int, last: float) -> None:
+        """What lies in the backup directory when the daemon starts; ``last`` is the newest one's time, 0 for none."""
+        self._backups.labels(environment).set(kept)
+        self._backup_last.labels(environment).set(last)
+
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None:
         self._meet(environment, stack, service)
         self._recreate.labels(environment, stack, service, result).inc()

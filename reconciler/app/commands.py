@@ -206,7 +206,7 @@ async def _ask_daemon_status(config: ServerConfig) -> dict[str, Any] | None:
             return dict(await answer.json())
     except aiohttp.ClientConnectorError:
         return None  # a killed daemon has left the socket behind
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise OutsideError("the daemon did not answer", where=path, hint=_SEE_ITS_LOG) from error
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import socket
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -113,8 +115,10 @@ def _space(config: ServerConfig) -> Finding:
 
 
 def _daemon(config: ServerConfig) -> Finding:
-    if os.path.exists(control_socket(config)):
-        return Finding("daemon", "ok", f"listens on {control_socket(config)}")
+    path = control_socket(config)
+    with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+        client.connect(path)  # a killed daemon leaves its socket behind, and nobody answers there
+        return Finding("daemon", "ok", f"listens on {path}")
     return Finding("daemon", "warning", "is not running", "start it: `reconciler run`, or the systemd unit")
 
 

@@ -109,6 +109,9 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
         new_run_id=lambda: secrets.token_hex(4),
         progress=relay,
     )
+    for name in environments:
+        found = ports.backups.list(name)
+        metrics.backups_found(name, len(found), found[0].at if found else 0.0)
     claims = Claims()
     try:
         yield Runtime(ports, {name: Reconciler(ports, name, claims) for name in environments}, metrics, relay)

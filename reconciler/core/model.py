@@ -468,7 +468,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentRecord:
-    """What is known of an environment between passes."""
+    """What is known of an environment between passes.
+
+    ``degraded`` is why a service is not healthy on files that stay nevertheless; "" where all is well.
+    """
 
     name: str
     head: Revision | None = None
@@ -476,6 +479,7 @@ class EnvironmentRecord:
     healthy: Revision | None = None
     quarantined_subtree: str = ""
     quarantine_reason: str = ""
+    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)

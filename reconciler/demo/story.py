@@ -113,7 +113,7 @@ class Story:
         self._chapter("The daemon starts")
         self._command(f"reconciler run --config {self._site.config} &")
         await self._site.start_daemon()
-        self._say("It polls git, watches the live files, and serves /metrics, /healthz and /readyz.")
+        self._say("It polls git, looks at the live files, and serves /metrics, /healthz and /readyz.")
         await self._run("status")
 
     async def merge(self) -> None:

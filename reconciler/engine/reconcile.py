@@ -98,7 +98,8 @@ class Reconciler:
                 await clear_leftovers(ports, snapshot)
                 self._tidy = True
             owed = ports.store.owed(self.environment)
-            deep = bool(owed) or dry_run or await self._stacks_moved(wanted)
+            degraded = ports.store.environment(self.environment).degraded
+            deep = bool(owed or degraded) or dry_run or await self._stacks_moved(wanted)
             prepared = await prepare(
                 ports, snapshot, self._names, plaintexts, take_over=take_over, look_at_stacks=deep, owed=owed
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from reconciler.core import health
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model import (
     Applied,
@@ -58,13 +59,19 @@ def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -
     """End a pass that has nothing to do; the revision, and what is right already, are stored where that is news."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)
+    if record.degraded and _still_failing(prepared):
+        return Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
     held = bool(plan.held or plan.reported)
     result = Result.HELD if held else Result.IN_SYNC
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}"
     new_revision = record.applied is None or record.applied.subtree != plan.revision.subtree
-    if new_revision or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
+    if record.degraded or new_revision or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
         return _end(open_transaction(ports, snapshot, prepared, trigger), result, reason, healthy=True)
     return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
+
+
+def _still_failing(prepared: Prepared) -> bool:
+    return any(health.failing(view.stack, view.containers) for view in prepared.views.values())
 
 
 async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
@@ -75,7 +82,7 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     except (ModelRefusedError, UnhealthyError) as error:
         return await _failed_revision(transaction, error)
     except ServiceFailedError as error:
-        return _end(transaction, Result.FAILED, f"the files are in place, but {error}")
+        return _degraded(transaction, f"the files are in place, but {error}")
     except OutsideError as error:
         return await _interrupted(transaction, error)
     return _succeeded(transaction)
@@ -100,11 +107,11 @@ async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> 
     """The revision broke a service: roll back, unless the stack's owner asked to hold or there is no way back."""
     ports, plan, record = transaction.ports, transaction.plan, transaction.record
     if any(view.stack.on_failure is OnFailure.HOLD for view in transaction.prepared.views.values()):
-        return _end(transaction, Result.FAILED, f"{error}. on_failure is hold: the new files stay")
+        return _degraded(transaction, f"{error}. on_failure is hold: the new files stay")
     good = record.healthy is not None and record.healthy.subtree == plan.revision.subtree
     if good or not transaction.progress.written:
         # Git's files were healthy before: restoring what stood here would only bring a hand edit back.
-        return _end(transaction, Result.FAILED, f"{error}. The files are those of the last good revision, so they stay")
+        return _degraded(transaction, f"{error}. The files are those of the last good revision, so they stay")
     transaction.record = replace(record, quarantined_subtree=plan.revision.subtree, quarantine_reason=str(error))
     try:
         await undo(ports, transaction.progress, transaction.prepared.views, str(error))
@@ -113,6 +120,12 @@ async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> 
     ports.metrics.rolled_back(plan.environment, "local", True)
     reason = f"{error}. Everything is as it was before; revision {plan.revision.short} is quarantined"
     return _end(transaction, Result.ROLLED_BACK, reason, wrote=False)
+
+
+def _degraded(transaction: Transaction, reason: str) -> Outcome:
+    """The files stay although a service is not healthy; that is remembered until it is, or until the next change."""
+    transaction.record = replace(transaction.record, degraded=reason)
+    return _end(transaction, Result.FAILED, reason)
 
 
 def _rollback_failed(transaction: Transaction, error: ReconcilerError, failure: ReconcilerError) -> Outcome:
@@ -159,7 +172,9 @@ def _end(
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
     record = transaction.record
     if wrote:
-        record = replace(record, applied=plan.revision, healthy=plan.revision if healthy else record.healthy)
+        record = replace(record, applied=plan.revision)
+    if healthy:
+        record = replace(record, healthy=plan.revision, degraded="")
     after = _carried_out(plan) if wrote else plan
     now = ports.clock.now()
     ports.store.finish(

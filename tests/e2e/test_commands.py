@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -435,3 +436,13 @@ def test_the_oldest_backup_can_be_restored_however_few_are_kept(server: Server) 
     oldest = server.json("backups")[-1]["backup"]
     assert server.cli("restore", oldest).returncode == 0
     assert server.live("api.env") == b"A=2\n"
+
+
+def test_doctor_is_not_fooled_by_a_socket_that_a_killed_daemon_left(server: Server) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    server.sync()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(server.state / "control.sock"))
+    (daemon,) = [finding for finding in server.json("doctor") if finding["what"] == "daemon"]
+    assert daemon["level"] == "warning"
+    assert "is not running" in daemon["found"]

@@ -103,7 +103,12 @@ def test_webhook_starts_a_pass_for_a_good_signature_or_token_only(settled: Serve
     signature = hmac.new(WEBHOOK_SECRET, PUSH, hashlib.sha256).hexdigest()
     with settled.daemon() as daemon:
         settled.commit({"api.env": b"A=2\n"})
-        for bad in ({}, {"X-Hub-Signature-256": f"sha256={'0' * 64}"}, {"X-Gitlab-Token": "guess"}):
+        for bad in (
+            {},
+            {"X-Hub-Signature-256": f"sha256={'0' * 64}"},
+            {"X-Gitlab-Token": "guess"},
+            {"X-Gitlab-Token": "\xff"},
+        ):
             assert daemon.post("/webhook", PUSH, bad)[0] == 403
         assert daemon.post("/webhook", PUSH + b" ", {"X-Hub-Signature-256": f"sha256={signature}"})[0] == 403
         assert settled.live("api.env") == b"A=1\n"

@@ -181,6 +181,14 @@ async def test_hold_keeps_the_new_files_of_a_failed_revision(world: World) -> No
     assert outcome.result is Result.FAILED
     assert "hold" in outcome.reason
     assert world.live("api") == "A=bad"
+    again = await one_pass(world)
+    assert (again.result, again.reason) == (Result.FAILED, outcome.reason)
+    assert world.store.record.healthy is not None
+    assert world.store.record.healthy.commit.startswith("a")
+    world.compose.sick.clear()
+    world.compose.start("api")
+    assert (await one_pass(world)).result is Result.IN_SYNC
+    assert world.store.record.healthy.commit.startswith("b")
 
 
 async def test_a_rollback_that_fails_says_so_and_names_the_backup(world: World) -> None:
