@@ -111,8 +111,8 @@ class Failure:
     ``happens`` brings it about, in git or on the server, and makes a second generation wanted where that is possible;
     ``mended`` does what the message tells a person to do, after which ``heals_to`` is the generation that goes live.
     The message holds the words of ``what``, ``where`` and ``next_step`` ({root} is the server's directory). ``result``
-    is the pass's; None where no pass can begin. ``retried``: without a new revision. ``applied``: whether the first
-    generation was applied before.
+    is the pass's; None where no pass can begin. ``exit_code`` is that of `plan` and `sync`. ``retried``: without a new
+    revision. ``applied``: whether the first generation was applied before.
     """
 
     id: str
@@ -122,6 +122,7 @@ class Failure:
     where: str
     next_step: str
     result: str | None = "stalled"
+    exit_code: int = 1
     retried: bool = False
     heals_to: int = 3
     applied: bool = True
@@ -709,6 +710,7 @@ SERVER_FAILURES = (
         where="branch main:",
         next_step="Restore the branch",
         result="in_sync",
+        exit_code=2,
     ),
     Failure(
         "age-key-missing",
