@@ -39,19 +39,11 @@ from reconciler.app.sections import Items, OneOrMany, Section, read_sections
 from reconciler.app.yaml_files import MAX_BYTES, Document, FieldPath, Problem, shown
 from reconciler.core.errors import ConfigError
 from reconciler.core.guards import is_below
-from reconciler.core.model import Check, OnDrift
+from reconciler.core.model import Check, GitRevert, OnDrift, Verify
 
 DEFAULT_STATE_DIR = "/var/lib/reconciler"
 FILE_ARGUMENT = "{file}"
 _OWN_PATHS: tuple[FieldPath, ...] = (("state_dir",), ("decryption", "sops_binary"))
-
-
-class Verify(enum.StrEnum):
-    """Which commits must carry a good signature before they are used."""
-
-    NONE = "none"
-    TIP = "tip"
-    RANGE = "range"
 
 
 class HistoryRewrites(enum.StrEnum):
@@ -59,14 +51,6 @@ class HistoryRewrites(enum.StrEnum):
 
     REFUSE = "refuse"
     ACCEPT = "accept"
-
-
-class GitRevert(enum.StrEnum):
-    """What a rollback does in git."""
-
-    PUSH = "push"
-    BRANCH = "branch"
-    OFF = "off"
 
 
 class Repository(Section):

@@ -19,9 +19,9 @@ from reconciler.adapters.probe import HttpHealth
 from reconciler.adapters.sops import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app.config import ServerConfig, read_manifest
-from reconciler.app.server_file import HistoryRewrites, Verify
+from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
-from reconciler.core.model import Settings
+from reconciler.core.model import Settings, Verify
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler

@@ -107,6 +107,14 @@ class GitUnreachableError(OutsideError):
     """The remote does not answer, refuses us, or its branch is gone."""
 
 
+class UnverifiedError(RevisionError):
+    """A commit carries no good signature of an allowed signer."""
+
+
+class RevertRefusedError(ReconcilerError):
+    """A revert that a person must make: it conflicts, would undo a revert of ours, or may not be pushed."""
+
+
 class HistoryRewrittenError(ReconcilerError):
     """The branch no longer descends from the last accepted commit."""
 

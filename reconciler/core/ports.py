@@ -16,6 +16,7 @@ from reconciler.core.model import (
     Container,
     EnvironmentRecord,
     Format,
+    GitRevert,
     HttpCheck,
     LiveFile,
     Manifest,
@@ -25,6 +26,8 @@ from reconciler.core.model import (
     Plan,
     Project,
     Result,
+    Reverted,
+    RevertOrder,
     Revision,
     Run,
     ServiceHealth,
@@ -65,6 +68,33 @@ class Git(Protocol):
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         """Whether ``commit`` is ``ancestor`` or descends from it. An unknown ancestor gives False."""
+        ...
+
+    async def resolve(self, name: str) -> str:
+        """The id of the commit that a person names by its id, whole or abbreviated, among those on the branch.
+
+        Raises RefusedError where there is none, or more than one.
+        """
+        ...
+
+    async def verify(self, commit: str, since: str | None) -> None:
+        """Check the commit's signature, and that of every commit it has and ``since`` has not.
+
+        Raises UnverifiedError, which names the first commit that carries no good signature of an allowed signer.
+        """
+        ...
+
+
+class GitWriter(Protocol):
+    """Adds commits to the remote: fast-forward only, never forced, from a throw-away worktree of the mirror."""
+
+    async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
+        """Undo the order's commits on top of the branch's head, and push that to the branch (``push``) or to
+        reconciler/rollback-<environment>-<commit> (``branch``).
+
+        Raises RevertRefusedError where a person must act (conflict, the commits are a revert of ours, the remote
+        does not let us push), GitUnreachableError where it is worth trying again.
+        """
         ...
 
 
