@@ -123,6 +123,10 @@ class LiveFileError(OutsideError):
     """A live file cannot be read or written (link on the way, a directory, ENOSPC, EROFS, EACCES …)."""
 
 
+class BackupGoneError(ReconcilerError):
+    """A backup that was there once is not any more."""
+
+
 class ChangedMeanwhileError(OutsideError):
     """A third party changed a live file between our look and our write; nothing was overwritten."""
 
