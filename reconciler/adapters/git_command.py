@@ -6,19 +6,15 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from reconciler.adapters import process
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
 
-if TYPE_CHECKING:
-    pass
-
-
 LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; sops gets no more either
 DEEPEST_PATH = 32
 
+SSH_KEYGEN = "ssh-keygen"  # looked up on PATH
 HEAD_REF = "refs/reconciler/head"  # one name for any branch: "a" and "a/b" could not follow each other as files
 SETTINGS = {
     "core.hooksPath": os.devnull,
@@ -31,6 +27,11 @@ SETTINGS = {
     "maintenance.auto": "false",
     "init.defaultBranch": "main",
     "credential.helper": "",
+    # A signature names its own kind. Only SSH's counts, so nothing is ever run for another.
+    "gpg.program": os.devnull,
+    "gpg.openpgp.program": os.devnull,
+    "gpg.x509.program": os.devnull,
+    "gpg.ssh.program": SSH_KEYGEN,
 }
 # Where a company reaches its git server only through a proxy, or with a CA of its own.
 PASSED_ON = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO")
@@ -45,6 +46,7 @@ CREDENTIAL_HELPER = (
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _BRANCH_FORBIDS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
+COMMIT_NAME = re.compile(r"[0-9a-fA-F]{7,40}")
 _SSH_SHORTHAND = re.compile(r"(?P<host>[\w.-]+@[\w.-]+|[\w-]+(?:\.[\w-]+)+):(?!//)(?P<path>.+)")
 
 
@@ -151,14 +153,20 @@ def plain(text: str, most: int = 200) -> str:
 
 
 def environment(
-    *, url: str, git_dir: str, ssh_command: str | None, token_file: str | None, inherited: Mapping[str, str]
+    *,
+    url: str,
+    git_dir: str,
+    ssh_command: str | None,
+    token_file: str | None,
+    inherited: Mapping[str, str],
+    settings: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Everything a git process gets. Of ``inherited`` only PATH and PASSED_ON remain.
+    """Everything a git process gets. Of ``inherited`` only PATH and PASSED_ON remain; ``settings`` add to SETTINGS.
 
     GIT_DIR is always set, so git never looks for a repository around the working directory. The settings travel as
     GIT_CONFIG_*, which wins over the mirror's own config file.
     """
-    settings = dict(SETTINGS)
+    settings = {**SETTINGS, **(settings or {})}
     passed_on = {name: inherited[name] for name in PASSED_ON if name in inherited}
     if token_file is not None:
         parts = urlsplit(url)

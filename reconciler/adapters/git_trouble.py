@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from reconciler.adapters.git_command import (
-    plain,
-)
+from reconciler.adapters.git_command import plain
 from reconciler.core.errors import GitUnreachableError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,10 @@ class GitUnreachableError(OutsideError):
     """The remote does not answer, refuses us, or its branch is gone."""
 
 
+class SignaturesUnavailableError(OutsideError):
+    """Signatures cannot be checked or made on this server (a file that cannot be read, no ssh-keygen)."""
+
+
 class UnverifiedError(RevisionError):
     """A commit carries no good signature of an allowed signer."""
 
