@@ -19,7 +19,7 @@ from reconciler.core.model import Aspect, Change, Kind, Outcome, Phase, Plan, Re
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _DECRYPT_RESULTS = (("ok", ""), ("failed", "key"), ("failed", "ciphertext"), ("failed", "sops"))
 _KEY_KINDS = ("added", "removed", "changed")
-_VERIFICATION_RESULTS = (("ok", ""), ("failed", "signature"))
+_VERIFICATION_RESULTS = (("ok", ""), ("failed", "signature"), ("failed", "unavailable"))
 _ENDS = ("ok", "failed")
 # What git no longer names is no target any more.
 _LEFT_GIT = (Kind.ORPHAN, Kind.NOT_OURS)
@@ -227,8 +227,8 @@ class PrometheusMetrics:
     def pinned(self, environment: str, pinned: bool) -> None:
         self._pinned.labels(environment).set(int(pinned))
 
-    def verified(self, environment: str, ok: bool) -> None:
-        self._verification.labels(environment, *_VERIFICATION_RESULTS[0 if ok else 1]).inc()
+    def verified(self, environment: str, result: str, reason: str = "") -> None:
+        self._verification.labels(environment, result, reason).inc()
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self._reconcile.labels(outcome.environment, outcome.result).inc()

@@ -21,7 +21,7 @@ from reconciler.adapters.store import SqliteStore
 from reconciler.app.config import ServerConfig, read_manifest
 from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
-from reconciler.core.model import Settings, Verify
+from reconciler.core.model import GitRevert, Settings
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler
@@ -92,7 +92,9 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
             ssh_key_file=config.repository.ssh_key_file,
             known_hosts_file=config.repository.known_hosts_file,
             token_file=config.repository.token_file,
+            allowed_signers_file=config.repository.allowed_signers_file,
         ),
+        git_writer=None,  # type: ignore[arg-type]
         decryptor=Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary),
         host=LocalHost(config.allowed_paths),
         compose=compose,
@@ -122,9 +124,6 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
 
 def _refuse_what_is_to_come(config: ServerConfig) -> None:
     """Settings that this version reads and does not act on yet must not be taken for protection. Raises ConfigError."""
-    if config.repository.verify is not Verify.NONE:
-        what = f"verify: {config.repository.verify} is not supported by this version: no signature would be checked"
-        raise ConfigError(what, where="repository.verify", hint="Set it to none, or install a version that checks")
     if config.hosts:
         raise ConfigError(
             "hosts over SSH are not supported by this version", where="hosts", hint="Run a daemon on each host"
@@ -137,6 +136,10 @@ def _settings(config: ServerConfig) -> Settings:
         branch=config.repository.branch,
         allowed_paths=tuple(config.allowed_paths),
         allow_compose_files=config.allow_compose_files,
+        verify=config.repository.verify,
+        host=config.host,
+        git_revert=GitRevert.OFF,
+        max_reverts_per_day=config.rollback.max_per_day,
         accept_rewrites=config.repository.history_rewrites is HistoryRewrites.ACCEPT,
         keep_backups=config.backups.keep,
         backup_max_age=config.backups.max_age,

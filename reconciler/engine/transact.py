@@ -72,9 +72,8 @@ def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -
         return Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
     held = bool(plan.held or plan.reported)
     result = Result.HELD if held else Result.IN_SYNC
-    reason = (
-        held_reason(plan) if held else f"in sync at {plan.revision.short}{', where it is pinned' if record.pin else ''}"
-    )
+    pinned = ", where it is pinned" if record.pin else ""
+    reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
     new_subtree = record.applied is None or record.applied.subtree != plan.revision.subtree
     if record.degraded or new_subtree or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
         return _end(open_transaction(ports, snapshot, prepared, trigger), result, reason, healthy=True)

@@ -9,6 +9,7 @@ from reconciler.core.errors import (
     HistoryRewrittenError,
     QuarantinedError,
     ReconcilerError,
+    SignaturesUnavailableError,
     UnverifiedError,
 )
 from reconciler.core.model import EnvironmentRecord, Phase, Revision, Verify
@@ -20,8 +21,8 @@ from reconciler.engine.observe import path_in_git
 async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[Revision, ReconcilerError | None]:
     """The branch head that was last accepted, and the trouble in the way of a newer one that a person should know of.
 
-    ``poll`` asks git. Where it does not answer, its branch was rewritten, or the head's signature does not count, the
-    last accepted head stays. Raises GitUnreachableError, HistoryRewrittenError, UnverifiedError where there is none.
+    ``poll`` asks git. Where it does not answer, its branch was rewritten, or the head's signature does not count or
+    cannot be checked, the last accepted head stays; where there is none, that trouble is raised.
     """
     record = ports.store.environment(environment)
     head = record.head
@@ -29,7 +30,7 @@ async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[
         return head, None
     try:
         return await _ask_git(ports, record), None
-    except (GitUnreachableError, HistoryRewrittenError, UnverifiedError) as error:
+    except (GitUnreachableError, HistoryRewrittenError, UnverifiedError, SignaturesUnavailableError) as error:
         if head is None:
             raise
         hint = f"{error.hint} Until then revision {head.short} stays wanted".lstrip()
@@ -88,16 +89,17 @@ async def _accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revis
 async def accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revision:
     """Check the signatures of a fetched head as the server's file asks, and remember it as the accepted one.
 
-    Raises UnverifiedError.
+    Raises UnverifiedError, SignaturesUnavailableError.
     """
     if ports.settings.verify is not Verify.NONE:
         every = ports.settings.verify is Verify.RANGE and record.head is not None
         try:
             await ports.git.verify(commit, record.head.commit if every and record.head else None)
-        except UnverifiedError:
-            ports.metrics.verified(record.name, False)
+        except (UnverifiedError, SignaturesUnavailableError) as error:
+            reason = "signature" if isinstance(error, UnverifiedError) else "unavailable"
+            ports.metrics.verified(record.name, "failed", reason)
             raise
-        ports.metrics.verified(record.name, True)
+        ports.metrics.verified(record.name, "ok")
     head = await ports.git.revision(commit, path_in_git(ports, record.name))
     ports.store.save_environment(replace(record, head=head))
     return head
