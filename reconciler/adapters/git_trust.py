@@ -146,13 +146,15 @@ class Signatures:
         if kind != "SSH SIGNATURE":
             name = _KINDS.get(kind, "unknown")
             return f"carries a signature of another kind ({name}); only those made with an SSH key count", anew
+        if "not permitted for use in signature namespace" in verdict.told:
+            return f"is signed by a key that by {self._file} may not sign commits (namespaces)", anew
         if verdict.letter != "U":
             return "carries a bad signature: one of the two was changed after it was signed", anew
         add = f"Ask the author whether it is theirs; if so, add the key to {self._file}."
         if "key has expired" in verdict.told or "not yet valid" in verdict.told:
             when = f"on the commit's date the key was not valid by {self._file}"
             return f"is signed by {verdict.key}, but {when}", f"{anew} Or correct the dates of the key."
-        return f"is signed by {verdict.key}, a key that {self._file} does not name (for git)", add
+        return f"is signed by {verdict.key}, a key that {self._file} does not name", add
 
 
 def _content(path: str) -> bytes:

@@ -383,7 +383,10 @@ def terminal(server: Server, *arguments: str) -> Iterator[Callable[[], str]]:
     ("settings", "said"),
     [
         pytest.param(
-            {"repository": {"verify": "tip", "allowed_signers_file": "/etc/reconciler/signers"}},
+            {
+                "repository": {"verify": "tip", "allowed_signers_file": "/etc/reconciler/signers"},
+                "rollback": {"git": "off"},
+            },
             "no signature would be checked",
             id="signatures",
         ),
