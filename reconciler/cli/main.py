@@ -206,13 +206,19 @@ def rollback(
 
 @app.command(short_help="follow the branch again")
 def unpin(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
-    """End a pin, and go to the branch's head now. Exits as `rollback`."""
+    """End a pin, and go to the branch's head now.
+
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
+    """
     _order(config, environment, OrderKind.UNPIN, as_json=as_json)
 
 
 @app.command(short_help="try again what was quarantined or stopped")
 def retry(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
-    """Lift a quarantine, and what a failed rollback has stopped, and make a pass now. Exits as `rollback`."""
+    """Lift a quarantine, and what a failed rollback has stopped, and make a pass now.
+
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back again.
+    """
     _order(config, environment, OrderKind.RETRY, as_json=as_json)
 
 
@@ -222,7 +228,8 @@ def accept_rewrite(
 ) -> None:
     """Accept that the branch does not descend from the last accepted commit, and make a pass now.
 
-    Signatures are checked all the same. Exits as `rollback`.
+    Signatures are checked all the same.
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
     """
     _order(config, environment, OrderKind.ACCEPT_REWRITE, as_json=as_json)
 
