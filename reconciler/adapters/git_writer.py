@@ -8,7 +8,8 @@ behind is one directory. It is git's own ``git revert``, with three differences,
   pointer of it can act. In a conflict git writes the files concerned, ciphertext, and they go with the directory.
 - ``info/attributes`` overrules the repository's .gitattributes: no filter, merge driver or conversion. Without it a
   ``text=auto`` over a file with CRLF makes git see local changes, and refuse.
-- Renames are not followed. Env files resemble each other, and a change would go into another environment's file.
+- Renames are not followed: env files resemble each other, and a change would go into another environment's file. The
+  strategy is named because git's default one heeds neither ``no-renames`` nor merge.renames.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ ATTRIBUTES = "* -text -ident !eol !filter !merge !diff !working-tree-encoding !c
 SETTINGS = {
     "core.sparseCheckout": "true",
     "core.sparseCheckoutCone": "false",
-    "merge.renames": "false",
-    "merge.directoryRenames": "false",
     "rerere.enabled": "false",
     "commit.gpgSign": "false",
     "advice.detachedHead": "false",
@@ -338,7 +337,9 @@ class _Attempt:
     async def _undo_one(self, commit: str) -> str:
         """Undo the commit in the index, on top of HEAD, and return the tree that comes of it."""
         mainline = ("-m", "1") if len(await self.repository.parents(commit)) > 1 else ()
-        completed = await self.repository.ask("revert", "--no-commit", *mainline, commit)
+        completed = await self.repository.ask(
+            "revert", "--no-commit", "--strategy=recursive", "--strategy-option=no-renames", *mainline, commit
+        )
         if completed.ok:
             return await self.repository.git("write-tree")
         conflicts = await self.repository.git("ls-files", "--unmerged", "-z")
