@@ -310,17 +310,20 @@ class _Attempt:
             raise self._refused("none of the new commits touches the environment's directory", _BY_HAND)
         if len(commits) > MOST_COMMITS:
             raise self._refused(f"more than {MOST_COMMITS} commits would have to be undone", _BY_HAND)
-        # Also in what a merge brought: the revert may have come through a branch for review.
-        own = await self.repository.git(
-            "rev-list", "--full-history", "--max-count=1", "-i", "--basic-regexp", f"--grep={OWN_REVERT}", *between
-        )
-        if own:
-            change = await self.repository.describe(own)
-            raise self._refused(
-                f"it would undo our own revert {change.named}",
-                "Two revisions of the environment are broken, the older one too: push a corrected one.",
-            )
+        await self._require_others(commits)
         return commits
+
+    async def _require_others(self, commits: list[str]) -> None:
+        """Raises RevertRefusedError where one of these is a revert of ours, or a merge that brought one."""
+        for commit in commits:
+            brought = (f"{commit}^1..{commit}", "--", *self._paths)
+            found = ("--max-count=1", "--regexp-ignore-case", f"--grep={OWN_REVERT}")
+            if own := await self.repository.git("rev-list", *found, *brought):
+                change = await self.repository.describe(own)
+                raise self._refused(
+                    f"it would undo our own revert {change.named}",
+                    "Two revisions of the environment are broken, the older one too: push a corrected one.",
+                )
 
     async def _undo(self, commits: list[str]) -> str:
         """The commit that undoes these on top of the head; the head itself where there is nothing to undo."""
