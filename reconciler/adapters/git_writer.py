@@ -8,7 +8,8 @@ behind is one directory. It is git's own ``git revert``, with three differences,
   pointer of it can act. In a conflict git writes the files concerned, ciphertext, and they go with the directory.
 - ``info/attributes`` overrules the repository's .gitattributes: no filter, merge driver or conversion. Without it a
   ``text=auto`` over a file with CRLF makes git see local changes, and refuse.
-- Renames are not followed. Env files resemble each other, and a change would go into another environment's file.
+- Renames are not followed: env files resemble each other, and a change would go into another environment's file. The
+  strategy is named because git's default one heeds neither ``no-renames`` nor merge.renames.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ ATTRIBUTES = "* -text -ident !eol !filter !merge !diff !working-tree-encoding !c
 SETTINGS = {
     "core.sparseCheckout": "true",
     "core.sparseCheckoutCone": "false",
-    "merge.renames": "false",
-    "merge.directoryRenames": "false",
     "rerere.enabled": "false",
     "commit.gpgSign": "false",
     "advice.detachedHead": "false",
@@ -311,17 +310,20 @@ class _Attempt:
             raise self._refused("none of the new commits touches the environment's directory", _BY_HAND)
         if len(commits) > MOST_COMMITS:
             raise self._refused(f"more than {MOST_COMMITS} commits would have to be undone", _BY_HAND)
-        # Also in what a merge brought: the revert may have come through a branch for review.
-        own = await self.repository.git(
-            "rev-list", "--full-history", "--max-count=1", "-i", "--basic-regexp", f"--grep={OWN_REVERT}", *between
-        )
-        if own:
-            change = await self.repository.describe(own)
-            raise self._refused(
-                f"it would undo our own revert {change.named}",
-                "Two revisions of the environment are broken, the older one too: push a corrected one.",
-            )
+        await self._require_others(commits)
         return commits
+
+    async def _require_others(self, commits: list[str]) -> None:
+        """Raises RevertRefusedError where one of these is a revert of ours, or a merge that brought one."""
+        for commit in commits:
+            brought = (f"{commit}^1..{commit}", "--", *self._paths)
+            found = ("--max-count=1", "--regexp-ignore-case", f"--grep={OWN_REVERT}")
+            if own := await self.repository.git("rev-list", *found, *brought):
+                change = await self.repository.describe(own)
+                raise self._refused(
+                    f"it would undo our own revert {change.named}",
+                    "Two revisions of the environment are broken, the older one too: push a corrected one.",
+                )
 
     async def _undo(self, commits: list[str]) -> str:
         """The commit that undoes these on top of the head; the head itself where there is nothing to undo."""
@@ -338,7 +340,9 @@ class _Attempt:
     async def _undo_one(self, commit: str) -> str:
         """Undo the commit in the index, on top of HEAD, and return the tree that comes of it."""
         mainline = ("-m", "1") if len(await self.repository.parents(commit)) > 1 else ()
-        completed = await self.repository.ask("revert", "--no-commit", *mainline, commit)
+        completed = await self.repository.ask(
+            "revert", "--no-commit", "--strategy=recursive", "--strategy-option=no-renames", *mainline, commit
+        )
         if completed.ok:
             return await self.repository.git("write-tree")
         conflicts = await self.repository.git("ls-files", "--unmerged", "-z")
