@@ -266,6 +266,11 @@ class GitMirror:
             await self._bring_locked(commit)
             yield commit
 
+    def distrust(self) -> None:
+        """Have the mirror made anew by the next fetch: somebody found it damaged."""
+        self._damaged = True
+        self._present.clear()
+
     @contextlib.asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:
         self._git.require_files()
@@ -486,8 +491,7 @@ class GitMirror:
         return read
 
     def _damage(self, what: str) -> DamagedError:
-        self._damaged = True
-        self._present.clear()
+        self.distrust()
         return DamagedError(what)
 
 

@@ -18,7 +18,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.adapters import process
@@ -37,15 +37,16 @@ from reconciler.adapters.git_command import (
     revert_message,
     rollback_branch,
 )
+from reconciler.adapters.git_objects import DamagedError
 from reconciler.adapters.git_runner import QUICK, GitRunner
-from reconciler.adapters.git_trouble import means_refused, refusing_line, telling_line
+from reconciler.adapters.git_trouble import explain, means_refused, refusing_line, telling_line
 from reconciler.core.errors import ConfigError, RevertRefusedError, SignaturesUnavailableError
 from reconciler.core.model import GitRevert, Reverted, RevertOrder, RevertState
 
 ATTEMPTS = 5  # how often the branch may move while the revert is made
 MOST_COMMITS = 50  # in one revert; more than that a person should look at
 SUBJECT = 150  # characters of one in a message
-MOST_PATHS = 5  # of a conflict, in a message
+MOST_NAMED = 5  # paths or commits in a message
 PREFIX = "revert-"  # of the throw-away directory
 ATTRIBUTES = "* -text -ident !eol !filter !merge !diff !working-tree-encoding !conflict-marker-size\n"
 SETTINGS = {
@@ -103,15 +104,27 @@ class GitPusher:
     async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
         _check(order, mode)
         self._pushing.require_files()
+        mended = False
         for _ in range(ATTEMPTS):
-            async with self.mirror.latest() as head:
-                with self._scratch() as directory:
-                    attempt = _Attempt(self, await self._repository(directory), order, head)
-                    if done := await attempt.run(mode):
-                        return done
+            try:
+                if done := await self._try(order, mode):
+                    return done
+            except DamagedError as error:
+                if mended:
+                    raise self.mirror.git.unreachable(
+                        f"the revert cannot be made, also after the mirror was made anew: {error}", "Check the disk."
+                    ) from error
+                mended = True
+                self.mirror.distrust()
         raise self.mirror.git.unreachable(
             f"the branch moved {ATTEMPTS} times while the revert was made", "Nothing was pushed."
         )
+
+    async def _try(self, order: RevertOrder, mode: GitRevert) -> Reverted | None:
+        """None where the branch moved meanwhile."""
+        async with self.mirror.latest() as head:
+            with self._scratch() as directory:
+                return await _Attempt(self, await self._repository(directory), order, head).run(mode)
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[str]:
@@ -152,11 +165,12 @@ class GitPusher:
         if (await self.mirror.refs(ref)).get(ref) != expected:
             return False
         line = refusing_line(completed.stdout.decode(errors="replace"), stderr, runner.token())
-        key = f"the key {runner.key_file}" if runner.key_file else "this server"
+        branch = ref.removeprefix("refs/heads/")
+        review = ", or set rollback.git: branch" if branch == runner.branch else ""
         raise RevertRefusedError(
-            f"the remote does not let us push to {ref.removeprefix('refs/heads/')}: {line}",
+            f"the remote does not let us push to {branch}: {line}",
             where=runner.where,
-            hint=f"Allow {key} to push there, or set rollback.git: branch. Until then revert by hand.",
+            hint=f"Allow {_who_pushes(runner)} to push there{review}. Until then revert by hand.",
         )
 
 
@@ -180,20 +194,30 @@ class _Repository:
         )
 
     async def git(self, *arguments: str, stdin: bytes | None = None) -> str:
-        """What git printed, stripped. Raises GitUnreachableError where it failed."""
+        """What git printed, stripped. Raises GitUnreachableError where it failed, DamagedError where nothing else than
+        a damaged mirror explains it."""
         completed = await self.ask(*arguments, stdin=stdin)
         if not completed.ok:
-            self.runner.raise_failure(completed, QUICK)
+            stderr = completed.stderr.decode(errors="replace")
+            if completed.timed_out or explain(stderr):
+                self.runner.raise_failure(completed, QUICK)
+            raise DamagedError(telling_line(stderr) or f"git {arguments[0]} failed")
         return completed.stdout.decode(errors="replace").strip()
 
     async def subtree(self, commit: str, directory: str) -> str:
         """The id of the directory's tree in the commit, "" where it is not there."""
-        completed = await self.ask("rev-parse", "--verify", "--quiet", f"{commit}:{directory}")
-        return completed.stdout.decode().strip() if completed.ok else ""
+        if not directory:
+            return await self.git("rev-parse", "--verify", f"{commit}^{{tree}}")
+        entry = await self.git("ls-tree", "-d", "--full-tree", commit, "--", directory)
+        return entry.split()[2] if entry else ""
 
-    async def descends(self, commit: str, ancestor: str) -> bool:
-        """Whether ``commit`` descends from ``ancestor``; not if one of the two is unknown."""
-        return (await self.ask("merge-base", "--is-ancestor", ancestor, commit)).ok
+    async def descends(self, commit: str, ancestor: str, head: str) -> bool:
+        """Whether ``commit`` descends from ``ancestor``; not if one of the two is unknown, though ``head``'s history
+        is whole."""
+        completed = await self.ask("merge-base", "--is-ancestor", ancestor, commit)
+        if completed.timed_out or completed.exit_code not in (0, 1):
+            await self.git("rev-list", "--quiet", head, "--")
+        return completed.ok
 
     async def describe(self, commit: str) -> Described:
         trailers = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in (ROLLBACK_HOST, ROLLBACK_RUN))
@@ -238,7 +262,7 @@ class _Attempt:
     async def run(self, mode: GitRevert) -> Reverted | None:
         """None where the branch moved meanwhile."""
         order, repository = self.order, self.repository
-        if not await repository.descends(order.failed, order.good):
+        if not await repository.descends(order.failed, order.good, self.head):
             raise self._refused(
                 f"{order.good[:12]}, the last good revision, is not part of the failed one's history", _BY_HAND
             )
@@ -259,7 +283,7 @@ class _Attempt:
         expected = self.head if mode is GitRevert.PUSH else None
         if not await self.pusher.push(repository, tip, f"refs/heads/{branch}", expected):
             return None
-        undone = ", ".join(commit[:12] for commit in commits)
+        undone = _some([commit[:12] for commit in commits])
         return Reverted(RevertState.PUSHED, branch, tip, f"pushed {tip[:12]} to {branch}, which undoes {undone}")
 
     @property
@@ -348,8 +372,7 @@ class _Attempt:
         conflicts = await self.repository.git("ls-files", "--unmerged", "-z")
         if completed.timed_out or not conflicts:
             self.repository.runner.raise_failure(completed, QUICK)
-        paths = sorted({entry.partition("\t")[2] for entry in conflicts.split("\0") if entry})
-        shown = ", ".join(plain(path, 100) for path in paths[:MOST_PATHS]) + (", …" if paths[MOST_PATHS:] else "")
+        shown = _some(sorted({plain(entry.partition("\t")[2], 100) for entry in conflicts.split("\0") if entry}))
         change = await self.repository.describe(commit)
         raise self._refused(f"reverting {change.named} conflicts with later commits in {shown}", _BY_HAND)
 
@@ -360,6 +383,16 @@ class _Attempt:
 
     def _refused(self, what: str, hint: str) -> RevertRefusedError:
         return RevertRefusedError(what, where=self.repository.runner.where, hint=hint)
+
+
+def _who_pushes(runner: GitRunner) -> str:
+    if runner.key_file:
+        return f"the key {runner.key_file}"
+    return f"the token in {runner.token_file}" if runner.token_file else "this daemon's user"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
 
 
 def _furnish(git_dir: str, objects: str) -> None:
