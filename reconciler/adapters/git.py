@@ -363,6 +363,11 @@ class GitMirror:
             check_commit(since)
         await self._mended(commit, lambda: self._verify(commit, since))
 
+    async def require_signed(self, commit: str) -> None:
+        """As ``verify`` of this commit alone, for whoever holds the mirror: raises DamagedError instead of mending."""
+        check_commit(commit)
+        await self._signatures.check([commit])
+
     async def _verify(self, commit: str, since: str | None) -> None:
         await self._signatures.check([commit] if since is None else await self._new_commits(commit, since))
 

@@ -40,7 +40,7 @@ from reconciler.adapters.git_command import (
 from reconciler.adapters.git_objects import DamagedError
 from reconciler.adapters.git_runner import QUICK, GitRunner
 from reconciler.adapters.git_trouble import explain, means_refused, refusing_line, telling_line
-from reconciler.core.errors import ConfigError, RevertRefusedError, SignaturesUnavailableError
+from reconciler.core.errors import ConfigError, RevertRefusedError, SignaturesUnavailableError, UnverifiedError
 from reconciler.core.model import GitRevert, Reverted, RevertOrder, RevertState
 
 ATTEMPTS = 5  # how often the branch may move while the revert is made
@@ -80,8 +80,9 @@ class GitPusher:
     """The ``GitWriter`` port, for the branch of ``mirror``.
 
     ``author`` ("Name <mail>") makes the commits. ``push_key_file`` is used instead of the mirror's key to push over
-    ssh. With ``signing_key_file``, an SSH key without a passphrase, the commits are signed. ``push_timeout`` in
-    seconds. Raises ConfigError for an author who is none.
+    ssh. With ``signing_key_file``, an SSH key without a passphrase, the commits are signed. ``verifies``: signatures
+    are asked for on the branch, so nothing is put on top of a head without a good one. ``push_timeout`` in seconds.
+    Raises ConfigError for an author who is none.
     """
 
     def __init__(
@@ -91,11 +92,13 @@ class GitPusher:
         author: str,
         push_key_file: str | None = None,
         signing_key_file: str | None = None,
+        verifies: bool = False,
         push_timeout: float = 120.0,
     ) -> None:
         self.mirror = mirror
         self._identity = identity(author)
         self._signing_key = signing_key_file
+        self._verifies = verifies
         self._push_timeout = push_timeout
         self._pushing = mirror.git
         if push_key_file and mirror.git.key_file:
@@ -148,6 +151,20 @@ class GitPusher:
         _furnish(git_dir, os.path.join(self.mirror.git.git_dir, "objects"))
         os.mkdir(tree)
         return _Repository(runner, tree, self._identity, self._signing_key)
+
+    async def require_signed(self, head: str) -> None:
+        """A server that looks at the tip alone would take our signature for that of everything below it.
+
+        Raises RevertRefusedError.
+        """
+        if not self._verifies:
+            return
+        try:
+            await self.mirror.require_signed(head)
+        except UnverifiedError as error:
+            raise RevertRefusedError(
+                f"{error.what}, and a signed revert on top of it would vouch for it", where=error.where, hint=error.hint
+            ) from error
 
     async def push(self, repository: _Repository, commit: str, ref: str, expected: str | None) -> bool:
         """Push ``commit`` to ``ref``, which was at ``expected`` (None: was not there). False if it has moved.
@@ -271,6 +288,7 @@ class _Attempt:
             return await self._overtaken()
         if mode is GitRevert.BRANCH and (earlier := await self._earlier()):
             return earlier
+        await self.pusher.require_signed(self.head)
         commits = await self._commits()
         tip = await self._undo(commits)
         if await repository.subtree(tip, order.directory) != await repository.subtree(order.good, order.directory):

@@ -788,6 +788,21 @@ async def test_our_own_reverts_are_good_where_commits_are_verified(site: Site, t
     assert site.trailers()["Reconciler-Rollback-Of"] == failed
 
 
+async def test_our_signature_vouches_for_no_head_without_one(site: Site, tmp_path: Path) -> None:
+    """Or a server that looks at the tip alone would take it, and what lies below it for other environments."""
+    key = make_ssh_key(tmp_path / "key")
+    signers = tmp_path / "allowed_signers"
+    signers.write_text(f"ada@example.org {(tmp_path / 'key.pub').read_text()}")
+    site.mirror = {"allowed_signers_file": str(signers)}
+    site.pusher |= {"signing_key_file": str(key), "verifies": True}
+    failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, signing_key=key)
+    evil = site.remote.commit({OTHER: b"EVIL=1"}, author="Mallory <m@example.org>")
+    for mode in (PUSH, BRANCH):
+        await refused(site, f"{evil[:12]} by Mallory <m@example.org> is not signed, and a signed revert", failed, mode)
+    site.remote.commit({OTHER: b""}, signing_key=key)
+    assert (await site.revert(failed)).state is RevertState.PUSHED
+
+
 async def test_a_signing_key_that_cannot_be_used_pushes_nothing(site: Site, tmp_path: Path) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     locked = tmp_path / "locked"
