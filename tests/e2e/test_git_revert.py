@@ -618,6 +618,7 @@ async def test_a_revert_that_is_called_off_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert site.left() == []
+    assert started() == []
 
 
 async def test_a_push_that_hangs_is_ended(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -626,6 +627,49 @@ async def test_a_push_that_hangs_is_ended(site: Site, tmp_path: Path, monkeypatc
     spied(tmp_path, monkeypatch, 'test "$1" != push || sleep 600')
     with pytest.raises(GitUnreachableError, match="no answer within"):
         await site.revert(failed)
+    assert started() == []
+
+
+def started() -> list[str]:
+    """Processes of ours that still run."""
+    return [child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.parametrize("lost", ["FAILED^{tree}", "GOOD^{tree}", "MIDDLE:envs/prod"])
+async def test_a_damaged_mirror_is_made_anew(site: Site, lost: str) -> None:
+    """What is missing in it must not look like a branch that has moved on, or a history that never was."""
+    middle = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Middle")
+    failed = site.remote.commit({API: b"A=3\r\nB=1\r\n"}, "Bad")
+    site.remote.commit({OTHER: b"x"}, "Elsewhere")
+    mirror = GitMirror(url=site.remote.url, branch="main", state_dir=str(site.state_dir))
+    await mirror.fetch(site.remote.head())
+    names = {"FAILED": failed, "GOOD": site.good, "MIDDLE": middle}
+    for name, commit in names.items():
+        lost = lost.replace(name, commit)
+    lose(GitRemote(site.state_dir / "mirror.git"), lost)
+    assert (await site.revert(failed)).state is RevertState.PUSHED
+    assert site.subtree("main") == site.subtree(site.good)
+
+
+async def test_a_git_that_fails_for_no_known_reason_is_tried_again_later(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Bad")
+    spied(tmp_path, monkeypatch, 'test "$2" != write-tree || { echo "fatal: odd" >&2; exit 128; }')
+    with pytest.raises(GitUnreachableError, match="cannot be made, also after the mirror was made anew: fatal: odd"):
+        await site.revert(failed)
+    assert site.remote.head() == failed
+
+
+def lose(mirror: GitRemote, revision: str) -> None:
+    """Unpack everything, without one object."""
+    lost = mirror.git("rev-parse", revision)
+    for pack in list((mirror.path / "objects" / "pack").glob("*.pack")):
+        content = pack.read_bytes()
+        for file in (mirror.path / "objects" / "pack").glob(f"{pack.stem}.*"):
+            file.unlink()
+        mirror.git("unpack-objects", "-q", stdin=content)
+    (mirror.path / "objects" / lost[:2] / lost[2:]).unlink()
 
 
 # --- ssh -------------------------------------------------------------------------------------------------------------
@@ -742,6 +786,21 @@ async def test_our_own_reverts_are_good_where_commits_are_verified(site: Site, t
     await mirror.fetch(done.commit)
     await mirror.verify(done.commit, failed)
     assert site.trailers()["Reconciler-Rollback-Of"] == failed
+
+
+async def test_our_signature_vouches_for_no_head_without_one(site: Site, tmp_path: Path) -> None:
+    """Or a server that looks at the tip alone would take it, and what lies below it for other environments."""
+    key = make_ssh_key(tmp_path / "key")
+    signers = tmp_path / "allowed_signers"
+    signers.write_text(f"ada@example.org {(tmp_path / 'key.pub').read_text()}")
+    site.mirror = {"allowed_signers_file": str(signers)}
+    site.pusher |= {"signing_key_file": str(key), "verifies": True}
+    failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, signing_key=key)
+    evil = site.remote.commit({OTHER: b"EVIL=1"}, author="Mallory <m@example.org>")
+    for mode in (PUSH, BRANCH):
+        await refused(site, f"{evil[:12]} by Mallory <m@example.org> is not signed, and a signed revert", failed, mode)
+    site.remote.commit({OTHER: b""}, signing_key=key)
+    assert (await site.revert(failed)).state is RevertState.PUSHED
 
 
 async def test_a_signing_key_that_cannot_be_used_pushes_nothing(site: Site, tmp_path: Path) -> None:
