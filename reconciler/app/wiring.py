@@ -22,7 +22,7 @@ from reconciler.adapters.store import SqliteStore
 from reconciler.app.config import ServerConfig, read_manifest
 from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
-from reconciler.core.model import Settings
+from reconciler.core.model import Settings, Verify
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler
@@ -101,6 +101,7 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
             author=config.author,
             push_key_file=config.rollback.ssh_key_file,
             signing_key_file=config.rollback.signing_key_file,
+            verifies=config.repository.verify is not Verify.NONE,
         ),
         decryptor=Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary),
         host=LocalHost(config.allowed_paths),
