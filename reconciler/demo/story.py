@@ -205,7 +205,7 @@ class Story:
         message = await self._site.git("log", "-1", "--format=%h %an%n%B")
         self._console.print(Text("\n".join(f"    {line}" for line in message.strip().splitlines()), "dim"))
         await self._metrics(_ROLLBACK_METRICS)
-        self._say("Prometheus would page somebody now; nothing is left to do at night.")
+        self._say("An alert on these metrics tells a person; the server runs the last good values meanwhile.")
         await self._site.merge_webhook()
         await self._applied((await self._site.git("rev-parse", "HEAD")).strip())
         await self._run("status")

@@ -28,7 +28,8 @@ async def revert_in_git(ports: Ports, environment: str) -> tuple[str, Reconciler
     except GitUnreachableError as error:
         return "", error
     except RevertRefusedError as error:
-        done = Reverted(RevertState.REFUSED, ports.settings.branch, "", f"git was not reverted: {error}")
+        done = Reverted(RevertState.REFUSED, ports.settings.branch, "", f"not reverted: {error}")
+    done = replace(done, reason=f"In git: {done.reason}")
     _remember(ports, record, quarantine, done)
     return done.reason, None
 
