@@ -47,6 +47,7 @@ async def _run_daemon(config: ServerConfig) -> None:
             metrics=built.metrics,
             poll_interval=config.repository.poll_interval,
             drift_interval=config.drift.interval,
+            watch=built.watch,
             on_progress=built.relay.listen,
         )
         loop = asyncio.get_running_loop()
@@ -57,7 +58,16 @@ async def _run_daemon(config: ServerConfig) -> None:
         async with serving(views, host=address.host, port=address.port, control_socket=control_socket(config)) as bound:
             logger = logs.get_logger()
             logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
-            await daemon.run()
+            listening = [
+                asyncio.create_task(built.watch.run(lambda: daemon.look_soon("watch"))),
+                asyncio.create_task(built.follow_engine(lambda: daemon.look_soon("engine"))),
+            ]
+            try:
+                await daemon.run()
+            finally:
+                for task in listening:
+                    task.cancel()
+                await asyncio.gather(*listening, return_exceptions=True)
             logger.info("stopped")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from importlib.metadata import version
 
 from reconciler.adapters.backups import BackupDirectory
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose import DockerCompose
+from reconciler.adapters.file_watch import FileWatch
 from reconciler.adapters.git import GitMirror
 from reconciler.adapters.git_writer import GitPusher
 from reconciler.adapters.local_host import LocalHost
@@ -19,6 +20,7 @@ from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.adapters.probe import HttpHealth
 from reconciler.adapters.sops import Sops
 from reconciler.adapters.store import SqliteStore
+from reconciler.app import logs
 from reconciler.app.config import ServerConfig, read_manifest
 from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
@@ -50,6 +52,8 @@ class Runtime:
     passes: dict[str, Reconciler]
     metrics: PrometheusMetrics
     relay: Relay
+    watch: FileWatch
+    follow_engine: Callable[[Callable[[], None]], Coroutine[None, None, None]]
 
 
 def prepare_state_dir(path: str) -> None:
@@ -124,7 +128,9 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
         metrics.backups_found(name, len(found), found[0].at if found else 0.0)
     claims = Claims()
     try:
-        yield Runtime(ports, {name: Reconciler(ports, name, claims) for name in environments}, metrics, relay)
+        passes = {name: Reconciler(ports, name, claims) for name in environments}
+        watch = FileWatch(config.allowed_paths, lambda text: logs.get_logger().warning(text))
+        yield Runtime(ports, passes, metrics, relay, watch, compose.follow)
     finally:
         await compose.close()
         store.close()

@@ -21,6 +21,8 @@ from reconciler.engine.wanted import accepted_head, wanted_revision
 
 # A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
 _REMEMBER_FAILURE = 300.0
+# Passes that no person has asked for: by the clock, and by what was touched (a live file, a container).
+_BY_ITSELF = ("poll", "drift", "watch", "engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,9 @@ class Reconciler:
     ) -> tuple[Prepared, Snapshot]:
         """Look, and plan. What an unfinished run was to take over, it may still take over."""
         ports, plaintexts = self._ports, Plaintexts(self._ports)
-        wanted = await self._load(revision, plaintexts, trusting_memory=trigger in ("poll", "drift"))
+        wanted = await self._load(revision, plaintexts, trusting_memory=trigger in _BY_ITSELF)
+        if trigger == "engine":
+            self._looked_at_stacks = float("-inf")
         with phase(ports, Phase.OBSERVE, "comparing the live files"):
             snapshot = await look(ports, wanted)
             _check_names(snapshot, take_over)
@@ -176,6 +180,11 @@ class Reconciler:
             )
         ports.metrics.observed(prepared.plan, ports.clock.now())
         return prepared, snapshot
+
+    @property
+    def live_paths(self) -> frozenset[str]:
+        """The live files of the revision that was last wanted."""
+        return frozenset(target.path for target in self._wanted.manifest.targets) if self._wanted else frozenset()
 
     async def health(self) -> tuple[ServiceHealth, ...]:
         """The services of every stack of the wanted revision, as they are now. Raises EngineUnavailableError."""
