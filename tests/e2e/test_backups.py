@@ -1,4 +1,4 @@
-"""Backups as a person meets them: listed, checked, kept for as long as they are wanted, put back whole or not at all."""
+"""Backups as a person meets them: listed, checked, kept as long as they are wanted, put back whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CANARY = b"canary-of-the-backups"
 
 @pytest.fixture
 def settled(server: Server) -> Server:
-    """Two files, of which the second revision was applied; the older of the two backups holds that nothing was there."""
+    """Two files at their second revision; the older of the two backups holds that nothing was there."""
     for number in (1, 2):
         server.commit(
             {"a.env": b"A=%d.%s\n" % (number, CANARY), "b.env": b"B=%d.%s\n" % (number, CANARY)},

@@ -89,6 +89,6 @@ class Faults:
 
 
 def make_faults(directory: Path) -> Faults:
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     (directory / "sitecustomize.py").write_text(_HOOKS)
     return Faults(directory)
