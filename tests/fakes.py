@@ -313,8 +313,8 @@ class FakeBackups:
     def list(self, environment: str | None = None) -> tuple[Backup, ...]:
         return tuple(backup for backup, _ in reversed(self.taken))
 
-    def read(self, backup: Backup, entry: BackupEntry) -> Secret:
-        return next(data for known, data in self.taken if known == backup)[entry.path]
+    def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
+        return next(data for known, data in self.taken if known == backup).get(entry.path)
 
     def discard(self, environment: str, identity: str) -> None:
         self.taken = [(backup, data) for backup, data in self.taken if backup.id != identity]

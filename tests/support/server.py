@@ -34,6 +34,7 @@ class Server:
     app: Path
     remote: GitRemote
     key: AgeKey
+    started_by: tuple[str, ...] = ()  # a program that starts the command, with its arguments
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ class Server:
     ) -> subprocess.CompletedProcess[str]:
         """Run the installed command with this server's file."""
         env = {**self._environment(), **(environment or {})}
-        done = run(COMMAND, *arguments, env=env, timeout=timeout)
+        done = run(*self.started_by, COMMAND, *arguments, env=env, timeout=timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def start(
@@ -116,7 +117,9 @@ class Server:
     ) -> subprocess.Popen[bytes]:
         """Start the installed command with this server's file and go on; the caller ends it. ``files`` as for Popen."""
         env = {**self._environment(), **(environment or {})}
-        return subprocess.Popen([COMMAND, *arguments], env=env, stdin=stdin, start_new_session=True, **files)
+        return subprocess.Popen(
+            [*self.started_by, COMMAND, *arguments], env=env, stdin=stdin, start_new_session=True, **files
+        )
 
     def json(self, *arguments: str) -> Any:
         """The command's --json output, whatever its exit code."""
