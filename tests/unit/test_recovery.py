@@ -174,6 +174,28 @@ async def test_a_reported_hand_edit_is_left_alone_by_a_resumed_run(world: World)
     assert (world.live("api"), world.live("worker")) == ("A=2", "W=hand")
 
 
+@pytest.mark.parametrize("step", ["write", "model", "amend", "recreate", "finish"])
+async def test_a_resumed_run_may_take_a_variable_away(world: World, step: str) -> None:
+    """The guard against foreign variables was asked before the run began; its file no longer names the key."""
+    world.target_fields = {"allow_shrink": True}
+    world.commit("b", api="B=2", worker="W=1")
+    assert await killed(world, step, 0)
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.compose.running["api"].environment == {"B": "2"}
+
+
+async def test_a_newer_revision_may_take_away_what_a_killed_run_gave_to_a_container(world: World) -> None:
+    world.target_fields = {"allow_shrink": True}
+    world.commit("b", api="B=2", worker="W=1")
+    assert await killed(world, "finish", 0)
+    assert world.compose.running["api"].environment == {"B": "2"}
+    world.commit("c", api="C=3", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.compose.running["api"].environment == {"C": "3"}
+
+
 # --- the engine or the disk goes away ---
 
 
