@@ -476,6 +476,7 @@ class World:
         self.stack = Stack("production", "app", APP)
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
+        self.run_numbers = itertools.count()  # no two processes give the same
 
     def commit(self, name: str, **files: str) -> None:
         """``commit("a", api="A=1")`` commits api.env, and the manifest that names it."""
@@ -491,7 +492,6 @@ class World:
         return None if data is None else data.decode().strip().replace("\n", " ")
 
     def ports(self) -> Ports:
-        numbers = itertools.count()
         return Ports(
             git=self.git,
             git_writer=self.git_writer,
@@ -506,7 +506,7 @@ class World:
             digest=Digester(b"k" * 32),
             settings=self.settings,
             read_manifest=self._manifest,
-            new_run_id=lambda: f"run{next(numbers)}",
+            new_run_id=lambda: f"run{next(self.run_numbers)}",
         )
 
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
