@@ -160,7 +160,7 @@ def facts(files: dict[str, bytes]) -> dict[str, Facts]:
 def site(server: Server, forks: Killer) -> Site:
     """OLD is applied and running, and in the backup of an earlier change."""
     made = Site(server, forks)
-    made.commit({name: b"FIRST=1\n" for name in OLD})
+    made.commit(dict.fromkeys(OLD, b"FIRST=1\n"))
     assert made.sync().outcome["result"] == "applied"
     paper_engine.start_all(server.root / "engine.json", server.app)
     made.commit(OLD)
