@@ -9,10 +9,13 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
 from reconciler.app import logs
 from reconciler.app import status as show
 from reconciler.app.config import ServerConfig
 from reconciler.app.daemon import Daemon
+from reconciler.app.fields import DURATION
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
@@ -129,6 +132,15 @@ def order(config: ServerConfig, environment: str | None, wish: Order, *, tell: T
         raise RefusedError("this server follows several environments", hint=hint)
     name = environment or config.environment[0]
     return make_pass(config, wish.kind.value, [name], [], dry_run=False, tell=tell, order=wish)
+
+
+def seconds(text: str, *, where: str) -> float:
+    """Given a duration as in the files (30m), return it in seconds. Raises RefusedError."""
+    try:
+        return float(DURATION.read(text))
+    except PydanticCustomError as error:
+        hint = f"Write it as {DURATION.accepted}"
+        raise RefusedError(f"{text!r} is not a duration", where=where, hint=hint) from error
 
 
 def _check_environments(config: ServerConfig, names: Iterable[str]) -> None:
