@@ -165,7 +165,11 @@ async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome
     the next pass goes on with it.
     """
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
+    # Every retry would leave another copy of the same files, and in the end push out the older ones.
+    backup = progress.run.backup
     if progress.stage is Stage.BACKUP:
+        if not progress.resumed:
+            ports.backups.discard(plan.environment, backup)
         raise error
     if progress.stage is Stage.SERVICES:
         services = ", ".join(sorted({action.service for action in progress.run.actions}))
@@ -174,11 +178,11 @@ async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome
         await restore_files(ports, progress)
     except ReconcilerError as failure:
         return _unfinished(transaction, f"{error}. Putting the files back failed too: {failure}")
-    # Every retry would leave another copy of the same files, and in the end push out the older ones.
-    ports.backups.discard(plan.environment, progress.run.backup)
     progress.run = replace(progress.run, backup="")
     reason = f"{error}. The live files are as they were"
-    return _end(transaction, Result.FAILED, reason, wrote=False, owing=progress.resumed, retry=True)
+    outcome = _end(transaction, Result.FAILED, reason, wrote=False, owing=progress.resumed, retry=True)
+    ports.backups.discard(plan.environment, backup)  # not before: a run that could not be ended still names it
+    return outcome
 
 
 def _unfinished(transaction: Transaction, reason: str) -> Outcome:
