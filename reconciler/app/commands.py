@@ -19,6 +19,7 @@ from reconciler.core.errors import ConfigError, OutsideError, RefusedError
 from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
+from reconciler.engine.leftovers import clear_leftovers_of_restore
 from reconciler.engine.rollback import find_backup, restore_entry
 
 Tell = Callable[[str], None]
@@ -297,6 +298,7 @@ async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> 
         if not entries:
             names = ", ".join(entry.source for entry in backup.entries)
             raise RefusedError("no file of the backup has that name", where=identity, hint=f"It holds: {names}")
+        await clear_leftovers_of_restore(ports, backup, entries)
         current = {entry.path: await ports.host.read(entry.path) for entry in entries}
         own = _back_up_current(ports, backup, entries, current)
         for entry in entries:
