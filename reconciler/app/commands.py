@@ -22,6 +22,7 @@ from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, R
 from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
+from reconciler.engine.leftovers import clear_leftovers_of_restore
 from reconciler.engine.rollback import find_backup, restore_entry
 
 Tell = Callable[[str], None]
@@ -321,6 +322,7 @@ async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> 
             raise RefusedError("no file of the backup has that name", where=identity, hint=f"It holds: {names}")
         for entry in entries:
             ports.backups.read(backup, entry)  # a damaged one is found before anything is changed
+        await clear_leftovers_of_restore(ports, backup, entries)
         current = {entry.path: await ports.host.read(entry.path) for entry in entries}
         own = _back_up_current(ports, backup, entries, current)
         await _put_back(ports, backup, entries, current, own)
