@@ -214,7 +214,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One live file and its source in git. ``path`` is absolute, ``source`` is relative to the environment."""
+    """One live file and its source in git. ``path`` is absolute, ``source`` is relative to the environment.
+
+    ``contracts`` are the JSON Schemas that its variables must satisfy, relative to the directory of environments.
+    """
 
     environment: str
     source: str
@@ -229,6 +232,7 @@ class Target:
     on_first_contact: OnFirstContact = OnFirstContact.HOLD
     parser: Parser = Parser.COMPOSE
     check: Check | None = None
+    contracts: tuple[str, ...] = ()
     allow_shrink: bool = False
     prune: bool = False
 
