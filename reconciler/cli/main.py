@@ -32,6 +32,10 @@ ConfigFile = Annotated[
     str, typer.Option("--config", envvar="RECONCILER_CONFIG", help="The server's file.", show_default=True)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data for programs instead of tables.")]
+KeyFile = Annotated[
+    str | None,
+    typer.Option("--age-key-file", envvar="SOPS_AGE_KEY_FILE", help="An age key: values are looked at, too."),
+]
 Environment = Annotated[
     list[str] | None, typer.Option("--environment", "-e", help="Only this environment (may be repeated).")
 ]
@@ -186,6 +190,43 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     findings = examination.examine(config)
     render.findings(findings, as_json=as_json)
     raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
+
+
+class ReportForm(StrEnum):
+    """How `check` writes what it found."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+    GITLAB = "gitlab"
+    SARIF = "sarif"
+
+
+@app.command(short_help="before the merge: find mistakes, without any key")
+def check(
+    path: Annotated[str, typer.Argument(help="The directory that holds the environments.")] = "envs",
+    environment: Environment = None,
+    form: Annotated[ReportForm, typer.Option("--format", help="How findings are written.")] = ReportForm.TEXT,
+    age_key_file: KeyFile = None,
+    server: Annotated[
+        list[str] | None, typer.Option("--server", help="A server's file to check as well (may be repeated).")
+    ] = None,
+    allow_warnings: Annotated[
+        bool, typer.Option("--allow-warnings", help="Exit 0 if there are only warnings.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for mistakes in a directory of environments, before they are merged; docs/checks.md explains each rule.
+
+    Without a key everything but values is looked at. Exits 0 if nothing was found, 2 if something was, 1 on errors.
+    """
+    from reconciler.app import local
+    from reconciler.cli import render, reports
+
+    with render.counted("decrypting") as progress:
+        report = local.check(path, environment or [], server or [], age_key_file, progress)
+    sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
+    raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
 
 
 class Which(StrEnum):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from reconciler.core.errors import BadCiphertextError, NotEncryptedError, SourceError
+from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, SourceError
 from reconciler.core.model import Format
 
 MAX_BYTES = 5 * 1024 * 1024
@@ -459,6 +459,12 @@ def _public_keys(
     return tuple(value for value, _ in found)
 
 
+def is_metadata(line_key: str) -> bool:
+    """Whether a dotenv key such as ``sops_mac`` is one that some sops writes, for any kind of key."""
+    key = line_key.removeprefix("sops_")
+    return bool(_METADATA.fullmatch(key)) or key.partition("__")[0].lower() in _OTHER_KEYS
+
+
 def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
     """The setting that leaves values in plain text; the suffix ``_unencrypted`` is sops' default and none."""
     for key, (value, _) in flat.items():
@@ -473,7 +479,7 @@ def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
         raise BadCiphertextError(
             "its SOPS metadata holds what sops does not write", where=_at(name, line), hint=redo(name)
         )
-    raise SourceError(
+    raise ForeignKeyError(
         f"is encrypted for {other} as well, which this server does not use",
         where=_at(name, line),
         hint=f"sops would contact any address the file names. Take it out of .sops.yaml, then `sops updatekeys {name}`",

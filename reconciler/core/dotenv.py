@@ -210,6 +210,13 @@ _REFERENCE = re.compile(
 )
 
 
+def plain_references(entry: Entry) -> frozenset[str]:
+    """The names that an entry refers to as ``$NAME``, without braces: often a piece of a value by accident."""
+    if entry.quote is Quote.SINGLE or "$" not in entry.template:
+        return frozenset()
+    return frozenset(found["plain"] for found in _REFERENCE.finditer(entry.template) if found["plain"])
+
+
 @dataclass(slots=True)
 class _Opened:
     """A ``${NAME:-text}`` whose text is being read.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.core.contract import Breach, Contract, Mistake, Question
 from reconciler.core.model import (
     Action,
     Applied,
@@ -116,6 +117,18 @@ class Decryptor(Protocol):
         Raises SourceError (NotEncryptedError, BadCiphertextError and what is not for us), KeyUnavailableError,
         DecryptFailedError.
         """
+        ...
+
+
+class Contracts(Protocol):
+    """Tells whether variables keep their contracts, without ever repeating a value."""
+
+    async def breaches(self, questions: Sequence[Question]) -> list[list[Breach]]:
+        """Per question every rule that does not hold. Raises ContractError for one that takes too long."""
+        ...
+
+    async def faults(self, contracts: Sequence[Contract]) -> list[Mistake | None]:
+        """Per contract where it is no JSON Schema, or None. Raises ContractError."""
         ...
 
 
