@@ -229,6 +229,42 @@ def check(
     raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
 
 
+class DiffForm(StrEnum):
+    """How `diff` writes what changed."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@app.command(short_help="before the merge: what changed, by key, without any key")
+def diff(
+    span: Annotated[
+        str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD is from where they forked.")
+    ],
+    path: Annotated[
+        str, typer.Option("--path", help="The repository's directory that holds the environments.")
+    ] = "envs",
+    environment: Environment = None,
+    form: Annotated[DiffForm, typer.Option("--format", help="How the changes are written.")] = DiffForm.TEXT,
+    age_key_file: KeyFile = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 2 if something changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two commits of this clone: per environment and file the keys, and who can decrypt.
+
+    Never shows a value. With a key also where else values are the same. Exits 0 (2 with --exit-code if something
+    changed), or 1 on errors.
+    """
+    from reconciler.app import local
+    from reconciler.cli import comments, render
+
+    with render.counted("decrypting") as progress:
+        found = local.diff(span, path, environment or [], age_key_file, progress)
+    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
+    raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
+
+
 class Which(StrEnum):
     """Which of the two files."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -109,7 +109,7 @@ async def check(
     remaining = exemptions.apply(findings, whole=not only, keyed=tools.opener is not None)
     return Report(
         findings=tuple(_presented(found, remaining, only)),
-        environments=(only and tuple(only)) or names,
+        environments=tuple(only) or names,
         files=sum(1 for _ in found.sources),
         values=len(opened),
     )
@@ -121,11 +121,14 @@ def _keyless(found: Survey) -> Iterator[Finding]:
     yield from check_parity(found)
 
 
-async def open_all(found: Survey, tools: Tools) -> tuple[list[Opened], list[Finding]]:
-    """Every source whose values can be known, and what values tell of each alone."""
-    plain = [(source, source.data) for source in found.sources if source.outline and not source.encrypted]
+async def open_all(
+    found: Survey, tools: Tools, paths: Collection[str] | None = None
+) -> tuple[list[Opened], list[Finding]]:
+    """Every source (or those at ``paths``) whose values can be known, and what values tell of each alone."""
+    wanted = [source for source in found.sources if source.outline and (paths is None or source.path in paths)]
+    plain = [(source, source.data) for source in wanted if not source.encrypted]
     findings: list[Finding] = []
-    decrypted = await _decrypt(found, tools, findings)
+    decrypted = await _decrypt(found, wanted, tools, findings)
     opened = []
     for source, data in [*plain, *decrypted]:
         one, problems = open_source(source, data)
@@ -137,12 +140,14 @@ async def open_all(found: Survey, tools: Tools) -> tuple[list[Opened], list[Find
     return sorted(opened, key=lambda one: order[one.source.path]), findings
 
 
-async def _decrypt(found: Survey, tools: Tools, findings: list[Finding]) -> list[tuple[Source, bytes]]:
+async def _decrypt(
+    found: Survey, wanted: Iterable[Source], tools: Tools, findings: list[Finding]
+) -> list[tuple[Source, bytes]]:
     """The sources that our key opens, decrypted. What is for others is left alone."""
     opener = tools.opener
     if opener is None:
         return []
-    ours = [one for one in found.sources if one.cipher and one.outline and opener.opens(one.cipher.metadata.age)]
+    ours = [one for one in wanted if one.cipher and opener.opens(one.cipher.metadata.age)]
     done = 0
 
     async def one(source: Source) -> tuple[Source, bytes] | None:
