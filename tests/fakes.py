@@ -8,7 +8,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.errors import ChangedMeanwhileError, EngineUnavailableError, GitUnreachableError, ReconcilerError
+from reconciler.core.errors import (
+    ChangedMeanwhileError,
+    EngineUnavailableError,
+    GitUnreachableError,
+    ReconcilerError,
+    RefusedError,
+    UnverifiedError,
+)
 from reconciler.core.model import (
     Action,
     Applied,
@@ -19,15 +26,20 @@ from reconciler.core.model import (
     Container,
     EnvironmentRecord,
     Format,
+    GitRevert,
     HttpCheck,
     LiveFile,
     Manifest,
+    Order,
     Outcome,
     Ownership,
     Phase,
     Plan,
     Project,
     Result,
+    Reverted,
+    RevertOrder,
+    RevertState,
     Revision,
     Run,
     Service,
@@ -38,8 +50,15 @@ from reconciler.core.model import (
 )
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
+from reconciler.engine.reconcile import Reconciler
 
 APP = "/opt/app"
+API = f"{APP}/api.env"
+WORKER = f"{APP}/worker.env"
+
+
+class Killed(BaseException):
+    """Stands for the death of the process: nothing of ours may catch it."""
 
 
 @dataclass(slots=True)
@@ -68,6 +87,7 @@ class FakeGit:
     tip: str = ""
     reachable: bool = True
     rewritten: bool = False
+    unsigned: set[str] = field(default_factory=set)
 
     def commit(self, name: str, files: Mapping[str, bytes]) -> None:
         """Make a commit with the environment's files its tip; ``name`` is padded to an id."""
@@ -93,6 +113,34 @@ class FakeGit:
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         return not self.rewritten
+
+    async def resolve(self, name: str) -> str:
+        found = [commit for commit in self.commits if commit.startswith(name)]
+        if len(found) != 1:
+            raise RefusedError(f"no commit {name}")
+        return found[0]
+
+    async def verify(self, commit: str, since: str | None) -> None:
+        self.journal.note(f"verify {since}..{commit}" if since else f"verify {commit}")
+        if commit in self.unsigned:
+            raise UnverifiedError("not signed", where=commit)
+
+
+@dataclass(slots=True)
+class FakeGitWriter:
+    """Pushes every revert, unless it is told how else it ends."""
+
+    journal: Journal
+    orders: list[tuple[RevertOrder, GitRevert]] = field(default_factory=list)
+    ends: list[Reverted | ReconcilerError] = field(default_factory=list)
+
+    async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
+        self.journal.note(f"revert {order.good[:1]}..{order.failed[:1]}")
+        self.orders.append((order, mode))
+        end = self.ends.pop(0) if self.ends else Reverted(RevertState.PUSHED, "main", "r" * 40, "reverted in git")
+        if isinstance(end, ReconcilerError):
+            raise end
+        return end
 
 
 @dataclass(slots=True)
@@ -282,6 +330,7 @@ class FakeStore:
     known: dict[str, Applied] = field(default_factory=dict)
     digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
     debts: tuple[Action, ...] = ()
+    open_run: Run | None = None
     finished: list[tuple[Run, Result, str]] = field(default_factory=list)
 
     def environment(self, name: str) -> EnvironmentRecord:
@@ -302,11 +351,26 @@ class FakeStore:
 
     def begin(self, run: Run) -> None:
         self.journal.note("begin")
-        self.debts = run.actions
+        self.open_run, self.debts = run, run.actions
 
-    def owe(self, run: str, actions: Sequence[Action]) -> None:
-        self.journal.note("owe")
-        self.debts = tuple(actions)
+    def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
+        self.journal.note("amend")
+        assert self.open_run is not None
+        assert self.open_run.id == run.id
+        self.open_run, self.debts = run, run.actions
+        if record is not None:
+            self.record = record
+
+    def unfinished(self, environment: str) -> Run | None:
+        return self.open_run
+
+    def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
+        self.journal.note("note")
+        self.finished = [
+            (known, result, f"{reason}. {sentence}" if known.id == run else reason)
+            for known, result, reason in self.finished
+        ]
+        self.record = record
 
     def owed(self, environment: str) -> tuple[Action, ...]:
         return self.debts
@@ -325,13 +389,13 @@ class FakeStore:
     ) -> None:
         self.journal.note("finish")
         self.finished.append((run, result, reason))
-        self.record, self.debts = record, tuple(owed)
+        self.record, self.debts, self.open_run = record, tuple(owed), None
         self.known |= {one.path: one for one in applied}
         for path in forgotten:
             self.known.pop(path, None)
 
     def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
-        return tuple(run for run, _, _ in reversed(self.finished))
+        return tuple(replace(run, result=result, reason=reason) for run, result, reason in reversed(self.finished))
 
 
 @dataclass(slots=True)
@@ -339,6 +403,7 @@ class FakeClock:
     """Time passes only while somebody sleeps."""
 
     time: float = 1_000_000.0
+    on_sleep: Callable[[], None] = lambda: None
 
     def now(self) -> float:
         return self.time
@@ -348,6 +413,7 @@ class FakeClock:
 
     async def sleep(self, seconds: float) -> None:
         self.time += seconds
+        self.on_sleep()
 
 
 class FakeProbe:
@@ -381,6 +447,10 @@ class SilentMetrics:
 
     def quarantined(self, environment: str, quarantined: bool) -> None: ...
 
+    def pinned(self, environment: str, pinned: bool) -> None: ...
+
+    def verified(self, environment: str, result: str, reason: str = "") -> None: ...
+
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None: ...
 
     def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
@@ -395,6 +465,7 @@ class World:
     def __init__(self) -> None:
         self.journal = Journal()
         self.git = FakeGit(self.journal)
+        self.git_writer = FakeGitWriter(self.journal)
         self.decryptor = FakeDecryptor(self.journal)
         self.host = FakeHost(self.journal)
         self.compose = FakeCompose(self.journal, self.host)
@@ -403,6 +474,7 @@ class World:
         self.clock = FakeClock()
         self.metrics = SilentMetrics()
         self.stack = Stack("production", "app", APP)
+        self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
 
     def commit(self, name: str, **files: str) -> None:
@@ -422,6 +494,7 @@ class World:
         numbers = itertools.count()
         return Ports(
             git=self.git,
+            git_writer=self.git_writer,
             decryptor=self.decryptor,
             host=self.host,
             compose=self.compose,
@@ -431,7 +504,7 @@ class World:
             clock=self.clock,
             metrics=self.metrics,
             digest=Digester(b"k" * 32),
-            settings=Settings(allowed_paths=(APP,)),
+            settings=self.settings,
             read_manifest=self._manifest,
             new_run_id=lambda: f"run{next(numbers)}",
         )
@@ -442,3 +515,8 @@ class World:
             for source in text.decode().split()
         )
         return Manifest(environment, (self.stack,), targets)
+
+
+async def one_pass(world: World, trigger: str = "manual", order: Order | None = None) -> Outcome:
+    """A pass as a freshly started daemon makes it."""
+    return await Reconciler(world.ports(), "production").run(trigger, order=order)

@@ -71,7 +71,27 @@ class BackupDirectory:
                 f"cannot list the backups ({os.strerror(error.errno or 0)})", where=self._directory, hint=hint
             ) from error
 
+    def unreadable(self, environment: str | None = None) -> tuple[str, ...]:
+        """Paths of the directories among them that are no backup, as their manifest cannot be read; sorted."""
+        known = {(backup.environment, backup.id) for backup in self.list(environment)}
+        names = [environment] if environment else _names(self._directory)
+        found = [(name, identity) for name in names for identity in _names(os.path.join(self._directory, name))]
+        return tuple(sorted(os.path.join(self._directory, *one) for one in found if one not in known))
+
+    def problems(self, backup: Backup) -> tuple[str, ...]:
+        """What is wrong with its files, after reading all of them."""
+        found = []
+        for entry in backup.entries:
+            try:
+                if entry.file is not None:
+                    self.read(backup, entry)
+            except LiveFileError as error:
+                found.append(str(error))
+        return tuple(found)
+
     def read(self, backup: Backup, entry: BackupEntry) -> Secret:
+        for directory in (self._directory, os.path.join(self._directory, backup.environment)):
+            _check_private(directory)
         path = os.path.join(self._directory, backup.environment, backup.id, entry.file or "")
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -130,7 +150,16 @@ def _make_private(directory: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
         _sync_directory(os.path.dirname(directory))
-    found = os.lstat(directory)
+    _check_private(directory)
+
+
+def _check_private(directory: str) -> None:
+    """Raises LiveFileError for what is no directory of ours alone: others could have put anything there."""
+    try:
+        found = os.lstat(directory)
+    except OSError as error:
+        what = f"the backup directory cannot be looked at ({os.strerror(error.errno or 0)})"
+        raise LiveFileError(what, where=directory, hint="Restore it from a backup of the machine") from error
     if not stat.S_ISDIR(found.st_mode):
         raise LiveFileError(
             "is a link or a file, not a directory", where=directory, hint="Backups are never stored through a link"

@@ -28,23 +28,21 @@ import os
 import resource
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import NoReturn, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 from reconciler.adapters import process
 from reconciler.adapters.git_command import (
     COMMIT_ID,
+    COMMIT_NAME,
     HEAD_REF,
     LARGEST_OBJECT,
     check_branch,
     check_commit,
     check_path,
     check_url,
-    environment,
     fetch,
     ls_remote,
     plain,
-    ssh_command,
 )
 from reconciler.adapters.git_objects import (
     FILE_MODES,
@@ -62,16 +60,18 @@ from reconciler.adapters.git_objects import (
     import_gitpython,
     parse_batch,
 )
-from reconciler.adapters.git_trouble import REFUSED_OBJECT, UnexplainedError, explain, telling_line
-from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
+from reconciler.adapters.git_runner import QUICK, GitRunner
+from reconciler.adapters.git_trouble import UnexplainedError
+from reconciler.adapters.git_trust import Signatures
+from reconciler.core.errors import ConfigError, GitUnreachableError, RefusedError, SourceError, UnverifiedError
 from reconciler.core.model import Blob, Revision
 
 LARGEST_PACK = 2048 * process.MIB  # a push must not be able to fill the disk that the live files are on
 MOST_PACKS = 20  # every fetch adds one; above this they are merged
 MOST_PRESENT = 1000  # commits remembered as being in the mirror
-QUICK = 30.0  # seconds for a question to the mirror
+MOST_NAMESAKES = 20  # commits whose ids begin alike
+MOST_NEW = 100_000  # commits since the last accepted one, 4 MB of ids
 LOOK_EVERY = 0.05  # seconds between two tries for the lock
-GRACE = 2.0  # seconds a stopped git may take to remove its own temporary files
 
 Result = TypeVar("Result")
 
@@ -83,6 +83,7 @@ class GitMirror:
     pinned or last healthy revision stays readable. ``state_dir``/mirror.lock is held (flock) while it is changed,
     by whatever process.
 
+    ``allowed_signers_file`` is what ``verify`` goes by, in the format of ssh-keygen; without it nothing is verified.
     ``poll_timeout`` and ``fetch_timeout`` in seconds. Raises ConfigError for a URL, branch or lack of a key that
     cannot work.
     """
@@ -96,6 +97,7 @@ class GitMirror:
         ssh_key_file: str | None = None,
         known_hosts_file: str | None = None,
         token_file: str | None = None,
+        allowed_signers_file: str | None = None,
         poll_timeout: float = 30.0,
         fetch_timeout: float = 120.0,
     ) -> None:
@@ -105,29 +107,40 @@ class GitMirror:
             raise ConfigError(
                 "an ssh:// address needs ssh_key_file and known_hosts_file", where="repository", hint="Set both."
             )
-        self._url = url
         self._branch = branch
         self._state_dir = state_dir
         self._mirror = os.path.join(state_dir, "mirror.git")
-        self._key = ssh_key_file or ""
-        self._known_hosts = known_hosts_file or ""
-        self._token_file = token_file if url.startswith("https:") else None
+        self._git = GitRunner(
+            url=url,
+            branch=branch,
+            git_dir=self._mirror,
+            state_dir=state_dir,
+            key_file=ssh_key_file or "",
+            known_hosts_file=known_hosts_file or "",
+            token_file=token_file or "" if url.startswith("https:") else "",
+        )
+        self._signatures = Signatures(self._git, allowed_signers_file)
         self._poll_timeout = poll_timeout
         self._fetch_timeout = fetch_timeout
         self._present: set[str] = set()
         self._damaged = False
         self._kept = KeptObjects(KEPT_OBJECTS)
 
+    @property
+    def git(self) -> GitRunner:
+        """How this remote is asked, for whoever writes to it."""
+        return self._git
+
     # --- the remote ---
 
     async def head(self) -> str:
         ref = f"refs/heads/{self._branch}"
         # The pattern also matches refs/heads/other/refs/heads/main.
-        commit = (await self._ask_remote(ref)).get(ref)
+        commit = (await self.refs(ref)).get(ref)
         if commit is None:
             raise await self._no_branch()
         if not COMMIT_ID.fullmatch(commit):
-            raise self._unreachable(
+            raise self._git.unreachable(
                 "the repository uses SHA-256 object ids, which are not supported",
                 "Use a repository with SHA-1 ids, git's default.",
             )
@@ -138,39 +151,36 @@ class GitMirror:
         if commit not in self._present:
             await self._bring(commit)
 
-    async def _ask_remote(self, pattern: str) -> dict[str, str]:
-        """Object ids by ref. git does not look at the mirror for it: a damaged one must not stop the polls."""
-        self._require_files()
-        command = ls_remote(self._url, pattern)
-        completed = await self._run(command, git_dir=os.devnull, seconds=self._poll_timeout)
+    async def refs(self, pattern: str) -> dict[str, str]:
+        """Ask the remote for object ids by full ref name. Raises GitUnreachableError.
+
+        git does not look at the mirror for it: a damaged one must not stop the polls.
+        """
+        self._git.require_files()
+        command = ls_remote(self._git.url, pattern)
+        completed = await self._git.run(command, git_dir=os.devnull, seconds=self._poll_timeout)
         # With --exit-code, 2 says that nothing matches. Of too long an answer the beginning will do.
         if not completed.overflowed and (completed.timed_out or completed.exit_code not in (0, 2)):
-            self._raise_failure(completed, self._poll_timeout)
+            self._git.raise_failure(completed, self._poll_timeout)
         pairs = (line.split("\t", 1) for line in completed.stdout.decode(errors="replace").splitlines() if "\t" in line)
         return {ref: object_id for object_id, ref in pairs}
 
     async def _no_branch(self) -> GitUnreachableError:
-        advertised = await self._ask_remote("refs/heads/*")
+        advertised = await self.refs("refs/heads/*")
         heads = (ref.removeprefix("refs/heads/") for ref in advertised if ref.startswith("refs/heads/"))
         names = [plain(name, 60) for name in sorted(heads)]
         if not names:
-            return self._unreachable("the repository is empty", f"Push the branch {self._branch}.")
+            return self._git.unreachable("the repository is empty", f"Push the branch {self._branch}.")
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        return self._unreachable(
+        return self._git.unreachable(
             f"the branch {self._branch!r} does not exist; the remote has: {shown}",
             "Correct repository.branch, or restore the branch.",
         )
 
     async def _bring(self, commit: str) -> None:
         """Fetch what is missing of the commit; make the mirror anew where it is missing or damaged."""
-        self._require_files()
-        try:
-            async with self._exclusive():
-                await self._bring_locked(commit)
-        except OSError as error:
-            raise self._unreachable(
-                f"the mirror cannot be written ({error.strerror})", f"Check space and permissions of {self._state_dir}."
-            ) from error
+        async with self._exclusive():
+            await self._bring_locked(commit)
         if len(self._present) >= MOST_PRESENT:
             self._present.clear()
         self._present.add(commit)
@@ -190,7 +200,7 @@ class GitMirror:
             if not sound:
                 await self._rebuild()
         if not await self._holds(commit):
-            raise self._unreachable(
+            raise self._git.unreachable(
                 f"the commit {commit[:12]} is not on the branch",
                 "The branch moved or was rewritten meanwhile; the next poll sees where it is now.",
             )
@@ -198,12 +208,12 @@ class GitMirror:
 
     async def _holds(self, revision: str) -> bool:
         """Whether the commit and every object of its tree are in the mirror. A damaged mirror gives False."""
-        completed = await self._run(["git", "rev-list", "--quiet", "--objects", "--max-count=1", revision, "--"])
+        completed = await self._git.run(["git", "rev-list", "--quiet", "--objects", "--max-count=1", revision, "--"])
         return completed.ok
 
     async def _fetch_into(self, git_dir: str) -> None:
-        completed = await self._run(
-            fetch(self._url, self._branch),
+        completed = await self._git.run(
+            fetch(self._git.url, self._branch),
             git_dir=git_dir,
             seconds=self._fetch_timeout,
             resources={resource.RLIMIT_FSIZE: LARGEST_PACK},
@@ -212,20 +222,22 @@ class GitMirror:
             return
         # index-pack dies of SIGXFSZ without a word; the size of what it leaves behind tells.
         if await asyncio.to_thread(_clear_leftovers, git_dir) >= LARGEST_PACK:
-            raise self._unreachable(
+            raise self._git.unreachable(
                 f"the repository is larger than {LARGEST_PACK // process.MIB} MiB",
                 "Give the environments a repository of their own.",
             )
-        self._raise_failure(completed, self._fetch_timeout)
+        self._git.raise_failure(completed, self._fetch_timeout)
 
     async def _rebuild(self) -> None:
         """Fetch everything into a new mirror, then put it in the place of the old one, which serves until then."""
         new, old = f"{self._mirror}.new", f"{self._mirror}.old"
         await asyncio.to_thread(_remove, new, old)
         os.mkdir(new, mode=0o700)
-        completed = await self._run(["git", "init", "--quiet", "--bare", "--template=", "--object-format=sha1", new])
+        completed = await self._git.run(
+            ["git", "init", "--quiet", "--bare", "--template=", "--object-format=sha1", new]
+        )
         if not completed.ok:
-            self._raise_failure(completed, QUICK)
+            self._git.raise_failure(completed, QUICK)
         await self._fetch_into(new)
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._mirror, old)
@@ -241,17 +253,34 @@ class GitMirror:
         """
         names = await asyncio.to_thread(os.listdir, os.path.join(self._mirror, "objects", "pack"))
         if sum(name.endswith(".pack") for name in names) > MOST_PACKS:
-            await self._run(["git", "repack", "-q", "-d", "-n", "--geometric=2"], seconds=self._fetch_timeout)
+            await self._git.run(["git", "repack", "-q", "-d", "-n", "--geometric=2"], seconds=self._fetch_timeout)
+
+    @contextlib.asynccontextmanager
+    async def latest(self) -> AsyncIterator[str]:
+        """Ask for the branch's head, bring it, and hold the mirror still while the caller works with it.
+
+        Raises as ``head`` and ``fetch`` do; also for an OSError of the caller's, who writes to ``state_dir``.
+        """
+        commit = await self.head()
+        async with self._exclusive():
+            await self._bring_locked(commit)
+            yield commit
 
     @contextlib.asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:
-        os.makedirs(self._state_dir, mode=0o700, exist_ok=True)
-        lock = os.open(os.path.join(self._state_dir, "mirror.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._git.require_files()
         try:
-            await self._wait_for(lock)
-            yield
-        finally:
-            os.close(lock)
+            os.makedirs(self._state_dir, mode=0o700, exist_ok=True)
+            lock = os.open(os.path.join(self._state_dir, "mirror.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                await self._wait_for(lock)
+                yield
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise self._git.unreachable(
+                f"the mirror cannot be written ({error.strerror})", f"Check space and permissions of {self._state_dir}."
+            ) from error
 
     async def _wait_for(self, lock: int) -> None:
         try:
@@ -259,7 +288,7 @@ class GitMirror:
                 while not _try_lock(lock):  # noqa: ASYNC110  # flock tells nobody when it comes free
                     await asyncio.sleep(LOOK_EVERY)
         except TimeoutError:
-            raise self._unreachable(
+            raise self._git.unreachable(
                 f"another process has been fetching for {self._fetch_timeout:g} s",
                 f"See who holds it: fuser {self._state_dir}/mirror.lock.",
             ) from None
@@ -295,6 +324,68 @@ class GitMirror:
         check_commit(ancestor)
         return await self._mended(commit, lambda: self._descends(commit, ancestor))
 
+    async def resolve(self, name: str) -> str:
+        if not COMMIT_NAME.fullmatch(name):
+            raise RefusedError(f"{plain(name, 60)!r} is no commit id", hint="Give at least 7 hexadecimal digits of it.")
+        head = await self._ask("rev-parse", "--verify", "--quiet", f"{HEAD_REF}^{{commit}}")
+        if not head:
+            raise RefusedError("nothing was fetched from the branch yet", where=self._git.where, hint="Sync first.")
+        return await self._mended(head, lambda: self._resolve(name.lower(), head))
+
+    async def _resolve(self, name: str, head: str) -> str:
+        objects = (await self._ask("rev-parse", f"--disambiguate={name}")).split()
+        kinds = await self._ask("cat-file", "--batch-check=%(objectname) %(objecttype)", stdin="\n".join(objects))
+        commits = [line.split()[0] for line in kinds.splitlines() if line.endswith(" commit")]
+        on_branch = [commit for commit in commits[:MOST_NAMESAKES] if await self._descends(head, commit)]
+        if len(on_branch) > 1 or len(commits) > MOST_NAMESAKES:
+            raise RefusedError(f"{name} fits more than one commit", where=self._git.where, hint="Give more digits.")
+        if not on_branch:
+            raise RefusedError(
+                f"no commit on the branch begins with {name}",
+                where=self._git.where,
+                hint="Take an id from the branch's log, or from `reconciler history`.",
+            )
+        return on_branch[0]
+
+    async def _ask(self, *arguments: str, stdin: str | None = None) -> str:
+        """What git printed, stripped; "" where it failed."""
+        completed = await self._git.run(["git", *arguments], stdin=None if stdin is None else stdin.encode())
+        return completed.stdout.decode().strip() if completed.ok else ""
+
+    async def verify(self, commit: str, since: str | None) -> None:
+        check_commit(commit)
+        if since is not None:
+            check_commit(since)
+        await self._mended(commit, lambda: self._verify(commit, since))
+
+    async def _verify(self, commit: str, since: str | None) -> None:
+        await self._signatures.check([commit] if since is None else await self._new_commits(commit, since))
+
+    async def _new_commits(self, commit: str, since: str) -> list[str]:
+        """Every commit that ``commit`` has and ``since`` has not, parents before children."""
+        most = (f"--max-count={MOST_NEW + 1}", "--reverse", "--topo-order")
+        completed = await self._git.run(
+            ["git", "rev-list", *most, commit, f"^{since}", "--"], stdout=64 * (MOST_NEW + 1)
+        )
+        if completed.timed_out:
+            self._git.raise_failure(completed, QUICK)
+        if not completed.ok:
+            await self._require_history(commit)
+            raise UnverifiedError(
+                f"the last accepted commit {since[:12]} is not in the repository any more, so it cannot be told which "
+                "commits are new",
+                where=self._git.where,
+                hint="Look at the branch's log; a person must accept the rewritten branch.",
+            )
+        new = completed.stdout.decode().split()
+        if len(new) > MOST_NEW:
+            raise UnverifiedError(
+                f"more than {MOST_NEW} commits are new since {since[:12]}",
+                where=self._git.where,
+                hint="Look at the branch's log; a person must accept them.",
+            )
+        return new
+
     async def _mended(self, commit: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """What ``attempt`` gives; where the mirror turns out to be damaged, mend it and try once more.
 
@@ -308,19 +399,21 @@ class GitMirror:
         try:
             return await attempt()
         except DamagedError as error:
-            raise self._unreachable(
+            raise self._git.unreachable(
                 f"the mirror is damaged, also after it was made anew: {error}", f"Check the disk of {self._mirror}."
             ) from error
 
     async def _descends(self, commit: str, ancestor: str) -> bool:
-        completed = await self._run(["git", "merge-base", "--is-ancestor", ancestor, commit])
+        completed = await self._git.run(["git", "merge-base", "--is-ancestor", ancestor, commit])
         if _ended(completed) and completed.exit_code in (0, 1):
             return completed.exit_code == 0
         # Most often the ancestor is unknown here. If the commit's whole history is known, it is not in there.
-        completed = await self._run(["git", "rev-list", "--quiet", commit, "--"])
-        if not completed.ok:
-            raise self._damage(f"the history of {commit[:12]} cannot be read")
+        await self._require_history(commit)
         return False
+
+    async def _require_history(self, commit: str) -> None:
+        if not (await self._git.run(["git", "rev-list", "--quiet", commit, "--"])).ok:
+            raise self._damage(f"the history of {commit[:12]} cannot be read")
 
     async def _open(self, commit: str, path: str) -> tuple[Entry | None, Object | None]:
         """The entry at ``path``, and the file or directory itself; (None, None) where there is nothing."""
@@ -375,13 +468,13 @@ class GitMirror:
     async def _load(self, names: Sequence[str]) -> Mapping[str, Object]:
         """Read and remember the objects of these names. Where one is too large, git is stopped after the limit."""
         import_gitpython()
-        completed = await self._run(
+        completed = await self._git.run(
             ["git", "cat-file", "--batch"],
             stdin="".join(f"{name}\n" for name in names).encode(),
             stdout=len(names) * (LARGEST_OBJECT + process.KIB),
         )
         if completed.timed_out:
-            self._raise_failure(completed, QUICK)
+            self._git.raise_failure(completed, QUICK)
         if not completed.ok and not completed.overflowed:
             raise self._damage("it cannot be read")
         try:
@@ -396,89 +489,6 @@ class GitMirror:
         self._damaged = True
         self._present.clear()
         return DamagedError(what)
-
-    # --- running git, and its failures ---
-
-    async def _run(
-        self,
-        argv: Sequence[str],
-        *,
-        git_dir: str | None = None,
-        stdin: bytes | None = None,
-        stdout: int = process.MIB,
-        seconds: float = QUICK,
-        resources: Mapping[int, int] | None = None,
-    ) -> process.Completed:
-        pinned = ssh_command(self._key, self._known_hosts) if self._key else None
-        variables = environment(
-            url=self._url,
-            git_dir=git_dir or self._mirror,
-            ssh_command=pinned,
-            token_file=self._token_file,
-            inherited=os.environ,
-        )
-        limits = process.Limits(timeout=seconds, grace=GRACE, stdout=stdout, resources=resources or {})
-        try:
-            return await process.run(argv, env=variables, limits=limits, stdin=stdin)
-        except process.MissingProgramError as error:
-            raise self._unreachable("the git program is not installed", "Install it: apt-get install git.") from error
-        except OSError as error:
-            raise self._unreachable(f"git cannot be started ({error.strerror})", "Check memory and limits.") from error
-
-    def _require_files(self) -> None:
-        """ssh and git name a missing file in many ways; say it plainly before they start."""
-        files = {"ssh_key_file": self._key, "known_hosts_file": self._known_hosts, "token_file": self._token_file or ""}
-        for field_name, path in files.items():
-            if path and not os.access(path, os.R_OK):
-                raise self._unreachable(
-                    f"{path} does not exist or cannot be read", f"Put it there, or correct repository.{field_name}."
-                )
-
-    def _raise_failure(self, completed: process.Completed, seconds: float) -> NoReturn:
-        stderr = completed.stderr.decode(errors="replace")
-        if completed.timed_out:
-            raise self._unreachable(
-                f"no answer within {seconds:g} s", "Check that the server is up and that this machine may reach it."
-            )
-        if refused := REFUSED_OBJECT.search(stderr):
-            raise SourceError(
-                f"git refuses the object {refused[1][:12]} of the branch ({plain(refused[2])}); nothing was fetched",
-                where=self._where,
-                hint="Take it out of the branch's history.",
-            )
-        trouble = explain(stderr)
-        if trouble is None:
-            line = telling_line(stderr, self._token()) or f"exit code {completed.exit_code}, without a word"
-            raise UnexplainedError(f"git failed: {line}", where=self._where, hint="It is tried again.")
-        facts = self._facts()
-        raise self._unreachable(trouble.what.format(**facts), trouble.hint.format(**facts))
-
-    def _unreachable(self, what: str, hint: str) -> GitUnreachableError:
-        return GitUnreachableError(what, where=self._where, hint=f"{hint} It is tried again.")
-
-    @property
-    def _where(self) -> str:
-        return f"{self._url} (branch {self._branch})"
-
-    def _facts(self) -> dict[str, str]:
-        parts = urlsplit(self._url)
-        host = parts.hostname or "this machine"
-        port = f"-p {parts.port} " if parts.port else ""
-        return {
-            "host": host,
-            "key": self._key,
-            "known_hosts": self._known_hosts,
-            "keyscan": f"ssh-keyscan {port}{host}",
-            "state_dir": self._state_dir,
-        }
-
-    def _token(self) -> str:
-        """Only to keep it out of a message."""
-        try:
-            with open(self._token_file or os.devnull, encoding="utf-8", errors="replace") as file:
-                return file.readline().strip()
-        except OSError:
-            return ""
 
 
 def _ended(completed: process.Completed) -> bool:

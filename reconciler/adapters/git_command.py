@@ -6,19 +6,16 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from reconciler.adapters import process
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-
-if TYPE_CHECKING:
-    pass
-
+from reconciler.core.model import RevertOrder
 
 LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; sops gets no more either
 DEEPEST_PATH = 32
 
+SSH_KEYGEN = "ssh-keygen"  # looked up on PATH
 HEAD_REF = "refs/reconciler/head"  # one name for any branch: "a" and "a/b" could not follow each other as files
 SETTINGS = {
     "core.hooksPath": os.devnull,
@@ -31,6 +28,11 @@ SETTINGS = {
     "maintenance.auto": "false",
     "init.defaultBranch": "main",
     "credential.helper": "",
+    # A signature names its own kind. Only SSH's counts, so nothing is ever run for another.
+    "gpg.program": os.devnull,
+    "gpg.openpgp.program": os.devnull,
+    "gpg.x509.program": os.devnull,
+    "gpg.ssh.program": SSH_KEYGEN,
 }
 # Where a company reaches its git server only through a proxy, or with a CA of its own.
 PASSED_ON = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO")
@@ -45,6 +47,7 @@ CREDENTIAL_HELPER = (
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _BRANCH_FORBIDS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
+COMMIT_NAME = re.compile(r"[0-9a-fA-F]{7,40}")
 _SSH_SHORTHAND = re.compile(r"(?P<host>[\w.-]+@[\w.-]+|[\w-]+(?:\.[\w-]+)+):(?!//)(?P<path>.+)")
 
 
@@ -151,14 +154,20 @@ def plain(text: str, most: int = 200) -> str:
 
 
 def environment(
-    *, url: str, git_dir: str, ssh_command: str | None, token_file: str | None, inherited: Mapping[str, str]
+    *,
+    url: str,
+    git_dir: str,
+    ssh_command: str | None,
+    token_file: str | None,
+    inherited: Mapping[str, str],
+    settings: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Everything a git process gets. Of ``inherited`` only PATH and PASSED_ON remain.
+    """Everything a git process gets. Of ``inherited`` only PATH and PASSED_ON remain; ``settings`` add to SETTINGS.
 
     GIT_DIR is always set, so git never looks for a repository around the working directory. The settings travel as
     GIT_CONFIG_*, which wins over the mirror's own config file.
     """
-    settings = dict(SETTINGS)
+    settings = {**SETTINGS, **(settings or {})}
     passed_on = {name: inherited[name] for name in PASSED_ON if name in inherited}
     if token_file is not None:
         parts = urlsplit(url)
@@ -222,3 +231,64 @@ def fetch(url: str, branch: str) -> list[str]:
     """The branch and its history into HEAD_REF, also where the branch was rewritten (the ``+``)."""
     options = ("--quiet", "--no-tags", "--no-auto-maintenance", "--no-write-fetch-head", "--no-recurse-submodules")
     return ["git", "fetch", *options, "--", url, f"+refs/heads/{branch}:{HEAD_REF}"]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+ROLLBACK_OF = "Reconciler-Rollback-Of"
+ROLLBACK_ENVIRONMENT = "Reconciler-Rollback-Environment"
+ROLLBACK_HOST = "Reconciler-Rollback-Host"
+ROLLBACK_RUN = "Reconciler-Rollback-Run"
+OWN_REVERT = f"^{ROLLBACK_OF}:"  # for git's --grep
+_LONGEST_SUBJECT = 200
+_LONGEST_REASON = 1000
+_PERSON = re.compile(r"(?P<name>[^<>\x00-\x1f]*[^<>\x00-\x20]) <(?P<mail>[^<>\x00-\x20]+)>")
+
+
+def push(url: str, commit: str, ref: str) -> list[str]:
+    """Exactly one ref, and only where that is a fast-forward."""
+    options = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed")
+    return ["git", "push", *options, "--", url, f"{commit}:{ref}"]
+
+
+def rollback_branch(environment: str, failed: str) -> str:
+    """Where a revert stands for review."""
+    return f"reconciler/rollback-{environment}-{failed[:12]}"
+
+
+def identity(author: str) -> dict[str, str]:
+    """Given "Name <mail>", the variables that make git commit as that person. Raises ConfigError."""
+    person = _PERSON.fullmatch(author)
+    if person is None:
+        raise ConfigError(
+            f"{plain(author, 60)!r} is no author", where="rollback.author", hint="Write Name <address@host>."
+        )
+    roles = ("AUTHOR", "COMMITTER")
+    names = {f"GIT_{role}_NAME": person["name"] for role in roles}
+    return names | {f"GIT_{role}_EMAIL": person["mail"] for role in roles}
+
+
+def revert_message(order: RevertOrder, commit: str, subject: str, merged_into: str = "") -> str:
+    """The message of the commit that undoes ``commit``; ``merged_into`` is the first parent of a merge.
+
+    What comes from outside stays in its line, and behind words of ours: a line of its own could look like a trailer,
+    or ("---") like the end of the message.
+    """
+    merge = f", reversing\nchanges made to {merged_into}" if merged_into else ""
+    reason = _one_line(order.reason, _LONGEST_REASON) or "no reason given"
+    trailers = {
+        ROLLBACK_OF: order.failed,
+        ROLLBACK_ENVIRONMENT: order.environment,
+        ROLLBACK_HOST: order.host,
+        ROLLBACK_RUN: order.run,
+    }
+    return (
+        f'Revert "{_one_line(subject, _LONGEST_SUBJECT)}"\n\n'
+        f"This reverts commit {commit}{merge}.\n\n"
+        f"Rolled back by reconciler: {reason}\n\n"
+        + "".join(f"{key}: {_one_line(value, _LONGEST_SUBJECT)}\n" for key, value in trailers.items())
+    )
+
+
+def _one_line(text: str, most: int) -> str:
+    return plain(" ".join(text[: 2 * most].split()), most)

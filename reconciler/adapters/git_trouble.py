@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from reconciler.adapters.git_command import (
-    plain,
-)
+from reconciler.adapters.git_command import plain
 from reconciler.core.errors import GitUnreachableError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """``marks`` are pieces of git's, ssh's or curl's English, one of which is enough; the rest is ours to say."""
+    """``marks`` are pieces of git's, ssh's or curl's English, one of which is enough; the rest is ours to say.
+
+    ``access``: the server answers, and does not let us.
+    """
 
     marks: tuple[str, ...]
     what: str
     hint: str
+    access: bool = False
 
 
 # The first that fits is told, so the particular stand before the general.
@@ -61,6 +59,7 @@ TROUBLES = (
         ("Permission denied (", "Too many authentication failures"),
         "{host} does not accept the SSH key {key}",
         "Add its public half as a deploy key that may read the repository (`ssh-keygen -y -f {key}` prints it).",
+        access=True,
     ),
     Trouble(
         (
@@ -72,6 +71,7 @@ TROUBLES = (
         ),
         "{host} refuses access to the repository",
         "Check that the token in repository.token_file has not expired and may read this repository.",
+        access=True,
     ),
     Trouble(
         ("SSL certificate problem", "server certificate verification failed", "certificate verify failed"),
@@ -130,6 +130,7 @@ TROUBLES = (
 )
 REFUSED_OBJECT = re.compile(r"^error: object ([0-9a-f]{40}): (.+)$", re.MULTILINE)
 _NOISE = ("remote:", "warning:", "hint:", "** ", "@@@", "Please make sure", "and the repository exists")
+_ADVICE = ("hint:", "warning:", "error: failed to push", "fatal: Could not read", "Please make sure", "and the repo")
 _USER_INFO = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -147,6 +148,36 @@ def telling_line(stderr: str, token: str = "") -> str:
     """Given what git printed, return the one line worth showing, without user info, token or control characters."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith(_NOISE)]
     first = next((line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))), "".join(lines[:1]))
+    return _shown(first, token)
+
+
+def means_refused(stderr: str) -> bool:
+    """Given what a push printed that came to no answer about its ref: did the server know us and say no?
+
+    Reading went well a moment before. Forges end the connection with words of their own, after which git only says
+    that it could not read from the remote repository.
+    """
+    trouble = explain(stderr)
+    return "Could not read from remote repository" in stderr if trouble is None else trouble.access
+
+
+def refusing_line(stdout: str, stderr: str, token: str = "") -> str:
+    """Given what ``git push --porcelain`` printed, return the line in which the server says why not, likewise.
+
+    Hooks and forges print theirs with "remote:" before it, and frames and empty lines around it; a server that ends
+    the connection prints it bare.
+    """
+    lines = [line for line in stderr.splitlines() if not line.startswith(_ADVICE)]
+    theirs = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]
+    telling = [line for line in (theirs or lines) if any(character.isalnum() for character in line)]
+    loud = [line for line in telling if line.lower().startswith(("error:", "fatal:", "gitlab:", "gitea:"))]
+    said = next(iter(loud or telling), "")
+    verdicts = (line.split("\t")[-1] for line in stdout.splitlines() if line.startswith("!"))
+    verdict = next(verdicts, "").strip()
+    return _shown(": ".join(filter(None, (verdict, said))) or "it gives no reason", token)
+
+
+def _shown(line: str, token: str) -> str:
     for secret in filter(None, (token, token.partition(":")[2])):
-        first = first.replace(secret, "***")
-    return plain(_USER_INFO.sub("***@", first))
+        line = line.replace(secret, "***")
+    return plain(_USER_INFO.sub("***@", line))

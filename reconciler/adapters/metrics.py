@@ -19,6 +19,7 @@ from reconciler.core.model import Aspect, Change, Kind, Outcome, Phase, Plan, Re
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _DECRYPT_RESULTS = (("ok", ""), ("failed", "key"), ("failed", "ciphertext"), ("failed", "sops"))
 _KEY_KINDS = ("added", "removed", "changed")
+_VERIFICATION_RESULTS = (("ok", ""), ("failed", "signature"), ("failed", "unavailable"))
 _ENDS = ("ok", "failed")
 # What git no longer names is no target any more.
 _LEFT_GIT = (Kind.ORPHAN, Kind.NOT_OURS)
@@ -89,6 +90,10 @@ class PrometheusMetrics:
         )
         self._rollback = counter("rollback", "Rollbacks.", "environment", "kind", "result")
         self._quarantined = gauge("quarantined", "1 while a revision is quarantined.", "environment")
+        self._pinned = gauge("pinned", "1 while a person holds the environment at a revision.", "environment")
+        self._verification = counter(
+            "source_verification", "Checks of commits' signatures.", "environment", "result", "reason"
+        )
 
     def _start_at_zero(self, environment: str) -> None:
         for result in Result:
@@ -103,6 +108,9 @@ class PrometheusMetrics:
         for gauge in (self._last_attempt, self._last_success, self._git_last, self._backup_last, self._backups):
             gauge.labels(environment)
         self._quarantined.labels(environment)
+        self._pinned.labels(environment)
+        for ended, reason in _VERIFICATION_RESULTS:
+            self._verification.labels(environment, ended, reason)
         self._reconcile_duration.labels(environment)
 
     # --- the port ---
@@ -215,6 +223,12 @@ class PrometheusMetrics:
 
     def quarantined(self, environment: str, quarantined: bool) -> None:
         self._quarantined.labels(environment).set(int(quarantined))
+
+    def pinned(self, environment: str, pinned: bool) -> None:
+        self._pinned.labels(environment).set(int(pinned))
+
+    def verified(self, environment: str, result: str, reason: str = "") -> None:
+        self._verification.labels(environment, result, reason).inc()
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self._reconcile.labels(outcome.environment, outcome.result).inc()

@@ -19,7 +19,10 @@ from reconciler.core.model import (
     ActionKind,
     Applied,
     EnvironmentRecord,
+    Pin,
+    Quarantine,
     Result,
+    RevertState,
     Revision,
     Run,
     RunChange,
@@ -42,6 +45,7 @@ _SCHEMA = (
     "CREATE INDEX run_by_environment ON run (environment, number)",
     "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
 )
+_SELECT_RUN = "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run"
 # Errors of sqlite, by its primary result code, that say nothing about the file: what to do about each.
 _OUTSIDE = {
     sqlite3.SQLITE_FULL: "The state directory's disk is full: free some space",
@@ -118,11 +122,23 @@ class SqliteStore:
             )
             _insert_owed(do, run.id, run.environment, run.actions)
 
-    def owe(self, run: str, actions: Sequence[Action]) -> None:
+    def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         with self._transaction() as do:
-            row = self._one("SELECT environment FROM run WHERE id = ?", run)
-            do("DELETE FROM owed WHERE run = ?", (run,))
-            _insert_owed(do, run, row[0], actions)
+            do("UPDATE run SET facts = ?, reason = ? WHERE id = ?", (_run_facts(run), run.reason, run.id))
+            do("DELETE FROM owed WHERE run = ?", (run.id,))
+            _insert_owed(do, run.id, run.environment, run.actions)
+            if record is not None:
+                do(*_upsert_environment(record))
+
+    def unfinished(self, environment: str) -> Run | None:
+        row = self._one(f"{_SELECT_RUN} WHERE environment = ? AND result IS NULL ORDER BY number DESC", environment)
+        with self._decoding():
+            return _run_from_row(row) if row else None
+
+    def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
+        with self._transaction() as do:
+            do("UPDATE run SET reason = rtrim(reason, '.') || '. ' || ? WHERE id = ?", (sentence, run))
+            do(*_upsert_environment(record))
 
     def owed(self, environment: str) -> tuple[Action, ...]:
         rows = self._all(
@@ -167,8 +183,7 @@ class SqliteStore:
 
     def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
         rows = self._all(
-            "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run "
-            "WHERE ? IS NULL OR environment = ? ORDER BY number DESC LIMIT ?",
+            f"{_SELECT_RUN} WHERE ? IS NULL OR environment = ? ORDER BY number DESC LIMIT ?",
             environment,
             environment,
             limit,
@@ -294,14 +309,24 @@ def _record_from_json(text: str) -> EnvironmentRecord:
     data = json.loads(text)
     for name in ("head", "applied", "healthy"):
         data[name] = Revision(**data[name]) if data[name] else None
+    if pin := data["pin"]:
+        data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
+    if quarantine := data["quarantine"]:
+        state = RevertState(quarantine["revert"]) if quarantine["revert"] else None
+        data["quarantine"] = Quarantine(
+            **{**quarantine, "revision": Revision(**quarantine["revision"]), "revert": state}
+        )
+    data["reverts"] = tuple(data["reverts"])
     return EnvironmentRecord(**data)
+
+
+# What the columns of a run do not hold.
+_FACTS = ("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back")
 
 
 def _run_facts(run: Run) -> str:
     facts = dataclasses.asdict(run)
-    return json.dumps(
-        {name: facts[name] for name in ("trigger", "revision", "from_commit", "backup", "changes", "actions")}
-    )
+    return json.dumps({name: facts[name] for name in _FACTS})
 
 
 def _run_from_row(row: tuple[Any, ...]) -> Run:
@@ -317,6 +342,9 @@ def _run_from_row(row: tuple[Any, ...]) -> Run:
         backup=data["backup"],
         changes=tuple(_run_change_from_json(change) for change in data["changes"]),
         actions=tuple(_action_from_json(action) for action in data["actions"]),
+        failing=tuple(data["failing"]),
+        silent=tuple(data["silent"]),
+        rolling_back=data["rolling_back"],
         finished_at=finished_at,
         result=Result(result) if result else None,
         reason=reason,
@@ -325,7 +353,7 @@ def _run_from_row(row: tuple[Any, ...]) -> Run:
 
 def _run_change_from_json(data: dict[str, Any]) -> RunChange:
     names = {field: tuple(data[field]) for field in ("added", "removed", "changed")}
-    return RunChange(source=data["source"], kind=data["kind"], **names)
+    return RunChange(**{**data, **names})
 
 
 def _action_from_json(data: dict[str, Any]) -> Action:

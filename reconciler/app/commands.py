@@ -16,7 +16,7 @@ from reconciler.app.daemon import Daemon
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, RefusedError
-from reconciler.core.model import Backup, BackupEntry, LiveFile, Revision, Run
+from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
 from reconciler.engine.rollback import find_backup, restore_entry
@@ -92,8 +92,9 @@ def make_pass(
     *,
     dry_run: bool,
     tell: Tell,
+    order: Order | None = None,
 ) -> list[dict[str, Any]]:
-    """One pass, in the daemon if it answers, else here under the same lock.
+    """One pass, after the ``order`` if there is one; in the daemon if it answers, else here under the same lock.
 
     Raises RefusedError for an environment the server's file does not name, LockedError.
     """
@@ -106,8 +107,18 @@ def make_pass(
         "dry_run": dry_run,
         "take_over": list(take_over),
         "environments": list(environments),
+        "order": show.order(order),
     }
     return asyncio.run(_make_pass(config, asked, tell))
+
+
+def order(config: ServerConfig, environment: str | None, wish: Order, *, tell: Tell) -> list[dict[str, Any]]:
+    """Carry out a person's order on one environment, and make the pass that follows from it. Raises as make_pass."""
+    if environment is None and len(config.environment) > 1:
+        hint = f"Name one with --environment: {', '.join(config.environment)}"
+        raise RefusedError("this server follows several environments", hint=hint)
+    name = environment or config.environment[0]
+    return make_pass(config, wish.kind.value, [name], [], dry_run=False, tell=tell, order=wish)
 
 
 def _check_environments(config: ServerConfig, names: Iterable[str]) -> None:
@@ -123,7 +134,7 @@ async def _make_pass(config: ServerConfig, asked: dict[str, Any], tell: Tell) ->
 
 async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
     prepare_state_dir(config.state_dir)
-    with exclusive(config.state_dir, "reconciler plan" if asked["dry_run"] else "reconciler sync"):
+    with exclusive(config.state_dir, f"reconciler {'sync' if asked['trigger'] == 'manual' else asked['trigger']}"):
         async with runtime(config) as built:
             built.relay.listen(tell)
             chosen = [name for name in built.passes if not asked["environments"] or name in asked["environments"]]
@@ -131,7 +142,12 @@ async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) ->
 
 
 async def _one_pass(built: Runtime, name: str, asked: dict[str, Any]) -> dict[str, Any]:
-    done = built.passes[name].run(asked["trigger"], dry_run=asked["dry_run"], take_over=frozenset(asked["take_over"]))
+    done = built.passes[name].run(
+        asked["trigger"],
+        dry_run=asked["dry_run"],
+        take_over=frozenset(asked["take_over"]),
+        order=show.order_from(asked["order"]),
+    )
     return show.outcome(await _uninterrupted(done))
 
 
@@ -242,6 +258,19 @@ def backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any
     _check_environments(config, [environment] if environment else [])
     _need_state(config)
     return [show.backup(one) for one in open_backups(config).list(environment)]
+
+
+def verified_backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any]]:
+    """The same, each with the ``problems`` that reading all of its files and comparing their digests finds."""
+    listed = {one["backup"]: {**one, "problems": []} for one in backups(config, environment)}
+    directory = open_backups(config)
+    for backup in directory.list(environment):
+        listed[backup.id]["problems"] = directory.problems(backup)
+    unreadable = [
+        {"backup": path, "environment": environment, "files": [], "problems": ["its manifest.json cannot be read"]}
+        for path in directory.unreadable(environment)
+    ]
+    return [*listed.values(), *unreadable]
 
 
 def _need_state(config: ServerConfig) -> None:

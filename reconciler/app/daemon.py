@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.app import logs
-from reconciler.core.model import Outcome, Result
+from reconciler.core.model import Order, Outcome, Result
 from reconciler.core.ports import Clock
 from reconciler.engine.reconcile import Reconciler
 
@@ -33,6 +33,7 @@ class Request:
     dry_run: bool
     take_over: Collection[str]
     environments: Collection[str]
+    order: Order | None
     answer: asyncio.Future[tuple[Outcome, ...]]
     progress: Callable[[str], None]
 
@@ -110,11 +111,15 @@ class Daemon:
         dry_run: bool = False,
         take_over: Collection[str] = (),
         environments: Collection[str] = (),
+        order: Order | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> tuple[Outcome, ...]:
-        """Have a pass run that starts after this call, and return how it ended, per environment."""
+        """Have a pass run that starts after this call, and return how it ended, per environment.
+
+        ``order`` is carried out before it.
+        """
         answer: asyncio.Future[tuple[Outcome, ...]] = asyncio.get_running_loop().create_future()
-        self._requests.append(Request(trigger, dry_run, take_over, environments, answer, progress))
+        self._requests.append(Request(trigger, dry_run, take_over, environments, order, answer, progress))
         self._wake.set()
         return await answer
 
@@ -147,10 +152,18 @@ class Daemon:
         return min(delays)
 
     async def _one(
-        self, name: str, trigger: str, *, poll: bool = True, dry_run: bool = False, take_over: Collection[str] = ()
+        self,
+        name: str,
+        trigger: str,
+        *,
+        poll: bool = True,
+        dry_run: bool = False,
+        take_over: Collection[str] = (),
+        order: Order | None = None,
     ) -> Outcome:
+        one = self.passes[name]
         try:
-            outcome = await self.passes[name].run(trigger, poll=poll, dry_run=dry_run, take_over=take_over)
+            outcome = await one.run(trigger, poll=poll, dry_run=dry_run, take_over=take_over, order=order)
         except Exception:  # noqa: BLE001
             # A defect of ours must not end the daemon, nor stop the other environments.
             logs.get_logger().exception("pass failed unexpectedly", environment=name)
@@ -184,7 +197,9 @@ class Daemon:
             request = self._requests.pop(0)
             self._on_progress(request.progress)
             outcomes = [
-                await self._one(name, request.trigger, dry_run=request.dry_run, take_over=request.take_over)
+                await self._one(
+                    name, request.trigger, dry_run=request.dry_run, take_over=request.take_over, order=request.order
+                )
                 for name in self.passes
                 if not request.environments or name in request.environments
             ]

@@ -124,6 +124,7 @@ def _control(views: Views) -> web.Application:
                 dry_run=asked["dry_run"],
                 take_over=frozenset(asked["take_over"]),
                 environments=frozenset(asked["environments"]),
+                order=status.order_from(asked["order"]),
                 progress=progress,
             ),
         )

@@ -153,6 +153,11 @@ class Rollback(Section):
     ssh_key_file: AbsoluteFile | None = Field(
         default=None, description="The key to push with, if another than repository.ssh_key_file."
     )
+    signing_key_file: AbsoluteFile | None = Field(
+        default=None,
+        description="The SSH key that signs the revert's commits, without a passphrase. Needed to push them to a "
+        "branch whose commits are verified.",
+    )
 
 
 class SshHost(Section):
@@ -249,7 +254,8 @@ def load_server_config(path: str) -> ServerConfig:
         raise ConfigError("is no file's name", where=shown(path)) from None
 
     def rules(document: Document) -> Iterator[Problem]:
-        return _within_reach_of_git(document.data, os.path.abspath(path))
+        yield from _within_reach_of_git(document.data, os.path.abspath(path))
+        yield from _reverts_are_signed(document)
 
     return read_sections(ServerConfig, content, file=path, error=ConfigError, rules=rules)
 
@@ -266,6 +272,22 @@ def _within_reach_of_git(data: Mapping[str, Any], config_file: str) -> Iterator[
         yield Problem(("allowed_paths",), "holds this file, which git could then write", "directories of live files")
     if any(_holds(ours["state_dir",], root) for root in allowed):
         yield Problem(("allowed_paths",), "reaches into state_dir", "directories of live files")
+
+
+def _reverts_are_signed(document: Document) -> Iterator[Problem]:
+    """A revert that is pushed to a verified branch would itself be refused by every server that follows it."""
+    verify = _section(document.data, "repository").get("verify", Verify.NONE)
+    rollback = _section(document.data, "rollback")
+    pushes = rollback.get("git", GitRevert.PUSH) == GitRevert.PUSH
+    if verify in (Verify.TIP, Verify.RANGE) and pushes and rollback.get("signing_key_file") is None:
+        what = "is missing, and repository.verify with rollback.git: push needs it"
+        line = document.line(("rollback",) if rollback else ("repository", "verify"))
+        yield Problem(("rollback", "signing_key_file"), what, "an absolute path", line)
+
+
+def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = data.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,10 @@ from reconciler.core.model import (
     Effect,
     EnvironmentRecord,
     Kind,
+    Order,
+    OrderKind,
     Outcome,
+    Pin,
     Plan,
     Revision,
     Run,
@@ -90,6 +93,15 @@ def outcome(one: Outcome) -> dict[str, Any]:
     }
 
 
+def order(one: Order | None) -> dict[str, str] | None:
+    """An order as it travels through the control socket."""
+    return None if one is None else {"kind": one.kind.value, "revision": one.revision, "reason": one.reason}
+
+
+def order_from(data: Mapping[str, str] | None) -> Order | None:
+    return Order(OrderKind(data["kind"]), data["revision"], data["reason"]) if data else None
+
+
 def run(one: Run) -> dict[str, Any]:
     return {
         "run": one.id,
@@ -140,9 +152,31 @@ def environment(
         "head": revision(record.head),
         "applied": revision(record.applied),
         "healthy": revision(record.healthy),
-        "quarantine": record.quarantine_reason if record.quarantined_subtree else None,
+        "pin": _pin(record.pin),
+        "quarantine": _quarantine(record),
+        "stopped": dict(record.stopped),
         "checked_at": instant(at),
         "since": instant(since),
+    }
+
+
+def _pin(one: Pin | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {"revision": revision(one.revision), "reason": one.reason, "since": instant(one.at)}
+
+
+def _quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
+    """What keeps the branch's head, or the pin, from being applied; one that neither runs into any more is no news."""
+    one, wanted = record.quarantine, record.pin.revision if record.pin else record.head
+    if one is None or wanted is None or not record.quarantines(wanted):
+        return None
+    return {
+        "revision": revision(one.revision),
+        "reason": one.reason,
+        "since": instant(one.at),
+        "run": one.run,
+        "revert": {"state": one.revert.value, "reason": one.revert_note} if one.revert else None,
     }
 
 

@@ -13,6 +13,7 @@ from reconciler.adapters.backups import BackupDirectory
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose import DockerCompose
 from reconciler.adapters.git import GitMirror
+from reconciler.adapters.git_writer import GitPusher
 from reconciler.adapters.local_host import LocalHost
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.adapters.probe import HttpHealth
@@ -21,7 +22,7 @@ from reconciler.adapters.store import SqliteStore
 from reconciler.app.config import ServerConfig, read_manifest
 from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
-from reconciler.core.model import Settings, Verify
+from reconciler.core.model import Settings
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler
@@ -84,14 +85,22 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     metrics = PrometheusMetrics(version("reconciler"), environments)
     compose = DockerCompose(os.path.join(config.state_dir, "stage"), os.environ)
     store = open_store(config)
+    mirror = GitMirror(
+        url=config.repository.url,
+        branch=config.repository.branch,
+        state_dir=config.state_dir,
+        ssh_key_file=config.repository.ssh_key_file,
+        known_hosts_file=config.repository.known_hosts_file,
+        token_file=config.repository.token_file,
+        allowed_signers_file=config.repository.allowed_signers_file,
+    )
     ports = Ports(
-        git=GitMirror(
-            url=config.repository.url,
-            branch=config.repository.branch,
-            state_dir=config.state_dir,
-            ssh_key_file=config.repository.ssh_key_file,
-            known_hosts_file=config.repository.known_hosts_file,
-            token_file=config.repository.token_file,
+        git=mirror,
+        git_writer=GitPusher(
+            mirror,
+            author=config.author,
+            push_key_file=config.rollback.ssh_key_file,
+            signing_key_file=config.rollback.signing_key_file,
         ),
         decryptor=Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary),
         host=LocalHost(config.allowed_paths),
@@ -122,9 +131,6 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
 
 def _refuse_what_is_to_come(config: ServerConfig) -> None:
     """Settings that this version reads and does not act on yet must not be taken for protection. Raises ConfigError."""
-    if config.repository.verify is not Verify.NONE:
-        what = f"verify: {config.repository.verify} is not supported by this version: no signature would be checked"
-        raise ConfigError(what, where="repository.verify", hint="Set it to none, or install a version that checks")
     if config.hosts:
         raise ConfigError(
             "hosts over SSH are not supported by this version", where="hosts", hint="Run a daemon on each host"
@@ -137,6 +143,10 @@ def _settings(config: ServerConfig) -> Settings:
         branch=config.repository.branch,
         allowed_paths=tuple(config.allowed_paths),
         allow_compose_files=config.allow_compose_files,
+        verify=config.repository.verify,
+        host=config.host,
+        git_revert=config.rollback.git,
+        max_reverts_per_day=config.rollback.max_per_day,
         accept_rewrites=config.repository.history_rewrites is HistoryRewrites.ACCEPT,
         keep_backups=config.backups.keep,
         backup_max_age=config.backups.max_age,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from reconciler.core.errors import ReconcilerError
+from reconciler.core.model import Order, OrderKind
 
 if TYPE_CHECKING:
     from reconciler.app.config import ServerConfig
@@ -40,6 +41,8 @@ Environment = Annotated[
     list[str] | None, typer.Option("--environment", "-e", help="Only this environment (may be repeated).")
 ]
 
+
+OneEnvironment = Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")]
 
 # What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
@@ -137,7 +140,7 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
 @app.command(short_help="past runs: when, what, by whom, with which result")
 def history(
     config: ConfigFile = DEFAULT_CONFIG,
-    environment: Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")] = None,
+    environment: OneEnvironment = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
@@ -148,17 +151,23 @@ def history(
     render.history(commands.history(_load(config), environment, limit), as_json=as_json)
 
 
-@app.command(short_help="list the backups")
+@app.command(short_help="list the backups, or check them")
 def backups(
     config: ConfigFile = DEFAULT_CONFIG,
-    environment: Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")] = None,
+    environment: OneEnvironment = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file and compare it with the digest taken then.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the backups, newest first. Exits 0, or 1 on errors."""
+    """List the backups, newest first. Exits 0, or 1 on errors and where --verify finds a damaged one."""
     from reconciler.app import commands
     from reconciler.cli import render
 
-    render.backups(commands.backups(_load(config), environment), as_json=as_json)
+    listed = commands.verified_backups if verify else commands.backups
+    found = listed(_load(config), environment)
+    render.backups(found, as_json=as_json)
+    raise typer.Exit(ERROR if any(one.get("problems") for one in found) else IN_SYNC)
 
 
 @app.command(short_help="put the files of a backup back")
@@ -179,6 +188,67 @@ def restore(
     from reconciler.cli import render
 
     render.restored(commands.restore(_load(config), backup, target or []), as_json=as_json)
+
+
+@app.command(short_help="pin an environment to an earlier revision")
+def rollback(
+    config: ConfigFile = DEFAULT_CONFIG,
+    to: Annotated[
+        str,
+        typer.Option("--to", help="The commit, by its id. Default: the last that went well before the applied one."),
+    ] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever looks at status.")] = "",
+    environment: OneEnvironment = None,
+    as_json: Json = False,
+) -> None:
+    """Pin an environment to an earlier revision and go there now; it stays there until `reconciler unpin`.
+
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if that was rolled back.
+    """
+    _order(config, environment, OrderKind.ROLLBACK, to, reason, as_json=as_json)
+
+
+@app.command(short_help="follow the branch again")
+def unpin(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
+    """End a pin, and go to the branch's head now.
+
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
+    """
+    _order(config, environment, OrderKind.UNPIN, as_json=as_json)
+
+
+@app.command(short_help="try again what was quarantined or stopped")
+def retry(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
+    """Lift a quarantine, and what a failed rollback has stopped, and make a pass now.
+
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back again.
+    """
+    _order(config, environment, OrderKind.RETRY, as_json=as_json)
+
+
+@app.command(short_help="take a rewritten branch as it is now")
+def accept_rewrite(
+    config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False
+) -> None:
+    """Accept that the branch does not descend from the last accepted commit, and make a pass now.
+
+    Signatures are checked all the same.
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
+    """
+    _order(config, environment, OrderKind.ACCEPT_REWRITE, as_json=as_json)
+
+
+def _order(
+    config: str, environment: str | None, kind: OrderKind, revision: str = "", reason: str = "", *, as_json: bool
+) -> None:
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    settings = _load(config)
+    with render.progress() as tell:
+        outcomes = commands.order(settings, environment, Order(kind, revision, reason), tell=tell)
+    render.outcomes(outcomes, as_json=as_json)
+    raise typer.Exit(_worst(_pass_code(outcome) for outcome in outcomes))
 
 
 @app.command(short_help="check every component and say what to do")

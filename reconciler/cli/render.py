@@ -152,11 +152,27 @@ def _environment(one: dict[str, Any]) -> None:
         author = commit["author"].partition(" <")[0]
         line = f"{names}  {commit['commit'][:12]} {commit['subject']} ({author}, {_instant(commit['committed_at'])})"
         console.print(f"[dim]{escape(line)}[/dim]")
+    _held_back(one)
     since = f", so since {_instant(one['since'])}" if one["since"] else ""
     console.print(f"[dim]checked {_instant(one['checked_at'])}{since}[/dim]")
     if one["after"]:
         _targets(one["after"]["changes"])
     _services(one)
+
+
+def _held_back(one: dict[str, Any]) -> None:
+    """What keeps the branch's head from being wanted, or anything from being done."""
+    if pin := one["pin"]:
+        why = f": {pin['reason']}" if pin["reason"] else ""
+        where = f"at {pin['revision']['commit'][:12]} since {_instant(pin['since'])}{why}"
+        console.print(f"[cyan]pinned[/cyan] {escape(where)}; `reconciler unpin` ends it")
+    if quarantine := one["quarantine"]:
+        what = f"{quarantine['revision']['commit'][:12]} since {_instant(quarantine['since'])}: {quarantine['reason']}"
+        console.print(f"[magenta]quarantined[/magenta] {escape(what)}")
+        if revert := quarantine["revert"]:
+            console.print(f"[dim]revert in git: {revert['state']} {escape(revert['reason'])}[/dim]")
+    for stack, why in one["stopped"].items():
+        console.print(f"[red]left alone[/red] {escape(stack or 'files of no stack')}: {escape(why)}")
 
 
 def _revisions(one: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -230,13 +246,21 @@ def backups(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         return
     table = _table("backup", "environment", "revisions", "files")
     for backup in found:
-        files = "\n".join(
+        files = [
             escape(file["source"]) + ("" if file["was_there"] else " [dim]was not there[/dim]")
             for file in backup["files"]
-        )
-        revisions = f"{backup['from_commit'][:12] or '-'} → {backup['to_commit'][:12] or '-'}"
-        table.add_row(backup["backup"], escape(backup["environment"]), revisions, files)
+        ]
+        files += [f"[red]{escape(problem)}[/red]" for problem in backup.get("problems", ())]
+        revisions = f"{_short(backup, 'from_commit')} → {_short(backup, 'to_commit')}"
+        table.add_row(backup["backup"], escape(backup["environment"] or ""), revisions, "\n".join(files))
     console.print(table if found else "no backups yet")
+    if found and "problems" in found[0]:
+        damaged = sum(bool(backup["problems"]) for backup in found)
+        console.print(f"{len(found)} backup(s) read, {damaged} damaged")
+
+
+def _short(backup: dict[str, Any], which: str) -> str:
+    return str(backup.get(which, ""))[:12] or "-"
 
 
 def restored(found: dict[str, Any], *, as_json: bool) -> None:

@@ -115,6 +115,10 @@ class GitUnreachableError(OutsideError):
     """The remote does not answer, refuses us, or its branch is gone."""
 
 
+class SignaturesUnavailableError(OutsideError):
+    """Signatures cannot be checked or made on this server (a file that cannot be read, no ssh-keygen)."""
+
+
 class UnverifiedError(RevisionError):
     """A commit carries no good signature of an allowed signer."""
 
@@ -129,6 +133,10 @@ class HistoryRewrittenError(ReconcilerError):
 
 class LiveFileError(OutsideError):
     """A live file cannot be read or written (link on the way, a directory, ENOSPC, EROFS, EACCES …)."""
+
+
+class BackupGoneError(ReconcilerError):
+    """A backup that was there once is not any more."""
 
 
 class ChangedMeanwhileError(OutsideError):

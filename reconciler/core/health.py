@@ -98,6 +98,10 @@ class Watch:
         verdict, reason = watch._conclude(findings, now, answers or {})
         return watch, Report(verdict, findings, health, reason)
 
+    def without(self, services: Collection[str]) -> Watch:
+        """The watch over the other services only."""
+        return replace(self, services=tuple(name for name in self.services if name not in services))
+
     def _judge_service(self, service: str, containers: Sequence[Container], now: float) -> Finding:
         if not containers and service in self.none_wanted:
             return Finding(service, Verdict.HEALTHY, f"{service} is scaled to none")

@@ -130,6 +130,15 @@ class Phase(StrEnum):
     ROLLBACK = "rollback"
 
 
+class OrderKind(StrEnum):
+    """What a person may order an environment to do before its next pass."""
+
+    ROLLBACK = "rollback"
+    UNPIN = "unpin"
+    RETRY = "retry"
+    ACCEPT_REWRITE = "accept-rewrite"
+
+
 # --- what git says ---
 
 
@@ -523,39 +532,92 @@ class Outcome:
     warning: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A person's order; ``revision`` (for a rollback: a commit's id, "" for the one before) and ``reason`` as typed."""
+
+    kind: OrderKind
+    revision: str = ""
+    reason: str = ""
+
+
 # --- what is remembered ---
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The revision at which a person holds an environment, why (in their words) and since when."""
+
+    revision: Revision
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A revision that broke a service: whatever has its subtree is not applied again.
+
+    ``revert`` says how far its revert in git has come (None: none is wanted), ``revert_note`` tells of it in words;
+    it is to undo what came after the revision ``good``.
+    """
+
+    revision: Revision
+    reason: str
+    at: float
+    run: str
+    good: str = ""
+    revert: RevertState | None = None
+    revert_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentRecord:
     """What is known of an environment between passes.
 
-    ``degraded`` is why a service is not healthy on files that stay nevertheless; "" where all is well.
+    ``degraded`` is why a service is not healthy on files that stay nevertheless; "" where all is well. ``stopped``
+    tells by stack ("" for targets of none) why nothing is done about it any more until a person says so. ``reverts``
+    are the times (epoch seconds) of the last pushes of reverts.
     """
 
     name: str
     head: Revision | None = None
     applied: Revision | None = None
     healthy: Revision | None = None
-    quarantined_subtree: str = ""
-    quarantine_reason: str = ""
+    pin: Pin | None = None
+    quarantine: Quarantine | None = None
     degraded: str = ""
+    stopped: Mapping[str, str] = field(default_factory=dict)
+    reverts: tuple[float, ...] = ()
+
+    def quarantines(self, revision: Revision) -> bool:
+        return self.quarantine is not None and self.quarantine.revision.subtree == revision.subtree
 
 
 @dataclass(frozen=True, slots=True)
 class RunChange:
-    """One target's part of a run, for the history."""
+    """One target's part of a run; ``stack`` is "" for a target of none.
+
+    ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file.
+    """
 
     source: str
     kind: str
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    stack: str = ""
+    path: str = ""
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One transaction, from ``begin`` to ``finish``; ``result`` is None while it is unfinished."""
+    """One transaction, from ``begin`` to ``finish``; ``result`` is None while it is unfinished.
+
+    What follows is what a process that takes up another's unfinished run must know. ``failing`` names the services
+    (stack/service) that were not healthy before it, ``silent`` the URLs of health checks that did not answer then:
+    for those it is not to blame. ``rolling_back`` is why it is being undone; "" while it is not.
+    """
 
     id: str
     environment: str
@@ -566,6 +628,9 @@ class Run:
     backup: str = ""
     changes: tuple[RunChange, ...] = ()
     actions: tuple[Action, ...] = ()
+    failing: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    rolling_back: str = ""
     finished_at: float | None = None
     result: Result | None = None
     reason: str = ""
@@ -606,6 +671,10 @@ class Settings:
     allowed_paths: tuple[str, ...] = ()
     allow_compose_files: bool = False
     accept_rewrites: bool = False
+    verify: Verify = Verify.NONE
+    host: str = ""
+    git_revert: GitRevert = GitRevert.OFF
+    max_reverts_per_day: int = 3
     keep_backups: int = 50
     backup_max_age: float = 90 * 86400.0
     drift_interval: float = 60.0

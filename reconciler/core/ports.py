@@ -288,8 +288,13 @@ class Store(Protocol):
         """Record that ``run`` is about to change files, with the actions it owes."""
         ...
 
-    def owe(self, run: str, actions: Sequence[Action]) -> None:
-        """Replace what ``run`` owes."""
+    def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
+        """Replace what is known of an unfinished run, what it owes (its actions) included; and the environment's
+        record at the same instant."""
+        ...
+
+    def unfinished(self, environment: str) -> Run | None:
+        """The run that was begun and not finished: its process was killed, or something outside stopped it."""
         ...
 
     def owed(self, environment: str) -> tuple[Action, ...]:
@@ -312,6 +317,10 @@ class Store(Protocol):
 
         Older unfinished runs of the environment are closed with it. ``owed`` is what stays owed.
         """
+        ...
+
+    def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
+        """Add a sentence to the reason of a finished run, and store the environment's record at the same instant."""
         ...
 
     def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
@@ -340,6 +349,10 @@ class Metrics(Protocol):
 
     def quarantined(self, environment: str, quarantined: bool) -> None: ...
 
+    def pinned(self, environment: str, pinned: bool) -> None: ...
+
+    def verified(self, environment: str, result: str, reason: str = "") -> None: ...
+
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None: ...
 
     def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
@@ -352,6 +365,7 @@ class Ports:
     """Everything one pass may touch. ``progress`` takes a short sentence about what is being done now."""
 
     git: Git
+    git_writer: GitWriter
     decryptor: Decryptor
     host: Host
     compose: Compose

@@ -14,6 +14,7 @@ from reconciler.core.model import (
     ActionKind,
     BackupEntry,
     Change,
+    Effect,
     LiveFile,
     Ownership,
     Phase,
@@ -43,19 +44,23 @@ class Stage(Enum):
 class Progress:
     """How far a transaction has come: what a rollback must undo and a retry must redo.
 
-    ``owed`` is what the services are to be given, ``touched`` names those, by stack, that were given something;
-    ``projects`` are the stacks as Compose resolves them after the change, ``answers`` what the HTTP health checks
-    said before it, by URL.
+    ``run`` is as it was last stored: what it writes, and what services are owed. ``spared`` are live paths that hold
+    somebody's edit made meanwhile; ``touched`` names the services, by stack, that were given something; ``projects``
+    are the stacks as Compose resolves them after the change.
     """
 
     run: Run
+    resumed: bool = False
     stage: Stage = Stage.BACKUP
-    written: dict[str, Secret | None] = field(default_factory=dict, repr=False)
-    owed: list[Action] = field(default_factory=list)
+    spared: set[str] = field(default_factory=set)
     touched: set[tuple[str, str]] = field(default_factory=set)
     projects: dict[str, Project] = field(default_factory=dict, repr=False)
-    answers: dict[str, bool] = field(default_factory=dict)
     services: tuple[ServiceHealth, ...] = ()
+
+
+def resume(run: Run) -> Progress:
+    """What is known of a run that another process began, or something outside stopped: anything may have been done."""
+    return Progress(run, resumed=True, touched={(action.stack, action.service) for action in run.actions})
 
 
 @contextlib.contextmanager
@@ -76,9 +81,7 @@ async def execute(ports: Ports, progress: Progress, snapshot: Snapshot, prepared
     ServiceFailedError (unhealthy, but it was so before).
     """
     _back_up(ports, progress, snapshot, prepared)
-    for view in prepared.views.values():
-        progress.answers.update(await ask_http(ports, view.stack))
-    ports.store.begin(progress.run)
+    await _begin(ports, progress, prepared)
     progress.stage = Stage.WRITE
     await _write_all(ports, progress, snapshot, prepared)
     progress.stage = Stage.SERVICES
@@ -88,15 +91,47 @@ async def execute(ports: Ports, progress: Progress, snapshot: Snapshot, prepared
 
 
 def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
+    """Back up what the run is about to change, except for what its own backup already holds as it is now."""
     plan, run = prepared.plan, progress.run
-    files = [
-        entry_of(ports, number, change.target.source, change.target.path, snapshot.live[change.target.path])
-        for number, change in enumerate(plan.writes)
-    ]
-    with phase(ports, Phase.BACKUP, f"backing up {len(files)} file(s)"):
-        backup = take_backup(ports, run, files, run.from_commit, plan.revision.commit) if files else ""
-    progress.run = replace(run, backup=backup, actions=plan.actions, changes=tuple(map(_run_change, plan.writes)))
-    progress.owed = list(plan.actions)
+    own = next((backup for backup in ports.backups.list(run.environment) if backup.id == run.backup), None)
+    kept = {entry.path: entry for entry in own.entries} if own else {}
+    files: list[tuple[BackupEntry, Secret | None]] = []
+    for change in plan.writes:
+        path = change.target.path
+        live = snapshot.live[path]
+        if path not in kept or not matches(ports, kept[path], live):
+            files.append(entry_of(ports, len(files), change.target.source, path, live))
+    backup = own.id if own else ""
+    if files:
+        with phase(ports, Phase.BACKUP, f"backing up {len(files)} file(s)"):
+            taken = take_backup(ports, beside(ports, run) if own else run, files, run.from_commit, plan.revision.commit)
+        backup = backup or taken
+    changes = {change.path: change for change in (_run_change(snapshot, change) for change in plan.writes)}
+    changes |= {change.path: change for change in run.changes}
+    progress.run = replace(run, backup=backup, actions=plan.actions, changes=tuple(changes.values()))
+
+
+def beside(ports: Ports, run: Run) -> Run:
+    """The run by another id, for a second backup of its own: the first stays its way back."""
+    return replace(run, id=f"{run.id}-{ports.new_run_id()}", started_at=ports.clock.now())
+
+
+async def _begin(ports: Ports, progress: Progress, prepared: Prepared) -> None:
+    """Store the run before the first write, with what was not well before it: that it will not be blamed for."""
+    if progress.resumed:
+        ports.store.amend(progress.run)
+        return
+    failing: list[str] = []
+    silent: list[str] = []
+    for view in prepared.views.values():
+        failing += [_service_id(view.stack, name) for name in health.failing(view.stack, view.containers)]
+        silent += [url for url, answers in (await ask_http(ports, view.stack)).items() if not answers]
+    progress.run = replace(progress.run, failing=tuple(sorted(failing)), silent=tuple(sorted(silent)))
+    ports.store.begin(progress.run)
+
+
+def _service_id(stack: Stack, service: str) -> str:
+    return f"{stack.name}/{service}"
 
 
 def take_backup(
@@ -132,18 +167,24 @@ def entry_of(
     return BackupEntry(source, path, name, live.mode, live.uid, live.gid, digest), live.data
 
 
+def matches(ports: Ports, entry: BackupEntry, live: LiveFile | None) -> bool:
+    """Whether the live file is as the backup has it, owner and mode included."""
+    if live is None or entry.file is None:
+        return live is None and entry.file is None
+    same = (live.mode, live.uid, live.gid) == (entry.mode, entry.uid, entry.gid)
+    return same and ports.digest(live.data.reveal()) == entry.digest
+
+
 async def _write_all(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
     writes = prepared.plan.writes
     with phase(ports, Phase.WRITE, f"writing {len(writes)} file(s)"):
         for change in writes:
             path = change.target.path
             live, data = snapshot.live[path], prepared.staged[path]
-            # Noted first: where the write itself is cut off, undoing finds the old file and leaves it.
-            progress.written[path] = data
             try:
                 await put(ports, path, data, mode=change.target.mode, ownership=snapshot.ownership[path], replaces=live)
             except ChangedMeanwhileError:
-                del progress.written[path]  # what lies there is somebody's edit: undoing must not touch it
+                progress.spared.add(path)  # what lies there is somebody's edit: undoing must not touch it
                 raise
 
 
@@ -167,16 +208,15 @@ async def _owe(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[
             progress.projects[name] = after
         planned = tuple(action for action in prepared.plan.actions if action.stack == name)
         actions += affected(view, after, touched, planned)
-    progress.owed = actions
     progress.run = replace(progress.run, actions=tuple(actions))
-    ports.store.owe(progress.run.id, actions)
+    ports.store.amend(progress.run)
     return prepared.views
 
 
 async def act(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> None:
     """Give each stack's services what they are owed. It stays owed until they are seen healthy (``finish``)."""
     for name, view in views.items():
-        actions = [action for action in progress.owed if action.stack == name]
+        actions = [action for action in progress.run.actions if action.stack == name]
         if not actions:
             continue
         project = (await _project(ports, progress, view)).name
@@ -238,13 +278,20 @@ async def _watch(
 ) -> tuple[ServiceHealth, ...]:
     stack, project = view.stack, await _project(ports, progress, view)
     watch = health.watch(stack, services, view.containers, ports.clock.monotonic(), project)
+    excused: ServiceFailedError | None = None
     while True:
         containers = await ports.compose.containers(stack, project.name)
         watch, report = watch.look(containers, ports.clock.monotonic(), await ask_http(ports, stack))
         if report.verdict is health.Verdict.HEALTHY:
+            if excused is not None:
+                raise excused
             return report.services
         if report.verdict is health.Verdict.FAILED:
-            raise _blame(progress, view, report)
+            excused = _excuse(progress.run, view, report)
+            # One that failed before must not hide what the change does to the others.
+            watch = watch.without(report.failed)
+            if not report.failed or not watch.services:
+                raise excused
         await ports.clock.sleep(_LOOK_AGAIN)
 
 
@@ -253,17 +300,26 @@ async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
     return {check.url: await ports.probe.ok(check) for check in stack.health.http}
 
 
-def _blame(progress: Progress, view: StackView, report: health.Report) -> ReconcilerError:
-    """Whether the revision did it: only where something fails that did not fail before."""
+def _excuse(run: Run, view: StackView, report: health.Report) -> ServiceFailedError:
+    """Why the revision is not to blame: what fails now failed before it. Raises UnhealthyError where it is."""
     where = f"stack {view.stack.name}"
-    broken = report.failed - health.failing(view.stack, view.containers)
-    if broken or (not report.failed and all(progress.answers.values())):
-        return UnhealthyError(report.reason, where=where)
+    broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
+    if broken or (not report.failed and not run.silent):
+        raise UnhealthyError(report.reason, where=where)
     hint = "See the service's own log: `docker compose logs`"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 
 
-def _run_change(change: Change) -> RunChange:
+def _run_change(snapshot: Snapshot, change: Change) -> RunChange:
+    target, keys = change.target, change.keys
+    digest = snapshot.wanted.digests[target.source] if change.effect is Effect.WRITE else None
     return RunChange(
-        change.target.source, change.kind.value, change.keys.added, change.keys.removed, change.keys.changed
+        source=target.source,
+        kind=change.kind.value,
+        added=keys.added,
+        removed=keys.removed,
+        changed=keys.changed,
+        stack=target.stack or "",
+        path=target.path,
+        digest=digest,
     )

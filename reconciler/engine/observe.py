@@ -58,15 +58,7 @@ async def load(ports: Ports, environment: str, revision: Revision, plaintexts: P
 
     Raises ManifestError, SourceError and its kin (all problems of all sources in one), KeyUnavailableError.
     """
-    path = path_in_git(ports, environment, MANIFEST_NAME)
-    blob = await ports.git.read(revision.commit, path)
-    if blob is None:
-        hint = (
-            "Add the file, or correct environment and repository.path in the server's file "
-            f"(branch {ports.settings.branch})"
-        )
-        raise ManifestError(f"not found at revision {revision.short}", where=path, hint=hint)
-    manifest = ports.read_manifest(blob.data, environment, path)
+    manifest = await read_manifest(ports, environment, revision)
     blobs: dict[str, Blob] = {}
     digests: dict[str, str] = {}
     problems: list[ReconcilerError] = []
@@ -79,6 +71,19 @@ async def load(ports: Ports, environment: str, revision: Revision, plaintexts: P
     if problems:
         raise _together(problems)
     return Wanted(revision, manifest, blobs, digests)
+
+
+async def read_manifest(ports: Ports, environment: str, revision: Revision) -> Manifest:
+    """environment.yaml at the revision. Raises ManifestError."""
+    path = path_in_git(ports, environment, MANIFEST_NAME)
+    blob = await ports.git.read(revision.commit, path)
+    if blob is None:
+        hint = (
+            "Add the file, or correct environment and repository.path in the server's file "
+            f"(branch {ports.settings.branch})"
+        )
+        raise ManifestError(f"not found at revision {revision.short}", where=path, hint=hint)
+    return ports.read_manifest(blob.data, environment, path)
 
 
 def path_in_git(ports: Ports, environment: str, name: str = "") -> str:

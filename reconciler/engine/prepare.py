@@ -93,16 +93,19 @@ async def prepare(
     take_over: Collection[str] = (),
     look_at_stacks: bool = False,
     owed: tuple[Action, ...] = (),
+    stopped: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Decide what this pass would do.
 
     ``take_over`` names targets whose unknown live file may be replaced; ``look_at_stacks`` asks every stack for stale
-    containers even where no file changes; ``owed`` are actions an earlier run could not finish.
+    containers even where no file changes; ``owed`` are actions an earlier run could not finish; ``stopped`` tells by
+    stack why nothing may be done about it.
     Raises EngineUnavailableError, LiveFileError, KeyUnavailableError. Guards do not raise: see ``Prepared.check``.
     """
     changes = []
+    stopped = stopped or {}
     for state in snapshot.states:
-        change = classify(state, take_over=state.target.id in take_over)
+        change = _unless_stopped(classify(state, take_over=state.target.id in take_over), stopped)
         changes.append(with_keys(change, await names.of(ports, snapshot, change, plaintexts)))
     names.keep(snapshot)
     writes = [change for change in changes if change.writes]
@@ -111,6 +114,8 @@ async def prepare(
     views: dict[str, StackView] = {}
     actions: list[Action] = []
     for stack in snapshot.wanted.manifest.stacks:
+        if stack.name in stopped:
+            continue
         touched = [change for change in writes if change.target.stack == stack.name]
         if touched or look_at_stacks or any(action.stack == stack.name for action in owed):
             managed = _managed_keys(snapshot, stack, staged)
@@ -127,6 +132,14 @@ async def prepare(
         snapshot.wanted.manifest.environment, snapshot.wanted.revision, _mark_stale(changes, actions), tuple(actions)
     )
     return Prepared(plan, staged, tuple(problems), views)
+
+
+def _unless_stopped(change: Change, stopped: Mapping[str, str]) -> Change:
+    why = stopped.get(change.target.stack or "")
+    if why is None or not change.writes:
+        return change
+    reason = f"{change.reason}, but the stack is left alone until `reconciler retry`: {why}"
+    return replace(change, effect=Effect.HOLD, reason=reason)
 
 
 async def _look_at_stack(ports: Ports, stack: Stack, managed: frozenset[str]) -> StackView:
@@ -154,13 +167,16 @@ def _managed_keys(snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret 
 def affected(
     view: StackView, after: Project | None, touched: list[Change], owed: tuple[Action, ...]
 ) -> tuple[Action, ...]:
-    """What the stack's services need, given the project with the new files; see core/services.py."""
-    if after is None:
-        return ()
+    """What the stack's services need, given the project with the new files; see core/services.py.
+
+    Where Compose cannot resolve it (None), that is what they are owed.
+    """
     paths: dict[str, OnChange] = {
         change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
     }
     owed_here = tuple(action for action in owed if action.stack == view.stack.name)
+    if after is None:
+        return owed_here
     return services.affected(view.stack, view.before, after, view.containers, paths, owed_here, managed=view.managed)
 
 

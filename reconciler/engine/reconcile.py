@@ -6,15 +6,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.core import health
-from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError
-from reconciler.core.model import Manifest, Outcome, Phase, Result, Revision, ServiceHealth
+from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError, RevisionError
+from reconciler.core.model import Manifest, Order, Outcome, Phase, Result, Revision, Run, ServiceHealth
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import phase
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
+from reconciler.engine.orders import carry_out
 from reconciler.engine.prepare import KeyNames, Prepared, prepare
+from reconciler.engine.recover import give_up, recover
+from reconciler.engine.revert import revert_in_git
 from reconciler.engine.transact import held_reason, settle, transact
-from reconciler.engine.wanted import wanted_revision
+from reconciler.engine.wanted import accepted_head, wanted_revision
 
 # A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
 _REMEMBER_FAILURE = 300.0
@@ -62,33 +65,93 @@ class Reconciler:
         self._wanted: Wanted | None = None
         self._failure: Failure | None = None
         self._trouble: ReconcilerError | None = None
+        self._aimed_at: Revision | None = None
         self._containers: Mapping[str, frozenset[str]] = {}
         self._looked_at_stacks = float("-inf")
         self._tidy = False  # whether what a killed run left behind is cleared: once is enough while nothing is written
 
     async def run(
-        self, trigger: str, *, poll: bool = True, dry_run: bool = False, take_over: Collection[str] = ()
+        self,
+        trigger: str,
+        *,
+        poll: bool = True,
+        dry_run: bool = False,
+        take_over: Collection[str] = (),
+        order: Order | None = None,
     ) -> Outcome:
-        """One pass. ``poll`` asks git first; ``dry_run`` changes nothing live; never raises ReconcilerError."""
+        """One pass. ``poll`` asks git first; ``dry_run`` changes nothing live; never raises ReconcilerError.
+
+        ``order`` is carried out before it; where that is refused, there is no pass.
+        """
         clock, started = self._ports.clock, self._ports.clock.monotonic()
-        revision: Revision | None = None
-        trouble: ReconcilerError | None = None
+        troubles: list[ReconcilerError] = []
         try:
-            revision, trouble = await wanted_revision(self._ports, self.environment, poll=poll)
-            if poll:
-                self._trouble = trouble
-            trouble = self._trouble or trouble  # what the last poll met holds until the next one
-            outcome = await self._pass(revision, trigger, dry_run, take_over)
+            outcome = await self._decide(trigger, poll, dry_run, take_over, order, troubles)
         except ReconcilerError as error:
             result = Result.STALLED if error.blames_revision else Result.FAILED
-            outcome = Outcome(self.environment, result, str(error), revision, retry=error.retryable)
+            outcome = Outcome(self.environment, result, str(error), self._aimed_at, retry=error.retryable)
         if not dry_run:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
-        if trouble is None:
+        if not troubles:
             return outcome
-        return replace(outcome, warning=str(trouble), retry=outcome.retry or trouble.retryable)
+        retry = outcome.retry or any(trouble.retryable for trouble in troubles)
+        return replace(outcome, warning="\n".join(map(str, troubles)), retry=retry)
+
+    async def _decide(
+        self,
+        trigger: str,
+        poll: bool,
+        dry_run: bool,
+        take_over: Collection[str],
+        order: Order | None,
+        troubles: list[ReconcilerError],
+    ) -> Outcome:
+        """What should be, and a pass towards it. ``troubles`` gets what a person should know of beside the outcome."""
+        ports, self._aimed_at = self._ports, None
+        if order is not None:
+            await carry_out(ports, self.environment, order)
+            self._failure = self._wanted = None
+        head, trouble = await accepted_head(ports, self.environment, poll=poll)
+        self._trouble = trouble if poll else self._trouble  # what the last poll met holds until the next one
+        if self._trouble:
+            troubles.append(self._trouble)
+        outcome = None if dry_run else await recover(ports, self.environment, head)
+        if outcome is None:
+            self._aimed_at, quarantine = wanted_revision(ports, self.environment, head)
+            if quarantine:
+                troubles.append(quarantine)
+            outcome = await self._pass(self._aimed_at, trigger, dry_run, take_over)
+        return outcome if dry_run else await self._revert(outcome, troubles)
+
+    async def _revert(self, outcome: Outcome, troubles: list[ReconcilerError]) -> Outcome:
+        """Have git follow a rollback, after it. That git does not let us changes nothing about the outcome."""
+        told, trouble = await revert_in_git(self._ports, self.environment)
+        if trouble:
+            troubles.append(trouble)
+        return replace(outcome, reason=f"{outcome.reason}. {told}") if told else outcome
 
     async def _pass(self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str]) -> Outcome:
+        """Raises ReconcilerError where nothing was changed, or what was changed is put back."""
+        unfinished = None if dry_run else self._ports.store.unfinished(self.environment)
+        try:
+            prepared, snapshot = await self._prepare(revision, trigger, dry_run, take_over, unfinished)
+            if dry_run:
+                return _preview(prepared)
+            if prepared.plan.empty and not prepared.problems and unfinished is None:
+                return settle(self._ports, snapshot, prepared, trigger)
+            self._check_guards(prepared)
+        except RevisionError as error:
+            if unfinished is not None:
+                await give_up(self._ports, unfinished, f"its revision cannot be applied any more: {error}")
+            raise
+        self._looked_at_stacks = float("-inf")
+        self._tidy = False  # a write that met somebody else's edit may leave it aside
+        return await transact(self._ports, snapshot, prepared, trigger)
+
+    async def _prepare(
+        self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str], unfinished: Run | None
+    ) -> tuple[Prepared, Snapshot]:
+        """Look, and plan. What an unfinished run was to take over, it may still take over."""
         ports, plaintexts = self._ports, Plaintexts(self._ports)
         wanted = await self._load(revision, plaintexts, trusting_memory=trigger in ("poll", "drift"))
         with phase(ports, Phase.OBSERVE, "comparing the live files"):
@@ -97,21 +160,22 @@ class Reconciler:
             if not dry_run and not self._tidy:
                 await clear_leftovers(ports, snapshot)
                 self._tidy = True
-            owed = ports.store.owed(self.environment)
-            degraded = ports.store.environment(self.environment).degraded
-            deep = bool(owed or degraded) or dry_run or await self._stacks_moved(wanted)
+            record = ports.store.environment(self.environment)
+            owed = [action for action in ports.store.owed(self.environment) if action.stack not in record.stopped]
+            deep = bool(owed or record.degraded) or dry_run or await self._stacks_moved(wanted)
+            begun = unfinished.changes if unfinished else ()
             prepared = await prepare(
-                ports, snapshot, self._names, plaintexts, take_over=take_over, look_at_stacks=deep, owed=owed
+                ports,
+                snapshot,
+                self._names,
+                plaintexts,
+                take_over={*take_over, *(f"{self.environment}/{change.source}" for change in begun)},
+                look_at_stacks=deep,
+                owed=tuple(owed),
+                stopped=record.stopped,
             )
         ports.metrics.observed(prepared.plan, ports.clock.now())
-        if dry_run:
-            return _preview(prepared)
-        if prepared.plan.empty and not prepared.problems:
-            return settle(ports, snapshot, prepared, trigger)
-        self._check_guards(prepared)
-        self._looked_at_stacks = float("-inf")
-        self._tidy = False  # a write that met somebody else's edit may leave it aside
-        return await transact(ports, snapshot, prepared, trigger)
+        return prepared, snapshot
 
     async def health(self) -> tuple[ServiceHealth, ...]:
         """The services of every stack of the wanted revision, as they are now. Raises EngineUnavailableError."""

@@ -10,19 +10,23 @@ from reconciler.core.model import (
     Applied,
     Effect,
     EnvironmentRecord,
+    GitRevert,
     KeyChange,
     Kind,
     OnFailure,
     Outcome,
     Plan,
+    Quarantine,
     Result,
+    RevertState,
+    Revision,
     Run,
 )
 from reconciler.core.ports import Ports
-from reconciler.engine.execute import Progress, Stage, execute, expire_backups
+from reconciler.engine.execute import Progress, Stage, execute, expire_backups, resume
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.prepare import Prepared
-from reconciler.engine.rollback import restore_files, undo
+from reconciler.engine.rollback import restore_files, roll_back
 
 
 @dataclass(slots=True)
@@ -41,9 +45,11 @@ class Transaction:
 
 
 def open_transaction(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Transaction:
-    """A transaction that has not begun: nothing is stored yet."""
+    """A transaction that has not begun, nothing is stored yet; or the one that was begun and not finished."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)
+    if unfinished := ports.store.unfinished(plan.environment):
+        return Transaction(ports, snapshot, prepared, record, resume(unfinished))
     run = Run(
         id=ports.new_run_id(),
         environment=plan.environment,
@@ -59,15 +65,28 @@ def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -
     """End a pass that has nothing to do; the revision, and what is right already, are stored where that is news."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)
+    if record.stopped:
+        reason = "; ".join(dict.fromkeys(record.stopped.values()))
+        return Outcome(plan.environment, Result.ROLLBACK_FAILED, reason, plan.revision, plan, plan)
     if record.degraded and _still_failing(prepared):
         return Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
     held = bool(plan.held or plan.reported)
     result = Result.HELD if held else Result.IN_SYNC
-    reason = held_reason(plan) if held else f"in sync at {plan.revision.short}"
-    new_revision = record.applied is None or record.applied.subtree != plan.revision.subtree
-    if record.degraded or new_revision or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
+    pinned = ", where it is pinned" if record.pin else ""
+    reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
+    new_subtree = record.applied is None or record.applied.subtree != plan.revision.subtree
+    if record.degraded or new_subtree or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
         return _end(open_transaction(ports, snapshot, prepared, trigger), result, reason, healthy=True)
+    _advance(ports, record, plan.revision)
     return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
+
+
+def _advance(ports: Ports, record: EnvironmentRecord, revision: Revision) -> None:
+    """Remember the newest commit of an unchanged subtree: a later revert in git begins after it."""
+    healthy = revision if record.healthy and record.healthy.subtree == revision.subtree else record.healthy
+    advanced = replace(record, applied=revision, healthy=healthy)
+    if advanced != record:
+        ports.store.save_environment(advanced)
 
 
 def _still_failing(prepared: Prepared) -> bool:
@@ -90,13 +109,14 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
 
 def _succeeded(transaction: Transaction) -> Outcome:
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
-    corrected = [change.target.id for change in plan.writes if change.drifted]
-    only_corrects = all(change.kind is Kind.DRIFT for change in plan.writes)
+    changes = progress.run.changes
+    corrected = [f"{plan.environment}/{one.source}" for one in changes if one.kind in (Kind.DRIFT, Kind.CONFLICT)]
+    only_corrects = all(change.kind == Kind.DRIFT for change in changes)
     ports.metrics.health(plan.environment, progress.services)
     ports.metrics.corrected(plan.environment, corrected)
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
-    outcome = _end(transaction, result, _done_reason(progress, plan), healthy=True)
+    outcome = _end(transaction, result, _done_reason(progress), healthy=True)
     expire_backups(ports, plan.environment)
     if plan.held or plan.reported:
         return replace(outcome, result=Result.HELD, reason=f"{outcome.reason}; {held_reason(plan)}")
@@ -109,17 +129,22 @@ async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> 
     if any(view.stack.on_failure is OnFailure.HOLD for view in transaction.prepared.views.values()):
         return _degraded(transaction, f"{error}. on_failure is hold: the new files stay")
     good = record.healthy is not None and record.healthy.subtree == plan.revision.subtree
-    if good or not transaction.progress.written:
+    if good or not transaction.progress.run.changes:
         # Git's files were healthy before: restoring what stood here would only bring a hand edit back.
         return _degraded(transaction, f"{error}. The files are those of the last good revision, so they stay")
-    transaction.record = replace(record, quarantined_subtree=plan.revision.subtree, quarantine_reason=str(error))
-    try:
-        await undo(ports, transaction.progress, transaction.prepared.views, str(error))
-    except ReconcilerError as failure:
-        return _rollback_failed(transaction, error, failure)
-    ports.metrics.rolled_back(plan.environment, "local", True)
-    reason = f"{error}. Everything is as it was before; revision {plan.revision.short} is quarantined"
-    return _end(transaction, Result.ROLLED_BACK, reason, wrote=False)
+    quarantined = replace(record, quarantine=_quarantine(transaction, str(error)))
+    outcome = await roll_back(ports, transaction.progress, transaction.prepared.views, quarantined, str(error))
+    return replace(outcome, plan=plan, after=plan)
+
+
+def _quarantine(transaction: Transaction, reason: str) -> Quarantine:
+    """The revision that failed, and whether git is to be asked to take it back: only if that is the branch's wish."""
+    ports, record, revision = transaction.ports, transaction.record, transaction.plan.revision
+    now, run = ports.clock.now(), transaction.progress.run.id
+    is_head = record.head is not None and record.head.subtree == revision.subtree and record.pin is None
+    if record.healthy is None or not is_head or ports.settings.git_revert is GitRevert.OFF:
+        return Quarantine(revision, reason, now, run)
+    return Quarantine(revision, reason, now, run, good=record.healthy.commit, revert=RevertState.OWED)
 
 
 def _degraded(transaction: Transaction, reason: str) -> Outcome:
@@ -128,31 +153,34 @@ def _degraded(transaction: Transaction, reason: str) -> Outcome:
     return _end(transaction, Result.FAILED, reason)
 
 
-def _rollback_failed(transaction: Transaction, error: ReconcilerError, failure: ReconcilerError) -> Outcome:
-    transaction.ports.metrics.rolled_back(transaction.plan.environment, "local", False)
-    backup = transaction.progress.run.backup
-    reason = f"{error}. The rollback failed too: {failure}. What was there before is in backup {backup}"
-    return _end(transaction, Result.ROLLBACK_FAILED, reason, wrote=False, owing=True)
-
-
 async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome:
-    """Something outside failed: half-written files go back; once they are all in place, the services stay owed."""
-    progress = transaction.progress
+    """Something outside failed: half-written files go back; once they are all in place, the run stays unfinished, and
+    the next pass goes on with it.
+    """
+    ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
     if progress.stage is Stage.BACKUP:
         raise error
     if progress.stage is Stage.SERVICES:
-        services = ", ".join(sorted({action.service for action in progress.owed}))
-        reason = f"{error}. The files are in place; still owed: {services}; it is tried again"
-        return _end(transaction, Result.FAILED, reason, owing=True, retry=True)
+        services = ", ".join(sorted({action.service for action in progress.run.actions}))
+        return _unfinished(transaction, f"{error}. The files are in place; still owed: {services}")
     try:
-        await restore_files(transaction.ports, progress)
+        await restore_files(ports, progress)
     except ReconcilerError as failure:
-        return _rollback_failed(transaction, error, failure)
+        return _unfinished(transaction, f"{error}. Putting the files back failed too: {failure}")
     # Every retry would leave another copy of the same files, and in the end push out the older ones.
-    transaction.ports.backups.discard(transaction.plan.environment, progress.run.backup)
+    ports.backups.discard(plan.environment, progress.run.backup)
     progress.run = replace(progress.run, backup="")
     reason = f"{error}. The live files are as they were"
-    return _end(transaction, Result.FAILED, reason, wrote=False, retry=True)
+    return _end(transaction, Result.FAILED, reason, wrote=False, owing=progress.resumed, retry=True)
+
+
+def _unfinished(transaction: Transaction, reason: str) -> Outcome:
+    """Leave the run to the next pass: its backup stays the way back, and what it owes stays owed."""
+    plan = transaction.plan
+    run = replace(transaction.progress.run, reason=f"{reason}; it is tried again")
+    transaction.ports.store.amend(run)
+    backup = run.backup or None
+    return Outcome(plan.environment, Result.FAILED, run.reason, plan.revision, plan, plan, run.id, backup, retry=True)
 
 
 def _end(
@@ -173,10 +201,11 @@ def _end(
     record = transaction.record
     if wrote:
         record = replace(record, applied=plan.revision)
-    if healthy:
+    if healthy and not record.stopped:
         record = replace(record, healthy=plan.revision, degraded="")
     after = _carried_out(plan) if wrote else plan
     now = ports.clock.now()
+    left_alone = [action for action in ports.store.owed(plan.environment) if action.stack in record.stopped]
     ports.store.finish(
         progress.run,
         result,
@@ -185,7 +214,7 @@ def _end(
         record=record,
         applied=_applied(transaction.snapshot, after, now),
         forgotten=_forgotten(transaction.snapshot, after),
-        owed=progress.owed if owing else (),
+        owed=(*left_alone, *(progress.run.actions if owing else ())),
     )
     for state, revision in (("applied", record.applied), ("healthy", record.healthy)):
         ports.metrics.revision(plan.environment, state, revision)
@@ -228,8 +257,8 @@ def _forgotten(snapshot: Snapshot, plan: Plan) -> list[str]:
     return sorted(left - {change.target.path for change in plan.changes if change.kind is Kind.ORPHAN})
 
 
-def _done_reason(progress: Progress, plan: Plan) -> str:
-    files = ", ".join(change.target.source for change in plan.writes)
+def _done_reason(progress: Progress) -> str:
+    files = ", ".join(change.source for change in progress.run.changes)
     services = ", ".join(sorted({action.service for action in progress.run.actions}))
     parts = [f"wrote {files}" if files else "", f"{services} healthy on the new values" if services else ""]
     return "; ".join(part for part in parts if part)

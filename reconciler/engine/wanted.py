@@ -4,42 +4,60 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.core.errors import GitUnreachableError, HistoryRewrittenError, QuarantinedError, ReconcilerError
-from reconciler.core.model import EnvironmentRecord, Phase, Revision
+from reconciler.core.errors import (
+    GitUnreachableError,
+    HistoryRewrittenError,
+    QuarantinedError,
+    ReconcilerError,
+    SignaturesUnavailableError,
+    UnverifiedError,
+)
+from reconciler.core.model import EnvironmentRecord, Phase, Revision, Verify
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import phase
 from reconciler.engine.observe import path_in_git
 
 
-async def wanted_revision(ports: Ports, environment: str, *, poll: bool) -> tuple[Revision, ReconcilerError | None]:
-    """The branch head, or what a quarantine puts in its place; and the trouble that a person should know of.
+async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[Revision, ReconcilerError | None]:
+    """The branch head that was last accepted, and the trouble in the way of a newer one that a person should know of.
 
-    ``poll`` asks git. Where it does not answer, or its branch was rewritten, the last accepted head stays wanted.
-    Raises GitUnreachableError and HistoryRewrittenError where there is none, QuarantinedError.
+    ``poll`` asks git. Where it does not answer, its branch was rewritten, or the head's signature does not count or
+    cannot be checked, the last accepted head stays; where there is none, that trouble is raised.
     """
     record = ports.store.environment(environment)
     head = record.head
-    trouble: ReconcilerError | None = None
-    if poll or head is None:
-        try:
-            head = await _ask_git(ports, record)
-        except (GitUnreachableError, HistoryRewrittenError) as error:
-            if head is None:
-                raise
-            hint = f"{error.hint} Until then revision {head.short} stays wanted".lstrip()
-            trouble = type(error)(error.what, where=error.where, hint=hint)
-    quarantined = record.quarantined_subtree != "" and record.quarantined_subtree == head.subtree
+    if head is not None and not poll:
+        return head, None
+    try:
+        return await _ask_git(ports, record), None
+    except (GitUnreachableError, HistoryRewrittenError, UnverifiedError, SignaturesUnavailableError) as error:
+        if head is None:
+            raise
+        hint = f"{error.hint} Until then revision {head.short} stays wanted".lstrip()
+        return head, type(error)(error.what, where=error.where, hint=hint)
+
+
+def wanted_revision(ports: Ports, environment: str, head: Revision) -> tuple[Revision, ReconcilerError | None]:
+    """The pin if there is one, else the head, else what a quarantine puts in their place; and the quarantine.
+
+    Raises QuarantinedError where no revision is known to be good.
+    """
+    record = ports.store.environment(environment)
+    wanted = record.pin.revision if record.pin else head
+    quarantined = record.quarantines(wanted)
+    ports.metrics.pinned(environment, record.pin is not None)
     ports.metrics.quarantined(environment, quarantined)
     for state, revision in (("head", head), ("applied", record.applied), ("healthy", record.healthy)):
         ports.metrics.revision(environment, state, revision)
-    if not quarantined:
-        return head, trouble
+    if not quarantined or record.quarantine is None:
+        return wanted, None
+    note = record.quarantine.revert_note
+    what = f"revision {wanted.short} is quarantined: {record.quarantine.reason}{f'. {note}' if note else ''}"
+    hint = "Merge a correction, or lift the quarantine with `reconciler retry`"
     if record.healthy is None:
-        what = f"revision {head.short} is quarantined ({record.quarantine_reason}); none is known to be good"
-        raise QuarantinedError(what, hint="Merge a correction")
-    what = f"revision {head.short} is quarantined: {record.quarantine_reason}"
-    hint = f"Merge a correction. Until then revision {record.healthy.short} stays wanted"
-    return record.healthy, trouble or QuarantinedError(what, hint=hint)
+        raise QuarantinedError(f"{what}; no revision is known to be good", hint=hint)
+    hint = f"{hint}. Until then revision {record.healthy.short} stays wanted"
+    return record.healthy, QuarantinedError(what, hint=hint)
 
 
 async def _ask_git(ports: Ports, record: EnvironmentRecord) -> Revision:
@@ -56,15 +74,32 @@ async def _ask_git(ports: Ports, record: EnvironmentRecord) -> Revision:
 
 
 async def _accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revision:
-    """Fetch a head that was not seen before and remember it. Raises HistoryRewrittenError."""
+    """Fetch a head that was not seen before and remember it. Raises HistoryRewrittenError, UnverifiedError."""
     await ports.git.fetch(commit)
-    head = await ports.git.revision(commit, path_in_git(ports, record.name))
     known = None if ports.settings.accept_rewrites else record.head
     if known is not None and not await ports.git.descends(commit, known.commit):
         raise HistoryRewrittenError(
-            f"the branch was rewritten: {head.short} does not descend from {known.short}",
+            f"the branch was rewritten: {commit[:12]} does not descend from {known.short}",
             where=f"branch {ports.settings.branch}",
-            hint="Restore the branch, or set repository.history_rewrites: accept.",
+            hint="Restore the branch, or take it as it is with `reconciler accept-rewrite`.",
         )
+    return await accept(ports, record, commit)
+
+
+async def accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revision:
+    """Check the signatures of a fetched head as the server's file asks, and remember it as the accepted one.
+
+    Raises UnverifiedError, SignaturesUnavailableError.
+    """
+    if ports.settings.verify is not Verify.NONE:
+        every = ports.settings.verify is Verify.RANGE and record.head is not None
+        try:
+            await ports.git.verify(commit, record.head.commit if every and record.head else None)
+        except (UnverifiedError, SignaturesUnavailableError) as error:
+            reason = "signature" if isinstance(error, UnverifiedError) else "unavailable"
+            ports.metrics.verified(record.name, "failed", reason)
+            raise
+        ports.metrics.verified(record.name, "ok")
+    head = await ports.git.revision(commit, path_in_git(ports, record.name))
     ports.store.save_environment(replace(record, head=head))
     return head

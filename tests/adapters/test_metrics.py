@@ -57,6 +57,8 @@ REQUIRED = {
     "service_healthy": "gauge",
     "rollback_total": "counter",
     "quarantined": "gauge",
+    "pinned": "gauge",
+    "source_verification_total": "counter",
     "last_attempt_timestamp_seconds": "gauge",
     "last_success_timestamp_seconds": "gauge",
     "loop_last_tick_timestamp_seconds": "gauge",
@@ -122,6 +124,8 @@ def busy() -> PrometheusMetrics:
     metrics.corrected("production", [API.id])
     metrics.rolled_back("production", "local", True)
     metrics.quarantined("production", True)
+    metrics.pinned("production", True)
+    metrics.verified("production", "failed", "signature")
     metrics.finished(Outcome("production", Result.CORRECTED, "wrote api.env"), 1.5, 104.0)
     metrics.tick(105.0)
     return metrics

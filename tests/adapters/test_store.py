@@ -24,7 +24,10 @@ from reconciler.core.model import (
     ActionKind,
     Applied,
     EnvironmentRecord,
+    Pin,
+    Quarantine,
     Result,
+    RevertState,
     Revision,
     Run,
     RunChange,
@@ -86,11 +89,22 @@ def test_an_unknown_environment_has_an_empty_record(store: SqliteStore) -> None:
 
 def test_a_record_comes_back_after_reopening(opened: Callable[[], SqliteStore]) -> None:
     other = replace(REVISION, commit="o" * 40)
-    record = EnvironmentRecord("production", REVISION, other, REVISION, "q" * 40, "api exited with code 1")
+    record = EnvironmentRecord(
+        "production",
+        head=REVISION,
+        applied=other,
+        healthy=REVISION,
+        pin=Pin(other, "until Monday", 7.5),
+        quarantine=Quarantine(REVISION, "api exited", 8.5, "r1", "g" * 40, RevertState.REFUSED, "it conflicts"),
+        degraded="api is unhealthy",
+        stopped={"app": "a rollback failed", "": "a disk is read-only"},
+        reverts=(1.5, 2.5),
+    )
     opened().save_environment(record)
     assert opened().environment("production") == record
-    opened().save_environment(replace(record, head=None, quarantined_subtree=""))
-    assert opened().environment("production") == replace(record, head=None, quarantined_subtree="")
+    without_revert = replace(record, quarantine=Quarantine(REVISION, "api exited", 8.5, "r1"), pin=None, head=None)
+    opened().save_environment(without_revert)
+    assert opened().environment("production") == without_revert
     assert opened().environment("staging") == EnvironmentRecord("staging")
 
 
@@ -131,7 +145,10 @@ def test_digests_are_remembered_by_blob_format_and_identity(opened: Callable[[],
 
 
 def test_a_run_comes_back_whole(opened: Callable[[], SqliteStore]) -> None:
-    changes = (RunChange("api.env", "update", ("NEW",), ("OLD",), ("API_KEY", "URL")), RunChange("motd", "create"))
+    changes = (
+        RunChange("api.env", "update", ("NEW",), ("OLD",), ("API_KEY", "URL")),
+        RunChange("motd", "create", path="/etc/motd", digest="d1", stack="app"),
+    )
     run = run_of(from_commit="f" * 40, backup="b1", changes=changes, actions=(RESTART, RECREATE, SIGNAL))
     opened().begin(run)
     assert opened().runs() == (run,)
@@ -161,13 +178,41 @@ def test_runs_come_newest_first_by_environment_and_as_many_as_asked(store: Sqlit
 def test_a_run_owes_its_actions_from_its_beginning_to_its_end(opened: Callable[[], SqliteStore]) -> None:
     opened().begin(run_of(actions=(RESTART, RECREATE)))
     assert opened().owed("production") == (RESTART, RECREATE)
-    opened().owe("r1", [RECREATE, SIGNAL])
+    opened().amend(run_of(actions=(RECREATE, SIGNAL)))
     assert opened().owed("production") == (RECREATE, SIGNAL)
-    opened().owe("r1", [])
+    opened().amend(run_of())
     assert opened().owed("production") == ()
-    opened().owe("r1", [SIGNAL])
+    opened().amend(run_of(actions=(SIGNAL,)))
     finish(opened(), run_of())
     assert opened().owed("production") == ()
+
+
+def test_an_unfinished_run_comes_back_as_it_was_last_stored_until_its_end(opened: Callable[[], SqliteStore]) -> None:
+    run = run_of(failing=("app/api",), silent=("http://127.0.0.1/",))
+    assert opened().unfinished("production") is None
+    opened().begin(run)
+    assert opened().unfinished("production") == run
+    undoing = replace(run, backup="b1", rolling_back="api exited", reason="waits for the engine", actions=(SIGNAL,))
+    opened().amend(undoing, replace(NOTHING, degraded="why"))
+    assert opened().unfinished("production") == undoing
+    assert opened().unfinished("staging") is None
+    assert opened().environment("production").degraded == "why"
+    finish(opened(), undoing)
+    assert opened().unfinished("production") is None
+
+
+def test_amending_one_run_leaves_what_others_owe(store: SqliteStore) -> None:
+    finish(store, run_of("r1"), owed=[RECREATE])
+    store.begin(run_of("r2", actions=(SIGNAL,)))
+    store.amend(run_of("r2"))
+    assert store.owed("production") == (RECREATE,)
+
+
+def test_a_note_is_added_to_the_reason_of_an_ended_run(store: SqliteStore) -> None:
+    finish(store, run_of())
+    store.note("r1", "Reverted in git", replace(NOTHING, degraded="why"))
+    assert store.runs()[0].reason == "because. Reverted in git"
+    assert store.environment("production").degraded == "why"
 
 
 def test_what_stays_owed_is_what_the_end_says(store: SqliteStore) -> None:
@@ -309,14 +354,14 @@ def test_opening_it_twice_in_one_process_keeps_the_first_safe(path: Path, opened
     """Closing a second descriptor of the file would drop the first one's locks, and the next process to come would
     clear the log that the first still writes to."""
     first = opened()
-    first.save_environment(replace(NOTHING, quarantine_reason="before"))
+    first.save_environment(replace(NOTHING, degraded="before"))
     SqliteStore(str(path)).close()
     script = "import sys; from reconciler.adapters.store import SqliteStore; SqliteStore(sys.argv[1]).close()"
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
-    first.save_environment(replace(NOTHING, quarantine_reason="after"))
+    first.save_environment(replace(NOTHING, degraded="after"))
     script = (
         "import sys; from reconciler.adapters.store import SqliteStore; "
-        "print(SqliteStore(sys.argv[1]).environment('production').quarantine_reason)"
+        "print(SqliteStore(sys.argv[1]).environment('production').degraded)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=True, capture_output=True, text=True)
     assert done.stdout == "after\n"
@@ -481,7 +526,7 @@ def fill(disk: Path) -> Path:
 def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with contextlib.closing(SqliteStore(str(disk / "state.db"))) as store:
-            record = replace(NOTHING, quarantine_reason="x" * 20_000)
+            record = replace(NOTHING, degraded="x" * 20_000)
             store.begin(run_of(actions=(RESTART,)))
             filler = fill(disk)
             for _ in range(2):
@@ -535,7 +580,7 @@ def test_its_files_are_for_the_daemon_alone_whatever_the_umask(path: Path) -> No
 def test_a_secret_handed_over_by_mistake_is_refused(path: Path, store: SqliteStore) -> None:
     canary = b"canary-55aa"
     with pytest.raises(TypeError):
-        store.save_environment(replace(NOTHING, quarantine_reason=Secret(canary)))  # type: ignore[arg-type]
+        store.save_environment(replace(NOTHING, degraded=Secret(canary)))  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         store.begin(run_of(from_commit=Secret(canary)))
     assert not [file for file in path.parent.iterdir() if canary in file.read_bytes()]

@@ -64,9 +64,25 @@ class GitRemote:
         mainline = ("-m", "1") if len(parents) > 1 else ()
         return self._in_worktree(branch, "revert", "--no-edit", *mainline, commit)
 
-    def merge(self, other: str, message: str = "Merge", *, branch: str = "main") -> str:
+    def merge(
+        self, other: str, message: str = "Merge", *, branch: str = "main", signing_key: Path | None = None
+    ) -> str:
         """Merge the branch or commit ``other`` into the branch, always with a merge commit; return its id."""
-        return self._in_worktree(branch, "merge", "--no-ff", "-m", message, other)
+        sign = () if signing_key is None else ("-S",)
+        return self._in_worktree(branch, *_signing(signing_key), "merge", "--no-ff", *sign, "-m", message, other)
+
+    def put(self, commit: str, *, branch: str = "main") -> str:
+        """Make an object of the commit's text, as it is, and the branch's head; return its id."""
+        made = self.git("hash-object", "-t", "commit", "-w", "--stdin", stdin=commit.encode())
+        self.make_branch(branch, made)
+        return made
+
+    def hook(self, name: str, script: str) -> None:
+        """Have the server run a shell script, in its repository, at git's hook ``name``."""
+        hooks = self.path / "hooks"
+        hooks.mkdir(exist_ok=True)
+        (hooks / name).write_text(f"#!/bin/sh\n{script}\n")
+        (hooks / name).chmod(0o755)
 
     def make_branch(self, name: str, at: str = "main") -> None:
         """Create the branch, or move it there, fast-forward or not."""
@@ -81,9 +97,8 @@ class GitRemote:
 
     def _sign(self, branch: str, parent: str | None, message: str, author: str, key: Path) -> str:
         parents = () if parent is None else ("-p", parent)
-        settings = ("-c", "gpg.format=ssh", "-c", f"user.signingKey={key}")
         what = (*parents, "-m", message, f"refs/heads/{branch}^{{tree}}")
-        commit = self.git(*settings, "commit-tree", "-S", *what, env=_identity(author))
+        commit = self.git(*_signing(key), "commit-tree", "-S", *what, env=_identity(author))
         self.git("update-ref", f"refs/heads/{branch}", commit)
         return commit
 
@@ -104,6 +119,16 @@ def make_git_remote(path: Path) -> GitRemote:
     remote = GitRemote(path)
     remote.git("init", "--quiet", "--bare", "--initial-branch=main", "--template=", ".")
     return remote
+
+
+def make_ssh_key(path: Path) -> Path:
+    """A new key pair without a passphrase: ``path`` and ``path``.pub."""
+    output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", path)
+    return path
+
+
+def _signing(key: Path | None) -> tuple[str, ...]:
+    return () if key is None else ("-c", "gpg.format=ssh", "-c", f"user.signingKey={key}")
 
 
 def _environment(path: Path) -> dict[str, str]:

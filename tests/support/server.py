@@ -46,6 +46,7 @@ class Server:
             "state_dir": str(self.root / "state"),
             "drift": {"interval": "10m"},
             "http": {"listen": "127.0.0.1:0"},
+            "rollback": {"git": "off"},
         }
 
     # --- what is in git ---

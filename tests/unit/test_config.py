@@ -83,6 +83,7 @@ def test_every_field_is_read() -> None:
     assert config.author == "robot <robot@example.org>"
     assert config.rollback.max_per_day == 5
     assert config.rollback.ssh_key_file == "/etc/reconciler/push_key"
+    assert config.rollback.signing_key_file == "/etc/reconciler/signing_key"
     assert config.check("nginx") == Check("nginx", ("nginx", "-t", "-c", "{file}"))
     assert config.check("json").argv == ("/usr/bin/jq", "--exit-status", ".", "--file={file}")
     host = config.hosts["web-2"]
@@ -113,6 +114,7 @@ def test_defaults(load: Load) -> None:
     assert config.http.listen == ("127.0.0.1", 9464)
     assert config.webhook is None
     assert (config.rollback.git, config.rollback.max_per_day) == ("push", 3)
+    assert (config.rollback.ssh_key_file, config.rollback.signing_key_file) == (None, None)
     assert config.author == f"reconciler <reconciler@{socket.gethostname()}>"
     assert (config.checks, config.hosts) == ({}, {})
 
@@ -381,6 +383,30 @@ def test_what_every_file_has_is_checked_too(load: Load, old: str, new: str, line
     assert any(found.startswith(line) for found in lines), lines
 
 
+VERIFYING = MINIMAL.replace("url:", "verify: VERIFY, allowed_signers_file: /etc/signers, url:")
+
+
+@pytest.mark.parametrize("verify", ["tip", "range"])
+@pytest.mark.parametrize("rollback", ["", "rollback: {}", "rollback: {git: push}", "rollback: {signing_key_file: ~}"])
+def test_a_revert_that_a_verified_branch_would_refuse_is_not_pushed(load: Load, verify: str, rollback: str) -> None:
+    (line,) = refusal(load, VERIFYING.replace("VERIFY", verify) + rollback)
+    what = "rollback.signing_key_file: is missing, and repository.verify with rollback.git: push needs it"
+    assert line.partition(" ")[2] == f"{what}; accepted: an absolute path"
+
+
+@pytest.mark.parametrize(
+    ("verify", "rollback"),
+    [
+        ("none", "git: push"),
+        ("tip", "git: off"),
+        ("range", "git: branch"),
+        ("range", "git: push, signing_key_file: /etc/key"),
+    ],
+)
+def test_a_signing_key_is_needed_for_nothing_else(load: Load, verify: str, rollback: str) -> None:
+    assert load(f"{VERIFYING.replace('VERIFY', verify)}rollback: {{{rollback}}}")
+
+
 def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(load: Load) -> None:
     lines = refusal(
         load,
@@ -397,6 +423,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(load: Load) 
         "FILE:2: repository.allowed_signers_file: is missing, and verify needs it",
         'FILE:2: repository.branch: "-x" is not a branch',
         "FILE:2: repository.url: is missing",
+        "FILE:2: rollback.signing_key_file: is missing, and repository.verify with rollback.git: push needs it",
         "FILE:4: state_dir: lies below allowed_paths, where git may write",
         "FILE:5: backups.keep: must be a whole number, not text",
         "FILE:5: backups.max_age: must be text, not a number: put it in quotes",

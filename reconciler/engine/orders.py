@@ -1,0 +1,79 @@
+"""What a person may order by hand: pin an earlier revision, unpin, retry, accept a rewritten branch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.core.errors import RefusedError
+from reconciler.core.model import EnvironmentRecord, Order, OrderKind, Pin, Result, Revision
+from reconciler.core.ports import Ports
+from reconciler.engine.observe import path_in_git
+from reconciler.engine.wanted import accept
+
+_WENT_WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
+_FAR_BACK = 1000  # runs: all that the store keeps
+
+
+async def carry_out(ports: Ports, environment: str, order: Order) -> None:
+    """Change what is remembered of the environment; the pass that follows acts on it.
+
+    Raises RefusedError where the order makes no sense here, GitUnreachableError, UnverifiedError.
+    """
+    record = ports.store.environment(environment)
+    match order.kind:
+        case OrderKind.ROLLBACK:
+            changed = await _pinned(ports, record, order)
+        case OrderKind.UNPIN:
+            changed = _unpinned(record)
+        case OrderKind.RETRY:
+            changed = replace(record, quarantine=None, stopped={})
+        case OrderKind.ACCEPT_REWRITE:
+            await _accept_rewrite(ports, record)
+            return
+    if changed != record:
+        ports.store.save_environment(changed)
+
+
+async def _pinned(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
+    revision = await _named(ports, record, order.revision) if order.revision else _before(ports, record)
+    # A person who pins a quarantined revision has been told why it was, and wants it nevertheless.
+    quarantine = None if record.quarantines(revision) else record.quarantine
+    return replace(record, pin=Pin(revision, order.reason, ports.clock.now()), quarantine=quarantine)
+
+
+async def _named(ports: Ports, record: EnvironmentRecord, name: str) -> Revision:
+    """The revision a person names, if it is in the accepted history."""
+    commit = await ports.git.resolve(name)
+    where = f"branch {ports.settings.branch}"
+    if record.head is None or not await ports.git.descends(record.head.commit, commit):
+        what = f"the commit {commit[:12]} is not part of the accepted history"
+        raise RefusedError(what, where=where, hint="Name a commit that the branch has")
+    revision = await ports.git.revision(commit, path_in_git(ports, record.name))
+    if not revision.subtree:
+        what = f"the environment {record.name} does not exist at commit {revision.short}"
+        raise RefusedError(what, where=where, hint="Name a later commit")
+    return revision
+
+
+def _before(ports: Ports, record: EnvironmentRecord) -> Revision:
+    """The last revision that went well before the one that is applied."""
+    current = record.applied.subtree if record.applied else ""
+    for run in ports.store.runs(record.name, _FAR_BACK):
+        if run.result in _WENT_WELL and run.revision.subtree != current and not record.quarantines(run.revision):
+            return run.revision
+    what = f"no revision before the one that is applied is known to have gone well in {record.name}"
+    raise RefusedError(what, hint="Name one with --to; `git log` lists them")
+
+
+def _unpinned(record: EnvironmentRecord) -> EnvironmentRecord:
+    if record.pin is None:
+        raise RefusedError(f"{record.name} is not pinned", hint="`reconciler status` tells what is wanted, and why")
+    return replace(record, pin=None)
+
+
+async def _accept_rewrite(ports: Ports, record: EnvironmentRecord) -> None:
+    commit = await ports.git.head()
+    if record.head is not None and record.head.commit == commit:
+        return
+    await ports.git.fetch(commit)
+    await accept(ports, record, commit)

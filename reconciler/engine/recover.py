@@ -1,0 +1,63 @@
+"""What becomes of a run that was begun and not finished: its process was killed, or something outside stopped it.
+
+It is resumed by the next pass where its revision is still wanted; else what it did is undone here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from reconciler.core.errors import BackupGoneError, QuarantinedError, ReconcilerError
+from reconciler.core.model import Outcome, Result, Revision, Run
+from reconciler.core.ports import Ports
+from reconciler.engine.execute import resume
+from reconciler.engine.observe import read_manifest
+from reconciler.engine.prepare import StackView
+from reconciler.engine.rollback import restore_files, roll_back
+from reconciler.engine.wanted import wanted_revision
+
+
+async def recover(ports: Ports, environment: str, head: Revision) -> Outcome | None:
+    """Go on with a rollback, or put back the files of a run whose revision is not wanted any more.
+
+    Returns the outcome of a rollback, with which the pass ends; else None. Raises ReconcilerError where nothing could
+    be put back yet: it is tried again.
+    """
+    run = ports.store.unfinished(environment)
+    if run is None:
+        return None
+    if run.rolling_back:
+        return await _go_on_rolling_back(ports, run)
+    if not _is_wanted(ports, head, run):
+        await give_up(ports, run, f"revision {run.revision.short} was not wanted any more")
+    return None
+
+
+def _is_wanted(ports: Ports, head: Revision, run: Run) -> bool:
+    try:
+        wanted, _ = wanted_revision(ports, run.environment, head)
+    except QuarantinedError:
+        return False
+    return wanted.subtree == run.revision.subtree
+
+
+async def give_up(ports: Ports, run: Run, why: str) -> None:
+    """Put the run's files back. What its services are owed stays owed: the pass that follows gives it to them."""
+    try:
+        await restore_files(ports, resume(run))
+        end = "The files it had written were put back"
+    except BackupGoneError as error:
+        end = f"The files it had written stay: {error}"
+    record = ports.store.environment(run.environment)
+    reason = f"interrupted; {why}. {end}"
+    ports.store.finish(run, Result.FAILED, reason, at=ports.clock.now(), record=record, owed=run.actions)
+
+
+async def _go_on_rolling_back(ports: Ports, run: Run) -> Outcome:
+    progress = resume(run)
+    with contextlib.suppress(ReconcilerError):  # the files wait for nothing else; what is wrong is met again below
+        await restore_files(ports, progress)
+    manifest = await read_manifest(ports, run.environment, run.revision)
+    stacks = [manifest.stack(name) for name in sorted({stack for stack, _ in progress.touched})]
+    views = {stack.name: StackView(stack, None, (), frozenset()) for stack in stacks}
+    return await roll_back(ports, progress, views, ports.store.environment(run.environment), run.rolling_back)

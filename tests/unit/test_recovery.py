@@ -1,0 +1,291 @@
+"""A run that is cut off, at any step, and what the next process makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from reconciler.core.errors import (
+    EngineUnavailableError,
+    LiveFileError,
+    ModelRefusedError,
+    StoreUnavailableError,
+)
+from reconciler.core.model import Container, OnDrift, OnFirstContact, Outcome, Result
+from reconciler.engine.reconcile import Reconciler
+from tests.fakes import API, WORKER, Killed, World, one_pass
+
+STEPS = ("backup", "begin", "write", "model", "amend", "recreate", "finish")
+
+
+def kept(world: World) -> set[bytes]:
+    """The bytes of every file in every backup."""
+    return {data.reveal() for _, files in world.backups.taken for data in files.values()}
+
+
+async def killed(world: World, step: str, after: int) -> bool:
+    """Run a pass that dies when ``step`` comes for the ``after``-th time; whether it came that often."""
+    world.journal.fail(step, Killed(), after=after)
+    try:
+        await one_pass(world)
+    except Killed:
+        return True
+    world.journal.failures.clear()
+    return False
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_run_killed_at_any_step_is_carried_on_and_nothing_is_lost(world: World, step: str, after: int) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    if not await killed(world, step, after):
+        assert after > 0, f"{step} never came"
+        return
+    assert (world.live("api"), world.live("worker")) in {("A=1", "W=1"), ("A=2", "W=1"), ("A=2", "W=2")}
+
+    outcome = await one_pass(world)
+
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert (world.live("api"), world.live("worker")) == ("A=2", "W=2")
+    assert {name: one.environment for name, one in world.compose.running.items()} == {
+        "api": {"A": "2"},
+        "worker": {"W": "2"},
+    }
+    assert kept(world) >= {b"A=1\n", b"W=1\n"}
+    assert world.store.debts == ()
+    assert world.store.open_run is None
+    assert (await one_pass(world)).result is Result.IN_SYNC
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_run_of_a_bad_revision_killed_at_any_step_ends_rolled_back(world: World, step: str, after: int) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=2")
+    if not await killed(world, step, after):
+        assert after > 0, f"{step} never came"
+        return
+
+    first = await one_pass(world)
+    last = await one_pass(world)
+
+    assert last.result is Result.IN_SYNC, (first, last)
+    assert "quarantined" in last.warning
+    assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
+    assert {name: one.environment for name, one in world.compose.running.items()} == {
+        "api": {"A": "1"},
+        "worker": {"W": "1"},
+    }
+    assert [result for _, result, _ in world.store.finished][-1] is Result.ROLLED_BACK
+    assert world.store.debts == ()
+
+
+async def test_the_backup_of_the_killed_run_stays_the_way_back_of_the_resumed_one(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=2")
+    assert await killed(world, "write", 1)
+    assert (world.live("api"), world.live("worker")) == ("A=bad", "W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.ROLLED_BACK
+    assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
+    assert len(world.backups.taken) == 1, "what is backed up already is not backed up again"
+
+
+async def test_an_edit_made_while_the_daemon_was_dead_is_backed_up_before_the_run_goes_on(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    assert await killed(world, "write", 1)
+    world.host.put(WORKER, b"W=hand\n")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.live("worker") == "W=2"
+    assert b"W=hand\n" in kept(world)
+
+
+async def test_a_service_that_the_killed_run_broke_is_not_excused_by_being_broken_already(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    assert await killed(world, "finish", 0)  # of the rollback
+    world.store.open_run = replace(world.store.open_run, rolling_back="")  # type: ignore[type-var]
+    world.store.record = replace(world.store.record, quarantine=None)
+    world.host.put(API, b"A=bad\n")
+    world.compose.start("api")
+    assert (await one_pass(world)).result is Result.ROLLED_BACK
+
+
+async def test_a_killed_run_whose_revision_is_not_wanted_any_more_is_undone_before_the_new_one(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    assert await killed(world, "write", 1)
+    world.commit("c", api="A=1", worker="W=3")
+    world.steps.clear()
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED
+    assert (world.live("api"), world.live("worker")) == ("A=1", "W=3")
+    assert [(result, "interrupted" in reason) for _, result, reason in world.store.finished[-2:]] == [
+        (Result.FAILED, True),
+        (Result.APPLIED, False),
+    ]
+    writes = [step for step in world.steps if step.startswith("write")]
+    assert writes == [f"write {API}", f"write {WORKER}"]
+
+
+async def test_a_killed_run_without_its_backup_says_so_and_goes_on(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    assert await killed(world, "write", 1)
+    world.backups.taken.clear()
+    world.commit("c", api="A=3", worker="W=3")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED
+    assert "there is no backup" in world.store.finished[-2][2]
+    assert kept(world) >= {b"A=2\n", b"W=1\n"}
+
+
+async def test_a_killed_run_that_a_guard_now_stops_is_undone(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    assert await killed(world, "write", 1)
+    world.compose.refuses = lambda files: ModelRefusedError("no") if b"W=2\n" in files.values() else None
+    outcome = await one_pass(world)
+    assert outcome.result is Result.STALLED
+    assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
+    assert world.store.open_run is None
+
+
+async def test_a_first_contact_that_a_person_allowed_stays_allowed_after_a_kill(world: World) -> None:
+    world.target_fields = {"on_first_contact": OnFirstContact.HOLD}
+    world.host.put("/opt/app/new.env", b"N=hand\n")
+    world.commit("b", api="A=2", worker="W=1", new="N=1")
+    world.journal.fail("write", Killed())
+    with pytest.raises(Killed):
+        await Reconciler(world.ports(), "production").run("manual", take_over=("production/new.env",))
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.live("new") == "N=1"
+    assert b"N=hand\n" in kept(world)
+
+
+async def test_a_reported_hand_edit_is_left_alone_by_a_resumed_run(world: World) -> None:
+    world.target_fields = {"on_drift": OnDrift.REPORT}
+    world.commit("b", api="A=2", worker="W=1")
+    assert await killed(world, "write", 0)
+    world.host.put(WORKER, b"W=hand\n")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.HELD
+    assert (world.live("api"), world.live("worker")) == ("A=2", "W=hand")
+
+
+# --- the engine or the disk goes away ---
+
+
+async def test_with_the_engine_gone_before_the_recreate_a_bad_revision_is_still_rolled_back_later(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    world.journal.fail("recreate", EngineUnavailableError("gone"))
+    assert (await one_pass(world)).retry
+    assert world.live("api") == "A=bad"
+    outcome = await one_pass(world)
+    assert outcome.result is Result.ROLLED_BACK, outcome.reason
+    assert world.live("api") == "A=1"
+
+
+async def test_with_the_engine_gone_a_newer_revision_first_takes_the_files_back_and_later_goes_live(
+    world: World,
+) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.journal.fail("recreate", EngineUnavailableError("gone"))
+    await one_pass(world)
+    world.compose.reachable = False
+    world.commit("c", api="A=3", worker="W=1")
+    assert (await one_pass(world)).retry
+    assert world.live("api") == "A=1"
+    world.compose.reachable = True
+    assert (await one_pass(world)).result is Result.APPLIED
+    assert world.compose.running["api"].environment == {"A": "3"}
+
+
+async def test_a_rollback_waits_for_the_engine_and_is_no_success_until_then(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    world.journal.fail("recreate", EngineUnavailableError("gone"), after=1)
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert "wait for the engine" in outcome.reason
+    assert world.live("api") == "A=1"
+    again = await one_pass(world)
+    assert (again.result, again.run) == (Result.ROLLED_BACK, outcome.run)
+    assert world.compose.running["api"].environment == {"A": "1"}
+
+
+async def test_a_full_disk_below_the_state_does_not_keep_the_files_from_being_put_back(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    full = StoreUnavailableError("disk full")
+    world.journal.failures["amend"] = [None, full, full, full]
+    world.journal.failures["finish"] = [full]
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert "disk full" in outcome.reason
+    assert world.live("api") == "A=1"
+    assert world.compose.running["api"].environment == {"A": "1"}
+
+
+# --- a rollback that fails ---
+
+
+async def failed_rollback(world: World) -> Outcome:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    world.journal.fail("write", LiveFileError("read-only now"), after=1)
+    return await one_pass(world)
+
+
+async def test_after_a_failed_rollback_nothing_is_done_about_the_stack_until_a_person_says_so(world: World) -> None:
+    first = await failed_rollback(world)
+    assert first.result is Result.ROLLBACK_FAILED
+    world.commit("c", api="A=3", worker="W=3")
+    world.steps.clear()
+    later = await one_pass(world)
+    assert later.result is Result.ROLLBACK_FAILED
+    assert "reconciler retry" in later.reason
+    assert not [step for step in world.steps if step.startswith(("write", "recreate"))]
+    assert [action.service for action in world.store.debts] == ["api"]
+
+
+async def test_health_is_not_claimed_while_a_rollback_has_failed(world: World) -> None:
+    await failed_rollback(world)
+    world.commit("c", api="A=3", worker="W=3")
+    await one_pass(world)
+    assert world.store.record.healthy is not None
+    assert world.store.record.healthy.commit.startswith("a")
+
+
+# --- who is to blame ---
+
+
+async def test_a_service_that_failed_before_does_not_hide_what_the_change_does_to_another(world: World) -> None:
+    world.compose.sick = {"W=": "unhealthy", "A=bad": "unhealthy"}
+    world.compose.start("worker")
+    slow = _healthy_then_unhealthy(world, "api")
+    world.commit("b", api="A=bad", worker="W=2")
+    world.compose.after_recreate = slow
+    outcome = await one_pass(world)
+    assert outcome.result is Result.ROLLED_BACK, outcome.reason
+    assert "api" in outcome.reason
+
+
+def _healthy_then_unhealthy(world: World, service: str) -> Callable[[], None]:
+    """After a recreate the service is starting, and turns to what its file says at a later look."""
+    states: dict[str, Container] = {}
+
+    def begin() -> None:
+        container = world.compose.running[service]
+        if container.health == "unhealthy":
+            states[service] = container
+            world.compose.running[service] = replace(container, health="starting")
+
+    def turn() -> None:
+        if service in states:
+            world.compose.running[service] = states.pop(service)
+
+    world.clock.on_sleep = turn
+    return begin
