@@ -31,12 +31,16 @@ class JsonSchemaContracts:
     async def breaches(self, questions: Sequence[Question]) -> list[list[Breach]]:
         """Per question every rule that does not hold, each once. All questions are asked in one process.
 
-        Raises ContractError where an answer takes too long or too much memory.
+        Raises ContractError for what is no JSON Schema, and where an answer takes too long or too much memory.
         """
         ordered = _numbered(questions)
         contracts = [contract for contract, _ in ordered.values()]
         schemas = [schema for _, schema in ordered.values()]
         answer = await self._ask(contracts, schemas, [_question(one, ordered) for one in questions])
+        for contract, fault in zip(contracts, answer["faults"], strict=True):
+            if fault:
+                mistake = _mistake(fault)
+                raise ContractError(mistake.what, where=f"{contract.path}:{contract.line(mistake.field)}")
         return [
             list(dict.fromkeys(_breach(contracts[found["schema"]], found) for found in answers))
             for answers in answer["answers"]
@@ -45,12 +49,7 @@ class JsonSchemaContracts:
     async def faults(self, contracts: Sequence[Contract]) -> list[Mistake | None]:
         """Per contract where it is no JSON Schema, or None. Raises ContractError."""
         answer = await self._ask(contracts, [one.schema for one in contracts], [])
-        return [
-            Mistake(tuple(fault["field"]), f"is no JSON Schema: breaks `{fault['keyword']}` of the metaschema")
-            if fault
-            else None
-            for fault in answer["faults"]
-        ]
+        return [_mistake(fault) if fault else None for fault in answer["faults"]]
 
     async def _ask(
         self, contracts: Sequence[Contract], schemas: Sequence[Any], questions: Sequence[Any]
@@ -68,6 +67,10 @@ class JsonSchemaContracts:
             raise ContractError(f"a contract {why}", where=where, hint="Make its patterns simpler")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
+
+
+def _mistake(fault: dict[str, Any]) -> Mistake:
+    return Mistake(tuple(fault["field"]), f"is no JSON Schema: breaks `{fault['keyword']}` of the metaschema")
 
 
 def _numbered(questions: Sequence[Question]) -> dict[tuple[str, bool], tuple[Contract, Any]]:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from reconciler.adapters.backups import BackupDirectory
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose import DockerCompose
+from reconciler.adapters.contracts import JsonSchemaContracts
 from reconciler.adapters.git import GitMirror
 from reconciler.adapters.git_writer import GitPusher
 from reconciler.adapters.local_host import LocalHost
@@ -20,6 +21,7 @@ from reconciler.adapters.probe import HttpHealth
 from reconciler.adapters.sops import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app.config import ServerConfig, read_manifest
+from reconciler.app.contract_file import read_contract
 from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
 from reconciler.core.model import Settings
@@ -115,6 +117,8 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
         read_manifest=lambda text, environment, file: read_manifest(
             text, environment=environment, file=file, server=config
         ),
+        contracts=JsonSchemaContracts(),
+        read_contract=read_contract,
         new_run_id=lambda: secrets.token_hex(4),
         progress=relay,
     )

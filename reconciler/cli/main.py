@@ -105,7 +105,12 @@ def sync(
 
 
 @app.command(short_help="what a pass would do; writes nothing")
-def plan(config: ConfigFile = DEFAULT_CONFIG, environment: Environment = None, as_json: Json = False) -> None:
+def plan(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: Environment = None,
+    revision: Annotated[str, typer.Option("--revision", help="Another commit of the branch than the wanted one.")] = "",
+    as_json: Json = False,
+) -> None:
     """Show what a pass would do, by key name, and which services it would touch and why; writes nothing.
 
     Exits 0 when in sync, 2 when something would change or waits for a person, 1 on errors.
@@ -115,7 +120,8 @@ def plan(config: ConfigFile = DEFAULT_CONFIG, environment: Environment = None, a
 
     settings = _load(config)
     with render.progress() as tell:
-        outcomes = commands.make_pass(settings, "plan", environment or [], [], dry_run=True, tell=tell)
+        order = Order(OrderKind.PLAN, revision) if revision else None
+        outcomes = commands.make_pass(settings, "plan", environment or [], [], dry_run=True, tell=tell, order=order)
     render.plans(outcomes, as_json=as_json)
     raise typer.Exit(_worst(_plan_code(outcome) for outcome in outcomes))
 

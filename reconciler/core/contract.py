@@ -62,6 +62,8 @@ class Breach:
     line: int
 
     def __str__(self) -> str:
+        if self.key and self.keyword in ("required", "dependentRequired"):
+            return f"{self.key} is missing; {self.contract}:{self.line} requires it"
         return f"{self.key or 'the file'} breaks `{self.keyword}` of {self.contract}:{self.line}"
 
 

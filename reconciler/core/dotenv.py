@@ -428,6 +428,20 @@ def _variables(data: bytes | None, environment: Mapping[str, str], parser: Parse
     return resolve_raw(data, environment) if parser is Parser.RAW else resolve(data, environment)
 
 
+def variables(data: bytes, parser: Parser) -> dict[str, str]:
+    """The variables that a container gets, as far as the file alone tells; an opaque file has none.
+
+    Where it asks for a variable that must be defined elsewhere (``${NAME:?}``), references stay as they are written.
+    Raises EnvFileError.
+    """
+    try:
+        return _variables(data, {}, parser)
+    except EnvFileError as error:
+        if error.code != "required-variable":
+            raise
+        return {entry.key: entry.template for entry in entries(data, parser)}
+
+
 def entries(data: bytes, parser: Parser) -> tuple[Entry, ...]:
     """The entries of an env file as ``parser`` reads it; an opaque file has none. Raises EnvFileError."""
     if parser is Parser.OPAQUE:

@@ -131,12 +131,13 @@ class Phase(StrEnum):
 
 
 class OrderKind(StrEnum):
-    """What a person may order an environment to do before its next pass."""
+    """What a person may order an environment to do before its next pass; ``plan``: to look at another revision."""
 
     ROLLBACK = "rollback"
     UNPIN = "unpin"
     RETRY = "retry"
     ACCEPT_REWRITE = "accept-rewrite"
+    PLAN = "plan"
 
 
 # --- what git says ---
@@ -534,7 +535,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A person's order; ``revision`` (for a rollback: a commit's id, "" for the one before) and ``reason`` as typed."""
+    """A person's order; ``revision`` (a commit's id; for a rollback, "" for the one before) and ``reason`` as typed."""
 
     kind: OrderKind
     revision: str = ""

@@ -376,6 +376,8 @@ class Ports:
     metrics: Metrics
     digest: Digester
     settings: Settings
+    contracts: Contracts
     read_manifest: Callable[[bytes, str, str], Manifest]
+    read_contract: Callable[[str, bytes], Contract]
     new_run_id: Callable[[], str]
     progress: Callable[[str], None] = lambda _: None

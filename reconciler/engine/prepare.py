@@ -26,6 +26,7 @@ from reconciler.core.model import (
 from reconciler.core.plan import classify, with_keys
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.engine.contracts import broken_contracts
 from reconciler.engine.observe import Plaintexts, Snapshot, key_change
 
 
@@ -207,6 +208,8 @@ async def _ask_guards(
             # By resolved paths: a link must not give a compose file a second name.
             found += guards.project_files(replace(target, path=resolved), *forbidden, data.reveal())
             found += await _ask_check(ports, target, data)
+            if change.kind is not Kind.DRIFT:  # what was applied kept its contracts then; a hand edit must go
+                found += await broken_contracts(ports, snapshot.wanted.revision, target, data)
         problems += [f"{target.id}: {problem}" for problem in found]
     return problems
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.app.checks.survey import Source, Survey
-from reconciler.app.yaml_files import UnreadableError, read_document
+from reconciler.app.contract_file import at_field, read_contract
 from reconciler.core import lint, rules
-from reconciler.core.contract import Breach, Contract, Notes, Question, mistakes, notes
+from reconciler.core.contract import Breach, Contract, Notes, Question, notes
 from reconciler.core.errors import ContractError
 from reconciler.core.model import Parser
 from reconciler.core.ports import Contracts
@@ -17,24 +17,6 @@ from reconciler.core.rules import Finding, Rule
 
 _MISSING = frozenset({"required", "dependentRequired", "minProperties"})
 _TOO_MUCH = frozenset({"additionalProperties", "false", "not/required", "propertyNames", "maxProperties"})
-
-
-def read_contract(path: str, data: bytes) -> Contract:
-    """Given a contract's file, return it. Raises ContractError with every mistake that needs no engine to be seen."""
-    try:
-        document = read_document(data, path)
-    except UnreadableError as error:
-        raise ContractError(str(error)) from None
-    contract = Contract(path, document.data, document.lines)
-    told = document.sentences(document.problems)
-    told += [(contract.line(one.field), _said(one.field, one.what)) for one in mistakes(contract.schema)]
-    if told:
-        raise ContractError("\n".join(f"{path}:{line}: {text}" for line, text in sorted(told)))
-    return contract
-
-
-def _said(place: Sequence[str | int], what: str) -> str:
-    return f"{'.'.join(map(str, place))}: {what}"
 
 
 @dataclass(slots=True)
@@ -93,7 +75,7 @@ async def _leave_out_what_is_no_schema(book: ContractBook, engine: Contracts) ->
     every = list(book.contracts.values())
     for contract, mistake in zip(every, await engine.faults(every), strict=True):
         if mistake is not None:
-            message = _said(mistake.field, mistake.what)
+            message = at_field(mistake)
             book.findings.append(Finding(rules.CONTRACT_INVALID, contract.path, contract.line(mistake.field), message))
             del book.contracts[contract.path]
 

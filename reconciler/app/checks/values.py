@@ -42,7 +42,7 @@ def open_source(source: Source, data: bytes) -> tuple[Opened | None, list[Findin
     if source.parser is Parser.OPAQUE:
         return None, []
     entries, findings = read_entries(source.path, data, source.parser)
-    variables = {} if findings else _variables(data, source.parser)
+    variables = {} if findings else dotenv.variables(data, source.parser)
     # Those of a plain file were told by the survey. Of an encrypted one, the lines are not those of its plaintext.
     findings = [_moved(source, finding) for finding in findings] if source.encrypted else []
     return Opened(source, tuple(entries), variables), findings
@@ -50,13 +50,6 @@ def open_source(source: Source, data: bytes) -> tuple[Opened | None, list[Findin
 
 def _moved(source: Source, finding: Finding) -> Finding:
     return Finding(finding.rule, finding.path, 1, f"{finding.message} (line {finding.line} of the plaintext)")
-
-
-def _variables(data: bytes, parser: Parser) -> dict[str, str]:
-    try:
-        return dotenv.resolve_raw(data, {}) if parser is Parser.RAW else dotenv.resolve(data, {})
-    except dotenv.EnvFileError:  # a variable that only the server has
-        return {entry.key: entry.template for entry in dotenv.entries(data, parser)}
 
 
 def check_interpolation(opened: Opened) -> Iterator[Finding]:
