@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.contract import Breach, Contract, Mistake, Question
+from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
@@ -423,20 +423,18 @@ class FakeContracts:
 
     journal: Journal
 
-    async def breaches(self, questions: Sequence[Question]) -> list[list[Breach]]:
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
         self.journal.note("contract")
-        return [
-            [
+        broken = [
+            tuple(
                 Breach(key, "required", contract.path, 1)
                 for contract in question.contracts
                 for key in contract.schema["required"]
                 if key not in question.names
-            ]
+            )
             for question in questions
         ]
-
-    async def faults(self, contracts: Sequence[Contract]) -> list[Mistake | None]:
-        return [None for _ in contracts]
+        return Answer({}, tuple(broken))
 
 
 class FakeProbe:

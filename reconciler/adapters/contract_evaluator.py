@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError
@@ -44,7 +44,7 @@ def _ask(schemas: list[Json], index: int, question: Json) -> Iterator[Json]:
     """The breaches of one schema: where in it, which key, which keyword."""
     checker = FormatChecker() if question["valued"] else None
     # An empty registry: whatever leads out of the schema is not found, and nothing is fetched.
-    validator = Draft202012Validator(schemas[index], registry=Registry(), format_checker=checker)
+    validator = Draft202012Validator(_explicit(schemas[index]), registry=Registry(), format_checker=checker)
     try:
         for error in validator.iter_errors(question["variables"]):
             for key, keyword in _concerned(error, question["variables"]):
@@ -55,8 +55,9 @@ def _ask(schemas: list[Json], index: int, question: Json) -> Iterator[Json]:
 
 def _concerned(error: ValidationError, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """The keys that break the rule, and what to call it."""
-    keyword = error.validator if isinstance(error.validator, str) else "false"
-    value: Any = error.validator_value
+    keyword, value = str(error.validator), cast("Any", error.validator_value)
+    if keyword == "not" and value == {}:
+        keyword = "false"
     if error.absolute_path:
         yield str(error.absolute_path[0]), keyword
     elif "propertyNames" in error.absolute_schema_path:
@@ -72,6 +73,16 @@ def _concerned(error: ValidationError, variables: Mapping[str, str]) -> Iterator
         yield value["required"][0], "not/required"
     else:
         yield "", keyword
+
+
+def _explicit(schema: Any) -> Any:
+    """The schema with ``false`` written as ``not: {}``: of the former, the library does not tell which key it met."""
+    if isinstance(schema, dict):
+        return {
+            keyword: {"not": {}} if value is False and keyword != "additionalProperties" else _explicit(value)
+            for keyword, value in schema.items()
+        }
+    return [_explicit(one) for one in schema] if isinstance(schema, list) else schema
 
 
 def _additional(schema: Any, variables: Mapping[str, str]) -> list[str]:

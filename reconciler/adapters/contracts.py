@@ -11,7 +11,7 @@ from typing import Any
 
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Limits
-from reconciler.core.contract import MAX_VALUE, Breach, Contract, Mistake, Question, without_values
+from reconciler.core.contract import MAX_VALUE, Answer, Breach, Contract, Mistake, Question, without_values
 from reconciler.core.errors import ContractError
 
 _NAMED = 5  # contracts in a message
@@ -28,37 +28,27 @@ class JsonSchemaContracts:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._limits = limits
 
-    async def breaches(self, questions: Sequence[Question]) -> list[list[Breach]]:
-        """Per question every rule that does not hold, each once. All questions are asked in one process.
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
+        ordered = _numbered(contracts, questions)
+        if not ordered:
+            return Answer({}, tuple(() for _ in questions))
+        asked = {
+            "schemas": [schema for _, schema in ordered.values()],
+            "questions": [_question(one, ordered) for one in questions],
+        }
+        every = [contract for contract, _ in ordered.values()]
+        answer = await self._run(every, json.dumps(asked).encode())
+        return Answer(
+            {one.path: _mistake(fault) for one, fault in zip(every, answer["faults"], strict=True) if fault},
+            tuple(
+                tuple(dict.fromkeys(_breach(every[found["schema"]], found) for found in answers))
+                for answers in answer["answers"]
+            ),
+        )
 
-        Raises ContractError for what is no JSON Schema, and where an answer takes too long or too much memory.
-        """
-        ordered = _numbered(questions)
-        contracts = [contract for contract, _ in ordered.values()]
-        schemas = [schema for _, schema in ordered.values()]
-        answer = await self._ask(contracts, schemas, [_question(one, ordered) for one in questions])
-        for contract, fault in zip(contracts, answer["faults"], strict=True):
-            if fault:
-                mistake = _mistake(fault)
-                raise ContractError(mistake.what, where=f"{contract.path}:{contract.line(mistake.field)}")
-        return [
-            list(dict.fromkeys(_breach(contracts[found["schema"]], found) for found in answers))
-            for answers in answer["answers"]
-        ]
-
-    async def faults(self, contracts: Sequence[Contract]) -> list[Mistake | None]:
-        """Per contract where it is no JSON Schema, or None. Raises ContractError."""
-        answer = await self._ask(contracts, [one.schema for one in contracts], [])
-        return [_mistake(fault) if fault else None for fault in answer["faults"]]
-
-    async def _ask(
-        self, contracts: Sequence[Contract], schemas: Sequence[Any], questions: Sequence[Any]
-    ) -> dict[str, Any]:
-        if not schemas:
-            return {"faults": [], "answers": [[] for _ in questions]}
+    async def _run(self, contracts: Sequence[Contract], asked: bytes) -> dict[str, Any]:
         argv = [sys.executable, "-I", "-m", "reconciler.adapters.contract_evaluator"]
         env = {"PATH": os.defpath, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
-        asked = json.dumps({"schemas": schemas, "questions": questions}).encode()
         done = await process.run(argv, env=env, limits=self._limits, stdin=asked)
         if not done.ok:
             slow = done.timed_out or done.exit_code < 0
@@ -73,15 +63,18 @@ def _mistake(fault: dict[str, Any]) -> Mistake:
     return Mistake(tuple(fault["field"]), f"is no JSON Schema: breaks `{fault['keyword']}` of the metaschema")
 
 
-def _numbered(questions: Sequence[Question]) -> dict[tuple[str, bool], tuple[Contract, Any]]:
-    """Each contract once as it is and once without values, as far as asked for: (path, valued) → what to ask."""
+def _numbered(
+    contracts: Sequence[Contract], questions: Sequence[Question]
+) -> dict[tuple[str, bool], tuple[Contract, Any]]:
+    """What to send, each once: (path, with values) → the contract, and it as a schema. Those of no question as well."""
     found: dict[tuple[str, bool], tuple[Contract, Any]] = {}
     for question in questions:
         valued = question.values is not None
         for one in question.contracts:
             if (one.path, valued) not in found:
                 found[one.path, valued] = (one, one.schema if valued else without_values(one.schema))
-    return found
+    # Without values a contract loses the parts that may be at fault.
+    return {(one.path, True): (one, one.schema) for one in contracts} | found
 
 
 def _question(question: Question, ordered: dict[tuple[str, bool], tuple[Contract, Any]]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ async def _with_contracts(files: list[FileChange], after: Survey, tools: Tools) 
     if not any(source.path in paths and source.outline and source.outline.contracts for source in after.sources):
         return files
     opened = await _open(after, paths, tools)
-    book = await open_book(after, tools.contracts)
+    book = open_book(after)
     variables = {path: one.variables for path, one in opened.items()}
     found = await check_contracts(after, book, tools.contracts, variables, tools.now)
     return [replace(one, findings=tuple(finding for finding in found if finding.path == one.path)) for one in files]

@@ -88,6 +88,15 @@ class Question:
         return f"Question({[one.path for one in self.contracts]}, {self.names})"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``faults`` tells by path where a contract is no JSON Schema; ``breaches`` has per question every rule that does
+    not hold, each once. A contract with a fault breaks nothing."""
+
+    faults: Mapping[str, Mistake]
+    breaches: tuple[tuple[Breach, ...], ...]
+
+
 # --- what may stand in a contract ---
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reconciler.core.contract import Breach, Contract, Mistake, Question
+from reconciler.core.contract import Answer, Contract, Question
 from reconciler.core.model import (
     Action,
     Applied,
@@ -123,12 +123,11 @@ class Decryptor(Protocol):
 class Contracts(Protocol):
     """Tells whether variables keep their contracts, without ever repeating a value."""
 
-    async def breaches(self, questions: Sequence[Question]) -> list[list[Breach]]:
-        """Per question every rule that does not hold. Raises ContractError for one that takes too long."""
-        ...
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
+        """Whether the contracts are JSON Schemas, and whether those that the questions name hold.
 
-    async def faults(self, contracts: Sequence[Contract]) -> list[Mistake | None]:
-        """Per contract where it is no JSON Schema, or None. Raises ContractError."""
+        Raises ContractError where an answer takes too long or too much memory.
+        """
         ...
 
 

@@ -22,12 +22,13 @@ async def broken_contracts(ports: Ports, revision: Revision, target: Target, dat
     try:
         contracts = tuple([await _read(ports, revision, path) for path in target.contracts])
         variables = dotenv.variables(data.reveal(), target.parser)
-        (breaches,) = await ports.contracts.breaches([Question(contracts, tuple(variables), variables)])
+        answer = await ports.contracts.ask(contracts, [Question(contracts, tuple(variables), variables)])
     except (ContractError, SourceError) as error:
         return [str(error)]
     except dotenv.EnvFileError:
         return []  # the guards of the content say why
-    return [str(breach) for breach in breaches]
+    faults = [f"{path}: {mistake.what}" for path, mistake in answer.faults.items()]
+    return faults + [str(breach) for breaches in answer.breaches for breach in breaches]
 
 
 async def _read(ports: Ports, revision: Revision, path: str) -> Contract:

@@ -34,7 +34,7 @@ class ContractBook:
         return {source.path: notes(self.of(source)) for source in sources if self.of(source)}
 
 
-async def open_book(survey: Survey, engine: Contracts) -> ContractBook:
+def open_book(survey: Survey) -> ContractBook:
     """Read what targets name; what cannot be used is a finding and left out."""
     book = ContractBook()
     for environment in survey.environments:
@@ -55,7 +55,6 @@ async def open_book(survey: Survey, engine: Contracts) -> ContractBook:
             if source.outline and source.outline.contracts and source.parser is Parser.OPAQUE:
                 message = f"{source.name} has a contract, and no keys that one could be asked of (parser: opaque)"
                 book.findings.append(Finding(rules.CONTRACT_INVALID, source.path, 1, message))
-    await _leave_out_what_is_no_schema(book, engine)
     return book
 
 
@@ -69,15 +68,6 @@ def _take(book: ContractBook, path: str, data: bytes) -> None:
             number, _, text = line.removeprefix(f"{path}:").partition(": ")
             at = number.partition(":")[0]
             book.findings.append(Finding(rules.CONTRACT_INVALID, path, int(at) if at.isdigit() else 1, text or line))
-
-
-async def _leave_out_what_is_no_schema(book: ContractBook, engine: Contracts) -> None:
-    every = list(book.contracts.values())
-    for contract, mistake in zip(every, await engine.faults(every), strict=True):
-        if mistake is not None:
-            message = at_field(mistake)
-            book.findings.append(Finding(rules.CONTRACT_INVALID, contract.path, contract.line(mistake.field), message))
-            del book.contracts[contract.path]
 
 
 async def check_contracts(
@@ -95,7 +85,8 @@ async def check_contracts(
         for source in asked
     ]
     findings: list[Finding] = []
-    for source, breaches in zip(asked, await _answers(questions, engine, findings), strict=True):
+    answers = await _answers(list(book.contracts.values()), questions, engine, findings)
+    for source, breaches in zip(asked, answers, strict=True):
         findings += [_finding(source, breach) for breach in breaches]
         findings += _noted(source, book.of(source), _names(source, variables) or (), now)
     return findings
@@ -108,25 +99,29 @@ def _names(source: Source, variables: Mapping[str, Mapping[str, str]]) -> Sequen
     return None if source.keys is None else list(source.keys)
 
 
-async def _answers(questions: list[Question], engine: Contracts, findings: list[Finding]) -> list[list[Breach]]:
+async def _answers(
+    contracts: Sequence[Contract], questions: Sequence[Question], engine: Contracts, findings: list[Finding]
+) -> Sequence[Sequence[Breach]]:
     """All in one; where that takes too long, one by one, to name the contract that is at fault."""
     try:
-        return await engine.breaches(questions)
-    except ContractError:
-        pass
-    answers: list[list[Breach]] = []
+        answer = await engine.ask(contracts, questions)
+    except ContractError as error:
+        if len(questions) <= 1:
+            findings += [Finding(rules.CONTRACT_INVALID, one.path, 1, error.what) for one in contracts[:1]]
+            return [()] * len(questions)
+    else:
+        lines = {one.path: one for one in contracts}
+        for path, mistake in answer.faults.items():
+            line = lines[path].line(mistake.field)
+            findings.append(Finding(rules.CONTRACT_INVALID, path, line, at_field(mistake)))
+        return answer.breaches
+    answers: list[Sequence[Breach]] = []
     slow: set[str] = set()
     for question in questions:
         paths = {contract.path for contract in question.contracts}
-        if paths & slow:
-            answers.append([])
-            continue
-        try:
-            answers += await engine.breaches([question])
-        except ContractError as error:
-            slow |= paths
-            findings.append(Finding(rules.CONTRACT_INVALID, question.contracts[0].path, 1, error.what))
-            answers.append([])
+        told = await _answers(question.contracts, [question], engine, findings) if not paths & slow else [()]
+        slow |= {finding.path for finding in findings} & paths
+        answers += told
     return answers
 
 

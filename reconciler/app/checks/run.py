@@ -98,7 +98,7 @@ async def check(
         raise RefusedError("there is no environment: no directory with an environment.yaml", where=prefix, hint=hint)
     exemptions, about_exemptions = read_exemptions(tree)
     findings = [*before, *found.findings, *about_exemptions, *_keyless(found)]
-    book = await open_book(found, tools.contracts)
+    book = open_book(found)
     opened, about_values = await open_all(found, tools)
     variables = {one.source.path: one.variables for one in opened}
     findings += [*book.findings, *about_values]
