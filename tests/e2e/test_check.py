@@ -10,40 +10,20 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from reconciler.app import local
 from reconciler.app.checks.run import Report
 from reconciler.core import rules
-from tests.support.age_key import AgeKey, make_age_key
-from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, fill, sops_rules
+from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
 
 CANARY = "invented-"  # every secret of the site begins so
 
 
-@pytest.fixture(scope="module")
-def age_keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[AgeKey, AgeKey, Path]:
-    directory = tmp_path_factory.mktemp("keys")
-    made = []
-    for name in ENVIRONMENTS:
-        (directory / name).mkdir()
-        made.append(make_age_key(directory / name))
-    both = directory / "both"
-    both.write_text("".join(key.path.read_text() for key in made))
-    both.chmod(0o600)
-    return made[0], made[1], both
-
-
-@pytest.fixture
-def site(tmp_path: Path, age_keys: tuple[AgeKey, AgeKey, Path], monkeypatch: pytest.MonkeyPatch) -> Site:
-    root = tmp_path / "clone"
-    root.mkdir()
-    monkeypatch.chdir(root)
-    made = fill(Site(root, *age_keys))
-    (root / ".git").mkdir()  # the top, above which nothing is looked for
-    return made
+@pytest.fixture(autouse=True)
+def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.root)
 
 
 def check(site: Site, *, key: bool = False, environments: Sequence[str] = (), servers: Sequence[str] = ()) -> Report:

@@ -150,7 +150,7 @@ class Site:
 
     def commit(self, message: str = "Change") -> str:
         """Commit everything there is; return the commit's id."""
-        if not (self.root / ".git").exists():
+        if not (self.root / ".git" / "HEAD").exists():
             self.git("init", "--quiet", "--initial-branch=main", "--template=")
         self.git("add", "--all", "--force")
         self.git("commit", "--quiet", "--allow-empty", "-m", message)
@@ -167,8 +167,7 @@ def sops_rules(site: Site, extra: str = "") -> str:
 def fill(site: Site, changes: Mapping[str, str] | None = None) -> Site:
     """Make it a repository in which nothing is wrong. ``changes`` replace the text of a file before it is encrypted."""
     changes = changes or {}
-    (site.root / ".git").mkdir(parents=True, exist_ok=True)
-    (site.root / ".git").rmdir()
+    (site.root / ".git").mkdir(parents=True, exist_ok=True)  # the top, above which nothing is looked for
     site.write(".sops.yaml", sops_rules(site))
     site.write("env.example", EXAMPLE)
     site.write("contracts/api.yaml", CONTRACT)
