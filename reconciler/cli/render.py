@@ -61,14 +61,15 @@ def progress() -> Iterator[Callable[[str], None]]:
 @contextlib.contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that takes how many are done, of how many; shown as a bar, on a terminal only."""
-    if not (sys.stderr.isatty() and console.is_interactive):
+    # On standard error: what is found goes to standard output, which may be a file.
+    target = Console(stderr=True)
+    if not (sys.stderr.isatty() and target.is_interactive):
         yield lambda done, of: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    # On standard error: what is found goes to standard output, which may be a file.
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=target, transient=True) as bar:
         task = bar.add_task(what, total=None, visible=False)
         yield lambda done, of: bar.update(task, completed=done, total=of, visible=True)
 

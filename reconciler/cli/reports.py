@@ -38,8 +38,15 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _visible(path: str) -> str:
+    """A path fit for a terminal: a name is somebody else's text."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in path)
+
+
 def _text(report: Report) -> str:
-    lines = [f"{one.path}:{one.line}: {one.rule.severity} [{one.rule.id}] {one.message}" for one in report.findings]
+    lines = [
+        f"{_visible(one.path)}:{one.line}: {one.rule.severity} [{one.rule.id}] {one.message}" for one in report.findings
+    ]
     return "\n".join([*lines, summary(report), ""])
 
 
@@ -75,7 +82,7 @@ def _github(report: Report) -> str:
 
 
 def _command(one: Finding) -> str:
-    place = f"file={_property(one.path)},line={one.line},title={_property(one.rule.id)}"
+    place = f"file={_property(_visible(one.path))},line={one.line},title={_property(one.rule.id)}"
     return f"::{one.rule.severity} {place}::{_escaped(one.message)}"
 
 
