@@ -12,8 +12,9 @@ from reconciler.app.diffs import Difference, FileChange
 MARKER = "<!-- reconciler-diff -->"
 """By this a job finds its own comment again, to update it in place."""
 
-_MOST_ROWS = 100  # git servers cut comments at about 65,000 characters
-_MOST_NAMES = 40  # keys in one cell
+# GitHub takes comments of 65,536 characters; the parts below stay within that together.
+_WARNING, _TABLE, _LIST = 10_000, 40_000, 10_000
+_MOST_NAMES = 20  # keys in one cell
 
 FORMATS: dict[str, Callable[[Difference], str]] = {
     "text": lambda difference: _text(difference),
@@ -132,12 +133,14 @@ def _markdown(found: Difference) -> str:
     if removed := _removed(found.files):
         parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one will not find it.")
     if found.files:
-        parts.append("\n".join(_table(found.files)))
+        head = ["| environment | file | stack | added | removed | changed | notes |", "|---|---|---|---|---|---|---|"]
+        rows, more = _within(_TABLE, [_row(one) for one in found.files])
+        parts.append("\n".join([*head, *rows, *([f"| and {more} more files | | | | | | |"] if more else [])]))
     listed = [f"- target {what} in {_code(name)}: {_code(source)}" for name, what, source in found.targets]
     listed += [f"- {_code(path)} {status}" for path, status in found.others]
     if listed:
-        more = [f"- and {len(listed) - _MOST_ROWS} more"] if len(listed) > _MOST_ROWS else []
-        parts.append("\n".join([*listed[:_MOST_ROWS], *more]))
+        lines, more = _within(_LIST, listed)
+        parts.append("\n".join([*lines, *([f"- and {more} more"] if more else [])]))
     values = "with values" if found.with_values else "names only, without a key"
     parts.append(f"<sub>{_code(_short(found.base))} → {_code(_short(found.head))}, {values}; no value is shown</sub>")
     return "\n\n".join(parts) + "\n"
@@ -150,21 +153,27 @@ def _removed(files: Iterable[FileChange]) -> str:
         if one.change.keys.removed and one.status != "removed"
     ]
     places += [f"all of {_code(f'{one.environment}/{one.source}')}" for one in files if one.status == "removed"]
-    more = f" and {len(places) - _MOST_ROWS} more files" if len(places) > _MOST_ROWS else ""
-    return "; ".join(places[:_MOST_ROWS]) + more
+    shown, more = _within(_WARNING, places)
+    return "; ".join(shown) + (f"; and {more} more files" if more else "")
 
 
-def _table(files: tuple[FileChange, ...]) -> Iterator[str]:
-    yield "| environment | file | stack | added | removed | changed | notes |"
-    yield "|---|---|---|---|---|---|---|"
-    for one in files[:_MOST_ROWS]:
-        keys = one.change.keys
-        stack = _code(one.stack) if one.stack else ""
-        names = " | ".join(_names(group) for group in (keys.added, keys.removed, keys.changed))
-        notes = "<br>".join(_plain(note) for note in _notes(one))
-        yield f"| {_plain(one.environment)} | {_code(one.source)} | {stack} | {names} | {notes} |"
-    if len(files) > _MOST_ROWS:
-        yield f"| and {len(files) - _MOST_ROWS} more files | | | | | | |"
+def _within(budget: int, parts: list[str]) -> tuple[list[str], int]:
+    """As many parts as fit into so many characters, and how many are left out."""
+    kept = []
+    for part in parts:
+        budget -= len(part) + 2
+        if budget < 0:
+            break
+        kept.append(part)
+    return kept, len(parts) - len(kept)
+
+
+def _row(one: FileChange) -> str:
+    keys = one.change.keys
+    stack = _code(one.stack) if one.stack else ""
+    names = " | ".join(_names(group) for group in (keys.added, keys.removed, keys.changed))
+    notes = "<br>".join(_plain(note) for note in _notes(one))
+    return f"| {_plain(one.environment)} | {_code(one.source)} | {stack} | {names} | {notes} |"
 
 
 def _names(keys: tuple[str, ...]) -> str:
