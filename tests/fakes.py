@@ -314,8 +314,8 @@ class FakeBackups:
     def list(self, environment: str | None = None) -> tuple[Backup, ...]:
         return tuple(backup for backup, _ in reversed(self.taken))
 
-    def read(self, backup: Backup, entry: BackupEntry) -> Secret:
-        return next(data for known, data in self.taken if known == backup)[entry.path]
+    def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
+        return next(data for known, data in self.taken if known == backup).get(entry.path)
 
     def discard(self, environment: str, identity: str) -> None:
         self.taken = [(backup, data) for backup, data in self.taken if backup.id != identity]
@@ -498,6 +498,7 @@ class World:
         self.stack = Stack("production", "app", APP)
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
+        self.run_numbers = itertools.count()  # no two processes give the same
 
     def commit(self, name: str, **files: str) -> None:
         """``commit("a", api="A=1")`` commits api.env, and the manifest that names it."""
@@ -513,7 +514,6 @@ class World:
         return None if data is None else data.decode().strip().replace("\n", " ")
 
     def ports(self) -> Ports:
-        numbers = itertools.count()
         return Ports(
             git=self.git,
             git_writer=self.git_writer,
@@ -530,7 +530,7 @@ class World:
             contracts=self.contracts,
             read_manifest=self._manifest,
             read_contract=lambda path, data: Contract(path, {"required": data.decode().split()}, {}),
-            new_run_id=lambda: f"run{next(numbers)}",
+            new_run_id=lambda: f"run{next(self.run_numbers)}",
         )
 
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:

@@ -12,13 +12,13 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.core.errors import LiveFileError
 from reconciler.core.model import Backup, BackupEntry, Run
-from reconciler.core.secret import Digester, Secret
+from reconciler.core.secret import Secret
 
 _MANIFEST = "manifest.json"
 _HIDDEN = "."
@@ -31,7 +31,7 @@ class BackupDirectory:
     look old, and so be the first to go.
     """
 
-    def __init__(self, directory: str, digest: Digester) -> None:
+    def __init__(self, directory: str, digest: Callable[[bytes], str]) -> None:
         self._directory = directory
         self._digest = digest
 
@@ -71,28 +71,30 @@ class BackupDirectory:
                 f"cannot list the backups ({os.strerror(error.errno or 0)})", where=self._directory, hint=hint
             ) from error
 
-    def unreadable(self, environment: str | None = None) -> tuple[str, ...]:
-        """Paths of the directories among them that are no backup, as their manifest cannot be read; sorted."""
+    def unreadable(self, environment: str | None = None) -> tuple[tuple[str, str], ...]:
+        """Environment and name of what lies among them and is no backup, as its manifest cannot be read; sorted."""
         known = {(backup.environment, backup.id) for backup in self.list(environment)}
         names = [environment] if environment else _names(self._directory)
-        found = [(name, identity) for name in names for identity in _names(os.path.join(self._directory, name))]
-        return tuple(sorted(os.path.join(self._directory, *one) for one in found if one not in known))
+        found = {(name, identity) for name in names for identity in _names(os.path.join(self._directory, name))}
+        return tuple(sorted(found - known))
 
     def problems(self, backup: Backup) -> tuple[str, ...]:
         """What is wrong with its files, after reading all of them."""
         found = []
         for entry in backup.entries:
             try:
-                if entry.file is not None:
-                    self.read(backup, entry)
+                self.read(backup, entry)
             except LiveFileError as error:
                 found.append(str(error))
-        return tuple(found)
+        return tuple(dict.fromkeys(found))
 
-    def read(self, backup: Backup, entry: BackupEntry) -> Secret:
-        for directory in (self._directory, os.path.join(self._directory, backup.environment)):
+    def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
+        parent = os.path.join(self._directory, backup.environment)
+        for directory in (self._directory, parent, os.path.join(parent, backup.id)):
             _check_private(directory)
-        path = os.path.join(self._directory, backup.environment, backup.id, entry.file or "")
+        if entry.file is None:
+            return None
+        path = os.path.join(parent, backup.id, entry.file)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

@@ -33,6 +33,7 @@ _UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
 # Compose makes the new container beside the old one as <first 12 digits of the old id>_<name>.
 _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
 # How long, in seconds, an `up` may go on after we were told to stop.
+_LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
 _LAST_ORDERS = 60.0
 
 _MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
@@ -58,6 +59,17 @@ class DockerCompose:
 
     async def close(self) -> None:
         await self._engine.close()
+
+    async def follow(self, touched: Callable[[], None]) -> None:
+        """Call ``touched`` whenever a container of some Compose project starts, ends or goes; and once the engine
+        answers (again), as some of that may have been missed. Runs until it is cancelled.
+        """
+        while True:
+            with contextlib.suppress(EngineUnavailableError):
+                await self._engine.greet()
+                touched()
+                await self._engine.follow(touched)
+            await asyncio.sleep(_LISTEN_AGAIN)
 
     # --- the project ---
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ NOT_ONE_OFF = "com.docker.compose.oneoff=False"
 
 QUICK = 30.0  # seconds for a question to the engine
 SLOW = 600.0  # seconds for a restart: a container may take its whole stop_grace_period
+# What a hand, a crash or a restart policy does to containers; a health probe alone is an event each second.
+_EVENTS = {"type": ["container"], "event": ["start", "die", "destroy"], "label": [PROJECT_LABEL]}
 _NO_CONNECTION = 900  # aiodocker's word for it, as a status
 _NOT_FOUND = 404
 
@@ -66,6 +69,29 @@ class Engine:
     async def kill(self, container: DockerContainer, signal: str) -> None:
         """Send it a signal, by name."""
         await self._order(container, f"send {signal} to", QUICK, lambda it: it.kill(signal=signal))
+
+    async def greet(self) -> None:
+        """Raises EngineUnavailableError where it does not answer."""
+        async with self._asking() as docker:
+            await docker.version()
+
+    async def follow(self, touched: Callable[[], None]) -> None:
+        """Call ``touched`` whenever a container of a Compose project starts, ends or goes. Ends only by an error.
+
+        Raises EngineUnavailableError where the connection is lost.
+        """
+        async with self._asking(None) as docker:
+            heard = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
+            listening = asyncio.create_task(docker.events.run(filters=json.dumps(_EVENTS)))
+            try:
+                while await heard.get() is not None:
+                    touched()
+                await listening
+            finally:
+                listening.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await listening
+        raise EngineUnavailableError("the Docker engine has ended the stream of events")
 
     async def rename(self, container: DockerContainer, name: str) -> None:
         async with self._asking() as docker:
@@ -130,7 +156,7 @@ class Engine:
             )
 
     @contextlib.asynccontextmanager
-    async def _asking(self, within: float = QUICK) -> AsyncIterator[Docker]:
+    async def _asking(self, within: float | None = QUICK) -> AsyncIterator[Docker]:
         """A connected client; what goes wrong with it inside the block is said in our own errors."""
         import aiohttp
         from aiodocker.exceptions import DockerError

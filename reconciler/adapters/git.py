@@ -266,6 +266,11 @@ class GitMirror:
             await self._bring_locked(commit)
             yield commit
 
+    def distrust(self) -> None:
+        """Have the mirror made anew by the next fetch: somebody found it damaged."""
+        self._damaged = True
+        self._present.clear()
+
     @contextlib.asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:
         self._git.require_files()
@@ -357,6 +362,11 @@ class GitMirror:
         if since is not None:
             check_commit(since)
         await self._mended(commit, lambda: self._verify(commit, since))
+
+    async def require_signed(self, commit: str) -> None:
+        """As ``verify`` of this commit alone, for whoever holds the mirror: raises DamagedError instead of mending."""
+        check_commit(commit)
+        await self._signatures.check([commit])
 
     async def _verify(self, commit: str, since: str | None) -> None:
         await self._signatures.check([commit] if since is None else await self._new_commits(commit, since))
@@ -486,8 +496,7 @@ class GitMirror:
         return read
 
     def _damage(self, what: str) -> DamagedError:
-        self._damaged = True
-        self._present.clear()
+        self.distrust()
         return DamagedError(what)
 
 

@@ -2,13 +2,7 @@
 
 The revert is made in a throw-away repository below the state directory, which reads the mirror's objects and writes
 its own. So the mirror goes on holding packs only and no worktree is registered in it; what a killed daemon leaves
-behind is one directory. It is git's own ``git revert``, with three differences, all measured with git 2.39:
-
-- The work tree is sparse and stays empty: no file of the repository is checked out, so no link, submodule or LFS
-  pointer of it can act. In a conflict git writes the files concerned, ciphertext, and they go with the directory.
-- ``info/attributes`` overrules the repository's .gitattributes: no filter, merge driver or conversion. Without it a
-  ``text=auto`` over a file with CRLF makes git see local changes, and refuse.
-- Renames are not followed. Env files resemble each other, and a change would go into another environment's file.
+behind is one directory.
 """
 
 from __future__ import annotations
@@ -17,16 +11,13 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.adapters import process
 from reconciler.adapters.git import GitMirror
 from reconciler.adapters.git_command import (
-    LARGEST_OBJECT,
     OWN_REVERT,
-    ROLLBACK_HOST,
-    ROLLBACK_RUN,
     check_branch,
     check_commit,
     check_path,
@@ -36,52 +27,27 @@ from reconciler.adapters.git_command import (
     revert_message,
     rollback_branch,
 )
+from reconciler.adapters.git_objects import DamagedError
 from reconciler.adapters.git_runner import QUICK, GitRunner
-from reconciler.adapters.git_trouble import means_refused, refusing_line, telling_line
-from reconciler.core.errors import ConfigError, RevertRefusedError, SignaturesUnavailableError
+from reconciler.adapters.git_scratch import ScratchRepository, make_scratch
+from reconciler.adapters.git_trouble import means_refused, refusing_line
+from reconciler.core.errors import ConfigError, RevertRefusedError, UnverifiedError
 from reconciler.core.model import GitRevert, Reverted, RevertOrder, RevertState
 
 ATTEMPTS = 5  # how often the branch may move while the revert is made
 MOST_COMMITS = 50  # in one revert; more than that a person should look at
-SUBJECT = 150  # characters of one in a message
-MOST_PATHS = 5  # of a conflict, in a message
+MOST_NAMED = 5  # paths or commits in a message
 PREFIX = "revert-"  # of the throw-away directory
-ATTRIBUTES = "* -text -ident !eol !filter !merge !diff !working-tree-encoding !conflict-marker-size\n"
-SETTINGS = {
-    "core.sparseCheckout": "true",
-    "core.sparseCheckoutCone": "false",
-    "merge.renames": "false",
-    "merge.directoryRenames": "false",
-    "rerere.enabled": "false",
-    "commit.gpgSign": "false",
-    "advice.detachedHead": "false",
-}
 _BY_HAND = "Revert it by hand (git revert), or push a corrected revision."
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A commit: its id, its subject fit for a message, and what asked for it if it is a revert of ours."""
-
-    id: str
-    subject: str
-    host: str
-    run: str
-
-    @property
-    def named(self) -> str:
-        return f"{self.id[:12]} ({self.subject})"
-
-    def is_of(self, order: RevertOrder) -> bool:
-        return (self.host, self.run) == (order.host, order.run)
 
 
 class GitPusher:
     """The ``GitWriter`` port, for the branch of ``mirror``.
 
     ``author`` ("Name <mail>") makes the commits. ``push_key_file`` is used instead of the mirror's key to push over
-    ssh. With ``signing_key_file``, an SSH key without a passphrase, the commits are signed. ``push_timeout`` in
-    seconds. Raises ConfigError for an author who is none.
+    ssh. With ``signing_key_file``, an SSH key without a passphrase, the commits are signed. ``verifies``: signatures
+    are asked for on the branch, so nothing is put on top of a head without a good one. ``push_timeout`` in seconds.
+    Raises ConfigError for an author who is none.
     """
 
     def __init__(
@@ -91,11 +57,13 @@ class GitPusher:
         author: str,
         push_key_file: str | None = None,
         signing_key_file: str | None = None,
+        verifies: bool = False,
         push_timeout: float = 120.0,
     ) -> None:
         self.mirror = mirror
         self._identity = identity(author)
         self._signing_key = signing_key_file
+        self._verifies = verifies
         self._push_timeout = push_timeout
         self._pushing = mirror.git
         if push_key_file and mirror.git.key_file:
@@ -104,15 +72,28 @@ class GitPusher:
     async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
         _check(order, mode)
         self._pushing.require_files()
+        mended = False
         for _ in range(ATTEMPTS):
-            async with self.mirror.latest() as head:
-                with self._scratch() as directory:
-                    attempt = _Attempt(self, await self._repository(directory), order, head)
-                    if done := await attempt.run(mode):
-                        return done
+            try:
+                if done := await self._try(order, mode):
+                    return done
+            except DamagedError as error:
+                if mended:
+                    raise self.mirror.git.unreachable(
+                        f"the revert cannot be made, also after the mirror was made anew: {error}", "Check the disk."
+                    ) from error
+                mended = True
+                self.mirror.distrust()
         raise self.mirror.git.unreachable(
             f"the branch moved {ATTEMPTS} times while the revert was made", "Nothing was pushed."
         )
+
+    async def _try(self, order: RevertOrder, mode: GitRevert) -> Reverted | None:
+        """None where the branch moved meanwhile."""
+        async with self.mirror.latest() as head:
+            with self._scratch() as directory:
+                repository = await make_scratch(self.mirror.git, directory, self._identity, self._signing_key)
+                return await _Attempt(self, repository, order, head).run(mode)
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[str]:
@@ -127,17 +108,21 @@ class GitPusher:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    async def _repository(self, directory: str) -> _Repository:
-        git_dir, tree = os.path.join(directory, "git"), os.path.join(directory, "tree")
-        runner = replace(self.mirror.git, git_dir=git_dir)
-        made = await runner.run(["git", "init", "--quiet", "--bare", "--template=", "--object-format=sha1", git_dir])
-        if not made.ok:
-            runner.raise_failure(made, QUICK)
-        _furnish(git_dir, os.path.join(self.mirror.git.git_dir, "objects"))
-        os.mkdir(tree)
-        return _Repository(runner, tree, self._identity, self._signing_key)
+    async def require_signed(self, head: str) -> None:
+        """A server that looks at the tip alone would take our signature for that of everything below it.
 
-    async def push(self, repository: _Repository, commit: str, ref: str, expected: str | None) -> bool:
+        Raises RevertRefusedError.
+        """
+        if not self._verifies:
+            return
+        try:
+            await self.mirror.require_signed(head)
+        except UnverifiedError as error:
+            raise RevertRefusedError(
+                f"{error.what}, and a signed revert on top of it would vouch for it", where=error.where, hint=error.hint
+            ) from error
+
+    async def push(self, repository: ScratchRepository, commit: str, ref: str, expected: str | None) -> bool:
         """Push ``commit`` to ``ref``, which was at ``expected`` (None: was not there). False if it has moved.
 
         Raises RevertRefusedError, GitUnreachableError.
@@ -153,78 +138,13 @@ class GitPusher:
         if (await self.mirror.refs(ref)).get(ref) != expected:
             return False
         line = refusing_line(completed.stdout.decode(errors="replace"), stderr, runner.token())
-        key = f"the key {runner.key_file}" if runner.key_file else "this server"
+        branch = ref.removeprefix("refs/heads/")
+        review = ", or set rollback.git: branch" if branch == runner.branch else ""
         raise RevertRefusedError(
-            f"the remote does not let us push to {ref.removeprefix('refs/heads/')}: {line}",
+            f"the remote does not let us push to {branch}: {line}",
             where=runner.where,
-            hint=f"Allow {key} to push there, or set rollback.git: branch. Until then revert by hand.",
+            hint=f"Allow {_who_pushes(runner)} to push there{review}. Until then revert by hand.",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Repository:
-    """The throw-away repository: its own objects and HEAD, the mirror's objects below, and an empty work tree."""
-
-    runner: GitRunner
-    tree: str
-    identity: dict[str, str]
-    signing_key: str | None
-
-    async def ask(self, *arguments: str, stdin: bytes | None = None) -> process.Completed:
-        variables = {"GIT_WORK_TREE": self.tree, **self.identity}
-        return await self.runner.run(
-            ["git", "--literal-pathspecs", *arguments],
-            stdin=stdin,
-            stdout=LARGEST_OBJECT,
-            settings=SETTINGS,
-            variables=variables,
-        )
-
-    async def git(self, *arguments: str, stdin: bytes | None = None) -> str:
-        """What git printed, stripped. Raises GitUnreachableError where it failed."""
-        completed = await self.ask(*arguments, stdin=stdin)
-        if not completed.ok:
-            self.runner.raise_failure(completed, QUICK)
-        return completed.stdout.decode(errors="replace").strip()
-
-    async def subtree(self, commit: str, directory: str) -> str:
-        """The id of the directory's tree in the commit, "" where it is not there."""
-        completed = await self.ask("rev-parse", "--verify", "--quiet", f"{commit}:{directory}")
-        return completed.stdout.decode().strip() if completed.ok else ""
-
-    async def descends(self, commit: str, ancestor: str) -> bool:
-        """Whether ``commit`` descends from ``ancestor``; not if one of the two is unknown."""
-        return (await self.ask("merge-base", "--is-ancestor", ancestor, commit)).ok
-
-    async def describe(self, commit: str) -> Described:
-        trailers = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in (ROLLBACK_HOST, ROLLBACK_RUN))
-        form = "%x00".join(("%<(400,trunc)%s", *trailers))  # a subject may have megabytes
-        subject, host, run = (await self.git("log", "-1", "--no-notes", f"--format={form}", commit)).split("\0")[:3]
-        return Described(commit, plain(subject.strip(), SUBJECT), host.strip(), run.strip())
-
-    async def parents(self, commit: str) -> list[str]:
-        return (await self.git("rev-list", "--parents", "--max-count=1", commit)).split()[1:]
-
-    async def commit(self, parent: str, tree: str, message: str) -> str:
-        """The id of a new commit. Raises SignaturesUnavailableError where it cannot be signed."""
-        sign = []
-        settings = dict(SETTINGS)
-        if self.signing_key:
-            sign = ["-S"]
-            settings |= {"gpg.format": "ssh", "user.signingKey": self.signing_key}
-        argv = ["git", "commit-tree", *sign, "-p", parent, "-F", "-", tree]
-        completed = await self.runner.run(argv, stdin=message.encode(), settings=settings, variables=self.identity)
-        if not completed.ok and self.signing_key:
-            said = telling_line(completed.stderr.decode(errors="replace")) or "no reason given"
-            raise SignaturesUnavailableError(
-                f"the revert cannot be signed with {self.signing_key} ({said})",
-                where=self.runner.where,
-                hint="Check that rollback.signing_key_file is an SSH key without a passphrase that the daemon's user "
-                "alone may read, and that ssh-keygen is installed. It is tried again.",
-            )
-        if not completed.ok:
-            self.runner.raise_failure(completed, QUICK)
-        return completed.stdout.decode().strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +152,14 @@ class _Attempt:
     """One try, on the branch's head as it was a moment ago."""
 
     pusher: GitPusher
-    repository: _Repository
+    repository: ScratchRepository
     order: RevertOrder
     head: str
 
     async def run(self, mode: GitRevert) -> Reverted | None:
         """None where the branch moved meanwhile."""
         order, repository = self.order, self.repository
-        if not await repository.descends(order.failed, order.good):
+        if not await repository.descends(order.failed, order.good, self.head):
             raise self._refused(
                 f"{order.good[:12]}, the last good revision, is not part of the failed one's history", _BY_HAND
             )
@@ -248,6 +168,7 @@ class _Attempt:
             return await self._overtaken()
         if mode is GitRevert.BRANCH and (earlier := await self._earlier()):
             return earlier
+        await self.pusher.require_signed(self.head)
         commits = await self._commits()
         tip = await self._undo(commits)
         if await repository.subtree(tip, order.directory) != await repository.subtree(order.good, order.directory):
@@ -260,7 +181,7 @@ class _Attempt:
         expected = self.head if mode is GitRevert.PUSH else None
         if not await self.pusher.push(repository, tip, f"refs/heads/{branch}", expected):
             return None
-        undone = ", ".join(commit[:12] for commit in commits)
+        undone = _some([commit[:12] for commit in commits])
         return Reverted(RevertState.PUSHED, branch, tip, f"pushed {tip[:12]} to {branch}, which undoes {undone}")
 
     @property
@@ -311,17 +232,20 @@ class _Attempt:
             raise self._refused("none of the new commits touches the environment's directory", _BY_HAND)
         if len(commits) > MOST_COMMITS:
             raise self._refused(f"more than {MOST_COMMITS} commits would have to be undone", _BY_HAND)
-        # Also in what a merge brought: the revert may have come through a branch for review.
-        own = await self.repository.git(
-            "rev-list", "--full-history", "--max-count=1", "-i", "--basic-regexp", f"--grep={OWN_REVERT}", *between
-        )
-        if own:
-            change = await self.repository.describe(own)
-            raise self._refused(
-                f"it would undo our own revert {change.named}",
-                "Two revisions of the environment are broken, the older one too: push a corrected one.",
-            )
+        await self._require_others(commits)
         return commits
+
+    async def _require_others(self, commits: list[str]) -> None:
+        """Raises RevertRefusedError where one of these is a revert of ours, or a merge that brought one."""
+        for commit in commits:
+            brought = (f"{commit}^1..{commit}", "--", *self._paths)
+            found = ("--max-count=1", "--regexp-ignore-case", f"--grep={OWN_REVERT}")
+            if own := await self.repository.git("rev-list", *found, *brought):
+                change = await self.repository.describe(own)
+                raise self._refused(
+                    f"it would undo our own revert {change.named}",
+                    "Two revisions of the environment are broken, the older one too: push a corrected one.",
+                )
 
     async def _undo(self, commits: list[str]) -> str:
         """The commit that undoes these on top of the head; the head itself where there is nothing to undo."""
@@ -338,14 +262,15 @@ class _Attempt:
     async def _undo_one(self, commit: str) -> str:
         """Undo the commit in the index, on top of HEAD, and return the tree that comes of it."""
         mainline = ("-m", "1") if len(await self.repository.parents(commit)) > 1 else ()
-        completed = await self.repository.ask("revert", "--no-commit", *mainline, commit)
+        completed = await self.repository.ask(
+            "revert", "--no-commit", "--strategy=recursive", "--strategy-option=no-renames", *mainline, commit
+        )
         if completed.ok:
             return await self.repository.git("write-tree")
         conflicts = await self.repository.git("ls-files", "--unmerged", "-z")
         if completed.timed_out or not conflicts:
             self.repository.runner.raise_failure(completed, QUICK)
-        paths = sorted({entry.partition("\t")[2] for entry in conflicts.split("\0") if entry})
-        shown = ", ".join(plain(path, 100) for path in paths[:MOST_PATHS]) + (", …" if paths[MOST_PATHS:] else "")
+        shown = _some(sorted({plain(entry.partition("\t")[2], 100) for entry in conflicts.split("\0") if entry}))
         change = await self.repository.describe(commit)
         raise self._refused(f"reverting {change.named} conflicts with later commits in {shown}", _BY_HAND)
 
@@ -358,13 +283,14 @@ class _Attempt:
         return RevertRefusedError(what, where=self.repository.runner.where, hint=hint)
 
 
-def _furnish(git_dir: str, objects: str) -> None:
-    """Have a new repository read the objects of another too, check nothing out, and heed no .gitattributes."""
-    os.makedirs(os.path.join(git_dir, "info"), exist_ok=True)
-    files = {"objects/info/alternates": f"{objects}\n", "info/sparse-checkout": "", "info/attributes": ATTRIBUTES}
-    for name, content in files.items():
-        with open(os.path.join(git_dir, name), "w", encoding="utf-8") as file:
-            file.write(content)
+def _who_pushes(runner: GitRunner) -> str:
+    if runner.key_file:
+        return f"the key {runner.key_file}"
+    return f"the token in {runner.token_file}" if runner.token_file else "this daemon's user"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
 
 
 def _check(order: RevertOrder, mode: GitRevert) -> None:

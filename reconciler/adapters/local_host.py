@@ -42,6 +42,7 @@ _LARGEST_ID = 2**32 - 2  # the last one means "unchanged"
 # renameat2(2), Linux 3.15: fail where the new name exists; swap the two names. NFS and some FUSE file systems do not.
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
 _NO_RENAME_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 # The kernel's words for what O_NOFOLLOW met mislead.
@@ -172,26 +173,36 @@ def _enter(parent: int, name: str, make: Ownership | None) -> int:
     except FileNotFoundError:
         if make is None:
             raise
-    try:
-        os.mkdir(name, 0o700, dir_fd=parent)
-    except FileExistsError:  # somebody was faster: it is theirs
-        return os.open(name, _DIRECTORY, dir_fd=parent)
-    return _set_up(parent, name, make)
+    return _make(parent, name, make)
 
 
-def _set_up(parent: int, name: str, ownership: Ownership) -> int:
-    """Open a directory just made; gone again where its owner cannot be set."""
-    made = os.open(name, _DIRECTORY, dir_fd=parent)
+def _make(parent: int, name: str, ownership: Ownership) -> int:
+    """Make and open a directory. It gets its name with its owner and mode, so that a kill leaves no half of it."""
+    _remove_half_made(parent, name)
+    temporary = _new_name(name)
+    os.mkdir(temporary, 0o700, dir_fd=parent)
+    made = os.open(temporary, _DIRECTORY, dir_fd=parent)
     try:
         os.fchown(made, *_chown_arguments(ownership))
         os.fchmod(made, 0o755)  # whatever the umask: the files in it have modes of their own
+        _appear_as_directory(parent, temporary, name)
         os.fsync(parent)
-    except BaseException:
+    except BaseException as error:
         os.close(made)
         with contextlib.suppress(OSError):
-            os.rmdir(name, dir_fd=parent)
+            os.rmdir(temporary, dir_fd=parent)
+        if isinstance(error, OSError) and error.errno in _TAKEN:  # somebody was faster: it is theirs
+            return os.open(name, _DIRECTORY, dir_fd=parent)
         raise
     return made
+
+
+def _remove_half_made(parent: int, name: str) -> None:
+    """Remove what a kill has left of an earlier try; only a directory that is empty goes."""
+    for other in os.listdir(parent):
+        if _is_left_of(name, other):
+            with contextlib.suppress(OSError):
+                os.rmdir(other, dir_fd=parent)
 
 
 # --- reading ---
@@ -380,6 +391,16 @@ def _appear(parent: int, old: str, new: str) -> None:
             raise
         os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
         os.unlink(old, dir_fd=parent)
+
+
+def _appear_as_directory(parent: int, old: str, new: str) -> None:
+    """Give a directory a name that must be free. Raises FileExistsError."""
+    try:
+        _rename(parent, old, new, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in _NO_RENAME_FLAGS:
+            raise
+        os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)  # the next best thing: an empty one is replaced
 
 
 def _exchange(parent: int, ours: str, name: str) -> None:

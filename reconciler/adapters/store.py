@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,8 @@ _SCHEMA = (
     "reason TEXT NOT NULL DEFAULT '') STRICT",
     "CREATE INDEX run_by_environment ON run (environment, number)",
     "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
+    "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
+    f"PRAGMA user_version = {VERSION}",
 )
 _SELECT_RUN = "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run"
 # Errors of sqlite, by its primary result code, that say nothing about the file: what to do about each.
@@ -51,7 +54,7 @@ _OUTSIDE = {
     sqlite3.SQLITE_FULL: "The state directory's disk is full: free some space",
     sqlite3.SQLITE_IOERR: "The state directory's disk is full or reports errors (dmesg): free some space",
     sqlite3.SQLITE_READONLY: "Make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_CANTOPEN: "Make state_dir writable for the daemon's user",
+    sqlite3.SQLITE_CANTOPEN: "Make state_dir, and the file, writable for the daemon's user",
     sqlite3.SQLITE_PERM: "Make state_dir writable for the daemon's user",
     sqlite3.SQLITE_AUTH: "Make state_dir writable for the daemon's user",
     sqlite3.SQLITE_BUSY: "Wait for the other reconciler to end",
@@ -71,8 +74,9 @@ class SqliteStore:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        _make_private(path)
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
+        with self._guarded():
+            self._make()
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
         try:
             self._prepare()
         except BaseException:
@@ -81,6 +85,17 @@ class SqliteStore:
 
     def close(self) -> None:
         self._database.close()
+
+    # --- the key of the digests in it ---
+
+    def digest_key(self) -> str | None:
+        """The mark of the key by which what is remembered was digested; None: nothing was yet."""
+        row = self._one("SELECT mark FROM digest_key")
+        return row[0] if row else None
+
+    def note_digest_key(self, mark: str) -> None:
+        with self._transaction() as do:
+            do("INSERT INTO digest_key VALUES (?)", (mark,))
 
     # --- environments and targets ---
 
@@ -193,16 +208,36 @@ class SqliteStore:
 
     # --- the connection ---
 
+    def _make(self) -> None:
+        """Make the file with its tables, 0600, if there is none.
+
+        Whole or not at all, so that an empty one is known to be damaged and not taken for new. One that is there is
+        not even opened: closing any descriptor of it would drop the locks that this process already holds on it,
+        fcntl(2).
+        """
+        log = f"{self._path}-wal"
+        log_left = os.path.exists(log)  # asked first: another process may be making the file
+        if os.path.exists(self._path):
+            return
+        if log_left:
+            hint = "Put the database back, or move this file away too: a new database must not be mixed with it"
+            raise StoreError("belongs to a state database that is gone", where=log, hint=hint)
+        try:
+            _make_whole(self._path)
+        except OSError as error:
+            hint = "Make state_dir writable for the daemon's user, with room in it"
+            what = f"cannot create the state database ({os.strerror(error.errno or 0)})"
+            raise StoreError(what, where=self._path, hint=hint) from error
+
     def _prepare(self) -> None:
+        if os.path.getsize(self._path) == 0:
+            raise self._damaged("it is empty")
         with self._guarded():
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
-        if self._version() == 0:
-            with self._transaction() as do:
-                if self._version() == 0:  # still: another process may have been faster
-                    for statement in (*_SCHEMA, f"PRAGMA user_version = {VERSION}"):
-                        do(statement)
         found = self._version()
+        if found == 0:
+            raise self._damaged("it has no version")
         if found > VERSION:
             hint = f"This one knows version {VERSION}: install the newer reconciler again, or name another state_dir"
             what = f"the state database has version {found}, written by a newer reconciler"
@@ -261,25 +296,27 @@ class SqliteStore:
 
     def _damaged(self, why: str) -> StoreError:
         hint = (
-            "Nothing was changed. Live files and backups are not part of it: move the file away and start again; "
-            "a file that differs from git is then held as first contact"
+            "Nothing was changed. Live files and backups are not part of it: stop the daemon, move it away with "
+            "state.db-wal and state.db-shm, and start again; files equal to git are then recorded, one that differs is "
+            "held as first contact"
         )
         return StoreError(f"the state database is damaged ({why})", where=self._path, hint=hint)
 
 
-def _make_private(path: str) -> None:
-    """Create the file, 0600, if there is none. One that is there is not even opened: closing any descriptor of it
-    would drop the locks that this process already holds on it, fcntl(2).
-    """
+def _make_whole(path: str) -> None:
+    """Make the database under another name first. Where another process is faster, its own stays. Raises OSError."""
+    new = f"{path}.new-{secrets.token_hex(4)}"
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        return
-    except OSError as error:
-        hint = "Make state_dir writable for the daemon's user, with room in it"
-        raise StoreError(
-            f"cannot create the state database ({os.strerror(error.errno or 0)})", where=path, hint=hint
-        ) from error
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as database:
+            for statement in ("BEGIN", *_SCHEMA, "COMMIT"):
+                database.execute(statement)
+        os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        os.close(descriptor)
+        os.unlink(new)
 
 
 def _insert_owed(do: Execute, run: str, environment: str, actions: Sequence[Action]) -> None:

@@ -15,7 +15,7 @@ from reconciler.app.config import ServerConfig
 from reconciler.app.daemon import Daemon
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
-from reconciler.core.errors import ConfigError, OutsideError, RefusedError
+from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
 from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
@@ -47,6 +47,7 @@ async def _run_daemon(config: ServerConfig) -> None:
             metrics=built.metrics,
             poll_interval=config.repository.poll_interval,
             drift_interval=config.drift.interval,
+            watch=built.watch,
             on_progress=built.relay.listen,
         )
         loop = asyncio.get_running_loop()
@@ -57,7 +58,16 @@ async def _run_daemon(config: ServerConfig) -> None:
         async with serving(views, host=address.host, port=address.port, control_socket=control_socket(config)) as bound:
             logger = logs.get_logger()
             logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
-            await daemon.run()
+            listening = [
+                asyncio.create_task(built.watch.run(lambda: daemon.look_soon("watch"))),
+                asyncio.create_task(built.follow_engine(lambda: daemon.look_soon("engine"))),
+            ]
+            try:
+                await daemon.run()
+            finally:
+                for task in listening:
+                    task.cancel()
+                await asyncio.gather(*listening, return_exceptions=True)
             logger.info("stopped")
 
 
@@ -262,15 +272,15 @@ def backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any
 
 def verified_backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any]]:
     """The same, each with the ``problems`` that reading all of its files and comparing their digests finds."""
-    listed = {one["backup"]: {**one, "problems": []} for one in backups(config, environment)}
+    _check_environments(config, [environment] if environment else [])
+    _need_state(config)
     directory = open_backups(config)
-    for backup in directory.list(environment):
-        listed[backup.id]["problems"] = directory.problems(backup)
-    unreadable = [
-        {"backup": path, "environment": environment, "files": [], "problems": ["its manifest.json cannot be read"]}
-        for path in directory.unreadable(environment)
+    found = [{**show.backup(one), "problems": list(directory.problems(one))} for one in directory.list(environment)]
+    problem = "its manifest.json cannot be read, so it cannot be restored. Look at its files yourself, or move it away"
+    return found + [
+        {"backup": identity, "environment": name, "files": [], "problems": [problem]}
+        for name, identity in directory.unreadable(environment)
     ]
-    return [*listed.values(), *unreadable]
 
 
 def _need_state(config: ServerConfig) -> None:
@@ -297,11 +307,29 @@ async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> 
         if not entries:
             names = ", ".join(entry.source for entry in backup.entries)
             raise RefusedError("no file of the backup has that name", where=identity, hint=f"It holds: {names}")
+        for entry in entries:
+            ports.backups.read(backup, entry)  # a damaged one is found before anything is changed
         current = {entry.path: await ports.host.read(entry.path) for entry in entries}
         own = _back_up_current(ports, backup, entries, current)
+        await _put_back(ports, backup, entries, current, own)
+        return {"restored": [entry.path for entry in entries], "from": backup.id, "backup": own}
+
+
+async def _put_back(
+    ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None], own: str
+) -> None:
+    """All of the entries, or none: where one cannot be written, those before it are made what they were."""
+    done: list[str] = []
+    try:
         for entry in entries:
             await restore_entry(ports, backup, entry, current[entry.path])
-        return {"restored": [entry.path for entry in entries], "from": backup.id, "backup": own}
+            done.append(entry.path)
+    except ReconcilerError:
+        before = find_backup(ports, own)
+        for entry in before.entries:
+            if entry.path in done:
+                await restore_entry(ports, before, entry, await ports.host.read(entry.path))
+        raise
 
 
 def _back_up_current(

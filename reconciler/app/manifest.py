@@ -10,7 +10,14 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -226,6 +233,16 @@ class StackFields(Section):
     )
 
 
+def _by_its_host(data: Any, checked: ValidatorFunctionWrapHandler, info: ValidationInfo) -> StackFields:
+    """A stack of another host is read for its shape only: this server's paths, checks and hosts are not its own."""
+    server: ServerConfig | None = info.context
+    hosts = data.get("hosts") if isinstance(data, dict) else None
+    if server and isinstance(hosts, list) and hosts and server.host not in hosts:
+        return StackFields.model_validate(data)
+    stack: StackFields = checked(data)
+    return stack
+
+
 class ManifestFile(Section):
     """What git wants in one environment: live files, and the Compose projects that use them."""
 
@@ -237,7 +254,9 @@ class ManifestFile(Section):
     defaults: TargetFields = Field(
         default_factory=TargetFields, description="Fields for every target that does not say otherwise."
     )
-    stacks: dict[Name, StackFields] = Field(default_factory=dict, description="Compose projects, by name.")
+    stacks: dict[Name, Annotated[StackFields, WrapValidator(_by_its_host)]] = Field(
+        default_factory=dict, description="Compose projects, by name."
+    )
     targets: dict[Annotated[str, SOURCE], Annotated[LoneTarget, Short("path", ABSOLUTE_FILE, empty=False)]] = Field(
         default_factory=dict, description="Live files that belong to no stack, by their source."
     )

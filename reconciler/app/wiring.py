@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -13,6 +13,7 @@ from reconciler.adapters.backups import BackupDirectory
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose import DockerCompose
 from reconciler.adapters.contracts import JsonSchemaContracts
+from reconciler.adapters.file_watch import FileWatch
 from reconciler.adapters.git import GitMirror
 from reconciler.adapters.git_writer import GitPusher
 from reconciler.adapters.local_host import LocalHost
@@ -20,14 +21,21 @@ from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.adapters.probe import HttpHealth
 from reconciler.adapters.sops import Sops
 from reconciler.adapters.store import SqliteStore
+from reconciler.app import logs
 from reconciler.app.config import ServerConfig, read_manifest
 from reconciler.app.contract_file import read_contract
 from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
-from reconciler.core.model import Settings
+from reconciler.core.model import Settings, Verify
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler
+
+_ANOTHER_KEY = (
+    "Put the right one back from a backup of the machine. If it is lost, move state.db and digest.key away and start "
+    "again: files equal to git are then recorded, one that differs is held as first contact. The backups so far stay, "
+    "but can only be put back by hand"
+)
 
 
 @dataclass(slots=True)
@@ -52,6 +60,8 @@ class Runtime:
     passes: dict[str, Reconciler]
     metrics: PrometheusMetrics
     relay: Relay
+    watch: FileWatch
+    follow_engine: Callable[[Callable[[], None]], Coroutine[None, None, None]]
 
 
 def prepare_state_dir(path: str) -> None:
@@ -74,7 +84,12 @@ def open_store(config: ServerConfig) -> SqliteStore:
 
 
 def open_backups(config: ServerConfig) -> BackupDirectory:
-    return BackupDirectory(os.path.join(config.state_dir, "backups"), _digester(config.state_dir))
+    """What the commands read. The digest key is asked for only where a file is compared: StoreError without one."""
+    return BackupDirectory(_backups_dir(config), lambda data: _read_digest_key(config.state_dir)(data))
+
+
+def _backups_dir(config: ServerConfig) -> str:
+    return os.path.join(config.state_dir, "backups")
 
 
 @contextlib.asynccontextmanager
@@ -82,11 +97,18 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     """Build every port for ``config``; what was opened is closed at the end. The caller holds the lock."""
     _refuse_what_is_to_come(config)
     prepare_state_dir(config.state_dir)
+    with contextlib.closing(open_store(config)) as store:
+        async with _built(config, store) as built:
+            yield built
+
+
+@contextlib.asynccontextmanager
+async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runtime]:
     relay = Relay()
+    digest = _digester(config.state_dir, store)
     environments = config.environment
     metrics = PrometheusMetrics(version("reconciler"), environments)
     compose = DockerCompose(os.path.join(config.state_dir, "stage"), os.environ)
-    store = open_store(config)
     mirror = GitMirror(
         url=config.repository.url,
         branch=config.repository.branch,
@@ -103,16 +125,17 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
             author=config.author,
             push_key_file=config.rollback.ssh_key_file,
             signing_key_file=config.rollback.signing_key_file,
+            verifies=config.repository.verify is not Verify.NONE,
         ),
         decryptor=Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary),
         host=LocalHost(config.allowed_paths),
         compose=compose,
-        backups=open_backups(config),
+        backups=BackupDirectory(_backups_dir(config), digest),
         store=store,
         probe=HttpHealth(),
         clock=SystemClock(),
         metrics=metrics,
-        digest=_digester(config.state_dir),
+        digest=digest,
         settings=_settings(config),
         read_manifest=lambda text, environment, file: read_manifest(
             text, environment=environment, file=file, server=config
@@ -127,10 +150,11 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
         metrics.backups_found(name, len(found), found[0].at if found else 0.0)
     claims = Claims()
     try:
-        yield Runtime(ports, {name: Reconciler(ports, name, claims) for name in environments}, metrics, relay)
+        passes = {name: Reconciler(ports, name, claims) for name in environments}
+        watch = FileWatch(config.allowed_paths, lambda text: logs.get_logger().warning(text))
+        yield Runtime(ports, passes, metrics, relay, watch, compose.follow)
     finally:
         await compose.close()
-        store.close()
 
 
 def _refuse_what_is_to_come(config: ServerConfig) -> None:
@@ -158,24 +182,47 @@ def _settings(config: ServerConfig) -> Settings:
     )
 
 
-def _digester(state_dir: str) -> Digester:
+def _digester(state_dir: str, store: SqliteStore) -> Digester:
     """The server's own digest key, made at first start (0600).
 
-    Raises StoreError for one of the wrong size, or that cannot be made or read.
+    Raises StoreError for one of the wrong size, that cannot be made or read, or that is not the one by which the
+    store's digests were made: with another, every file would look changed, in every pass.
     """
-    path = os.path.join(state_dir, "digest.key")
+    path, known = _digest_key_file(state_dir), store.digest_key()
     try:
-        if not os.path.exists(path):
+        if known is None and not os.path.exists(path):
             _make_digest_key(path)
-        with open(path, "rb") as file:
-            key = file.read(DIGEST_KEY_BYTES + 1)
     except OSError as error:
         hint = "Make the state directory writable for the daemon's user, with room in it"
-        what = f"the digest key cannot be made or read ({os.strerror(error.errno or 0)})"
+        what = f"the digest key cannot be made ({os.strerror(error.errno or 0)})"
+        raise StoreError(what, where=path, hint=hint) from error
+    digester = _read_digest_key(state_dir)
+    mark = digester(b"the digest key")
+    if known is None:
+        store.note_digest_key(mark)
+    elif known != mark:
+        raise StoreError("this is not the digest key that state.db was made with", where=path, hint=_ANOTHER_KEY)
+    return digester
+
+
+def _digest_key_file(state_dir: str) -> str:
+    return os.path.join(state_dir, "digest.key")
+
+
+def _read_digest_key(state_dir: str) -> Digester:
+    """Raises StoreError."""
+    path = _digest_key_file(state_dir)
+    try:
+        with open(path, "rb") as file:
+            key = file.read(DIGEST_KEY_BYTES + 1)
+    except FileNotFoundError as error:
+        raise StoreError("the digest key is gone", where=path, hint=_ANOTHER_KEY) from error
+    except OSError as error:
+        hint = "Make it readable for the daemon's user"
+        what = f"the digest key cannot be read ({os.strerror(error.errno or 0)})"
         raise StoreError(what, where=path, hint=hint) from error
     if len(key) != DIGEST_KEY_BYTES:
-        hint = "Move it away together with state.db; live files that differ from git are then held as first contact"
-        raise StoreError(f"the digest key does not have {DIGEST_KEY_BYTES} bytes", where=path, hint=hint)
+        raise StoreError(f"the digest key does not have {DIGEST_KEY_BYTES} bytes", where=path, hint=_ANOTHER_KEY)
     return Digester(key)
 
 

@@ -117,6 +117,9 @@ class Watch:
     def _judge(self, container: Container, now: float) -> Finding:
         """Given one container, return what it means for its service."""
         service, seen, policy = container.service, self.seen[container.id], self.stack.health
+        if _was_stopped(container) and not seen.risen:
+            # Somebody stops it, or the engine itself is ending: then the next look finds no engine to ask.
+            return self._pending(service, f"is stopped (exit code {container.exit_code})", now)
         if crash := _crash(self.stack, container, seen.risen):
             return Finding(service, Verdict.FAILED, crash)
         if container.state == "exited":
@@ -217,6 +220,11 @@ def _crash(stack: Stack, container: Container, risen: int) -> str:
         times = {0: "is being restarted", 1: "restarted once"}.get(risen, f"restarted {risen} times")
         return f"{service} {times}{f', exit code {code}' if code else ''}"
     return f"{service} is unhealthy" if container.health == "unhealthy" else ""
+
+
+def _was_stopped(container: Container) -> bool:
+    """Whether it ended by a signal from outside (SIGTERM, SIGKILL) and not for lack of memory."""
+    return container.state == "exited" and container.exit_code in (137, 143) and not container.out_of_memory
 
 
 def _lifetime(container: Container) -> str:

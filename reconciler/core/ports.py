@@ -250,8 +250,12 @@ class Backups(Protocol):
         """Newest first, by the order in which they were taken. Raises LiveFileError where they cannot be listed."""
         ...
 
-    def read(self, backup: Backup, entry: BackupEntry) -> Secret:
-        """The bytes of one entry. Raises LiveFileError where they are gone or differ from the manifest's digest."""
+    def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
+        """The bytes of one entry; None: nothing was there.
+
+        Raises LiveFileError where they are gone or differ from the manifest's digest, and where others could have
+        changed the backup.
+        """
         ...
 
     def discard(self, environment: str, identity: str) -> None:

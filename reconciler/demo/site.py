@@ -110,6 +110,7 @@ class Site:
             "drift": {"interval": "4s"},
             "http": {"listen": f"127.0.0.1:{self.port}"},
             "webhook": {"secret_file": os.path.join(self.root, "webhook")},
+            "rollback": {"git": "push"},
         }
         with open(self.config, "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False)

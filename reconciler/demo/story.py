@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -23,6 +24,7 @@ IMAGE = "reconciler-test/busybox:1"
 CHANGED_SOURCE, CHANGED_KEY, CHANGED_VALUE = "worker.env", "WORKER_CONCURRENCY", "12"
 CHANGED_FILE = "config/worker.env"
 HAND_EDITED_KEY = "LOG_LEVEL"
+BROKEN_SOURCE, BROKEN_KEY, BROKEN_VALUE = "api.env", "DATABASE_URL", "db-2.internal.example.com/app"
 _METRICS = (
     "reconciler_reconcile_total",
     "reconciler_drift_corrected_total",
@@ -31,6 +33,7 @@ _METRICS = (
     "reconciler_backups",
     "reconciler_revision_info",
 )
+_ROLLBACK_METRICS = ("reconciler_rollback_total", 'reconciler_reconcile_total{environment="production",result="rolled')
 
 
 def tell(*, keep: bool, files_only: bool) -> None:
@@ -80,6 +83,8 @@ async def _tell(console: Console, site: Site, keep: bool) -> None:
         await story.look()
         await story.edit_by_hand()
         await story.revert()
+        if site.with_engine:
+            await story.break_it()
         story.end(keep)
     finally:
         await site.end(keep=keep)
@@ -138,10 +143,7 @@ class Story:
         self._chapter("What can be seen afterwards")
         await self._run("status")
         await self._run("backups")
-        self._command(f"curl -s http://127.0.0.1:{self._site.port}/metrics | grep …")
-        for line in (await self._site.get("/metrics")).splitlines():
-            if line.startswith(_METRICS) and "_created" not in line and not line.endswith(" 0.0"):
-                self._console.print(Text(f"    {line}", "dim"), soft_wrap=True)
+        await self._metrics(_METRICS)
 
     async def edit_by_hand(self) -> None:
         self._chapter(f"Somebody edits {CHANGED_FILE} on the server: {HAND_EDITED_KEY} by hand")
@@ -177,6 +179,35 @@ class Story:
         await self._run("history", "--limit", "1")
         await self._show_recreated(before)
         await self._show_value()
+        await self._run("status")
+
+    async def break_it(self) -> None:
+        self._chapter(f"Somebody merges a bad value: {BROKEN_KEY} in {BROKEN_SOURCE}")
+        before, runs = await self._containers(), len(await self._history())
+        await self._site.set_value(BROKEN_SOURCE, BROKEN_KEY, BROKEN_VALUE)
+        await self._site.commit("Move the database to the new server")
+        await self._site.git("push", "--quiet")
+        self._say("The value lacks its postgresql://, which nobody could see in the pull request: it is encrypted.")
+        merged = time.monotonic()
+        await self._site.merge_webhook()
+
+        async def ended() -> bool:
+            history = await self._history()
+            return len(history) > runs and history[0]["result"] != "unfinished"
+
+        await self._site.until(ended, "the rollback")
+        self._say(f"{time.monotonic() - merged:.0f} s after the merge it is over. What happened, and why:")
+        await self._run("history", "--limit", "1")
+        await self._show_recreated(before)
+        self._say("The server was put right first. Then git, so that the branch wants what runs:")
+        self._command("git pull && git log -1")
+        await self._site.git("pull", "--quiet")
+        message = await self._site.git("log", "-1", "--format=%h %an%n%B")
+        self._console.print(Text("\n".join(f"    {line}" for line in message.strip().splitlines()), "dim"))
+        await self._metrics(_ROLLBACK_METRICS)
+        self._say("An alert on these metrics tells a person; the server runs the last good values meanwhile.")
+        await self._site.merge_webhook()
+        await self._applied((await self._site.git("rev-parse", "HEAD")).strip())
         await self._run("status")
 
     def end(self, keep: bool) -> None:
@@ -224,6 +255,12 @@ class Story:
             console.print(Text("    ").append_text(Text.from_ansi(line)), soft_wrap=True)
         if code == 1:
             raise ReconcilerError(f"`reconciler {' '.join(arguments)}` failed", where=self._site.root, hint=text)
+
+    async def _metrics(self, which: tuple[str, ...]) -> None:
+        self._command(f"curl -s http://127.0.0.1:{self._site.port}/metrics | grep …")
+        for line in (await self._site.get("/metrics")).splitlines():
+            if line.startswith(which) and not line.endswith(" 0.0"):
+                self._console.print(Text(f"    {line}", "dim"), soft_wrap=True)
 
     async def _history(self) -> list[dict[str, object]]:
         _, text = await self._site.reconciler("history", "--json", colour=False, width=200)

@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
-from reconciler.core.model import BackupEntry, LiveFile, Run
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reconciler.core.model import BackupEntry, LiveFile, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.execute import entry_of, take_backup
 from reconciler.engine.observe import Snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A live path, and the digests of what is known to be elsewhere too: left beside it, that may go."""
+
+    source: str
+    path: str
+    known: frozenset[str | None]
+
+
 async def clear_leftovers(ports: Ports, snapshot: Snapshot) -> None:
-    """Remove them; what is neither git's content nor the live file's is in a backup first.
+    """Remove them from beside all targets; what is neither git's content nor the live file's is in a backup first.
 
     Raises LiveFileError where one cannot be read, backed up or removed.
     """
+    places = [
+        _Place(state.target.source, state.target.path, frozenset({state.desired, state.live}))
+        for state in snapshot.states
+    ]
+    wanted = snapshot.wanted
+    await _clear(ports, wanted.manifest.environment, wanted.revision, places)
+
+
+async def clear_leftovers_of(ports: Ports, run: Run) -> None:
+    """The same for the paths of a run that is undone: some of them may be no targets of any revision to come."""
+    backup = next((one for one in ports.backups.list(run.environment) if one.id == run.backup), None)
+    kept = {entry.path: entry.digest for entry in backup.entries if entry.file} if backup else {}
+    places = [
+        _Place(change.source, change.path, frozenset({change.digest, kept.get(change.path)})) for change in run.changes
+    ]
+    await _clear(ports, run.environment, run.revision, places)
+
+
+async def _clear(ports: Ports, environment: str, revision: Revision, places: Iterable[_Place]) -> None:
     found: list[tuple[str, LiveFile]] = []
     unknown: list[tuple[BackupEntry, Secret | None]] = []
-    for state in snapshot.states:
-        for path in await ports.host.leftovers(state.target.path):
+    for place in places:
+        for path in await ports.host.leftovers(place.path):
             file = await ports.host.read(path)
             if file is None:
                 continue
             found.append((path, file))
-            if ports.digest(file.data.reveal()) not in (state.desired, state.live):
-                unknown.append(entry_of(ports, len(unknown), state.target.source, state.target.path, file))
+            if ports.digest(file.data.reveal()) not in place.known:
+                unknown.append(entry_of(ports, len(unknown), place.source, place.path, file))
     if unknown:
-        wanted = snapshot.wanted
-        run = Run(ports.new_run_id(), wanted.manifest.environment, "recovery", ports.clock.now(), wanted.revision)
-        take_backup(ports, run, unknown, wanted.revision.commit, wanted.revision.commit)
+        run = Run(ports.new_run_id(), environment, "recovery", ports.clock.now(), revision)
+        take_backup(ports, run, unknown, revision.commit, revision.commit)
     for path, file in found:
         await ports.host.remove(path, replaces=file)

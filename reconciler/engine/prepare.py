@@ -127,7 +127,10 @@ async def prepare(
                 problems.append(str(error))
                 continue
             due = affected(view, after, touched, owed)
-            problems += services.foreign(view.before, view.containers, due, view.managed)
+            # What is owed passed this guard before its run began; the values it removes are in no file any more.
+            owed_here = {action.service for action in owed if action.stack == stack.name}
+            new = [action for action in due if action.service not in owed_here]
+            problems += services.foreign(view.before, view.containers, new, view.managed)
             actions += due
     plan = Plan(
         snapshot.wanted.manifest.environment, snapshot.wanted.revision, _mark_stale(changes, actions), tuple(actions)

@@ -21,6 +21,8 @@ from reconciler.engine.wanted import accepted_head, wanted_revision
 
 # A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
 _REMEMBER_FAILURE = 300.0
+# Passes that no person has asked for: by the clock, and by what was touched (a live file, a container).
+_BY_ITSELF = ("poll", "drift", "watch", "engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,9 @@ class Reconciler:
     ) -> tuple[Prepared, Snapshot]:
         """Look, and plan. What an unfinished run was to take over, it may still take over."""
         ports, plaintexts = self._ports, Plaintexts(self._ports)
-        wanted = await self._load(revision, plaintexts, trusting_memory=trigger in ("poll", "drift"))
+        wanted = await self._load(revision, plaintexts, trusting_memory=trigger in _BY_ITSELF)
+        if trigger == "engine":
+            self._looked_at_stacks = float("-inf")
         with phase(ports, Phase.OBSERVE, "comparing the live files"):
             snapshot = await look(ports, wanted)
             _check_names(snapshot, take_over)
@@ -187,6 +191,11 @@ class Reconciler:
         snapshot = await look(ports, await load(ports, self.environment, self._aimed_at, plaintexts))
         prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, stopped=record.stopped)
         return _preview(prepared)
+
+    @property
+    def live_paths(self) -> frozenset[str]:
+        """The live files of the revision that was last wanted."""
+        return frozenset(target.path for target in self._wanted.manifest.targets) if self._wanted else frozenset()
 
     async def health(self) -> tuple[ServiceHealth, ...]:
         """The services of every stack of the wanted revision, as they are now. Raises EngineUnavailableError."""

@@ -11,6 +11,7 @@ from reconciler.core.errors import BackupGoneError, QuarantinedError, Reconciler
 from reconciler.core.model import Outcome, Result, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import resume
+from reconciler.engine.leftovers import clear_leftovers_of
 from reconciler.engine.observe import read_manifest
 from reconciler.engine.prepare import StackView
 from reconciler.engine.rollback import restore_files, roll_back
@@ -45,6 +46,7 @@ async def give_up(ports: Ports, run: Run, why: str) -> None:
     """Put the run's files back. What its services are owed stays owed: the pass that follows gives it to them."""
     try:
         await restore_files(ports, resume(run))
+        await clear_leftovers_of(ports, run)
         end = "The files it had written were put back"
     except BackupGoneError as error:
         end = f"The files it had written stay: {error}"
@@ -57,6 +59,7 @@ async def _go_on_rolling_back(ports: Ports, run: Run) -> Outcome:
     progress = resume(run)
     with contextlib.suppress(ReconcilerError):  # the files wait for nothing else; what is wrong is met again below
         await restore_files(ports, progress)
+        await clear_leftovers_of(ports, run)
     manifest = await read_manifest(ports, run.environment, run.revision)
     stacks = [manifest.stack(name) for name in sorted({stack for stack, _ in progress.touched})]
     views = {stack.name: StackView(stack, None, (), frozenset()) for stack in stacks}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.core.errors import GitUnreachableError, ReconcilerError, RevertRefusedError
+from reconciler.core.errors import OutsideError, ReconcilerError, RevertRefusedError
 from reconciler.core.model import EnvironmentRecord, Quarantine, Reverted, RevertOrder, RevertState
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git
@@ -16,7 +16,7 @@ async def revert_in_git(ports: Ports, environment: str) -> tuple[str, Reconciler
     """Make the revert that a quarantine asks for, if it does.
 
     Returns what became of it, in words, and the trouble that it is tried again for; ("", None) where none is owed.
-    Raises StoreUnavailableError.
+    Raises nothing: whatever git says, the server is as it is.
     """
     record = ports.store.environment(environment)
     quarantine = record.quarantine
@@ -25,11 +25,15 @@ async def revert_in_git(ports: Ports, environment: str) -> tuple[str, Reconciler
     try:
         _check_budget(ports, record)
         done = await ports.git_writer.revert(_order(ports, record, quarantine), ports.settings.git_revert)
-    except GitUnreachableError as error:
+    except OutsideError as error:
         return "", error
-    except RevertRefusedError as error:
-        done = Reverted(RevertState.REFUSED, ports.settings.branch, "", f"git was not reverted: {error}")
-    _remember(ports, record, quarantine, done)
+    except ReconcilerError as error:
+        done = Reverted(RevertState.REFUSED, ports.settings.branch, "", f"not reverted: {error}")
+    done = replace(done, reason=f"In git: {done.reason}")
+    try:
+        _remember(ports, record, quarantine, done)
+    except OutsideError as error:
+        return done.reason, error
     return done.reason, None
 
 

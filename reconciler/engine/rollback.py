@@ -27,7 +27,6 @@ from reconciler.core.model import (
     Run,
 )
 from reconciler.core.ports import Ports
-from reconciler.core.secret import Secret
 from reconciler.engine.execute import Progress, act, beside, entry_of, matches, phase, put, take_backup, verify
 from reconciler.engine.prepare import StackView
 
@@ -126,7 +125,7 @@ def _is_foreign(ports: Ports, entry: BackupEntry, current: LiveFile | None, writ
 
 async def restore_entry(ports: Ports, backup: Backup, entry: BackupEntry, current: LiveFile | None) -> None:
     """Make one live file be what the backup holds, owner and mode included."""
-    data: Secret | None = ports.backups.read(backup, entry) if entry.file is not None else None
+    data = ports.backups.read(backup, entry)
     ownership = Ownership(entry.uid, entry.gid) if data is not None else Ownership()
     await put(ports, entry.path, data, mode=entry.mode, ownership=ownership, replaces=current)
 

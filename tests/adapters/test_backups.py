@@ -235,10 +235,16 @@ def test_a_damaged_backup_is_refused(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_an_entry_without_a_file_cannot_be_read(backups: BackupDirectory) -> None:
+def test_an_entry_without_a_file_is_read_as_that_but_only_where_nobody_else_could_have_made_it_so(
+    directory: Path, backups: BackupDirectory
+) -> None:
     backup = take(backups, 1, files=[copy_of("/opt/app/new.env", None)])
-    with pytest.raises(LiveFileError, match="cannot be read"):
-        backups.read(backup, backup.entries[0])
+    assert backups.read(backup, backup.entries[0]) is None
+    for place in (directory, directory / "production", directory / "production" / backup.id):
+        place.chmod(0o770)
+        with pytest.raises(LiveFileError, match="others may enter"):
+            backups.read(backup, backup.entries[0])
+        place.chmod(0o700)
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_a_parent_that_somebody_else_makes_in_the_same_instant_is_theirs(
     mkdir = os.mkdir
 
     def second(name: str, mode: int, *, dir_fd: int) -> None:
-        mkdir(name, 0o711, dir_fd=dir_fd)
+        mkdir("config", 0o711, dir_fd=dir_fd)
         mkdir(name, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "mkdir", second)
@@ -728,11 +728,12 @@ def test_a_directory_that_is_made_is_on_disk_before_the_file_in_it(root: Path, t
     done = traced(["-y", "-o", str(log), "-e", f"trace={calls}"], str(root), path, NEW.decode())
     assert done.returncode == 0, done.stderr.decode()
     order = re.findall(rf"(\w+)\(\d+<{re.escape(str(root))}(\S*?)>", log.read_text())
-    file = next(name for _, name in order if "reconciler-" in name)
+    made, file = dict.fromkeys(name for _, name in order if "reconciler-" in name)
     assert order == [
         ("mkdirat", ""),
-        ("fchown", "/config"),
-        ("fchmod", "/config"),
+        ("fchown", made),
+        ("fchmod", made),
+        ("renameat2", ""),
         ("fsync", ""),
         ("fchown", file),
         ("fchmod", file),
@@ -775,6 +776,18 @@ def test_killed_at_any_instant_the_file_is_whole_and_what_is_left_is_found(
     for path in found:
         remove(host, Path(path), seen(host, Path(path)))
     assert names(root) == ["api.env"]
+
+
+@pytest.mark.usefixtures("strace")
+@pytest.mark.parametrize("call", ["fchown", "fchmod", "renameat2", "fsync"])
+def test_killed_while_a_directory_is_made_it_is_made_whole_the_next_time(root: Path, call: str) -> None:
+    path = str(root / "config" / "api.env")
+    inject = f"inject={call}:signal=SIGKILL:when=1"
+    traced(["-o", "/dev/null", "-e", f"trace={call}", "-e", inject], str(root), path, NEW.decode())
+    assert (root / "config").exists() is (call == "fsync")
+    assert traced(["-o", "/dev/null", "-e", "trace=fsync"], str(root), path, NEW.decode()).returncode == 0
+    assert names(root) == ["config"]
+    assert mode_of(root / "config") == 0o755
 
 
 @pytest.mark.usefixtures("strace")

@@ -443,7 +443,7 @@ def read_all(path: Path) -> None:
 def test_a_damaged_file_says_what_to_do_and_is_left_alone(path: Path, damage: Callable[[bytes], bytes]) -> None:
     path.write_bytes(damage(filled(path)))
     before, descriptors = path.read_bytes(), len(os.listdir("/proc/self/fd"))
-    with pytest.raises(StoreError, match=r"damaged.*move the file away and start again.*first contact") as error:
+    with pytest.raises(StoreError, match=r"damaged.*move it away.*start again.*first contact") as error:
         read_all(path)
     assert error.value.where == str(path)
     assert path.read_bytes() == before
@@ -557,7 +557,7 @@ def test_a_read_only_disk_is_not_called_damage(tmp_path: Path) -> None:
         with contextlib.closing(SqliteStore(str(disk / "state.db"))) as store:
             store.begin(run_of())
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with pytest.raises(StoreUnavailableError, match="Make state_dir writable"):
+        with pytest.raises(StoreUnavailableError, match=r"Make state_dir.* writable"):
             SqliteStore(str(disk / "state.db")).begin(run_of("r2"))
 
 

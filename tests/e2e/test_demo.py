@@ -29,6 +29,7 @@ CHAPTERS = [
     "What can be seen afterwards",
     "Somebody edits config/worker.env on the server: LOG_LEVEL by hand",
     "A person reverts the merge in git",
+    "Somebody merges a bad value: DATABASE_URL in api.env",
     "What was made",
 ]
 
@@ -121,13 +122,15 @@ def test_demo_recreates_one_service_and_leaves_nothing_unless_it_is_to_be_kept(
     plain, kept = start(), start("--keep")  # at the same time: neither is in the other's way
 
     text = plain.told()
-    assert_story(text)
+    assert_story(text, CHAPTERS)
     fates = re.findall(r"^ +(\w+) +(recreated|untouched)", text, re.MULTILINE)
-    once = [("api", "untouched"), ("nginx", "untouched"), ("scheduler", "untouched"), ("worker", "recreated")]
-    assert fates == once + once  # after the merge; after the revert
+    once = {"api": "untouched", "nginx": "untouched", "scheduler": "untouched", "worker": "recreated"}
+    broken = {**once, "api": "recreated", "worker": "untouched"}
+    assert fates == [*once.items(), *once.items(), *broken.items()]  # after the merge; its revert; the bad value
+    assert_rolled_back(text.partition(CHAPTERS[-2])[2])
     assert_nothing_left(plain)
 
-    assert_story(kept.told())
+    assert_story(kept.told(), CHAPTERS)
     assert_kept_as_told(kept)
 
 
@@ -136,7 +139,7 @@ def test_demo_on_files_alone_tells_the_same_story_and_leaves_nothing(start: Call
     demo = start("--files-only")
 
     text = demo.told()
-    assert_story(text)
+    assert_story(text, [chapter for chapter in CHAPTERS if "a bad value" not in chapter])
     assert "docker compose" not in text
     assert_nothing_left(demo)
 
@@ -153,8 +156,20 @@ def test_demo_that_is_interrupted_takes_away_what_it_has_made(start: Callable[..
         assert demo.processes() == {}
 
 
-def assert_story(text: str) -> None:
-    assert chapters(text) == CHAPTERS
+def assert_rolled_back(chapter: str) -> None:
+    """The history, git and the metrics all tell of it, and the last look finds everything well."""
+    history, _, later = chapter.partition("git pull && git log -1")
+    assert "rolled_back" in history
+    assert "api is unhealthy" in history
+    assert 'Revert "Move the database to the new server"' in later
+    assert "Reconciler-Rollback-Environment: production" in later
+    for kind in ("local", "git"):
+        assert f'rollback_total{{environment="production",kind="{kind}",result="ok"}} 1.0' in later
+    assert re.search(r"\$ reconciler status\n +production in_sync", later)
+
+
+def assert_story(text: str, expected: list[str]) -> None:
+    assert chapters(text) == expected
     values = re.findall(r"^ +WORKER_CONCURRENCY=(\d+)$", text, re.MULTILINE)
     assert values == ["12", "8"]  # after the merge; after the revert
     assert "MADE_BY_HAND is gone from the live file" in text

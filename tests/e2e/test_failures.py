@@ -6,12 +6,14 @@ The cases are in tests/support/failures.py. Each begins with a live file that wa
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import output
 from tests.support.failures import ENVIRONMENT_FAILURES, FAILURES, SERVER_FAILURES, Failure, Site, fill, sites
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
@@ -20,7 +22,8 @@ ERRORS = Path(__file__).parents[2] / "docs" / "errors.md"
 Completed = subprocess.CompletedProcess[str]
 
 SURVIVED = [failure.parameter for failure in SERVER_FAILURES if failure.result == "in_sync"]
-IN_THE_DAEMON = ("not-encrypted", "live-path-is-a-directory", "disk-full")
+ONLY_WRITING_TELLS = ("disk-full", "read-only-disk", "no-write-access", "disk-error")
+IN_THE_DAEMON = ("not-encrypted", "live-path-is-a-directory", *ONLY_WRITING_TELLS)
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_a_broken_environment_is_told_and_left_alone_and_the_other_goes_on(failu
     before = tree(*broken.server.app.glob("broken*"))
 
     plan = run(broken, "plan")
-    if failure.id != "disk-full":  # only writing tells
+    if failure.id not in ONLY_WRITING_TELLS:
         assert plan.returncode == 1
         assert_told(failure, broken, said(plan))
     assert tree(*broken.server.app.glob("broken*")) == before
@@ -184,7 +187,8 @@ def test_the_daemon_logs_the_reason_goes_on_and_recovers_by_itself(failure: Fail
     broken, healthy = pair
     server, result = broken.server, str(failure.result)
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
-    with server.daemon() as daemon:
+    broken.obey_modes()
+    with server.daemon(**broken.faults.variables) as daemon:
         failure.happens(broken)
         eventually(lambda: ended(daemon, "broken", result) >= 1, timeout=30)
         told = passes(daemon, "broken")[-1]
@@ -243,22 +247,64 @@ def test_between_two_polls_the_daemon_still_knows_that_git_is_gone(site: Site) -
         assert server.cli("status").returncode == 0
 
 
+def full(site: Site, place: Path) -> Callable[[], object]:
+    fill(place)
+    return (place / "filler").unlink
+
+
+def read_only(site: Site, place: Path) -> Callable[[], object]:
+    output("mount", "-o", "remount,ro", place)
+    return lambda: output("mount", "-o", "remount,rw", place)
+
+
+def forbidden(site: Site, place: Path) -> Callable[[], object]:
+    directories = [one for one in (place, *place.rglob("*")) if one.is_dir() and one.name in ("backups", "production")]
+    for directory in directories:
+        directory.chmod(0o500)
+    return lambda: [directory.chmod(0o700) for directory in directories]
+
+
+def broken_disk(site: Site, place: Path) -> Callable[[], object]:
+    site.faults.fail_disk(place)
+    return site.faults.mend_disk
+
+
 @pytest.mark.root
-def test_the_daemon_writes_nothing_that_it_cannot_back_up_first(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("which", "breaks", "why"),
+    [
+        pytest.param("", full, "ree ", id="state full"),  # free some space
+        pytest.param("", forbidden, "Permission denied", id="no access to the state"),
+        pytest.param("", broken_disk, "Input/output error", id="disk error in the state"),
+        pytest.param("backups", full, "No space left", id="backups full"),
+        pytest.param("backups", read_only, "Read-only file system", id="backups read-only"),
+    ],
+)
+def test_the_daemon_writes_nothing_that_it_cannot_back_up_first(
+    site: Site, which: str, breaks: Callable[[Site, Path], Callable[[], object]], why: str
+) -> None:
     server = site.server
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
+    place = server.state / which
     server.state.mkdir(mode=0o700)
-    site.mount(server.state, "4m")
-    with server.daemon() as daemon:
-        fill(server.state)
+    place.mkdir(mode=0o700, exist_ok=True)
+    site.mount(place, "4m")
+    site.obey_modes()
+    with server.daemon(**site.faults.variables) as daemon:
+        backups = server.json("backups")
+        mend = breaks(site, place)
         site.live.write_bytes(b"TOKEN=by-hand\n")
         eventually(lambda: passes(daemon, "production")[-1]["result"] == "failed", timeout=30)
-        assert "ree " in str(passes(daemon, "production")[-1]["reason"])  # free some space
+        told = passes(daemon, "production")[-1]
+        assert re.search(why, str(told["reason"]))
+        assert str(server.state) in str(told["reason"])
+        assert told["retry"]
         assert site.live.read_bytes() == b"TOKEN=by-hand\n"
 
-        (server.state / "filler").unlink()
+        mend()
         eventually(lambda: passes(daemon, "production")[-1]["result"] == "corrected", timeout=30)
         assert site.live.read_bytes() == site.plaintext(1)
+        assert len(server.json("backups")) == len(backups) + 1
 
 
 @pytest.mark.parametrize("secret", [None, b"", b"\n"], ids=["missing", "empty", "blank"])

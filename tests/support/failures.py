@@ -7,6 +7,7 @@ check that docs/errors.md has a section for each.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ import yaml
 
 from tests.support.age_key import make_age_key
 from tests.support.commands import output
+from tests.support.faults import Faults, make_faults
 from tests.support.https import refusing_server
 from tests.support.server import Server
 
@@ -74,7 +76,21 @@ class Site:
         """Commit files of the environment as they are; None deletes one."""
         return self.server.remote.commit({f"envs/{self.environment}/{name}": data for name, data in files.items()})
 
-    # --- a disk that is full ---
+    # --- a disk that is full, broken, or not ours ---
+
+    @property
+    def faults(self) -> Faults:
+        """Those of every later command."""
+        faults = make_faults(self.server.root / "faults")
+        self.variables |= faults.variables
+        return faults
+
+    def obey_modes(self) -> None:
+        """Have every later command, also if it is root's, write only where the mode of a file or directory says so."""
+        if os.geteuid() != 0:
+            return
+        without = "-dac_override,-dac_read_search"
+        self.server.started_by = ("setpriv", "--bounding-set", without, "--inh-caps", without)
 
     def mount(self, directory: Path, size: str) -> None:
         """A small file system of its own for what is in ``directory``."""
@@ -272,6 +288,35 @@ def _disk_has_room(site: Site) -> None:
     (site.directory / "filler").unlink()
 
 
+def _disk_read_only(site: Site) -> None:
+    site.mount(site.directory, "64k")
+    output("mount", "-o", "remount,ro", site.directory)
+    site.commit(2)
+
+
+def _disk_writable(site: Site) -> None:
+    output("mount", "-o", "remount,rw", site.directory)
+
+
+def _no_access(site: Site) -> None:
+    site.obey_modes()
+    site.directory.chmod(0o555)
+    site.commit(2)
+
+
+def _access(site: Site) -> None:
+    site.directory.chmod(0o755)
+
+
+def _disk_error(site: Site) -> None:
+    site.faults.fail_disk(site.directory)
+    site.commit(2)
+
+
+def _disk_well(site: Site) -> None:
+    site.faults.mend_disk()
+
+
 def fill(directory: Path) -> None:
     """Take all the space of the file system, in a file named filler."""
     with (directory / "filler").open("wb", buffering=0) as filler:
@@ -405,6 +450,46 @@ def _database_moved_away(site: Site) -> None:
     """What was live is no longer known to be ours: the person says that it may be replaced."""
     (site.server.state / "state.db").unlink()
     site.commit(3, on_first_contact="take_over")
+
+
+def _database_empty(site: Site) -> None:
+    (site.server.state / "state.db").write_bytes(b"")
+    site.commit(2)
+
+
+def _database_log_alone(site: Site) -> None:
+    (site.server.state / "state.db").rename(site.server.root / "state.db.away")
+    (site.server.state / "state.db-wal").write_bytes(b"the last changes of that database")
+    site.commit(2)
+
+
+def _database_back(site: Site) -> None:
+    (site.server.state / "state.db-wal").unlink()
+    (site.server.root / "state.db.away").rename(site.server.state / "state.db")
+
+
+def _digest_key_lost(site: Site) -> None:
+    (site.server.state / "digest.key").rename(site.server.root / "digest.key.away")
+    site.commit(2)
+
+
+def _digest_key_replaced(site: Site) -> None:
+    _digest_key_lost(site)
+    (site.server.state / "digest.key").write_bytes(b"another key of the right size 32")
+
+
+def _digest_key_back(site: Site) -> None:
+    (site.server.root / "digest.key.away").rename(site.server.state / "digest.key")
+
+
+def _state_read_only(site: Site) -> None:
+    site.mount(site.server.state, "4m")
+    output("mount", "-o", "remount,ro", site.server.state)
+    site.commit(2)
+
+
+def _state_writable(site: Site) -> None:
+    output("mount", "-o", "remount,rw", site.server.state)
 
 
 def _state_disk_full(site: Site) -> None:
@@ -592,6 +677,40 @@ ENVIRONMENT_FAILURES = (
         marks=("root",),
     ),
     Failure(
+        "read-only-disk",
+        _disk_read_only,
+        _disk_writable,
+        what="cannot write the live file (Read-only file system)",
+        where="{root}/app/",
+        next_step="remount it read-write; it is tried again",
+        result="failed",
+        retried=True,
+        heals_to=2,
+        marks=("root",),
+    ),
+    Failure(
+        "no-write-access",
+        _no_access,
+        _access,
+        what="cannot write the live file (Permission denied)",
+        where="{root}/app/",
+        next_step="give its user write access to the directory; it is tried again",
+        result="failed",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
+        "disk-error",
+        _disk_error,
+        _disk_well,
+        what="cannot write the live file (Input/output error)",
+        where="{root}/app/",
+        next_step="The disk reports an error (dmesg); it is tried again",
+        result="failed",
+        retried=True,
+        heals_to=2,
+    ),
+    Failure(
         "missing-engine",
         _engine_gone,
         _third,
@@ -739,8 +858,58 @@ SERVER_FAILURES = (
         _database_moved_away,
         what="the state database is damaged",
         where="state.db:",
-        next_step="move the file away",
+        next_step="move it away with state.db-wal and state.db-shm, and start again",
         result=None,
+    ),
+    Failure(
+        "empty-database",
+        _database_empty,
+        _database_moved_away,
+        what="the state database is damaged (it is empty)",
+        where="state.db:",
+        next_step="move it away with state.db-wal and state.db-shm, and start again",
+        result=None,
+    ),
+    Failure(
+        "log-without-database",
+        _database_log_alone,
+        _database_back,
+        what="belongs to a state database that is gone",
+        where="state.db-wal:",
+        next_step="Put the database back, or move this file away too",
+        result=None,
+        heals_to=2,
+    ),
+    Failure(
+        "digest-key-lost",
+        _digest_key_lost,
+        _digest_key_back,
+        what="the digest key is gone",
+        where="digest.key:",
+        next_step="Put the right one back from a backup of the machine",
+        result=None,
+        heals_to=2,
+    ),
+    Failure(
+        "digest-key-replaced",
+        _digest_key_replaced,
+        _digest_key_back,
+        what="this is not the digest key that state.db was made with",
+        where="digest.key:",
+        next_step="Put the right one back from a backup of the machine",
+        result=None,
+        heals_to=2,
+    ),
+    Failure(
+        "state-read-only",
+        _state_read_only,
+        _state_writable,
+        what="(Read-only file system)",
+        where="{root}/state",
+        next_step="Make the state directory writable",
+        result=None,
+        heals_to=2,
+        marks=("root",),
     ),
     Failure(
         "state-disk-full",

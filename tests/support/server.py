@@ -34,6 +34,7 @@ class Server:
     app: Path
     remote: GitRemote
     key: AgeKey
+    started_by: tuple[str, ...] = ()  # a program that starts the command, with its arguments
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,8 +104,8 @@ class Server:
         self, *arguments: str, timeout: float = 60, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run the installed command with this server's file."""
-        env = {**self._environment(), **(environment or {})}
-        done = run(COMMAND, *arguments, env=env, timeout=timeout)
+        env = {**self.variables(), **(environment or {})}
+        done = run(*self.started_by, COMMAND, *arguments, env=env, timeout=timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def start(
@@ -115,8 +116,10 @@ class Server:
         **files: Any,
     ) -> subprocess.Popen[bytes]:
         """Start the installed command with this server's file and go on; the caller ends it. ``files`` as for Popen."""
-        env = {**self._environment(), **(environment or {})}
-        return subprocess.Popen([COMMAND, *arguments], env=env, stdin=stdin, start_new_session=True, **files)
+        env = {**self.variables(), **(environment or {})}
+        return subprocess.Popen(
+            [*self.started_by, COMMAND, *arguments], env=env, stdin=stdin, start_new_session=True, **files
+        )
 
     def json(self, *arguments: str) -> Any:
         """The command's --json output, whatever its exit code."""
@@ -141,7 +144,8 @@ class Server:
         entries = json.loads((directory / "manifest.json").read_text())["entries"]
         return {one["source"]: (directory / one["file"]).read_bytes() if one["file"] else None for one in entries}
 
-    def _environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
+        """The environment of its commands."""
         kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("DOCKER_")}
         return {**kept, "HOME": str(self.root), "RECONCILER_CONFIG": str(self.config), "COLUMNS": "200"}
 

@@ -62,6 +62,23 @@ class Sshd:
         """The git URL of the repository at ``path``."""
         return f"ssh://{self.user}@{self.host}:{self.port}{path}"
 
+    def let_in(self, key: Path, *, read_only: bool = False) -> None:
+        """Accept the key too, or in future only for git's reading, as a forge's read-only deploy key."""
+        public = key.with_name(f"{key.name}.pub").read_text()
+        others = [line for line in self._authorized_keys.read_text().splitlines(True) if public not in line]
+        gate = self.directory / "read_only"
+        gate.write_text(
+            '#!/bin/sh\ncase "$SSH_ORIGINAL_COMMAND" in git-upload-pack*) exec sh -c "$SSH_ORIGINAL_COMMAND";; esac\n'
+            'echo "ERROR: The key you are authenticating with has been marked as read only." >&2\nexit 1\n'
+        )
+        gate.chmod(0o755)
+        options = f'restrict,command="{gate}" ' if read_only else ""
+        self._authorized_keys.write_text("".join((*others, options + public)))
+
+    @property
+    def _authorized_keys(self) -> Path:
+        return self.directory / "authorized_keys"
+
     def start(self) -> None:
         """Start it, again on the same port if it ran before. Raises AssertionError with its log."""
         fixed = self.port != 0

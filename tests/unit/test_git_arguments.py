@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.adapters import git, git_command, git_objects, git_trouble
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model import Blob
+from reconciler.core.model import Blob, RevertOrder
 
 SECRET = "glpat-0123456789"  # stands for a token
 
@@ -464,3 +464,112 @@ def test_importing_gitpython_leaves_the_environment_alone() -> None:
     assert "git" in sys.modules
     assert "GIT_PYTHON_REFRESH" not in os.environ
     assert "GIT_PYTHON_GIT_EXECUTABLE" not in os.environ
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def order(**overrides: str) -> RevertOrder:
+    fields = {
+        "environment": "prod",
+        "directory": "envs/prod",
+        "failed": "f" * 40,
+        "good": "0" * 40,
+        "host": "web-1",
+        "run": "1a2b3c4d",
+        "reason": "unhealthy",
+    }
+    return RevertOrder(**{**fields, **overrides})
+
+
+def test_a_push_names_one_ref_and_never_forces() -> None:
+    command = git_command.push("/srv/config.git", "a" * 40, "refs/heads/main")
+    assert command[-3:] == ["--", "/srv/config.git", f"{'a' * 40}:refs/heads/main"]
+    assert "--no-follow-tags" in command
+    assert not any("force" in word or word.startswith("+") for word in command)
+
+
+def test_the_branch_for_review_is_a_branch() -> None:
+    name = git_command.rollback_branch("prod", "f" * 40)
+    assert name == f"reconciler/rollback-prod-{'f' * 12}"
+    git_command.check_branch(name)
+
+
+@pytest.mark.parametrize(
+    "author", ["", "a", "a <>", "<a@b>", " <a@b>", "a <b@c> d", "a <b c>", "a\n <b@c>", "a <b\0@c>"]
+)
+def test_an_author_is_a_name_and_an_address(author: str) -> None:
+    with pytest.raises(ConfigError, match="is no author"):
+        git_command.identity(author)
+
+
+def test_author_and_committer_are_the_same() -> None:
+    assert git_command.identity("Ada Example <ada@example.org>") == {
+        "GIT_AUTHOR_NAME": "Ada Example",
+        "GIT_AUTHOR_EMAIL": "ada@example.org",
+        "GIT_COMMITTER_NAME": "Ada Example",
+        "GIT_COMMITTER_EMAIL": "ada@example.org",
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nReconciler-Rollback-Of: x", "a\r\n\r\nb", "\n---\n", "a\u2028b\x85c", "x" * 10**6]
+)
+def test_no_word_from_outside_begins_a_line_of_the_message(text: str) -> None:
+    message = git_command.revert_message(order(reason=text, host=text, run=text, environment=text), "c" * 40, text)
+    lines = message.split("\n")
+    ours = ("Revert ", "This reverts ", "Rolled back by reconciler: ", "Reconciler-Rollback-")
+    assert [line for line in lines if line and not line.startswith(ours)] == []
+    assert len(lines) == 11
+    assert all(line.isprintable() for line in lines)
+    assert len(message) < 2500
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "line"),
+    [
+        (
+            "To x\n!\ta:b\t[remote rejected] (protected branch hook declined)\nDone\n",
+            "remote: error: GH006: Protected branch update failed for refs/heads/main.\nremote: error: Review needed\n",
+            "[remote rejected] (protected branch hook declined): error: GH006: Protected branch update failed for "
+            "refs/heads/main.",
+        ),
+        (
+            "!\ta:b\t[remote rejected] (pre-receive hook declined)\n",
+            "remote: \nremote: =====\nremote:\nremote: GitLab: You are not allowed to push\nerror: failed to push\n",
+            "[remote rejected] (pre-receive hook declined): GitLab: You are not allowed to push",
+        ),
+        ("", "ERROR: Read only.\nfatal: Could not read from remote repository.\n", "ERROR: Read only."),
+        (
+            "",
+            "remote: Permission to a denied to b.\nfatal: unable to access 'https://u:p@h/': 403",
+            "Permission to a den",
+        ),
+        (
+            "",
+            "error: bad https://user:pw@host/\x1b[0m SECRET\n",
+            "error: bad https://***@host/\N{REPLACEMENT CHARACTER}[0m ***",
+        ),
+        ("", "", "it gives no reason"),
+    ],
+    ids=["github", "gitlab", "bare", "http", "masked", "silent"],
+)
+def test_the_servers_own_reason_is_found(stdout: str, stderr: str, line: str) -> None:
+    assert git_trouble.refusing_line(stdout, stderr, "SECRET").startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "refused"),
+    [
+        ("ERROR: Read only.\nfatal: Could not read from remote repository.", True),
+        ("git@host: Permission denied (publickey).\nfatal: Could not read from remote repository.", True),
+        ("fatal: unable to access 'https://h/': The requested URL returned error: 403", True),
+        ("ssh: connect to host h port 22: Connection refused\nfatal: Could not read from remote repository.", False),
+        ("Host key verification failed.\nfatal: Could not read from remote repository.", False),
+        ("fatal: the remote end hung up unexpectedly", False),
+        ("fatal: something nobody has seen before", False),
+        ("", False),
+    ],
+)
+def test_a_server_that_says_no_is_told_from_one_that_is_gone(stderr: str, refused: bool) -> None:
+    assert git_trouble.means_refused(stderr) is refused

@@ -96,6 +96,16 @@ def test_running_late_may_outlast_the_timeout() -> None:
     assert look((80, [NEW]), (95, [NEW])).verdict is Verdict.HEALTHY
 
 
+@pytest.mark.parametrize("code", [137, 143])
+def test_a_service_that_is_stopped_from_outside_blames_nobody_at_once(code: int) -> None:
+    """The engine itself may be ending: the next look then finds none."""
+    stopped = replace(NEW, state="exited", exit_code=code)
+    report = look((1, [stopped]))
+    assert (report.verdict, report.reason) == (Verdict.WAIT, f"api is stopped (exit code {code})")
+    assert look((1, [stopped]), (90, [stopped])).verdict is Verdict.FAILED
+    assert look((1, [replace(stopped, out_of_memory=True)])).verdict is Verdict.FAILED
+
+
 # --- failures ---
 
 

@@ -276,6 +276,19 @@ def test_an_environment_may_have_no_files(text: str) -> None:
     assert read(text).targets == ()
 
 
+def test_the_paths_checks_and_health_of_another_hosts_stack_are_its_own() -> None:
+    health = "{http: [{url: http://db.example.org/}]}"
+    other = f"{{directory: /srv/db, hosts: [web-2], health: {health}, targets: {{db.conf: {{check: pg}}}}}}"
+    assert read(f"stacks: {{db: {other}}}").stacks == ()
+    here = other.replace("web-2", SERVER.host)
+    assert len(refusal(f"stacks: {{db: {here}}}")) == 3
+
+
+def test_a_mistake_in_another_hosts_stack_is_still_told() -> None:
+    (line,) = refusal("stacks: {db: {directory: /srv/db, hosts: [web-2], helth: {}}}")
+    assert "stacks.db.helth" in line
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -220,7 +220,7 @@ def pushing(world: World) -> World:
 
 async def test_a_rollback_ends_with_a_revert_in_git_and_the_history_tells(pushing: World) -> None:
     outcome = await rolled_back(pushing)
-    assert outcome.reason.endswith("reverted in git")
+    assert outcome.reason.endswith("In git: reverted in git")
     ((asked, mode),) = pushing.git_writer.orders
     assert mode is GitRevert.PUSH
     assert (asked.failed[:1], asked.good[:1], asked.host, asked.run) == ("b", "a", "web-1", outcome.run)

@@ -151,6 +151,24 @@ async def test_a_killed_run_that_a_guard_now_stops_is_undone(world: World) -> No
     assert world.store.open_run is None
 
 
+@pytest.mark.parametrize("undone_by", ["rollback", "newer revision"])
+async def test_what_a_killed_run_left_beside_a_file_that_is_no_target_any_more_goes_with_it(
+    world: World, undone_by: str
+) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=2", new="N=2")
+    assert await killed(world, "amend", 2 if undone_by == "rollback" else 0)
+    world.host.put("/opt/app/.new.env.reconciler-1", b"N=2\n")  # ours, under another name
+    world.host.put("/opt/app/.new.env.reconciler-2", b"N=hand\n")
+    if undone_by == "newer revision":
+        world.commit("c", api="A=1", worker="W=3")
+    await one_pass(world)
+    assert [path for path in world.host.files if "reconciler" in path] == []
+    assert b"N=hand\n" in kept(world)
+    assert b"N=2\n" not in kept(world)
+    assert world.live("new") is None
+
+
 async def test_a_first_contact_that_a_person_allowed_stays_allowed_after_a_kill(world: World) -> None:
     world.target_fields = {"on_first_contact": OnFirstContact.HOLD}
     world.host.put("/opt/app/new.env", b"N=hand\n")
@@ -172,6 +190,28 @@ async def test_a_reported_hand_edit_is_left_alone_by_a_resumed_run(world: World)
     outcome = await one_pass(world)
     assert outcome.result is Result.HELD
     assert (world.live("api"), world.live("worker")) == ("A=2", "W=hand")
+
+
+@pytest.mark.parametrize("step", ["write", "model", "amend", "recreate", "finish"])
+async def test_a_resumed_run_may_take_a_variable_away(world: World, step: str) -> None:
+    """The guard against foreign variables was asked before the run began; its file no longer names the key."""
+    world.target_fields = {"allow_shrink": True}
+    world.commit("b", api="B=2", worker="W=1")
+    assert await killed(world, step, 0)
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.compose.running["api"].environment == {"B": "2"}
+
+
+async def test_a_newer_revision_may_take_away_what_a_killed_run_gave_to_a_container(world: World) -> None:
+    world.target_fields = {"allow_shrink": True}
+    world.commit("b", api="B=2", worker="W=1")
+    assert await killed(world, "finish", 0)
+    assert world.compose.running["api"].environment == {"B": "2"}
+    world.commit("c", api="C=3", worker="W=1")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.compose.running["api"].environment == {"C": "3"}
 
 
 # --- the engine or the disk goes away ---

@@ -1,0 +1,230 @@
+"""Backups as a person meets them: listed, checked, kept as long as they are wanted, put back whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.faults import make_faults
+from tests.support.server import Server
+
+CANARY = b"canary-of-the-backups"
+
+
+@pytest.fixture
+def settled(server: Server) -> Server:
+    """Two files at their second revision; the older of the two backups holds that nothing was there."""
+    for number in (1, 2):
+        server.commit(
+            {"a.env": b"A=%d.%s\n" % (number, CANARY), "b.env": b"B=%d.%s\n" % (number, CANARY)},
+            server.plain(["a.env", "b.env"]),
+        )
+        assert server.sync()["result"] == "applied"
+    return server
+
+
+def listed(server: Server) -> list[str]:
+    return [one["backup"] for one in server.json("backups")]
+
+
+def latest(server: Server) -> Path:
+    return server.state / "backups" / "production" / listed(server)[0]
+
+
+def tree(*directories: Path) -> dict[str, tuple[int, bytes | None]]:
+    """Everything below the directories, apart from the database and the lock: mode and bytes."""
+    found = (path for directory in directories for path in directory.rglob("*") if not path.is_socket())
+    return {
+        str(path): (stat.S_IMODE(path.stat().st_mode), path.read_bytes() if path.is_file() else None)
+        for path in found
+        if not path.name.startswith(("state.db", "lock"))
+    }
+
+
+# --- --verify --------------------------------------------------------------------------------------------------------
+
+
+def flipped(backup: Path) -> None:
+    file = backup / "0000-a.env"
+    data = file.read_bytes()
+    file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+
+
+def missing(backup: Path) -> None:
+    (backup / "0000-a.env").unlink()
+
+
+def unreadable(backup: Path) -> None:
+    (backup / "manifest.json").write_text("{")
+
+
+def foreign(backup: Path) -> None:
+    (backup.parent / "foreign").mkdir()
+
+
+def open_to_all(backup: Path) -> None:
+    backup.chmod(0o777)
+
+
+def open_parent(backup: Path) -> None:
+    backup.parent.chmod(0o770)
+
+
+def test_verify_says_that_all_are_well_and_exits_0(settled: Server) -> None:
+    done = settled.cli("backups", "--verify")
+    assert done.returncode == 0
+    assert "2 backup(s) read, 0 damaged" in done.stdout
+    assert [one["problems"] for one in settled.json("backups", "--verify")] == [[], []]
+    assert all("problems" not in one for one in settled.json("backups"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "damaged"),
+    [
+        pytest.param(flipped, "0000-a.env: the backup is damaged", 1, id="a flipped byte"),
+        pytest.param(missing, "0000-a.env: the backup cannot be read (No such file or directory)", 1, id="missing"),
+        pytest.param(unreadable, "its manifest.json cannot be read", 1, id="manifest"),
+        pytest.param(foreign, "its manifest.json cannot be read", 1, id="foreign directory"),
+        pytest.param(open_to_all, "others may enter the backup directory", 1, id="backup open to all"),
+        pytest.param(open_parent, "others may enter the backup directory", 2, id="parent open to a group"),
+    ],
+)
+def test_verify_names_what_is_wrong_shows_no_value_and_exits_1(
+    settled: Server, damage: Callable[[Path], None], what: str, damaged: int
+) -> None:
+    damage(latest(settled))
+    done = settled.cli("backups", "--verify", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert sum(bool(one["problems"]) for one in found) == damaged
+    problems = [problem for one in found for problem in one["problems"]]
+    assert what in problems[0]
+    assert {one["environment"] for one in found} == {"production"}
+
+    shown = settled.cli("backups", "--verify")
+    assert shown.returncode == 1
+    assert f"{len(found)} backup(s) read, {damaged} damaged" in shown.stdout
+    for text in (done.stdout, done.stderr, shown.stdout, shown.stderr):
+        assert CANARY.decode() not in text
+        assert "Traceback" not in text
+    assert settled.cli("backups").returncode == 0
+
+
+def test_a_copy_of_the_backups_in_another_environment_is_checked_as_well(settled: Server) -> None:
+    settled.settings["environment"] = ["production", "staging"]
+    backups = settled.state / "backups"
+    shutil.copytree(backups / "production", backups / "staging")
+    flipped(backups / "staging" / latest(settled).name)
+    found = [(one["environment"], bool(one["problems"])) for one in settled.json("backups", "--verify")]
+    assert sorted(found) == [("production", False), ("production", False), ("staging", False), ("staging", True)]
+    assert settled.cli("backups", "--verify", "--environment", "production").returncode == 0
+
+
+def test_verify_without_any_backup_says_so(server: Server) -> None:
+    server.commit({"a.env": b"A=1\n"}, server.plain(["a.env"]))
+    (server.app / "a.env").touch(0o600)
+    (server.app / "a.env").write_bytes(b"A=1\n")
+    server.sync()
+    done = server.cli("backups", "--verify")
+    assert (done.returncode, done.stdout.strip()) == (0, "no backups yet")
+
+
+# --- restore ---------------------------------------------------------------------------------------------------------
+
+
+def test_restore_of_a_backup_with_one_damaged_file_changes_nothing_at_all(settled: Server) -> None:
+    (latest(settled) / "0001-b.env").write_bytes(b"B=0\n")
+    before = tree(settled.app, settled.state)
+    done = settled.cli("restore", latest(settled).name)
+    assert done.returncode == 1
+    assert "0001-b.env: the backup is damaged" in done.stderr
+    assert "`reconciler backups`" in done.stderr
+    assert CANARY.decode() not in done.stderr
+    assert tree(settled.app, settled.state) == before
+
+    assert settled.cli("restore", latest(settled).name, "--target", "a.env").returncode == 0  # the other one is well
+    assert settled.live("a.env") == b"A=1.%s\n" % CANARY
+
+
+def test_restore_that_cannot_write_the_second_file_takes_the_first_back(settled: Server) -> None:
+    backup, before = latest(settled).name, tree(settled.app)
+    faults = make_faults(settled.root / "faults")
+    faults.fail_disk(settled.app / ".b.env.")
+    done = settled.cli("restore", backup, environment=faults.variables)
+    assert done.returncode == 1
+    assert "b.env: cannot write the live file (Input/output error)" in done.stderr
+    assert tree(settled.app) == before
+    assert settled.cli("restore", backup).returncode == 0
+    assert settled.live("a.env") == b"A=1.%s\n" % CANARY
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707], ids=["group", "world"])
+@pytest.mark.parametrize("which", ["", "production"], ids=["all backups", "the environment's"])
+def test_backups_that_others_may_write_to_are_neither_taken_nor_put_back_until_that_is_mended(
+    settled: Server, which: str, mode: int
+) -> None:
+    oldest = listed(settled)[-1]  # putting it back deletes: no file of it is read
+    directory = settled.state / "backups" / which
+    directory.chmod(mode)
+    before = tree(settled.app, settled.state / "backups")
+    fix = f"chmod 0700 {directory}"
+
+    for done in (settled.cli("restore", oldest), settled.cli("restore", listed(settled)[0])):
+        assert done.returncode == 1
+        assert f"{directory}: others may enter the backup directory" in done.stderr
+        assert fix in done.stderr
+    settled.commit({"a.env": b"A=3\n"})
+    outcome = settled.sync()
+    assert (outcome["result"], outcome["retry"], outcome["exit_code"]) == ("failed", True, 1)
+    assert fix in outcome["reason"]
+    assert tree(settled.app, settled.state / "backups") == before
+
+    directory.chmod(0o700)
+    assert settled.sync()["result"] == "applied"
+    assert settled.cli("restore", oldest).returncode == 0
+    assert not (settled.app / "a.env").exists()
+
+
+def test_a_state_directory_that_others_may_write_to_is_refused(settled: Server) -> None:
+    settled.state.chmod(0o775)
+    for command in (["sync"], ["restore", latest(settled).name]):
+        done = settled.cli(*command)
+        assert done.returncode == 1
+        assert "others may write to the state directory" in done.stderr
+        assert f"chmod 0700 {settled.state}" in done.stderr
+
+
+# --- how long they stay ----------------------------------------------------------------------------------------------
+
+
+def test_old_and_surplus_backups_go_and_the_newest_of_each_path_stays(server: Server) -> None:
+    server.settings["backups"] = {"keep": 2}
+    server.commit({"a.env": b"A=0\n", "b.env": b"B=0\n"}, server.plain(["a.env", "b.env"]))
+    server.sync()
+    server.commit({"b.env": b"B=1\n"})
+    of_b = server.sync()["backup"]
+    for number in range(1, 5):
+        server.commit({"a.env": b"A=%d\n" % number})
+        server.sync()
+    kept: dict[str, Any] = {one["backup"]: [file["source"] for file in one["files"]] for one in server.json("backups")}
+    assert sorted(kept.values()) == [["a.env"], ["a.env"], ["a.env", "b.env"], ["b.env"]]
+    assert of_b in kept
+
+    server.settings["backups"] = {"keep": 50, "max_age": "1s"}
+    for backup in (server.state / "backups" / "production").iterdir():
+        aged(backup)
+    server.commit({"a.env": b"A=9\n"})
+    newest = server.sync()["backup"]
+    assert set(listed(server)) == {newest, of_b}
+
+
+def aged(backup: Path) -> None:
+    """As if it had been taken an hour before."""
+    manifest = json.loads((backup / "manifest.json").read_text())
+    (backup / "manifest.json").write_text(json.dumps({**manifest, "at": manifest["at"] - 3600}))

@@ -1,0 +1,300 @@
+"""SIGKILL at every step of everything that changes something, and what the next process makes of it.
+
+The steps are those of tests/support/killer.py. Where there are hundreds of them, containers are on paper
+(tests/support/paper_engine.py); what Compose and the engine are given is killed on the real ones, below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reconciler.adapters.store import SqliteStore
+from reconciler.core.model import EnvironmentRecord, Result, Run
+from tests.support import paper_engine
+from tests.support.killer import Ended, Killer, killer
+from tests.support.server import ENVIRONMENT, Server
+
+# A live file as it must be seen: its bytes, mode, user and group.
+Facts = tuple[bytes, int, int, int]
+
+OLD = {"api.env": b"MODE=one\nOLDER=1\n", "worker.env": b"JOBS=1\n", "gone.env": b"GONE=1\n"}
+NEW = {"api.env": b"MODE=two\nNEWER=1\n", "worker.env": b"JOBS=2\n", "config/new.env": b"NEW=2\n"}
+BAD = {"api.env": b"MODE=bad\n", "worker.env": b"JOBS=3\n", "config/new.env": b"NEW=3\n"}
+NEXT = {"api.env": b"MODE=four\n", "worker.env": b"JOBS=1\n", "config/new.env": b"NEW=4\n"}
+MODES_WITH_OLD = {"api.env": 0o600, "worker.env": 0o600, "gone.env": 0o600}
+MODES_SINCE = {"api.env": 0o640, "worker.env": 0o600, "config/new.env": 0o644}
+
+MANIFEST = "environment.yaml"
+SHARES = 2  # of the steps, so that two workers can take them
+TWICE = 15  # runs that are killed, and then killed again
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Killer]:
+    with killer() as made:
+        yield made
+
+
+@dataclass(slots=True)
+class Site:
+    """A server whose containers are on paper; each kill begins with everything as ``save`` found it."""
+
+    server: Server
+    killer: Killer
+
+    def commit(self, files: dict[str, bytes]) -> str:
+        """Make these files, and no others, the wanted ones. They are not encrypted: that makes a pass quick."""
+        common = {"encrypted": False, "allow_shrink": True, "prune": True}
+        manifest = self.server.manifest({name: {**common, "mode": f"{modes_of(files)[name]:04o}"} for name in files})
+        wanted = {**dict.fromkeys({*OLD, *NEW} - files.keys()), **files, MANIFEST: yaml.safe_dump(manifest).encode()}
+        return self.server.remote.commit({f"envs/{ENVIRONMENT}/{name}": data for name, data in wanted.items()})
+
+    def sync(self, die_at: int = 0) -> Ended:
+        return self.killer.run(self.server, "sync", "--json", die_at=die_at)
+
+    def restore(self, backup: str, die_at: int = 0) -> Ended:
+        return self.killer.run(self.server, "restore", backup, die_at=die_at)
+
+    # --- beginning again ---
+
+    def save(self) -> None:
+        for directory in (self.server.app, self.server.state):
+            shutil.copytree(directory, self._saved(directory), dirs_exist_ok=True)
+        shutil.copy(self._engine, self._saved(self._engine))
+
+    def back(self) -> None:
+        for directory in (self.server.app, self.server.state):
+            shutil.rmtree(directory)
+            shutil.copytree(self._saved(directory), directory)
+        shutil.copy(self._saved(self._engine), self._engine)
+
+    def _saved(self, path: Path) -> Path:
+        return self.server.root / "saved" / path.name
+
+    # --- what there is ---
+
+    @property
+    def _engine(self) -> Path:
+        return self.server.root / "engine.json"
+
+    @property
+    def live(self) -> dict[str, Facts]:
+        """Every file in the stack's directory, by its path in there."""
+        found = {}
+        for path in sorted(self.server.app.rglob("*")):
+            if path.is_file():
+                facts = path.stat()
+                mode = stat.S_IMODE(facts.st_mode)
+                found[str(path.relative_to(self.server.app))] = (path.read_bytes(), mode, facts.st_uid, facts.st_gid)
+        return found
+
+    @property
+    def running(self) -> dict[str, tuple[dict[str, str], str]]:
+        """Of each service the variables it runs with, and its health."""
+        found = paper_engine.containers(self._engine)
+        return {one.service: (dict(one.environment), one.health) for one in found}
+
+    @property
+    def kept(self) -> set[bytes]:
+        """The bytes of every file in every backup."""
+        directories = (self.server.state / "backups" / ENVIRONMENT).glob("[!.]*")
+        return {path.read_bytes() for one in directories for path in one.iterdir() if path.name != "manifest.json"}
+
+    def remembered(self) -> tuple[tuple[Run, ...], EnvironmentRecord, bool]:
+        """The runs, newest first; what is known of the environment; and whether any service is owed anything."""
+        store = SqliteStore(str(self.server.state / "state.db"))
+        try:
+            return store.runs(ENVIRONMENT), store.environment(ENVIRONMENT), bool(store.owed(ENVIRONMENT))
+        finally:
+            store.close()
+
+    # --- what must hold ---
+
+    def assert_ends(self, ended: Ended, *results: str) -> None:
+        assert ended.outcome["result"] in results, (ended.outcome["result"], ended.outcome["reason"])
+
+    def assert_whole(self, *generations: dict[str, bytes]) -> None:
+        """Every live file is, in bytes, mode and owner, as one of the generations has it; or not there, as in one."""
+        live = self.live
+        for name in {*OLD, *NEW}:
+            known = [facts(files).get(name) for files in generations]
+            assert live.get(name) in known, f"{name} is {live.get(name)}"
+
+    def assert_settled(self, files: dict[str, bytes], *originals: dict[str, bytes]) -> None:
+        """The live files, and what the services run with, are these; nothing else is left, and nothing lost."""
+        assert self.live == facts(files)  # and so no temporary file
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in self.server.app.iterdir() if path.is_dir()}
+        assert set(modes.items()) <= {("config", 0o755)}
+        wanted = {name: paper_engine.variables(files[paper_engine.source_of(name)]) for name in paper_engine.SERVICES}
+        assert self.running == {name: (variables, "healthy") for name, variables in wanted.items()}
+        whole = self.kept | {data for data, *_ in self.live.values()}
+        assert whole >= {data for original in originals for data in original.values()}
+        runs, record, owing = self.remembered()
+        assert [run.id for run in runs if run.result is None] == []
+        assert (record.stopped, record.degraded, owing) == ({}, "", False)
+        hidden = [path.name for path in (self.server.state / "backups").rglob(".*")]
+        assert hidden == [] or len(hidden) == 1, "half a backup goes when the next one is taken"
+
+
+def modes_of(files: dict[str, bytes]) -> dict[str, int]:
+    return MODES_SINCE | MODES_WITH_OLD if "config/new.env" not in files else MODES_WITH_OLD | MODES_SINCE
+
+
+def facts(files: dict[str, bytes]) -> dict[str, Facts]:
+    modes = modes_of(files)
+    return {name: (data, modes[name], os.geteuid(), os.getegid()) for name, data in files.items()}
+
+
+@pytest.fixture
+def site(server: Server, forks: Killer) -> Site:
+    """OLD is applied and running, and in the backup of an earlier change."""
+    made = Site(server, forks)
+    made.commit({name: b"FIRST=1\n" for name in OLD})
+    assert made.sync().outcome["result"] == "applied"
+    paper_engine.start_all(server.root / "engine.json", server.app)
+    made.commit(OLD)
+    assert made.sync().outcome["result"] == "applied"
+    made.save()
+    return made
+
+
+@contextlib.contextmanager
+def telling(killed: Ended) -> Iterator[None]:
+    """Say where it was killed, if what follows fails."""
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(killed.where)
+        raise
+
+
+def steps_of(site: Site, share: int, command: Callable[[int], Ended], every: int = SHARES) -> Iterator[Ended]:
+    """Run the command to its end, and then again and again, killed at one of ``every`` so many steps.
+
+    Yields each killed one. Every run begins with everything as it was.
+    """
+    number = len(command(0).steps)
+    assert number > 20, "the steps are not seen any more"
+    for die_at in range(1 + share, number + 1, every):
+        site.back()
+        ended = command(die_at)
+        assert ended.killed, f"it ended before step {die_at} of {number}"
+        yield ended
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_a_change_killed_at_any_step_is_carried_on_and_loses_nothing(site: Site, share: int) -> None:
+    site.commit(NEW)
+    for killed in steps_of(site, share, site.sync):
+        with telling(killed):
+            site.assert_whole(OLD, NEW)
+            site.assert_ends(site.sync(), "applied", "in_sync")
+            site.assert_ends(site.sync(), "in_sync")
+            site.assert_settled(NEW, OLD)
+            assert site.remembered()[0][0].result is Result.APPLIED
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_a_bad_revision_killed_at_any_step_is_rolled_back(site: Site, share: int) -> None:
+    bad = site.commit(BAD)
+    for killed in steps_of(site, share, site.sync):
+        with telling(killed):
+            site.assert_whole(OLD, BAD)
+            site.assert_ends(site.sync(), "rolled_back", "in_sync")
+            last = site.sync().outcome
+            assert (last["result"], "quarantined" in last["warning"]) == ("in_sync", True)
+            site.assert_settled(OLD, OLD)
+            assert site.remembered()[0][0].result is Result.ROLLED_BACK
+            ran = [one.id for one in site.remembered()[0] if one.revision.commit == bad]
+            assert len(ran) == 1, "it is one run, however often it was killed"
+
+
+def test_a_killed_change_gives_way_to_a_newer_one(site: Site) -> None:
+    then = site.commit(NEW)
+    newer = site.commit(NEXT)
+    branch = site.server.remote.make_branch
+
+    def sync(die_at: int) -> Ended:
+        branch("main", then)
+        try:
+            return site.sync(die_at)
+        finally:
+            branch("main", newer)
+
+    for killed in steps_of(site, 0, sync, every=3):
+        with telling(killed):
+            site.assert_whole(OLD, NEW)
+            site.assert_ends(site.sync(), "applied")
+            site.assert_ends(site.sync(), "in_sync")
+            site.assert_settled(NEXT, OLD)
+
+
+@pytest.mark.parametrize("files", [NEW, BAD], ids=["a good revision", "a bad one"])
+def test_recovery_is_killed_too(site: Site, files: dict[str, bytes]) -> None:
+    site.commit(files)
+    chance = random.Random(7)
+    number = len(site.sync().steps)
+    for _ in range(TWICE):
+        site.back()
+        killed = site.sync(chance.randint(number // 4, number))
+        again = site.sync(chance.randint(1, number // 2))
+        with telling(killed), telling(again):
+            site.assert_whole(OLD, files)
+            site.sync()
+            site.assert_ends(site.sync(), "in_sync")
+            site.assert_settled(OLD if files is BAD else NEW, OLD)
+
+
+def test_a_restore_by_hand_killed_at_any_step_loses_nothing(site: Site) -> None:
+    site.commit(NEW)
+    assert site.sync().outcome["result"] == "applied"
+    backup = site.server.json("backups")[0]["backup"]
+    site.save()
+    for killed in steps_of(site, 0, lambda die_at: site.restore(backup, die_at), every=1):
+        with telling(killed):
+            site.assert_whole(OLD, NEW)
+            assert site.restore(backup).exit_code == 0
+            assert site.live == facts(OLD)
+            site.assert_ends(site.sync(), "corrected", "applied")
+            site.assert_ends(site.sync(), "in_sync")
+            site.assert_settled({**NEW, "gone.env": OLD["gone.env"]}, OLD, NEW)
+
+
+# --- the order of what must be on disk ---
+
+
+def test_what_a_power_cut_must_find_is_on_disk_before_what_relies_on_it(site: Site) -> None:
+    site.commit(NEW)
+    app, backups = str(site.server.app), str(site.server.state / "backups" / ENVIRONMENT)
+    steps = [re.sub(r"\.reconciler-[0-9a-f]{12}", "", step) for step in site.sync().steps]
+
+    def at(step: str) -> int:
+        assert steps.count(step) == 1, f"{step} x{steps.count(step)} in {steps}"
+        return steps.index(step)
+
+    (stored,) = (number for number, step in enumerate(steps) if step.startswith(f"rename {backups}/"))
+    (begun,) = (number for number, step in enumerate(steps) if step.startswith("commit insert-run"))
+    files = [step.removeprefix("create ") for step in steps if step.startswith(f"create {backups}/")]
+    assert len(files) == 1 + len(OLD)
+    assert max(at(f"fsync {file}") for file in files) < stored
+    assert stored - 1 == at(f"fsync {os.path.dirname(files[0])}")
+    assert stored < at(f"fsync {backups}") < begun
+
+    for name, change in (("api.env", "exchange"), ("config/new.env", "appear"), ("worker.env", "exchange")):
+        place = at(f"{change} {app}/{name}")
+        directory, _, file = name.rpartition("/")
+        assert begun < at(f"fsync {os.path.join(app, directory, '.' + file)}") < place
+        assert f"fsync {os.path.join(app, directory).rstrip('/')}" in steps[place : place + 3]
+    owed = steps.index("commit update-run delete-owed insert-owed insert-owed")
+    assert at(f"rename {app}/gone.env") < owed < at("compose up api")

@@ -1,0 +1,273 @@
+"""Runs the installed commands and kills them with SIGKILL at a chosen step.
+
+A step is a moment just before a call that changes something outside the process: each file system call on live files,
+backups and the digest key, each commit of the store, each call of Compose and of the engine, each `git fetch`. What
+lies between two steps changes nothing, so a kill at each step is a kill at every instant that differs from another.
+
+The commands run in children of one process that has everything imported already; this file, run as a program, is that
+process. It wraps what the installed package calls, and is no part of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.server import Server
+
+ROOT = Path(__file__).parents[2]
+
+
+# --- for the tests ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended: the steps it came to (the last one is where it was killed), exit code, what it printed.
+
+    ``exit_code`` is negative for a signal.
+    """
+
+    exit_code: int
+    steps: tuple[str, ...]
+    printed: str
+
+    @property
+    def killed(self) -> bool:
+        return self.exit_code == -signal.SIGKILL
+
+    @property
+    def where(self) -> str:
+        return f"killed before step {len(self.steps)}: {self.steps[-1]}"
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """The only environment's, of a command with --json."""
+        assert self.printed, f"exit code {self.exit_code} and nothing printed, after {self.steps[-3:]}"
+        (found,) = json.loads(self.printed)
+        return dict(found)
+
+
+@dataclass(slots=True)
+class Killer:
+    """The process that the commands are forked from. ``on_paper`` replaces the engine, see ``PaperEngine``."""
+
+    process: subprocess.Popen[bytes]
+
+    def run(self, server: Server, *arguments: str, die_at: int = 0, on_paper: bool = True) -> Ended:
+        """Run a command with this server's file; SIGKILL it before step ``die_at`` (the first is 1; 0: never)."""
+        request = {
+            "arguments": arguments,
+            "variables": server.variables(),
+            "directory": str(server.root),
+            "watched": [str(server.app), str(server.state / "backups"), str(server.state / "digest.key")],
+            "die_at": die_at,
+            "on_paper": on_paper,
+        }
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
+        exit_code = int(self.process.stdout.readline())
+        steps, printed = (server.root / f"killer.{what}" for what in ("steps", "out"))
+        return Ended(exit_code, tuple(steps.read_text().splitlines()), printed.read_text())
+
+
+@contextlib.contextmanager
+def killer() -> Iterator[Killer]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.support.killer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        start_new_session=True,
+    ) as process:
+        yield Killer(process)
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Answer each request, a line of JSON, with the exit code of the command that it names."""
+    _import_everything()
+    for line in sys.stdin:
+        if (child := os.fork()) == 0:
+            _be_the_command(json.loads(line))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _import_everything() -> None:
+    import aiodocker  # noqa: F401
+    import git  # noqa: F401
+
+    import reconciler.app.commands
+    import reconciler.app.config
+    import reconciler.cli.main
+    import reconciler.cli.render
+    import tests.support.paper_engine  # noqa: F401
+
+
+def _be_the_command(request: Mapping[str, Any]) -> None:
+    from reconciler.cli.main import main
+
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    directory = request["directory"]
+    for number, name in ((1, "killer.out"), (2, "killer.err")):
+        os.dup2(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    steps = Steps(f"{directory}/killer.steps", request["die_at"])
+    if request["on_paper"]:
+        _put_on_paper(directory, steps)
+    _watch_files(steps, request["watched"])
+    _watch_store(steps)
+    _watch_processes(steps)
+    _watch_engine(steps)
+    sys.argv = ["reconciler", *request["arguments"]]
+    try:
+        main()
+    except SystemExit as end:
+        sys.stdout.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)
+    finally:
+        os._exit(70)  # never back into serve()
+
+
+class Steps:
+    """Notes each step in a file and, at the chosen one, kills the process."""
+
+    def __init__(self, path: str, die_at: int) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._write = os.write  # not the watched one
+        self._die_at = die_at
+        self._number = 0
+
+    def step(self, what: str) -> None:
+        self._number += 1
+        self._write(self._file, f"{what}\n".encode())
+        if self._number == self._die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _put_on_paper(directory: str, steps: Steps) -> None:
+    from reconciler.app import wiring
+    from tests.support.paper_engine import PaperEngine, QuickClock
+
+    wiring.DockerCompose = lambda *_: PaperEngine(f"{directory}/engine.json", steps.step)  # type: ignore[assignment,misc]
+    wiring.SystemClock = QuickClock  # type: ignore[misc]
+
+
+# Of each call: which of its arguments is the path or descriptor that it changes.
+_FILE_CALLS = ("write", "fsync", "fchown", "fchmod", "rename", "link", "unlink", "mkdir", "rmdir")
+
+
+def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
+    from reconciler.adapters import local_host
+
+    def concerns(path: str | int, directory: int | None) -> str:
+        """The watched path that a call is about; "" where it is about none."""
+        base = "" if directory is None else os.readlink(f"/proc/self/fd/{directory}")
+        full = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.path.join(base, os.fspath(path))
+        return full if full.startswith(tuple(watched)) else ""
+
+    def watching(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watch(path: Any, *arguments: Any, **options: Any) -> Any:
+            if found := concerns(path, options.get("dir_fd", options.get("src_dir_fd"))):
+                steps.step(f"{name} {found}")
+            return call(path, *arguments, **options)
+
+        return watch
+
+    for name in _FILE_CALLS:
+        setattr(os, name, watching(name, getattr(os, name)))
+    opening, renaming = os.open, local_host._rename
+
+    def open_(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_CREAT and (found := concerns(path, options.get("dir_fd"))):
+            steps.step(f"create {found}")
+        return opening(path, flags, *arguments, **options)
+
+    def rename(parent: int, old: str, new: str, flags: int) -> None:
+        steps.step(f"{'exchange' if flags == 2 else 'appear'} {concerns(new, parent)}")
+        renaming(parent, old, new, flags)
+
+    os.open = open_
+    local_host._rename = rename
+
+
+def _watch_store(steps: Steps) -> None:
+    connect = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        changes = ""
+
+        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+            first, _, rest = statement.partition(" ")
+            if first == "COMMIT":
+                steps.step(f"commit{self.changes}")
+            if first in ("BEGIN", "COMMIT"):
+                self.changes = ""
+            elif first in ("INSERT", "UPDATE", "DELETE"):
+                table = rest.removeprefix("OR REPLACE ").removeprefix("INTO ").removeprefix("FROM ").split()[0]
+                self.changes += f" {first.lower()}-{table}"
+            return super().execute(statement, *values)
+
+    sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Connection, **options)  # type: ignore[assignment]
+
+
+def _watch_processes(steps: Steps) -> None:
+    from reconciler.adapters import process
+
+    run, start = process.run, process._start
+
+    def named(argv: Sequence[str]) -> str:
+        """What a command that changes something outside is called; "" for one that only looks."""
+        words = [word for word in argv if not word.startswith("-")]
+        program = os.path.basename(words[0])
+        verbs = {"git": ("fetch", "push"), "docker": ("up", "config")}.get(program, ())
+        return next((f"{program} {verb}" for verb in verbs if verb in words), "")
+
+    async def watched_start(argv: Sequence[str], *arguments: Any, **options: Any) -> Any:
+        started = await start(argv, *arguments, **options)
+        if name := named(argv):
+            steps.step(f"{name}, begun")
+        return started
+
+    async def watched_run(argv: Sequence[str], **options: Any) -> process.Completed:
+        if name := named(argv):
+            steps.step(name)
+        completed = await run(argv, **options)
+        if name:
+            steps.step(f"{name}, ended")
+        return completed
+
+    process._start, process.run = watched_start, watched_run
+
+
+def _watch_engine(steps: Steps) -> None:
+    from reconciler.adapters.compose_engine import Engine
+
+    def watching(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        async def watch(self: Engine, *arguments: Any, **options: Any) -> Any:
+            steps.step(f"engine {name}")
+            return await call(self, *arguments, **options)
+
+        return watch
+
+    for name in ("find", "inspect", "restart", "kill", "rename"):
+        setattr(Engine, name, watching(name, getattr(Engine, name)))
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,131 @@
+"""A Compose port whose containers are lines in a file: they outlive the process, and cost nothing.
+
+For tests that need a thousand passes. What Compose and the engine really do is tested on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reconciler.adapters.clock import SystemClock
+from reconciler.core import dotenv
+from reconciler.core.model import Container, Project, Service, Stack
+from reconciler.core.secret import Secret
+
+SERVICES = ("api", "worker")
+
+
+def source_of(service: str) -> str:
+    """The env file of a service, in the stack's directory."""
+    return f"{service}.env"
+
+
+class PaperEngine:
+    """Two services, api and worker, each with the variables of its own file; MODE=bad makes one unhealthy.
+
+    ``step`` is told before and after each change.
+    """
+
+    def __init__(self, path: str, step: Callable[[str], None]) -> None:
+        self._path = Path(path)
+        self._step = step
+
+    async def close(self) -> None:
+        pass
+
+    async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
+        self._step("compose config")
+        found = {name: variables(_data(f"{stack.directory}/{source_of(name)}", staged or {})) for name in SERVICES}
+        return Project("app", {name: _service(name, found[name]) for name in SERVICES})
+
+    async def project_files(self, stack: Stack) -> frozenset[str]:
+        return frozenset({f"{stack.directory}/compose.yaml"})
+
+    async def environment_files(self, stack: Stack) -> frozenset[str]:
+        return frozenset({f"{stack.directory}/.env"})
+
+    async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
+        self._step("engine inspect")
+        return containers(self._path)
+
+    async def container_ids(self, stack: Stack) -> frozenset[str]:
+        return frozenset(container.id for container in containers(self._path))
+
+    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
+        """One service after the other; one whose variables are the same is left alone unless forced, as Compose does."""
+        for name in services:
+            now = {container.service: container for container in containers(self._path)}
+            wanted = variables(_data(f"{stack.directory}/{source_of(name)}", {}))
+            if force or name not in now or now[name].environment != wanted:
+                self._step(f"compose up {name}")
+                now[name] = _container(name, wanted)
+                _store(self._path, now)
+        self._step("compose up, ended")
+
+    async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None:
+        raise NotImplementedError
+
+    async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None:
+        raise NotImplementedError
+
+
+class QuickClock(SystemClock):
+    """Waiting takes no time, but the clock shows that it has passed."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+
+    def now(self) -> float:
+        return super().now() + self._waited
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._waited
+
+    async def sleep(self, seconds: float) -> None:
+        self._waited += seconds
+
+
+def containers(path: Path) -> tuple[Container, ...]:
+    """The containers there are now."""
+    if not path.exists():
+        return ()
+    return tuple(Container(**facts) for facts in json.loads(path.read_text()).values())
+
+
+def start_all(path: Path, directory: Path) -> None:
+    """As `docker compose up` would, by hand."""
+    _store(path, {name: _container(name, variables((directory / source_of(name)).read_bytes())) for name in SERVICES})
+
+
+def variables(data: bytes) -> dict[str, str]:
+    return dotenv.resolve(data, {})
+
+
+def _data(path: str, staged: Mapping[str, Secret | None]) -> bytes:
+    if path in staged:
+        data = staged[path]
+        return b"" if data is None else data.reveal()
+    return Path(path).read_bytes() if os.path.exists(path) else b""
+
+
+def _service(name: str, environment: Mapping[str, str]) -> Service:
+    definition = json.dumps({"service": {"environment": dict(environment)}})
+    return Service(name, Secret(definition.encode()), environment, has_healthcheck=True)
+
+
+def _container(name: str, environment: Mapping[str, str]) -> Container:
+    health = "unhealthy" if environment.get("MODE") == "bad" else "healthy"
+    identity = os.urandom(8).hex()
+    return Container(identity, name, "running", health, started_at=identity, environment=dict(environment))
+
+
+def _store(path: Path, found: Mapping[str, Container]) -> None:
+    data: dict[str, Any] = {name: dataclasses.asdict(container) for name, container in found.items()}
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(data))
+    new.rename(path)
