@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.run import Tools, open_all
-from reconciler.app.checks.survey import MANIFEST, Environment, Source, Survey, survey
+from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey
 from reconciler.app.checks.values import Opened
+from reconciler.app.manifest import outlines
 from reconciler.core import dotenv
 from reconciler.core.envdiff import CipherChange, compare
 from reconciler.core.model import Format, KeyChange, Parser
@@ -56,9 +57,12 @@ async def difference(
     base: str, head: str, trees: tuple[Tree, Tree], directory: str, tools: Tools, only: Sequence[str]
 ) -> Difference:
     """Given two commits and what each holds below ``directory``, return what changed from the first to the second."""
-    first, second = surveys = [survey(tree, directory, parse_yaml=tools.parse_yaml) for tree in trees]
+    changed = _changed(*trees)
+    first, second = surveys = [
+        survey(_concerned(tree, changed), directory, parse_yaml=tools.parse_yaml) for tree in trees
+    ]
     before, after = ({source.path: source for source in one.sources} for one in surveys)
-    paths = [path for path in _changed(*trees) if not only or path.partition("/")[0] in only]
+    paths = [path for path in changed if not only or path.partition("/")[0] in only]
     manifests = {f"{environment.name}/{MANIFEST}" for one in surveys for environment in one.environments}
     files = [
         _file(trees, path, before.get(path), after.get(path))
@@ -85,6 +89,19 @@ def _changed(old: Tree, new: Tree) -> list[str]:
     return sorted(
         path for path in every if old.files.get(path) != new.files.get(path) or old.odd.get(path) != new.odd.get(path)
     )
+
+
+def _concerned(tree: Tree, changed: Sequence[str]) -> Tree:
+    """The part of a tree that can tell anything of the change: files of a changed one's name, in any environment, and
+    what is no source. Not reading the others halves the time."""
+    names = {path.partition("/")[2] for path in changed}
+    environments = {path.partition("/")[0] for path in tree.files if path.endswith(f"/{MANIFEST}")}
+
+    def concerns(path: str) -> bool:
+        top, _, name = path.partition("/")
+        return top not in environments or name in names or name == MANIFEST
+
+    return Tree({path: data for path, data in tree.files.items() if concerns(path)}, tree.odd)
 
 
 def _status(trees: tuple[Tree, Tree], path: str) -> str:
@@ -154,11 +171,11 @@ def _targets(old: Survey, new: Survey, only: Sequence[str]) -> Iterator[tuple[st
 
 
 def _named(found: Survey) -> set[tuple[str, str]]:
-    return {(environment.name, source) for environment in found.environments for source in _sources_of(environment)}
-
-
-def _sources_of(environment: Environment) -> list[str]:
-    return [source.name for source in environment.sources if source.outline is not None]
+    return {
+        (environment.name, outline.source)
+        for environment in found.environments
+        for outline in (outlines(environment.manifest) if environment.manifest else ())
+    }
 
 
 # --- contracts, and values where there is a key ---

@@ -34,6 +34,7 @@ _VALUE_TYPES = {
 _VARIABLE = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
 _CERTAINLY_A_NAME = re.compile(r"[A-Z_][A-Z0-9_.\-]{0,63}|[a-z_][a-z0-9_.\-]{0,63}")
 _CONFLICT_MARKER = re.compile(r"^(?:<{7}|\|{7}|>{7})(?: .*)?$", re.MULTILINE)
+_CONFLICT_SIGNS = ("<<<<<<<", "|||||||", ">>>>>>>")  # looked for first: that is much faster
 _YAML_COMMENT = re.compile(r"(?:^|(?<=[ \t]))#(.*)$", re.MULTILINE)
 _TOP_LEVEL_KEY = re.compile(r"^(?:  |\t)?[\"']?([A-Za-z_][\w.\-]*)[\"']?:", re.MULTILINE)
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ufeff\ud800-\udfff]")
@@ -153,7 +154,7 @@ def read(
     text = _decoded(data)
     if text is None:
         _refuse_undecodable(name, data)
-    if marker := _CONFLICT_MARKER.search(text):
+    if any(sign in text for sign in _CONFLICT_SIGNS) and (marker := _CONFLICT_MARKER.search(text)):
         raise BadCiphertextError(
             "a merge conflict is not resolved",
             where=_at(name, _line_at(text, marker.start())),

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from reconciler.core import ciphertext, dotenv, rules
 from reconciler.core.rules import Finding, Rule
 
-_MARKER = re.compile(r"^(?:<{7}|\|{7}|={7}|>{7})(?: .*)?\r?$", re.MULTILINE)
 _CERTAIN_MARKER = re.compile(r"^(?:<{7}|>{7})(?: .*)?\r?$", re.MULTILINE)
 _PRIVATE_KEY = re.compile(
     r"AGE-SECRET-KEY-1[0-9A-Z]{10,}|-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", re.ASCII
@@ -30,6 +29,8 @@ class Linted:
 
 def conflict_markers(path: str, text: str) -> list[Finding]:
     """One finding for each conflict (its first line); a line of equals signs alone is none."""
+    if "<<<<<<<" not in text and ">>>>>>>" not in text:  # the usual case, at a tenth of the cost
+        return []
     certain = [_line(text, match.start()) for match in _CERTAIN_MARKER.finditer(text)]
     starts = [_line(text, match.start()) for match in re.finditer(r"^<{7}", text, re.MULTILINE)]
     message = "a merge conflict is not resolved: take one side whole, then make the other's change with `sops edit`"
