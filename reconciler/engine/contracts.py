@@ -28,7 +28,8 @@ async def broken_contracts(ports: Ports, revision: Revision, target: Target, dat
     except dotenv.EnvFileError:
         return []  # the guards of the content say why
     faults = [f"{path}: {mistake.what}" for path, mistake in answer.faults.items()]
-    return faults + [str(breach) for breaches in answer.breaches for breach in breaches]
+    broken = [str(breach) for breaches in answer.breaches for breach in breaches]
+    return faults + [f"{sentence}; correct the value with `sops edit`, or the contract" for sentence in broken]
 
 
 async def _read(ports: Ports, revision: Revision, path: str) -> Contract:
