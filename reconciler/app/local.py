@@ -29,7 +29,9 @@ def check(
     tree = local_wiring.working_directory(path)
     configs, findings = _servers(path, servers)
     tools = local_wiring.tools(key_file, progress)
-    return asyncio.run(apply_rules(tree, path, tools, only=environments, servers=configs, before=findings))
+    shown = os.path.relpath(path) if os.path.isabs(path) else path
+    prefix = path if shown.startswith("..") else shown  # git servers want paths below the working directory
+    return asyncio.run(apply_rules(tree, prefix, tools, only=environments, servers=configs, before=findings))
 
 
 def diff(span: str, path: str, environments: Sequence[str], key_file: str | None, progress: Progress) -> Difference:

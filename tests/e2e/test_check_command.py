@@ -102,6 +102,13 @@ def test_a_key_of_one_environment_looks_at_that_one_only(site: Site) -> None:
     assert (done.returncode, "(values of 4)" in done.stdout) == (0, True)
 
 
+@pytest.mark.parametrize("path", ["envs/", "./envs", "../clone/envs", "{root}/envs"])
+def test_paths_are_told_relative_to_the_working_directory_however_it_is_named(broken: Site, path: str) -> None:
+    data = json.loads(check(broken, path.format(root=broken.root), "--json").stdout)
+    expected = "../clone/envs" if path.startswith("..") else "envs"
+    assert {one["path"].partition("/production/")[0] for one in data["findings"]} == {expected}
+
+
 # --- formats ---
 
 
@@ -261,6 +268,15 @@ def test_files_of_five_mebibytes_are_looked_at_in_time(site: Site) -> None:
     lines = "".join(f"KEY_{number}={line}\n" for number in range(5 * 1024 * 1024 // (len(line) + 14)))
     site.write("production/worker.env", lines + site.read("production/worker.env"))
     assert rules_of(report(site), "envs/production/worker.env")
+
+
+def test_ten_thousand_targets_without_sources_are_told_in_time(site: Site) -> None:
+    targets = "".join(f"      file-{number}.env:\n" for number in range(9_000))
+    site.write("production/environment.yaml", f"{MANIFEST}{targets}")
+    for number in range(9_000):
+        site.write(f"production/other/{number}.md", "")
+    data = report(site)
+    assert sum(one["rule"] == "source-missing" for one in data["findings"]) == 9_000
 
 
 def test_bytes_that_are_no_text_are_a_finding_wherever_they_are(site: Site) -> None:

@@ -122,6 +122,8 @@ class _Reader:
         self._name = name
         self._parse_yaml = parse_yaml
         self._findings = findings
+        self._paths = tuple(tree.below(name))
+        self._directories = {parent for path in self._paths for parent in _parents(path)}
 
     def environment(self, server: ServerConfig | None) -> Environment:
         path = f"{self._name}/{MANIFEST}"
@@ -161,7 +163,7 @@ class _Reader:
             self._report(rules.SOURCE_UNUSABLE, path, 1, f"is {self._tree.odd[path]}; a source is a regular file")
             return None
         if path not in self._tree.files:
-            directory = any(other.startswith(f"{path}/") for other in self._tree.below(self._name))
+            directory = path in self._directories
             what = "is a directory" if directory else "does not exist"
             rule = rules.SOURCE_UNUSABLE if directory else rules.SOURCE_MISSING
             self._report(
@@ -177,7 +179,7 @@ class _Reader:
         return self._plain(path, data, outline)
 
     def _others(self, named: Mapping[str, Outline]) -> Iterator[str]:
-        for path in self._tree.below(self._name):
+        for path in self._paths:
             name = path.removeprefix(f"{self._name}/")
             if name not in named and name != MANIFEST and not _BYSTANDER.fullmatch(posixpath.basename(name)):
                 yield path
@@ -235,6 +237,13 @@ class _Reader:
 
     def _report(self, rule: Rule, path: str, line: int, message: str) -> None:
         self._findings.append(Finding(rule, path, line, message))
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Every directory on the way to ``path``."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def read_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[dotenv.Entry], list[Finding]]:
