@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -28,14 +29,22 @@ def measure(root: Path) -> list[Figure]:
     """Both commands, in a clone that the whole repository was checked out in."""
     remote, clone = make_repository(root)
     files = f"{FILES * len(ENVIRONMENTS)} files of {KEYS} keys"
-    checks = [_timed([COMMAND, "check"], clone, {0}) for _ in range(RUNS)]
     base = remote.log()[-1]
-    diffs = [_timed([COMMAND, "diff", f"{base}..HEAD"], clone, {0, 2}) for _ in range(RUNS)]
     return [
-        Figure(f"check, {files}: wall", "s", tuple(checks), CHECK_TARGET, "the installed command, no key"),
-        Figure(
-            f"diff of {COMMITS} commits, {files}: wall", "s", tuple(diffs), DIFF_TARGET, "the installed command, no key"
+        *_figures(f"check, {files}", [_timed([COMMAND, "check"], clone) for _ in range(RUNS)], CHECK_TARGET),
+        *_figures(
+            f"diff of {COMMITS} commits, {files}",
+            [_timed([COMMAND, "diff", f"{base}..HEAD"], clone) for _ in range(RUNS)],
+            DIFF_TARGET,
         ),
+    ]
+
+
+def _figures(name: str, costs: Sequence[tuple[float, float]], target: float) -> list[Figure]:
+    wall, cpu = zip(*costs, strict=True)
+    return [
+        Figure(f"{name}: wall", "s", wall, target, "the installed command, no key"),
+        Figure(f"{name}: CPU", "s", cpu),
     ]
 
 
@@ -68,11 +77,11 @@ def encrypted(key: AgeKey, name: str, changed: str) -> bytes:
     return key.encrypt(name, "\n".join([*lines, f"CHANGED={changed} {name}", ""]).encode())
 
 
-def _timed(argv: Sequence[str], directory: Path, expected: set[int]) -> float:
-    """Seconds of one run. Raises RuntimeError where it ends otherwise: a command that fails is quick."""
-    began = time.perf_counter()
+def _timed(argv: Sequence[str], directory: Path) -> tuple[float, float]:
+    """Seconds of one run: wall and CPU, git's included. Raises RuntimeError where it does not end well."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(argv, cwd=directory, capture_output=True, check=False)
-    took = time.perf_counter() - began
-    if done.returncode not in expected:
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:  # a command that fails is quick
         raise RuntimeError(f"{argv[1]} ended with {done.returncode}: {done.stdout[-2000:]!r} {done.stderr[-2000:]!r}")
-    return took
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -68,7 +68,7 @@ DECRYPT_FAILED = _error("decrypt-failed", "sops refuses a file (tampered with, o
 
 # --- the lines of a file ---
 CONFLICT_MARKER = _error("conflict-marker", "a merge conflict is not resolved")
-LINE_ENDING = _error("line-ending", "an env file has Windows line ends")
+LINE_ENDING = _error("line-ending", "an encrypted file or an env file has Windows line ends")
 DUPLICATE_KEY = _error("duplicate-key", "a key is set twice in one file")
 SOPS_KEY = _error("sops-key", "a variable's name begins with sops_")
 KEY_NAME = _error("key-name", "a name that Compose, or reconciler, refuses")

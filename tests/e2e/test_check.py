@@ -255,6 +255,11 @@ def a_split_key(site: Site) -> None:
     site.write("production/worker.env", site.sops("--config", "split.yaml", "encrypt", *types, stdin=text))
 
 
+@mistake(rules.METADATA_KIND, ".sops.yaml", 2, "creation_rules[0] encrypts for kms, which servers do not use")
+def a_creation_rule_for_a_service_of_a_cloud(site: Site) -> None:
+    site.replace(".sops.yaml", "    age:", "    kms: arn:aws:kms:eu-west-1:1:key/x\n    age:", 1)
+
+
 @mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not for age1")
 def a_file_that_was_not_updated_for_a_new_recipient(site: Site) -> None:
     site.write(".sops.yaml", sops_rules(site).replace(site.production.public, f"{site.production.public},age1newcomer"))
@@ -338,6 +343,13 @@ def windows_line_ends_in_an_encrypted_file(site: Site) -> None:
 @mistake(rules.LINE_ENDING, "production/flags.env", 1, "Windows line ends")
 def windows_line_ends_in_a_plain_env_file(site: Site) -> None:
     site.replace("production/flags.env", "\n", "\r\n")
+
+
+@mistake(rules.LINE_ENDING, "production/settings.yaml", 1, "Windows line ends")
+def windows_line_ends_in_an_encrypted_yaml_file(site: Site) -> None:
+    site.encrypt("production/settings.yaml", "a: invented-a\nb: invented-b\n", kind="yaml")
+    site.replace("production/settings.yaml", "\n", "\r\n")
+    site.replace(P, "      flags.env", "      settings.yaml:\n      flags.env")
 
 
 @mistake(rules.DUPLICATE_KEY, "production/worker.env", 4, "QUEUE is already set in line 1")

@@ -39,6 +39,10 @@ def check_recipients(survey: Survey) -> Iterator[Finding]:
             if rule.partial:
                 message = f"creation_rules[{rule.number}] leaves values in plain text ({rule.partial}): take it out"
                 yield Finding(rules.PARTIAL_ENCRYPTION, path, line, message)
+            if rule.others:
+                kinds = ", ".join(rule.others)
+                message = f"creation_rules[{rule.number}] encrypts for {kinds}, which servers do not use: take it out"
+                yield Finding(rules.METADATA_KIND, path, line, message)
     for source in survey.sources:
         if source.cipher is not None:
             yield from _about(survey, source, configs)

@@ -195,7 +195,7 @@ class _Reader:
         shown = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")
         is_dotenv = ciphertext.format_of(name, data) is Format.DOTENV
-        linted = lint.lint(path, text, encrypted=True) if is_dotenv and b"ENC[" in data else lint.Linted(text)
+        linted = lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else lint.Linted(text)
         # Conflict markers were reported with those of all other files.
         self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
         cipher = None
