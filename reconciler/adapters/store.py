@@ -20,6 +20,7 @@ from reconciler.core.model import (
     ActionKind,
     Applied,
     EnvironmentRecord,
+    Pause,
     Pin,
     Quarantine,
     Result,
@@ -354,6 +355,7 @@ def _record_from_json(text: str) -> EnvironmentRecord:
             **{**quarantine, "revision": Revision(**quarantine["revision"]), "revert": state}
         )
     data["reverts"] = tuple(data["reverts"])
+    data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
     return EnvironmentRecord(**data)
 
 

@@ -9,16 +9,20 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
 from reconciler.app import logs
 from reconciler.app import status as show
 from reconciler.app.config import ServerConfig
 from reconciler.app.daemon import Daemon
+from reconciler.app.fields import DURATION
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
 from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
+from reconciler.engine.leftovers import clear_leftovers_of_restore
 from reconciler.engine.rollback import find_backup, restore_entry
 
 Tell = Callable[[str], None]
@@ -129,6 +133,15 @@ def order(config: ServerConfig, environment: str | None, wish: Order, *, tell: T
         raise RefusedError("this server follows several environments", hint=hint)
     name = environment or config.environment[0]
     return make_pass(config, wish.kind.value, [name], [], dry_run=False, tell=tell, order=wish)
+
+
+def seconds(text: str, *, where: str) -> float:
+    """Given a duration as in the files (30m), return it in seconds. Raises RefusedError."""
+    try:
+        return float(DURATION.read(text))
+    except PydanticCustomError as error:
+        hint = f"Write it as {DURATION.accepted}"
+        raise RefusedError(f"{text!r} is not a duration", where=where, hint=hint) from error
 
 
 def _check_environments(config: ServerConfig, names: Iterable[str]) -> None:
@@ -309,6 +322,7 @@ async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> 
             raise RefusedError("no file of the backup has that name", where=identity, hint=f"It holds: {names}")
         for entry in entries:
             ports.backups.read(backup, entry)  # a damaged one is found before anything is changed
+        await clear_leftovers_of_restore(ports, backup, entries)
         current = {entry.path: await ports.host.read(entry.path) for entry in entries}
         own = _back_up_current(ports, backup, entries, current)
         await _put_back(ports, backup, entries, current, own)

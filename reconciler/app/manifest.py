@@ -121,6 +121,9 @@ def _http_url(text: str) -> str:
     return text
 
 
+KEY_PATTERN = Form(
+    "a key", "a key's name, with * and ? for parts of it, such as FEATURE_*", r"^[A-Za-z0-9_.*?-]{1,200}$"
+)
 HEALTH_URL = Form(
     "an address to ask",
     "http:// or https:// with a host, without user and password",
@@ -166,6 +169,11 @@ class TargetFields(Section):
     )
     allow_shrink: bool = Field(default=False, description="Whether a change may remove more than half of the keys.")
     prune: bool = Field(default=False, description="Whether the live file is deleted when its target leaves git.")
+    ignore_keys: Annotated[tuple[Annotated[str, KEY_PATTERN], ...], Items()] = Field(
+        default=(),
+        description="Keys that are left to the server, as names or globs: they keep their live value when the file is "
+        "written, and are no drift. Not for an opaque file.",
+    )
 
 
 class StackTarget(TargetFields):
@@ -301,6 +309,7 @@ class Outline:
     encrypted: bool
     parser: Parser
     contracts: tuple[str, ...]
+    ignore_keys: tuple[str, ...]
     field: FieldPath
 
 
@@ -330,6 +339,7 @@ def _outline(
         encrypted=said.get("encrypted", True),
         parser=said.get("parser", _parser_of(source)),
         contracts=said.get("contracts", ()),
+        ignore_keys=said.get("ignore_keys", ()),
         field=field,
     )
 

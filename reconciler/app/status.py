@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +14,12 @@ from reconciler.core.model import (
     Change,
     Effect,
     EnvironmentRecord,
+    KeyChange,
     Kind,
     Order,
     OrderKind,
     Outcome,
+    Pause,
     Pin,
     Plan,
     Revision,
@@ -51,9 +54,16 @@ def change(one: Change) -> dict[str, Any]:
         "kind": one.kind.value,
         "effect": one.effect.value,
         "aspects": sorted(aspect.value for aspect in one.aspects),
-        "keys": {"added": one.keys.added, "removed": one.keys.removed, "changed": one.keys.changed},
+        "keys": _keys(one.keys),
+        "by_hand": _keys(one.by_hand),
+        "from_git": _keys(one.from_git),
+        "edited_at": instant(one.edited_at),
         "reason": one.reason,
     }
+
+
+def _keys(one: KeyChange) -> dict[str, tuple[str, ...]]:
+    return {"added": one.added, "removed": one.removed, "changed": one.changed}
 
 
 def action(one: Action) -> dict[str, Any]:
@@ -93,13 +103,13 @@ def outcome(one: Outcome) -> dict[str, Any]:
     }
 
 
-def order(one: Order | None) -> dict[str, str] | None:
+def order(one: Order | None) -> dict[str, Any] | None:
     """An order as it travels through the control socket."""
-    return None if one is None else {"kind": one.kind.value, "revision": one.revision, "reason": one.reason}
+    return None if one is None else dataclasses.asdict(one)
 
 
-def order_from(data: Mapping[str, str] | None) -> Order | None:
-    return Order(OrderKind(data["kind"]), data["revision"], data["reason"]) if data else None
+def order_from(data: Mapping[str, Any] | None) -> Order | None:
+    return Order(**{**data, "kind": OrderKind(data["kind"])}) if data else None
 
 
 def run(one: Run) -> dict[str, Any]:
@@ -153,6 +163,7 @@ def environment(
         "applied": revision(record.applied),
         "healthy": revision(record.healthy),
         "pin": _pin(record.pin),
+        "pauses": [_pause(one) for one in record.pauses if at is None or one.until > at],
         "quarantine": _quarantine(record),
         "stopped": dict(record.stopped),
         "checked_at": instant(at),
@@ -164,6 +175,10 @@ def _pin(one: Pin | None) -> dict[str, Any] | None:
     if one is None:
         return None
     return {"revision": revision(one.revision), "reason": one.reason, "since": instant(one.at)}
+
+
+def _pause(one: Pause) -> dict[str, Any]:
+    return {"scope": one.scope, "until": instant(one.until), "reason": one.reason, "since": instant(one.at)}
 
 
 def _quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:

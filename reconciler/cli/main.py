@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model import Order, OrderKind
 
 if TYPE_CHECKING:
@@ -223,6 +223,62 @@ def unpin(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = Non
     _order(config, environment, OrderKind.UNPIN, as_json=as_json)
 
 
+@app.command(short_help="measure drift, write nothing, for a while")
+def pause(
+    scope: Annotated[
+        str, typer.Argument(metavar="TARGET|STACK", help="As `reconciler status` lists it, ENVIRONMENT/NAME.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="The whole environment.")] = False,
+    how_long: Annotated[str, typer.Option("--for", metavar="DURATION", help="Such as 30m or 2h.")] = "1h",
+    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever looks at status.")] = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    as_json: Json = False,
+) -> None:
+    """Measure drift and write nothing to a target, a stack or a whole environment; ends by itself.
+
+    Exits 0 when nothing waits meanwhile, 2 if something does, 1 on errors, 3 if a pass was rolled back.
+    """
+    from reconciler.app import commands
+
+    seconds = commands.seconds(how_long, where="--for")
+    _order_about(config, scope, everything, environment, as_json, OrderKind.PAUSE, reason, seconds)
+
+
+@app.command(short_help="end a pause")
+def resume(
+    scope: Annotated[
+        str, typer.Argument(metavar="TARGET|STACK", help="As it was paused; --all ends every pause.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every pause of the environment.")] = False,
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    as_json: Json = False,
+) -> None:
+    """End a pause before its time, and make a pass now.
+
+    Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
+    """
+    _order_about(config, scope, everything, environment, as_json, OrderKind.RESUME)
+
+
+def _order_about(
+    config: str,
+    scope: str,
+    everything: bool,
+    environment: str | None,
+    as_json: bool,
+    kind: OrderKind,
+    reason: str = "",
+    seconds: float = 0.0,
+) -> None:
+    """An order about a target or stack, whose name tells the environment, or about a whole environment."""
+    if bool(scope) == everything:
+        raise RefusedError("name one target or stack, or give --all", hint="`reconciler status` lists them")
+    wish = Order(kind, scope=scope, reason=reason, seconds=seconds)
+    _carry_out(config, scope.partition("/")[0] if scope else environment, wish, as_json=as_json)
+
+
 @app.command(short_help="try again what was quarantined or stopped")
 def retry(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
     """Lift a quarantine, and what a failed rollback has stopped, and make a pass now.
@@ -247,12 +303,16 @@ def accept_rewrite(
 def _order(
     config: str, environment: str | None, kind: OrderKind, revision: str = "", reason: str = "", *, as_json: bool
 ) -> None:
+    _carry_out(config, environment, Order(kind, revision, reason), as_json=as_json)
+
+
+def _carry_out(config: str, environment: str | None, wish: Order, *, as_json: bool) -> None:
     from reconciler.app import commands
     from reconciler.cli import render
 
     settings = _load(config)
     with render.progress() as tell:
-        outcomes = commands.order(settings, environment, Order(kind, revision, reason), tell=tell)
+        outcomes = commands.order(settings, environment, wish, tell=tell)
     render.outcomes(outcomes, as_json=as_json)
     raise typer.Exit(_worst(_pass_code(outcome) for outcome in outcomes))
 

@@ -167,6 +167,10 @@ def _held_back(one: dict[str, Any]) -> None:
         why = f": {pin['reason']}" if pin["reason"] else ""
         where = f"at {pin['revision']['commit'][:12]} since {_instant(pin['since'])}{why}"
         console.print(f"[cyan]pinned[/cyan] {escape(where)}; `reconciler unpin` ends it")
+    for pause in one["pauses"]:
+        what = f"{pause['scope'] or 'everything'} until {_instant(pause['until'])}"
+        why = f": {pause['reason']}" if pause["reason"] else ""
+        console.print(f"[cyan]paused[/cyan] {escape(what + why)}")
     if quarantine := one["quarantine"]:
         what = f"{quarantine['revision']['commit'][:12]} since {_instant(quarantine['since'])}: {quarantine['reason']}"
         console.print(f"[magenta]quarantined[/magenta] {escape(what)}")

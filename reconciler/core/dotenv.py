@@ -10,9 +10,10 @@ Values are secrets: no error, repr or difference that leaves this module shows o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from fnmatch import fnmatchcase
 
 from reconciler.core.model import KeyChange, Parser
 
@@ -79,6 +80,7 @@ _BLANK = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2
 _SPACE = "\t\v\f\r \x85\xa0"
 
 _GAP = re.compile(rf"(?:[{_BLANK}]++|\#[^\n]*+)*+")
+_REST_OF_LINE = re.compile(r"(?:[^\S\n]*+(?:\#[^\n]*+)?\n)?")
 _SPACES = re.compile(rf"[{_SPACE}]*+")
 _EXPORT = re.compile(r"export(?=[\t\n\f\r ])")
 # \w is '_' and what Go calls a letter or a number (but for letters newer than Python's Unicode tables). Blanks belong
@@ -101,6 +103,11 @@ def parse(data: bytes) -> tuple[Entry, ...]:
 
 
 def _entries(text: str) -> Iterator[Entry]:
+    return (entry for entry, _, _ in _statements(text))
+
+
+def _statements(text: str) -> Iterator[tuple[Entry, int, int]]:
+    """The entries, each with where its text begins and ends."""
     position, line = 0, 1
     while True:
         start = _skip(_GAP, text, position)
@@ -111,7 +118,7 @@ def _entries(text: str) -> Iterator[Entry]:
         line += text.count("\n", start, position)
         # ``export`` alone on a line is accepted and names nothing.
         if entry.key or not entry.inherited:
-            yield entry
+            yield entry, start, position
 
 
 def _entry(text: str, start: int, line: int) -> tuple[Entry, int]:
@@ -447,6 +454,76 @@ def entries(data: bytes, parser: Parser) -> tuple[Entry, ...]:
     if parser is Parser.OPAQUE:
         return ()
     return parse_raw(data) if parser is Parser.RAW else parse(data)
+
+
+def without(data: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
+    """Given an env file, return it without the statements whose key matches one of the glob ``patterns``.
+
+    A file that its reader would refuse comes back as it is.
+    """
+    try:
+        pieces = _pieces(data, parser)
+    except EnvFileError:
+        return data
+    return b"".join(text for key, text in pieces if not _matches(key, patterns))
+
+
+def overlaid(data: bytes, live: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
+    """Given two versions of an env file, return ``data`` with the statements of ``live`` for matching keys.
+
+    A key that only ``live`` has comes at the end, one that only ``data`` has stays. Where either would be refused by
+    its reader, ``data`` comes back as it is.
+    """
+    try:
+        ours, theirs = _pieces(data, parser), _pieces(live, parser)
+    except EnvFileError:
+        return data
+    kept = {key: text for key, text in theirs if _matches(key, patterns)}
+    merged = b""
+    for position, (key, text) in enumerate(ours, start=1):
+        if _matches(key, patterns) and key in kept:
+            text = _with_end(kept.pop(key)) if position < len(ours) else kept.pop(key)
+        merged += text
+    for text in kept.values():
+        merged = (_with_end(merged) if merged else b"") + text
+    return merged
+
+
+def _with_end(text: bytes) -> bytes:
+    return text if text.endswith(b"\n") else text + b"\n"
+
+
+def left_to_server(key: str, patterns: Collection[str]) -> bool:
+    """Whether a key is one of those that ``ignore_keys`` names."""
+    return _matches(key, patterns)
+
+
+def _matches(key: str, patterns: Collection[str]) -> bool:
+    return bool(key) and any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _pieces(data: bytes, parser: Parser) -> list[tuple[str, bytes]]:
+    """The file cut into statements, each with its key and its newline, and what lies between them, with the key "".
+
+    Together they are the file. Raises EnvFileError.
+    """
+    if parser is Parser.OPAQUE:
+        return [("", data)]
+    if parser is Parser.RAW:
+        lines = data.split(b"\n")
+        whole = [line + b"\n" for line in lines[:-1]] + [lines[-1]]
+        keys = {entry.line: entry.key for entry in parse_raw(data)}
+        return [(keys.get(number, ""), line) for number, line in enumerate(whole, start=1)]
+    text = data.decode("utf-8", "surrogateescape")
+    mark = len(text) - len(text.removeprefix("\ufeff"))
+    pieces, done = [], 0
+    for entry, start, end in _statements(text[mark:]):
+        start, end = start + mark, end + mark
+        end = _skip(_REST_OF_LINE, text, end)
+        pieces += [("", text[done:start]), (entry.key, text[start:end])]
+        done = end
+    pieces.append(("", text[done:]))
+    return [(key, piece.encode("utf-8", "surrogateescape")) for key, piece in pieces if piece]
 
 
 def duplicates(entries: Iterable[Entry]) -> tuple[str, ...]:

@@ -135,6 +135,8 @@ class OrderKind(StrEnum):
 
     ROLLBACK = "rollback"
     UNPIN = "unpin"
+    PAUSE = "pause"
+    RESUME = "resume"
     RETRY = "retry"
     ACCEPT_REWRITE = "accept-rewrite"
     PLAN = "plan"
@@ -245,6 +247,7 @@ class Target:
     contracts: tuple[str, ...] = ()
     allow_shrink: bool = False
     prune: bool = False
+    ignore_keys: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -457,7 +460,11 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was decided for one target, and why."""
+    """What was decided for one target, and why.
+
+    ``keys`` are what the live file lacks of git's; ``by_hand`` what somebody has changed in it since we last wrote it,
+    ``from_git`` what git has changed since then and waits. ``edited_at`` is when the live file was last written to.
+    """
 
     target: Target
     kind: Kind
@@ -465,6 +472,9 @@ class Change:
     reason: str
     aspects: frozenset[Aspect] = frozenset()
     keys: KeyChange = KeyChange()
+    by_hand: KeyChange = KeyChange()
+    from_git: KeyChange = KeyChange()
+    edited_at: float | None = None
 
     @property
     def writes(self) -> bool:
@@ -535,11 +545,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A person's order; ``revision`` (a commit's id; for a rollback, "" for the one before) and ``reason`` as typed."""
+    """A person's order; ``revision`` (a commit's id; for a rollback, "" for the one before) and ``reason`` as typed.
+
+    ``scope`` is what a pause is about: a target, a stack, or "" for the whole environment; it lasts ``seconds``.
+    """
 
     kind: OrderKind
     revision: str = ""
     reason: str = ""
+    scope: str = ""
+    seconds: float = 0.0
 
 
 # --- what is remembered ---
@@ -552,6 +567,20 @@ class Pin:
     revision: Revision
     reason: str
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Until then (epoch seconds) a person wants nothing to be written to a target or stack; ``scope`` as in Order."""
+
+    scope: str
+    until: float
+    reason: str
+    at: float
+
+    def covers(self, target: Target) -> bool:
+        stack = f"{target.environment}/{target.stack}" if target.stack else None
+        return self.scope in ("", target.id, stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -585,6 +614,7 @@ class EnvironmentRecord:
     applied: Revision | None = None
     healthy: Revision | None = None
     pin: Pin | None = None
+    pauses: tuple[Pause, ...] = ()
     quarantine: Quarantine | None = None
     degraded: str = ""
     stopped: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from reconciler.core.model import (
     OnFirstContact,
     TargetState,
 )
+from reconciler.core.words import instant, listed
 
 
 def classify(state: TargetState, *, take_over: bool = False) -> Change:
@@ -50,6 +51,21 @@ def with_keys(change: Change, keys: KeyChange) -> Change:
         aspects=aspects,
         reason=f"{change.reason} (order, quotes or comments only: no service needs it)",
     )
+
+
+def told_apart(change: Change, by_hand: KeyChange, from_git: KeyChange, edited_at: float | None) -> Change:
+    """Given what a hand and what git have changed since the file was last written, return the change that says so."""
+    sentences = []
+    if by_hand.names:
+        when = f" at {instant(edited_at)}" if edited_at else ""
+        verb = "were" if len(by_hand.names) > 1 else "was"
+        sentences.append(f"{listed(by_hand.names)} {verb} changed by hand{when}")
+    if from_git.names:
+        verb = "are changes" if len(from_git.names) > 1 else "is a change"
+        sentences.append(f"{listed(from_git.names)} {verb} from git that waits")
+    head, _, tail = change.reason.partition("; ")
+    reason = "; ".join(filter(None, [", ".join(sentences) or head, tail]))
+    return replace(change, by_hand=by_hand, from_git=from_git, edited_at=edited_at, reason=reason)
 
 
 def _left_git(state: TargetState) -> Change:

@@ -23,13 +23,13 @@ from reconciler.core.model import (
     Stack,
 )
 from reconciler.core.secret import Secret
+from reconciler.core.words import listed
 
 # Exit codes of a container that a person stopped: finished, Ctrl-C, killed, terminated.
 _STOPPED_CODES = frozenset({0, 130, 137, 143})
 _RUNNING = frozenset({"running", "paused", "restarting"})
 # Compose puts the proxies of the docker client's own settings into containers; no file names them.
 _PROXY_KEYS = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"})
-_NAMES_SHOWN = 5
 _FIRST = "define what it was started with in the stack's .env, or run `docker compose up -d` by hand first"
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
 _NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
@@ -112,7 +112,7 @@ def foreign(
         if image and container.image and image != container.image:
             problems.append(f"{effect} its image from {container.image} to {image}; {_FIRST}")
         if keys := sorted(_differing(service, container) - set(managed)):
-            problems.append(f"{effect} {_listed(keys)}, which no managed file holds; {_FIRST}")
+            problems.append(f"{effect} {listed(keys)}, which no managed file holds; {_FIRST}")
     return list(dict.fromkeys(problems))
 
 
@@ -144,7 +144,7 @@ def _own_causes(
         yield difference
         return
     if keys := [key for key in stale_keys(after, containers) if key in managed]:
-        yield _Cause(ActionKind.RECREATE, f"container runs older values of {_listed(keys)}", stale=True)
+        yield _Cause(ActionKind.RECREATE, f"container runs older values of {listed(keys)}", stale=True)
 
 
 def _difference(before: Service, after: Service, containers: Sequence[Container]) -> _Cause | None:
@@ -161,7 +161,7 @@ def _difference(before: Service, after: Service, containers: Sequence[Container]
         return None
     reasons = [keys] if keys else []
     if parts:
-        reasons.append(f"its {_listed(parts)} changed")
+        reasons.append(f"its {listed(parts)} changed")
     # Compose compares the service's own text only, not the configs and secrets it refers to.
     force = not keys and all(" " in part for part in parts)
     stale = bool(stale_keys(before, containers))
@@ -175,7 +175,7 @@ def _key_difference(before: Mapping[str, str | None], after: Mapping[str, str | 
         "added": [key for key in after if key not in before],
         "removed": [key for key in before if key not in after],
     }
-    return "; ".join(f"{_listed(sorted(keys))} {what}" for what, keys in groups.items() if keys)
+    return "; ".join(f"{listed(sorted(keys))} {what}" for what, keys in groups.items() if keys)
 
 
 def _parts(definition: Secret) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _mount_causes(stack: Stack, service: Service, changed: Mapping[str, OnChange
         kind = ActionKind(effect.mode.value)
         # Neither the mount's path nor the service's text changes, so Compose would see no need.
         force = kind is ActionKind.RECREATE
-        yield _Cause(kind, f"mounts {_listed(paths)}", signal=effect.signal, force=force)
+        yield _Cause(kind, f"mounts {listed(paths)}", signal=effect.signal, force=force)
 
 
 def _holds(source: str, path: str) -> bool:
@@ -290,9 +290,3 @@ def _alike(actions: Iterable[Action]) -> tuple[Action, ...]:
     if not any(action.force for action in decided):
         return decided
     return tuple(replace(action, force=action.kind is ActionKind.RECREATE) for action in decided)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Given names, return the first few of them as words."""
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"

@@ -14,7 +14,6 @@ from reconciler.core.model import (
     ActionKind,
     BackupEntry,
     Change,
-    Effect,
     LiveFile,
     Ownership,
     Phase,
@@ -106,7 +105,7 @@ def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Pre
         with phase(ports, Phase.BACKUP, f"backing up {len(files)} file(s)"):
             taken = take_backup(ports, beside(ports, run) if own else run, files, run.from_commit, plan.revision.commit)
         backup = backup or taken
-    changes = {change.path: change for change in (_run_change(snapshot, change) for change in plan.writes)}
+    changes = {change.target.path: _run_change(ports, prepared, change) for change in plan.writes}
     changes |= {change.path: change for change in run.changes}
     progress.run = replace(run, backup=backup, actions=plan.actions, changes=tuple(changes.values()))
 
@@ -310,9 +309,8 @@ def _excuse(run: Run, view: StackView, report: health.Report) -> ServiceFailedEr
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 
 
-def _run_change(snapshot: Snapshot, change: Change) -> RunChange:
-    target, keys = change.target, change.keys
-    digest = snapshot.wanted.digests[target.source] if change.effect is Effect.WRITE else None
+def _run_change(ports: Ports, prepared: Prepared, change: Change) -> RunChange:
+    target, keys, data = change.target, change.keys, prepared.staged[change.target.path]
     return RunChange(
         source=target.source,
         kind=change.kind.value,
@@ -321,5 +319,5 @@ def _run_change(snapshot: Snapshot, change: Change) -> RunChange:
         changed=keys.changed,
         stack=target.stack or "",
         path=target.path,
-        digest=digest,
+        digest=None if data is None else ports.digest(data.reveal()),
     )

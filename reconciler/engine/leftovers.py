@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reconciler.core.model import BackupEntry, LiveFile, Revision, Run
+from reconciler.core.model import Backup, BackupEntry, LiveFile, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.execute import entry_of, take_backup
@@ -42,6 +42,12 @@ async def clear_leftovers_of(ports: Ports, run: Run) -> None:
         _Place(change.source, change.path, frozenset({change.digest, kept.get(change.path)})) for change in run.changes
     ]
     await _clear(ports, run.environment, run.revision, places)
+
+
+async def clear_leftovers_of_restore(ports: Ports, backup: Backup, entries: Sequence[BackupEntry]) -> None:
+    """The same for the paths of a backup that is put back: a restore that was killed may have left something there."""
+    places = [_Place(entry.source, entry.path, frozenset({entry.digest})) for entry in entries]
+    await _clear(ports, backup.environment, Revision(backup.to_commit, ""), places)
 
 
 async def _clear(ports: Ports, environment: str, revision: Revision, places: Iterable[_Place]) -> None:

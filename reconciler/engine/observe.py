@@ -102,14 +102,26 @@ async def _source(ports: Ports, revision: Revision, target: Target) -> Blob:
 
 async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintexts) -> str:
     if not target.encrypted:
-        return ports.digest(blob.data)
-    kind = ports.decryptor.format_of(target.source, blob.data)
+        return compared(ports, target, blob.data)
+    kind = " ".join([ports.decryptor.format_of(target.source, blob.data), *_as_compared(target)])
     identity = await ports.decryptor.identity()
     known = ports.store.digest(blob.id, kind, identity)
     if known is None:
-        known = ports.digest((await plaintexts.of(target, blob)).reveal())
+        known = compared(ports, target, (await plaintexts.of(target, blob)).reveal())
         ports.store.remember_digest(blob.id, kind, identity, known)
     return known
+
+
+def compared(ports: Ports, target: Target, data: bytes) -> str:
+    """The keyed digest by which the target's three states are compared: that of the keys that are git's to say."""
+    if target.ignore_keys:
+        data = dotenv.without(data, target.parser, target.ignore_keys)
+    return ports.digest(data)
+
+
+def _as_compared(target: Target) -> tuple[str, ...]:
+    """What else such a digest depends on."""
+    return (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
 
 
 class Plaintexts:
@@ -165,7 +177,7 @@ async def look(ports: Ports, wanted: Wanted) -> Snapshot:
             TargetState(
                 target=target,
                 desired=wanted.digests[target.source] if target.path in paths else None,
-                live=None if file is None else ports.digest(file.data.reveal()),
+                live=None if file is None else compared(ports, target, file.data.reveal()),
                 last=None if last is None else last.digest,
                 live_mode=None if file is None else file.mode,
                 last_mode=None if last is None else last.mode,
@@ -212,6 +224,15 @@ def key_change(target: Target, desired: bytes | None, live: bytes | None) -> Key
     except dotenv.EnvFileError:
         return KeyChange()
     return replace(found, cosmetic=found.empty and None not in (desired, live))
+
+
+async def last_written(ports: Ports, target: Target, last: Applied, plaintexts: Plaintexts) -> bytes | None:
+    """What we last wrote to a live file, from git; None where that cannot be told any more."""
+    blob = await ports.git.read(last.commit, path_in_git(ports, target.environment, last.source))
+    if blob is None:
+        return None
+    data = (await plaintexts.of(replace(target, source=last.source), blob)).reveal()
+    return data if compared(ports, target, data) == last.digest else None
 
 
 def _together(problems: list[ReconcilerError]) -> ReconcilerError:

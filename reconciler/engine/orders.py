@@ -1,13 +1,14 @@
-"""What a person may order by hand: pin an earlier revision, unpin, retry, accept a rewritten branch."""
+"""What a person may order by hand: pin an earlier revision, unpin, pause, resume, retry, accept a rewritten branch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from reconciler.core.errors import RefusedError
-from reconciler.core.model import EnvironmentRecord, Order, OrderKind, Pin, Result, Revision
+from reconciler.core.model import EnvironmentRecord, Order, OrderKind, Pause, Pin, Result, Revision
 from reconciler.core.ports import Ports
-from reconciler.engine.observe import path_in_git
+from reconciler.core.standstill import standstill
+from reconciler.engine.observe import path_in_git, read_manifest
 from reconciler.engine.wanted import accept
 
 _WENT_WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
@@ -21,6 +22,10 @@ async def carry_out(ports: Ports, environment: str, order: Order) -> None:
     """
     record = ports.store.environment(environment)
     match order.kind:
+        case OrderKind.PAUSE:
+            changed = await _paused(ports, record, order)
+        case OrderKind.RESUME:
+            changed = _resumed(ports, record, order)
         case OrderKind.ROLLBACK:
             changed = await _pinned(ports, record, order)
         case OrderKind.UNPIN:
@@ -65,6 +70,42 @@ def _before(ports: Ports, record: EnvironmentRecord) -> Revision:
             return run.revision
     what = f"no revision before the one that is applied is known to have gone well in {record.name}"
     raise RefusedError(what, hint="Name one with --to; `git log` lists them")
+
+
+async def _paused(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
+    """A pause of the same scope gives way to the new one."""
+    if order.scope:
+        await _check_scope(ports, record, order.scope)
+    now = ports.clock.now()
+    pause = Pause(order.scope, now + order.seconds, order.reason, now)
+    others = tuple(one for one in _pauses(ports, record) if one.scope != order.scope)
+    return replace(record, pauses=(*others, pause))
+
+
+async def _check_scope(ports: Ports, record: EnvironmentRecord, scope: str) -> None:
+    """Raises RefusedError unless it is a target or a stack of the accepted head, or a target that is still there."""
+    if record.head is None:
+        raise RefusedError("no revision has been accepted yet", where=f"environment {record.name}", hint="Pause --all")
+    manifest = await read_manifest(ports, record.name, record.head)
+    known = {stack.id for stack in manifest.stacks} | {target.id for target in manifest.targets}
+    known |= {f"{record.name}/{one.source}" for one in ports.store.applied(record.name).values()}
+    if scope not in known:
+        hint = f"There are: {', '.join(sorted(known))}"
+        raise RefusedError(f"there is no target or stack {scope}", where=f"environment {record.name}", hint=hint)
+
+
+def _resumed(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
+    pauses = _pauses(ports, record)
+    left = tuple(one for one in pauses if order.scope and one.scope != order.scope)
+    if len(left) == len(pauses):
+        listed = ", ".join(one.scope or "--all" for one in pauses) or "nothing"
+        raise RefusedError(f"{order.scope or record.name} is not paused", hint=f"Paused is: {listed}")
+    return replace(record, pauses=left)
+
+
+def _pauses(ports: Ports, record: EnvironmentRecord) -> tuple[Pause, ...]:
+    """Those that have not ended."""
+    return standstill(record, ports.clock.now()).pauses
 
 
 def _unpinned(record: EnvironmentRecord) -> EnvironmentRecord:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core import dotenv, guards, services
-from reconciler.core.errors import GuardError, ModelRefusedError
+from reconciler.core.errors import GuardError, ModelRefusedError, ReconcilerError
 from reconciler.core.model import (
     Action,
     Aspect,
@@ -20,14 +20,18 @@ from reconciler.core.model import (
     Parser,
     Plan,
     Project,
+    Result,
     Stack,
     Target,
 )
-from reconciler.core.plan import classify, with_keys
+from reconciler.core.plan import classify, told_apart, with_keys
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.core.standstill import Standstill, contention, left_alone
 from reconciler.engine.contracts import broken_contracts
-from reconciler.engine.observe import Plaintexts, Snapshot, key_change
+from reconciler.engine.observe import Plaintexts, Snapshot, key_change, last_written
+
+_RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +64,63 @@ class KeyNames:
     """Remembers, by the two digests, which keys differ: a held or reported file is not decrypted in every pass."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str | None, str | None], KeyChange] = {}
+        self._known: dict[tuple[str, str | None], KeyChange] = {}
+        self._apart: dict[tuple[str, str | None], tuple[KeyChange, KeyChange]] = {}
 
-    async def of(self, ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> KeyChange:
+    async def tell(self, ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> Change:
+        """The change with the names of its keys, and told apart by whose they are."""
+        keys = await self._of(ports, snapshot, change, plaintexts)
+        change = with_keys(change, keys)
+        live = snapshot.live[change.target.path]
+        if live is None or Aspect.CONTENT not in change.aspects:
+            return change
+        if change.kind is Kind.DRIFT:
+            by_hand = KeyChange(added=keys.removed, removed=keys.added, changed=keys.changed)
+            return told_apart(change, by_hand, KeyChange(), live.modified_at)
+        if change.kind is Kind.CONFLICT:
+            by_hand, from_git = await self._of_both(ports, snapshot, change, plaintexts)
+            return told_apart(change, by_hand, from_git, live.modified_at)
+        return replace(change, from_git=keys) if change.kind is Kind.UPDATE else change
+
+    async def _of(self, ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> KeyChange:
         if change.target.parser is Parser.OPAQUE or Aspect.CONTENT not in change.aspects | _creates(change):
             return KeyChange()
-        wanted = snapshot.wanted
         live = snapshot.live[change.target.path]
-        pair = (wanted.digests[change.target.source], None if live is None else ports.digest(live.data.reveal()))
+        pair = _pair(ports, snapshot, change.target)
         if pair not in self._known:
-            desired = await plaintexts.of(change.target, wanted.blobs[change.target.source])
+            desired = await _bytes(snapshot, change, plaintexts) or Secret(b"")
             self._known[pair] = key_change(
                 change.target, desired.reveal(), None if live is None else live.data.reveal()
             )
         return self._known[pair]
 
-    def keep(self, snapshot: Snapshot) -> None:
+    async def _of_both(
+        self, ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts
+    ) -> tuple[KeyChange, KeyChange]:
+        """What a hand, and what git has changed since the file was last written; nothing where that is not known."""
+        target, pair = change.target, _pair(ports, snapshot, change.target)
+        live, last = snapshot.live[target.path], snapshot.applied[target.path]
+        if pair not in self._apart and live is not None:
+            self._apart[pair] = KeyChange(), KeyChange()
+            with contextlib.suppress(ReconcilerError):  # names are a help, and nothing waits for them
+                written = await last_written(ports, target, last, plaintexts)
+                desired = (await plaintexts.of(target, snapshot.wanted.blobs[target.source])).reveal()
+                if written is not None:
+                    by_hand = key_change(target, live.data.reveal(), written)
+                    self._apart[pair] = by_hand, key_change(target, desired, written)
+        return self._apart[pair]
+
+    def keep(self, ports: Ports, snapshot: Snapshot) -> None:
         """Forget pairs that no longer occur."""
-        pairs = {(state.desired, state.live) for state in snapshot.states}
+        pairs = {_pair(ports, snapshot, state.target) for state in snapshot.states if state.desired is not None}
         self._known = {pair: keys for pair, keys in self._known.items() if pair in pairs}
+        self._apart = {pair: both for pair, both in self._apart.items() if pair in pairs}
+
+
+def _pair(ports: Ports, snapshot: Snapshot, target: Target) -> tuple[str, str | None]:
+    """What the names of a target's keys depend on."""
+    live = snapshot.live[target.path]
+    return snapshot.wanted.digests[target.source], None if live is None else ports.digest(live.data.reveal())
 
 
 def _creates(change: Change) -> frozenset[Aspect]:
@@ -94,28 +136,31 @@ async def prepare(
     take_over: Collection[str] = (),
     look_at_stacks: bool = False,
     owed: tuple[Action, ...] = (),
-    stopped: Mapping[str, str] | None = None,
+    alone: Standstill | None = None,
 ) -> Prepared:
     """Decide what this pass would do.
 
     ``take_over`` names targets whose unknown live file may be replaced; ``look_at_stacks`` asks every stack for stale
-    containers even where no file changes; ``owed`` are actions an earlier run could not finish; ``stopped`` tells by
-    stack why nothing may be done about it.
+    containers even where no file changes; ``owed`` are actions an earlier run could not finish; ``alone`` tells what
+    nothing may be done about, and why.
     Raises EngineUnavailableError, LiveFileError, KeyUnavailableError. Guards do not raise: see ``Prepared.check``.
     """
     changes = []
-    stopped = stopped or {}
+    alone = alone or Standstill()
+    corrections = _Corrections(ports, snapshot.wanted.manifest.environment)
     for state in snapshot.states:
-        change = _unless_stopped(classify(state, take_over=state.target.id in take_over), stopped)
-        changes.append(with_keys(change, await names.of(ports, snapshot, change, plaintexts)))
-    names.keep(snapshot)
+        change = classify(state, take_over=state.target.id in take_over)
+        change = await names.tell(ports, snapshot, change, plaintexts)
+        change = left_alone(change, alone.of_target(state.target))
+        changes.append(left_alone(change, corrections.contention(change)))
+    names.keep(ports, snapshot)
     writes = [change for change in changes if change.writes]
     staged = {change.target.path: await _bytes(snapshot, change, plaintexts) for change in writes}
     problems = await _ask_guards(ports, snapshot, writes, staged)
     views: dict[str, StackView] = {}
     actions: list[Action] = []
     for stack in snapshot.wanted.manifest.stacks:
-        if stack.name in stopped:
+        if alone.of_stack(stack.name):
             continue
         touched = [change for change in writes if change.target.stack == stack.name]
         if touched or look_at_stacks or any(action.stack == stack.name for action in owed):
@@ -138,12 +183,25 @@ async def prepare(
     return Prepared(plan, staged, tuple(problems), views)
 
 
-def _unless_stopped(change: Change, stopped: Mapping[str, str]) -> Change:
-    why = stopped.get(change.target.stack or "")
-    if why is None or not change.writes:
-        return change
-    reason = f"{change.reason}, but the stack is left alone until `reconciler retry`: {why}"
-    return replace(change, effect=Effect.HOLD, reason=reason)
+class _Corrections:
+    """When each live file was put back lately; looked up only where one is to be put back again."""
+
+    def __init__(self, ports: Ports, environment: str) -> None:
+        self._ports = ports
+        self._environment = environment
+        self._times: dict[str, list[float]] | None = None
+
+    def contention(self, change: Change) -> str:
+        """Why the change has to wait, as something else keeps changing the file; "" where it has not."""
+        if change.kind is not Kind.DRIFT or not change.writes:
+            return ""
+        if self._times is None:
+            self._times = {}
+            for run in self._ports.store.runs(self._environment, _RUNS_LOOKED_AT):
+                for one in run.changes:
+                    if one.kind == Kind.DRIFT and run.result is Result.CORRECTED:
+                        self._times.setdefault(one.path, []).append(run.started_at)
+        return contention(change, self._times.get(change.target.path, ()), self._ports.clock.now())
 
 
 async def _look_at_stack(ports: Ports, stack: Stack, managed: frozenset[str]) -> StackView:
@@ -185,9 +243,14 @@ def affected(
 
 
 async def _bytes(snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> Secret | None:
+    """What would be written; None: the file would be deleted. Keys that are not git's to say keep their live value."""
+    target, live = change.target, snapshot.live[change.target.path]
     if change.effect is Effect.DELETE:
         return None
-    return await plaintexts.of(change.target, snapshot.wanted.blobs[change.target.source])
+    data = await plaintexts.of(target, snapshot.wanted.blobs[target.source])
+    if not target.ignore_keys or live is None:
+        return data
+    return Secret(dotenv.overlaid(data.reveal(), live.data.reveal(), target.parser, target.ignore_keys))
 
 
 def _of_stack(staged: Mapping[str, Secret | None], touched: list[Change]) -> dict[str, Secret | None]:

@@ -9,6 +9,7 @@ from reconciler.core import health
 from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError, RevisionError
 from reconciler.core.model import Manifest, Order, OrderKind, Outcome, Phase, Result, Revision, Run, ServiceHealth
 from reconciler.core.ports import Ports
+from reconciler.core.standstill import standstill
 from reconciler.engine.execute import phase
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
@@ -167,7 +168,10 @@ class Reconciler:
                 await clear_leftovers(ports, snapshot)
                 self._tidy = True
             record = ports.store.environment(self.environment)
-            owed = [action for action in ports.store.owed(self.environment) if action.stack not in record.stopped]
+            # What was begun is brought to its end, whatever was paused since.
+            paused = record if unfinished is None else replace(record, pauses=())
+            alone = standstill(paused, ports.clock.now())
+            owed, _ = alone.split(ports.store.owed(self.environment))
             deep = bool(owed or record.degraded) or dry_run or await self._stacks_moved(wanted)
             begun = unfinished.changes if unfinished else ()
             prepared = await prepare(
@@ -177,8 +181,8 @@ class Reconciler:
                 plaintexts,
                 take_over={*take_over, *(f"{self.environment}/{change.source}" for change in begun)},
                 look_at_stacks=deep,
-                owed=tuple(owed),
-                stopped=record.stopped,
+                owed=owed,
+                alone=alone,
             )
         ports.metrics.observed(prepared.plan, ports.clock.now())
         return prepared, snapshot
@@ -189,7 +193,8 @@ class Reconciler:
         record = ports.store.environment(self.environment)
         self._aimed_at = await named_revision(ports, record, name)
         snapshot = await look(ports, await load(ports, self.environment, self._aimed_at, plaintexts))
-        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, stopped=record.stopped)
+        alone = standstill(record, ports.clock.now())
+        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, alone=alone)
         return _preview(prepared)
 
     @property

@@ -23,6 +23,7 @@ from reconciler.core.model import (
     Run,
 )
 from reconciler.core.ports import Ports
+from reconciler.core.standstill import standstill
 from reconciler.engine.execute import Progress, Stage, execute, expire_backups, resume
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.prepare import Prepared
@@ -74,11 +75,17 @@ def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -
     result = Result.HELD if held else Result.IN_SYNC
     pinned = ", where it is pinned" if record.pin else ""
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
-    new_subtree = record.applied is None or record.applied.subtree != plan.revision.subtree
-    if record.degraded or new_subtree or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
+    arrived = _is_whole(plan) and (record.applied is None or record.applied.subtree != plan.revision.subtree)
+    if record.degraded or arrived or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
         return _end(open_transaction(ports, snapshot, prepared, trigger), result, reason, healthy=True)
-    _advance(ports, record, plan.revision)
+    if _is_whole(plan):
+        _advance(ports, record, plan.revision)
     return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
+
+
+def _is_whole(plan: Plan) -> bool:
+    """Whether all that the revision wants is in place, or is about to be: nothing of it is held back."""
+    return not any(change.kind in (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT) for change in plan.held)
 
 
 def _advance(ports: Ports, record: EnvironmentRecord, revision: Revision) -> None:
@@ -158,7 +165,11 @@ async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome
     the next pass goes on with it.
     """
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
+    # Every retry would leave another copy of the same files, and in the end push out the older ones.
+    backup = progress.run.backup
     if progress.stage is Stage.BACKUP:
+        if not progress.resumed:
+            ports.backups.discard(plan.environment, backup)
         raise error
     if progress.stage is Stage.SERVICES:
         services = ", ".join(sorted({action.service for action in progress.run.actions}))
@@ -167,11 +178,11 @@ async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome
         await restore_files(ports, progress)
     except ReconcilerError as failure:
         return _unfinished(transaction, f"{error}. Putting the files back failed too: {failure}")
-    # Every retry would leave another copy of the same files, and in the end push out the older ones.
-    ports.backups.discard(plan.environment, progress.run.backup)
     progress.run = replace(progress.run, backup="")
     reason = f"{error}. The live files are as they were"
-    return _end(transaction, Result.FAILED, reason, wrote=False, owing=progress.resumed, retry=True)
+    outcome = _end(transaction, Result.FAILED, reason, wrote=False, owing=progress.resumed, retry=True)
+    ports.backups.discard(plan.environment, backup)  # not before: a run that could not be ended still names it
+    return outcome
 
 
 def _unfinished(transaction: Transaction, reason: str) -> Outcome:
@@ -199,13 +210,13 @@ def _end(
     """
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
     record = transaction.record
-    if wrote:
+    if wrote and _is_whole(plan):
         record = replace(record, applied=plan.revision)
     if healthy and not record.stopped:
-        record = replace(record, healthy=plan.revision, degraded="")
+        record = replace(record, healthy=plan.revision if _is_whole(plan) else record.healthy, degraded="")
     after = _carried_out(plan) if wrote else plan
     now = ports.clock.now()
-    left_alone = [action for action in ports.store.owed(plan.environment) if action.stack in record.stopped]
+    _, waiting = standstill(record, now).split(ports.store.owed(plan.environment))
     ports.store.finish(
         progress.run,
         result,
@@ -214,7 +225,7 @@ def _end(
         record=record,
         applied=_applied(transaction.snapshot, after, now),
         forgotten=_forgotten(transaction.snapshot, after),
-        owed=(*left_alone, *(progress.run.actions if owing else ())),
+        owed=(*waiting, *(progress.run.actions if owing else ())),
     )
     for state, revision in (("applied", record.applied), ("healthy", record.healthy)):
         ports.metrics.revision(plan.environment, state, revision)

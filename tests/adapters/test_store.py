@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import sqlite3
 import stat
 import subprocess
@@ -33,6 +34,7 @@ from reconciler.core.model import (
     RunChange,
 )
 from reconciler.core.secret import Secret
+from tests.support.components import program
 
 REVISION = Revision("c" * 40, "s" * 40, "Ada <ada@example.org>", 1_700_000_000.5, "Rotate the key")
 RESTART = Action("app", "api", ActionKind.RESTART, "mounts nginx.conf")
@@ -584,3 +586,34 @@ def test_a_secret_handed_over_by_mistake_is_refused(path: Path, store: SqliteSto
     with pytest.raises(TypeError):
         store.begin(run_of(from_commit=Secret(canary)))
     assert not [file for file in path.parent.iterdir() if canary in file.read_bytes()]
+
+
+SAVING = """
+import sys
+from reconciler.adapters.store import SqliteStore
+from reconciler.core.errors import StoreUnavailableError
+from reconciler.core.model import EnvironmentRecord
+
+store = SqliteStore(sys.argv[1])
+try:
+    store.save_environment(EnvironmentRecord("production", degraded="after"))
+except StoreUnavailableError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
+def test_a_disk_error_is_not_called_damage_and_loses_nothing(path: Path, call: str) -> None:
+    if program("strace") is None:
+        pytest.skip("strace is not installed: make provision")
+    with contextlib.closing(SqliteStore(str(path))) as store:
+        store.save_environment(replace(NOTHING, degraded="before"))
+        log = f"{path}-wal"
+        inject = ["-P", log, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO"]
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "-c", SAVING, str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert re.search(r"cannot be used now.*reports errors \(dmesg\).*it is tried again", done.stdout), done
+        assert store.environment("production").degraded == "before"
+    with contextlib.closing(SqliteStore(str(path))) as store:
+        assert store.environment("production").degraded == "before"
+        store.save_environment(replace(NOTHING, degraded="after"))

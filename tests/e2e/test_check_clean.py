@@ -281,6 +281,13 @@ def an_exemption_of_a_rule_that_needs_a_key(site: Site) -> None:
     site.write("check.yaml", f"exempt:\n  - {{rule: shared-secret, path: '*/worker.env', reason: {reason}}}\n")
 
 
+@clean
+def keys_that_are_left_to_the_server(site: Site) -> None:
+    site.replace(P, "{schema: contracts/api.yaml}", "{schema: contracts/api.yaml, ignore_keys: [LOG_LEVEL, OPT*]}")
+    text = API.format(environment="production").replace("LOG_LEVEL=info\n", "").replace("OPTIONAL=\n", "")
+    site.encrypt("production/api.env", text)
+
+
 # --- contracts ---
 
 

@@ -111,10 +111,6 @@ def _import_everything() -> None:
     import aiodocker  # noqa: F401
     import git  # noqa: F401
 
-    import reconciler.app.commands
-    import reconciler.app.config
-    import reconciler.cli.main
-    import reconciler.cli.render
     import tests.support.paper_engine  # noqa: F401
 
 

@@ -57,7 +57,7 @@ class PaperEngine:
         return frozenset(container.id for container in containers(self._path))
 
     async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
-        """One service after the other; one whose variables are the same is left alone unless forced, as Compose does."""
+        """One service after the other. As in Compose, the same variables mean no change, unless forced."""
         for name in services:
             now = {container.service: container for container in containers(self._path)}
             wanted = variables(_data(f"{stack.directory}/{source_of(name)}", {}))

@@ -67,6 +67,14 @@ async def test_a_hand_edit_is_put_back_whatever_the_contract_says_by_now(world: 
     assert world.live("api") == "A=1"
 
 
+async def test_a_key_that_is_left_to_the_server_is_nothing_that_git_breaks(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    with_contract(world, "A LOCAL_ONE")
+    world.target_fields["ignore_keys"] = ("LOCAL_*",)
+
+    assert (await one_pass(world)).result is Result.APPLIED
+
+
 async def test_a_contract_for_a_file_without_keys_is_told(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     with_contract(world, "A")

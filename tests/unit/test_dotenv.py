@@ -21,10 +21,12 @@ from reconciler.core.dotenv import (
     Quote,
     duplicates,
     key_diff,
+    overlaid,
     parse,
     parse_raw,
     resolve,
     resolve_raw,
+    without,
 )
 from reconciler.core.model import KeyChange, Parser
 
@@ -473,3 +475,56 @@ def test_time_grows_no_faster_than_the_file(hostile: Callable[[int], bytes]) -> 
     large = min(seconds(hostile(32_000)) for _ in range(2))
     # Sixteen times the size; what grows with the square of it would take 256 times as long.
     assert large < 40 * small + 0.1, f"{small:.3f} s, then {large:.3f} s"
+
+
+# --- keys that are left to the server --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parser", [Parser.COMPOSE, Parser.RAW])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_a_file_without_nothing_is_the_file(case: dict[str, Any], parser: Parser) -> None:
+    assert without(content(case), parser, ["never-a-key"]) == content(case)
+    assert overlaid(content(case), b"other=1\n", parser, ["never-a-key"]) == content(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_a_file_without_everything_has_no_variable(case: dict[str, Any]) -> None:
+    try:
+        parse(content(case))
+    except EnvFileError:
+        return
+    assert [entry.key for entry in parse(without(content(case), Parser.COMPOSE, ["*"])) if entry.key] == []
+
+
+@pytest.mark.parametrize(
+    ("git", "live", "merged"),
+    [
+        ("A=1\nFLAG_X=off\nB=2\n", "A=0\nFLAG_X=on\n", "A=1\nFLAG_X=on\nB=2\n"),
+        ("A=1\n", "A=0\nFLAG_X=on", "A=1\nFLAG_X=on"),
+        ("A=1", "FLAG_X=on\nFLAG_Y=off\n", "A=1\nFLAG_X=on\nFLAG_Y=off\n"),
+        ("FLAG_X=off\nA=1\n", "A=1\n", "FLAG_X=off\nA=1\n"),
+        ("A=1\nFLAG_X=off\n", "FLAG_X='two\nlines' # why\n", "A=1\nFLAG_X='two\nlines' # why\n"),
+        ("A=1\nFLAG_X=off\n", "FLAG_X='not closed\n", "A=1\nFLAG_X=off\n"),
+    ],
+    ids=["in-place", "added", "no-newline", "gone-from-the-server", "several-lines", "unreadable"],
+)
+def test_matching_keys_keep_their_live_statement(git: str, live: str, merged: str) -> None:
+    assert overlaid(git.encode(), live.encode(), Parser.COMPOSE, ["FLAG_*"]).decode() == merged
+
+
+def test_what_matches_makes_no_difference_between_two_files() -> None:
+    one, two = b"A=1\nFLAG_X=on\n# c\nB=2\n", b"A=1\n# c\nB=2\n"
+    assert without(one, Parser.COMPOSE, ["FLAG_*"]) == without(two, Parser.COMPOSE, ["FLAG_*"]) == two
+
+
+@given(st.lists(st.tuples(st.sampled_from("ABXY"), st.text("ab \"'#$\\", max_size=6))), st.booleans())
+def test_an_overlaid_file_has_the_live_values_of_the_keys_left_to_it(pairs: list[tuple[str, str]], end: bool) -> None:
+    live = "\n".join(f"{key}='{value.replace(chr(39), '')}'" for key, value in pairs) + "\n" * end
+    try:
+        values = resolve(live.encode(), {})
+    except EnvFileError:
+        return
+    merged = resolve(overlaid(b"A=git\nX=git\n", live.encode(), Parser.COMPOSE, ["X", "Y"]), {})
+    assert merged["A"] == "git"
+    assert merged["X"] == values.get("X", "git")
+    assert merged.get("Y") == values.get("Y")

@@ -278,3 +278,26 @@ def test_two_environments_on_one_server_cannot_claim_one_live_path() -> None:
         claims.take(manifest("production", "/opt/app/b.env"))
     claims.take(manifest("staging", "/opt/app/a.env"))
     claims.take(manifest("production", "/opt/app/b.env"))
+
+
+async def test_a_run_that_cannot_be_begun_leaves_no_backup_that_would_push_out_older_ones(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    for _ in range(2):
+        world.journal.fail("begin", StoreUnavailableError("the disk reports an error"))
+        outcome = await one_pass(world)
+        assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert world.backups.taken == []
+    assert world.live("api") == "A=1"
+
+
+async def test_the_backup_stays_until_it_is_stored_that_nothing_was_written(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    world.journal.fail("write", LiveFileError("the disk reports an error"), after=1)
+    world.journal.fail("finish", StoreUnavailableError("the disk reports an error"))
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
+    assert world.store.open_run is not None
+    assert world.store.open_run.backup in {backup.id for backup, _ in world.backups.taken}
+    assert (await one_pass(world)).result is Result.APPLIED
+    assert len(world.backups.taken) == 1

@@ -87,7 +87,7 @@ async def check_contracts(
     findings: list[Finding] = []
     answers = await _answers(list(book.contracts.values()), questions, engine, findings)
     for source, breaches in zip(asked, answers, strict=True):
-        findings += [_finding(source, breach) for breach in breaches]
+        findings += [_finding(source, breach) for breach in breaches if not source.is_left_to_server(breach.key)]
         findings += _noted(source, book.of(source), _names(source, variables) or (), now)
     return findings
 

@@ -89,6 +89,8 @@ def _differences(
     where = sources[0].path if len(sources) == 1 else f"{environment.name}/environment.yaml"
     holder = sources[0].name if len(sources) == 1 else "its files"
     for key in sorted(wanted.keys() - there.keys()):
+        if any(source.is_left_to_server(key) for source in sources):
+            continue
         shown = lint.shown(key)
         message = f"{shown} is missing in {holder}; {example}:{wanted[key]} has it"
         yield Finding(rules.EXAMPLE_KEY_MISSING, where, 1, message), key
@@ -113,6 +115,8 @@ def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Find
                 holders.setdefault(key, []).append(source.environment)
         for source in sources:
             for key in sorted(holders.keys() - (source.keys or {}).keys()):
+                if source.is_left_to_server(key):
+                    continue
                 if (source.path, key) not in told and not any((path, key) in told for path in _paths(sources)):
                     message = f"{lint.shown(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
                     yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message)

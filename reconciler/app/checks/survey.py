@@ -49,6 +49,10 @@ class Source:
     def parser(self) -> Parser:
         return self.outline.parser if self.outline else Parser.OPAQUE
 
+    def is_left_to_server(self, key: str) -> bool:
+        """Whether git need not have the key, and does not decide its value."""
+        return self.outline is not None and dotenv.left_to_server(key, self.outline.ignore_keys)
+
     def line(self, key: str) -> int:
         return (self.keys or {}).get(key, 1)
 

@@ -1,0 +1,19 @@
+"""How names and instants are written in sentences for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+_NAMES_SHOWN = 5
+
+
+def listed(names: Sequence[str]) -> str:
+    """Given names, return the first few of them as words."""
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
+
+
+def instant(seconds: float) -> str:
+    """Given seconds since the epoch, return them in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")

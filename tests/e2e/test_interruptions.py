@@ -1,0 +1,286 @@
+"""What stops in the middle of a pass: the engine, git, the clock, or another's edit. Nothing is lost, and no success
+is told before it is one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.compose import ComposeProject
+from tests.support.faults import Faults, make_faults
+from tests.support.relay import Relay
+from tests.support.server import Daemon, Server
+from tests.support.waiting import eventually
+
+MakeStackServer = Callable[..., tuple[Server, ComposeProject]]
+
+# Ends at once where MODE is bad; healthy once the gate is open.
+STACK = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    env_file: [api.env]
+    volumes: ['./gate:/gate:ro']
+    command: [sh, -c, 'test "$$MODE" != bad && exec sleep infinity']
+    healthcheck: {test: [CMD, test, -e, /gate/open], interval: 1s, retries: 60}
+"""
+RECREATE = rb"POST /v[0-9.]+/containers/create"
+
+
+def quick(server: Server) -> Server:
+    server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
+    return server
+
+
+def told(daemon: Daemon) -> dict[str, Any]:
+    """How the daemon's last pass that it told of ended."""
+    return [event for event in daemon.events() if event.get("event") == "pass"][-1]
+
+
+def run_of(server: Server, commit: str) -> str:
+    """How the history says that the commit's latest run ended."""
+    return str(next(run["result"] for run in server.json("history") if run["revision"]["commit"] == commit))
+
+
+# --- the Docker engine -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def relay(tmp_path: Path, docker_engine: str) -> Iterator[Relay]:
+    relay = Relay(tmp_path / "engine.sock")
+    yield relay
+    relay.cut()
+
+
+@pytest.fixture
+def stack(stack_server: MakeStackServer) -> tuple[Server, ComposeProject]:
+    """A healthy service that runs MODE=good."""
+    server, project = stack_server(STACK, {"gate/open": ""})
+    server.commit({"api.env": b"MODE=good\n"}, server.manifest(["api.env"]))
+    server.sync()
+    project.up()
+    assert server.sync()["result"] == "in_sync"
+    return quick(server), project
+
+
+def assert_waits_for_the_engine(server: Server, daemon: Daemon, commit: str, words: str) -> None:
+    eventually(lambda: words in told(daemon)["reason"], timeout=60)
+    assert (told(daemon)["result"], told(daemon)["retry"]) == ("failed", True)
+    assert "the Docker engine does not answer" in told(daemon)["reason"]
+    assert run_of(server, commit) == "unfinished"
+    assert server.cli("status").returncode == 1
+
+
+def assert_nothing_owed(server: Server, project: ComposeProject, mode: str) -> None:
+    assert server.live("api.env") == f"MODE={mode}\n".encode()
+    assert project.environment("api")["MODE"] == mode
+    assert project.container("api")["State"]["Health"]["Status"] == "healthy"
+    assert server.sync()["result"] == "in_sync"
+    assert "unfinished" not in {run["result"] for run in server.json("history")}
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("mode", "result", "ends_with"), [("better", "applied", "better"), ("bad", "rolled_back", "good")]
+)
+def test_engine_stopped_between_the_write_and_the_recreate(
+    stack: tuple[Server, ComposeProject], relay: Relay, mode: str, result: str, ends_with: str
+) -> None:
+    server, project = stack
+    with server.daemon(DOCKER_HOST=relay.docker_host) as daemon:
+        relay.cut_at(RECREATE)
+        commit = server.commit({"api.env": f"MODE={mode}\n".encode()})
+        assert relay.was_cut.wait(30)
+        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; still owed: api")
+        assert server.live("api.env") == f"MODE={mode}\n".encode()
+        assert project.environment("api")["MODE"] == "good"
+
+        relay.mend()
+        eventually(lambda: run_of(server, commit) == result, timeout=60)
+        assert_nothing_owed(server, project, ends_with)
+
+
+@pytest.mark.docker
+def test_engine_stopped_between_the_recreate_and_its_health(stack: tuple[Server, ComposeProject], relay: Relay) -> None:
+    server, project = stack
+    with server.daemon(DOCKER_HOST=relay.docker_host) as daemon:
+        (server.app / "gate/open").unlink()
+        commit = server.commit({"api.env": b"MODE=better\n"})
+        eventually(lambda: project.environment("api")["MODE"] == "better", timeout=30)
+        eventually(lambda: project.container("api")["State"]["Running"], timeout=30)
+        relay.cut()
+        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; still owed: api")
+
+        (server.app / "gate/open").touch()
+        relay.mend()
+        eventually(lambda: run_of(server, commit) == "applied", timeout=60)
+        assert_nothing_owed(server, project, "better")
+
+
+@pytest.mark.docker
+def test_engine_stopped_during_a_rollback(stack: tuple[Server, ComposeProject], relay: Relay) -> None:
+    server, project = stack
+    with server.daemon(DOCKER_HOST=relay.docker_host) as daemon:
+        relay.cut_at(RECREATE, after=1)
+        commit = server.commit({"api.env": b"MODE=bad\n"})
+        assert relay.was_cut.wait(60)
+        assert_waits_for_the_engine(server, daemon, commit, "the services wait for the engine")
+        assert server.live("api.env") == b"MODE=good\n"
+
+        relay.mend()
+        eventually(lambda: run_of(server, commit) == "rolled_back", timeout=60)
+        assert_nothing_owed(server, project, "good")
+        assert "quarantined" in server.json("status")["environments"][0]["warning"]
+
+
+# --- git -------------------------------------------------------------------------------------------------------------
+
+
+class Vanishing:
+    """A git for the daemon's PATH that takes the remote away when it is told to do ``what``, before it does that."""
+
+    def __init__(self, server: Server, what: str) -> None:
+        self.remote, self.away = server.remote.path, server.root / "away.git"
+        self._order, programs = server.root / "vanish", server.root / "programs"
+        programs.mkdir()
+        self.path = f"{programs}:{shutil.os.environ['PATH']}"
+        (programs / "git").write_text(
+            f"#!/bin/sh\ncase \" $* \" in *' {what} '*)\n"
+            f"  test -e '{self._order}' && rm '{self._order}' && mv '{self.remote}' '{self.away}';;\nesac\n"
+            f'exec {shutil.which("git")} "$@"\n'
+        )
+        (programs / "git").chmod(0o755)
+
+    def order(self) -> None:
+        self._order.touch()
+
+    def wait(self) -> None:
+        eventually(self.away.exists, timeout=60)
+
+    def come_back(self) -> None:
+        self.away.rename(self.remote)
+
+
+def test_git_gone_between_the_question_and_the_fetch(server: Server) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    known = server.remote.head()
+    git = Vanishing(quick(server), "fetch")
+    with server.daemon(PATH=git.path) as daemon:
+        git.order()
+        server.commit({"api.env": b"A=2\n"})
+        git.wait()
+        eventually(lambda: f"revision {known[:12]} stays wanted" in told(daemon).get("warning", ""), timeout=30)
+        (server.app / "api.env").write_bytes(b"A=by hand\n")
+        eventually(lambda: server.live("api.env") == b"A=1\n", timeout=30)
+
+        git.come_back()
+        eventually(lambda: server.live("api.env") == b"A=2\n", timeout=30)
+        eventually(lambda: "warning" not in told(daemon))
+        eventually(lambda: [run["result"] for run in server.json("history")] == ["applied", "corrected", "applied"])
+
+
+@pytest.mark.docker
+def test_git_gone_during_the_push_of_a_revert(stack: tuple[Server, ComposeProject]) -> None:
+    server, project = stack
+    server.settings["rollback"] = {"git": "push"}
+    git = Vanishing(server, "push")
+    with server.daemon(PATH=git.path) as daemon:
+        git.order()
+        bad = server.commit({"api.env": b"MODE=bad\n"})
+        git.wait()
+        eventually(lambda: run_of(server, bad) == "rolled_back", timeout=30)  # it waits for no push
+        eventually(lambda: told(daemon)["result"] == "rolled_back" and told(daemon).get("warning"), timeout=30)
+        (server.app / "api.env").write_bytes(b"MODE=by-hand\n")
+        eventually(lambda: server.live("api.env") == b"MODE=good\n", timeout=30)
+        eventually(lambda: project.environment("api")["MODE"] == "good", timeout=30)
+
+        git.come_back()
+        assert server.remote.head() == bad
+        eventually(lambda: server.remote.head() != bad, timeout=60)
+        assert f"Reconciler-Rollback-Of: {bad}" in server.remote.git("log", "-1", "--format=%B", "main")
+        eventually(lambda: server.json("status")["environments"][0]["warning"] == "", timeout=30)
+        assert len(server.remote.log()) == 3
+    assert_nothing_owed(server, project, "good")
+
+
+# --- a third party ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faults(server: Server) -> Faults:
+    return make_faults(server.root / "faults")
+
+
+def rewritten(path: Path) -> None:
+    path.write_bytes(b"A=by hand\n")
+
+
+def replaced(path: Path) -> None:
+    new = path.with_name("api.env~")
+    new.write_bytes(b"A=by hand\n")
+    new.chmod(0o600)
+    new.rename(path)
+
+
+@pytest.mark.parametrize("edit", [rewritten, replaced])
+def test_an_edit_between_our_look_and_our_rename_stays_and_then_goes_into_a_backup(
+    server: Server, faults: Faults, edit: Callable[[Path], None]
+) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    server.sync()
+    server.commit({"api.env": b"A=2\n"})
+    with server.start("sync", "--json", environment=faults.variables, stdout=subprocess.PIPE) as process:
+        with faults.held_before_the_exchange():
+            faults.wait_until_held()
+            edit(server.app / "api.env")
+        assert process.stdout is not None
+        (outcome,) = json.loads(process.stdout.read())
+    assert (outcome["result"], outcome["retry"]) == ("failed", True)
+    assert "somebody has changed the live file meanwhile" in outcome["reason"]
+    assert "Nothing was overwritten" in outcome["reason"]
+    assert server.live("api.env") == b"A=by hand\n"
+    assert [path.name for path in server.app.iterdir()] == ["api.env"]
+
+    outcome = server.sync()
+    assert outcome["result"] == "applied"
+    assert server.live("api.env") == b"A=2\n"
+    assert server.backed_up(outcome["backup"]) == {"api.env": b"A=by hand\n"}
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
+def test_a_clock_that_jumps_an_hour_changes_neither_order_nor_retention_nor_the_passes(
+    server: Server, faults: Faults, hours: int
+) -> None:
+    server.settings["backups"] = {"keep": 2}
+    server.commit({"api.env": b"A=0\n"}, server.plain(["api.env"]))
+    with quick(server).daemon(**faults.variables) as daemon:
+        for number in range(1, 5):
+            if number == 3:
+                faults.set_clock(hours * 3600)
+            server.commit({"api.env": b"A=%d\n" % number})
+            eventually(lambda: server.live("api.env") == b"A=%d\n" % number, timeout=30)  # noqa: B023
+            eventually(lambda: told(daemon)["revision"] == server.remote.head()[:12], timeout=30)
+        server.remote.path.rename(server.root / "away.git")
+        eventually(lambda: told(daemon).get("warning"), timeout=30)
+        faults.set_clock(-hours * 3600)  # while it waits to ask again
+        (server.root / "away.git").rename(server.remote.path)
+        eventually(lambda: "warning" not in told(daemon), timeout=30)
+
+    backups = [server.backed_up(one["backup"])["api.env"] for one in server.json("backups")]
+    assert backups == [b"A=3\n", b"A=2\n"]
+    runs = server.json("history")
+    assert [run["revision"]["commit"] for run in runs] == server.remote.log()
+    assert {run["result"] for run in runs} == {"applied"}
+    restored = server.cli("restore", server.json("backups")[-1]["backup"])
+    assert restored.returncode == 0
+    assert server.live("api.env") == b"A=2\n"
