@@ -68,7 +68,7 @@ class Clone:
         return [_tree(listing, blobs) for listing in listings]
 
     async def _list(self, commit: str, path: str) -> dict[str, tuple[str, str]]:
-        """Each path relative to ``path`` → (mode, object id); those of .sops.yaml above it, too."""
+        """Each path relative to ``path`` → (mode, object id)."""
         output = await self._git("ls-tree", "-r", "-z", "--full-tree", commit, "--", *([f"{path}/"] if path else []))
         found = {}
         for record in output.split(b"\0"):

@@ -93,13 +93,13 @@ def _changed(old: Tree, new: Tree) -> list[str]:
 
 def _concerned(tree: Tree, changed: Sequence[str]) -> Tree:
     """The part of a tree that can tell anything of the change: files of a changed one's name, in any environment, and
-    what is no source. Not reading the others halves the time."""
+    what may be a contract. Not reading the others halves the time."""
     names = {path.partition("/")[2] for path in changed}
     environments = {path.partition("/")[0] for path in tree.files if path.endswith(f"/{MANIFEST}")}
 
     def concerns(path: str) -> bool:
         top, _, name = path.partition("/")
-        return top not in environments or name in names or name == MANIFEST
+        return top not in environments or name in names or name.endswith((".yaml", ".yml"))
 
     return Tree({path: data for path, data in tree.files.items() if concerns(path)}, tree.odd)
 

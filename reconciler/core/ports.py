@@ -126,7 +126,7 @@ class Contracts(Protocol):
     async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
         """Whether the contracts are JSON Schemas, and whether those that the questions name hold.
 
-        Raises ContractError where an answer takes too long or too much memory.
+        Raises ContractError where an answer takes too much time or memory, OutsideError where it gets no time.
         """
         ...
 

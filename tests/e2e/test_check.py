@@ -580,6 +580,16 @@ def a_contract_whose_pattern_never_ends(site: Site) -> None:
     api(site, "'$2b$12$inventedproduction'", "'" + "a" * 60 + "'")
 
 
+@mistake(
+    rules.CONTRACT_INVALID, "contracts/production.yaml", 1, "takes too long",
+    (rules.CONTRACT_VALUE, "production/api.env", 3, "LOG_LEVEL breaks `enum`"), key=True,
+)  # fmt: skip
+def an_overlay_whose_pattern_never_ends_beside_a_contract_that_speaks(site: Site) -> None:
+    site.write("contracts/production.yaml", 'properties:\n  ADMIN_HASH: {pattern: "^(.+)+(.+)+(.+)+$x"}\n')
+    site.replace(P, "schema: contracts/api.yaml", "schema: [contracts/api.yaml, contracts/production.yaml]")
+    api(site, "LOG_LEVEL=info", "LOG_LEVEL=invented-loud")
+
+
 @mistake(rules.CONTRACT_DIFFERS, "staging/api.env", 2, "PUBLIC_URL must differ", key=True)
 def a_value_that_must_differ_and_does_not(site: Site) -> None:
     api(site, "https://production.example.org", "https://staging.example.org")

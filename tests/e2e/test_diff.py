@@ -297,6 +297,15 @@ def test_contracts_are_asked_about_the_new_version(committed: Site) -> None:
     assert sorted(one["rule"] for one in findings) == ["contract-forbidden", "contract-value"]
 
 
+def test_a_contract_that_lies_in_an_environment_is_asked_too(committed: Site) -> None:
+    committed.write("production/contract.yaml", committed.read("contracts/api.yaml"))
+    committed.replace("production/environment.yaml", "contracts/api.yaml", "production/contract.yaml")
+    committed.commit()
+    committed.encrypt("production/api.env", API.format(environment="production") + "UNKNOWN=1\n")
+    committed.commit()
+    assert [one["rule"] for one in one_file(committed)["findings"]] == ["contract-forbidden"]
+
+
 # --- the comment ---
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from reconciler.app.checks.survey import Source, Survey
+from reconciler.app.checks.survey import MANIFEST, Source, Survey
 from reconciler.app.contract_file import at_field, read_contract
 from reconciler.core import lint, rules
-from reconciler.core.contract import Breach, Contract, Notes, Question, notes
+from reconciler.core.contract import Answer, Breach, Contract, Notes, Question, notes
 from reconciler.core.errors import ContractError
 from reconciler.core.model import Parser
 from reconciler.core.ports import Contracts
@@ -39,27 +39,24 @@ def open_book(survey: Survey) -> ContractBook:
     book = ContractBook()
     for environment in survey.environments:
         for source in environment.sources:
-            for path in source.outline.contracts if source.outline else ():
-                if path not in survey.tree.files:
-                    line = (
-                        environment.document.line(source.outline.field)
-                        if environment.document and source.outline
-                        else 1
-                    )
-                    message = f"the contract {path} of {source.name} does not exist below {survey.shown('.')}"
-                    book.findings.append(
-                        Finding(rules.CONTRACT_MISSING, f"{environment.name}/environment.yaml", line, message)
-                    )
-                elif path not in book.contracts:
+            if source.outline is None or not source.outline.contracts:
+                continue
+            for path in source.outline.contracts:
+                if path in survey.tree.files:
                     _take(book, path, survey.tree.files[path])
-            if source.outline and source.outline.contracts and source.parser is Parser.OPAQUE:
+                else:
+                    line = environment.document.line(source.outline.field) if environment.document else 1
+                    message = f"the contract {path} of {source.name} does not exist below {survey.shown('.')}"
+                    where = f"{environment.name}/{MANIFEST}"
+                    book.findings.append(Finding(rules.CONTRACT_MISSING, where, line, message))
+            if source.parser is Parser.OPAQUE:
                 message = f"{source.name} has a contract, and no keys that one could be asked of (parser: opaque)"
                 book.findings.append(Finding(rules.CONTRACT_INVALID, source.path, 1, message))
     return book
 
 
 def _take(book: ContractBook, path: str, data: bytes) -> None:
-    if any(finding.path == path for finding in book.findings):
+    if path in book.contracts or any(finding.path == path for finding in book.findings):
         return
     try:
         book.contracts[path] = read_contract(path, data)
@@ -102,27 +99,42 @@ def _names(source: Source, variables: Mapping[str, Mapping[str, str]]) -> Sequen
 async def _answers(
     contracts: Sequence[Contract], questions: Sequence[Question], engine: Contracts, findings: list[Finding]
 ) -> Sequence[Sequence[Breach]]:
-    """All in one; where that takes too long, one by one, to name the contract that is at fault."""
+    """All in one process; where that takes too long, one by one."""
     try:
         answer = await engine.ask(contracts, questions)
-    except ContractError as error:
-        if len(questions) <= 1:
-            findings += [Finding(rules.CONTRACT_INVALID, one.path, 1, error.what) for one in contracts[:1]]
-            return [()] * len(questions)
-    else:
-        lines = {one.path: one for one in contracts}
-        for path, mistake in answer.faults.items():
-            line = lines[path].line(mistake.field)
-            findings.append(Finding(rules.CONTRACT_INVALID, path, line, at_field(mistake)))
-        return answer.breaches
-    answers: list[Sequence[Breach]] = []
-    slow: set[str] = set()
+    except ContractError:
+        return await _one_by_one(questions, engine, findings)
+    findings += _faults(contracts, answer)
+    return answer.breaches
+
+
+async def _one_by_one(
+    questions: Sequence[Question], engine: Contracts, findings: list[Finding]
+) -> Sequence[Sequence[Breach]]:
+    """The same, so that the contract that is at fault is named, and the others still speak."""
+    at_fault: set[str] = set()
+    answers = []
     for question in questions:
-        paths = {contract.path for contract in question.contracts}
-        told = await _answers(question.contracts, [question], engine, findings) if not paths & slow else [()]
-        slow |= {finding.path for finding in findings} & paths
-        answers += told
+        told: list[Breach] = []
+        for contract in question.contracts:
+            if contract.path in at_fault:
+                continue
+            try:
+                answer = await engine.ask([contract], [replace(question, contracts=(contract,))])
+            except ContractError as error:
+                at_fault.add(contract.path)
+                findings.append(Finding(rules.CONTRACT_INVALID, contract.path, 1, error.what))
+            else:
+                findings += _faults([contract], answer)
+                told += answer.breaches[0]
+        answers.append(told)
     return answers
+
+
+def _faults(contracts: Sequence[Contract], answer: Answer) -> Iterator[Finding]:
+    by_path = {contract.path: contract for contract in contracts}
+    for path, mistake in answer.faults.items():
+        yield Finding(rules.CONTRACT_INVALID, path, by_path[path].line(mistake.field), at_field(mistake))
 
 
 def _finding(source: Source, breach: Breach) -> Finding:
