@@ -257,7 +257,7 @@ def test_sops_settings_that_are_a_yaml_bomb_are_a_finding(site: Site) -> None:
 @pytest.mark.parametrize("depth", [50, 100_000])
 def test_deep_nesting_is_a_finding(site: Site, depth: int) -> None:
     site.write("production/environment.yaml", "stacks: " + "[" * depth + "]" * depth)
-    site.write(".sops.yaml", "creation_rules: " + "[" * min(depth, 30_000))
+    site.write(".sops.yaml", "creation_rules: " + "[" * min(depth, 60_000))
     data = report(site)
     assert "manifest-invalid" in rules_of(data, "envs/production/environment.yaml")
     assert "sops-config-invalid" in rules_of(data, "envs/.sops.yaml")

@@ -16,6 +16,7 @@ from reconciler.core.creation_rules import NAME, CreationRule, governing, read_r
 from reconciler.core.rules import Finding
 
 _MAX_BYTES = 64 * 1024
+_MAX_DEPTH = 32
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -54,6 +55,7 @@ def _read(data: bytes) -> _Config:
         raise ValueError(f"is larger than {_MAX_BYTES} bytes")
     try:
         with limited():
+            _check_depth(data)
             loader = _Loader(data)
             try:
                 node = loader.get_single_node()
@@ -67,6 +69,15 @@ def _read(data: bytes) -> _Config:
         raise ValueError("is no YAML that can be read") from None
     found = read_rules(parsed)
     return _Config(found, tuple(_lines(node, len(found))))
+
+
+def _check_depth(data: bytes) -> None:
+    """Raises ValueError for more levels than any such file has: libyaml would compose them on the C stack."""
+    depth = 0
+    for event in yaml.parse(data, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"is nested deeper than {_MAX_DEPTH} levels")
 
 
 def _lines(node: yaml.Node | None, number: int) -> list[int]:
