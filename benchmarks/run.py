@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import daemon, passes, services
+from benchmarks import checks, daemon, passes, services
 from benchmarks.figures import Figure, machine, skipped, table
 from benchmarks.scratch import TARGETS, make_server
 
@@ -55,6 +55,7 @@ def main() -> int:
 def measure(scratch: Path) -> Iterator[Figure]:
     """All figures, one after the other: they would disturb each other."""
     yield from start_of_the_command()
+    yield from checks.measure(scratch / "checks")
     server = make_server(scratch / "files")
     yield from asyncio.run(passes.parts(server))
     yield from asyncio.run(passes.first(server))

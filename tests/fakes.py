@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
@@ -416,6 +417,26 @@ class FakeClock:
         self.on_sleep()
 
 
+@dataclass(slots=True)
+class FakeContracts:
+    """Knows one rule: the keys of ``required``."""
+
+    journal: Journal
+
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
+        self.journal.note("contract")
+        broken = [
+            tuple(
+                Breach(key, "required", contract.path, 1)
+                for contract in question.contracts
+                for key in contract.schema["required"]
+                if key not in question.names
+            )
+            for question in questions
+        ]
+        return Answer({}, tuple(broken))
+
+
 class FakeProbe:
     async def ok(self, check: HttpCheck) -> bool:
         return True
@@ -473,6 +494,7 @@ class World:
         self.store = FakeStore(self.journal)
         self.clock = FakeClock()
         self.metrics = SilentMetrics()
+        self.contracts = FakeContracts(self.journal)
         self.stack = Stack("production", "app", APP)
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
@@ -505,7 +527,9 @@ class World:
             metrics=self.metrics,
             digest=Digester(b"k" * 32),
             settings=self.settings,
+            contracts=self.contracts,
             read_manifest=self._manifest,
+            read_contract=lambda path, data: Contract(path, {"required": data.decode().split()}, {}),
             new_run_id=lambda: f"run{next(self.run_numbers)}",
         )
 

@@ -58,6 +58,22 @@ def progress() -> Iterator[Callable[[str], None]]:
         line.stop()
 
 
+@contextlib.contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that takes how many are done, of how many; shown as a bar, on a terminal only."""
+    # On standard error: what is found goes to standard output, which may be a file.
+    target = Console(stderr=True)
+    if not (sys.stderr.isatty() and target.is_interactive):
+        yield lambda done, of: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=target, transient=True) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+        yield lambda done, of: bar.update(task, completed=done, total=of, visible=True)
+
+
 def outcomes(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         _json(found)

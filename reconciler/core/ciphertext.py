@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from reconciler.core.errors import BadCiphertextError, NotEncryptedError, SourceError
+from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, SourceError
 from reconciler.core.model import Format
 
 MAX_BYTES = 5 * 1024 * 1024
@@ -34,6 +34,7 @@ _VALUE_TYPES = {
 _VARIABLE = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
 _CERTAINLY_A_NAME = re.compile(r"[A-Z_][A-Z0-9_.\-]{0,63}|[a-z_][a-z0-9_.\-]{0,63}")
 _CONFLICT_MARKER = re.compile(r"^(?:<{7}|\|{7}|>{7})(?: .*)?$", re.MULTILINE)
+_CONFLICT_SIGNS = ("<<<<<<<", "|||||||", ">>>>>>>")  # looked for first: that is much faster
 _YAML_COMMENT = re.compile(r"(?:^|(?<=[ \t]))#(.*)$", re.MULTILINE)
 _TOP_LEVEL_KEY = re.compile(r"^(?:  |\t)?[\"']?([A-Za-z_][\w.\-]*)[\"']?:", re.MULTILINE)
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ufeff\ud800-\udfff]")
@@ -153,7 +154,7 @@ def read(
     text = _decoded(data)
     if text is None:
         _refuse_undecodable(name, data)
-    if marker := _CONFLICT_MARKER.search(text):
+    if any(sign in text for sign in _CONFLICT_SIGNS) and (marker := _CONFLICT_MARKER.search(text)):
         raise BadCiphertextError(
             "a merge conflict is not resolved",
             where=_at(name, _line_at(text, marker.start())),
@@ -459,6 +460,12 @@ def _public_keys(
     return tuple(value for value, _ in found)
 
 
+def is_metadata(line_key: str) -> bool:
+    """Whether a dotenv key such as ``sops_mac`` is one that some sops writes, for any kind of key."""
+    key = line_key.removeprefix("sops_")
+    return bool(_METADATA.fullmatch(key)) or key.partition("__")[0].lower() in _OTHER_KEYS
+
+
 def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
     """The setting that leaves values in plain text; the suffix ``_unencrypted`` is sops' default and none."""
     for key, (value, _) in flat.items():
@@ -473,7 +480,7 @@ def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
         raise BadCiphertextError(
             "its SOPS metadata holds what sops does not write", where=_at(name, line), hint=redo(name)
         )
-    raise SourceError(
+    raise ForeignKeyError(
         f"is encrypted for {other} as well, which this server does not use",
         where=_at(name, line),
         hint=f"sops would contact any address the file names. Take it out of .sops.yaml, then `sops updatekeys {name}`",

@@ -66,12 +66,20 @@ class NotEncryptedError(SourceError):
     """A source that must be encrypted holds plaintext; names the keys, never the values."""
 
 
+class ForeignKeyError(SourceError):
+    """A source is encrypted for a kind of key that this server does not use: sops would contact what it names."""
+
+
 class BadCiphertextError(SourceError):
     """SOPS refuses the file: tampered with, badly merged, or malformed."""
 
 
 class GuardError(RevisionError):
     """A guard failed; see core/guards.py."""
+
+
+class ContractError(RevisionError):
+    """A contract cannot be used: missing, no JSON Schema, or too slow to evaluate."""
 
 
 class QuarantinedError(RevisionError):

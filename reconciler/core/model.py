@@ -131,7 +131,7 @@ class Phase(StrEnum):
 
 
 class OrderKind(StrEnum):
-    """What a person may order an environment to do before its next pass."""
+    """What a person may order an environment to do before its next pass; ``plan``: to look at another revision."""
 
     ROLLBACK = "rollback"
     UNPIN = "unpin"
@@ -139,6 +139,7 @@ class OrderKind(StrEnum):
     RESUME = "resume"
     RETRY = "retry"
     ACCEPT_REWRITE = "accept-rewrite"
+    PLAN = "plan"
 
 
 # --- what git says ---
@@ -225,7 +226,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One live file and its source in git. ``path`` is absolute, ``source`` is relative to the environment."""
+    """One live file and its source in git. ``path`` is absolute, ``source`` is relative to the environment.
+
+    ``contracts`` are the JSON Schemas that its variables must satisfy, relative to the directory of environments.
+    """
 
     environment: str
     source: str
@@ -240,6 +244,7 @@ class Target:
     on_first_contact: OnFirstContact = OnFirstContact.HOLD
     parser: Parser = Parser.COMPOSE
     check: Check | None = None
+    contracts: tuple[str, ...] = ()
     allow_shrink: bool = False
     prune: bool = False
     ignore_keys: tuple[str, ...] = ()
@@ -540,7 +545,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A person's order; ``revision`` (for a rollback: a commit's id, "" for the one before) and ``reason`` as typed.
+    """A person's order; ``revision`` (a commit's id; for a rollback, "" for the one before) and ``reason`` as typed.
 
     ``scope`` is what a pause is about: a target, a stack, or "" for the whole environment; it lasts ``seconds``.
     """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.core.contract import Answer, Contract, Question
 from reconciler.core.model import (
     Action,
     Applied,
@@ -115,6 +116,17 @@ class Decryptor(Protocol):
 
         Raises SourceError (NotEncryptedError, BadCiphertextError and what is not for us), KeyUnavailableError,
         DecryptFailedError.
+        """
+        ...
+
+
+class Contracts(Protocol):
+    """Tells whether variables keep their contracts, without ever repeating a value."""
+
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
+        """Whether the contracts are JSON Schemas, and whether those that the questions name hold.
+
+        Raises ContractError where an answer takes too much time or memory, OutsideError where it gets no time.
         """
         ...
 
@@ -367,6 +379,8 @@ class Ports:
     metrics: Metrics
     digest: Digester
     settings: Settings
+    contracts: Contracts
     read_manifest: Callable[[bytes, str, str], Manifest]
+    read_contract: Callable[[str, bytes], Contract]
     new_run_id: Callable[[], str]
     progress: Callable[[str], None] = lambda _: None

@@ -35,19 +35,21 @@ async def carry_out(ports: Ports, environment: str, order: Order) -> None:
         case OrderKind.ACCEPT_REWRITE:
             await _accept_rewrite(ports, record)
             return
+        case OrderKind.PLAN:  # only looks: see Reconciler
+            return
     if changed != record:
         ports.store.save_environment(changed)
 
 
 async def _pinned(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
-    revision = await _named(ports, record, order.revision) if order.revision else _before(ports, record)
+    revision = await named_revision(ports, record, order.revision) if order.revision else _before(ports, record)
     # A person who pins a quarantined revision has been told why it was, and wants it nevertheless.
     quarantine = None if record.quarantines(revision) else record.quarantine
     return replace(record, pin=Pin(revision, order.reason, ports.clock.now()), quarantine=quarantine)
 
 
-async def _named(ports: Ports, record: EnvironmentRecord, name: str) -> Revision:
-    """The revision a person names, if it is in the accepted history."""
+async def named_revision(ports: Ports, record: EnvironmentRecord, name: str) -> Revision:
+    """The revision a person names, if it is in the accepted history. Raises RefusedError."""
     commit = await ports.git.resolve(name)
     where = f"branch {ports.settings.branch}"
     if record.head is None or not await ports.git.descends(record.head.commit, commit):

@@ -28,6 +28,7 @@ from reconciler.core.plan import classify, told_apart, with_keys
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.standstill import Standstill, contention, left_alone
+from reconciler.engine.contracts import broken_contracts
 from reconciler.engine.observe import Plaintexts, Snapshot, key_change, last_written
 
 _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
@@ -273,6 +274,8 @@ async def _ask_guards(
             # By resolved paths: a link must not give a compose file a second name.
             found += guards.project_files(replace(target, path=resolved), *forbidden, data.reveal())
             found += await _ask_check(ports, target, data)
+            if change.kind is not Kind.DRIFT:  # what was applied kept its contracts then; a hand edit must go
+                found += await broken_contracts(ports, snapshot.wanted.revision, target, data)
         problems += [f"{target.id}: {problem}" for problem in found]
     return problems
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from reconciler.core import health
 from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError, RevisionError
-from reconciler.core.model import Manifest, Order, Outcome, Phase, Result, Revision, Run, ServiceHealth
+from reconciler.core.model import Manifest, Order, OrderKind, Outcome, Phase, Result, Revision, Run, ServiceHealth
 from reconciler.core.ports import Ports
 from reconciler.core.standstill import standstill
 from reconciler.engine.execute import phase
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
-from reconciler.engine.orders import carry_out
+from reconciler.engine.orders import carry_out, named_revision
 from reconciler.engine.prepare import KeyNames, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
@@ -111,13 +111,15 @@ class Reconciler:
     ) -> Outcome:
         """What should be, and a pass towards it. ``troubles`` gets what a person should know of beside the outcome."""
         ports, self._aimed_at = self._ports, None
-        if order is not None:
+        if order is not None and order.kind is not OrderKind.PLAN:
             await carry_out(ports, self.environment, order)
             self._failure = self._wanted = None
         head, trouble = await accepted_head(ports, self.environment, poll=poll)
         self._trouble = trouble if poll else self._trouble  # what the last poll met holds until the next one
         if self._trouble:
             troubles.append(self._trouble)
+        if order is not None and order.kind is OrderKind.PLAN:
+            return await self._plan_at(order.revision)
         outcome = None if dry_run else await recover(ports, self.environment, head)
         if outcome is None:
             self._aimed_at, quarantine = wanted_revision(ports, self.environment, head)
@@ -184,6 +186,16 @@ class Reconciler:
             )
         ports.metrics.observed(prepared.plan, ports.clock.now())
         return prepared, snapshot
+
+    async def _plan_at(self, name: str) -> Outcome:
+        """What a pass would do if git wanted that revision. What is kept of the wanted one, and its metrics, stay."""
+        ports, plaintexts = self._ports, Plaintexts(self._ports)
+        record = ports.store.environment(self.environment)
+        self._aimed_at = await named_revision(ports, record, name)
+        snapshot = await look(ports, await load(ports, self.environment, self._aimed_at, plaintexts))
+        alone = standstill(record, ports.clock.now())
+        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, alone=alone)
+        return _preview(prepared)
 
     @property
     def live_paths(self) -> frozenset[str]:
