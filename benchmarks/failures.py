@@ -204,8 +204,8 @@ def _ups(project: ComposeProject) -> list[str]:
 # --- full disks ---
 
 
-def full_disks(root: Path) -> list[Figure]:
-    """The same change, again and again, on a disk with one page more room each time, until it fits.
+def full_disks(root: Path, step: int = STEP) -> list[Figure]:
+    """The same change, again and again, on a disk with ``step`` bytes more room each time, until it fits.
 
     Once the disk is that of the live files, once that of the state: backups and the store.
     """
@@ -214,8 +214,8 @@ def full_disks(root: Path) -> list[Figure]:
     figures = []
     for kind in ("live files", "state"):
         with _small_disk(root / kind.replace(" ", "-"), kind) as (server, disk):
-            damaged, tries = _fill_by_fill(server, disk)
-        note = f"{tries} passes, each with {STEP} bytes more room than the one before"
+            damaged, tries = _fill_by_fill(server, disk, step)
+        note = f"{tries} passes, each with {step} bytes more room than the one before"
         figures.append(Figure(f"disk of the {kind} full: live files damaged", "", (float(damaged),), 0.0, note))
     return figures
 
@@ -240,7 +240,7 @@ def _small_disk(root: Path, kind: str) -> Iterator[tuple[Server, Path]]:
         output("umount", str(disk))
 
 
-def _fill_by_fill(server: Server, disk: Path) -> tuple[int, int]:
+def _fill_by_fill(server: Server, disk: Path, step: int) -> tuple[int, int]:
     aside, generations = server.root / "aside", (files("first", KEYS_ON_DISK), files("second", KEYS_ON_DISK))
     damaged = tries = 0
     while True:
@@ -250,7 +250,7 @@ def _fill_by_fill(server: Server, disk: Path) -> tuple[int, int]:
         if disk != server.app:
             for name, data in generations[0].items():
                 (server.app / name).write_bytes(data)
-        _fill(disk, tries * STEP)
+        _fill(disk, tries * step)
         outcome = server.cli("sync", "--json")
         tries += 1
         live = {name: server.live(name) for name in NAMES}

@@ -22,13 +22,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import failures
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.model import EnvironmentRecord, Result, Run
 from tests.support import paper_engine
 from tests.support.commands import lines
 from tests.support.compose import ComposeProject
 from tests.support.killer import Ended, Killer, killer
-from tests.support.server import ENVIRONMENT, Server
+from tests.support.server import ENVIRONMENT, Daemon, Server
 from tests.support.waiting import eventually
 
 # A live file as it must be seen: its bytes, mode, user and group.
@@ -352,10 +353,10 @@ class RealSite:
         assert data in {path.read_bytes() for path in backups}
         assert {run["result"] for run in self.server.json("history")} <= {"applied", "in_sync", "rolled_back", "failed"}
 
-    def kill_at(self, event: str, *victims: str) -> subprocess.Popen[bytes]:
-        """Begin a pass and SIGKILL the victims, reconciler or compose, as soon as the engine tells of the event.
+    def kill_at(self, event: str, *victims: str, daemon: Daemon | None = None) -> subprocess.Popen[bytes]:
+        """Ask for a pass, and SIGKILL the victims as soon as the engine tells of the event: reconciler, compose.
 
-        Returns reconciler's process.
+        Returns the process that asked. It makes the pass itself where there is no daemon.
         """
         since = time.time()
         process = self.server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -366,7 +367,10 @@ class RealSite:
             assert any(line.strip() == event for line in events.stdout)
             for victim in victims:
                 with contextlib.suppress(ProcessLookupError):
-                    process.kill() if victim == "reconciler" else self._kill_compose()
+                    if victim == "compose":
+                        self._kill_compose()
+                    else:
+                        (daemon or process).kill()
             events.terminate()
         return process
 
@@ -466,9 +470,25 @@ def test_killed_in_the_middle_of_compose_the_services_run_on_the_new_values(
 def test_the_daemon_that_comes_after_a_killed_one_gives_the_services_what_they_are_owed(real: RealSite) -> None:
     with real.server.daemon() as daemon:
         before = real.commit("1")
-        real.kill_at("die", "compose").wait(60)  # the pass is the daemon's: this command only waits for it
-        daemon.kill()
-    with real.server.daemon():
-        real.sync("applied", "in_sync")
+        real.kill_at("die", "reconciler", "compose", daemon=daemon).wait(60)
+    with real.server.daemon():  # ready: its first pass has ended
         real.assert_runs("1")
+        assert real.server.json("history")[0]["result"] == "applied"
     real.assert_kept(before)
+
+
+# --- what `make bench` does at length --------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_kills_at_random_instants_lose_nothing(docker_engine: str, tmp_path: Path) -> None:
+    with failures.stack(tmp_path) as (server, project):
+        found = failures.killed(server, project, kills=8)
+    assert {figure.name: figure.median for figure in found if figure.median} == {}
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full_damages_no_live_file_wherever_that_is_noticed(tmp_path: Path) -> None:
+    found = failures.full_disks(tmp_path, step=16 * 1024)
+    assert [figure.name for figure in found if not figure.samples] == []
+    assert {figure.name: figure.median for figure in found if figure.median} == {}
