@@ -15,17 +15,18 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, skipped
 from reconciler.adapters import engine
+from reconciler.adapters.store import SqliteStore
 from tests.support.age_key import make_age_key
 from tests.support.commands import output, run
 from tests.support.compose import ComposeProject
 from tests.support.git_remote import make_git_remote
-from tests.support.server import Server
+from tests.support.server import ENVIRONMENT, Server
 from tests.support.waiting import eventually
 
 ROLLBACKS = 5
 ROLLBACK_TARGET = 1.5  # times what Compose alone takes
 KILLS = 200
-LONGEST_LIFE = 2.5  # seconds: a pass that recreates both services is over by then
+LONGEST_LIFE = 1.2  # times what a whole pass takes that recreates both services
 DISK = 256 * 1024  # bytes of the small file systems
 KEYS_ON_DISK = 1000  # in each file: so that it takes many pages
 STEP = 4096  # bytes: a page, what a tmpfs gives at a time
@@ -139,13 +140,19 @@ def killed(server: Server, project: ComposeProject, kills: int = KILLS, seed: in
     """
     chance = random.Random(seed)
     known: set[bytes] = {server.live(name) for name in NAMES}
-    lost = cut = hit = 0
+    lost = cut = hit = inside = 0
+    server.commit(files("whole"))
+    began = time.monotonic()
+    _sync(server, "applied")
+    life = LONGEST_LIFE * (time.monotonic() - began)
+    known |= set(files("whole").values())
     for number in range(kills):
         if number % 2 == 0:  # the other half of the kills meets a run that was killed before
             revision = files(f"bad{number}" if number % 8 == 6 else f"mode{number}")
             known |= set(revision.values())
             server.commit(revision)
-        hit += _kill_one(server, chance)
+        hit += _kill_one(server, chance.uniform(0, life), with_children=chance.random() < 0.5)
+        inside += _has_unfinished(server)
         for name in NAMES:
             lost += not (server.app / name).exists()
             cut += (server.app / name).exists() and server.live(name) not in known
@@ -160,7 +167,7 @@ def killed(server: Server, project: ComposeProject, kills: int = KILLS, seed: in
         for one in ("api", "worker")
     )
     beside = len(list(server.app.glob(".*.reconciler-*")))
-    note = f"{kills} kills, {hit} of them in the middle of a pass"
+    note = f"{kills} kills, {hit} of them in the middle of a pass, {inside} of a transaction"
     return [
         Figure("killed at random: live files lost", "", (float(lost),), 0.0, note),
         Figure("killed at random: live files truncated or unknown", "", (float(cut),), 0.0),
@@ -169,13 +176,13 @@ def killed(server: Server, project: ComposeProject, kills: int = KILLS, seed: in
     ]
 
 
-def _kill_one(server: Server, chance: random.Random) -> bool:
-    """Start a pass and kill it after a while; return whether it was still at work."""
+def _kill_one(server: Server, life: float, *, with_children: bool) -> bool:
+    """Start a pass and kill it after so many seconds; return whether it was still at work."""
     process = server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        process.wait(chance.uniform(0.2, LONGEST_LIFE))
+        process.wait(life)
     except subprocess.TimeoutExpired:
-        children = _children(process.pid) if chance.random() < 0.5 else []
+        children = _children(process.pid) if with_children else []
         process.kill()
         process.wait()
         for child in children:
@@ -183,6 +190,14 @@ def _kill_one(server: Server, chance: random.Random) -> bool:
                 os.killpg(child, signal.SIGKILL)
         return True
     return False
+
+
+def _has_unfinished(server: Server) -> bool:
+    store = SqliteStore(str(server.state / "state.db"))
+    try:
+        return store.unfinished(ENVIRONMENT) is not None
+    finally:
+        store.close()
 
 
 def _children(pid: int) -> list[int]:
@@ -260,7 +275,9 @@ def _fill_by_fill(server: Server, disk: Path, step: int) -> tuple[int, int]:
 
 
 def _fill(disk: Path, room: int) -> None:
-    """Take all of the disk but so many bytes."""
+    """Take all of the disk but so many bytes. Never of a disk that is not the small one."""
+    if not os.path.ismount(disk):
+        raise RuntimeError(f"somebody has unmounted {disk}")
     free = os.statvfs(disk)
     with (disk / "filler").open("wb") as file:
         file.write(bytes(max(0, free.f_bavail * free.f_frsize - room)))
