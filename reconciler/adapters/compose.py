@@ -32,6 +32,8 @@ _RESOLVE = process.Limits(timeout=60.0, grace=5.0, stdout=64 * process.MIB, stde
 _UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
 # Compose makes the new container beside the old one as <first 12 digits of the old id>_<name>.
 _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
+# Exit codes of the docker command where its compose plugin was killed: what it makes of "no exit code", and a shell's.
+_KILLED = frozenset({255, 137})
 # How long, in seconds, an `up` may go on after we were told to stop.
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
 _LAST_ORDERS = 60.0
@@ -332,6 +334,11 @@ def _error(
     """What a failed command means. `root` is the farm's, where it ran in one."""
     if completed.timed_out:
         return EngineUnavailableError(f"docker compose took too long to {doing}", where=stack.directory)
+    if completed.exit_code < 0 or completed.exit_code in _KILLED:
+        hint = "Look for the kernel's out-of-memory killer (dmesg); it is tried again"
+        return EngineUnavailableError(
+            f"docker compose was killed before it could {doing}", where=stack.directory, hint=hint
+        )
     stderr = _said(completed)
     if root:
         stderr = stderr.replace(root, "")

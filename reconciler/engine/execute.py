@@ -28,7 +28,7 @@ from reconciler.core.secret import Secret
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.prepare import Prepared, StackView, affected
 
-_LOOK_AGAIN = 0.5  # seconds between two looks at the containers while waiting for health
+_LOOK_AGAIN = 0.2  # seconds between two looks at the containers while waiting for health: a look costs some ms
 
 
 class Stage(Enum):
