@@ -71,6 +71,13 @@ class BackupDirectory:
                 f"cannot list the backups ({os.strerror(error.errno or 0)})", where=self._directory, hint=hint
             ) from error
 
+    def check(self) -> None:
+        """Raise LiveFileError where others could have changed a backup."""
+        directories = [os.path.join(self._directory, name) for name in _names(self._directory)]
+        for directory in (self._directory, *filter(os.path.isdir, directories)):
+            if os.path.lexists(directory):
+                _check_private(directory)
+
     def unreadable(self, environment: str | None = None) -> tuple[tuple[str, str], ...]:
         """Environment and name of what lies among them and is no backup, as its manifest cannot be read; sorted."""
         known = {(backup.environment, backup.id) for backup in self.list(environment)}

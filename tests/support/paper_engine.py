@@ -38,6 +38,9 @@ class PaperEngine:
     async def close(self) -> None:
         pass
 
+    async def follow(self, touched: Callable[[], None]) -> None:
+        """Nothing here happens by itself."""
+
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._step("compose config")
         found = {name: variables(_data(f"{stack.directory}/{source_of(name)}", staged or {})) for name in SERVICES}
