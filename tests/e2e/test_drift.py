@@ -162,8 +162,8 @@ def test_a_container_started_by_hand_with_other_values_is_seen_at_once(
         done = project.compose("-f", "compose.yaml", "-f", "hand.yaml", "up", "-d", "--pull", "never")
         assert done.returncode == 0, done.stderr
         eventually(lambda: project.environment("api")["MODE"] == "git", timeout=LONG)
-        eventually(lambda: [one for one in daemon.events() if one.get("services") == ["api"]], timeout=LONG)
-        (told,) = [one for one in daemon.events() if one.get("services") == ["api"]]
+        eventually(lambda: [one for one in daemon.events() if one.get("services") == ["app/api"]], timeout=LONG)
+        (told,) = [one for one in daemon.events() if one.get("services") == ["app/api"]]
     assert told["trigger"] == "engine"
     assert runs(server)[0]["actions"][0]["reason"] == "container runs older values of MODE"
 
