@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import checks, daemon, failures, passes, services
+from benchmarks import checks, daemon, drift, failures, passes, services
 from benchmarks.figures import Figure, machine, skipped, table
 from benchmarks.scratch import TARGETS, make_server
 
@@ -64,6 +64,8 @@ def measure(scratch: Path, kills: int) -> Iterator[Figure]:
     yield from asyncio.run(passes.first(server))
     yield from asyncio.run(passes.change(server))
     yield from asyncio.run(passes.idle(server, f"{TARGETS} targets"))
+    yield from drift.repairs(server, "no stack")
+    yield from drift.flood(server)
     yield from failures.full_disks(scratch / "disks")
     if reason := services.obstacle():
         yield from daemon.idle(server, f"{TARGETS} targets")
@@ -74,6 +76,7 @@ def measure(scratch: Path, kills: int) -> Iterator[Figure]:
         yield from asyncio.run(passes.idle(with_stack, f"{TARGETS} targets in a stack"))
         yield from asyncio.run(services.change(with_stack, project))
         yield from daemon.idle(with_stack, f"{TARGETS} targets in a stack")
+        yield from drift.repairs(with_stack, "in a stack")
     with failures.stack(scratch / "failures") as (failing, project):
         yield from failures.rolling_back(failing, project)
         yield from failures.killed(failing, project, kills)

@@ -202,10 +202,12 @@ async def _owe(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[
     actions: list[Action] = []
     for name, view in prepared.views.items():
         touched = [change for change in prepared.plan.writes if change.target.stack == name]
+        planned = tuple(action for action in prepared.plan.actions if action.stack == name)
+        if not touched and not planned:
+            continue
         after = await ports.compose.project(view.stack) if touched else view.before
         if after is not None:
             progress.projects[name] = after
-        planned = tuple(action for action in prepared.plan.actions if action.stack == name)
         actions += affected(view, after, touched, planned)
     progress.run = replace(progress.run, actions=tuple(actions))
     ports.store.amend(progress.run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from reconciler.core.errors import (
@@ -12,7 +14,7 @@ from reconciler.core.errors import (
     ModelRefusedError,
     StoreUnavailableError,
 )
-from reconciler.core.model import Kind, Manifest, OnDrift, OnFailure, Result, Stack, Target
+from reconciler.core.model import Aspect, Kind, Manifest, OnDrift, OnFailure, Outcome, Pause, Result, Stack, Target
 from reconciler.engine.reconcile import Claims, Reconciler
 from tests.fakes import API, APP, WORKER, Killed, World, one_pass
 
@@ -301,3 +303,40 @@ async def test_the_backup_stays_until_it_is_stored_that_nothing_was_written(worl
     assert world.store.open_run.backup in {backup.id for backup, _ in world.backups.taken}
     assert (await one_pass(world)).result is Result.APPLIED
     assert len(world.backups.taken) == 1
+
+
+# --- containers that run older values ---
+
+
+async def stale(world: World) -> Outcome:
+    """api's container was made from other values than its file holds."""
+    world.host.put(API, b"A=old\n")
+    world.compose.start("api")
+    world.host.put(API, b"A=1\n")
+    return await one_pass(world)
+
+
+async def test_a_container_that_runs_older_values_is_recreated(world: World) -> None:
+    assert (await stale(world)).result is Result.CORRECTED
+    assert world.compose.running["api"].environment == {"A": "1"}
+
+
+async def test_with_report_a_stale_container_is_told_of_and_left(world: World) -> None:
+    world.target_fields = {"on_drift": OnDrift.REPORT}
+    outcome = await stale(world)
+    assert outcome.result is Result.HELD
+    assert "container runs older values of A; on_drift is report" in outcome.reason
+    assert world.compose.running["api"].environment == {"A": "old"}
+
+
+async def test_a_stale_container_of_a_paused_stack_is_told_of_and_left(world: World) -> None:
+    record = world.store.record
+    world.store.record = replace(record, pauses=(Pause("production/app", 2e9, "an incident", 0.0),))
+    outcome = await stale(world)
+    assert outcome.result is Result.HELD
+    assert "container runs older values of A; paused until" in outcome.reason
+    assert world.compose.running["api"].environment == {"A": "old"}
+    assert world.metrics.plan is not None
+    assert all(Aspect.STALE in change.aspects for change in world.metrics.plan.changes)
+    world.store.record = record
+    assert (await one_pass(world)).result is Result.CORRECTED
