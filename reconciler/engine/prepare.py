@@ -323,7 +323,7 @@ def _reported(snapshot: Snapshot, stack: Stack) -> str:
 
 
 def _edited(changes: list[Change], stack: Stack) -> bool:
-    """Whether a hand edit stays in one of the stack's files: then it is the file that is not right, not the container."""
+    """Whether a hand edit stays in one of its files: then it is the file that is not right, not the container."""
     return any(change.drifted for change in changes if change.target.stack == stack.name)
 
 
