@@ -94,6 +94,7 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
         token_file=config.repository.token_file,
         allowed_signers_file=config.repository.allowed_signers_file,
     )
+    sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)
     ports = Ports(
         git=mirror,
         git_writer=GitPusher(
@@ -103,7 +104,8 @@ async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
             signing_key_file=config.rollback.signing_key_file,
             verifies=config.repository.verify is not Verify.NONE,
         ),
-        decryptor=Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary),
+        decryptor=sops,
+        encryptor=sops,
         host=LocalHost(config.allowed_paths),
         compose=compose,
         backups=open_backups(config),

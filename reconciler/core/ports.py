@@ -107,7 +107,7 @@ class GitWriter(Protocol):
         ...
 
     async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
-        """Commit the files (path → content) on top of the commit ``base``, push that as a new branch, and return its id.
+        """Commit the files (path → content) on top of ``base``, push that as a new branch, and return its id.
 
         Raises RefusedError where the branch exists or the remote does not let us push, GitUnreachableError.
         """
