@@ -99,7 +99,7 @@ def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: 
     if keys:
         content = _merged(target, git, reader, theirs, wanted)
     else:
-        _require_fit(target, live, reader, told)
+        _require_fit(target, live, reader, [name for name in told if name not in theirs or theirs[name]])
         _require_certain(target, theirs, wanted, told)
         content = live
     return Proposal(Secret(content), _key_change(ours, theirs, wanted))
@@ -183,8 +183,12 @@ def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line |
         entries = dotenv.entries(live, reader)
     except dotenv.EnvFileError as error:
         raise RefusedError(f"the live file cannot be read: {error}", where=target.path, hint="Mend it first") from None
-    if twice := dotenv.duplicates(entries):
-        raise RefusedError(f"defined twice: {listed(twice)}", where=target.path, hint="Keep one of each")
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.key in seen:
+            where = f"{target.path}, line {entry.line}"
+            raise RefusedError("an earlier line sets the same variable", where=where, hint="Keep one of them")
+        seen.add(entry.key)
     texts = live.split(b"\n")
     found: dict[str, Line | None] = {}
     for entry in entries:
@@ -247,7 +251,7 @@ def _named(
 def _merged(
     target: Target, git: bytes, reader: Parser, theirs: Mapping[str, Line | None], wanted: Sequence[str]
 ) -> bytes:
-    """Git's content with the wanted keys as the live file has them."""
+    """Git's content with the wanted keys as the live file has them; what is not in git by that label is added last."""
     unfit = [name for name in wanted if name in theirs and theirs[name] is None]
     if unfit:
         what = (
@@ -255,10 +259,11 @@ def _merged(
         )
         raise RefusedError(what, where=target.path, hint=f"Write it in one KEY=value line, or {AS_BINARY}")
     old = _lines_in_git(target, git, reader)
-    kept = [theirs.get(line.name) if line.name in wanted else line for line in old]
-    texts = [line.text for line in kept if line]
-    known = {line.name for line in old}
-    texts += [line.text for name in wanted if name not in known and (line := theirs[name])]
+    labels = {line.label for line in old}
+    new = [line for name in wanted if (line := theirs.get(name))]
+    in_place = {line.label: line for line in new if line.label in labels}
+    kept = [in_place.get(line.label) if line.name in wanted else line for line in old]
+    texts = [line.text for line in (*kept, *(line for line in new if line.label not in labels)) if line]
     return "".join(f"{text}\n" for text in texts).encode()
 
 
@@ -322,7 +327,8 @@ def _key_change(ours: Mapping[str, Line | None], theirs: Mapping[str, Line | Non
 
 
 def _nothing(target: Target) -> RefusedError:
-    return RefusedError("the live file is what git has: there is nothing to adopt", where=target.id)
+    hint = "An edit that was undone lies in a backup: `reconciler backups`"
+    return RefusedError("the live file is what git has: there is nothing to adopt", where=target.id, hint=hint)
 
 
 def _both_moved(target: Target) -> RefusedError:
