@@ -20,9 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import daemon, passes, services
+from benchmarks import daemon, history, passes, services
 from benchmarks.figures import Figure, machine, skipped, table
 from benchmarks.scratch import TARGETS, make_server
+from tests.support.git_remote import make_git_remote
 
 HELP_RUNS = 15
 HELP_TARGET = 300.0  # ms
@@ -60,6 +61,7 @@ def measure(scratch: Path) -> Iterator[Figure]:
     yield from asyncio.run(passes.first(server))
     yield from asyncio.run(passes.change(server))
     yield from asyncio.run(passes.idle(server, f"{TARGETS} targets"))
+    yield from history.ages(make_git_remote(scratch / "history" / "remote.git"), str(scratch / "history"))
     if reason := services.obstacle():
         yield from daemon.idle(server, f"{TARGETS} targets")
         yield skipped("everything with a stack", reason)

@@ -85,7 +85,7 @@ class History:
 
 @pytest.fixture
 def history(tmp_path: Path, git_remote: Callable[..., GitRemote], age_key: AgeKey) -> History:
-    remote = git_remote()
+    remote = git_remote("history")
     return History(remote, age_key, GitMirror(url=remote.url, branch="main", state_dir=str(tmp_path / "s")), tmp_path)
 
 
@@ -270,7 +270,7 @@ def test_what_is_known_is_kept_and_a_rewritten_history_makes_no_secret_younger(s
     before = keys(server.json("age"))
     blobs = {path: server.remote.read(path) for path in (API, "envs/production/blob", "envs/production/motd")}
     blobs["envs/production/environment.yaml"] = server.remote.read("envs/production/environment.yaml")
-    server.remote.commit({path: data for path, data in blobs.items()}, branch="orphan")
+    server.remote.commit(blobs, branch="orphan")
     server.remote.make_branch("main", "orphan")
     history._date(30, server.remote.head(), "main")
     assert server.sync()["exit_code"] == 0
