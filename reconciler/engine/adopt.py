@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reconciler.core import adoption, guards
 from reconciler.core.adoption import Proposal
-from reconciler.core.errors import GitUnreachableError, RefusedError, SourceError
+from reconciler.core.errors import GitUnreachableError, HistoryRewrittenError, RefusedError, SourceError
 from reconciler.core.model import Adopted, Blob, Format, Revision, Target
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import Plaintexts, path_in_git, read_manifest, read_source
@@ -48,9 +48,13 @@ async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[s
 
 
 async def _head(ports: Ports, environment: str) -> Revision:
-    """The accepted head, newly asked for. One that is refused is for the passes to tell; this is not built on it."""
+    """The accepted head, newly asked for.
+
+    A newer one whose signature does not count is for the passes to tell: this is built on the one before. But what
+    was built on a history that is no more would bring that back.
+    """
     head, trouble = await accepted_head(ports, environment, poll=True)
-    if isinstance(trouble, GitUnreachableError):
+    if isinstance(trouble, GitUnreachableError | HistoryRewrittenError):
         raise trouble
     return head
 

@@ -584,3 +584,21 @@ def test_a_secret_handed_over_by_mistake_is_refused(path: Path, store: SqliteSto
     with pytest.raises(TypeError):
         store.begin(run_of(from_commit=Secret(canary)))
     assert not [file for file in path.parent.iterdir() if canary in file.read_bytes()]
+
+
+# --- since when the values of git's history have been there ----------------------------------------------------------
+
+
+def test_the_earlier_time_at_which_a_value_was_seen_stays(opened: Callable[[], SqliteStore]) -> None:
+    store = opened()
+    assert store.history_read("envs") is None
+    store.remember_first_seen("envs", "c1", {"a": 5.0, "b": 5.0})
+    store.remember_first_seen("envs", "c2", {"a": 4.0, "b": 6.0, "c": 6.0})
+    again = opened()
+    assert again.first_seen(["a", "b", "c", "d"]) == {"a": 4.0, "b": 5.0, "c": 6.0}
+    assert again.first_seen([]) == {}
+    assert again.history_read("envs") == "c2"
+    assert again.history_read("") is None
+    many = {f"iv{number}": 1.0 for number in range(50_000)}
+    again.remember_first_seen("envs", "c3", many)
+    assert again.first_seen(many.keys()) == many

@@ -255,6 +255,14 @@ def test_a_remote_that_is_down_or_does_not_let_us_push(site: Server) -> None:
     (site.root / "gone").rename(site.remote.path)
 
 
+def test_nothing_is_built_on_a_history_that_was_rewritten(site: Server) -> None:
+    (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
+    manifest = site.remote.read("envs/production/environment.yaml")
+    site.remote.commit({API: site.remote.read(API), "envs/production/environment.yaml": manifest}, branch="anew")
+    site.remote.make_branch("main", "anew")
+    assert "the branch was rewritten" in refused(site, TARGET)
+
+
 def test_a_damaged_mirror_is_made_anew(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     for pack in (site.state / "mirror.git" / "objects" / "pack").iterdir():
