@@ -19,9 +19,10 @@ from reconciler.adapters.git_command import LARGEST_OBJECT, read_log
 from reconciler.adapters.git_objects import DamagedError
 from reconciler.adapters.git_runner import GitRunner
 from reconciler.core.ciphertext import ivs
+from reconciler.core.errors import RefusedError
 
-LOG = 256 * process.MIB  # a million commits or so
-AT_ONCE = 16 * process.MIB  # of files in memory
+LOG = 64 * process.MIB  # 400,000 changed files or so
+AT_ONCE = 8 * process.MIB  # of files in memory
 SECONDS = 120.0  # for each process
 
 _MOMENT = re.compile(rb"\x01(\d+)")
@@ -32,7 +33,8 @@ _NOTHING = b"0" * 40
 async def first_appearances(git: GitRunner, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
     """See the ``Git`` port's ``first_seen``; ``since`` is an ancestor or None.
 
-    Raises DamagedError for a mirror that cannot be read, GitUnreachableError where git does not end in time.
+    Raises DamagedError for a mirror that cannot be read, GitUnreachableError where git does not end in time,
+    RefusedError for a history that is too long.
     """
     log = await _ask(git, read_log(commit, since, directory), LOG)
     blobs = await asyncio.to_thread(_blobs, log)
@@ -52,6 +54,9 @@ async def _ask(
     completed = await git.run(argv, stdin=stdin, stdout=stdout, seconds=SECONDS)
     if completed.timed_out:
         git.raise_failure(completed, SECONDS)
+    if completed.overflowed:
+        what = f"the history of the environments is too long to be read ({stdout // process.MIB} MiB of it)"
+        raise RefusedError(what, where=git.where, hint="Give the environments a repository of their own.")
     if not completed.ok:
         raise DamagedError("its history cannot be read")
     return completed.stdout

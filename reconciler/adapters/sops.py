@@ -210,7 +210,7 @@ def amend_arguments(file_format: Format, path: str, label: str, *, removes: bool
     """Arguments that set the value on standard input, as JSON, in the file at ``path``; or remove it."""
     command = ["unset"] if removes else ["set", "--value-stdin"]
     types = ["--input-type", file_format, "--output-type", file_format]
-    return ["--config", "/dev/null", *command, *types, path, json.dumps([label])]
+    return ["--config", "/dev/null", *command, *types, path, json.dumps([label], ensure_ascii=False)]
 
 
 @dataclass(frozen=True, slots=True)

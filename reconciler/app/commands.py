@@ -58,8 +58,8 @@ async def _run_daemon(config: ServerConfig) -> None:
             daemon,
             built.ports.store,
             built.metrics.render,
-            _webhook_secret(config),
             functools.partial(errands.carry_out, built.ports, config.environment),
+            _webhook_secret(config),
         )
         address = config.http.listen
         async with serving(views, host=address.host, port=address.port, control_socket=control_socket(config)) as bound:

@@ -22,10 +22,6 @@ from reconciler.core.ports import Store
 _LARGEST_WEBHOOK = 1024 * 1024
 
 
-async def _no_errands(_: Mapping[str, Any]) -> dict[str, Any]:
-    raise RefusedError("this daemon runs no errands")
-
-
 @dataclass(frozen=True, slots=True)
 class Views:
     """What the handlers show: the daemon, its memory, and the text of a scrape. ``errand`` is app/errands.py's."""
@@ -33,8 +29,8 @@ class Views:
     daemon: Daemon
     store: Store
     render_metrics: Callable[[], bytes]
+    errand: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
     webhook_secret: bytes | None = None
-    errand: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]] = _no_errands
 
     async def status(self) -> dict[str, Any]:
         environments = [await self._environment(name) for name in self.daemon.environments]

@@ -83,6 +83,7 @@ class Git(Protocol):
 
         By the beginning of its iv (``ciphertext.ivs``), in epoch seconds: the date of the oldest commit that has it.
         With ``since``, only what commits bring that ``since`` has not; one that is no ancestor counts as None.
+        Raises RefusedError for a history that is too long.
         """
         ...
 

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from reconciler.core.ciphertext import IV_CHARACTERS, Entry
-from reconciler.core.model import Format, KeyAge, Revision, TargetAge
+from reconciler.core.model import Blob, Format, KeyAge, Revision, Target, TargetAge
 from reconciler.core.ports import Ports
-from reconciler.engine.observe import read_manifest, read_source
+from reconciler.engine.observe import Wanted, read_manifest, read_source
 
 
 async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tuple[TargetAge, ...]:
     """The encrypted targets at ``revision``, each with its keys.
 
-    A value that was there before is as old as it was then: a revert does not rotate a secret. What a history knew
-    before it was rewritten counts too. Raises ManifestError, SourceError, GitUnreachableError, StoreUnavailableError.
+    Raises ManifestError, SourceError, GitUnreachableError, StoreUnavailableError, RefusedError for a history that is
+    too long.
     """
     manifest = await read_manifest(ports, environment, revision)
+    encrypted = [target for target in manifest.targets if target.encrypted]
+    blobs = {target.source: await read_source(ports, revision, target) for target in encrypted}
+    return await _ages_of(ports, revision, encrypted, blobs)
+
+
+async def tell_ages(ports: Ports, wanted: Wanted) -> None:
+    """Have the metrics tell the age of each target's oldest secret. Raises as ``secret_ages`` does."""
+    targets = wanted.manifest.targets
+    encrypted = [target for target in targets if target.encrypted]
+    ages = await _ages_of(ports, wanted.revision, encrypted, wanted.blobs)
+    oldest = {one.target.id: one.oldest for one in ages}
+    for target in targets:
+        ports.metrics.rotated(target.environment, target.id, oldest.get(target.id))
+
+
+async def _ages_of(
+    ports: Ports, revision: Revision, targets: Sequence[Target], blobs: Mapping[str, Blob]
+) -> tuple[TargetAge, ...]:
+    """A value that was there before is as old as it was then: a revert does not rotate a secret. What a history knew
+    before it was rewritten counts too."""
     await _learn(ports, revision.commit)
     found = []
-    for target in manifest.targets:
-        if target.encrypted:
-            blob = await read_source(ports, revision, target)
-            source = ports.decryptor.read(target.source, blob.data)
-            entries = [entry for entry in source.entries if not entry.comment]
-            found.append(TargetAge(target, _ages(ports, revision, entries, whole=source.format is Format.BINARY)))
+    for target in targets:
+        source = ports.decryptor.read(target.source, blobs[target.source].data)
+        entries = [entry for entry in source.entries if not entry.comment]
+        found.append(TargetAge(target, _keys(ports, revision, entries, whole=source.format is Format.BINARY)))
     return tuple(found)
-
-
-async def tell_ages(ports: Ports, environment: str, revision: Revision) -> None:
-    """Have the metrics tell the age of each target's oldest secret. Raises as ``secret_ages`` does."""
-    manifest = await read_manifest(ports, environment, revision)
-    found = {one.target.id: one.oldest for one in await secret_ages(ports, environment, revision)}
-    for target in manifest.targets:
-        ports.metrics.rotated(environment, target.id, found.get(target.id))
 
 
 async def _learn(ports: Ports, commit: str) -> None:
@@ -43,7 +55,7 @@ async def _learn(ports: Ports, commit: str) -> None:
         ports.store.remember_first_seen(directory, commit, seen)
 
 
-def _ages(ports: Ports, revision: Revision, entries: list[Entry], *, whole: bool) -> tuple[KeyAge, ...]:
+def _keys(ports: Ports, revision: Revision, entries: Sequence[Entry], *, whole: bool) -> tuple[KeyAge, ...]:
     """A value that the history does not explain is as old as the revision that holds it."""
     ivs = {entry.iv[:IV_CHARACTERS] for entry in entries}
     seen = ports.store.first_seen(ivs)

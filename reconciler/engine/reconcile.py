@@ -135,7 +135,7 @@ class Reconciler:
             return
         try:
             with phase(self._ports, Phase.AGE, "reading how old the secrets are"):
-                await tell_ages(self._ports, wanted.manifest.environment, wanted.revision)
+                await tell_ages(self._ports, wanted)
         except ReconcilerError:  # `reconciler age` tells it to whoever asks
             self._look_at_ages_again = now + _REMEMBER_FAILURE
         else:

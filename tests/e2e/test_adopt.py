@@ -103,6 +103,14 @@ def test_of_a_file_that_sops_cannot_hold_single_keys_are_adopted(site: Server) -
     assert plain == b'# the service\nLOG_LEVEL=debug\n# last\nPASSWORD="a#b"\nTOKEN=mine\nNEW=1\n'
 
 
+def test_odd_names_and_values_survive(site: Server) -> None:
+    live = b"myKey=x\n\xc3\x84.b-c=y\nexport  E=$(z) \\\\n \xf0\x9f\x94\x91\r\n" + b"LONG=" + b"x" * 200_000 + b"\n"
+    (site.app / "api.env").write_bytes(live)
+    keys = ("myKey", "\u00c4.b-c", "E", "LONG")
+    told = adopt(site, TARGET, *(argument for key in keys for argument in ("--key", key)))
+    assert site.key.decrypt("api.env", proposed(site, told)) == GIT + live
+
+
 def test_what_was_adopted_and_merged_is_in_sync_and_touches_nothing(site: Server) -> None:
     live = GIT.replace(b"info", b"debug")
     (site.app / "api.env").write_bytes(live)

