@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from reconciler.core.ciphertext import IV_CHARACTERS, Ciphertext, Entry, Metadata
 from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
@@ -121,6 +122,10 @@ class FakeGit:
             raise RefusedError(f"no commit {name}")
         return found[0]
 
+    async def first_seen(self, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
+        self.journal.note(f"first-seen {since[:1] if since else ''}..{commit[:1]}")
+        return {}
+
     async def verify(self, commit: str, since: str | None) -> None:
         self.journal.note(f"verify {since}..{commit}" if since else f"verify {commit}")
         if commit in self.unsigned:
@@ -134,6 +139,7 @@ class FakeGitWriter:
     journal: Journal
     orders: list[tuple[RevertOrder, GitRevert]] = field(default_factory=list)
     ends: list[Reverted | ReconcilerError] = field(default_factory=list)
+    proposed: list[tuple[str, dict[str, bytes], str]] = field(default_factory=list)
 
     async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
         self.journal.note(f"revert {order.good[:1]}..{order.failed[:1]}")
@@ -143,10 +149,15 @@ class FakeGitWriter:
             raise end
         return end
 
+    async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
+        self.journal.note(f"propose {branch}")
+        self.proposed.append((base, dict(files), message))
+        return "p" * 40
+
 
 @dataclass(slots=True)
 class FakeDecryptor:
-    """ "Encrypted" is what is in git with a mark before it."""
+    """ "Encrypted" is what is in git with a mark before it; a value's iv is the value itself, made longer."""
 
     journal: Journal
     error: ReconcilerError | None = None
@@ -157,11 +168,31 @@ class FakeDecryptor:
     def format_of(self, name: str, data: bytes) -> Format:
         return Format.DOTENV
 
+    def read(self, name: str, data: bytes) -> Ciphertext:
+        pairs = (line.partition("=") for line in data.decode().splitlines())
+        entries = tuple(Entry(key, 1, value, iv(value)) for key, _, value in pairs)
+        return Ciphertext(Format.DOTENV, entries, Metadata((), (), "", "", ""))
+
+    async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
+        self.journal.note(f"amend {name}")
+        lines = {line.partition("=")[0]: line for line in data.decode().splitlines()}
+        for label, value in values.items():
+            lines.pop(label, None) if value is None else lines.update({label: f"{label}={value.reveal().decode()}"})
+        return "".join(f"{line}\n" for line in lines.values()).encode()
+
+    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+        return content.reveal()
+
     async def decrypt(self, name: str, data: bytes) -> Secret:
         self.journal.note(f"decrypt {name}")
         if self.error is not None:
             raise self.error
         return Secret(data)
+
+
+def iv(value: str) -> str:
+    """As long as a real one; "" for an empty value."""
+    return value.ljust(IV_CHARACTERS, "_")[:IV_CHARACTERS] if value else ""
 
 
 @dataclass(slots=True)
@@ -333,6 +364,8 @@ class FakeStore:
     debts: tuple[Action, ...] = ()
     open_run: Run | None = None
     finished: list[tuple[Run, Result, str]] = field(default_factory=list)
+    read_up_to: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)
 
     def environment(self, name: str) -> EnvironmentRecord:
         return replace(self.record, name=name)
@@ -395,6 +428,17 @@ class FakeStore:
         for path in forgotten:
             self.known.pop(path, None)
 
+    def history_read(self, directory: str) -> str | None:
+        return self.read_up_to.get(directory)
+
+    def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
+        return {one: at for one, at in self.seen.items() if one in ivs}
+
+    def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
+        self.journal.note("remember-first-seen")
+        self.read_up_to[directory] = commit
+        self.seen = {**seen, **self.seen}
+
     def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
         return tuple(replace(run, result=result, reason=reason) for run, result, reason in reversed(self.finished))
 
@@ -443,11 +487,12 @@ class FakeProbe:
 
 
 class SilentMetrics:
-    """The Metrics port; remembers only the last plan and the outcomes."""
+    """The Metrics port; remembers only the last plan, the outcomes and the ages of secrets."""
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
         self.results: list[Result] = []
+        self.ages: dict[str, float | None] = {}
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
 
@@ -475,6 +520,9 @@ class SilentMetrics:
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None: ...
 
     def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
+
+    def rotated(self, environment: str, target: str, at: float | None) -> None:
+        self.ages[target] = at
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self.results.append(outcome.result)
@@ -518,6 +566,7 @@ class World:
             git=self.git,
             git_writer=self.git_writer,
             decryptor=self.decryptor,
+            encryptor=self.decryptor,
             host=self.host,
             compose=self.compose,
             backups=self.backups,

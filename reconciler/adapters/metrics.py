@@ -39,6 +39,7 @@ class PrometheusMetrics:
         self._services: dict[str, set[tuple[str, str]]] = {}
         self._revisions: dict[tuple[str, str], str] = {}
         self._drift_since: dict[tuple[str, str], float] = {}
+        self._with_secrets: set[tuple[str, str]] = set()
         self._define()
         self._build_info.labels(version).set(1)
         for environment in environments:
@@ -93,6 +94,13 @@ class PrometheusMetrics:
         self._pinned = gauge("pinned", "1 while a person holds the environment at a revision.", "environment")
         self._verification = counter(
             "source_verification", "Checks of commits' signatures.", "environment", "result", "reason"
+        )
+
+        self._rotated = gauge(
+            "secret_last_rotated_timestamp_seconds",
+            "When the oldest secret of the target was made.",
+            "environment",
+            "target",
         )
 
     def _start_at_zero(self, environment: str) -> None:
@@ -208,6 +216,7 @@ class PrometheusMetrics:
         for series in (self._pending, self._drift_detected, self._drift_corrected, self._drift_since_gauge):
             series.remove(environment, target)
         self._drift_since.pop((environment, target), None)
+        self.rotated(environment, target, None)
 
     def corrected(self, environment: str, targets: Sequence[str]) -> None:
         for target in targets:
@@ -229,6 +238,14 @@ class PrometheusMetrics:
 
     def verified(self, environment: str, result: str, reason: str = "") -> None:
         self._verification.labels(environment, result, reason).inc()
+
+    def rotated(self, environment: str, target: str, at: float | None) -> None:
+        if at is not None:
+            self._with_secrets.add((environment, target))
+            self._rotated.labels(environment, target).set(at)
+        elif (environment, target) in self._with_secrets:
+            self._with_secrets.remove((environment, target))
+            self._rotated.remove(environment, target)
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self._reconcile.labels(outcome.environment, outcome.result).inc()

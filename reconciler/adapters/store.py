@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
@@ -45,6 +45,8 @@ _SCHEMA = (
     "started_at REAL NOT NULL, finished_at REAL, facts TEXT NOT NULL, result TEXT, "
     "reason TEXT NOT NULL DEFAULT '') STRICT",
     "CREATE INDEX run_by_environment ON run (environment, number)",
+    "CREATE TABLE history (directory TEXT PRIMARY KEY, commit_id TEXT NOT NULL) STRICT",
+    "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
@@ -127,6 +129,22 @@ class SqliteStore:
     def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None:
         with self._transaction() as do:
             do("INSERT OR REPLACE INTO plaintext VALUES (?, ?, ?, ?)", (blob, format, identity, digest))
+
+    # --- since when the values of git's history have been there ---
+
+    def history_read(self, directory: str) -> str | None:
+        row = self._one("SELECT commit_id FROM history WHERE directory = ?", directory)
+        return row[0] if row else None
+
+    def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
+        wanted = json.dumps(list(ivs))
+        return dict(self._all("SELECT iv, at FROM first_seen WHERE iv IN (SELECT value FROM json_each(?))", wanted))
+
+    def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
+        with self._transaction() as do:
+            for one in seen.items():
+                do("INSERT INTO first_seen VALUES (?, ?) ON CONFLICT (iv) DO UPDATE SET at = min(at, excluded.at)", one)
+            do("INSERT OR REPLACE INTO history VALUES (?, ?)", (directory, commit))
 
     # --- runs ---
 

@@ -118,6 +118,7 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
         token_file=config.repository.token_file,
         allowed_signers_file=config.repository.allowed_signers_file,
     )
+    sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)
     ports = Ports(
         git=mirror,
         git_writer=GitPusher(
@@ -127,7 +128,8 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
             signing_key_file=config.rollback.signing_key_file,
             verifies=config.repository.verify is not Verify.NONE,
         ),
-        decryptor=Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary),
+        decryptor=sops,
+        encryptor=sops,
         host=LocalHost(config.allowed_paths),
         compose=compose,
         backups=BackupDirectory(_backups_dir(config), digest),

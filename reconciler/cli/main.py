@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -315,6 +315,61 @@ def _carry_out(config: str, environment: str | None, wish: Order, *, as_json: bo
         outcomes = commands.order(settings, environment, wish, tell=tell)
     render.outcomes(outcomes, as_json=as_json)
     raise typer.Exit(_worst(_pass_code(outcome) for outcome in outcomes))
+
+
+@app.command(short_help="propose a hand edit for git, encrypted, on a branch")
+def adopt(
+    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
+    ] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Turn a live file, or some variables of it, into an encrypted commit on the branch reconciler/adopt-….
+
+    It is based on the accepted head, touches only the ciphertexts of what differs, and is pushed when it decrypts to
+    what was meant. Nothing changes on this server: open a pull request, and keep the hand edit from being undone
+    meanwhile (on_drift: report). Exits 0 when it is pushed, 1 when it is refused and on errors.
+    """
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    settings = _load(config)
+    with render.progress() as tell:
+        done = commands.adopt(settings, target, key or [], tell=tell)
+    render.adopted(done, as_json=as_json)
+
+
+@app.command(short_help="how old the secrets are")
+def age(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    max_age: Annotated[
+        str | None, typer.Option("--max-age", metavar="90d", help="What is older is too old: 12h, 90d.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show since when each secret has had its value, by git's history; no key is needed, and no value is read.
+
+    Exits 0, 2 where --max-age finds older ones (it names them), 1 on errors.
+    """
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    settings = _load(config)
+    limit = None if max_age is None else commands.seconds(max_age, where="--max-age")
+    with render.progress() as tell:
+        found = commands.age(settings, environment, limit, tell=tell)
+    render.ages(found, max_age or "", as_json=as_json)
+    raise typer.Exit(PENDING if too_old(found) else IN_SYNC)
+
+
+def too_old(found: dict[str, Any]) -> bool:
+    """Whether any secret of what `age` found is older than it may be."""
+    targets = (target for environment in found["environments"] for target in environment["targets"])
+    return any(key["too_old"] for target in targets for key in target["keys"])
 
 
 @app.command(short_help="check every component and say what to do")

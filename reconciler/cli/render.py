@@ -278,6 +278,39 @@ def restored(found: dict[str, Any], *, as_json: bool) -> None:
     console.print("the running services keep their values until they are recreated, and the daemon follows git")
 
 
+def adopted(done: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _json(done)
+        return
+    what = "the whole file" if done["whole"] else _keys(done["keys"], " ")
+    console.print(f"[green]pushed[/green] {done['commit'][:12]} to [bold]{escape(done['branch'])}[/bold]")
+    console.print(f"{escape(done['target'])}: {what}")
+    console.print(f"open a pull request from it to {escape(done['base_branch'])}; nothing has changed on this server")
+
+
+def ages(found: dict[str, Any], max_age: str, *, as_json: bool) -> None:
+    """Secrets oldest first within their target; ``max_age`` as it was typed."""
+    if as_json:
+        _json(found)
+        return
+    for environment in found["environments"]:
+        table = _table("target", "key", "last rotated")
+        for target in environment["targets"]:
+            for key in sorted(target["keys"], key=lambda key: key["last_rotated"] or "~"):
+                at = "[dim]empty[/dim]" if key["empty"] else _instant(key["last_rotated"])
+                table.add_row(
+                    escape(target["target"]),
+                    escape(key["key"]) or "[dim]the whole file[/dim]",
+                    f"[red]{at}[/red]" if key["too_old"] else at,
+                )
+        console.print(table if table.row_count else f"{escape(environment['environment'])} has no encrypted targets")
+    for environment in found["environments"]:
+        for target in environment["targets"]:
+            if old := [key["key"] or "the whole file" for key in target["keys"] if key["too_old"]]:
+                names = escape(", ".join(old))
+                console.print(f"[red]older than {escape(max_age)}[/red] {escape(target['target'])}: {names}")
+
+
 def findings(found: Iterable[Finding], *, as_json: bool) -> None:
     found = list(found)
     if as_json:

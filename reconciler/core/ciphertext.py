@@ -39,6 +39,8 @@ _YAML_COMMENT = re.compile(r"(?:^|(?<=[ \t]))#(.*)$", re.MULTILINE)
 _TOP_LEVEL_KEY = re.compile(r"^(?:  |\t)?[\"']?([A-Za-z_][\w.\-]*)[\"']?:", re.MULTILINE)
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ufeff\ud800-\udfff]")
 _NAMES_SHOWN = 10
+_IV = re.compile(rb",iv:([A-Za-z0-9+/]{16})")
+IV_CHARACTERS = 16  # of an iv tell it from any other: 96 random bits
 
 _INDEX = r"(?:0|[1-9][0-9]{0,2})"
 _METADATA = re.compile(
@@ -170,6 +172,14 @@ def read(
     metadata = _metadata(name, flat, key_types)
     found.refuse_plaintext(metadata.rule)
     return Ciphertext(file_format, tuple(sorted(found.entries, key=lambda entry: entry.line)), metadata)
+
+
+def ivs(data: bytes) -> frozenset[str]:
+    """The beginnings (IV_CHARACTERS) of all ivs in a file, those of comments and metadata included.
+
+    For files of long ago: nothing is checked, and a file that is not encrypted has none.
+    """
+    return frozenset(found.decode() for found in _IV.findall(data))
 
 
 # --- the format ---
@@ -312,8 +322,12 @@ def _shown(variable: str, value: str, line: int) -> str:
     In a plain or broken file, a line of a wrapped private key can look like ``name=`` or ``name==``; but names keep to
     one case, and base64 (or base32, which has one case) ends in several equals signs.
     """
-    is_name = _CERTAINLY_A_NAME.fullmatch(variable) and (value.strip("=\r") or not value)
-    return variable if is_name else f"line {line}"
+    return variable if is_certainly_a_name(variable, value) else f"line {line}"
+
+
+def is_certainly_a_name(variable: str, value: str) -> bool:
+    """Given what stands before and after the ``=`` of a line, tell whether it can be shown (see ``_shown``)."""
+    return _CERTAINLY_A_NAME.fullmatch(variable) is not None and bool(value.strip("=\r") or not value)
 
 
 def _refuse_plain_dotenv(name: str, lines: Sequence[str]) -> NoReturn:

@@ -128,6 +128,7 @@ class Phase(StrEnum):
     RECREATE = "recreate"
     VERIFY = "verify"
     ROLLBACK = "rollback"
+    AGE = "age"
 
 
 class OrderKind(StrEnum):
@@ -691,6 +692,44 @@ class Backup:
     from_commit: str
     to_commit: str
     entries: tuple[BackupEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A live file, or ``keys`` of it (names), proposed for git: ``commit`` on ``branch``, on top of ``base``.
+
+    ``whole``: the file has no keys to sops.
+    """
+
+    target: Target
+    branch: str
+    commit: str
+    base: Revision
+    keys: KeyChange
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAge:
+    """Since when (epoch seconds) a secret has had the value it has; None: it is empty, and no secret.
+
+    ``key`` is "" for a source that is one secret as a whole.
+    """
+
+    key: str
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetAge:
+    """How old the secrets of an encrypted target are, in the order of the file."""
+
+    target: Target
+    keys: tuple[KeyAge, ...]
+
+    @property
+    def oldest(self) -> float | None:
+        return min((key.at for key in self.keys if key.at is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.core.ciphertext import Ciphertext
 from reconciler.core.contract import Answer, Contract, Question
 from reconciler.core.model import (
     Action,
@@ -78,6 +79,15 @@ class Git(Protocol):
         """
         ...
 
+    async def first_seen(self, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
+        """When each encrypted value of the directory's files, of any time, came into the commit's history.
+
+        By the beginning of its iv (``ciphertext.ivs``), in epoch seconds: the date of the oldest commit that has it.
+        With ``since``, only what commits bring that ``since`` has not; one that is no ancestor counts as None.
+        Raises RefusedError for a history that is too long.
+        """
+        ...
+
     async def verify(self, commit: str, since: str | None) -> None:
         """Check the commit's signature, and that of every commit it has and ``since`` has not.
 
@@ -98,6 +108,32 @@ class GitWriter(Protocol):
         """
         ...
 
+    async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
+        """Commit the files (path → content) on top of ``base``, push that as a new branch, and return its id.
+
+        Raises RefusedError where the branch exists or the remote does not let us push, GitUnreachableError.
+        """
+        ...
+
+
+class Encryptor(Protocol):
+    """Writes ciphertext. No value of a variable is in an argument, an environment, or a file for it."""
+
+    async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
+        """Given a dotenv source, set the values by what stands before their ``=`` (None: take it out); all other
+        ciphertexts stay.
+
+        Raises as ``Decryptor.decrypt`` does.
+        """
+        ...
+
+    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+        """Given a binary source, return one that holds ``content``, for the same recipients.
+
+        Raises RefusedError where that cannot be, and as ``Decryptor.decrypt`` does.
+        """
+        ...
+
 
 class Decryptor(Protocol):
     async def identity(self) -> str:
@@ -109,6 +145,10 @@ class Decryptor(Protocol):
 
     def format_of(self, name: str, data: bytes) -> Format:
         """Given an encrypted source's name and bytes, return the format sops must be told."""
+        ...
+
+    def read(self, name: str, data: bytes) -> Ciphertext:
+        """What an encrypted source says without a key. Raises SourceError and its kinds."""
         ...
 
     async def decrypt(self, name: str, data: bytes) -> Secret:
@@ -330,6 +370,18 @@ class Store(Protocol):
         """Newest first."""
         ...
 
+    def history_read(self, directory: str) -> str | None:
+        """Up to which commit the history of the directory in git was read for ``first_seen``."""
+        ...
+
+    def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
+        """When these values came into git's history (epoch seconds), as far as it is known."""
+        ...
+
+    def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
+        """Note when values came into the history, which was read up to ``commit``; the earlier time of two stays."""
+        ...
+
 
 class Metrics(Protocol):
     """What the pass tells the outside. Labels never hold a key, a value, a path or a URL."""
@@ -360,6 +412,10 @@ class Metrics(Protocol):
 
     def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
 
+    def rotated(self, environment: str, target: str, at: float | None) -> None:
+        """When the oldest secret of the target was made, in epoch seconds; None: it has none."""
+        ...
+
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None: ...
 
 
@@ -370,6 +426,7 @@ class Ports:
     git: Git
     git_writer: GitWriter
     decryptor: Decryptor
+    encryptor: Encryptor
     host: Host
     compose: Compose
     backups: Backups

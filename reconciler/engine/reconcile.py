@@ -10,6 +10,7 @@ from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError,
 from reconciler.core.model import Manifest, Order, OrderKind, Outcome, Phase, Result, Revision, Run, ServiceHealth
 from reconciler.core.ports import Ports
 from reconciler.core.standstill import standstill
+from reconciler.engine.age import tell_ages
 from reconciler.engine.execute import phase
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
@@ -71,6 +72,8 @@ class Reconciler:
         self._aimed_at: Revision | None = None
         self._containers: Mapping[str, frozenset[str]] = {}
         self._looked_at_stacks = float("-inf")
+        self._aged = ""  # the subtree whose secrets' ages were told
+        self._look_at_ages_again = float("-inf")
         self._tidy = False  # whether what a killed run left behind is cleared: once is enough while nothing is written
 
     async def run(
@@ -95,6 +98,7 @@ class Reconciler:
             outcome = Outcome(self.environment, result, str(error), self._aimed_at, retry=error.retryable)
         if not dry_run:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
+            await self._tell_ages()
         if not troubles:
             return outcome
         retry = outcome.retry or any(trouble.retryable for trouble in troubles)
@@ -127,6 +131,20 @@ class Reconciler:
                 troubles.append(quarantine)
             outcome = await self._pass(self._aimed_at, trigger, dry_run, take_over)
         return outcome if dry_run else await self._revert(outcome, troubles)
+
+    async def _tell_ages(self) -> None:
+        """Have the metrics tell how old the secrets are, once per revision that is wanted; after the pass, which it
+        can neither delay nor fail."""
+        wanted, now = self._wanted, self._ports.clock.monotonic()
+        if wanted is None or wanted.revision.subtree == self._aged or now < self._look_at_ages_again:
+            return
+        try:
+            with phase(self._ports, Phase.AGE, "reading how old the secrets are"):
+                await tell_ages(self._ports, wanted)
+        except ReconcilerError:  # `reconciler age` tells it to whoever asks
+            self._look_at_ages_again = now + _REMEMBER_FAILURE
+        else:
+            self._aged = wanted.revision.subtree
 
     async def _revert(self, outcome: Outcome, troubles: list[ReconcilerError]) -> Outcome:
         """Have git follow a rollback, after it. That git does not let us changes nothing about the outcome."""

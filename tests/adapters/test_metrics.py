@@ -62,6 +62,7 @@ REQUIRED = {
     "last_attempt_timestamp_seconds": "gauge",
     "last_success_timestamp_seconds": "gauge",
     "loop_last_tick_timestamp_seconds": "gauge",
+    "secret_last_rotated_timestamp_seconds": "gauge",
 }
 
 
@@ -122,6 +123,7 @@ def busy() -> PrometheusMetrics:
     metrics.recreated("production", "app", "api", "ok")
     metrics.health("production", [ServiceHealth("app", "api", "running", True)])
     metrics.corrected("production", [API.id])
+    metrics.rotated("production", API.id, 99.0)
     metrics.rolled_back("production", "local", True)
     metrics.quarantined("production", True)
     metrics.pinned("production", True)
@@ -329,6 +331,18 @@ def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after
     # Back again, it starts anew.
     metrics.observed(plan_of(changed(MOTD, Kind.DRIFT, Aspect.MODE)), 220.0)
     assert series(metrics, "drift_since_timestamp_seconds")[MOTD.id,] == 220.0
+
+
+def test_the_age_of_a_targets_secrets_goes_with_them_or_with_the_target(metrics: PrometheusMetrics) -> None:
+    metrics.observed(in_sync(API, MOTD), 100.0)
+    metrics.rotated("production", API.id, 50.0)
+    metrics.rotated("production", MOTD.id, None)
+    assert series(metrics, "secret_last_rotated_timestamp_seconds") == {(API.id,): 50.0}
+    metrics.rotated("production", API.id, None)
+    assert series(metrics, "secret_last_rotated_timestamp_seconds") == {}
+    metrics.rotated("production", API.id, 60.0)
+    metrics.observed(in_sync(MOTD), 160.0)
+    assert series(metrics, "secret_last_rotated_timestamp_seconds") == {}
 
 
 def test_another_stack_or_policy_replaces_the_info_of_a_target(metrics: PrometheusMetrics) -> None:

@@ -670,3 +670,21 @@ def test_what_a_call_stores_is_on_disk_when_it_returns(tmp_path: Path) -> None:
         stored, calls = calls[: calls.index(told)], calls[calls.index(told) + 1 :]
         assert "pwrite64" in stored, told
         assert stored[-1] == "fdatasync", f"{told} returned before its last byte was on disk"
+
+
+# --- since when the values of git's history have been there ----------------------------------------------------------
+
+
+def test_the_earlier_time_at_which_a_value_was_seen_stays(opened: Callable[[], SqliteStore]) -> None:
+    store = opened()
+    assert store.history_read("envs") is None
+    store.remember_first_seen("envs", "c1", {"a": 5.0, "b": 5.0})
+    store.remember_first_seen("envs", "c2", {"a": 4.0, "b": 6.0, "c": 6.0})
+    again = opened()
+    assert again.first_seen(["a", "b", "c", "d"]) == {"a": 4.0, "b": 5.0, "c": 6.0}
+    assert again.first_seen([]) == {}
+    assert again.history_read("envs") == "c2"
+    assert again.history_read("") is None
+    many = {f"iv{number}": 1.0 for number in range(50_000)}
+    again.remember_first_seen("envs", "c3", many)
+    assert again.first_seen(many.keys()) == many
