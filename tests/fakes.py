@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from reconciler.adapters.store import SqliteStore
 from reconciler.core.ciphertext import IV_CHARACTERS, Ciphertext, Entry, Metadata
 from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
@@ -20,7 +23,6 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model import (
     Action,
-    Applied,
     Backup,
     BackupEntry,
     Blob,
@@ -114,7 +116,8 @@ class FakeGit:
         return None if data is None else Blob(f"{hash(data):x}", data)
 
     async def descends(self, commit: str, ancestor: str) -> bool:
-        return not self.rewritten
+        order = list(self.commits)
+        return not self.rewritten and ancestor in order[: order.index(commit) + 1]
 
     async def resolve(self, name: str) -> str:
         found = [commit for commit in self.commits if commit.startswith(name)]
@@ -249,7 +252,11 @@ class FakeCompose:
     refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
     reachable: bool = True
     after_recreate: Callable[[], None] = lambda: None
+    stacks: dict[str, str] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def stack_of(self, service: str) -> str:
+        return self.stacks.get(service, "app")
 
     def start(self, *services: str) -> None:
         for service in services:
@@ -261,7 +268,8 @@ class FakeCompose:
         self.journal.note("model" if staged is None else "model-staged")
         if error := self.refuses(files):
             raise error
-        return Project("app", {_service(path): _resolved(path, data) for path, data in files.items()})
+        mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
+        return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
 
     async def project_files(self, stack: Stack) -> frozenset[str]:
         return frozenset({f"{APP}/compose.yaml"})
@@ -271,12 +279,12 @@ class FakeCompose:
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
-        return tuple(self.running.values())
+        return tuple(one for name, one in self.running.items() if self.stack_of(name) == stack.name)
 
     async def container_ids(self, stack: Stack) -> frozenset[str]:
         self._reach()
         self.journal.note("container-ids")
-        return frozenset(container.id for container in self.running.values())
+        return frozenset(one.id for name, one in self.running.items() if self.stack_of(name) == stack.name)
 
     async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
         self._reach()
@@ -355,92 +363,58 @@ class FakeBackups:
         return 0
 
 
-@dataclass(slots=True)
-class FakeStore:
-    journal: Journal
-    record: EnvironmentRecord = field(default_factory=lambda: EnvironmentRecord("production"))
-    known: dict[str, Applied] = field(default_factory=dict)
-    digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    debts: tuple[Action, ...] = ()
-    open_run: Run | None = None
-    finished: list[tuple[Run, Result, str]] = field(default_factory=list)
-    read_up_to: dict[str, str] = field(default_factory=dict)
-    seen: dict[str, float] = field(default_factory=dict)
+class JournaledStore(SqliteStore):
+    """The real store, on a file of its own; its writes are noted, and the test looks at one environment."""
 
-    def environment(self, name: str) -> EnvironmentRecord:
-        return replace(self.record, name=name)
+    def __init__(self, path: Path, journal: Journal) -> None:
+        super().__init__(str(path))
+        self.journal = journal
+
+    @property
+    def record(self) -> EnvironmentRecord:
+        return self.environment("production")
+
+    @record.setter
+    def record(self, record: EnvironmentRecord) -> None:
+        super().save_environment(record)
+
+    @property
+    def debts(self) -> tuple[Action, ...]:
+        return self.owed("production")
+
+    @property
+    def open_run(self) -> Run | None:
+        return self.unfinished("production")
+
+    @property
+    def finished(self) -> list[tuple[Run, Result, str]]:
+        """Oldest first."""
+        ended = ((run, run.result, run.reason) for run in reversed(self.runs("production", 1000)))
+        return [(run, result, reason) for run, result, reason in ended if result is not None]
 
     def save_environment(self, record: EnvironmentRecord) -> None:
         self.journal.note("save")
-        self.record = record
-
-    def applied(self, environment: str) -> Mapping[str, Applied]:
-        return dict(self.known)
-
-    def digest(self, blob: str, format: str, identity: str) -> str | None:
-        return self.digests.get((blob, format, identity))
-
-    def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None:
-        self.digests[blob, format, identity] = digest
+        super().save_environment(record)
 
     def begin(self, run: Run) -> None:
         self.journal.note("begin")
-        self.open_run, self.debts = run, run.actions
+        super().begin(run)
 
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         self.journal.note("amend")
-        assert self.open_run is not None
-        assert self.open_run.id == run.id
-        self.open_run, self.debts = run, run.actions
-        if record is not None:
-            self.record = record
-
-    def unfinished(self, environment: str) -> Run | None:
-        return self.open_run
+        super().amend(run, record)
 
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
         self.journal.note("note")
-        self.finished = [
-            (known, result, f"{reason}. {sentence}" if known.id == run else reason)
-            for known, result, reason in self.finished
-        ]
-        self.record = record
-
-    def owed(self, environment: str) -> tuple[Action, ...]:
-        return self.debts
-
-    def finish(
-        self,
-        run: Run,
-        result: Result,
-        reason: str,
-        *,
-        at: float,
-        record: EnvironmentRecord,
-        applied: Sequence[Applied] = (),
-        forgotten: Sequence[str] = (),
-        owed: Sequence[Action] = (),
-    ) -> None:
-        self.journal.note("finish")
-        self.finished.append((run, result, reason))
-        self.record, self.debts, self.open_run = record, tuple(owed), None
-        self.known |= {one.path: one for one in applied}
-        for path in forgotten:
-            self.known.pop(path, None)
-
-    def history_read(self, directory: str) -> str | None:
-        return self.read_up_to.get(directory)
-
-    def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
-        return {one: at for one, at in self.seen.items() if one in ivs}
+        super().note(run, sentence, record)
 
     def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
         self.journal.note("remember-first-seen")
-        self.read_up_to[directory] = commit
-        self.seen = {**seen, **self.seen}
+        super().remember_first_seen(directory, commit, seen)
 
-    def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
-        return tuple(replace(run, result=result, reason=reason) for run, result, reason in reversed(self.finished))
+    def finish(self, run: Run, result: Result, reason: str, **facts: Any) -> None:
+        self.journal.note("finish")
+        super().finish(run, result, reason, **facts)
 
 
 @dataclass(slots=True)
@@ -481,9 +455,14 @@ class FakeContracts:
         return Answer({}, tuple(broken))
 
 
+@dataclass(slots=True)
 class FakeProbe:
+    """Every URL answers but the ``silent`` ones."""
+
+    silent: set[str] = field(default_factory=set)
+
     async def ok(self, check: HttpCheck) -> bool:
-        return True
+        return check.url not in self.silent
 
 
 class SilentMetrics:
@@ -529,9 +508,13 @@ class SilentMetrics:
 
 
 class World:
-    """All fakes together, with a manifest of one stack whose targets are the ``*.env`` files of the commit."""
+    """All fakes together, with a manifest whose targets are the ``*.env`` files of the commit.
 
-    def __init__(self) -> None:
+    They belong to the one stack ``app``, but for those that are named in ``compose.stacks``. The store's file lies in
+    ``directory``.
+    """
+
+    def __init__(self, directory: Path) -> None:
         self.journal = Journal()
         self.git = FakeGit(self.journal)
         self.git_writer = FakeGitWriter(self.journal)
@@ -539,11 +522,13 @@ class World:
         self.host = FakeHost(self.journal)
         self.compose = FakeCompose(self.journal, self.host)
         self.backups = FakeBackups(self.journal)
-        self.store = FakeStore(self.journal)
+        self.store = JournaledStore(directory / "state.db", self.journal)
         self.clock = FakeClock()
         self.metrics = SilentMetrics()
         self.contracts = FakeContracts(self.journal)
         self.stack = Stack("production", "app", APP)
+        self.others: tuple[Stack, ...] = ()
+        self.probe = FakeProbe()
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
         self.run_numbers = itertools.count()  # no two processes give the same
@@ -571,7 +556,7 @@ class World:
             compose=self.compose,
             backups=self.backups,
             store=self.store,
-            probe=FakeProbe(),
+            probe=self.probe,
             clock=self.clock,
             metrics=self.metrics,
             digest=Digester(b"k" * 32),
@@ -583,11 +568,11 @@ class World:
         )
 
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
-        targets = tuple(
-            Target(environment, source, f"{APP}/{source}", stack="app", **self.target_fields)  # type: ignore[arg-type]
-            for source in text.decode().split()
-        )
-        return Manifest(environment, (self.stack,), targets)
+        def target(source: str) -> Target:
+            stack = self.compose.stack_of(_service(source))
+            return Target(environment, source, f"{APP}/{source}", stack=stack, **self.target_fields)  # type: ignore[arg-type]
+
+        return Manifest(environment, (self.stack, *self.others), tuple(map(target, text.decode().split())))
 
 
 async def one_pass(world: World, trigger: str = "manual", order: Order | None = None) -> Outcome:

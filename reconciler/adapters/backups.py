@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reconciler.core.errors import LiveFileError
+from reconciler.core.errors import BackupUnusableError, LiveFileError
 from reconciler.core.model import Backup, BackupEntry, Run
 from reconciler.core.secret import Secret
 
@@ -111,13 +111,13 @@ class BackupDirectory:
                 os.close(descriptor)
         except OSError as error:
             hint = "Choose another one: `reconciler backups`"
-            raise LiveFileError(
+            raise BackupUnusableError(
                 f"the backup cannot be read ({os.strerror(error.errno or 0)})", where=path, hint=hint
             ) from error
         if self._digest(data) != entry.digest:
             hint = "Look at the file yourself, or choose another one: `reconciler backups`"
             what = "the backup is damaged, or was made with another digest.key: its digest differs"
-            raise LiveFileError(what, where=path, hint=hint)
+            raise BackupUnusableError(what, where=path, hint=hint)
         return Secret(data)
 
     def discard(self, environment: str, identity: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from reconciler.adapters import compose_errors, compose_files, compose_model, compose_stage, process
 from reconciler.adapters.compose_engine import DEPENDENCIES_LABEL, DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, Engine
 from reconciler.core import dotenv
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError
+from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError
 from reconciler.core.model import Container, Project, Stack
 from reconciler.core.secret import Secret
 
@@ -297,15 +297,15 @@ def _require_compose_file(stack: Stack, configuration: compose_files.Configurati
     """
     _require_directory(stack.directory)
     if not configuration.main:
-        raise EngineUnavailableError("there is no compose file", where=stack.directory, hint=_MISPLACED)
+        raise StackGoneError("there is no compose file", where=stack.directory, hint=_MISPLACED)
     for path in configuration.main:
         if read(path) is None:
-            raise EngineUnavailableError("the compose file is missing, or cannot be read", where=path, hint=_MISPLACED)
+            raise StackGoneError("the compose file is missing, or cannot be read", where=path, hint=_MISPLACED)
 
 
 def _require_directory(path: str) -> None:
     if not os.path.isdir(path):
-        raise EngineUnavailableError("the stack's directory does not exist", where=path, hint=_MISPLACED)
+        raise StackGoneError("the stack's directory does not exist", where=path, hint=_MISPLACED)
 
 
 def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:

@@ -410,14 +410,14 @@ class GitMirror:
                 f"the last accepted commit {since[:12]} is not in the repository any more, so it cannot be told which "
                 "commits are new",
                 where=self._git.where,
-                hint="Look at the branch's log; a person must accept the rewritten branch.",
+                hint="Look at the branch's log, then `reconciler accept-rewrite`.",
             )
         new = completed.stdout.decode().split()
         if len(new) > MOST_NEW:
             raise UnverifiedError(
                 f"more than {MOST_NEW} commits are new since {since[:12]}",
                 where=self._git.where,
-                hint="Look at the branch's log; a person must accept them.",
+                hint="Look at the branch's log, then `reconciler accept-rewrite`.",
             )
         return new
 

@@ -20,6 +20,7 @@ from reconciler.core.model import (
     ActionKind,
     Applied,
     EnvironmentRecord,
+    Parser,
     Pause,
     Pin,
     Quarantine,
@@ -50,6 +51,10 @@ _SCHEMA = (
     "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
+)
+_FORGET_RUNS = (
+    "DELETE FROM run WHERE environment = ? AND result IS NOT NULL AND number <= "
+    "(SELECT number FROM run WHERE environment = ? AND result IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?)"
 )
 _SELECT_RUN = "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run"
 # Errors of sqlite, by its primary result code, that say nothing about the file: what to do about each.
@@ -169,6 +174,11 @@ class SqliteStore:
         with self._decoding():
             return _run_from_row(row) if row else None
 
+    def reopen(self, run: Run, record: EnvironmentRecord) -> None:
+        with self._transaction() as do:
+            do("UPDATE run SET result = NULL, finished_at = NULL WHERE id = ?", (run.id,))
+            do(*_upsert_environment(record))
+
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
             do("UPDATE run SET reason = rtrim(reason, '.') || '. ' || ? WHERE id = ?", (sentence, run))
@@ -192,9 +202,15 @@ class SqliteStore:
         applied: Sequence[Applied] = (),
         forgotten: Sequence[str] = (),
         owed: Sequence[Action] = (),
+        settled: Sequence[Action] = (),
     ) -> None:
+        done = {(action.stack, action.service) for action in settled}
         with self._transaction() as do:
-            do("DELETE FROM owed WHERE environment = ?", (run.environment,))
+            for rowid, text in self._all("SELECT rowid, action FROM owed WHERE environment = ?", run.environment):
+                action = _action_from_json(json.loads(text))
+                if (action.stack, action.service) in done:
+                    do("DELETE FROM owed WHERE rowid = ?", (rowid,))
+            do("DELETE FROM owed WHERE run = ?", (run.id,))
             _insert_owed(do, run.id, run.environment, owed)
             do(
                 "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
@@ -208,7 +224,7 @@ class SqliteStore:
                 "result = excluded.result, reason = excluded.reason",
                 (run.id, run.environment, run.started_at, at, _run_facts(run), result, reason),
             )
-            do("DELETE FROM run WHERE number <= (SELECT max(number) FROM run) - ?", (_KEEP_RUNS,))
+            do(_FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
             for one in applied:
@@ -367,14 +383,15 @@ def _record_from_json(text: str) -> EnvironmentRecord:
         data[name] = Revision(**data[name]) if data[name] else None
     if pin := data["pin"]:
         data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
-    if quarantine := data["quarantine"]:
-        state = RevertState(quarantine["revert"]) if quarantine["revert"] else None
-        data["quarantine"] = Quarantine(
-            **{**quarantine, "revision": Revision(**quarantine["revision"]), "revert": state}
-        )
+    data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
     data["reverts"] = tuple(data["reverts"])
     data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
     return EnvironmentRecord(**data)
+
+
+def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
+    state = RevertState(data["revert"]) if data["revert"] else None
+    return Quarantine(**{**data, "revision": Revision(**data["revision"]), "revert": state})
 
 
 # What the columns of a run do not hold.
@@ -410,7 +427,7 @@ def _run_from_row(row: tuple[Any, ...]) -> Run:
 
 def _run_change_from_json(data: dict[str, Any]) -> RunChange:
     names = {field: tuple(data[field]) for field in ("added", "removed", "changed")}
-    return RunChange(**{**data, **names})
+    return RunChange(**{**data, **names, "parser": Parser(data["parser"]), "ignore_keys": tuple(data["ignore_keys"])})
 
 
 def _action_from_json(data: dict[str, Any]) -> Action:

@@ -220,7 +220,7 @@ class Daemon:
             # A defect of ours must not end the daemon, nor stop the other environments.
             logs.get_logger().exception("pass failed unexpectedly", environment=name)
             outcome = Outcome(name, Result.FAILED, "internal error; the log has the traceback", retry=True)
-        if not dry_run:
+        if not dry_run and not outcome.refused:
             self._remember(outcome, trigger)
         return outcome
 

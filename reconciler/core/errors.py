@@ -135,8 +135,8 @@ class LiveFileError(OutsideError):
     """A live file cannot be read or written (link on the way, a directory, ENOSPC, EROFS, EACCES …)."""
 
 
-class BackupGoneError(ReconcilerError):
-    """A backup that was there once is not any more."""
+class BackupUnusableError(LiveFileError):
+    """A backup is gone, cannot be read, or is not what was stored."""
 
 
 class ChangedMeanwhileError(OutsideError):
@@ -149,6 +149,10 @@ class StoreUnavailableError(OutsideError):
 
 class EngineUnavailableError(OutsideError):
     """Docker or Compose does not answer, or the stack cannot be reached on this server."""
+
+
+class StackGoneError(EngineUnavailableError):
+    """The stack's directory or compose file is not on this server."""
 
 
 class ServiceFailedError(OutsideError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from reconciler.core.secret import Secret
@@ -529,7 +529,8 @@ class Outcome:
     """How a pass ended for one environment; ``reason`` is one sentence a person can read.
 
     ``plan`` is what was to be done, ``after`` how things stand now. ``retry`` says that the same pass is worth
-    repeating without a new revision.
+    repeating without a new revision; ``refused`` that it is the answer to an order that makes no sense: there was no
+    pass.
     """
 
     environment: str
@@ -542,6 +543,7 @@ class Outcome:
     backup: str | None = None
     retry: bool = False
     warning: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -601,6 +603,9 @@ class Quarantine:
     revert_note: str = ""
 
 
+_MOST_QUARANTINES = 49  # beside the newest
+
+
 @dataclass(frozen=True, slots=True)
 class EnvironmentRecord:
     """What is known of an environment between passes.
@@ -616,20 +621,31 @@ class EnvironmentRecord:
     healthy: Revision | None = None
     pin: Pin | None = None
     pauses: tuple[Pause, ...] = ()
-    quarantine: Quarantine | None = None
+    quarantines: tuple[Quarantine, ...] = ()
     degraded: str = ""
     stopped: Mapping[str, str] = field(default_factory=dict)
     reverts: tuple[float, ...] = ()
 
-    def quarantines(self, revision: Revision) -> bool:
-        return self.quarantine is not None and self.quarantine.revision.subtree == revision.subtree
+    def quarantine_of(self, revision: Revision) -> Quarantine | None:
+        return next((one for one in self.quarantines if one.revision.subtree == revision.subtree), None)
+
+    def quarantined(self, one: Quarantine) -> EnvironmentRecord:
+        """The record with this quarantine, in the place of an earlier one of the same subtree."""
+        others = self.trusting(one.revision).quarantines
+        return replace(self, quarantines=(*others[-_MOST_QUARANTINES:], one))
+
+    def trusting(self, revision: Revision) -> EnvironmentRecord:
+        """The record without a quarantine of the revision's subtree."""
+        others = tuple(known for known in self.quarantines if known.revision.subtree != revision.subtree)
+        return replace(self, quarantines=others)
 
 
 @dataclass(frozen=True, slots=True)
 class RunChange:
     """One target's part of a run; ``stack`` is "" for a target of none.
 
-    ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file.
+    ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file. ``parser`` and
+    ``ignore_keys`` are the target's: keys that are left to the server keep their value when the file is put back, too.
     """
 
     source: str
@@ -640,6 +656,8 @@ class RunChange:
     stack: str = ""
     path: str = ""
     digest: str | None = None
+    parser: Parser = Parser.OPAQUE
+    ignore_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -666,6 +684,11 @@ class Run:
     finished_at: float | None = None
     result: Result | None = None
     reason: str = ""
+
+    @property
+    def stacks(self) -> frozenset[str]:
+        """The stacks it has to do with; "" for targets of none."""
+        return frozenset({change.stack for change in self.changes} | {action.stack for action in self.actions})
 
 
 @dataclass(frozen=True, slots=True)

@@ -355,11 +355,17 @@ class Store(Protocol):
         applied: Sequence[Applied] = (),
         forgotten: Sequence[str] = (),
         owed: Sequence[Action] = (),
+        settled: Sequence[Action] = (),
     ) -> None:
         """In one transaction: the run's end, what was applied (and forgotten, by path), the environment's record.
 
-        Older unfinished runs of the environment are closed with it. ``owed`` is what stays owed.
+        Older unfinished runs of the environment are closed with it. ``owed`` is what this run leaves owed; what other
+        runs have left is owed still, but for the services of ``settled``.
         """
+        ...
+
+    def reopen(self, run: Run, record: EnvironmentRecord) -> None:
+        """Make an ended run an unfinished one again, and store the environment's record at the same instant."""
         ...
 
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:

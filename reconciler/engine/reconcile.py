@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 
 from reconciler.core import health
 from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError, RevisionError
-from reconciler.core.model import Manifest, Order, OrderKind, Outcome, Phase, Result, Revision, Run, ServiceHealth
+from reconciler.core.model import (
+    Aspect,
+    Manifest,
+    Order,
+    OrderKind,
+    Outcome,
+    Phase,
+    Result,
+    Revision,
+    Run,
+    ServiceHealth,
+)
 from reconciler.core.ports import Ports
 from reconciler.core.standstill import standstill
 from reconciler.engine.age import tell_ages
@@ -96,7 +107,7 @@ class Reconciler:
         except ReconcilerError as error:
             result = Result.STALLED if error.blames_revision else Result.FAILED
             outcome = Outcome(self.environment, result, str(error), self._aimed_at, retry=error.retryable)
-        if not dry_run:
+        if not dry_run and not outcome.refused:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             await self._tell_ages()
         if not troubles:
@@ -116,7 +127,10 @@ class Reconciler:
         """What should be, and a pass towards it. ``troubles`` gets what a person should know of beside the outcome."""
         ports, self._aimed_at = self._ports, None
         if order is not None and order.kind is not OrderKind.PLAN:
-            await carry_out(ports, self.environment, order)
+            try:
+                await carry_out(ports, self.environment, order)
+            except RefusedError as error:
+                return Outcome(self.environment, Result.FAILED, str(error), refused=True)
             self._failure = self._wanted = None
         head, trouble = await accepted_head(ports, self.environment, poll=poll)
         self._trouble = trouble if poll else self._trouble  # what the last poll met holds until the next one
@@ -125,7 +139,8 @@ class Reconciler:
         if order is not None and order.kind is OrderKind.PLAN:
             return await self._plan_at(order.revision)
         outcome = None if dry_run else await recover(ports, self.environment, head)
-        if outcome is None:
+        retried = order is not None and order.kind is OrderKind.RETRY
+        if outcome is None or (retried and outcome.result is Result.ROLLED_BACK):
             self._aimed_at, quarantine = wanted_revision(ports, self.environment, head)
             if quarantine:
                 troubles.append(quarantine)
@@ -186,11 +201,10 @@ class Reconciler:
                 await clear_leftovers(ports, snapshot)
                 self._tidy = True
             record = ports.store.environment(self.environment)
-            # What was begun is brought to its end, whatever was paused since.
-            paused = record if unfinished is None else replace(record, pauses=())
-            alone = standstill(paused, ports.clock.now())
+            alone = standstill(record, ports.clock.now(), unfinished)
             owed, _ = alone.split(ports.store.owed(self.environment))
-            deep = bool(owed or record.degraded) or dry_run or await self._stacks_moved(wanted)
+            containers = None if dry_run else await self._ask_for_containers(wanted)
+            moved = containers is not None and containers != self._containers
             begun = unfinished.changes if unfinished else ()
             prepared = await prepare(
                 ports,
@@ -198,10 +212,12 @@ class Reconciler:
                 self._names,
                 plaintexts,
                 take_over={*take_over, *(f"{self.environment}/{change.source}" for change in begun)},
-                look_at_stacks=deep,
+                look_at_stacks=moved or dry_run or bool(owed or record.degraded),
                 owed=owed,
                 alone=alone,
             )
+        if containers is not None:
+            self._have_looked(containers, prepared)
         ports.metrics.observed(prepared.plan, ports.clock.now())
         return prepared, snapshot
 
@@ -257,16 +273,18 @@ class Reconciler:
     def _remember(self, revision: Revision, error: ReconcilerError) -> None:
         self._failure = Failure(revision.subtree, error, self._ports.clock.monotonic() + _REMEMBER_FAILURE)
 
-    async def _stacks_moved(self, wanted: Wanted) -> bool:
-        """Whether containers have come or gone since the last look; asked at most once a drift interval."""
-        now = self._ports.clock.monotonic()
-        if now - self._looked_at_stacks < self._ports.settings.drift_interval:
-            return False
-        self._looked_at_stacks = now
-        seen = {stack.name: await self._ports.compose.container_ids(stack) for stack in wanted.manifest.stacks}
-        moved = seen != self._containers
-        self._containers = seen
-        return moved
+    async def _ask_for_containers(self, wanted: Wanted) -> Mapping[str, frozenset[str]] | None:
+        """The ids of each stack's containers; None where the last look is not a drift interval ago."""
+        if self._ports.clock.monotonic() - self._looked_at_stacks < self._ports.settings.drift_interval:
+            return None
+        return {stack.name: await self._ports.compose.container_ids(stack) for stack in wanted.manifest.stacks}
+
+    def _have_looked(self, containers: Mapping[str, frozenset[str]], prepared: Prepared) -> None:
+        """Remember the containers that were looked at, unless what was found about them still waits: then the next
+        pass must find it again."""
+        waits = prepared.problems or any(Aspect.STALE in change.aspects for change in prepared.plan.changes)
+        if not waits:
+            self._containers, self._looked_at_stacks = containers, self._ports.clock.monotonic()
 
 
 def _check_names(snapshot: Snapshot, take_over: Collection[str]) -> None:

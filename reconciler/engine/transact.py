@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from reconciler.core import health
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model import (
+    Action,
     Applied,
     Effect,
     EnvironmentRecord,
@@ -28,6 +29,9 @@ from reconciler.engine.execute import Progress, Stage, execute, expire_backups, 
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.prepare import Prepared
 from reconciler.engine.rollback import restore_files, roll_back
+
+_WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
+_FAR_BACK = 50  # runs
 
 
 @dataclass(slots=True)
@@ -76,7 +80,8 @@ def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -
     pinned = ", where it is pinned" if record.pin else ""
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
     arrived = _is_whole(plan) and (record.applied is None or record.applied.subtree != plan.revision.subtree)
-    if record.degraded or arrived or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
+    news = _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
+    if record.degraded or arrived or news:
         return _end(open_transaction(ports, snapshot, prepared, trigger), result, reason, healthy=True)
     if _is_whole(plan):
         _advance(ports, record, plan.revision)
@@ -86,6 +91,15 @@ def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -
 def _is_whole(plan: Plan) -> bool:
     """Whether all that the revision wants is in place, or is about to be: nothing of it is held back."""
     return not any(change.kind in (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT) for change in plan.held)
+
+
+def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
+    """What is owed to services that there are no more: nobody can be given it."""
+    plan = prepared.plan
+    record = ports.store.environment(plan.environment)
+    owed, _ = standstill(record, ports.clock.now()).split(ports.store.owed(plan.environment))
+    due = {(action.stack, action.service) for action in plan.actions}
+    return [action for action in owed if (action.stack, action.service) not in due]
 
 
 def _advance(ports: Ports, record: EnvironmentRecord, revision: Revision) -> None:
@@ -133,25 +147,42 @@ def _succeeded(transaction: Transaction) -> Outcome:
 async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> Outcome:
     """The revision broke a service: roll back, unless the stack's owner asked to hold or there is no way back."""
     ports, plan, record = transaction.ports, transaction.plan, transaction.record
-    if any(view.stack.on_failure is OnFailure.HOLD for view in transaction.prepared.views.values()):
-        return _degraded(transaction, f"{error}. on_failure is hold: the new files stay")
-    good = record.healthy is not None and record.healthy.subtree == plan.revision.subtree
-    if good or not transaction.progress.run.changes:
+    run, views = transaction.progress.run, transaction.prepared.views
+    look = "Look at the service (`docker compose logs`), or merge a correction"
+    if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
+        return _degraded(transaction, f"{error}. on_failure is hold: the new files stay. {look}")
+    good = all(known and known.subtree == plan.revision.subtree for known in (record.healthy, record.applied))
+    if good or not run.changes:
         # Git's files were healthy before: restoring what stood here would only bring a hand edit back.
-        return _degraded(transaction, f"{error}. The files are those of the last good revision, so they stay")
-    quarantined = replace(record, quarantine=_quarantine(transaction, str(error)))
+        return _degraded(transaction, f"{error}. The files are those of the last good revision, so they stay. {look}")
+    quarantined = record.quarantined(await _quarantine(transaction, str(error)))
     outcome = await roll_back(ports, transaction.progress, transaction.prepared.views, quarantined, str(error))
     return replace(outcome, plan=plan, after=plan)
 
 
-def _quarantine(transaction: Transaction, reason: str) -> Quarantine:
+async def _quarantine(transaction: Transaction, reason: str) -> Quarantine:
     """The revision that failed, and whether git is to be asked to take it back: only if that is the branch's wish."""
     ports, record, revision = transaction.ports, transaction.record, transaction.plan.revision
     now, run = ports.clock.now(), transaction.progress.run.id
     is_head = record.head is not None and record.head.subtree == revision.subtree and record.pin is None
-    if record.healthy is None or not is_head or ports.settings.git_revert is GitRevert.OFF:
+    if not is_head or ports.settings.git_revert is GitRevert.OFF:
         return Quarantine(revision, reason, now, run)
-    return Quarantine(revision, reason, now, run, good=record.healthy.commit, revert=RevertState.OWED)
+    good = await newest_good(ports, record, revision)
+    if good is None:
+        return Quarantine(revision, reason, now, run)
+    return Quarantine(revision, reason, now, run, good=good.commit, revert=RevertState.OWED)
+
+
+async def newest_good(ports: Ports, record: EnvironmentRecord, before: Revision) -> Revision | None:
+    """The last revision on the way to ``before`` that went well here, whatever was applied in between."""
+    best: Revision | None = None
+    known = [record.healthy, *(run.revision for run in ports.store.runs(record.name, _FAR_BACK) if run.result in _WELL)]
+    for one in dict.fromkeys(filter(None, known)):
+        if one.subtree == before.subtree or not await ports.git.descends(before.commit, one.commit):
+            continue
+        if best is None or await ports.git.descends(one.commit, best.commit):
+            best = one
+    return best
 
 
 def _degraded(transaction: Transaction, reason: str) -> Outcome:
@@ -213,10 +244,9 @@ def _end(
     if wrote and _is_whole(plan):
         record = replace(record, applied=plan.revision)
     if healthy and not record.stopped:
-        record = replace(record, healthy=plan.revision if _is_whole(plan) else record.healthy, degraded="")
+        record = replace(record, healthy=plan.revision, degraded="")
     after = _carried_out(plan) if wrote else plan
     now = ports.clock.now()
-    _, waiting = standstill(record, now).split(ports.store.owed(plan.environment))
     ports.store.finish(
         progress.run,
         result,
@@ -225,7 +255,8 @@ def _end(
         record=record,
         applied=_applied(transaction.snapshot, after, now),
         forgotten=_forgotten(transaction.snapshot, after),
-        owed=(*waiting, *(progress.run.actions if owing else ())),
+        owed=progress.run.actions if owing else (),
+        settled=(*progress.run.actions, *_obsolete(ports, transaction.prepared)) if wrote else (),
     )
     for state, revision in (("applied", record.applied), ("healthy", record.healthy)):
         ports.metrics.revision(plan.environment, state, revision)

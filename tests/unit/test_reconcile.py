@@ -347,7 +347,7 @@ async def test_a_stale_container_of_a_paused_stack_is_told_of_and_left(world: Wo
 
 
 async def test_the_age_of_secrets_is_told_once_for_a_revision_and_after_the_pass(world: World) -> None:
-    world.store.seen = {iv("1"): 5.0, iv("2"): 9.0}
+    world.store.remember_first_seen("envs", "a", {iv("1"): 5.0, iv("2"): 9.0})
     reconciler = Reconciler(world.ports(), "production")
     await reconciler.run("start")
     assert world.metrics.ages == {"production/api.env": 5.0, "production/worker.env": 5.0}
