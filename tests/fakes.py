@@ -355,6 +355,7 @@ class FakeBackups:
         return tuple(backup for backup, _ in reversed(self.taken))
 
     def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
+        self.journal.note(f"read-backup {entry.path}")
         return next(data for known, data in self.taken if known == backup).get(entry.path)
 
     def discard(self, environment: str, identity: str) -> None:
