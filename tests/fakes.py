@@ -43,9 +43,9 @@ from reconciler.core.model import (
     Revision,
     Run,
     Service,
-    ServiceHealth,
     Settings,
     Stack,
+    StackHealth,
     Target,
 )
 from reconciler.core.ports import Ports
@@ -241,10 +241,10 @@ class FakeCompose:
         self._reach()
         return tuple(self.running.values())
 
-    async def container_ids(self, stack: Stack) -> frozenset[str]:
+    async def glance(self, stack: Stack) -> tuple[Container, ...]:
         self._reach()
-        self.journal.note("container-ids")
-        return frozenset(container.id for container in self.running.values())
+        self.journal.note("glance")
+        return tuple(self.running.values())
 
     async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
         self._reach()
@@ -422,11 +422,15 @@ class FakeProbe:
 
 
 class SilentMetrics:
-    """The Metrics port; remembers only the last plan and the outcomes."""
+    """The Metrics port; remembers the last plan, the outcomes, and what tests ask for."""
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
         self.results: list[Result] = []
+        self.stacks: tuple[StackHealth, ...] = ()
+        self.corrections: list[str] = []
+        self.delivery_times: list[float] = []
+        self.failures = 0
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
 
@@ -434,7 +438,9 @@ class SilentMetrics:
 
     def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
 
-    def backed_up(self, environment: str, ok: bool, at: float, kept: int) -> None: ...
+    def backed_up(self, environment: str, ok: bool) -> None: ...
+
+    def backups(self, environment: str, found: Sequence[Backup]) -> None: ...
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None: ...
 
@@ -443,17 +449,23 @@ class SilentMetrics:
     def observed(self, plan: Plan, at: float) -> None:
         self.plan = plan
 
-    def corrected(self, environment: str, targets: Sequence[str]) -> None: ...
+    def corrected(self, environment: str, targets: Sequence[str]) -> None:
+        self.corrections += targets
 
-    def quarantined(self, environment: str, quarantined: bool) -> None: ...
+    def delivered(self, environment: str, seconds: float) -> None:
+        self.delivery_times.append(seconds)
 
-    def pinned(self, environment: str, pinned: bool) -> None: ...
+    def remembered(self, record: EnvironmentRecord, at: float) -> None: ...
 
     def verified(self, environment: str, result: str, reason: str = "") -> None: ...
 
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None: ...
 
-    def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
+    def failed(self, environment: str, at: float) -> None:
+        self.failures += 1
+
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
+        self.stacks = tuple(stacks)
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self.results.append(outcome.result)

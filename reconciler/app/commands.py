@@ -57,7 +57,13 @@ async def _run_daemon(config: ServerConfig) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
-        views = Views(daemon, built.ports.store, built.metrics.render, _webhook_secret(config))
+        views = Views(
+            daemon,
+            built.ports.store,
+            built.metrics.render,
+            _webhook_secret(config),
+            announced=built.metrics.announced,
+        )
         address = config.http.listen
         async with serving(views, host=address.host, port=address.port, control_socket=control_socket(config)) as bound:
             logger = logs.get_logger()

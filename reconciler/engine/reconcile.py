@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from reconciler.engine.prepare import KeyNames, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.transact import held_reason, settle, transact
+from reconciler.engine.vitals import look_at_stacks
 from reconciler.engine.wanted import accepted_head, wanted_revision
 
 # A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
@@ -95,6 +97,7 @@ class Reconciler:
             outcome = Outcome(self.environment, result, str(error), self._aimed_at, retry=error.retryable)
         if not dry_run:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
+            self._tell_what_is_remembered()
         if not troubles:
             return outcome
         retry = outcome.retry or any(trouble.retryable for trouble in troubles)
@@ -149,7 +152,10 @@ class Reconciler:
             raise
         self._looked_at_stacks = float("-inf")
         self._tidy = False  # a write that met somebody else's edit may leave it aside
-        return await transact(self._ports, snapshot, prepared, trigger)
+        try:
+            return await transact(self._ports, snapshot, prepared, trigger)
+        finally:
+            await self._tell_what_became()
 
     async def _prepare(
         self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str], unfinished: Run | None
@@ -170,7 +176,7 @@ class Reconciler:
             paused = record if unfinished is None else replace(record, pauses=())
             alone = standstill(paused, ports.clock.now())
             owed, _ = alone.split(ports.store.owed(self.environment))
-            deep = bool(owed or record.degraded) or dry_run or await self._stacks_moved(wanted)
+            deep = dry_run or await self._stacks_moved(wanted) or bool(owed or record.degraded)
             begun = unfinished.changes if unfinished else ()
             prepared = await prepare(
                 ports,
@@ -233,10 +239,21 @@ class Reconciler:
         if now - self._looked_at_stacks < self._ports.settings.drift_interval:
             return False
         self._looked_at_stacks = now
-        seen = {stack.name: await self._ports.compose.container_ids(stack) for stack in wanted.manifest.stacks}
+        seen = await look_at_stacks(self._ports, self.environment, wanted.manifest.stacks)
         moved = seen != self._containers
         self._containers = seen
         return moved
+
+    async def _tell_what_became(self) -> None:
+        """Have the metrics tell how the services and the backups are after a transaction, however it ended."""
+        ports, environment = self._ports, self.environment
+        with contextlib.suppress(ReconcilerError):  # what is wrong with them is met by those who need them
+            ports.metrics.backups(environment, ports.backups.list(environment))
+            await look_at_stacks(ports, environment, self._wanted.manifest.stacks if self._wanted else ())
+
+    def _tell_what_is_remembered(self) -> None:
+        with contextlib.suppress(ReconcilerError):
+            self._ports.metrics.remembered(self._ports.store.environment(self.environment), self._ports.clock.now())
 
 
 def _check_names(snapshot: Snapshot, take_over: Collection[str]) -> None:

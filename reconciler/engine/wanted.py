@@ -45,10 +45,6 @@ def wanted_revision(ports: Ports, environment: str, head: Revision) -> tuple[Rev
     record = ports.store.environment(environment)
     wanted = record.pin.revision if record.pin else head
     quarantined = record.quarantines(wanted)
-    ports.metrics.pinned(environment, record.pin is not None)
-    ports.metrics.quarantined(environment, quarantined)
-    for state, revision in (("head", head), ("applied", record.applied), ("healthy", record.healthy)):
-        ports.metrics.revision(environment, state, revision)
     if not quarantined or record.quarantine is None:
         return wanted, None
     note = record.quarantine.revert_note
