@@ -849,10 +849,10 @@ async def test_a_glance_tells_what_inspect_tells_of_state_health_and_exit_code(
     compose_project: MakeProject, docker: DockerCompose
 ) -> None:
     """It is read from the sentence that `docker ps` shows, so that one call is enough."""
-    checked = "    healthcheck: {{test: [CMD, {}], interval: 1s, start_period: {}, retries: 1}}\n"
+    checked = "    healthcheck: {{test: test {} = yes, interval: 1s, start_period: {}, retries: 1}}\n"
     made = compose_project(
-        f"services:\n  plain:{SLEEPER}  well:{SLEEPER}{checked.format('"true"', '0s')}"
-        f"  ill:{SLEEPER}{checked.format('"false"', '0s')}  starting:{SLEEPER}{checked.format('"false"', '1h')}"
+        f"services:\n  plain:{SLEEPER}  well:{SLEEPER}{checked.format('yes', '0s')}"
+        f"  ill:{SLEEPER}{checked.format('no', '0s')}  starting:{SLEEPER}{checked.format('no', '1h')}"
         "  failed: {image: IMAGE, network_mode: none, command: [sh, -c, exit 3]}\n"
         f"  killed:{SLEEPER}  halted:{SLEEPER}"
     )
