@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -185,6 +187,21 @@ def test_every_metric_is_there_with_its_type_and_a_help() -> None:
             suffix = "_total" if family.type == "counter" else ""
             found[family.name.removeprefix("reconciler_") + suffix] = family.type
     assert found == REQUIRED
+
+
+def test_the_page_about_metrics_names_each_with_its_type_and_labels() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\| \S.* \|$", page, re.MULTILINE)
+    documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
+    found = {}
+    for family in text_string_to_metric_families(busy().render().decode()):
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        suffix = "_total" if family.type == "counter" else ""
+        if family.name.startswith("reconciler_"):
+            found[family.name.removeprefix("reconciler_") + suffix] = (family.type, labels)
+    # Only a daemon that reads git's history for it tells the age of secrets.
+    found.setdefault("secret_last_rotated_timestamp_seconds", ("gauge", {"environment", "target"}))
+    assert documented == found
 
 
 def test_the_process_itself_is_measured() -> None:

@@ -4,6 +4,8 @@ one alert's whole way through a real Prometheus and a real Alertmanager."""
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from tests.support.waiting import eventually
 
 RULES = DEPLOY / "prometheus/rules.yml"
 PROOFS = [DEPLOY / "prometheus/rules_test.yml", DEPLOY / "prometheus/rules_slow_test.yml"]
-RUNBOOK = Path(__file__).parent.parent.parent / "docs/runbook.md"
+ROOT = DEPLOY.parent
+RUNBOOK = ROOT / "docs/runbook.md"
+DASHBOARD = DEPLOY / "grafana/dashboards/reconciler.json"
 SEVERITIES = {"critical", "warning", "info"}
 # Alerts that are not about one environment, or not about one target.
 OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck"}
@@ -81,6 +85,27 @@ def test_a_section_says_what_it_means_how_to_look_and_what_to_do(rule: dict[str,
     text = RUNBOOK.read_text().split(f"## {rule['alert']}\n")[1].split("\n## ")[0]
     assert [part in text for part in ("**Means:**", "**Look:**", "**Do:**")] == [True] * 3
     assert rule["labels"]["severity"] in text
+
+
+def test_the_runbook_names_only_commands_and_options_that_there_are(
+    run_cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    named = re.findall(r"`reconciler ([a-z]+)([^`]*)`", RUNBOOK.read_text())
+    helps = {command: run_cli(command, "--help") for command in {command for command, _ in named}}
+    assert {command: found.returncode for command, found in helps.items()} == dict.fromkeys(helps, 0)
+    for command, rest in named:
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in helps[command].stdout, (command, option)
+
+
+def test_words_that_the_runbook_quotes_are_printed_somewhere() -> None:
+    # A note from the code, a word of an enumeration, or a panel's title.
+    sources = [file.read_text() for file in (ROOT / "reconciler").rglob("*.py")]
+    printed = "\n".join([*sources, (ROOT / "docs/errors.md").read_text(), DASHBOARD.read_text()])
+    prose = re.sub(r"`[^`]*`", "", RUNBOOK.read_text())  # not what commands are typed with
+    quoted = re.findall(r'"([^"]+)"', prose)
+    assert len(quoted) > 15
+    assert [words for words in quoted if re.sub(r"\s+", " ", words) not in printed] == []
 
 
 # --- proven by promtool ----------------------------------------------------------------------------------------------
