@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from reconciler.adapters.clock import SystemClock
+from reconciler.app.daemon import Daemon as Loop
+from reconciler.core.model import Outcome, Result
+from reconciler.engine.reconcile import Reconciler
 from tests.support.commands import run
 from tests.support.components import program
 from tests.support.compose import ComposeProject
@@ -18,6 +24,16 @@ from tests.support.waiting import eventually
 PAGE = Path(__file__).parent.parent.parent / "docs/metrics.md"
 TOKEN = b"the webhook's own token"
 SLEEPER = "services: {api: {image: IMAGE, network_mode: none, env_file: [api.env], command: [sleep, infinity]}}"
+MORTAL = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    init: true
+    env_file: [api.env]
+    volumes: ['./order:/order:ro']
+    command: [sh, -c, 'until test -e /order/die; do sleep 0.2; done; exit 3']
+"""
 
 
 def value(daemon: Daemon, name: str, **labels: str) -> float | None:
@@ -57,19 +73,19 @@ def test_a_daemon_with_a_stack_tells_every_documented_metric_in_good_form(
 def test_a_service_that_dies_and_comes_back_is_told_though_nothing_is_applied(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
-    server, project = stack_server(SLEEPER)
+    server, project = stack_server(MORTAL, {"order/none": ""})
     server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
     server.sync()
     project.up()
     server.settings["drift"]["interval"] = "1s"
     with server.daemon() as daemon:
         assert value(daemon, "service_healthy", stack="app", service="api") == 1
-        project.container("api")
-        project.compose("kill", "--signal", "QUIT", "api")  # nobody's way to stop a service on purpose
+        (server.app / "order/die").touch()
         eventually(lambda: value(daemon, "service_healthy", stack="app", service="api") == 0, timeout=30)
         assert value(daemon, "health_status", stack="app", status="unhealthy") == 1
         assert value(daemon, "failure_to_recovered_seconds_count") == 0
 
+        (server.app / "order/die").unlink()
         project.compose("start", "api")
 
         eventually(lambda: value(daemon, "failure_to_recovered_seconds_count") == 1, timeout=30)
@@ -113,10 +129,30 @@ def test_a_new_revision_a_pause_and_announcements_are_told(server: Server) -> No
         assert "production/b.env" not in daemon.get("/metrics")[1]
 
 
-def test_an_idle_loop_turns_long_before_the_next_pass(server: Server) -> None:
+async def test_an_idle_loop_turns_long_before_the_next_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a daemon that looks rarely would seem to hang."""
-    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
-    with server.daemon() as daemon:
-        first = value(daemon, "loop_last_tick_timestamp_seconds") or 0
-        assert first > 0
-        eventually(lambda: (value(daemon, "loop_last_tick_timestamp_seconds") or 0) > first, timeout=60, interval=1)
+    monkeypatch.setattr("reconciler.app.daemon._TURN", 0.01)
+    turned, passes = asyncio.Event(), []
+
+    class Idle:
+        live_paths: frozenset[str] = frozenset()
+
+        async def run(self, trigger: str, **_: object) -> Outcome:
+            passes.append(trigger)
+            return Outcome("production", Result.IN_SYNC, "in sync")
+
+    class Ticks:
+        count = 0
+
+        def tick(self, at: float) -> None:
+            self.count += 1
+            if self.count == 5:
+                turned.set()
+
+    only = cast("dict[str, Reconciler]", {"production": Idle()})
+    loop = Loop(only, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+    running = asyncio.create_task(loop.run())
+    await asyncio.wait_for(turned.wait(), 30)
+    loop.stop()
+    await running
+    assert passes == ["start"]
