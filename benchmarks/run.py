@@ -20,9 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import daemon, passes, services
+from benchmarks import checks, daemon, drift, failures, history, passes, services
 from benchmarks.figures import Figure, machine, skipped, table
 from benchmarks.scratch import TARGETS, make_server
+from tests.support.git_remote import make_git_remote
 
 HELP_RUNS = 15
 HELP_TARGET = 300.0  # ms
@@ -31,6 +32,9 @@ HELP_TARGET = 300.0  # ms
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the reconciler on this machine, beside its targets.")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write every sample to this file")
+    parser.add_argument(
+        "--kills", metavar="N", type=int, default=failures.KILLS, help="kills at random instants (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is taken away then, too
     described = machine()
@@ -41,7 +45,7 @@ def main() -> int:
     figures: list[Figure] = []
     try:
         with tempfile.TemporaryDirectory(prefix="reconciler-benchmark-") as scratch:
-            figures.extend(measure(Path(scratch)))
+            figures.extend(measure(Path(scratch), arguments.kills))
     finally:
         print("\n" + table(figures))  # also when something fails half way
     if arguments.json:
@@ -52,14 +56,19 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def measure(scratch: Path) -> Iterator[Figure]:
+def measure(scratch: Path, kills: int) -> Iterator[Figure]:
     """All figures, one after the other: they would disturb each other."""
     yield from start_of_the_command()
+    yield from checks.measure(scratch / "checks")
     server = make_server(scratch / "files")
     yield from asyncio.run(passes.parts(server))
     yield from asyncio.run(passes.first(server))
     yield from asyncio.run(passes.change(server))
     yield from asyncio.run(passes.idle(server, f"{TARGETS} targets"))
+    yield from drift.repairs(server, "no stack")
+    yield from drift.flood(server)
+    yield from failures.full_disks(scratch / "disks")
+    yield from history.ages(make_git_remote(scratch / "history" / "remote.git"), str(scratch / "history"))
     if reason := services.obstacle():
         yield from daemon.idle(server, f"{TARGETS} targets")
         yield skipped("everything with a stack", reason)
@@ -69,6 +78,10 @@ def measure(scratch: Path) -> Iterator[Figure]:
         yield from asyncio.run(passes.idle(with_stack, f"{TARGETS} targets in a stack"))
         yield from asyncio.run(services.change(with_stack, project))
         yield from daemon.idle(with_stack, f"{TARGETS} targets in a stack")
+        yield from drift.repairs(with_stack, "in a stack")
+    with failures.stack(scratch / "failures") as (failing, project):
+        yield from failures.rolling_back(failing, project)
+        yield from failures.killed(failing, project, kills)
 
 
 def start_of_the_command() -> list[Figure]:

@@ -25,6 +25,7 @@ from tests.support.compose import ComposeProject, make_project
 from tests.support.engine import IMAGE, SharedEngine
 from tests.support.git_remote import GitRemote, make_git_remote
 from tests.support.server import Server
+from tests.support.site import ENVIRONMENTS, Site, fill
 from tests.support.sshd import Sshd, make_sshd
 
 SHARED_DIRECTORY = pytest.StashKey[str]()
@@ -169,6 +170,28 @@ def git_remote(tmp_path: Path) -> Callable[..., GitRemote]:
 def age_key(tmp_path_factory: pytest.TempPathFactory) -> AgeKey:
     """An age key that encrypts and decrypts with the real sops."""
     return make_age_key(tmp_path_factory.mktemp("age"))
+
+
+@pytest.fixture(scope="session")
+def site_keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[AgeKey, AgeKey, Path]:
+    """Keys of production and staging, and a file with both."""
+    directory = tmp_path_factory.mktemp("site-keys")
+    made = []
+    for name in ENVIRONMENTS:
+        (directory / name).mkdir()
+        made.append(make_age_key(directory / name))
+    together = directory / "both"
+    together.touch(mode=0o600)
+    together.write_text("".join(key.path.read_text() for key in made))
+    return made[0], made[1], together
+
+
+@pytest.fixture
+def site(tmp_path: Path, site_keys: tuple[AgeKey, AgeKey, Path]) -> Site:
+    """A configuration repository in which nothing is wrong, not committed yet."""
+    root = tmp_path / "clone"
+    root.mkdir()
+    return fill(Site(root, *site_keys))
 
 
 @pytest.fixture

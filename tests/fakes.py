@@ -6,8 +6,13 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from reconciler.adapters.store import SqliteStore
+from reconciler.core.ciphertext import IV_CHARACTERS, Ciphertext, Entry, Metadata
+from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
@@ -18,7 +23,6 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model import (
     Action,
-    Applied,
     Backup,
     BackupEntry,
     Blob,
@@ -112,13 +116,18 @@ class FakeGit:
         return None if data is None else Blob(f"{hash(data):x}", data)
 
     async def descends(self, commit: str, ancestor: str) -> bool:
-        return not self.rewritten
+        order = list(self.commits)
+        return not self.rewritten and ancestor in order[: order.index(commit) + 1]
 
     async def resolve(self, name: str) -> str:
         found = [commit for commit in self.commits if commit.startswith(name)]
         if len(found) != 1:
             raise RefusedError(f"no commit {name}")
         return found[0]
+
+    async def first_seen(self, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
+        self.journal.note(f"first-seen {since[:1] if since else ''}..{commit[:1]}")
+        return {}
 
     async def verify(self, commit: str, since: str | None) -> None:
         self.journal.note(f"verify {since}..{commit}" if since else f"verify {commit}")
@@ -133,6 +142,7 @@ class FakeGitWriter:
     journal: Journal
     orders: list[tuple[RevertOrder, GitRevert]] = field(default_factory=list)
     ends: list[Reverted | ReconcilerError] = field(default_factory=list)
+    proposed: list[tuple[str, dict[str, bytes], str]] = field(default_factory=list)
 
     async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
         self.journal.note(f"revert {order.good[:1]}..{order.failed[:1]}")
@@ -142,10 +152,15 @@ class FakeGitWriter:
             raise end
         return end
 
+    async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
+        self.journal.note(f"propose {branch}")
+        self.proposed.append((base, dict(files), message))
+        return "p" * 40
+
 
 @dataclass(slots=True)
 class FakeDecryptor:
-    """ "Encrypted" is what is in git with a mark before it."""
+    """ "Encrypted" is what is in git with a mark before it; a value's iv is the value itself, made longer."""
 
     journal: Journal
     error: ReconcilerError | None = None
@@ -156,11 +171,31 @@ class FakeDecryptor:
     def format_of(self, name: str, data: bytes) -> Format:
         return Format.DOTENV
 
+    def read(self, name: str, data: bytes) -> Ciphertext:
+        pairs = (line.partition("=") for line in data.decode().splitlines())
+        entries = tuple(Entry(key, 1, value, iv(value)) for key, _, value in pairs)
+        return Ciphertext(Format.DOTENV, entries, Metadata((), (), "", "", ""))
+
+    async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
+        self.journal.note(f"amend {name}")
+        lines = {line.partition("=")[0]: line for line in data.decode().splitlines()}
+        for label, value in values.items():
+            lines.pop(label, None) if value is None else lines.update({label: f"{label}={value.reveal().decode()}"})
+        return "".join(f"{line}\n" for line in lines.values()).encode()
+
+    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+        return content.reveal()
+
     async def decrypt(self, name: str, data: bytes) -> Secret:
         self.journal.note(f"decrypt {name}")
         if self.error is not None:
             raise self.error
         return Secret(data)
+
+
+def iv(value: str) -> str:
+    """As long as a real one; "" for an empty value."""
+    return value.ljust(IV_CHARACTERS, "_")[:IV_CHARACTERS] if value else ""
 
 
 @dataclass(slots=True)
@@ -217,7 +252,11 @@ class FakeCompose:
     refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
     reachable: bool = True
     after_recreate: Callable[[], None] = lambda: None
+    stacks: dict[str, str] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def stack_of(self, service: str) -> str:
+        return self.stacks.get(service, "app")
 
     def start(self, *services: str) -> None:
         for service in services:
@@ -229,7 +268,8 @@ class FakeCompose:
         self.journal.note("model" if staged is None else "model-staged")
         if error := self.refuses(files):
             raise error
-        return Project("app", {_service(path): _resolved(path, data) for path, data in files.items()})
+        mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
+        return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
 
     async def project_files(self, stack: Stack) -> frozenset[str]:
         return frozenset({f"{APP}/compose.yaml"})
@@ -239,12 +279,12 @@ class FakeCompose:
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
-        return tuple(self.running.values())
+        return tuple(one for name, one in self.running.items() if self.stack_of(name) == stack.name)
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         self._reach()
         self.journal.note("glance")
-        return tuple(self.running.values())
+        return tuple(one for name, one in self.running.items() if self.stack_of(name) == stack.name)
 
     async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
         self._reach()
@@ -323,79 +363,58 @@ class FakeBackups:
         return 0
 
 
-@dataclass(slots=True)
-class FakeStore:
-    journal: Journal
-    record: EnvironmentRecord = field(default_factory=lambda: EnvironmentRecord("production"))
-    known: dict[str, Applied] = field(default_factory=dict)
-    digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    debts: tuple[Action, ...] = ()
-    open_run: Run | None = None
-    finished: list[tuple[Run, Result, str]] = field(default_factory=list)
+class JournaledStore(SqliteStore):
+    """The real store, on a file of its own; its writes are noted, and the test looks at one environment."""
 
-    def environment(self, name: str) -> EnvironmentRecord:
-        return replace(self.record, name=name)
+    def __init__(self, path: Path, journal: Journal) -> None:
+        super().__init__(str(path))
+        self.journal = journal
+
+    @property
+    def record(self) -> EnvironmentRecord:
+        return self.environment("production")
+
+    @record.setter
+    def record(self, record: EnvironmentRecord) -> None:
+        super().save_environment(record)
+
+    @property
+    def debts(self) -> tuple[Action, ...]:
+        return self.owed("production")
+
+    @property
+    def open_run(self) -> Run | None:
+        return self.unfinished("production")
+
+    @property
+    def finished(self) -> list[tuple[Run, Result, str]]:
+        """Oldest first."""
+        ended = ((run, run.result, run.reason) for run in reversed(self.runs("production", 1000)))
+        return [(run, result, reason) for run, result, reason in ended if result is not None]
 
     def save_environment(self, record: EnvironmentRecord) -> None:
         self.journal.note("save")
-        self.record = record
-
-    def applied(self, environment: str) -> Mapping[str, Applied]:
-        return dict(self.known)
-
-    def digest(self, blob: str, format: str, identity: str) -> str | None:
-        return self.digests.get((blob, format, identity))
-
-    def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None:
-        self.digests[blob, format, identity] = digest
+        super().save_environment(record)
 
     def begin(self, run: Run) -> None:
         self.journal.note("begin")
-        self.open_run, self.debts = run, run.actions
+        super().begin(run)
 
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         self.journal.note("amend")
-        assert self.open_run is not None
-        assert self.open_run.id == run.id
-        self.open_run, self.debts = run, run.actions
-        if record is not None:
-            self.record = record
-
-    def unfinished(self, environment: str) -> Run | None:
-        return self.open_run
+        super().amend(run, record)
 
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
         self.journal.note("note")
-        self.finished = [
-            (known, result, f"{reason}. {sentence}" if known.id == run else reason)
-            for known, result, reason in self.finished
-        ]
-        self.record = record
+        super().note(run, sentence, record)
 
-    def owed(self, environment: str) -> tuple[Action, ...]:
-        return self.debts
+    def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
+        self.journal.note("remember-first-seen")
+        super().remember_first_seen(directory, commit, seen)
 
-    def finish(
-        self,
-        run: Run,
-        result: Result,
-        reason: str,
-        *,
-        at: float,
-        record: EnvironmentRecord,
-        applied: Sequence[Applied] = (),
-        forgotten: Sequence[str] = (),
-        owed: Sequence[Action] = (),
-    ) -> None:
+    def finish(self, run: Run, result: Result, reason: str, **facts: Any) -> None:
         self.journal.note("finish")
-        self.finished.append((run, result, reason))
-        self.record, self.debts, self.open_run = record, tuple(owed), None
-        self.known |= {one.path: one for one in applied}
-        for path in forgotten:
-            self.known.pop(path, None)
-
-    def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
-        return tuple(replace(run, result=result, reason=reason) for run, result, reason in reversed(self.finished))
+        super().finish(run, result, reason, **facts)
 
 
 @dataclass(slots=True)
@@ -416,9 +435,34 @@ class FakeClock:
         self.on_sleep()
 
 
+@dataclass(slots=True)
+class FakeContracts:
+    """Knows one rule: the keys of ``required``."""
+
+    journal: Journal
+
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
+        self.journal.note("contract")
+        broken = [
+            tuple(
+                Breach(key, "required", contract.path, 1)
+                for contract in question.contracts
+                for key in contract.schema["required"]
+                if key not in question.names
+            )
+            for question in questions
+        ]
+        return Answer({}, tuple(broken))
+
+
+@dataclass(slots=True)
 class FakeProbe:
+    """Every URL answers but the ``silent`` ones."""
+
+    silent: set[str] = field(default_factory=set)
+
     async def ok(self, check: HttpCheck) -> bool:
-        return True
+        return check.url not in self.silent
 
 
 class SilentMetrics:
@@ -431,6 +475,7 @@ class SilentMetrics:
         self.corrections: list[str] = []
         self.delivery_times: list[float] = []
         self.failures = 0
+        self.ages: dict[str, float | None] = {}
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
 
@@ -467,14 +512,21 @@ class SilentMetrics:
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
         self.stacks = tuple(stacks)
 
+    def rotated(self, environment: str, target: str, at: float | None) -> None:
+        self.ages[target] = at
+
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self.results.append(outcome.result)
 
 
 class World:
-    """All fakes together, with a manifest of one stack whose targets are the ``*.env`` files of the commit."""
+    """All fakes together, with a manifest whose targets are the ``*.env`` files of the commit.
 
-    def __init__(self) -> None:
+    They belong to the one stack ``app``, but for those that are named in ``compose.stacks``. The store's file lies in
+    ``directory``.
+    """
+
+    def __init__(self, directory: Path) -> None:
         self.journal = Journal()
         self.git = FakeGit(self.journal)
         self.git_writer = FakeGitWriter(self.journal)
@@ -482,10 +534,13 @@ class World:
         self.host = FakeHost(self.journal)
         self.compose = FakeCompose(self.journal, self.host)
         self.backups = FakeBackups(self.journal)
-        self.store = FakeStore(self.journal)
+        self.store = JournaledStore(directory / "state.db", self.journal)
         self.clock = FakeClock()
         self.metrics = SilentMetrics()
+        self.contracts = FakeContracts(self.journal)
         self.stack = Stack("production", "app", APP)
+        self.others: tuple[Stack, ...] = ()
+        self.probe = FakeProbe()
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
         self.run_numbers = itertools.count()  # no two processes give the same
@@ -508,25 +563,28 @@ class World:
             git=self.git,
             git_writer=self.git_writer,
             decryptor=self.decryptor,
+            encryptor=self.decryptor,
             host=self.host,
             compose=self.compose,
             backups=self.backups,
             store=self.store,
-            probe=FakeProbe(),
+            probe=self.probe,
             clock=self.clock,
             metrics=self.metrics,
             digest=Digester(b"k" * 32),
             settings=self.settings,
+            contracts=self.contracts,
             read_manifest=self._manifest,
+            read_contract=lambda path, data: Contract(path, {"required": data.decode().split()}, {}),
             new_run_id=lambda: f"run{next(self.run_numbers)}",
         )
 
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
-        targets = tuple(
-            Target(environment, source, f"{APP}/{source}", stack="app", **self.target_fields)  # type: ignore[arg-type]
-            for source in text.decode().split()
-        )
-        return Manifest(environment, (self.stack,), targets)
+        def target(source: str) -> Target:
+            stack = self.compose.stack_of(_service(source))
+            return Target(environment, source, f"{APP}/{source}", stack=stack, **self.target_fields)  # type: ignore[arg-type]
+
+        return Manifest(environment, (self.stack, *self.others), tuple(map(target, text.decode().split())))
 
 
 async def one_pass(world: World, trigger: str = "manual", order: Order | None = None) -> Outcome:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reconciler.core.errors import LiveFileError
+from reconciler.core.errors import BackupUnusableError, LiveFileError
 from reconciler.core.model import Backup, BackupEntry, Run
 from reconciler.core.secret import Secret
 
@@ -71,6 +71,13 @@ class BackupDirectory:
                 f"cannot list the backups ({os.strerror(error.errno or 0)})", where=self._directory, hint=hint
             ) from error
 
+    def check(self) -> None:
+        """Raise LiveFileError where others could have changed a backup."""
+        directories = [os.path.join(self._directory, name) for name in _names(self._directory)]
+        for directory in (self._directory, *filter(os.path.isdir, directories)):
+            if os.path.lexists(directory):
+                _check_private(directory)
+
     def unreadable(self, environment: str | None = None) -> tuple[tuple[str, str], ...]:
         """Environment and name of what lies among them and is no backup, as its manifest cannot be read; sorted."""
         known = {(backup.environment, backup.id) for backup in self.list(environment)}
@@ -104,13 +111,13 @@ class BackupDirectory:
                 os.close(descriptor)
         except OSError as error:
             hint = "Choose another one: `reconciler backups`"
-            raise LiveFileError(
+            raise BackupUnusableError(
                 f"the backup cannot be read ({os.strerror(error.errno or 0)})", where=path, hint=hint
             ) from error
         if self._digest(data) != entry.digest:
             hint = "Look at the file yourself, or choose another one: `reconciler backups`"
             what = "the backup is damaged, or was made with another digest.key: its digest differs"
-            raise LiveFileError(what, where=path, hint=hint)
+            raise BackupUnusableError(what, where=path, hint=hint)
         return Secret(data)
 
     def discard(self, environment: str, identity: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from reconciler.adapters import compose_errors, compose_files, compose_model, compose_stage, process
 from reconciler.adapters.compose_engine import DEPENDENCIES_LABEL, DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, Engine
 from reconciler.core import dotenv
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError
+from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError
 from reconciler.core.model import Container, Project, Stack
 from reconciler.core.secret import Secret
 
@@ -32,6 +32,8 @@ _RESOLVE = process.Limits(timeout=60.0, grace=5.0, stdout=64 * process.MIB, stde
 _UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
 # Compose makes the new container beside the old one as <first 12 digits of the old id>_<name>.
 _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
+# Exit codes of the docker command where its compose plugin was killed: what it makes of "no exit code", and a shell's.
+_KILLED = frozenset({255, 137})
 # How long, in seconds, an `up` may go on after we were told to stop.
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
 _LAST_ORDERS = 60.0
@@ -295,15 +297,15 @@ def _require_compose_file(stack: Stack, configuration: compose_files.Configurati
     """
     _require_directory(stack.directory)
     if not configuration.main:
-        raise EngineUnavailableError("there is no compose file", where=stack.directory, hint=_MISPLACED)
+        raise StackGoneError("there is no compose file", where=stack.directory, hint=_MISPLACED)
     for path in configuration.main:
         if read(path) is None:
-            raise EngineUnavailableError("the compose file is missing, or cannot be read", where=path, hint=_MISPLACED)
+            raise StackGoneError("the compose file is missing, or cannot be read", where=path, hint=_MISPLACED)
 
 
 def _require_directory(path: str) -> None:
     if not os.path.isdir(path):
-        raise EngineUnavailableError("the stack's directory does not exist", where=path, hint=_MISPLACED)
+        raise StackGoneError("the stack's directory does not exist", where=path, hint=_MISPLACED)
 
 
 def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:
@@ -332,6 +334,11 @@ def _error(
     """What a failed command means. `root` is the farm's, where it ran in one."""
     if completed.timed_out:
         return EngineUnavailableError(f"docker compose took too long to {doing}", where=stack.directory)
+    if completed.exit_code < 0 or completed.exit_code in _KILLED:
+        hint = "Look for the kernel's out-of-memory killer (dmesg); it is tried again"
+        return EngineUnavailableError(
+            f"docker compose was killed before it could {doing}", where=stack.directory, hint=hint
+        )
     stderr = _said(completed)
     if root:
         stderr = stderr.replace(root, "")

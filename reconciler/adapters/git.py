@@ -44,6 +44,7 @@ from reconciler.adapters.git_command import (
     ls_remote,
     plain,
 )
+from reconciler.adapters.git_history import first_appearances
 from reconciler.adapters.git_objects import (
     FILE_MODES,
     KEPT_OBJECTS,
@@ -266,6 +267,14 @@ class GitMirror:
             await self._bring_locked(commit)
             yield commit
 
+    @contextlib.asynccontextmanager
+    async def held(self, commit: str) -> AsyncIterator[None]:
+        """Have the commit in the mirror, and hold the mirror still while the caller works with it. Raises as
+        ``latest`` does."""
+        await self.fetch(commit)
+        async with self._exclusive():
+            yield
+
     def distrust(self) -> None:
         """Have the mirror made anew by the next fetch: somebody found it damaged."""
         self._damaged = True
@@ -329,6 +338,22 @@ class GitMirror:
         check_commit(ancestor)
         return await self._mended(commit, lambda: self._descends(commit, ancestor))
 
+    async def first_seen(self, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
+        check_commit(commit)
+        check_path(directory)
+        if since is not None:
+            check_commit(since)
+        return await self._mended(commit, lambda: self._first_seen(commit, since, directory))
+
+    async def _first_seen(self, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
+        if since is not None and not await self._descends(commit, since):
+            since = None
+        try:
+            return await first_appearances(self._git, commit, since, directory)
+        except DamagedError:
+            self.distrust()
+            raise
+
     async def resolve(self, name: str) -> str:
         if not COMMIT_NAME.fullmatch(name):
             raise RefusedError(f"{plain(name, 60)!r} is no commit id", hint="Give at least 7 hexadecimal digits of it.")
@@ -385,14 +410,14 @@ class GitMirror:
                 f"the last accepted commit {since[:12]} is not in the repository any more, so it cannot be told which "
                 "commits are new",
                 where=self._git.where,
-                hint="Look at the branch's log; a person must accept the rewritten branch.",
+                hint="Look at the branch's log, then `reconciler accept-rewrite`.",
             )
         new = completed.stdout.decode().split()
         if len(new) > MOST_NEW:
             raise UnverifiedError(
                 f"more than {MOST_NEW} commits are new since {since[:12]}",
                 where=self._git.where,
-                hint="Look at the branch's log; a person must accept them.",
+                hint="Look at the branch's log, then `reconciler accept-rewrite`.",
             )
         return new
 

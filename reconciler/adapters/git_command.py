@@ -245,6 +245,16 @@ _LONGEST_REASON = 1000
 _PERSON = re.compile(r"(?P<name>[^<>\x00-\x1f]*[^<>\x00-\x20]) <(?P<mail>[^<>\x00-\x20]+)>")
 
 
+def read_log(commit: str, since: str | None, directory: str) -> list[str]:
+    """Every commit that changes files of the directory, with the ids of what it makes of them.
+
+    Of a merge, what differs from all of its parents (``-c``). Nothing of the history is left out as redundant.
+    """
+    form = ("--format=%x01%ct", "--raw", "-c", "--root", "-z", "--no-abbrev", "--no-renames", "--full-history")
+    new = () if since is None else (f"^{since}",)
+    return ["git", "--literal-pathspecs", "log", *form, commit, *new, "--", *((directory,) if directory else ())]
+
+
 def push(url: str, commit: str, ref: str) -> list[str]:
     """Exactly one ref, and only where that is a fast-forward."""
     options = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed")

@@ -1,6 +1,6 @@
-"""The throw-away repository that a revert is made in: nothing is checked out there, and nothing acts.
+"""The throw-away repository that commits are made in: nothing is checked out there, and nothing acts.
 
-It is git's own ``git revert``, with three differences, all measured with git 2.39:
+A revert is git's own ``git revert``, with three differences, all measured with git 2.39:
 
 - The work tree is sparse and stays empty: no file of the repository is checked out, so no link, submodule or LFS
   pointer of it can act. In a conflict git writes the files concerned, ciphertext, and they go with the directory.
@@ -13,6 +13,7 @@ It is git's own ``git revert``, with three differences, all measured with git 2.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.adapters import process
@@ -23,6 +24,7 @@ from reconciler.adapters.git_trouble import explain, telling_line
 from reconciler.core.errors import SignaturesUnavailableError
 from reconciler.core.model import RevertOrder
 
+REGULAR_MODE = 0o100644
 SUBJECT = 150  # characters of one in a message
 ATTRIBUTES = "* -text -ident !eol !filter !merge !diff !working-tree-encoding !conflict-marker-size\n"
 SETTINGS = {
@@ -105,6 +107,16 @@ class ScratchRepository:
     async def parents(self, commit: str) -> list[str]:
         return (await self.git("rev-list", "--parents", "--max-count=1", commit)).split()[1:]
 
+    async def with_files(self, commit: str, files: Mapping[str, bytes]) -> str:
+        """The id of the commit's tree with these files (path → content) in place; a mode stays as it is."""
+        await self.git("read-tree", commit)
+        for path, data in files.items():
+            entry = await self.git("ls-tree", "--full-tree", commit, "--", path)
+            mode = entry.split()[0] if entry else f"{REGULAR_MODE:06o}"
+            blob = await self.git("hash-object", "-w", "--stdin", stdin=data)
+            await self.git("update-index", "-z", "--index-info", stdin=f"{mode} {blob}\t{path}\0".encode())
+        return await self.git("write-tree")
+
     async def commit(self, parent: str, tree: str, message: str) -> str:
         """The id of a new commit. Raises SignaturesUnavailableError where it cannot be signed."""
         sign = []
@@ -117,7 +129,7 @@ class ScratchRepository:
         if not completed.ok and self.signing_key:
             said = telling_line(completed.stderr.decode(errors="replace")) or "no reason given"
             raise SignaturesUnavailableError(
-                f"the revert cannot be signed with {self.signing_key} ({said})",
+                f"the commit cannot be signed with {self.signing_key} ({said})",
                 where=self.runner.where,
                 hint="Check that rollback.signing_key_file is an SSH key without a passphrase that the daemon's user "
                 "alone may read, and that ssh-keygen is installed. It is tried again.",

@@ -1,6 +1,6 @@
-"""Reverts commits on the remote's branch: fast-forward only, never forced, never anything that was not asked for.
+"""Reverts commits on the remote's branch, and proposes others: fast-forward only, never forced.
 
-The revert is made in a throw-away repository below the state directory, which reads the mirror's objects and writes
+A commit is made in a throw-away repository below the state directory, which reads the mirror's objects and writes
 its own. So the mirror goes on holding packs only and no worktree is registered in it; what a killed daemon leaves
 behind is one directory.
 """
@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.adapters import process
@@ -31,7 +31,7 @@ from reconciler.adapters.git_objects import DamagedError
 from reconciler.adapters.git_runner import QUICK, GitRunner
 from reconciler.adapters.git_scratch import ScratchRepository, make_scratch
 from reconciler.adapters.git_trouble import means_refused, refusing_line
-from reconciler.core.errors import ConfigError, RevertRefusedError, UnverifiedError
+from reconciler.core.errors import ConfigError, RefusedError, RevertRefusedError, UnverifiedError
 from reconciler.core.model import GitRevert, Reverted, RevertOrder, RevertState
 
 ATTEMPTS = 5  # how often the branch may move while the revert is made
@@ -95,6 +95,37 @@ class GitPusher:
                 repository = await make_scratch(self.mirror.git, directory, self._identity, self._signing_key)
                 return await _Attempt(self, repository, order, head).run(mode)
 
+    async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
+        check_branch(branch)
+        for path in files:
+            check_path(path)
+        self._pushing.require_files()
+        try:
+            return await self._propose(branch, base, files, message)
+        except DamagedError:
+            self.mirror.distrust()
+        try:
+            return await self._propose(branch, base, files, message)
+        except DamagedError as error:
+            raise self.mirror.git.unreachable(
+                f"the commit cannot be made, also after the mirror was made anew: {error}", "Check the disk."
+            ) from error
+
+    async def _propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
+        async with self.mirror.held(base):
+            with self._scratch() as directory:
+                repository = await make_scratch(self.mirror.git, directory, self._identity, self._signing_key)
+                commit = await repository.commit(base, await repository.with_files(base, files), message)
+                try:
+                    await self.require_signed(base)
+                    pushed = await self.push(repository, commit, f"refs/heads/{branch}", None)
+                except RevertRefusedError as error:
+                    hint = f"Allow {_who_pushes(self._pushing)} to push branches named reconciler/*."
+                    raise RefusedError(error.what, where=error.where, hint=hint) from error
+        if not pushed:
+            raise RefusedError(f"the branch {branch} exists already", where=self.mirror.git.where, hint="Try again.")
+        return commit
+
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[str]:
         """An empty directory for us only. The mirror's lock is held, so any other was left by a killed daemon."""
@@ -119,7 +150,7 @@ class GitPusher:
             await self.mirror.require_signed(head)
         except UnverifiedError as error:
             raise RevertRefusedError(
-                f"{error.what}, and a signed revert on top of it would vouch for it", where=error.where, hint=error.hint
+                f"{error.what}, and a signed commit on top of it would vouch for it", where=error.where, hint=error.hint
             ) from error
 
     async def push(self, repository: ScratchRepository, commit: str, ref: str, expected: str | None) -> bool:

@@ -142,6 +142,13 @@ class PrometheusMetrics:
             "backup_last_timestamp_seconds", "When the newest backup was taken; 0: never.", "environment", "target"
         )
 
+        self._rotated = gauge(
+            "secret_last_rotated_timestamp_seconds",
+            "When the oldest secret of the target was made.",
+            "environment",
+            "target",
+        )
+
     def _define_by_stack(self) -> None:
         service = ("environment", "stack", "service")
         self._recreate = self._counter(
@@ -266,7 +273,7 @@ class PrometheusMetrics:
         self._target_info.remove(*_info(gone))
         states = (self._drift, self._drift_keys, self._drift_since_gauge, self._pending, self._sync)
         counts = (self._drift_detected, self._drift_corrected, self._backups, self._backup_last)
-        for series in (*states, *counts, self._paused, self._paused_until):
+        for series in (*states, *counts, self._paused, self._paused_until, self._rotated):
             series.remove_by_labels({"environment": gone.environment, "target": gone.id})
         self._drift_since.pop((gone.environment, gone.id), None)
 
@@ -307,7 +314,7 @@ class PrometheusMetrics:
             self.revision(record.name, state, revision)
         wanted = record.pin.revision if record.pin else record.head
         self._pinned.labels(record.name).set(int(record.pin is not None))
-        self._quarantined.labels(record.name).set(int(wanted is not None and record.quarantines(wanted)))
+        self._quarantined.labels(record.name).set(int(wanted is not None and record.quarantine_of(wanted) is not None))
         pauses = standstill(record, at).pauses
         for target in self._targets.get(record.name, {}).values():
             until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)
@@ -319,6 +326,12 @@ class PrometheusMetrics:
 
     def verified(self, environment: str, result: str, reason: str = "") -> None:
         self._verification.labels(environment, result, reason).inc()
+
+    def rotated(self, environment: str, target: str, at: float | None) -> None:
+        if at is None:
+            self._rotated.remove_by_labels({"environment": environment, "target": target})
+        else:
+            self._rotated.labels(environment, target).set(at)
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self._reconcile.labels(outcome.environment, outcome.result).inc()

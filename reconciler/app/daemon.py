@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from reconciler.app import logs
 from reconciler.core.model import Order, Outcome, Result
@@ -51,6 +51,25 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Errand:
+    """Work that a person asked for and that must not meet a pass; ``answer`` gets what it returns, or raises."""
+
+    work: Callable[[], Awaitable[Any]]
+    answer: asyncio.Future[Any]
+    progress: Callable[[str], None]
+
+    async def carry_out(self) -> None:
+        try:
+            result = await self.work()
+        except Exception as error:  # noqa: BLE001  # it is the asker's, who gets it as it is
+            if not self.answer.done():
+                self.answer.set_exception(error)
+        else:
+            if not self.answer.done():
+                self.answer.set_result(result)
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """The last outcome of an environment: when it was found, and since when the result has been the same.
 
@@ -89,7 +108,7 @@ class Daemon:
         self._on_progress = on_progress
         self._wake = asyncio.Event()
         self._stopping = False
-        self._requests: list[Request] = []
+        self._requests: list[Request | Errand] = []
         self._asked_by = ""
         self._touched_by = ""
         self._rested_at = 0.0
@@ -144,6 +163,15 @@ class Daemon:
         self._wake.set()
         return await answer
 
+    async def between_passes(
+        self, work: Callable[[], Awaitable[Any]], progress: Callable[[str], None] = lambda _: None
+    ) -> Any:
+        """Have ``work`` done while no pass runs; return what it returns, and raise what it raises."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._requests.append(Errand(work, answer, progress))
+        self._wake.set()
+        return await answer
+
     async def run(self) -> None:
         next_poll, next_look = 0.0, 0.0
         self._asked_by = "start"
@@ -194,7 +222,7 @@ class Daemon:
             # A defect of ours must not end the daemon, nor stop the other environments.
             logs.get_logger().exception("pass failed unexpectedly", environment=name)
             outcome = Outcome(name, Result.FAILED, "internal error; the log has the traceback", retry=True)
-        if not dry_run:
+        if not dry_run and not outcome.refused:
             self._remember(outcome, trigger)
         return outcome
 
@@ -222,16 +250,22 @@ class Daemon:
         while self._requests:
             request = self._requests.pop(0)
             self._on_progress(request.progress)
-            outcomes = [
-                await self._one(
-                    name, request.trigger, dry_run=request.dry_run, take_over=request.take_over, order=request.order
-                )
-                for name in self.passes
-                if not request.environments or name in request.environments
-            ]
+            if isinstance(request, Errand):
+                await request.carry_out()
+            else:
+                await self._make_passes(request)
             self._on_progress(None)
-            if not request.answer.done():
-                request.answer.set_result(tuple(outcomes))
+
+    async def _make_passes(self, request: Request) -> None:
+        outcomes = [
+            await self._one(
+                name, request.trigger, dry_run=request.dry_run, take_over=request.take_over, order=request.order
+            )
+            for name in self.passes
+            if not request.environments or name in request.environments
+        ]
+        if not request.answer.done():
+            request.answer.set_result(tuple(outcomes))
 
     async def _sleep(self, until: float) -> None:
         """Until the monotonic time ``until``, or until there is something to do."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from reconciler.app.commands import control_socket
 from reconciler.app.config import ServerConfig, load_server_config
-from reconciler.app.wiring import Runtime, runtime
+from reconciler.app.wiring import Runtime, open_backups, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.model import Manifest
 from reconciler.engine.observe import Plaintexts, Wanted, load, look, path_in_git
@@ -50,7 +50,7 @@ async def _examine(config: ServerConfig) -> list[Finding]:
     findings = [finding for finding in _files(config) if finding is not None]
     try:
         async with runtime(config) as built:
-            findings += [_space(config), _daemon(config)]
+            findings += [_space(config), _backups(config), _daemon(config)]
             findings += [finding async for finding in _components(built, config)]
     except ReconcilerError as error:
         findings.append(_failed("server's file" if isinstance(error, ConfigError) else "state directory", error))
@@ -112,6 +112,15 @@ def _space(config: ServerConfig) -> Finding:
     if free < _LOW_SPACE:
         return Finding("state directory", "warning", text, "free some space: without a backup nothing is written")
     return Finding("state directory", "ok", text)
+
+
+def _backups(config: ServerConfig) -> Finding:
+    backups = open_backups(config)
+    try:
+        backups.check()
+        return Finding("backups", "ok", f"{len(backups.list())} there; `reconciler backups --verify` reads them all")
+    except ReconcilerError as error:
+        return _failed("backups", error)
 
 
 def _daemon(config: ServerConfig) -> Finding:

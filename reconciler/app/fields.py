@@ -230,6 +230,12 @@ SOURCE = Form(
     rf"^(?![/-])(?!(.*/)?\.{{0,2}}(/|$)){_CLEAN}+$",
     _limited,
 )
+CONTRACT = Form(
+    "a file's path below repository.path",
+    "a path such as contracts/api.yaml, without '.', '..', '//' and without a leading / or -",
+    SOURCE.pattern,
+    _limited,
+)
 COMPOSE_FILE = Form(
     "a path below the stack's directory",
     "a path such as compose.yaml, without '..' and without a leading / or -",

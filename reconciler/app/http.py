@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,7 @@ from aiohttp import web
 
 from reconciler.app import status
 from reconciler.app.daemon import Daemon
-from reconciler.core.errors import RefusedError
-from reconciler.core.model import Outcome
+from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.ports import Store
 
 _LARGEST_WEBHOOK = 1024 * 1024
@@ -25,7 +24,7 @@ _LARGEST_WEBHOOK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What the handlers show: the daemon, its memory, and the text of a scrape.
+    """What the handlers show: the daemon, its memory, and the text of a scrape. ``errand`` is app/errands.py's.
 
     ``announced`` is told the status that the webhook answers with.
     """
@@ -33,6 +32,7 @@ class Views:
     daemon: Daemon
     store: Store
     render_metrics: Callable[[], bytes]
+    errand: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
     webhook_secret: bytes | None = None
     announced: Callable[[int], None] = lambda _: None
 
@@ -140,16 +140,29 @@ def _control(views: Views) -> web.Application:
                 order=status.order_from(asked["order"]),
                 progress=progress,
             ),
+            lambda outcomes: {"outcomes": [status.outcome(one) for one in outcomes]},
+        )
+
+    async def run_errand(request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        return await _stream(
+            request,
+            lambda progress: views.daemon.between_passes(lambda: views.errand(asked), progress),
+            lambda done: {"done": done},
         )
 
     app.add_routes([web.get("/api/v1/status", show_status), web.post("/api/v1/pass", run_pass)])
+    app.add_routes([web.post("/api/v1/errand", run_errand)])
     return app
 
 
 async def _stream(
-    request: web.Request, work: Callable[[Callable[[str], None]], Coroutine[Any, Any, tuple[Outcome, ...]]]
+    request: web.Request,
+    work: Callable[[Callable[[str], None]], Coroutine[Any, Any, Any]],
+    show: Callable[[Any], dict[str, Any]],
 ) -> web.StreamResponse:
-    """Answer with one JSON object a line: progress while the pass runs, the outcomes at its end."""
+    """Answer with one JSON object a line: progress while the work is done, at its end what came of it, or why it was
+    refused."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue()
     task = asyncio.create_task(work(lambda text: lines.put_nowait(_line({"progress": text}))))
     task.add_done_callback(lambda _: lines.put_nowait(None))
@@ -158,9 +171,16 @@ async def _stream(
         await response.prepare(request)
         while (line := await lines.get()) is not None:
             await response.write(line)
-        await response.write(_line({"outcomes": [status.outcome(one) for one in task.result()]}))
+        await response.write(_line(_ending(task, show)))
         await response.write_eof()
     return response
+
+
+def _ending(task: asyncio.Task[Any], show: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return show(task.result())
+    except ReconcilerError as error:
+        return {"refused": {"what": error.what, "where": error.where, "hint": error.hint}}
 
 
 def _line(data: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import posixpath
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from reconciler.app.fields import (
     ABSOLUTE_FILE,
     ABSOLUTE_PATH,
     COMPOSE_FILE,
+    CONTRACT,
     DURATION,
     LIVE_FILE,
     MODE,
@@ -42,9 +44,9 @@ from reconciler.app.fields import (
     mistake,
     written,
 )
-from reconciler.app.sections import Items, Section, Short, read_sections
+from reconciler.app.sections import Items, OneOrMany, Section, Short, read_sections
 from reconciler.app.server_file import ServerConfig
-from reconciler.app.yaml_files import shown
+from reconciler.app.yaml_files import FieldPath, shown
 from reconciler.core.errors import ManifestError
 from reconciler.core.guards import is_below
 from reconciler.core.model import (
@@ -158,6 +160,12 @@ class TargetFields(Section):
     )
     check: Annotated[str, NAME, AfterValidator(_known_check)] | None = Field(
         default=None, description="A check of the server's file that the staged file must pass before it is written."
+    )
+    # By another name inside, since pydantic's models have a method called schema.
+    contracts: Annotated[tuple[Annotated[str, CONTRACT], ...], Items(), OneOrMany(CONTRACT)] = Field(
+        default=(),
+        alias="schema",
+        description="The JSON Schema that its variables must satisfy: a file below repository.path, or several.",
     )
     allow_shrink: bool = Field(default=False, description="Whether a change may remove more than half of the keys.")
     prune: bool = Field(default=False, description="Whether the live file is deleted when its target leaves git.")
@@ -288,6 +296,51 @@ def read_manifest(text: bytes, *, environment: str, file: str, server: ServerCon
             ),
             *(resolver.target(source, target) for source, target in written_down.targets.items()),
         ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a manifest says of one target whoever's server it is on. ``field`` is where it says so."""
+
+    source: str
+    path: str
+    stack: str | None
+    encrypted: bool
+    parser: Parser
+    contracts: tuple[str, ...]
+    ignore_keys: tuple[str, ...]
+    field: FieldPath
+
+
+def outlines(manifest: ManifestFile) -> Iterator[Outline]:
+    """Every target of every stack and host, for those who know no server's file."""
+    for name, stack in manifest.stacks.items():
+        for source, target in stack.targets.items():
+            field = ("stacks", name, "targets", source)
+            yield _outline(manifest.defaults, source, target, field, name, stack.directory)
+    for source, alone in manifest.targets.items():
+        yield _outline(manifest.defaults, source, alone, ("targets", source))
+
+
+def _outline(
+    defaults: TargetFields,
+    source: str,
+    target: StackTarget | LoneTarget,
+    field: FieldPath,
+    stack: str | None = None,
+    directory: str = "/",
+) -> Outline:
+    said = _said(defaults) | _said(target)
+    return Outline(
+        source=source,
+        path=posixpath.join(directory, said.get("path") or source),
+        stack=stack,
+        encrypted=said.get("encrypted", True),
+        parser=said.get("parser", _parser_of(source)),
+        contracts=said.get("contracts", ()),
+        ignore_keys=said.get("ignore_keys", ()),
+        field=field,
     )
 
 

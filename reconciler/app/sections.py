@@ -116,20 +116,28 @@ def read_sections(
         document = read_document(content, file)
     except UnreadableError as unreadable:
         raise error(str(unreadable)) from None
-    problems = [*document.problems, *rules(document)]
-    sections = None
-    try:
-        sections = model.model_validate(document.data, context=context)
-    except ValidationError as invalid:
-        problems += [_problem(detail, model) for detail in invalid.errors(include_url=False)]
+    sections, mistakes = validate(model, document, context)
+    problems = [*document.problems, *rules(document), *mistakes]
     if problems or sections is None:
         raise error(document.report(problems))
     return sections
 
 
+def validate(
+    model: type[AnySection], document: Document, context: object = None
+) -> tuple[AnySection | None, list[Problem]]:
+    """Given a document, return it as ``model``, or None and every mistake of shape."""
+    try:
+        return model.model_validate(document.data, context=context), []
+    except ValidationError as invalid:
+        return None, [_problem(detail, model) for detail in invalid.errors(include_url=False)]
+
+
 def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     """pydantic's error as a plain sentence that shows no more of the value than it may."""
-    path = tuple(part for part in detail["loc"] if part != "[key]")
+    path = detail["loc"]
+    if path[-1:] == ("[key]",) and detail["type"] != "extra_forbidden":  # the mistake is in the name itself
+        path = path[:-1]
     found = kind_of(detail["input"])
     match detail["type"]:
         case fields.MISTAKE:
@@ -181,13 +189,14 @@ def _fields_at(path: FieldPath, model: type[BaseModel]) -> dict[str, FieldInfo]:
     annotation: Any = model
     for part in path:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            field = annotation.model_fields.get(str(part))
+            field = next((one for name, one in annotation.model_fields.items() if part in (one.alias, name)), None)
             annotation = field.annotation if field else None
         else:
             annotation = _item(annotation)
         annotation = _bare(annotation)
-    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    return dict(annotation.model_fields) if is_model else {}
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return {}
+    return {field.alias or name: field for name, field in annotation.model_fields.items()}
 
 
 def _item(annotation: Any) -> Any:

@@ -171,8 +171,9 @@ def _pause(one: Pause) -> dict[str, Any]:
 
 def _quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
     """What keeps the branch's head, or the pin, from being applied; one that neither runs into any more is no news."""
-    one, wanted = record.quarantine, record.pin.revision if record.pin else record.head
-    if one is None or wanted is None or not record.quarantines(wanted):
+    wanted = record.pin.revision if record.pin else record.head
+    one = record.quarantine_of(wanted) if wanted else None
+    if one is None:
         return None
     return {
         "revision": revision(one.revision),

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from reconciler.adapters.backups import BackupDirectory
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose import DockerCompose
+from reconciler.adapters.contracts import JsonSchemaContracts
 from reconciler.adapters.file_watch import FileWatch
 from reconciler.adapters.git import GitMirror
 from reconciler.adapters.git_writer import GitPusher
@@ -22,6 +23,7 @@ from reconciler.adapters.sops import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app import logs
 from reconciler.app.config import ServerConfig, read_manifest
+from reconciler.app.contract_file import read_contract
 from reconciler.app.server_file import HistoryRewrites
 from reconciler.core.errors import ConfigError, StoreError
 from reconciler.core.model import Settings, Verify
@@ -117,6 +119,7 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
         token_file=config.repository.token_file,
         allowed_signers_file=config.repository.allowed_signers_file,
     )
+    sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)
     ports = Ports(
         git=mirror,
         git_writer=GitPusher(
@@ -126,7 +129,8 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
             signing_key_file=config.rollback.signing_key_file,
             verifies=config.repository.verify is not Verify.NONE,
         ),
-        decryptor=Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary),
+        decryptor=sops,
+        encryptor=sops,
         host=LocalHost(config.allowed_paths),
         compose=compose,
         backups=BackupDirectory(_backups_dir(config), digest),
@@ -139,6 +143,8 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
         read_manifest=lambda text, environment, file: read_manifest(
             text, environment=environment, file=file, server=config
         ),
+        contracts=JsonSchemaContracts(),
+        read_contract=read_contract,
         new_run_id=lambda: secrets.token_hex(4),
         progress=relay,
     )

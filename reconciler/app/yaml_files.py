@@ -56,11 +56,15 @@ class Document:
 
     def report(self, problems: Iterable[Problem]) -> str:
         """All problems in the order of the file, one a line: ``FILE:LINE: field.path: what; accepted: …``."""
-        lines = sorted({self._sentence(problem) for problem in problems})
+        lines = self.sentences(problems)
         shown = [f"{self.file}:{line}: {text}" for line, text in lines[:MAX_PROBLEMS]]
         if len(lines) > MAX_PROBLEMS:
             shown.append(f"{self.file}: and {len(lines) - MAX_PROBLEMS} more problems")
         return "\n".join(shown)
+
+    def sentences(self, problems: Iterable[Problem]) -> list[tuple[int, str]]:
+        """Each problem once, as (line, ``field.path: what; accepted: …``), in the order of the file."""
+        return sorted({self._sentence(problem) for problem in problems})
 
     def _sentence(self, problem: Problem) -> tuple[int, str]:
         path = problem.path

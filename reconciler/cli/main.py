@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -33,6 +33,10 @@ ConfigFile = Annotated[
     str, typer.Option("--config", envvar="RECONCILER_CONFIG", help="The server's file.", show_default=True)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data for programs instead of tables.")]
+KeyFile = Annotated[
+    str | None,
+    typer.Option("--age-key-file", envvar="SOPS_AGE_KEY_FILE", help="An age key: values are looked at, too."),
+]
 Environment = Annotated[
     list[str] | None, typer.Option("--environment", "-e", help="Only this environment (may be repeated).")
 ]
@@ -101,7 +105,12 @@ def sync(
 
 
 @app.command(short_help="what a pass would do; writes nothing")
-def plan(config: ConfigFile = DEFAULT_CONFIG, environment: Environment = None, as_json: Json = False) -> None:
+def plan(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: Environment = None,
+    revision: Annotated[str, typer.Option("--revision", help="Another commit of the branch than the wanted one.")] = "",
+    as_json: Json = False,
+) -> None:
     """Show what a pass would do, by key name, and which services it would touch and why; writes nothing.
 
     Exits 0 when in sync, 2 when something would change or waits for a person, 1 on errors.
@@ -111,7 +120,8 @@ def plan(config: ConfigFile = DEFAULT_CONFIG, environment: Environment = None, a
 
     settings = _load(config)
     with render.progress() as tell:
-        outcomes = commands.make_pass(settings, "plan", environment or [], [], dry_run=True, tell=tell)
+        order = Order(OrderKind.PLAN, revision) if revision else None
+        outcomes = commands.make_pass(settings, "plan", environment or [], [], dry_run=True, tell=tell, order=order)
     render.plans(outcomes, as_json=as_json)
     raise typer.Exit(_worst(_plan_code(outcome) for outcome in outcomes))
 
@@ -307,6 +317,61 @@ def _carry_out(config: str, environment: str | None, wish: Order, *, as_json: bo
     raise typer.Exit(_worst(_pass_code(outcome) for outcome in outcomes))
 
 
+@app.command(short_help="propose a hand edit for git, encrypted, on a branch")
+def adopt(
+    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
+    ] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Turn a live file, or some variables of it, into an encrypted commit on the branch reconciler/adopt-….
+
+    It is based on the accepted head, touches only the ciphertexts of what differs, and is pushed when it decrypts to
+    what was meant. Nothing changes on this server: open a pull request, and keep the hand edit from being undone
+    meanwhile (on_drift: report). Exits 0 when it is pushed, 1 when it is refused and on errors.
+    """
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    settings = _load(config)
+    with render.progress() as tell:
+        done = commands.adopt(settings, target, key or [], tell=tell)
+    render.adopted(done, as_json=as_json)
+
+
+@app.command(short_help="how old the secrets are")
+def age(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    max_age: Annotated[
+        str | None, typer.Option("--max-age", metavar="90d", help="What is older is too old: 12h, 90d.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show since when each secret has had its value, by git's history; no key is needed, and no value is read.
+
+    Exits 0, 2 where --max-age finds older ones (it names them), 1 on errors.
+    """
+    from reconciler.app import commands
+    from reconciler.cli import render
+
+    settings = _load(config)
+    limit = None if max_age is None else commands.seconds(max_age, where="--max-age")
+    with render.progress() as tell:
+        found = commands.age(settings, environment, limit, tell=tell)
+    render.ages(found, max_age or "", as_json=as_json)
+    raise typer.Exit(PENDING if too_old(found) else IN_SYNC)
+
+
+def too_old(found: dict[str, Any]) -> bool:
+    """Whether any secret of what `age` found is older than it may be."""
+    targets = (target for environment in found["environments"] for target in environment["targets"])
+    return any(key["too_old"] for target in targets for key in target["keys"])
+
+
 @app.command(short_help="check every component and say what to do")
 def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Check every real component and permission and say what to do. Exits 0 when all is well, 1 otherwise."""
@@ -316,6 +381,79 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     findings = examination.examine(config)
     render.findings(findings, as_json=as_json)
     raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
+
+
+class ReportForm(StrEnum):
+    """How `check` writes what it found."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+    GITLAB = "gitlab"
+    SARIF = "sarif"
+
+
+@app.command(short_help="before the merge: find mistakes, without any key")
+def check(
+    path: Annotated[str, typer.Argument(help="The directory that holds the environments.")] = "envs",
+    environment: Environment = None,
+    form: Annotated[ReportForm, typer.Option("--format", help="How findings are written.")] = ReportForm.TEXT,
+    age_key_file: KeyFile = None,
+    server: Annotated[
+        list[str] | None, typer.Option("--server", help="A server's file to check as well (may be repeated).")
+    ] = None,
+    allow_warnings: Annotated[
+        bool, typer.Option("--allow-warnings", help="Exit 0 if there are only warnings.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for mistakes in a directory of environments, before they are merged; docs/checks.md explains each rule.
+
+    Without a key everything but values is looked at. Exits 0 if nothing was found, 2 if something was, 1 on errors.
+    """
+    from reconciler.app import local
+    from reconciler.cli import render, reports
+
+    with render.counted("decrypting") as progress:
+        report = local.check(path, environment or [], server or [], age_key_file, progress)
+    sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
+    raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
+
+
+class DiffForm(StrEnum):
+    """How `diff` writes what changed."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@app.command(short_help="before the merge: what changed, by key, without any key")
+def diff(
+    span: Annotated[
+        str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD is from where they forked.")
+    ],
+    path: Annotated[
+        str, typer.Option("--path", help="The repository's directory that holds the environments.")
+    ] = "envs",
+    environment: Environment = None,
+    form: Annotated[DiffForm, typer.Option("--format", help="How the changes are written.")] = DiffForm.TEXT,
+    age_key_file: KeyFile = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 2 if something changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two commits of this clone: per environment and file the keys, and who can decrypt.
+
+    Never shows a value. With a key also where else values are the same. Exits 0 (2 with --exit-code if something
+    changed), or 1 on errors.
+    """
+    from reconciler.app import local
+    from reconciler.cli import comments, render
+
+    with render.counted("decrypting") as progress:
+        found = local.diff(span, path, environment or [], age_key_file, progress)
+    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
+    raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
 
 
 class Which(StrEnum):

@@ -58,6 +58,22 @@ def progress() -> Iterator[Callable[[str], None]]:
         line.stop()
 
 
+@contextlib.contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that takes how many are done, of how many; shown as a bar, on a terminal only."""
+    # On standard error: what is found goes to standard output, which may be a file.
+    target = Console(stderr=True)
+    if not (sys.stderr.isatty() and target.is_interactive):
+        yield lambda done, of: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=target, transient=True) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+        yield lambda done, of: bar.update(task, completed=done, total=of, visible=True)
+
+
 def outcomes(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         _json(found)
@@ -260,6 +276,39 @@ def restored(found: dict[str, Any], *, as_json: bool) -> None:
         console.print(f"[green]restored[/green] {escape(path)} from {found['from']}")
     console.print(f"what was there is in backup {found['backup']}")
     console.print("the running services keep their values until they are recreated, and the daemon follows git")
+
+
+def adopted(done: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _json(done)
+        return
+    what = "the whole file" if done["whole"] else _keys(done["keys"], " ")
+    console.print(f"[green]pushed[/green] {done['commit'][:12]} to [bold]{escape(done['branch'])}[/bold]")
+    console.print(f"{escape(done['target'])}: {what}")
+    console.print(f"open a pull request from it to {escape(done['base_branch'])}; nothing has changed on this server")
+
+
+def ages(found: dict[str, Any], max_age: str, *, as_json: bool) -> None:
+    """Secrets oldest first within their target; ``max_age`` as it was typed."""
+    if as_json:
+        _json(found)
+        return
+    for environment in found["environments"]:
+        table = _table("target", "key", "last rotated")
+        for target in environment["targets"]:
+            for key in sorted(target["keys"], key=lambda key: key["last_rotated"] or "~"):
+                at = "[dim]empty[/dim]" if key["empty"] else _instant(key["last_rotated"])
+                table.add_row(
+                    escape(target["target"]),
+                    escape(key["key"]) or "[dim]the whole file[/dim]",
+                    f"[red]{at}[/red]" if key["too_old"] else at,
+                )
+        console.print(table if table.row_count else f"{escape(environment['environment'])} has no encrypted targets")
+    for environment in found["environments"]:
+        for target in environment["targets"]:
+            if old := [key["key"] or "the whole file" for key in target["keys"] if key["too_old"]]:
+                names = escape(", ".join(old))
+                console.print(f"[red]older than {escape(max_age)}[/red] {escape(target['target'])}: {names}")
 
 
 def findings(found: Iterable[Finding], *, as_json: bool) -> None:

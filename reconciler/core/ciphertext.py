@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from reconciler.core.errors import BadCiphertextError, NotEncryptedError, SourceError
+from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, SourceError
 from reconciler.core.model import Format
 
 MAX_BYTES = 5 * 1024 * 1024
@@ -34,10 +34,13 @@ _VALUE_TYPES = {
 _VARIABLE = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
 _CERTAINLY_A_NAME = re.compile(r"[A-Z_][A-Z0-9_.\-]{0,63}|[a-z_][a-z0-9_.\-]{0,63}")
 _CONFLICT_MARKER = re.compile(r"^(?:<{7}|\|{7}|>{7})(?: .*)?$", re.MULTILINE)
+_CONFLICT_SIGNS = ("<<<<<<<", "|||||||", ">>>>>>>")  # looked for first: that is much faster
 _YAML_COMMENT = re.compile(r"(?:^|(?<=[ \t]))#(.*)$", re.MULTILINE)
 _TOP_LEVEL_KEY = re.compile(r"^(?:  |\t)?[\"']?([A-Za-z_][\w.\-]*)[\"']?:", re.MULTILINE)
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ufeff\ud800-\udfff]")
 _NAMES_SHOWN = 10
+_IV = re.compile(rb",iv:([A-Za-z0-9+/]{16})")
+IV_CHARACTERS = 16  # of an iv tell it from any other: 96 random bits
 
 _INDEX = r"(?:0|[1-9][0-9]{0,2})"
 _METADATA = re.compile(
@@ -153,7 +156,7 @@ def read(
     text = _decoded(data)
     if text is None:
         _refuse_undecodable(name, data)
-    if marker := _CONFLICT_MARKER.search(text):
+    if any(sign in text for sign in _CONFLICT_SIGNS) and (marker := _CONFLICT_MARKER.search(text)):
         raise BadCiphertextError(
             "a merge conflict is not resolved",
             where=_at(name, _line_at(text, marker.start())),
@@ -169,6 +172,14 @@ def read(
     metadata = _metadata(name, flat, key_types)
     found.refuse_plaintext(metadata.rule)
     return Ciphertext(file_format, tuple(sorted(found.entries, key=lambda entry: entry.line)), metadata)
+
+
+def ivs(data: bytes) -> frozenset[str]:
+    """The beginnings (IV_CHARACTERS) of all ivs in a file, those of comments and metadata included.
+
+    For files of long ago: nothing is checked, and a file that is not encrypted has none.
+    """
+    return frozenset(found.decode() for found in _IV.findall(data))
 
 
 # --- the format ---
@@ -311,8 +322,12 @@ def _shown(variable: str, value: str, line: int) -> str:
     In a plain or broken file, a line of a wrapped private key can look like ``name=`` or ``name==``; but names keep to
     one case, and base64 (or base32, which has one case) ends in several equals signs.
     """
-    is_name = _CERTAINLY_A_NAME.fullmatch(variable) and (value.strip("=\r") or not value)
-    return variable if is_name else f"line {line}"
+    return variable if is_certainly_a_name(variable, value) else f"line {line}"
+
+
+def is_certainly_a_name(variable: str, value: str) -> bool:
+    """Given what stands before and after the ``=`` of a line, tell whether it can be shown (see ``_shown``)."""
+    return _CERTAINLY_A_NAME.fullmatch(variable) is not None and bool(value.strip("=\r") or not value)
 
 
 def _refuse_plain_dotenv(name: str, lines: Sequence[str]) -> NoReturn:
@@ -459,6 +474,12 @@ def _public_keys(
     return tuple(value for value, _ in found)
 
 
+def is_metadata(line_key: str) -> bool:
+    """Whether a dotenv key such as ``sops_mac`` is one that some sops writes, for any kind of key."""
+    key = line_key.removeprefix("sops_")
+    return bool(_METADATA.fullmatch(key)) or key.partition("__")[0].lower() in _OTHER_KEYS
+
+
 def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
     """The setting that leaves values in plain text; the suffix ``_unencrypted`` is sops' default and none."""
     for key, (value, _) in flat.items():
@@ -473,7 +494,7 @@ def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
         raise BadCiphertextError(
             "its SOPS metadata holds what sops does not write", where=_at(name, line), hint=redo(name)
         )
-    raise SourceError(
+    raise ForeignKeyError(
         f"is encrypted for {other} as well, which this server does not use",
         where=_at(name, line),
         hint=f"sops would contact any address the file names. Take it out of .sops.yaml, then `sops updatekeys {name}`",

@@ -217,6 +217,13 @@ _REFERENCE = re.compile(
 )
 
 
+def plain_references(entry: Entry) -> frozenset[str]:
+    """The names that an entry refers to as ``$NAME``, without braces: often a piece of a value by accident."""
+    if entry.quote is Quote.SINGLE or "$" not in entry.template:
+        return frozenset()
+    return frozenset(found["plain"] for found in _REFERENCE.finditer(entry.template) if found["plain"])
+
+
 @dataclass(slots=True)
 class _Opened:
     """A ``${NAME:-text}`` whose text is being read.
@@ -428,6 +435,20 @@ def _variables(data: bytes | None, environment: Mapping[str, str], parser: Parse
     return resolve_raw(data, environment) if parser is Parser.RAW else resolve(data, environment)
 
 
+def variables(data: bytes, parser: Parser) -> dict[str, str]:
+    """The variables that a container gets, as far as the file alone tells; an opaque file has none.
+
+    Where it asks for a variable that must be defined elsewhere (``${NAME:?}``), references stay as they are written.
+    Raises EnvFileError.
+    """
+    try:
+        return _variables(data, {}, parser)
+    except EnvFileError as error:
+        if error.code != "required-variable":
+            raise
+        return {entry.key: entry.template for entry in entries(data, parser)}
+
+
 def entries(data: bytes, parser: Parser) -> tuple[Entry, ...]:
     """The entries of an env file as ``parser`` reads it; an opaque file has none. Raises EnvFileError."""
     if parser is Parser.OPAQUE:
@@ -470,6 +491,11 @@ def overlaid(data: bytes, live: bytes, parser: Parser, patterns: Collection[str]
 
 def _with_end(text: bytes) -> bytes:
     return text if text.endswith(b"\n") else text + b"\n"
+
+
+def left_to_server(key: str, patterns: Collection[str]) -> bool:
+    """Whether a key is one of those that ``ignore_keys`` names."""
+    return _matches(key, patterns)
 
 
 def _matches(key: str, patterns: Collection[str]) -> bool:

@@ -66,12 +66,20 @@ class NotEncryptedError(SourceError):
     """A source that must be encrypted holds plaintext; names the keys, never the values."""
 
 
+class ForeignKeyError(SourceError):
+    """A source is encrypted for a kind of key that this server does not use: sops would contact what it names."""
+
+
 class BadCiphertextError(SourceError):
     """SOPS refuses the file: tampered with, badly merged, or malformed."""
 
 
 class GuardError(RevisionError):
     """A guard failed; see core/guards.py."""
+
+
+class ContractError(RevisionError):
+    """A contract cannot be used: missing, no JSON Schema, or too slow to evaluate."""
 
 
 class QuarantinedError(RevisionError):
@@ -127,8 +135,8 @@ class LiveFileError(OutsideError):
     """A live file cannot be read or written (link on the way, a directory, ENOSPC, EROFS, EACCES …)."""
 
 
-class BackupGoneError(ReconcilerError):
-    """A backup that was there once is not any more."""
+class BackupUnusableError(LiveFileError):
+    """A backup is gone, cannot be read, or is not what was stored."""
 
 
 class ChangedMeanwhileError(OutsideError):
@@ -141,6 +149,10 @@ class StoreUnavailableError(OutsideError):
 
 class EngineUnavailableError(OutsideError):
     """Docker or Compose does not answer, or the stack cannot be reached on this server."""
+
+
+class StackGoneError(EngineUnavailableError):
+    """The stack's directory or compose file is not on this server."""
 
 
 class ServiceFailedError(OutsideError):

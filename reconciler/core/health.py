@@ -38,13 +38,14 @@ class Finding:
 class Report:
     """The state of a watch after one look: per service, and all together.
 
-    ``reason`` says what failed, or what is still waited for.
+    ``reason`` says what failed, or what is still waited for; ``silent`` are the URLs that do not answer as wanted.
     """
 
     verdict: Verdict
     findings: tuple[Finding, ...]
     services: tuple[ServiceHealth, ...]
     reason: str
+    silent: tuple[str, ...] = ()
 
     @property
     def failed(self) -> frozenset[str]:
@@ -96,7 +97,8 @@ class Watch:
             for finding in findings
         )
         verdict, reason = watch._conclude(findings, now, answers or {})
-        return watch, Report(verdict, findings, health, reason)
+        silent = tuple(check.url for check in self.stack.health.http if not (answers or {}).get(check.url))
+        return watch, Report(verdict, findings, health, reason, silent)
 
     def without(self, services: Collection[str]) -> Watch:
         """The watch over the other services only."""

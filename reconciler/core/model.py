@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from reconciler.core.secret import Secret
@@ -148,10 +148,11 @@ class Phase(StrEnum):
     RECREATE = "recreate"
     VERIFY = "verify"
     ROLLBACK = "rollback"
+    AGE = "age"
 
 
 class OrderKind(StrEnum):
-    """What a person may order an environment to do before its next pass."""
+    """What a person may order an environment to do before its next pass; ``plan``: to look at another revision."""
 
     ROLLBACK = "rollback"
     UNPIN = "unpin"
@@ -159,6 +160,7 @@ class OrderKind(StrEnum):
     RESUME = "resume"
     RETRY = "retry"
     ACCEPT_REWRITE = "accept-rewrite"
+    PLAN = "plan"
 
 
 # --- what git says ---
@@ -245,7 +247,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One live file and its source in git. ``path`` is absolute, ``source`` is relative to the environment."""
+    """One live file and its source in git. ``path`` is absolute, ``source`` is relative to the environment.
+
+    ``contracts`` are the JSON Schemas that its variables must satisfy, relative to the directory of environments.
+    """
 
     environment: str
     source: str
@@ -260,6 +265,7 @@ class Target:
     on_first_contact: OnFirstContact = OnFirstContact.HOLD
     parser: Parser = Parser.COMPOSE
     check: Check | None = None
+    contracts: tuple[str, ...] = ()
     allow_shrink: bool = False
     prune: bool = False
     ignore_keys: tuple[str, ...] = ()
@@ -552,7 +558,8 @@ class Outcome:
     """How a pass ended for one environment; ``reason`` is one sentence a person can read.
 
     ``plan`` is what was to be done, ``after`` how things stand now. ``retry`` says that the same pass is worth
-    repeating without a new revision.
+    repeating without a new revision; ``refused`` that it is the answer to an order that makes no sense: there was no
+    pass.
     """
 
     environment: str
@@ -565,11 +572,12 @@ class Outcome:
     backup: str | None = None
     retry: bool = False
     warning: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A person's order; ``revision`` (for a rollback: a commit's id, "" for the one before) and ``reason`` as typed.
+    """A person's order; ``revision`` (a commit's id; for a rollback, "" for the one before) and ``reason`` as typed.
 
     ``scope`` is what a pause is about: a target, a stack, or "" for the whole environment; it lasts ``seconds``.
     """
@@ -624,6 +632,9 @@ class Quarantine:
     revert_note: str = ""
 
 
+_MOST_QUARANTINES = 49  # beside the newest
+
+
 @dataclass(frozen=True, slots=True)
 class EnvironmentRecord:
     """What is known of an environment between passes.
@@ -639,20 +650,31 @@ class EnvironmentRecord:
     healthy: Revision | None = None
     pin: Pin | None = None
     pauses: tuple[Pause, ...] = ()
-    quarantine: Quarantine | None = None
+    quarantines: tuple[Quarantine, ...] = ()
     degraded: str = ""
     stopped: Mapping[str, str] = field(default_factory=dict)
     reverts: tuple[float, ...] = ()
 
-    def quarantines(self, revision: Revision) -> bool:
-        return self.quarantine is not None and self.quarantine.revision.subtree == revision.subtree
+    def quarantine_of(self, revision: Revision) -> Quarantine | None:
+        return next((one for one in self.quarantines if one.revision.subtree == revision.subtree), None)
+
+    def quarantined(self, one: Quarantine) -> EnvironmentRecord:
+        """The record with this quarantine, in the place of an earlier one of the same subtree."""
+        others = self.trusting(one.revision).quarantines
+        return replace(self, quarantines=(*others[-_MOST_QUARANTINES:], one))
+
+    def trusting(self, revision: Revision) -> EnvironmentRecord:
+        """The record without a quarantine of the revision's subtree."""
+        others = tuple(known for known in self.quarantines if known.revision.subtree != revision.subtree)
+        return replace(self, quarantines=others)
 
 
 @dataclass(frozen=True, slots=True)
 class RunChange:
     """One target's part of a run; ``stack`` is "" for a target of none.
 
-    ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file.
+    ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file. ``parser`` and
+    ``ignore_keys`` are the target's: keys that are left to the server keep their value when the file is put back, too.
     """
 
     source: str
@@ -663,6 +685,8 @@ class RunChange:
     stack: str = ""
     path: str = ""
     digest: str | None = None
+    parser: Parser = Parser.OPAQUE
+    ignore_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -690,6 +714,11 @@ class Run:
     result: Result | None = None
     reason: str = ""
 
+    @property
+    def stacks(self) -> frozenset[str]:
+        """The stacks it has to do with; "" for targets of none."""
+        return frozenset({change.stack for change in self.changes} | {action.stack for action in self.actions})
+
 
 @dataclass(frozen=True, slots=True)
 class BackupEntry:
@@ -715,6 +744,44 @@ class Backup:
     from_commit: str
     to_commit: str
     entries: tuple[BackupEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A live file, or ``keys`` of it (names), proposed for git: ``commit`` on ``branch``, on top of ``base``.
+
+    ``whole``: the file has no keys to sops.
+    """
+
+    target: Target
+    branch: str
+    commit: str
+    base: Revision
+    keys: KeyChange
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAge:
+    """Since when (epoch seconds) a secret has had the value it has; None: it is empty, and no secret.
+
+    ``key`` is "" for a source that is one secret as a whole.
+    """
+
+    key: str
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetAge:
+    """How old the secrets of an encrypted target are, in the order of the file."""
+
+    target: Target
+    keys: tuple[KeyAge, ...]
+
+    @property
+    def oldest(self) -> float | None:
+        return min((key.at for key in self.keys if key.at is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.core.ciphertext import Ciphertext
+from reconciler.core.contract import Answer, Contract, Question
 from reconciler.core.model import (
     Action,
     Applied,
@@ -77,6 +79,15 @@ class Git(Protocol):
         """
         ...
 
+    async def first_seen(self, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
+        """When each encrypted value of the directory's files, of any time, came into the commit's history.
+
+        By the beginning of its iv (``ciphertext.ivs``), in epoch seconds: the date of the oldest commit that has it.
+        With ``since``, only what commits bring that ``since`` has not; one that is no ancestor counts as None.
+        Raises RefusedError for a history that is too long.
+        """
+        ...
+
     async def verify(self, commit: str, since: str | None) -> None:
         """Check the commit's signature, and that of every commit it has and ``since`` has not.
 
@@ -97,6 +108,32 @@ class GitWriter(Protocol):
         """
         ...
 
+    async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
+        """Commit the files (path → content) on top of ``base``, push that as a new branch, and return its id.
+
+        Raises RefusedError where the branch exists or the remote does not let us push, GitUnreachableError.
+        """
+        ...
+
+
+class Encryptor(Protocol):
+    """Writes ciphertext. No value of a variable is in an argument, an environment, or a file for it."""
+
+    async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
+        """Given a dotenv source, set the values by what stands before their ``=`` (None: take it out); all other
+        ciphertexts stay.
+
+        Raises as ``Decryptor.decrypt`` does.
+        """
+        ...
+
+    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+        """Given a binary source, return one that holds ``content``, for the same recipients.
+
+        Raises RefusedError where that cannot be, and as ``Decryptor.decrypt`` does.
+        """
+        ...
+
 
 class Decryptor(Protocol):
     async def identity(self) -> str:
@@ -110,11 +147,26 @@ class Decryptor(Protocol):
         """Given an encrypted source's name and bytes, return the format sops must be told."""
         ...
 
+    def read(self, name: str, data: bytes) -> Ciphertext:
+        """What an encrypted source says without a key. Raises SourceError and its kinds."""
+        ...
+
     async def decrypt(self, name: str, data: bytes) -> Secret:
         """Pre-check and decrypt ``data``; ``name`` is used for the format and in messages.
 
         Raises SourceError (NotEncryptedError, BadCiphertextError and what is not for us), KeyUnavailableError,
         DecryptFailedError.
+        """
+        ...
+
+
+class Contracts(Protocol):
+    """Tells whether variables keep their contracts, without ever repeating a value."""
+
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
+        """Whether the contracts are JSON Schemas, and whether those that the questions name hold.
+
+        Raises ContractError where an answer takes too much time or memory, OutsideError where it gets no time.
         """
         ...
 
@@ -306,11 +358,17 @@ class Store(Protocol):
         applied: Sequence[Applied] = (),
         forgotten: Sequence[str] = (),
         owed: Sequence[Action] = (),
+        settled: Sequence[Action] = (),
     ) -> None:
         """In one transaction: the run's end, what was applied (and forgotten, by path), the environment's record.
 
-        Older unfinished runs of the environment are closed with it. ``owed`` is what stays owed.
+        Older unfinished runs of the environment are closed with it. ``owed`` is what this run leaves owed; what other
+        runs have left is owed still, but for the services of ``settled``.
         """
+        ...
+
+    def reopen(self, run: Run, record: EnvironmentRecord) -> None:
+        """Make an ended run an unfinished one again, and store the environment's record at the same instant."""
         ...
 
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
@@ -319,6 +377,18 @@ class Store(Protocol):
 
     def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
         """Newest first."""
+        ...
+
+    def history_read(self, directory: str) -> str | None:
+        """Up to which commit the history of the directory in git was read for ``first_seen``."""
+        ...
+
+    def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
+        """When these values came into git's history (epoch seconds), as far as it is known."""
+        ...
+
+    def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
+        """Note when values came into the history, which was read up to ``commit``; the earlier time of two stays."""
         ...
 
 
@@ -365,6 +435,10 @@ class Metrics(Protocol):
         """How all stacks of the environment are. A failure ends where every one is healthy."""
         ...
 
+    def rotated(self, environment: str, target: str, at: float | None) -> None:
+        """When the oldest secret of the target was made, in epoch seconds; None: it has none."""
+        ...
+
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None: ...
 
 
@@ -375,6 +449,7 @@ class Ports:
     git: Git
     git_writer: GitWriter
     decryptor: Decryptor
+    encryptor: Encryptor
     host: Host
     compose: Compose
     backups: Backups
@@ -384,6 +459,8 @@ class Ports:
     metrics: Metrics
     digest: Digester
     settings: Settings
+    contracts: Contracts
     read_manifest: Callable[[bytes, str, str], Manifest]
+    read_contract: Callable[[str, bytes], Contract]
     new_run_id: Callable[[], str]
     progress: Callable[[str], None] = lambda _: None

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.model import Action, Change, Effect, EnvironmentRecord, Kind, Pause, Target
+from reconciler.core.model import Action, Change, Effect, EnvironmentRecord, Kind, Pause, Run, Target
 from reconciler.core.words import instant
 
 HOUR = 3600.0
@@ -17,23 +17,31 @@ _FIRST_WAIT = 60.0  # seconds; doubled with every further correction, up to an h
 
 @dataclass(frozen=True, slots=True)
 class Standstill:
-    """``stopped`` tells by stack ("" for targets of none) why nothing is done about it; ``pauses`` have not ended."""
+    """``stopped`` tells by stack ("" for targets of none) why nothing is done about it; ``pauses`` have not ended.
+
+    ``begun`` is a run that is brought to its end, whatever was paused since.
+    """
 
     environment: str = ""
     stopped: Mapping[str, str] = field(default_factory=dict)
     pauses: tuple[Pause, ...] = ()
+    begun: Run | None = None
 
     def of_target(self, target: Target) -> str:
         """Why nothing may be written to the target; "" where it may."""
         if why := self.stopped.get(target.stack or ""):
             return f"the stack is left alone until `reconciler retry`: {why}"
+        if self.begun and target.path in {change.path for change in self.begun.changes}:
+            return ""
         return _until([pause for pause in self.pauses if pause.covers(target)])
 
     def of_stack(self, name: str) -> str:
         """Why nothing may be done to the stack's services; "" where it may."""
-        return self.stopped.get(name, "") or _until(
-            [pause for pause in self.pauses if pause.scope in ("", f"{self.environment}/{name}")]
-        )
+        if name in self.stopped:
+            return self.stopped[name]
+        if self.begun and name in self.begun.stacks:
+            return ""
+        return _until([pause for pause in self.pauses if pause.scope in ("", f"{self.environment}/{name}")])
 
     def split(self, owed: Sequence[Action]) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
         """Given what services are owed, return what may be given to them now, and what has to wait."""
@@ -41,10 +49,10 @@ class Standstill:
         return now, tuple(action for action in owed if action not in now)
 
 
-def standstill(record: EnvironmentRecord, now: float) -> Standstill:
+def standstill(record: EnvironmentRecord, now: float, begun: Run | None = None) -> Standstill:
     """Given what is remembered of an environment, return what is left alone at ``now`` (epoch seconds)."""
     pauses = tuple(pause for pause in record.pauses if pause.until > now)
-    return Standstill(record.name, record.stopped, pauses)
+    return Standstill(record.name, record.stopped, pauses, begun)
 
 
 def left_alone(change: Change, why: str) -> Change:

@@ -28,7 +28,7 @@ from reconciler.core.secret import Secret
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.prepare import Prepared, StackView, affected
 
-_LOOK_AGAIN = 0.5  # seconds between two looks at the containers while waiting for health
+_LOOK_AGAIN = 0.2  # seconds between two looks at the containers while waiting for health: a look costs some ms
 
 
 class Stage(Enum):
@@ -202,10 +202,12 @@ async def _owe(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[
     actions: list[Action] = []
     for name, view in prepared.views.items():
         touched = [change for change in prepared.plan.writes if change.target.stack == name]
+        planned = tuple(action for action in prepared.plan.actions if action.stack == name)
+        if not touched and not planned:
+            continue
         after = await ports.compose.project(view.stack) if touched else view.before
         if after is not None:
             progress.projects[name] = after
-        planned = tuple(action for action in prepared.plan.actions if action.stack == name)
         actions += affected(view, after, touched, planned)
     progress.run = replace(progress.run, actions=tuple(actions))
     ports.store.amend(progress.run)
@@ -264,11 +266,17 @@ async def verify(ports: Ports, progress: Progress, views: Mapping[str, StackView
     Raises UnhealthyError, or ServiceFailedError where what fails was not healthy before either.
     """
     found: list[ServiceHealth] = []
+    excused: list[ServiceFailedError] = []
     for name, view in views.items():
         services = sorted({action.service for action in progress.run.actions if action.stack == name})
         if services:
             with phase(ports, Phase.VERIFY, f"{name}: waiting for {', '.join(services)} to be healthy"):
-                found += await _watch(ports, progress, view, services)
+                try:
+                    found += await _watch(ports, progress, view, services)
+                except ServiceFailedError as error:
+                    excused.append(error)  # one stack must not hide what the change does to another
+    if excused:
+        raise excused[0] if len(excused) == 1 else ServiceFailedError("\n".join(map(str, excused)))
     return tuple(found)
 
 
@@ -303,7 +311,7 @@ def _excuse(run: Run, view: StackView, report: health.Report) -> ServiceFailedEr
     """Why the revision is not to blame: what fails now failed before it. Raises UnhealthyError where it is."""
     where = f"stack {view.stack.name}"
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
-    if broken or (not report.failed and not run.silent):
+    if broken or (not report.failed and set(report.silent) - set(run.silent)):
         raise UnhealthyError(report.reason, where=where)
     hint = "See the service's own log: `docker compose logs`"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
@@ -320,4 +328,6 @@ def _run_change(ports: Ports, prepared: Prepared, change: Change) -> RunChange:
         stack=target.stack or "",
         path=target.path,
         digest=None if data is None else ports.digest(data.reveal()),
+        parser=target.parser,
+        ignore_keys=target.ignore_keys,
     )

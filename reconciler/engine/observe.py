@@ -64,7 +64,7 @@ async def load(ports: Ports, environment: str, revision: Revision, plaintexts: P
     problems: list[ReconcilerError] = []
     for target in manifest.targets:
         try:
-            blobs[target.source] = await _source(ports, revision, target)
+            blobs[target.source] = await read_source(ports, revision, target)
             digests[target.source] = await _digest(ports, target, blobs[target.source], plaintexts)
         except SourceError as error:
             problems.append(error)
@@ -91,7 +91,8 @@ def path_in_git(ports: Ports, environment: str, name: str = "") -> str:
     return "/".join(part for part in (ports.settings.repository_path, environment, name) if part)
 
 
-async def _source(ports: Ports, revision: Revision, target: Target) -> Blob:
+async def read_source(ports: Ports, revision: Revision, target: Target) -> Blob:
+    """What git has for the target. Raises SourceError."""
     path = path_in_git(ports, target.environment, target.source)
     blob = await ports.git.read(revision.commit, path)
     if blob is None:

@@ -9,10 +9,10 @@ from reconciler.core.model import EnvironmentRecord, Order, OrderKind, Pause, Pi
 from reconciler.core.ports import Ports
 from reconciler.core.standstill import standstill
 from reconciler.engine.observe import path_in_git, read_manifest
+from reconciler.engine.transact import newest_good
 from reconciler.engine.wanted import accept
 
-_WENT_WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
-_FAR_BACK = 1000  # runs: all that the store keeps
+_FAR_BACK = 100  # runs
 
 
 async def carry_out(ports: Ports, environment: str, order: Order) -> None:
@@ -31,23 +31,24 @@ async def carry_out(ports: Ports, environment: str, order: Order) -> None:
         case OrderKind.UNPIN:
             changed = _unpinned(record)
         case OrderKind.RETRY:
-            changed = replace(record, quarantine=None, stopped={})
+            changed = await _retried(ports, record)
         case OrderKind.ACCEPT_REWRITE:
             await _accept_rewrite(ports, record)
+            return
+        case OrderKind.PLAN:  # only looks: see Reconciler
             return
     if changed != record:
         ports.store.save_environment(changed)
 
 
 async def _pinned(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
-    revision = await _named(ports, record, order.revision) if order.revision else _before(ports, record)
+    revision = await named_revision(ports, record, order.revision) if order.revision else await _before(ports, record)
     # A person who pins a quarantined revision has been told why it was, and wants it nevertheless.
-    quarantine = None if record.quarantines(revision) else record.quarantine
-    return replace(record, pin=Pin(revision, order.reason, ports.clock.now()), quarantine=quarantine)
+    return replace(record.trusting(revision), pin=Pin(revision, order.reason, ports.clock.now()))
 
 
-async def _named(ports: Ports, record: EnvironmentRecord, name: str) -> Revision:
-    """The revision a person names, if it is in the accepted history."""
+async def named_revision(ports: Ports, record: EnvironmentRecord, name: str) -> Revision:
+    """The revision a person names, if it is in the accepted history. Raises RefusedError."""
     commit = await ports.git.resolve(name)
     where = f"branch {ports.settings.branch}"
     if record.head is None or not await ports.git.descends(record.head.commit, commit):
@@ -60,14 +61,33 @@ async def _named(ports: Ports, record: EnvironmentRecord, name: str) -> Revision
     return revision
 
 
-def _before(ports: Ports, record: EnvironmentRecord) -> Revision:
-    """The last revision that went well before the one that is applied."""
-    current = record.applied.subtree if record.applied else ""
-    for run in ports.store.runs(record.name, _FAR_BACK):
-        if run.result in _WENT_WELL and run.revision.subtree != current and not record.quarantines(run.revision):
-            return run.revision
+async def _before(ports: Ports, record: EnvironmentRecord) -> Revision:
+    """The last revision that went well before the one that is applied, on the way to it."""
+    good = None if record.applied is None else await newest_good(ports, record, record.applied)
+    if good is not None and record.quarantine_of(good) is None:
+        return good
     what = f"no revision before the one that is applied is known to have gone well in {record.name}"
     raise RefusedError(what, hint="Name one with --to; `git log` lists them")
+
+
+async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord:
+    """Go on with a rollback that failed, if there is one: what it was to put back is still the way. Else lift the
+    quarantine of what is wanted.
+    """
+    run = ports.store.unfinished(record.name)
+    if run is not None and run.rolling_back:
+        hint = "It goes on by itself; `reconciler status` tells what it waits for"
+        raise RefusedError(f"revision {run.revision.short} is being rolled back", where=record.name, hint=hint)
+    if not record.stopped:
+        wanted = record.pin.revision if record.pin else record.head
+        return record.trusting(wanted) if wanted else record
+    started = replace(record, stopped={})
+    backups = {backup.id for backup in ports.backups.list(record.name)}
+    for run in ports.store.runs(record.name, _FAR_BACK):
+        if run.result is Result.ROLLBACK_FAILED and run.backup in backups:
+            ports.store.reopen(run, started)
+            break
+    return started
 
 
 async def _paused(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
@@ -117,4 +137,4 @@ async def _accept_rewrite(ports: Ports, record: EnvironmentRecord) -> None:
     if record.head is not None and record.head.commit == commit:
         return
     await ports.git.fetch(commit)
-    await accept(ports, record, commit)
+    await accept(ports, record, commit, tip_only=True)

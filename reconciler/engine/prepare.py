@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core import dotenv, guards, services
@@ -17,6 +17,7 @@ from reconciler.core.model import (
     KeyChange,
     Kind,
     OnChange,
+    OnDrift,
     Parser,
     Plan,
     Project,
@@ -28,6 +29,7 @@ from reconciler.core.plan import classify, told_apart, with_keys
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.standstill import Standstill, contention, left_alone
+from reconciler.engine.contracts import broken_contracts
 from reconciler.engine.observe import Plaintexts, Snapshot, key_change, last_written
 
 _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
@@ -158,8 +160,9 @@ async def prepare(
     problems = await _ask_guards(ports, snapshot, writes, staged)
     views: dict[str, StackView] = {}
     actions: list[Action] = []
+    left: dict[str, str] = {}
     for stack in snapshot.wanted.manifest.stacks:
-        if alone.of_stack(stack.name):
+        if stack.name in alone.stopped:
             continue
         touched = [change for change in writes if change.target.stack == stack.name]
         if touched or look_at_stacks or any(action.stack == stack.name for action in owed):
@@ -173,11 +176,17 @@ async def prepare(
             due = affected(view, after, touched, owed)
             # What is owed passed this guard before its run began; the values it removes are in no file any more.
             owed_here = {action.service for action in owed if action.stack == stack.name}
+            if not touched and not owed_here and (why := alone.of_stack(stack.name) or _reported(snapshot, stack)):
+                left[stack.name] = _told(due, why) if not _edited(changes, stack) else ""
+                continue
             new = [action for action in due if action.service not in owed_here]
             problems += services.foreign(view.before, view.containers, new, view.managed)
             actions += due
     plan = Plan(
-        snapshot.wanted.manifest.environment, snapshot.wanted.revision, _mark_stale(changes, actions), tuple(actions)
+        snapshot.wanted.manifest.environment,
+        snapshot.wanted.revision,
+        _mark_stale(changes, actions, left),
+        tuple(actions),
     )
     return Prepared(plan, staged, tuple(problems), views)
 
@@ -273,6 +282,8 @@ async def _ask_guards(
             # By resolved paths: a link must not give a compose file a second name.
             found += guards.project_files(replace(target, path=resolved), *forbidden, data.reveal())
             found += await _ask_check(ports, target, data)
+            if change.kind is not Kind.DRIFT:  # what was applied kept its contracts then; a hand edit must go
+                found += await broken_contracts(ports, snapshot.wanted.revision, target, data)
         problems += [f"{target.id}: {problem}" for problem in found]
     return problems
 
@@ -301,11 +312,37 @@ async def _ask_check(ports: Ports, target: Target, data: Secret) -> list[str]:
     return []
 
 
-def _mark_stale(changes: list[Change], actions: list[Action]) -> tuple[Change, ...]:
-    stale = {action.stack for action in actions if action.stale}
-    return tuple(
-        replace(change, aspects=change.aspects | {Aspect.STALE})
-        if change.target.stack in stale and change.target.parser is not Parser.OPAQUE and not change.writes
-        else change
-        for change in changes
-    )
+def _reported(snapshot: Snapshot, stack: Stack) -> str:
+    """Why older values in a stack's containers are only told of: all of its env files say so. Else ""."""
+    policies = {
+        target.on_drift
+        for target in snapshot.wanted.manifest.targets
+        if target.stack == stack.name and target.parser is not Parser.OPAQUE
+    }
+    return "on_drift is report" if policies == {OnDrift.REPORT} else ""
+
+
+def _edited(changes: list[Change], stack: Stack) -> bool:
+    """Whether a hand edit stays in one of its files: then it is the file that is not right, not the container."""
+    return any(change.drifted for change in changes if change.target.stack == stack.name)
+
+
+def _told(due: Sequence[Action], why: str) -> str:
+    """What the services would need, and why they do not get it; "" where they need nothing."""
+    return "; ".join([*(f"{one.service}: {one.reason}" for one in due), why]) if due else ""
+
+
+def _mark_stale(changes: list[Change], actions: list[Action], left: Mapping[str, str]) -> tuple[Change, ...]:
+    """Note at the env files of a stack that its containers run older values; ``left`` says by stack why that stays."""
+    stale = {action.stack for action in actions if action.stale} | {stack for stack, why in left.items() if why}
+    return tuple(_stale(change, left) if change.target.stack in stale else change for change in changes)
+
+
+def _stale(change: Change, left: Mapping[str, str]) -> Change:
+    if change.target.parser is Parser.OPAQUE or change.writes:
+        return change
+    marked = replace(change, aspects=change.aspects | {Aspect.STALE})
+    why = left.get(change.target.stack or "")
+    if not why or change.effect is not Effect.NONE:
+        return marked
+    return replace(marked, effect=Effect.REPORT, reason=why)

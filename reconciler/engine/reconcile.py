@@ -8,13 +8,25 @@ from dataclasses import dataclass, replace
 
 from reconciler.core import health
 from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError, RevisionError
-from reconciler.core.model import Manifest, Order, Outcome, Phase, Result, Revision, Run, ServiceHealth
+from reconciler.core.model import (
+    Aspect,
+    Manifest,
+    Order,
+    OrderKind,
+    Outcome,
+    Phase,
+    Result,
+    Revision,
+    Run,
+    ServiceHealth,
+)
 from reconciler.core.ports import Ports
 from reconciler.core.standstill import standstill
+from reconciler.engine.age import tell_ages
 from reconciler.engine.execute import phase
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
-from reconciler.engine.orders import carry_out
+from reconciler.engine.orders import carry_out, named_revision
 from reconciler.engine.prepare import KeyNames, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
@@ -73,6 +85,8 @@ class Reconciler:
         self._aimed_at: Revision | None = None
         self._containers: Mapping[str, frozenset[str]] = {}
         self._looked_at_stacks = float("-inf")
+        self._aged = ""  # the subtree whose secrets' ages were told
+        self._look_at_ages_again = float("-inf")
         self._tidy = False  # whether what a killed run left behind is cleared: once is enough while nothing is written
 
     async def run(
@@ -95,9 +109,10 @@ class Reconciler:
         except ReconcilerError as error:
             result = Result.STALLED if error.blames_revision else Result.FAILED
             outcome = Outcome(self.environment, result, str(error), self._aimed_at, retry=error.retryable)
-        if not dry_run:
+        if not dry_run and not outcome.refused:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._tell_what_is_remembered()
+            await self._tell_ages()
         if not troubles:
             return outcome
         retry = outcome.retry or any(trouble.retryable for trouble in troubles)
@@ -114,20 +129,40 @@ class Reconciler:
     ) -> Outcome:
         """What should be, and a pass towards it. ``troubles`` gets what a person should know of beside the outcome."""
         ports, self._aimed_at = self._ports, None
-        if order is not None:
-            await carry_out(ports, self.environment, order)
+        if order is not None and order.kind is not OrderKind.PLAN:
+            try:
+                await carry_out(ports, self.environment, order)
+            except RefusedError as error:
+                return Outcome(self.environment, Result.FAILED, str(error), refused=True)
             self._failure = self._wanted = None
         head, trouble = await accepted_head(ports, self.environment, poll=poll)
         self._trouble = trouble if poll else self._trouble  # what the last poll met holds until the next one
         if self._trouble:
             troubles.append(self._trouble)
+        if order is not None and order.kind is OrderKind.PLAN:
+            return await self._plan_at(order.revision)
         outcome = None if dry_run else await recover(ports, self.environment, head)
-        if outcome is None:
+        retried = order is not None and order.kind is OrderKind.RETRY
+        if outcome is None or (retried and outcome.result is Result.ROLLED_BACK):
             self._aimed_at, quarantine = wanted_revision(ports, self.environment, head)
             if quarantine:
                 troubles.append(quarantine)
             outcome = await self._pass(self._aimed_at, trigger, dry_run, take_over)
         return outcome if dry_run else await self._revert(outcome, troubles)
+
+    async def _tell_ages(self) -> None:
+        """Have the metrics tell how old the secrets are, once per revision that is wanted; after the pass, which it
+        can neither delay nor fail."""
+        wanted, now = self._wanted, self._ports.clock.monotonic()
+        if wanted is None or wanted.revision.subtree == self._aged or now < self._look_at_ages_again:
+            return
+        try:
+            with phase(self._ports, Phase.AGE, "reading how old the secrets are"):
+                await tell_ages(self._ports, wanted)
+        except ReconcilerError:  # `reconciler age` tells it to whoever asks
+            self._look_at_ages_again = now + _REMEMBER_FAILURE
+        else:
+            self._aged = wanted.revision.subtree
 
     async def _revert(self, outcome: Outcome, troubles: list[ReconcilerError]) -> Outcome:
         """Have git follow a rollback, after it. That git does not let us changes nothing about the outcome."""
@@ -172,11 +207,10 @@ class Reconciler:
                 await clear_leftovers(ports, snapshot)
                 self._tidy = True
             record = ports.store.environment(self.environment)
-            # What was begun is brought to its end, whatever was paused since.
-            paused = record if unfinished is None else replace(record, pauses=())
-            alone = standstill(paused, ports.clock.now())
+            alone = standstill(record, ports.clock.now(), unfinished)
             owed, _ = alone.split(ports.store.owed(self.environment))
-            deep = dry_run or await self._stacks_moved(wanted) or bool(owed or record.degraded)
+            containers = None if dry_run else await self._ask_for_containers(wanted)
+            moved = containers is not None and containers != self._containers
             begun = unfinished.changes if unfinished else ()
             prepared = await prepare(
                 ports,
@@ -184,12 +218,24 @@ class Reconciler:
                 self._names,
                 plaintexts,
                 take_over={*take_over, *(f"{self.environment}/{change.source}" for change in begun)},
-                look_at_stacks=deep,
+                look_at_stacks=moved or dry_run or bool(owed or record.degraded),
                 owed=owed,
                 alone=alone,
             )
+        if containers is not None:
+            self._have_looked(containers, prepared)
         ports.metrics.observed(prepared.plan, ports.clock.now())
         return prepared, snapshot
+
+    async def _plan_at(self, name: str) -> Outcome:
+        """What a pass would do if git wanted that revision. What is kept of the wanted one, and its metrics, stay."""
+        ports, plaintexts = self._ports, Plaintexts(self._ports)
+        record = ports.store.environment(self.environment)
+        self._aimed_at = await named_revision(ports, record, name)
+        snapshot = await look(ports, await load(ports, self.environment, self._aimed_at, plaintexts))
+        alone = standstill(record, ports.clock.now())
+        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, alone=alone)
+        return _preview(prepared)
 
     @property
     def live_paths(self) -> frozenset[str]:
@@ -233,16 +279,18 @@ class Reconciler:
     def _remember(self, revision: Revision, error: ReconcilerError) -> None:
         self._failure = Failure(revision.subtree, error, self._ports.clock.monotonic() + _REMEMBER_FAILURE)
 
-    async def _stacks_moved(self, wanted: Wanted) -> bool:
-        """Whether containers have come or gone since the last look; asked at most once a drift interval."""
-        now = self._ports.clock.monotonic()
-        if now - self._looked_at_stacks < self._ports.settings.drift_interval:
-            return False
-        self._looked_at_stacks = now
-        seen = await look_at_stacks(self._ports, self.environment, wanted.manifest.stacks)
-        moved = seen != self._containers
-        self._containers = seen
-        return moved
+    async def _ask_for_containers(self, wanted: Wanted) -> Mapping[str, frozenset[str]] | None:
+        """The ids of each stack's containers; None where the last look is not a drift interval ago."""
+        if self._ports.clock.monotonic() - self._looked_at_stacks < self._ports.settings.drift_interval:
+            return None
+        return await look_at_stacks(self._ports, self.environment, wanted.manifest.stacks)
+
+    def _have_looked(self, containers: Mapping[str, frozenset[str]], prepared: Prepared) -> None:
+        """Remember the containers that were looked at, unless what was found about them still waits: then the next
+        pass must find it again."""
+        waits = prepared.problems or any(Aspect.STALE in change.aspects for change in prepared.plan.changes)
+        if not waits:
+            self._containers, self._looked_at_stacks = containers, self._ports.clock.monotonic()
 
     async def _tell_what_became(self) -> None:
         """Have the metrics tell how the services and the backups are after a transaction, however it ended."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 
-from reconciler.core.errors import BackupGoneError, QuarantinedError, ReconcilerError
-from reconciler.core.model import Outcome, Result, Revision, Run
+from reconciler.core.errors import BackupUnusableError, QuarantinedError, ReconcilerError
+from reconciler.core.model import Outcome, Result, Revision, Run, Stack
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import resume
 from reconciler.engine.leftovers import clear_leftovers_of
@@ -48,7 +48,7 @@ async def give_up(ports: Ports, run: Run, why: str) -> None:
         await restore_files(ports, resume(run))
         await clear_leftovers_of(ports, run)
         end = "The files it had written were put back"
-    except BackupGoneError as error:
+    except BackupUnusableError as error:
         end = f"The files it had written stay: {error}"
     record = ports.store.environment(run.environment)
     reason = f"interrupted; {why}. {end}"
@@ -60,7 +60,8 @@ async def _go_on_rolling_back(ports: Ports, run: Run) -> Outcome:
     with contextlib.suppress(ReconcilerError):  # the files wait for nothing else; what is wrong is met again below
         await restore_files(ports, progress)
         await clear_leftovers_of(ports, run)
-    manifest = await read_manifest(ports, run.environment, run.revision)
-    stacks = [manifest.stack(name) for name in sorted({stack for stack, _ in progress.touched})]
+    stacks: tuple[Stack, ...] = ()
+    with contextlib.suppress(ReconcilerError):  # else the rollback says which stack it does not know
+        stacks = (await read_manifest(ports, run.environment, run.revision)).stacks
     views = {stack.name: StackView(stack, None, (), frozenset()) for stack in stacks}
     return await roll_back(ports, progress, views, ports.store.environment(run.environment), run.rolling_back)

@@ -19,8 +19,8 @@ async def revert_in_git(ports: Ports, environment: str) -> tuple[str, Reconciler
     Raises nothing: whatever git says, the server is as it is.
     """
     record = ports.store.environment(environment)
-    quarantine = record.quarantine
-    if quarantine is None or quarantine.revert is not RevertState.OWED:
+    quarantine = next((one for one in record.quarantines if one.revert is RevertState.OWED), None)
+    if quarantine is None:
         return "", None
     try:
         _check_budget(ports, record)
@@ -67,4 +67,4 @@ def _remember(ports: Ports, record: EnvironmentRecord, quarantine: Quarantine, d
     reverts = (*_lately(ports, record), *((ports.clock.now(),) if pushed else ()))
     settled = replace(quarantine, revert=done.state, revert_note=done.reason)
     ports.metrics.rolled_back(record.name, "git", done.state is not RevertState.REFUSED)
-    ports.store.note(quarantine.run, done.reason, replace(record, quarantine=settled, reverts=reverts))
+    ports.store.note(quarantine.run, done.reason, replace(record.quarantined(settled), reverts=reverts))

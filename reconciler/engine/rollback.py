@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
+from reconciler.core import dotenv
 from reconciler.core.errors import (
-    BackupGoneError,
+    BackupUnusableError,
     EngineUnavailableError,
     ReconcilerError,
     ServiceFailedError,
+    StackGoneError,
     StoreUnavailableError,
 )
 from reconciler.core.model import (
@@ -25,8 +27,10 @@ from reconciler.core.model import (
     Phase,
     Result,
     Run,
+    RunChange,
 )
 from reconciler.core.ports import Ports
+from reconciler.core.secret import Secret
 from reconciler.engine.execute import Progress, act, beside, entry_of, matches, phase, put, take_backup, verify
 from reconciler.engine.prepare import StackView
 
@@ -36,38 +40,40 @@ async def roll_back(
 ) -> Outcome:
     """Undo a run whose revision broke something (``error``) and store how that ended.
 
-    ``record`` already holds the quarantine. The outcome is rolled_back only where every file is back and every
-    service as healthy as before; failed, to be tried again, where the engine does not answer; else rollback_failed.
+    ``record`` already holds the quarantine; of a stack without a view only the files are put back, and that is no
+    success. The outcome is rolled_back only where every file is back and every service as healthy as before; failed, to
+    be tried again, where the engine does not answer; else rollback_failed.
     """
     run = progress.run = replace(progress.run, rolling_back=error)
     _remember(ports, run, record)
     try:
         with phase(ports, Phase.ROLLBACK, f"rolling back: {error}"):
-            await _undo(ports, progress, views)
+            failures = await _undo(ports, progress, views)
     except EngineUnavailableError as failure:
         reason = f"{error}. The files are as they were; the services wait for the engine: {failure}; it is tried again"
         _remember(ports, replace(progress.run, reason=reason))
         return Outcome(run.environment, Result.FAILED, reason, run.revision, run=run.id, backup=run.backup, retry=True)
-    except ReconcilerError as failure:
+    if failures:
         backup = f"What was there before is in backup {run.backup}"
-        reason = f"{error}. The rollback failed too: {failure}. {backup}; `reconciler retry` tries again"
-        return _ended(ports, progress, Result.ROLLBACK_FAILED, reason, _stop(record, progress, reason))
-    reason = f"{error}. Everything is as it was before; revision {run.revision.short} is quarantined"
+        why = "; ".join(dict.fromkeys(failures.values()))
+        reason = f"{error}. The rollback failed too: {why}. {backup}; `reconciler retry` tries again"
+        stopped = replace(record, stopped={**record.stopped, **dict.fromkeys(failures, reason)})
+        return _ended(ports, progress, Result.ROLLBACK_FAILED, reason, stopped)
+    reason = (
+        f"{error}. Everything is as it was before; revision {run.revision.short} is quarantined: merge a correction"
+    )
     return _ended(ports, progress, Result.ROLLED_BACK, reason, record)
 
 
 def _ended(ports: Ports, progress: Progress, result: Result, reason: str, record: EnvironmentRecord) -> Outcome:
     run, well = progress.run, result is Result.ROLLED_BACK
     ports.metrics.rolled_back(run.environment, "local", well)
-    owed = () if well else run.actions
-    ports.store.finish(run, result, reason, at=ports.clock.now(), record=record, owed=owed)
+    now = ports.clock.now()
+    if well:
+        ports.store.finish(run, result, reason, at=now, record=record, settled=run.actions)
+    else:
+        ports.store.finish(run, result, reason, at=now, record=record, owed=run.actions)
     return Outcome(run.environment, result, reason, run.revision, run=run.id, backup=run.backup or None)
-
-
-def _stop(record: EnvironmentRecord, progress: Progress, reason: str) -> EnvironmentRecord:
-    """Nothing more is done by itself about the stacks of a rollback that failed: a person must look first."""
-    stacks = {stack for stack, _ in progress.touched} | {change.stack for change in progress.run.changes}
-    return replace(record, stopped={**record.stopped, **dict.fromkeys(stacks, reason)})
 
 
 def _remember(ports: Ports, run: Run, record: EnvironmentRecord | None = None) -> None:
@@ -76,12 +82,13 @@ def _remember(ports: Ports, run: Run, record: EnvironmentRecord | None = None) -
         ports.store.amend(run, record)
 
 
-async def _undo(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> None:
+async def _undo(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> dict[str, str]:
     """Restore every file the run has written, recreate the services it has touched, and see them healthy.
 
-    Raises the ReconcilerError that stopped it; the backup stays, and what could not be done stays owed.
+    Returns by stack ("" for files of none) what could not be done; the others are done all the same. Raises
+    EngineUnavailableError.
     """
-    await restore_files(ports, progress)
+    failures = {stack: str(error) for stack, error in (await put_back(ports, progress)).items()}
     progress.projects.clear()
     actions = tuple(
         Action(stack, service, ActionKind.RECREATE, "rolled back", force=True)
@@ -89,50 +96,90 @@ async def _undo(ports: Ports, progress: Progress, views: Mapping[str, StackView]
     )
     progress.run = replace(progress.run, actions=actions)
     _remember(ports, progress.run)
-    await act(ports, progress, views)
-    with contextlib.suppress(ServiceFailedError):  # what failed before is as it was
-        progress.services = await verify(ports, progress, views)
+    for stack in sorted({action.stack for action in actions} - failures.keys()):
+        if stack not in views:
+            failures[stack] = f"the stack {stack} is not known on this server any more"
+        elif why := await _recreate(ports, progress, {stack: views[stack]}):
+            failures[stack] = why
+    return failures
+
+
+async def _recreate(ports: Ports, progress: Progress, view: Mapping[str, StackView]) -> str:
+    """Give the services of one stack their old values; returns why they are not as healthy as before, or ""."""
+    try:
+        await act(ports, progress, view)
+        progress.services += await verify(ports, progress, view)
+    except ServiceFailedError:
+        return ""  # what failed before is as it was
+    except StackGoneError as error:
+        return str(error)
+    except EngineUnavailableError:
+        raise
+    except ReconcilerError as error:
+        return str(error)
+    return ""
 
 
 async def restore_files(ports: Ports, progress: Progress) -> None:
     """Put back from the run's backup every file the run may have written.
 
-    Raises BackupGoneError; LiveFileError and ChangedMeanwhileError where a file cannot be put back.
+    Raises BackupUnusableError; LiveFileError and ChangedMeanwhileError where a file cannot be put back: the others are.
     """
-    written = {change.path: change.digest for change in progress.run.changes if change.path not in progress.spared}
-    if not written:
-        return
-    backup = find_backup(ports, progress.run.backup)
-    entries = [entry for entry in backup.entries if entry.path in written]
-    current = {entry.path: await ports.host.read(entry.path) for entry in entries}
+    for error in (await put_back(ports, progress)).values():
+        raise error
+
+
+async def put_back(ports: Ports, progress: Progress) -> dict[str, ReconcilerError]:
+    """Put back from the run's backup every file the run may have written; returns by stack what went wrong.
+
+    Somebody's edit is in a backup first; keys that are left to the server keep the value they have now.
+    """
+    written = {change.path: change for change in progress.run.changes if change.path not in progress.spared}
+    failures: dict[str, ReconcilerError] = {}
+    try:
+        backup = find_backup(ports, progress.run.backup) if written else None
+    except BackupUnusableError as error:
+        return dict.fromkeys(progress.run.stacks, error)
+    for entry in backup.entries if backup else ():
+        if change := written.get(entry.path):
+            try:
+                await _put_back(ports, progress, backup, entry, change)
+            except ReconcilerError as error:
+                failures.setdefault(change.stack, error)
+    return failures
+
+
+async def _put_back(
+    ports: Ports, progress: Progress, backup: Backup | None, entry: BackupEntry, change: RunChange
+) -> None:
+    current = await ports.host.read(entry.path)
     # A disk that was too full for the new file has no room for a second copy of the old one either.
-    entries = [entry for entry in entries if not matches(ports, entry, current[entry.path])]
-    foreign = [entry for entry in entries if _is_foreign(ports, entry, current[entry.path], written[entry.path])]
-    if foreign:
-        files = [
-            entry_of(ports, number, entry.source, entry.path, current[entry.path])
-            for number, entry in enumerate(foreign)
-        ]
-        take_backup(ports, beside(ports, progress.run), files, backup.to_commit, backup.from_commit)
-    for entry in entries:
-        await restore_entry(ports, backup, entry, current[entry.path])
+    if backup is None or matches(ports, entry, current):
+        return
+    if current is not None and ports.digest(current.data.reveal()) not in (change.digest, entry.digest):
+        foreign = entry_of(ports, 0, entry.source, entry.path, current)
+        take_backup(ports, beside(ports, progress.run), [foreign], backup.to_commit, backup.from_commit)
+    await restore_entry(ports, backup, entry, current, change)
 
 
-def _is_foreign(ports: Ports, entry: BackupEntry, current: LiveFile | None, written: str | None) -> bool:
-    """Whether the file is neither what the run wrote nor what it found: then it is somebody's edit."""
-    return current is not None and ports.digest(current.data.reveal()) not in (written, entry.digest)
+async def restore_entry(
+    ports: Ports, backup: Backup, entry: BackupEntry, current: LiveFile | None, change: RunChange | None = None
+) -> None:
+    """Make one live file be what the backup holds, owner and mode included.
 
-
-async def restore_entry(ports: Ports, backup: Backup, entry: BackupEntry, current: LiveFile | None) -> None:
-    """Make one live file be what the backup holds, owner and mode included."""
-    data = ports.backups.read(backup, entry)
+    ``change`` tells of keys that are left to the server: they stay as they are now.
+    """
+    data: Secret | None = ports.backups.read(backup, entry) if entry.file is not None else None
+    if data is not None and current is not None and change is not None and change.ignore_keys:
+        live = current.data.reveal()
+        data = Secret(dotenv.overlaid(data.reveal(), live, change.parser, change.ignore_keys))
     ownership = Ownership(entry.uid, entry.gid) if data is not None else Ownership()
     await put(ports, entry.path, data, mode=entry.mode, ownership=ownership, replaces=current)
 
 
 def find_backup(ports: Ports, identity: str) -> Backup:
-    """The backup with this id. Raises BackupGoneError."""
+    """The backup with this id. Raises BackupUnusableError."""
     for backup in ports.backups.list():
         if backup.id == identity:
             return backup
-    raise BackupGoneError(f"there is no backup {identity}", hint="`reconciler backups` lists those there are")
+    raise BackupUnusableError(f"there is no backup {identity}", hint="`reconciler backups` lists those there are")

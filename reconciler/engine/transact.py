@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from reconciler.core import health
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model import (
+    Action,
     Applied,
     Aspect,
+    Change,
     Effect,
     EnvironmentRecord,
     GitRevert,
@@ -29,6 +31,9 @@ from reconciler.engine.execute import Progress, Stage, execute, expire_backups, 
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.prepare import Prepared
 from reconciler.engine.rollback import restore_files, roll_back
+
+_WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
+_FAR_BACK = 50  # runs
 
 
 @dataclass(slots=True)
@@ -77,7 +82,8 @@ def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -
     pinned = ", where it is pinned" if record.pin else ""
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
     arrived = _is_whole(plan) and (record.applied is None or record.applied.subtree != plan.revision.subtree)
-    if record.degraded or arrived or _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
+    news = _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
+    if record.degraded or arrived or news:
         return _end(open_transaction(ports, snapshot, prepared, trigger), result, reason, healthy=True)
     if _is_whole(plan):
         _advance(ports, record, plan.revision)
@@ -87,6 +93,15 @@ def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -
 def _is_whole(plan: Plan) -> bool:
     """Whether all that the revision wants is in place, or is about to be: nothing of it is held back."""
     return not any(change.kind in (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT) for change in plan.held)
+
+
+def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
+    """What is owed to services that there are no more: nobody can be given it."""
+    plan = prepared.plan
+    record = ports.store.environment(plan.environment)
+    owed, _ = standstill(record, ports.clock.now()).split(ports.store.owed(plan.environment))
+    due = {(action.stack, action.service) for action in plan.actions}
+    return [action for action in owed if (action.stack, action.service) not in due]
 
 
 def _advance(ports: Ports, record: EnvironmentRecord, revision: Revision) -> None:
@@ -119,7 +134,7 @@ def _succeeded(transaction: Transaction) -> Outcome:
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
     changes = progress.run.changes
     corrected = [f"{plan.environment}/{one.source}" for one in changes if one.kind in (Kind.DRIFT, Kind.CONFLICT)]
-    stale = [change.target.id for change in plan.changes if Aspect.STALE in change.aspects]
+    stale = [change.target.id for change in plan.changes if _is_renewed(plan, change)]
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
     ports.metrics.corrected(plan.environment, [*corrected, *stale])
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
@@ -135,25 +150,42 @@ async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> 
     """The revision broke a service: roll back, unless the stack's owner asked to hold or there is no way back."""
     ports, plan, record = transaction.ports, transaction.plan, transaction.record
     ports.metrics.failed(plan.environment, ports.clock.now())
-    if any(view.stack.on_failure is OnFailure.HOLD for view in transaction.prepared.views.values()):
-        return _degraded(transaction, f"{error}. on_failure is hold: the new files stay")
-    good = record.healthy is not None and record.healthy.subtree == plan.revision.subtree
-    if good or not transaction.progress.run.changes:
+    run, views = transaction.progress.run, transaction.prepared.views
+    look = "Look at the service (`docker compose logs`), or merge a correction"
+    if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
+        return _degraded(transaction, f"{error}. on_failure is hold: the new files stay. {look}")
+    good = all(known and known.subtree == plan.revision.subtree for known in (record.healthy, record.applied))
+    if good or not run.changes:
         # Git's files were healthy before: restoring what stood here would only bring a hand edit back.
-        return _degraded(transaction, f"{error}. The files are those of the last good revision, so they stay")
-    quarantined = replace(record, quarantine=_quarantine(transaction, str(error)))
+        return _degraded(transaction, f"{error}. The files are those of the last good revision, so they stay. {look}")
+    quarantined = record.quarantined(await _quarantine(transaction, str(error)))
     outcome = await roll_back(ports, transaction.progress, transaction.prepared.views, quarantined, str(error))
     return replace(outcome, plan=plan, after=plan)
 
 
-def _quarantine(transaction: Transaction, reason: str) -> Quarantine:
+async def _quarantine(transaction: Transaction, reason: str) -> Quarantine:
     """The revision that failed, and whether git is to be asked to take it back: only if that is the branch's wish."""
     ports, record, revision = transaction.ports, transaction.record, transaction.plan.revision
     now, run = ports.clock.now(), transaction.progress.run.id
     is_head = record.head is not None and record.head.subtree == revision.subtree and record.pin is None
-    if record.healthy is None or not is_head or ports.settings.git_revert is GitRevert.OFF:
+    if not is_head or ports.settings.git_revert is GitRevert.OFF:
         return Quarantine(revision, reason, now, run)
-    return Quarantine(revision, reason, now, run, good=record.healthy.commit, revert=RevertState.OWED)
+    good = await newest_good(ports, record, revision)
+    if good is None:
+        return Quarantine(revision, reason, now, run)
+    return Quarantine(revision, reason, now, run, good=good.commit, revert=RevertState.OWED)
+
+
+async def newest_good(ports: Ports, record: EnvironmentRecord, before: Revision) -> Revision | None:
+    """The last revision on the way to ``before`` that went well here, whatever was applied in between."""
+    best: Revision | None = None
+    known = [record.healthy, *(run.revision for run in ports.store.runs(record.name, _FAR_BACK) if run.result in _WELL)]
+    for one in dict.fromkeys(filter(None, known)):
+        if one.subtree == before.subtree or not await ports.git.descends(before.commit, one.commit):
+            continue
+        if best is None or await ports.git.descends(one.commit, best.commit):
+            best = one
+    return best
 
 
 def _degraded(transaction: Transaction, reason: str) -> Outcome:
@@ -217,10 +249,9 @@ def _end(
         record = replace(record, applied=plan.revision)
     if healthy and not record.stopped:
         if _is_whole(plan):
-            _tell_delivery(ports, record, plan.revision, now)
-        record = replace(record, healthy=plan.revision if _is_whole(plan) else record.healthy, degraded="")
+            _tell_delivery(ports, transaction.record, plan.revision, now)
+        record = replace(record, healthy=plan.revision, degraded="")
     after = _carried_out(plan) if wrote else plan
-    _, waiting = standstill(record, now).split(ports.store.owed(plan.environment))
     ports.store.finish(
         progress.run,
         result,
@@ -229,21 +260,29 @@ def _end(
         record=record,
         applied=_applied(transaction.snapshot, after, now),
         forgotten=_forgotten(transaction.snapshot, after),
-        owed=(*waiting, *(progress.run.actions if owing else ())),
+        owed=progress.run.actions if owing else (),
+        settled=(*progress.run.actions, *_obsolete(ports, transaction.prepared)) if wrote else (),
     )
     run = progress.run
     return Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None, retry)
 
 
 def _tell_delivery(ports: Ports, record: EnvironmentRecord, revision: Revision, now: float) -> None:
-    """How long the commit took from its making to healthy services.
+    """How long the commit took from its making to healthy services; ``record`` is from before the run.
 
     Only for what git has newly brought: not for the first revision of a new server, which may be months old, nor for
     an earlier one that a person or a quarantine has put in its place.
     """
     is_head = record.head is not None and record.head.subtree == revision.subtree and record.pin is None
-    if is_head and record.healthy is not None and record.healthy.subtree != revision.subtree:
+    before = {known.subtree for known in (record.applied, record.healthy) if known is not None}
+    if is_head and before - {revision.subtree}:
         ports.metrics.delivered(record.name, max(0.0, now - revision.committed_at))
+
+
+def _is_renewed(plan: Plan, change: Change) -> bool:
+    """Whether the plan gives the containers that run older values of the file its new ones."""
+    renewed = {action.stack for action in plan.actions if action.stale}
+    return Aspect.STALE in change.aspects and change.target.stack in renewed
 
 
 def _carried_out(plan: Plan) -> Plan:
@@ -252,6 +291,8 @@ def _carried_out(plan: Plan) -> Plan:
         replace(change, kind=Kind.IN_SYNC, effect=Effect.NONE, aspects=frozenset(), keys=KeyChange(), reason="in sync")
         if change.writes
         else replace(change, aspects=change.aspects - {Aspect.STALE})
+        if _is_renewed(plan, change)
+        else change
         for change in plan.changes
         if change.effect is not Effect.DELETE
     )

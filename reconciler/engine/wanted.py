@@ -44,16 +44,17 @@ def wanted_revision(ports: Ports, environment: str, head: Revision) -> tuple[Rev
     """
     record = ports.store.environment(environment)
     wanted = record.pin.revision if record.pin else head
-    quarantined = record.quarantines(wanted)
-    if not quarantined or record.quarantine is None:
+    quarantine = record.quarantine_of(wanted)
+    if quarantine is None:
         return wanted, None
-    note = record.quarantine.revert_note
-    what = f"revision {wanted.short} is quarantined: {record.quarantine.reason}{f'. {note}' if note else ''}"
+    note = quarantine.revert_note
+    what = f"revision {wanted.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
     hint = "Merge a correction, or lift the quarantine with `reconciler retry`"
-    if record.healthy is None:
+    # What was healthy while a part of it was held back may have turned out bad as a whole.
+    good = next((one for one in (record.healthy, record.applied) if one and not record.quarantine_of(one)), None)
+    if good is None:
         raise QuarantinedError(f"{what}; no revision is known to be good", hint=hint)
-    hint = f"{hint}. Until then revision {record.healthy.short} stays wanted"
-    return record.healthy, QuarantinedError(what, hint=hint)
+    return good, QuarantinedError(what, hint=f"{hint}. Until then revision {good.short} stays wanted")
 
 
 async def _ask_git(ports: Ports, record: EnvironmentRecord) -> Revision:
@@ -82,13 +83,14 @@ async def _accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revis
     return await accept(ports, record, commit)
 
 
-async def accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revision:
+async def accept(ports: Ports, record: EnvironmentRecord, commit: str, *, tip_only: bool = False) -> Revision:
     """Check the signatures of a fetched head as the server's file asks, and remember it as the accepted one.
 
-    Raises UnverifiedError, SignaturesUnavailableError.
+    ``tip_only``: only its own, as a person has looked at what lies below it. Raises UnverifiedError,
+    SignaturesUnavailableError.
     """
     if ports.settings.verify is not Verify.NONE:
-        every = ports.settings.verify is Verify.RANGE and record.head is not None
+        every = ports.settings.verify is Verify.RANGE and record.head is not None and not tip_only
         try:
             await ports.git.verify(commit, record.head.commit if every and record.head else None)
         except (UnverifiedError, SignaturesUnavailableError) as error:

@@ -81,6 +81,7 @@ REQUIRED = {
     "last_attempt_timestamp_seconds": "gauge",
     "last_success_timestamp_seconds": "gauge",
     "loop_last_tick_timestamp_seconds": "gauge",
+    "secret_last_rotated_timestamp_seconds": "gauge",
 }
 
 
@@ -152,6 +153,7 @@ def busy() -> PrometheusMetrics:
     metrics.recreated("production", "app", "api", "ok")
     metrics.health("production", [stack_of("app", api=True)], 103.0)
     metrics.corrected("production", [API.id])
+    metrics.rotated("production", API.id, 99.0)
     metrics.rolled_back("production", "local", True)
     metrics.delivered("production", 12.0)
     metrics.failed("production", 103.0)
@@ -163,7 +165,7 @@ def busy() -> PrometheusMetrics:
             healthy=REVISION,
             pin=Pin(REVISION, "a reason", 1.0),
             pauses=(Pause("", 500.0, "a reason", 1.0),),
-            quarantine=Quarantine(REVISION, "a reason", 1.0, "run"),
+            quarantines=(Quarantine(REVISION, "a reason", 1.0, "run"),),
         ),
         104.0,
     )
@@ -199,8 +201,6 @@ def test_the_page_about_metrics_names_each_with_its_type_and_labels() -> None:
         suffix = "_total" if family.type == "counter" else ""
         if family.name.startswith("reconciler_"):
             found[family.name.removeprefix("reconciler_") + suffix] = (family.type, labels)
-    # Only a daemon that reads git's history for it tells the age of secrets.
-    found.setdefault("secret_last_rotated_timestamp_seconds", ("gauge", {"environment", "target"}))
     assert documented == found
 
 
@@ -396,6 +396,18 @@ def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after
     assert series(metrics, "drift_since_timestamp_seconds")[MOTD.id,] == 220.0
 
 
+def test_the_age_of_a_targets_secrets_goes_with_them_or_with_the_target(metrics: PrometheusMetrics) -> None:
+    metrics.observed(in_sync(API, MOTD), 100.0)
+    metrics.rotated("production", API.id, 50.0)
+    metrics.rotated("production", MOTD.id, None)
+    assert series(metrics, "secret_last_rotated_timestamp_seconds") == {(API.id,): 50.0}
+    metrics.rotated("production", API.id, None)
+    assert series(metrics, "secret_last_rotated_timestamp_seconds") == {}
+    metrics.rotated("production", API.id, 60.0)
+    metrics.observed(in_sync(MOTD), 160.0)
+    assert series(metrics, "secret_last_rotated_timestamp_seconds") == {}
+
+
 def test_another_stack_or_policy_replaces_the_info_of_a_target(metrics: PrometheusMetrics) -> None:
     metrics.observed(in_sync(API), 100.0)
     metrics.observed(in_sync(replace(API, stack=None, on_drift=OnDrift.REPORT)), 160.0)
@@ -511,9 +523,9 @@ def test_a_pause_is_told_for_each_target_it_covers_until_it_ends(metrics: Promet
 
 def test_only_a_quarantine_that_the_wanted_revision_runs_into_is_told(metrics: PrometheusMetrics) -> None:
     quarantine, newer = Quarantine(REVISION, "", 1.0, "run"), Revision("f" * 40, "6" * 40)
-    metrics.remembered(EnvironmentRecord("production", head=REVISION, quarantine=quarantine), 1.0)
+    metrics.remembered(EnvironmentRecord("production", head=REVISION, quarantines=(quarantine,)), 1.0)
     assert series(metrics, "quarantined") == {(): 1}
-    metrics.remembered(EnvironmentRecord("production", head=newer, quarantine=quarantine), 2.0)
+    metrics.remembered(EnvironmentRecord("production", head=newer, quarantines=(quarantine,)), 2.0)
     assert series(metrics, "quarantined") == {(): 0}
 
 

@@ -617,3 +617,74 @@ def test_a_disk_error_is_not_called_damage_and_loses_nothing(path: Path, call: s
     with contextlib.closing(SqliteStore(str(path))) as store:
         assert store.environment("production").degraded == "before"
         store.save_environment(replace(NOTHING, degraded="after"))
+
+
+# --- what a power cut must find --------------------------------------------------------------------------------------
+
+BEGINNER = """
+import dataclasses, os, sys
+from reconciler.adapters.store import SqliteStore
+from reconciler.core.model import Result, EnvironmentRecord, Revision, Run
+
+store = SqliteStore(sys.argv[1])
+run = Run("r1", "production", "poll", 1.0, Revision("c" * 40, "t" * 40))
+for call in ("begin", "amend", "finish"):
+    if call == "finish":
+        store.finish(run, Result.APPLIED, "done", at=2.0, record=EnvironmentRecord("production"))
+    else:
+        getattr(store, call)(run)
+    run = dataclasses.replace(run, rolling_back="it failed")
+    os.write(1, call.encode())
+"""
+
+
+def test_what_a_call_stores_is_on_disk_when_it_returns(tmp_path: Path) -> None:
+    if program("strace") is None:
+        pytest.skip("strace is not installed: make provision")
+    log, path = tmp_path / "calls", tmp_path / "state.db"
+    done = subprocess.run(
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-o",
+            log,
+            "-e",
+            "trace=pwrite64,fdatasync,fsync,write",
+            sys.executable,
+            "-c",
+            BEGINNER,
+            path,
+        ],
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    if b"ptrace" in done.stderr.lower():
+        pytest.skip("this machine lets nobody trace a process")
+    assert done.stdout == b"beginamendfinish"
+    journal = re.escape(f"{path}-wal")
+    order = re.findall(rf'(pwrite64|f(?:data)?sync)\(\d+<{journal}>|write\(1<.*?>, "(\w+)"', log.read_text())
+    calls = [call.replace("fsync", "fdatasync") or told for call, told in order]
+    for told in ("begin", "amend", "finish"):
+        stored, calls = calls[: calls.index(told)], calls[calls.index(told) + 1 :]
+        assert "pwrite64" in stored, told
+        assert stored[-1] == "fdatasync", f"{told} returned before its last byte was on disk"
+
+
+# --- since when the values of git's history have been there ----------------------------------------------------------
+
+
+def test_the_earlier_time_at_which_a_value_was_seen_stays(opened: Callable[[], SqliteStore]) -> None:
+    store = opened()
+    assert store.history_read("envs") is None
+    store.remember_first_seen("envs", "c1", {"a": 5.0, "b": 5.0})
+    store.remember_first_seen("envs", "c2", {"a": 4.0, "b": 6.0, "c": 6.0})
+    again = opened()
+    assert again.first_seen(["a", "b", "c", "d"]) == {"a": 4.0, "b": 5.0, "c": 6.0}
+    assert again.first_seen([]) == {}
+    assert again.history_read("envs") == "c2"
+    assert again.history_read("") is None
+    many = {f"iv{number}": 1.0 for number in range(50_000)}
+    again.remember_first_seen("envs", "c3", many)
+    assert again.first_seen(many.keys()) == many

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import stat
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -346,6 +347,64 @@ def test_no_secret_is_told_when_the_whole_server_fails(
         assert_only_where_it_belongs(server, canary, strays, [site.live, server.root / "git-token"])
         if failure.id == "git-token-refused":  # or it would prove nothing
             assert f"x-access-token:{site.token}" in site.shown
+
+
+def test_no_secret_is_told_by_adopting_it(
+    server: Server, canary: Canary, strays: Callable[[Canary], set[Path]]
+) -> None:
+    """By the command alone and by the daemon; pushed, and refused for every reason there is."""
+    word = canary.word
+    path, binary = server.app / "api.env", server.app / "blob"
+    manifest = server.plain({name: {"path": name, "on_drift": "report"} for name in ("api.env", "blob")})
+    server.commit({"api.env": b"A=1\nB=2\n", "blob": server.key.encrypt("blob", b"old", "binary")}, manifest)
+    ear = Ear(server)
+    ear.commands("sync")
+    binary.write_bytes(f"-----BEGIN {word}".encode() + b"\xff\0")
+
+    def adopt_everything(started: Callable[[subprocess.Popen[bytes]], Watcher | None]) -> None:
+        for content, keys in (
+            (f"A={word}\nB=2\n", ()),
+            (f"A={word}\n\nB={word}.b\nNEW={word}.n\n", ("A", "NEW")),
+            (f'A="{word}\n{word}="\nB=2\n', ()),
+            (f'A="{word}\n{word}="\nB=2\n', ("A",)),
+            (f'A="{word}\n', ()),
+            (f"A={word}\nB=2\n{word}Q==\n{word}Q\n", ()),
+            (f"B={word}\nA={word}\n", ()),
+        ):
+            path.write_text(content)
+            more = [argument for key in keys for argument in ("--key", key)]
+            for target in ("production/api.env", *(("production/blob",) if keys else ())):
+                pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+                with server.start("adopt", target, *more, **pipes) as process:
+                    watcher = started(process)
+                    said, _ = process.communicate(timeout=60)
+                    if watcher:
+                        watcher.end()
+                ear.hear(f"adopt {target} {content[:2]}", said.decode())
+                codes.append(process.returncode)
+
+    codes: list[int] = []
+    watchers: list[Watcher] = []
+
+    def watch(process: subprocess.Popen[bytes]) -> Watcher:
+        watchers.append(Watcher(process.pid))
+        threading.Thread(target=watchers[-1].look).start()
+        return watchers[-1]
+
+    adopt_everything(watch)
+    with server.daemon() as daemon, watched(daemon) as watcher:
+        adopt_everything(lambda _: None)
+        ear.commands("age", "status", arguments=BOTH)
+    ear.hear("log", daemon.log.read_text())
+
+    assert codes.count(0) >= 2 * 2
+    assert codes.count(1) >= 2 * 4
+    assert ear.leaks(canary) == []
+    for one in (*watchers, watcher):
+        assert one.leaks(canary) == []
+        assert one.undocumented() == set()
+    assert "sops" in watcher.environments
+    assert_only_where_it_belongs(server, canary, strays, [path, binary])
 
 
 @pytest.mark.docker

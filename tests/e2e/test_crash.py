@@ -11,19 +11,26 @@ import os
 import random
 import re
 import shutil
+import signal
 import stat
-from collections.abc import Callable, Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks import failures
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.model import EnvironmentRecord, Result, Run
 from tests.support import paper_engine
+from tests.support.commands import lines
+from tests.support.compose import ComposeProject
 from tests.support.killer import Ended, Killer, killer
-from tests.support.server import ENVIRONMENT, Server
+from tests.support.server import ENVIRONMENT, Daemon, Server
+from tests.support.waiting import eventually
 
 # A live file as it must be seen: its bytes, mode, user and group.
 Facts = tuple[bytes, int, int, int]
@@ -170,10 +177,10 @@ def site(server: Server, forks: Killer) -> Site:
 
 
 @contextlib.contextmanager
-def telling(killed: Ended) -> Iterator[None]:
+def telling(killed: Ended) -> Iterator[Ended]:
     """Say where it was killed, if what follows fails."""
     try:
-        yield
+        yield killed
     except AssertionError as error:
         error.add_note(killed.where)
         raise
@@ -298,3 +305,190 @@ def test_what_a_power_cut_must_find_is_on_disk_before_what_relies_on_it(site: Si
         assert f"fsync {os.path.join(app, directory).rstrip('/')}" in steps[place : place + 3]
     owed = steps.index("commit update-run delete-owed insert-owed insert-owed")
     assert at(f"rename {app}/gone.env") < owed < at("compose up api")
+
+
+# --- on a real engine ------------------------------------------------------------------------------------------------
+
+COMPOSE = """\
+x-common: &common {image: IMAGE, network_mode: none, stop_grace_period: 0s}
+services:
+  api:
+    <<: *common
+    env_file: [api.env]
+    command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
+  worker: {<<: *common, env_file: [worker.env]}
+"""
+
+
+@dataclass(slots=True)
+class RealSite:
+    """A server with a stack of two services, in sync; ``api`` ends at once where MODE begins with bad."""
+
+    server: Server
+    project: ComposeProject
+    mode: str = "0"
+
+    def commit(self, mode: str) -> bytes:
+        """Have both services recreated; return the content of api.env until now."""
+        before, self.mode = self.server.live("api.env"), mode
+        self.server.commit({"api.env": f"MODE={mode}\n".encode(), "worker.env": f"JOBS={mode}\n".encode()})
+        return before
+
+    def sync(self, *results: str) -> None:
+        outcome = self.server.sync()
+        assert outcome["result"] in results, (outcome["result"], outcome["reason"])
+
+    def assert_runs(self, mode: str) -> None:
+        """Files and containers are of this revision; one container each, under its own name."""
+        files = {name: self.server.live(name) for name in ("api.env", "worker.env")}
+        assert files == {"api.env": f"MODE={mode}\n".encode(), "worker.env": f"JOBS={mode}\n".encode()}
+        assert {path.name for path in self.server.app.iterdir()} == {"compose.yaml", *files}
+        names = lines("docker", "ps", "-a", "--format", "{{.Names}}", "--filter", f"name={self.project.name}")
+        assert sorted(names) == [f"{self.project.name}-{service}-1" for service in ("api", "worker")]
+        assert self.project.environment("api")["MODE"] == self.project.environment("worker")["JOBS"] == mode
+        assert [self.project.container(one)["State"]["Status"] for one in ("api", "worker")] == ["running"] * 2
+
+    def assert_kept(self, data: bytes) -> None:
+        backups = (self.server.state / "backups" / ENVIRONMENT).glob("*/*api.env")
+        assert data in {path.read_bytes() for path in backups}
+        assert {run["result"] for run in self.server.json("history")} <= {"applied", "in_sync", "rolled_back", "failed"}
+
+    def kill_at(self, event: str, *victims: str, daemon: Daemon | None = None) -> subprocess.Popen[bytes]:
+        """Ask for a pass, and SIGKILL the victims as soon as the engine tells of the event: reconciler, compose.
+
+        Returns the process that asked. It makes the pass itself where there is no daemon.
+        """
+        since = time.time()
+        process = self.server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        mine = ("--filter", f"label=com.docker.compose.project={self.project.name}")
+        watch = ("docker", "events", "--since", f"{since:.6f}", "--format", "{{.Action}}", *mine)
+        with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as events:
+            assert events.stdout is not None
+            assert any(line.strip() == event for line in events.stdout)
+            for victim in victims:
+                with contextlib.suppress(ProcessLookupError):
+                    if victim == "compose":
+                        self._kill_compose()
+                    else:
+                        (daemon or process).kill()
+            events.terminate()
+        return process
+
+    def _kill_compose(self) -> None:
+        for leader in self.ups:
+            os.killpg(leader, signal.SIGKILL)
+
+    @property
+    def ups(self) -> list[int]:
+        """Process ids of `docker compose up` for this project; each leads a session of its own."""
+        name = self.project.name.encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = entry.read_bytes().split(b"\0")
+                if words[:2] == [b"docker", b"compose"] and name in words and b"up" in words:
+                    found.append(int(entry.parent.name))
+        return found
+
+
+@pytest.fixture
+def real(stack_server: Callable[..., tuple[Server, ComposeProject]]) -> RealSite:
+    server, project = stack_server(COMPOSE)
+    server.commit({"api.env": b"MODE=0\n", "worker.env": b"JOBS=0\n"}, server.manifest(["api.env", "worker.env"]))
+    made = RealSite(server, project)
+    made.sync("applied")
+    project.up()
+    return made
+
+
+def numbers(steps: Sequence[str], *wanted: str) -> list[int]:
+    """Where steps with these beginnings are, counted from 1."""
+    found = [number for number, step in enumerate(steps, 1) if step.startswith(wanted)]
+    assert len(found) >= len(wanted), steps
+    return found
+
+
+SERVICE_STEPS = ("docker up", "commit delete-owed update-run")
+
+
+@pytest.mark.docker
+def test_killed_around_what_compose_is_given_the_services_get_it(real: RealSite, forks: Killer) -> None:
+    real.commit("1")
+    everything = forks.run(real.server, "sync", "--json", on_paper=False).steps
+    for mode, die_at in enumerate(numbers(everything, *SERVICE_STEPS), 2):
+        before = real.commit(str(mode))
+        with telling(forks.run(real.server, "sync", "--json", die_at=die_at, on_paper=False)) as killed:
+            assert killed.killed
+            real.sync("applied")
+            real.assert_runs(str(mode))
+            real.assert_kept(before)
+    real.sync("in_sync")
+
+
+@pytest.mark.docker
+def test_killed_while_services_are_rolled_back_they_are_healthy_on_the_old_values(
+    real: RealSite, forks: Killer
+) -> None:
+    real.commit("bad")
+    everything = forks.run(real.server, "sync", "--json", on_paper=False).steps
+    begun = next(number for number, step in enumerate(everything) if "insert-environment" in step and number > 20)
+    for turn, die_at in enumerate(numbers(everything[begun:], *SERVICE_STEPS)):
+        real.commit(f"bad{turn}")
+        with telling(forks.run(real.server, "sync", "--json", die_at=begun + die_at, on_paper=False)) as killed:
+            assert killed.killed
+            real.sync("rolled_back")
+            real.assert_runs("0")
+            real.assert_kept(b"MODE=0\n")
+    real.sync("in_sync")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("victims", "events"),
+    [
+        pytest.param(("reconciler",), ("create", "destroy"), id="reconciler"),
+        pytest.param(("compose",), ("create", "destroy"), id="compose"),
+        pytest.param(("reconciler", "compose"), ("create", "die", "destroy", "rename", "start"), id="both"),
+    ],
+)
+def test_killed_in_the_middle_of_compose_the_services_run_on_the_new_values(
+    real: RealSite, victims: tuple[str, ...], events: tuple[str, ...]
+) -> None:
+    for mode, event in enumerate(events, 1):
+        before = real.commit(str(mode))
+        process = real.kill_at(event, *victims)
+        process.wait(60)
+        # A compose that lives on has the project to itself until it has ended.
+        eventually(lambda: not real.ups, timeout=30)
+        real.sync("applied", "in_sync")
+        real.assert_runs(str(mode))
+        real.assert_kept(before)
+        assert real.server.json("status")["environments"][0]["quarantine"] is None, event
+
+
+@pytest.mark.docker
+def test_the_daemon_that_comes_after_a_killed_one_gives_the_services_what_they_are_owed(real: RealSite) -> None:
+    with real.server.daemon() as daemon:
+        before = real.commit("1")
+        real.kill_at("die", "reconciler", "compose", daemon=daemon).wait(60)
+    with real.server.daemon():  # ready: its first pass has ended
+        real.assert_runs("1")
+        assert real.server.json("history")[0]["result"] == "applied"
+    real.assert_kept(before)
+
+
+# --- what `make bench` does at length --------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_kills_at_random_instants_lose_nothing(docker_engine: str, tmp_path: Path) -> None:
+    with failures.stack(tmp_path) as (server, project):
+        found = failures.killed(server, project, kills=8)
+    assert {figure.name: figure.median for figure in found if figure.median} == {}
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full_damages_no_live_file_wherever_that_is_noticed(tmp_path: Path) -> None:
+    found = failures.full_disks(tmp_path, step=16 * 1024)
+    assert [figure.name for figure in found if not figure.samples] == []
+    assert {figure.name: figure.median for figure in found if figure.median} == {}

@@ -798,7 +798,7 @@ async def test_our_signature_vouches_for_no_head_without_one(site: Site, tmp_pat
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, signing_key=key)
     evil = site.remote.commit({OTHER: b"EVIL=1"}, author="Mallory <m@example.org>")
     for mode in (PUSH, BRANCH):
-        await refused(site, f"{evil[:12]} by Mallory <m@example.org> is not signed, and a signed revert", failed, mode)
+        await refused(site, f"{evil[:12]} by Mallory <m@example.org> is not signed, and a signed commit", failed, mode)
     site.remote.commit({OTHER: b""}, signing_key=key)
     assert (await site.revert(failed)).state is RevertState.PUSHED
 
@@ -814,3 +814,50 @@ async def test_a_signing_key_that_cannot_be_used_pushes_nothing(site: Site, tmp_
         assert caught.value.retryable
         assert "rollback.signing_key_file" in caught.value.hint
     assert site.remote.head() == failed
+
+
+# --- proposals -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_proposal_changes_its_files_only_on_a_branch_of_its_own(site: Site) -> None:
+    base = site.remote.commit(
+        {"link": b"/etc/passwd", "module": b"1" * 40, "run.sh": b"#!/bin/sh\n", ".gitattributes": b"* text filter=x"},
+        modes={"link": LINK, "module": SUBMODULE, "run.sh": "100755"},
+    )
+    site.remote.commit({OTHER: b"meanwhile"})
+    files = {API: b"A=9\r\n", "run.sh": b"#!/bin/bash\n", "envs/prod/ü $(x)\t'new'": b"\x00"}
+    with pytest.raises(SourceError):
+        await site.make().propose("reconciler/x", base, files, "Propose\n")
+    files = {API: b"A=9\r\n", "run.sh": b"#!/bin/bash\n", "envs/prod/ü $(x) 'new'": b"\x00"}
+    commit = await site.make().propose("reconciler/x", base, files, "Propose\n\nBecause.\n")
+    assert site.remote.head("reconciler/x") == commit
+    assert site.remote.git("rev-parse", f"{commit}^") == base
+    assert site.remote.git("log", "-1", "--format=%B", commit) == "Propose\n\nBecause."
+    changed = site.remote.git("diff", "--name-only", "-z", base, commit).split("\0")
+    assert sorted(filter(None, changed)) == sorted(files)
+    assert {path: site.remote.read(path, commit) for path in files} == files
+    assert site.remote.git("ls-tree", commit, "run.sh").startswith("100755")
+    assert site.left() == []
+
+
+async def test_a_proposal_replaces_no_branch(site: Site) -> None:
+    site.remote.make_branch("reconciler/x")
+    site.remote.commit({OTHER: b"theirs"}, branch="reconciler/x")
+    before = site.remote.git("for-each-ref")
+    with pytest.raises(RefusedError, match="the branch reconciler/x exists already"):
+        await site.make().propose("reconciler/x", site.good, {API: b""}, "Propose")
+    with pytest.raises(ConfigError):
+        await site.make().propose("--force", site.good, {API: b""}, "Propose")
+    assert site.remote.git("for-each-ref") == before
+
+
+async def test_a_proposal_vouches_for_no_base_without_a_signature(site: Site, tmp_path: Path) -> None:
+    key = make_ssh_key(tmp_path / "key")
+    signers = tmp_path / "allowed_signers"
+    signers.write_text(f"ada@example.org {(tmp_path / 'key.pub').read_text()}")
+    site.mirror = {"allowed_signers_file": str(signers)}
+    site.pusher |= {"signing_key_file": str(key), "verifies": True}
+    with pytest.raises(RefusedError, match="is not signed"):
+        await site.make().propose("reconciler/x", site.good, {API: b""}, "Propose")
+    signed = site.remote.commit({API: b"A=2"}, signing_key=key)
+    await site.make().propose("reconciler/x", signed, {API: b"A=3"}, "Propose")

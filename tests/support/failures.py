@@ -240,6 +240,34 @@ def _unparsable_env_file(site: Site) -> None:
     site.commit_bytes({"api.env": site.server.key.encrypt("api.env", broken)})
 
 
+# --- contracts ---
+
+CONTRACT = "contracts/api.yaml"
+
+
+def _with_contract(site: Site, text: str | None) -> None:
+    """The second generation, whose manifest names a contract. Only this environment's target does."""
+    if text is not None:
+        site.server.remote.commit({f"envs/{CONTRACT}": text.encode()})
+    site.commit(2, schema=CONTRACT)
+
+
+def _broken_contract(site: Site) -> None:
+    _with_contract(site, "properties:\n  TOKEN: {enum: [one, two], pattern: ^x, maxLength: 1, format: uri}\n")
+
+
+def _missing_contract(site: Site) -> None:
+    _with_contract(site, None)
+
+
+def _unusable_contract(site: Site) -> None:
+    _with_contract(site, "properties:\n  MODE: {const: false}\n")
+
+
+def _slow_contract(site: Site) -> None:
+    _with_contract(site, "properties:\n  TOKEN: {pattern: ^(.+)+(.+)+(.+)+(.+)+(.+)+$x}\n")
+
+
 # --- the server's files ---
 
 
@@ -663,6 +691,38 @@ ENVIRONMENT_FAILURES = (
         what="a quote is opened and never closed",
         where="/api.env: Compose could not read it: line 2:",
         next_step="close it",
+    ),
+    Failure(
+        "broken-contract",
+        _broken_contract,
+        _third,
+        what="TOKEN breaks `enum` of contracts/api.yaml:2",
+        where="/api.env: ",
+        next_step="correct the value with `sops edit`, or the contract",
+    ),
+    Failure(
+        "missing-contract",
+        _missing_contract,
+        _third,
+        what="the contract does not exist at revision",
+        where="envs/contracts/api.yaml: ",
+        next_step="Commit the file, or take it out of the target's schema",
+    ),
+    Failure(
+        "unusable-contract",
+        _unusable_contract,
+        _third,
+        what="properties.MODE.const: every value is text: put it in quotes",
+        where="contracts/api.yaml:2: ",
+        next_step="put it in quotes",
+    ),
+    Failure(
+        "slow-contract",
+        _slow_contract,
+        _third,
+        what="a contract takes too long",
+        where="contracts/api.yaml: ",
+        next_step="Make its patterns simpler",
     ),
     Failure(
         "disk-full",

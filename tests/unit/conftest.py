@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 
 from reconciler.core.model import Result
@@ -7,9 +11,24 @@ from tests.fakes import API, WORKER, World, one_pass
 
 
 @pytest.fixture
-async def world() -> World:
+def new_world(tmp_path: Path) -> Iterator[Callable[[], World]]:
+    """``new_world()`` is one in which nothing has happened yet."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> World:
+            directory = tmp_path / f"world-{len(list(tmp_path.iterdir()))}"
+            directory.mkdir()
+            world = World(directory)
+            stack.callback(world.store.close)
+            return world
+
+        yield make
+
+
+@pytest.fixture
+async def world(new_world: Callable[[], World]) -> World:
     """api and worker run at revision a, everything in sync."""
-    world = World()
+    world = new_world()
     world.commit("a", api="A=1", worker="W=1")
     world.host.put(API, b"A=1\n")
     world.host.put(WORKER, b"W=1\n")

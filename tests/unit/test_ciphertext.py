@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from reconciler.adapters.sops import parse_yaml
 from reconciler.core import ciphertext
 from reconciler.core.ciphertext import MAX_BYTES, Ciphertext, Entry
-from reconciler.core.errors import BadCiphertextError, NotEncryptedError, ReconcilerError, SourceError
+from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
 from reconciler.core.model import Format
 
 CANARY = "cAn4ry-s3cret"
@@ -377,20 +377,20 @@ def test_keys_of_services_are_refused_in_every_format(key: str) -> None:
         ("a.json", as_json({}, **nested)),
         ("a.conf", as_json(BINARY_STORE, **nested)),
     ):
-        error = refused(name, data, SourceError)
+        error = refused(name, data, ForeignKeyError)
         assert "which this server does not use" in str(error)
         assert "192.0.2.1" not in str(error)
 
 
 def test_a_split_key_is_refused() -> None:
-    assert "Shamir" in str(refused("api.env", dotenv("sops_shamir_threshold=2"), SourceError))
+    assert "Shamir" in str(refused("api.env", dotenv("sops_shamir_threshold=2"), ForeignKeyError))
 
 
 def test_pgp_keys_pass_only_where_they_are_allowed() -> None:
     pgp = {f"pgp__list_0__map_{field}": value for field, value in (("fp", "AB" * 20), ("enc", "x"), ("created_at", ""))}
     data = dotenv(f"A={encrypted()}", **pgp)
     assert read("api.env", data, key_types=frozenset({"age", "pgp"})).metadata.pgp == ("AB" * 20,)
-    assert "encrypted for PGP as well" in str(refused("api.env", data, SourceError))
+    assert "encrypted for PGP as well" in str(refused("api.env", data, ForeignKeyError))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -178,8 +179,8 @@ async def test_an_unsigned_head_is_refused_and_the_last_accepted_revision_stays_
     assert world.live("api") == "A=1"
 
 
-async def test_the_first_head_must_be_signed_too(world: World) -> None:
-    fresh = World()
+async def test_the_first_head_must_be_signed_too(new_world: Callable[[], World]) -> None:
+    fresh = new_world()
     fresh.settings = replace(fresh.settings, verify=Verify.RANGE)
     fresh.commit("a", api="A=1")
     fresh.git.unsigned.add(fresh.git.tip)
@@ -248,8 +249,8 @@ async def test_a_revert_waits_for_git_and_is_made_later(pushing: World) -> None:
     assert "the remote is down" in outcome.warning
     later = await one_pass(pushing)
     assert not later.retry
-    assert pushing.store.record.quarantine is not None
-    assert pushing.store.record.quarantine.revert is RevertState.PUSHED
+    assert pushing.store.record.quarantines
+    assert pushing.store.record.quarantines[0].revert is RevertState.PUSHED
 
 
 async def test_a_refused_revert_is_told_and_not_tried_again(pushing: World) -> None:
@@ -291,7 +292,7 @@ async def test_a_revert_begins_after_the_newest_commit_that_was_well(pushing: Wo
 async def test_a_killed_daemon_still_owes_the_revert(pushing: World) -> None:
     pushing.git_writer.ends = [GitUnreachableError("down")]
     await rolled_back(pushing)
-    assert pushing.store.record.quarantine is not None
-    assert pushing.store.record.quarantine.revert is RevertState.OWED
+    assert pushing.store.record.quarantines
+    assert pushing.store.record.quarantines[0].revert is RevertState.OWED
     pushing.git_writer.ends = [Reverted(RevertState.OVERTAKEN, "main", "", "already reverted by web-2")]
     assert "already reverted by web-2" in (await one_pass(pushing)).reason

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from reconciler.core.errors import (
     BadCiphertextError,
     EngineUnavailableError,
+    GitUnreachableError,
     LiveFileError,
     ManifestError,
     ModelRefusedError,
     StoreUnavailableError,
 )
-from reconciler.core.model import Kind, Manifest, OnDrift, OnFailure, Result, Stack, Target
+from reconciler.core.model import Aspect, Kind, Manifest, OnDrift, OnFailure, Outcome, Pause, Result, Stack, Target
 from reconciler.engine.reconcile import Claims, Reconciler
-from tests.fakes import API, APP, WORKER, Killed, World, one_pass
+from tests.fakes import API, APP, WORKER, Killed, World, iv, one_pass
 
 
 async def test_a_change_is_backed_up_begun_written_recreated_and_finished_in_this_order(world: World) -> None:
@@ -301,3 +304,78 @@ async def test_the_backup_stays_until_it_is_stored_that_nothing_was_written(worl
     assert world.store.open_run.backup in {backup.id for backup, _ in world.backups.taken}
     assert (await one_pass(world)).result is Result.APPLIED
     assert len(world.backups.taken) == 1
+
+
+# --- containers that run older values ---
+
+
+async def stale(world: World) -> Outcome:
+    """api's container was made from other values than its file holds."""
+    world.host.put(API, b"A=old\n")
+    world.compose.start("api")
+    world.host.put(API, b"A=1\n")
+    return await one_pass(world)
+
+
+async def test_a_container_that_runs_older_values_is_recreated(world: World) -> None:
+    assert (await stale(world)).result is Result.CORRECTED
+    assert world.compose.running["api"].environment == {"A": "1"}
+
+
+async def test_with_report_a_stale_container_is_told_of_and_left(world: World) -> None:
+    world.target_fields = {"on_drift": OnDrift.REPORT}
+    outcome = await stale(world)
+    assert outcome.result is Result.HELD
+    assert "container runs older values of A; on_drift is report" in outcome.reason
+    assert world.compose.running["api"].environment == {"A": "old"}
+
+
+async def test_a_stale_container_of_a_paused_stack_is_told_of_and_left(world: World) -> None:
+    record = world.store.record
+    world.store.record = replace(record, pauses=(Pause("production/app", 2e9, "an incident", 0.0),))
+    outcome = await stale(world)
+    assert outcome.result is Result.HELD
+    assert "container runs older values of A; paused until" in outcome.reason
+    assert world.compose.running["api"].environment == {"A": "old"}
+    assert world.metrics.plan is not None
+    assert all(Aspect.STALE in change.aspects for change in world.metrics.plan.changes)
+    world.store.record = record
+    assert (await one_pass(world)).result is Result.CORRECTED
+
+
+# --- how old the secrets are -----------------------------------------------------------------------------------------
+
+
+async def test_the_age_of_secrets_is_told_once_for_a_revision_and_after_the_pass(world: World) -> None:
+    world.store.remember_first_seen("envs", "a", {iv("1"): 5.0, iv("2"): 9.0})
+    reconciler = Reconciler(world.ports(), "production")
+    await reconciler.run("start")
+    assert world.metrics.ages == {"production/api.env": 5.0, "production/worker.env": 5.0}
+    world.commit("b", api="A=2", worker="W=1")
+    world.steps.clear()
+    await reconciler.run("poll")
+    assert world.metrics.ages["production/api.env"] == 9.0
+    assert world.steps[-2:] == ["first-seen a..b", "remember-first-seen"]
+    world.steps.clear()
+    await reconciler.run("poll")
+    assert not [step for step in world.steps if "first-seen" in step]
+
+
+async def test_a_history_that_cannot_be_read_fails_no_pass_and_is_tried_again_later(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.journal.fail("first-seen", GitUnreachableError("no answer"))
+    reconciler = Reconciler(world.ports(), "production")
+    outcome = await reconciler.run("start")
+    assert (outcome.result, outcome.warning, outcome.retry) == (Result.APPLIED, "", False)
+    world.metrics.ages.clear()
+    await reconciler.run("poll")
+    assert world.metrics.ages == {}
+    world.clock.time += 301
+    await reconciler.run("poll")
+    assert world.metrics.ages.keys() == {"production/api.env", "production/worker.env"}
+
+
+async def test_a_dry_run_reads_no_history(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    await Reconciler(world.ports(), "production").run("plan", dry_run=True)
+    assert not [step for step in world.steps if step.startswith("first-seen")]

@@ -107,8 +107,9 @@ async def test_a_service_that_the_killed_run_broke_is_not_excused_by_being_broke
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     assert await killed(world, "finish", 0)  # of the rollback
-    world.store.open_run = replace(world.store.open_run, rolling_back="")  # type: ignore[type-var]
-    world.store.record = replace(world.store.record, quarantine=None)
+    assert world.store.open_run is not None
+    not_yet = replace(world.store.open_run, rolling_back="")
+    world.store.amend(not_yet, replace(world.store.record, quarantines=()))
     world.host.put(API, b"A=bad\n")
     world.compose.start("api")
     assert (await one_pass(world)).result is Result.ROLLED_BACK

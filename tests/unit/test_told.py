@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from reconciler.core import health
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model import Container, HealthStatus, Order, OrderKind, Result, Stack
+from reconciler.core.model import Aspect, Container, HealthStatus, Order, OrderKind, Result, Stack
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import APP, World, one_pass
 
@@ -28,8 +30,8 @@ async def test_a_new_revision_is_a_delivery_and_no_other_pass_is(world: World) -
     assert len(world.metrics.delivery_times) == 1
 
 
-async def test_the_first_revision_of_a_new_server_is_no_delivery() -> None:
-    world = World()
+async def test_the_first_revision_of_a_new_server_is_no_delivery(new_world: Callable[[], World]) -> None:
+    world = new_world()
     world.commit("a", api="A=1")
     assert (await one_pass(world)).result is Result.APPLIED
     assert world.metrics.delivery_times == []
@@ -74,6 +76,18 @@ async def test_a_stale_container_that_is_renewed_was_a_correction_and_is_stale_n
     assert "production/api.env" in world.metrics.corrections
     assert world.metrics.plan is not None
     assert not [change for change in world.metrics.plan.changes if change.aspects]
+
+
+async def test_a_stale_container_of_a_paused_stack_stays_stale(world: World) -> None:
+    world.host.put(f"{APP}/api.env", b"A=old\n")
+    world.compose.start("api")
+    world.host.put(f"{APP}/api.env", b"A=1\n")
+    outcome = await one_pass(world, "pause", Order(OrderKind.PAUSE, scope="production/app", seconds=60.0))
+    assert outcome.result is Result.HELD, outcome.reason
+    assert world.metrics.corrections == []
+    assert world.metrics.plan is not None
+    stale = [change.target.id for change in world.metrics.plan.changes if Aspect.STALE in change.aspects]
+    assert "production/api.env" in stale
 
 
 # --- services while nothing is applied -------------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""How soon a hand edit is repaired, and what a flood of changes beside the live files costs."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+from benchmarks.figures import Figure
+from benchmarks.scratch import SOURCES, content
+from tests.support.server import Server
+
+REPAIR_TARGET = 300.0  # ms, for 19 of 20 edits
+PATIENCE = 30.0  # seconds
+REST = 1.0  # seconds between two edits: after a pass the daemon rests a little before what is touched next
+FLOOD = 10_000
+FLOOD_FILES = 100
+CPU_TARGET = 20.0  # percent of a core
+MEMORY_TARGET = 100.0  # MB
+
+
+def repairs(server: Server, kind: str) -> list[Figure]:
+    """`reconciler run`, with nothing to do: every live file is edited once, one after the other."""
+    server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "10m"
+    with server.daemon():
+        took = tuple(_repair(server.app / source, source) for source in SOURCES)
+    slow = statistics.quantiles(took, n=20)[-1]
+    name = f"hand edit to repaired file, {kind}"
+    return [Figure(name, "ms", took), Figure(f"{name}: 95th percentile", "ms", (slow,), REPAIR_TARGET)]
+
+
+def _repair(live: Path, source: str) -> float:
+    """Milliseconds until the file is git's again."""
+    time.sleep(REST)
+    wanted = content(source)
+    began = time.perf_counter()
+    live.write_bytes(content(source, "by hand"))
+    while live.read_bytes() != wanted:
+        if time.perf_counter() - began > PATIENCE:
+            raise RuntimeError(f"{live} was not repaired within {PATIENCE:g} s")
+        time.sleep(0.001)
+    return (time.perf_counter() - began) * 1000
+
+
+def flood(server: Server) -> list[Figure]:
+    """`reconciler run` while other files in its live files' directory are written to, 1,000 times a second."""
+    server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "10m"
+    with server.daemon() as daemon:
+        pid = daemon.process.pid
+        before, began = _cpu(pid), time.perf_counter()
+        for number in range(FLOOD):
+            (server.app / f"log.{number % FLOOD_FILES}").write_bytes(b"%d" % number)
+            time.sleep(max(0.0, began + number / 1000 - time.perf_counter()))
+        share = 100 * (_cpu(pid) - before) / (time.perf_counter() - began)
+        memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    name = f"a flood of {FLOOD:,} changes beside the live files"
+    return [
+        Figure(f"{name}: CPU", "% of a core", (share,), CPU_TARGET),
+        Figure(f"{name}: resident memory", "MB", (memory,), MEMORY_TARGET),
+    ]
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that the process and its ended children have had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,185 @@
+"""Contracts as files: read, looked through for mistakes, and asked about every source that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from reconciler.app.checks.survey import MANIFEST, Source, Survey
+from reconciler.app.contract_file import at_field, read_contract
+from reconciler.core import lint, rules
+from reconciler.core.contract import Answer, Breach, Contract, Notes, Question, notes
+from reconciler.core.errors import ContractError
+from reconciler.core.model import Parser
+from reconciler.core.ports import Contracts
+from reconciler.core.rules import Finding, Rule
+
+_MISSING = frozenset({"required", "dependentRequired", "minProperties"})
+_TOO_MUCH = frozenset({"additionalProperties", "false", "not/required", "propertyNames", "maxProperties"})
+
+
+@dataclass(slots=True)
+class ContractBook:
+    """Every contract that a target of the survey names. ``notes`` by source path and key."""
+
+    contracts: dict[str, Contract] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def of(self, source: Source) -> tuple[Contract, ...]:
+        named = source.outline.contracts if source.outline else ()
+        return tuple(self.contracts[path] for path in named if path in self.contracts)
+
+    def notes(self, sources: Iterator[Source]) -> dict[str, dict[str, Notes]]:
+        return {source.path: notes(self.of(source)) for source in sources if self.of(source)}
+
+
+def open_book(survey: Survey) -> ContractBook:
+    """Read what targets name; what cannot be used is a finding and left out."""
+    book = ContractBook()
+    for environment in survey.environments:
+        for source in environment.sources:
+            if source.outline is None or not source.outline.contracts:
+                continue
+            for path in source.outline.contracts:
+                if path in survey.tree.files:
+                    _take(book, path, survey.tree.files[path])
+                else:
+                    line = environment.document.line(source.outline.field) if environment.document else 1
+                    message = f"the contract {path} of {source.name} does not exist below {survey.shown('.')}"
+                    where = f"{environment.name}/{MANIFEST}"
+                    book.findings.append(Finding(rules.CONTRACT_MISSING, where, line, message))
+            if source.parser is Parser.OPAQUE:
+                message = f"{source.name} has a contract, and no keys that one could be asked of (parser: opaque)"
+                book.findings.append(Finding(rules.CONTRACT_INVALID, source.path, 1, message))
+    return book
+
+
+def _take(book: ContractBook, path: str, data: bytes) -> None:
+    if path in book.contracts or any(finding.path == path for finding in book.findings):
+        return
+    try:
+        book.contracts[path] = read_contract(path, data)
+    except ContractError as error:
+        for line in error.what.splitlines():
+            number, _, text = line.removeprefix(f"{path}:").partition(": ")
+            at = number.partition(":")[0]
+            book.findings.append(Finding(rules.CONTRACT_INVALID, path, int(at) if at.isdigit() else 1, text or line))
+
+
+async def check_contracts(
+    survey: Survey,
+    book: ContractBook,
+    engine: Contracts,
+    variables: Mapping[str, Mapping[str, str]],
+    now: float,
+) -> list[Finding]:
+    """Ask about every source that names a contract. ``variables`` are the values that are known, by path; ``now`` in
+    seconds since the epoch."""
+    asked = [source for source in survey.sources if book.of(source) and _names(source, variables) is not None]
+    questions = [
+        Question(book.of(source), tuple(_names(source, variables) or ()), variables.get(source.path))
+        for source in asked
+    ]
+    findings: list[Finding] = []
+    answers = await _answers(list(book.contracts.values()), questions, engine, findings)
+    for source, breaches in zip(asked, answers, strict=True):
+        findings += [_finding(source, breach) for breach in breaches if not source.is_left_to_server(breach.key)]
+        findings += _noted(source, book.of(source), _names(source, variables) or (), now)
+    return findings
+
+
+def _names(source: Source, variables: Mapping[str, Mapping[str, str]]) -> Sequence[str] | None:
+    known = variables.get(source.path)
+    if known is not None:
+        return list(known)
+    return None if source.keys is None else list(source.keys)
+
+
+async def _answers(
+    contracts: Sequence[Contract], questions: Sequence[Question], engine: Contracts, findings: list[Finding]
+) -> Sequence[Sequence[Breach]]:
+    """All in one process; where that takes too long, one by one."""
+    try:
+        answer = await engine.ask(contracts, questions)
+    except ContractError:
+        return await _one_by_one(questions, engine, findings)
+    findings += _faults(contracts, answer)
+    return answer.breaches
+
+
+async def _one_by_one(
+    questions: Sequence[Question], engine: Contracts, findings: list[Finding]
+) -> Sequence[Sequence[Breach]]:
+    """The same, so that the contract that is at fault is named, and the others still speak."""
+    at_fault: set[str] = set()
+    answers = []
+    for question in questions:
+        told: list[Breach] = []
+        for contract in question.contracts:
+            if contract.path in at_fault:
+                continue
+            try:
+                answer = await engine.ask([contract], [replace(question, contracts=(contract,))])
+            except ContractError as error:
+                at_fault.add(contract.path)
+                findings.append(Finding(rules.CONTRACT_INVALID, contract.path, 1, error.what))
+            else:
+                findings += _faults([contract], answer)
+                told += answer.breaches[0]
+        answers.append(told)
+    return answers
+
+
+def _faults(contracts: Sequence[Contract], answer: Answer) -> Iterator[Finding]:
+    by_path = {contract.path: contract for contract in contracts}
+    for path, mistake in answer.faults.items():
+        yield Finding(rules.CONTRACT_INVALID, path, by_path[path].line(mistake.field), at_field(mistake))
+
+
+def _finding(source: Source, breach: Breach) -> Finding:
+    rule = _rule_of(breach)
+    place = f"{breach.contract}:{breach.line}"
+    if breach.keyword in ("required", "dependentRequired") and breach.key:
+        return Finding(rule, source.path, 1, f"{lint.shown(breach.key)} is missing; {place} requires it")
+    if breach.key and rule is rules.CONTRACT_FORBIDDEN:
+        message = f"{lint.shown(breach.key)} must not be there (`{breach.keyword}` of {place})"
+        return Finding(rule, source.path, source.line(breach.key), message)
+    key = lint.shown(breach.key) if breach.key else "the file"
+    return Finding(rule, source.path, source.line(breach.key), f"{key} breaks `{breach.keyword}` of {place}")
+
+
+def _rule_of(breach: Breach) -> Rule:
+    if breach.keyword.startswith("unusable"):
+        return rules.CONTRACT_INVALID
+    if breach.keyword in _MISSING:
+        return rules.CONTRACT_REQUIRED
+    return rules.CONTRACT_FORBIDDEN if breach.keyword in _TOO_MUCH else rules.CONTRACT_VALUE
+
+
+def _noted(source: Source, contracts: Sequence[Contract], names: Sequence[str], now: float) -> Iterator[Finding]:
+    """What the contract says beside JSON Schema: deprecated keys, and secrets that are older than they may be."""
+    written = _written(source)
+    for key, said in notes(contracts).items():
+        if key not in names:
+            continue
+        if said.deprecated:
+            message = f"{lint.shown(key)} is deprecated ({said.contract}:{said.line})"
+            yield Finding(rules.CONTRACT_DEPRECATED, source.path, source.line(key), message)
+        if said.max_age is not None and written is not None and now - written > said.max_age:
+            days = int((now - written) // 86400)
+            message = (
+                f"{lint.shown(key)} is at least {days} days old: nothing in the file was written since "
+                f"({said.contract}:{said.line})"
+            )
+            yield Finding(rules.CONTRACT_AGE, source.path, source.line(key), message)
+
+
+def _written(source: Source) -> float | None:
+    """When anything in an encrypted file was last written; no value in it is younger."""
+    if source.cipher is None:
+        return None
+    try:
+        return datetime.fromisoformat(source.cipher.metadata.lastmodified).timestamp()
+    except ValueError:
+        return None

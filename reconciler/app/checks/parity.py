@@ -1,0 +1,126 @@
+"""Whether the files that should have the same keys do: examples and environments, environments among each other."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from reconciler.app.checks.survey import Environment, Source, Survey
+from reconciler.core import dotenv, lint, rules
+from reconciler.core.model import Parser
+from reconciler.core.rules import Finding
+
+_GENERAL = frozenset({"env.example", ".env.example", "env.template", ".env.template"})
+_ENDINGS = (".example", ".template")
+_GROUP = re.compile(r"^# files: (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """``keys`` by the name of the file they belong to ("" for any), each with its line."""
+
+    path: str
+    keys: Mapping[str, Mapping[str, int]]
+
+
+def check_parity(survey: Survey) -> Iterator[Finding]:
+    """Keys that are missing on either side."""
+    told: set[tuple[str, str]] = set()
+    for environment in survey.environments:
+        for path, data in _examples(survey, environment):
+            example, problem = _read(path, data)
+            if problem:
+                yield problem
+            for finding, key in _compare(environment, example):
+                told.add((finding.path, key))
+                yield finding
+    yield from _between(survey, told)
+
+
+# --- examples ---
+
+
+def _examples(survey: Survey, environment: Environment) -> Iterator[tuple[str, bytes]]:
+    """Example files beside the environments, and beside the sources of this one."""
+    for path, data in survey.tree.files.items():
+        base, directory = posixpath.basename(path), posixpath.dirname(path)
+        inside = directory == environment.name or directory.startswith(f"{environment.name}/")
+        if (base in _GENERAL and directory in ("", environment.name)) or (
+            base.endswith(_ENDINGS) and (directory == "" or inside) and base not in _GENERAL
+        ):
+            yield path, data
+
+
+def _read(path: str, data: bytes) -> tuple[_Example, Finding | None]:
+    base = posixpath.basename(path)
+    text = data.decode("utf-8", "surrogateescape")
+    try:
+        entries = dotenv.parse(data)
+    except dotenv.EnvFileError as error:
+        finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
+        return _Example(path, {}), finding
+    if base not in _GENERAL:
+        source = base.removesuffix(".example").removesuffix(".template")
+        return _Example(path, {source: {entry.key: entry.line for entry in entries}}), None
+    groups = [(text.count("\n", 0, match.start()) + 1, match[1].split()) for match in _GROUP.finditer(text)]
+    keys: dict[str, dict[str, int]] = {name: {} for _, names in groups for name in names} or {"": {}}
+    for entry in entries:
+        names = next((names for line, names in reversed(groups) if line < entry.line), [""])
+        for name in names:
+            keys.setdefault(name, {})[entry.key] = entry.line
+    return _Example(path, keys), None
+
+
+def _compare(environment: Environment, example: _Example) -> Iterator[tuple[Finding, str]]:
+    """Each finding with the key it is about."""
+    known = [source for source in environment.sources if source.keys is not None and source.parser is not Parser.OPAQUE]
+    for name, wanted in example.keys.items():
+        sources = [source for source in known if not name or name in (source.name, posixpath.basename(source.name))]
+        if sources:
+            yield from _differences(environment, example.path, wanted, sources)
+
+
+def _differences(
+    environment: Environment, example: str, wanted: Mapping[str, int], sources: list[Source]
+) -> Iterator[tuple[Finding, str]]:
+    there = {key: source for source in sources for key in source.keys or ()}
+    where = sources[0].path if len(sources) == 1 else f"{environment.name}/environment.yaml"
+    holder = sources[0].name if len(sources) == 1 else "its files"
+    for key in sorted(wanted.keys() - there.keys()):
+        if any(source.is_left_to_server(key) for source in sources):
+            continue
+        shown = lint.shown(key)
+        message = f"{shown} is missing in {holder}; {example}:{wanted[key]} has it"
+        yield Finding(rules.EXAMPLE_KEY_MISSING, where, 1, message), key
+    for key in sorted(there.keys() - wanted.keys()):
+        message = f"{lint.shown(key)} is not in {example}: add it there, so that nobody forgets it"
+        yield Finding(rules.EXAMPLE_KEY_UNKNOWN, there[key].path, there[key].line(key), message), key
+
+
+# --- environments ---
+
+
+def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Finding]:
+    """Keys that the same source has in another environment. What an example has told of is not told twice."""
+    by_name: dict[str, list[Source]] = {}
+    for source in survey.sources:
+        if source.keys is not None and source.outline is not None:
+            by_name.setdefault(source.name, []).append(source)
+    for sources in by_name.values():
+        holders: dict[str, list[str]] = {}
+        for source in sources:
+            for key in source.keys or ():
+                holders.setdefault(key, []).append(source.environment)
+        for source in sources:
+            for key in sorted(holders.keys() - (source.keys or {}).keys()):
+                if source.is_left_to_server(key):
+                    continue
+                if (source.path, key) not in told and not any((path, key) in told for path in _paths(sources)):
+                    message = f"{lint.shown(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
+                    yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message)
+
+
+def _paths(sources: list[Source]) -> list[str]:
+    return [source.path for source in sources]

@@ -1,0 +1,169 @@
+"""Whether each encrypted file is for exactly those whom .sops.yaml names, and how its values are bound to it."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import yaml
+
+from reconciler.app.checks.patience import limited, matches
+from reconciler.app.checks.survey import Source, Survey
+from reconciler.core import rules
+from reconciler.core.ciphertext import listed
+from reconciler.core.creation_rules import NAME, CreationRule, governing, read_rules, rule_for
+from reconciler.core.rules import Finding
+
+_MAX_BYTES = 64 * 1024
+_MAX_DEPTH = 32
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class _Config:
+    rules: tuple[CreationRule, ...]
+    lines: tuple[int, ...]
+
+
+def check_recipients(survey: Survey) -> Iterator[Finding]:
+    """Compare every encrypted file with the rule that governs it, and look at the rules themselves."""
+    files = {path: data for path, data in survey.tree.files.items() if posixpath.basename(path) == NAME}
+    configs: dict[str, _Config] = {}
+    for path, data in {**files, **survey.tree.above}.items():
+        try:
+            configs[path] = _read(data)
+        except ValueError as error:
+            yield Finding(rules.SOPS_CONFIG_INVALID, path, 1, f"{error}: sops would not encrypt by it")
+    for path, config in configs.items():
+        for rule, line in zip(config.rules, config.lines, strict=True):
+            if rule.partial:
+                message = f"creation_rules[{rule.number}] leaves values in plain text ({rule.partial}): take it out"
+                yield Finding(rules.PARTIAL_ENCRYPTION, path, line, message)
+            if rule.others:
+                kinds = ", ".join(rule.others)
+                message = f"creation_rules[{rule.number}] encrypts for {kinds}, which servers do not use: take it out"
+                yield Finding(rules.METADATA_KIND, path, line, message)
+    for source in survey.sources:
+        if source.cipher is not None:
+            yield from _about(survey, source, configs)
+
+
+def _read(data: bytes) -> _Config:
+    """Anchors are usual there, so this is not our strict YAML; hence the limits. Raises ValueError."""
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"is larger than {_MAX_BYTES} bytes")
+    try:
+        with limited():
+            _check_depth(data)
+            loader = _Loader(data)
+            try:
+                node = loader.get_single_node()
+                parsed = loader.construct_document(node) if node is not None else None
+            finally:
+                loader.dispose()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError(f"is no YAML{f' (line {mark.line + 1})' if mark else ''}") from None
+    except (RecursionError, UnicodeDecodeError):
+        raise ValueError("is no YAML that can be read") from None
+    found = read_rules(parsed)
+    return _Config(found, tuple(_lines(node, len(found))))
+
+
+def _check_depth(data: bytes) -> None:
+    """Raises ValueError for more levels than any such file has: libyaml would compose them on the C stack."""
+    depth = 0
+    for event in yaml.parse(data, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"is nested deeper than {_MAX_DEPTH} levels")
+
+
+def _lines(node: yaml.Node | None, number: int) -> list[int]:
+    """The line of each creation rule."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if getattr(key, "value", None) == "creation_rules" and isinstance(value, yaml.SequenceNode):
+            return [item.start_mark.line + 1 for item in value.value]
+    return [1] * number
+
+
+def _about(survey: Survey, source: Source, configs: Mapping[str, _Config]) -> Iterator[Finding]:
+    assert source.cipher is not None
+    metadata = source.cipher.metadata
+    if metadata.pgp:
+        message = "is encrypted for PGP keys as well, which servers do not use: take them out of .sops.yaml, updatekeys"
+        yield Finding(rules.METADATA_KIND, source.path, 1, message)
+    if metadata.rule:
+        message = f"was encrypted by a rule that can leave values in plain text ({metadata.rule})"
+        yield Finding(rules.PARTIAL_ENCRYPTION, source.path, 1, message)
+    config = governing(source.path, configs)
+    if config is None:
+        return
+    # ".." stands for directories whose names the tree does not know; the prefix does.
+    relative = _relative(survey, source.path, config)
+    try:
+        with limited():
+            rule = rule_for(relative, configs[config].rules, matches)
+    except ValueError as error:
+        message = f"a path_regex of {survey.shown(config)} {error}"
+        yield Finding(rules.SOPS_CONFIG_INVALID, config, 1, message)
+        return
+    if rule is None:
+        message = (
+            f"no rule of {survey.shown(config)} matches it: `sops edit` and `sops updatekeys` would not know for whom"
+        )
+        yield Finding(rules.NO_CREATION_RULE, source.path, 1, message)
+        return
+    yield from _compare(survey.shown(config), source, rule)
+
+
+def _relative(survey: Survey, path: str, config: str) -> str:
+    directory = posixpath.dirname(config)
+    if not directory.startswith(".."):
+        return posixpath.relpath(path, directory or ".")
+    top = posixpath.abspath(survey.prefix)
+    return posixpath.relpath(posixpath.join(top, path), posixpath.normpath(posixpath.join(top, directory)))
+
+
+def _compare(config: str, source: Source, rule: CreationRule) -> Iterator[Finding]:
+    assert source.cipher is not None
+    metadata = source.cipher.metadata
+    actual = {*metadata.age, *(fingerprint.upper() for fingerprint in metadata.pgp)}
+    missing = sorted(rule.recipients - actual)
+    extra = sorted(actual - rule.recipients)
+    told = [f"not for {listed(missing)}"] if missing else []
+    told += [f"for {listed(extra)}, whom the rule does not name"] if extra else []
+    if told:
+        message = (
+            f"is encrypted {', and '.join(told)} (creation_rules[{rule.number}] of {config}): "
+            "run `sops updatekeys`; whoever could read it before still can read its history"
+        )
+        yield Finding(rules.RECIPIENTS_DIFFER, source.path, 1, message)
+
+
+# --- ciphertexts that are where they cannot be ---
+
+
+def check_copies(survey: Survey) -> Iterator[Finding]:
+    """Values copied between keys of a file (sops binds a value to its key), and files copied between environments."""
+    holders: dict[tuple[str, str], Source] = {}
+    shared: dict[tuple[str, str], tuple[Source, Source, int]] = {}
+    for source in survey.sources:
+        seen: dict[str, str] = {}
+        for entry in source.cipher.entries if source.cipher else ():
+            if not entry.encrypted or entry.comment:
+                continue
+            first = seen.setdefault(entry.encrypted, entry.key)
+            if first != entry.key:
+                message = (
+                    f"{entry.key} holds the ciphertext of {first}: sops binds a value to its key and will refuse it"
+                )
+                yield Finding(rules.COPIED_CIPHERTEXT, source.path, entry.line or 1, message)
+            other = holders.setdefault((entry.key, entry.encrypted), source)
+            if other.environment != source.environment:
+                times = shared.get((other.path, source.path), (other, source, 0))[2]
+                shared[other.path, source.path] = (other, source, times + 1)
+    for other, source, times in shared.values():
+        message = f"{times} value(s) are the very ciphertext of {other.path}: a copied file, and so the same secrets"
+        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message)

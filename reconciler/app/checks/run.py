@@ -1,0 +1,179 @@
+"""`reconciler check`: every rule over one directory, with the values where there is a key."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from reconciler.app.checks.contracts import check_contracts, open_book
+from reconciler.app.checks.parity import check_parity
+from reconciler.app.checks.recipients import check_copies, check_recipients
+from reconciler.app.checks.settings import read_exemptions
+from reconciler.app.checks.survey import Source, Survey, sentence, survey
+from reconciler.app.checks.values import (
+    Opened,
+    check_differences,
+    check_interpolation,
+    check_placeholders,
+    check_shared_secrets,
+    open_source,
+)
+from reconciler.app.server_file import ServerConfig
+from reconciler.core import rules
+from reconciler.core.ciphertext import YamlParser
+from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, RefusedError, SourceError
+from reconciler.core.ports import Contracts
+from reconciler.core.rules import Finding, Severity
+from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
+from reconciler.core.tree import Tree
+
+Progress = Callable[[int, int], None]
+"""Told how many files are decrypted, and of how many."""
+
+
+class Opener(Protocol):
+    """What decrypts: the Decryptor port, and whose keys it has."""
+
+    def opens(self, recipients: Sequence[str]) -> bool:
+        """Whether a file for these public keys may be for us. Raises KeyUnavailableError."""
+        ...
+
+    async def decrypt(self, name: str, data: bytes) -> Secret:
+        """As the Decryptor port says."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a check needs from outside. ``opener`` is None without a key; ``now`` in seconds since the epoch."""
+
+    parse_yaml: YamlParser
+    contracts: Contracts
+    now: float
+    opener: Opener | None = None
+    progress: Progress = lambda done, of: None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``findings`` by path, line and rule, their paths as the person would type them; ``files`` and ``values`` count
+    the sources looked at, and those whose values were known."""
+
+    findings: tuple[Finding, ...]
+    environments: tuple[str, ...]
+    files: int
+    values: int
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.rule.severity is Severity.ERROR for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.findings) - self.errors
+
+
+async def check(
+    tree: Tree,
+    prefix: str,
+    tools: Tools,
+    *,
+    only: Sequence[str] = (),
+    servers: Mapping[str, ServerConfig] | None = None,
+    before: Iterable[Finding] = (),
+) -> Report:
+    """Apply every rule to ``tree``, which ``prefix`` leads to. ``only`` names environments to tell of; ``before`` are
+    findings made elsewhere. Raises RefusedError where there is no such environment, DecryptFailedError.
+    """
+    found = survey(tree, prefix, parse_yaml=tools.parse_yaml, servers=servers)
+    names = tuple(environment.name for environment in found.environments)
+    if unknown := sorted(set(only) - set(names)):
+        there = f"There are: {', '.join(names)}" if names else "There is no directory with an environment.yaml"
+        raise RefusedError(f"no environment {', '.join(unknown)} in {prefix}", hint=there)
+    if not names:
+        hint = "Name the directory that holds the environments: `reconciler check PATH`"
+        raise RefusedError("there is no environment: no directory with an environment.yaml", where=prefix, hint=hint)
+    exemptions, about_exemptions = read_exemptions(tree)
+    findings = [*before, *found.findings, *about_exemptions, *_keyless(found)]
+    book = open_book(found)
+    opened, about_values = await open_all(found, tools)
+    variables = {one.source.path: one.variables for one in opened}
+    findings += [*book.findings, *about_values]
+    findings += await check_contracts(found, book, tools.contracts, variables, tools.now)
+    notes = book.notes(found.sources)
+    findings += check_shared_secrets(opened, notes, Digester(secrets.token_bytes(DIGEST_KEY_BYTES)))
+    findings += check_differences(opened, notes)
+    remaining = exemptions.apply(findings, whole=not only, keyed=tools.opener is not None)
+    return Report(
+        findings=tuple(_presented(found, remaining, only)),
+        environments=tuple(only) or names,
+        files=sum(1 for _ in found.sources),
+        values=len(opened),
+    )
+
+
+def _keyless(found: Survey) -> Iterator[Finding]:
+    yield from check_recipients(found)
+    yield from check_copies(found)
+    yield from check_parity(found)
+
+
+async def open_all(
+    found: Survey, tools: Tools, paths: Collection[str] | None = None
+) -> tuple[list[Opened], list[Finding]]:
+    """Every source (or those at ``paths``) whose values can be known, and what values tell of each alone."""
+    wanted = [source for source in found.sources if source.outline and (paths is None or source.path in paths)]
+    plain = [(source, source.data) for source in wanted if not source.encrypted]
+    findings: list[Finding] = []
+    decrypted = await _decrypt(found, wanted, tools, findings)
+    opened = []
+    for source, data in [*plain, *decrypted]:
+        one, problems = open_source(source, data)
+        findings += problems
+        if one is not None and (source.keys is not None or source.encrypted):
+            findings += [*check_interpolation(one), *check_placeholders(one)]
+            opened.append(one)
+    order = {source.path: number for number, source in enumerate(found.sources)}
+    return sorted(opened, key=lambda one: order[one.source.path]), findings
+
+
+async def _decrypt(
+    found: Survey, wanted: Iterable[Source], tools: Tools, findings: list[Finding]
+) -> list[tuple[Source, bytes]]:
+    """The sources that our key opens, decrypted. What is for others is left alone."""
+    opener = tools.opener
+    if opener is None:
+        return []
+    ours = [one for one in wanted if one.cipher and opener.opens(one.cipher.metadata.age)]
+    done = 0
+
+    async def one(source: Source) -> tuple[Source, bytes] | None:
+        nonlocal done
+        try:
+            return source, (await opener.decrypt(found.shown(source.path), source.data)).reveal()
+        except BadCiphertextError as error:
+            findings.append(Finding(rules.DECRYPT_FAILED, source.path, 1, sentence(error)))
+        except (KeyUnavailableError, SourceError):
+            pass  # for others after all, or of a kind that the survey has told of
+        finally:
+            done += 1
+            tools.progress(done, len(ours))
+        return None
+
+    return [result for result in await asyncio.gather(*map(one, ours)) if result is not None]
+
+
+def _presented(found: Survey, findings: Iterable[Finding], only: Sequence[str]) -> list[Finding]:
+    """Each finding once, in the order of files and lines, with the path as the person would type it."""
+    elsewhere = tuple(f"{environment.name}/" for environment in found.environments if environment.name not in only)
+    told = {one for one in findings if not only or not one.path.startswith(elsewhere)}
+    ordered = sorted(told, key=lambda one: (one.path, one.line, one.rule.id, one.message))
+    return [replace(one, path=found.shown(one.path), message=_printable(one.message)) for one in ordered]
+
+
+def _printable(text: str) -> str:
+    """One line without control and direction characters: names in a file are somebody else's text."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

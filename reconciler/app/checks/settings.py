@@ -1,0 +1,110 @@
+"""check.yaml: which rules are off for which paths, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from reconciler.app.fields import Form
+from reconciler.app.sections import Items, Section, validate
+from reconciler.app.yaml_files import Document, UnreadableError, read_document
+from reconciler.core import rules
+from reconciler.core.rules import Finding
+from reconciler.core.tree import Tree
+
+NAME = "check.yaml"
+# What says that an exemption is at fault cannot itself be exempted.
+_ALWAYS_ON = frozenset({rules.CHECK_SETTINGS, rules.EXEMPTION_UNUSED})
+
+_RULE = Form("a rule's id", "an id of docs/checks.md, such as environment-parity", r"^[a-z][a-z-]{0,40}$")
+_GLOB = Form(
+    "a path or pattern",
+    "a path below this directory, such as staging/api.env; * stands for anything, also for /",
+    r"^(?![/])[^\x00-\x1f\x7f\\]{1,200}$",
+)
+_REASON = Form("a reason", "a sentence of at least 10 characters", r"^.{10,500}$", quote=False)
+
+
+class Exemption(Section):
+    """One rule that does not apply to some paths."""
+
+    rule: Annotated[str, _RULE] = Field(description="The rule's id.")
+    path: Annotated[str, _GLOB] = Field(description="The file it does not apply to, or a pattern.")
+    reason: Annotated[str, _REASON] = Field(description="Why, for whoever wonders later.")
+
+
+class CheckFile(Section):
+    """Exemptions from the rules of `reconciler check`."""
+
+    model_config = ConfigDict(title="check.yaml")
+
+    # Not `off`, which YAML 1.1 takes for false.
+    exempt: Annotated[tuple[Exemption, ...], Items()] = Field(default=(), description="Rules that are off, by path.")
+
+
+@dataclass(frozen=True, slots=True)
+class Exemptions:
+    """``lines`` has the line of each exemption."""
+
+    exemptions: tuple[Exemption, ...] = ()
+    lines: tuple[int, ...] = ()
+
+    def apply(self, findings: Iterable[Finding], *, whole: bool, keyed: bool) -> list[Finding]:
+        """What remains, and the exemptions that exempt nothing: told only of a ``whole`` run, and with a key if the
+        rule needs one."""
+        used: set[int] = set()
+        remaining = []
+        for finding in findings:
+            number = None if finding.rule in _ALWAYS_ON else self._exempted(finding)
+            if number is None:
+                remaining.append(finding)
+            else:
+                used.add(number)
+        return remaining + (self._unused(used, keyed) if whole else [])
+
+    def _exempted(self, finding: Finding) -> int | None:
+        for number, one in enumerate(self.exemptions):
+            if one.rule == finding.rule.id and fnmatchcase(finding.path, one.path):
+                return number
+        return None
+
+    def _unused(self, used: set[int], keyed: bool) -> list[Finding]:
+        return [
+            Finding(rules.EXEMPTION_UNUSED, NAME, line, f"{one.rule} finds nothing at {one.path} any more: take it out")
+            for number, (one, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
+            if number not in used and (keyed or not rules.BY_ID[one.rule].keyed)
+        ]
+
+
+def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
+    """What check.yaml says; where it cannot be used, nothing is exempt and the findings say why."""
+    if NAME in tree.odd:
+        return Exemptions(), [Finding(rules.CHECK_SETTINGS, NAME, 1, f"is {tree.odd[NAME]}")]
+    if NAME not in tree.files:
+        return Exemptions(), []
+    try:
+        document = read_document(tree.files[NAME], NAME)
+    except UnreadableError as error:
+        return Exemptions(), [Finding(rules.CHECK_SETTINGS, NAME, 1, str(error))]
+    settings, problems = validate(CheckFile, document)
+    told = document.sentences([*document.problems, *problems])
+    findings = [Finding(rules.CHECK_SETTINGS, NAME, line, text) for line, text in told]
+    if settings is None:
+        return Exemptions(), findings
+    return _known(settings, document, findings), findings
+
+
+def _known(settings: CheckFile, document: Document, findings: list[Finding]) -> Exemptions:
+    kept = []
+    for number, one in enumerate(settings.exempt):
+        line = document.line(("exempt", number))
+        if one.rule in rules.BY_ID and rules.BY_ID[one.rule] not in _ALWAYS_ON:
+            kept.append((one, line))
+        else:
+            what = "cannot be turned off" if one.rule in rules.BY_ID else "is no rule; docs/checks.md lists them"
+            findings.append(Finding(rules.CHECK_SETTINGS, NAME, line, f"exempt[{number}].rule: {one.rule} {what}"))
+    return Exemptions(tuple(one for one, _ in kept), tuple(line for _, line in kept))

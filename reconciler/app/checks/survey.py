@@ -1,0 +1,291 @@
+"""From the files of a directory to what they are: environments, their manifests, and the sources these name."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.app.conflicts import conflicts
+from reconciler.app.manifest import ManifestFile, Outline, outlines
+from reconciler.app.sections import validate
+from reconciler.app.server_file import ServerConfig
+from reconciler.app.yaml_files import Document, UnreadableError, read_document
+from reconciler.core import ciphertext, dotenv, lint, rules
+from reconciler.core.ciphertext import Ciphertext, YamlParser
+from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
+from reconciler.core.model import Format, Parser
+from reconciler.core.rules import Finding, Rule
+from reconciler.core.tree import Tree
+
+MANIFEST = "environment.yaml"
+_LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+_LINE = re.compile(r", line (\d+)$")
+_KEY_TYPES = frozenset({"age", "pgp"})
+# Files that stand beside sources and are nobody's: documentation, settings of git and editors, examples of env files.
+_BYSTANDER = re.compile(r"(?i)readme(\..*)?|.*\.md|\..*|.*\.(example|template|sample|dist)|(env)\.(example|template)")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of an environment. ``path`` is relative to the tree, ``name`` to the environment; ``outline`` is what
+    the manifest says of it, None where it is the source of no target; ``keys`` maps its variables to their lines,
+    and is None where they cannot be told without the key."""
+
+    environment: str
+    name: str
+    path: str
+    data: bytes = field(repr=False)
+    outline: Outline | None
+    cipher: Ciphertext | None = None
+    keys: Mapping[str, int] | None = None
+
+    @property
+    def encrypted(self) -> bool:
+        return self.outline.encrypted if self.outline else self.cipher is not None
+
+    @property
+    def parser(self) -> Parser:
+        return self.outline.parser if self.outline else Parser.OPAQUE
+
+    def is_left_to_server(self, key: str) -> bool:
+        """Whether git need not have the key, and does not decide its value."""
+        return self.outline is not None and dotenv.left_to_server(key, self.outline.ignore_keys)
+
+    def line(self, key: str) -> int:
+        return (self.keys or {}).get(key, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """``manifest`` is None where it cannot be used; ``sources`` are there all the same."""
+
+    name: str
+    document: Document | None
+    manifest: ManifestFile | None
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Everything below the directory, read once. ``prefix`` leads from where the person is to the directory."""
+
+    tree: Tree
+    prefix: str
+    environments: tuple[Environment, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def sources(self) -> Iterator[Source]:
+        return (source for environment in self.environments for source in environment.sources)
+
+    def shown(self, path: str) -> str:
+        """A path of the tree as the person would type it."""
+        return posixpath.normpath(posixpath.join(self.prefix, path))
+
+
+def survey(
+    tree: Tree, prefix: str, *, parse_yaml: YamlParser, servers: Mapping[str, ServerConfig] | None = None
+) -> Survey:
+    """Read every environment of the tree. ``servers`` are server's files by the environment that they follow."""
+    findings: list[Finding] = []
+    found = []
+    for name in tree.directories():
+        reader = _Reader(tree, prefix, name, parse_yaml, findings)
+        if f"{name}/{MANIFEST}" in (tree.files.keys() | tree.odd.keys()):
+            found.append(reader.environment((servers or {}).get(name)))
+        else:
+            findings += _without_manifest(tree, name)
+    for path, data in tree.files.items():
+        findings += _anywhere(path, data)
+    return Survey(tree, prefix, tuple(found), tuple(findings))
+
+
+def _without_manifest(tree: Tree, name: str) -> Iterator[Finding]:
+    encrypted = [path for path in tree.below(name) if b"ENC[AES256_GCM," in tree.files.get(path, b"")]
+    if encrypted:
+        message = f"{name} holds encrypted files and no {MANIFEST}: no server can follow it"
+        yield Finding(rules.MANIFEST_MISSING, encrypted[0], 1, message)
+
+
+def _anywhere(path: str, data: bytes) -> Iterator[Finding]:
+    """What no file may hold, whatever it is for. Env files and encrypted ones are looked at more closely elsewhere."""
+    if b"<<<<<<<" in data or b">>>>>>>" in data:
+        yield from lint.conflict_markers(path, data.decode("utf-8", "replace"))
+    if b"AGE-SECRET-KEY-1" in data or b"PRIVATE KEY" in data:
+        yield from lint.private_keys(path, data.decode("utf-8", "replace"))
+
+
+class _Reader:
+    """Reads one environment; what is wrong goes to ``findings``."""
+
+    def __init__(self, tree: Tree, prefix: str, name: str, parse_yaml: YamlParser, findings: list[Finding]) -> None:
+        self._tree = tree
+        self._prefix = prefix
+        self._name = name
+        self._parse_yaml = parse_yaml
+        self._findings = findings
+        self._paths = tuple(tree.below(name))
+        self._directories = {parent for path in self._paths for parent in _parents(path)}
+
+    def environment(self, server: ServerConfig | None) -> Environment:
+        path = f"{self._name}/{MANIFEST}"
+        document, manifest = self._manifest(path, server)
+        named = {outline.source: outline for outline in outlines(manifest)} if manifest else {}
+        sources = [source for outline in named.values() if (source := self._named(outline, document, path))]
+        sources += [source for other in self._others(named) if (source := self._unnamed(other, manifest is not None))]
+        return Environment(self._name, document, manifest, tuple(sources))
+
+    # --- the manifest ---
+
+    def _manifest(self, path: str, server: ServerConfig | None) -> tuple[Document | None, ManifestFile | None]:
+        if path in self._tree.odd:
+            self._report(rules.MANIFEST_INVALID, path, 1, f"is {self._tree.odd[path]}")
+            return None, None
+        data = self._tree.files[path]
+        if lint.conflict_markers(path, data.decode("utf-8", "replace")):
+            return None, None  # told already
+        try:
+            document = read_document(data, path)
+        except UnreadableError as error:
+            self._report(rules.MANIFEST_INVALID, path, *_placed(str(error), path))
+            return None, None
+        manifest, mistakes = validate(ManifestFile, document, server)
+        for line, text in document.sentences([*document.problems, *mistakes]):
+            self._report(rules.MANIFEST_INVALID, path, line, text)
+        for line, text in document.sentences(conflicts(document)):
+            self._report(rules.TARGET_CONFLICT, path, line, text)
+        return document, manifest
+
+    # --- the sources ---
+
+    def _named(self, outline: Outline, document: Document | None, manifest: str) -> Source | None:
+        path = f"{self._name}/{outline.source}"
+        line = document.line(outline.field) if document else 1
+        if path in self._tree.odd:
+            self._report(rules.SOURCE_UNUSABLE, path, 1, f"is {self._tree.odd[path]}; a source is a regular file")
+            return None
+        if path not in self._tree.files:
+            directory = path in self._directories
+            what = "is a directory" if directory else "does not exist"
+            rule = rules.SOURCE_UNUSABLE if directory else rules.SOURCE_MISSING
+            self._report(
+                rule, manifest, line, f"the source {outline.source} {what}: add the file, or remove its target"
+            )
+            return None
+        data = self._tree.files[path]
+        if data.startswith(_LFS):
+            self._report(rules.SOURCE_UNUSABLE, path, 1, "is a Git LFS pointer, which no server follows")
+            return None
+        if outline.encrypted:
+            return self._encrypted(path, data, outline)
+        return self._plain(path, data, outline)
+
+    def _others(self, named: Mapping[str, Outline]) -> Iterator[str]:
+        for path in self._paths:
+            name = path.removeprefix(f"{self._name}/")
+            if name not in named and name != MANIFEST and not _BYSTANDER.fullmatch(posixpath.basename(name)):
+                yield path
+
+    def _unnamed(self, path: str, manifest_usable: bool) -> Source | None:
+        if manifest_usable:
+            self._report(rules.SOURCE_UNUSED, path, 1, f"is the source of no target in {self._name}/{MANIFEST}")
+        data = self._tree.files.get(path)
+        return self._encrypted(path, data, None) if data and b"ENC[AES256_GCM," in data else None
+
+    def _encrypted(self, path: str, data: bytes, outline: Outline | None) -> Source:
+        name = path.removeprefix(f"{self._name}/")
+        shown = posixpath.normpath(posixpath.join(self._prefix, path))
+        text = data.decode("utf-8", "surrogateescape")
+        is_dotenv = ciphertext.format_of(name, data) is Format.DOTENV
+        linted = lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else lint.Linted(text)
+        # Conflict markers were reported with those of all other files.
+        self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
+        cipher = None
+        if not linted.conflict and not lint.conflict_markers(path, text):
+            rest = linted.rest.encode("utf-8", "surrogateescape")
+            try:
+                cipher = ciphertext.read(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
+            except SourceError as error:
+                self._refused(path, rest, error)
+        keys = None
+        if cipher and cipher.format is Format.DOTENV:
+            keys = {entry.key: entry.line for entry in cipher.entries if not entry.comment}
+        return Source(self._name, name, path, data, outline, cipher if not linted.findings else None, keys)
+
+    def _refused(self, path: str, data: bytes, error: SourceError) -> None:
+        rule = _rule_of(error)
+        match = _LINE.search(error.where)
+        line = int(match[1]) if match else _first_plain_line(data) if rule is rules.NOT_ENCRYPTED else 1
+        self._report(rule, path, line, sentence(error))
+
+    def _plain(self, path: str, data: bytes, outline: Outline) -> Source:
+        name = path.removeprefix(f"{self._name}/")
+        plain = Source(self._name, name, path, data, outline)
+        if b"ENC[AES256_GCM," in data:
+            message = "is encrypted, and its target says encrypted: false: the service would read the ciphertext"
+            self._report(rules.ENCRYPTED_MARKED_PLAIN, path, 1, message)
+            return plain
+        if outline.parser is Parser.OPAQUE:
+            return plain
+        text = data.decode("utf-8", "surrogateescape")
+        linted = lint.lint(path, text, encrypted=False)
+        self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
+        if linted.conflict:
+            return plain
+        entries, found = read_entries(path, data, outline.parser)
+        self._findings += found
+        keys = {entry.key: entry.line for entry in entries}
+        return Source(self._name, name, path, data, outline, keys=keys if not found else None)
+
+    def _report(self, rule: Rule, path: str, line: int, message: str) -> None:
+        self._findings.append(Finding(rule, path, line, message))
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Every directory on the way to ``path``."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def read_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[dotenv.Entry], list[Finding]]:
+    """The entries of a plain env file, and what speaks against them."""
+    try:
+        entries = dotenv.entries(data, parser)
+        if parser is Parser.COMPOSE:
+            dotenv.resolve(data, {})
+    except dotenv.EnvFileError as error:
+        if error.code != "required-variable":  # it may be defined where Compose runs
+            return (), [Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])]
+    return entries, lint.plain(path, entries)
+
+
+def sentence(error: ReconcilerError) -> str:
+    """An error without its place, which the finding has."""
+    return f"{error.what.rstrip('.')}. {error.hint}" if error.hint else error.what
+
+
+def _rule_of(error: SourceError) -> Rule:
+    if isinstance(error, NotEncryptedError):
+        return rules.NOT_ENCRYPTED
+    if isinstance(error, ForeignKeyError):
+        return rules.METADATA_KIND
+    return rules.BAD_CIPHERTEXT if isinstance(error, BadCiphertextError) else rules.SOURCE_UNUSABLE
+
+
+def _first_plain_line(data: bytes) -> int:
+    """Where a dotenv file is not encrypted, as far as lines tell."""
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        key, equals, value = line.partition(b"=")
+        plain = equals and value.strip() and not value.startswith(b"ENC[") and not key.startswith((b"sops_", b"#"))
+        if plain or (line.startswith(b"#") and not line.startswith(b"#ENC[")):
+            return number
+    return 1
+
+
+def _placed(text: str, path: str) -> tuple[int, str]:
+    """``FILE:LINE:COLUMN: what`` as line and what."""
+    match = re.match(r"(?::(\d+))?(?::\d+)?: ", rest := text.removeprefix(path))
+    return int((match and match[1]) or 1), rest[match.end() :] if match else rest

@@ -1,0 +1,74 @@
+"""What a person asks for beside passes: adopt a hand edit, tell the age of secrets. Done while no pass runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reconciler.app import status
+from reconciler.core.errors import RefusedError
+from reconciler.core.model import Adopted, KeyAge, Revision, TargetAge
+from reconciler.core.ports import Ports
+from reconciler.engine.adopt import adopt
+from reconciler.engine.age import secret_ages
+from reconciler.engine.wanted import accepted_head, wanted_revision
+
+
+async def carry_out(ports: Ports, environments: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Given what travelled through the control socket, do it and return plain data: names and times, never values.
+
+    Raises ReconcilerError.
+    """
+    match asked["errand"]:
+        case "adopt":
+            environment = asked["target"].partition("/")[0]
+            return adopted(await adopt(ports, environment, asked["target"], asked["keys"]), ports.settings.branch)
+        case "age":
+            chosen = [name for name in environments if name in asked["environments"]]
+            return {"environments": [await _age(ports, name, asked["max_age"]) for name in chosen]}
+    raise RefusedError("this daemon does not know that", hint="It is older or newer than the command: restart it")
+
+
+async def _age(ports: Ports, environment: str, max_age: float | None) -> dict[str, Any]:
+    head, _ = await accepted_head(ports, environment, poll=False)
+    revision, _ = wanted_revision(ports, environment, head)
+    found = await secret_ages(ports, environment, revision)
+    latest = None if max_age is None else ports.clock.now() - max_age
+    return ages(environment, revision, found, latest)
+
+
+def adopted(one: Adopted, base_branch: str) -> dict[str, Any]:
+    return {
+        "target": one.target.id,
+        "branch": one.branch,
+        "commit": one.commit,
+        "base": one.base.commit,
+        "base_branch": base_branch,
+        "keys": {"added": one.keys.added, "removed": one.keys.removed, "changed": one.keys.changed},
+        "whole": one.whole,
+    }
+
+
+def ages(environment: str, revision: Revision, found: Sequence[TargetAge], latest: float | None) -> dict[str, Any]:
+    """``latest``: what was made before that instant (epoch seconds) is too old; None: nothing is."""
+    return {
+        "environment": environment,
+        "revision": status.revision(revision),
+        "targets": [
+            {
+                "target": one.target.id,
+                "last_rotated": status.instant(one.oldest),
+                "keys": [_key(key, latest) for key in one.keys],
+            }
+            for one in found
+        ],
+    }
+
+
+def _key(one: KeyAge, latest: float | None) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "empty": one.at is None,
+        "last_rotated": status.instant(one.at),
+        "too_old": latest is not None and one.at is not None and one.at < latest,
+    }

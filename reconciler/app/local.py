@@ -1,0 +1,88 @@
+"""What `check` and `diff` do: functions from the command's arguments to plain data, without any server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reconciler.app import local_wiring
+from reconciler.app.checks.run import Progress, Report
+from reconciler.app.checks.run import check as apply_rules
+from reconciler.app.server_file import ServerConfig, load_server_config
+from reconciler.core import rules
+from reconciler.core.errors import ConfigError, RefusedError
+from reconciler.core.rules import Finding
+
+if TYPE_CHECKING:
+    from reconciler.app.diffs import Difference
+
+
+def check(
+    path: str, environments: Sequence[str], servers: Sequence[str], key_file: str | None, progress: Progress
+) -> Report:
+    """Every rule over the directory ``path``; ``servers`` are server's files to hold the manifests against.
+
+    Raises RefusedError, KeyUnavailableError, DecryptFailedError.
+    """
+    tree = local_wiring.working_directory(path)
+    configs, findings = _servers(path, servers)
+    tools = local_wiring.tools(key_file, progress)
+    shown = os.path.relpath(path) if os.path.isabs(path) else path
+    prefix = path if shown.startswith("..") else shown  # git servers want paths below the working directory
+    return asyncio.run(apply_rules(tree, prefix, tools, only=environments, servers=configs, before=findings))
+
+
+def diff(span: str, path: str, environments: Sequence[str], key_file: str | None, progress: Progress) -> Difference:
+    """What changed below the directory ``path`` of the repository around the working directory, in ``span``:
+    BASE..HEAD, BASE...HEAD (since they forked), or BASE alone for BASE..HEAD.
+
+    Raises RefusedError, OutsideError, KeyUnavailableError, DecryptFailedError.
+    """
+    return asyncio.run(_diff(span, path, environments, key_file, progress))
+
+
+async def _diff(
+    span: str, path: str, environments: Sequence[str], key_file: str | None, progress: Progress
+) -> Difference:
+    from reconciler.app.diffs import difference
+
+    clone = local_wiring.clone(os.getcwd())
+    base, dots, head = span.partition("...") if "..." in span else span.partition("..")
+    directory = _inside(path)
+    commits = await clone.resolve(base or "HEAD", head or "HEAD", from_fork_point=dots == "...")
+    before, after = await clone.trees(commits, directory)
+    if not before.files and not after.files:
+        hint = "Name the directory that holds the environments: --path"
+        raise RefusedError("there is nothing in either commit", where=path, hint=hint)
+    tools = local_wiring.tools(key_file, progress)
+    return await difference(*commits, (before, after), directory, tools, environments)
+
+
+def _inside(path: str) -> str:
+    """A path of the repository, "" for its top. Raises RefusedError for one that leads out of it."""
+    clean = os.path.normpath(path)
+    if os.path.isabs(clean) or clean.split(os.sep)[0] == "..":
+        raise RefusedError("is not a path inside the repository", where=path, hint="Such as --path envs")
+    return "" if clean == "." else clean
+
+
+def _servers(path: str, files: Sequence[str]) -> tuple[dict[str, ServerConfig], list[Finding]]:
+    """The server's files by the environments they follow, and what is wrong with those that cannot be used."""
+    configs: dict[str, ServerConfig] = {}
+    findings = []
+    for file in files:
+        try:
+            config = load_server_config(file)
+        except ConfigError as error:
+            shown = os.path.relpath(file, path)
+            for line in str(error).splitlines():
+                number, _, text = line.removeprefix(f"{file}:").strip().partition(": ")
+                known = number.isdigit()
+                findings.append(
+                    Finding(rules.SERVER_FILE_INVALID, shown, int(number) if known else 1, text if known else line)
+                )
+        else:
+            configs |= dict.fromkeys(config.environment, config)
+    return configs, findings

@@ -1,0 +1,56 @@
+"""The composition root of the commands that work on a clone (check, diff): no server, no state, perhaps no key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reconciler.adapters.contracts import JsonSchemaContracts
+from reconciler.adapters.sops import Sops, parse_yaml
+from reconciler.adapters.work_tree import read_tree
+from reconciler.app.checks.run import Progress, Tools
+from reconciler.core.secret import Secret
+from reconciler.core.tree import Tree
+
+if TYPE_CHECKING:
+    from reconciler.adapters.clone import Clone
+
+_KEY_TYPES = frozenset({"age", "pgp"})
+
+
+class _Keys:
+    """Decrypts with the age key in a file."""
+
+    def __init__(self, key_file: str) -> None:
+        self._sops = Sops(key_file, key_types=_KEY_TYPES)
+
+    def opens(self, recipients: Sequence[str]) -> bool:
+        ours = self._sops.identities()
+        return bool(ours.others) or not set(ours.recipients).isdisjoint(recipients)
+
+    async def decrypt(self, name: str, data: bytes) -> Secret:
+        return await self._sops.decrypt(name, data)
+
+
+def tools(key_file: str | None, progress: Progress) -> Tools:
+    """What check and diff need; ``key_file`` is None where values are not to be looked at."""
+    return Tools(
+        parse_yaml=parse_yaml,
+        contracts=JsonSchemaContracts(),
+        now=time.time(),
+        opener=_Keys(key_file) if key_file else None,
+        progress=progress,
+    )
+
+
+def working_directory(path: str) -> Tree:
+    """The files below ``path`` as they are now. Raises RefusedError."""
+    return read_tree(path)
+
+
+def clone(directory: str) -> Clone:
+    """The repository around ``directory``. Raises RefusedError."""
+    from reconciler.adapters.clone import Clone
+
+    return Clone(directory)

@@ -1,0 +1,197 @@
+"""What `diff` found, as text, as data, and as a comment on a pull request. Pure: from a difference to text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from reconciler.app.diffs import Difference, FileChange
+
+MARKER = "<!-- reconciler-diff -->"
+"""By this a job finds its own comment again, to update it in place."""
+
+# GitHub takes comments of 65,536 characters; the parts below stay within that together.
+_WARNING, _TABLE, _LIST = 10_000, 40_000, 10_000
+_MOST_NAMES = 20  # keys in one cell
+
+FORMATS: dict[str, Callable[[Difference], str]] = {
+    "text": lambda difference: _text(difference),
+    "json": lambda difference: json.dumps(_data(difference), indent=2) + "\n",
+    "markdown": lambda difference: _markdown(difference),
+}
+"""How a difference is written, by the name of the format; each with a newline at its end."""
+
+
+def summary(found: Difference) -> str:
+    """One sentence: how much changed."""
+    if found.empty:
+        return "nothing changed"
+    environments = len({one.environment for one in found.files})
+    counts = [
+        _counted(sum(len(getattr(one.change.keys, what)) for one in found.files), f"key {what}", f"keys {what}")
+        for what in ("added", "removed", "changed")
+    ]
+    files = _counted(len(found.files), "file", "files")
+    where = _counted(environments, "environment", "environments")
+    others = f"; {_counted(len(found.others), 'other file', 'other files')}" if found.others else ""
+    return f"{files} in {where}: {', '.join(counts)}{others}"
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
+
+
+def _notes(one: FileChange) -> Iterator[str]:
+    """What is to be said beside the names of keys, a sentence each."""
+    if one.status != "modified":
+        yield f"{one.status} file"
+    if one.change.only_reencrypted:
+        yield "re-encrypted only: no value changed"
+    if one.change.joined:
+        yield f"can decrypt it now: {', '.join(one.change.joined)}"
+    if one.change.left:
+        yield f"can no longer decrypt it, but knows the old values: {', '.join(one.change.left)}"
+    if one.note:
+        yield one.note
+    for key, when in one.equal.items():
+        yield from (f"{key}: {word} value as in {', '.join(names)}" for word, names in when.items())
+    yield from (f"{finding.rule.severity}: {finding.message}" for finding in one.findings)
+
+
+# --- text ---
+
+
+def _text(found: Difference) -> str:
+    lines = [f"{_short(found.base)}..{_short(found.head)}: {summary(found)}"]
+    for one in found.files:
+        lines.append(f"{one.environment}/{one.source}{_destination(one)}")
+        lines += [f"  {sign}{name}" for sign, name in _signed(one)]
+        lines += [f"  {note}" for note in _notes(one)]
+    lines += [f"{name}: target {what}: {source}" for name, what, source in found.targets]
+    lines += [f"{path}: {status}" for path, status in found.others]
+    return "".join(f"{_printable(line)}\n" for line in lines)
+
+
+def _destination(one: FileChange) -> str:
+    stack = f"stack {one.stack}" if one.stack else "no stack"
+    return f" → {one.live} ({stack})" if one.live else ""
+
+
+def _signed(one: FileChange) -> Iterator[tuple[str, str]]:
+    keys = one.change.keys
+    for sign, names in (("+", keys.added), ("-", keys.removed), ("~", keys.changed)):
+        yield from ((sign, name) for name in names)
+
+
+def _short(commit: str) -> str:
+    return commit[:12]
+
+
+# --- data ---
+
+
+def _data(found: Difference) -> dict[str, Any]:
+    return {
+        "base": found.base,
+        "head": found.head,
+        "directory": found.directory,
+        "summary": summary(found),
+        "with_values": found.with_values,
+        "files": [_file(one) for one in found.files],
+        "targets": [{"environment": name, "change": what, "source": source} for name, what, source in found.targets],
+        "others": [{"path": path, "status": status} for path, status in found.others],
+    }
+
+
+def _file(one: FileChange) -> dict[str, Any]:
+    keys = one.change.keys
+    return {
+        "environment": one.environment,
+        "source": one.source,
+        "status": one.status,
+        "stack": one.stack,
+        "live": one.live,
+        "keys": {"added": list(keys.added), "removed": list(keys.removed), "changed": list(keys.changed)},
+        "recipients": {"added": list(one.change.joined), "removed": list(one.change.left)},
+        "only_reencrypted": one.change.only_reencrypted,
+        "note": one.note,
+        "equal": {key: {when: list(names) for when, names in one.equal[key].items()} for key in one.equal},
+        "findings": [
+            {"rule": finding.rule.id, "severity": str(finding.rule.severity), "message": finding.message}
+            for finding in one.findings
+        ],
+    }
+
+
+# --- markdown ---
+
+
+def _markdown(found: Difference) -> str:
+    parts = [MARKER, "### Configuration changes", f"**{_plain(summary(found).capitalize())}**"]
+    if removed := _removed(found.files):
+        parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one will not find it.")
+    if found.files:
+        head = ["| environment | file | stack | added | removed | changed | notes |", "|---|---|---|---|---|---|---|"]
+        rows, more = _within(_TABLE, [_row(one) for one in found.files])
+        parts.append("\n".join([*head, *rows, *([f"| and {more} more files | | | | | | |"] if more else [])]))
+    listed = [f"- target {what} in {_code(name)}: {_code(source)}" for name, what, source in found.targets]
+    listed += [f"- {_code(path)} {status}" for path, status in found.others]
+    if listed:
+        lines, more = _within(_LIST, listed)
+        parts.append("\n".join([*lines, *([f"- and {more} more"] if more else [])]))
+    values = "with values" if found.with_values else "names only, without a key"
+    parts.append(f"<sub>{_code(_short(found.base))} → {_code(_short(found.head))}, {values}; no value is shown</sub>")
+    return "\n\n".join(parts) + "\n"
+
+
+def _removed(files: Iterable[FileChange]) -> str:
+    places = [
+        f"{_names(one.change.keys.removed)} from {_code(f'{one.environment}/{one.source}')}"
+        for one in files
+        if one.change.keys.removed and one.status != "removed"
+    ]
+    places += [f"all of {_code(f'{one.environment}/{one.source}')}" for one in files if one.status == "removed"]
+    shown, more = _within(_WARNING, places)
+    return "; ".join(shown) + (f"; and {more} more files" if more else "")
+
+
+def _within(budget: int, parts: list[str]) -> tuple[list[str], int]:
+    """As many parts as fit into so many characters, and how many are left out."""
+    kept = []
+    for part in parts:
+        budget -= len(part) + 2
+        if budget < 0:
+            break
+        kept.append(part)
+    return kept, len(parts) - len(kept)
+
+
+def _row(one: FileChange) -> str:
+    keys = one.change.keys
+    stack = _code(one.stack) if one.stack else ""
+    names = " | ".join(_names(group) for group in (keys.added, keys.removed, keys.changed))
+    notes = "<br>".join(_plain(note) for note in _notes(one))
+    return f"| {_plain(one.environment)} | {_code(one.source)} | {stack} | {names} | {notes} |"
+
+
+def _names(keys: tuple[str, ...]) -> str:
+    more = f" and {len(keys) - _MOST_NAMES} more" if len(keys) > _MOST_NAMES else ""
+    return " ".join(_code(key) for key in keys[:_MOST_NAMES]) + more
+
+
+def _code(text: str) -> str:
+    """Text that is shown as it is, also in a table; a backtick or bar in it is replaced, since neither can be escaped
+    everywhere."""
+    return f"`{_printable(text).replace('`', chr(0x2032)).replace('|', chr(0xA6))}`"
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is markup, a link or a mention."""
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _printable(text).replace("&", "&amp;").replace("<", "&lt;"))
+    return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,0 +1,261 @@
+"""Contracts: what a JSON Schema (2020-12) says of the variables of an env file, a mapping of names to texts.
+
+This is the part that needs no JSON Schema engine: what may stand in a contract, what beside JSON Schema it says
+(``writeOnly``, ``x-max-age``, ``x-differs``, ``deprecated``), and which part of it holds without values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+Field = tuple[str | int, ...]
+"""Where in a contract: the keys and indexes on the way."""
+
+FORMATS = frozenset({"date", "email", "hostname", "ipv4", "ipv6", "regex", "uri", "uuid"})
+MAX_VALUE = 256 * 1024
+"""Characters of a value that rules may be tried on; no process is given a longer one (MAX_ARG_STRLEN is 128 KiB)."""
+
+_STRUCTURE = frozenset({"required", "minProperties", "maxProperties", "propertyNames", "dependentRequired"})
+_TEXT_ONLY = ("const", "enum")
+_TYPES = frozenset({"string", "object"})
+_DURATION = re.compile("[1-9][0-9]{0,4}[smhd]")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DEEPEST = 20
+
+
+class Differs(StrEnum):
+    """Whether a key's values must, may or must never differ between environments."""
+
+    MUST = "must"
+    MAY = "may"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """``path`` is the file's, below the directory of environments; ``schema`` its content; ``lines`` a line for each
+    field of it."""
+
+    path: str
+    schema: Mapping[str, Any]
+    lines: Mapping[Field, int]
+
+    def line(self, field: Field) -> int:
+        """The line of ``field``, or of the nearest around it."""
+        while field and field not in self.lines:
+            field = field[:-1]
+        return self.lines.get(field, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A rule that does not hold. ``key`` is "" where several are concerned; ``keyword`` is the rule's, such as
+    ``required`` or ``pattern``; never a value."""
+
+    key: str
+    keyword: str
+    contract: str
+    line: int
+
+    def __str__(self) -> str:
+        if self.key and self.keyword in ("required", "dependentRequired"):
+            return f"{self.key} is missing; {self.contract}:{self.line} requires it"
+        return f"{self.key or 'the file'} breaks `{self.keyword}` of {self.contract}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What a contract may not say, and where."""
+
+    field: Field
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Contracts, all of which must hold, and the variables of one file. ``values`` is None where no key is at hand:
+    then only what the names tell is asked."""
+
+    contracts: tuple[Contract, ...]
+    names: tuple[str, ...]
+    values: Mapping[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"Question({[one.path for one in self.contracts]}, {self.names})"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``faults`` tells by path where a contract is no JSON Schema; ``breaches`` has per question every rule that does
+    not hold, each once. A contract with a fault breaks nothing."""
+
+    faults: Mapping[str, Mistake]
+    breaches: tuple[tuple[Breach, ...], ...]
+
+
+# --- what may stand in a contract ---
+
+
+def mistakes(schema: Mapping[str, Any]) -> list[Mistake]:
+    """Given a contract, return what in it could never mean what its author thinks. The metaschema is asked apart."""
+    return [mistake for field, node in _nodes(schema, ()) for mistake in _node_mistakes(field, node)]
+
+
+def _node_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
+    for keyword in ("$ref", "$dynamicRef"):
+        if not str(node.get(keyword, "#")).startswith("#"):
+            yield Mistake(
+                (*field, keyword), "leads out of the file; only '#…' is followed. List several contracts instead"
+            )
+    if "$id" in node and field:
+        yield Mistake((*field, "$id"), "moves the base of '#…' references; leave it out")
+    if "$schema" in node and "2020-12" not in str(node["$schema"]):
+        yield Mistake((*field, "$schema"), "is another dialect; contracts are JSON Schema 2020-12")
+    form = node.get("format")
+    if isinstance(form, str) and form not in FORMATS:
+        yield Mistake((*field, "format"), f"is not checked here; accepted: {', '.join(sorted(FORMATS))}")
+    yield from _text_mistakes(field, node)
+    differs, age = node.get("x-differs"), node.get("x-max-age")
+    if "x-differs" in node and differs not in list(Differs):
+        yield Mistake((*field, "x-differs"), f"must be one of {', '.join(Differs)}")
+    if "x-max-age" in node and not (isinstance(age, str) and _DURATION.fullmatch(age)):
+        yield Mistake((*field, "x-max-age"), "must be a duration such as 90d")
+    for keyword in ("writeOnly", "deprecated"):
+        if not isinstance(node.get(keyword, False), bool):
+            yield Mistake((*field, keyword), "must be true or false")
+
+
+def _text_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Values are texts, so that ``const: false`` would never hold."""
+    const = [((*field, "const"), node["const"])] if "const" in node else []
+    listed = node.get("enum")
+    choices = [((*field, "enum", index), one) for index, one in enumerate(listed)] if isinstance(listed, list) else []
+    for place, value in [*const, *choices]:
+        if not isinstance(value, str):
+            yield Mistake(place, "every value is text: put it in quotes")
+    types = node.get("type", "string")
+    for one in types if isinstance(types, list) else [types]:
+        if one not in _TYPES:
+            yield Mistake((*field, "type"), "every value is text: type is string (and pattern says which text)")
+
+
+def _nodes(node: Any, field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]:
+    """The schema and every schema in it, with where it stands."""
+    if not isinstance(node, Mapping) or len(field) > _DEEPEST:
+        return
+    yield field, node
+    for keyword in ("properties", "patternProperties", "$defs", "dependentSchemas"):
+        inner = node.get(keyword)
+        for name, one in inner.items() if isinstance(inner, Mapping) else ():
+            yield from _nodes(one, (*field, keyword, name))
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        inner = node.get(keyword)
+        for index, one in enumerate(inner) if isinstance(inner, list) else ():
+            yield from _nodes(one, (*field, keyword, index))
+    for keyword in ("not", "if", "then", "else", "additionalProperties", "propertyNames"):
+        yield from _nodes(node.get(keyword), (*field, keyword))
+
+
+# --- what it says beside JSON Schema ---
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What the contracts of a file say of one key."""
+
+    secret: bool = False
+    deprecated: bool = False
+    differs: Differs | None = None
+    max_age: float | None = None
+    contract: str = ""
+    line: int = 1
+
+
+def notes(contracts: Sequence[Contract]) -> dict[str, Notes]:
+    """Given the contracts of one file, return what they say of each key they name; of several, the last counts."""
+    found: dict[str, Notes] = {}
+    for contract in contracts:
+        for field, node in _property_holders(contract.schema, ()):
+            properties = node.get("properties")
+            for name, one in properties.items() if isinstance(properties, Mapping) else ():
+                if isinstance(one, Mapping):
+                    place = contract.line((*field, "properties", name))
+                    found[name] = _noted(found.get(name, Notes()), _followed(contract.schema, one), contract, place)
+    return found
+
+
+def _property_holders(schema: Mapping[str, Any], field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]:
+    """Where properties that always hold stand: the schema itself, and those that allOf adds."""
+    yield field, schema
+    parts = schema.get("allOf")
+    for index, part in enumerate(parts) if isinstance(parts, list) and len(field) < _DEEPEST else ():
+        if isinstance(part, Mapping):
+            yield from _property_holders(part, (*field, "allOf", index))
+
+
+def _followed(root: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The node together with what its ``$ref: '#/$defs/NAME'`` leads to."""
+    reference = node.get("$ref")
+    definitions = root.get("$defs")
+    if isinstance(reference, str) and reference.startswith("#/$defs/") and isinstance(definitions, Mapping):
+        target = definitions.get(reference.removeprefix("#/$defs/"))
+        if isinstance(target, Mapping):
+            return {**target, **node}
+    return node
+
+
+def _noted(before: Notes, node: Mapping[str, Any], contract: Contract, line: int) -> Notes:
+    age, differs = node.get("x-max-age"), node.get("x-differs")
+    return Notes(
+        secret=bool(node.get("writeOnly", before.secret)),
+        deprecated=bool(node.get("deprecated", before.deprecated)),
+        differs=Differs(differs) if differs in list(Differs) else before.differs,
+        max_age=seconds(age) if isinstance(age, str) and _DURATION.fullmatch(age) else before.max_age,
+        contract=contract.path,
+        line=line,
+    )
+
+
+def seconds(duration: str) -> float:
+    """``90d`` in seconds."""
+    return float(int(duration[:-1]) * _SECONDS[duration[-1]])
+
+
+# --- what holds without values ---
+
+
+def without_values(schema: Any) -> Any:
+    """Given a contract, return one that says no more than this does, and of names only.
+
+    Whatever depends on a value becomes true: better to stay silent than to accuse wrongly. So a negation or a choice
+    stays only where all of it is about names.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    kept: dict[str, Any] = {keyword: schema[keyword] for keyword in _STRUCTURE & schema.keys()}
+    for keyword in ("properties", "patternProperties"):
+        if isinstance(schema.get(keyword), Mapping):
+            kept[keyword] = {name: one is not False for name, one in schema[keyword].items()}
+    if schema.get("additionalProperties") is False:
+        kept["additionalProperties"] = False
+    if isinstance(schema.get("allOf"), list):
+        kept["allOf"] = [without_values(one) for one in schema["allOf"]]
+    if isinstance(schema.get("$defs"), Mapping):
+        kept["$defs"] = {name: without_values(one) for name, one in schema["$defs"].items()}
+    if "$ref" in schema:
+        kept["$ref"] = schema["$ref"]
+    for keyword in ("anyOf", "oneOf"):
+        if isinstance(schema.get(keyword), list) and all(_of_names(one) for one in schema[keyword]):
+            kept[keyword] = schema[keyword]
+    if "not" in schema and _of_names(schema["not"]):
+        kept["not"] = schema["not"]
+    return kept
+
+
+def _of_names(schema: Any) -> bool:
+    """Whether a schema is about names only."""
+    return isinstance(schema, Mapping) and bool(schema) and schema.keys() <= _STRUCTURE

@@ -1,0 +1,98 @@
+"""What `reconciler check` looks for: the rules, and what a finding is. docs/checks.md explains each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """An error would be refused by a server or break a service; a warning deserves a look."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``keyed``: it looks at values, so without a decryption key it only sees files that are not encrypted."""
+
+    id: str
+    severity: Severity
+    summary: str
+    keyed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One mistake. ``path`` is relative to the checked directory; ``line`` counts from 1. Never holds a value."""
+
+    rule: Rule
+    path: str
+    line: int
+    message: str
+
+
+def _error(identity: str, summary: str, *, keyed: bool = False) -> Rule:
+    return Rule(identity, Severity.ERROR, summary, keyed)
+
+
+def _warning(identity: str, summary: str, *, keyed: bool = False) -> Rule:
+    return Rule(identity, Severity.WARNING, summary, keyed)
+
+
+# --- the configuration ---
+MANIFEST_INVALID = _error("manifest-invalid", "environment.yaml cannot be read, or breaks its schema")
+MANIFEST_MISSING = _warning("manifest-missing", "a directory holds encrypted files and no environment.yaml")
+SERVER_FILE_INVALID = _error("server-file-invalid", "a server's file given with --server cannot be used")
+TARGET_CONFLICT = _error("target-conflict", "two targets want one live path, source or project")
+SOURCE_MISSING = _error("source-missing", "a target's source does not exist")
+SOURCE_UNUSABLE = _error("source-unusable", "a source is a link, a directory, too large or a Git LFS pointer")
+SOURCE_UNUSED = _warning("source-unused", "a file of an environment is the source of no target")
+CHECK_SETTINGS = _error("check-settings", "check.yaml names an unknown rule, lacks a reason or cannot be read")
+EXEMPTION_UNUSED = _warning("exemption-unused", "an exemption of check.yaml exempts nothing")
+
+# --- encryption ---
+NOT_ENCRYPTED = _error("not-encrypted", "a value or comment that must be encrypted is plain text")
+BAD_CIPHERTEXT = _error("bad-ciphertext", "an encrypted file is damaged, or holds what sops never writes")
+COPIED_CIPHERTEXT = _error("copied-ciphertext", "one ciphertext under two keys; sops binds each to its key")
+SHARED_CIPHERTEXT = _warning("shared-ciphertext", "two environments hold the same ciphertext: a copied file")
+METADATA_KIND = _error("metadata-kind", "a file is encrypted for a kind of key that servers do not use")
+PARTIAL_ENCRYPTION = _warning("partial-encryption", "a sops rule can leave values in plain text")
+RECIPIENTS_DIFFER = _error("recipients-differ", "a file is not encrypted for exactly whom .sops.yaml names")
+NO_CREATION_RULE = _warning("no-creation-rule", "no rule of .sops.yaml matches an encrypted file")
+SOPS_CONFIG_INVALID = _error("sops-config-invalid", ".sops.yaml cannot be read")
+PRIVATE_KEY = _error("private-key", "a private key lies in plain text")
+ENCRYPTED_MARKED_PLAIN = _error("encrypted-marked-plain", "a target says encrypted: false and its source is encrypted")
+DECRYPT_FAILED = _error("decrypt-failed", "sops refuses a file (tampered with, or a bad merge)", keyed=True)
+
+# --- the lines of a file ---
+CONFLICT_MARKER = _error("conflict-marker", "a merge conflict is not resolved")
+LINE_ENDING = _error("line-ending", "an encrypted file or an env file has Windows line ends")
+DUPLICATE_KEY = _error("duplicate-key", "a key is set twice in one file")
+SOPS_KEY = _error("sops-key", "a variable's name begins with sops_")
+KEY_NAME = _error("key-name", "a name that Compose, or reconciler, refuses")
+ENV_UNREADABLE = _error("env-unreadable", "a file that its parser would refuse", keyed=True)
+
+# --- values ---
+INTERPOLATION = _warning("interpolation", "Compose would take a part of a value for a variable", keyed=True)
+PLACEHOLDER = _error("placeholder", "a value was never filled in", keyed=True)
+SHARED_SECRET = _error("shared-secret", "two environments use the same secret", keyed=True)
+
+# --- parity ---
+EXAMPLE_KEY_MISSING = _error("example-key-missing", "a key of the example is missing in an environment")
+EXAMPLE_KEY_UNKNOWN = _warning("example-key-unknown", "an environment has a key that the example does not have")
+ENVIRONMENT_PARITY = _warning("environment-parity", "a key is missing in one environment and there in another")
+
+# --- contracts ---
+CONTRACT_INVALID = _error("contract-invalid", "a contract cannot be read or is no JSON Schema")
+CONTRACT_MISSING = _error("contract-missing", "a target names a contract that does not exist")
+CONTRACT_REQUIRED = _error("contract-required", "a key that the contract requires is missing")
+CONTRACT_FORBIDDEN = _error("contract-forbidden", "a key that the contract forbids, or does not know, is there")
+CONTRACT_DEPRECATED = _warning("contract-deprecated", "a key that the contract calls deprecated is there")
+CONTRACT_VALUE = _error("contract-value", "a value breaks the contract", keyed=True)
+CONTRACT_DIFFERS = _error("contract-differs", "x-differs is broken between two environments", keyed=True)
+CONTRACT_AGE = _warning("contract-age", "a secret is older than its x-max-age")
+
+ALL: tuple[Rule, ...] = tuple(value for value in tuple(globals().values()) if isinstance(value, Rule))
+BY_ID = {rule.id: rule for rule in ALL}

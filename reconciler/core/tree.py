@@ -1,0 +1,30 @@
+"""The files below one directory at one moment, wherever they were read from: a working directory or a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+MAX_FILES = 20_000
+MAX_TOTAL = 512 * 1024 * 1024
+"""Bytes of all files together; far above any configuration repository, and it fits into memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """``files`` are the regular ones by their path relative to the directory, with their bytes; ``odd`` says of
+    everything else what it is ("a symbolic link", "larger than 5 MiB"). ``above`` are the .sops.yaml files of the
+    directories above it, nearest first, by their path ("../.sops.yaml").
+    """
+
+    files: Mapping[str, bytes] = field(repr=False)
+    odd: Mapping[str, str] = field(default_factory=dict)
+    above: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    def directories(self) -> tuple[str, ...]:
+        """The names of the directories directly below, sorted."""
+        return tuple(sorted({path.partition("/")[0] for path in (*self.files, *self.odd) if "/" in path}))
+
+    def below(self, directory: str) -> Iterator[str]:
+        """The paths of everything below ``directory``, relative to the tree, sorted."""
+        return iter(sorted(path for path in (*self.files, *self.odd) if path.startswith(f"{directory}/")))

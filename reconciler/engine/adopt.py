@@ -1,0 +1,125 @@
+"""A hand edit becomes a commit: the live file, or some keys of it, encrypted and pushed on a branch for review."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.core import adoption, guards
+from reconciler.core.adoption import Proposal
+from reconciler.core.errors import GitUnreachableError, HistoryRewrittenError, RefusedError, SourceError
+from reconciler.core.model import Adopted, Blob, Format, Revision, Target
+from reconciler.core.ports import Ports
+from reconciler.engine.observe import Plaintexts, path_in_git, read_manifest, read_source
+from reconciler.engine.wanted import accepted_head
+
+
+async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[str] = ()) -> Adopted:
+    """Propose the live file of the target, or only these ``keys`` of it, on top of the accepted head.
+
+    No secret but the server's own key is needed: whom to encrypt for stands in the source. What was written decrypts
+    to what was meant, or it is not pushed. Nothing changes on this server.
+    Raises RefusedError where it cannot or should not be, and as the ports do.
+    """
+    head = await _head(ports, environment)
+    target = await _target(ports, environment, head, target_id)
+    live = await ports.host.read(target.path)
+    if live is None:
+        raise RefusedError("there is no live file", where=target.path, hint="A target is taken out in environment.yaml")
+    plaintexts, blob = Plaintexts(ports), await read_source(ports, head, target)
+    file_format = _format(ports, target, blob)
+    git = (await plaintexts.of(target, blob)).reveal()
+    last = await _last_applied(ports, target, git, plaintexts)
+    by_line = file_format is Format.DOTENV
+    if by_line:
+        proposal = adoption.lines_of(target, git, live.data.reveal(), last, keys)
+    else:
+        _refuse_keys(target, keys)
+        proposal = adoption.whole(target, git, live.data.reveal(), last)
+    _ask_guards(target, git, proposal)
+    ports.progress("encrypting what differs")
+    written = await _written(ports, target, file_format, blob, git, proposal)
+    await _require_round_trip(ports, target, blob, written, proposal)
+    branch = adoption.branch(environment, ports.clock.now())
+    message = adoption.message(target, proposal.keys, ports.settings.host)
+    ports.progress(f"pushing {branch}")
+    path = path_in_git(ports, environment, target.source)
+    commit = await ports.git_writer.propose(branch, head.commit, {path: written}, message)
+    return Adopted(target, branch, commit, head, proposal.keys, whole=not by_line)
+
+
+async def _head(ports: Ports, environment: str) -> Revision:
+    """The accepted head, newly asked for.
+
+    A newer one whose signature does not count is for the passes to tell: this is built on the one before. But what
+    was built on a history that is no more would bring that back.
+    """
+    head, trouble = await accepted_head(ports, environment, poll=True)
+    if isinstance(trouble, GitUnreachableError | HistoryRewrittenError):
+        raise trouble
+    return head
+
+
+async def _target(ports: Ports, environment: str, head: Revision, target_id: str) -> Target:
+    manifest = await read_manifest(ports, environment, head)
+    for target in manifest.targets:
+        if target.id == target_id:
+            return target
+    hint = f"The targets are: {', '.join(sorted(target.id for target in manifest.targets))}"
+    raise RefusedError(f"there is no target {target_id}", where=f"environment {environment}", hint=hint)
+
+
+def _format(ports: Ports, target: Target, blob: Blob) -> Format:
+    """Raises RefusedError for one that sops writes anew as a whole, in a form of its own."""
+    found = ports.decryptor.format_of(target.source, blob.data) if target.encrypted else Format.PLAIN
+    if found not in (Format.DOTENV, Format.BINARY, Format.PLAIN):
+        hint = f"Make the change with `sops edit {path_in_git(ports, target.environment, target.source)}`"
+        raise RefusedError(f"a {found} source cannot be adopted byte for byte", where=target.id, hint=hint)
+    return found
+
+
+async def _last_applied(ports: Ports, target: Target, git: bytes, plaintexts: Plaintexts) -> bytes | None:
+    """What was last applied here, to tell a hand edit from a change of git's that waits; None where it is not known."""
+    applied = ports.store.applied(target.environment).get(target.path)
+    if applied is None or applied.digest == ports.digest(git):
+        return None
+    try:
+        revision = Revision(applied.commit, "")
+        last = (await plaintexts.of(target, await read_source(ports, revision, target))).reveal()
+    except SourceError:  # it had another name then, or was broken
+        return None
+    return last if ports.digest(last) == applied.digest else None
+
+
+def _refuse_keys(target: Target, keys: Sequence[str]) -> None:
+    if keys:
+        raise RefusedError("only a SOPS dotenv source has keys to adopt", where=target.id, hint="Leave --key out")
+
+
+def _ask_guards(target: Target, git: bytes, proposal: Proposal) -> None:
+    """Refuse what every server would refuse to apply."""
+    content = proposal.content.reveal()
+    problems = guards.content(target, content, None)
+    if git.strip() and not content.strip():
+        problems.append("nothing would be left of the source")
+    if problems:
+        raise RefusedError("\n".join(problems), where=target.path, hint="Mend the live file first")
+
+
+async def _written(
+    ports: Ports, target: Target, file_format: Format, blob: Blob, git: bytes, proposal: Proposal
+) -> bytes:
+    """The source as it is to be committed."""
+    name = path_in_git(ports, target.environment, target.source)
+    if file_format is Format.DOTENV:
+        return await ports.encryptor.amend(name, blob.data, adoption.edits(target, git, proposal))
+    if file_format is Format.BINARY:
+        return await ports.encryptor.encrypt_anew(name, blob.data, proposal.content)
+    return proposal.content.reveal()
+
+
+async def _require_round_trip(ports: Ports, target: Target, blob: Blob, written: bytes, proposal: Proposal) -> None:
+    """Raises RefusedError unless the new source gives exactly what was meant, to this server's key."""
+    back = await Plaintexts(ports).of(target, Blob(f"{blob.id} amended", written))
+    if back != proposal.content:
+        hint = "Make the change with `sops edit`, where the source is"
+        raise RefusedError("what sops wrote does not decrypt to the live file's bytes", where=target.id, hint=hint)

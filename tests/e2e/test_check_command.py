@@ -1,0 +1,321 @@
+"""`reconciler check` as a CI job runs it: exit codes, the formats that git servers read, hostile files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.core import rules
+from tests.support.commands import run
+from tests.support.site import ENVIRONMENTS, MANIFEST, WORKER, Site
+
+COMMAND = Path(sys.executable).parent / "reconciler"
+ROOT = Path(__file__).parents[2]
+CANARY = "invented-"
+
+
+def check(site: Site, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The installed command in the clone, with nothing of the person's environment."""
+    given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", **env}
+    done = run(COMMAND, "check", *arguments, env=given, cwd=site.root)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def broken(site: Site) -> Site:
+    """An error and a warning; the error is in a file whose name git servers must be told with care."""
+    name = "odd, name: 100%.env"
+    site.encrypt(f"production/{name}", "A=1\n")
+    site.write(f"production/{name}", "A=plain\n" + site.read(f"production/{name}").partition("\n")[2])
+    site.replace("production/environment.yaml", "      flags.env", f"      '{name}':\n      flags.env")
+    site.write("production/left-behind.txt", "hello\n")
+    return site
+
+
+# --- exit codes ---
+
+
+def test_nothing_found_is_exit_0_and_says_what_was_looked_at(site: Site) -> None:
+    done = check(site)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "nothing found in 8 files of production, staging (values of 2)\n"
+
+
+def test_findings_are_exit_2_and_stand_at_their_lines(broken: Site) -> None:
+    done = check(broken)
+    assert done.returncode == 2
+    first, second, summary = done.stdout.splitlines()
+    assert first.startswith("envs/production/left-behind.txt:1: warning [source-unused] ")
+    assert second.startswith("envs/production/odd, name: 100%.env:1: error [not-encrypted] ")
+    assert summary.startswith("1 error, 1 warning in ")
+
+
+def test_warnings_alone_can_be_allowed(site: Site) -> None:
+    site.write("production/left-behind.txt", "hello\n")
+    assert check(site).returncode == 2
+    done = check(site, "--allow-warnings")
+    assert (done.returncode, "source-unused" in done.stdout) == (0, True)
+
+
+def test_errors_are_never_allowed(broken: Site) -> None:
+    assert check(broken, "--allow-warnings").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(["nowhere"], "no such file or directory", id="no directory"),
+        pytest.param(["envs/production"], "no directory with an environment.yaml", id="too deep"),
+        pytest.param(["--environment", "prod"], "There are: production, staging", id="no such environment"),
+        pytest.param(["--age-key-file", "/nonexistent/key"], "no usable age key", id="no key"),
+        pytest.param(["--format", "xml"], "--help", id="no such format"),
+    ],
+)
+def test_what_cannot_be_checked_is_exit_1_and_says_what_to_do(site: Site, arguments: list[str], says: str) -> None:
+    done = check(site, *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert says in done.stderr
+
+
+def test_only_the_named_environments_are_told_of(broken: Site) -> None:
+    assert check(broken, "--environment", "staging").returncode == 0
+    assert check(broken, "--environment", "staging", "-e", "production").returncode == 2
+
+
+def test_the_key_is_found_in_the_environment_as_sops_finds_it(site: Site) -> None:
+    done = check(site, SOPS_AGE_KEY_FILE=str(site.keys))
+    assert "(values of 6)" in done.stdout
+
+
+def test_a_key_of_one_environment_looks_at_that_one_only(site: Site) -> None:
+    done = check(site, "--age-key-file", str(site.staging.path))
+    assert (done.returncode, "(values of 4)" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("path", ["envs/", "./envs", "../clone/envs", "{root}/envs"])
+def test_paths_are_told_relative_to_the_working_directory_however_it_is_named(broken: Site, path: str) -> None:
+    data = json.loads(check(broken, path.format(root=broken.root), "--json").stdout)
+    expected = "../clone/envs" if path.startswith("..") else "envs"
+    assert {one["path"].partition("/production/")[0] for one in data["findings"]} == {expected}
+
+
+# --- formats ---
+
+
+def test_json_has_everything(broken: Site) -> None:
+    data = json.loads(check(broken, "--json").stdout)
+    assert (data["errors"], data["warnings"], data["environments"]) == (1, 1, ["production", "staging"])
+    assert set(data["findings"][0]) == {"rule", "severity", "path", "line", "message"}
+    assert data == json.loads(check(broken, "--format", "json").stdout)
+
+
+COMMAND_LINE = re.compile(r"::(error|warning) file=([^,:]*),line=(\d+),title=([^,:]*)::(.*)")
+
+
+def unescaped(text: str) -> str:
+    """As GitHub's runner reads a property."""
+    for escaped, character in (("%0D", "\r"), ("%0A", "\n"), ("%3A", ":"), ("%2C", ","), ("%25", "%")):
+        text = text.replace(escaped, character)
+    return text
+
+
+def test_github_gets_a_workflow_command_for_each_finding(broken: Site) -> None:
+    *commands, summary = check(broken, "--format", "github").stdout.splitlines()
+    found = [match.groups() for command in commands if (match := COMMAND_LINE.fullmatch(command))]
+    assert len(found) == len(commands) == 2
+    level, path, line, title, _ = found[1]
+    assert (level, unescaped(path), line, title) == (
+        "error",
+        "envs/production/odd, name: 100%.env",
+        "1",
+        "not-encrypted",
+    )
+    assert not summary.startswith("::")
+
+
+def test_a_name_cannot_smuggle_a_workflow_command(site: Site) -> None:
+    name = "x\n::set-env name=PATH::y\r.txt"
+    site.write(f"production/{name}", "hello\n")
+    lines = check(site, "--format", "github").stdout.splitlines()
+    assert [line for line in lines if line.startswith("::")] == [line for line in lines if COMMAND_LINE.fullmatch(line)]
+    assert len(lines) == 2
+
+
+def test_gitlab_gets_a_code_quality_report(broken: Site) -> None:
+    report = json.loads(check(broken, "--format", "gitlab").stdout)
+    assert len(report) == 2
+    for one in report:
+        assert set(one) == {"description", "check_name", "fingerprint", "severity", "location"}
+        assert one["severity"] in ("info", "minor", "major", "critical", "blocker")
+        assert one["check_name"] in rules.BY_ID
+        assert not one["location"]["path"].startswith(("./", "/"))
+        assert one["location"]["lines"]["begin"] >= 1
+    assert len({one["fingerprint"] for one in report}) == 2
+
+
+def test_fingerprints_stay_when_lines_move(broken: Site) -> None:
+    before = {one["fingerprint"] for one in json.loads(check(broken, "--format", "gitlab").stdout)}
+    path = "production/odd, name: 100%.env"
+    lines = broken.read(path).splitlines()
+    moved = [*lines[1:2], lines[0], *lines[2:]]
+    broken.write(path, "\n".join([*moved, ""]))
+    assert before == {one["fingerprint"] for one in json.loads(check(broken, "--format", "gitlab").stdout)}
+
+
+def test_sarif_has_what_the_specification_requires(broken: Site) -> None:
+    log = json.loads(check(broken, "--format", "sarif").stdout)
+    assert log["version"] == "2.1.0"
+    (execution,) = log["runs"]
+    driver = execution["tool"]["driver"]
+    assert driver["name"] == "reconciler"
+    assert [rule["id"] for rule in driver["rules"]] == [rule.id for rule in rules.ALL]
+    assert len(execution["results"]) == 2
+    for result in execution["results"]:
+        assert driver["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
+        assert result["level"] in ("error", "warning")
+        assert result["message"]["text"]
+        (location,) = result["locations"]
+        uri = location["physicalLocation"]["artifactLocation"]["uri"]
+        assert re.fullmatch(r"(?:[A-Za-z0-9._~/-]|%[0-9A-F]{2})+", uri)
+        assert location["physicalLocation"]["region"]["startLine"] >= 1
+        assert re.fullmatch("[0-9a-f]{64}", result["partialFingerprints"]["reconciler/v1"])
+
+
+@pytest.mark.parametrize("form", ["text", "json", "github", "gitlab", "sarif"])
+@pytest.mark.parametrize("with_key", [False, True], ids=["keyless", "with-key"])
+def test_no_value_is_in_any_output(site: Site, form: str, with_key: bool) -> None:
+    for environment in ENVIRONMENTS:
+        text = WORKER.format(environment=environment)
+        site.encrypt(
+            f"{environment}/worker.env", f'{text}A_SECRET=invented-same\nB=invented-pa$word\nC="invented-\nD=x\n'
+        )
+    site.write("production/flags.env", "F=invented-plain\nF=invented-$again\n")
+    site.replace("contracts/api.yaml", "minLength: 16", "maxLength: 3")
+    site.replace("contracts/api.yaml", "format: uri,", "format: email,")
+    more = ("--age-key-file", str(site.keys)) if with_key else ()
+
+    done = check(site, "--format", form, *more)
+
+    assert done.returncode == 2
+    assert CANARY not in done.stdout + done.stderr
+    fingerprint = hashlib.sha256(b"invented-same").hexdigest()
+    assert fingerprint[:12] not in done.stdout
+
+
+def test_progress_is_shown_on_a_terminal_only(site: Site) -> None:
+    main, other = pty.openpty()
+    env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "xterm", "SOPS_AGE_KEY_FILE": str(site.keys)}
+    done = subprocess.run(
+        [COMMAND, "check"], cwd=site.root, env=env, stdout=subprocess.PIPE, stderr=other, check=False, timeout=60
+    )
+    os.close(other)
+    shown = os.read(main, 65536).decode(errors="replace")
+    os.close(main)
+    assert "decrypting" in shown
+    assert "4/4" in shown
+    assert done.stdout.startswith(b"nothing found")
+
+
+# --- hostile files ---
+
+
+def report(site: Site, *arguments: str) -> dict[str, Any]:
+    began = time.perf_counter()
+    done = check(site, "--json", *arguments)
+    assert time.perf_counter() - began < 20
+    assert done.returncode == 2, done.stderr
+    data: dict[str, Any] = json.loads(done.stdout)
+    return data
+
+
+def rules_of(data: dict[str, Any], path: str) -> set[str]:
+    return {one["rule"] for one in data["findings"] if one["path"] == path}
+
+
+def test_a_manifest_that_is_a_yaml_bomb_is_a_finding(site: Site) -> None:
+    levels = "".join(f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    site.write("production/environment.yaml", f"stacks:\n  a0: &a0 x\n{levels}")
+    assert "manifest-invalid" in rules_of(report(site), "envs/production/environment.yaml")
+
+
+def test_sops_settings_that_are_a_yaml_bomb_are_a_finding(site: Site) -> None:
+    merged = "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 30))
+    site.write(".sops.yaml", f"a0: &a0 {{x: y}}\n{merged}creation_rules: []\n")
+    assert rules_of(report(site), "envs/.sops.yaml") <= {"sops-config-invalid"}
+
+
+@pytest.mark.parametrize("depth", [50, 100_000])
+def test_deep_nesting_is_a_finding(site: Site, depth: int) -> None:
+    site.write("production/environment.yaml", "stacks: " + "[" * depth + "]" * depth)
+    site.write(".sops.yaml", "creation_rules: " + "[" * min(depth, 60_000))
+    data = report(site)
+    assert "manifest-invalid" in rules_of(data, "envs/production/environment.yaml")
+    assert "sops-config-invalid" in rules_of(data, "envs/.sops.yaml")
+
+
+def test_files_of_five_mebibytes_are_looked_at_in_time(site: Site) -> None:
+    line = site.read("production/worker.env").splitlines()[0].partition("=")[2]
+    lines = "".join(f"KEY_{number}={line}\n" for number in range(5 * 1024 * 1024 // (len(line) + 14)))
+    site.write("production/worker.env", lines + site.read("production/worker.env"))
+    assert rules_of(report(site), "envs/production/worker.env")
+
+
+def test_ten_thousand_targets_without_sources_are_told_in_time(site: Site) -> None:
+    targets = "".join(f"      file-{number}.env:\n" for number in range(9_000))
+    site.write("production/environment.yaml", f"{MANIFEST}{targets}")
+    for number in range(9_000):
+        site.write(f"production/other/{number}.md", "")
+    data = report(site)
+    assert sum(one["rule"] == "source-missing" for one in data["findings"]) == 9_000
+
+
+def test_bytes_that_are_no_text_are_a_finding_wherever_they_are(site: Site) -> None:
+    junk = bytes(range(256)) * 64
+    for path in ("staging/worker.env", "production/environment.yaml", "env.example", "check.yaml", ".sops.yaml",
+                 "contracts/api.yaml", "staging/flags.env"):  # fmt: skip
+        site.write(path, junk)
+    data = report(site)
+    assert {one["path"].removeprefix("envs/") for one in data["findings"]} >= {
+        "staging/worker.env", "production/environment.yaml", "check.yaml", ".sops.yaml", "contracts/api.yaml",
+        "staging/flags.env",
+    }  # fmt: skip
+
+
+def test_links_out_of_the_directory_are_never_followed(site: Site, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "environment.yaml").write_text(MANIFEST)
+    (outside / "secret.env").write_text("AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQ\n")
+    (site.envs / "linked").symlink_to(outside)
+    (site.envs / "production/worker.env").unlink()
+    (site.envs / "production/worker.env").symlink_to(outside / "secret.env")
+    data = report(site)
+    assert data["environments"] == ["production", "staging"]
+    assert rules_of(data, "envs/production/worker.env") == {"source-unusable"}
+
+
+def test_control_characters_never_reach_a_terminal(site: Site) -> None:
+    site.write("production/\x1b]0;owned\x07.txt", "hello\n")
+    site.write("production/flags.env", "\x1b[31mRED=1\n\x1b[31mRED=2\n")
+    for form in ("text", "github"):
+        done = check(site, "--format", form)
+        assert done.returncode == 2
+        assert "\x1b" not in done.stdout
+        assert "\x07" not in done.stdout
+
+
+def test_the_example_of_this_project_has_nothing_to_report() -> None:
+    for more in ((), ("--age-key-file", "envs/demo-age-key.txt")):
+        env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+        done = run(COMMAND, "check", *more, env=env, cwd=ROOT)
+        assert (done.returncode, done.stdout[:13]) == (0, b"nothing found"), done.stdout.decode()

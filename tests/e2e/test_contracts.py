@@ -1,0 +1,263 @@
+"""Contracts evaluated by the real JSON Schema library in its own process, and on a server before it writes."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from typing import Any
+
+import pytest
+import yaml
+
+from reconciler.adapters.contracts import JsonSchemaContracts
+from reconciler.adapters.process import Limits
+from reconciler.app.contract_file import read_contract
+from reconciler.core.contract import Answer, Breach, Contract, Question
+from reconciler.core.errors import ContractError, OutsideError
+from tests.support.server import Server
+
+CANARY = "cAn4ry"
+
+
+def contract(text: str, path: str = "contracts/api.yaml") -> Contract:
+    return read_contract(path, text.encode())
+
+
+async def ask(text: str, values: dict[str, str] | None = None, names: tuple[str, ...] = ()) -> tuple[Breach, ...]:
+    """The breaches of one contract; with ``names`` alone, what holds without values."""
+    asked = contract(text)
+    question = Question((asked,), tuple(values) if values is not None else names, values)
+    answer = await JsonSchemaContracts().ask([asked], [question])
+    assert answer.faults == {}
+    (breaches,) = answer.breaches
+    assert CANARY not in repr(answer)
+    return breaches
+
+
+def told(breaches: tuple[Breach, ...]) -> list[tuple[str, str, int]]:
+    return [(one.key, one.keyword, one.line) for one in breaches]
+
+
+# --- values ---
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "keyword"),
+    [
+        ('{const: "false"}', "true", "const"),
+        ("{enum: [a, b]}", "c", "enum"),
+        ('{pattern: "^https://"}', "http://x", "pattern"),
+        ("{format: uri}", "not an address", "format"),
+        ("{format: uri}", "/relative", "format"),
+        ("{format: email}", "nobody", "format"),
+        ("{format: hostname}", "a_b..c", "format"),
+        ("{format: ipv4}", "300.1.1.1", "format"),
+        ("{format: ipv6}", "::g", "format"),
+        ("{format: uuid}", "123", "format"),
+        ("{format: date}", "2026-13-01", "format"),
+        ("{format: regex}", "(", "format"),
+        ("{not: {const: gradient}}", "gradient", "not"),
+        ("{minLength: 8}", "short", "minLength"),
+        ("{maxLength: 3}", "longer", "maxLength"),
+        ("{anyOf: [{const: a}, {const: b}]}", "c", "anyOf"),
+        ('{$ref: "#/$defs/one"}', "two", "const"),
+    ],
+)
+async def test_a_value_that_breaks_a_rule_is_told_by_key_keyword_and_line(rule: str, value: str, keyword: str) -> None:
+    text = f'$defs: {{one: {{const: "one"}}}}\nproperties:\n  KEY: {rule}\n'
+    ((key, word, _),) = told(await ask(text, {"KEY": value}))
+    assert (key, word) == ("KEY", keyword)
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [
+        ("{format: uri}", "postgresql://app:secret@db.example.org:5432/app?sslmode=require"),
+        ("{format: uri}", "https://example.org/a%20b?c=d#e"),
+        ("{format: email}", "ada@example.org"),
+        ("{format: hostname}", "db-1.example.org"),
+        ("{not: {const: gradient}}", "gradients"),
+        ('{pattern: "^(?!test)"}', "production"),
+    ],
+)
+async def test_a_value_that_keeps_a_rule_is_not_told(rule: str, value: str) -> None:
+    assert await ask(f"properties:\n  KEY: {rule}\n", {"KEY": value}) == ()
+
+
+async def test_the_line_is_that_of_the_rule() -> None:
+    text = "type: object\nrequired:\n  - A\nproperties:\n  B:\n    minLength: 3\n    pattern: x\n"
+    assert told(await ask(text, {"B": "y"})) == [("A", "required", 2), ("B", "minLength", 6), ("B", "pattern", 7)]
+
+
+async def test_no_answer_repeats_a_value_whatever_breaks() -> None:
+    text = (
+        "properties:\n  A: {enum: [x], pattern: '^x', minLength: 99, format: uri, not: {pattern: c}}\n"
+        "additionalProperties: {const: x}\nmaxProperties: 1\npropertyNames: {maxLength: 1}\n"
+    )
+    breaches = await ask(text, {"A": CANARY, "BB": CANARY})
+    assert {one.keyword for one in breaches} >= {"enum", "pattern", "minLength", "format", "not", "const"}
+
+
+# --- names alone ---
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        pytest.param("required: [A, B]", ("A",), [("B", "required")], id="required"),
+        pytest.param("additionalProperties: false\nproperties: {A: {const: x}}", ("A", "B"),
+                     [("B", "additionalProperties")], id="additional"),
+        pytest.param("properties: {A: false}", ("A",), [("A", "false")], id="forbidden"),
+        pytest.param("not: {required: [A]}", ("A",), [("A", "not/required")], id="not required"),
+        pytest.param("dependentRequired: {A: [B]}", ("A",), [("B", "dependentRequired")], id="dependent"),
+        pytest.param("propertyNames: {pattern: ^X_}", ("A", "X_B"), [("A", "propertyNames")], id="names"),
+        pytest.param("maxProperties: 1", ("A", "B"), [("", "maxProperties")], id="most"),
+        pytest.param("anyOf: [{required: [A]}, {required: [B]}]", ("C",), [("", "anyOf")], id="any of"),
+        pytest.param("$ref: '#/$defs/a'\n$defs: {a: {required: [A]}}", (), [("A", "required")], id="reference"),
+        pytest.param("properties: {A: {const: x}}", ("A",), [], id="a value is unknown"),
+        pytest.param("if: {properties: {A: {const: x}}}\nthen: {required: [B]}", ("A",), [], id="a condition"),
+        pytest.param("not: {properties: {A: {const: x}}}", ("A",), [], id="a negation"),
+        pytest.param("anyOf: [{required: [B]}, {properties: {A: {const: x}}}]", ("A",), [], id="a choice"),
+        pytest.param("additionalProperties: {const: x}", ("A",), [], id="additional values"),
+    ],
+)  # fmt: skip
+async def test_without_values_it_tells_what_names_tell_and_no_more(
+    text: str, names: tuple[str, ...], expected: list[tuple[str, str]]
+) -> None:
+    assert [(one.key, one.keyword) for one in await ask(text, None, names)] == expected
+
+
+# --- hostile contracts ---
+
+
+async def test_a_pattern_that_never_ends_is_ended() -> None:
+    asked = contract('properties: {A: {pattern: "^(a+)+$"}}')
+    limits = Limits(timeout=60.0, resources={resource.RLIMIT_CPU: 1})
+    began = time.monotonic()
+    with pytest.raises(ContractError, match=r"contracts/api.yaml: a contract takes too long"):
+        await JsonSchemaContracts(limits).ask([asked], [Question((asked,), ("A",), {"A": "a" * 60 + "!"})])
+    assert time.monotonic() - began < 50
+
+
+async def test_a_machine_too_busy_to_answer_is_not_the_contracts_fault() -> None:
+    asked = contract("required: [A]")
+    with pytest.raises(OutsideError, match="could not be evaluated in time") as raised:
+        await JsonSchemaContracts(Limits(timeout=0.001)).ask([asked], [Question((asked,), ("A",), {"A": "x"})])
+    assert raised.value.retryable
+    assert not isinstance(raised.value, ContractError)
+
+
+async def test_a_contract_that_leads_to_itself_for_ever_is_no_crash() -> None:
+    ((_, keyword, _),) = told(await ask("$defs: {a: {$ref: '#/$defs/a'}}\n$ref: '#/$defs/a'\n", {"A": "x"}))
+    assert keyword.startswith("unusable")
+
+
+@pytest.mark.parametrize(
+    "reference", ["http://127.0.0.1:{port}/x", "file:///etc/hostname", "other.yaml", "//127.0.0.1/x"]
+)
+async def test_a_reference_out_of_the_contract_is_refused_and_never_fetched(reference: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.2)
+        address = reference.format(port=listening.getsockname()[1])
+        with pytest.raises(ContractError, match="leads out of the file"):
+            contract(f"$ref: {address}")
+        # Even where it gets past that, nothing is fetched.
+        smuggled = Contract("c.yaml", {"$ref": address}, {})
+        answer = await JsonSchemaContracts().ask([smuggled], [Question((smuggled,), ("A",), {"A": "x"})])
+        assert [one.keyword[:8] for one in answer.breaches[0]] == ["unusable"]
+        with pytest.raises(TimeoutError):
+            listening.accept()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("properties: {A: {const: false}}", 1, "put it in quotes"),
+        ("properties:\n  A: {enum: [a, 1]}", 2, "put it in quotes"),
+        ("properties:\n  A: {type: integer}", 2, "every value is text"),
+        ("properties:\n  A: {format: url}", 2, "is not checked here; accepted: date, email"),
+        ("properties:\n  A: {x-differs: often}", 2, "must, may, never"),
+        ("properties:\n  A: {x-max-age: 90}", 2, "a duration such as 90d"),
+        ("properties:\n  A: {writeOnly: yes please}", 2, "true or false"),
+        ("$schema: http://json-schema.org/draft-07/schema#", 1, "is another dialect"),
+        ("- a list", 1, "must be a mapping"),
+        ("a: &x 1\nb: *x", 2, "aliases"),
+    ],
+)
+def test_what_a_contract_could_never_mean_is_refused(text: str, line: int, says: str) -> None:
+    with pytest.raises(ContractError) as raised:
+        contract(text)
+    assert f"contracts/api.yaml:{line}: " in str(raised.value)
+    assert says in str(raised.value)
+
+
+async def test_what_is_no_json_schema_is_a_fault_and_breaks_nothing() -> None:
+    asked = contract("required: A\nproperties:\n  B: {pattern: '('}\n")
+    answer = await JsonSchemaContracts().ask([asked], [Question((asked,), ("B",), {"B": CANARY})])
+    assert isinstance(answer, Answer)
+    assert answer.faults["contracts/api.yaml"].field in (("required",), ("properties", "B", "pattern"))
+    assert answer.breaches == ((),)
+
+
+# --- on a server ---
+
+
+def with_contract(server: Server, schema: Any, sources: dict[str, bytes]) -> None:
+    manifest = server.plain({"api.env": {"schema": ["contracts/api.yaml", "contracts/production.yaml"]}})
+    overlay = {"properties": {"DEBUG": {"const": "false"}}}
+    for name, content in (("api", schema), ("production", overlay)):
+        server.remote.commit({f"envs/contracts/{name}.yaml": yaml.safe_dump(content).encode()})
+    server.commit(sources, manifest)
+
+
+def test_a_revision_that_breaks_its_contract_is_stalled_and_nothing_is_written(server: Server) -> None:
+    schema = {"required": ["URL"], "properties": {"URL": {"format": "uri"}, "MODEL": {"not": {"const": CANARY}}}}
+    with_contract(server, schema, {"api.env": b"URL=https://example.org\nDEBUG=false\nMODEL=good\n"})
+    assert server.sync()["result"] == "applied"
+    before = server.live("api.env")
+
+    server.commit({"api.env": f"URL=not an address\nDEBUG=true\nMODEL={CANARY}\n".encode()})
+    done = server.cli("sync")
+
+    assert done.returncode == 1
+    for line in ("URL breaks `format` of contracts/api.yaml:", "MODEL breaks `not` of contracts/api.yaml:",
+                 "DEBUG breaks `const` of contracts/production.yaml:"):  # fmt: skip
+        assert f"production/api.env: {line}" in " ".join(done.stdout.split())
+    assert CANARY not in done.stdout + done.stderr
+    assert server.live("api.env") == before
+
+    server.commit({"api.env": b"URL=https://example.org/2\nDEBUG=false\nMODEL=better\n"})
+    assert server.sync()["result"] == "applied"
+
+
+def test_a_plan_for_a_revision_of_the_branch_tells_what_it_would_change(server: Server) -> None:
+    first = server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    server.commit({"api.env": b"A=2\nB=2\n"})
+    assert server.sync()["result"] == "applied"
+
+    done = server.cli("plan", "--revision", first[:10], "--json")
+
+    assert done.returncode == 2, done.stderr
+    (outcome,) = yaml.safe_load(done.stdout)
+    assert outcome["revision"]["commit"] == first
+    (change,) = outcome["plan"]["changes"]
+    assert (change["keys"]["changed"], change["keys"]["removed"]) == (["A"], ["B"])
+    assert server.live("api.env") == b"A=2\nB=2\n"
+    assert server.cli("plan").returncode == 0
+
+
+def test_a_plan_for_another_revision_through_the_daemon_leaves_its_own_alone(server: Server) -> None:
+    first = server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    server.commit({"api.env": b"A=2\n"})
+    with server.daemon() as daemon:
+        done = server.cli("plan", "--revision", first)
+        assert done.returncode == 2, done.stderr
+        assert daemon.metrics()['reconciler_pending_changes{environment="production",target="production/api.env"}'] == 0
+        assert server.cli("status").returncode == 0
+
+
+def test_a_plan_for_a_commit_that_the_branch_does_not_have_is_an_error(server: Server) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    done = server.cli("plan", "--revision", "f" * 40)
+    assert done.returncode == 1

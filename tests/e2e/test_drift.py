@@ -1,0 +1,301 @@
+"""Drift: seen at once, told apart, repaired or left, with the real daemon, real inotify and a real engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.compose import ComposeProject
+from tests.support.server import ENVIRONMENT, Daemon, Server
+from tests.support.waiting import eventually
+
+GIT = b"DEBUG=false\nLOG_LEVEL=info\n"
+LONG = 60.0  # seconds: far below the ten minutes after which the daemon would look by itself
+
+
+@pytest.fixture
+def quiet(server: Server) -> Server:
+    """In sync, with nothing but what is touched to make the daemon look: it polls and looks every ten minutes."""
+    server.commit({"api.env": GIT, "conf/worker.env": b"W=1\n"}, server.plain(["api.env", "conf/worker.env"]))
+    assert server.sync()["result"] == "applied"
+    return server
+
+
+def runs(server: Server) -> list[dict[str, Any]]:
+    return list(server.json("history"))
+
+
+def is_back(server: Server, name: str = "api.env", content: bytes = GIT) -> Callable[[], bool]:
+    path = server.app / name
+    return lambda: path.is_file() and path.read_bytes() == content
+
+
+def corrected(daemon: Daemon, target: str = "api.env") -> float:
+    """How often the target was put back."""
+    labels = f'environment="{ENVIRONMENT}",target="{ENVIRONMENT}/{target}"'
+    return daemon.metrics()[f"reconciler_drift_corrected_total{{{labels}}}"]
+
+
+# --- at once ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_hand_edit_is_repaired_at_once_and_is_in_a_backup_that_the_log_names(quiet: Server) -> None:
+    with quiet.daemon() as daemon:
+        (quiet.app / "api.env").write_bytes(b"DEBUG=true\nLOG_LEVEL=info\n")
+        eventually(is_back(quiet), timeout=LONG)
+        eventually(lambda: corrected(daemon) == 1)
+        (told,) = [event for event in daemon.events() if event.get("result") == "corrected"]
+    assert told["trigger"] == "watch"
+    assert told["files"] == {f"{ENVIRONMENT}/api.env": ["DEBUG"]}
+    assert quiet.backed_up(told["backup"])["api.env"] == b"DEBUG=true\nLOG_LEVEL=info\n"
+
+
+def test_an_editors_save_is_one_drift(quiet: Server) -> None:
+    """As vim does it: the old file moved away, a new one written in its place, its mode set, the old one removed."""
+    live = quiet.app / "api.env"
+    with quiet.daemon() as daemon:
+        backup = live.with_name("api.env~")
+        live.rename(backup)
+        live.write_bytes(b"DEBUG=true\nLOG_LEVEL=info\n")
+        live.chmod(0o600)
+        backup.unlink()
+        eventually(is_back(quiet), timeout=LONG)
+        eventually(lambda: corrected(daemon) == 1)
+        labels = f'environment="{ENVIRONMENT}",target="{ENVIRONMENT}/api.env"'
+        assert daemon.metrics()[f"reconciler_drift_detected_total{{{labels}}}"] == 1
+    assert [run["result"] for run in runs(quiet)] == ["corrected", "applied"]
+
+
+def test_our_own_write_is_no_drift(quiet: Server) -> None:
+    with quiet.daemon() as daemon:
+        quiet.commit({"api.env": b"DEBUG=false\nLOG_LEVEL=warning\n"})
+        assert quiet.sync()["result"] == "applied"
+        (quiet.app / "conf" / "worker.env").write_bytes(
+            b"W=2\n"
+        )  # and its repair comes after whatever the write caused
+        eventually(is_back(quiet, "conf/worker.env", b"W=1\n"), timeout=LONG)
+        eventually(lambda: corrected(daemon, "conf/worker.env") == 1)
+        labels = f'environment="{ENVIRONMENT}",target="{ENVIRONMENT}/api.env"'
+        assert daemon.metrics()[f"reconciler_drift_detected_total{{{labels}}}"] == 0
+        assert corrected(daemon) == 0
+
+
+@pytest.mark.root
+def test_a_changed_mode_and_a_changed_owner_are_repaired_at_once(quiet: Server) -> None:
+    live = quiet.app / "api.env"
+    with quiet.daemon() as daemon:
+        live.chmod(0o666)
+        eventually(lambda: live.stat().st_mode & 0o777 == 0o600, timeout=LONG)
+        eventually(lambda: corrected(daemon) == 1)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda directory: shutil.rmtree(directory), id="removed"),
+        pytest.param(lambda directory: directory.rename(directory.with_name("elsewhere")), id="moved-away"),
+        pytest.param(lambda directory: (shutil.rmtree(directory), directory.mkdir()), id="replaced"),
+    ],
+)
+def test_a_directory_that_goes_is_made_again_and_watched_again(quiet: Server, harm: Callable[[Path], Any]) -> None:
+    directory = quiet.app / "conf"
+    with quiet.daemon():
+        for _ in range(2):
+            harm(directory)
+            eventually(is_back(quiet, "conf/worker.env", b"W=1\n"), timeout=LONG)
+            shutil.rmtree(directory.with_name("elsewhere"), ignore_errors=True)
+            (directory / "worker.env").write_bytes(b"W=hand\n")
+            eventually(is_back(quiet, "conf/worker.env", b"W=1\n"), timeout=LONG)
+            # Three corrections within an hour would be a fight.
+            break
+
+
+def test_a_directory_that_is_not_there_yet_is_watched_once_it_is(quiet: Server) -> None:
+    quiet.commit({"new/deep/motd": b"one\n"}, quiet.plain({"new/deep/motd": {"encrypted": False}}))
+    with quiet.daemon():
+        eventually(is_back(quiet, "new/deep/motd", b"one\n"), timeout=LONG)
+        (quiet.app / "new" / "deep" / "motd").write_bytes(b"hand\n")
+        eventually(is_back(quiet, "new/deep/motd", b"one\n"), timeout=LONG)
+
+
+def test_ten_thousand_changes_beside_a_live_file_cost_little(quiet: Server) -> None:
+    """A fifth of a core and 100 MB at most, while a hand edit among them is still repaired."""
+    with quiet.daemon() as daemon:
+        pid = daemon.process.pid
+        before, began = _cpu(pid), time.monotonic()
+        for number in range(10_000):
+            (quiet.app / f"log.{number % 100}").write_bytes(b"%d" % number)
+        (quiet.app / "api.env").write_bytes(b"DEBUG=true\n")
+        eventually(is_back(quiet), timeout=LONG)
+        wall = time.monotonic() - began
+        assert _cpu(pid) - before <= 0.2 * wall + 0.2  # the repair itself costs some
+        assert _resident(pid) < 100 * 1024 * 1024
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that the process and its ended children have had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.docker
+def test_a_container_started_by_hand_with_other_values_is_seen_at_once(
+    stack_server: Callable[..., tuple[Server, ComposeProject]],
+) -> None:
+    compose = "services: {api: {image: IMAGE, network_mode: none, env_file: [api.env], stop_grace_period: 0s}}"
+    override = "services: {api: {environment: {MODE: by-hand}}}"
+    server, project = stack_server(compose, {"hand.yaml": override})
+    server.commit({"api.env": b"MODE=git\n"}, server.manifest(["api.env"]))
+    assert server.sync()["result"] == "applied"
+    project.up()
+    with server.daemon() as daemon:
+        done = project.compose("-f", "compose.yaml", "-f", "hand.yaml", "up", "-d", "--pull", "never")
+        assert done.returncode == 0, done.stderr
+        eventually(lambda: project.environment("api")["MODE"] == "git", timeout=LONG)
+        eventually(lambda: [one for one in daemon.events() if one.get("services") == ["app/api"]], timeout=LONG)
+        (told,) = [one for one in daemon.events() if one.get("services") == ["app/api"]]
+    assert told["trigger"] == "engine"
+    assert runs(server)[0]["actions"][0]["reason"] == "container runs older values of MODE"
+
+
+# --- told apart ------------------------------------------------------------------------------------------------------
+
+
+def shown(server: Server, target: str = "api.env") -> dict[str, Any]:
+    """A target as `status` has it."""
+    (environment,) = server.json("status")["environments"]
+    (found,) = [one for one in environment["after"]["changes"] if one["target"] == f"{ENVIRONMENT}/{target}"]
+    return dict(found)
+
+
+def test_what_a_hand_changed_and_what_git_changed_are_told_apart(quiet: Server) -> None:
+    assert quiet.cli("pause", f"{ENVIRONMENT}/api.env", "--reason", "looking into it").returncode == 0
+    live = quiet.app / "api.env"
+    live.write_bytes(b"DEBUG=true\nLOG_LEVEL=info\n")
+    os.utime(live, (1_790_000_000, 1_790_000_000))
+    quiet.commit({"api.env": b"DEBUG=false\nLOG_LEVEL=warning\n"})
+
+    outcome = quiet.sync()
+
+    assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
+    one = shown(quiet)
+    assert one["reason"].startswith(
+        "DEBUG was changed by hand at 2026-09-21 14:13:20Z, LOG_LEVEL is a change from git that waits"
+    )
+    assert "looking into it" in one["reason"]
+    assert (one["by_hand"]["changed"], one["from_git"]["changed"]) == (["DEBUG"], ["LOG_LEVEL"])
+    assert "DEBUG was changed by hand" in quiet.cli("status").stdout
+
+
+def test_a_reported_edit_names_the_keys_as_the_hand_changed_them(server: Server) -> None:
+    server.commit({"api.env": GIT}, server.plain({"api.env": {"on_drift": "report"}}))
+    server.sync()
+    (server.app / "api.env").write_bytes(b"DEBUG=true\nEXTRA=1\n")
+    assert server.sync()["result"] == "held"
+    assert shown(server)["by_hand"] == {"added": ["EXTRA"], "removed": ["LOG_LEVEL"], "changed": ["DEBUG"]}
+
+
+# --- policies --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pause_writes_nothing_outlives_the_daemon_and_ends_by_itself(quiet: Server) -> None:
+    quiet.settings["drift"]["interval"] = "1s"
+    edit = b"DEBUG=true\nLOG_LEVEL=info\n"
+    with quiet.daemon():
+        paused = quiet.cli("pause", f"{ENVIRONMENT}/api.env", "--for", "8s", "--reason", "an incident")
+        assert paused.returncode == 0, paused.stdout
+        (quiet.app / "api.env").write_bytes(edit)
+        eventually(lambda: shown(quiet)["effect"] == "hold")
+    with quiet.daemon() as daemon:
+        assert quiet.live("api.env") == edit
+        assert "an incident" in quiet.cli("status").stdout
+        (quiet.app / "conf" / "worker.env").write_bytes(b"W=2\n")  # only the one target is paused
+        eventually(is_back(quiet, "conf/worker.env", b"W=1\n"), timeout=LONG)
+        eventually(is_back(quiet), timeout=LONG)
+        assert corrected(daemon) == 1
+    assert quiet.json("status")["environments"][0]["pauses"] == []
+
+
+def test_resume_ends_a_pause_before_its_time(quiet: Server) -> None:
+    assert quiet.cli("pause", "--all").returncode == 0
+    (quiet.app / "api.env").write_bytes(b"DEBUG=true\nLOG_LEVEL=info\n")
+    assert quiet.sync()["result"] == "held"
+    refused = quiet.cli("resume", f"{ENVIRONMENT}/api.env")
+    assert refused.returncode == 1
+    assert "is not paused" in refused.stdout
+    assert quiet.cli("resume", "--all").returncode == 0
+    assert quiet.live("api.env") == GIT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([f"{ENVIRONMENT}/no.env"], "there is no target or stack production/no.env"),
+        (["staging/api.env"], "no environment staging here"),
+        ([], "name one target or stack, or give --all"),
+        ([f"{ENVIRONMENT}/api.env", "--all"], "name one target or stack, or give --all"),
+        ([f"{ENVIRONMENT}/api.env", "--for", "soon"], "'soon' is not a duration"),
+    ],
+)
+def test_a_pause_of_nothing_is_refused(quiet: Server, arguments: list[str], says: str) -> None:
+    done = quiet.cli("pause", *arguments)
+    assert done.returncode == 1
+    assert says in done.stdout + done.stderr
+    assert quiet.json("status")["environments"][0]["pauses"] == []
+
+
+def test_a_new_revision_waits_for_the_end_of_a_pause_and_is_not_called_applied(quiet: Server) -> None:
+    quiet.cli("pause", "--all")
+    before = quiet.remote.head()
+    quiet.commit({"api.env": b"DEBUG=false\nLOG_LEVEL=warning\n"})
+    assert quiet.sync()["result"] == "held"
+    environment = quiet.json("status")["environments"][0]
+    assert (environment["applied"]["commit"], environment["healthy"]["commit"]) == (before, before)
+    assert len(runs(quiet)) == 1
+    assert quiet.cli("resume", "--all").returncode == 0
+    assert quiet.live("api.env") == b"DEBUG=false\nLOG_LEVEL=warning\n"
+
+
+def test_keys_left_to_the_server_keep_their_value_and_are_no_drift(server: Server) -> None:
+    server.commit(
+        {"api.env": b"MODE=1\nFEATURE_X=off\n"}, server.plain({"api.env": {"ignore_keys": ["FEATURE_*", "LOG_LEVEL"]}})
+    )
+    server.sync()
+    (server.app / "api.env").write_bytes(b"MODE=1\nFEATURE_X=on\nLOG_LEVEL=debug\n")
+    assert server.sync()["result"] == "in_sync"
+
+    server.commit({"api.env": b"MODE=2\nFEATURE_X=off\n"})
+    outcome = server.sync()
+    assert outcome["result"] == "applied"
+    assert server.live("api.env") == b"MODE=2\nFEATURE_X=on\nLOG_LEVEL=debug\n"
+    assert [one["keys"]["changed"] for one in outcome["plan"]["changes"]] == [["MODE"]]
+
+    (server.app / "api.env").write_bytes(b"MODE=hand\nFEATURE_X=maybe\n")
+    assert server.sync()["result"] == "corrected"
+    assert server.live("api.env") == b"MODE=2\nFEATURE_X=maybe\n"
+    server.commit({"api.env": b"MODE=2\nFEATURE_X=other\n"})
+    assert server.sync()["result"] == "in_sync"
+
+
+def test_a_repair_that_is_fought_backs_off_and_says_so(quiet: Server) -> None:
+    for number in range(3):
+        (quiet.app / "api.env").write_bytes(b"DEBUG=%d\nLOG_LEVEL=info\n" % number)
+        assert quiet.sync()["result"] == "corrected"
+    (quiet.app / "api.env").write_bytes(b"DEBUG=again\nLOG_LEVEL=info\n")
+    outcome = quiet.sync()
+    assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
+    assert "contended: it was put back 3 times within an hour" in outcome["reason"]
+    assert quiet.live("api.env") == b"DEBUG=again\nLOG_LEVEL=info\n"
+    # What git changes meanwhile is no repair: it is written.
+    quiet.commit({"api.env": b"DEBUG=false\nLOG_LEVEL=warning\n"})
+    assert quiet.sync()["result"] == "applied"

@@ -1,0 +1,263 @@
+"""What of a live file goes into git: decided from bytes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.core import adoption
+from reconciler.core.adoption import Proposal
+from reconciler.core.errors import RefusedError
+from reconciler.core.model import KeyChange, Parser, Target
+from reconciler.core.secret import Secret
+
+TARGET = Target("prod", "api.env", "/opt/app/api.env")
+CANARY = "cAn4ry"
+
+
+def proposed(
+    git: str, live: str, *keys: str, last: str | None = None, parser: Parser = Parser.COMPOSE
+) -> tuple[str, KeyChange]:
+    target = replace(TARGET, parser=parser)
+    one = adoption.lines_of(target, git.encode(), live.encode(), None if last is None else last.encode(), keys)
+    return one.content.reveal().decode(), one.keys
+
+
+def edited(git: str, live: str, *keys: str, parser: Parser = Parser.COMPOSE) -> dict[str, str | None]:
+    """What sops is told to do: label → value."""
+    target = replace(TARGET, parser=parser)
+    one = adoption.lines_of(target, git.encode(), live.encode(), None, keys)
+    told = adoption.edits(target, git.encode(), one)
+    return {label: value.reveal().decode() if value else None for label, value in told.items()}
+
+
+def told_to_sops(git: bytes, live: bytes, last: bytes | None, keys: Sequence[str]) -> dict[str, Secret | None]:
+    return adoption.edits(TARGET, git, adoption.lines_of(TARGET, git, live, last, keys))
+
+
+def refusal(git: str | bytes, live: str | bytes, *keys: str, last: str | None = None) -> RefusedError:
+    """Why it is refused; whatever the values, none is told."""
+    data = [text.encode() if isinstance(text, str) else text for text in (git, live)]
+    with pytest.raises(RefusedError) as caught:
+        told_to_sops(data[0], data[1], None if last is None else last.encode(), keys)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert CANARY not in f"{error} {error.args} {vars(error)}"
+        error = error.__cause__
+    assert caught.value.hint
+    return caught.value
+
+
+# --- what is proposed ------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_live_file_is_proposed_as_it_is() -> None:
+    content, keys = proposed("A=1\nB=2\n", "A=1\nB=3\nC=4\n")
+    assert content == "A=1\nB=3\nC=4\n"
+    assert keys == KeyChange(added=("C",), changed=("B",))
+
+
+def test_of_named_keys_git_keeps_all_the_rest() -> None:
+    content, keys = proposed("# mine\nA=1\nB=2\nC=3\n", "NEW=n\n\n# theirs\nC=30\nB=20\n", "B", "A", "NEW")
+    assert content == "# mine\nB=20\nC=3\nNEW=n\n"
+    assert keys == KeyChange(added=("NEW",), removed=("A",), changed=("B",))
+
+
+def test_a_named_key_is_taken_from_a_file_that_could_not_be_adopted_whole() -> None:
+    content, _ = proposed("A=1\n", 'A=2\n\nB="two\nlines"\n  # indented\nC: 3', "A")
+    assert content == "A=2\n"
+
+
+def test_a_key_that_is_exported_now_is_another_one_to_sops_and_goes_to_the_end() -> None:
+    git, live = "export A=1\nB=2\n", "A=3\nB=2\n"
+    assert proposed(git, live, "A")[0] == "B=2\nA=3\n"
+    assert edited(git, live, "A") == {"A": "3", "export A": None}
+
+
+def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
+    assert edited("A=1\n", "A='1'\n") == {"A": "'1'"}
+
+
+@pytest.mark.parametrize(
+    ("git", "live", "told"),
+    [
+        pytest.param("A=1\nB=2\n", "A=1\nB=3\n", {"B": "3"}, id="changed"),
+        pytest.param("A=1\nB=2\n", "B=2\n", {"A": None}, id="removed"),
+        pytest.param("A=1\n", "A=1\nB=2\nC=3\n", {"B": "2", "C": "3"}, id="added"),
+        pytest.param("# c\nA=1\nexport B=2\n", "# c\nA=\nexport B=x y\n", {"A": "", "export B": "x y"}, id="label"),
+        pytest.param("A=1\n", "A=a\\nb # no\n", {"A": "a\nb # no"}, id="escaped-line-feed"),
+        pytest.param("A=1\n", "A=1\r\n", {"A": "1\r"}, id="carriage-return"),
+        pytest.param("A=1\n", "A=ü=$X`\n", {"A": "ü=$X`"}, id="unicode"),
+        pytest.param("A=1\nB=2\n", "B=2\nexport A=1\n", {"export A": "1", "A": None}, id="exported-at-the-end"),
+    ],
+)
+def test_sops_is_told_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
+    assert edited(git, live) == told
+
+
+def test_the_order_in_which_sops_adds_keys_is_that_of_the_live_file() -> None:
+    assert list(edited("A=1\n", "A=1\nZ=1\nB=1\nM=1\n")) == ["Z", "B", "M"]
+
+
+NAMES = ["A", "B", "C", "D", "E"]
+FILES = st.dictionaries(st.sampled_from(NAMES), st.text("xyz\\n\"'#$ ", max_size=6), min_size=1)
+
+
+@given(FILES, FILES, st.lists(st.sampled_from(NAMES), max_size=3))
+def test_what_sops_is_told_gives_what_is_proposed(
+    before: dict[str, str], after: dict[str, str], keys: Sequence[str]
+) -> None:
+    """Or it is refused; with keys that differ, the file never is for what stands around them."""
+    git, live = (("".join(f"{name}={value}\n" for name, value in one.items())).encode() for one in (before, after))
+    target = replace(TARGET, parser=Parser.RAW)
+    try:
+        one = adoption.lines_of(target, git, live, None, keys)
+        told = adoption.edits(target, git, one)
+    except RefusedError:
+        differing = {name for name in NAMES if before.get(name) != after.get(name)}
+        assert not keys or not differing.issuperset(keys)
+        return
+    made: dict[str, bytes] = {name: value.encode() for name, value in before.items()}
+    for label, value in told.items():
+        if value is None:
+            del made[label]
+        else:
+            made[label] = value.reveal().replace(b"\n", b"\\n")
+    assert b"".join(name.encode() + b"=" + value + b"\n" for name, value in made.items()) == one.content.reveal()
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("live", "line", "said"),
+    [
+        pytest.param(f"A={CANARY}\n\nB=2\n", 2, "blank", id="blank-line"),
+        pytest.param(f"A={CANARY}\nB=2", 2, "does not end with a line feed", id="no-final-line-feed"),
+        pytest.param(f"A={CANARY}\n  # {CANARY}\nB=2\n", 2, "indented comment", id="indented-comment"),
+        pytest.param(f'A="{CANARY}\n{CANARY}=2"\nB=2\n', 1, "several lines", id="value-of-several-lines"),
+        pytest.param(f"A: {CANARY}\nB=2\n", 1, "KEY: value", id="colon"),
+        pytest.param(f"A: {CANARY}=x\nB=2\n", 1, "KEY: value", id="colon-and-equals"),
+        pytest.param(f"A={CANARY}\nB\n", 2, "bare KEY", id="bare-key"),
+        pytest.param(f"A={CANARY}\nB=2\nC_unencrypted=3\n", 3, "plain text", id="left-in-plain-text"),
+        pytest.param(f"A={CANARY}\nB=2\nsops_mac=3\n", 3, "metadata", id="metadata"),
+        pytest.param(f"\ufeffA={CANARY}\nB=2\n", 1, "KEY=value", id="byte-order-mark"),
+        pytest.param(f'A="{CANARY}"C=3\nB=2\n', 1, "KEY=value", id="two-in-a-line"),
+        pytest.param(f"A={CANARY}\n".encode() + b"B=\xff\n", 2, "UTF-8", id="not-utf8"),
+    ],
+)
+def test_what_sops_cannot_hold_is_refused_with_its_line_and_the_way_out(
+    live: str | bytes, line: int, said: str
+) -> None:
+    error = refusal("A=1\nB=2\n", live)
+    assert error.where == f"/opt/app/api.env, line {line}"
+    assert said in error.what
+    assert "binary" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("git", "live", "line", "said"),
+    [
+        pytest.param("A=1\nB=2\n", "B=2\nA=1\n", 1, "another order", id="order"),
+        pytest.param("A=1\nB=2\n", "A=1\nC=3\nB=2\n", 2, "another order", id="new-key-between"),
+        pytest.param("# a\nA=1\n", "# b\nA=1\n", 1, "comment", id="comment-changed"),
+        pytest.param("A=1\n", "A=1\n# b\n", 2, "comment", id="comment-added"),
+        pytest.param("# a\nA=1\n", "A=1\n", 1, "comment", id="comment-removed"),
+    ],
+)
+def test_sops_cannot_change_comments_or_the_order(git: str, live: str, line: int, said: str) -> None:
+    error = refusal(git, live)
+    assert error.where == f"/opt/app/api.env, line {line}"
+    assert said in error.what
+    assert "sops edit" in error.hint
+
+
+def test_a_refusal_names_the_keys_that_can_be_adopted_alone() -> None:
+    assert "--key B --key NEW" in refusal("A=1\nB=2\n", "A=1\n\nB=3\nNEW=1\n").hint
+
+
+@pytest.mark.parametrize(
+    "live",
+    [
+        pytest.param(f"A=1\n{CANARY}Xy==\n", id="base64"),
+        pytest.param(f"A=1\n{CANARY}=value\n", id="mixed-case"),
+        pytest.param(f"A=1\nB={CANARY}\n{CANARY}\n", id="bare"),
+    ],
+)
+def test_what_may_be_a_piece_of_a_pasted_key_is_no_name_and_is_not_shown(live: str) -> None:
+    assert "line " in refusal("A=1\n", live).where
+
+
+def test_a_name_of_mixed_case_is_adopted_where_a_person_calls_it_one() -> None:
+    assert proposed("A=1\n", "A=1\nmyKey=2\n", "myKey")[0] == "A=1\nmyKey=2\n"
+
+
+def test_nothing_to_adopt() -> None:
+    assert "nothing to adopt" in refusal("A=1\n", "A=1\n").what
+
+
+def test_a_key_that_is_nowhere_and_one_that_does_not_differ() -> None:
+    assert "neither git nor the live file has X" in refusal("A=1\nB=2\n", "A=1\nB=3\n", "X").what
+    same = refusal("A=1\nB=2\n", "A=1\nB=3\n", "A")
+    assert same.what == "A is as git has it"
+    assert same.hint == "What differs: B"
+
+
+def test_a_live_file_that_its_reader_refuses_or_reads_twice() -> None:
+    assert "unterminated-quote" in refusal("A=1\n", f'A="{CANARY}\n').what
+    assert refusal("A=1\n", f"A={CANARY}\nA=2\n").where.endswith("line 2")
+
+
+def test_a_named_key_whose_value_has_several_lines() -> None:
+    error = refusal("A=1\n", f'A="{CANARY}\n{CANARY}"\n', "A")
+    assert "cannot hold A" in error.what
+
+
+# --- git has moved as well -------------------------------------------------------------------------------------------
+
+
+def test_a_change_of_gits_that_waits_is_never_undone() -> None:
+    """Last applied A=1 B=2; git now wants A=9; by hand B=3. The whole live file would take A back."""
+    error = refusal("A=9\nB=2\n", "A=1\nB=3\n", last="A=1\nB=2\n")
+    assert error.what.startswith("A: git has changed that")
+    assert "--key B" in error.hint
+    assert proposed("A=9\nB=2\n", "A=1\nB=3\n", "B", last="A=1\nB=2\n")[0] == "A=9\nB=3\n"
+    assert "A: git" in refusal("A=9\nB=2\n", "A=1\nB=3\n", "A", last="A=1\nB=2\n").what
+    assert "N: git" in refusal("A=1\nN=1\n", "A=1\n", last="A=1\n").what
+
+
+def test_a_key_that_both_have_changed_can_be_adopted() -> None:
+    assert proposed("A=9\n", "A=3\n", last="A=1\n")[0] == "A=3\n"
+
+
+def test_a_file_without_keys_that_both_have_changed_is_for_a_person() -> None:
+    def whole(git: bytes, live: bytes, last: bytes | None) -> Proposal:
+        return adoption.whole(TARGET, git, live, last)
+
+    assert whole(b"1", b"2", None).content.reveal() == b"2"
+    assert whole(b"1", b"2", b"1").content.reveal() == b"2"
+    for live, said in ((b"1", "nothing to adopt"), (b"3", "so has somebody"), (b"0", "nobody on this server")):
+        with pytest.raises(RefusedError, match=said):
+            whole(b"1", live, b"0")
+
+
+# --- the commit ------------------------------------------------------------------------------------------------------
+
+
+def test_the_message_names_the_keys_the_target_and_the_host() -> None:
+    keys = KeyChange(added=("NEW",), removed=("GONE",), changed=("A", "B"))
+    assert adoption.message(TARGET, keys, "web-1\nX: y") == (
+        "Adopt A, B, GONE and 1 more of prod/api.env from web-1 X: y\n\n"
+        "Edited by hand on the server, now proposed for git.\n\n"
+        "Changed: A, B\nAdded: NEW\nRemoved: GONE\n\n"
+        "Reconciler-Adopt-Target: prod/api.env\nReconciler-Adopt-Host: web-1 X: y\n"
+    )
+    assert "The file as a whole." in adoption.message(TARGET, KeyChange(), "web-1")
+
+
+def test_the_branch_says_which_environment_and_when() -> None:
+    assert adoption.branch("prod", 0.0) == "reconciler/adopt-prod-19700101T000000Z"
