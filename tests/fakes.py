@@ -47,9 +47,9 @@ from reconciler.core.model import (
     Revision,
     Run,
     Service,
-    ServiceHealth,
     Settings,
     Stack,
+    StackHealth,
     Target,
 )
 from reconciler.core.ports import Ports
@@ -282,10 +282,10 @@ class FakeCompose:
         self._reach()
         return tuple(one for name, one in self.running.items() if self.stack_of(name) == stack.name)
 
-    async def container_ids(self, stack: Stack) -> frozenset[str]:
+    async def glance(self, stack: Stack) -> tuple[Container, ...]:
         self._reach()
-        self.journal.note("container-ids")
-        return frozenset(one.id for name, one in self.running.items() if self.stack_of(name) == stack.name)
+        self.journal.note("glance")
+        return tuple(one for name, one in self.running.items() if self.stack_of(name) == stack.name)
 
     async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
         self._reach()
@@ -468,11 +468,15 @@ class FakeProbe:
 
 
 class SilentMetrics:
-    """The Metrics port; remembers only the last plan, the outcomes and the ages of secrets."""
+    """The Metrics port; remembers the last plan, the outcomes, and what tests ask for."""
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
         self.results: list[Result] = []
+        self.stacks: tuple[StackHealth, ...] = ()
+        self.corrections: list[str] = []
+        self.delivery_times: list[float] = []
+        self.failures = 0
         self.ages: dict[str, float | None] = {}
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
@@ -481,7 +485,9 @@ class SilentMetrics:
 
     def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
 
-    def backed_up(self, environment: str, ok: bool, at: float, kept: int) -> None: ...
+    def backed_up(self, environment: str, ok: bool) -> None: ...
+
+    def backups(self, environment: str, found: Sequence[Backup]) -> None: ...
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None: ...
 
@@ -490,17 +496,23 @@ class SilentMetrics:
     def observed(self, plan: Plan, at: float) -> None:
         self.plan = plan
 
-    def corrected(self, environment: str, targets: Sequence[str]) -> None: ...
+    def corrected(self, environment: str, targets: Sequence[str]) -> None:
+        self.corrections += targets
 
-    def quarantined(self, environment: str, quarantined: bool) -> None: ...
+    def delivered(self, environment: str, seconds: float) -> None:
+        self.delivery_times.append(seconds)
 
-    def pinned(self, environment: str, pinned: bool) -> None: ...
+    def remembered(self, record: EnvironmentRecord, at: float) -> None: ...
 
     def verified(self, environment: str, result: str, reason: str = "") -> None: ...
 
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None: ...
 
-    def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
+    def failed(self, environment: str, at: float) -> None:
+        self.failures += 1
+
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
+        self.stacks = tuple(stacks)
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         self.ages[target] = at

@@ -143,9 +143,9 @@ class DockerCompose:
         """
         return await self._engine.inspect(await self._list(stack, project))
 
-    async def container_ids(self, stack: Stack) -> frozenset[str]:
-        """Ids of the stack's containers from one cheap call, to see whether anything was recreated."""
-        return frozenset(container.id for container in await self._list(stack, self._names.get(stack.id)))
+    async def glance(self, stack: Stack) -> tuple[Container, ...]:
+        """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
+        return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
 
     async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
         if project is not None:

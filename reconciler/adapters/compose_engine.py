@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,11 @@ QUICK = 30.0  # seconds for a question to the engine
 SLOW = 600.0  # seconds for a restart: a container may take its whole stop_grace_period
 # What a hand, a crash or a restart policy does to containers; a health probe alone is an event each second.
 _EVENTS = {"type": ["container"], "event": ["start", "die", "destroy"], "label": [PROJECT_LABEL]}
+# In the engine's list, exit codes and health stand in a sentence only: "Exited (1) 3 minutes ago", "Up 5 minutes
+# (healthy)", "Up 2 seconds (health: starting)".
+_EXIT_CODE = re.compile(r"^Exited \((\d+)\)")
+_HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)$")
+_KILLED = 137  # by a person, or by the kernel for want of memory: the list does not tell
 _NO_CONNECTION = 900  # aiodocker's word for it, as a status
 _NOT_FOUND = 404
 
@@ -61,6 +67,14 @@ class Engine:
         found = await asyncio.gather(*(self._inspect(summary.id) for summary in summaries))
         containers = [container for container in found if container is not None]
         return tuple(sorted(containers, key=lambda container: (container.service, container.id)))
+
+    async def summarise(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
+        """What the list itself tells of each, sorted by service; of one that was killed, what inspect tells."""
+        found = [_summary(one) for one in summaries]
+        for index, container in enumerate(found):
+            if container.exit_code == _KILLED:
+                found[index] = await self._inspect(container.id) or container
+        return tuple(sorted(found, key=lambda container: (container.service, container.id)))
 
     async def restart(self, container: DockerContainer) -> None:
         """Stop it, with the grace it was made with, and start it again."""
@@ -187,6 +201,19 @@ class Engine:
             host = self._environment.get("DOCKER_HOST")
             self._docker = Docker(url=host, context=None if host else self._environment.get("DOCKER_CONTEXT"))
         return self._docker
+
+
+def _summary(listed: DockerContainer) -> Container:
+    """Given an entry of the engine's list, return what it tells of the container."""
+    sentence = listed["Status"]
+    code, health = _EXIT_CODE.search(sentence), _HEALTH.search(sentence)
+    return Container(
+        id=listed.id,
+        service=listed["Labels"].get(SERVICE_LABEL, ""),
+        state=listed["State"],
+        health=health[1] if health else "",
+        exit_code=int(code[1]) if code else 0,
+    )
 
 
 async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,13 +14,36 @@ from prometheus_client import (
     generate_latest,
 )
 
-from reconciler.core.model import Aspect, Change, Kind, Outcome, Phase, Plan, Result, Revision, ServiceHealth
+from reconciler.core.model import (
+    Aspect,
+    Backup,
+    Change,
+    EnvironmentRecord,
+    HealthStatus,
+    Kind,
+    Outcome,
+    Phase,
+    Plan,
+    Result,
+    Revision,
+    StackHealth,
+    SyncStatus,
+    Target,
+)
+from reconciler.core.plan import sync_status
+from reconciler.core.standstill import standstill
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+# From a commit to its services, and from a failure to its end: people merge, images start, somebody gets up at night.
+_LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
 _DECRYPT_RESULTS = (("ok", ""), ("failed", "key"), ("failed", "ciphertext"), ("failed", "sops"))
 _KEY_KINDS = ("added", "removed", "changed")
 _VERIFICATION_RESULTS = (("ok", ""), ("failed", "signature"), ("failed", "unavailable"))
 _ENDS = ("ok", "failed")
+# What the webhook answers: taken, not authentic, too large.
+_WEBHOOK_CODES = (202, 403, 413)
+# An orphan is no target any more: it has no series.
+_SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # What git no longer names is no target any more.
 _LEFT_GIT = (Kind.ORPHAN, Kind.NOT_OURS)
 # What lies on the server is not what git wants, and git has not just changed its mind.
@@ -28,20 +51,29 @@ _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
 class PrometheusMetrics:
-    """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks vanish."""
+    """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks vanish.
 
-    def __init__(self, version: str, environments: Sequence[str]) -> None:
+    ``pass_interval``: seconds between two passes while all is well, by which "for too long" is judged.
+    """
+
+    def __init__(self, version: str, environments: Sequence[str], pass_interval: float = 0.0) -> None:
         # One more series for each counter, which nothing here asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._targets: dict[str, dict[str, tuple[str, ...]]] = {}
-        self._services: dict[str, set[tuple[str, str]]] = {}
+        self._targets: dict[str, dict[str, Target]] = {}
+        self._stacks: dict[str, set[str]] = {}
         self._revisions: dict[tuple[str, str], str] = {}
         self._drift_since: dict[tuple[str, str], float] = {}
-        self._with_secrets: set[tuple[str, str]] = set()
+        self._failing_since: dict[str, float] = {}
+        self._kept: dict[str, dict[str, tuple[int, float]]] = {}  # backups of each target: how many, and the newest
         self._define()
+        self._define_by_target()
+        self._define_by_stack()
         self._build_info.labels(version).set(1)
+        self._pass_interval.set(pass_interval)
+        for code in _WEBHOOK_CODES:
+            self._webhook.labels(code)
         for environment in environments:
             self._start_at_zero(environment)
         for phase in Phase:
@@ -50,10 +82,48 @@ class PrometheusMetrics:
     def _define(self) -> None:
         gauge, counter = self._gauge, self._counter
         self._build_info = gauge("build_info", "The running version.", "version")
-        self._target_info = gauge("target_info", "A managed live file.", "environment", "target", "stack", "on_drift")
         self._revision_info = gauge(
             "revision_info", "Revisions: head, wanted, applied, healthy.", "environment", "state", "revision"
         )
+        self._reconcile = counter("reconcile", "Passes by result.", "environment", "result")
+        self._last_result = gauge("last_result", "1 for the result of the latest pass.", "environment", "result")
+        self._reconcile_duration = self._histogram("reconcile_duration_seconds", "Length of a pass.", "environment")
+        self._phase_duration = self._histogram("phase_duration_seconds", "Length of a part of a pass.", "phase")
+        self._last_attempt = gauge("last_attempt_timestamp_seconds", "When a pass last ended.", "environment")
+        self._last_success = gauge(
+            "last_success_timestamp_seconds", "When a pass last ended in sync or applied.", "environment"
+        )
+        self._tick = gauge("loop_last_tick_timestamp_seconds", "When the daemon's loop last turned.")
+        self._pass_interval = gauge("pass_interval_seconds", "Seconds between two passes while all is well.")
+        self._delivery = self._histogram(
+            "commit_to_applied_seconds",
+            "From a commit to healthy services on it.",
+            "environment",
+            buckets=_LONG,
+        )
+        self._recovery = self._histogram(
+            "failure_to_recovered_seconds",
+            "From the first sight of a failing service to its end.",
+            "environment",
+            buckets=_LONG,
+        )
+        self._webhook = counter("webhook_requests", "Announcements of a push, by the answer's status.", "code")
+        self._git_fetch = counter("git_fetch", "Questions to the git remote.", "environment", "result")
+        self._git_last = gauge(
+            "git_last_fetch_success_timestamp_seconds", "When the git remote last answered.", "environment"
+        )
+        self._decrypt = counter("decrypt", "Calls of sops.", "environment", "result", "reason")
+        self._backup = counter("backup", "Backups taken.", "environment", "result")
+        self._rollback = counter("rollback", "Rollbacks.", "environment", "kind", "result")
+        self._quarantined = gauge("quarantined", "1 while a revision is quarantined.", "environment")
+        self._pinned = gauge("pinned", "1 while a person holds the environment at a revision.", "environment")
+        self._verification = counter(
+            "source_verification", "Checks of commits' signatures.", "environment", "result", "reason"
+        )
+
+    def _define_by_target(self) -> None:
+        gauge, counter = self._gauge, self._counter
+        self._target_info = gauge("target_info", "A managed live file.", "environment", "target", "stack", "on_drift")
         self._drift_keys = gauge("drift_keys", "Keys that differ from git.", "environment", "target", "kind")
         self._drift = gauge("drift", "1 where the live side differs from git.", "environment", "target", "kind")
         self._drift_since_gauge = gauge(
@@ -62,38 +132,14 @@ class PrometheusMetrics:
         self._drift_detected = counter("drift_detected", "Times drift was first seen.", "environment", "target")
         self._drift_corrected = counter("drift_corrected", "Times drift was repaired.", "environment", "target")
         self._pending = gauge("pending_changes", "1 where git has content not yet applied.", "environment", "target")
-        self._reconcile = counter("reconcile", "Passes by result.", "environment", "result")
-        self._reconcile_duration = self._histogram("reconcile_duration_seconds", "Length of a pass.", "environment")
-        self._phase_duration = self._histogram("phase_duration_seconds", "Length of a part of a pass.", "phase")
-        self._last_attempt = gauge("last_attempt_timestamp_seconds", "When a pass last ended.", "environment")
-        self._last_success = gauge(
-            "last_success_timestamp_seconds", "When a pass last ended in sync or applied.", "environment"
+        self._sync = gauge("sync_status", "1 for how the live file stands.", "environment", "target", "status")
+        self._paused = gauge("paused", "1 while a person wants nothing to be written.", "environment", "target")
+        self._paused_until = gauge(
+            "paused_until_timestamp_seconds", "When the pause ends; 0: none.", "environment", "target"
         )
-        self._tick = gauge("loop_last_tick_timestamp_seconds", "When the daemon's loop last turned.")
-        self._git_fetch = counter("git_fetch", "Questions to the git remote.", "environment", "result")
-        self._git_last = gauge(
-            "git_last_fetch_success_timestamp_seconds", "When the git remote last answered.", "environment"
-        )
-        self._decrypt = counter("decrypt", "Calls of sops.", "environment", "result", "reason")
-        self._backup = counter("backup", "Backups taken.", "environment", "result")
-        self._backups = gauge("backups", "Backups kept.", "environment")
-        self._backup_last = gauge("backup_last_timestamp_seconds", "When the last backup was taken.", "environment")
-        self._recreate = counter(
-            "service_recreate",
-            "Services recreated, restarted or signalled.",
-            "environment",
-            "stack",
-            "service",
-            "result",
-        )
-        self._service_healthy = gauge(
-            "service_healthy", "1 where the service is healthy.", "environment", "stack", "service"
-        )
-        self._rollback = counter("rollback", "Rollbacks.", "environment", "kind", "result")
-        self._quarantined = gauge("quarantined", "1 while a revision is quarantined.", "environment")
-        self._pinned = gauge("pinned", "1 while a person holds the environment at a revision.", "environment")
-        self._verification = counter(
-            "source_verification", "Checks of commits' signatures.", "environment", "result", "reason"
+        self._backups = gauge("backups", "Backups kept.", "environment", "target")
+        self._backup_last = gauge(
+            "backup_last_timestamp_seconds", "When the newest backup was taken; 0: never.", "environment", "target"
         )
 
         self._rotated = gauge(
@@ -103,9 +149,20 @@ class PrometheusMetrics:
             "target",
         )
 
+    def _define_by_stack(self) -> None:
+        service = ("environment", "stack", "service")
+        self._recreate = self._counter(
+            "service_recreate", "Services recreated, restarted or signalled.", *service, "result"
+        )
+        self._service_healthy = self._gauge("service_healthy", "1 where the service is healthy.", *service)
+        self._health = self._gauge(
+            "health_status", "1 for how the stack's services are.", "environment", "stack", "status"
+        )
+
     def _start_at_zero(self, environment: str) -> None:
         for result in Result:
             self._reconcile.labels(environment, result)
+            self._last_result.labels(environment, result)
         for end in _ENDS:
             self._git_fetch.labels(environment, end)
             self._backup.labels(environment, end)
@@ -113,13 +170,14 @@ class PrometheusMetrics:
                 self._rollback.labels(environment, kind, end)
         for ended, reason in _DECRYPT_RESULTS:
             self._decrypt.labels(environment, ended, reason)
-        for gauge in (self._last_attempt, self._last_success, self._git_last, self._backup_last, self._backups):
+        for gauge in (self._last_attempt, self._last_success, self._git_last):
             gauge.labels(environment)
         self._quarantined.labels(environment)
         self._pinned.labels(environment)
         for ended, reason in _VERIFICATION_RESULTS:
             self._verification.labels(environment, ended, reason)
-        self._reconcile_duration.labels(environment)
+        for histogram in (self._reconcile_duration, self._delivery, self._recovery):
+            histogram.labels(environment)
 
     # --- the port ---
 
@@ -134,19 +192,29 @@ class PrometheusMetrics:
     def decrypted(self, environment: str, result: str, reason: str = "") -> None:
         self._decrypt.labels(environment, result, reason).inc()
 
-    def backed_up(self, environment: str, ok: bool, at: float, kept: int) -> None:
+    def backed_up(self, environment: str, ok: bool) -> None:
         self._backup.labels(environment, "ok" if ok else "failed").inc()
-        if ok:
-            self._backup_last.labels(environment).set(at)
-        self._backups.labels(environment).set(kept)
 
-    def backups_found(self, environment: str, kept: int, last: float) -> None:
-        """What lies in the backup directory when the daemon starts; ``last`` is the newest one's time, 0 for none."""
-        self._backups.labels(environment).set(kept)
-        self._backup_last.labels(environment).set(last)
+    def backups(self, environment: str, found: Sequence[Backup]) -> None:
+        kept: dict[str, tuple[int, float]] = {}
+        for backup in found:
+            for source in {entry.source for entry in backup.entries}:
+                target = f"{environment}/{source}"
+                number, newest = kept.get(target, (0, 0.0))
+                kept[target] = (number + 1, max(newest, backup.at))
+        self._kept[environment] = kept
+        self._show_backups(environment)
+
+    def _show_backups(self, environment: str) -> None:
+        """Of the targets there are: a backup of what has left git is no target's."""
+        kept = self._kept.get(environment, {})
+        for target in self._targets.get(environment, ()):
+            number, newest = kept.get(target, (0, 0.0))
+            self._backups.labels(environment, target).set(number)
+            self._backup_last.labels(environment, target).set(newest)
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None:
-        self._meet(environment, stack, service)
+        self._meet(environment, stack, [service])
         self._recreate.labels(environment, stack, service, result).inc()
 
     def revision(self, environment: str, state: str, revision: Revision | None) -> None:
@@ -160,35 +228,27 @@ class PrometheusMetrics:
     def observed(self, plan: Plan, at: float) -> None:
         # A target whose path has moved is there twice, under one name: the wanted one comes first, and counts.
         changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in _LEFT_GIT}
-        infos = {target: _info(change) for target, change in changes.items()}
+        targets = {identity: change.target for identity, change in changes.items()}
         known = self._targets.get(plan.environment, {})
-        for target in known.keys() - infos.keys():
-            self._forget(plan.environment, target)
-        for target, labels in infos.items():
-            if known.get(target, labels) != labels:
-                self._target_info.remove(*known[target])
-            self._target_info.labels(*labels).set(1)
-        self._targets[plan.environment] = infos
+        for gone in known.keys() - targets.keys():
+            self._forget(known[gone])
+        for identity, target in targets.items():
+            if (before := known.get(identity, target)) != target:
+                self._target_info.remove(*_info(before))
+            self._target_info.labels(*_info(target)).set(1)
+        self._targets[plan.environment] = targets
         for change in changes.values():
             self._observe(plan.environment, change, at)
-        self._observe_services(plan)
-
-    def _observe_services(self, plan: Plan) -> None:
-        stacks = {change.target.stack for change in plan.changes} | {action.stack for action in plan.actions}
-        known = self._services.setdefault(plan.environment, set())
-        for gone in {one for one in known if one[0] not in stacks}:
-            known.discard(gone)
-            self._service_healthy.remove(plan.environment, *gone)
-            for end in _ENDS:
-                self._recreate.remove(plan.environment, *gone, end)
+        if known.keys() != targets.keys():
+            self._show_backups(plan.environment)
         for action in plan.actions:
-            self._meet(plan.environment, action.stack, action.service)
+            self._meet(plan.environment, action.stack, [action.service])
 
-    def _meet(self, environment: str, stack: str, service: str) -> None:
-        """Start a service's counters at 0, so that the first increase is seen as one."""
-        self._services.setdefault(environment, set()).add((stack, service))
-        for end in _ENDS:
-            self._recreate.labels(environment, stack, service, end)
+    def _meet(self, environment: str, stack: str, services: Iterable[str]) -> None:
+        """Start the services' counters at 0, so that the first increase is seen as one."""
+        for service in services:
+            for end in _ENDS:
+                self._recreate.labels(environment, stack, service, end)
 
     def _observe(self, environment: str, change: Change, at: float) -> None:
         target = change.target.id
@@ -198,6 +258,8 @@ class PrometheusMetrics:
         for kind in _KEY_KINDS:
             self._drift_keys.labels(environment, target, kind).set(len(getattr(change.keys, kind)) if drifted else 0)
         self._pending.labels(environment, target).set(int(change.kind in (Kind.UPDATE, Kind.CREATE, Kind.CONFLICT)))
+        for status in _SYNC_STATUSES:
+            self._sync.labels(environment, target, status).set(int(status is sync_status(change)))
         detected = self._drift_detected.labels(environment, target)
         self._drift_corrected.labels(environment, target)
         if not drifted:
@@ -207,48 +269,74 @@ class PrometheusMetrics:
             detected.inc()
         self._drift_since_gauge.labels(environment, target).set(self._drift_since.get((environment, target), 0))
 
-    def _forget(self, environment: str, target: str) -> None:
-        self._target_info.remove(*self._targets[environment][target])
-        for aspect in Aspect:
-            self._drift.remove(environment, target, aspect)
-        for kind in _KEY_KINDS:
-            self._drift_keys.remove(environment, target, kind)
-        for series in (self._pending, self._drift_detected, self._drift_corrected, self._drift_since_gauge):
-            series.remove(environment, target)
-        self._drift_since.pop((environment, target), None)
-        self.rotated(environment, target, None)
+    def _forget(self, gone: Target) -> None:
+        self._target_info.remove(*_info(gone))
+        states = (self._drift, self._drift_keys, self._drift_since_gauge, self._pending, self._sync)
+        counts = (self._drift_detected, self._drift_corrected, self._backups, self._backup_last)
+        for series in (*states, *counts, self._paused, self._paused_until, self._rotated):
+            series.remove_by_labels({"environment": gone.environment, "target": gone.id})
+        self._drift_since.pop((gone.environment, gone.id), None)
 
     def corrected(self, environment: str, targets: Sequence[str]) -> None:
         for target in targets:
             self._drift_corrected.labels(environment, target).inc()
 
-    def health(self, environment: str, services: Sequence[ServiceHealth]) -> None:
-        for one in services:
-            self._meet(environment, one.stack, one.service)
-            self._service_healthy.labels(environment, one.stack, one.service).set(int(one.healthy))
+    def delivered(self, environment: str, seconds: float) -> None:
+        self._delivery.labels(environment).observe(seconds)
+
+    def failed(self, environment: str, at: float) -> None:
+        self._failing_since.setdefault(environment, at)
+
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
+        self._forget_stacks(environment, {one.stack for one in stacks})
+        for one in stacks:
+            for status in HealthStatus:
+                self._health.labels(environment, one.stack, status).set(int(status is one.status))
+            self._meet(environment, one.stack, [service.service for service in one.services])
+            self._service_healthy.remove_by_labels({"environment": environment, "stack": one.stack})
+            for service in one.services:
+                self._service_healthy.labels(environment, one.stack, service.service).set(int(service.healthy))
+        found = {one.status for one in stacks}
+        if HealthStatus.UNHEALTHY in found:
+            self.failed(environment, at)
+        elif found <= {HealthStatus.HEALTHY, HealthStatus.STOPPED} and environment in self._failing_since:
+            self._recovery.labels(environment).observe(max(0.0, at - self._failing_since.pop(environment)))
+
+    def _forget_stacks(self, environment: str, there: set[str]) -> None:
+        """Else a service that was unhealthy when its stack was removed would alert for ever."""
+        for gone in self._stacks.get(environment, set()) - there:
+            for series in (self._health, self._service_healthy, self._recreate):
+                series.remove_by_labels({"environment": environment, "stack": gone})
+        self._stacks[environment] = there
+
+    def remembered(self, record: EnvironmentRecord, at: float) -> None:
+        for state, revision in (("head", record.head), ("applied", record.applied), ("healthy", record.healthy)):
+            self.revision(record.name, state, revision)
+        wanted = record.pin.revision if record.pin else record.head
+        self._pinned.labels(record.name).set(int(record.pin is not None))
+        self._quarantined.labels(record.name).set(int(wanted is not None and record.quarantine_of(wanted) is not None))
+        pauses = standstill(record, at).pauses
+        for target in self._targets.get(record.name, {}).values():
+            until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)
+            self._paused.labels(record.name, target.id).set(int(until > 0))
+            self._paused_until.labels(record.name, target.id).set(until)
 
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None:
         self._rollback.labels(environment, kind, "ok" if ok else "failed").inc()
-
-    def quarantined(self, environment: str, quarantined: bool) -> None:
-        self._quarantined.labels(environment).set(int(quarantined))
-
-    def pinned(self, environment: str, pinned: bool) -> None:
-        self._pinned.labels(environment).set(int(pinned))
 
     def verified(self, environment: str, result: str, reason: str = "") -> None:
         self._verification.labels(environment, result, reason).inc()
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
-        if at is not None:
-            self._with_secrets.add((environment, target))
+        if at is None:
+            self._rotated.remove_by_labels({"environment": environment, "target": target})
+        else:
             self._rotated.labels(environment, target).set(at)
-        elif (environment, target) in self._with_secrets:
-            self._with_secrets.remove((environment, target))
-            self._rotated.remove(environment, target)
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self._reconcile.labels(outcome.environment, outcome.result).inc()
+        for result in Result:
+            self._last_result.labels(outcome.environment, result).set(int(result is outcome.result))
         self._reconcile_duration.labels(outcome.environment).observe(seconds)
         self._last_attempt.labels(outcome.environment).set(at)
         if outcome.result in (Result.APPLIED, Result.IN_SYNC, Result.CORRECTED):
@@ -258,6 +346,10 @@ class PrometheusMetrics:
 
     def tick(self, at: float) -> None:
         self._tick.set(at)
+
+    def announced(self, code: int) -> None:
+        """The webhook was asked, and answered with this HTTP status."""
+        self._webhook.labels(code).inc()
 
     def render(self) -> bytes:
         """The text a scrape gets."""
@@ -269,10 +361,9 @@ class PrometheusMetrics:
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(f"reconciler_{name}", help, labels, registry=self.registry)
 
-    def _histogram(self, name: str, help: str, *labels: str) -> Histogram:
-        return Histogram(f"reconciler_{name}", help, labels, registry=self.registry, buckets=_SECONDS)
+    def _histogram(self, name: str, help: str, *labels: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
+        return Histogram(f"reconciler_{name}", help, labels, registry=self.registry, buckets=buckets)
 
 
-def _info(change: Change) -> tuple[str, ...]:
-    target = change.target
+def _info(target: Target) -> tuple[str, ...]:
     return (target.environment, target.id, target.stack or "", target.on_drift)

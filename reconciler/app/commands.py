@@ -64,6 +64,7 @@ async def _run_daemon(config: ServerConfig) -> None:
             built.metrics.render,
             functools.partial(errands.carry_out, built.ports, config.environment),
             _webhook_secret(config),
+            announced=built.metrics.announced,
         )
         address = config.http.listen
         async with serving(views, host=address.host, port=address.port, control_socket=control_socket(config)) as bound:

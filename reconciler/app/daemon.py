@@ -20,6 +20,8 @@ _JITTER = 0.05
 # After a pass that a touched file has caused, the next such one waits four times as long as that one took: a flood of
 # changes costs a fifth of a core at most. The first change after a quiet time is looked at once.
 _REST = 4.0
+# The loop turns at least this often (seconds), so that a tick that does not come means that it hangs.
+_TURN = 30.0
 _WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
 
 
@@ -189,7 +191,7 @@ class Daemon:
                     next_poll = now + min(delay, self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
                 next_look = now + min(delay, self._drift_interval)
                 self._rested_at = now + _REST * (now - began)
-            await self._sleep(min(next_poll, next_look))
+            await self._sleep(min(next_poll, next_look, now + _TURN))
         for request in self._requests:
             request.answer.cancel()
 

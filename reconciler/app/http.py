@@ -24,13 +24,17 @@ _LARGEST_WEBHOOK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What the handlers show: the daemon, its memory, and the text of a scrape. ``errand`` is app/errands.py's."""
+    """What the handlers show: the daemon, its memory, and the text of a scrape. ``errand`` is app/errands.py's.
+
+    ``announced`` is told the status that the webhook answers with.
+    """
 
     daemon: Daemon
     store: Store
     render_metrics: Callable[[], bytes]
     errand: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
     webhook_secret: bytes | None = None
+    announced: Callable[[int], None] = lambda _: None
 
     async def status(self) -> dict[str, Any]:
         environments = [await self._environment(name) for name in self.daemon.environments]
@@ -98,6 +102,15 @@ def _public(views: Views) -> web.Application:
         return web.json_response(await views.status())
 
     async def webhook(request: web.Request) -> web.Response:
+        try:
+            answer = await take_announcement(request)
+        except web.HTTPException as refusal:  # the body is too large
+            views.announced(refusal.status)
+            raise
+        views.announced(answer.status)
+        return answer
+
+    async def take_announcement(request: web.Request) -> web.Response:
         body = await request.read()
         if views.webhook_secret is None or not _authentic(request, body, views.webhook_secret):
             return web.Response(status=403, text="the signature or token does not match webhook.secret_file\n")

@@ -12,10 +12,8 @@ from reconciler.core.model import (
     Action,
     Backup,
     Change,
-    Effect,
     EnvironmentRecord,
     KeyChange,
-    Kind,
     Order,
     OrderKind,
     Outcome,
@@ -26,6 +24,7 @@ from reconciler.core.model import (
     Run,
     ServiceHealth,
 )
+from reconciler.core.plan import sync_status
 from reconciler.engine.reconcile import Reconciler
 
 
@@ -34,23 +33,12 @@ def instant(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def sync_word(change: Change) -> str:
-    """One word for a target: in_sync, pending, drifted, held, orphan."""
-    if change.effect is Effect.HOLD:
-        return "held"
-    if change.kind in (Kind.DRIFT, Kind.CONFLICT):
-        return "drifted"
-    if change.kind in (Kind.IN_SYNC, Kind.NOT_OURS):
-        return "in_sync"
-    return "orphan" if change.kind is Kind.ORPHAN else "pending"
-
-
 def change(one: Change) -> dict[str, Any]:
     return {
         "target": one.target.id,
         "path": one.target.path,
         "stack": one.target.stack,
-        "sync": sync_word(one),
+        "sync": sync_status(one).value,
         "kind": one.kind.value,
         "effect": one.effect.value,
         "aspects": sorted(aspect.value for aspect in one.aspects),

@@ -107,7 +107,8 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
     relay = Relay()
     digest = _digester(config.state_dir, store)
     environments = config.environment
-    metrics = PrometheusMetrics(version("reconciler"), environments)
+    interval = min(config.repository.poll_interval, config.drift.interval)
+    metrics = PrometheusMetrics(version("reconciler"), environments, interval)
     compose = DockerCompose(os.path.join(config.state_dir, "stage"), os.environ)
     mirror = GitMirror(
         url=config.repository.url,
@@ -148,8 +149,7 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
         progress=relay,
     )
     for name in environments:
-        found = ports.backups.list(name)
-        metrics.backups_found(name, len(found), found[0].at if found else 0.0)
+        metrics.backups(name, ports.backups.list(name))
     claims = Claims()
     try:
         passes = {name: Reconciler(ports, name, claims) for name in environments}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from reconciler.core.model import Container, Project, ServiceHealth, Stack
+from reconciler.core.model import Container, HealthStatus, Project, ServiceHealth, Stack, StackHealth
 from reconciler.core.services import is_stopped_on_purpose
 
 _WORST_FIRST = (
@@ -184,6 +184,19 @@ def assess(stack: Stack, containers: Iterable[Container]) -> tuple[ServiceHealth
         _summary(stack, Finding(service, _at_once(stack, by_service[service])), by_service[service])
         for service in sorted(by_service)
     )
+
+
+def summary(stack: Stack, containers: Sequence[Container]) -> StackHealth:
+    """Given the containers at one moment, return how the stack is: the worst of its services says it."""
+    services = assess(stack, containers)
+    if failing(stack, [container for container in containers if not is_stopped_on_purpose(stack, container)]):
+        status = HealthStatus.UNHEALTHY
+    elif not services:
+        status = HealthStatus.STOPPED
+    else:
+        well = all(service.healthy for service in services)
+        status = HealthStatus.HEALTHY if well else HealthStatus.STARTING
+    return StackHealth(stack.name, status, services)
 
 
 def failing(stack: Stack, containers: Iterable[Container]) -> frozenset[str]:

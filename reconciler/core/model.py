@@ -94,6 +94,26 @@ class Aspect(StrEnum):
     STALE = "stale"
 
 
+class SyncStatus(StrEnum):
+    """One word for a target: how its live file stands to what git wants."""
+
+    IN_SYNC = "in_sync"
+    PENDING = "pending"
+    DRIFTED = "drifted"
+    HELD = "held"
+    ORPHAN = "orphan"
+
+
+class HealthStatus(StrEnum):
+    """One word for a stack: how its services are. ``unknown``: the engine does not answer."""
+
+    HEALTHY = "healthy"
+    STARTING = "starting"
+    UNHEALTHY = "unhealthy"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+
+
 class Effect(StrEnum):
     """What the pass does about a target."""
 
@@ -522,6 +542,15 @@ class ServiceHealth:
     state: str
     healthy: bool
     restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StackHealth:
+    """A stack at one look: the word for it, and its services; none where the engine does not answer."""
+
+    stack: str
+    status: HealthStatus
+    services: tuple[ServiceHealth, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

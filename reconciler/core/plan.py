@@ -12,6 +12,7 @@ from reconciler.core.model import (
     Kind,
     OnDrift,
     OnFirstContact,
+    SyncStatus,
     TargetState,
 )
 from reconciler.core.words import instant, listed
@@ -35,6 +36,17 @@ def classify(state: TargetState, *, take_over: bool = False) -> Change:
     if state.desired == state.last:
         return _drift(state, _aspects(state), "the live file was changed by hand")
     return _conflict(state, _aspects(state), "git and the live file both changed", "; the hand edit is in the backup")
+
+
+def sync_status(change: Change) -> SyncStatus:
+    """Given what was decided for a target, return the one word for how it stands."""
+    if change.effect is Effect.HOLD:
+        return SyncStatus.HELD
+    if change.drifted:
+        return SyncStatus.DRIFTED
+    if change.kind in (Kind.IN_SYNC, Kind.NOT_OURS):
+        return SyncStatus.IN_SYNC
+    return SyncStatus.ORPHAN if change.kind is Kind.ORPHAN else SyncStatus.PENDING
 
 
 def with_keys(change: Change, keys: KeyChange) -> Change:

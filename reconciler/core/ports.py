@@ -32,9 +32,9 @@ from reconciler.core.model import (
     RevertOrder,
     Revision,
     Run,
-    ServiceHealth,
     Settings,
     Stack,
+    StackHealth,
 )
 from reconciler.core.secret import Digester, Secret
 
@@ -242,8 +242,11 @@ class Compose(Protocol):
         """
         ...
 
-    async def container_ids(self, stack: Stack) -> frozenset[str]:
-        """Ids of the stack's containers from one cheap call, to see whether anything was recreated."""
+    async def glance(self, stack: Stack) -> tuple[Container, ...]:
+        """The stack's containers from one cheap call, which tells their id, service, state, health and exit code only.
+
+        Raises EngineUnavailableError.
+        """
         ...
 
     async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
@@ -398,7 +401,11 @@ class Metrics(Protocol):
 
     def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
 
-    def backed_up(self, environment: str, ok: bool, at: float, kept: int) -> None: ...
+    def backed_up(self, environment: str, ok: bool) -> None: ...
+
+    def backups(self, environment: str, found: Sequence[Backup]) -> None:
+        """The backups there are now, newest first."""
+        ...
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None: ...
 
@@ -408,15 +415,25 @@ class Metrics(Protocol):
 
     def corrected(self, environment: str, targets: Sequence[str]) -> None: ...
 
-    def quarantined(self, environment: str, quarantined: bool) -> None: ...
+    def delivered(self, environment: str, seconds: float) -> None:
+        """A commit is in place with its services healthy, so long after it was made."""
+        ...
 
-    def pinned(self, environment: str, pinned: bool) -> None: ...
+    def remembered(self, record: EnvironmentRecord, at: float) -> None:
+        """What is known between passes: the revisions, and what a person or a quarantine holds back."""
+        ...
 
     def verified(self, environment: str, result: str, reason: str = "") -> None: ...
 
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None: ...
 
-    def health(self, environment: str, services: Sequence[ServiceHealth]) -> None: ...
+    def failed(self, environment: str, at: float) -> None:
+        """Services were judged unhealthy: a failure begins, unless one goes on already."""
+        ...
+
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
+        """How all stacks of the environment are. A failure ends where every one is healthy."""
+        ...
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         """When the oldest secret of the target was made, in epoch seconds; None: it has none."""

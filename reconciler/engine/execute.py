@@ -141,9 +141,9 @@ def take_backup(
     try:
         backup = ports.backups.take(run, files, from_commit, to_commit)
     except ReconcilerError:
-        ports.metrics.backed_up(environment, False, ports.clock.now(), len(ports.backups.list(environment)))
+        ports.metrics.backed_up(environment, False)
         raise
-    ports.metrics.backed_up(environment, True, ports.clock.now(), len(ports.backups.list(environment)))
+    ports.metrics.backed_up(environment, True)
     return backup.id
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,7 @@ from reconciler.engine.prepare import KeyNames, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.transact import held_reason, settle, transact
+from reconciler.engine.vitals import look_at_stacks
 from reconciler.engine.wanted import accepted_head, wanted_revision
 
 # A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
@@ -109,6 +111,7 @@ class Reconciler:
             outcome = Outcome(self.environment, result, str(error), self._aimed_at, retry=error.retryable)
         if not dry_run and not outcome.refused:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
+            self._tell_what_is_remembered()
             await self._tell_ages()
         if not troubles:
             return outcome
@@ -184,7 +187,10 @@ class Reconciler:
             raise
         self._looked_at_stacks = float("-inf")
         self._tidy = False  # a write that met somebody else's edit may leave it aside
-        return await transact(self._ports, snapshot, prepared, trigger)
+        try:
+            return await transact(self._ports, snapshot, prepared, trigger)
+        finally:
+            await self._tell_what_became()
 
     async def _prepare(
         self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str], unfinished: Run | None
@@ -277,7 +283,7 @@ class Reconciler:
         """The ids of each stack's containers; None where the last look is not a drift interval ago."""
         if self._ports.clock.monotonic() - self._looked_at_stacks < self._ports.settings.drift_interval:
             return None
-        return {stack.name: await self._ports.compose.container_ids(stack) for stack in wanted.manifest.stacks}
+        return await look_at_stacks(self._ports, self.environment, wanted.manifest.stacks)
 
     def _have_looked(self, containers: Mapping[str, frozenset[str]], prepared: Prepared) -> None:
         """Remember the containers that were looked at, unless what was found about them still waits: then the next
@@ -285,6 +291,17 @@ class Reconciler:
         waits = prepared.problems or any(Aspect.STALE in change.aspects for change in prepared.plan.changes)
         if not waits:
             self._containers, self._looked_at_stacks = containers, self._ports.clock.monotonic()
+
+    async def _tell_what_became(self) -> None:
+        """Have the metrics tell how the services and the backups are after a transaction, however it ended."""
+        ports, environment = self._ports, self.environment
+        with contextlib.suppress(ReconcilerError):  # what is wrong with them is met by those who need them
+            ports.metrics.backups(environment, ports.backups.list(environment))
+            await look_at_stacks(ports, environment, self._wanted.manifest.stacks if self._wanted else ())
+
+    def _tell_what_is_remembered(self) -> None:
+        with contextlib.suppress(ReconcilerError):
+            self._ports.metrics.remembered(self._ports.store.environment(self.environment), self._ports.clock.now())
 
 
 def _check_names(snapshot: Snapshot, take_over: Collection[str]) -> None:

@@ -9,6 +9,8 @@ from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerEr
 from reconciler.core.model import (
     Action,
     Applied,
+    Aspect,
+    Change,
     Effect,
     EnvironmentRecord,
     GitRevert,
@@ -132,9 +134,9 @@ def _succeeded(transaction: Transaction) -> Outcome:
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
     changes = progress.run.changes
     corrected = [f"{plan.environment}/{one.source}" for one in changes if one.kind in (Kind.DRIFT, Kind.CONFLICT)]
+    stale = [change.target.id for change in plan.changes if _is_renewed(plan, change)]
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
-    ports.metrics.health(plan.environment, progress.services)
-    ports.metrics.corrected(plan.environment, corrected)
+    ports.metrics.corrected(plan.environment, [*corrected, *stale])
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
     outcome = _end(transaction, result, _done_reason(progress), healthy=True)
@@ -147,6 +149,7 @@ def _succeeded(transaction: Transaction) -> Outcome:
 async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> Outcome:
     """The revision broke a service: roll back, unless the stack's owner asked to hold or there is no way back."""
     ports, plan, record = transaction.ports, transaction.plan, transaction.record
+    ports.metrics.failed(plan.environment, ports.clock.now())
     run, views = transaction.progress.run, transaction.prepared.views
     look = "Look at the service (`docker compose logs`), or merge a correction"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
@@ -187,6 +190,7 @@ async def newest_good(ports: Ports, record: EnvironmentRecord, before: Revision)
 
 def _degraded(transaction: Transaction, reason: str) -> Outcome:
     """The files stay although a service is not healthy; that is remembered until it is, or until the next change."""
+    transaction.ports.metrics.failed(transaction.plan.environment, transaction.ports.clock.now())
     transaction.record = replace(transaction.record, degraded=reason)
     return _end(transaction, Result.FAILED, reason)
 
@@ -240,13 +244,14 @@ def _end(
     ``wrote``: git's files are in place now; ``owing``: the services still need what the run owed them.
     """
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
-    record = transaction.record
+    record, now = transaction.record, ports.clock.now()
     if wrote and _is_whole(plan):
         record = replace(record, applied=plan.revision)
     if healthy and not record.stopped:
+        if _is_whole(plan):
+            _tell_delivery(ports, transaction.record, plan.revision, now)
         record = replace(record, healthy=plan.revision, degraded="")
     after = _carried_out(plan) if wrote else plan
-    now = ports.clock.now()
     ports.store.finish(
         progress.run,
         result,
@@ -258,17 +263,35 @@ def _end(
         owed=progress.run.actions if owing else (),
         settled=(*progress.run.actions, *_obsolete(ports, transaction.prepared)) if wrote else (),
     )
-    for state, revision in (("applied", record.applied), ("healthy", record.healthy)):
-        ports.metrics.revision(plan.environment, state, revision)
     run = progress.run
     return Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None, retry)
 
 
+def _tell_delivery(ports: Ports, record: EnvironmentRecord, revision: Revision, now: float) -> None:
+    """How long the commit took from its making to healthy services; ``record`` is from before the run.
+
+    Only for what git has newly brought: not for the first revision of a new server, which may be months old, nor for
+    an earlier one that a person or a quarantine has put in its place.
+    """
+    is_head = record.head is not None and record.head.subtree == revision.subtree and record.pin is None
+    before = {known.subtree for known in (record.applied, record.healthy) if known is not None}
+    if is_head and before - {revision.subtree}:
+        ports.metrics.delivered(record.name, max(0.0, now - revision.committed_at))
+
+
+def _is_renewed(plan: Plan, change: Change) -> bool:
+    """Whether the plan gives the containers that run older values of the file its new ones."""
+    renewed = {action.stack for action in plan.actions if action.stale}
+    return Aspect.STALE in change.aspects and change.target.stack in renewed
+
+
 def _carried_out(plan: Plan) -> Plan:
-    """The plan as it stands once its writes are done; what was deleted is no target any more."""
+    """The plan as it stands once its writes and actions are done; what was deleted is no target any more."""
     changes = tuple(
         replace(change, kind=Kind.IN_SYNC, effect=Effect.NONE, aspects=frozenset(), keys=KeyChange(), reason="in sync")
         if change.writes
+        else replace(change, aspects=change.aspects - {Aspect.STALE})
+        if _is_renewed(plan, change)
         else change
         for change in plan.changes
         if change.effect is not Effect.DELETE

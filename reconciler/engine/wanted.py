@@ -45,10 +45,6 @@ def wanted_revision(ports: Ports, environment: str, head: Revision) -> tuple[Rev
     record = ports.store.environment(environment)
     wanted = record.pin.revision if record.pin else head
     quarantine = record.quarantine_of(wanted)
-    ports.metrics.pinned(environment, record.pin is not None)
-    ports.metrics.quarantined(environment, quarantine is not None)
-    for state, revision in (("head", head), ("applied", record.applied), ("healthy", record.healthy)):
-        ports.metrics.revision(environment, state, revision)
     if quarantine is None:
         return wanted, None
     note = quarantine.revert_note

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,17 +15,25 @@ from reconciler.core.model import (
     Action,
     ActionKind,
     Aspect,
+    Backup,
+    BackupEntry,
     Change,
     Effect,
+    EnvironmentRecord,
+    HealthStatus,
     KeyChange,
     Kind,
     OnDrift,
     Outcome,
+    Pause,
     Phase,
+    Pin,
     Plan,
+    Quarantine,
     Result,
     Revision,
     ServiceHealth,
+    StackHealth,
     Target,
 )
 from tests.support.components import program
@@ -44,6 +54,15 @@ REQUIRED = {
     "drift_detected_total": "counter",
     "drift_corrected_total": "counter",
     "pending_changes": "gauge",
+    "sync_status": "gauge",
+    "health_status": "gauge",
+    "paused": "gauge",
+    "paused_until_timestamp_seconds": "gauge",
+    "last_result": "gauge",
+    "pass_interval_seconds": "gauge",
+    "commit_to_applied_seconds": "histogram",
+    "failure_to_recovered_seconds": "histogram",
+    "webhook_requests_total": "counter",
     "reconcile_total": "counter",
     "reconcile_duration_seconds": "histogram",
     "phase_duration_seconds": "histogram",
@@ -83,6 +102,17 @@ def in_sync(*targets: Target) -> Plan:
     return plan_of(*(changed(target, Kind.IN_SYNC) for target in targets))
 
 
+def stack_of(name: str, **services: bool) -> StackHealth:
+    status = HealthStatus.HEALTHY if all(services.values()) else HealthStatus.UNHEALTHY
+    found = [ServiceHealth(name, service, "running" if well else "exited", well) for service, well in services.items()]
+    return StackHealth(name, status, tuple(found))
+
+
+def backup_of(*targets: Target, at: float) -> Backup:
+    entries = tuple(BackupEntry(target.source, target.path, "0000") for target in targets)
+    return Backup(f"b{at}", "production", "run", at, "", "", entries)
+
+
 def series(metrics: PrometheusMetrics, name: str) -> dict[tuple[str, ...], float]:
     """The samples of one name: label values (but for the environment, in the order of the exposition) → value."""
     found = {}
@@ -107,9 +137,9 @@ def busy() -> PrometheusMetrics:
     metrics.fetched("production", False, 101.0)
     metrics.decrypted("production", "ok")
     metrics.decrypted("production", "failed", "key")
-    metrics.backed_up("production", True, 102.0, 7)
-    for state in ("head", "wanted", "applied", "healthy"):
-        metrics.revision("production", state, REVISION)
+    metrics.backed_up("production", True)
+    metrics.backups("production", [backup_of(API, at=102.0)])
+    metrics.revision("production", "wanted", REVISION)
     keys = KeyChange(added=("SECRET_NAME",), changed=("DATABASE_URL",))
     metrics.observed(
         plan_of(
@@ -121,12 +151,25 @@ def busy() -> PrometheusMetrics:
         103.0,
     )
     metrics.recreated("production", "app", "api", "ok")
-    metrics.health("production", [ServiceHealth("app", "api", "running", True)])
+    metrics.health("production", [stack_of("app", api=True)], 103.0)
     metrics.corrected("production", [API.id])
     metrics.rotated("production", API.id, 99.0)
     metrics.rolled_back("production", "local", True)
-    metrics.quarantined("production", True)
-    metrics.pinned("production", True)
+    metrics.delivered("production", 12.0)
+    metrics.failed("production", 103.0)
+    metrics.remembered(
+        EnvironmentRecord(
+            "production",
+            head=REVISION,
+            applied=REVISION,
+            healthy=REVISION,
+            pin=Pin(REVISION, "a reason", 1.0),
+            pauses=(Pause("", 500.0, "a reason", 1.0),),
+            quarantines=(Quarantine(REVISION, "a reason", 1.0, "run"),),
+        ),
+        104.0,
+    )
+    metrics.announced(202)
     metrics.verified("production", "failed", "signature")
     metrics.finished(Outcome("production", Result.CORRECTED, "wrote api.env"), 1.5, 104.0)
     metrics.tick(105.0)
@@ -146,6 +189,19 @@ def test_every_metric_is_there_with_its_type_and_a_help() -> None:
             suffix = "_total" if family.type == "counter" else ""
             found[family.name.removeprefix("reconciler_") + suffix] = family.type
     assert found == REQUIRED
+
+
+def test_the_page_about_metrics_names_each_with_its_type_and_labels() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\| \S.* \|$", page, re.MULTILINE)
+    documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
+    found = {}
+    for family in text_string_to_metric_families(busy().render().decode()):
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        suffix = "_total" if family.type == "counter" else ""
+        if family.name.startswith("reconciler_"):
+            found[family.name.removeprefix("reconciler_") + suffix] = (family.type, labels)
+    assert documented == found
 
 
 def test_the_process_itself_is_measured() -> None:
@@ -190,7 +246,9 @@ def test_counters_are_0_before_anything_has_happened(metrics: PrometheusMetrics)
     kinds = {(kind, end) for kind in ("local", "git") for end in ("ok", "failed")}
     assert series(metrics, "rollback_total") == dict.fromkeys(kinds, 0)
     assert series(metrics, "phase_duration_seconds_count") == {(phase.value,): 0 for phase in Phase}
-    assert series(metrics, "reconcile_duration_seconds_count") == {(): 0}
+    for name in ("reconcile_duration_seconds", "commit_to_applied_seconds", "failure_to_recovered_seconds"):
+        assert series(metrics, f"{name}_count") == {(): 0}
+    assert series(metrics, "webhook_requests_total") == {("202",): 0, ("403",): 0, ("413",): 0}
 
 
 def test_gauges_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -> None:
@@ -198,13 +256,13 @@ def test_gauges_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -
         "last_attempt_timestamp_seconds",
         "last_success_timestamp_seconds",
         "git_last_fetch_success_timestamp_seconds",
-        "backup_last_timestamp_seconds",
-        "backups",
         "quarantined",
+        "pinned",
         "loop_last_tick_timestamp_seconds",
     ):
         assert series(metrics, name) == {(): 0}, name
     assert series(metrics, "build_info") == {("1.2.3",): 1}
+    assert series(metrics, "last_result") == {(result.value,): 0 for result in Result}
 
 
 def test_a_target_has_its_counters_at_0_once_it_is_known(metrics: PrometheusMetrics) -> None:
@@ -220,7 +278,7 @@ def test_a_target_has_its_counters_at_0_once_it_is_known(metrics: PrometheusMetr
 def test_a_service_has_its_counter_at_0_before_it_is_touched(metrics: PrometheusMetrics) -> None:
     metrics.observed(plan_of(changed(API, Kind.UPDATE), actions=(RECREATE,)), 100.0)
     assert series(metrics, "service_recreate_total") == {("ok", "api", "app"): 0, ("failed", "api", "app"): 0}
-    metrics.health("production", [ServiceHealth("app", "web", "running", True)])
+    metrics.health("production", [stack_of("app", web=True)], 100.0)
     assert series(metrics, "service_recreate_total")["failed", "web", "app"] == 0
     metrics.recreated("production", "app", "db", "ok")
     assert series(metrics, "service_recreate_total")["failed", "db", "app"] == 0
@@ -237,23 +295,25 @@ def test_each_kind_of_drift_is_told_by_its_name(metrics: PrometheusMetrics, aspe
 
 
 @pytest.mark.parametrize(
-    ("kind", "drifted", "pending"),
+    ("kind", "drifted", "pending", "word"),
     [
-        (Kind.IN_SYNC, False, 0),
-        (Kind.CREATE, False, 1),
-        (Kind.UPDATE, False, 1),
-        (Kind.DRIFT, True, 0),
-        (Kind.CONFLICT, True, 1),
-        (Kind.FIRST_CONTACT, True, 0),
+        (Kind.IN_SYNC, False, 0, "in_sync"),
+        (Kind.CREATE, False, 1, "pending"),
+        (Kind.UPDATE, False, 1, "pending"),
+        (Kind.DRIFT, True, 0, "drifted"),
+        (Kind.CONFLICT, True, 1, "drifted"),
+        (Kind.FIRST_CONTACT, True, 0, "pending"),
     ],
 )
 def test_what_git_has_changed_is_pending_and_what_others_have_changed_is_drift(
-    metrics: PrometheusMetrics, kind: Kind, drifted: bool, pending: int
+    metrics: PrometheusMetrics, kind: Kind, drifted: bool, pending: int, word: str
 ) -> None:
     metrics.observed(plan_of(changed(API, kind, Aspect.CONTENT, keys=KeyChange(added=("A", "B")))), 100.0)
     assert drift_of(metrics, API.id) == ({"content"} if drifted else set())
     assert series(metrics, "drift_keys")["added", API.id] == (2 if drifted else 0)
     assert series(metrics, "pending_changes") == {(API.id,): pending}
+    words = ("in_sync", "pending", "drifted", "held")
+    assert series(metrics, "sync_status") == {(one, API.id): int(one == word) for one in words}
 
 
 def test_a_stale_container_is_drift_though_the_file_is_right(metrics: PrometheusMetrics) -> None:
@@ -324,10 +384,13 @@ def samples_about(metrics: PrometheusMetrics, label: str, value: str) -> list[st
 )
 def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after: Plan) -> None:
     metrics.observed(plan_of(changed(API, Kind.IN_SYNC), changed(MOTD, Kind.DRIFT, Aspect.MODE)), 100.0)
-    assert len(samples_about(metrics, "target", MOTD.id)) == 1 + 6 + 3 + 4
+    metrics.remembered(EnvironmentRecord("production"), 100.0)
+    alike = sorted(samples_about(metrics, "target", API.id))
+    assert len(alike) == 1 + 6 + 3 + 4 + 4 + 2 + 2  # info, drift, keys, pending and counts, sync, pause, backups
+    assert sorted(samples_about(metrics, "target", MOTD.id)) == alike
     metrics.observed(after, 160.0)
     assert samples_about(metrics, "target", MOTD.id) == []
-    assert len(samples_about(metrics, "target", API.id)) == 14
+    assert sorted(samples_about(metrics, "target", API.id)) == alike
     # Back again, it starts anew.
     metrics.observed(plan_of(changed(MOTD, Kind.DRIFT, Aspect.MODE)), 220.0)
     assert series(metrics, "drift_since_timestamp_seconds")[MOTD.id,] == 220.0
@@ -362,21 +425,27 @@ def test_the_targets_of_another_environment_stay(metrics: PrometheusMetrics) -> 
 
 def test_the_services_of_a_removed_stack_vanish(metrics: PrometheusMetrics) -> None:
     """Else a service that was unhealthy when its stack was removed would alert for ever."""
-    metrics.observed(in_sync(API), 100.0)
-    metrics.health("production", [ServiceHealth("app", "api", "exited", False)])
+    metrics.health("production", [stack_of("app", api=False), stack_of("other", db=True)], 100.0)
     metrics.recreated("production", "app", "api", "failed")
-    metrics.observed(in_sync(API), 130.0)
-    assert series(metrics, "service_healthy") == {("api", "app"): 0}
-    metrics.observed(in_sync(MOTD), 160.0)
+    assert series(metrics, "service_healthy") == {("api", "app"): 0, ("db", "other"): 1}
+    metrics.health("production", [stack_of("other", db=True)], 160.0)
     assert samples_about(metrics, "stack", "app") == []
+    assert series(metrics, "service_healthy") == {("db", "other"): 1}
 
 
-def test_the_services_of_a_stack_without_targets_keep_their_counts(metrics: PrometheusMetrics) -> None:
-    plan = plan_of(changed(MOTD, Kind.IN_SYNC), actions=(replace(RECREATE, stack="bare"),))
-    metrics.observed(plan, 100.0)
-    metrics.recreated("production", "bare", "api", "failed")
-    metrics.observed(plan, 160.0)
-    assert series(metrics, "service_recreate_total")["failed", "api", "bare"] == 1
+def test_a_service_that_is_gone_or_was_stopped_is_not_unhealthy(metrics: PrometheusMetrics) -> None:
+    metrics.health("production", [stack_of("app", api=False, old=False)], 100.0)
+    metrics.recreated("production", "app", "old", "ok")
+    metrics.health("production", [stack_of("app", api=True)], 160.0)
+    assert series(metrics, "service_healthy") == {("api", "app"): 1}
+    assert series(metrics, "service_recreate_total")["ok", "old", "app"] == 1
+
+
+@pytest.mark.parametrize("status", HealthStatus)
+def test_a_stack_has_one_status_at_a_time(metrics: PrometheusMetrics, status: HealthStatus) -> None:
+    metrics.health("production", [stack_of("app", api=True)], 100.0)
+    metrics.health("production", [StackHealth("app", status)], 160.0)
+    assert series(metrics, "health_status") == {("app", one.value): int(one is status) for one in HealthStatus}
 
 
 def test_an_old_revision_vanishes(metrics: PrometheusMetrics) -> None:
@@ -420,12 +489,64 @@ def test_an_unanswered_question_leaves_the_time_of_the_last_answer(metrics: Prom
     assert series(metrics, "git_fetch_total") == {("ok",): 1, ("failed",): 1}
 
 
-def test_a_failed_backup_leaves_the_time_of_the_last_good_one(metrics: PrometheusMetrics) -> None:
-    metrics.backed_up("production", True, 100.0, 3)
-    metrics.backed_up("production", False, 160.0, 2)
-    assert series(metrics, "backup_last_timestamp_seconds") == {(): 100.0}
-    assert series(metrics, "backups") == {(): 2}
+def test_backups_are_told_for_each_target_there_is(metrics: PrometheusMetrics) -> None:
+    """Also those from before the daemon's start, which are told before the targets are known."""
+    metrics.backups("production", [backup_of(API, WORKER, at=160.0), backup_of(API, MOTD, at=100.0)])
+    assert series(metrics, "backups") == {}
+    metrics.observed(in_sync(API, WORKER), 200.0)
+    assert series(metrics, "backups") == {(API.id,): 2, (WORKER.id,): 1}
+    assert series(metrics, "backup_last_timestamp_seconds") == {(API.id,): 160.0, (WORKER.id,): 160.0}
+    metrics.backups("production", [])
+    assert series(metrics, "backups") == {(API.id,): 0, (WORKER.id,): 0}
+    assert series(metrics, "backup_last_timestamp_seconds") == {(API.id,): 0, (WORKER.id,): 0}
+
+
+def test_backups_are_counted_by_how_they_ended(metrics: PrometheusMetrics) -> None:
+    metrics.backed_up("production", True)
+    metrics.backed_up("production", False)
     assert series(metrics, "backup_total") == {("ok",): 1, ("failed",): 1}
+
+
+def test_a_pause_is_told_for_each_target_it_covers_until_it_ends(metrics: PrometheusMetrics) -> None:
+    metrics.observed(in_sync(API, WORKER, MOTD), 100.0)
+    stack, target = Pause("production/app", 300.0, "", 1.0), Pause(API.id, 500.0, "", 1.0)
+    record = EnvironmentRecord("production", pauses=(stack, target))
+    metrics.remembered(record, 200.0)
+    assert series(metrics, "paused") == {(API.id,): 1, (WORKER.id,): 1, (MOTD.id,): 0}
+    until = series(metrics, "paused_until_timestamp_seconds")
+    assert until == {(API.id,): 500.0, (WORKER.id,): 300.0, (MOTD.id,): 0}
+    metrics.remembered(record, 400.0)
+    assert series(metrics, "paused") == {(API.id,): 1, (WORKER.id,): 0, (MOTD.id,): 0}
+    metrics.remembered(record, 600.0)
+    assert series(metrics, "paused_until_timestamp_seconds") == dict.fromkeys(until, 0)
+
+
+def test_only_a_quarantine_that_the_wanted_revision_runs_into_is_told(metrics: PrometheusMetrics) -> None:
+    quarantine, newer = Quarantine(REVISION, "", 1.0, "run"), Revision("f" * 40, "6" * 40)
+    metrics.remembered(EnvironmentRecord("production", head=REVISION, quarantines=(quarantine,)), 1.0)
+    assert series(metrics, "quarantined") == {(): 1}
+    metrics.remembered(EnvironmentRecord("production", head=newer, quarantines=(quarantine,)), 2.0)
+    assert series(metrics, "quarantined") == {(): 0}
+
+
+def test_a_failure_lasts_from_its_first_sight_until_every_stack_is_well(metrics: PrometheusMetrics) -> None:
+    well, ill = stack_of("app", api=True), stack_of("app", api=False)
+    starting = StackHealth("other", HealthStatus.STARTING)
+    metrics.health("production", [well], 100.0)
+    metrics.failed("production", 110.0)
+    for at, stacks in ((120.0, [ill]), (130.0, [well, starting]), (150.0, [well, stack_of("other", db=True)])):
+        assert series(metrics, "failure_to_recovered_seconds_count") == {(): 0}
+        metrics.health("production", stacks, at)
+    assert series(metrics, "failure_to_recovered_seconds_sum") == {(): 40.0}
+    metrics.health("production", [well], 160.0)
+    assert series(metrics, "failure_to_recovered_seconds_count") == {(): 1}
+
+
+@pytest.mark.parametrize("result", Result)
+def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics, result: Result) -> None:
+    metrics.finished(Outcome("production", Result.STALLED, "because"), 2.0, 500.0)
+    metrics.finished(Outcome("production", result, "because"), 2.0, 501.0)
+    assert series(metrics, "last_result") == {(one.value,): int(one is result) for one in Result}
 
 
 @pytest.mark.parametrize(
@@ -434,10 +555,12 @@ def test_a_failed_backup_leaves_the_time_of_the_last_good_one(metrics: Prometheu
         ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
         ("service_recreate_total", {("ok", "api", "app"): 1, ("failed", "api", "app"): 0}),
         ("service_healthy", {("api", "app"): 1}),
+        ("webhook_requests_total", {("202",): 1, ("403",): 0, ("413",): 0}),
+        ("commit_to_applied_seconds_sum", {(): 12.0}),
         ("quarantined", {(): 1}),
         ("loop_last_tick_timestamp_seconds", {(): 105.0}),
     ],
-    ids=["phases", "services", "health", "quarantine", "tick"],
+    ids=["phases", "services", "health", "webhook", "delivery", "quarantine", "tick"],
 )
 def test_what_happened_is_told(name: str, expected: dict[tuple[str, ...], float]) -> None:
     assert series(busy(), name) == expected

@@ -574,7 +574,8 @@ async def test_staged_project_may_begin_where_the_live_one_is_broken(
         await docker.project(stack)
     found = await docker.containers(stack, None)
     assert [(one.service, one.state, one.environment["KEY"]) for one in found] == [("api", "running", "1")]
-    assert await docker.container_ids(stack) == {found[0].id}
+    (glanced,) = await docker.glance(stack)
+    assert (glanced.id, glanced.service, glanced.state) == (found[0].id, "api", "running")
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
     assert after.name == made.name
     (action,) = services.affected(stack, None, after, found, {}, managed=ALL_KEYS)
@@ -844,6 +845,41 @@ async def test_two_recreates_of_one_project_take_turns(compose_project: MakeProj
     assert not set(before.values()) & set(ids(made).values())
 
 
+async def test_a_glance_tells_what_inspect_tells_of_state_health_and_exit_code(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    """It is read from the sentence that `docker ps` shows, so that one call is enough."""
+    checked = "    healthcheck: {{test: test {} = yes, interval: 1s, start_period: {}, retries: 1}}\n"
+    made = compose_project(
+        f"services:\n  plain:{SLEEPER}  well:{SLEEPER}{checked.format('yes', '0s')}"
+        f"  ill:{SLEEPER}{checked.format('no', '0s')}  starting:{SLEEPER}{checked.format('no', '1h')}"
+        "  failed: {image: IMAGE, network_mode: none, command: [sh, -c, exit 3]}\n"
+        f"  killed:{SLEEPER}  halted:{SLEEPER}"
+    )
+    made.up()
+    made.compose("kill", "killed")
+    made.compose("pause", "halted")
+    wanted = {
+        "failed": ("exited", "", 3),
+        "halted": ("paused", "", 0),
+        "ill": ("running", "unhealthy", 0),
+        "killed": ("exited", "", 137),
+        "plain": ("running", "", 0),
+        "starting": ("running", "starting", 0),
+        "well": ("running", "healthy", 0),
+    }
+
+    def settled() -> bool:
+        states = {service: made.container(service)["State"] for service in ("failed", "ill", "well")}
+        checks = [states[service]["Health"]["Status"] for service in ("ill", "well")]
+        return states["failed"]["Status"] == "exited" and checks == ["unhealthy", "healthy"]
+
+    await asyncio.to_thread(eventually, settled, 30)
+    stack = stack_of(made)
+    for found in (await docker.glance(stack), await docker.containers(stack, made.name)):
+        assert {one.service: (one.state, one.health, one.exit_code) for one in found} == wanted
+
+
 async def test_containers_of_compose_run_are_not_the_services(
     compose_project: MakeProject, docker: DockerCompose
 ) -> None:
@@ -858,14 +894,14 @@ async def test_containers_of_compose_run_are_not_the_services(
 
 CALLS: list[Callable[[DockerCompose, Stack], Awaitable[object]]] = [
     lambda docker, stack: docker.containers(stack, "x"),
-    lambda docker, stack: docker.container_ids(stack),
+    lambda docker, stack: docker.glance(stack),
     lambda docker, stack: docker.recreate(stack, "x", ["api"]),
     lambda docker, stack: docker.restart(stack, "x", ["api"]),
     lambda docker, stack: docker.signal(stack, "x", "api", "HUP"),
 ]
 
 
-@pytest.mark.parametrize("call", CALLS, ids=["containers", "container_ids", "recreate", "restart", "signal"])
+@pytest.mark.parametrize("call", CALLS, ids=["containers", "glance", "recreate", "restart", "signal"])
 @pytest.mark.parametrize("host", ["unix://{tmp_path}/dead.sock", "tcp://127.0.0.1:1"], ids=["socket", "tcp"])
 async def test_engine_that_does_not_answer(
     compose_project: MakeProject,

@@ -56,8 +56,8 @@ class PaperEngine:
         self._step("engine inspect")
         return containers(self._path)
 
-    async def container_ids(self, stack: Stack) -> frozenset[str]:
-        return frozenset(container.id for container in containers(self._path))
+    async def glance(self, stack: Stack) -> tuple[Container, ...]:
+        return containers(self._path)
 
     async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
         """One service after the other. As in Compose, the same variables mean no change, unless forced."""

@@ -1,0 +1,172 @@
+"""The shipped alert rules: understood by promtool, each proven in both directions, each explained in the runbook; and
+one alert's whole way through a real Prometheus and a real Alertmanager."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.commands import run
+from tests.support.components import program
+from tests.support.monitoring import DEPLOY, alertmanager, prometheus, receiver
+from tests.support.server import Server
+from tests.support.waiting import eventually
+
+RULES = DEPLOY / "prometheus/rules.yml"
+PROOFS = [DEPLOY / "prometheus/rules_test.yml", DEPLOY / "prometheus/rules_slow_test.yml"]
+ROOT = DEPLOY.parent
+RUNBOOK = ROOT / "docs/runbook.md"
+DASHBOARD = DEPLOY / "grafana/dashboards/reconciler.json"
+SEVERITIES = {"critical", "warning", "info"}
+# Alerts that are not about one environment, or not about one target.
+OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck"}
+OF_A_TARGET = {"Drift", "DriftContended", "Conflict", "PausedLong", "SecretTooOld"}
+EXPECTED = {
+    "Down", "LoopStuck", "Drift", "DriftContended", "Conflict", "Stalled", "Stale", "GitUnreachable", "DecryptFailed",
+    "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy", "BackupFailed",
+    "SecretTooOld",
+}  # fmt: skip
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def proofs() -> list[dict[str, Any]]:
+    return [proof for file in PROOFS for proof in yaml.safe_load(file.read_text())["tests"]]
+
+
+EACH = pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+
+
+def test_every_alert_is_there() -> None:
+    assert sorted(rule["alert"] for rule in rules()) == sorted(f"Reconciler{name}" for name in EXPECTED)
+
+
+# --- what each says --------------------------------------------------------------------------------------------------
+
+
+@EACH
+def test_an_alert_has_a_severity_and_says_what_and_where(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in SEVERITIES
+    said = rule["annotations"]
+    assert said.keys() == {"summary", "description", "runbook_url"}
+    told = {name for text in said.values() for name in re.findall(r"\$labels\.(\w+)", text)}
+    assert "instance" in told
+    if rule["alert"] not in OF_THE_SERVER:
+        assert "environment" in told
+    if rule["alert"].removeprefix("Reconciler") in OF_A_TARGET:
+        assert "target" in told
+
+
+def test_a_failed_rollback_is_critical() -> None:
+    (rule,) = [rule for rule in rules() if rule["alert"] == "ReconcilerRollbackFailed"]
+    assert rule["labels"]["severity"] == "critical"
+
+
+# --- the runbook -----------------------------------------------------------------------------------------------------
+
+
+def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
+    sections = re.findall(r"^## (Reconciler\w+)$", RUNBOOK.read_text(), re.MULTILINE)
+    assert sorted(sections) == sorted(rule["alert"] for rule in rules())
+    links = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules()}
+    assert links == {name: f"docs/runbook.md#{name.lower()}" for name in sections}
+
+
+@EACH
+def test_a_section_says_what_it_means_how_to_look_and_what_to_do(rule: dict[str, Any]) -> None:
+    text = RUNBOOK.read_text().split(f"## {rule['alert']}\n")[1].split("\n## ")[0]
+    assert [part in text for part in ("**Means:**", "**Look:**", "**Do:**")] == [True] * 3
+    assert rule["labels"]["severity"] in text
+
+
+def test_the_runbook_names_only_commands_and_options_that_there_are(
+    run_cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    named = re.findall(r"`reconciler ([a-z]+)([^`]*)`", RUNBOOK.read_text())
+    helps = {command: run_cli(command, "--help") for command in {command for command, _ in named}}
+    assert {command: found.returncode for command, found in helps.items()} == dict.fromkeys(helps, 0)
+    for command, rest in named:
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in helps[command].stdout, (command, option)
+
+
+def test_words_that_the_runbook_quotes_are_printed_somewhere() -> None:
+    # A note from the code, a word of an enumeration, or a panel's title.
+    sources = [file.read_text() for file in (ROOT / "reconciler").rglob("*.py")]
+    printed = "\n".join([*sources, (ROOT / "docs/errors.md").read_text(), DASHBOARD.read_text()])
+    prose = re.sub(r"`[^`]*`", "", RUNBOOK.read_text())  # not what commands are typed with
+    quoted = re.findall(r'"([^"]+)"', prose)
+    assert len(quoted) > 15
+    assert [words for words in quoted if re.sub(r"\s+", " ", words) not in printed] == []
+
+
+# --- proven by promtool ----------------------------------------------------------------------------------------------
+
+
+@EACH
+def test_an_alert_has_a_proof_that_it_fires_and_one_that_it_stays_silent(rule: dict[str, Any]) -> None:
+    fires, silent = [], []
+    for proof in proofs():
+        name, _, why = proof["name"].partition(": ")
+        (asked,) = proof["promql_expr_test"]
+        if f'"{rule["alert"]}"' not in asked["expr"]:
+            continue
+        assert why
+        assert name in (f"{rule['alert']} fires", f"{rule['alert']} stays silent")
+        (fires if asked["exp_samples"] else silent).append(name)
+    assert set(fires) == {f"{rule['alert']} fires"}
+    assert set(silent) == {f"{rule['alert']} stays silent"}
+
+
+@pytest.mark.prometheus
+def test_promtool_understands_the_rules_and_the_example() -> None:
+    for what, file in (("rules", RULES), ("config", DEPLOY / "prometheus/prometheus.yml")):
+        done = run(program("promtool") or "", "check", what, file)
+        assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.prometheus
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda path: path.name)
+def test_promtool_proves_every_alert(proof: Path) -> None:
+    done = run(program("promtool") or "", "test", "rules", proof, timeout=180)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+# --- the whole way ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.prometheus
+def test_drift_that_is_only_reported_alerts_a_person_until_it_is_repaired(server: Server, tmp_path: Path) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain({"api.env": {"on_drift": "report"}}))
+    server.settings["drift"]["interval"] = "1s"
+    with (
+        server.daemon() as daemon,
+        receiver() as heard,
+        alertmanager(tmp_path / "alertmanager", heard.url) as manager,
+        prometheus(tmp_path / "prometheus", daemon.port, manager.port) as watching,
+    ):
+        eventually(lambda: watching.samples('reconciler_drift{kind="content"} == 0'), timeout=30)
+
+        (server.app / "api.env").write_bytes(b"A=by hand\n")
+
+        fired = eventually(lambda: heard.told("ReconcilerDrift", "firing"), timeout=60)
+        assert fired["labels"]["target"] == "production/api.env"
+        assert fired["labels"]["environment"] == "production"
+        assert fired["labels"]["severity"] == "warning"
+        assert "production/api.env" in fired["annotations"]["summary"]
+        assert fired["annotations"]["runbook_url"] == "docs/runbook.md#reconcilerdrift"
+        assert "by hand" not in str(heard.alerts)
+        assert heard.told("ReconcilerDrift", "resolved") is None
+
+        (server.app / "api.env").write_bytes(b"A=1\n")
+
+        resolved = eventually(lambda: heard.told("ReconcilerDrift", "resolved"), timeout=60)
+        assert resolved["fingerprint"] == fired["fingerprint"]

@@ -1,0 +1,157 @@
+"""What a pass tells the metrics, on fakes: deliveries, failures, corrections, and services while nothing is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from reconciler.core import health
+from reconciler.core.errors import EngineUnavailableError
+from reconciler.core.model import Aspect, Container, HealthStatus, Order, OrderKind, Result, Stack
+from reconciler.engine.reconcile import Reconciler
+from tests.fakes import APP, World, one_pass
+
+STACK = Stack("production", "app", APP, one_shot=frozenset({"migrate"}))
+
+
+def statuses(world: World) -> dict[str, str]:
+    return {one.stack: one.status.value for one in world.metrics.stacks}
+
+
+# --- deliveries ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_revision_is_a_delivery_and_no_other_pass_is(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    assert (await one_pass(world)).result is Result.APPLIED
+    assert world.metrics.delivery_times == [world.clock.now() - 1.0]  # the commit was made at 1.0
+    assert (await one_pass(world)).result is Result.IN_SYNC
+    assert len(world.metrics.delivery_times) == 1
+
+
+async def test_the_first_revision_of_a_new_server_is_no_delivery(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.commit("a", api="A=1")
+    assert (await one_pass(world)).result is Result.APPLIED
+    assert world.metrics.delivery_times == []
+
+
+async def test_a_pin_to_an_earlier_revision_is_no_delivery(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    await one_pass(world)
+    world.metrics.delivery_times.clear()
+    outcome = await one_pass(world, "rollback", Order(OrderKind.ROLLBACK, "a"))
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.metrics.delivery_times == []
+
+
+async def test_a_revision_that_is_taken_back_is_a_failure_and_no_delivery(world: World) -> None:
+    world.compose.sick["A=bad"] = "unhealthy"
+    world.commit("b", api="A=bad", worker="W=1")
+    assert (await one_pass(world)).result is Result.ROLLED_BACK
+    assert world.metrics.delivery_times == []
+    assert world.metrics.failures == 1
+    assert statuses(world) == {"app": "healthy"}  # a look after the rollback ends the failure
+
+
+async def test_a_service_that_was_ill_before_is_a_failure_too(world: World) -> None:
+    world.compose.sick["A="] = "unhealthy"
+    world.compose.start("api")
+    world.commit("b", api="A=2", worker="W=1")
+    assert (await one_pass(world)).result is Result.FAILED
+    assert world.metrics.failures == 1
+    assert statuses(world) == {"app": "unhealthy"}
+
+
+# --- corrections -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_stale_container_that_is_renewed_was_a_correction_and_is_stale_no_more(world: World) -> None:
+    world.host.put(f"{APP}/api.env", b"A=old\n")
+    world.compose.start("api")
+    world.host.put(f"{APP}/api.env", b"A=1\n")
+    outcome = await one_pass(world)
+    assert outcome.result is Result.CORRECTED, outcome.reason
+    assert "production/api.env" in world.metrics.corrections
+    assert world.metrics.plan is not None
+    assert not [change for change in world.metrics.plan.changes if change.aspects]
+
+
+async def test_a_stale_container_of_a_paused_stack_stays_stale(world: World) -> None:
+    world.host.put(f"{APP}/api.env", b"A=old\n")
+    world.compose.start("api")
+    world.host.put(f"{APP}/api.env", b"A=1\n")
+    outcome = await one_pass(world, "pause", Order(OrderKind.PAUSE, scope="production/app", seconds=60.0))
+    assert outcome.result is Result.HELD, outcome.reason
+    assert world.metrics.corrections == []
+    assert world.metrics.plan is not None
+    stale = [change.target.id for change in world.metrics.plan.changes if Aspect.STALE in change.aspects]
+    assert "production/api.env" in stale
+
+
+# --- services while nothing is applied -------------------------------------------------------------------------------
+
+
+async def test_idle_services_are_looked_at_once_a_drift_interval(world: World) -> None:
+    reconciler = Reconciler(world.ports(), "production")
+    await reconciler.run("start")
+    world.steps.clear()
+    world.compose.sick["A="] = "unhealthy"
+    world.compose.start("api")
+    await reconciler.run("poll")
+    assert (world.steps, statuses(world)) == (["ls-remote"], {"app": "healthy"})
+    world.clock.time += world.settings.drift_interval
+    await reconciler.run("poll")
+    assert statuses(world) == {"app": "unhealthy"}
+    assert world.steps.count("glance") == 1
+
+
+async def test_a_dry_run_leaves_it_to_the_next_pass_to_see_that_containers_have_moved(world: World) -> None:
+    reconciler = Reconciler(world.ports(), "production")
+    await reconciler.run("start")
+    world.clock.time += world.settings.drift_interval
+    world.compose.start("api")
+    world.steps.clear()
+    await reconciler.run("plan", dry_run=True)
+    assert "glance" not in world.steps
+    await reconciler.run("poll")
+    assert "model" in world.steps
+
+
+async def test_an_engine_that_does_not_answer_leaves_nothing_known(world: World) -> None:
+    world.compose.reachable = False
+    outcome = await one_pass(world)
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert statuses(world) == {"app": "unknown"}
+
+
+async def test_an_engine_that_goes_away_after_the_transaction_does_not_change_how_it_ended(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.journal.fail("glance", EngineUnavailableError("gone"), after=1)
+    outcome = await one_pass(world)
+    assert outcome.result is Result.APPLIED
+    assert statuses(world) == {"app": "unknown"}
+
+
+def container(service: str, state: str, health: str = "", exit_code: int = 0) -> Container:
+    return Container(f"{service}-{state}", service, state, health, exit_code)
+
+
+@pytest.mark.parametrize(
+    ("containers", "status"),
+    [
+        ([container("api", "running", "healthy"), container("db", "running")], HealthStatus.HEALTHY),
+        ([container("api", "running"), container("migrate", "exited")], HealthStatus.HEALTHY),
+        ([container("api", "running"), container("db", "running", "starting")], HealthStatus.STARTING),
+        ([container("api", "running"), container("db", "running", "unhealthy")], HealthStatus.UNHEALTHY),
+        ([container("api", "running", "starting"), container("db", "exited", exit_code=1)], HealthStatus.UNHEALTHY),
+        ([container("api", "restarting", exit_code=1)], HealthStatus.UNHEALTHY),
+        ([container("api", "running"), container("db", "exited", exit_code=143)], HealthStatus.HEALTHY),
+        ([container("api", "exited"), container("db", "exited", exit_code=137)], HealthStatus.STOPPED),
+        ([], HealthStatus.STOPPED),
+    ],
+    ids=["well", "done", "starting", "unhealthy", "crashed", "restarting", "one stopped", "all stopped", "none"],
+)
+def test_the_worst_service_says_how_the_stack_is(containers: list[Container], status: HealthStatus) -> None:
+    assert health.summary(STACK, containers).status is status
