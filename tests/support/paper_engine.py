@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class PaperEngine:
     async def close(self) -> None:
         pass
 
-    async def follow(self, touched: Callable[[], None]) -> None:
+    async def follow(self, touched: Callable[[], None], directories: Callable[[], Collection[str]]) -> None:
         """Nothing here happens by itself."""
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
