@@ -92,6 +92,7 @@ class FakeGit:
     reachable: bool = True
     rewritten: bool = False
     unsigned: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
 
     def commit(self, name: str, files: Mapping[str, bytes]) -> None:
         """Make a commit with the environment's files its tip; ``name`` is padded to an id."""
@@ -131,7 +132,7 @@ class FakeGit:
 
     async def verify(self, commit: str, since: str | None) -> None:
         self.journal.note(f"verify {since}..{commit}" if since else f"verify {commit}")
-        if commit in self.unsigned:
+        if commit in self.unsigned or since in self.forgotten:
             raise UnverifiedError("not signed", where=commit)
 
 
@@ -354,6 +355,7 @@ class FakeBackups:
         return tuple(backup for backup, _ in reversed(self.taken))
 
     def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
+        self.journal.note(f"read-backup {entry.path}")
         return next(data for known, data in self.taken if known == backup).get(entry.path)
 
     def discard(self, environment: str, identity: str) -> None:
