@@ -68,6 +68,7 @@ class PrometheusMetrics:
         self._failing_since: dict[str, float] = {}
         self._kept: dict[str, dict[str, tuple[int, float]]] = {}  # backups of each target: how many, and the newest
         self._define()
+        self._define_by_environment()
         self._define_by_target()
         self._define_by_stack()
         self._build_info.labels(version).set(1)
@@ -95,6 +96,10 @@ class PrometheusMetrics:
         )
         self._tick = gauge("loop_last_tick_timestamp_seconds", "When the daemon's loop last turned.")
         self._pass_interval = gauge("pass_interval_seconds", "Seconds between two passes while all is well.")
+        self._webhook = counter("webhook_requests", "Announcements of a push, by the answer's status.", "code")
+
+    def _define_by_environment(self) -> None:
+        gauge, counter = self._gauge, self._counter
         self._delivery = self._histogram(
             "commit_to_applied_seconds",
             "From a commit to healthy services on it.",
@@ -107,7 +112,6 @@ class PrometheusMetrics:
             "environment",
             buckets=_LONG,
         )
-        self._webhook = counter("webhook_requests", "Announcements of a push, by the answer's status.", "code")
         self._git_fetch = counter("git_fetch", "Questions to the git remote.", "environment", "result")
         self._git_last = gauge(
             "git_last_fetch_success_timestamp_seconds", "When the git remote last answered.", "environment"
@@ -141,7 +145,6 @@ class PrometheusMetrics:
         self._backup_last = gauge(
             "backup_last_timestamp_seconds", "When the newest backup was taken; 0: never.", "environment", "target"
         )
-
         self._rotated = gauge(
             "secret_last_rotated_timestamp_seconds",
             "When the oldest secret of the target was made.",

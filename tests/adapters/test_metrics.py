@@ -205,10 +205,11 @@ def test_the_page_about_metrics_names_each_with_its_type_and_labels() -> None:
 
 
 def test_the_process_itself_is_measured() -> None:
-    """Descriptors and memory that grow are how a leak shows."""
+    """Descriptors and memory that grow are how a leak shows; an alert waits for a while after the start."""
     text = busy().render().decode()
     assert "process_open_fds " in text
     assert "process_resident_memory_bytes " in text
+    assert "process_start_time_seconds " in text
 
 
 @pytest.mark.prometheus
@@ -319,6 +320,7 @@ def test_what_git_has_changed_is_pending_and_what_others_have_changed_is_drift(
 def test_a_stale_container_is_drift_though_the_file_is_right(metrics: PrometheusMetrics) -> None:
     metrics.observed(plan_of(changed(API, Kind.IN_SYNC, Aspect.STALE)), 100.0)
     assert drift_of(metrics, API.id) == {"stale"}
+    assert series(metrics, "drift_since_timestamp_seconds") == {(API.id,): 100.0}
     assert series(metrics, "drift_detected_total") == {(API.id,): 1}
 
 
