@@ -97,14 +97,14 @@ def test_a_record_comes_back_after_reopening(opened: Callable[[], SqliteStore]) 
         applied=other,
         healthy=REVISION,
         pin=Pin(other, "until Monday", 7.5),
-        quarantine=Quarantine(REVISION, "api exited", 8.5, "r1", "g" * 40, RevertState.REFUSED, "it conflicts"),
+        quarantines=(Quarantine(REVISION, "api exited", 8.5, "r1", "g" * 40, RevertState.REFUSED, "it conflicts"),),
         degraded="api is unhealthy",
         stopped={"app": "a rollback failed", "": "a disk is read-only"},
         reverts=(1.5, 2.5),
     )
     opened().save_environment(record)
     assert opened().environment("production") == record
-    without_revert = replace(record, quarantine=Quarantine(REVISION, "api exited", 8.5, "r1"), pin=None, head=None)
+    without_revert = replace(record, quarantines=(Quarantine(REVISION, "api exited", 8.5, "r1"),), pin=None, head=None)
     opened().save_environment(without_revert)
     assert opened().environment("production") == without_revert
     assert opened().environment("staging") == EnvironmentRecord("staging")
@@ -240,6 +240,8 @@ def test_the_end_of_a_run_ends_older_ones_of_its_environment(store: SqliteStore)
         "r2": (None, None),
         "r3": (Result.APPLIED, 200.0),
     }
+    assert store.owed("production") == (RESTART,), "it was given to nobody"
+    finish(store, run_of("r4"), settled=[RESTART])
     assert store.owed("production") == ()
     assert store.owed("staging") == (SIGNAL,)
 
@@ -290,6 +292,7 @@ for number in range(int(sys.argv[2]), int(sys.argv[3])):
         run, Result.APPLIED, name, at=float(number), record=EnvironmentRecord("production", healthy=revision),
         applied=[Applied("api.env", f"/{file}", name, 0o600, name, 0.0) for file in range(3)],
         owed=[Action("app", name, ActionKind.RESTART, "")],
+        settled=store.owed("production"),
     )
     print(number, flush=True)
 """

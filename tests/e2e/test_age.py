@@ -265,7 +265,7 @@ def test_age_needs_no_key_and_tells_what_is_too_old(site: tuple[Server, History]
 
 def test_a_mistake_on_the_command_line_is_an_error(site: tuple[Server, History]) -> None:
     server, _ = site
-    assert "soon is no duration. Write 12h, or 90d" in server.cli("age", "--max-age", "soon").stderr
+    assert "'soon' is not a duration. Write it as 10s, 5m, 2h or 90d" in server.cli("age", "--max-age", "soon").stderr
     done = server.cli("age", "--environment", "staging")
     assert (done.returncode, "no environment staging here" in done.stderr) == (1, True)
 
