@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core import dotenv
+from reconciler.core.ciphertext import is_certainly_a_name
 from reconciler.core.errors import (
     BadCiphertextError,
     GuardError,
@@ -224,7 +225,17 @@ def key_change(target: Target, desired: bytes | None, live: bytes | None) -> Key
         found = dotenv.key_diff(live, desired, parser=target.parser)
     except dotenv.EnvFileError:
         return KeyChange()
-    return replace(found, cosmetic=found.empty and None not in (desired, live))
+    told = names_told(target, found.removed, live)
+    return replace(found, removed=told, cosmetic=found.empty and None not in (desired, live))
+
+
+def names_told(target: Target, names: tuple[str, ...], live: bytes | None) -> tuple[str, ...]:
+    """Names that only a live file has, as they may be told: a line of a pasted secret can look like a name, so one that
+    is not certainly one is told by its line."""
+    lines = {entry.key: entry for entry in dotenv.entries(live or b"", target.parser)}
+    return tuple(
+        name if is_certainly_a_name(name, lines[name].template) else f"line {lines[name].line}" for name in names
+    )
 
 
 async def last_written(ports: Ports, target: Target, last: Applied, plaintexts: Plaintexts) -> bytes | None:

@@ -30,7 +30,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.standstill import Standstill, contention, left_alone
 from reconciler.engine.contracts import broken_contracts
-from reconciler.engine.observe import Plaintexts, Snapshot, key_change, last_written
+from reconciler.engine.observe import Plaintexts, Snapshot, key_change, last_written, names_told
 
 _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 
@@ -108,7 +108,8 @@ class KeyNames:
                 desired = (await plaintexts.of(target, snapshot.wanted.blobs[target.source])).reveal()
                 if written is not None:
                     by_hand = key_change(target, live.data.reveal(), written)
-                    self._apart[pair] = by_hand, key_change(target, desired, written)
+                    told = names_told(target, by_hand.added, live.data.reveal())
+                    self._apart[pair] = replace(by_hand, added=told), key_change(target, desired, written)
         return self._apart[pair]
 
     def keep(self, ports: Ports, snapshot: Snapshot) -> None:
