@@ -136,7 +136,7 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
     if sides[0].cipher is not None:
         change = compare(old.cipher if old else None, new.cipher if new else None)
         if sides[-1].cipher and sides[-1].cipher.format is Format.BINARY:  # one value that is the whole file
-            content = "" if change.only_reencrypted else "content changed (names only with a key)"
+            content = "" if change.only_reencrypted or change.rotated else "content changed (names only with a key)"
             return replace(change, keys=KeyChange()), content
         return change, ""
     if all(one.parser is not Parser.OPAQUE and one.keys is not None for one in sides):
@@ -207,16 +207,17 @@ def _with_values_of_one(one: FileChange, before: Mapping[str, Opened], after: Ma
     old, new = before.get(one.path), after.get(one.path)
     if old is None and new is None:
         return one
-    keys, anew = one.change.keys, one.change.only_reencrypted
+    keys, anew, rotated = one.change.keys, one.change.only_reencrypted, one.change.rotated
     if one.status != "modified" or (old and new):  # now it is known which values really changed
         keys = _between(old.variables if old else {}, new.variables if new else {})
-        anew = one.status == "modified" and keys.empty
+        anew, rotated = one.status == "modified" and keys.empty, False
     equal = {}
     for key in keys.names:
         found = {"old": _elsewhere(one, key, old, before), "new": _elsewhere(one, key, new, after)}
         if any(found.values()):
             equal[key] = {when: environments for when, environments in found.items() if environments}
-    return replace(one, change=replace(one.change, keys=keys, only_reencrypted=anew), equal=equal)
+    change = replace(one.change, keys=keys, only_reencrypted=anew, rotated=rotated)
+    return replace(one, change=change, equal=equal)
 
 
 def _elsewhere(one: FileChange, key: str, opened: Opened | None, every: Mapping[str, Opened]) -> tuple[str, ...]:
@@ -229,5 +230,5 @@ def _elsewhere(one: FileChange, key: str, opened: Opened | None, every: Mapping[
 
 
 async def _open(found: Survey, paths: set[str], tools: Tools) -> dict[str, Opened]:
-    opened, _ = await open_all(found, tools, paths)
-    return {one.source.path: one for one in opened}
+    values = await open_all(found, tools, paths)
+    return {one.source.path: one for one in values.opened}

@@ -14,6 +14,7 @@ from reconciler.app.server_file import ServerConfig, load_server_config
 from reconciler.core import rules
 from reconciler.core.errors import ConfigError, RefusedError
 from reconciler.core.rules import Finding
+from reconciler.core.tree import Tree
 
 if TYPE_CHECKING:
     from reconciler.app.diffs import Difference
@@ -27,7 +28,7 @@ def check(
     Raises RefusedError, KeyUnavailableError, DecryptFailedError.
     """
     tree = local_wiring.working_directory(path)
-    configs, findings = _servers(path, servers)
+    configs, findings = _servers(path, servers, tree)
     tools = local_wiring.tools(key_file, progress)
     shown = os.path.relpath(path) if os.path.isabs(path) else path
     prefix = path if shown.startswith("..") else shown  # git servers want paths below the working directory
@@ -68,9 +69,9 @@ def _inside(path: str) -> str:
     return "" if clean == "." else clean
 
 
-def _servers(path: str, files: Sequence[str]) -> tuple[dict[str, ServerConfig], list[Finding]]:
+def _servers(path: str, files: Sequence[str], tree: Tree) -> tuple[dict[str, list[ServerConfig]], list[Finding]]:
     """The server's files by the environments they follow, and what is wrong with those that cannot be used."""
-    configs: dict[str, ServerConfig] = {}
+    configs: dict[str, list[ServerConfig]] = {}
     findings = []
     for file in files:
         try:
@@ -84,5 +85,16 @@ def _servers(path: str, files: Sequence[str]) -> tuple[dict[str, ServerConfig], 
                     Finding(rules.SERVER_FILE_INVALID, shown, int(number) if known else 1, text if known else line)
                 )
         else:
-            configs |= dict.fromkeys(config.environment, config)
+            for name in config.environment:
+                configs.setdefault(name, []).append(config)
+                if name not in tree.directories():
+                    findings.append(_follows_nothing(os.path.relpath(file, path), file, name))
     return configs, findings
+
+
+def _follows_nothing(shown: str, file: str, environment: str) -> Finding:
+    with open(file, "rb") as opened:
+        lines = opened.read().split(b"\n")
+    line = next((number for number, one in enumerate(lines, start=1) if one.startswith(b"environment")), 1)
+    message = f"environment: there is no directory {environment}, so this server would have nothing to follow"
+    return Finding(rules.SERVER_FILE_INVALID, shown, line, message)

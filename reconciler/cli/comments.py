@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from reconciler.app.diffs import Difference, FileChange
+from reconciler.core.words import printable
 
 MARKER = "<!-- reconciler-diff -->"
 """By this a job finds its own comment again, to update it in place."""
@@ -49,6 +50,9 @@ def _notes(one: FileChange) -> Iterator[str]:
         yield f"{one.status} file"
     if one.change.only_reencrypted:
         yield "re-encrypted only: no value changed"
+    if one.change.rotated:
+        others = "value" if one.change.keys.empty else "other value"
+        yield f"every {others} was re-encrypted (rotate?); without a key it cannot be told whether values changed"
     if one.change.joined:
         yield f"can decrypt it now: {', '.join(one.change.joined)}"
     if one.change.left:
@@ -71,7 +75,7 @@ def _text(found: Difference) -> str:
         lines += [f"  {note}" for note in _notes(one)]
     lines += [f"{name}: target {what}: {source}" for name, what, source in found.targets]
     lines += [f"{path}: {status}" for path, status in found.others]
-    return "".join(f"{_printable(line)}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _destination(one: FileChange) -> str:
@@ -116,6 +120,7 @@ def _file(one: FileChange) -> dict[str, Any]:
         "keys": {"added": list(keys.added), "removed": list(keys.removed), "changed": list(keys.changed)},
         "recipients": {"added": list(one.change.joined), "removed": list(one.change.left)},
         "only_reencrypted": one.change.only_reencrypted,
+        "rotated": one.change.rotated,
         "note": one.note,
         "equal": {key: {when: list(names) for when, names in one.equal[key].items()} for key in one.equal},
         "findings": [
@@ -184,14 +189,10 @@ def _names(keys: tuple[str, ...]) -> str:
 def _code(text: str) -> str:
     """Text that is shown as it is, also in a table; a backtick or bar in it is replaced, since neither can be escaped
     everywhere."""
-    return f"`{_printable(text).replace('`', chr(0x2032)).replace('|', chr(0xA6))}`"
+    return f"`{printable(text).replace('`', chr(0x2032)).replace('|', chr(0xA6))}`"
 
 
 def _plain(text: str) -> str:
     """Text in which nothing is markup, a link or a mention."""
-    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _printable(text).replace("&", "&amp;").replace("<", "&lt;"))
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
     return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -25,12 +25,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One mistake. ``path`` is relative to the checked directory; ``line`` counts from 1. Never holds a value."""
+    """One mistake. ``path`` is relative to the checked directory; ``line`` counts from 1. Never holds a value.
+    ``environments`` are those it concerns beside the one that ``path`` lies in."""
 
     rule: Rule
     path: str
     line: int
     message: str
+    environments: tuple[str, ...] = ()
 
 
 def _error(identity: str, summary: str, *, keyed: bool = False) -> Rule:
@@ -82,6 +84,7 @@ SHARED_SECRET = _error("shared-secret", "two environments use the same secret", 
 # --- parity ---
 EXAMPLE_KEY_MISSING = _error("example-key-missing", "a key of the example is missing in an environment")
 EXAMPLE_KEY_UNKNOWN = _warning("example-key-unknown", "an environment has a key that the example does not have")
+EXAMPLE_FILE_UNKNOWN = _warning("example-file-unknown", "an example names a file that is no target's source")
 ENVIRONMENT_PARITY = _warning("environment-parity", "a key is missing in one environment and there in another")
 
 # --- contracts ---

@@ -14,6 +14,12 @@ def listed(names: Sequence[str]) -> str:
     return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
 
 
+def printable(text: str) -> str:
+    """Given somebody else's text, return one line of it that is fit for a terminal, a log and a comment: no control or
+    direction characters."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 def instant(seconds: float) -> str:
     """Given seconds since the epoch, return them in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")

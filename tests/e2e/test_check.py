@@ -405,6 +405,11 @@ def a_key_that_the_example_lacks(site: Site) -> None:
         site.encrypt(f"{environment}/worker.env", WORKER.format(environment=environment) + f"NEW_KEY={environment}\n")
 
 
+@mistake(rules.EXAMPLE_FILE_UNKNOWN, "env.example", 15, "no target has the source mailer.env")
+def an_example_that_names_a_file_that_is_not_there(site: Site) -> None:
+    site.replace("env.example", "# files: flags.env", "# files: flags.env mailer.env")
+
+
 @mistake(rules.ENVIRONMENT_PARITY, "staging/worker.env", 1, "NEW_KEY is missing here; it is in production")
 def a_key_that_one_environment_lacks(site: Site) -> None:
     site.replace("env.example", EXAMPLE.partition("# files: worker.env")[2].partition("# files: flags")[0], "\n")

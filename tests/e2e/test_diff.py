@@ -77,12 +77,27 @@ def test_a_value_emptied_without_any_key_is_a_changed_key(committed: Site) -> No
     assert one_file(committed)["keys"]["changed"] == ["QUEUE"]
 
 
-def test_a_rotated_file_is_re_encrypted_only(committed: Site) -> None:
+def test_of_a_rotated_file_only_a_key_tells_that_no_value_changed(committed: Site) -> None:
+    """Whoever has the public key can encrypt other values under the old ivs."""
     committed.in_place("rotate", "production/worker.env", "--in-place")
     committed.commit()
     file = one_file(committed)
-    assert file["keys"] == NOTHING
-    assert file["only_reencrypted"] is True
+    assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, True, False)
+    said = diff(committed, "HEAD~1..HEAD").stdout
+    assert "every value was re-encrypted (rotate?); without a key it cannot be told whether values changed" in said
+    assert "no value changed" not in said
+    file = one_file(committed, "--age-key-file", str(committed.keys))
+    assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, False, True)
+
+
+def test_a_rotated_value_of_another_length_is_a_changed_key(committed: Site) -> None:
+    committed.in_place("rotate", "production/worker.env", "--in-place")
+    text = committed.read("production/worker.env")
+    value = re.search(r"QUEUE=ENC\[AES256_GCM,data:([^,]+),", text)
+    assert value is not None
+    committed.replace("production/worker.env", value[1], "AAAA" + value[1])
+    committed.commit()
+    assert one_file(committed)["keys"]["changed"] == ["QUEUE"]
 
 
 def test_new_recipients_are_told_and_no_key_is_changed(committed: Site) -> None:

@@ -166,4 +166,4 @@ def check_copies(survey: Survey) -> Iterator[Finding]:
                 shared[other.path, source.path] = (other, source, times + 1)
     for other, source, times in shared.values():
         message = f"{times} value(s) are the very ciphertext of {other.path}: a copied file, and so the same secrets"
-        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message)
+        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message, (other.environment,))

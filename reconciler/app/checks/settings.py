@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated
@@ -19,6 +19,7 @@ from reconciler.core.tree import Tree
 NAME = "check.yaml"
 # What says that an exemption is at fault cannot itself be exempted.
 _ALWAYS_ON = frozenset({rules.CHECK_SETTINGS, rules.EXEMPTION_UNUSED})
+_COMPARING = frozenset({rules.SHARED_SECRET, rules.CONTRACT_DIFFERS})
 
 _RULE = Form("a rule's id", "an id of docs/checks.md, such as environment-parity", r"^[a-z][a-z-]{0,40}$")
 _GLOB = Form(
@@ -53,9 +54,9 @@ class Exemptions:
     exemptions: tuple[Exemption, ...] = ()
     lines: tuple[int, ...] = ()
 
-    def apply(self, findings: Iterable[Finding], *, whole: bool, keyed: bool) -> list[Finding]:
-        """What remains, and the exemptions that exempt nothing: told only of a ``whole`` run, and with a key if the
-        rule needs one."""
+    def apply(self, findings: Iterable[Finding], *, whole: bool, sealed: Collection[str]) -> list[Finding]:
+        """What remains, and the exemptions that exempt nothing: told only of a ``whole`` run, and of a rule that needs
+        values only where none of the files was ``sealed``."""
         used: set[int] = set()
         remaining = []
         for finding in findings:
@@ -64,7 +65,7 @@ class Exemptions:
                 remaining.append(finding)
             else:
                 used.add(number)
-        return remaining + (self._unused(used, keyed) if whole else [])
+        return remaining + (self._unused(used, sealed) if whole else [])
 
     def _exempted(self, finding: Finding) -> int | None:
         for number, one in enumerate(self.exemptions):
@@ -72,12 +73,20 @@ class Exemptions:
                 return number
         return None
 
-    def _unused(self, used: set[int], keyed: bool) -> list[Finding]:
+    def _unused(self, used: set[int], sealed: Collection[str]) -> list[Finding]:
         return [
             Finding(rules.EXEMPTION_UNUSED, NAME, line, f"{one.rule} finds nothing at {one.path} any more: take it out")
             for number, (one, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
-            if number not in used and (keyed or not rules.BY_ID[one.rule].keyed)
+            if number not in used and not _needs(one, sealed)
         ]
+
+
+def _needs(exemption: Exemption, sealed: Collection[str]) -> bool:
+    """Whether a file that nobody opened could still hold what is exempt; some rules compare it with any other."""
+    rule = rules.BY_ID[exemption.rule]
+    if rule in _COMPARING:
+        return bool(sealed)
+    return rule.keyed and any(fnmatchcase(path, exemption.path) for path in sealed)
 
 
 def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:

@@ -86,7 +86,7 @@ class Survey:
 
 
 def survey(
-    tree: Tree, prefix: str, *, parse_yaml: YamlParser, servers: Mapping[str, ServerConfig] | None = None
+    tree: Tree, prefix: str, *, parse_yaml: YamlParser, servers: Mapping[str, Sequence[ServerConfig]] | None = None
 ) -> Survey:
     """Read every environment of the tree. ``servers`` are server's files by the environment that they follow."""
     findings: list[Finding] = []
@@ -94,7 +94,7 @@ def survey(
     for name in tree.directories():
         reader = _Reader(tree, prefix, name, parse_yaml, findings)
         if f"{name}/{MANIFEST}" in (tree.files.keys() | tree.odd.keys()):
-            found.append(reader.environment((servers or {}).get(name)))
+            found.append(reader.environment((servers or {}).get(name, ())))
         else:
             findings += _without_manifest(tree, name)
     for path, data in tree.files.items():
@@ -129,9 +129,9 @@ class _Reader:
         self._paths = tuple(tree.below(name))
         self._directories = {parent for path in self._paths for parent in _parents(path)}
 
-    def environment(self, server: ServerConfig | None) -> Environment:
+    def environment(self, servers: Sequence[ServerConfig]) -> Environment:
         path = f"{self._name}/{MANIFEST}"
-        document, manifest = self._manifest(path, server)
+        document, manifest = self._manifest(path, servers)
         named = {outline.source: outline for outline in outlines(manifest)} if manifest else {}
         sources = [source for outline in named.values() if (source := self._named(outline, document, path))]
         sources += [source for other in self._others(named) if (source := self._unnamed(other, manifest is not None))]
@@ -139,7 +139,7 @@ class _Reader:
 
     # --- the manifest ---
 
-    def _manifest(self, path: str, server: ServerConfig | None) -> tuple[Document | None, ManifestFile | None]:
+    def _manifest(self, path: str, servers: Sequence[ServerConfig]) -> tuple[Document | None, ManifestFile | None]:
         if path in self._tree.odd:
             self._report(rules.MANIFEST_INVALID, path, 1, f"is {self._tree.odd[path]}")
             return None, None
@@ -151,8 +151,10 @@ class _Reader:
         except UnreadableError as error:
             self._report(rules.MANIFEST_INVALID, path, *_placed(str(error), path))
             return None, None
-        manifest, mistakes = validate(ManifestFile, document, server)
-        for line, text in document.sentences([*document.problems, *mistakes]):
+        results = [validate(ManifestFile, document, server) for server in servers or (None,)]
+        manifest = next((one for one, _ in results if one), None)
+        mistakes = [mistake for _, of_one in results for mistake in of_one]
+        for line, text in dict.fromkeys(document.sentences([*document.problems, *mistakes])):
             self._report(rules.MANIFEST_INVALID, path, line, text)
         for line, text in document.sentences(conflicts(document)):
             self._report(rules.TARGET_CONFLICT, path, line, text)
