@@ -16,6 +16,11 @@ _CERTAIN_MARKER = re.compile(r"^(?:<{7}|>{7})(?: .*)?\r?$", re.MULTILINE)
 _PRIVATE_KEY = re.compile(
     r"AGE-SECRET-KEY-1[0-9A-Z]{10,}|-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", re.ASCII
 )
+# Sixteen letters and digits in a row, at least three of them digits.
+_RANDOM = re.compile(r"(?=[A-Za-z]*[0-9][A-Za-z]*[0-9][A-Za-z]*[0-9])[A-Za-z0-9]{16}", re.ASCII)
+_ALONE = (
+    "may be a secret that stands alone, and is not shown: give the name its value, or remove the line and replace it"
+)
 
 
 @dataclass(slots=True)
@@ -63,16 +68,16 @@ def _lint_lines(path: str, text: str, findings: list[Finding]) -> str:
     lines = text.split("\n")
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        key, equals, _ = line.partition("=")
+        key, equals, value = line.partition("=")
         if not equals or line.startswith("#"):
             continue
-        if fault := _fault(key, number, first):
+        if fault := _fault(key, value, number, first):
             findings.append(Finding(fault[0], path, number, fault[1]))
             lines[number - 1] = ""
     return "\n".join(lines)
 
 
-def _fault(key: str, number: int, first: dict[str, int]) -> tuple[Rule, str] | None:
+def _fault(key: str, value: str, number: int, first: dict[str, int]) -> tuple[Rule, str] | None:
     if key.startswith("sops_"):
         if ciphertext.is_metadata(key):
             return None
@@ -80,9 +85,19 @@ def _fault(key: str, number: int, first: dict[str, int]) -> tuple[Rule, str] | N
     name = key.strip(" \t").removeprefix("export ").strip(" \t")
     if problem := name_problem(name):
         return rules.KEY_NAME, problem
+    if may_be_a_value(name, value):
+        return rules.KEY_NAME, _ALONE
     if first.setdefault(name, number) != number:
         return rules.DUPLICATE_KEY, f"{name} is already set in line {first[name]}; keep one"
     return None
+
+
+def may_be_a_value(name: str, value: str) -> bool:
+    """Whether a line with nothing behind its ``=``, or without one, may be a secret that stands alone: then its name
+    must not be shown."""
+    if value.strip("= \t\r"):
+        return False
+    return not ciphertext.is_certainly_a_name(name, value) or _RANDOM.search(name) is not None
 
 
 def name_problem(name: str) -> str:
@@ -97,11 +112,13 @@ def name_problem(name: str) -> str:
 
 
 def plain(path: str, entries: tuple[dotenv.Entry, ...]) -> list[Finding]:
-    """What the entries of a plain (or decrypted) env file tell: duplicates, sops' own names."""
+    """What the entries of a plain (or decrypted) env file tell: duplicates, sops' own names, secrets for names."""
     findings = []
     first: dict[str, int] = {}
     for entry in entries:
-        if entry.key.startswith("sops_"):
+        if may_be_a_value(entry.key, entry.template):
+            findings.append(Finding(rules.KEY_NAME, path, entry.line, _ALONE))
+        elif entry.key.startswith("sops_"):
             message = f"{shown(entry.key)} is sops' own: the file was encrypted twice, or merged by hand"
             findings.append(Finding(rules.SOPS_KEY, path, entry.line, message))
         elif first.setdefault(entry.key, entry.line) != entry.line:

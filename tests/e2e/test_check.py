@@ -85,7 +85,10 @@ def a_manifest_that_is_a_link(site: Site) -> None:
     (site.envs / P).symlink_to("../staging/environment.yaml")
 
 
-@mistake(rules.MANIFEST_MISSING, "production/api.env", 1, "no environment.yaml")
+@mistake(
+    rules.MANIFEST_MISSING, "production/api.env", 1, "no environment.yaml",
+    (rules.NOT_ENCRYPTED, "production/flags.env", 1, "is an env file in plain text"),
+)  # fmt: skip
 def an_environment_without_a_manifest(site: Site) -> None:
     site.remove(P)
 
@@ -165,6 +168,13 @@ def an_exemption_that_exempts_nothing_any_more(site: Site) -> None:
 
 
 # encryption
+
+
+@mistake(rules.PLAIN_SECRET, "production/flags.env", 2, "API_TOKEN looks like a secret")
+def a_secret_in_a_plain_target(site: Site) -> None:
+    site.write("production/flags.env", f"{FLAGS}API_TOKEN=invented-plain\n")
+    site.replace("env.example", "FEATURE_SEARCH=on\n", "FEATURE_SEARCH=on\nAPI_TOKEN=\n")
+    site.replace("staging/environment.yaml", "{encrypted: false}", "{encrypted: false, ignore_keys: [API_TOKEN]}")
 
 
 @mistake(rules.NOT_ENCRYPTED, "production/worker.env", 1, "plain values for QUEUE, WORKERS, API_TOKEN")

@@ -7,10 +7,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from reconciler.app.checks.survey import Environment, Source, Survey
+from reconciler.app.checks.survey import Environment, Source, Survey, secrets_in_plain
 from reconciler.app.manifest import outlines
 from reconciler.core import dotenv, lint, rules
 from reconciler.core.model import Parser
+from reconciler.core.plaintext import looks_real
 from reconciler.core.rules import Finding
 from reconciler.core.words import printable
 
@@ -35,9 +36,8 @@ def check_parity(survey: Survey) -> Iterator[Finding]:
     yield from _groups_of_no_file(survey)
     for environment in survey.environments:
         for path, data in _examples(survey, environment):
-            example, problem = _read(path, data)
-            if problem:
-                yield problem
+            example, problems = _read(path, data)
+            yield from problems
             for finding, key in _compare(environment, example):
                 told.add((finding.path, key))
                 yield finding
@@ -58,24 +58,27 @@ def _examples(survey: Survey, environment: Environment) -> Iterator[tuple[str, b
             yield path, data
 
 
-def _read(path: str, data: bytes) -> tuple[_Example, Finding | None]:
+def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
     base = posixpath.basename(path)
     text = data.decode("utf-8", "surrogateescape")
     try:
         entries = dotenv.parse(data)
     except dotenv.EnvFileError as error:
         finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
-        return _Example(path, {}), finding
+        return _Example(path, {}), [finding]
+    problems = [one for one in lint.plain(path, entries) if one.rule is rules.KEY_NAME]
+    entries = tuple(entry for entry in entries if not lint.may_be_a_value(entry.key, entry.template))
+    problems += secrets_in_plain(path, entries, looks_real)
     if base not in _GENERAL:
         source = base.removesuffix(".example").removesuffix(".template")
-        return _Example(path, {source: {entry.key: entry.line for entry in entries}}), None
+        return _Example(path, {source: {entry.key: entry.line for entry in entries}}), problems
     groups = [(text.count("\n", 0, match.start()) + 1, match[1].split()) for match in _GROUP.finditer(text)]
     keys: dict[str, dict[str, int]] = {name: {} for _, names in groups for name in names} or {"": {}}
     for entry in entries:
         names = next((names for line, names in reversed(groups) if line < entry.line), [""])
         for name in names:
             keys.setdefault(name, {})[entry.key] = entry.line
-    return _Example(path, keys, {name: line for line, names in reversed(groups) for name in names}), None
+    return _Example(path, keys, {name: line for line, names in reversed(groups) for name in names}), problems
 
 
 def _compare(environment: Environment, example: _Example) -> Iterator[tuple[Finding, str]]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from reconciler.app.checks.survey import CHECK_SETTINGS
 from reconciler.app.fields import Form
 from reconciler.app.sections import Items, Section, validate
 from reconciler.app.yaml_files import Document, UnreadableError, read_document
@@ -16,7 +17,6 @@ from reconciler.core import rules
 from reconciler.core.rules import Finding
 from reconciler.core.tree import Tree
 
-NAME = "check.yaml"
 # What says that an exemption is at fault cannot itself be exempted.
 _ALWAYS_ON = frozenset({rules.CHECK_SETTINGS, rules.EXEMPTION_UNUSED})
 _COMPARING = frozenset({rules.SHARED_SECRET, rules.CONTRACT_DIFFERS})
@@ -75,7 +75,12 @@ class Exemptions:
 
     def _unused(self, used: set[int], sealed: Collection[str]) -> list[Finding]:
         return [
-            Finding(rules.EXEMPTION_UNUSED, NAME, line, f"{one.rule} finds nothing at {one.path} any more: take it out")
+            Finding(
+                rules.EXEMPTION_UNUSED,
+                CHECK_SETTINGS,
+                line,
+                f"{one.rule} finds nothing at {one.path} any more: take it out",
+            )
             for number, (one, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
             if number not in used and not _needs(one, sealed)
         ]
@@ -91,17 +96,17 @@ def _needs(exemption: Exemption, sealed: Collection[str]) -> bool:
 
 def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
     """What check.yaml says; where it cannot be used, nothing is exempt and the findings say why."""
-    if NAME in tree.odd:
-        return Exemptions(), [Finding(rules.CHECK_SETTINGS, NAME, 1, f"is {tree.odd[NAME]}")]
-    if NAME not in tree.files:
+    if CHECK_SETTINGS in tree.odd:
+        return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, f"is {tree.odd[CHECK_SETTINGS]}")]
+    if CHECK_SETTINGS not in tree.files:
         return Exemptions(), []
     try:
-        document = read_document(tree.files[NAME], NAME)
+        document = read_document(tree.files[CHECK_SETTINGS], CHECK_SETTINGS)
     except UnreadableError as error:
-        return Exemptions(), [Finding(rules.CHECK_SETTINGS, NAME, 1, str(error))]
+        return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, str(error))]
     settings, problems = validate(CheckFile, document)
     told = document.sentences([*document.problems, *problems])
-    findings = [Finding(rules.CHECK_SETTINGS, NAME, line, text) for line, text in told]
+    findings = [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in told]
     if settings is None:
         return Exemptions(), findings
     return _known(settings, document, findings), findings
@@ -115,5 +120,7 @@ def _known(settings: CheckFile, document: Document, findings: list[Finding]) -> 
             kept.append((one, line))
         else:
             what = "cannot be turned off" if one.rule in rules.BY_ID else "is no rule; docs/checks.md lists them"
-            findings.append(Finding(rules.CHECK_SETTINGS, NAME, line, f"exempt[{number}].rule: {one.rule} {what}"))
+            findings.append(
+                Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, f"exempt[{number}].rule: {one.rule} {what}")
+            )
     return Exemptions(tuple(one for one, _ in kept), tuple(line for _, line in kept))

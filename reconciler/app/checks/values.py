@@ -38,7 +38,7 @@ def open_source(source: Source, data: bytes) -> tuple[Opened | None, list[Findin
     if source.parser is Parser.OPAQUE:
         return None, []
     entries, findings = read_entries(source.path, data, source.parser)
-    unreadable = any(finding.rule is rules.ENV_UNREADABLE for finding in findings)
+    unreadable = any(finding.rule in (rules.ENV_UNREADABLE, rules.KEY_NAME) for finding in findings)
     variables = {} if unreadable else dotenv.variables(data, source.parser)
     # Those of a plain file were told by the survey. Of an encrypted one, the lines are not those of its plaintext.
     findings = [_moved(source, finding) for finding in findings] if source.encrypted else []
