@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reconciler.core.ciphertext import Ciphertext, Entry
-from reconciler.core.model import KeyChange
+from reconciler.core.lint import may_be_a_value
+from reconciler.core.model import Format, KeyChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,13 @@ def compare(old: Ciphertext | None, new: Ciphertext | None) -> CipherChange:
 
 
 def _values(version: Ciphertext | None) -> Mapping[str, Entry]:
-    return {entry.key: entry for entry in version.entries if not entry.comment} if version else {}
+    """By name; what may be a secret that stands alone, by its line."""
+    found = {}
+    for entry in version.entries if version else ():
+        if not entry.comment:
+            alone = version and version.format is Format.DOTENV and may_be_a_value(entry.key, entry.encrypted)
+            found[f"line {entry.line}" if alone else entry.key] = entry
+    return found
 
 
 def _comments(version: Ciphertext | None) -> list[str]:

@@ -141,7 +141,10 @@ def test_files_that_come_and_go_are_told_with_all_their_keys(committed: Site) ->
     found = data(committed)
     (file,) = found["files"]
     assert (file["status"], file["keys"]["added"]) == ("added", ["MAIL_FROM"])
-    assert found["targets"] == [{"environment": "production", "change": "added", "source": "mailer.env"}]
+    (target,) = found["targets"]
+    assert (target["environment"], target["change"], target["source"], target["stack"]) == (
+        "production", "added", "mailer.env", "app",
+    )  # fmt: skip
     back = data(committed, "HEAD..HEAD~1")
     assert (back["files"][0]["status"], back["files"][0]["keys"]["removed"]) == ("removed", ["MAIL_FROM"])
 
@@ -169,6 +172,71 @@ def test_a_file_that_is_no_longer_encrypted_is_told_so(committed: Site) -> None:
     committed.replace("production/environment.yaml", "worker.env: config/worker.env", "worker.env: {encrypted: false}")
     committed.commit()
     assert one_file(committed)["note"] == "is no longer encrypted"
+
+
+@pytest.mark.parametrize("how", ["damaged", "partly plain", "plain"])
+def test_names_of_a_file_that_is_damaged_or_plain_are_told_as_far_as_they_can_be_read(
+    committed: Site, how: str
+) -> None:
+    committed.in_place("unset", "production/worker.env", value='["QUEUE"]')
+    first, *rest = committed.read("production/worker.env").splitlines()
+    assert first.startswith("WORKERS=")
+    made = {"damaged": [f"{first}junk", *rest], "partly plain": ["WORKERS=invented-4", *rest],
+            "plain": ["WORKERS=invented-4", "API_TOKEN=invented-x"]}  # fmt: skip
+    committed.write("production/worker.env", "\n".join([*made[how], ""]))
+    committed.commit()
+    file = one_file(committed)
+    assert file["keys"]["removed"] == ["QUEUE"]
+    assert "WORKERS" in file["keys"]["changed"]
+    assert "check` says why" in file["note"]
+    assert "without a key" not in file["note"]
+    assert "**Keys are removed:** `QUEUE`" in markdown(committed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "detail"),
+    [
+        (
+            "worker.env: config/worker.env",
+            "worker.env: worker.env",
+            "path /opt/app/config/worker.env → /opt/app/worker.env",
+        ),
+        ("worker.env: config/worker.env", "worker.env: {path: config/worker.env, mode: '0640'}", "mode 0600 → 0640"),
+        ("schema: contracts/api.yaml", "mode: '0600'", "schema contracts/api.yaml → none"),
+        ("directory: /opt/app", "directory: /srv/app", "path /opt/app/api.env → /srv/app/api.env"),
+        ("  app:", "  web:", "stack app → web"),
+    ],
+)
+def test_what_a_manifest_says_otherwise_is_told_of_each_target(
+    committed: Site, old: str, new: str, detail: str
+) -> None:
+    committed.replace("production/environment.yaml", old, new)
+    committed.commit()
+    targets = data(committed)["targets"]
+    assert detail in [one for target in targets for one in target["details"]]
+    assert {target["stack"] for target in targets} == {"web" if "web" in new else "app"}
+    assert detail in diff(committed, "HEAD~1..HEAD").stdout
+    assert f"`{detail}`" in markdown(committed)
+
+
+def test_a_contract_that_changes_alone_is_asked_of_the_files_that_have_it(committed: Site) -> None:
+    committed.replace("contracts/api.yaml", "required: [", "required: [REQUIRED_KEY, ")
+    committed.commit()
+    found = data(committed)
+    assert found["asked"] == ["production/api.env", "staging/api.env"]
+    assert [(one["rule"], one["path"]) for one in found["findings"]] == [
+        ("contract-required", "production/api.env"), ("contract-required", "staging/api.env"),
+    ]  # fmt: skip
+    assert "REQUIRED" in markdown(committed)
+
+
+def test_a_plain_env_file_that_is_added_is_warned_of(committed: Site) -> None:
+    committed.write("production/.env.bak", "API_TOKEN=invented-x\n")
+    committed.commit()
+    assert [(one["rule"], one["path"]) for one in data(committed)["findings"]] == [
+        ("not-encrypted", "production/.env.bak")
+    ]
+    assert "⚠️ `production/.env.bak`: is an env file in plain text" in markdown(committed)
 
 
 # --- ranges ---
@@ -221,6 +289,7 @@ def test_the_exit_code_tells_only_where_it_is_asked_to(committed: Site) -> None:
         pytest.param(["HEAD..$(reboot)"], "there is no commit $(reboot)", id="shell"),
         pytest.param(["HEAD..--all"], "is no revision", id="option behind"),
         pytest.param(["HEAD..HEAD", "--path", "nowhere"], "nothing in either commit", id="no directory"),
+        pytest.param(["HEAD..HEAD", "-e", "prod"], "There are: production, staging", id="no environment"),
         pytest.param(["HEAD..HEAD", "--path", "../x"], "not a path inside the repository", id="outside"),
     ],
 )
