@@ -18,6 +18,7 @@ from reconciler.app.checks.run import Report
 from reconciler.core import rules
 from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
 
+NEWCOMER = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"  # of age's own documentation
 CANARY = "invented-"  # every secret of the site begins so
 
 
@@ -272,13 +273,13 @@ def a_creation_rule_for_a_service_of_a_cloud(site: Site) -> None:
 
 @mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not for age1")
 def a_file_that_was_not_updated_for_a_new_recipient(site: Site) -> None:
-    site.write(".sops.yaml", sops_rules(site).replace(site.production.public, f"{site.production.public},age1newcomer"))
-    for_both = f"{site.production.public},age1newcomer"
+    site.write(".sops.yaml", sops_rules(site).replace(site.production.public, f"{site.production.public},{NEWCOMER}"))
+    for_both = f"{site.production.public},{NEWCOMER}"
     assert for_both in site.read(".sops.yaml")
     text = site.read("production/api.env")
     # The other file is as it would be after updatekeys; only its metadata is looked at.
     entry = next(line for line in text.splitlines() if "map_recipient" in line)
-    more = f"{entry}\nsops_age__list_1__map_enc=x\nsops_age__list_1__map_recipient=age1newcomer"
+    more = f"{entry}\nsops_age__list_1__map_enc=x\nsops_age__list_1__map_recipient={NEWCOMER}"
     site.write("production/api.env", text.replace(entry, more))
 
 
@@ -294,6 +295,12 @@ def a_recipient_that_has_left(site: Site) -> None:
 )  # fmt: skip
 def an_environment_without_a_creation_rule(site: Site) -> None:
     site.replace(".sops.yaml", "^staging/", "^stage/")
+
+
+@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 2, "is no age key (a typing error?)")
+def a_mistyped_recipient(site: Site) -> None:
+    key = site.production.public
+    site.replace(".sops.yaml", key, key[:20] + ("q" if key[20] != "q" else "p") + key[21:])
 
 
 @mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 1, "is no YAML")
