@@ -12,7 +12,7 @@ from reconciler.app.checks.run import Progress, Report
 from reconciler.app.checks.run import check as apply_rules
 from reconciler.app.server_file import ServerConfig, load_server_config
 from reconciler.core import rules
-from reconciler.core.errors import ConfigError, RefusedError
+from reconciler.core.errors import ConfigError, OutsideError, RefusedError
 from reconciler.core.rules import Finding
 from reconciler.core.tree import Tree
 
@@ -59,6 +59,20 @@ async def _diff(
         raise RefusedError("there is nothing in either commit", where=path, hint=hint)
     tools = local_wiring.tools(key_file, progress)
     return await difference(*commits, (before, after), directory, tools, environments)
+
+
+def pushed() -> str:
+    """The commits about to be pushed as BASE...HEAD: as pre-commit tells, else all that origin's default branch lacks;
+    "" where there is nothing to compare with, as at the first push."""
+    base, head = os.environ.get("PRE_COMMIT_FROM_REF", ""), os.environ.get("PRE_COMMIT_TO_REF", "")
+    base = base if base.strip("0") else "origin/HEAD"  # zeros stand for a branch that is not there yet
+    span = f"{base}...{head if head.strip('0') else 'HEAD'}"
+    first, _, last = span.partition("...")
+    try:
+        asyncio.run(local_wiring.clone(os.getcwd()).resolve(first, last, from_fork_point=True))
+    except (RefusedError, OutsideError):
+        return ""
+    return span
 
 
 def _inside(path: str) -> str:

@@ -432,7 +432,7 @@ class DiffForm(StrEnum):
 def diff(
     span: Annotated[
         str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD is from where they forked.")
-    ],
+    ] = "",
     path: Annotated[
         str, typer.Option("--path", help="The repository's directory that holds the environments.")
     ] = "envs",
@@ -440,6 +440,9 @@ def diff(
     form: Annotated[DiffForm, typer.Option("--format", help="How the changes are written.")] = DiffForm.TEXT,
     age_key_file: KeyFile = None,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 2 if something changed.")] = False,
+    hook: Annotated[
+        bool, typer.Option("--hook", help="For pre-commit: the commits about to be pushed; never blocks a push.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what changed between two commits of this clone: per environment and file the keys, and who can decrypt.
@@ -450,6 +453,11 @@ def diff(
     from reconciler.app import local
     from reconciler.cli import comments, render
 
+    if bool(span) == hook:
+        raise RefusedError("name two commits, or give --hook", hint="Such as `reconciler diff origin/main...HEAD`")
+    if hook and not (span := local.pushed()):
+        typer.echo("nothing to compare with: origin/HEAD is not set (`git remote set-head origin --auto` sets it)")
+        raise typer.Exit(IN_SYNC)
     with render.counted("decrypting") as progress:
         found = local.diff(span, path, environment or [], age_key_file, progress)
     sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
