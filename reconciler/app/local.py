@@ -27,6 +27,8 @@ def check(
 
     Raises RefusedError, KeyUnavailableError, DecryptFailedError.
     """
+    for option, file in (*(("--server", one) for one in servers), ("--age-key-file", key_file)):
+        _must_exist(option, file)
     tree = local_wiring.working_directory(path)
     configs, findings = _servers(path, servers, tree)
     tools = local_wiring.tools(key_file, progress)
@@ -49,6 +51,7 @@ async def _diff(
 ) -> Difference:
     from reconciler.app.diffs import difference
 
+    _must_exist("--age-key-file", key_file)
     clone = local_wiring.clone(os.getcwd())
     base, dots, head = span.partition("...") if "..." in span else span.partition("..")
     directory = _inside(path)
@@ -73,6 +76,12 @@ def pushed() -> str:
     except (RefusedError, OutsideError):
         return ""
     return span
+
+
+def _must_exist(option: str, file: str | None) -> None:
+    if file is not None and not os.path.isfile(file):
+        more = " or SOPS_AGE_KEY_FILE" if option == "--age-key-file" else ""
+        raise RefusedError("there is no such file", where=f"{option} {file}", hint=f"Correct {option}{more}")
 
 
 def _inside(path: str) -> str:

@@ -13,6 +13,7 @@ import typer
 
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model import Order, OrderKind
+from reconciler.core.words import printable
 
 if TYPE_CHECKING:
     from reconciler.app.config import ServerConfig
@@ -56,7 +57,8 @@ def main() -> None:
         error.show()
         sys.exit(ERROR)
     except ReconcilerError as error:
-        typer.echo(f"reconciler: {error}", err=True)
+        lines = [printable(line) for line in str(error).split("\n")]  # names in it are somebody else's text
+        typer.echo("\n".join([f"reconciler: {lines[0]}", *lines[1:]]), err=True)
         sys.exit(ERROR)
     except BrokenPipeError:
         sys.exit(ERROR)

@@ -29,6 +29,8 @@ def summary(report: Report) -> str:
     """One sentence: what was looked at and how it stands."""
     looked = f"{_counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
     values = f"values of {report.values}" if report.values else "no values, for want of a key"
+    if report.key_opens_nothing:
+        values += "; the key opens none of these files"
     if not report.findings:
         return f"nothing found in {looked} ({values})"
     found = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from reconciler.core import ciphertext, dotenv, rules
+from reconciler.core import ciphertext, dotenv, rules, words
 from reconciler.core.rules import Finding, Rule
 
 _CERTAIN_MARKER = re.compile(r"^(?:<{7}|>{7})(?: .*)?\r?$", re.MULTILINE)
+_LEFT_OVER = re.compile(r"={7}|\|{7}(?: .*)?")  # in an encrypted file; <<<<<<< and >>>>>>> are no longer there
 _PRIVATE_KEY = re.compile(
     r"AGE-SECRET-KEY-1[0-9A-Z]{10,}|-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", re.ASCII
 )
@@ -38,7 +39,8 @@ def conflict_markers(path: str, text: str) -> list[Finding]:
         return []
     certain = [_line(text, match.start()) for match in _CERTAIN_MARKER.finditer(text)]
     starts = [_line(text, match.start()) for match in re.finditer(r"^<{7}", text, re.MULTILINE)]
-    message = "a merge conflict is not resolved: take one side whole, then make the other's change with `sops edit`"
+    how = "take one side whole, then make the other's change with `sops edit`"
+    message = f"a merge conflict is not resolved: {how if 'ENC[' in text else 'resolve it, and remove the marks'}"
     return [Finding(rules.CONFLICT_MARKER, path, line, message) for line in (starts or certain[:1]) if certain]
 
 
@@ -59,6 +61,10 @@ def lint(path: str, text: str, *, encrypted: bool) -> Linted:
         message = "has Windows line ends, and a carriage return becomes part of a value: see .gitattributes (eol=lf)"
         linted.findings.append(Finding(rules.LINE_ENDING, path, _line(text, text.index("\r")), message))
         text = text.replace("\r\n", "\n").replace("\r", "")
+    if encrypted and text.startswith("\ufeff"):
+        message = "begins with a byte order mark (BOM), which sops never writes: save it as UTF-8 without one"
+        linted.findings.append(Finding(rules.BAD_CIPHERTEXT, path, 1, message))
+        text = text.removeprefix("\ufeff")
     linted.rest = _lint_lines(path, text, linted.findings) if encrypted else text
     return linted
 
@@ -68,6 +74,11 @@ def _lint_lines(path: str, text: str, findings: list[Finding]) -> str:
     lines = text.split("\n")
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
+        if _LEFT_OVER.fullmatch(line):
+            message = "left over of a merge conflict: see whether both sides are still in the file, remove it"
+            findings.append(Finding(rules.CONFLICT_MARKER, path, number, message))
+            lines[number - 1] = ""
+            continue
         key, equals, value = line.partition("=")
         if not equals or line.startswith("#"):
             continue
@@ -119,17 +130,12 @@ def plain(path: str, entries: tuple[dotenv.Entry, ...]) -> list[Finding]:
         if may_be_a_value(entry.key, entry.template):
             findings.append(Finding(rules.KEY_NAME, path, entry.line, _ALONE))
         elif entry.key.startswith("sops_"):
-            message = f"{shown(entry.key)} is sops' own: the file was encrypted twice, or merged by hand"
+            message = f"{words.name(entry.key)} is sops' own: the file was encrypted twice, or merged by hand"
             findings.append(Finding(rules.SOPS_KEY, path, entry.line, message))
         elif first.setdefault(entry.key, entry.line) != entry.line:
-            message = f"{shown(entry.key)} is already set in line {first[entry.key]}; keep one"
+            message = f"{words.name(entry.key)} is already set in line {first[entry.key]}; keep one"
             findings.append(Finding(rules.DUPLICATE_KEY, path, entry.line, message))
     return findings
-
-
-def shown(name: str) -> str:
-    """A name for a message: one that is printable and not too long, else said so."""
-    return name if name.isprintable() and len(name) <= 80 else "a key with an unusual name"
 
 
 def _line(text: str, position: int) -> int:

@@ -352,6 +352,21 @@ def a_merge_conflict_in_a_plain_file(site: Site) -> None:
     site.write("production/nginx.conf", "server {}\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> theirs\n")
 
 
+@mistake(rules.CONFLICT_MARKER, "production/worker.env", 2, "left over")
+def a_line_that_a_merge_conflict_left(site: Site) -> None:
+    site.replace("production/worker.env", "\n", "\n=======\n", 1)
+
+
+@mistake(rules.CONFLICT_MARKER, "production/worker.env", 2, "left over")
+def a_line_that_a_merge_conflict_of_three_left(site: Site) -> None:
+    site.replace("production/worker.env", "\n", "\n||||||| base\n", 1)
+
+
+@mistake(rules.BAD_CIPHERTEXT, "production/worker.env", 1, "byte order mark")
+def a_byte_order_mark(site: Site) -> None:
+    site.write("production/worker.env", "\ufeff" + site.read("production/worker.env"))
+
+
 @mistake(rules.LINE_ENDING, "production/worker.env", 1, "Windows line ends")
 def windows_line_ends_in_an_encrypted_file(site: Site) -> None:
     site.replace("production/worker.env", "\n", "\r\n")
@@ -542,6 +557,11 @@ def a_placeholder(site: Site) -> None:
 @mistake(rules.PLACEHOLDER, "production/worker.env", 4, "MAIL_PASSWORD still has a placeholder", key=True)
 def a_placeholder_that_says_what_belongs_there(site: Site) -> None:
     keyed(site, "MAIL_PASSWORD=your_mail_password_here", "MAIL_PASSWORD=invented-staging")
+
+
+@mistake(rules.PLACEHOLDER, "production/worker.env", 4, "MAIL_PASSWORD still has a placeholder", key=True)
+def a_placeholder_behind_a_prefix(site: Site) -> None:
+    keyed(site, "MAIL_PASSWORD=sk-xxxxxxxx", "MAIL_PASSWORD=invented-staging")
 
 
 @mistake(rules.PLACEHOLDER, "production/worker.env", 4, "MAIL_URL still has a placeholder", key=True)

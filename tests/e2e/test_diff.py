@@ -307,6 +307,13 @@ def test_outside_of_a_repository_it_says_so(site: Site, tmp_path: Path) -> None:
     assert (done.returncode, "is in no git repository" in done.stderr) == (1, True)
 
 
+def test_histories_without_a_common_ancestor_are_said_so(committed: Site) -> None:
+    committed.git("checkout", "--quiet", "--orphan", "other")
+    committed.commit("Another beginning")
+    done = diff(committed, "main...other")
+    assert (done.returncode, "no common ancestor" in done.stderr, "fetch-depth: 0" in done.stderr) == (1, True, True)
+
+
 def test_a_shallow_clone_says_what_it_lacks(committed: Site, tmp_path: Path) -> None:
     base = committed.git("rev-parse", "HEAD")
     committed.commit("More")

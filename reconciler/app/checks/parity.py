@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from reconciler.app.checks.survey import Environment, Source, Survey, secrets_in_plain
 from reconciler.app.manifest import outlines
-from reconciler.core import dotenv, lint, rules
+from reconciler.core import dotenv, lint, rules, words
 from reconciler.core.model import Parser
 from reconciler.core.plaintext import looks_real
 from reconciler.core.rules import Finding
@@ -104,7 +104,7 @@ def _missing(
     for key in sorted(wanted.keys() - there):
         if any(source.is_left_to_server(key) for source in sources):
             continue
-        shown = lint.shown(key)
+        shown = words.name(key)
         message = f"{shown} is missing in {holder}; {example}:{wanted[key]} has it"
         yield Finding(rules.EXAMPLE_KEY_MISSING, where, 1, message), key
 
@@ -112,7 +112,7 @@ def _missing(
 def _unknown(example: str, wanted: Mapping[str, int], sources: list[Source]) -> Iterator[tuple[Finding, str]]:
     there = {key: source for source in sources for key in source.keys or ()}
     for key in sorted(there.keys() - wanted.keys()):
-        message = f"{lint.shown(key)} is not in {example}: add it there, so that nobody forgets it"
+        message = f"{words.name(key)} is not in {example}: add it there, so that nobody forgets it"
         yield Finding(rules.EXAMPLE_KEY_UNKNOWN, there[key].path, there[key].line(key), message), key
 
 
@@ -155,7 +155,7 @@ def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Find
                 if source.is_left_to_server(key):
                     continue
                 if (source.path, key) not in told and not any((path, key) in told for path in _paths(sources)):
-                    message = f"{lint.shown(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
+                    message = f"{words.name(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
                     yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message, tuple(holders[key]))
 
 

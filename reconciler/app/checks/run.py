@@ -67,6 +67,7 @@ class Report:
     environments: tuple[str, ...]
     files: int
     values: int
+    key_opens_nothing: bool = False
 
     @property
     def errors(self) -> int:
@@ -116,6 +117,7 @@ async def check(
         environments=tuple(only) or names,
         files=sum(1 for _ in found.sources),
         values=len(opened),
+        key_opens_nothing=bool(tools.opener and values.sealed and not values.decrypted),
     )
 
 
@@ -132,6 +134,7 @@ class Values:
     opened: list[Opened]
     findings: list[Finding]
     sealed: frozenset[str]
+    decrypted: int
 
 
 async def open_all(found: Survey, tools: Tools, paths: Collection[str] | None = None) -> Values:
@@ -153,6 +156,7 @@ async def open_all(found: Survey, tools: Tools, paths: Collection[str] | None = 
         opened=sorted(opened, key=lambda one: order[one.source.path]),
         findings=findings,
         sealed=frozenset(source.path for source in wanted if source.path not in known),
+        decrypted=len(decrypted),
     )
 
 

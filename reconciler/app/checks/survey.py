@@ -12,7 +12,7 @@ from reconciler.app.manifest import ManifestFile, Outline, outlines
 from reconciler.app.sections import validate
 from reconciler.app.server_file import ServerConfig
 from reconciler.app.yaml_files import Document, UnreadableError, read_document
-from reconciler.core import ciphertext, dotenv, lint, rules
+from reconciler.core import ciphertext, dotenv, lint, rules, words
 from reconciler.core.ciphertext import Ciphertext, YamlParser
 from reconciler.core.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
@@ -161,7 +161,7 @@ def secrets_in_plain(
     for entry in entries:
         value = entry.template.strip()
         if names_a_secret(entry.key) and not value.startswith("$") and real(value):
-            message = f"{lint.shown(entry.key)} looks like a secret, and everybody who can read git can read it"
+            message = f"{words.name(entry.key)} looks like a secret, and everybody who can read git can read it"
             yield Finding(rules.PLAIN_SECRET, path, entry.line, message)
 
 
@@ -272,7 +272,7 @@ class _Reader:
         is_dotenv = ciphertext.format_of(name, data) is Format.DOTENV
         linted = lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else lint.Linted(text)
         # Conflict markers were reported with those of all other files.
-        self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
+        self._findings += [] if linted.conflict else linted.findings
         cipher = None
         if not linted.conflict and not lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.app.checks.survey import Source, read_entries
-from reconciler.core import dotenv, lint, rules
+from reconciler.core import dotenv, rules, words
 from reconciler.core.contract import Differs, Notes
 from reconciler.core.model import Parser
 from reconciler.core.rules import Finding
@@ -17,7 +17,8 @@ from reconciler.core.secret_names import names_a_secret
 # What people leave where a value belongs.
 _PLACEHOLDER = re.compile(
     r"your[-_ ].{1,60}[-_ ]here|your[-_ ](?:api[-_ ]?key|secret|password|token|key)|<[a-z][a-z0-9 _-]{1,40}>"
-    r"|x{3,}|(?:todo|fixme)(?:[: ].{0,200})?|replace[-_ ]?(?:me|this)|placeholder|tbd|insert[-_ ].{1,60}[-_ ]here",
+    r"|(?:[a-z]{2,8}[-_]){0,3}x{3,}|(?:todo|fixme)(?:[: ].{0,200})?"
+    r"|replace[-_ ]?(?:me|this)|placeholder|tbd|insert[-_ ].{1,60}[-_ ]here",
     re.IGNORECASE,
 )
 _CHANGE_ME = re.compile(r"(?<![a-z0-9])change[-_]?(?:me|this)(?![a-z0-9])", re.IGNORECASE)
@@ -57,7 +58,7 @@ def check_interpolation(opened: Opened) -> Iterator[Finding]:
     for entry in opened.entries:
         if entry.quote is not dotenv.Quote.SINGLE and dotenv.plain_references(entry) - defined:
             message = (
-                f"{lint.shown(entry.key)}: Compose takes what follows a $ in it for the name of a variable; "
+                f"{words.name(entry.key)}: Compose takes what follows a $ in it for the name of a variable; "
                 "put the value in single quotes, or write $$"
             )
             yield Finding(rules.INTERPOLATION, opened.source.path, _line(opened, entry), message)
@@ -68,7 +69,7 @@ def check_placeholders(opened: Opened) -> Iterator[Finding]:
     for entry in opened.entries:
         value = entry.template.strip().strip("\"'")
         if len(value) <= 300 and (_PLACEHOLDER.fullmatch(value) or _CHANGE_ME.search(value)):
-            message = f"{lint.shown(entry.key)} still has a placeholder"
+            message = f"{words.name(entry.key)} still has a placeholder"
             yield Finding(rules.PLACEHOLDER, opened.source.path, _line(opened, entry), message)
 
 
@@ -90,7 +91,7 @@ def check_shared_secrets(
                 continue
             other, name = holders.setdefault(digest(value.encode("utf-8", "surrogatepass")), (opened, key))
             if other.source.environment != opened.source.environment:
-                message = f"{lint.shown(key)} is the same secret as {lint.shown(name)} of {other.source.path}"
+                message = f"{words.name(key)} is the same secret as {words.name(name)} of {other.source.path}"
                 where = (opened.source.path, opened.source.line(key))
                 yield Finding(rules.SHARED_SECRET, *where, message, (other.source.environment,))
 
@@ -114,7 +115,7 @@ def _broken(key: str, one: Opened, other: Opened, notes: Mapping[str, Mapping[st
         said = notes.get(opened.source.path, {}).get(key, Notes())
         if said.differs is (Differs.MUST if same else Differs.NEVER):
             what = "must differ, and is as in" if same else "must be as in"
-            message = f"{lint.shown(key)} {what} {one.source.path} ({said.contract}:{said.line})"
+            message = f"{words.name(key)} {what} {one.source.path} ({said.contract}:{said.line})"
             where = (other.source.path, other.source.line(key))
             return Finding(rules.CONTRACT_DIFFERS, *where, message, (one.source.environment,))
     return None
