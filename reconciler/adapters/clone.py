@@ -54,8 +54,15 @@ class Clone:
                 raise RefusedError(f"there is no commit {plain(name)}", where=self.top, hint=hint)
             found.append(line)
         if from_fork_point:
-            found[0] = (await self._git("merge-base", *found)).decode().strip()
+            found[0] = await self._fork_point(found[0], found[1])
         return found[0], found[1]
+
+    async def _fork_point(self, base: str, head: str) -> str:
+        try:
+            return (await self._git("merge-base", base, head)).decode().strip()
+        except OutsideError:  # it fails without a word where there is none
+            hint = "A shallow clone of CI needs its history (fetch-depth: 0, or GIT_DEPTH: 0); else compare BASE..HEAD"
+            raise RefusedError("the two have no common ancestor", where=self.top, hint=hint) from None
 
     async def trees(self, commits: Sequence[str], path: str) -> list[Tree]:
         """Per commit what lies below ``path`` ("" for all of it); a file that several have is read once.

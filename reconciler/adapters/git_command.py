@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from reconciler.adapters import process
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
 from reconciler.core.model import RevertOrder
+from reconciler.core.words import printable
 
 LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; sops gets no more either
 DEEPEST_PATH = 32
@@ -146,7 +147,7 @@ def _path_error(path: str, why: str) -> SourceError:
 
 def plain(text: str, most: int = 200) -> str:
     """Text from outside, made fit for a terminal and a log: one line, no control or direction characters."""
-    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text[:most])
+    shown = printable(text[:most])
     return shown if len(text) <= most else f"{shown}…"
 
 

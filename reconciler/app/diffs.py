@@ -9,12 +9,18 @@ from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.run import Tools, open_all
 from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey
 from reconciler.app.checks.values import Opened
-from reconciler.app.manifest import outlines
-from reconciler.core import dotenv
+from reconciler.app.manifest import Outline, outlines
+from reconciler.core import dotenv, rules
+from reconciler.core.ciphertext import format_of, is_certainly_a_name
 from reconciler.core.envdiff import CipherChange, compare
+from reconciler.core.errors import RefusedError
+from reconciler.core.lint import may_be_a_value
 from reconciler.core.model import Format, KeyChange, Parser
 from reconciler.core.rules import Finding
 from reconciler.core.tree import Tree
+from reconciler.core.words import printable
+
+_PLAIN = frozenset({rules.NOT_ENCRYPTED, rules.PRIVATE_KEY, rules.PLAIN_SECRET})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +42,31 @@ class FileChange:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetChange:
+    """One target of a manifest. ``what`` is added, removed or changed; ``details`` say what of it, a field each."""
+
+    environment: str
+    source: str
+    what: str
+    stack: str | None
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """Everything between two commits below one directory. ``others`` are changed files of no environment, and
-    manifests; ``targets`` lists (environment, "added" or "removed", source)."""
+    manifests; ``asked`` are the unchanged files that a changed contract was asked about, and ``findings`` what it says
+    of them, and which of the changed files hold plain text."""
 
     base: str
     head: str
     directory: str
     files: tuple[FileChange, ...]
-    targets: tuple[tuple[str, str, str], ...]
+    targets: tuple[TargetChange, ...]
     others: tuple[tuple[str, str], ...]
     with_values: bool
+    asked: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -56,7 +76,11 @@ class Difference:
 async def difference(
     base: str, head: str, trees: tuple[Tree, Tree], directory: str, tools: Tools, only: Sequence[str]
 ) -> Difference:
-    """Given two commits and what each holds below ``directory``, return what changed from the first to the second."""
+    """Given two commits and what each holds below ``directory``, return what changed from the first to the second.
+
+    Raises RefusedError where neither has an environment that ``only`` names.
+    """
+    _refuse_unknown(trees, only)
     changed = _changed(*trees)
     first, second = surveys = [
         survey(_concerned(tree, changed), directory, parse_yaml=tools.parse_yaml) for tree in trees
@@ -70,7 +94,10 @@ async def difference(
         if path not in manifests and (path in before or path in after)
     ]
     named = {one.path for one in files}
-    files = await _with_contracts(files, second, tools)
+    asked = _asked_anew(first, second, changed, only) - named
+    found = await _contracts_say(second, named | asked, tools)
+    files = [replace(one, findings=tuple(each for each in found if each.path == one.path)) for one in files]
+    plain = [one for one in second.findings if one.rule in _PLAIN and one.path in paths]
     if tools.opener is not None:
         files = await _with_values(files, surveys, tools)
     return Difference(
@@ -81,7 +108,16 @@ async def difference(
         targets=tuple(_targets(first, second, only)),
         others=tuple((path, _status(trees, path)) for path in paths if path not in named),
         with_values=tools.opener is not None,
+        asked=tuple(sorted(asked)),
+        findings=(*plain, *(one for one in found if one.path not in named)),
     )
+
+
+def _refuse_unknown(trees: tuple[Tree, Tree], only: Sequence[str]) -> None:
+    names = sorted({path.partition("/")[0] for tree in trees for path in tree.files if path.endswith(f"/{MANIFEST}")})
+    if unknown := sorted(set(only) - set(names)):
+        hint = printable(f"There are: {', '.join(names)}") if names else f"There is no directory with an {MANIFEST}"
+        raise RefusedError(f"no environment {printable(', '.join(unknown))} in either commit", hint=hint)
 
 
 def _changed(old: Tree, new: Tree) -> list[str]:
@@ -94,6 +130,8 @@ def _changed(old: Tree, new: Tree) -> list[str]:
 def _concerned(tree: Tree, changed: Sequence[str]) -> Tree:
     """The part of a tree that can tell anything of the change: files of a changed one's name, in any environment, and
     what may be a contract. Not reading the others halves the time."""
+    if any(path.endswith((".yaml", ".yml")) for path in changed):  # any file may have it for a contract
+        return tree
     names = {path.partition("/")[2] for path in changed}
     environments = {path.partition("/")[0] for path in tree.files if path.endswith(f"/{MANIFEST}")}
 
@@ -130,18 +168,45 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
     """What changed, and a word on it where keys cannot tell."""
     sides = [one for one in (old, new) if one is not None]
     if any(one.encrypted and one.cipher is None for one in sides):
-        return CipherChange(KeyChange()), "cannot be read without a key: `reconciler check` says why"
+        note = "is damaged, or not all of it is encrypted: `reconciler check` says why"
+        return CipherChange(_by_lines(old, new)), note if new and new.encrypted and new.cipher is None else ""
     if len({one.cipher is None for one in sides}) == 2:
-        return CipherChange(KeyChange()), "is encrypted now" if sides[1].cipher else "is no longer encrypted"
+        note = "is encrypted now" if sides[1].cipher else "is no longer encrypted"
+        return CipherChange(replace(_by_lines(old, new), changed=())), note
     if sides[0].cipher is not None:
         change = compare(old.cipher if old else None, new.cipher if new else None)
         if sides[-1].cipher and sides[-1].cipher.format is Format.BINARY:  # one value that is the whole file
-            content = "" if change.only_reencrypted else "content changed (names only with a key)"
+            content = "" if change.only_reencrypted or change.rotated else "content changed (names only with a key)"
             return replace(change, keys=KeyChange()), content
         return change, ""
     if all(one.parser is not Parser.OPAQUE and one.keys is not None for one in sides):
         return CipherChange(_plain_change(old, new, sides[-1].parser)), ""
+    if all(one.parser is not Parser.OPAQUE for one in sides):
+        return CipherChange(_by_lines(old, new)), "cannot be read to its end: `reconciler check` says why"
     return CipherChange(KeyChange()), "content changed"
+
+
+def _by_lines(old: Source | None, new: Source | None) -> KeyChange:
+    """What can be read of files that are damaged or partly plain: the names, and which lines are others."""
+    return _between(*({} if one is None else _lines(one) for one in (old, new)))
+
+
+def _lines(source: Source) -> dict[str, str]:
+    """What stands behind each name; only of files in which a line is a variable."""
+    if format_of(source.name, source.data) is not Format.DOTENV and source.parser is Parser.OPAQUE:
+        return {}
+    found = {}
+    for number, line in enumerate(source.data.decode("utf-8", "replace").splitlines(), start=1):
+        name, equals, value = line.removeprefix("export ").partition("=")
+        if equals and not name.startswith(("#", "sops_")):
+            found[_name(name.strip(), value, number)] = value
+    return found
+
+
+def _name(name: str, value: str, line: int) -> str:
+    """The name, or where it may be a secret that stands alone, its line."""
+    certain = is_certainly_a_name(name, value) if value else not may_be_a_value(name, value)
+    return name if certain else f"line {line}"
 
 
 def _plain_change(old: Source | None, new: Source | None, parser: Parser) -> KeyChange:
@@ -163,34 +228,69 @@ def _between(before: Mapping[str, str], after: Mapping[str, str]) -> KeyChange:
     )
 
 
-def _targets(old: Survey, new: Survey, only: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+def _targets(old: Survey, new: Survey, only: Sequence[str]) -> Iterator[TargetChange]:
     was, now = _named(old), _named(new)
-    for name, source in sorted(was ^ now):
-        if not only or name in only:
-            yield name, "added" if (name, source) in now else "removed", source
+    for name, source in sorted(was.keys() | now.keys()):
+        if only and name not in only:
+            continue
+        before, after = was.get((name, source), ()), now.get((name, source), ())
+        if not before or not after:
+            (outline, *_) = after or before
+            yield TargetChange(name, source, "added" if after else "removed", outline.stack)
+        elif len(before) == len(after) == 1 and (details := tuple(_details(before[0], after[0]))):
+            yield TargetChange(name, source, "changed", after[0].stack, details)
 
 
-def _named(found: Survey) -> set[tuple[str, str]]:
-    return {
-        (environment.name, outline.source)
-        for environment in found.environments
-        for outline in (outlines(environment.manifest) if environment.manifest else ())
-    }
+def _details(old: Outline, new: Outline) -> Iterator[str]:
+    """What a manifest says otherwise of one target."""
+    fields = (
+        ("stack", old.stack or "none", new.stack or "none"),
+        ("path", old.path, new.path),
+        ("mode", old.mode, new.mode),
+        ("encrypted", str(old.encrypted).lower(), str(new.encrypted).lower()),
+        ("parser", str(old.parser), str(new.parser)),
+        ("schema", ", ".join(old.contracts) or "none", ", ".join(new.contracts) or "none"),
+        ("ignore_keys", ", ".join(old.ignore_keys) or "none", ", ".join(new.ignore_keys) or "none"),
+    )
+    yield from (f"{field} {before} → {after}" for field, before, after in fields if before != after)
+
+
+def _named(found: Survey) -> dict[tuple[str, str], tuple[Outline, ...]]:
+    """What the manifests say, by environment and source; a source may go to several hosts."""
+    said: dict[tuple[str, str], tuple[Outline, ...]] = {}
+    for environment in found.environments:
+        for outline in outlines(environment.manifest) if environment.manifest else ():
+            key = (environment.name, outline.source)
+            said[key] = (*said.get(key, ()), outline)
+    return said
 
 
 # --- contracts, and values where there is a key ---
 
 
-async def _with_contracts(files: list[FileChange], after: Survey, tools: Tools) -> list[FileChange]:
-    """What the contracts at the second commit say of the changed files."""
-    paths = {one.path for one in files}
-    if not any(source.path in paths and source.outline and source.outline.contracts for source in after.sources):
-        return files
+def _asked_anew(before: Survey, after: Survey, changed: Sequence[str], only: Sequence[str]) -> set[str]:
+    """The paths of sources of which a contract changed, or which have another one now."""
+    had = {source.path: source.outline.contracts for source in before.sources if source.outline}
+    found = set()
+    for source in after.sources:
+        named = source.outline.contracts if source.outline else ()
+        new = had.get(source.path, named) != named or not set(named).isdisjoint(changed)
+        if named and new and (not only or source.environment in only):
+            found.add(source.path)
+    return found
+
+
+async def _contracts_say(after: Survey, paths: set[str], tools: Tools) -> list[Finding]:
+    """What the contracts at the second commit say of the files at ``paths``, and which of them cannot be used."""
+    asked = [source for source in after.sources if source.path in paths and source.outline and source.outline.contracts]
+    if not asked:
+        return []
     opened = await _open(after, paths, tools)
     book = open_book(after)
     variables = {path: one.variables for path, one in opened.items()}
-    found = await check_contracts(after, book, tools.contracts, variables, tools.now)
-    return [replace(one, findings=tuple(finding for finding in found if finding.path == one.path)) for one in files]
+    said = await check_contracts(after, book, tools.contracts, variables, tools.now)
+    named = {path for source in asked if source.outline for path in source.outline.contracts}
+    return [one for one in [*book.findings, *said] if one.path in paths | named]
 
 
 async def _with_values(files: list[FileChange], surveys: Sequence[Survey], tools: Tools) -> list[FileChange]:
@@ -207,16 +307,17 @@ def _with_values_of_one(one: FileChange, before: Mapping[str, Opened], after: Ma
     old, new = before.get(one.path), after.get(one.path)
     if old is None and new is None:
         return one
-    keys, anew = one.change.keys, one.change.only_reencrypted
+    keys, anew, rotated = one.change.keys, one.change.only_reencrypted, one.change.rotated
     if one.status != "modified" or (old and new):  # now it is known which values really changed
         keys = _between(old.variables if old else {}, new.variables if new else {})
-        anew = one.status == "modified" and keys.empty
+        anew, rotated = one.status == "modified" and keys.empty, False
     equal = {}
     for key in keys.names:
         found = {"old": _elsewhere(one, key, old, before), "new": _elsewhere(one, key, new, after)}
         if any(found.values()):
             equal[key] = {when: environments for when, environments in found.items() if environments}
-    return replace(one, change=replace(one.change, keys=keys, only_reencrypted=anew), equal=equal)
+    change = replace(one.change, keys=keys, only_reencrypted=anew, rotated=rotated)
+    return replace(one, change=change, equal=equal)
 
 
 def _elsewhere(one: FileChange, key: str, opened: Opened | None, every: Mapping[str, Opened]) -> tuple[str, ...]:
@@ -229,5 +330,5 @@ def _elsewhere(one: FileChange, key: str, opened: Opened | None, every: Mapping[
 
 
 async def _open(found: Survey, paths: set[str], tools: Tools) -> dict[str, Opened]:
-    opened, _ = await open_all(found, tools, paths)
-    return {one.source.path: one for one in opened}
+    values = await open_all(found, tools, paths)
+    return {one.source.path: one for one in values.opened}

@@ -12,8 +12,9 @@ from reconciler.app.checks.run import Progress, Report
 from reconciler.app.checks.run import check as apply_rules
 from reconciler.app.server_file import ServerConfig, load_server_config
 from reconciler.core import rules
-from reconciler.core.errors import ConfigError, RefusedError
+from reconciler.core.errors import ConfigError, OutsideError, RefusedError
 from reconciler.core.rules import Finding
+from reconciler.core.tree import Tree
 
 if TYPE_CHECKING:
     from reconciler.app.diffs import Difference
@@ -26,8 +27,10 @@ def check(
 
     Raises RefusedError, KeyUnavailableError, DecryptFailedError.
     """
+    for option, file in (*(("--server", one) for one in servers), ("--age-key-file", key_file)):
+        _must_exist(option, file)
     tree = local_wiring.working_directory(path)
-    configs, findings = _servers(path, servers)
+    configs, findings = _servers(path, servers, tree)
     tools = local_wiring.tools(key_file, progress)
     shown = os.path.relpath(path) if os.path.isabs(path) else path
     prefix = path if shown.startswith("..") else shown  # git servers want paths below the working directory
@@ -48,6 +51,7 @@ async def _diff(
 ) -> Difference:
     from reconciler.app.diffs import difference
 
+    _must_exist("--age-key-file", key_file)
     clone = local_wiring.clone(os.getcwd())
     base, dots, head = span.partition("...") if "..." in span else span.partition("..")
     directory = _inside(path)
@@ -60,6 +64,26 @@ async def _diff(
     return await difference(*commits, (before, after), directory, tools, environments)
 
 
+def pushed() -> str:
+    """The commits about to be pushed as BASE...HEAD: as pre-commit tells, else all that origin's default branch lacks;
+    "" where there is nothing to compare with, as at the first push."""
+    base, head = os.environ.get("PRE_COMMIT_FROM_REF", ""), os.environ.get("PRE_COMMIT_TO_REF", "")
+    base = base if base.strip("0") else "origin/HEAD"  # zeros stand for a branch that is not there yet
+    span = f"{base}...{head if head.strip('0') else 'HEAD'}"
+    first, _, last = span.partition("...")
+    try:
+        asyncio.run(local_wiring.clone(os.getcwd()).resolve(first, last, from_fork_point=True))
+    except (RefusedError, OutsideError):
+        return ""
+    return span
+
+
+def _must_exist(option: str, file: str | None) -> None:
+    if file is not None and not os.path.isfile(file):
+        more = " or SOPS_AGE_KEY_FILE" if option == "--age-key-file" else ""
+        raise RefusedError("there is no such file", where=f"{option} {file}", hint=f"Correct {option}{more}")
+
+
 def _inside(path: str) -> str:
     """A path of the repository, "" for its top. Raises RefusedError for one that leads out of it."""
     clean = os.path.normpath(path)
@@ -68,9 +92,9 @@ def _inside(path: str) -> str:
     return "" if clean == "." else clean
 
 
-def _servers(path: str, files: Sequence[str]) -> tuple[dict[str, ServerConfig], list[Finding]]:
+def _servers(path: str, files: Sequence[str], tree: Tree) -> tuple[dict[str, list[ServerConfig]], list[Finding]]:
     """The server's files by the environments they follow, and what is wrong with those that cannot be used."""
-    configs: dict[str, ServerConfig] = {}
+    configs: dict[str, list[ServerConfig]] = {}
     findings = []
     for file in files:
         try:
@@ -84,5 +108,16 @@ def _servers(path: str, files: Sequence[str]) -> tuple[dict[str, ServerConfig], 
                     Finding(rules.SERVER_FILE_INVALID, shown, int(number) if known else 1, text if known else line)
                 )
         else:
-            configs |= dict.fromkeys(config.environment, config)
+            for name in config.environment:
+                configs.setdefault(name, []).append(config)
+                if name not in tree.directories():
+                    findings.append(_follows_nothing(os.path.relpath(file, path), file, name))
     return configs, findings
+
+
+def _follows_nothing(shown: str, file: str, environment: str) -> Finding:
+    with open(file, "rb") as opened:
+        lines = opened.read().split(b"\n")
+    line = next((number for number, one in enumerate(lines, start=1) if one.startswith(b"environment")), 1)
+    message = f"environment: there is no directory {environment}, so this server would have nothing to follow"
+    return Finding(rules.SERVER_FILE_INVALID, shown, line, message)

@@ -311,6 +311,7 @@ class Outline:
     contracts: tuple[str, ...]
     ignore_keys: tuple[str, ...]
     field: FieldPath
+    mode: str = "0600"
 
 
 def outlines(manifest: ManifestFile) -> Iterator[Outline]:
@@ -341,6 +342,7 @@ def _outline(
         contracts=said.get("contracts", ()),
         ignore_keys=said.get("ignore_keys", ()),
         field=field,
+        mode=f"{said['mode']:04o}" if isinstance(said.get("mode"), int) else str(said.get("mode", "0600")),
     )
 
 

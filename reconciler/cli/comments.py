@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from reconciler.app.diffs import Difference, FileChange
+from reconciler.app.diffs import Difference, FileChange, TargetChange
+from reconciler.core.rules import Finding
+from reconciler.core.words import printable
 
 MARKER = "<!-- reconciler-diff -->"
 """By this a job finds its own comment again, to update it in place."""
 
-# GitHub takes comments of 65,536 characters; the parts below stay within that together.
-_WARNING, _TABLE, _LIST = 10_000, 40_000, 10_000
+# GitHub takes comments of 65,536 characters; the parts below (two of them warnings) stay within that together.
+_WARNING, _TABLE, _LIST = 8_000, 36_000, 10_000
 _MOST_NAMES = 20  # keys in one cell
 
 FORMATS: dict[str, Callable[[Difference], str]] = {
@@ -43,21 +45,31 @@ def _counted(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
-def _notes(one: FileChange) -> Iterator[str]:
-    """What is to be said beside the names of keys, a sentence each."""
+def _notes(one: FileChange, name: Callable[[str], str] = str, words: Callable[[str], str] = str) -> Iterator[str]:
+    """What is to be said beside the names of keys, a sentence each. ``name`` is how a key is written, ``words`` how
+    everything else is."""
+    yield from (words(note) for note in _sentences(one))
+    for key, when in one.equal.items():
+        for word, names in when.items():
+            where = ", ".join(names)
+            yield f"{name(key)}: {words(f'{word} value as in {where}')}"
+    yield from (words(f"{finding.rule.severity}: {finding.message}") for finding in one.findings)
+
+
+def _sentences(one: FileChange) -> Iterator[str]:
     if one.status != "modified":
         yield f"{one.status} file"
     if one.change.only_reencrypted:
         yield "re-encrypted only: no value changed"
+    if one.change.rotated:
+        others = "value" if one.change.keys.empty else "other value"
+        yield f"every {others} was re-encrypted (rotate?); without a key it cannot be told whether values changed"
     if one.change.joined:
         yield f"can decrypt it now: {', '.join(one.change.joined)}"
     if one.change.left:
         yield f"can no longer decrypt it, but knows the old values: {', '.join(one.change.left)}"
     if one.note:
         yield one.note
-    for key, when in one.equal.items():
-        yield from (f"{key}: {word} value as in {', '.join(names)}" for word, names in when.items())
-    yield from (f"{finding.rule.severity}: {finding.message}" for finding in one.findings)
 
 
 # --- text ---
@@ -69,14 +81,22 @@ def _text(found: Difference) -> str:
         lines.append(f"{one.environment}/{one.source}{_destination(one)}")
         lines += [f"  {sign}{name}" for sign, name in _signed(one)]
         lines += [f"  {note}" for note in _notes(one)]
-    lines += [f"{name}: target {what}: {source}" for name, what, source in found.targets]
+    lines += [f"{one.environment}: {_target(one)}" for one in found.targets]
     lines += [f"{path}: {status}" for path, status in found.others]
-    return "".join(f"{_printable(line)}\n" for line in lines)
+    lines += [f"a contract of it changed, and was asked: {path}" for path in found.asked]
+    lines += [f"{one.path}:{one.line}: {one.rule.severity} [{one.rule.id}] {one.message}" for one in found.findings]
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _destination(one: FileChange) -> str:
     stack = f"stack {one.stack}" if one.stack else "no stack"
     return f" → {one.live} ({stack})" if one.live else ""
+
+
+def _target(one: TargetChange) -> str:
+    """Such as ``target changed: api.env (stack app; path /a → /b)``."""
+    more = "; ".join([*([f"stack {one.stack}"] if one.stack else []), *one.details])
+    return f"target {one.what}: {one.source}" + (f" ({more})" if more else "")
 
 
 def _signed(one: FileChange) -> Iterator[tuple[str, str]]:
@@ -100,7 +120,18 @@ def _data(found: Difference) -> dict[str, Any]:
         "summary": summary(found),
         "with_values": found.with_values,
         "files": [_file(one) for one in found.files],
-        "targets": [{"environment": name, "change": what, "source": source} for name, what, source in found.targets],
+        "targets": [
+            {
+                "environment": one.environment,
+                "change": one.what,
+                "source": one.source,
+                "stack": one.stack,
+                "details": list(one.details),
+            }
+            for one in found.targets
+        ],
+        "asked": list(found.asked),
+        "findings": [{"path": one.path, "line": one.line, **_finding(one)} for one in found.findings],
         "others": [{"path": path, "status": status} for path, status in found.others],
     }
 
@@ -116,13 +147,15 @@ def _file(one: FileChange) -> dict[str, Any]:
         "keys": {"added": list(keys.added), "removed": list(keys.removed), "changed": list(keys.changed)},
         "recipients": {"added": list(one.change.joined), "removed": list(one.change.left)},
         "only_reencrypted": one.change.only_reencrypted,
+        "rotated": one.change.rotated,
         "note": one.note,
         "equal": {key: {when: list(names) for when, names in one.equal[key].items()} for key in one.equal},
-        "findings": [
-            {"rule": finding.rule.id, "severity": str(finding.rule.severity), "message": finding.message}
-            for finding in one.findings
-        ],
+        "findings": [_finding(finding) for finding in one.findings],
     }
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    return {"rule": one.rule.id, "severity": str(one.rule.severity), "message": one.message}
 
 
 # --- markdown ---
@@ -132,18 +165,28 @@ def _markdown(found: Difference) -> str:
     parts = [MARKER, "### Configuration changes", f"**{_plain(summary(found).capitalize())}**"]
     if removed := _removed(found.files):
         parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one will not find it.")
+    if found.findings:
+        said = [f"> - ⚠️ {_code(one.path)}: {_plain(one.message)}" for one in found.findings]
+        lines, more = _within(_WARNING, said)
+        parts.append("\n".join([*lines, *([f"> - and {more} more"] if more else [])]))
     if found.files:
         head = ["| environment | file | stack | added | removed | changed | notes |", "|---|---|---|---|---|---|---|"]
         rows, more = _within(_TABLE, [_row(one) for one in found.files])
         parts.append("\n".join([*head, *rows, *([f"| and {more} more files | | | | | | |"] if more else [])]))
-    listed = [f"- target {what} in {_code(name)}: {_code(source)}" for name, what, source in found.targets]
+    listed = [f"- {_code(one.environment)}: {_target_in_markdown(one)}" for one in found.targets]
     listed += [f"- {_code(path)} {status}" for path, status in found.others]
+    listed += [f"- a contract of {_code(path)} changed, and was asked" for path in found.asked]
     if listed:
         lines, more = _within(_LIST, listed)
         parts.append("\n".join([*lines, *([f"- and {more} more"] if more else [])]))
     values = "with values" if found.with_values else "names only, without a key"
     parts.append(f"<sub>{_code(_short(found.base))} → {_code(_short(found.head))}, {values}; no value is shown</sub>")
     return "\n\n".join(parts) + "\n"
+
+
+def _target_in_markdown(one: TargetChange) -> str:
+    details = [*([f"stack {one.stack}"] if one.stack else []), *one.details]
+    return f"target {one.what}: {_code(one.source)}" + "".join(f"; {_code(detail)}" for detail in details)
 
 
 def _removed(files: Iterable[FileChange]) -> str:
@@ -172,7 +215,7 @@ def _row(one: FileChange) -> str:
     keys = one.change.keys
     stack = _code(one.stack) if one.stack else ""
     names = " | ".join(_names(group) for group in (keys.added, keys.removed, keys.changed))
-    notes = "<br>".join(_plain(note) for note in _notes(one))
+    notes = "<br>".join(_notes(one, _code, _plain))
     return f"| {_plain(one.environment)} | {_code(one.source)} | {stack} | {names} | {notes} |"
 
 
@@ -184,14 +227,10 @@ def _names(keys: tuple[str, ...]) -> str:
 def _code(text: str) -> str:
     """Text that is shown as it is, also in a table; a backtick or bar in it is replaced, since neither can be escaped
     everywhere."""
-    return f"`{_printable(text).replace('`', chr(0x2032)).replace('|', chr(0xA6))}`"
+    return f"`{printable(text).replace('`', chr(0x2032)).replace('|', chr(0xA6))}`"
 
 
 def _plain(text: str) -> str:
     """Text in which nothing is markup, a link or a mention."""
-    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _printable(text).replace("&", "&amp;").replace("<", "&lt;"))
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
     return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

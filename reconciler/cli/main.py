@@ -13,6 +13,7 @@ import typer
 
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model import Order, OrderKind
+from reconciler.core.words import printable
 
 if TYPE_CHECKING:
     from reconciler.app.config import ServerConfig
@@ -56,7 +57,8 @@ def main() -> None:
         error.show()
         sys.exit(ERROR)
     except ReconcilerError as error:
-        typer.echo(f"reconciler: {error}", err=True)
+        lines = [printable(line) for line in str(error).split("\n")]  # names in it are somebody else's text
+        typer.echo("\n".join([f"reconciler: {lines[0]}", *lines[1:]]), err=True)
         sys.exit(ERROR)
     except BrokenPipeError:
         sys.exit(ERROR)
@@ -432,7 +434,7 @@ class DiffForm(StrEnum):
 def diff(
     span: Annotated[
         str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD is from where they forked.")
-    ],
+    ] = "",
     path: Annotated[
         str, typer.Option("--path", help="The repository's directory that holds the environments.")
     ] = "envs",
@@ -440,6 +442,9 @@ def diff(
     form: Annotated[DiffForm, typer.Option("--format", help="How the changes are written.")] = DiffForm.TEXT,
     age_key_file: KeyFile = None,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 2 if something changed.")] = False,
+    hook: Annotated[
+        bool, typer.Option("--hook", help="For pre-commit: the commits about to be pushed; never blocks a push.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what changed between two commits of this clone: per environment and file the keys, and who can decrypt.
@@ -450,6 +455,11 @@ def diff(
     from reconciler.app import local
     from reconciler.cli import comments, render
 
+    if bool(span) == hook:
+        raise RefusedError("name two commits, or give --hook", hint="Such as `reconciler diff origin/main...HEAD`")
+    if hook and not (span := local.pushed()):
+        typer.echo("nothing to compare with: origin/HEAD is not set (`git remote set-head origin --auto` sets it)")
+        raise typer.Exit(IN_SYNC)
     with render.counted("decrypting") as progress:
         found = local.diff(span, path, environment or [], age_key_file, progress)
     sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from reconciler.app.checks.run import Report
 from reconciler.core import rules
 from reconciler.core.rules import Finding, Severity
+from reconciler.core.words import printable
 
 FORMATS: dict[str, Callable[[Report], str]] = {
     "text": lambda report: _text(report),
@@ -26,8 +27,10 @@ FORMATS: dict[str, Callable[[Report], str]] = {
 
 def summary(report: Report) -> str:
     """One sentence: what was looked at and how it stands."""
-    looked = f"{_counted(report.files, 'file')} of {', '.join(report.environments)}"
+    looked = f"{_counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
     values = f"values of {report.values}" if report.values else "no values, for want of a key"
+    if report.key_opens_nothing:
+        values += "; the key opens none of these files"
     if not report.findings:
         return f"nothing found in {looked} ({values})"
     found = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
@@ -38,14 +41,10 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _visible(path: str) -> str:
-    """A path fit for a terminal: a name is somebody else's text."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in path)
-
-
 def _text(report: Report) -> str:
     lines = [
-        f"{_visible(one.path)}:{one.line}: {one.rule.severity} [{one.rule.id}] {one.message}" for one in report.findings
+        f"{printable(one.path)}:{one.line}: {one.rule.severity} [{one.rule.id}] {one.message}"
+        for one in report.findings
     ]
     return "\n".join([*lines, summary(report), ""])
 
@@ -82,7 +81,7 @@ def _github(report: Report) -> str:
 
 
 def _command(one: Finding) -> str:
-    place = f"file={_property(_visible(one.path))},line={one.line},title={_property(one.rule.id)}"
+    place = f"file={_property(printable(one.path))},line={one.line},title={_property(one.rule.id)}"
     return f"::{one.rule.severity} {place}::{_escaped(one.message)}"
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from reconciler.core import words
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, SourceError
 from reconciler.core.model import Format
 
@@ -357,7 +358,7 @@ def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tupl
     metadata = next((value for key, _, value in document if key == "sops"), None)
     content = Fields(field for field in document if field[0] != "sops")
     if metadata is None:
-        _refuse_unencrypted(name, [_printable(key) for key, _, _ in content])
+        _refuse_unencrypted(name, [words.name(key) for key, _, _ in content])
     _check_characters(name, text)
     if not isinstance(metadata, Fields) or any(key.casefold() == "sops" for key, _, _ in content):
         raise BadCiphertextError("must have one `sops` section, spelled so", where=name, hint=redo(name))
@@ -367,7 +368,7 @@ def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tupl
         for comment, line in _yaml_comments(text):
             found.add_comment(comment, line)
     for path, line, value in _leaves(name, content):
-        found.add_value(path, line, value, _printable(path))
+        found.add_value(path, line, value, words.name(path))
     return _flat(name, metadata)
 
 
@@ -407,7 +408,7 @@ def _check_keys(name: str, fields: Fields) -> None:
     seen: set[str] = set()
     for key, line, _ in fields:
         if key in seen:
-            raise BadCiphertextError(f"has {_printable(key)} twice", where=_at(name, line), hint="Remove one of them")
+            raise BadCiphertextError(f"has {words.name(key)} twice", where=_at(name, line), hint="Remove one of them")
         if _UNPRINTABLE.search(key):
             raise BadCiphertextError("a key has unprintable characters", where=_at(name, line), hint=redo(name))
         seen.add(key)
@@ -541,10 +542,6 @@ def listed(names: Sequence[str]) -> str:
     """The first ten names, and how many more there are."""
     shown, more = names[:_NAMES_SHOWN], len(names) - _NAMES_SHOWN
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-
-
-def _printable(key: str) -> str:
-    return key if len(key) <= 80 and key.isprintable() else "a key"
 
 
 def _at(name: str, line: int) -> str:

@@ -6,11 +6,14 @@ This is the part that needs no JSON Schema engine: what may stand in a contract,
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from reconciler.core import references
 
 Field = tuple[str | int, ...]
 """Where in a contract: the keys and indexes on the way."""
@@ -20,7 +23,21 @@ MAX_VALUE = 256 * 1024
 """Characters of a value that rules may be tried on; no process is given a longer one (MAX_ARG_STRLEN is 128 KiB)."""
 
 _STRUCTURE = frozenset({"required", "minProperties", "maxProperties", "propertyNames", "dependentRequired"})
-_TEXT_ONLY = ("const", "enum")
+_NAMED_PLACES = frozenset({"$anchor", "$dynamicAnchor", *references.KEYWORDS})
+_DEFINITIONS = ("$defs", "definitions")  # the latter is the name before 2019, and still usual
+_KEYWORDS = sorted(
+    {
+        *_STRUCTURE,
+        *_NAMED_PLACES,
+        *_DEFINITIONS,
+        *("$schema", "$id", "$comment", "$vocabulary", "title", "description", "default", "examples"),
+        *("type", "const", "enum", "pattern", "format", "minLength", "maxLength"),
+        *("properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "dependentSchemas"),
+        *("allOf", "anyOf", "oneOf", "not", "if", "then", "else"),
+        *("readOnly", "writeOnly", "deprecated", "x-max-age", "x-differs"),
+        *("contentEncoding", "contentMediaType", "contentSchema"),
+    }
+)
 _TYPES = frozenset({"string", "object"})
 _DURATION = re.compile("[1-9][0-9]{0,4}[smhd]")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -102,15 +119,43 @@ class Answer:
 
 def mistakes(schema: Mapping[str, Any]) -> list[Mistake]:
     """Given a contract, return what in it could never mean what its author thinks. The metaschema is asked apart."""
-    return [mistake for field, node in _nodes(schema, ()) for mistake in _node_mistakes(field, node)]
+    found = []
+    for field, node in _nodes(schema, ()):
+        found += [*_keyword_mistakes(field, node), *_reference_mistakes(field, node, schema)]
+        found += _node_mistakes(field, node)
+    return found
 
 
-def _node_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
-    for keyword in ("$ref", "$dynamicRef"):
-        if not str(node.get(keyword, "#")).startswith("#"):
+def _keyword_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Words that are no keywords: the standard lets them pass, and the rule that was meant would never hold."""
+    for keyword in node:
+        if keyword in _KEYWORDS:
+            continue
+        own = str(keyword).startswith("x-")
+        like = [known for known in _KEYWORDS if known.startswith("x-") == own]
+        same = [known for known in like if known.lower() == str(keyword).lower()]
+        same = same or difflib.get_close_matches(str(keyword), like, n=1, cutoff=0.8 if own else 0.6)
+        if same or not own:
+            advice = f"; did you mean {same[0]}?" if same else "; an own note begins with x-"
+            yield Mistake((*field, keyword), f"is no keyword of a contract{advice}")
+
+
+def _reference_mistakes(field: Field, node: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[Mistake]:
+    for keyword in references.KEYWORDS:
+        reference = node.get(keyword)
+        if not isinstance(reference, str):
+            continue
+        if not reference.startswith("#"):
             yield Mistake(
                 (*field, keyword), "leads out of the file; only '#…' is followed. List several contracts instead"
             )
+        elif references.resolved(root, reference) is None:
+            yield Mistake((*field, keyword), "leads nowhere in this file")
+        elif references.leads_to_itself(root, node):
+            yield Mistake((*field, keyword), "leads to itself")
+
+
+def _node_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
     if "$id" in node and field:
         yield Mistake((*field, "$id"), "moves the base of '#…' references; leave it out")
     if "$schema" in node and "2020-12" not in str(node["$schema"]):
@@ -148,7 +193,7 @@ def _nodes(node: Any, field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]
     if not isinstance(node, Mapping) or len(field) > _DEEPEST:
         return
     yield field, node
-    for keyword in ("properties", "patternProperties", "$defs", "dependentSchemas"):
+    for keyword in ("properties", "patternProperties", *_DEFINITIONS, "dependentSchemas"):
         inner = node.get(keyword)
         for name, one in inner.items() if isinstance(inner, Mapping) else ():
             yield from _nodes(one, (*field, keyword, name))
@@ -198,14 +243,15 @@ def _property_holders(schema: Mapping[str, Any], field: Field) -> Iterator[tuple
 
 
 def _followed(root: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The node together with what its ``$ref: '#/$defs/NAME'`` leads to."""
-    reference = node.get("$ref")
-    definitions = root.get("$defs")
-    if isinstance(reference, str) and reference.startswith("#/$defs/") and isinstance(definitions, Mapping):
-        target = definitions.get(reference.removeprefix("#/$defs/"))
-        if isinstance(target, Mapping):
-            return {**target, **node}
-    return node
+    """The node together with what its references lead to."""
+    found = dict(node)
+    for _ in range(_DEEPEST):
+        keyword = next((one for one in references.KEYWORDS if isinstance(found.get(one), str)), None)
+        target = references.resolved(root, found.pop(keyword)) if keyword else None
+        if not isinstance(target, Mapping):
+            break
+        found = {**target, **found}
+    return found
 
 
 def _noted(before: Notes, node: Mapping[str, Any], contract: Contract, line: int) -> Notes:
@@ -234,26 +280,44 @@ def without_values(schema: Any) -> Any:
     Whatever depends on a value becomes true: better to stay silent than to accuse wrongly. So a negation or a choice
     stays only where all of it is about names.
     """
+    kept = _of_names_only(schema)
+    return _without_dead_references(kept, kept)
+
+
+def _of_names_only(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
-    kept: dict[str, Any] = {keyword: schema[keyword] for keyword in _STRUCTURE & schema.keys()}
+    kept: dict[str, Any] = {keyword: schema[keyword] for keyword in (_STRUCTURE | _NAMED_PLACES) & schema.keys()}
     for keyword in ("properties", "patternProperties"):
         if isinstance(schema.get(keyword), Mapping):
             kept[keyword] = {name: one is not False for name, one in schema[keyword].items()}
     if schema.get("additionalProperties") is False:
         kept["additionalProperties"] = False
     if isinstance(schema.get("allOf"), list):
-        kept["allOf"] = [without_values(one) for one in schema["allOf"]]
-    if isinstance(schema.get("$defs"), Mapping):
-        kept["$defs"] = {name: without_values(one) for name, one in schema["$defs"].items()}
-    if "$ref" in schema:
-        kept["$ref"] = schema["$ref"]
+        kept["allOf"] = [_of_names_only(one) for one in schema["allOf"]]
+    for keyword in _DEFINITIONS:
+        if isinstance(schema.get(keyword), Mapping):
+            kept[keyword] = {name: _of_names_only(one) for name, one in schema[keyword].items()}
     for keyword in ("anyOf", "oneOf"):
         if isinstance(schema.get(keyword), list) and all(_of_names(one) for one in schema[keyword]):
             kept[keyword] = schema[keyword]
     if "not" in schema and _of_names(schema["not"]):
         kept["not"] = schema["not"]
     return kept
+
+
+def _without_dead_references(node: Any, root: Any) -> Any:
+    """What led to a part that is true without values is true as well."""
+    if isinstance(node, list):
+        return [_without_dead_references(one, root) for one in node]
+    if not isinstance(node, Mapping):
+        return node
+    dead = {
+        keyword
+        for keyword in references.KEYWORDS
+        if isinstance(node.get(keyword), str) and references.resolved(root, node[keyword]) is None
+    }
+    return {key: _without_dead_references(one, root) for key, one in node.items() if key not in dead}
 
 
 def _of_names(schema: Any) -> bool:

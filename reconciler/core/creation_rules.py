@@ -22,6 +22,9 @@ _PARTIAL = (
     "encrypted_comment_regex",
 )
 
+_BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+
 Matcher = Callable[[str, str], bool]
 """Given a pattern and a text, whether it matches somewhere; raises ValueError for a pattern that cannot be used."""
 
@@ -97,6 +100,24 @@ def _recipients(group: Mapping[str, Any], number: int) -> list[str]:
         *_split(group.get("age"), f"creation_rules[{number}].age"),
         *(key.replace(" ", "").upper() for key in _split(group.get("pgp"), f"creation_rules[{number}].pgp")),
     ]
+
+
+def mistyped(recipients: Iterable[str]) -> list[str]:
+    """Given public keys of a rule, return the age ones whose checksum (bech32, BIP 173) says that they are mistyped."""
+    return sorted(one for one in recipients if one.startswith("age1") and not _is_bech32(one))
+
+
+def _is_bech32(text: str) -> bool:
+    prefix, _, data = text.rpartition("1")
+    if len(data) < 6 or set(data) - set(_BECH32):
+        return False
+    values = [*(ord(one) >> 5 for one in prefix), 0, *(ord(one) & 31 for one in prefix), *map(_BECH32.index, data)]
+    checksum = 1
+    for value in values:
+        top, checksum = checksum >> 25, (checksum & 0x1FFFFFF) << 5 ^ value
+        for bit, generator in enumerate(_GENERATORS):
+            checksum ^= generator if top >> bit & 1 else 0
+    return checksum == 1
 
 
 def _split(value: Any, field: str) -> list[str]:

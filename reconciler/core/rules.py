@@ -25,12 +25,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One mistake. ``path`` is relative to the checked directory; ``line`` counts from 1. Never holds a value."""
+    """One mistake. ``path`` is relative to the checked directory; ``line`` counts from 1. Never holds a value.
+    ``environments`` are those it concerns beside the one that ``path`` lies in."""
 
     rule: Rule
     path: str
     line: int
     message: str
+    environments: tuple[str, ...] = ()
 
 
 def _error(identity: str, summary: str, *, keyed: bool = False) -> Rule:
@@ -47,13 +49,18 @@ MANIFEST_MISSING = _warning("manifest-missing", "a directory holds encrypted fil
 SERVER_FILE_INVALID = _error("server-file-invalid", "a server's file given with --server cannot be used")
 TARGET_CONFLICT = _error("target-conflict", "two targets want one live path, source or project")
 SOURCE_MISSING = _error("source-missing", "a target's source does not exist")
-SOURCE_UNUSABLE = _error("source-unusable", "a source is a link, a directory, too large or a Git LFS pointer")
+SOURCE_UNUSABLE = _error(
+    "source-unusable", "a source or environment is a link, or a source a directory, too large, an LFS pointer"
+)
 SOURCE_UNUSED = _warning("source-unused", "a file of an environment is the source of no target")
 CHECK_SETTINGS = _error("check-settings", "check.yaml names an unknown rule, lacks a reason or cannot be read")
 EXEMPTION_UNUSED = _warning("exemption-unused", "an exemption of check.yaml exempts nothing")
 
 # --- encryption ---
-NOT_ENCRYPTED = _error("not-encrypted", "a value or comment that must be encrypted is plain text")
+NOT_ENCRYPTED = _error(
+    "not-encrypted", "a value or comment that must be encrypted is plain text, in an env file of no target too"
+)
+PLAIN_SECRET = _warning("plain-secret", "a value under a secret's name in a file that is not encrypted")
 BAD_CIPHERTEXT = _error("bad-ciphertext", "an encrypted file is damaged, or holds what sops never writes")
 COPIED_CIPHERTEXT = _error("copied-ciphertext", "one ciphertext under two keys; sops binds each to its key")
 SHARED_CIPHERTEXT = _warning("shared-ciphertext", "two environments hold the same ciphertext: a copied file")
@@ -71,7 +78,7 @@ CONFLICT_MARKER = _error("conflict-marker", "a merge conflict is not resolved")
 LINE_ENDING = _error("line-ending", "an encrypted file or an env file has Windows line ends")
 DUPLICATE_KEY = _error("duplicate-key", "a key is set twice in one file")
 SOPS_KEY = _error("sops-key", "a variable's name begins with sops_")
-KEY_NAME = _error("key-name", "a name that Compose, or reconciler, refuses")
+KEY_NAME = _error("key-name", "a name that Compose, or reconciler, refuses, or that may be a secret alone on its line")
 ENV_UNREADABLE = _error("env-unreadable", "a file that its parser would refuse", keyed=True)
 
 # --- values ---
@@ -82,6 +89,7 @@ SHARED_SECRET = _error("shared-secret", "two environments use the same secret", 
 # --- parity ---
 EXAMPLE_KEY_MISSING = _error("example-key-missing", "a key of the example is missing in an environment")
 EXAMPLE_KEY_UNKNOWN = _warning("example-key-unknown", "an environment has a key that the example does not have")
+EXAMPLE_FILE_UNKNOWN = _warning("example-file-unknown", "an example names a file that is no target's source")
 ENVIRONMENT_PARITY = _warning("environment-parity", "a key is missing in one environment and there in another")
 
 # --- contracts ---

@@ -18,6 +18,7 @@ from reconciler.app.checks.run import Report
 from reconciler.core import rules
 from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
 
+NEWCOMER = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"  # of age's own documentation
 CANARY = "invented-"  # every secret of the site begins so
 
 
@@ -85,7 +86,10 @@ def a_manifest_that_is_a_link(site: Site) -> None:
     (site.envs / P).symlink_to("../staging/environment.yaml")
 
 
-@mistake(rules.MANIFEST_MISSING, "production/api.env", 1, "no environment.yaml")
+@mistake(
+    rules.MANIFEST_MISSING, "production/api.env", 1, "no environment.yaml",
+    (rules.NOT_ENCRYPTED, "production/flags.env", 1, "is an env file in plain text"),
+)  # fmt: skip
 def an_environment_without_a_manifest(site: Site) -> None:
     site.remove(P)
 
@@ -165,6 +169,13 @@ def an_exemption_that_exempts_nothing_any_more(site: Site) -> None:
 
 
 # encryption
+
+
+@mistake(rules.PLAIN_SECRET, "production/flags.env", 2, "API_TOKEN looks like a secret")
+def a_secret_in_a_plain_target(site: Site) -> None:
+    site.write("production/flags.env", f"{FLAGS}API_TOKEN=invented-plain\n")
+    site.replace("env.example", "FEATURE_SEARCH=on\n", "FEATURE_SEARCH=on\nAPI_TOKEN=\n")
+    site.replace("staging/environment.yaml", "{encrypted: false}", "{encrypted: false, ignore_keys: [API_TOKEN]}")
 
 
 @mistake(rules.NOT_ENCRYPTED, "production/worker.env", 1, "plain values for QUEUE, WORKERS, API_TOKEN")
@@ -262,13 +273,13 @@ def a_creation_rule_for_a_service_of_a_cloud(site: Site) -> None:
 
 @mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not for age1")
 def a_file_that_was_not_updated_for_a_new_recipient(site: Site) -> None:
-    site.write(".sops.yaml", sops_rules(site).replace(site.production.public, f"{site.production.public},age1newcomer"))
-    for_both = f"{site.production.public},age1newcomer"
+    site.write(".sops.yaml", sops_rules(site).replace(site.production.public, f"{site.production.public},{NEWCOMER}"))
+    for_both = f"{site.production.public},{NEWCOMER}"
     assert for_both in site.read(".sops.yaml")
     text = site.read("production/api.env")
     # The other file is as it would be after updatekeys; only its metadata is looked at.
     entry = next(line for line in text.splitlines() if "map_recipient" in line)
-    more = f"{entry}\nsops_age__list_1__map_enc=x\nsops_age__list_1__map_recipient=age1newcomer"
+    more = f"{entry}\nsops_age__list_1__map_enc=x\nsops_age__list_1__map_recipient={NEWCOMER}"
     site.write("production/api.env", text.replace(entry, more))
 
 
@@ -284,6 +295,12 @@ def a_recipient_that_has_left(site: Site) -> None:
 )  # fmt: skip
 def an_environment_without_a_creation_rule(site: Site) -> None:
     site.replace(".sops.yaml", "^staging/", "^stage/")
+
+
+@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 2, "is no age key (a typing error?)")
+def a_mistyped_recipient(site: Site) -> None:
+    key = site.production.public
+    site.replace(".sops.yaml", key, key[:20] + ("q" if key[20] != "q" else "p") + key[21:])
 
 
 @mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 1, "is no YAML")
@@ -333,6 +350,21 @@ def a_merge_conflict_in_a_manifest(site: Site) -> None:
 @mistake(rules.CONFLICT_MARKER, "production/nginx.conf", 2, "a merge conflict")
 def a_merge_conflict_in_a_plain_file(site: Site) -> None:
     site.write("production/nginx.conf", "server {}\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> theirs\n")
+
+
+@mistake(rules.CONFLICT_MARKER, "production/worker.env", 2, "left over")
+def a_line_that_a_merge_conflict_left(site: Site) -> None:
+    site.replace("production/worker.env", "\n", "\n=======\n", 1)
+
+
+@mistake(rules.CONFLICT_MARKER, "production/worker.env", 2, "left over")
+def a_line_that_a_merge_conflict_of_three_left(site: Site) -> None:
+    site.replace("production/worker.env", "\n", "\n||||||| base\n", 1)
+
+
+@mistake(rules.BAD_CIPHERTEXT, "production/worker.env", 1, "byte order mark")
+def a_byte_order_mark(site: Site) -> None:
+    site.write("production/worker.env", "\ufeff" + site.read("production/worker.env"))
 
 
 @mistake(rules.LINE_ENDING, "production/worker.env", 1, "Windows line ends")
@@ -403,6 +435,11 @@ def a_key_that_only_the_example_has(site: Site) -> None:
 def a_key_that_the_example_lacks(site: Site) -> None:
     for environment in ENVIRONMENTS:
         site.encrypt(f"{environment}/worker.env", WORKER.format(environment=environment) + f"NEW_KEY={environment}\n")
+
+
+@mistake(rules.EXAMPLE_FILE_UNKNOWN, "env.example", 15, "no target has the source mailer.env")
+def an_example_that_names_a_file_that_is_not_there(site: Site) -> None:
+    site.replace("env.example", "# files: flags.env", "# files: flags.env mailer.env")
 
 
 @mistake(rules.ENVIRONMENT_PARITY, "staging/worker.env", 1, "NEW_KEY is missing here; it is in production")
@@ -520,6 +557,11 @@ def a_placeholder(site: Site) -> None:
 @mistake(rules.PLACEHOLDER, "production/worker.env", 4, "MAIL_PASSWORD still has a placeholder", key=True)
 def a_placeholder_that_says_what_belongs_there(site: Site) -> None:
     keyed(site, "MAIL_PASSWORD=your_mail_password_here", "MAIL_PASSWORD=invented-staging")
+
+
+@mistake(rules.PLACEHOLDER, "production/worker.env", 4, "MAIL_PASSWORD still has a placeholder", key=True)
+def a_placeholder_behind_a_prefix(site: Site) -> None:
+    keyed(site, "MAIL_PASSWORD=sk-xxxxxxxx", "MAIL_PASSWORD=invented-staging")
 
 
 @mistake(rules.PLACEHOLDER, "production/worker.env", 4, "MAIL_URL still has a placeholder", key=True)

@@ -81,6 +81,11 @@ def rules_with_anchors(site: Site) -> None:
 
 
 @clean
+def rules_with_classes_as_go_writes_them(site: Site) -> None:
+    site.replace(".sops.yaml", "^production/", "'^[[:alpha:]]{10}/[[:word:].]+\\.env\\z'")
+
+
+@clean
 def rules_at_the_top_of_the_repository(site: Site) -> None:
     (site.root / ".sops.yaml").write_text(sops_rules(site).replace("^", "^envs/"))
     site.remove(".sops.yaml")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from reconciler.core import rules
+from tests.support.age_key import make_age_key
 from tests.support.commands import run
 from tests.support.site import ENVIRONMENTS, MANIFEST, WORKER, Site
 
@@ -77,7 +78,10 @@ def test_errors_are_never_allowed(broken: Site) -> None:
         pytest.param(["nowhere"], "no such file or directory", id="no directory"),
         pytest.param(["envs/production"], "no directory with an environment.yaml", id="too deep"),
         pytest.param(["--environment", "prod"], "There are: production, staging", id="no such environment"),
-        pytest.param(["--age-key-file", "/nonexistent/key"], "no usable age key", id="no key"),
+        pytest.param(
+            ["--age-key-file", "/nonexistent/key"], "--age-key-file /nonexistent/key: there is no", id="no key"
+        ),
+        pytest.param(["--server", "/nonexistent/s.yaml"], "--server /nonexistent/s.yaml: there is no", id="no server"),
         pytest.param(["--format", "xml"], "--help", id="no such format"),
     ],
 )
@@ -107,6 +111,16 @@ def test_paths_are_told_relative_to_the_working_directory_however_it_is_named(br
     data = json.loads(check(broken, path.format(root=broken.root), "--json").stdout)
     expected = "../clone/envs" if path.startswith("..") else "envs"
     assert {one["path"].partition("/production/")[0] for one in data["findings"]} == {expected}
+
+
+def test_a_key_that_opens_nothing_is_said_so(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    done = check(site, "--age-key-file", str(make_age_key(tmp_path / "other").path))
+    assert (done.returncode, "the key opens none of these files" in done.stdout) == (0, True)
+
+
+def test_an_error_cannot_write_to_the_terminal(site: Site) -> None:
+    assert "\x1b" not in check(site, "x\x1b[31m").stderr
 
 
 # --- formats ---

@@ -68,12 +68,12 @@ def test_pre_commit_takes_the_hooks_and_the_example(command: str, file: Path, tm
 
 def test_the_example_uses_hooks_that_there_are() -> None:
     (repository,) = yaml.safe_load((CI / "pre-commit-config.yaml").read_text())["repos"]
-    assert {hook["id"] for hook in repository["hooks"]} <= HOOKS.keys()
+    assert {hook["id"] for hook in repository["hooks"]} == HOOKS.keys()
 
 
 def test_every_command_of_the_jobs_is_run_by_a_test_below() -> None:
     assert set(GITHUB_STEPS) == {"Install", "Check", "Describe the change", "Comment"}
-    assert len(GITLAB["script"]) == 5
+    assert len(GITLAB["script"]) == 6
     assert set(HOOKS) == {"reconciler-check", "reconciler-diff"}
 
 
@@ -224,7 +224,7 @@ def gitlab_server(bodies: list[str]) -> Iterator[tuple[str, list[tuple[str, str,
             thread.join()
 
 
-def gitlab(site: Site, number: int, *, url: str = "", code: int = 0) -> str:
+def gitlab(site: Site, number: int, *, url: str = "", code: int = 0, **more: str) -> str:
     env = {
         "CI_MERGE_REQUEST_DIFF_BASE_SHA": site.git("rev-parse", "main"),
         "CI_COMMIT_SHA": site.git("rev-parse", "HEAD"),
@@ -232,6 +232,7 @@ def gitlab(site: Site, number: int, *, url: str = "", code: int = 0) -> str:
         "CI_PROJECT_ID": "3",
         "CI_MERGE_REQUEST_IID": "7",
         **({"RECONCILER_TOKEN": "a-token"} if url else {}),
+        **more,
     }
     return bash(GITLAB["script"][number], site.root, env, code=code)
 
@@ -245,32 +246,73 @@ def gitlab(site: Site, number: int, *, url: str = "", code: int = 0) -> str:
     ],
 )
 def test_the_note_is_posted_once_and_then_replaced(branch: Site, before: list[str], method: str, path: str) -> None:
-    gitlab(branch, 1)
+    gitlab(branch, 3)
     with gitlab_server(before) as (url, asked):
-        gitlab(branch, 2, url=url)
+        gitlab(branch, 4, url=url)
     assert asked[-1][:2] == (method, f"/api/v4/projects/3/merge_requests/7/{path}")
     assert asked[-1][2] == (branch.root / "comment.md").read_text()
     assert asked[-1][2].startswith(MARKER)
 
 
 def test_without_a_token_no_note_is_posted(branch: Site) -> None:
-    gitlab(branch, 1)
-    assert gitlab(branch, 2) == ""
+    gitlab(branch, 3)
+    assert gitlab(branch, 4) == ""
+
+
+def test_in_a_pipeline_of_merged_results_only_the_branchs_own_changes_are_described(branch: Site) -> None:
+    topic = branch.git("rev-parse", "HEAD")
+    branch.git("checkout", "--quiet", "main")
+    branch.in_place("set", "production/worker.env", value='["API_TOKEN"] "invented-other"')
+    branch.commit("Meanwhile")
+    branch.git("checkout", "--quiet", "--detach")
+    branch.git("merge", "--quiet", "--no-commit", "--strategy", "ours", "topic")
+    branch.commit("Merged result")
+    gitlab(branch, 3, CI_MERGE_REQUEST_SOURCE_BRANCH_SHA=topic, CI_MERGE_REQUEST_DIFF_BASE_SHA=f"{topic}~1")
+    text = (branch.root / "comment.md").read_text()
+    assert "WORKERS" in text
+    assert "API_TOKEN" not in text
 
 
 def test_the_report_is_written_and_then_the_job_fails(branch: Site) -> None:
-    gitlab(branch, 3)
+    gitlab(branch, 1)
     report = json.loads((branch.root / "gl-code-quality-report.json").read_text())
     assert {one["check_name"] for one in report} == {"example-key-missing"}
-    assert "example-key-missing" in gitlab(branch, 4, code=2)
+    assert "example-key-missing" in gitlab(branch, 2)
+    gitlab(branch, 5, code=2)
+    branch.git("checkout", "--quiet", "main")
+    gitlab(branch, 2)
+    gitlab(branch, 5)
 
 
 # --- pre-commit ---
 
 
-def hook(site: Site, name: str, *, code: int = 0) -> str:
+def hook(site: Site, name: str, *, code: int = 0, **env: str) -> str:
     one = HOOKS[name]
-    return bash(shlex.join([*shlex.split(one["entry"]), *one.get("args", [])]), site.root, code=code)
+    return bash(shlex.join([*shlex.split(one["entry"]), *one.get("args", [])]), site.root, env, code=code)
+
+
+def test_a_push_is_described_as_pre_commit_tells_and_never_blocked(branch: Site) -> None:
+    """A clone made by `git init` and `git fetch`, as CI makes it, has no origin/HEAD."""
+    assert "origin/HEAD is not set" in hook(branch, "reconciler-diff")
+    refs = {
+        "PRE_COMMIT_FROM_REF": branch.git("rev-parse", "main"),
+        "PRE_COMMIT_TO_REF": branch.git("rev-parse", "topic"),
+    }
+    assert "~WORKERS" in hook(branch, "reconciler-diff", **refs)
+    refs["PRE_COMMIT_FROM_REF"] = "0" * 40
+    assert "origin/HEAD is not set" in hook(branch, "reconciler-diff", **refs)
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_the_hooks_look_at_the_rules_beside_the_environments_too(name: str) -> None:
+    for path in (".sops.yaml", "envs/production/api.env"):
+        assert re.search(HOOKS[name]["files"], path)
+
+
+def test_later_steps_run_only_after_what_they_need() -> None:
+    assert "steps.install.outcome == 'success'" in GITHUB_STEPS["Describe the change"]["if"]
+    assert "steps.describe.outcome == 'success'" in GITHUB_STEPS["Comment"]["if"]
 
 
 def test_the_hooks_run_what_they_name(branch: Site, tmp_path: Path) -> None:

@@ -149,8 +149,11 @@ async def test_a_machine_too_busy_to_answer_is_not_the_contracts_fault() -> None
 
 
 async def test_a_contract_that_leads_to_itself_for_ever_is_no_crash() -> None:
-    ((_, keyword, _),) = told(await ask("$defs: {a: {$ref: '#/$defs/a'}}\n$ref: '#/$defs/a'\n", {"A": "x"}))
-    assert keyword.startswith("unusable")
+    """It is refused when it is read; the evaluation does not rely on that."""
+    looping = Contract("x.yaml", {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, {})
+    answer = await JsonSchemaContracts().ask([looping], [Question((looping,), ("A",), {"A": "x"})])
+    ((breach,),) = answer.breaches
+    assert breach.keyword.startswith("unusable")
 
 
 @pytest.mark.parametrize(
@@ -261,3 +264,62 @@ def test_a_plan_for_a_commit_that_the_branch_does_not_have_is_an_error(server: S
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     done = server.cli("plan", "--revision", "f" * 40)
     assert done.returncode == 1
+
+
+# --- what may stand in a contract ---
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("requird: [A]", "1: requird: is no keyword of a contract; did you mean required?"),
+        ("properties:\n  A: {minLenght: 3}", "2: properties.A.minLenght: is no keyword"),
+        ("properties:\n  A: {minLenght: 3}", "did you mean minLength?"),
+        ("properties:\n  A: {writeonly: true}", "did you mean writeOnly?"),
+        ("properties:\n  A: {x-difers: must}", "did you mean x-differs?"),
+        ("$defs:\n  a: {pattren: x}", "did you mean pattern?"),
+        ("definitions:\n  a: {pattren: x}", "did you mean pattern?"),
+        ("properties:\n  A: {$ref: '#/$defs/nowhere'}", "2: properties.A.$ref: leads nowhere in this file"),
+        ("properties:\n  A: {$ref: '#nowhere'}", "2: properties.A.$ref: leads nowhere in this file"),
+        ("$ref: '#'", "1: $ref: leads to itself"),
+        ("$defs:\n  a: {$ref: '#/$defs/b'}\n  b: {allOf: [{$ref: '#/$defs/a'}]}", "2: $defs.a.$ref: leads to itself"),
+    ],
+)  # fmt: skip
+def test_what_a_contract_cannot_mean_is_told_at_its_line(text: str, says: str) -> None:
+    with pytest.raises(ContractError) as refused:
+        contract(text)
+    assert says in str(refused.value)
+
+
+def test_keywords_of_the_authors_own_and_of_json_schema_are_taken() -> None:
+    contract("title: API\nx-owner: team\nproperties:\n  A: {description: x, examples: [a], default: b, x-note: c}\n")
+
+
+REFERENCES = [
+    pytest.param("$ref: '#it'\n$defs: {a: {$anchor: it, %s}}", id="anchor"),
+    pytest.param("$dynamicRef: '#it'\n$defs: {a: {$dynamicAnchor: it, %s}}", id="dynamic anchor"),
+    pytest.param("$ref: '#/definitions/a'\ndefinitions: {a: {%s}}", id="definitions"),
+    pytest.param("$ref: '#/definitions/a'\ndefinitions: {a: {$ref: '#/$defs/b~1c'}}\n$defs: {b/c: {%s}}", id="chain"),
+]
+
+
+@pytest.mark.parametrize("text", REFERENCES)
+async def test_references_are_followed_without_values(text: str) -> None:
+    assert [(one.key, one.keyword) for one in await ask(text % "required: [A]", names=())] == [("A", "required")]
+
+
+@pytest.mark.parametrize("text", REFERENCES)
+async def test_references_are_followed_for_what_is_said_beside_the_rules(text: str) -> None:
+    from reconciler.core.contract import notes
+
+    reference, _, rest = (text % "writeOnly: true").partition("\n")
+    said = notes([contract(f"properties:\n  A: {{{reference}}}\n{rest}\n")])
+    assert said["A"].secret
+
+
+async def test_a_reference_into_what_only_values_tell_holds_without_them() -> None:
+    text = (
+        "properties: {A: {$ref: '#/if/properties/B'}}\nif: {properties: {B: {minLength: 3}}}\n"
+        "allOf: [{$ref: '#/then'}]\nthen: {required: [C]}"
+    )
+    assert await ask(text, names=("A", "B")) == ()

@@ -77,12 +77,27 @@ def test_a_value_emptied_without_any_key_is_a_changed_key(committed: Site) -> No
     assert one_file(committed)["keys"]["changed"] == ["QUEUE"]
 
 
-def test_a_rotated_file_is_re_encrypted_only(committed: Site) -> None:
+def test_of_a_rotated_file_only_a_key_tells_that_no_value_changed(committed: Site) -> None:
+    """Whoever has the public key can encrypt other values under the old ivs."""
     committed.in_place("rotate", "production/worker.env", "--in-place")
     committed.commit()
     file = one_file(committed)
-    assert file["keys"] == NOTHING
-    assert file["only_reencrypted"] is True
+    assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, True, False)
+    said = diff(committed, "HEAD~1..HEAD").stdout
+    assert "every value was re-encrypted (rotate?); without a key it cannot be told whether values changed" in said
+    assert "no value changed" not in said
+    file = one_file(committed, "--age-key-file", str(committed.keys))
+    assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, False, True)
+
+
+def test_a_rotated_value_of_another_length_is_a_changed_key(committed: Site) -> None:
+    committed.in_place("rotate", "production/worker.env", "--in-place")
+    text = committed.read("production/worker.env")
+    value = re.search(r"QUEUE=ENC\[AES256_GCM,data:([^,]+),", text)
+    assert value is not None
+    committed.replace("production/worker.env", value[1], "AAAA" + value[1])
+    committed.commit()
+    assert one_file(committed)["keys"]["changed"] == ["QUEUE"]
 
 
 def test_new_recipients_are_told_and_no_key_is_changed(committed: Site) -> None:
@@ -126,7 +141,10 @@ def test_files_that_come_and_go_are_told_with_all_their_keys(committed: Site) ->
     found = data(committed)
     (file,) = found["files"]
     assert (file["status"], file["keys"]["added"]) == ("added", ["MAIL_FROM"])
-    assert found["targets"] == [{"environment": "production", "change": "added", "source": "mailer.env"}]
+    (target,) = found["targets"]
+    assert (target["environment"], target["change"], target["source"], target["stack"]) == (
+        "production", "added", "mailer.env", "app",
+    )  # fmt: skip
     back = data(committed, "HEAD..HEAD~1")
     assert (back["files"][0]["status"], back["files"][0]["keys"]["removed"]) == ("removed", ["MAIL_FROM"])
 
@@ -154,6 +172,71 @@ def test_a_file_that_is_no_longer_encrypted_is_told_so(committed: Site) -> None:
     committed.replace("production/environment.yaml", "worker.env: config/worker.env", "worker.env: {encrypted: false}")
     committed.commit()
     assert one_file(committed)["note"] == "is no longer encrypted"
+
+
+@pytest.mark.parametrize("how", ["damaged", "partly plain", "plain"])
+def test_names_of_a_file_that_is_damaged_or_plain_are_told_as_far_as_they_can_be_read(
+    committed: Site, how: str
+) -> None:
+    committed.in_place("unset", "production/worker.env", value='["QUEUE"]')
+    first, *rest = committed.read("production/worker.env").splitlines()
+    assert first.startswith("WORKERS=")
+    made = {"damaged": [f"{first}junk", *rest], "partly plain": ["WORKERS=invented-4", *rest],
+            "plain": ["WORKERS=invented-4", "API_TOKEN=invented-x"]}  # fmt: skip
+    committed.write("production/worker.env", "\n".join([*made[how], ""]))
+    committed.commit()
+    file = one_file(committed)
+    assert file["keys"]["removed"] == ["QUEUE"]
+    assert "WORKERS" in file["keys"]["changed"]
+    assert "check` says why" in file["note"]
+    assert "without a key" not in file["note"]
+    assert "**Keys are removed:** `QUEUE`" in markdown(committed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "detail"),
+    [
+        (
+            "worker.env: config/worker.env",
+            "worker.env: worker.env",
+            "path /opt/app/config/worker.env → /opt/app/worker.env",
+        ),
+        ("worker.env: config/worker.env", "worker.env: {path: config/worker.env, mode: '0640'}", "mode 0600 → 0640"),
+        ("schema: contracts/api.yaml", "mode: '0600'", "schema contracts/api.yaml → none"),
+        ("directory: /opt/app", "directory: /srv/app", "path /opt/app/api.env → /srv/app/api.env"),
+        ("  app:", "  web:", "stack app → web"),
+    ],
+)
+def test_what_a_manifest_says_otherwise_is_told_of_each_target(
+    committed: Site, old: str, new: str, detail: str
+) -> None:
+    committed.replace("production/environment.yaml", old, new)
+    committed.commit()
+    targets = data(committed)["targets"]
+    assert detail in [one for target in targets for one in target["details"]]
+    assert {target["stack"] for target in targets} == {"web" if "web" in new else "app"}
+    assert detail in diff(committed, "HEAD~1..HEAD").stdout
+    assert f"`{detail}`" in markdown(committed)
+
+
+def test_a_contract_that_changes_alone_is_asked_of_the_files_that_have_it(committed: Site) -> None:
+    committed.replace("contracts/api.yaml", "required: [", "required: [REQUIRED_KEY, ")
+    committed.commit()
+    found = data(committed)
+    assert found["asked"] == ["production/api.env", "staging/api.env"]
+    assert [(one["rule"], one["path"]) for one in found["findings"]] == [
+        ("contract-required", "production/api.env"), ("contract-required", "staging/api.env"),
+    ]  # fmt: skip
+    assert "REQUIRED" in markdown(committed)
+
+
+def test_a_plain_env_file_that_is_added_is_warned_of(committed: Site) -> None:
+    committed.write("production/.env.bak", "API_TOKEN=invented-x\n")
+    committed.commit()
+    assert [(one["rule"], one["path"]) for one in data(committed)["findings"]] == [
+        ("not-encrypted", "production/.env.bak")
+    ]
+    assert "⚠️ `production/.env.bak`: is an env file in plain text" in markdown(committed)
 
 
 # --- ranges ---
@@ -206,6 +289,7 @@ def test_the_exit_code_tells_only_where_it_is_asked_to(committed: Site) -> None:
         pytest.param(["HEAD..$(reboot)"], "there is no commit $(reboot)", id="shell"),
         pytest.param(["HEAD..--all"], "is no revision", id="option behind"),
         pytest.param(["HEAD..HEAD", "--path", "nowhere"], "nothing in either commit", id="no directory"),
+        pytest.param(["HEAD..HEAD", "-e", "prod"], "There are: production, staging", id="no environment"),
         pytest.param(["HEAD..HEAD", "--path", "../x"], "not a path inside the repository", id="outside"),
     ],
 )
@@ -221,6 +305,13 @@ def test_outside_of_a_repository_it_says_so(site: Site, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     done = diff(site, "HEAD~1..HEAD", cwd=tmp_path / "elsewhere")
     assert (done.returncode, "is in no git repository" in done.stderr) == (1, True)
+
+
+def test_histories_without_a_common_ancestor_are_said_so(committed: Site) -> None:
+    committed.git("checkout", "--quiet", "--orphan", "other")
+    committed.commit("Another beginning")
+    done = diff(committed, "main...other")
+    assert (done.returncode, "no common ancestor" in done.stderr, "fetch-depth: 0" in done.stderr) == (1, True, True)
 
 
 def test_a_shallow_clone_says_what_it_lacks(committed: Site, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from reconciler.app.checks.survey import MANIFEST, Source, Survey
 from reconciler.app.contract_file import at_field, read_contract
-from reconciler.core import lint, rules
+from reconciler.core import rules, words
 from reconciler.core.contract import Answer, Breach, Contract, Notes, Question, notes
 from reconciler.core.errors import ContractError
 from reconciler.core.model import Parser
@@ -141,11 +141,11 @@ def _finding(source: Source, breach: Breach) -> Finding:
     rule = _rule_of(breach)
     place = f"{breach.contract}:{breach.line}"
     if breach.keyword in ("required", "dependentRequired") and breach.key:
-        return Finding(rule, source.path, 1, f"{lint.shown(breach.key)} is missing; {place} requires it")
+        return Finding(rule, source.path, 1, f"{words.name(breach.key)} is missing; {place} requires it")
     if breach.key and rule is rules.CONTRACT_FORBIDDEN:
-        message = f"{lint.shown(breach.key)} must not be there (`{breach.keyword}` of {place})"
+        message = f"{words.name(breach.key)} must not be there (`{breach.keyword}` of {place})"
         return Finding(rule, source.path, source.line(breach.key), message)
-    key = lint.shown(breach.key) if breach.key else "the file"
+    key = words.name(breach.key) if breach.key else "the file"
     return Finding(rule, source.path, source.line(breach.key), f"{key} breaks `{breach.keyword}` of {place}")
 
 
@@ -164,12 +164,12 @@ def _noted(source: Source, contracts: Sequence[Contract], names: Sequence[str], 
         if key not in names:
             continue
         if said.deprecated:
-            message = f"{lint.shown(key)} is deprecated ({said.contract}:{said.line})"
+            message = f"{words.name(key)} is deprecated ({said.contract}:{said.line})"
             yield Finding(rules.CONTRACT_DEPRECATED, source.path, source.line(key), message)
         if said.max_age is not None and written is not None and now - written > said.max_age:
             days = int((now - written) // 86400)
             message = (
-                f"{lint.shown(key)} is at least {days} days old: nothing in the file was written since "
+                f"{words.name(key)} is at least {days} days old: nothing in the file was written since "
                 f"({said.contract}:{said.line})"
             )
             yield Finding(rules.CONTRACT_AGE, source.path, source.line(key), message)

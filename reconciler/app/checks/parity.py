@@ -5,12 +5,15 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from reconciler.app.checks.survey import Environment, Source, Survey
-from reconciler.core import dotenv, lint, rules
+from reconciler.app.checks.survey import Environment, Source, Survey, secrets_in_plain
+from reconciler.app.manifest import outlines
+from reconciler.core import dotenv, lint, rules, words
 from reconciler.core.model import Parser
+from reconciler.core.plaintext import looks_real
 from reconciler.core.rules import Finding
+from reconciler.core.words import printable
 
 _GENERAL = frozenset({"env.example", ".env.example", "env.template", ".env.template"})
 _ENDINGS = (".example", ".template")
@@ -19,20 +22,22 @@ _GROUP = re.compile(r"^# files: (.+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    """``keys`` by the name of the file they belong to ("" for any), each with its line."""
+    """``keys`` by the name of the file they belong to ("" for any), each with its line; ``groups`` has the line of
+    each ``# files:`` by the names in it."""
 
     path: str
     keys: Mapping[str, Mapping[str, int]]
+    groups: Mapping[str, int] = field(default_factory=dict)
 
 
 def check_parity(survey: Survey) -> Iterator[Finding]:
     """Keys that are missing on either side."""
     told: set[tuple[str, str]] = set()
+    yield from _groups_of_no_file(survey)
     for environment in survey.environments:
         for path, data in _examples(survey, environment):
-            example, problem = _read(path, data)
-            if problem:
-                yield problem
+            example, problems = _read(path, data)
+            yield from problems
             for finding, key in _compare(environment, example):
                 told.add((finding.path, key))
                 yield finding
@@ -53,50 +58,82 @@ def _examples(survey: Survey, environment: Environment) -> Iterator[tuple[str, b
             yield path, data
 
 
-def _read(path: str, data: bytes) -> tuple[_Example, Finding | None]:
+def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
     base = posixpath.basename(path)
     text = data.decode("utf-8", "surrogateescape")
     try:
         entries = dotenv.parse(data)
     except dotenv.EnvFileError as error:
         finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
-        return _Example(path, {}), finding
+        return _Example(path, {}), [finding]
+    problems = [one for one in lint.plain(path, entries) if one.rule is rules.KEY_NAME]
+    entries = tuple(entry for entry in entries if not lint.may_be_a_value(entry.key, entry.template))
+    problems += secrets_in_plain(path, entries, looks_real)
     if base not in _GENERAL:
         source = base.removesuffix(".example").removesuffix(".template")
-        return _Example(path, {source: {entry.key: entry.line for entry in entries}}), None
+        return _Example(path, {source: {entry.key: entry.line for entry in entries}}), problems
     groups = [(text.count("\n", 0, match.start()) + 1, match[1].split()) for match in _GROUP.finditer(text)]
     keys: dict[str, dict[str, int]] = {name: {} for _, names in groups for name in names} or {"": {}}
     for entry in entries:
         names = next((names for line, names in reversed(groups) if line < entry.line), [""])
         for name in names:
             keys.setdefault(name, {})[entry.key] = entry.line
-    return _Example(path, keys), None
+    return _Example(path, keys, {name: line for line, names in reversed(groups) for name in names}), problems
 
 
 def _compare(environment: Environment, example: _Example) -> Iterator[tuple[Finding, str]]:
-    """Each finding with the key it is about."""
-    known = [source for source in environment.sources if source.keys is not None and source.parser is not Parser.OPAQUE]
+    """Each finding with the key it is about. Keys above the first ``# files:`` are missing where no file has them, and
+    known in all."""
+    every = [source for source in environment.sources if source.outline and source.parser is not Parser.OPAQUE]
+    anywhere = example.keys.get("", {})
     for name, wanted in example.keys.items():
-        sources = [source for source in known if not name or name in (source.name, posixpath.basename(source.name))]
-        if sources:
-            yield from _differences(environment, example.path, wanted, sources)
+        sources = [source for source in every if not name or name in (source.name, posixpath.basename(source.name))]
+        known = [source for source in sources if source.keys is not None]
+        if known and known == sources:
+            yield from _missing(environment, example.path, wanted, known)
+        if name or not example.groups:
+            yield from _unknown(example.path, {**anywhere, **wanted}, known)
 
 
-def _differences(
+def _missing(
     environment: Environment, example: str, wanted: Mapping[str, int], sources: list[Source]
 ) -> Iterator[tuple[Finding, str]]:
-    there = {key: source for source in sources for key in source.keys or ()}
+    there = {key for source in sources for key in source.keys or ()}
     where = sources[0].path if len(sources) == 1 else f"{environment.name}/environment.yaml"
     holder = sources[0].name if len(sources) == 1 else "its files"
-    for key in sorted(wanted.keys() - there.keys()):
+    for key in sorted(wanted.keys() - there):
         if any(source.is_left_to_server(key) for source in sources):
             continue
-        shown = lint.shown(key)
+        shown = words.name(key)
         message = f"{shown} is missing in {holder}; {example}:{wanted[key]} has it"
         yield Finding(rules.EXAMPLE_KEY_MISSING, where, 1, message), key
+
+
+def _unknown(example: str, wanted: Mapping[str, int], sources: list[Source]) -> Iterator[tuple[Finding, str]]:
+    there = {key: source for source in sources for key in source.keys or ()}
     for key in sorted(there.keys() - wanted.keys()):
-        message = f"{lint.shown(key)} is not in {example}: add it there, so that nobody forgets it"
+        message = f"{words.name(key)} is not in {example}: add it there, so that nobody forgets it"
         yield Finding(rules.EXAMPLE_KEY_UNKNOWN, there[key].path, there[key].line(key), message), key
+
+
+def _groups_of_no_file(survey: Survey) -> Iterator[Finding]:
+    """Names after ``# files:`` that no environment (or not the one that the example lies in) has a source of."""
+    for path in {path: None for environment in survey.environments for path, _ in _examples(survey, environment)}:
+        example, _ = _read(path, survey.tree.files[path])
+        directory = posixpath.dirname(path)
+        names = {
+            name
+            for environment in survey.environments
+            if directory in ("", environment.name)
+            for outline in (outlines(environment.manifest) if environment.manifest else ())
+            for name in (outline.source, posixpath.basename(outline.source))
+        }
+        if any(one.manifest is None for one in survey.environments if directory in ("", one.name)):
+            continue  # told already, and it may name any file
+        for name, line in example.groups.items():
+            if name not in names:
+                message = f"no target has the source {printable(name)}, which its # files: names"
+                yield Finding(rules.EXAMPLE_FILE_UNKNOWN, path, line, message)
 
 
 # --- environments ---
@@ -118,8 +155,8 @@ def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Find
                 if source.is_left_to_server(key):
                     continue
                 if (source.path, key) not in told and not any((path, key) in told for path in _paths(sources)):
-                    message = f"{lint.shown(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
-                    yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message)
+                    message = f"{words.name(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
+                    yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message, tuple(holders[key]))
 
 
 def _paths(sources: list[Source]) -> list[str]:

@@ -6,11 +6,24 @@ import contextlib
 import re
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from types import FrameType
 
 _LIMIT = 3.0  # seconds of CPU, so that a busy machine makes no difference
 _LONGEST = 1000  # characters of a pattern
+_POSIX = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "blank": "\\t ",
+    "digit": "0-9",
+    "lower": "a-z",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\t\n\v\f\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
 
 
 class TooSlowError(ValueError):
@@ -37,11 +50,20 @@ def limited() -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
+def _as_python(pattern: str) -> str:
+    """A pattern of Go, as sops reads it, in the words of Python: classes such as ``[[:alnum:]]``, and ``\\z``."""
+    for name, members in _POSIX.items():
+        pattern = pattern.replace(f"[:{name}:]", members)
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\z", r"\1\\Z", pattern)
+
+
 def matches(pattern: str, text: str) -> bool:
     """Whether the pattern matches somewhere in the text. Raises ValueError for one that cannot be used."""
     if len(pattern) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
     try:
-        return re.search(pattern, text) is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of "[[", a set that holds a bracket there as here
+            return re.search(_as_python(pattern), text) is not None
     except (re.error, RecursionError, OverflowError):
         raise ValueError("is no regular expression that is understood here") from None

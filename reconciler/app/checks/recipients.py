@@ -12,8 +12,9 @@ from reconciler.app.checks.patience import limited, matches
 from reconciler.app.checks.survey import Source, Survey
 from reconciler.core import rules
 from reconciler.core.ciphertext import listed
-from reconciler.core.creation_rules import NAME, CreationRule, governing, read_rules, rule_for
+from reconciler.core.creation_rules import NAME, CreationRule, governing, mistyped, read_rules, rule_for
 from reconciler.core.rules import Finding
+from reconciler.core.words import printable
 
 _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 32
@@ -40,6 +41,11 @@ def check_recipients(survey: Survey) -> Iterator[Finding]:
             if rule.partial:
                 message = f"creation_rules[{rule.number}] leaves values in plain text ({rule.partial}): take it out"
                 yield Finding(rules.PARTIAL_ENCRYPTION, path, line, message)
+            if wrong := mistyped(rule.recipients):
+                message = (
+                    f"creation_rules[{rule.number}].age: {printable(listed(wrong))} is no age key (a typing error?)"
+                )
+                yield Finding(rules.SOPS_CONFIG_INVALID, path, line, message)
             if rule.others:
                 kinds = ", ".join(rule.others)
                 message = f"creation_rules[{rule.number}] encrypts for {kinds}, which servers do not use: take it out"
@@ -115,7 +121,8 @@ def _about(survey: Survey, source: Source, configs: Mapping[str, _Config]) -> It
         )
         yield Finding(rules.NO_CREATION_RULE, source.path, 1, message)
         return
-    yield from _compare(survey.shown(config), source, rule)
+    if not mistyped(rule.recipients):  # else told at the rule
+        yield from _compare(survey.shown(config), source, rule)
 
 
 def _relative(survey: Survey, path: str, config: str) -> str:
@@ -166,4 +173,4 @@ def check_copies(survey: Survey) -> Iterator[Finding]:
                 shared[other.path, source.path] = (other, source, times + 1)
     for other, source, times in shared.values():
         message = f"{times} value(s) are the very ciphertext of {other.path}: a copied file, and so the same secrets"
-        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message)
+        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message, (other.environment,))

@@ -29,6 +29,7 @@ from reconciler.core.ports import Contracts
 from reconciler.core.rules import Finding, Severity
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 from reconciler.core.tree import Tree
+from reconciler.core.words import printable
 
 Progress = Callable[[int, int], None]
 """Told how many files are decrypted, and of how many."""
@@ -66,6 +67,7 @@ class Report:
     environments: tuple[str, ...]
     files: int
     values: int
+    key_opens_nothing: bool = False
 
     @property
     def errors(self) -> int:
@@ -82,7 +84,7 @@ async def check(
     tools: Tools,
     *,
     only: Sequence[str] = (),
-    servers: Mapping[str, ServerConfig] | None = None,
+    servers: Mapping[str, Sequence[ServerConfig]] | None = None,
     before: Iterable[Finding] = (),
 ) -> Report:
     """Apply every rule to ``tree``, which ``prefix`` leads to. ``only`` names environments to tell of; ``before`` are
@@ -91,7 +93,9 @@ async def check(
     found = survey(tree, prefix, parse_yaml=tools.parse_yaml, servers=servers)
     names = tuple(environment.name for environment in found.environments)
     if unknown := sorted(set(only) - set(names)):
-        there = f"There are: {', '.join(names)}" if names else "There is no directory with an environment.yaml"
+        there = (
+            f"There are: {printable(', '.join(names))}" if names else "There is no directory with an environment.yaml"
+        )
         raise RefusedError(f"no environment {', '.join(unknown)} in {prefix}", hint=there)
     if not names:
         hint = "Name the directory that holds the environments: `reconciler check PATH`"
@@ -99,19 +103,21 @@ async def check(
     exemptions, about_exemptions = read_exemptions(tree)
     findings = [*before, *found.findings, *about_exemptions, *_keyless(found)]
     book = open_book(found)
-    opened, about_values = await open_all(found, tools)
+    values = await open_all(found, tools)
+    opened = values.opened
     variables = {one.source.path: one.variables for one in opened}
-    findings += [*book.findings, *about_values]
+    findings += [*book.findings, *values.findings]
     findings += await check_contracts(found, book, tools.contracts, variables, tools.now)
     notes = book.notes(found.sources)
     findings += check_shared_secrets(opened, notes, Digester(secrets.token_bytes(DIGEST_KEY_BYTES)))
     findings += check_differences(opened, notes)
-    remaining = exemptions.apply(findings, whole=not only, keyed=tools.opener is not None)
+    remaining = exemptions.apply(findings, whole=not only, sealed=values.sealed)
     return Report(
         findings=tuple(_presented(found, remaining, only)),
         environments=tuple(only) or names,
         files=sum(1 for _ in found.sources),
         values=len(opened),
+        key_opens_nothing=bool(tools.opener and values.sealed and not values.decrypted),
     )
 
 
@@ -121,10 +127,18 @@ def _keyless(found: Survey) -> Iterator[Finding]:
     yield from check_parity(found)
 
 
-async def open_all(
-    found: Survey, tools: Tools, paths: Collection[str] | None = None
-) -> tuple[list[Opened], list[Finding]]:
-    """Every source (or those at ``paths``) whose values can be known, and what values tell of each alone."""
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The sources whose values are known, what values tell of each alone, and the paths of those that no key opened."""
+
+    opened: list[Opened]
+    findings: list[Finding]
+    sealed: frozenset[str]
+    decrypted: int
+
+
+async def open_all(found: Survey, tools: Tools, paths: Collection[str] | None = None) -> Values:
+    """Open every source (or those at ``paths``) whose values can be known."""
     wanted = [source for source in found.sources if source.outline and (paths is None or source.path in paths)]
     plain = [(source, source.data) for source in wanted if not source.encrypted]
     findings: list[Finding] = []
@@ -137,7 +151,13 @@ async def open_all(
             findings += [*check_interpolation(one), *check_placeholders(one)]
             opened.append(one)
     order = {source.path: number for number, source in enumerate(found.sources)}
-    return sorted(opened, key=lambda one: order[one.source.path]), findings
+    known = {source.path for source, _ in [*plain, *decrypted]}
+    return Values(
+        opened=sorted(opened, key=lambda one: order[one.source.path]),
+        findings=findings,
+        sealed=frozenset(source.path for source in wanted if source.path not in known),
+        decrypted=len(decrypted),
+    )
 
 
 async def _decrypt(
@@ -169,11 +189,11 @@ async def _decrypt(
 def _presented(found: Survey, findings: Iterable[Finding], only: Sequence[str]) -> list[Finding]:
     """Each finding once, in the order of files and lines, with the path as the person would type it."""
     elsewhere = tuple(f"{environment.name}/" for environment in found.environments if environment.name not in only)
-    told = {one for one in findings if not only or not one.path.startswith(elsewhere)}
+    wanted = set(only)
+    told = {
+        one
+        for one in findings
+        if not only or not one.path.startswith(elsewhere) or not wanted.isdisjoint(one.environments)
+    }
     ordered = sorted(told, key=lambda one: (one.path, one.line, one.rule.id, one.message))
-    return [replace(one, path=found.shown(one.path), message=_printable(one.message)) for one in ordered]
-
-
-def _printable(text: str) -> str:
-    """One line without control and direction characters: names in a file are somebody else's text."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return [replace(one, path=found.shown(one.path), message=printable(one.message)) for one in ordered]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from reconciler.app.checks.survey import CHECK_SETTINGS
 from reconciler.app.fields import Form
 from reconciler.app.sections import Items, Section, validate
 from reconciler.app.yaml_files import Document, UnreadableError, read_document
@@ -16,9 +17,9 @@ from reconciler.core import rules
 from reconciler.core.rules import Finding
 from reconciler.core.tree import Tree
 
-NAME = "check.yaml"
 # What says that an exemption is at fault cannot itself be exempted.
 _ALWAYS_ON = frozenset({rules.CHECK_SETTINGS, rules.EXEMPTION_UNUSED})
+_COMPARING = frozenset({rules.SHARED_SECRET, rules.CONTRACT_DIFFERS})
 
 _RULE = Form("a rule's id", "an id of docs/checks.md, such as environment-parity", r"^[a-z][a-z-]{0,40}$")
 _GLOB = Form(
@@ -53,9 +54,9 @@ class Exemptions:
     exemptions: tuple[Exemption, ...] = ()
     lines: tuple[int, ...] = ()
 
-    def apply(self, findings: Iterable[Finding], *, whole: bool, keyed: bool) -> list[Finding]:
-        """What remains, and the exemptions that exempt nothing: told only of a ``whole`` run, and with a key if the
-        rule needs one."""
+    def apply(self, findings: Iterable[Finding], *, whole: bool, sealed: Collection[str]) -> list[Finding]:
+        """What remains, and the exemptions that exempt nothing: told only of a ``whole`` run, and of a rule that needs
+        values only where none of the files was ``sealed``."""
         used: set[int] = set()
         remaining = []
         for finding in findings:
@@ -64,7 +65,7 @@ class Exemptions:
                 remaining.append(finding)
             else:
                 used.add(number)
-        return remaining + (self._unused(used, keyed) if whole else [])
+        return remaining + (self._unused(used, sealed) if whole else [])
 
     def _exempted(self, finding: Finding) -> int | None:
         for number, one in enumerate(self.exemptions):
@@ -72,27 +73,40 @@ class Exemptions:
                 return number
         return None
 
-    def _unused(self, used: set[int], keyed: bool) -> list[Finding]:
+    def _unused(self, used: set[int], sealed: Collection[str]) -> list[Finding]:
         return [
-            Finding(rules.EXEMPTION_UNUSED, NAME, line, f"{one.rule} finds nothing at {one.path} any more: take it out")
+            Finding(
+                rules.EXEMPTION_UNUSED,
+                CHECK_SETTINGS,
+                line,
+                f"{one.rule} finds nothing at {one.path} any more: take it out",
+            )
             for number, (one, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
-            if number not in used and (keyed or not rules.BY_ID[one.rule].keyed)
+            if number not in used and not _needs(one, sealed)
         ]
+
+
+def _needs(exemption: Exemption, sealed: Collection[str]) -> bool:
+    """Whether a file that nobody opened could still hold what is exempt; some rules compare it with any other."""
+    rule = rules.BY_ID[exemption.rule]
+    if rule in _COMPARING:
+        return bool(sealed)
+    return rule.keyed and any(fnmatchcase(path, exemption.path) for path in sealed)
 
 
 def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
     """What check.yaml says; where it cannot be used, nothing is exempt and the findings say why."""
-    if NAME in tree.odd:
-        return Exemptions(), [Finding(rules.CHECK_SETTINGS, NAME, 1, f"is {tree.odd[NAME]}")]
-    if NAME not in tree.files:
+    if CHECK_SETTINGS in tree.odd:
+        return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, f"is {tree.odd[CHECK_SETTINGS]}")]
+    if CHECK_SETTINGS not in tree.files:
         return Exemptions(), []
     try:
-        document = read_document(tree.files[NAME], NAME)
+        document = read_document(tree.files[CHECK_SETTINGS], CHECK_SETTINGS)
     except UnreadableError as error:
-        return Exemptions(), [Finding(rules.CHECK_SETTINGS, NAME, 1, str(error))]
+        return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, str(error))]
     settings, problems = validate(CheckFile, document)
     told = document.sentences([*document.problems, *problems])
-    findings = [Finding(rules.CHECK_SETTINGS, NAME, line, text) for line, text in told]
+    findings = [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in told]
     if settings is None:
         return Exemptions(), findings
     return _known(settings, document, findings), findings
@@ -106,5 +120,7 @@ def _known(settings: CheckFile, document: Document, findings: list[Finding]) -> 
             kept.append((one, line))
         else:
             what = "cannot be turned off" if one.rule in rules.BY_ID else "is no rule; docs/checks.md lists them"
-            findings.append(Finding(rules.CHECK_SETTINGS, NAME, line, f"exempt[{number}].rule: {one.rule} {what}"))
+            findings.append(
+                Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, f"exempt[{number}].rule: {one.rule} {what}")
+            )
     return Exemptions(tuple(one for one, _ in kept), tuple(line for _, line in kept))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app.conflicts import conflicts
@@ -12,14 +12,19 @@ from reconciler.app.manifest import ManifestFile, Outline, outlines
 from reconciler.app.sections import validate
 from reconciler.app.server_file import ServerConfig
 from reconciler.app.yaml_files import Document, UnreadableError, read_document
-from reconciler.core import ciphertext, dotenv, lint, rules
+from reconciler.core import ciphertext, dotenv, lint, rules, words
 from reconciler.core.ciphertext import Ciphertext, YamlParser
+from reconciler.core.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
 from reconciler.core.model import Format, Parser
+from reconciler.core.plaintext import first_plain_line, is_env_file
 from reconciler.core.rules import Finding, Rule
+from reconciler.core.secret_names import names_a_secret
 from reconciler.core.tree import Tree
 
 MANIFEST = "environment.yaml"
+CHECK_SETTINGS = "check.yaml"
+_NEARLY_A_MANIFEST = re.compile(r"(?i)environments?\.ya?ml")
 _LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _LINE = re.compile(r", line (\d+)$")
 _KEY_TYPES = frozenset({"age", "pgp"})
@@ -86,7 +91,7 @@ class Survey:
 
 
 def survey(
-    tree: Tree, prefix: str, *, parse_yaml: YamlParser, servers: Mapping[str, ServerConfig] | None = None
+    tree: Tree, prefix: str, *, parse_yaml: YamlParser, servers: Mapping[str, Sequence[ServerConfig]] | None = None
 ) -> Survey:
     """Read every environment of the tree. ``servers`` are server's files by the environment that they follow."""
     findings: list[Finding] = []
@@ -94,11 +99,13 @@ def survey(
     for name in tree.directories():
         reader = _Reader(tree, prefix, name, parse_yaml, findings)
         if f"{name}/{MANIFEST}" in (tree.files.keys() | tree.odd.keys()):
-            found.append(reader.environment((servers or {}).get(name)))
+            found.append(reader.environment((servers or {}).get(name, ())))
         else:
             findings += _without_manifest(tree, name)
     for path, data in tree.files.items():
         findings += _anywhere(path, data)
+    findings += _odd_ones(tree)
+    findings += _plain_env_files(tree, found, _Reader(tree, prefix, "", parse_yaml, findings))
     return Survey(tree, prefix, tuple(found), tuple(findings))
 
 
@@ -107,6 +114,55 @@ def _without_manifest(tree: Tree, name: str) -> Iterator[Finding]:
     if encrypted:
         message = f"{name} holds encrypted files and no {MANIFEST}: no server can follow it"
         yield Finding(rules.MANIFEST_MISSING, encrypted[0], 1, message)
+
+
+def _odd_ones(tree: Tree) -> Iterator[Finding]:
+    """What looks like a part of the configuration, and is read by nobody."""
+    for path, what in tree.odd.items():
+        if posixpath.basename(path) == SOPS_CONFIG:
+            yield Finding(rules.SOPS_CONFIG_INVALID, path, 1, f"is {what}, which is not followed here")
+        elif "/" not in path and not _BYSTANDER.fullmatch(path) and path != CHECK_SETTINGS:
+            message = f"is {what}: no server follows it; an environment is a directory of files"
+            yield Finding(rules.SOURCE_UNUSABLE, path, 1, message)
+    for path in (*tree.files, *tree.odd):
+        base = posixpath.basename(path)
+        if path.count("/") == 1 and base != MANIFEST and _NEARLY_A_MANIFEST.fullmatch(base):
+            yield Finding(rules.MANIFEST_INVALID, path, 1, f"is read by no server: name it {MANIFEST}")
+
+
+def _plain_env_files(tree: Tree, found: Sequence[Environment], reader: _Reader) -> Iterator[Finding]:
+    """Env files that are no sources, wherever they lie. Where a manifest cannot be used, it is not known which are."""
+    unknown = tuple(f"{one.name}/" for one in found if one.manifest is None)
+    manifests = tuple(f"{one.name}/" for one in found)
+    named = {
+        f"{one.name}/{outline.source}"
+        for one in found
+        if one.manifest is not None
+        for outline in outlines(one.manifest)
+    }
+    for path, data in tree.files.items():
+        if path in named or path.startswith(unknown) or not is_env_file(posixpath.basename(path)):
+            continue
+        if b"ENC[AES256_GCM," in data:
+            if not path.startswith(manifests):  # those are looked at beside the sources
+                reader.look_at(path, data)
+        elif line := first_plain_line(data):
+            message = (
+                "is an env file in plain text: encrypt it, or remove it, and replace its secrets, since git keeps "
+                "them. For one without secrets, write a target with encrypted: false"
+            )
+            yield Finding(rules.NOT_ENCRYPTED, path, line, message)
+
+
+def secrets_in_plain(
+    path: str, entries: Iterable[dotenv.Entry], real: Callable[[str], bool] = bool
+) -> Iterator[Finding]:
+    """Values under names of secrets, of those that are ``real``, in a file that is not encrypted."""
+    for entry in entries:
+        value = entry.template.strip()
+        if names_a_secret(entry.key) and not value.startswith("$") and real(value):
+            message = f"{words.name(entry.key)} looks like a secret, and everybody who can read git can read it"
+            yield Finding(rules.PLAIN_SECRET, path, entry.line, message)
 
 
 def _anywhere(path: str, data: bytes) -> Iterator[Finding]:
@@ -129,17 +185,21 @@ class _Reader:
         self._paths = tuple(tree.below(name))
         self._directories = {parent for path in self._paths for parent in _parents(path)}
 
-    def environment(self, server: ServerConfig | None) -> Environment:
+    def environment(self, servers: Sequence[ServerConfig]) -> Environment:
         path = f"{self._name}/{MANIFEST}"
-        document, manifest = self._manifest(path, server)
+        document, manifest = self._manifest(path, servers)
         named = {outline.source: outline for outline in outlines(manifest)} if manifest else {}
         sources = [source for outline in named.values() if (source := self._named(outline, document, path))]
         sources += [source for other in self._others(named) if (source := self._unnamed(other, manifest is not None))]
         return Environment(self._name, document, manifest, tuple(sources))
 
+    def look_at(self, path: str, data: bytes) -> None:
+        """Report what is wrong with an encrypted file that no manifest knows."""
+        self._encrypted(path, data, None)
+
     # --- the manifest ---
 
-    def _manifest(self, path: str, server: ServerConfig | None) -> tuple[Document | None, ManifestFile | None]:
+    def _manifest(self, path: str, servers: Sequence[ServerConfig]) -> tuple[Document | None, ManifestFile | None]:
         if path in self._tree.odd:
             self._report(rules.MANIFEST_INVALID, path, 1, f"is {self._tree.odd[path]}")
             return None, None
@@ -151,8 +211,10 @@ class _Reader:
         except UnreadableError as error:
             self._report(rules.MANIFEST_INVALID, path, *_placed(str(error), path))
             return None, None
-        manifest, mistakes = validate(ManifestFile, document, server)
-        for line, text in document.sentences([*document.problems, *mistakes]):
+        results = [validate(ManifestFile, document, server) for server in servers or (None,)]
+        manifest = next((one for one, _ in results if one), None)
+        mistakes = [mistake for _, of_one in results for mistake in of_one]
+        for line, text in dict.fromkeys(document.sentences([*document.problems, *mistakes])):
             self._report(rules.MANIFEST_INVALID, path, line, text)
         for line, text in document.sentences(conflicts(document)):
             self._report(rules.TARGET_CONFLICT, path, line, text)
@@ -185,8 +247,17 @@ class _Reader:
     def _others(self, named: Mapping[str, Outline]) -> Iterator[str]:
         for path in self._paths:
             name = path.removeprefix(f"{self._name}/")
-            if name not in named and name != MANIFEST and not _BYSTANDER.fullmatch(posixpath.basename(name)):
-                yield path
+            base = posixpath.basename(name)
+            if name in named or name == MANIFEST or (_BYSTANDER.fullmatch(base) and not is_env_file(base)):
+                continue
+            if _NEARLY_A_MANIFEST.fullmatch(name) or self._is_plain_env_file(path):
+                continue  # told for what they are
+            yield path
+
+    def _is_plain_env_file(self, path: str) -> bool:
+        data = self._tree.files.get(path, b"")
+        plain = b"ENC[AES256_GCM," not in data and first_plain_line(data) is not None
+        return plain and is_env_file(posixpath.basename(path))
 
     def _unnamed(self, path: str, manifest_usable: bool) -> Source | None:
         if manifest_usable:
@@ -201,7 +272,7 @@ class _Reader:
         is_dotenv = ciphertext.format_of(name, data) is Format.DOTENV
         linted = lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else lint.Linted(text)
         # Conflict markers were reported with those of all other files.
-        self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
+        self._findings += [] if linted.conflict else linted.findings
         cipher = None
         if not linted.conflict and not lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
@@ -235,7 +306,7 @@ class _Reader:
         if linted.conflict:
             return plain
         entries, found = read_entries(path, data, outline.parser)
-        self._findings += found
+        self._findings += [*found, *secrets_in_plain(path, entries if not found else ())]
         keys = {entry.key: entry.line for entry in entries}
         return Source(self._name, name, path, data, outline, keys=keys if not found else None)
 

@@ -1,0 +1,60 @@
+"""Where ``$ref: '#…'`` leads in a contract: a place such as ``#/$defs/NAME``, or an anchor. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+KEYWORDS = ("$ref", "$dynamicRef")
+_ANCHORS = ("$anchor", "$dynamicAnchor")
+_DEEPEST = 32
+
+
+def resolved(root: Any, reference: str) -> Any:
+    """Given a contract and a reference in it, return the schema it leads to; None where there is none."""
+    place = unquote(reference.removeprefix("#"))
+    if place and not place.startswith("/"):
+        return next((node for node in _mappings(root, 0) if place in (node.get(one) for one in _ANCHORS)), None)
+    node = root
+    for part in place.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, Mapping) and name in node:
+            node = node[name]
+        elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            return None
+    return node
+
+
+def _mappings(node: Any, depth: int) -> Iterator[Mapping[str, Any]]:
+    if depth > _DEEPEST:
+        return
+    if isinstance(node, Mapping):
+        yield node
+    for inner in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+        yield from _mappings(inner, depth + 1)
+
+
+def leads_to_itself(root: Any, node: Mapping[str, Any]) -> bool:
+    """Whether, to know what ``node`` says of a value, one must already know what it says of that value."""
+    waiting, seen = list(_asked(root, node)), set()
+    while waiting:
+        one = waiting.pop()
+        if one is node:
+            return True
+        if id(one) not in seen:
+            seen.add(id(one))
+            waiting += _asked(root, one)
+    return False
+
+
+def _asked(root: Any, node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The schemas that are asked about the same value as ``node``."""
+    inner = [resolved(root, node[keyword]) for keyword in KEYWORDS if isinstance(node.get(keyword), str)]
+    inner += [node.get(keyword) for keyword in ("not", "if", "then", "else")]
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        listed = node.get(keyword)
+        inner += listed if isinstance(listed, list) else []
+    yield from (one for one in inner if isinstance(one, Mapping))
