@@ -346,8 +346,9 @@ def _only_git_moved(target: Target, names: Sequence[str], others: Sequence[str] 
 
 
 def branch(environment: str, at: float) -> str:
-    """Where a proposal stands for review; ``at`` in epoch seconds."""
-    return f"reconciler/adopt-{environment}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
+    """Where a proposal stands for review; ``at`` in epoch seconds. Two within a second have branches of their own."""
+    moment = datetime.fromtimestamp(at, UTC)
+    return f"reconciler/adopt-{environment}-{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
 
 
 def message(target: Target, keys: KeyChange, host: str) -> str:

@@ -79,7 +79,7 @@ def test_a_hand_edit_becomes_a_commit_that_changes_its_ciphertexts_only(site: Se
     assert kept == [key for key in new if key in old]
     assert site.remote.git("diff", "--name-only", "main", told["branch"]) == API
     assert told["keys"] == {"added": ["NEW"], "removed": ["TOKEN"], "changed": ["EMPTY", "LOG_LEVEL"]}
-    assert re.fullmatch(r"reconciler/adopt-production-\d{8}T\d{6}Z", told["branch"])
+    assert re.fullmatch(r"reconciler/adopt-production-\d{8}T\d{6}\.\d{3}Z", told["branch"])
 
 
 def test_the_commit_says_which_keys_of_what_from_where_and_by_whom(site: Server) -> None:
