@@ -684,6 +684,27 @@ services:
     assert project.environment("api")["MODE"] == "good"
 
 
+# --- another revision ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_plan_of_another_revision_names_the_services_it_would_touch_and_why(start: Start) -> None:
+    server, project = start()
+    first = server.remote.head()
+    server.commit({"api.env": b"COLOUR=blue\nSIZE=1\n"})
+    applied(server)
+    running = ids(project, "api", "worker")
+
+    (planned,) = server.json("plan", "--revision", first[:10])
+
+    assert [(one["service"], one["action"], one["reason"]) for one in planned["plan"]["actions"]] == [
+        ("api", "recreate", "COLOUR changed")
+    ]
+    assert change(planned, "api.env")["keys"]["changed"] == ["COLOUR"]
+    assert server.live("api.env") == b"COLOUR=blue\nSIZE=1\n"
+    assert ids(project, "api", "worker") == running
+
+
 # --- guards ----------------------------------------------------------------------------------------------------------
 
 
