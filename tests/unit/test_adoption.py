@@ -260,4 +260,4 @@ def test_the_message_names_the_keys_the_target_and_the_host() -> None:
 
 
 def test_the_branch_says_which_environment_and_when() -> None:
-    assert adoption.branch("prod", 0.0) == "reconciler/adopt-prod-19700101T000000Z"
+    assert adoption.branch("prod", 0.0) == "reconciler/adopt-prod-19700101T000000.000Z"
