@@ -34,9 +34,10 @@ _UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
 _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
 # Exit codes of the docker command where its compose plugin was killed: what it makes of "no exit code", and a shell's.
 _KILLED = frozenset({255, 137})
-# How long, in seconds, an `up` may go on after we were told to stop.
+# Seconds before an `up` that met what an interrupted one left is tried again.
+_PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
-_LAST_ORDERS = 60.0
+_LAST_ORDERS = 60.0  # seconds that an `up` may go on after we were told to stop
 
 _MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
 
@@ -177,8 +178,12 @@ class DockerCompose:
 
         async with self._locks[project]:
             completed = await _finished(_with_profiles(stack, attempt))
-            if compose_errors.is_conflict(_said(completed)):
-                # An `up` that was cut off left a container with a temporary name; the first try has removed it.
+            for pause in _PAUSES:
+                if not compose_errors.is_conflict(_said(completed)):
+                    break
+                # An `up` that was cut off left a container with a temporary name, at worst one per service; each try
+                # has one removed, and the engine may take its time with that.
+                await asyncio.sleep(pause)
                 completed = await _finished(_with_profiles(stack, attempt))
             if not completed.ok:
                 raise _error(stack, completed, f"start {', '.join(services)}", "docker compose up")

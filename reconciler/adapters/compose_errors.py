@@ -54,6 +54,13 @@ _OUTSIDE = (
         "Run as root, or as the files' owner: Compose reads env files itself",
     ),
     _cause(r"no space left on device", "the disk is full", "Make room, e.g. `docker system df`"),
+    _cause(
+        r"[Cc]onflict\. The container name \"?/[0-9a-f]{12}_|removal .* is already in progress|marked for removal"
+        r"|No such container",
+        "the Docker engine is still removing a container",
+        "`docker ps -a` shows it; where it stays, restart the engine",
+    ),
+    _cause(r"context deadline exceeded|i/o timeout", "the Docker engine did not answer in time"),
 )
 
 # What Compose finds wrong with the project.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -803,10 +804,11 @@ DEAF = SLEEPER.replace("init: true", "stop_signal: TERM").replace(
 
 
 def interrupt_up(made: ComposeProject, number: signal.Signals) -> None:
-    """Begin an `up`, and end it while the old container is still stopping."""
+    """Begin an `up`, and end it while the old containers are still stopping, each beside its new one."""
+    containers = 2 * len(ids(made))
     argv = ["docker", "compose", "up", "--detach"]
     with subprocess.Popen(argv, cwd=made.directory, start_new_session=True, stderr=subprocess.DEVNULL) as interrupted:
-        eventually(lambda: len(ids(made)) == 2)
+        eventually(lambda: len(ids(made)) == containers)
         os.killpg(interrupted.pid, number)
 
 
@@ -822,6 +824,63 @@ async def test_what_an_interrupted_compose_left_does_not_stop_the_next_recreate(
     await docker.recreate(stack_of(made), made.name, ["api"])
     assert ids(made).keys() == {"api-1"}
     assert made.environment("api")["KEY"] == "2"
+
+
+# Stands in for docker on PATH: its `up` meets one leftover after the other, then it is the real one.
+STUMBLES = """\
+#!/bin/sh
+case "$*" in *" up "*)
+    echo >> {tries}
+    test $(wc -l < {tries}) -gt {times} || {{
+        echo 'Error response from daemon: {said}' >&2
+        exit 1
+    }};;
+esac
+exec {docker} "$@"
+"""
+TEMPORARY = 'Conflict. The container name "/0123456789ab_app-b-1" is already in use by container "6ad9eca6".'
+REMOVING = "removal of container 6ad9eca6 is already in progress"
+
+
+@pytest.fixture
+async def stumbling(tmp_path: Path) -> AsyncIterator[Callable[[int, str], DockerCompose]]:
+    made: list[DockerCompose] = []
+
+    def make(times: int, said: str) -> DockerCompose:
+        spy = tmp_path / "bin" / "docker"
+        spy.parent.mkdir()
+        real, tries = shutil.which("docker"), tmp_path / "tries"
+        spy.write_text(STUMBLES.format(tries=tries, times=times, said=said, docker=real))
+        spy.chmod(0o755)
+        path = f"{spy.parent}:{os.environ['PATH']}"
+        made.append(DockerCompose(str(tmp_path / "scratch"), {**os.environ, "PATH": path}))
+        return made[-1]
+
+    yield make
+    for docker in made:
+        await docker.close()
+
+
+@pytest.mark.parametrize("said", [TEMPORARY, REMOVING])
+async def test_an_interrupted_compose_may_have_left_something_of_several_services(
+    compose_project: MakeProject, stumbling: Callable[[int, str], DockerCompose], said: str
+) -> None:
+    made = compose_project(f"services:\n  a:{SLEEPER}\n  b:{SLEEPER}")
+    await stumbling(3, said).recreate(stack_of(made), made.name, ["a", "b"])
+    assert ids(made).keys() == {"a-1", "b-1"}
+
+
+@pytest.mark.parametrize("said", [TEMPORARY, REMOVING])
+async def test_an_engine_that_does_not_get_rid_of_a_container_blames_no_revision(
+    compose_project: MakeProject,
+    stumbling: Callable[[int, str], DockerCompose],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reconciler.adapters.compose._PAUSES", (0.0, 0.1))
+    made = compose_project(f"services:\n  a:{SLEEPER}")
+    with pytest.raises(EngineUnavailableError, match="still removing a container"):
+        await stumbling(99, said).recreate(stack_of(made), made.name, ["a"])
 
 
 async def test_container_that_kept_its_temporary_name_gets_its_own_back(

@@ -618,7 +618,7 @@ async def test_a_revert_that_is_called_off_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert site.left() == []
-    assert started() == []
+    await asyncio.to_thread(eventually, lambda: started() == [])
 
 
 async def test_a_push_that_hangs_is_ended(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -627,7 +627,7 @@ async def test_a_push_that_hangs_is_ended(site: Site, tmp_path: Path, monkeypatc
     spied(tmp_path, monkeypatch, 'test "$1" != push || sleep 600')
     with pytest.raises(GitUnreachableError, match="no answer within"):
         await site.revert(failed)
-    assert started() == []
+    await asyncio.to_thread(eventually, lambda: started() == [])
 
 
 def started() -> list[str]:

@@ -61,7 +61,7 @@ class ComposeProject:
 
     def remove(self) -> None:
         """Remove its containers, networks and volumes, also ones that a command still at work makes meanwhile."""
-        eventually(lambda: not _remove_labelled(self.name), timeout=30, interval=0.2)
+        eventually(lambda: not _remove_labelled(self.name), timeout=TIMEOUT, interval=0.2)
 
 
 def make_project(directory: Path, compose: str, files: Mapping[str, str | bytes]) -> ComposeProject:
