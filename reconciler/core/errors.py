@@ -103,6 +103,10 @@ class OutsideError(ReconcilerError):
     retryable = True
 
 
+class HostUnreachableError(OutsideError):
+    """A machine that is reached over SSH does not answer, does not let us in, or is not the one we know."""
+
+
 class KeyUnavailableError(OutsideError):
     """No usable decryption key on this server."""
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from reconciler.core.ciphertext import Ciphertext
 from reconciler.core.contract import Answer, Contract, Question
+from reconciler.core.inventory import FoundFile
 from reconciler.core.model import (
     Action,
     Applied,
@@ -214,6 +215,42 @@ class Host(Protocol):
     async def check(self, check: Check, data: Secret) -> None:
         """Run the named check on the staged bytes. Raises GuardError with the exit code when it fails."""
         ...
+
+
+class Machine(Protocol):
+    """A machine that is only looked at, this one or one over SSH. Every path is absolute, and links are followed.
+
+    Everything raises HostUnreachableError where the machine does not answer.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    async def read(self, path: str) -> FoundFile | None:
+        """The regular file at ``path``, None where there is none. Raises LiveFileError for one that may not be read."""
+        ...
+
+    async def list(self, directory: str) -> tuple[str, ...]:
+        """Sorted names of what lies in the directory, with a trailing / for a directory; nothing where there is none.
+
+        Raises LiveFileError for one that may not be read.
+        """
+        ...
+
+    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> Ran:
+        """Run a command of the operator's there, for so long at most. It may print secrets."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a command on a machine ended; ``exit_code`` None: it took too long, printed too much or is not there."""
+
+    exit_code: int | None
+    output: Secret
+    problem: str = ""
 
 
 class Compose(Protocol):

@@ -1,0 +1,254 @@
+"""One kept SSH connection to another machine: commands and SFTP over it, host keys held against known_hosts.
+
+asyncssh takes 0.2 s and 14 MB to load, so it is imported only once somebody connects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reconciler.adapters import process
+from reconciler.core.errors import HostUnreachableError
+
+if TYPE_CHECKING:
+    from asyncssh import SFTPClient, SSHClientConnection
+
+CONNECT = 10.0  # seconds for the TCP connection, the key exchange and the login together
+ANSWER = 20.0  # seconds for one file operation
+# A connection that says nothing for three times this long (seconds) is given up.
+_KEEPALIVE = 10.0
+# The key exchanges that cost least among those that are good; the rest of asyncssh's own list stays for older servers.
+_CHEAP_FIRST = "^curve25519-sha256,curve25519-sha256@libssh.org"
+_TRIED_AGAIN = "it is tried again"
+
+
+@dataclass(frozen=True, slots=True)
+class SshAddress:
+    """How to reach a machine. ``user`` "" is the person's own, or what their ssh_config says.
+
+    Without ``key_file`` the agent is asked. ``known_hosts_file`` None and ``personal`` mean: as the person's own ssh,
+    with ~/.ssh/config, known_hosts and keys. ``jump`` is the machine on the way.
+    """
+
+    host: str
+    port: int = 22
+    user: str = ""
+    key_file: str | None = None
+    known_hosts_file: str | None = None
+    jump: SshAddress | None = None
+    personal: bool = False
+
+    @property
+    def shown(self) -> str:
+        """As a URL, for messages."""
+        user = f"{self.user}@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ssh://{user}{host}{'' if self.port == 22 else f':{self.port}'}"
+
+
+class SshConnection:
+    """A connection that is made when it is first needed, kept, and made again after it was lost.
+
+    ``name`` is what messages call the machine. Everything here raises HostUnreachableError where it does not answer.
+    """
+
+    def __init__(self, address: SshAddress, name: str = "") -> None:
+        self.address = address
+        self.name = name or address.shown
+        self._connecting = asyncio.Lock()
+        self._stack: contextlib.AsyncExitStack | None = None
+        self._connection: SSHClientConnection | None = None
+        self._sftp: SFTPClient | None = None
+
+    async def close(self) -> None:
+        stack, self._stack, self._connection, self._sftp = self._stack, None, None, None
+        if stack is not None:
+            with contextlib.suppress(Exception):
+                await stack.aclose()
+
+    async def connected(self) -> SSHClientConnection:
+        """The connection. At most one attempt to make it is under way."""
+        async with self._connecting:
+            if self._connection is None or self._connection.is_closed():
+                await self.close()
+                self._stack = contextlib.AsyncExitStack()
+                async with self._answering(CONNECT):
+                    self._connection = await self._connect(self._stack, self.address)
+            return self._connection
+
+    async def sftp(self) -> SFTPClient:
+        """The one SFTP session of this connection."""
+        connection = await self.connected()
+        async with self._connecting:
+            if self._sftp is None:
+                async with self._answering(CONNECT):
+                    self._sftp = await connection.start_sftp_client()
+            return self._sftp
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        limits: process.Limits,
+        directory: str = "",
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+    ) -> process.Completed:
+        """Run a command there and return what it printed, as ``process.run`` does here.
+
+        With ``env``, its environment is that, and PATH and HOME of the login. The words are quoted for a POSIX shell.
+        Raises MissingProgramError for a program that is not there.
+        """
+
+        connection = await self.connected()
+        async with self._answering(None):
+            running = await asyncio.wait_for(
+                connection.create_process(_command(argv, directory, env), encoding=None, term_type=None), ANSWER
+            )
+            try:
+                completed = await _collect(running, os.path.basename(argv[0]), stdin, limits)
+            finally:
+                running.close()
+        if running.exit_status is None and running.exit_signal is None and not completed.timed_out:
+            raise _gone(self, "the connection was lost while a command ran") from None
+        if completed.exit_code in (126, 127):
+            raise process.MissingProgramError(completed.program)
+        return completed
+
+    @contextlib.asynccontextmanager
+    async def answering(self) -> AsyncIterator[None]:
+        """For one operation over ``sftp()`` or ``connected()``: its time limit, and its errors as ours."""
+        async with self._answering(ANSWER):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _answering(self, seconds: float | None) -> AsyncIterator[None]:
+        import asyncssh
+
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except asyncssh.SFTPError as error:
+            if isinstance(error, asyncssh.SFTPConnectionLost | asyncssh.SFTPNoConnection):
+                raise await self._lost(error) from None
+            raise
+        except (asyncssh.Error, OSError, TimeoutError) as error:
+            raise await self._lost(error) from None
+
+    async def _lost(self, error: Exception) -> HostUnreachableError:
+        """What went wrong, in words; the connection is given up, so that the next call makes a new one."""
+        await self.close()
+        return _unreachable(self, error)
+
+    async def _connect(self, stack: contextlib.AsyncExitStack, address: SshAddress) -> SSHClientConnection:
+        import asyncssh
+
+        options: dict[str, Any] = {"keepalive_interval": _KEEPALIVE, "kex_algs": _CHEAP_FIRST}
+        if address.jump is not None:
+            options["tunnel"] = await self._connect(stack, address.jump)
+        if not address.personal:
+            options |= {"config": None, "known_hosts": _readable(self, address.known_hosts_file or os.devnull)}
+            if address.key_file:
+                options |= {"client_keys": [_readable(self, address.key_file)], "agent_path": None}
+        if address.user:
+            options["username"] = address.user
+        if address.port != 22:
+            options["port"] = address.port
+        connection = await asyncssh.connect(address.host, **options)
+        stack.push_async_callback(connection.wait_closed)
+        stack.callback(connection.close)
+        return connection
+
+
+def _gone(connection: SshConnection, why: str) -> HostUnreachableError:
+    return HostUnreachableError(why, where=connection.name, hint="Look at its sshd and the network; it is tried again")
+
+
+def _readable(connection: SshConnection, path: str) -> str:
+    """The path, if the file can be read: asyncssh takes a file of known hosts that is not there for an empty one."""
+    try:
+        with open(path, "rb"):
+            return path
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        hint = f"Correct hosts.{connection.name} in the server's file, or put the file there"
+        raise HostUnreachableError(f"{path} cannot be read ({why})", where=connection.name, hint=hint) from None
+
+
+def _unreachable(connection: SshConnection, error: Exception) -> HostUnreachableError:
+    import asyncssh
+
+    address = connection.address
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        known = address.known_hosts_file or "~/.ssh/known_hosts"
+        what = "its host key is not the one we know, or we know none"
+        hint = (
+            "Ask its administrator whether the key was changed. If so, put the new one (`ssh-keyscan "
+            f"-p {address.port} {address.host}`, compared with what they say) into {known}; it is never learnt by itself"
+        )
+        return HostUnreachableError(what, where=connection.name, hint=hint)
+    if isinstance(error, asyncssh.PermissionDenied):
+        key = f"the public half of {address.key_file}" if address.key_file else "your public key"
+        hint = f"Add {key} to authorized_keys of {address.user or 'the user'} there; {_TRIED_AGAIN}"
+        return HostUnreachableError("it does not let us log in", where=connection.name, hint=hint)
+    if isinstance(error, asyncssh.KeyImportError):
+        hint = "It must be a private key without a passphrase, in OpenSSH's or PEM form"
+        return HostUnreachableError(f"{address.key_file} is no key we can use", where=connection.name, hint=hint)
+    return _gone(connection, f"the machine does not answer ({_reason(error)})")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return getattr(error, "reason", "") or type(error).__name__
+
+
+def _command(argv: Sequence[str], directory: str, env: Mapping[str, str] | None) -> str:
+    """The command as one line for the login's shell."""
+    words = shlex.join(argv)
+    if env is not None:
+        given = shlex.join(f"{name}={value}" for name, value in env.items())
+        words = f'env -i PATH="$PATH" HOME="$HOME" {given} {words}'
+    return f"cd {shlex.quote(directory)} && exec {words}" if directory else f"exec {words}"
+
+
+async def _collect(running: Any, program: str, stdin: bytes, limits: process.Limits) -> process.Completed:
+    async def feed() -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionError):
+            running.stdin.write(stdin)
+            running.stdin.write_eof()
+
+    async def drain(stream: Any, limit: int) -> bytes:
+        kept = bytearray()
+        while chunk := await stream.read(64 * process.KIB):
+            kept += chunk
+            if len(kept) > limit:
+                raise _TooMuchError
+        return bytes(kept)
+
+    try:
+        async with asyncio.timeout(limits.timeout):
+            _, stdout, stderr = await asyncio.gather(
+                feed(), drain(running.stdout, limits.stdout), drain(running.stderr, limits.stderr)
+            )
+            await running.wait_closed()
+    except TimeoutError:
+        running.terminate()
+        return process.Completed(program, -15, timed_out=True)
+    except _TooMuchError:
+        running.terminate()
+        return process.Completed(program, -15, overflowed=True)
+    status = running.exit_status
+    return process.Completed(program, -1 if status is None or status < 0 else status, stdout, stderr)
+
+
+class _TooMuchError(Exception):
+    """The command prints more than it may."""

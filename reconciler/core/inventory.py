@@ -1,0 +1,81 @@
+"""What is found on a machine that is only looked at: files, Compose projects, containers."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from reconciler.core.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A regular file as it lies there. ``owner`` and ``group`` are names, where the machine knows them."""
+
+    path: str
+    data: Secret
+    mode: int
+    uid: int
+    gid: int
+    owner: str = ""
+    group: str = ""
+
+
+class Use(enum.StrEnum):
+    """How a Compose project uses a file."""
+
+    ENV_FILE = "env_file"  # of a service
+    INTERPOLATION = ".env"  # what Compose fills in ${…} with
+    MOUNT = "mount"  # bind-mounted into a container, or a config or secret with `file:`
+
+
+@dataclass(frozen=True, slots=True)
+class UsedFile:
+    """A file with those who use it: services of the project; none for a ``.env`` that only interpolates."""
+
+    file: FoundFile
+    use: Use
+    services: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundContainer:
+    """A container of a service, for comparing two machines. ``image_digest`` "" where the image has none.
+
+    ``ports`` are like "127.0.0.1:8000->80/tcp"; ``memory`` in bytes and ``cpus`` are its limits, 0 for none.
+    """
+
+    service: str
+    state: str
+    health: str = ""
+    restarts: int = 0
+    image: str = ""
+    image_digest: str = ""
+    ports: tuple[str, ...] = ()
+    memory: int = 0
+    cpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FoundProject:
+    """A Compose project: its name, its directory, the files it uses, sorted by path, and its containers.
+
+    ``problem`` says why some of it could not be found out (no docker, a compose file Compose refuses); "" otherwise.
+    """
+
+    name: str
+    directory: str
+    compose_files: tuple[str, ...] = ()
+    files: tuple[UsedFile, ...] = ()
+    services: tuple[str, ...] = ()
+    containers: tuple[FoundContainer, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Everything found at one place; ``loose`` are env files that no project found there uses."""
+
+    place: str
+    projects: tuple[FoundProject, ...] = ()
+    loose: tuple[FoundFile, ...] = field(default=())
