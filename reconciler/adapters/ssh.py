@@ -105,7 +105,6 @@ class SshConnection:
         With ``env``, its environment is that, and PATH and HOME of the login. The words are quoted for a POSIX shell.
         Raises MissingProgramError for a program that is not there.
         """
-
         connection = await self.connected()
         async with self._answering(None):
             running = await asyncio.wait_for(
@@ -190,7 +189,8 @@ def _unreachable(connection: SshConnection, error: Exception) -> HostUnreachable
         what = "its host key is not the one we know, or we know none"
         hint = (
             "Ask its administrator whether the key was changed. If so, put the new one (`ssh-keyscan "
-            f"-p {address.port} {address.host}`, compared with what they say) into {known}; it is never learnt by itself"
+            f"-p {address.port} {address.host}`, compared with what they say) into {known}; "
+            "it is never learnt by itself"
         )
         return HostUnreachableError(what, where=connection.name, hint=hint)
     if isinstance(error, asyncssh.PermissionDenied):
