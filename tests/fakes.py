@@ -225,10 +225,10 @@ class FakeHost:
         self.journal.note(f"remove {path}")
         del self.files[path]
 
-    def ownership(self, owner: str | None, group: str | None) -> Ownership:
+    async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership()
 
-    def resolve(self, path: str) -> str:
+    async def resolve(self, path: str) -> str:
         return path
 
     async def leftovers(self, path: str) -> tuple[str, ...]:
@@ -342,7 +342,7 @@ class FakeBackups:
     journal: Journal
     taken: list[tuple[Backup, dict[str, Secret]]] = field(default_factory=list)
 
-    def take(
+    async def take(
         self, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
     ) -> Backup:
         self.journal.note(f"backup {' '.join(entry.path for entry, _ in files)}")
@@ -358,10 +358,10 @@ class FakeBackups:
         self.journal.note(f"read-backup {entry.path}")
         return next(data for known, data in self.taken if known == backup).get(entry.path)
 
-    def discard(self, environment: str, identity: str) -> None:
+    async def discard(self, environment: str, identity: str) -> None:
         self.taken = [(backup, data) for backup, data in self.taken if backup.id != identity]
 
-    def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
         return 0
 
 

@@ -35,7 +35,7 @@ class BackupDirectory:
         self._directory = directory
         self._digest = digest
 
-    def take(
+    async def take(
         self, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
     ) -> Backup:
         stamp = datetime.fromtimestamp(run.started_at, UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -120,12 +120,12 @@ class BackupDirectory:
             raise BackupUnusableError(what, where=path, hint=hint)
         return Secret(data)
 
-    def discard(self, environment: str, identity: str) -> None:
+    async def discard(self, environment: str, identity: str) -> None:
         if identity:
             with contextlib.suppress(OSError):
                 _remove(os.path.join(self._directory, environment), identity)
 
-    def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
         """A backup goes when, for every path in it, it is not the newest and is too old or one too many.
 
         One that cannot be removed stays: an old copy too many must not keep new files from being written.

@@ -115,13 +115,13 @@ class LocalHost:
             raise _live_file_error("cannot look for what an earlier run left beside it", path, error) from error
         return tuple(os.path.join(os.path.dirname(path), other) for other in sorted(found))
 
-    def ownership(self, owner: str | None, group: str | None) -> Ownership:
+    async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership(
             _id("user", "useradd", owner, lambda name: pwd.getpwnam(name).pw_uid),
             _id("group", "groupadd", group, lambda name: grp.getgrnam(name).gr_gid),
         )
 
-    def resolve(self, path: str) -> str:
+    async def resolve(self, path: str) -> str:
         return os.path.realpath(path)
 
     async def check(self, check: Check, data: Secret) -> None:

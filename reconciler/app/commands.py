@@ -376,7 +376,7 @@ async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> 
             ports.backups.read(backup, entry)  # a damaged one is found before anything is changed
         await clear_leftovers_of_restore(ports, backup, entries)
         current = {entry.path: await ports.host.read(entry.path) for entry in entries}
-        own = _back_up_current(ports, backup, entries, current)
+        own = await _back_up_current(ports, backup, entries, current)
         await _put_back(ports, backup, entries, current, own)
         return {"restored": [entry.path for entry in entries], "from": backup.id, "backup": own}
 
@@ -398,7 +398,7 @@ async def _put_back(
         raise
 
 
-def _back_up_current(
+async def _back_up_current(
     ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None]
 ) -> str:
     applied = ports.store.environment(backup.environment).applied or Revision(backup.to_commit, "")
@@ -406,4 +406,4 @@ def _back_up_current(
     files = [
         entry_of(ports, number, entry.source, entry.path, current[entry.path]) for number, entry in enumerate(entries)
     ]
-    return take_backup(ports, run, files, backup.to_commit, backup.from_commit)
+    return await take_backup(ports, run, files, backup.to_commit, backup.from_commit)

@@ -197,11 +197,11 @@ class Host(Protocol):
         """Remove the file durably. Raises as ``write`` does."""
         ...
 
-    def ownership(self, owner: str | None, group: str | None) -> Ownership:
+    async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         """Numeric ids of the names. Raises GuardError for one that does not exist on this machine."""
         ...
 
-    def resolve(self, path: str) -> str:
+    async def resolve(self, path: str) -> str:
         """``path`` with every link resolved, as far as it exists. For comparing with allowed_paths."""
         ...
 
@@ -315,9 +315,9 @@ class Clock(Protocol):
 
 
 class Backups(Protocol):
-    """Copies of live files as they were, on this machine, 0700/0600."""
+    """Copies of live files as they were, 0700/0600: on this machine, and on the one they are of."""
 
-    def take(
+    async def take(
         self, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
     ) -> Backup:
         """Store the files durably (fsynced) with a manifest that says where they belong; None: nothing was there.
@@ -338,11 +338,11 @@ class Backups(Protocol):
         """
         ...
 
-    def discard(self, environment: str, identity: str) -> None:
+    async def discard(self, environment: str, identity: str) -> None:
         """Remove the backup of a run that changed nothing. One that cannot be removed, or is gone, stays so."""
         ...
 
-    def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
         """Remove old backups, counted per live path; the newest of each path always stays. Returns how many went.
 
         One that cannot be removed stays: that must not keep new files from being written.

@@ -79,7 +79,7 @@ async def execute(ports: Ports, progress: Progress, snapshot: Snapshot, prepared
     Raises OutsideError (engine, disk), ModelRefusedError and UnhealthyError (the revision is to blame),
     ServiceFailedError (unhealthy, but it was so before).
     """
-    _back_up(ports, progress, snapshot, prepared)
+    await _back_up(ports, progress, snapshot, prepared)
     await _begin(ports, progress, prepared)
     progress.stage = Stage.WRITE
     await _write_all(ports, progress, snapshot, prepared)
@@ -89,7 +89,7 @@ async def execute(ports: Ports, progress: Progress, snapshot: Snapshot, prepared
     progress.services = await verify(ports, progress, views)
 
 
-def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
+async def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
     """Back up what the run is about to change, except for what its own backup already holds as it is now."""
     plan, run = prepared.plan, progress.run
     own = next((backup for backup in ports.backups.list(run.environment) if backup.id == run.backup), None)
@@ -103,7 +103,8 @@ def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Pre
     backup = own.id if own else ""
     if files:
         with phase(ports, Phase.BACKUP, f"backing up {len(files)} file(s)"):
-            taken = take_backup(ports, beside(ports, run) if own else run, files, run.from_commit, plan.revision.commit)
+            to = plan.revision.commit
+            taken = await take_backup(ports, beside(ports, run) if own else run, files, run.from_commit, to)
         backup = backup or taken
     changes = {change.target.path: _run_change(ports, prepared, change) for change in plan.writes}
     changes |= {change.path: change for change in run.changes}
@@ -133,13 +134,13 @@ def _service_id(stack: Stack, service: str) -> str:
     return f"{stack.name}/{service}"
 
 
-def take_backup(
+async def take_backup(
     ports: Ports, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
 ) -> str:
     """Store the files and return the backup's id. Nothing old goes for it: see ``expire_backups``."""
     environment = run.environment
     try:
-        backup = ports.backups.take(run, files, from_commit, to_commit)
+        backup = await ports.backups.take(run, files, from_commit, to_commit)
     except ReconcilerError:
         ports.metrics.backed_up(environment, False)
         raise
@@ -147,10 +148,10 @@ def take_backup(
     return backup.id
 
 
-def expire_backups(ports: Ports, environment: str) -> None:
+async def expire_backups(ports: Ports, environment: str) -> None:
     """Drop backups that are too many or too old. Only at the end of what went well: until then each may be needed."""
     settings = ports.settings
-    ports.backups.expire(
+    await ports.backups.expire(
         environment, keep=settings.keep_backups, max_age=settings.backup_max_age, now=ports.clock.now()
     )
 

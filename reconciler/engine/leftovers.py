@@ -63,6 +63,6 @@ async def _clear(ports: Ports, environment: str, revision: Revision, places: Ite
                 unknown.append(entry_of(ports, len(unknown), place.source, place.path, file))
     if unknown:
         run = Run(ports.new_run_id(), environment, "recovery", ports.clock.now(), revision)
-        take_backup(ports, run, unknown, revision.commit, revision.commit)
+        await take_backup(ports, run, unknown, revision.commit, revision.commit)
     for path, file in found:
         await ports.host.remove(path, replaces=file)

@@ -173,7 +173,7 @@ async def look(ports: Ports, wanted: Wanted) -> Snapshot:
     states = []
     for target in targets:
         file = live[target.path] = await ports.host.read(target.path)
-        ids = ownership[target.path] = _ownership(ports, target)
+        ids = ownership[target.path] = await _ownership(ports, target)
         last = applied.get(target.path)
         states.append(
             TargetState(
@@ -206,9 +206,9 @@ def _orphans(environment: str, applied: Mapping[str, Applied], wanted: Collectio
     ]
 
 
-def _ownership(ports: Ports, target: Target) -> Ownership:
+async def _ownership(ports: Ports, target: Target) -> Ownership:
     try:
-        return ports.host.ownership(target.owner, target.group)
+        return await ports.host.ownership(target.owner, target.group)
     except GuardError as error:
         raise GuardError(error.what, where=target.id, hint=error.hint) from None
 

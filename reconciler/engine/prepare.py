@@ -270,11 +270,11 @@ async def _ask_guards(
     ports: Ports, snapshot: Snapshot, writes: list[Change], staged: Mapping[str, Secret | None]
 ) -> list[str]:
     problems: list[str] = []
-    allowed = [ports.host.resolve(path) for path in ports.settings.allowed_paths]
+    allowed = [await ports.host.resolve(path) for path in ports.settings.allowed_paths]
     forbidden = await _project_files(ports, snapshot, writes)
     for change in writes:
         target, data = change.target, staged[change.target.path]
-        resolved = ports.host.resolve(target.path)
+        resolved = await ports.host.resolve(target.path)
         found = guards.placement(target, resolved, allowed)
         if data is not None:
             # What git already had here once is put back whatever a hand has made of the live file.
@@ -300,7 +300,11 @@ async def _project_files(
     for stack in snapshot.wanted.manifest.stacks:
         projects |= await ports.compose.project_files(stack)
         environments |= await ports.compose.environment_files(stack)
-    return frozenset(map(ports.host.resolve, projects)), frozenset(map(ports.host.resolve, environments))
+    return await _resolved(ports, projects), await _resolved(ports, environments)
+
+
+async def _resolved(ports: Ports, paths: Collection[str]) -> frozenset[str]:
+    return frozenset([await ports.host.resolve(path) for path in paths])
 
 
 async def _ask_check(ports: Ports, target: Target, data: Secret) -> list[str]:

@@ -158,7 +158,7 @@ async def _put_back(
         return
     if current is not None and ports.digest(current.data.reveal()) not in (change.digest, entry.digest):
         foreign = entry_of(ports, 0, entry.source, entry.path, current)
-        take_backup(ports, beside(ports, progress.run), [foreign], backup.to_commit, backup.from_commit)
+        await take_backup(ports, beside(ports, progress.run), [foreign], backup.to_commit, backup.from_commit)
     await restore_entry(ports, backup, entry, current, change)
 
 

@@ -127,10 +127,10 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
         return _degraded(transaction, f"the files are in place, but {error}")
     except OutsideError as error:
         return await _interrupted(transaction, error)
-    return _succeeded(transaction)
+    return await _succeeded(transaction)
 
 
-def _succeeded(transaction: Transaction) -> Outcome:
+async def _succeeded(transaction: Transaction) -> Outcome:
     ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
     changes = progress.run.changes
     corrected = [f"{plan.environment}/{one.source}" for one in changes if one.kind in (Kind.DRIFT, Kind.CONFLICT)]
@@ -140,7 +140,7 @@ def _succeeded(transaction: Transaction) -> Outcome:
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
     outcome = _end(transaction, result, _done_reason(progress), healthy=True)
-    expire_backups(ports, plan.environment)
+    await expire_backups(ports, plan.environment)
     if plan.held or plan.reported:
         return replace(outcome, result=Result.HELD, reason=f"{outcome.reason}; {held_reason(plan)}")
     return outcome
@@ -204,7 +204,7 @@ async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome
     backup = progress.run.backup
     if progress.stage is Stage.BACKUP:
         if not progress.resumed:
-            ports.backups.discard(plan.environment, backup)
+            await ports.backups.discard(plan.environment, backup)
         raise error
     if progress.stage is Stage.SERVICES:
         services = ", ".join(sorted({action.service for action in progress.run.actions}))
@@ -216,7 +216,7 @@ async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome
     progress.run = replace(progress.run, backup="")
     reason = f"{error}. The live files are as they were"
     outcome = _end(transaction, Result.FAILED, reason, wrote=False, owing=progress.resumed, retry=True)
-    ports.backups.discard(plan.environment, backup)  # not before: a run that could not be ended still names it
+    await ports.backups.discard(plan.environment, backup)  # not before: a run that could not be ended still names it
     return outcome
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -59,7 +60,7 @@ def take(
     environment: str = "production",
 ) -> Backup:
     chosen = [copy_of("/opt/app/api.env")] if files is None else files
-    return backups.take(run_of(f"{number:08x}", at, environment), chosen, "from", "to")
+    return asyncio.run(backups.take(run_of(f"{number:08x}", at, environment), chosen, "from", "to"))
 
 
 def ids(backups: BackupDirectory, environment: str | None = None) -> list[str]:
@@ -130,7 +131,7 @@ def test_a_copied_directory_belongs_to_where_it_lies(directory: Path, backups: B
         take(backups, number)
     shutil.copytree(directory / "production", directory / "staging")
     assert {backup.environment for backup in backups.list("staging")} == {"staging"}
-    assert backups.expire("staging", keep=1, max_age=FOR_EVER, now=NOON) == 2
+    assert asyncio.run(backups.expire("staging", keep=1, max_age=FOR_EVER, now=NOON)) == 2
     assert len(backups.list("production")) == 3
 
 
@@ -139,9 +140,9 @@ def test_a_copied_directory_belongs_to_where_it_lies(directory: Path, backups: B
 
 def test_as_many_stay_as_are_kept_and_the_newest_of_them(directory: Path, backups: BackupDirectory) -> None:
     taken = [take(backups, number, NOON + number) for number in range(5)]
-    assert backups.expire("production", keep=3, max_age=FOR_EVER, now=NOON) == 2
+    assert asyncio.run(backups.expire("production", keep=3, max_age=FOR_EVER, now=NOON)) == 2
     assert ids(backups) == [backup.id for backup in reversed(taken[2:])]
-    assert backups.expire("production", keep=3, max_age=FOR_EVER, now=NOON) == 0
+    assert asyncio.run(backups.expire("production", keep=3, max_age=FOR_EVER, now=NOON)) == 0
     assert len(os.listdir(directory / "production")) == 3
 
 
@@ -149,13 +150,13 @@ def test_as_many_stay_as_are_kept_and_the_newest_of_them(directory: Path, backup
 def test_what_is_too_old_goes(backups: BackupDirectory, age: float, gone: int) -> None:
     take(backups, 1, NOON)
     newest = take(backups, 2, NOON + 1)
-    assert backups.expire("production", keep=50, max_age=90 * DAY, now=NOON + age) == gone
+    assert asyncio.run(backups.expire("production", keep=50, max_age=90 * DAY, now=NOON + age)) == gone
     assert ids(backups)[0] == newest.id
 
 
 def test_the_newest_of_a_path_stays_however_old(backups: BackupDirectory) -> None:
     take(backups, 1)
-    assert backups.expire("production", keep=1, max_age=1, now=NOON + 3650 * DAY) == 0
+    assert asyncio.run(backups.expire("production", keep=1, max_age=1, now=NOON + 3650 * DAY)) == 0
     assert len(backups.list()) == 1
 
 
@@ -163,14 +164,14 @@ def test_a_backup_stays_while_it_is_the_newest_of_any_of_its_paths(backups: Back
     old = take(backups, 1, files=[copy_of("/opt/app/a.env"), copy_of("/opt/app/b.env")])
     for number in range(2, 5):
         take(backups, number, NOON + number, [copy_of("/opt/app/a.env")])
-    assert backups.expire("production", keep=1, max_age=1, now=NOON + DAY) == 2
+    assert asyncio.run(backups.expire("production", keep=1, max_age=1, now=NOON + DAY)) == 2
     assert ids(backups)[-1] == old.id
 
 
 def test_paths_are_counted_by_themselves(backups: BackupDirectory) -> None:
     for number in range(6):
         take(backups, number, NOON + number, [copy_of(f"/opt/app/{'ab'[number % 2]}.env")])
-    assert backups.expire("production", keep=2, max_age=FOR_EVER, now=NOON) == 2
+    assert asyncio.run(backups.expire("production", keep=2, max_age=FOR_EVER, now=NOON)) == 2
     assert len(backups.list()) == 4
 
 
@@ -178,7 +179,7 @@ def test_other_environments_are_left_alone(backups: BackupDirectory) -> None:
     for environment in ("production", "staging"):
         for number in range(3):
             take(backups, number, environment=environment)
-    backups.expire("staging", keep=1, max_age=FOR_EVER, now=NOON)
+    asyncio.run(backups.expire("staging", keep=1, max_age=FOR_EVER, now=NOON))
     assert [len(backups.list(environment)) for environment in ("production", "staging")] == [3, 1]
 
 
@@ -186,14 +187,14 @@ def test_the_newest_stays_the_newest_though_the_clock_has_jumped_back(backups: B
     """Else a run would expire its own backup before it writes."""
     take(backups, 1, NOON + 365 * DAY)
     newest = take(backups, 2, NOON)
-    assert backups.expire("production", keep=1, max_age=90 * DAY, now=NOON) == 1
+    assert asyncio.run(backups.expire("production", keep=1, max_age=90 * DAY, now=NOON)) == 1
     assert ids(backups) == [newest.id]
 
 
 def test_a_backup_that_cannot_be_removed_does_not_stop_the_others(directory: Path, backups: BackupDirectory) -> None:
     taken = [take(backups, number, NOON + number) for number in range(4)]
     (directory / "production" / f".{taken[1].id}" / "in the way").mkdir(parents=True)
-    assert backups.expire("production", keep=1, max_age=FOR_EVER, now=NOON) == 2
+    assert asyncio.run(backups.expire("production", keep=1, max_age=FOR_EVER, now=NOON)) == 2
     assert set(ids(backups)) == {taken[1].id, taken[3].id}
 
 
@@ -274,7 +275,7 @@ def test_a_manifest_that_cannot_be_read_hides_only_its_own_backup(
     newest = take(backups, 3)
     assert backups.list() == (newest, good)
     # A person may still want its files.
-    backups.expire("production", keep=1, max_age=1, now=NOON + DAY)
+    asyncio.run(backups.expire("production", keep=1, max_age=1, now=NOON + DAY))
     assert (directory / "production" / bad.id / "0000-api.env").exists()
 
 
@@ -290,6 +291,7 @@ def test_strange_things_in_the_directory_are_passed_over(directory: Path, backup
 # --- what a kill leaves behind ---------------------------------------------------------------------------------------
 
 CHILD = """
+import asyncio
 import sys
 from reconciler.adapters.backups import BackupDirectory
 from reconciler.core.model import BackupEntry, Revision, Run
@@ -299,8 +301,8 @@ digest, data = Digester(b"k" * 32), b"A=1\\n"
 backups = BackupDirectory(sys.argv[1], digest)
 run = Run(sys.argv[2], "production", "poll", 1_700_000_100.0, Revision("c", "s"))
 files = [(BackupEntry("api.env", "/opt/app/api.env", "0000-api.env", 0o600, 0, 0, digest(data)), Secret(data))]
-backups.take(run, files, "from", "to")
-backups.expire("production", keep=1, max_age=1e12, now=0.0)
+asyncio.run(backups.take(run, files, "from", "to"))
+asyncio.run(backups.expire("production", keep=1, max_age=1e12, now=0.0))
 """
 
 
@@ -426,7 +428,7 @@ def test_a_read_only_disk_says_so(tmp_path: Path) -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(LiveFileError, match="Read-only file system"):
             take(backups, 3)
-        assert backups.expire("production", keep=1, max_age=1, now=NOON + DAY) == 0
+        assert asyncio.run(backups.expire("production", keep=1, max_age=1, now=NOON + DAY)) == 0
         assert len(backups.list()) == 2
 
 

@@ -1063,10 +1063,10 @@ def test_an_error_half_way_through_the_steps_leaves_the_old_file_and_nothing_els
 
 
 def test_names_become_numbers(host: LocalHost) -> None:
-    assert host.ownership("root", "root") == Ownership(0, 0)
-    assert host.ownership("1234", "0") == Ownership(1234, 0)
-    assert host.ownership("4294967294", None) == Ownership(2**32 - 2, None)
-    assert host.ownership(None, None) == Ownership(None, None)
+    assert asyncio.run(host.ownership("root", "root")) == Ownership(0, 0)
+    assert asyncio.run(host.ownership("1234", "0")) == Ownership(1234, 0)
+    assert asyncio.run(host.ownership("4294967294", None)) == Ownership(2**32 - 2, None)
+    assert asyncio.run(host.ownership(None, None)) == Ownership(None, None)
 
 
 @pytest.mark.parametrize(
@@ -1082,13 +1082,14 @@ def test_an_owner_that_cannot_be_is_the_revisions_fault(
     host: LocalHost, owner: str | None, group: str | None, why: str
 ) -> None:
     with pytest.raises(GuardError, match=why) as error:
-        host.ownership(owner, group)
+        asyncio.run(host.ownership(owner, group))
     assert error.value.blames_revision
 
 
 def test_resolve_follows_links_as_far_as_they_lead(host: LocalHost, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("app")
-    assert host.resolve(str(tmp_path / "link" / "new" / "api.env")) == str(tmp_path / "app" / "new" / "api.env")
+    resolved = asyncio.run(host.resolve(str(tmp_path / "link" / "new" / "api.env")))
+    assert resolved == str(tmp_path / "app" / "new" / "api.env")
 
 
 # --- named checks ----------------------------------------------------------------------------------------------------
