@@ -1,26 +1,25 @@
 """Docker Compose: resolves projects, finds their containers and renews them. Implements the Compose port.
 
-Compose is started with PATH, HOME, PWD and DOCKER_* only: the daemon's own variables would win over those of the
-files. Looking at containers goes to the engine directly (compose_engine.py): it is cheap, and works while an env file
-is broken.
+Compose is started where the stack lives (compose_place.py), with PATH, HOME, PWD and DOCKER_* only: the daemon's own
+variables would win over those of the files. Looking at containers goes to the engine directly (compose_engine.py): it
+is cheap, and works while an env file is broken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reconciler.adapters import compose_errors, compose_files, compose_model, compose_stage, process
+from reconciler.adapters import compose_errors, compose_files, compose_model, process
 from reconciler.adapters.compose_engine import DEPENDENCIES_LABEL, DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, Engine
+from reconciler.adapters.compose_place import Place, Staged
 from reconciler.core import dotenv
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError
 from reconciler.core.model import Container, Project, Stack
-from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -41,22 +40,13 @@ _LAST_ORDERS = 60.0  # seconds that an `up` may go on after we were told to stop
 
 _MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
 
-Staged = Mapping[str, Secret | None]
-
 
 class DockerCompose:
-    """`docker compose` and the engine behind it, on this machine.
+    """`docker compose` and the engine behind it, at one place."""
 
-    `scratch_dir` is where staged projects are laid out, for as long as Compose reads them (links only, nothing of the
-    files themselves); `environment` is the process's own, of which little is passed on.
-    """
-
-    def __init__(self, scratch_dir: str, environment: Mapping[str, str]) -> None:
-        self._scratch = scratch_dir
-        self._environment = {
-            name: value for name, value in environment.items() if name in ("PATH", "HOME") or name.startswith("DOCKER_")
-        }
-        self._engine = Engine(self._environment)
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._engine = Engine(place.engine)
         self._names: dict[str, str] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -68,8 +58,9 @@ class DockerCompose:
         the engine answers (again), as some of that may have been missed. Runs until it is cancelled.
         """
 
-        def told(labels: Mapping[str, str]) -> None:
-            if _resolved(labels.get(DIRECTORY_LABEL, "")) in map(_resolved, directories()):
+        async def told(labels: Mapping[str, str]) -> None:
+            place = await self._place.resolve(labels.get(DIRECTORY_LABEL, ""))
+            if place in [await self._place.resolve(directory) for directory in directories()]:
                 touched()
 
         while True:
@@ -88,14 +79,14 @@ class DockerCompose:
         What is staged is seen through relative paths only; see compose_stage.py.
         Raises ModelRefusedError, EngineUnavailableError.
         """
-        read = _reader(staged or {})
-        configuration = self._configuration(stack, read)
-        _require_compose_file(stack, configuration, read)
+        await self._require_directory(stack.directory)
+        configuration = await self._configuration(stack, staged)
+        await self._require_compose_file(stack, configuration, staged or {})
         if staged is None:
             output = await self._config(stack, stack.directory, "", {})
             model = _parsed(stack, output, "")
         else:
-            with self._farm(stack, staged) as root:
+            async with self._place.farm(stack.directory, staged) as root:
                 output = await self._config(stack, root + stack.directory, root, staged)
                 model = _parsed(stack, output, root)
         if compose_model.names_variables(model):
@@ -107,28 +98,28 @@ class DockerCompose:
 
     async def project_files(self, stack: Stack) -> frozenset[str]:
         """Absolute paths of the files Compose reads as project configuration, whether they exist or not."""
-        return self._configuration(stack).project
+        return (await self._configuration(stack)).project
 
     async def environment_files(self, stack: Stack) -> frozenset[str]:
         """Absolute paths of the files whose variables Compose interpolates with: `.env`, and those of includes."""
-        return self._configuration(stack).environments
+        return (await self._configuration(stack)).environments
 
-    def _configuration(
-        self, stack: Stack, read: compose_files.Read = compose_files.read_file
-    ) -> compose_files.Configuration:
-        return compose_files.find(stack.directory, stack.files, self._environment_in(stack.directory), read)
+    async def _configuration(self, stack: Stack, staged: Staged | None = None) -> compose_files.Configuration:
+        return await self._place.configuration(stack.directory, stack.files, staged or {})
 
-    @contextlib.contextmanager
-    def _farm(self, stack: Stack, staged: Staged) -> Iterator[str]:
-        try:
-            with compose_stage.farm(self._scratch, stack.directory, staged) as root:
-                yield root
-        except OSError as error:
-            raise EngineUnavailableError(
-                f"cannot lay out the files for a trial: {error.strerror}",
-                where=error.filename or self._scratch,
-                hint="state_dir must be writable, with room in it",
-            ) from error
+    async def _require_directory(self, path: str) -> None:
+        if not await self._place.has_directory(path):
+            raise StackGoneError("the stack's directory does not exist", where=path, hint=_MISPLACED)
+
+    async def _require_compose_file(
+        self, stack: Stack, configuration: compose_files.Configuration, staged: Staged
+    ) -> None:
+        """Without a compose file here, Compose would take one from a directory above: another project's."""
+        if not configuration.main:
+            raise StackGoneError("there is no compose file", where=stack.directory, hint=_MISPLACED)
+        for path in configuration.main:
+            if staged.get(path) is None and (path in staged or not await self._place.has_file(path)):
+                raise StackGoneError("the compose file is missing, or cannot be read", where=path, hint=_MISPLACED)
 
     async def _config(self, stack: Stack, directory: str, root: str, staged: Staged) -> bytes:
         async def attempt(profiles: Sequence[str]) -> process.Completed:
@@ -157,8 +148,9 @@ class DockerCompose:
         if project is not None:
             return await self._engine.find(f"{PROJECT_LABEL}={project}")
         # Compose notes the directory as it was typed, which may have led through a link.
-        place = _resolved(self._configuration(stack).directory)
-        return await self._engine.find(DIRECTORY_LABEL, keep=lambda found: _resolved(found[DIRECTORY_LABEL]) == place)
+        place = await self._place.resolve((await self._configuration(stack)).directory)
+        found = await self._engine.find(DIRECTORY_LABEL)
+        return [one for one in found if await self._place.resolve(one["Labels"][DIRECTORY_LABEL]) == place]
 
     # --- changes ---
 
@@ -223,16 +215,12 @@ class DockerCompose:
     # --- processes ---
 
     async def _run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
-        _require_directory(directory)
+        await self._require_directory(directory)
         try:
-            return await process.run(argv, env=self._environment_in(directory), cwd=directory, limits=limits)
+            return await self._place.run(argv, directory, limits)
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
-
-    def _environment_in(self, directory: str) -> dict[str, str]:
-        """What Compose is given. It takes the project's default name, and `${PWD}`, from how the directory is typed."""
-        return {**self._environment, "PWD": directory}
 
 
 def _compose(stack: Stack, profiles: Sequence[str]) -> list[str]:
@@ -288,45 +276,11 @@ def _dependencies(container: DockerContainer) -> set[str]:
     return {entry.split(":")[0] for entry in label.split(",")} - {container["Labels"][SERVICE_LABEL]}
 
 
-def _reader(staged: Staged) -> compose_files.Read:
-    """Reads a file as if the staged ones were in place."""
-
-    def read(path: str) -> bytes | None:
-        if path in staged:
-            data = staged[path]
-            return None if data is None else data.reveal()
-        return compose_files.read_file(path)
-
-    return read
-
-
-def _require_compose_file(stack: Stack, configuration: compose_files.Configuration, read: compose_files.Read) -> None:
-    """Without a compose file here, Compose would take one from a directory above: another project's.
-
-    Raises EngineUnavailableError.
-    """
-    _require_directory(stack.directory)
-    if not configuration.main:
-        raise StackGoneError("there is no compose file", where=stack.directory, hint=_MISPLACED)
-    for path in configuration.main:
-        if read(path) is None:
-            raise StackGoneError("the compose file is missing, or cannot be read", where=path, hint=_MISPLACED)
-
-
-def _require_directory(path: str) -> None:
-    if not os.path.isdir(path):
-        raise StackGoneError("the stack's directory does not exist", where=path, hint=_MISPLACED)
-
-
 def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:
     with contextlib.suppress(ValueError):
         return compose_model.read(output, root)
     # Not raised from the ValueError: that one holds the output, with every secret in it.
     raise EngineUnavailableError("what `docker compose config` printed is no JSON", where=stack.directory)
-
-
-def _resolved(path: str) -> str:
-    return os.path.realpath(path)
 
 
 def _said(completed: process.Completed) -> str:

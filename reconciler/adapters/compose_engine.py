@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import compose_errors
+from reconciler.adapters.compose_place import EngineAddress
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model import Container
 
@@ -42,10 +43,11 @@ _NOT_FOUND = 404
 
 
 class Engine:
-    """Asks and commands one engine. The connection is made by the first call, and belongs to its event loop."""
+    """Asks and commands one engine, wherever ``address`` says it is. The connection is made by the first call, and
+    belongs to its event loop."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+    def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
+        self._address = address
         self._docker: Docker | None = None
         self._image_environments: dict[str, Mapping[str, str]] = {}
 
@@ -89,7 +91,7 @@ class Engine:
         async with self._asking() as docker:
             await docker.version()
 
-    async def follow(self, told: Callable[[Mapping[str, str]], None]) -> None:
+    async def follow(self, told: Callable[[Mapping[str, str]], Awaitable[None]]) -> None:
         """Call ``told`` with its labels whenever a container of a Compose project starts, ends or goes. Ends only by an
         error.
 
@@ -100,7 +102,7 @@ class Engine:
             listening = asyncio.create_task(docker.events.run(filters=json.dumps(_EVENTS)))
             try:
                 while (event := await heard.get()) is not None:
-                    told(event["Actor"]["Attributes"])
+                    await told(event["Actor"]["Attributes"])
                 await listening
             finally:
                 listening.cancel()
@@ -176,7 +178,8 @@ class Engine:
         import aiohttp
         from aiodocker.exceptions import DockerError
 
-        where = self._environment.get("DOCKER_HOST", "")
+        address = await self._address()
+        where = address.shown
         silent = EngineUnavailableError(
             "the Docker engine does not answer",
             where=where,
@@ -184,7 +187,7 @@ class Engine:
         )
         try:
             async with asyncio.timeout(within):
-                yield self._client()
+                yield self._client(address)
         except TimeoutError as error:
             raise EngineUnavailableError(f"no answer from the Docker engine in {within:g} s", where=where) from error
         except DockerError as error:
@@ -195,12 +198,11 @@ class Engine:
             # The assertion is aiodocker's, where it finds no socket.
             raise silent from error
 
-    def _client(self) -> Docker:
+    def _client(self, address: EngineAddress) -> Docker:
         from aiodocker import Docker
 
         if self._docker is None:
-            host = self._environment.get("DOCKER_HOST")
-            self._docker = Docker(url=host, context=None if host else self._environment.get("DOCKER_CONTEXT"))
+            self._docker = Docker(url=address.url, context=address.context)
         return self._docker
 
 

@@ -17,7 +17,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.core.secret import Secret
 
@@ -36,7 +36,7 @@ def farm(scratch: str, directory: str, staged: Mapping[str, Secret | None]) -> I
         changes: dict[str, str | None] = {}
         for path, data in staged.items():
             changes[path] = None if data is None else stack.enter_context(_in_memory(data))
-        for place in _ancestors(directory, changes):
+        for place in ancestors(directory, changes):
             _mirror(root, place)
         for path, source in changes.items():
             _put(root + path, source)
@@ -86,7 +86,7 @@ def _in_memory(data: Secret) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _ancestors(directory: str, paths: Mapping[str, str | None]) -> list[str]:
+def ancestors(directory: str, paths: Iterable[str]) -> list[str]:
     """The directories that must be real in the farm, outermost first: the stack's, those of `paths`, all above."""
     places = {directory, *(os.path.dirname(path) for path in paths)}
     for place in tuple(places):

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from reconciler.adapters.backups import BackupDirectory
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose import DockerCompose
+from reconciler.adapters.compose_place import LocalPlace
 from reconciler.adapters.contracts import JsonSchemaContracts
 from reconciler.adapters.file_watch import FileWatch
 from reconciler.adapters.git import GitMirror
@@ -109,7 +110,7 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
     environments = config.environment
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version("reconciler"), environments, interval)
-    compose = DockerCompose(os.path.join(config.state_dir, "stage"), os.environ)
+    compose = DockerCompose(LocalPlace(os.path.join(config.state_dir, "stage"), os.environ))
     mirror = GitMirror(
         url=config.repository.url,
         branch=config.repository.branch,

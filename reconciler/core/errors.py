@@ -103,10 +103,6 @@ class OutsideError(ReconcilerError):
     retryable = True
 
 
-class HostUnreachableError(OutsideError):
-    """A machine that is reached over SSH does not answer, does not let us in, or is not the one we know."""
-
-
 class KeyUnavailableError(OutsideError):
     """No usable decryption key on this server."""
 
@@ -157,6 +153,11 @@ class EngineUnavailableError(OutsideError):
 
 class StackGoneError(EngineUnavailableError):
     """The stack's directory or compose file is not on this server."""
+
+
+class HostUnreachableError(EngineUnavailableError):
+    """A machine that is reached over SSH does not answer, does not let us in, or is not the one we know; nor is its
+    engine to be reached."""
 
 
 class ServiceFailedError(OutsideError):
