@@ -210,6 +210,8 @@ class FakeHost:
     def data(self, path: str) -> bytes | None:
         return self.files[path].data.reveal() if path in self.files else None
 
+    async def reach(self) -> None: ...
+
     async def read(self, path: str) -> LiveFile | None:
         return self.files.get(path)
 

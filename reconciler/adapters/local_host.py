@@ -75,6 +75,9 @@ class LocalHost:
     def __init__(self, allowed_paths: Sequence[str]) -> None:
         self._allowed = tuple(os.path.normpath(path) for path in allowed_paths)
 
+    async def reach(self) -> None:
+        """This machine is always there."""
+
     async def read(self, path: str) -> LiveFile | None:
         try:
             with self._parent(path) as (parent, name):

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CONNECT = 10.0  # seconds for the TCP connection, the key exchange and the login together
 ANSWER = 20.0  # seconds for one file operation
+_GIVEN_UP = 3.0  # seconds
 # A connection that says nothing for three times this long (seconds) is given up.
 _KEEPALIVE = 10.0
 # The key exchanges that cost least among those that are good; the rest of asyncssh's own list stays for older servers.
@@ -62,9 +64,11 @@ class SshConnection:
         self.address = address
         self.name = name or address.shown
         self._connecting = asyncio.Lock()
+        self._tunnels: dict[str, str] = {}
         self._stack: contextlib.AsyncExitStack | None = None
         self._connection: SSHClientConnection | None = None
         self._sftp: SFTPClient | None = None
+        self._failure: tuple[float, HostUnreachableError] | None = None
 
     async def close(self) -> None:
         stack, self._stack, self._connection, self._sftp = self._stack, None, None, None
@@ -77,10 +81,30 @@ class SshConnection:
         async with self._connecting:
             if self._connection is None or self._connection.is_closed():
                 await self.close()
-                self._stack = contextlib.AsyncExitStack()
-                async with self._answering(CONNECT):
-                    self._connection = await self._connect(self._stack, self.address)
+                self._connection = await self._make()
             return self._connection
+
+    async def _make(self) -> SSHClientConnection:
+        """A new connection. One that could not be made just now is not tried again at once: that takes its time."""
+        if self._failure is not None and time.monotonic() < self._failure[0]:
+            raise self._failure[1].with_traceback(None)
+        self._stack = contextlib.AsyncExitStack()
+        try:
+            async with self._answering(CONNECT):
+                connection = await self._connect(self._stack, self.address)
+                for here, there in self._tunnels.items():
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(here)
+                    await connection.forward_local_path(here, there)
+        except HostUnreachableError as error:
+            self._failure = time.monotonic() + _GIVEN_UP, error
+            raise
+        self._failure = None
+        return connection
+
+    def tunnel(self, here: str, there: str) -> None:
+        """Have the socket at the path ``here`` lead to the one at ``there`` while there is a connection."""
+        self._tunnels[here] = there
 
     async def sftp(self) -> SFTPClient:
         """The one SFTP session of this connection."""

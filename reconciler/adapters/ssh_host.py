@@ -224,13 +224,12 @@ async def _read(sftp: SFTPClient, path: str) -> LiveFile:
         raise LiveFileError(what, where=path, hint="No env file is; move it away")
     async with sftp.open(path, "rb") as file:
         found, data = await asyncio.gather(file.stat(), file.read(size + 1))
+    assert isinstance(data, bytes)
     if _facts(found) != _facts(seen) or len(data) != (found.size or 0):
         raise ChangedMeanwhileError("it changes while it is read", where=path, hint="It is looked at again")
     if found.permissions is None or found.uid is None or found.gid is None:
         raise asyncssh.SFTPOpUnsupported("its SSH server does not tell modes and owners")
-    return LiveFile(
-        Secret(bytes(data)), stat.S_IMODE(found.permissions), found.uid, found.gid, 0, float(found.mtime or 0)
-    )
+    return LiveFile(Secret(data), stat.S_IMODE(found.permissions), found.uid, found.gid, 0, float(found.mtime or 0))
 
 
 def _require_regular(path: str, found: SFTPAttrs) -> None:

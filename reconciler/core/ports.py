@@ -173,7 +173,14 @@ class Contracts(Protocol):
 
 
 class Host(Protocol):
-    """The file system of the machine that holds live files. Every path is absolute; no link is followed."""
+    """The file system of the machine that holds live files. Every path is absolute; no link is followed.
+
+    Where the machine is another one and does not answer, everything raises HostUnreachableError.
+    """
+
+    async def reach(self) -> None:
+        """Make sure that the machine answers. Raises HostUnreachableError."""
+        ...
 
     async def read(self, path: str) -> LiveFile | None:
         """The regular file at ``path``; None where it, or a directory on the way, does not exist.
