@@ -20,7 +20,7 @@ from reconciler.core.errors import BackupUnusableError, LiveFileError
 from reconciler.core.model import Backup, BackupEntry, Run
 from reconciler.core.secret import Secret
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _HIDDEN = "."
 
 
@@ -148,7 +148,7 @@ class BackupDirectory:
         found = []
         for name in [environment] if environment else _names(self._directory):
             for identity in _names(os.path.join(self._directory, name)):
-                manifest = os.path.join(self._directory, name, identity, _MANIFEST)
+                manifest = os.path.join(self._directory, name, identity, MANIFEST)
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(manifest, "rb") as file:
                     found.append(_from_json(json.load(file), name, identity))
         return tuple(sorted(found, key=lambda one: one[0], reverse=True))
@@ -180,13 +180,13 @@ def _check_private(directory: str) -> None:
 
 def _store(parent: str, backup: Backup, number: int, files: Sequence[tuple[BackupEntry, Secret | None]]) -> None:
     making = os.path.join(parent, _HIDDEN + backup.id)
-    manifest = json.dumps({"number": number, **dataclasses.asdict(backup)}, indent=1)
+    manifest = json.dumps({"number": number, **manifest_of(backup)}, indent=1)
     os.mkdir(making, 0o700)
     try:
         for entry, data in files:
             if entry.file is not None and data is not None:
                 _write(os.path.join(making, entry.file), data.reveal())
-        _write(os.path.join(making, _MANIFEST), manifest.encode())
+        _write(os.path.join(making, MANIFEST), manifest.encode())
         _sync_directory(making)
         os.rename(making, os.path.join(parent, backup.id))
     except BaseException:
@@ -228,6 +228,11 @@ def _names(directory: str) -> list[str]:
         return [name for name in os.listdir(directory) if not name.startswith(_HIDDEN)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def manifest_of(backup: Backup) -> dict[str, Any]:
+    """What manifest.json says of it."""
+    return dataclasses.asdict(backup)
 
 
 def _from_json(data: Mapping[str, Any], environment: str, identity: str) -> tuple[int, Backup]:

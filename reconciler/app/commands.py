@@ -20,11 +20,13 @@ from reconciler.app.fields import DURATION
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Revision, Run
+from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Outcome, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
 from reconciler.engine.leftovers import clear_leftovers_of_restore
+from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollback import find_backup, restore_entry
+from reconciler.engine.rollout import Turn, chosen_units, obeyed, take_turn
 
 Tell = Callable[[str], None]
 
@@ -48,6 +50,7 @@ async def _run_daemon(config: ServerConfig) -> None:
     async with runtime(config) as built:
         daemon = Daemon(
             built.passes,
+            built.rollouts,
             clock=built.ports.clock,
             metrics=built.metrics,
             poll_interval=config.repository.poll_interval,
@@ -62,7 +65,7 @@ async def _run_daemon(config: ServerConfig) -> None:
             daemon,
             built.ports.store,
             built.metrics.render,
-            functools.partial(errands.carry_out, built.ports, config.environment),
+            functools.partial(errands.carry_out, built.ports_of, tuple(built.passes)),
             _webhook_secret(config),
             announced=built.metrics.announced,
         )
@@ -72,9 +75,7 @@ async def _run_daemon(config: ServerConfig) -> None:
             logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
             listening = [
                 asyncio.create_task(built.watch.run(lambda: daemon.look_soon("watch"))),
-                asyncio.create_task(
-                    built.follow_engine(lambda: daemon.look_soon("engine"), lambda: daemon.stack_directories)
-                ),
+                asyncio.create_task(built.follow_engines(lambda: daemon.look_soon("engine"))),
             ]
             try:
                 await daemon.run()
@@ -123,7 +124,7 @@ def make_pass(
     Raises RefusedError for an environment the server's file does not name, LockedError.
     """
     _check_environments(config, environments)
-    if foreign := [name for name in take_over if name.partition("/")[0] not in config.environment]:
+    if foreign := [name for name in take_over if not _is_known(config, name.partition("/")[0])]:
         hint = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
         raise RefusedError(f"no target {', '.join(foreign)} here", hint=hint)
     asked = {
@@ -155,9 +156,14 @@ def seconds(text: str, *, where: str) -> float:
 
 
 def _check_environments(config: ServerConfig, names: Iterable[str]) -> None:
-    if unknown := sorted(set(names) - set(config.environment)):
-        hint = f"This server's file names: {', '.join(config.environment)}"
+    if unknown := sorted(name for name in names if not _is_known(config, name)):
+        hint = f"This server's file names: {', '.join(dict.fromkeys([*config.environment, *config.units]))}"
         raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
+
+
+def _is_known(config: ServerConfig, name: str) -> bool:
+    """Whether it is an environment of this server, or one on one of its hosts."""
+    return name in config.environment or name in config.units
 
 
 async def _make_pass(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
@@ -170,18 +176,18 @@ async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) ->
     with exclusive(config.state_dir, f"reconciler {'sync' if asked['trigger'] == 'manual' else asked['trigger']}"):
         async with runtime(config) as built:
             built.relay.listen(tell)
-            chosen = [name for name in built.passes if not asked["environments"] or name in asked["environments"]]
-            return [await _one_pass(built, name, asked) for name in chosen]
+            return list(await _uninterrupted(_passes(built, asked)))
 
 
-async def _one_pass(built: Runtime, name: str, asked: dict[str, Any]) -> dict[str, Any]:
-    done = built.passes[name].run(
-        asked["trigger"],
-        dry_run=asked["dry_run"],
-        take_over=frozenset(asked["take_over"]),
-        order=show.order_from(asked["order"]),
-    )
-    return show.outcome(await _uninterrupted(done))
+async def _passes(built: Runtime, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    dry_run, order = asked["dry_run"], show.order_from(asked["order"])
+
+    async def make(host: Reconciler, turn: Turn) -> Outcome:
+        return await take_turn(host, asked["trigger"], turn, dry_run=dry_run, take_over=asked["take_over"], order=order)
+
+    chosen = chosen_units(built.passes, asked["environments"])
+    found = [one for rollout in built.rollouts for one in await rollout.run(make, dry_run=dry_run, only=chosen)]
+    return [show.outcome(one) for one in obeyed(found)]
 
 
 # --- errands ---
@@ -190,7 +196,7 @@ async def _one_pass(built: Runtime, name: str, asked: dict[str, Any]) -> dict[st
 def adopt(config: ServerConfig, target: str, keys: Sequence[str], *, tell: Tell) -> dict[str, Any]:
     """Propose a live file, or some keys of it, for git; see engine/adopt.py. Raises ReconcilerError, LockedError."""
     environment, _, source = target.partition("/")
-    if environment not in config.environment or not source:
+    if environment not in config.units or not source:
         hint = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
         raise RefusedError(f"no target {target} here", hint=hint)
     return _run_errand(config, {"errand": "adopt", "target": target, "keys": list(keys)}, tell)
@@ -222,7 +228,7 @@ async def _errand_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) 
     with exclusive(config.state_dir, f"reconciler {asked['errand']}"):
         async with runtime(config) as built:
             built.relay.listen(tell)
-            done = errands.carry_out(built.ports, config.environment, asked)
+            done = errands.carry_out(built.ports_of, tuple(built.passes), asked)
             return dict(await _uninterrupted(done))
 
 
@@ -366,8 +372,8 @@ def restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[st
 
 async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[str, Any]:
     async with runtime(config) as built:
-        ports = built.ports
-        backup = find_backup(ports, identity)
+        backup = find_backup(built.ports, identity)
+        ports = built.ports_of(backup.environment)
         entries = [entry for entry in backup.entries if not only or entry.source in only or entry.path in only]
         if not entries:
             names = ", ".join(entry.source for entry in backup.entries)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from reconciler.app import logs
-from reconciler.core.model import Order, Outcome, Result
+from reconciler.core.model import Order, Outcome, Result, environment_of
 from reconciler.core.ports import Clock
 from reconciler.engine.reconcile import Reconciler
+from reconciler.engine.rollout import Rollout, Turn, chosen_units, obeyed, take_turn
 
 _FIRST_RETRY = 5.0
 _LAST_RETRY = 300.0
@@ -91,6 +93,7 @@ class Daemon:
     def __init__(
         self,
         passes: Mapping[str, Reconciler],
+        rollouts: Sequence[Rollout],
         *,
         clock: Clock,
         metrics: Tick,
@@ -100,6 +103,7 @@ class Daemon:
         on_progress: Callable[[Callable[[str], None] | None], None] = lambda _: None,
     ) -> None:
         self.passes = passes
+        self._rollouts = tuple(rollouts)
         self._clock = clock
         self._metrics = metrics
         self._poll_interval = poll_interval
@@ -119,10 +123,6 @@ class Daemon:
     @property
     def environments(self) -> tuple[str, ...]:
         return tuple(self.passes)
-
-    @property
-    def stack_directories(self) -> frozenset[str]:
-        return frozenset().union(*(one.stack_directories for one in self.passes.values()))
 
     @property
     def ready(self) -> bool:
@@ -201,27 +201,29 @@ class Daemon:
 
     async def _pass_all(self, trigger: str, poll: bool) -> float:
         """One pass over every environment; returns the seconds until a failed one is to be tried again."""
-        delays = [float("inf")]
-        for name in self.passes:
-            outcome = await self._one(name, trigger, poll=poll)
-            delays.append(self._backoff(outcome))
+        outcomes = [
+            outcome
+            for rollout in self._rollouts
+            for outcome in await rollout.run(functools.partial(self._one, trigger), poll=poll)
+        ]
         if self._watch is not None:
-            self._watch.follow({path for one in self.passes.values() for path in one.live_paths})
-        return min(delays)
+            here = [one for name, one in self.passes.items() if environment_of(name) == name]
+            self._watch.follow({path for one in here for path in one.live_paths})
+        return min([float("inf"), *(self._backoff(outcome) for outcome in outcomes)])
 
     async def _one(
         self,
-        name: str,
         trigger: str,
+        host: Reconciler,
+        turn: Turn,
         *,
-        poll: bool = True,
         dry_run: bool = False,
         take_over: Collection[str] = (),
         order: Order | None = None,
     ) -> Outcome:
-        one = self.passes[name]
+        name = host.environment
         try:
-            outcome = await one.run(trigger, poll=poll, dry_run=dry_run, take_over=take_over, order=order)
+            outcome = await take_turn(host, trigger, turn, dry_run=dry_run, take_over=take_over, order=order)
         except Exception:  # noqa: BLE001
             # A defect of ours must not end the daemon, nor stop the other environments.
             logs.get_logger().exception("pass failed unexpectedly", environment=name)
@@ -261,15 +263,17 @@ class Daemon:
             self._on_progress(None)
 
     async def _make_passes(self, request: Request) -> None:
+        make = functools.partial(
+            self._one, request.trigger, dry_run=request.dry_run, take_over=request.take_over, order=request.order
+        )
+        chosen = chosen_units(self.passes, request.environments)
         outcomes = [
-            await self._one(
-                name, request.trigger, dry_run=request.dry_run, take_over=request.take_over, order=request.order
-            )
-            for name in self.passes
-            if not request.environments or name in request.environments
+            outcome
+            for rollout in self._rollouts
+            for outcome in await rollout.run(make, dry_run=request.dry_run, only=chosen)
         ]
         if not request.answer.done():
-            request.answer.set_result(tuple(outcomes))
+            request.answer.set_result(obeyed(outcomes))
 
     async def _sleep(self, until: float) -> None:
         """Until the monotonic time ``until``, or until there is something to do."""

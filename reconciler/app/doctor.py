@@ -17,7 +17,8 @@ from reconciler.app.config import ServerConfig, load_server_config
 from reconciler.app.wiring import Runtime, open_backups, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.model import Manifest
-from reconciler.engine.observe import Plaintexts, Wanted, load, look, path_in_git
+from reconciler.core.ports import Ports
+from reconciler.engine.observe import Plaintexts, Snapshot, load, look, path_in_git
 
 _LOW_SPACE = 64 * 1024 * 1024  # bytes: room for some backups and a fetch
 
@@ -144,37 +145,38 @@ async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[Fin
         yield _failed("git remote", error)
         return
     yield Finding("git remote", "ok", f"{config.repository.branch} is at {commit[:12]}")
-    for name in config.environment:
+    for name in config.units:
         async for finding in _environment(built, name, commit):
             yield finding
 
 
 async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[Finding]:
-    ports, what = built.ports, f"environment {name}"
+    ports, what = built.ports_of(name), f"environment {name}"
     try:
         revision = await ports.git.revision(commit, path_in_git(ports, name))
         wanted = await load(ports, name, revision, Plaintexts(ports))
         yield Finding(what, "ok", f"{len(wanted.manifest.targets)} source(s) read and decrypted")
-        await look(ports, wanted)
-        yield Finding(f"{what}: live files", "ok", _present(wanted))
+        snapshot = await look(ports, wanted)
+        yield Finding(f"{what}: live files", "ok", _present(snapshot))
     except ReconcilerError as error:
         yield _failed(what, error)
         return
-    async for finding in _stacks(built, wanted.manifest):
+    async for finding in _stacks(ports, wanted.manifest):
         yield finding
 
 
-def _present(wanted: Wanted) -> str:
-    there = sum(os.path.exists(target.path) for target in wanted.manifest.targets)
-    return f"{there} of {len(wanted.manifest.targets)} are there; no link on the way"
+def _present(snapshot: Snapshot) -> str:
+    targets = snapshot.wanted.manifest.targets
+    there = sum(snapshot.live[target.path] is not None for target in targets)
+    return f"{there} of {len(targets)} are there; no link on the way"
 
 
-async def _stacks(built: Runtime, manifest: Manifest) -> AsyncIterator[Finding]:
+async def _stacks(ports: Ports, manifest: Manifest) -> AsyncIterator[Finding]:
     for stack in manifest.stacks:
         what = f"stack {stack.id}"
         try:
-            project = await built.ports.compose.project(stack)
-            containers = await built.ports.compose.containers(stack, project.name)
+            project = await ports.compose.project(stack)
+            containers = await ports.compose.containers(stack, project.name)
         except ReconcilerError as error:
             yield _failed(what, error)
             continue

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reconciler.app import status
 from reconciler.core.errors import RefusedError
-from reconciler.core.model import Adopted, KeyAge, Revision, TargetAge
+from reconciler.core.model import Adopted, KeyAge, Revision, TargetAge, environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.adopt import adopt
 from reconciler.engine.age import secret_ages
 from reconciler.engine.wanted import accepted_head, wanted_revision
 
 
-async def carry_out(ports: Ports, environments: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
+async def carry_out(ports_of: Callable[[str], Ports], units: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Given what travelled through the control socket, do it and return plain data: names and times, never values.
 
     Raises ReconcilerError.
@@ -22,10 +22,13 @@ async def carry_out(ports: Ports, environments: Sequence[str], asked: Mapping[st
     match asked["errand"]:
         case "adopt":
             environment = asked["target"].partition("/")[0]
+            ports = ports_of(environment)
             return adopted(await adopt(ports, environment, asked["target"], asked["keys"]), ports.settings.branch)
         case "age":
-            chosen = [name for name in environments if name in asked["environments"]]
-            return {"environments": [await _age(ports, name, asked["max_age"]) for name in chosen]}
+            # Ages are git's: they are the same on every host of an environment.
+            by_environment = {environment_of(unit): unit for unit in reversed(units)}
+            chosen = [unit for name, unit in by_environment.items() if {name, unit} & set(asked["environments"])]
+            return {"environments": [await _age(ports_of(unit), unit, asked["max_age"]) for unit in reversed(chosen)]}
     raise RefusedError("this daemon does not know that", hint="It is older or newer than the command: restart it")
 
 

@@ -60,6 +60,7 @@ from reconciler.core.model import (
     Parser,
     Stack,
     Target,
+    environment_of,
 )
 
 _ENV_FILES = ("*.env", ".env*", "*.env.*")
@@ -276,10 +277,11 @@ class ManifestFile(Section):
 def read_manifest(text: bytes, *, environment: str, file: str, server: ServerConfig) -> Manifest:
     """Given the bytes of environment.yaml, return what this host is to have; stacks of other hosts are left out.
 
+    ``environment`` may be the part of it on another host ("production@web-2"), whose name ``server`` then has.
     ``file`` is what messages call it. Raises ManifestError with every problem, one a line.
     """
     try:
-        NAME.read(environment)
+        NAME.read(environment_of(environment))
     except PydanticCustomError:
         raise ManifestError(f"{shown(environment)!r} is no environment's name; accepted: {NAME.accepted}") from None
     written_down = read_sections(ManifestFile, text, file=file, error=ManifestError, rules=conflicts, context=server)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from reconciler.app.fields import (
+    ABSOLUTE_FILE,
     ABSOLUTE_PATH,
     ARGUMENT,
     AUTHOR,
@@ -32,6 +33,7 @@ from reconciler.app.fields import (
     Name,
     Person,
     Whole,
+    decided_elsewhere,
     mistake,
     written,
 )
@@ -39,7 +41,7 @@ from reconciler.app.sections import Items, OneOrMany, Section, read_sections
 from reconciler.app.yaml_files import MAX_BYTES, Document, FieldPath, Problem, shown
 from reconciler.core.errors import ConfigError
 from reconciler.core.guards import is_below
-from reconciler.core.model import Check, GitRevert, OnDrift, Verify
+from reconciler.core.model import Check, GitRevert, OnDrift, Verify, on_host
 
 DEFAULT_STATE_DIR = "/var/lib/reconciler"
 FILE_ARGUMENT = "{file}"
@@ -160,14 +162,42 @@ class Rollback(Section):
     )
 
 
-class SshHost(Section):
-    """Another machine whose live files are kept from here, over SSH."""
+class SshServer(Section):
+    """A machine that is reached over SSH."""
 
     address: Host = Field(description="Its name or address.")
     port: Annotated[int, Whole(1, 65535)] = Field(default=22, description="The port of its SSH server.")
     user: Person = Field(description="The user to log in as.")
-    key_file: AbsoluteFile = Field(description="The private key to log in with.")
+    key_file: AbsoluteFile | None = Field(
+        default=None, description="The private key to log in with. Default: the keys of the agent at SSH_AUTH_SOCK."
+    )
     known_hosts_file: AbsoluteFile = Field(description="Its host key; a changed key is an error, never learnt.")
+
+
+class SshHost(SshServer):
+    """Another machine whose live files are kept from here, over SSH. It needs OpenSSH with SFTP, a POSIX shell, and
+    Docker with Compose, but nothing of ours."""
+
+    environment: Annotated[tuple[Name, ...], Items(1), OneOrMany(NAME)] | None = Field(
+        default=None, description="Which of the server's environments it belongs to. Default: all of them."
+    )
+    jump: SshServer | None = Field(default=None, description="A machine on the way to it.")
+    docker_socket: AbsoluteFile = written(
+        "/var/run/docker.sock", ABSOLUTE_FILE, "Where its Docker engine listens; the user must be let in there."
+    )
+    backup_dir: AbsolutePath | None = decided_elsewhere(
+        None, "Where copies of the backups lie on it, too. Default: .reconciler/backups in the user's home."
+    )
+
+
+class Rollout(Section):
+    """How a new revision reaches the hosts of an environment: this machine first, then `hosts` in their order."""
+
+    max_unavailable: Annotated[int, Whole(1, 1000)] = Field(
+        default=1,
+        description="How many hosts are given it at a time. Where it fails, no further host gets it, and those that "
+        "have it go back.",
+    )
 
 
 def _not_everything(paths: tuple[str, ...]) -> tuple[str, ...]:
@@ -229,7 +259,28 @@ class ServerConfig(Section):
     checks: dict[Name, Argv] = Field(
         default_factory=dict, description="Commands that a manifest may name but not define, run on the staged file."
     )
-    hosts: dict[Name, SshHost] = Field(default_factory=dict, description="Machines reached over SSH, by name.")
+    local: bool = Field(
+        default=True,
+        description="Whether this machine is itself a host of its environments; false where it only reaches others.",
+    )
+    hosts: dict[Name, SshHost] = Field(
+        default_factory=dict, description="Further hosts of the environments, reached over SSH, by name."
+    )
+    rollout: Rollout = Field(default_factory=Rollout, description="How a new revision reaches several hosts.")
+
+    def hosts_of(self, environment: str) -> Mapping[str, SshHost]:
+        """The other machines of the environment, in the order of the file."""
+        return {name: one for name, one in self.hosts.items() if environment in (one.environment or self.environment)}
+
+    @property
+    def units(self) -> Mapping[str, SshHost | None]:
+        """Every environment on every host of it, by what it is called; None for this machine."""
+        found: dict[str, SshHost | None] = {}
+        for environment in self.environment:
+            if self.local:
+                found[environment] = None
+            found |= {on_host(environment, name): one for name, one in self.hosts_of(environment).items()}
+        return found
 
     @property
     def author(self) -> str:
@@ -254,6 +305,7 @@ def load_server_config(path: str) -> ServerConfig:
         raise ConfigError("is no file's name", where=shown(path)) from None
 
     def rules(document: Document) -> Iterator[Problem]:
+        yield from _hosts_make_sense(document)
         yield from _within_reach_of_git(document.data, os.path.abspath(path))
         yield from _reverts_are_signed(document)
 
@@ -283,6 +335,23 @@ def _reverts_are_signed(document: Document) -> Iterator[Problem]:
         what = "is missing, and repository.verify with rollback.git: push needs it"
         line = document.line(("rollback",) if rollback else ("repository", "verify"))
         yield Problem(("rollback", "signing_key_file"), what, "an absolute path", line)
+
+
+def _hosts_make_sense(document: Document) -> Iterator[Problem]:
+    """What can be told of hosts only when the rest of the file is known."""
+    data, hosts = document.data, _section(document.data, "hosts")
+    known = data.get("environment")
+    known = [known] if isinstance(known, str) else known if isinstance(known, list) else []
+    for name, host in hosts.items():
+        if name == data.get("host"):
+            yield Problem(("hosts", name), "is this machine itself", "the names of other machines")
+        wanted = host.get("environment", ()) if isinstance(host, dict) else ()
+        for one in [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list | tuple) else ():
+            if isinstance(one, str) and one not in known:
+                what = f"{shown(one)} is none of the server's environments"
+                yield Problem(("hosts", name, "environment"), what, ", ".join(map(str, known)))
+    if data.get("local") is False and not hosts:
+        yield Problem(("local",), "is false, and there are no hosts: nothing would be done", "true, or some hosts")
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
+import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
-from dataclasses import dataclass
+import tempfile
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from reconciler.adapters.backups import BackupDirectory
@@ -19,18 +24,23 @@ from reconciler.adapters.git import GitMirror
 from reconciler.adapters.git_writer import GitPusher
 from reconciler.adapters.local_host import LocalHost
 from reconciler.adapters.metrics import PrometheusMetrics
-from reconciler.adapters.probe import HttpHealth
+from reconciler.adapters.probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.sops import Sops
+from reconciler.adapters.ssh import SshAddress, SshConnection
+from reconciler.adapters.ssh_backups import SshBackups
+from reconciler.adapters.ssh_host import SshHost as SshHostFiles
+from reconciler.adapters.ssh_place import SshPlace
 from reconciler.adapters.store import SqliteStore
 from reconciler.app import logs
 from reconciler.app.config import ServerConfig, read_manifest
 from reconciler.app.contract_file import read_contract
-from reconciler.app.server_file import HistoryRewrites
+from reconciler.app.server_file import HistoryRewrites, SshHost, SshServer
 from reconciler.core.errors import ConfigError, StoreError
-from reconciler.core.model import Settings, Verify
+from reconciler.core.model import Manifest, Settings, Verify, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler
+from reconciler.engine.rollout import Rollout
 
 _ANOTHER_KEY = (
     "Put the right one back from a backup of the machine. If it is lost, move state.db and digest.key away and start "
@@ -55,14 +65,29 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything built from one server's file."""
+    """Everything built from one server's file. ``passes`` are by environment, and by host where it has several."""
 
     ports: Ports
+    on_hosts: Mapping[str, Ports]
     passes: dict[str, Reconciler]
+    rollouts: tuple[Rollout, ...]
     metrics: PrometheusMetrics
     relay: Relay
     watch: FileWatch
-    follow_engine: Callable[[Callable[[], None], Callable[[], Collection[str]]], Coroutine[None, None, None]]
+    engines: Mapping[str, DockerCompose]
+
+    def ports_of(self, unit: str) -> Ports:
+        """The ports of the host that the part of an environment is on."""
+        return self.on_hosts.get(unit, self.ports)
+
+    async def follow_engines(self, touched: Callable[[], None]) -> None:
+        """Call ``touched`` whenever something happens to a container of a stack of ours. Runs until cancelled."""
+        await asyncio.gather(
+            *(
+                engine.follow(touched, functools.partial(getattr, self.passes[unit], "stack_directories"))
+                for unit, engine in self.engines.items()
+            )
+        )
 
 
 def prepare_state_dir(path: str) -> None:
@@ -96,21 +121,20 @@ def _backups_dir(config: ServerConfig) -> str:
 @contextlib.asynccontextmanager
 async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     """Build every port for ``config``; what was opened is closed at the end. The caller holds the lock."""
-    _refuse_what_is_to_come(config)
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
-        async with _built(config, store) as built:
-            yield built
+        async with contextlib.AsyncExitStack() as stack:
+            yield await _built(config, store, stack)
 
 
-@contextlib.asynccontextmanager
-async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runtime]:
+async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
     relay = Relay()
     digest = _digester(config.state_dir, store)
-    environments = config.environment
+    units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
-    metrics = PrometheusMetrics(version("reconciler"), environments, interval)
+    metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval)
     compose = DockerCompose(LocalPlace(os.path.join(config.state_dir, "stage"), os.environ))
+    stack.push_async_callback(compose.close)
     mirror = GitMirror(
         url=config.repository.url,
         branch=config.repository.branch,
@@ -141,31 +165,99 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
         metrics=metrics,
         digest=digest,
         settings=_settings(config),
-        read_manifest=lambda text, environment, file: read_manifest(
-            text, environment=environment, file=file, server=config
-        ),
+        read_manifest=_manifest_reader(config),
         contracts=JsonSchemaContracts(),
         read_contract=read_contract,
         new_run_id=lambda: secrets.token_hex(4),
         progress=relay,
     )
-    for name in environments:
+    for name in units:
         metrics.backups(name, ports.backups.list(name))
-    claims = Claims()
-    try:
-        passes = {name: Reconciler(ports, name, claims) for name in environments}
-        watch = FileWatch(config.allowed_paths, lambda text: logs.get_logger().warning(text))
-        yield Runtime(ports, passes, metrics, relay, watch, compose.follow)
-    finally:
-        await compose.close()
-
-
-def _refuse_what_is_to_come(config: ServerConfig) -> None:
-    """Settings that this version reads and does not act on yet must not be taken for protection. Raises ConfigError."""
-    if config.hosts:
-        raise ConfigError(
-            "hosts over SSH are not supported by this version", where="hosts", hint="Run a daemon on each host"
+    hosts = HostPorts(config, ports, stack)
+    on_hosts = {unit: hosts.of(unit, host) for unit, host in units.items() if host is not None}
+    claims: defaultdict[str, Claims] = defaultdict(Claims)
+    passes = {
+        unit: Reconciler(on_hosts.get(unit, ports), unit, claims[on_hosts.get(unit, ports).settings.host])
+        for unit in units
+    }
+    rollouts = tuple(
+        Rollout(
+            ports,
+            [one for unit, one in passes.items() if environment_of(unit) == environment],
+            config.rollout.max_unavailable,
         )
+        for environment in config.environment
+        if any(environment_of(unit) == environment for unit in units)
+    )
+    watch = FileWatch(config.allowed_paths, lambda text: logs.get_logger().warning(text))
+    here = {unit: compose for unit, host in units.items() if host is None}
+    return Runtime(ports, on_hosts, passes, rollouts, metrics, relay, watch, {**here, **hosts.engines})
+
+
+class HostPorts:
+    """Builds what is another host's own: its files, engine, backups and health checks, over one connection each."""
+
+    def __init__(self, config: ServerConfig, ports: Ports, stack: contextlib.AsyncExitStack) -> None:
+        self._config = config
+        self._ports = ports
+        self._stack = stack
+        self._built: dict[str, Ports] = {}
+        self._sockets = ""
+        self.engines: dict[str, DockerCompose] = {}
+
+    def of(self, unit: str, host: SshHost) -> Ports:
+        name = unit.partition("@")[2]
+        if name not in self._built:
+            self._built[name] = self._build(name, host)
+        ports = self._built[name]
+        assert isinstance(ports.compose, DockerCompose)
+        self.engines[unit] = ports.compose
+        return ports
+
+    def _build(self, name: str, host: SshHost) -> Ports:
+        connection = SshConnection(_address(host), name)
+        self._stack.push_async_callback(connection.close)
+        socket = os.path.join(self._socket_directory(), f"{len(self._built)}.sock")
+        connection.tunnel(socket, host.docker_socket)
+        # Ours alone there, also where several servers reach the same host.
+        mark = hashlib.sha256(f"{self._config.host} {self._config.state_dir} {name}".encode()).hexdigest()[:12]
+        memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # made 0700 there, or not used
+        compose = DockerCompose(SshPlace(connection, socket, memory))
+        self._stack.push_async_callback(compose.close)
+        here = self._ports.backups
+        assert isinstance(here, BackupDirectory)
+        server = self._config.model_copy(update={"host": name})
+        return replace(
+            self._ports,
+            host=SshHostFiles(connection, self._config.allowed_paths, memory),
+            compose=compose,
+            backups=SshBackups(here, connection, host.backup_dir or ".reconciler/backups"),
+            probe=TunnelledHealth(connection, self._socket_directory()),
+            settings=replace(self._ports.settings, host=name),
+            read_manifest=_manifest_reader(server),
+        )
+
+    def _socket_directory(self) -> str:
+        """A private directory with a short name: a socket's path has 107 bytes at most."""
+        if not self._sockets:
+            self._sockets = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="reconciler-"))
+        return self._sockets
+
+
+def _address(server: SshServer) -> SshAddress:
+    jump = server.jump if isinstance(server, SshHost) else None
+    return SshAddress(
+        host=server.address,
+        port=server.port,
+        user=server.user,
+        key_file=server.key_file,
+        known_hosts_file=server.known_hosts_file,
+        jump=_address(jump) if jump else None,
+    )
+
+
+def _manifest_reader(server: ServerConfig) -> Callable[[bytes, str, str], Manifest]:
+    return lambda text, environment, file: read_manifest(text, environment=environment, file=file, server=server)
 
 
 def _settings(config: ServerConfig) -> Settings:

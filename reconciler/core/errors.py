@@ -127,6 +127,10 @@ class RevertRefusedError(ReconcilerError):
     """A revert that a person must make: it conflicts, would undo a revert of ours, or may not be pushed."""
 
 
+class HeldBackError(ReconcilerError):
+    """A new revision is not given to a host, as it has not gone well on one before it."""
+
+
 class HistoryRewrittenError(ReconcilerError):
     """The branch no longer descends from the last accepted commit."""
 

@@ -309,6 +309,17 @@ class Stack:
         return f"{self.environment}/{self.name}"
 
 
+def environment_of(unit: str) -> str:
+    """What an environment is called in git: "production", also for the part of it that is on another host, which goes
+    by "production@web-2" everywhere else."""
+    return unit.partition("@")[0]
+
+
+def on_host(environment: str, host: str) -> str:
+    """What the part of the environment on another host is called."""
+    return f"{environment}@{host}"
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """environment.yaml at one revision, read and resolved against the server's file."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reconciler.core import adoption, guards
 from reconciler.core.adoption import Proposal
 from reconciler.core.errors import GitUnreachableError, HistoryRewrittenError, RefusedError, SourceError
-from reconciler.core.model import Adopted, Blob, Format, Revision, Target
+from reconciler.core.model import Adopted, Blob, Format, Revision, Target, environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import Plaintexts, path_in_git, read_manifest, read_source
 from reconciler.engine.wanted import accepted_head
@@ -39,7 +39,7 @@ async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[s
     ports.progress("encrypting what differs")
     written = await _written(ports, target, file_format, blob, git, proposal)
     await _require_round_trip(ports, target, blob, written, proposal)
-    branch = adoption.branch(environment, ports.clock.now())
+    branch = adoption.branch(environment_of(environment), ports.clock.now())
     message = adoption.message(target, proposal.keys, ports.settings.host)
     ports.progress(f"pushing {branch}")
     path = path_in_git(ports, environment, target.source)

@@ -26,6 +26,7 @@ from reconciler.core.model import (
     Revision,
     Target,
     TargetState,
+    environment_of,
 )
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
@@ -89,7 +90,7 @@ async def read_manifest(ports: Ports, environment: str, revision: Revision) -> M
 
 def path_in_git(ports: Ports, environment: str, name: str = "") -> str:
     """Where a file of the environment lies in the repository; without a ``name``, the environment's directory."""
-    return "/".join(part for part in (ports.settings.repository_path, environment, name) if part)
+    return "/".join(part for part in (ports.settings.repository_path, environment_of(environment), name) if part)
 
 
 async def read_source(ports: Ports, revision: Revision, target: Target) -> Blob:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.core import health
-from reconciler.core.errors import ManifestError, ReconcilerError, RefusedError, RevisionError
+from reconciler.core.errors import HeldBackError, ManifestError, ReconcilerError, RefusedError, RevisionError
 from reconciler.core.model import (
     Aspect,
     Manifest,
@@ -97,15 +97,19 @@ class Reconciler:
         dry_run: bool = False,
         take_over: Collection[str] = (),
         order: Order | None = None,
+        held_back: str = "",
     ) -> Outcome:
         """One pass. ``poll`` asks git first; ``dry_run`` changes nothing live; never raises ReconcilerError.
 
-        ``order`` is carried out before it; where that is refused, there is no pass.
+        ``order`` is carried out before it; where that is refused, there is no pass. ``held_back`` is why a new revision
+        is not for this host yet.
         """
         clock, started = self._ports.clock, self._ports.clock.monotonic()
         troubles: list[ReconcilerError] = []
         try:
-            outcome = await self._decide(trigger, poll, dry_run, take_over, order, troubles)
+            outcome = await self._decide(trigger, poll, dry_run, take_over, order, held_back, troubles)
+        except HeldBackError as error:
+            outcome = Outcome(self.environment, Result.HELD, str(error))
         except ReconcilerError as error:
             result = Result.STALLED if error.blames_revision else Result.FAILED
             outcome = Outcome(self.environment, result, str(error), self._aimed_at, retry=error.retryable)
@@ -125,6 +129,7 @@ class Reconciler:
         dry_run: bool,
         take_over: Collection[str],
         order: Order | None,
+        held_back: str,
         troubles: list[ReconcilerError],
     ) -> Outcome:
         """What should be, and a pass towards it. ``troubles`` gets what a person should know of beside the outcome."""
@@ -144,7 +149,7 @@ class Reconciler:
         outcome = None if dry_run else await recover(ports, self.environment, head)
         retried = order is not None and order.kind is OrderKind.RETRY
         if outcome is None or (retried and outcome.result is Result.ROLLED_BACK):
-            self._aimed_at, quarantine = wanted_revision(ports, self.environment, head)
+            self._aimed_at, quarantine = wanted_revision(ports, self.environment, head, held_back)
             if quarantine:
                 troubles.append(quarantine)
             outcome = await self._pass(self._aimed_at, trigger, dry_run, take_over)
@@ -246,6 +251,10 @@ class Reconciler:
     def stack_directories(self) -> frozenset[str]:
         """The directories of the stacks of the revision that was last wanted."""
         return frozenset(stack.directory for stack in self._wanted.manifest.stacks) if self._wanted else frozenset()
+
+    async def reach(self) -> None:
+        """Make sure that the host answers. Raises HostUnreachableError."""
+        await self._ports.host.reach()
 
     async def health(self) -> tuple[ServiceHealth, ...]:
         """The services of every stack of the wanted revision, as they are now. Raises EngineUnavailableError."""

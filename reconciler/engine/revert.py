@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.core.errors import OutsideError, ReconcilerError, RevertRefusedError
-from reconciler.core.model import EnvironmentRecord, Quarantine, Reverted, RevertOrder, RevertState
+from reconciler.core.model import EnvironmentRecord, Quarantine, Reverted, RevertOrder, RevertState, environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git
 
@@ -52,7 +52,7 @@ def _lately(ports: Ports, record: EnvironmentRecord) -> tuple[float, ...]:
 
 def _order(ports: Ports, record: EnvironmentRecord, quarantine: Quarantine) -> RevertOrder:
     return RevertOrder(
-        environment=record.name,
+        environment=environment_of(record.name),
         directory=path_in_git(ports, record.name),
         failed=quarantine.revision.commit,
         good=quarantine.good,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from reconciler.core.errors import (
     GitUnreachableError,
+    HeldBackError,
     HistoryRewrittenError,
     QuarantinedError,
     ReconcilerError,
@@ -37,16 +38,19 @@ async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[
         return head, type(error)(error.what, where=error.where, hint=hint)
 
 
-def wanted_revision(ports: Ports, environment: str, head: Revision) -> tuple[Revision, ReconcilerError | None]:
+def wanted_revision(
+    ports: Ports, environment: str, head: Revision, held_back: str = ""
+) -> tuple[Revision, ReconcilerError | None]:
     """The pin if there is one, else the head, else what a quarantine puts in their place; and the quarantine.
 
-    Raises QuarantinedError where no revision is known to be good.
+    ``held_back`` is why a new head is not for this host yet: then it stays at the revision it has, and that is told.
+    Raises QuarantinedError where no revision is known to be good, HeldBackError where there was none before the head.
     """
     record = ports.store.environment(environment)
     wanted = record.pin.revision if record.pin else head
     quarantine = record.quarantine_of(wanted)
     if quarantine is None:
-        return wanted, None
+        return _held_back(record, wanted, held_back) if held_back and record.pin is None else (wanted, None)
     note = quarantine.revert_note
     what = f"revision {wanted.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
     hint = "Merge a correction, or lift the quarantine with `reconciler retry`"
@@ -55,6 +59,17 @@ def wanted_revision(ports: Ports, environment: str, head: Revision) -> tuple[Rev
     if good is None:
         raise QuarantinedError(f"{what}; no revision is known to be good", hint=hint)
     return good, QuarantinedError(what, hint=f"{hint}. Until then revision {good.short} stays wanted")
+
+
+def _held_back(record: EnvironmentRecord, wanted: Revision, held_back: str) -> tuple[Revision, ReconcilerError | None]:
+    stay = record.healthy or record.applied
+    if stay is not None and stay.subtree == wanted.subtree:
+        return wanted, None
+    hint = "It goes on by itself once that is well, or with a corrected revision"
+    error = HeldBackError(f"revision {wanted.short} is not given to this host: {held_back}", hint=hint)
+    if stay is None:
+        raise error
+    return stay, error
 
 
 async def _ask_git(ports: Ports, record: EnvironmentRecord) -> Revision:

@@ -36,7 +36,7 @@ class NoMetrics:
 @asynccontextmanager
 async def running(steps: list[str]) -> AsyncIterator[Daemon]:
     passes = {"production": SlowPasses(steps)}
-    daemon = Daemon(passes, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    daemon = Daemon(passes, (), clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
     task = asyncio.create_task(daemon.run())
     yield daemon
     daemon.stop()
