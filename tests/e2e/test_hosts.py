@@ -1,0 +1,462 @@
+"""One server that keeps the files of several machines: real sshd processes, each with keys and a port of its own.
+
+They share this machine's file system and engine, so each host's stack has a directory of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.compose import ComposeProject
+from tests.support.server import Server
+from tests.support.sshd import Sshd, make_sshd
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.sshd
+
+# Is healthy only where MODE does not begin with bad, or with this host's name.
+COMPOSE = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    stop_grace_period: 0s
+    env_file: [api.env]
+    command: [sh, -c, 'case $$MODE in bad|bad-NAME) exit 1;; esac; exec sleep infinity']
+"""
+
+
+@dataclass(slots=True)
+class Fleet:
+    """A server that reaches ``hosts`` by name; ``app`` of each is its stack's directory."""
+
+    server: Server
+    hosts: dict[str, Sshd]
+    projects: dict[str, ComposeProject] = field(default_factory=dict)
+
+    def app(self, name: str) -> Path:
+        return self.projects[name].directory if self.projects else self.server.app / name
+
+    def live(self, name: str) -> bytes:
+        return (self.app(name) / "api.env").read_bytes()
+
+    def commit(self, content: bytes, **target: Any) -> str:
+        return self.server.commit({"api.env": content}, self.manifest(**target))
+
+    def manifest(self, **target: Any) -> dict[str, Any]:
+        health = {"timeout": "20s", "stable_for": "1s"}
+        if not self.projects:
+            # Without an engine: a directory for each host's file, and nothing in it to recreate.
+            return {"targets": {"api.env": {"path": str(self.server.app / "shared" / "api.env"), **target}}}
+        return {
+            "stacks": {
+                f"app-{name}": {
+                    "directory": str(self.app(name)),
+                    "hosts": [name],
+                    "health": health,
+                    "targets": {"api.env": target or None},
+                }
+                for name in self.projects
+            }
+        }
+
+    def sync(self, *arguments: str) -> dict[str, dict[str, Any]]:
+        return {one["environment"].partition("@")[2]: one for one in self.server.json("sync", *arguments)}
+
+    def results(self, *arguments: str) -> dict[str, str]:
+        return {name: one["result"] for name, one in self.sync(*arguments).items()}
+
+    def runs(self, name: str) -> str:
+        return self.projects[name].environment("api")["MODE"]
+
+
+def section(sshd: Sshd, **more: Any) -> dict[str, Any]:
+    return {
+        "address": "127.0.0.1",
+        "port": sshd.port,
+        "user": sshd.user,
+        "key_file": str(sshd.key_path),
+        "known_hosts_file": str(sshd.known_hosts),
+        "backup_dir": str(sshd.directory / "backups"),
+        **more,
+    }
+
+
+@pytest.fixture
+def start_hosts(tmp_path: Path) -> Iterator[Callable[..., dict[str, Sshd]]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(*names: str) -> dict[str, Sshd]:
+            made = {}
+            for name in names:
+                directory = tmp_path / f"sshd-{name}"
+                directory.mkdir()
+                made[name] = make_sshd(directory)
+                stack.callback(made[name].stop)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def one(server: Server, start_hosts: Callable[..., dict[str, Sshd]]) -> Fleet:
+    """A control machine that reaches one host, without an engine."""
+    hosts = start_hosts("web-1")
+    (server.app / "shared").mkdir()
+    server.settings |= {"local": False, "hosts": {"web-1": section(hosts["web-1"])}}
+    return Fleet(server, hosts)
+
+
+@pytest.fixture
+def fleet(
+    server: Server,
+    start_hosts: Callable[..., dict[str, Sshd]],
+    compose_project: Callable[..., ComposeProject],
+) -> Callable[..., Fleet]:
+    """``fleet("web-1", "web-2")``: hosts with a running stack each, in sync at MODE=0."""
+
+    def make(*names: str, **settings: Any) -> Fleet:
+        hosts = start_hosts(*names)
+        projects = {name: compose_project(COMPOSE.replace("NAME", name)) for name in names}
+        server.settings |= {
+            "local": False,
+            "hosts": {name: section(hosts[name]) for name in names},
+            "allowed_paths": [str(project.directory) for project in projects.values()],
+            **settings,
+        }
+        made = Fleet(server, hosts, projects)
+        made.commit(b"MODE=0\n")
+        assert set(made.results().values()) == {"applied"}
+        for project in projects.values():
+            project.up()
+        return made
+
+    return make
+
+
+# --- one host --------------------------------------------------------------------------------------------------------
+
+
+def shared(one: Fleet) -> Path:
+    return one.server.app / "shared" / "api.env"
+
+
+def test_a_file_on_another_host_is_written_with_its_mode_backed_up_there_and_here_and_repaired(one: Fleet) -> None:
+    one.commit(b"A=1\n", mode="0640")
+    assert one.results() == {"web-1": "applied"}
+    assert shared(one).read_bytes() == b"A=1\n"
+    assert stat.S_IMODE(shared(one).stat().st_mode) == 0o640
+
+    shared(one).write_bytes(b"A=hand\n")
+    done = one.sync()["web-1"]
+    assert (done["result"], shared(one).read_bytes()) == ("corrected", b"A=1\n")
+    copies = list((one.hosts["web-1"].directory / "backups" / "production").glob(f"{done['backup']}/*api.env"))
+    here = list((one.server.state / "backups" / "production@web-1").glob(f"{done['backup']}/*api.env"))
+    assert [path.read_bytes() for path in (*copies, *here)] == [b"A=hand\n"] * 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in copies} == {0o600}
+    assert stat.S_IMODE(copies[0].parent.stat().st_mode) == 0o700
+    assert one.results() == {"web-1": "in_sync"}
+    assert [path.name for path in shared(one).parent.iterdir()] == ["api.env"]
+
+
+def test_a_missing_directory_is_made_and_a_pruned_file_goes(one: Fleet) -> None:
+    path = str(one.server.app / "new" / "deep" / "api.env")
+    one.server.commit({"api.env": b"A=1\n"}, {"targets": {"api.env": {"path": path, "prune": True}}})
+    assert one.results() == {"web-1": "applied"}
+    assert Path(path).read_bytes() == b"A=1\n"
+    one.server.commit({"api.env": None}, {"targets": {}})
+    assert one.results() == {"web-1": "applied"}
+    assert not Path(path).exists()
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_a_link_on_the_way_is_not_followed(one: Fleet, tmp_path: Path, what: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "api.env").write_bytes(b"A=0\n")
+    if what == "file":
+        shared(one).symlink_to(outside / "api.env")
+    else:
+        shared(one).parent.rmdir()
+        shared(one).parent.symlink_to(outside)
+    one.commit(b"A=1\n", on_first_contact="take_over")
+    done = one.sync()["web-1"]
+    assert done["result"] == "failed"
+    assert "link" in done["reason"]
+    assert (outside / "api.env").read_bytes() == b"A=0\n"
+
+
+@pytest.mark.root
+def test_owner_and_group_are_those_of_the_host(one: Fleet) -> None:
+    one.commit(b"A=1\n", owner="nobody", group="nogroup")
+    assert one.results() == {"web-1": "applied"}
+    assert (shared(one).owner(), shared(one).group()) == ("nobody", "nogroup")
+    one.commit(b"A=1\n", owner="nobody-there")
+    done = one.sync()["web-1"]
+    assert (done["result"], "'nobody-there' does not exist on web-1" in done["reason"]) == ("stalled", True)
+
+
+def test_a_named_check_runs_there_on_a_file_that_is_in_memory_only(one: Fleet, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    script = 'cat "$1" > /dev/null && echo "$1" >> "$2" && ! grep -q WRONG "$1"'
+    one.server.settings["checks"] = {"lint": ["/bin/sh", "-c", script, "sh", "{file}", str(report)]}
+    one.commit(b"A=WRONG\n", check="lint")
+    assert one.results() == {"web-1": "stalled"}
+    assert not shared(one).exists()
+    one.commit(b"A=1\n", check="lint")
+    assert one.results() == {"web-1": "applied"}
+    staged = [Path(line) for line in report.read_text().split()]
+    assert {str(path).startswith("/dev/shm/reconciler-") for path in staged} == {True}
+    assert not any(path.parent.exists() for path in staged)
+
+
+@pytest.mark.parametrize("trouble", ["host key", "login", "gone", "no known hosts"])
+def test_a_host_that_is_not_to_be_reached_blames_no_revision_and_says_why(one: Fleet, trouble: str) -> None:
+    one.commit(b"A=1\n")
+    sshd = one.hosts["web-1"]
+    section = one.server.settings["hosts"]["web-1"]
+    match trouble:
+        case "host key":
+            sshd.rotate_host_key()
+        case "login":
+            (sshd.directory / "authorized_keys").write_text("")
+        case "gone":
+            sshd.stop()
+        case "no known hosts":
+            section["known_hosts_file"] = "/nonexistent/known_hosts"
+    words = {"host key": "host key is not the one", "login": "does not let us log in", "gone": "refused"}
+    done = one.sync()["web-1"]
+    assert (done["result"], done["retry"]) == ("failed", True)
+    assert words.get(trouble, "cannot be read") in done["reason"]
+    assert not shared(one).exists()
+    assert one.server.json("status")["environments"][0]["quarantine"] is None
+
+
+def test_the_way_may_lead_through_another_machine(one: Fleet, start_hosts: Callable[..., dict[str, Sshd]]) -> None:
+    jump = start_hosts("bastion")["bastion"]
+    fields = section(jump)
+    del fields["backup_dir"]
+    one.server.settings["hosts"]["web-1"]["jump"] = fields
+    one.commit(b"A=1\n")
+    assert one.results() == {"web-1": "applied"}
+    jump.stop()
+    assert one.results() == {"web-1": "failed"}
+
+
+def test_the_agent_may_hold_the_key(one: Fleet, tmp_path: Path) -> None:
+    socket = f"/tmp/reconciler-agent-{os.getpid()}"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: os.path.exists(socket))
+        key = one.hosts["web-1"].key_path
+        subprocess.run(["ssh-add", "-q", str(key)], env={**os.environ, "SSH_AUTH_SOCK": socket}, check=True)
+        del one.server.settings["hosts"]["web-1"]["key_file"]
+        one.commit(b"A=1\n")
+        done = one.server.cli("sync", environment={"SSH_AUTH_SOCK": socket})
+        assert done.returncode == 0, done.stdout
+    finally:
+        agent.terminate()
+        agent.wait()
+
+
+@pytest.mark.root
+def test_a_full_disk_there_damages_nothing(one: Fleet) -> None:
+    one.commit(b"A=1\n")
+    directory = shared(one).parent
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)], check=True)
+    try:
+        assert one.results() == {"web-1": "applied"}
+        filler = directory / "filler"
+        with contextlib.suppress(OSError):
+            filler.write_bytes(b"x" * 70_000)
+        one.commit(b"A=" + b"2" * 9000 + b"\n")
+        done = one.sync()["web-1"]
+        assert (done["result"], done["retry"]) == ("failed", True)
+        assert shared(one).read_bytes() == b"A=1\n"
+        filler.unlink()
+        assert one.results() == {"web-1": "applied"}
+        assert [path.name for path in directory.iterdir()] == ["api.env"]
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_a_backup_is_put_back_there(one: Fleet) -> None:
+    for content in (b"A=1\n", b"A=2\n"):
+        one.commit(content)
+        one.sync()
+    (backup, *_) = one.server.json("backups")
+    assert one.server.cli("restore", backup["backup"]).returncode == 0
+    assert shared(one).read_bytes() == b"A=1\n"
+
+
+def test_a_pause_for_the_environment_holds_on_its_hosts(one: Fleet) -> None:
+    one.commit(b"A=1\n")
+    one.sync()
+    assert one.server.cli("pause", "production/api.env", "--for", "1h", "--reason", "x").returncode in (0, 2)
+    one.commit(b"A=2\n")
+    assert one.results() == {"web-1": "held"}
+    assert one.server.cli("resume", "production/api.env").returncode == 0
+    assert shared(one).read_bytes() == b"A=2\n"
+
+
+# --- several hosts, with services ------------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_a_change_recreates_the_services_of_every_host(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1", "web-2")
+    made.commit(b"MODE=1\n")
+    done = made.sync()
+    assert {name: one["result"] for name, one in done.items()} == {"web-1": "applied", "web-2": "applied"}
+    assert [made.runs(name) for name in made.hosts] == ["1", "1"]
+    assert {one["environment"] for one in made.server.json("status")["environments"]} == {
+        "production@web-1",
+        "production@web-2",
+    }
+    assert set(made.results().values()) == {"in_sync"}
+    levels = {finding["what"]: finding["level"] for finding in made.server.json("doctor")}
+    assert levels["environment production@web-1: live files"] == "ok"
+    assert levels["stack production@web-2/app-web-2"] == "ok"
+
+
+@pytest.mark.docker
+def test_a_failure_on_the_first_host_keeps_the_revision_from_the_others(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1", "web-2")
+    made.commit(b"MODE=bad-web-1\n")
+    done = made.sync()
+    assert {name: one["result"] for name, one in done.items()} == {"web-1": "rolled_back", "web-2": "in_sync"}
+    assert "production@web-1" in done["web-2"]["warning"]
+    assert [made.runs(name) for name in made.hosts] == ["0", "0"]
+    assert made.live("web-2") == b"MODE=0\n"
+    assert [one["result"] for one in made.server.json("history") if one["environment"] == "production@web-2"] == [
+        "applied"
+    ]
+    assert set(made.results().values()) == {"in_sync"}
+    made.commit(b"MODE=2\n")
+    assert set(made.results().values()) == {"applied"}
+    assert [made.runs(name) for name in made.hosts] == ["2", "2"]
+
+
+@pytest.mark.docker
+def test_a_failure_on_a_later_host_rolls_those_back_that_are_done_the_last_first(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1", "web-2", "web-3")
+    made.commit(b"MODE=bad-web-3\n")
+    done = made.sync()
+    assert {name: one["result"] for name, one in done.items()} == dict.fromkeys(made.hosts, "rolled_back")
+    assert [made.runs(name) for name in made.hosts] == ["0"] * 3
+    assert {made.live(name) for name in made.hosts} == {b"MODE=0\n"}
+    runs = [one["environment"] for one in made.server.json("history") if one["trigger"] == "rollback"]
+    assert runs == ["production@web-1", "production@web-2"]  # newest first
+    assert set(made.results().values()) == {"in_sync"}
+    quarantines = [one["quarantine"] for one in made.server.json("status")["environments"]]
+    assert all(quarantines)
+    assert "production@web-3" in quarantines[0]["reason"]
+
+
+@pytest.mark.docker
+def test_hosts_may_be_given_a_revision_several_at_a_time(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1", "web-2", "web-3", rollout={"max_unavailable": 2})
+    made.commit(b"MODE=bad-web-2\n")
+    done = made.sync()
+    assert {name: one["result"] for name, one in done.items()} == {
+        "web-1": "rolled_back",
+        "web-2": "rolled_back",
+        "web-3": "in_sync",
+    }
+    assert [made.runs(name) for name in made.hosts] == ["0"] * 3
+
+
+@pytest.mark.docker
+def test_one_host_that_is_cut_off_stops_no_other_and_follows_when_it_is_back(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1", "web-2", "web-3")
+    made.hosts["web-2"].stop()
+    made.commit(b"MODE=1\n")
+    assert made.results() == {"web-1": "applied", "web-2": "failed", "web-3": "applied"}
+    assert made.live("web-2") == b"MODE=0\n"
+    made.hosts["web-2"].start()
+    assert made.results() == {"web-1": "in_sync", "web-2": "applied", "web-3": "in_sync"}
+    assert made.runs("web-2") == "1"
+
+
+@pytest.mark.docker
+def test_a_connection_that_is_cut_in_the_middle_leaves_the_old_or_the_new_file_and_what_is_owed(
+    fleet: Callable[..., Fleet],
+) -> None:
+    made = fleet("web-1")
+    project, sshd = made.projects["web-1"], made.hosts["web-1"]
+    made.commit(b"MODE=1\n")
+    watch = (
+        "docker",
+        "events",
+        "--format",
+        "{{.Action}}",
+        "--filter",
+        f"label=com.docker.compose.project={project.name}",
+    )
+    with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as events:
+        process = made.server.start("sync", "--json", stdout=subprocess.PIPE)
+        assert events.stdout is not None
+        assert any(line.strip() in ("create", "destroy", "die") for line in events.stdout)
+        sshd.stop()  # with all that it serves, compose among it
+        output, _ = process.communicate(timeout=60)
+        events.terminate()
+    (done,) = json.loads(output)
+    assert (done["result"], done["retry"]) == ("failed", True)
+    assert made.live("web-1") == b"MODE=1\n"
+    sshd.start()
+    assert made.results()["web-1"] in ("applied", "in_sync")
+    assert made.runs("web-1") == "1"
+    assert sorted(path.name for path in made.app("web-1").iterdir()) == ["api.env", "compose.yaml"]
+
+
+@pytest.mark.docker
+def test_a_host_without_docker_is_told_of_and_keeps_its_files(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1", "web-2")
+    made.server.settings["hosts"]["web-1"]["docker_socket"] = "/nonexistent/docker.sock"
+    made.commit(b"MODE=1\n")
+    done = made.sync()
+    assert (done["web-1"]["result"], done["web-1"]["retry"]) == ("failed", True)
+    assert "Docker engine does not answer" in done["web-1"]["reason"]
+    assert made.live("web-1") == b"MODE=0\n"
+    assert done["web-2"]["result"] == "applied"
+
+
+@pytest.mark.docker
+def test_a_health_url_is_asked_from_the_host_itself(fleet: Callable[..., Fleet]) -> None:
+    """Through the connection: a firewall between is no matter."""
+    made = fleet("web-1")
+    manifest = made.manifest()
+    manifest["stacks"]["app-web-1"]["health"]["http"] = [{"url": "http://127.0.0.1:9/health"}]
+    made.server.commit({"api.env": b"MODE=1\n"}, manifest)
+    done = made.sync()["web-1"]
+    assert (done["result"], "127.0.0.1:9" in done["reason"]) == ("failed", True)
+
+
+@pytest.mark.docker
+def test_the_daemon_repairs_and_rolls_out_over_its_kept_connections(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1", "web-2", drift={"interval": "1s"})
+    made.server.settings["repository"]["poll_interval"] = "10m"
+    with made.server.daemon() as daemon:
+        (made.app("web-2") / "api.env").write_bytes(b"MODE=hand\n")
+        eventually(lambda: made.live("web-2") == b"MODE=0\n", timeout=30)
+        made.commit(b"MODE=1\n")
+        assert set(made.results().values()) == {"applied"}
+        logins = {name: sshd.log.count("Accepted publickey") for name, sshd in made.hosts.items()}
+        assert made.results() == {"web-1": "in_sync", "web-2": "in_sync"}
+        assert {name: sshd.log.count("Accepted publickey") for name, sshd in made.hosts.items()} == logins
+        metrics = daemon.metrics()
+        assert metrics['reconciler_reconcile_total{environment="production@web-2",result="corrected"}'] >= 1
+        made.hosts["web-1"].stop()
+        assert made.results() == {"web-1": "failed", "web-2": "in_sync"}
+        made.hosts["web-1"].start()
+        eventually(lambda: made.results()["web-1"] == "in_sync", timeout=30)
