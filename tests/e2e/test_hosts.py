@@ -63,7 +63,7 @@ class Fleet:
                 f"app-{name}": {
                     "directory": str(self.app(name)),
                     "hosts": [name],
-                    "health": health,
+                    "health": dict(health),
                     "targets": {"api.env": target or None},
                 }
                 for name in self.projects
@@ -136,7 +136,8 @@ def fleet(
         }
         made = Fleet(server, hosts, projects)
         made.commit(b"MODE=0\n")
-        assert set(made.results().values()) == {"applied"}
+        done = made.sync()
+        assert [one["result"] for one in done.values()] == ["applied"] * len(names), done
         for project in projects.values():
             project.up()
         return made
