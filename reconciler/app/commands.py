@@ -20,7 +20,7 @@ from reconciler.app.fields import DURATION
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Outcome, Revision, Run
+from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, OrderKind, Outcome, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
 from reconciler.engine.leftovers import clear_leftovers_of_restore
@@ -186,7 +186,10 @@ async def _passes(built: Runtime, asked: dict[str, Any]) -> list[dict[str, Any]]
         return await take_turn(host, asked["trigger"], turn, dry_run=dry_run, take_over=asked["take_over"], order=order)
 
     chosen = chosen_units(built.passes, asked["environments"])
-    found = [one for rollout in built.rollouts for one in await rollout.run(make, dry_run=dry_run, only=chosen)]
+    retry = order is not None and order.kind is OrderKind.RETRY
+    found = [
+        one for rollout in built.rollouts for one in await rollout.run(make, dry_run=dry_run, only=chosen, retry=retry)
+    ]
     return [show.outcome(one) for one in obeyed(found)]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from reconciler.app import logs
-from reconciler.core.model import Order, Outcome, Result, environment_of
+from reconciler.core.model import Order, OrderKind, Outcome, Result, environment_of
 from reconciler.core.ports import Clock
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout, Turn, chosen_units, obeyed, take_turn
@@ -267,10 +267,11 @@ class Daemon:
             self._one, request.trigger, dry_run=request.dry_run, take_over=request.take_over, order=request.order
         )
         chosen = chosen_units(self.passes, request.environments)
+        retry = request.order is not None and request.order.kind is OrderKind.RETRY
         outcomes = [
             outcome
             for rollout in self._rollouts
-            for outcome in await rollout.run(make, dry_run=request.dry_run, only=chosen)
+            for outcome in await rollout.run(make, dry_run=request.dry_run, only=chosen, retry=retry)
         ]
         if not request.answer.done():
             request.answer.set_result(obeyed(outcomes))

@@ -42,17 +42,26 @@ class Rollout:
         self._at_a_time = max_unavailable
 
     async def run(
-        self, make: Make, *, poll: bool = True, dry_run: bool = False, only: Collection[str] = ()
+        self,
+        make: Make,
+        *,
+        poll: bool = True,
+        dry_run: bool = False,
+        only: Collection[str] = (),
+        retry: bool = False,
     ) -> tuple[Outcome, ...]:
         """A pass on every host, made by ``make``, and what follows from how it went; on ``only`` some, if any.
 
-        Git is asked once, by the first.
+        Git is asked once, by the first. ``retry``: a person has ordered to try again what is in quarantine, which is
+        for all hosts, or the others' quarantine would take it back.
         """
         hosts = [host for host in self._hosts if not only or host.environment in only]
         if len(self._hosts) == 1:
             return tuple([await make(host, Turn(poll)) for host in hosts])
         with contextlib.suppress(HostUnreachableError):  # each host tells of itself
             await asyncio.gather(*(host.reach() for host in hosts), return_exceptions=True)
+        if retry:
+            self._trust_what_is_wanted()
         outcomes: dict[str, Outcome] = {}
         asked = not poll
         for wave in self._waves(hosts):
@@ -85,6 +94,12 @@ class Rollout:
             if outcome.result in _STOPS or degraded:
                 return f"on {name} it ended as {outcome.result}: {outcome.reason}"
         return ""
+
+    def _trust_what_is_wanted(self) -> None:
+        for host in self._hosts:
+            record = self._record(host)
+            if wanted := record.pin.revision if record.pin else record.head:
+                self._ports.store.save_environment(record.trusting(wanted))
 
     def _pass_on_the_head(self, hosts: Sequence[Reconciler]) -> None:
         """What one has accepted from git, all have accepted: it is one branch, asked once."""
@@ -140,11 +155,12 @@ async def take_turn(
     if turn.back:
         return await host.run("rollback", poll=False)
     here = host.environment
+    mine = [name for name in take_over if name.partition("/")[0] in (here, environment_of(here))]
     return await host.run(
         trigger,
         poll=turn.poll,
         dry_run=dry_run,
-        take_over=frozenset(_here(name, here) for name in take_over if environment_of(name) == environment_of(here)),
+        take_over=frozenset(_here(name, here) for name in mine),
         order=replace(order, scope=_here(order.scope, here)) if order else None,
         held_back=turn.held_back,
     )

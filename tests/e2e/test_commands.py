@@ -380,22 +380,6 @@ def terminal(server: Server, *arguments: str) -> Iterator[Callable[[], str]]:
         os.close(ours)
 
 
-def test_a_setting_that_is_not_acted_on_yet_is_refused_and_not_ignored(server: Server) -> None:
-    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
-    server.settings["hosts"] = {
-        "web-2": {
-            "address": "192.0.2.5",
-            "user": "deploy",
-            "key_file": "/etc/reconciler/key",
-            "known_hosts_file": "/etc/reconciler/known_hosts",
-        }
-    }
-    done = server.cli("sync")
-    assert done.returncode == 1
-    assert "not supported by this version" in done.stderr
-    assert not list(server.app.iterdir())
-
-
 def test_a_temporary_file_of_a_killed_run_is_taken_away_and_an_edit_in_it_kept(server: Server) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     server.sync()

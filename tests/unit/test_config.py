@@ -89,6 +89,12 @@ def test_every_field_is_read() -> None:
     host = config.hosts["web-2"]
     assert (host.address, host.port, host.user) == ("10.0.0.5", 2222, "deploy")
     assert (host.key_file, host.known_hosts_file) == ("/etc/reconciler/web-2", "/etc/reconciler/web-2.known")
+    assert (host.docker_socket, host.backup_dir) == ("/run/user/1000/docker.sock", "/var/backups/reconciler")
+    assert host.jump
+    assert (host.jump.address, host.jump.port, host.jump.user) == ("10.0.0.1", 2200, "hop")
+    assert (host.jump.key_file, host.jump.known_hosts_file) == ("/etc/reconciler/hop", "/etc/reconciler/hop.known")
+    assert (config.local, config.rollout.max_unavailable) == (False, 2)
+    assert list(config.units) == ["production-eu@web-2"]
 
 
 def test_the_full_file_leaves_no_field_out() -> None:
@@ -117,6 +123,42 @@ def test_defaults(load: Load) -> None:
     assert (config.rollback.ssh_key_file, config.rollback.signing_key_file) == (None, None)
     assert config.author == f"reconciler <reconciler@{socket.gethostname()}>"
     assert (config.checks, config.hosts) == ({}, {})
+    assert (config.local, config.rollout.max_unavailable) == (True, 1)
+    assert list(config.units) == ["production"]
+
+
+HOSTS = """
+environment: [production, staging]
+host: control
+hosts:
+  web-2: {address: 10.0.0.2, user: deploy, known_hosts_file: /etc/reconciler/known, environment: production}
+  web-1: {address: 10.0.0.1, user: deploy, known_hosts_file: /etc/reconciler/known}
+"""
+
+
+def test_an_environment_is_on_this_machine_first_then_on_its_hosts_in_their_order(load: Load) -> None:
+    config = load(MINIMAL.replace("environment: production\n", HOSTS))
+    assert list(config.units) == ["production", "production@web-2", "production@web-1", "staging", "staging@web-1"]
+    assert config.hosts["web-1"].docker_socket == "/var/run/docker.sock"
+    assert (config.hosts["web-1"].key_file, config.hosts["web-1"].backup_dir) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("environment: production}", "environment: prodution}"), "hosts.web-2.environment: prodution is none of"),
+        (("host: control", "host: web-1"), "hosts.web-1: is this machine itself"),
+    ],
+    ids=["an environment that is not followed", "this machine"],
+)
+def test_hosts_that_make_no_sense_are_refused(load: Load, change: tuple[str, str], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load(MINIMAL.replace("environment: production\n", HOSTS.replace(*change)))
+
+
+def test_a_machine_that_is_no_host_and_has_none_is_refused(load: Load) -> None:
+    with pytest.raises(ConfigError, match="local: is false, and there are no hosts"):
+        load(MINIMAL + "local: false\n")
 
 
 @pytest.mark.parametrize(
