@@ -25,8 +25,10 @@ ANSWER = 20.0  # seconds for one file operation
 _GIVEN_UP = 3.0  # seconds
 # A connection that says nothing for three times this long (seconds) is given up.
 _KEEPALIVE = 10.0
-# The key exchanges that cost least among those that are good; the rest of asyncssh's own list stays for older servers.
-_CHEAP_FIRST = "^curve25519-sha256,curve25519-sha256@libssh.org"
+# What costs least among what is good, preferred; the rest of asyncssh's own lists stays for other servers. For small
+# packets AES-GCM takes a third of the CPU time of asyncssh's first choice, ChaCha20.
+_KEY_EXCHANGES = "^curve25519-sha256,curve25519-sha256@libssh.org"
+_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 _TRIED_AGAIN = "it is tried again"
 
 
@@ -138,7 +140,8 @@ class SshConnection:
                 completed = await _collect(running, os.path.basename(argv[0]), stdin, limits)
             finally:
                 running.close()
-        if running.exit_status is None and running.exit_signal is None and not completed.timed_out:
+        cut_short = completed.timed_out or completed.overflowed
+        if running.exit_status is None and running.exit_signal is None and not cut_short:
             raise _gone(self, "the connection was lost while a command ran") from None
         if completed.exit_code in (126, 127):
             raise process.MissingProgramError(completed.program)
@@ -172,7 +175,8 @@ class SshConnection:
     async def _connect(self, stack: contextlib.AsyncExitStack, address: SshAddress) -> SSHClientConnection:
         import asyncssh
 
-        options: dict[str, Any] = {"keepalive_interval": _KEEPALIVE, "kex_algs": _CHEAP_FIRST}
+        options: dict[str, Any] = {"keepalive_interval": _KEEPALIVE}
+        options |= {"kex_algs": _KEY_EXCHANGES, "encryption_algs": _CIPHERS}
         if address.jump is not None:
             options["tunnel"] = await self._connect(stack, address.jump)
         if not address.personal:

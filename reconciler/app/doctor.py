@@ -14,6 +14,7 @@ from typing import Literal
 
 from reconciler.app.commands import control_socket
 from reconciler.app.config import ServerConfig, load_server_config
+from reconciler.app.server_file import SshHost
 from reconciler.app.wiring import Runtime, open_backups, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.model import Manifest
@@ -66,8 +67,22 @@ def _files(config: ServerConfig) -> list[Finding | None]:
         _permissions("git token", "repository.token_file", config.repository.token_file, secret=True),
         _permissions("webhook secret", "webhook.secret_file", webhook, secret=True),
         _permissions("known hosts", "repository.known_hosts_file", config.repository.known_hosts_file, secret=False),
-        *(_directory(path) for path in config.allowed_paths),
-        *(_program(name, argv[0]) for name, argv in config.checks.items()),
+        *(found for name, host in config.hosts.items() for found in _keys_of(name, host)),
+        # What is on other hosts is found out by looking at their live files and stacks.
+        *(_directory(path) for path in config.allowed_paths if config.local),
+        *(_program(name, argv[0]) for name, argv in config.checks.items() if config.local),
+    ]
+
+
+def _keys_of(name: str, host: SshHost) -> list[Finding | None]:
+    ways = [(f"hosts.{name}", host), *([(f"hosts.{name}.jump", host.jump)] if host.jump else [])]
+    return [
+        found
+        for field, way in ways
+        for found in (
+            _permissions(f"key of {name}", f"{field}.key_file", way.key_file, secret=True),
+            _permissions(f"host key of {name}", f"{field}.known_hosts_file", way.known_hosts_file, secret=False),
+        )
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -169,11 +170,13 @@ async def look(ports: Ports, wanted: Wanted) -> Snapshot:
     applied = ports.store.applied(wanted.manifest.environment)
     paths = {target.path for target in wanted.manifest.targets}
     targets = [*wanted.manifest.targets, *_orphans(wanted.manifest.environment, applied, paths)]
-    live: dict[str, LiveFile | None] = {}
+    # All at once: over SSH each takes some round trips.
+    found = await asyncio.gather(*(ports.host.read(target.path) for target in targets))
+    live: dict[str, LiveFile | None] = {target.path: file for target, file in zip(targets, found, strict=True)}
     ownership: dict[str, Ownership] = {}
     states = []
     for target in targets:
-        file = live[target.path] = await ports.host.read(target.path)
+        file = live[target.path]
         ids = ownership[target.path] = await _ownership(ports, target)
         last = applied.get(target.path)
         states.append(

@@ -15,6 +15,8 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon import Daemon as Loop
 from reconciler.core.model import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
+from reconciler.engine.rollout import Rollout
+from tests.fakes import World
 from tests.support.commands import run
 from tests.support.components import program
 from tests.support.compose import ComposeProject
@@ -128,12 +130,13 @@ def test_a_new_revision_a_pause_and_announcements_are_told(server: Server) -> No
         assert "production/b.env" not in daemon.get("/metrics")[1]
 
 
-async def test_an_idle_loop_turns_long_before_the_next_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_loop_turns_long_before_the_next_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a daemon that looks rarely would seem to hang."""
     monkeypatch.setattr("reconciler.app.daemon._TURN", 0.01)
     turned, passes = asyncio.Event(), []
 
     class Idle:
+        environment = "production"
         live_paths: frozenset[str] = frozenset()
 
         async def run(self, trigger: str, **_: object) -> Outcome:
@@ -149,7 +152,8 @@ async def test_an_idle_loop_turns_long_before_the_next_pass(monkeypatch: pytest.
                 turned.set()
 
     only = cast("dict[str, Reconciler]", {"production": Idle()})
-    loop = Loop(only, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+    rollouts = [Rollout(World(tmp_path).ports(), list(only.values()))]
+    loop = Loop(only, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
     running = asyncio.create_task(loop.run())
     await asyncio.wait_for(turned.wait(), 30)
     loop.stop()

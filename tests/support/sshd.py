@@ -100,6 +100,10 @@ class Sshd:
                     os.kill(pid, signal.SIGKILL)
             self._process = None
 
+    def served(self) -> list[int]:
+        """The processes that serve its connections."""
+        return _descendants(self._process.pid) if self._process else []
+
     def rotate_host_key(self, *, tell_clients: bool = False) -> None:
         """Restart with a new host key. Clients know the old one unless ``tell_clients``."""
         self.stop()

@@ -39,7 +39,7 @@ class NoMetrics:
 @asynccontextmanager
 async def running(steps: list[str], tmp_path: Path) -> AsyncIterator[Daemon]:
     passes = {"production": SlowPasses(steps)}
-    rollouts = [Rollout(World(tmp_path).ports, [passes["production"]])]
+    rollouts = [Rollout(World(tmp_path).ports(), [passes["production"]])]
     daemon = Daemon(passes, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
     task = asyncio.create_task(daemon.run())
     yield daemon

@@ -1,0 +1,182 @@
+"""Live files over a real sshd, where something goes wrong between two requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.adapters import process, ssh, ssh_host
+from reconciler.adapters.ssh import SshAddress, SshConnection
+from reconciler.adapters.ssh_host import SshHost
+from reconciler.core.errors import ChangedMeanwhileError, HostUnreachableError, LiveFileError
+from reconciler.core.model import LiveFile, Ownership
+from reconciler.core.secret import Secret
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.sshd
+
+NEW = Secret(b"A=new\n")
+
+
+@pytest.fixture
+async def connection(sshd: Sshd) -> AsyncIterator[SshConnection]:
+    made = SshConnection(
+        SshAddress("127.0.0.1", sshd.port, sshd.user, str(sshd.key_path), str(sshd.known_hosts)), "web-1"
+    )
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    directory = tmp_path / "app"
+    directory.mkdir()
+    path = directory / "api.env"
+    path.write_bytes(b"A=old\n")
+    return path
+
+
+@pytest.fixture
+def host(connection: SshConnection, file: Path) -> SshHost:
+    return SshHost(connection, [str(file.parent)], "/dev/shm/reconciler-test")
+
+
+async def seen(host: SshHost, file: Path) -> LiveFile:
+    found = await host.read(str(file))
+    assert found
+    return found
+
+
+async def write(host: SshHost, file: Path, replaces: LiveFile | None) -> None:
+    await host.write(str(file), NEW, mode=0o640, ownership=Ownership(), replaces=replaces)
+
+
+def names(file: Path) -> list[str]:
+    return sorted(path.name for path in file.parent.iterdir())
+
+
+async def test_a_file_is_replaced_by_one_with_its_mode_and_owner(host: SshHost, file: Path) -> None:
+    before = file.stat()
+    await write(host, file, await seen(host, file))
+    after = file.stat()
+    assert (file.read_bytes(), after.st_mode & 0o7777) == (b"A=new\n", 0o640)
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+    assert after.st_ino != before.st_ino
+    assert names(file) == ["api.env"]
+
+
+async def test_an_edit_since_the_look_is_never_overwritten(host: SshHost, file: Path) -> None:
+    look = await seen(host, file)
+    file.write_bytes(b"A=hand\n")
+    with pytest.raises(ChangedMeanwhileError):
+        await write(host, file, look)
+    assert (file.read_bytes(), names(file)) == (b"A=hand\n", ["api.env"])
+
+
+async def test_an_edit_in_the_middle_of_the_exchange_is_put_back(
+    host: SshHost, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, original = await seen(host, file), ssh_host._edit
+    asked = []
+
+    async def edited_after_the_first_question(*arguments: object) -> str:
+        answer = await original(*arguments)  # type: ignore[arg-type]
+        if not asked:
+            file.write_bytes(b"A=hand\n")  # in place, as `sed` without -i or an editor does
+        asked.append(answer)
+        return answer
+
+    monkeypatch.setattr(ssh_host, "_edit", edited_after_the_first_question)
+    with pytest.raises(ChangedMeanwhileError):
+        await write(host, file, look)
+    assert asked[0] == ""
+    assert (file.read_bytes(), names(file)) == (b"A=hand\n", ["api.env"])
+
+
+async def test_a_file_that_was_removed_since_the_look_stays_so(host: SshHost, file: Path) -> None:
+    look = await seen(host, file)
+    file.unlink()
+    with pytest.raises(ChangedMeanwhileError, match="removed"):
+        await write(host, file, look)
+    assert names(file) == []
+
+
+async def test_a_file_that_has_appeared_since_the_look_stays(host: SshHost, file: Path) -> None:
+    with pytest.raises(ChangedMeanwhileError, match="put a file there"):
+        await write(host, file, None)
+    assert (file.read_bytes(), names(file)) == (b"A=old\n", ["api.env"])
+
+
+async def test_an_edited_file_is_not_removed(host: SshHost, file: Path) -> None:
+    look = await seen(host, file)
+    file.write_bytes(b"A=hand\n")
+    with pytest.raises(ChangedMeanwhileError):
+        await host.remove(str(file), replaces=look)
+    assert (file.read_bytes(), names(file)) == (b"A=hand\n", ["api.env"])
+
+
+async def test_what_is_no_regular_file_is_refused_and_not_opened(host: SshHost, file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)  # opening it would wait for a writer for ever
+    with pytest.raises(LiveFileError, match="not a regular file"):
+        await host.read(str(file))
+
+
+async def test_a_path_outside_the_allowed_ones_is_never_asked_for(host: SshHost, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"A=1\n")
+    with pytest.raises(LiveFileError, match="outside allowed_paths"):
+        await host.read(str(tmp_path / "secret"))
+    with pytest.raises(LiveFileError, match="outside allowed_paths"):
+        await write(host, tmp_path / "secret", None)
+
+
+async def test_a_machine_that_hangs_is_given_up_and_found_again(
+    host: SshHost, file: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await seen(host, file)
+    monkeypatch.setattr(ssh, "ANSWER", 0.3)
+    monkeypatch.setattr(ssh, "_GIVEN_UP", 0.0)
+    served = sshd.served()
+    for pid in served:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(HostUnreachableError, match="no answer in time"):
+            await host.read(str(file))
+    finally:
+        for pid in served:
+            os.kill(pid, signal.SIGCONT)
+    monkeypatch.setattr(ssh, "ANSWER", 20.0)
+    assert (await seen(host, file)).data == Secret(b"A=old\n")
+
+
+async def test_a_failed_login_is_not_tried_again_at_once(connection: SshConnection, sshd: Sshd) -> None:
+    (sshd.directory / "authorized_keys").write_text("")
+    told = []
+    for _ in range(3):
+        with pytest.raises(HostUnreachableError, match="does not let us log in") as raised:
+            await connection.connected()
+        told.append(raised.value)
+    assert told[1] is told[2] is told[0]
+
+
+async def test_commands_are_quoted_bounded_and_told_apart(connection: SshConnection, tmp_path: Path) -> None:
+    limits = process.Limits(timeout=10.0, stdout=1000)
+    odd = "a b'c\"d$HOME`id`;\n*"
+    done = await connection.run(["printf", "%s", odd], limits=limits)
+    assert (done.exit_code, done.stdout.decode()) == (0, odd)
+    done = await connection.run(["sh", "-c", "cat; pwd; exit 3"], directory=str(tmp_path), stdin=b"in ", limits=limits)
+    assert (done.exit_code, done.stdout.decode()) == (3, f"in {tmp_path}\n")
+    assert (await connection.run(["yes"], limits=limits)).overflowed
+    assert (await connection.run(["sleep", "60"], limits=process.Limits(timeout=0.2))).timed_out
+    with pytest.raises(process.MissingProgramError):
+        await connection.run(["no-such-program"], limits=limits)
+
+
+async def test_many_who_ask_at_once_share_one_connection(connection: SshConnection, sshd: Sshd) -> None:
+    await asyncio.gather(*(connection.sftp() for _ in range(5)), *(connection.connected() for _ in range(5)))
+    assert sshd.log.count("Accepted publickey") == 1
