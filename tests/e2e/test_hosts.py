@@ -390,34 +390,55 @@ def test_one_host_that_is_cut_off_stops_no_other_and_follows_when_it_is_back(fle
 
 
 @pytest.mark.docker
-def test_a_connection_that_is_cut_in_the_middle_leaves_the_old_or_the_new_file_and_what_is_owed(
-    fleet: Callable[..., Fleet],
+@pytest.mark.parametrize("what", ["connection", "reconciler"])
+def test_cut_off_in_the_middle_the_host_has_whole_files_and_gets_what_it_is_owed(
+    fleet: Callable[..., Fleet], what: str
 ) -> None:
     made = fleet("web-1")
     project, sshd = made.projects["web-1"], made.hosts["web-1"]
     made.commit(b"MODE=1\n")
-    watch = (
-        "docker",
-        "events",
-        "--format",
-        "{{.Action}}",
-        "--filter",
-        f"label=com.docker.compose.project={project.name}",
-    )
-    with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as events:
+    mine = f"label=com.docker.compose.project={project.name}"
+    with subprocess.Popen(
+        ("docker", "events", "--format", "{{.Action}}", "--filter", mine), stdout=subprocess.PIPE, text=True
+    ) as events:
         process = made.server.start("sync", "--json", stdout=subprocess.PIPE)
         assert events.stdout is not None
         assert any(line.strip() in ("create", "destroy", "die") for line in events.stdout)
-        sshd.stop()  # with all that it serves, compose among it
+        if what == "reconciler":
+            process.kill()
+        else:
+            sshd.stop()  # with all that it serves, compose among it
         output, _ = process.communicate(timeout=60)
         events.terminate()
-    (done,) = json.loads(output)
-    assert (done["result"], done["retry"]) == ("failed", True)
     assert made.live("web-1") == b"MODE=1\n"
-    sshd.start()
+    if what == "connection":
+        (done,) = json.loads(output)
+        assert (done["result"], done["retry"]) == ("failed", True)
+        sshd.start()
+    eventually(lambda: not sshd.served())  # a compose that lives on has the project to itself until it has ended
     assert made.results()["web-1"] in ("applied", "in_sync")
     assert made.runs("web-1") == "1"
     assert sorted(path.name for path in made.app("web-1").iterdir()) == ["api.env", "compose.yaml"]
+    assert [run["result"] for run in made.server.json("history")] == ["applied", "applied"]
+
+
+@pytest.mark.docker
+def test_no_value_is_told_or_left_anywhere_but_in_the_file_and_its_backups(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1")
+    canary = f"c4n4ry-{os.urandom(8).hex()}"
+    said = ""
+    for content in (f"MODE=1\nTOKEN={canary}\n", f"MODE=bad\nTOKEN={canary}2\n"):
+        made.commit(content.encode())
+        for command in ("plan", "sync", "status", "history", "backups", "doctor"):
+            done = made.server.cli(command)
+            said += done.stdout + done.stderr
+    assert "rolled_back" in said
+    assert canary not in said
+    found = subprocess.run(["grep", "-rl", canary, str(made.server.root), "/dev/shm"], stdout=subprocess.PIPE).stdout
+    places = {Path(line) for line in found.decode().splitlines()}
+    assert {path.name for path in places} == {"api.env", "0000-api.env"}
+    assert made.app("web-1") / "api.env" in places
+    assert not list(Path("/dev/shm").glob("reconciler-*"))
 
 
 @pytest.mark.docker
