@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import checks, daemon, drift, failures, history, passes, services
+from benchmarks import checks, daemon, drift, failures, history, hosts, passes, services
 from benchmarks.figures import Figure, machine, skipped, table
 from benchmarks.scratch import TARGETS, make_server
 from tests.support.git_remote import make_git_remote
@@ -68,6 +68,7 @@ def measure(scratch: Path, kills: int) -> Iterator[Figure]:
     yield from drift.repairs(server, "no stack")
     yield from drift.flood(server)
     yield from failures.full_disks(scratch / "disks")
+    yield from hosts.unchanged(scratch / "hosts")
     yield from history.ages(make_git_remote(scratch / "history" / "remote.git"), str(scratch / "history"))
     if reason := services.obstacle():
         yield from daemon.idle(server, f"{TARGETS} targets")

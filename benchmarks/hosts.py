@@ -1,0 +1,77 @@
+"""A pass in which nothing changes, over hosts that are reached through kept SSH connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.figures import Figure
+from benchmarks.scratch import make_server
+from reconciler.app.config import load_server_config
+from reconciler.app.wiring import runtime
+from reconciler.core.model import Outcome, Result
+from reconciler.engine.reconcile import Reconciler
+from reconciler.engine.rollout import Turn, take_turn
+from tests.support.server import Server
+from tests.support.sshd import Sshd, make_sshd
+
+HOSTS = 20
+FILES = 10
+PASSES = 15
+TARGET = 0.5  # seconds of CPU
+
+
+def unchanged(scratch: Path) -> Iterator[Figure]:
+    """CPU time and wall time of our process, for all hosts together."""
+    server = make_server(scratch)
+    with _hosts(scratch) as hosts:
+        server.settings |= {"local": False, "hosts": {name: _section(one) for name, one in hosts.items()}}
+        names = [f"f{number}.env" for number in range(FILES)]
+        server.commit(dict.fromkeys(names, b"A=1\nB=2\n"), server.plain(names))
+        samples = asyncio.run(_passes(server))
+    what = f"pass without a change over {HOSTS} hosts × {FILES} files"
+    yield Figure(f"{what}, CPU", "s", tuple(cpu for cpu, _ in samples), TARGET)
+    yield Figure(f"{what}, wall", "s", tuple(wall for _, wall in samples))
+
+
+async def _passes(server: Server) -> list[tuple[float, float]]:
+    samples = []
+    async with runtime(load_server_config(str(server.config))) as built:
+        (rollout,) = built.rollouts
+
+        async def make(host: Reconciler, turn: Turn) -> Outcome:
+            return await take_turn(host, "drift", turn)
+
+        await rollout.run(make)
+        for _ in range(PASSES):
+            began = time.process_time(), time.monotonic()
+            outcomes = await rollout.run(make, poll=False)
+            samples.append((time.process_time() - began[0], time.monotonic() - began[1]))
+            assert [one.result for one in outcomes] == [Result.IN_SYNC] * HOSTS, outcomes
+    return samples
+
+
+@contextlib.contextmanager
+def _hosts(scratch: Path) -> Iterator[dict[str, Sshd]]:
+    with contextlib.ExitStack() as stack:
+        made = {}
+        for number in range(HOSTS):
+            directory = scratch / f"sshd-{number}"
+            directory.mkdir()
+            one = made[f"host-{number}"] = make_sshd(directory)
+            stack.callback(one.stop)
+        yield made
+
+
+def _section(sshd: Sshd) -> dict[str, object]:
+    return {
+        "address": "127.0.0.1",
+        "port": sshd.port,
+        "user": sshd.user,
+        "key_file": str(sshd.key_path),
+        "known_hosts_file": str(sshd.known_hosts),
+        "backup_dir": str(sshd.directory / "backups"),
+    }
