@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from reconciler.adapters.compose_containers import labelled as containers
 from reconciler.adapters.compose_inventory import take_inventory
 from reconciler.adapters.contracts import JsonSchemaContracts
 from reconciler.adapters.machine import LocalMachine, SshMachine
@@ -21,7 +22,7 @@ from reconciler.core.tree import Tree
 if TYPE_CHECKING:
     from reconciler.adapters.clone import Clone
 
-__all__ = ["SshAddress", "clone", "machine", "take_inventory", "tools", "working_directory"]
+__all__ = ["SshAddress", "clone", "containers", "machine", "take_inventory", "tools", "working_directory"]
 
 _KEY_TYPES = frozenset({"age", "pgp"})
 
