@@ -11,6 +11,7 @@ import pwd
 import stat
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from reconciler.adapters import process
 from reconciler.adapters.ssh import SshConnection
@@ -58,6 +59,9 @@ class LocalMachine:
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         running = process.run(argv, env=self._environment, limits=limits, cwd=directory or "/")
         return await _ran(running, seconds)
+
+    async def get(self, url: str, seconds: float) -> Ran:
+        return await _get(url, seconds)
 
 
 def _read(path: str) -> FoundFile | None:
@@ -181,6 +185,19 @@ class SshMachine:
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         return await _ran(self._connection.run(argv, limits=limits, directory=directory), seconds)
 
+    async def get(self, url: str, seconds: float) -> Ran:
+        """Through a port of this machine that leads to the address as it is seen from there."""
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        connection = await self._connection.connected()
+        async with self._connection.answering():
+            listener = await connection.forward_local_port("127.0.0.1", 0, host, port)
+        try:
+            near = urlunsplit(parts._replace(netloc=f"127.0.0.1:{listener.get_port()}"))
+            return await _get(near, seconds, host=parts.netloc, name=host)
+        finally:
+            listener.close()
+
     async def _read_names(self) -> tuple[dict[int, str], dict[int, str]]:
         """Users and groups by number; none where the lists cannot be read."""
         return await self._list_of_names("/etc/passwd"), await self._list_of_names("/etc/group")
@@ -228,6 +245,32 @@ def _refuse_large(path: str, size: int) -> None:
 
 def _unreadable(path: str, why: str) -> LiveFileError:
     return LiveFileError(f"may not be read ({why})", where=path, hint="Ask as a user who may read it")
+
+
+async def _get(url: str, seconds: float, *, host: str = "", name: str | None = None) -> Ran:
+    """Ask the address; with ``host`` and ``name``, as if it were at that host, whose certificate is for that name."""
+    import aiohttp
+
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=seconds)) as session,
+            session.get(
+                url,
+                allow_redirects=False,
+                headers={"Host": host} if host else None,
+                server_hostname=name if url.startswith("https:") else None,
+            ) as answer,
+        ):
+            data = b""
+            async for chunk in answer.content.iter_chunked(64 * process.KIB):
+                data += chunk
+                if len(data) > _MOST_PRINTED:
+                    return Ran(None, Secret(b""), f"the answer has more than {_MOST_PRINTED // process.MIB} MiB")
+            return Ran(answer.status, Secret(data))
+    except TimeoutError:
+        return Ran(None, Secret(b""), f"no answer within {seconds:g} s")
+    except (aiohttp.ClientError, OSError):
+        return Ran(None, Secret(b""), "no answer")
 
 
 async def _ran(running: Awaitable[process.Completed], seconds: float) -> Ran:

@@ -503,6 +503,10 @@ def compare(
     known_hosts: Annotated[
         str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
     ] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option("--probes", help="A file of parity probes, beside those of the server's file; never from git."),
+    ] = None,
     age_key_file: KeyFile = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: Json = False,
@@ -516,7 +520,7 @@ def compare(
     from reconciler.app import local
     from reconciler.cli import compare_reports, compare_table, render
 
-    asked = local.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different)
+    asked = local.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
     with render.counted("looking") as progress:
         report = local.compare(left, right, asked, progress)
     form = CompareForm.JSON if as_json else form
