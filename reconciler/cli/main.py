@@ -472,6 +472,7 @@ class CompareForm(StrEnum):
     TABLE = "table"
     JSON = "json"
     MARKDOWN = "markdown"
+    HTML = "html"
 
 
 @app.command(short_help="how far apart environments and servers are: keys, files, services")
@@ -518,7 +519,7 @@ def compare(
     Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
     """
     from reconciler.app import local
-    from reconciler.cli import compare_reports, compare_table, render
+    from reconciler.cli import compare_page, compare_reports, compare_table, render
 
     asked = local.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
     with render.counted("looking") as progress:
@@ -529,7 +530,9 @@ def compare(
             sys.stdout.write(compare_reports.as_json(report))
         case CompareForm.MARKDOWN:
             sys.stdout.write(compare_reports.as_markdown(report))
-        case _:
+        case CompareForm.HTML:
+            sys.stdout.write(compare_page.as_html(report))
+        case CompareForm.TABLE:
             compare_table.show(report, everything=everything)
     raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)
 

@@ -37,7 +37,9 @@ RULES: tuple[RiskRule, ...] = (
     RiskRule(Risk.HIGH, ("OAUTH*", "OIDC", "SAML", "SSO", "LDAP", "AUTH", "CLIENT_ID"), "who may log in"),
     RiskRule(Risk.HIGH, ("TLS", "SSL", "CERT*", "CA", "CIPHERS"), "TLS and certificates"),
     RiskRule(
-        Risk.HIGH, ("PASSWORD", "PASSWD", "PASS", "SECRET", "TOKEN", "APIKEY", "API_KEY"), "a password or API key"
+        Risk.HIGH,
+        ("PASSWORD", "PASSWD", "PASS", "HASH", "SECRET", "TOKEN", "APIKEY", "API_KEY"),
+        "a password or API key",
     ),
     RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "what signs and encrypts"),
     RiskRule(Risk.HIGH, ("STRIPE", "PAYPAL", "PAYMENT*", "BILLING"), "payments"),
