@@ -30,6 +30,7 @@ _AT_ONCE = 32  # files that are read at a time over one connection
 _MOST_PRINTED = 4 * process.MIB
 # What the kernel makes up; reading it may block, or change something.
 _KERNEL = ("/proc", "/sys", "/dev")
+_ROOT = {0: "root"}
 _T = TypeVar("_T")
 
 
@@ -117,7 +118,8 @@ class SshMachine:
     def __init__(self, connection: SshConnection) -> None:
         self._connection = connection
         self._places = asyncio.Semaphore(_AT_ONCE)
-        self._names: asyncio.Task[tuple[dict[int, str], dict[int, str]]] | None = None
+        self._names: asyncio.Task[tuple[Mapping[int, str], Mapping[int, str]]] | None = None
+        self._listed: dict[str, SFTPAttrs] = {}
 
     @property
     def name(self) -> str:
@@ -131,25 +133,25 @@ class SshMachine:
         await self._connection.close()
 
     async def read(self, path: str) -> FoundFile | None:
-        if self._names is None:  # one read for all files, while the first of them are read
-            self._names = asyncio.create_task(self._read_names())
         found = await self._read(path)
         if found is None:
             return None
         data, attributes = found
-        users, groups = await asyncio.shield(self._names)
         uid, gid = attributes.uid or 0, attributes.gid or 0
+        users, groups = await self._names_of(uid, gid)
         mode = stat.S_IMODE(attributes.permissions or 0)
         return FoundFile(path, Secret(data), mode, uid, gid, owner=users.get(uid, ""), group=groups.get(gid, ""))
 
     async def _read(self, path: str) -> tuple[bytes, SFTPAttrs] | None:
         async with self._places:
             sftp = await self._connection.sftp()
-            real = await self._asked(path, sftp.realpath(path))
-            if real is None or _is_kernels(real := _text(real)):
-                return None
-            attributes = await self._asked(path, sftp.stat(real))
-            # Looked at before it is opened: opening a pipe would hold up everything else.
+            attributes, real = self._listed.get(path), path
+            if attributes is None or not stat.S_ISREG(attributes.permissions or 0):
+                named = await self._asked(path, sftp.realpath(path))
+                if named is None or _is_kernels(real := _text(named)):
+                    return None
+                # Looked at before it is opened: opening a pipe would hold up everything else.
+                attributes = await self._asked(path, sftp.stat(real))
             if attributes is None or not stat.S_ISREG(attributes.permissions or 0):
                 return None
             size = attributes.size or 0
@@ -162,23 +164,28 @@ class SshMachine:
 
     async def list(self, directory: str) -> tuple[str, ...]:
         sftp = await self._connection.sftp()
-        real = await self._asked(directory, sftp.realpath(directory))
-        if real is None or _is_kernels(_text(real)):
+        named = await self._asked(directory, sftp.realpath(directory))
+        if named is None or _is_kernels(real := _text(named)):
             return ()
-        entries = await self._asked(directory, sftp.readdir(_text(real)))
-        named = [(_text(entry.filename), entry.attrs.permissions or 0) for entry in entries or ()]
-        names = [(name, mode) for name, mode in named if name not in (".", "..")]
-        return tuple(sorted(await asyncio.gather(*(self._marked(directory, *one) for one in names))))
+        entries = [
+            (_text(entry.filename), entry.attrs)
+            for entry in await self._asked(directory, sftp.readdir(real)) or ()
+            if _text(entry.filename) not in (".", "..")
+        ]
+        # What was listed just now is not looked at again before it is read.
+        self._listed |= {posixpath.join(directory, name): attributes for name, attributes in entries}
+        return tuple(sorted(await asyncio.gather(*(self._marked(directory, *one) for one in entries))))
 
-    async def _marked(self, directory: str, name: str, mode: int) -> str:
+    async def _marked(self, directory: str, name: str, attributes: SFTPAttrs) -> str:
         """The name, with a / where it is a directory or a link to one."""
+        mode = attributes.permissions or 0
         if stat.S_ISLNK(mode):
+            path = posixpath.join(directory, name)
             async with self._places:
                 sftp = await self._connection.sftp()
                 with contextlib.suppress(LiveFileError):
-                    path = posixpath.join(directory, name)
-                    attributes = await self._asked(path, sftp.stat(path))
-                    mode = (attributes.permissions or 0) if attributes else mode
+                    led_to = await self._asked(path, sftp.stat(path))
+                    mode = (led_to.permissions or 0) if led_to else mode
         return f"{name}/" if stat.S_ISDIR(mode) else name
 
     async def run(self, argv: Sequence[str], directory: str, seconds: float) -> Ran:
@@ -198,9 +205,17 @@ class SshMachine:
         finally:
             listener.close()
 
-    async def _read_names(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Users and groups by number; none where the lists cannot be read."""
-        return await self._list_of_names("/etc/passwd"), await self._list_of_names("/etc/group")
+    async def _names_of(self, uid: int, gid: int) -> tuple[Mapping[int, str], Mapping[int, str]]:
+        """Users and groups by number, read once for all files; nobody has to look up root."""
+        if uid == 0 and gid == 0:
+            return _ROOT, _ROOT
+        if self._names is None:
+            self._names = asyncio.create_task(self._read_names())
+        return await asyncio.shield(self._names)
+
+    async def _read_names(self) -> tuple[Mapping[int, str], Mapping[int, str]]:
+        users, groups = await asyncio.gather(self._list_of_names("/etc/passwd"), self._list_of_names("/etc/group"))
+        return users, groups
 
     async def _list_of_names(self, path: str) -> dict[int, str]:
         with contextlib.suppress(LiveFileError):

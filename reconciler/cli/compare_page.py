@@ -31,7 +31,8 @@ code { font: 13px ui-monospace, monospace; overflow-wrap: anywhere; }
 .card b { display: block; font-size: 1.3rem; }
 form { position: sticky; top: 0; display: flex; flex-wrap: wrap; gap: .6rem; padding: .6rem 0; background: Canvas;
   border-bottom: 1px solid var(--line); }
-label { font-size: .8rem; } select, input, output { display: block; font: inherit; padding: .2rem .4rem; max-width: 16rem; }
+label { font-size: .8rem; }
+select, input, output { display: block; font: inherit; padding: .2rem .4rem; max-width: 16rem; }
 table { border-collapse: collapse; width: 100%; margin: .6rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--soft); }
 td:nth-child(5) { color: GrayText; } ul { margin: .3rem 0; padding-left: 1.2rem; color: GrayText; }
