@@ -32,7 +32,7 @@ def unchanged(scratch: Path) -> Iterator[Figure]:
         names = [f"f{number}.env" for number in range(FILES)]
         server.commit(dict.fromkeys(names, b"A=1\nB=2\n"), server.plain(names))
         samples = asyncio.run(_passes(server))
-    what = f"pass without a change over {HOSTS} hosts × {FILES} files"
+    what = f"pass without a change over {HOSTS} hosts with {FILES} files each"
     yield Figure(f"{what}, CPU", "s", tuple(cpu for cpu, _ in samples), TARGET)
     yield Figure(f"{what}, wall", "s", tuple(wall for _, wall in samples))
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from reconciler.adapters.compose_containers import labelled as containers
+from reconciler.adapters.compose_inventory import take_inventory
 from reconciler.adapters.contracts import JsonSchemaContracts
+from reconciler.adapters.machine import LocalMachine, SshMachine
 from reconciler.adapters.sops import Sops, parse_yaml
+from reconciler.adapters.ssh import SshAddress, SshConnection
 from reconciler.adapters.work_tree import read_tree
 from reconciler.app.checks.run import Progress, Tools
+from reconciler.core.ports import Machine
 from reconciler.core.secret import Secret
 from reconciler.core.tree import Tree
 
 if TYPE_CHECKING:
     from reconciler.adapters.clone import Clone
+
+__all__ = ["SshAddress", "clone", "containers", "machine", "take_inventory", "tools", "working_directory"]
 
 _KEY_TYPES = frozenset({"age", "pgp"})
 
@@ -54,3 +62,16 @@ def clone(directory: str) -> Clone:
     from reconciler.adapters.clone import Clone
 
     return Clone(directory)
+
+
+@contextlib.asynccontextmanager
+async def machine(address: SshAddress | None, name: str = "") -> AsyncIterator[Machine]:
+    """The machine at ``address``, or this one. It is connected to when it is first asked for something."""
+    if address is None:
+        yield LocalMachine()
+        return
+    remote = SshMachine(SshConnection(address, name))
+    try:
+        yield remote
+    finally:
+        await remote.close()

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import posixpath
 import secrets
 import tempfile
 from collections import defaultdict
@@ -35,7 +36,7 @@ from reconciler.app import logs
 from reconciler.app.config import ServerConfig, read_manifest
 from reconciler.app.contract_file import read_contract
 from reconciler.app.server_file import HistoryRewrites, SshHost, SshServer
-from reconciler.core.errors import ConfigError, StoreError
+from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model import Manifest, Settings, Verify, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
@@ -118,6 +119,37 @@ def _backups_dir(config: ServerConfig) -> str:
     return os.path.join(config.state_dir, "backups")
 
 
+async def manifest_at_head(config: ServerConfig, environment: str) -> Manifest:
+    """The manifest of an environment as the remote has it now, resolved for this server.
+
+    Raises RefusedError where this server follows no such environment, GitUnreachableError, ManifestError.
+    """
+    if environment not in config.environment:
+        known = f"It follows: {', '.join(config.environment)}"
+        raise RefusedError(f"this server does not follow an environment {environment}", hint=known)
+    prepare_state_dir(config.state_dir)
+    mirror = _mirror(config)
+    commit = await mirror.head()
+    await mirror.fetch(commit)
+    path = posixpath.normpath(posixpath.join(config.repository.path, environment, "environment.yaml"))
+    blob = await mirror.read(commit, path)
+    if blob is None:
+        raise ManifestError("is not there", where=path, hint="Name another environment")
+    return read_manifest(blob.data, environment=environment, file=path, server=config)
+
+
+def _mirror(config: ServerConfig) -> GitMirror:
+    return GitMirror(
+        url=config.repository.url,
+        branch=config.repository.branch,
+        state_dir=config.state_dir,
+        ssh_key_file=config.repository.ssh_key_file,
+        known_hosts_file=config.repository.known_hosts_file,
+        token_file=config.repository.token_file,
+        allowed_signers_file=config.repository.allowed_signers_file,
+    )
+
+
 @contextlib.asynccontextmanager
 async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     """Build every port for ``config``; what was opened is closed at the end. The caller holds the lock."""
@@ -135,15 +167,7 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval)
     compose = DockerCompose(LocalPlace(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)
-    mirror = GitMirror(
-        url=config.repository.url,
-        branch=config.repository.branch,
-        state_dir=config.state_dir,
-        ssh_key_file=config.repository.ssh_key_file,
-        known_hosts_file=config.repository.known_hosts_file,
-        token_file=config.repository.token_file,
-        allowed_signers_file=config.repository.allowed_signers_file,
-    )
+    mirror = _mirror(config)
     sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)
     ports = Ports(
         git=mirror,
