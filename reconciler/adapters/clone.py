@@ -30,6 +30,7 @@ class Clone:
 
     def __init__(self, directory: str) -> None:
         self.top, git_dir = _find(os.path.realpath(directory))
+        self.bare = self.top == git_dir
         self._env = environment(url="", git_dir=git_dir, ssh_command=None, token_file=None, inherited=os.environ) | {
             "GIT_ALLOW_PROTOCOL": "none",
             "GIT_OPTIONAL_LOCKS": "0",
@@ -134,7 +135,7 @@ def _find(directory: str) -> tuple[str, str]:
             return path, path  # bare
         path, child = os.path.dirname(path), path
         if path == child:
-            hint = "Run it in a clone of the configuration repository"
+            hint = "Run it in a clone of the configuration repository; `git init` makes a new one"
             raise RefusedError("is in no git repository", where=directory, hint=hint)
 
 

@@ -10,11 +10,13 @@ from reconciler.adapters.contracts import JsonSchemaContracts
 from reconciler.adapters.sops import Sops, parse_yaml
 from reconciler.adapters.work_tree import read_tree
 from reconciler.app.checks.run import Progress, Tools
+from reconciler.core.errors import RefusedError
 from reconciler.core.secret import Secret
 from reconciler.core.tree import Tree
 
 if TYPE_CHECKING:
     from reconciler.adapters.clone import Clone
+    from reconciler.adapters.clone_writer import CloneWriter
 
 _KEY_TYPES = frozenset({"age", "pgp"})
 
@@ -54,3 +56,32 @@ def clone(directory: str) -> Clone:
     from reconciler.adapters.clone import Clone
 
     return Clone(directory)
+
+
+def work_tree_top(directory: str) -> str:
+    """The top of the working tree around ``directory``. Raises RefusedError where there is none."""
+    from reconciler.adapters.clone import Clone
+
+    clone = Clone(directory)
+    if clone.bare:
+        raise RefusedError("is a bare repository", where=clone.top, hint="Run it in a clone of it")
+    return clone.top
+
+
+def clone_writer(top: str) -> CloneWriter:
+    """What commits to the clone whose working tree begins at ``top``."""
+    from reconciler.adapters.clone_writer import CloneWriter
+
+    return CloneWriter(top)
+
+
+def make_key_file(path: str) -> str:
+    """Make an age key and return its public half. Raises RefusedError."""
+    from reconciler.adapters.age_key import make_key_file as make
+
+    return make(path)
+
+
+def public_keys(path: str) -> tuple[str, ...]:
+    """The public halves of the age keys in a file. Raises KeyUnavailableError."""
+    return Sops(path).identities().recipients

@@ -466,6 +466,37 @@ def diff(
     raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
 
 
+@app.command(short_help="what a configuration repository begins with")
+def init(
+    environment: Annotated[str, typer.Argument(help="The first environment.")] = "production",
+    path: Annotated[
+        str, typer.Option("--path", help="The repository's directory that holds the environments.")
+    ] = "envs",
+    age_key_file: Annotated[
+        str | None,
+        typer.Option(
+            "--age-key-file",
+            envvar="SOPS_AGE_KEY_FILE",
+            help="Where the private key is, or is made. Default: where sops looks for it, ~/.config/sops/age/keys.txt.",
+        ),
+    ] = None,
+    recipient: Annotated[
+        list[str] | None,
+        typer.Option("--recipient", metavar="age1…", help="Encrypt for this public key, and make none (repeatable)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make what is missing in this git repository: an age key, .sops.yaml, envs/ and a server's first file.
+
+    What is there is left as it is, and told; nothing is committed. Exits 0, or 1 on errors.
+    """
+    from reconciler.app import beginning
+    from reconciler.cli import render
+
+    made = beginning.begin(environment, path, None if recipient else age_key_file, recipient or [])
+    render.begun(made, as_json=as_json)
+
+
 class Which(StrEnum):
     """Which of the two files."""
 

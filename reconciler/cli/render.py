@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from reconciler.app.beginning import Beginning
     from reconciler.app.doctor import Finding
 
 _COLOURS = {
@@ -320,6 +321,34 @@ def findings(found: Iterable[Finding], *, as_json: bool) -> None:
     for finding in found:
         table.add_row(_word(finding.level), escape(finding.what), escape(finding.found), escape(finding.advice))
     console.print(table)
+
+
+def begun(made: Beginning, *, as_json: bool) -> None:
+    if as_json:
+        _json(asdict(made))
+        return
+    for step in made.steps:
+        word = "[green]made[/green]" if step.what == "made" else f"[cyan]{step.what}[/cyan]"
+        console.print(
+            f"{word} {escape(step.path)}" + (f"  [dim]{escape(step.note)}[/dim]" if step.note else ""), soft_wrap=True
+        )
+    for note in made.notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+    console.print(f"files are encrypted for {escape(', '.join(made.recipients))}", soft_wrap=True)
+    console.print("\n[bold]next[/bold]")
+    steps = []
+    if made.uncommitted:
+        steps.append(f"git add {' '.join(made.uncommitted)} && git commit -m 'Begin with reconciler'")
+    steps.append(
+        f"reconciler import {made.environment} ssh://user@host/opt/app    # what a server has now; or file:/opt/app"
+    )
+    if made.key_file:
+        steps.append(f"copy {made.key_file} to the server as /etc/reconciler/age.key (0600), and keep a backup of it")
+    steps.append(
+        "copy reconciler.yaml to the server as /etc/reconciler/reconciler.yaml; `reconciler doctor` checks it there"
+    )
+    for number, text in enumerate(steps, start=1):
+        console.print(f"{number}. {escape(text)}", soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:
