@@ -50,11 +50,23 @@ def read_file(path: str) -> bytes | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """A document of the compose file at ``path`` as it is written; relative paths in it start at ``base``, and what it
+    interpolates with holds secrets. ``extended``: only services that others extend count in it."""
+
+    path: str
+    base: str
+    document: Mapping[str, Any] = field(repr=False)
+    variables: Mapping[str, str] = field(repr=False)
+    extended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """Absolute paths: `directory` is the project's, `main` the files Compose begins with, `project` those it may read
     as configuration, `environments` its `.env` files; existing or not.
 
-    `variables` is what Compose interpolates with; it holds secrets.
+    `variables` is what Compose interpolates with; it holds secrets. `written` are the compose files that were read.
     """
 
     directory: str
@@ -62,6 +74,7 @@ class Configuration:
     project: frozenset[str]
     environments: frozenset[str]
     variables: Mapping[str, str] = field(repr=False)
+    written: tuple[Written, ...] = ()
 
 
 def find(directory: str, files: Sequence[str], environment: Mapping[str, str], read: Read = read_file) -> Configuration:
@@ -77,7 +90,7 @@ def find(directory: str, files: Sequence[str], environment: Mapping[str, str], r
         _define(variables, read(top))
         separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
         chosen = [name for name in variables.get("COMPOSE_FILE", "").split(separator) if name]
-    main = [_join(directory, name) for name in chosen]
+    main = [join(directory, name) for name in chosen]
     defaults = [os.path.join(directory, name) for name in (*BASE_NAMES, *OVERRIDE_NAMES)]
     if not main:
         main = [path for path in defaults if read(path) is not None]
@@ -88,7 +101,8 @@ def find(directory: str, files: Sequence[str], environment: Mapping[str, str], r
     walk = _Walk(read, {*defaults, *main}, environments)
     for path in main:
         walk.follow(path, base, variables)
-    return Configuration(base, tuple(main), frozenset(walk.project), frozenset(environments), variables)
+    project, written = frozenset(walk.project), tuple(walk.written)
+    return Configuration(base, tuple(main), project, frozenset(environments), variables, written)
 
 
 @dataclass(slots=True)
@@ -96,32 +110,34 @@ class _Walk:
     read: Read
     project: set[str]
     environments: set[str]
-    seen: set[tuple[str, str]] = field(default_factory=set)
+    seen: set[tuple[str, str, bool]] = field(default_factory=set)
+    written: list[Written] = field(default_factory=list)
 
-    def follow(self, path: str, base: str, variables: Mapping[str, str]) -> None:
+    def follow(self, path: str, base: str, variables: Mapping[str, str], *, extended: bool = False) -> None:
         """Note what the compose file at `path` names; relative paths in it start at `base`."""
         self.project.add(path)
-        if (path, base) in self.seen:
+        if (path, base, extended) in self.seen:
             return
-        self.seen.add((path, base))
+        self.seen.add((path, base, extended))
         for document in _documents(self.read(path)):
-            for entry in _items(document.get("include")):
+            self.written.append(Written(path, base, document, variables, extended))
+            for entry in as_list(document.get("include")):
                 self._include(entry, base, variables)
             services = document.get("services")
             for service in services.values() if isinstance(services, dict) else ():
                 extends = service.get("extends") if isinstance(service, dict) else None
                 if isinstance(extends, dict) and isinstance(name := extends.get("file"), str):
-                    extended = _join(base, _expand(name, variables))
-                    self.follow(extended, os.path.dirname(extended), variables)
+                    other = join(base, expand(name, variables))
+                    self.follow(other, os.path.dirname(other), variables, extended=True)
 
     def _include(self, entry: Any, base: str, variables: Mapping[str, str]) -> None:
         fields = entry if isinstance(entry, dict) else {"path": entry}
-        paths = [_join(base, name) for name in _names(fields.get("path"), variables)]
+        paths = [join(base, name) for name in _names(fields.get("path"), variables)]
         if not paths:
             return
-        directories = [_join(base, name) for name in _names(fields.get("project_directory"), variables)]
+        directories = [join(base, name) for name in _names(fields.get("project_directory"), variables)]
         inside = directories[0] if directories else os.path.dirname(paths[0])
-        given = [_join(base, name) for name in _names(fields.get("env_file"), variables)]
+        given = [join(base, name) for name in _names(fields.get("env_file"), variables)]
         merged = dict(variables)
         for environment in given or [os.path.join(inside, ENVIRONMENT_NAME)]:
             self.environments.add(environment)
@@ -153,15 +169,15 @@ def _define(variables: dict[str, str], data: bytes | None) -> None:
         variables.setdefault(key, value)
 
 
-def _items(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _names(value: Any, variables: Mapping[str, str]) -> list[str]:
-    return [_expand(name, variables) for name in _items(value) if isinstance(name, str)]
+    return [expand(name, variables) for name in as_list(value) if isinstance(name, str)]
 
 
-def _expand(text: str, variables: Mapping[str, str]) -> str:
+def expand(text: str, variables: Mapping[str, str]) -> str:
     """Resolve the variables in a path: the same grammar as in a double-quoted value of an env file."""
     if "$" not in text:
         return text
@@ -172,5 +188,5 @@ def _expand(text: str, variables: Mapping[str, str]) -> str:
         return text
 
 
-def _join(base: str, name: str) -> str:
+def join(base: str, name: str) -> str:
     return os.path.normpath(os.path.join(base, os.path.expanduser(name)))

@@ -7,7 +7,6 @@ import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from reconciler.app import local_wiring
 from reconciler.app.environment_name import check_environment
@@ -15,9 +14,6 @@ from reconciler.app.sops_rules import governed, rule_text, with_rule
 from reconciler.core.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.creation_rules import mistyped
 from reconciler.core.errors import RefusedError
-
-if TYPE_CHECKING:
-    from reconciler.adapters.clone_writer import CloneWriter
 
 SERVER_FILE = "reconciler.yaml"
 KEY_ON_SERVER = "/etc/reconciler/age.key"
@@ -187,7 +183,7 @@ def _file(top: str, path: str, text: str, steps: list[Step]) -> None:
     steps.append(Step("made", path))
 
 
-async def _server_file(git: CloneWriter, environment: str, directory: str) -> str:
+async def _server_file(git: local_wiring.CloneWriter, environment: str, directory: str) -> str:
     url = await git.origin()
     return SERVER.format(
         environment=environment,

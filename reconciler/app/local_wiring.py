@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from reconciler.adapters.clone_writer import CloneWriter
+from reconciler.adapters.compose_inventory import take_inventory
 from reconciler.adapters.contracts import JsonSchemaContracts
+from reconciler.adapters.machine import LocalMachine, SshMachine
 from reconciler.adapters.sops import Sops, parse_yaml
+from reconciler.adapters.ssh import SshAddress, SshConnection
 from reconciler.adapters.work_tree import read_tree
 from reconciler.app.checks.run import Progress, Tools
 from reconciler.core.errors import RefusedError
+from reconciler.core.ports import Machine
 from reconciler.core.secret import Secret
 from reconciler.core.tree import Tree
 
 if TYPE_CHECKING:
     from reconciler.adapters.clone import Clone
-    from reconciler.adapters.clone_writer import CloneWriter
+
+__all__ = [
+    "CloneWriter",
+    "SshAddress",
+    "clone",
+    "clone_writer",
+    "machine",
+    "make_key_file",
+    "public_keys",
+    "take_inventory",
+    "tools",
+    "work_tree_top",
+    "working_directory",
+]
 
 _KEY_TYPES = frozenset({"age", "pgp"})
 
@@ -58,6 +77,19 @@ def clone(directory: str) -> Clone:
     return Clone(directory)
 
 
+@contextlib.asynccontextmanager
+async def machine(address: SshAddress | None, name: str = "") -> AsyncIterator[Machine]:
+    """The machine at ``address``, or this one. It is connected to when it is first asked for something."""
+    if address is None:
+        yield LocalMachine()
+        return
+    remote = SshMachine(SshConnection(address, name))
+    try:
+        yield remote
+    finally:
+        await remote.close()
+
+
 def work_tree_top(directory: str) -> str:
     """The top of the working tree around ``directory``. Raises RefusedError where there is none."""
     from reconciler.adapters.clone import Clone
@@ -70,8 +102,6 @@ def work_tree_top(directory: str) -> str:
 
 def clone_writer(top: str) -> CloneWriter:
     """What commits to the clone whose working tree begins at ``top``."""
-    from reconciler.adapters.clone_writer import CloneWriter
-
     return CloneWriter(top)
 
 

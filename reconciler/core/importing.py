@@ -150,7 +150,7 @@ def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = 
     taken, left_out = taken + alone, left_out + without
     named = _named(taken, prefixed=len(stacks) > 1)
     notes += [note for one in named for note in _about(one, stacks)]
-    control = any(control_keys(one.keys) for one in named if Use.INTERPOLATION in one.uses)
+    control = any(control_keys(one.keys) for one in named if _steers_compose(one, stacks))
     used_stacks = {one.stack for one in named}
     return Draft(
         environment=environment,
@@ -419,12 +419,17 @@ def _person(name: str, number: int) -> str:
 # --- what a person should know ---
 
 
+def _steers_compose(one: Taken, stacks: Iterable[TakenStack]) -> bool:
+    """Whether Compose reads the file as the project's .env, whatever else it is."""
+    return any(stack.name == one.stack and one.file.path == posixpath.join(stack.directory, ".env") for stack in stacks)
+
+
 def _about(one: Taken, stacks: Iterable[TakenStack]) -> Iterator[str]:
     path = one.file.path
     directory = next((stack.directory for stack in stacks if stack.name == one.stack), None)
     if directory is not None and not is_below(path, directory):
         yield f"{path} lies outside of {directory}: the server's allowed_paths must cover it"
-    if control := control_keys(one.keys) if Use.INTERPOLATION in one.uses else ():
+    if control := control_keys(one.keys) if _steers_compose(one, stacks) else ():
         yield (
             f"{path}: {listed(control)} decides what Compose runs, so a server applies a change of this file only with "
             "allow_compose_files: true"

@@ -60,7 +60,8 @@ class FoundContainer:
 class FoundProject:
     """A Compose project: its name, its directory, the files it uses, sorted by path, and its containers.
 
-    ``problem`` says why some of it could not be found out (no docker, a compose file Compose refuses); "" otherwise.
+    ``interpolated`` are the variables that its compose files name as ``${NAME}``. ``problem`` says why some of it could
+    not be found out (no docker, a compose file Compose refuses, a file that may not be read); "" otherwise.
     """
 
     name: str
@@ -69,13 +70,20 @@ class FoundProject:
     files: tuple[UsedFile, ...] = ()
     services: tuple[str, ...] = ()
     containers: tuple[FoundContainer, ...] = ()
+    interpolated: tuple[str, ...] = ()
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything found at one place; ``loose`` are env files that no project found there uses."""
+    """Everything found at one place; ``loose`` are env files that no project found there uses; ``left_out`` says what
+    was not looked at, and why."""
 
     place: str
     projects: tuple[FoundProject, ...] = ()
     loose: tuple[FoundFile, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        return not (self.loose or any(one.files or one.containers for one in self.projects))

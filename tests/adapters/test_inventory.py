@@ -1,0 +1,256 @@
+"""What is found on a machine: the same here and over a real sshd, with and without docker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import secrets
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from reconciler.app import local_wiring
+from reconciler.core.errors import HostUnreachableError, LiveFileError
+from reconciler.core.inventory import FoundProject, Inventory, Use
+from reconciler.core.ports import Machine
+from tests.support.commands import output
+from tests.support.compose import ComposeProject
+from tests.support.sshd import Sshd
+
+COMPOSE = """
+services:
+  api:
+    image: IMAGE
+    command: sleep 600
+    stop_grace_period: 0s
+    env_file: [api.env, {path: maybe.env, required: false}]
+    ports: ["127.0.0.1::8000"]
+    mem_limit: 64m
+    cpus: 0.5
+    volumes: ["./nginx/${CONF:-site}.conf:/etc/site.conf:ro", "./data:/data", "/etc/localtime:/etc/localtime:ro"]
+    secrets: [token]
+  worker:
+    extends: {file: common/base.yaml, service: base}
+    image: IMAGE
+    profiles: [late]
+    env_file: raw.env
+    environment: {LEVEL: "${LEVEL}"}
+secrets: {token: {file: ./token.txt}}
+"""
+FILES = {
+    "api.env": "A=invented-1\n",
+    "raw.env": "R=1\n",
+    ".env": "CONF=other\nLEVEL=info\nNOBODY=1\n",
+    "nginx/other.conf": "server {}\n",
+    "token.txt": "invented-token",
+    "common/base.yaml": "services: {base: {env_file: [base.env]}}\n",
+    "common/base.env": "B=1\n",
+    "left/old.env": "OLD=1\n",
+    "env.example": "A=\n",
+    "data/x": "",
+}
+USED = {
+    ".env": (Use.INTERPOLATION, ()),
+    "api.env": (Use.ENV_FILE, ("api",)),
+    "common/base.env": (Use.ENV_FILE, ("worker",)),
+    "nginx/other.conf": (Use.MOUNT, ("api",)),
+    "raw.env": (Use.ENV_FILE, ("worker",)),
+    "token.txt": (Use.MOUNT, ("api",)),
+}
+
+DIFFICULT = {
+    "compose.yaml": """
+x-common: &common {image: x, env_file: [common.env]}
+include: [sub/compose.yaml]
+services:
+  one: {<<: *common, env_file: [a.env, {path: b.env, format: raw}], volumes: ["./n.conf:/n.conf:ro", "named:/v"]}
+  two: {<<: *common}
+  three: {extends: two, env_file: three.env}
+  four: {extends: {file: base/base.yaml, service: base}, image: x}
+volumes: {named: {}}
+""",
+    "compose.override.yaml": "services: {one: {env_file: override.env}}\n",
+    "sub/compose.yaml": "services: {five: {image: x, env_file: five.env}}\n",
+    "base/base.yaml": "services: {base: {env_file: base.env}, other: {image: y, env_file: other.env}}\n",
+    **dict.fromkeys(
+        (
+            *("common.env", "a.env", "b.env", "n.conf", "three.env", "override.env"),
+            *("sub/five.env", "base/base.env", "base/other.env"),
+        ),
+        "A=1\n",
+    ),
+}
+
+
+def write(directory: Path) -> Path:
+    for name, text in {"compose.yaml": COMPOSE, **FILES}.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    (directory / "api.env").chmod(0o640)
+    return directory
+
+
+@contextlib.asynccontextmanager
+async def over_ssh(sshd: Sshd) -> AsyncIterator[Machine]:
+    address = local_wiring.SshAddress(
+        sshd.host, sshd.port, sshd.user, key_file=str(sshd.key_path), known_hosts_file=str(sshd.known_hosts)
+    )
+    async with local_wiring.machine(address) as machine:
+        yield machine
+
+
+def used(project: FoundProject) -> dict[str, tuple[Use, tuple[str, ...]]]:
+    return {os.path.relpath(one.file.path, project.directory): (one.use, one.services) for one in project.files}
+
+
+def loose(found: Inventory) -> list[str]:
+    return [os.path.basename(one.path) for one in found.loose]
+
+
+@pytest.fixture
+def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+@pytest.mark.usefixtures("without_docker")
+async def test_without_docker_the_compose_files_are_read_as_text(tmp_path: Path) -> None:
+    directory = write(tmp_path / "app")
+    async with local_wiring.machine(None) as machine:
+        found = await local_wiring.take_inventory(machine, str(directory))
+    (project,) = found.projects
+    assert used(project) == USED
+    assert (project.name, project.directory, project.services) == ("app", str(directory), ("api", "worker"))
+    assert {"CONF", "LEVEL"} <= set(project.interpolated)
+    assert "NOBODY" not in project.interpolated
+    assert project.problem == ""
+    assert loose(found) == ["old.env"]
+    api = next(one.file for one in project.files if one.file.path.endswith("/api.env"))
+    assert (api.mode, api.owner, api.uid) == (0o640, pwd.getpwuid(os.getuid()).pw_name, os.getuid())
+    assert api.data.reveal() == b"A=invented-1\n"
+
+
+@pytest.mark.sshd
+@pytest.mark.docker
+@pytest.mark.usefixtures("docker_engine")
+async def test_over_ssh_compose_there_tells_the_same(sshd: Sshd, tmp_path: Path) -> None:
+    directory = write(tmp_path / f"app-{secrets.token_hex(3)}")
+    async with over_ssh(sshd) as remote, local_wiring.machine(None) as here:
+        found = await local_wiring.take_inventory(remote, str(directory))
+        local = await local_wiring.take_inventory(here, str(directory))
+    (project,) = found.projects
+    assert used(project) == USED
+    assert (found.projects, found.loose) == (local.projects, local.loose)
+
+
+@pytest.mark.sshd
+async def test_a_single_file_a_missing_path_and_one_that_is_too_large(sshd: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "one.env").write_text("A=1\n")
+    (tmp_path / "large.env").write_bytes(b"x" * (1024 * 1024 + 1))
+    async with over_ssh(sshd) as machine:
+        found = await local_wiring.take_inventory(machine, str(tmp_path / "one.env"))
+        assert loose(found) == ["one.env"]
+        assert (await local_wiring.take_inventory(machine, str(tmp_path / "no" / "where"))).empty
+        with pytest.raises(LiveFileError, match="is larger than 1024 KiB"):
+            await local_wiring.take_inventory(machine, str(tmp_path / "large.env"))
+        below = await local_wiring.take_inventory(machine, str(tmp_path))
+    assert "one.env" in loose(below)
+    assert any("large.env: is larger" in problem for problem in below.left_out)
+
+
+@pytest.mark.sshd
+async def test_neither_pipes_nor_the_kernels_files_are_read(sshd: Sshd, tmp_path: Path) -> None:
+    directory = tmp_path / "odd"
+    directory.mkdir()
+    os.mkfifo(directory / "pipe.env")
+    (directory / "kernel.env").symlink_to("/proc/self/environ")
+    (directory / "proc").symlink_to("/proc/self")
+    (directory / "linked.env").symlink_to(tmp_path / "real.env")
+    (tmp_path / "real.env").write_text("A=1\n")
+    async with over_ssh(sshd) as remote, local_wiring.machine(None) as here:
+        for machine in (remote, here):
+            found = await local_wiring.take_inventory(machine, str(directory))
+            assert loose(found) == ["linked.env"], machine.name
+
+
+@pytest.mark.sshd
+async def test_a_directory_that_leads_back_to_itself_and_deep_ones_end(sshd: Sshd, tmp_path: Path) -> None:
+    deep = tmp_path / "top" / "1" / "2" / "3" / "4"
+    deep.mkdir(parents=True)
+    (deep / "too-deep.env").write_text("A=1\n")
+    (deep.parent / "deep.env").write_text("A=1\n")
+    async with over_ssh(sshd) as machine:
+        found = await local_wiring.take_inventory(machine, str(tmp_path / "top"))
+    assert loose(found) == ["deep.env"]
+    assert found.left_out == (f"{tmp_path / 'top'}: what lies deeper than 3 directories",)
+
+
+@pytest.mark.sshd
+async def test_a_machine_with_another_host_key_is_not_asked(sshd: Sshd, tmp_path: Path) -> None:
+    sshd.rotate_host_key()
+    async with over_ssh(sshd) as machine:
+        with pytest.raises(HostUnreachableError, match="host key"):
+            await local_wiring.take_inventory(machine, str(tmp_path))
+
+
+@pytest.mark.docker
+async def test_the_containers_of_a_project_are_told_with_image_ports_and_limits(
+    compose_project: Callable[..., ComposeProject],
+) -> None:
+    project = compose_project(COMPOSE, FILES)
+    project.up("api")
+    async with local_wiring.machine(None) as machine:
+        found = await local_wiring.take_inventory(machine, str(project.directory))
+        everywhere = await local_wiring.take_inventory(machine, None)
+    (one,) = found.projects
+    (container,) = one.containers
+    assert (container.service, container.state, container.restarts) == ("api", "running", 0)
+    assert container.image_digest.startswith("sha256:")
+    assert container.memory == 64 * 1024 * 1024
+    assert container.cpus == 0.5
+    (port,) = container.ports
+    assert port.startswith("127.0.0.1:")
+    assert port.endswith("->8000/tcp")
+    same = next(other for other in everywhere.projects if other.directory == one.directory)
+    assert same.name == project.name
+    assert used(same) == used(one) == USED
+    assert same.containers == one.containers
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("docker_engine")
+async def test_env_files_and_mounts_are_those_that_compose_itself_finds(tmp_path: Path) -> None:
+    """Everything a compose file can do with paths, resolved by both."""
+    directory = tmp_path / "app"
+    for name, text in DIFFICULT.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    config = ("docker", "compose", "--profile", "*", "config", "--no-interpolate", "--format", "json")
+    services = json.loads(output(*config, cwd=directory))["services"]
+    expected = {
+        (name, str(Path(path).relative_to(directory)))
+        for name, service in services.items()
+        for path in [
+            *(entry if isinstance(entry, str) else entry["path"] for entry in service.get("env_file") or ()),
+            *(mount["source"] for mount in service.get("volumes") or () if mount["type"] == "bind"),
+        ]
+    }
+    assert len(expected) == 9
+    async with local_wiring.machine(None) as machine:
+        (project,) = (await local_wiring.take_inventory(machine, str(directory))).projects
+    found = {
+        (service, str(Path(one.file.path).relative_to(directory))) for one in project.files for service in one.services
+    }
+    assert found == expected
+    assert set(project.services) == set(services)
+
+
+@pytest.mark.usefixtures("without_docker")
+async def test_a_missing_env_file_is_said_and_an_optional_one_is_not(tmp_path: Path) -> None:
+    directory = write(tmp_path / "app")
+    (directory / "api.env").unlink()
+    async with local_wiring.machine(None) as machine:
+        (project,) = (await local_wiring.take_inventory(machine, str(directory))).projects
+    assert project.problem == f"{directory}/api.env is missing"
