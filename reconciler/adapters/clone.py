@@ -75,6 +75,15 @@ class Clone:
         blobs = await self._blobs(wanted)
         return [_tree(listing, blobs) for listing in listings]
 
+    async def read(self, commit: str, path: str) -> bytes | None:
+        """The regular file at ``path``, None where there is none."""
+        output = await self._git("--literal-pathspecs", "ls-tree", "-z", "--full-tree", commit, "--", path)
+        match = _ENTRY.fullmatch(output.rstrip(b"\0"))
+        if match is None or match[1].decode() not in _FILES:
+            return None
+        blob = (await self._blobs([match[3].decode()])).get(match[3].decode())
+        return blob if isinstance(blob, bytes) else None
+
     async def _list(self, commit: str, path: str) -> dict[str, tuple[str, str]]:
         """Each path relative to ``path`` → (mode, object id)."""
         output = await self._git("ls-tree", "-r", "-z", "--full-tree", commit, "--", *([f"{path}/"] if path else []))

@@ -91,7 +91,7 @@ def begin(environment: str, path: str, key_file: str | None, recipients: Sequenc
 async def _begin(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> Beginning:
     top = local_wiring.work_tree_top(os.getcwd())
     git = local_wiring.clone_writer(top)
-    directory = _directory(path)
+    directory = directory_in_git(path)
     steps: list[Step] = []
     key, public = _key(top, key_file, recipients, steps)
     notes = _sops_config(top, posixpath.join(directory, environment), public, steps)
@@ -102,7 +102,8 @@ async def _begin(environment: str, path: str, key_file: str | None, recipients: 
     return Beginning(environment, tuple(public), key, tuple(steps), await git.uncommitted(inside), notes=tuple(notes))
 
 
-def _directory(path: str) -> str:
+def directory_in_git(path: str) -> str:
+    """The directory of the repository that holds the environments. Raises RefusedError."""
     clean = posixpath.normpath(path)
     if posixpath.isabs(clean) or clean == "." or clean.split("/")[0] == "..":
         raise RefusedError("is not a directory inside the repository", where=path, hint="Such as --path envs")

@@ -200,7 +200,7 @@ def _alike(one: FoundProject, other: FoundProject) -> bool:
 
     def seen(project: FoundProject) -> object:
         files = [(_fields(used.file), used.file.data, used.use) for used in project.files]
-        return project.name, project.directory, project.compose_files, files
+        return project.name, project.directory, project.main_files, files
 
     return seen(one) == seen(other)
 
@@ -224,7 +224,7 @@ def _stack(group: _Group, name: str, machines: int, notes: list[str]) -> TakenSt
     project = group.project
     if project.problem:
         notes.append(f"{name}: not everything could be found out: {project.problem}")
-    files = tuple(posixpath.relpath(path, project.directory) for path in project.compose_files)
+    files = tuple(posixpath.relpath(path, project.directory) for path in project.main_files)
     outside = [path for path in files if path.startswith("../")]
     if outside:
         notes.append(
