@@ -159,8 +159,12 @@ def _sops_config(top: str, directory: str, recipients: Sequence[str], steps: lis
     if new is None:
         steps.append(Step("there", config, "it is left as it is"))
         return [f"{config} has no rule for {directory}. Add this one:\n{rule_text(relative, recipients).rstrip()}"]
-    with open(os.path.join(top, config), "wb") as file:
-        file.write(new)
+    try:
+        # Not through a link that leads nowhere yet.
+        with open(os.path.join(top, config), "wb" if found.config else "xb") as file:
+            file.write(new)
+    except FileExistsError:
+        raise RefusedError("is no regular file", where=config, hint="Put a file there, or take it away") from None
     steps.append(Step("made" if found.config is None else "added to", config, f"a rule for {directory}"))
     return []
 

@@ -34,7 +34,20 @@ _COLOURS = {
     "rolled_back": "magenta",
     "unfinished": "magenta",
 }
-_WHOLE = ("target", "stack", "service", "action", "sync", "health", "effect", "since", "keys", "backup", "environment")
+_WHOLE = (
+    "file",
+    "target",
+    "stack",
+    "service",
+    "action",
+    "sync",
+    "health",
+    "effect",
+    "since",
+    "keys",
+    "backup",
+    "environment",
+)
 _NAMES_SHOWN = 5
 _SHOW_PROGRESS_AFTER = 1.0  # seconds
 
@@ -125,29 +138,29 @@ def drafted(found: Draft) -> None:
         on = f" on {', '.join(stack.hosts)}" if stack and stack.hosts else ""
         title = f"{stack.name} in {stack.directory}{on}" if stack else "files of no project"
         console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
-        table = _table("file", "used", "keys", "mode", "owner", "becomes")
-        for one in files:
-            table.add_row(*_drafted(one))
-        console.print(table)
+        console.print(_found_files(files, stack.directory if stack else ""))
+    for one in found.files:
+        if one.why:
+            loss = ", so that git shows no diff by key" if one.keys else ""
+            said = f"{one.file.path} is encrypted as a whole{loss}: {one.why}"
+            console.print(f"[yellow]binary[/yellow] {escape(said)}", soft_wrap=True)
     for left in found.left_out:
         console.print(f"[yellow]left out[/yellow] {escape(left.path)}: {escape(left.why)}", soft_wrap=True)
     for note in found.notes:
         console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
 
 
-def _drafted(one: Taken) -> tuple[str, ...]:
-    names = ", ".join((*one.keys[:_NAMES_SHOWN], *(["…"] if one.keys[_NAMES_SHOWN:] else [])))
-    count = len(one.keys) + one.unshown
-    used = ", ".join(f"{use} {' '.join(one.services)}".strip() for use in one.uses)
-    becomes = f"{one.source} ({one.format})" + (f"\n{one.why}" if one.why else "")
-    return (
-        escape(one.file.path),
-        escape(used),
-        f"{count}: {escape(names)}" if count else "",
-        f"{one.mode:04o}",
-        escape(f"{one.owner}:{one.group}"),
-        escape(becomes),
-    )
+def _found_files(files: Sequence[Taken], directory: str) -> Table:
+    table = _table("file", "used", "mode", "owner", "as", "keys")
+    for one in files:
+        inside = one.file.path.removeprefix(f"{directory}/") if directory else one.file.path
+        count = len(one.keys) + one.unshown
+        names = ", ".join((*one.keys[:_NAMES_SHOWN], *(["…"] if count > len(one.keys[:_NAMES_SHOWN]) else [])))
+        used = ", ".join(f"{use} {' '.join(one.services)}".strip() for use in one.uses)
+        owner = one.owner if one.owner == one.group else f"{one.owner}:{one.group}"
+        keys = f"{count}: {names}" if count else ""
+        table.add_row(*map(escape, (inside, used, f"{one.mode:04o}", owner, str(one.format), keys)))
+    return table
 
 
 def imported(done: Imported, *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from reconciler.core import dotenv, lint
 from reconciler.core.adoption import UnfitError, read_lines
 from reconciler.core.ciphertext import MAX_BYTES, is_certainly_a_name
 from reconciler.core.guards import control_keys, is_below
-from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
+from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use
 from reconciler.core.model import Format, Parser
 from reconciler.core.plaintext import is_env_file, why_secret
 from reconciler.core.secret_names import names_a_secret
@@ -136,7 +136,7 @@ def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = 
     stacks = []
     for group, name in zip(groups, names, strict=True):
         stacks.append(_stack(group, name, len(places), notes))
-        for used in _merged(group.project.files):
+        for used in _merged(group.project):
             why = _why_not(used.file, used.uses, exclude, group.project.compose_files)
             others = [claimed.get((host, used.file.path)) for host in group.hosts]
             if why:
@@ -236,17 +236,20 @@ def _stack(group: _Group, name: str, machines: int, notes: list[str]) -> TakenSt
     return TakenStack(name, project.directory, hosts, () if usual else files)
 
 
-def _merged(files: Iterable[UsedFile]) -> list[_Used]:
-    """Each file once, whatever uses it."""
+def _merged(project: FoundProject) -> list[_Used]:
+    """Each file once, whatever uses it; those in the directory itself first, which are named first."""
     found: dict[str, _Used] = {}
-    for used in files:
+    for used in project.files:
         one = found.get(used.file.path, _Used(used.file, (), ()))
         found[used.file.path] = _Used(
             used.file,
             tuple(dict.fromkeys((*one.uses, used.use))),
             tuple(sorted({*one.services, *used.services})),
         )
-    return [found[path] for path in sorted(found)]
+    return [
+        found[path]
+        for path in sorted(found, key=lambda one: (not is_below(one, project.directory), one.count("/"), one))
+    ]
 
 
 def _why_not(file: FoundFile, uses: Collection[Use], exclude: Collection[str], compose_files: Collection[str]) -> str:
@@ -310,7 +313,7 @@ def _take(used: _Used, stack: str | None, hosts: tuple[str, ...]) -> Taken:
     why = _why_not_dotenv(data)
     kept = replace(kept, format=Format.BINARY if why else Format.DOTENV, keys=keys, unshown=unshown)
     if odd:
-        return replace(kept, format=Format.BINARY, why=f"{why}; {odd}" if why else odd)
+        return replace(kept, format=Format.BINARY, why=odd)
     return replace(kept, why=why, parser=Parser.COMPOSE)
 
 
@@ -322,15 +325,9 @@ def holds_variables(path: str, uses: Collection[Use]) -> bool:
 def _why_not_dotenv(data: bytes) -> str:
     """Why sops' dotenv cannot hold the file byte for byte, without a value; "" where it can."""
     try:
-        lines = read_lines(data, Parser.COMPOSE)
+        return "" if read_lines(data, Parser.COMPOSE) else "it has no lines"
     except UnfitError as unfit:
         return str(unfit)
-    if not lines:
-        return "it has no lines"
-    for line in lines:
-        if line.name and lint.may_be_a_value(line.name, line.text[len(line.label) + 1 :]):
-            return f"line {line.number}: what stands before the = may be a piece of a secret, and names stay readable"
-    return ""
 
 
 def _variables(data: bytes) -> tuple[tuple[str, ...], int, str]:
@@ -499,16 +496,12 @@ def _attributes(one: Taken) -> dict[str, str]:
 
 
 def _defaults(files: Sequence[Taken]) -> dict[str, str]:
-    """The commonest mode and owner, where they are not what a daemon that is root writes anyway."""
+    """The commonest owner, where it is not what a daemon that is root gives anyway. A mode is said where it is not
+    0600: what comes later shall not be readable for everybody because of a default."""
     if not files:
         return {}
-    (mode, _), *_ = Counter(f"{one.mode:04o}" for one in files if one.format is not Format.PLAIN).most_common(1) or [
-        (f"{DEFAULT_MODE:04o}", 0)
-    ]
     ((owner, group), _), *_ = Counter((one.owner, one.group) for one in files).most_common(1)
-    return ({"mode": mode} if mode != f"{DEFAULT_MODE:04o}" else {}) | (
-        {"owner": owner, "group": group} if (owner, group) != ("root", "root") else {}
-    )
+    return {"owner": owner, "group": group} if (owner, group) != ("root", "root") else {}
 
 
 def contract(one: Taken) -> dict[str, object]:
