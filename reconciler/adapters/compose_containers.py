@@ -19,7 +19,8 @@ _SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A container with what Compose has noted on it; ``files`` as -f, "" where it was none of the machine's."""
+    """A container with what Compose has noted on it; ``files`` as -f. ``environment`` is what it was given beside the
+    variables of its image."""
 
     project: str
     directory: str
@@ -37,8 +38,8 @@ async def labelled(machine: Machine) -> tuple[Labelled, ...] | None:
     ids = listed.output.reveal().decode().split()
     facts = await _inspected(machine, "container", ids)
     images = await _inspected(machine, "image", sorted({one["Image"] for one in facts}))
-    digests = {one["Id"]: _digest(one) for one in images}
-    found = [_labelled(one, digests) for one in facts if (_labels(one).get(_ONE_OFF_LABEL) or "").lower() != "true"]
+    by_id = {one["Id"]: one for one in images}
+    found = [_labelled(one, by_id) for one in facts if (_labels(one).get(_ONE_OFF_LABEL) or "").lower() != "true"]
     return tuple(sorted(found, key=lambda one: (one.directory, one.container.service, one.container.state)))
 
 
@@ -64,8 +65,9 @@ def _digest(image: Mapping[str, Any]) -> str:
     return str(known[0]).rpartition("@")[2] if known else str(image.get("Id", ""))
 
 
-def _labelled(facts: Mapping[str, Any], digests: Mapping[str, str]) -> Labelled:
+def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]]) -> Labelled:
     labels, state, limits = _labels(facts), facts["State"], facts["HostConfig"]
+    image = images.get(facts["Image"], {"Id": facts["Image"]})
     health = str((state.get("Health") or {}).get("Status") or "")
     container = FoundContainer(
         service=labels.get(SERVICE_LABEL, ""),
@@ -73,18 +75,20 @@ def _labelled(facts: Mapping[str, Any], digests: Mapping[str, str]) -> Labelled:
         health="" if health == "none" else health,
         restarts=int(facts.get("RestartCount") or 0),
         image=str(facts["Config"].get("Image", "")),
-        image_digest=digests.get(facts["Image"], str(facts["Image"])),
+        image_digest=_digest(image),
         ports=tuple(sorted(_ports(limits.get("PortBindings") or {}))),
         memory=int(limits.get("Memory") or 0),
         cpus=_cpus(limits),
     )
+    default = variables((image.get("Config") or {}).get("Env") or ())
     environment = variables(facts["Config"].get("Env") or ())
+    given = {name: value for name, value in environment.items() if default.get(name) != value}
     return Labelled(
         project=labels.get(PROJECT_LABEL, ""),
         directory=labels.get(DIRECTORY_LABEL, ""),
         files=tuple(file for file in labels.get(_FILES_LABEL, "").split(",") if file),
         container=container,
-        environment={name: Secret(value.encode("utf-8", "surrogateescape")) for name, value in environment.items()},
+        environment={name: Secret(value.encode("utf-8", "surrogateescape")) for name, value in given.items()},
     )
 
 

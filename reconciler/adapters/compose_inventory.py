@@ -62,8 +62,8 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
     used = {one.file.path for project in projects for one in project.files}
     loose = [one for one in walk.env_files if one not in used]
     found, problems = await _read_all(machine, loose)
-    left_out = (*walk.left_out, *problems)
-    return Inventory(path, projects, tuple(found[one] for one in loose if one in found), left_out)
+    files = tuple(found[one] for one in loose if one in found)
+    return Inventory(path, projects, files, tuple(walk.left_out), (*walk.unread, *problems))
 
 
 def _not_included(projects: Sequence[FoundProject]) -> tuple[FoundProject, ...]:
@@ -79,17 +79,17 @@ def _not_included(projects: Sequence[FoundProject]) -> tuple[FoundProject, ...]:
 async def _everywhere(machine: Machine) -> Inventory:
     containers = await labelled(machine)
     if containers is None:
-        return Inventory(machine.name, left_out=(f"{machine.name}: docker does not answer; name a directory instead",))
+        return Inventory(machine.name, unread=(f"{machine.name}: docker does not answer; name a directory instead",))
     directories = {one.directory: one.files for one in containers if one.directory}
     listings = await asyncio.gather(*(_listed(machine, directory) for directory in directories))
-    places, left_out = [], []
+    places, gone = [], []
     for (directory, files), names in zip(directories.items(), listings, strict=True):
         if names:
             places.append(_Place(directory, names, files))
         else:
-            left_out.append(f"{directory}: there is no such directory any more, or it may not be read")
+            gone.append(f"{directory}: there is no such directory any more, or it may not be read")
     projects = await asyncio.gather(*(_project(machine, place, containers) for place in places))
-    return Inventory(machine.name, tuple(projects), left_out=tuple(left_out))
+    return Inventory(machine.name, tuple(projects), unread=tuple(gone))
 
 
 async def _listed(machine: Machine, directory: str) -> tuple[str, ...]:
@@ -108,6 +108,7 @@ class _Walk:
 
     listings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     @property
     def projects(self) -> list[str]:
@@ -136,7 +137,7 @@ async def _walk(machine: Machine, top: str) -> _Walk:
         results = await asyncio.gather(*(machine.list(one) for one in level), return_exceptions=depth > 0)
         for directory, names in zip(level, results, strict=True):
             if isinstance(names, LiveFileError):
-                walk.left_out.append(str(names))
+                walk.unread.append(str(names))
             elif isinstance(names, BaseException):
                 raise names
             else:
@@ -258,6 +259,7 @@ class _Named:
     use: Use
     service: str
     required: bool = False
+    raw: bool = False
 
 
 def _uses(here: Written, every: Sequence[Written]) -> Iterator[_Named]:
@@ -299,8 +301,9 @@ def _of_service(
     for entry in as_list(service.get("env_file")):
         path = entry.get("path") if isinstance(entry, dict) else entry
         required = not isinstance(entry, dict) or entry.get("required", True) is not False
+        raw = isinstance(entry, dict) and entry.get("format") == "raw"
         if isinstance(path, str):
-            yield _Named(_path(path, here), Use.ENV_FILE, name, required)
+            yield _Named(_path(path, here), Use.ENV_FILE, name, required, raw)
     for mount in as_list(service.get("volumes")):
         if source := _bound(mount):
             path = _path(source, here)
@@ -333,8 +336,10 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _used(file: FoundFile, uses: Iterable[_Named]) -> UsedFile:
     """The file with its most telling use: a service's own env file before a mounted one before interpolation."""
     services: defaultdict[Use, set[str]] = defaultdict(set)
+    raw = False
     for one in uses:
         if one.path == file.path:
             services[one.use].add(one.service)
+            raw = raw or one.raw
     use = next(use for use in (Use.ENV_FILE, Use.MOUNT, Use.INTERPOLATION) if use in services)
-    return UsedFile(file, use, tuple(sorted(services[use] - {""})))
+    return UsedFile(file, use, tuple(sorted(services[use] - {""})), raw)

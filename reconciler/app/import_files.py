@@ -99,7 +99,7 @@ def contracts(found: Draft, there: Collection[str]) -> Contracts:
     files: dict[str, bytes] = {}
     by_source: dict[str, str] = {}
     for one in found.files:
-        if one.parser is not Parser.COMPOSE or not one.keys:
+        if one.parser is Parser.OPAQUE or not one.keys:
             continue
         name = importing.contract_name(one.source)
         path = f"contracts/{name}.yaml"

@@ -54,6 +54,8 @@ class Asked:
     recipients: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     update: bool = False
+    ssh_key: str | None = None
+    known_hosts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def run(asked: Asked, agree: Agree, progress: Progress) -> Imported:
     Raises RefusedError where it cannot or should not be, HostUnreachableError, LiveFileError, KeyUnavailableError.
     """
     check_environment(asked.environment)
-    sides = [parse(side) for side in asked.sides]
+    sides = [parse(side, asked.ssh_key, asked.known_hosts) for side in asked.sides]
     return asyncio.run(_run(asked, sides, agree, progress))
 
 
@@ -294,7 +296,7 @@ def _with_real_paths(inventory: Inventory, real: Mapping[str, str]) -> Inventory
 
 def _nothing(found: Draft, places: Sequence[Place]) -> RefusedError:
     said = [f"{one.path}: {one.why}" for one in found.left_out]
-    said += [text for place in places for text in place.inventory.left_out]
+    said += [text for place in places for text in (*place.inventory.unread, *place.inventory.left_out)]
     said += [project.problem for place in places for project in place.inventory.projects if project.problem]
     hint = "; ".join(said[:10]) or "Name the directory of a Compose project, or an env file"
     return RefusedError("found no file to import", where=listed([place.inventory.place for place in places]), hint=hint)

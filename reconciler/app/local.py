@@ -1,10 +1,11 @@
-"""What `check` and `diff` do: functions from the command's arguments to plain data, without any server."""
+"""What `check`, `diff` and `compare` do: functions from the command's arguments to plain data, without any server."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.app import local_wiring
@@ -17,7 +18,9 @@ from reconciler.core.rules import Finding
 from reconciler.core.tree import Tree
 
 if TYPE_CHECKING:
+    from reconciler.app.compare.run import Report as Comparisons
     from reconciler.app.diffs import Difference
+    from reconciler.core.model import Manifest
 
 
 def check(
@@ -62,6 +65,52 @@ async def _diff(
         raise RefusedError("there is nothing in either commit", where=path, hint=hint)
     tools = local_wiring.tools(key_file, progress)
     return await difference(*commits, (before, after), directory, tools, environments)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a comparison is asked with, as it is typed; None where an option is not given."""
+
+    repository: str
+    path: str
+    config: str
+    key_file: str | None = None
+    expected: str | None = None
+    ssh_key: str | None = None
+    known_hosts: str | None = None
+    different: bool | None = None
+
+
+def compare(left: str, rights: Sequence[str], asked: Asked, progress: Progress) -> Comparisons:
+    """Hold ``left`` against each of ``rights``. Raises RefusedError, OutsideError, ConfigError, KeyUnavailableError."""
+    from reconciler.app.compare.run import Options, run
+    from reconciler.app.compare.sides import Place
+
+    for option, file in (
+        ("--age-key-file", asked.key_file),
+        ("--expected", asked.expected),
+        ("--ssh-key", asked.ssh_key),
+        ("--known-hosts", asked.known_hosts),
+    ):
+        _must_exist(option, file)
+
+    async def manifest(environment: str) -> Manifest:
+        from reconciler.app.wiring import manifest_at_head
+
+        config = await asyncio.to_thread(load_server_config, asked.config)
+        return await manifest_at_head(config, environment)
+
+    options = Options(
+        Place(asked.repository, _inside(asked.path)),
+        local_wiring.tools(asked.key_file, lambda done, of: None),
+        manifest,
+        asked.expected,
+        asked.ssh_key,
+        asked.known_hosts,
+        asked.different,
+        progress,
+    )
+    return asyncio.run(run(left, rights, options))
 
 
 def pushed() -> str:

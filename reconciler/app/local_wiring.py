@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from reconciler.adapters.clone import Clone
 from reconciler.adapters.clone_writer import CloneWriter
+from reconciler.adapters.compose_containers import labelled as containers
 from reconciler.adapters.compose_inventory import take_inventory
 from reconciler.adapters.contracts import JsonSchemaContracts
 from reconciler.adapters.machine import LocalMachine, SshMachine
@@ -28,6 +29,7 @@ __all__ = [
     "SshAddress",
     "clone",
     "clone_writer",
+    "containers",
     "is_here",
     "keys",
     "machine",

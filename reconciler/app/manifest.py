@@ -301,7 +301,8 @@ def read_manifest(text: bytes, *, environment: str, file: str, server: ServerCon
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What a manifest says of one target whoever's server it is on. ``field`` is where it says so."""
+    """What a manifest says of one target whoever's server it is on. ``field`` is where it says so;
+    ``owner`` and ``group`` are "" where it does not say; ``directory`` is the stack's."""
 
     source: str
     path: str
@@ -312,6 +313,9 @@ class Outline:
     ignore_keys: tuple[str, ...]
     field: FieldPath
     mode: str = "0600"
+    owner: str = ""
+    group: str = ""
+    directory: str = "/"
 
 
 def outlines(manifest: ManifestFile) -> Iterator[Outline]:
@@ -343,6 +347,9 @@ def _outline(
         ignore_keys=said.get("ignore_keys", ()),
         field=field,
         mode=f"{said['mode']:04o}" if isinstance(said.get("mode"), int) else str(said.get("mode", "0600")),
+        owner=said.get("owner") or "",
+        group=said.get("group") or "",
+        directory=directory,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from reconciler.app import logs
 from reconciler.app.config import ServerConfig, read_manifest
 from reconciler.app.contract_file import read_contract
 from reconciler.app.server_file import HistoryRewrites
-from reconciler.core.errors import ConfigError, StoreError
-from reconciler.core.model import Settings, Verify
+from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
+from reconciler.core.model import Manifest, Settings, Verify
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler
@@ -92,6 +93,37 @@ def _backups_dir(config: ServerConfig) -> str:
     return os.path.join(config.state_dir, "backups")
 
 
+async def manifest_at_head(config: ServerConfig, environment: str) -> Manifest:
+    """The manifest of an environment as the remote has it now, resolved for this server.
+
+    Raises RefusedError where this server follows no such environment, GitUnreachableError, ManifestError.
+    """
+    if environment not in config.environment:
+        known = f"It follows: {', '.join(config.environment)}"
+        raise RefusedError(f"this server does not follow an environment {environment}", hint=known)
+    prepare_state_dir(config.state_dir)
+    mirror = _mirror(config)
+    commit = await mirror.head()
+    await mirror.fetch(commit)
+    path = posixpath.normpath(posixpath.join(config.repository.path, environment, "environment.yaml"))
+    blob = await mirror.read(commit, path)
+    if blob is None:
+        raise ManifestError("is not there", where=path, hint="Name another environment")
+    return read_manifest(blob.data, environment=environment, file=path, server=config)
+
+
+def _mirror(config: ServerConfig) -> GitMirror:
+    return GitMirror(
+        url=config.repository.url,
+        branch=config.repository.branch,
+        state_dir=config.state_dir,
+        ssh_key_file=config.repository.ssh_key_file,
+        known_hosts_file=config.repository.known_hosts_file,
+        token_file=config.repository.token_file,
+        allowed_signers_file=config.repository.allowed_signers_file,
+    )
+
+
 @contextlib.asynccontextmanager
 async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     """Build every port for ``config``; what was opened is closed at the end. The caller holds the lock."""
@@ -110,15 +142,7 @@ async def _built(config: ServerConfig, store: SqliteStore) -> AsyncIterator[Runt
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version("reconciler"), environments, interval)
     compose = DockerCompose(os.path.join(config.state_dir, "stage"), os.environ)
-    mirror = GitMirror(
-        url=config.repository.url,
-        branch=config.repository.branch,
-        state_dir=config.state_dir,
-        ssh_key_file=config.repository.ssh_key_file,
-        known_hosts_file=config.repository.known_hosts_file,
-        token_file=config.repository.token_file,
-        allowed_signers_file=config.repository.allowed_signers_file,
-    )
+    mirror = _mirror(config)
     sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)
     ports = Ports(
         git=mirror,

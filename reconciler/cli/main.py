@@ -466,6 +466,70 @@ def diff(
     raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
 
 
+class CompareForm(StrEnum):
+    """How `compare` writes what it found."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@app.command(short_help="how far apart environments and servers are: keys, files, services")
+def compare(
+    left: Annotated[str, typer.Argument(metavar="LEFT", help="git:production[@REV], live:production, ssh://…, file:…")],
+    right: Annotated[list[str], typer.Argument(metavar="RIGHT…", help="One side or several, each held against LEFT.")],
+    repository: Annotated[
+        str, typer.Option("--repository", help="The clone that git sides are read from.", show_default=True)
+    ] = ".",
+    path: Annotated[
+        str, typer.Option("--path", help="The repository's directory that holds the environments.")
+    ] = "envs",
+    form: Annotated[CompareForm, typer.Option("--format", help="How it is written.")] = CompareForm.TABLE,
+    everything: Annotated[bool, typer.Option("--all", help="Show what is the same, too.")] = False,
+    expected: Annotated[
+        str | None,
+        typer.Option("--expected", help="What may differ, and why. Default: expected-differences.yaml below --path."),
+    ] = None,
+    different: Annotated[
+        bool | None,
+        typer.Option(
+            "--different-environments/--same-environment",
+            help="Whether secrets must differ, or nothing may. Default: as the sides' names tell.",
+        ),
+    ] = None,
+    ssh_key: Annotated[
+        str | None, typer.Option("--ssh-key", help="The private key for ssh://. Default: as your own ssh.")
+    ] = None,
+    known_hosts: Annotated[
+        str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
+    ] = None,
+    age_key_file: KeyFile = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Hold one side against others: the env files of a git environment, a server, a directory, or a container.
+
+    A side is git:ENVIRONMENT[@REVISION], live:ENVIRONMENT (this server, by --config), ssh://USER@HOST[:PORT]/PATH,
+    file:PATH or container:SERVICE. Never shows a value; equal and different are told by fingerprints.
+    Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
+    """
+    from reconciler.app import local
+    from reconciler.cli import compare_reports, compare_table, render
+
+    asked = local.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different)
+    with render.counted("looking") as progress:
+        report = local.compare(left, right, asked, progress)
+    form = CompareForm.JSON if as_json else form
+    match form:
+        case CompareForm.JSON:
+            sys.stdout.write(compare_reports.as_json(report))
+        case CompareForm.MARKDOWN:
+            sys.stdout.write(compare_reports.as_markdown(report))
+        case _:
+            compare_table.show(report, everything=everything)
+    raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)
+
+
 @app.command(short_help="what a configuration repository begins with")
 def init(
     environment: Annotated[str, typer.Argument(help="The first environment.")] = "production",
@@ -526,6 +590,12 @@ def import_(
             help="A private key to prove the result with. Default: ~/.config/sops/age/keys.txt.",
         ),
     ] = None,
+    ssh_key: Annotated[
+        str | None, typer.Option("--ssh-key", help="The private key for ssh://. Default: as your own ssh.")
+    ] = None,
+    known_hosts: Annotated[
+        str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
+    ] = None,
     path: Annotated[
         str, typer.Option("--path", help="The repository's directory that holds the environments.")
     ] = "envs",
@@ -544,7 +614,15 @@ def import_(
         hint = "Give --yes, or look first with --dry-run"
         raise RefusedError("there is no terminal to ask at whether this is right", hint=hint)
     asked = importing.Asked(
-        environment, tuple(side), path, age_key_file, tuple(recipient or ()), tuple(exclude or ()), update
+        environment,
+        tuple(side),
+        path,
+        age_key_file,
+        tuple(recipient or ()),
+        tuple(exclude or ()),
+        update,
+        ssh_key,
+        known_hosts,
     )
     with render.phases() as (progress, pause):
         done = importing.run(asked, lambda found: render.agrees(found, pause, yes, dry_run, as_json), progress)
@@ -553,15 +631,16 @@ def import_(
 
 
 class Which(StrEnum):
-    """Which of the two files."""
+    """Which of the files."""
 
     SERVER = "server"
     MANIFEST = "manifest"
+    EXPECTED = "expected"
 
 
-@app.command(short_help="the JSON Schema of one of the two files")
-def schema(which: Annotated[Which, typer.Argument(help="Which of the two files.")]) -> None:
-    """Print the JSON Schema (2020-12) of one of the two files, for editors. Exits 0."""
+@app.command(short_help="the JSON Schema of one of the files")
+def schema(which: Annotated[Which, typer.Argument(help="Which of the files.")]) -> None:
+    """Print the JSON Schema (2020-12) of one of the files, for editors. Exits 0."""
     import json
 
     from reconciler.app.config import json_schema

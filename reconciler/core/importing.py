@@ -128,7 +128,7 @@ class Draft:
 def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = ()) -> Draft:
     """Given what was found, decide what becomes of every file. ``exclude`` are globs of live paths."""
     left_out: list[LeftOut] = []
-    notes: list[str] = []
+    notes = [text for place in places for text in (*place.inventory.left_out, *place.inventory.unread)]
     groups = _grouped(places)
     names = _stack_names(groups)
     claimed: dict[tuple[str, str], str] = {}
@@ -180,6 +180,7 @@ class _Used:
     file: FoundFile
     uses: tuple[Use, ...]
     services: tuple[str, ...]
+    raw: bool = False
 
 
 def _grouped(places: Sequence[Place]) -> list[_Group]:
@@ -199,7 +200,7 @@ def _alike(one: FoundProject, other: FoundProject) -> bool:
     """Whether one stack of a manifest can stand for both."""
 
     def seen(project: FoundProject) -> object:
-        files = [(_fields(used.file), used.file.data, used.use) for used in project.files]
+        files = [(_fields(used.file), used.file.data, used.use, used.raw) for used in project.files]
         return project.name, project.directory, project.main_files, files
 
     return seen(one) == seen(other)
@@ -245,6 +246,7 @@ def _merged(project: FoundProject) -> list[_Used]:
             used.file,
             tuple(dict.fromkeys((*one.uses, used.use))),
             tuple(sorted({*one.services, *used.services})),
+            one.raw or used.raw,
         )
     return [
         found[path]
@@ -309,12 +311,13 @@ def _take(used: _Used, stack: str | None, hosts: tuple[str, ...]) -> Taken:
     if not holds_variables(used.file.path, used.uses):
         why = why_secret(posixpath.basename(used.file.path), data)
         return replace(kept, format=Format.BINARY, why=why) if why else replace(kept, format=Format.PLAIN)
-    keys, unshown, odd = _variables(data)
-    why = _why_not_dotenv(data)
+    reader = Parser.RAW if used.raw else Parser.COMPOSE
+    keys, unshown, odd = _variables(data, reader)
+    why = _why_not_dotenv(data, reader)
     kept = replace(kept, format=Format.BINARY if why else Format.DOTENV, keys=keys, unshown=unshown)
     if odd:
         return replace(kept, format=Format.BINARY, why=odd)
-    return replace(kept, why=why, parser=Parser.COMPOSE)
+    return replace(kept, why=why, parser=reader)
 
 
 def holds_variables(path: str, uses: Collection[Use]) -> bool:
@@ -322,20 +325,20 @@ def holds_variables(path: str, uses: Collection[Use]) -> bool:
     return not uses or set(uses) != {Use.MOUNT} or is_env_file(posixpath.basename(path))
 
 
-def _why_not_dotenv(data: bytes) -> str:
+def _why_not_dotenv(data: bytes, reader: Parser) -> str:
     """Why sops' dotenv cannot hold the file byte for byte, without a value; "" where it can."""
     try:
-        return "" if read_lines(data, Parser.COMPOSE) else "it has no lines"
+        return "" if read_lines(data, reader) else "it has no lines"
     except UnfitError as unfit:
         return str(unfit)
 
 
-def _variables(data: bytes) -> tuple[tuple[str, ...], int, str]:
+def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:
     """The names that can be shown, how many cannot, and why its keys cannot be managed ("" if they can)."""
     try:
-        entries = dotenv.entries(data, Parser.COMPOSE)
+        entries = dotenv.entries(data, reader)
     except dotenv.EnvFileError as error:
-        return (), 0, f"Compose could not read it ({error}), so its keys are not looked at"
+        return (), 0, f"it cannot be read ({error}), so its keys are not looked at"
     if findings := lint.plain("", entries):
         what = f"line {findings[0].line}: {findings[0].message}"
         return _shown(entries), 0, f"{what}. Until that is mended, its keys are not looked at"
@@ -482,8 +485,8 @@ def _target(
     fields |= {name: value for name, value in _attributes(one).items() if said[name] != value}
     if one.mounted:
         fields["on_change"] = "restart"
-    if one.parser is Parser.OPAQUE and holds_variables(one.file.path, one.uses):
-        fields["parser"] = "opaque"
+    if one.parser is not Parser.COMPOSE and holds_variables(one.file.path, one.uses):
+        fields["parser"] = str(one.parser)
     if one.source in contracts:
         fields["schema"] = contracts[one.source]
     if not fields:
@@ -524,7 +527,7 @@ def example(files: Iterable[Taken]) -> str:
     """env.example: every name once, without a value, in groups that tell which files hold it."""
     holders: dict[str, list[str]] = {}
     for one in files:
-        for name in one.keys if one.parser is Parser.COMPOSE else ():
+        for name in one.keys if one.parser is not Parser.OPAQUE else ():
             holders.setdefault(name, []).append(one.source)
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, sources in holders.items():

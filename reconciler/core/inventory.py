@@ -31,11 +31,13 @@ class Use(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UsedFile:
-    """A file with those who use it: services of the project; none for a ``.env`` that only interpolates."""
+    """A file with those who use it: services of the project; none for a ``.env`` that only interpolates. ``raw``: its
+    grammar is that of ``docker run --env-file``."""
 
     file: FoundFile
     use: Use
     services: tuple[str, ...] = ()
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,13 @@ class FoundProject:
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """Everything found at one place; ``loose`` are env files that no project found there uses; ``left_out`` says what
-    was not looked at, and why."""
+    was not looked at for its amount, ``unread`` what could not be read."""
 
     place: str
     projects: tuple[FoundProject, ...] = ()
     loose: tuple[FoundFile, ...] = field(default=())
     left_out: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:

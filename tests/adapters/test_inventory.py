@@ -157,7 +157,7 @@ async def test_a_single_file_a_missing_path_and_one_that_is_too_large(sshd: Sshd
             await local_wiring.take_inventory(machine, str(tmp_path / "large.env"))
         below = await local_wiring.take_inventory(machine, str(tmp_path))
     assert "one.env" in loose(below)
-    assert any("large.env: is larger" in problem for problem in below.left_out)
+    assert any("large.env: is larger" in problem for problem in below.unread)
 
 
 @pytest.mark.sshd

@@ -67,10 +67,15 @@ def check_interpolation(opened: Opened) -> Iterator[Finding]:
 
 def check_placeholders(opened: Opened) -> Iterator[Finding]:
     for entry in opened.entries:
-        value = entry.template.strip().strip("\"'")
-        if len(value) <= 300 and (_PLACEHOLDER.fullmatch(value) or _CHANGE_ME.search(value)):
+        if is_placeholder(entry.template):
             message = f"{words.name(entry.key)} still has a placeholder"
             yield Finding(rules.PLACEHOLDER, opened.source.path, _line(opened, entry), message)
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether a value, as it is written, was never filled in."""
+    value = text.strip().strip("\"'")
+    return len(value) <= 300 and bool(_PLACEHOLDER.fullmatch(value) or _CHANGE_ME.search(value))
 
 
 def _line(opened: Opened, entry: dotenv.Entry) -> int:

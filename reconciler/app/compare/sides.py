@@ -1,0 +1,279 @@
+"""From the name of a side to what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import posixpath
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from reconciler.app import local_wiring
+from reconciler.app.checks.contracts import open_book
+from reconciler.app.checks.survey import MANIFEST, Source, survey
+from reconciler.app.compare.contents import Content, Reader
+from reconciler.app.compare.side_names import Kind, SideName
+from reconciler.core.comparison import Side, SideFile
+from reconciler.core.contract import Notes
+from reconciler.core.errors import RefusedError
+from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
+from reconciler.core.model import Manifest, Parser
+from reconciler.core.plaintext import is_env_file
+from reconciler.core.ports import Machine
+from reconciler.core.tree import Tree
+from reconciler.core.words import printable
+
+# Compose reads these of a project's .env itself.
+_COMPOSES_OWN = ("COMPOSE_", "DOCKER_")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where git sides are read: a directory of the clone around the working directory, or ``repository``."""
+
+    repository: str
+    path: str
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What sides are made from. ``machines`` are connected to once, however many sides they serve; ``manifest`` gives
+    that of an environment of this server."""
+
+    reader: Reader
+    place: Place
+    machines: Mapping[str, Machine]
+    manifest: Callable[[str], Awaitable[Manifest]]
+    trees: dict[str, asyncio.Task[Tree]] = field(default_factory=dict)
+
+
+async def open_side(name: SideName, around: Surroundings) -> Side:
+    """Everything of the side. Raises RefusedError where there is nothing, OutsideError where it cannot be reached."""
+    match name.kind:
+        case Kind.GIT:
+            side = await _git(name, around)
+        case Kind.LIVE:
+            side = await _live(name, around)
+        case Kind.CONTAINER:
+            side = await _container(name, around)
+        case _:
+            side = await _machine(name, around)
+    return replace(side, files=_distinct(side.files))
+
+
+def _distinct(files: Sequence[SideFile]) -> tuple[SideFile, ...]:
+    """Each file under a name of its own."""
+    found: dict[str, SideFile] = {}
+    for one in files:
+        found.setdefault(one.name, one)
+    return tuple(found[name] for name in sorted(found))
+
+
+# --- git ---
+
+
+async def _git(name: SideName, around: Surroundings) -> Side:
+    environment = str(name.what)
+    tree = await tree_of(name, around)
+    kept = {
+        path: data
+        for path, data in tree.files.items()
+        if path.startswith(f"{environment}/") or path.endswith((".yaml", ".yml"))
+    }
+    if f"{environment}/{MANIFEST}" not in kept:
+        names = sorted({path.partition("/")[0] for path in tree.files if path.endswith(f"/{MANIFEST}")})
+        there = (
+            f"There are: {', '.join(names)}" if names else f"Nothing like it lies in {around.place.path}: see --path"
+        )
+        what = f"there is no {environment}/{MANIFEST} in that commit"
+        raise RefusedError(what, where=name.text, hint=printable(there))
+    found = survey(Tree(kept, tree.odd), around.place.path, parse_yaml=around.reader.parse_yaml)
+    notes = open_book(found).notes(found.sources)
+    sources = [one for one in found.sources if one.environment == environment and one.outline]
+    contents = await asyncio.gather(*(_source(one, around.reader) for one in sources))
+    pairs = list(zip(sources, contents, strict=True))
+    manifest = next(one for one in found.environments if one.name == environment)
+    problems = () if manifest.manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` says why",)
+    return Side(
+        name.text,
+        tuple(_of_source(one, content, notes.get(one.path, {})) for one, content in pairs),
+        environment,
+        problems=problems,
+        sealed=sum(content.sealed for content in contents),
+    )
+
+
+async def tree_of(name: SideName, around: Surroundings) -> Tree:
+    """The environments' directory at the revision, read once for all sides that want it."""
+    if name.revision not in around.trees:
+        around.trees[name.revision] = asyncio.create_task(_read_tree(name.revision, around.place))
+    return await asyncio.shield(around.trees[name.revision])
+
+
+async def _read_tree(revision: str, place: Place) -> Tree:
+    clone = local_wiring.clone(place.repository)
+    commit, _ = await clone.resolve(revision, revision, from_fork_point=False)
+    (tree,) = await clone.trees([commit], place.path)
+    return tree
+
+
+async def _source(source: Source, reader: Reader) -> Content:
+    return await reader.read(source.name, source.data, source.parser)
+
+
+def _of_source(source: Source, content: Content, notes: Mapping[str, Notes]) -> SideFile:
+    outline = source.outline
+    assert outline is not None
+    relative = posixpath.relpath(outline.path, outline.directory)
+    return SideFile(
+        name=source.name,
+        aliases=(outline.path, relative, source.name),
+        keys=content.keys,
+        content=content.digest,
+        mode=int(outline.mode, 8),
+        owner="" if outline.owner.isdigit() else outline.owner,
+        group="" if outline.group.isdigit() else outline.group,
+        notes=notes,
+        ignored=outline.ignore_keys,
+        problem=content.problem,
+    )
+
+
+# --- machines ---
+
+
+async def _machine(name: SideName, around: Surroundings) -> Side:
+    inventory = await local_wiring.take_inventory(around.machines[name.text], name.what)
+    if inventory.empty and not inventory.unread:
+        hint = "Name a file, or a directory with env files or a Compose project in it or below it"
+        raise RefusedError("nothing to compare is there", where=name.text, hint=hint)
+    return await _of_inventory(name.text, inventory, around.reader)
+
+
+async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side:
+    alone = not inventory.projects and len(inventory.loose) == 1
+    used = [
+        _of_file(one.file, inventory, reader, _parser(one), project, one)
+        for project in inventory.projects
+        for one in project.files
+    ]
+    loose = [
+        _of_file(file, inventory, reader, _parser_of_loose(file, alone=alone and file.path == inventory.place))
+        for file in inventory.loose
+    ]
+    files = await asyncio.gather(*used, *loose)
+    containers = tuple(container for project in inventory.projects for container in project.containers)
+    problems = tuple(f"{one.directory}: {one.problem}" for one in inventory.projects if one.problem)
+    return Side(
+        name,
+        tuple(file for file, _ in files),
+        services=containers if inventory.projects else None,
+        left_out=inventory.left_out,
+        problems=(*problems, *inventory.unread),
+        sealed=sum(sealed for _, sealed in files),
+    )
+
+
+def _parser(used: UsedFile) -> Parser:
+    if used.use is Use.MOUNT:
+        return Parser.COMPOSE if is_env_file(posixpath.basename(used.file.path)) else Parser.OPAQUE
+    return Parser.RAW if used.raw else Parser.COMPOSE
+
+
+def _parser_of_loose(file: FoundFile, *, alone: bool) -> Parser:
+    """A file that a person names is one of variables where its lines are, whatever its name."""
+    if is_env_file(posixpath.basename(file.path)):
+        return Parser.COMPOSE
+    lines = [line.strip() for line in file.data.reveal().splitlines() if line.strip() and not line.startswith(b"#")]
+    return Parser.COMPOSE if alone and lines and all(b"=" in line for line in lines) else Parser.OPAQUE
+
+
+async def _of_file(
+    file: FoundFile,
+    inventory: Inventory,
+    reader: Reader,
+    parser: Parser,
+    project: FoundProject | None = None,
+    used: UsedFile | None = None,
+) -> tuple[SideFile, bool]:
+    """The file, and whether no key of ours opens it. Mode and owner of an encrypted one say nothing of a live file."""
+    data = file.data.reveal()
+    content, encrypted = await reader.read(file.path, data, parser), b"ENC[AES256_GCM," in data
+    top = posixpath.dirname(inventory.place) if file.path == inventory.place else inventory.place
+    name = posixpath.relpath(file.path, top) if top.startswith("/") else file.path
+    relative = posixpath.relpath(file.path, project.directory) if project else name
+    found = SideFile(
+        name=name if not name.startswith("../") else file.path,
+        aliases=tuple(dict.fromkeys((file.path, name, relative))),
+        keys=content.keys,
+        content=content.digest,
+        mode=None if encrypted else file.mode,
+        owner="" if encrypted else file.owner,
+        group="" if encrypted else file.group,
+        services=used.services if used else (),
+        unused=_unused(content, inventory, project, used),
+        problem=content.problem,
+    )
+    return found, content.sealed
+
+
+def _unused(
+    content: Content, inventory: Inventory, project: FoundProject | None, used: UsedFile | None
+) -> frozenset[str]:
+    """Keys that reach no service: those of a file that no project found there names, and what of a .env nothing
+    interpolates."""
+    keys = frozenset(content.keys or ())
+    if project is None or used is None:
+        return keys if inventory.projects else frozenset()
+    if used.use is Use.INTERPOLATION:
+        return frozenset(key for key in keys if key not in project.interpolated and not key.startswith(_COMPOSES_OWN))
+    return frozenset()
+
+
+# --- this server's live files ---
+
+
+async def _live(name: SideName, around: Surroundings) -> Side:
+    environment = str(name.what)
+    manifest = await around.manifest(environment)
+    machine = around.machines[name.text]
+    files = await asyncio.gather(*(machine.read(target.path) for target in manifest.targets))
+    directories = sorted({stack.directory for stack in manifest.stacks})
+    inventories = await asyncio.gather(*(local_wiring.take_inventory(machine, one) for one in directories))
+    projects = [project for inventory in inventories for project in inventory.projects]
+    owners = {used.file.path: (project, used) for project in projects for used in project.files}
+    found = []
+    for target, file in zip(manifest.targets, files, strict=True):
+        if file is None:
+            continue
+        project, used = owners.get(target.path, (None, None))
+        whole = Inventory(os.path.dirname(target.path), tuple(projects))
+        one, _ = await _of_file(file, whole, around.reader, target.parser, project, used)
+        found.append(replace(one, name=target.source, aliases=(target.path, target.source), ignored=target.ignore_keys))
+    containers = tuple(container for project in projects for container in project.containers)
+    return Side(name.text, tuple(found), environment, containers if directories else None)
+
+
+# --- a container ---
+
+
+async def _container(name: SideName, around: Surroundings) -> Side:
+    wanted = str(name.what)
+    project, _, service = wanted.rpartition("/")
+    found = await local_wiring.containers(around.machines[name.text])
+    if found is None:
+        raise RefusedError("docker does not answer on this machine", where=name.text, hint="`docker ps` says why")
+    running = [one for one in found if one.container.service == service and (not project or one.project == project)]
+    projects = sorted({one.project for one in running})
+    if not running:
+        hint = "`docker compose ls` and `docker compose ps` list what runs; accepted: SERVICE or PROJECT/SERVICE"
+        raise RefusedError("there is no container of that service", where=name.text, hint=hint)
+    if len(projects) > 1:
+        names = " or ".join(f"container:{one}/{service}" for one in projects)
+        raise RefusedError("several projects have that service", where=name.text, hint=printable(f"Name {names}"))
+    keys = {
+        key: around.reader.value(value.reveal().decode("utf-8", "surrogateescape"))
+        for key, value in running[0].environment.items()
+    }
+    file = SideFile(f"{service}.env", (f"{service}.env", service), keys, None, services=(service,))
+    return Side(name.text, (file,))

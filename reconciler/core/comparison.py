@@ -1,0 +1,538 @@
+"""Two sides compared: files paired, each key classified, services and probes side by side. Pure; never a value.
+
+What is equal is told by fingerprints, keyed anew for every run. See docs/compare.md.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from reconciler.core.contract import Differs, Notes
+from reconciler.core.dotenv import left_to_server
+from reconciler.core.inventory import FoundContainer
+from reconciler.core.risk import Risk, RiskOverride, must_differ, risk_of
+
+_LIKE_ENOUGH = 0.5  # of all keys of two files, those that both have
+
+
+class Status(StrEnum):
+    """How one thing stands on the two sides."""
+
+    SAME = "same"
+    EXPECTED = "expected"  # differs, and somebody said why
+    DIFFERS = "differs"
+    MISSING_LEFT = "missing-left"
+    MISSING_RIGHT = "missing-right"
+    SAME_SECRET = "same-secret"  # noqa: S105  # a class of keys
+    UNKNOWN = "unknown"  # there on both sides; without a decryption key the values cannot be compared
+
+
+UNEXPLAINED = frozenset({Status.DIFFERS, Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.SAME_SECRET})
+
+
+class Remark(StrEnum):
+    """What else there is to say of a key. A placeholder counts as unexplained, too."""
+
+    PLACEHOLDER = "placeholder"
+    DEPRECATED = "deprecated"
+    UNUSED = "unused"
+
+
+class Allows(StrEnum):
+    """What an expected difference allows."""
+
+    DIFFERS = "differs"
+    MISSING = "missing"
+    SAME_SECRET = "same-secret"  # noqa: S105
+    PLACEHOLDER = "placeholder"
+
+
+class Attribute(StrEnum):
+    """What of a file, beside its keys, may be expected to differ."""
+
+    MODE = "mode"
+    OWNER = "owner"
+    GROUP = "group"
+    CONTENT = "content"
+    FILE = "file"
+
+
+# --- what is compared ---
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """``fingerprint`` None: there, and not readable without a key. An ``empty`` one is no secret."""
+
+    fingerprint: str | None
+    empty: bool = False
+    placeholder: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SideFile:
+    """A file of one side. ``aliases`` are names by which the same file may be known on the other side, the surest
+    first. ``keys`` is None for a file without variables, which is compared by ``content``, a fingerprint (None: not
+    readable without a key). ``mode`` None, ``owner`` and ``group`` "": not known. ``unused`` are keys that no service
+    gets, ``ignored`` patterns of those that git leaves to the server. ``problem`` says why it cannot be compared."""
+
+    name: str
+    aliases: tuple[str, ...]
+    keys: Mapping[str, Value] | None
+    content: str | None
+    mode: int | None = None
+    owner: str = ""
+    group: str = ""
+    services: tuple[str, ...] = ()
+    unused: frozenset[str] = frozenset()
+    notes: Mapping[str, Notes] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """``name`` as it was asked for; ``environment`` "" where it is not known which one it is; ``left_out`` says what
+    was not looked at, ``problems`` what could not be; ``sealed`` counts the files that no key opened. ``services``
+    None: it cannot have any."""
+
+    name: str
+    files: tuple[SideFile, ...]
+    environment: str = ""
+    services: tuple[FoundContainer, ...] | None = None
+    left_out: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    sealed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """An expected difference: of which files and keys (glob patterns), or of which attributes, and why. ``between``
+    are the environments that it holds between; () for any sides."""
+
+    file: str
+    reason: str
+    keys: tuple[str, ...] = ()
+    attributes: frozenset[Attribute] = frozenset()
+    allows: frozenset[Allows] = frozenset({Allows.DIFFERS, Allows.MISSING})
+    between: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceExpectation:
+    """Facts of services (both glob patterns) that may differ, and why."""
+
+    service: str
+    facts: tuple[str, ...]
+    reason: str
+    between: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What `envs/expected-differences.yaml` says."""
+
+    differences: tuple[Expectation, ...] = ()
+    services: tuple[ServiceExpectation, ...] = ()
+    risks: tuple[RiskOverride, ...] = ()
+
+
+# --- what comes of it ---
+
+
+@dataclass(frozen=True, slots=True)
+class KeyResult:
+    """``reason`` is why it is expected, or what makes it a mistake; "" where the status says all."""
+
+    key: str
+    status: Status
+    risk: Risk
+    remarks: tuple[Remark, ...] = ()
+    reason: str = ""
+    allowed: bool = False
+
+    @property
+    def unexplained(self) -> bool:
+        return self.status in UNEXPLAINED or (Remark.PLACEHOLDER in self.remarks and not self.allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that can be shown of both sides: a mode, an owner, an image."""
+
+    what: str
+    left: str
+    right: str
+    status: Status
+    risk: Risk = Risk.MEDIUM
+    reason: str = ""
+
+    @property
+    def unexplained(self) -> bool:
+        return self.status in UNEXPLAINED
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """Two paired files, or one that has no other ("" on the side where there is none)."""
+
+    left: str
+    right: str
+    keys: tuple[KeyResult, ...]
+    facts: tuple[Fact, ...]
+    services: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.left or self.right
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceResult:
+    service: str
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """``line`` is the first that differs, 0 for none; ``left`` and ``right`` say how it ended on each side, and what it
+    printed only where the probe says ``show: true``."""
+
+    probe: str
+    status: Status
+    left: str
+    right: str
+    line: int = 0
+    reason: str = ""
+
+    @property
+    def unexplained(self) -> bool:
+        return self.status in UNEXPLAINED
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """``different`` says whether the sides were taken for two environments: then a secret must differ, and contracts
+    say what may."""
+
+    left: Side
+    right: Side
+    different: bool
+    files: tuple[FileResult, ...]
+    services: tuple[ServiceResult, ...] = ()
+    probes: tuple[ProbeResult, ...] = ()
+
+    @property
+    def everything(self) -> Iterator[KeyResult | Fact | ProbeResult]:
+        for file in self.files:
+            yield from file.keys
+            yield from file.facts
+        for service in self.services:
+            yield from service.facts
+        yield from self.probes
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What could not be compared, so that nobody takes silence for equality."""
+        files = tuple(f"{one.name}: {one.problem}" for one in self.files if one.problem)
+        return (*self.left.problems, *self.right.problems, *files)
+
+    @property
+    def unexplained(self) -> int:
+        return sum(one.unexplained for one in self.everything) + len(self.problems)
+
+
+def compare(left: Side, right: Side, expected: Expectations, *, different: bool) -> Comparison:
+    """Given two sides, return how each file, key and service stands on them."""
+    judge = _Judge(left, right, expected, different)
+    files = tuple(judge.file(one, other) for one, other in pair(left.files, right.files))
+    return Comparison(left, right, different, files, tuple(judge.services()))
+
+
+def are_different(left: Side, right: Side) -> bool:
+    """Whether two sides are two environments, where nobody says: those that are named so; and those of which neither
+    is named, since a server is held against its own environment in git, or against another server."""
+    if left.environment and right.environment:
+        return left.environment != right.environment
+    return not (left.environment or right.environment)
+
+
+# --- pairing ---
+
+Pair = tuple[SideFile | None, SideFile | None]
+
+
+def pair(left: Sequence[SideFile], right: Sequence[SideFile]) -> list[Pair]:
+    """Which file belongs to which: by path, else by name, else by the keys they share; one against one always."""
+    if len(left) == len(right) == 1:
+        return [(left[0], right[0])]
+    rest_left, rest_right = list(left), list(right)
+    pairs: list[Pair] = []
+    for match in (_by_alias, _by_base, _by_keys):
+        for one, other in list(match(rest_left, rest_right)):
+            rest_left.remove(one)
+            rest_right.remove(other)
+            pairs.append((one, other))
+    pairs += [(one, None) for one in rest_left]
+    pairs += [(None, other) for other in rest_right]
+    return sorted(pairs, key=lambda both: (both[0] or both[1] or left[0]).name)
+
+
+def _by_alias(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
+    taken: set[str] = set()
+    for one in left:
+        for alias in one.aliases:
+            other = next((other for other in right if alias in other.aliases and other.name not in taken), None)
+            if other is not None:
+                taken.add(other.name)
+                yield one, other
+                break
+
+
+def _by_base(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
+    """Files whose name, without directories, each side has once."""
+    here, there = _once_by_base(left), _once_by_base(right)
+    for base in sorted(here.keys() & there.keys()):
+        yield here[base], there[base]
+
+
+def _once_by_base(files: Sequence[SideFile]) -> dict[str, SideFile]:
+    found: dict[str, list[SideFile]] = {}
+    for one in files:
+        found.setdefault(posixpath.basename(one.name), []).append(one)
+    return {base: several[0] for base, several in found.items() if len(several) == 1}
+
+
+def _by_keys(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
+    """The most alike first."""
+    scored = [
+        (likeness, one, other)
+        for one in left
+        for other in right
+        if (likeness := _likeness(one.keys, other.keys)) >= _LIKE_ENOUGH
+    ]
+    scored.sort(key=lambda found: (-found[0], found[1].name, found[2].name))
+    done: set[tuple[int, str]] = set()
+    for _, one, other in scored:
+        if (0, one.name) not in done and (1, other.name) not in done:
+            done |= {(0, one.name), (1, other.name)}
+            yield one, other
+
+
+def _likeness(one: Mapping[str, Value] | None, other: Mapping[str, Value] | None) -> float:
+    if not one or not other:
+        return 0.0
+    return len(one.keys() & other.keys()) / len(one.keys() | other.keys())
+
+
+# --- classification ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    left: Side
+    right: Side
+    expected: Expectations
+    different: bool
+
+    def file(self, one: SideFile | None, other: SideFile | None) -> FileResult:
+        names = [each.name for each in (one, other) if each]
+        problem = next((each.problem for each in (one, other) if each and each.problem), "")
+        services = tuple(sorted({service for each in (one, other) if each for service in each.services}))
+        if problem:
+            return FileResult(one.name if one else "", other.name if other else "", (), (), services, problem)
+        keys, facts = tuple(self._keys(names, one, other)), tuple(self._facts(names, one, other))
+        whole = next((fact for fact in facts if fact.what == Attribute.FILE), None)
+        if whole and whole.status is Status.EXPECTED:  # then so are its keys
+            keys = tuple(replace(key, status=Status.EXPECTED, reason=whole.reason) for key in keys)
+        return FileResult(one.name if one else "", other.name if other else "", keys, facts, services)
+
+    # --- keys ---
+
+    def _keys(self, names: Sequence[str], one: SideFile | None, other: SideFile | None) -> Iterator[KeyResult]:
+        here, there = (each.keys if each else {} for each in (one, other))
+        if here is None or there is None:
+            return
+        for key in sorted(here.keys() | there.keys()):
+            notes = [each.notes[key] for each in (one, other) if each and key in each.notes]
+            result = self._key(names, key, here.get(key), there.get(key), notes, _remarks(key, one, other, notes))
+            if result.status in _ALLOWS and any(each and left_to_server(key, each.ignored) for each in (one, other)):
+                result = replace(result, status=Status.EXPECTED, reason="left to the server (ignore_keys)")
+            yield result
+
+    def _key(
+        self,
+        names: Sequence[str],
+        key: str,
+        one: Value | None,
+        other: Value | None,
+        notes: Sequence[Notes],
+        remarks: tuple[Remark, ...],
+    ) -> KeyResult:
+        secret = any(said.secret for said in notes)
+        risk = risk_of(key, secret=secret, overrides=self.expected.risks)
+        status, reason = self._status(one, other, notes, is_secret=secret or must_differ(key))
+        allowed = self._allowing(names, key)
+        if (allows := _ALLOWS.get(status)) and (said := allowed(allows)):
+            status, reason = Status.SAME if status is Status.SAME_SECRET else Status.EXPECTED, said
+        placeholder = allowed(Allows.PLACEHOLDER) if Remark.PLACEHOLDER in remarks else ""
+        return KeyResult(key, status, risk, remarks, reason or placeholder, allowed=bool(placeholder))
+
+    def _status(
+        self, one: Value | None, other: Value | None, notes: Sequence[Notes], *, is_secret: bool
+    ) -> tuple[Status, str]:
+        """How a key stands, before what is listed as expected is asked, and what the contract says of that."""
+        if one is None or other is None:
+            return Status.MISSING_LEFT if one is None else Status.MISSING_RIGHT, ""
+        if one.fingerprint is None or other.fingerprint is None:
+            return Status.UNKNOWN, ""
+        ruled = next((said for said in notes if said.differs), None)
+        place = f"x-differs of {ruled.contract}:{ruled.line}" if ruled else ""
+        if one.fingerprint != other.fingerprint:
+            if self.different and ruled and ruled.differs in (Differs.MUST, Differs.MAY):
+                return Status.EXPECTED, place
+            if self.different and is_secret and not ruled:
+                return Status.EXPECTED, "a secret differs between environments"
+            return Status.DIFFERS, f"must not differ: {place}" if ruled and ruled.differs is Differs.NEVER else ""
+        if self.different and not one.empty:
+            if ruled:
+                return (Status.SAME_SECRET, f"must differ: {place}") if ruled.differs is Differs.MUST else _SAME
+            if is_secret and not one.placeholder:
+                return Status.SAME_SECRET, "two environments share a secret"
+        return _SAME
+
+    def _allowing(self, names: Sequence[str], key: str) -> Callable[[Allows], str]:
+        """What is listed for this key: a function from what is to be allowed to the reason, "" for none."""
+        listed = [
+            one
+            for one in self.expected.differences
+            if self._holds(one.between) and _names(one, names) and any(fnmatchcase(key, glob) for glob in one.keys)
+        ]
+        return lambda what: next((one.reason for one in listed if what in one.allows), "")
+
+    def _holds(self, between: Sequence[str]) -> bool:
+        return not between or {self.left.environment, self.right.environment} <= set(between)
+
+    # --- files ---
+
+    def _facts(self, names: Sequence[str], one: SideFile | None, other: SideFile | None) -> Iterator[Fact]:
+        if one is None or other is None:
+            status = Status.MISSING_LEFT if one is None else Status.MISSING_RIGHT
+            there, absent = "there", "not there"
+            left, right = (absent, there) if one is None else (there, absent)
+            yield self._fact(names, Attribute.FILE, left, right, status)
+            return
+        if one.mode is not None and other.mode is not None:
+            yield self._fact(names, Attribute.MODE, f"{one.mode:04o}", f"{other.mode:04o}")
+        if one.owner and other.owner:
+            yield self._fact(names, Attribute.OWNER, one.owner, other.owner)
+        if one.group and other.group:
+            yield self._fact(names, Attribute.GROUP, one.group, other.group)
+        if one.keys is None or other.keys is None:
+            known = one.content is not None and other.content is not None
+            status = (Status.SAME if one.content == other.content else Status.DIFFERS) if known else Status.UNKNOWN
+            yield self._fact(names, Attribute.CONTENT, "", "", status)
+
+    def _fact(self, names: Sequence[str], what: Attribute, left: str, right: str, status: Status | None = None) -> Fact:
+        status = status or (Status.SAME if left == right else Status.DIFFERS)
+        reason = ""
+        if status in UNEXPLAINED:
+            reason = next(
+                (
+                    one.reason
+                    for one in self.expected.differences
+                    if what in one.attributes and self._holds(one.between) and _names(one, names)
+                ),
+                "",
+            )
+        return Fact(what, left, right, Status.EXPECTED if reason else status, reason=reason)
+
+    # --- services ---
+
+    def services(self) -> Iterator[ServiceResult]:
+        """Both sides' containers side by side; none where one of the sides cannot have any."""
+        if self.left.services is None or self.right.services is None:
+            return
+        left, right = _by_service(self.left.services), _by_service(self.right.services)
+        for name in sorted(left.keys() | right.keys()):
+            yield ServiceResult(name, tuple(self._service(name, left.get(name), right.get(name))))
+
+    def _service(
+        self, name: str, one: Sequence[FoundContainer] | None, other: Sequence[FoundContainer] | None
+    ) -> Iterator[Fact]:
+        if one is None or other is None:
+            status = Status.MISSING_LEFT if one is None else Status.MISSING_RIGHT
+            yield self._service_fact(name, "container", "yes" if one else "", "yes" if other else "", status)
+            return
+        for what, tell in _FACTS.items():
+            left, right = (", ".join(dict.fromkeys(map(tell, each))) for each in (one, other))
+            if left or right:
+                # How often it was restarted says much to a person, and is never the same on two machines.
+                ignored = what == "restarts" or left == right
+                yield self._service_fact(name, what, left, right, Status.SAME if ignored else Status.DIFFERS)
+
+    def _service_fact(self, name: str, what: str, left: str, right: str, status: Status) -> Fact:
+        reason = ""
+        if status in UNEXPLAINED:
+            reason = next(
+                (
+                    one.reason
+                    for one in self.expected.services
+                    if fnmatchcase(name, one.service)
+                    and any(fnmatchcase(what, fact) for fact in one.facts)
+                    and self._holds(one.between)
+                ),
+                "",
+            )
+        risk = Risk.HIGH if what in ("state", "health", "container") else Risk.MEDIUM
+        return Fact(what, left, right, Status.EXPECTED if reason else status, risk, reason)
+
+
+_SAME = (Status.SAME, "")
+_ALLOWS = {
+    Status.DIFFERS: Allows.DIFFERS,
+    Status.MISSING_LEFT: Allows.MISSING,
+    Status.MISSING_RIGHT: Allows.MISSING,
+    Status.SAME_SECRET: Allows.SAME_SECRET,
+}
+_FACTS: Mapping[str, Callable[[FoundContainer], str]] = {
+    "state": lambda one: one.state,
+    "health": lambda one: one.health,
+    "restarts": lambda one: str(one.restarts),
+    "image": lambda one: one.image,
+    "digest": lambda one: one.image_digest.removeprefix("sha256:")[:12],
+    "ports": lambda one: " ".join(one.ports),
+    "memory": lambda one: f"{one.memory // (1024 * 1024)} MiB" if one.memory else "no limit",
+    "cpus": lambda one: f"{one.cpus:g}" if one.cpus else "no limit",
+}
+
+
+def _remarks(key: str, one: SideFile | None, other: SideFile | None, notes: Sequence[Notes]) -> tuple[Remark, ...]:
+    sides = [each for each in (one, other) if each is not None]
+    values = [each.keys[key] for each in sides if each.keys and key in each.keys]
+    found = []
+    if any(value.placeholder for value in values):
+        found.append(Remark.PLACEHOLDER)
+    if any(said.deprecated for said in notes):
+        found.append(Remark.DEPRECATED)
+    if any(key in each.unused for each in sides):
+        found.append(Remark.UNUSED)
+    return tuple(found)
+
+
+def _names(one: Expectation, names: Sequence[str]) -> bool:
+    """Whether the expectation's pattern matches the file's path, or its name, on either side."""
+    every = [*names, *(posixpath.basename(name) for name in names)]
+    return any(fnmatchcase(name, one.file) for name in every)
+
+
+def _by_service(containers: Sequence[FoundContainer]) -> dict[str, list[FoundContainer]]:
+    found: dict[str, list[FoundContainer]] = {}
+    for one in containers:
+        found.setdefault(one.service, []).append(one)
+    return found

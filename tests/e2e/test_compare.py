@@ -1,0 +1,452 @@
+"""`reconciler compare`: sides in git, in files, over a real sshd, and in running containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.commands import run
+from tests.support.compose import ComposeProject
+from tests.support.server import Server
+from tests.support.site import API, FLAGS, WORKER, Site
+from tests.support.sshd import Sshd
+
+COMMAND = Path(sys.executable).parent / "reconciler"
+CANARY = "invented-"
+SAME, DIFFERS, EXPECTED = "same", "differs", "expected"
+
+
+def compare(
+    root: Path, *arguments: str | Path, key: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run it in ``root``; no output of any kind ever holds a value."""
+    docker = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
+    given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", "COLUMNS": "200", **docker, **env}
+    keys = ["--age-key-file", str(key)] if key else []
+    done = run(COMMAND, "compare", *arguments, *keys, env=given, cwd=root, timeout=60)
+    stdout, stderr = done.stdout.decode(), done.stderr.decode()
+    assert CANARY not in stdout + stderr
+    return subprocess.CompletedProcess(done.args, done.returncode, stdout, stderr)
+
+
+def data(root: Path, *arguments: str | Path, key: Path | None = None, code: int = 2) -> dict[str, Any]:
+    done = compare(root, *arguments, "--format", "json", key=key)
+    assert done.returncode == code, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def one(found: Mapping[str, Any]) -> dict[str, Any]:
+    (comparison,) = found["comparisons"]
+    return dict(comparison)
+
+
+def classes(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """``api.env/KEY`` → class, and ``api.env:mode`` for what is not a key."""
+    found = {}
+    for file in comparison["files"]:
+        name = file["left"] or file["right"]
+        found |= {f"{name}/{key['key']}": key["class"] for key in file["keys"]}
+        found |= {f"{name}:{fact['what']}": fact["class"] for fact in file["facts"]}
+    return found
+
+
+def key_of(comparison: Mapping[str, Any], file: str, key: str) -> dict[str, Any]:
+    (found,) = (
+        each
+        for one in comparison["files"]
+        if file in (one["left"], one["right"])
+        for each in one["keys"]
+        if each["key"] == key
+    )
+    return dict(found)
+
+
+@pytest.fixture
+def committed(site: Site) -> Site:
+    site.commit("Start")
+    return site
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    """A server's directory that is exactly what git:production says."""
+    directory = tmp_path / "live"
+    return written(
+        directory,
+        {
+            "api.env": API.format(environment="production"),
+            "config/worker.env": WORKER.format(environment="production"),
+            "flags.env": FLAGS,
+        },
+    )
+
+
+def written(directory: Path, files: Mapping[str, str], mode: int = 0o600) -> Path:
+    for name, text in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+        (directory / name).chmod(mode)
+    return directory
+
+
+def expect(site: Site, text: str) -> None:
+    site.write("expected-differences.yaml", text)
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+# --- git against files ---
+
+WITHOUT_NGINX = """
+differences:
+  - {file: nginx.conf, attributes: [file], reason: it is baked into the image here}
+"""
+
+
+def test_a_server_that_is_what_git_says_leaves_nothing_unexplained(committed: Site, live: Path) -> None:
+    expect(committed, WITHOUT_NGINX)
+    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
+    assert found["different_environments"] is False
+    assert found["unexplained"] == 0
+    told = classes(found)
+    assert told["nginx.conf:file"] == EXPECTED
+    assert {kind for name, kind in told.items() if not name.startswith("nginx")} == {SAME}
+    pairs = {(file["left"], file["right"]) for file in found["files"]}
+    assert ("worker.env", "config/worker.env") in pairs
+
+
+def test_a_changed_a_missing_and_an_added_key_are_told_apart(committed: Site, live: Path) -> None:
+    change(live / "api.env", "LOG_LEVEL=info", "LOG_LEVEL=debug")
+    change(live / "api.env", "OPTIONAL=\n", "")
+    with (live / "api.env").open("a") as file:
+        file.write("ADDED=1\n")
+    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys))
+    told = classes(found)
+    assert told["api.env/LOG_LEVEL"] == DIFFERS
+    assert told["api.env/OPTIONAL"] == "missing-right"
+    assert told["api.env/ADDED"] == "missing-left"
+    assert told["api.env/PUBLIC_URL"] == SAME
+
+
+def test_listed_differences_with_a_reason_are_expected(committed: Site, live: Path) -> None:
+    change(live / "api.env", "LOG_LEVEL=info", "LOG_LEVEL=debug")
+    (live / "api.env").chmod(0o640)
+    listed = """
+  - {file: api.env, keys: LOG_*, reason: somebody looks for a fault there}
+  - {file: api.env, attributes: [mode], reason: its group reads it there}
+"""
+    expect(committed, WITHOUT_NGINX + listed)
+    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
+    told = key_of(found, "api.env", "LOG_LEVEL")
+    assert (told["class"], told["reason"], told["unexplained"]) == (EXPECTED, "somebody looks for a fault there", False)
+    assert classes(found)["api.env:mode"] == EXPECTED
+
+
+def test_a_reason_is_required_and_mistakes_are_told_with_their_line(committed: Site, live: Path) -> None:
+    expect(
+        committed,
+        "differences:\n  - {file: api.env, keys: LOG_LEVEL}\n"
+        "  - {keys: A, attributes: [mode], reason: both at once is wrong}\n",
+    )
+    done = compare(committed.root, "git:production", f"file:{live}")
+    assert done.returncode == 1
+    assert "expected-differences.yaml:2: differences[0].reason: is missing" in done.stderr
+    assert "expected-differences.yaml:3: differences[1]: must name either keys or attributes" in done.stderr
+
+
+def test_an_entry_between_environments_does_not_excuse_a_servers_drift(committed: Site, live: Path) -> None:
+    change(live / "api.env", "LOG_LEVEL=info", "LOG_LEVEL=debug")
+    expect(
+        committed, "differences:\n  - {keys: LOG_LEVEL, between: [production, staging], reason: staging says more}\n"
+    )
+    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys))
+    assert classes(found)["api.env/LOG_LEVEL"] == DIFFERS
+
+
+def test_without_a_key_names_are_compared_and_it_says_so(committed: Site, live: Path) -> None:
+    change(live / "api.env", "LOG_LEVEL=info", "LOG_LEVEL=debug\nADDED=1")
+    done = compare(committed.root, "git:production", f"file:{live}", "--format", "json")
+    assert done.returncode == 2
+    found = one(json.loads(done.stdout))
+    told = classes(found)
+    assert told["api.env/LOG_LEVEL"] == "unknown"
+    assert told["api.env/ADDED"] == "missing-left"
+    assert told["flags.env/FEATURE_SEARCH"] == SAME
+    assert any("only the names of keys are compared" in remark for remark in found["remarks"])
+    assert "no age key was given" in compare(committed.root, "git:production", f"file:{live}").stdout
+
+
+def test_a_key_for_another_environment_opens_its_own_only(committed: Site, live: Path) -> None:
+    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.staging.path))
+    assert classes(found)["api.env/LOG_LEVEL"] == "unknown"
+    assert any("the key opens none of them" in remark for remark in found["remarks"])
+
+
+# --- git against git ---
+
+
+def test_between_two_environments_contracts_say_what_differs_and_secrets_must(committed: Site) -> None:
+    text = API.format(environment="staging").replace("invented-session-staging", "invented-session-production")
+    committed.encrypt("staging/api.env", text.replace("https://staging", "https://production"))
+    committed.commit("Copy")
+    found = one(data(committed.root, "git:production", "git:staging", key=committed.keys))
+    assert found["different_environments"] is True
+    secret = key_of(found, "api.env", "SESSION_SECRET")
+    assert (secret["class"], secret["risk"], secret["unexplained"]) == ("same-secret", "high", True)
+    assert key_of(found, "api.env", "PUBLIC_URL")["class"] == "same-secret"  # x-differs: must
+    assert key_of(found, "worker.env", "API_TOKEN")["class"] == EXPECTED  # another secret
+    assert key_of(found, "worker.env", "QUEUE")["class"] == SAME
+
+
+def test_a_contract_explains_a_difference_between_environments(committed: Site) -> None:
+    found = one(data(committed.root, "git:production", "git:staging", key=committed.keys))
+    told = key_of(found, "api.env", "PUBLIC_URL")
+    assert (told["class"], told["reason"]) == (EXPECTED, "x-differs of contracts/api.yaml:6")
+
+
+def test_revisions_of_one_environment_are_compared(committed: Site) -> None:
+    committed.encrypt("production/worker.env", WORKER.format(environment="production").replace("=4", "=8"))
+    committed.commit("More workers")
+    found = one(data(committed.root, "git:production@HEAD~1", "git:production", key=committed.keys))
+    assert {name for name, kind in classes(found).items() if kind != SAME} == {"worker.env/WORKERS"}
+
+
+def test_deprecated_keys_and_placeholders_are_remarked(committed: Site) -> None:
+    text = API.format(environment="production").replace("LOG_LEVEL=info", "LOG_LEVEL=changeme")
+    committed.encrypt("production/api.env", text + "OLD_NAME=1\n")
+    committed.commit("Old")
+    found = one(data(committed.root, "git:production", "git:production", key=committed.keys))
+    assert key_of(found, "api.env", "OLD_NAME")["remarks"] == ["deprecated"]
+    placeholder = key_of(found, "api.env", "LOG_LEVEL")
+    assert (placeholder["class"], placeholder["remarks"], placeholder["unexplained"]) == (SAME, ["placeholder"], True)
+
+
+def test_keys_left_to_the_server_may_differ(committed: Site, live: Path) -> None:
+    committed.replace("production/environment.yaml", "flags.env: {", "flags.env: {ignore_keys: [FEATURE_*], ")
+    committed.commit("Leave it")
+    expect(committed, WITHOUT_NGINX)
+    change(live / "flags.env", "=on", "=off")
+    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
+    assert key_of(found, "flags.env", "FEATURE_SEARCH")["reason"] == "left to the server (ignore_keys)"
+
+
+# --- pairs ---
+
+
+def test_two_single_files_are_paired_whatever_their_names(tmp_path: Path) -> None:
+    first = written(tmp_path / "a", {"production.env": "A=1\nB=2\n"})
+    second = written(tmp_path / "b", {"app.conf": "A=1\nB=3\n"})
+    found = one(data(tmp_path, f"file:{first}/production.env", f"file:{second}/app.conf"))
+    assert classes(found)["production.env/A"] == SAME
+    assert classes(found)["production.env/B"] == DIFFERS
+
+
+def test_files_are_paired_by_path_then_name_then_keys(tmp_path: Path) -> None:
+    first = written(tmp_path / "a", {"x/api.env": "A=1\n", "old.env": "K=1\nL=1\nM=1\n", "only.env": "Z=1\n"})
+    second = written(tmp_path / "b", {"y/api.env": "A=1\n", "new.env": "K=1\nL=1\nN=1\n"})
+    found = one(data(tmp_path, f"file:{first}", f"file:{second}"))
+    pairs = {(file["left"], file["right"]) for file in found["files"]}
+    assert pairs == {("x/api.env", "y/api.env"), ("old.env", "new.env"), ("only.env", None)}
+
+
+def test_what_may_be_a_secret_on_a_line_of_its_own_is_not_shown(tmp_path: Path) -> None:
+    file = written(tmp_path / "a", {"app.env": "A=1\ninvented-3f9a8b7c6d5e4f3a2b1c\n"})
+    other = written(tmp_path / "b", {"app.env": "A=1\n"})
+    found = one(data(tmp_path, f"file:{file}", f"file:{other}"))
+    assert classes(found)["app.env/(line 2)"] == "missing-right"
+
+
+def test_a_file_that_cannot_be_read_as_variables_is_unexplained(tmp_path: Path) -> None:
+    file = written(tmp_path / "a", {"app.env": "A='invented-never-closed\n"})
+    other = written(tmp_path / "b", {"app.env": "A=1\n"})
+    found = one(data(tmp_path, f"file:{file}", f"file:{other}"))
+    assert found["problems"] == [
+        "app.env: line 1: unterminated-quote: a quote is opened and never closed; "
+        "close it, or write \\ before a quote inside the value"
+    ]
+
+
+def test_encrypted_files_of_a_working_directory_are_read_with_the_key(committed: Site, live: Path) -> None:
+    side = f"file:{committed.envs / 'production' / 'api.env'}"
+    found = one(data(committed.root, side, f"file:{live}/api.env", "--same-environment", key=committed.keys, code=0))
+    assert set(classes(found).values()) == {SAME}
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    "side",
+    ["production", "git:", "git:../x", "git:production@", "ssh://", "ssh://u:invented-pw@host/x", "live:a@b", "http:x"],
+)
+def test_what_names_no_side_is_refused(tmp_path: Path, side: str) -> None:
+    done = compare(tmp_path, side, "file:.")
+    assert done.returncode == 1
+    assert "accepted: git:ENVIRONMENT" in done.stderr
+
+
+def test_an_unknown_environment_and_a_place_with_nothing_are_errors(committed: Site, tmp_path: Path) -> None:
+    done = compare(committed.root, "git:nowhere", "git:staging")
+    assert (done.returncode, "There are: production, staging" in done.stderr) == (1, True)
+    done = compare(committed.root, f"file:{tmp_path / 'nothing'}", "git:staging")
+    assert (done.returncode, "nothing to compare is there" in done.stderr) == (1, True)
+
+
+# --- over SSH ---
+
+
+def ssh(sshd: Sshd, path: Path) -> str:
+    return sshd.url(path)
+
+
+def trusting(sshd: Sshd) -> list[str]:
+    return ["--ssh-key", str(sshd.key_path), "--known-hosts", str(sshd.known_hosts)]
+
+
+@pytest.mark.sshd
+def test_a_server_over_ssh_is_compared_with_git(committed: Site, live: Path, sshd: Sshd) -> None:
+    expect(committed, WITHOUT_NGINX)
+    sides = ("git:production", ssh(sshd, live), *trusting(sshd))
+    assert one(data(committed.root, *sides, key=committed.keys, code=0))["unexplained"] == 0
+    change(live / "config" / "worker.env", "WORKERS=4", "WORKERS=5")
+    (live / "api.env").chmod(0o644)
+    found = one(data(committed.root, *sides, key=committed.keys))
+    assert {name for name, kind in classes(found).items() if kind == DIFFERS} == {"worker.env/WORKERS", "api.env:mode"}
+    mode = next(fact for file in found["files"] for fact in file["facts"] if fact["class"] == DIFFERS)
+    assert (mode["left"], mode["right"]) == ("0600", "0644")
+
+
+@pytest.mark.sshd
+def test_two_servers_of_which_neither_is_named_must_not_share_a_secret(live: Path, sshd: Sshd, tmp_path: Path) -> None:
+    sides = (ssh(sshd, live), ssh(sshd, live), *trusting(sshd))
+    found = one(data(tmp_path, *sides))
+    assert key_of(found, "api.env", "SESSION_SECRET")["class"] == "same-secret"
+    assert key_of(found, "api.env", "DATABASE_URL")["class"] == "same-secret"
+    assert key_of(found, "api.env", "LOG_LEVEL")["class"] == SAME
+    assert one(data(tmp_path, *sides, "--same-environment", code=0))["unexplained"] == 0
+
+
+@pytest.mark.sshd
+def test_a_server_that_is_gone_or_another_does_not_hide_the_others(
+    committed: Site, live: Path, sshd: Sshd, tmp_path: Path
+) -> None:
+    other = f"ssh://{sshd.user}@{sshd.host}:1{live}"
+    done = compare(
+        committed.root, "git:production", ssh(sshd, live), other, *trusting(sshd), "--json", key=committed.keys
+    )
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert one(found)["right"] == ssh(sshd, live)
+    (failure,) = found["failures"]
+    assert failure["side"] == other
+    assert "does not answer" in failure["error"]
+
+
+@pytest.mark.sshd
+def test_a_changed_host_key_is_refused(live: Path, sshd: Sshd, tmp_path: Path) -> None:
+    sshd.rotate_host_key()
+    done = compare(tmp_path, ssh(sshd, live), f"file:{live}", *trusting(sshd))
+    assert done.returncode == 1
+    assert "host key" in done.stderr
+
+
+@pytest.mark.sshd
+def test_by_default_the_persons_own_ssh_configuration_counts(live: Path, sshd: Sshd, tmp_path: Path) -> None:
+    home = tmp_path / "me"
+    (home / ".ssh").mkdir(parents=True)
+    config = f"Host web-1\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n"
+    config += f"  IdentityFile {sshd.key_path}\n  UserKnownHostsFile {sshd.known_hosts}\n"
+    (home / ".ssh" / "config").write_text(config)
+    done = compare(tmp_path, f"ssh://web-1{live}", f"file:{live}", "--same-environment", HOME=str(home))
+    assert done.returncode == 0, done.stderr
+    (home / ".ssh" / "config").write_text(config.replace(str(sshd.known_hosts), "/dev/null"))
+    done = compare(tmp_path, f"ssh://web-1{live}", f"file:{live}", HOME=str(home))
+    assert (done.returncode, "host key" in done.stderr) == (1, True)
+
+
+# --- this server ---
+
+
+def test_live_files_are_those_that_the_manifest_names(server: Server, tmp_path: Path) -> None:
+    server.commit({"api.env": b"A=invented-1\nB=2\n"}, server.plain(["api.env"]))
+    assert server.sync()["result"] == "applied"
+    clone = tmp_path / "clone"
+    assert run("git", "clone", "--quiet", server.remote.url, clone).returncode == 0
+    (server.app / "stray.env").write_text("C=1\n")
+    sides = ("git:production", "live:production", "--config", server.config)
+    found = one(data(clone, *sides, key=server.key.path, code=0))
+    assert classes(found) == {"api.env/A": SAME, "api.env/B": SAME, "api.env:mode": SAME}
+    (server.app / "api.env").write_text("A=invented-1\nB=3\n")
+    assert classes(one(data(clone, *sides, key=server.key.path)))["api.env/B"] == DIFFERS
+    done = compare(clone, "live:staging", "git:production", "--config", server.config)
+    assert (done.returncode, "It follows: production" in done.stderr) == (1, True)
+
+
+# --- containers ---
+
+SERVICE = """
+services:
+  api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s, env_file: [api.env], environment: {EXTRA: "${LEVEL}"}}
+"""
+
+
+@pytest.mark.docker
+def test_a_running_container_is_held_against_its_file(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path
+) -> None:
+    project = compose_project(SERVICE, {"api.env": "A=invented-1\nB=2\n", ".env": "LEVEL=1\nNOBODY=1\nCOMPOSE_X=1\n"})
+    project.up()
+    change(project.directory / "api.env", "B=2", "B=3")
+    side = f"container:{project.name}/api"
+    found = one(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
+    assert classes(found) == {"api.env/A": SAME, "api.env/B": DIFFERS, "api.env/EXTRA": "missing-left"}
+    done = compare(tmp_path, side.replace("/api", "/none"), f"file:{project.directory}")
+    assert (done.returncode, "no container of that service" in done.stderr) == (1, True)
+
+
+@pytest.mark.docker
+def test_keys_that_reach_no_service_are_unused(compose_project: Callable[..., ComposeProject], tmp_path: Path) -> None:
+    files = {"api.env": "A=1\n", ".env": "LEVEL=1\nNOBODY=1\nCOMPOSE_X=1\n", "old.env": "OLD=1\n"}
+    project = compose_project(SERVICE, files)
+    found = one(data(tmp_path, f"file:{project.directory}", f"file:{project.directory}", "--same-environment", code=0))
+    unused = {key["key"] for file in found["files"] for key in file["keys"] if "unused" in key["remarks"]}
+    assert unused == {"NOBODY", "OLD"}
+
+
+@pytest.mark.docker
+@pytest.mark.sshd
+def test_services_stand_side_by_side(
+    compose_project: Callable[..., ComposeProject], sshd: Sshd, tmp_path: Path
+) -> None:
+    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s, mem_limit: 64m}, "
+    first = compose_project(text + "web: {image: IMAGE, command: sleep 600, stop_grace_period: 0s}}\n", {})
+    second = compose_project(text.replace("64m", "96m") + "}\n", {})
+    first.up()
+    second.up()
+    run("docker", "stop", second.container("api")["Id"])
+    sides = (f"file:{first.directory}", ssh(sshd, second.directory), "--same-environment", *trusting(sshd))
+    found = one(data(tmp_path, *sides))
+    services = {one["service"]: {fact["what"]: fact for fact in one["facts"]} for one in found["services"]}
+    api = services["api"]
+    assert (api["state"]["left"], api["state"]["right"], api["state"]["class"]) == ("running", "exited", DIFFERS)
+    assert (api["memory"]["left"], api["memory"]["right"]) == ("64 MiB", "96 MiB")
+    assert api["digest"]["class"] == SAME
+    assert services["web"]["container"]["class"] == "missing-right"
+    expected = tmp_path / "expected.yaml"
+    expected.write_text(
+        "services:\n  - {service: api, facts: [state, memory], reason: the second one is larger and asleep}\n"
+        "  - {service: web, facts: container, reason: only the first one serves}\n"
+    )
+    assert one(data(tmp_path, *sides, "--expected", expected, code=0))["unexplained"] == 0
