@@ -17,6 +17,21 @@ from reconciler.core.errors import ConfigError, OutsideError, RefusedError
 
 _LIMITS = process.Limits(timeout=60.0, stdout=64 * process.MIB)
 _REGULAR = "100644"
+# Of the person's environment: what git finds their settings by, and the agents that sign.
+_KEPT = frozenset(
+    (
+        "PATH",
+        "HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_RUNTIME_DIR",
+        "USER",
+        "LOGNAME",
+        "EMAIL",
+        "SSH_AUTH_SOCK",
+        "GNUPGHOME",
+        "GPG_TTY",
+    )
+)
 _PERSONAL = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG_")
 _NOTHING = "0" * 40
 _SHORTHAND = re.compile(r"([\w.-]+@[\w.-]+):(?!//)(.+)")  # git@host:path
@@ -29,9 +44,7 @@ class CloneWriter:
         self._top = top
         # Who commits, and how that is signed, is the person's own setting; where the repository is, is ours to say.
         self._environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("GIT_") or name.startswith(_PERSONAL)
+            name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_PERSONAL)
         } | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
 
     async def head(self) -> str | None:
