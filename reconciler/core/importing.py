@@ -27,7 +27,8 @@ AS_IT_IS = ".bin"
 """Ends a source's name where sops would else take the suffix for a format that does not keep every byte."""
 
 _SUFFIXES = (".env", ".yaml", ".yml", ".json", ".ini")  # by which sops chooses a format of its own
-_RESERVED = re.compile(r"(?i)environments?\.ya?ml|.*\.(example|template)|env\.(example|template)")
+_MANIFEST = re.compile(r"(?i)environments?\.ya?ml")
+_EXAMPLE = re.compile(r"(?i)\.(example|template)$")  # which `reconciler check` takes for an example of another file
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 _PERSON = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}\$?")
 # What Compose reads in a directory without being told.
@@ -376,8 +377,8 @@ def _named(taken: Iterable[Taken], *, prefixed: bool) -> list[Taken]:
 def _source_name(one: Taken) -> str:
     base = posixpath.basename(one.file.path)
     stem = one.stack or _clean(posixpath.basename(posixpath.dirname(one.file.path))) or "files"
-    name = f"{stem}.{_clean(base)}" if base.startswith(".") or _RESERVED.fullmatch(base) else _clean(base)
-    name = name or stem
+    name = f"{stem}.{_clean(base)}" if base.startswith(".") or _MANIFEST.fullmatch(base) else _clean(base)
+    name = _EXAMPLE.sub(r"-\1", name) or stem
     env = holds_variables(one.file.path, one.uses)
     if env and not name.endswith(".env") and one.format is Format.DOTENV:
         head, dot_env, tail = name.partition(".env.")  # sops goes by the suffix: api.env.old → api.old.env

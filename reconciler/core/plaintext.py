@@ -19,7 +19,8 @@ _SHORTEST_REAL = 16  # characters
 
 # Configuration whose form tells what is a secret in it. Anything else may be one as a whole.
 _CONFIGURATION = re.compile(
-    r"(?i).*\.(conf|cfg|cnf|ini|toml|ya?ml|json|xml|properties|html?|css|js|vcl|rules|lua|tmpl)|caddyfile|corefile|haproxy.*"
+    r"(?i)(.*\.(conf|cfg|cnf|ini|toml|ya?ml|json|xml|properties|html?|css|js|vcl|rules|lua)|caddyfile|corefile|haproxy.*)"
+    r"(\.(template|tmpl|tpl|j2))?"
 )
 # What is set to what: name = value, "name": value, name value. The value is looked ahead at: it may be the next name.
 _SETTING = re.compile(r"([A-Za-z][\w.\-]{1,80})[\"']?(?:\s*[:=]\s*|\s+)(?=[\"']?([^\s\"',;}]+))")

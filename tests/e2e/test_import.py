@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,17 @@ from tests.support.importer import BRANCH, COMMAND, FILES, Importer, make_import
 from tests.support.sshd import Sshd, make_sshd
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("begun") / "root"
+    root.mkdir()
+    return make_importer(root).root
+
+
 @pytest.fixture
-def importer(tmp_path: Path) -> Importer:
-    return make_importer(tmp_path)
+def importer(begun: Path, tmp_path: Path) -> Importer:
+    """A copy: making one takes as long as most tests."""
+    return Importer(Path(shutil.copytree(begun, tmp_path / "import")))
 
 
 def by_source(done: dict[str, object]) -> dict[str, dict[str, object]]:
@@ -165,6 +174,16 @@ def test_a_clash_of_names_and_files_of_other_kinds(importer: Importer) -> None:
     )
 
 
+def test_a_template_is_no_example_of_another_file(importer: Importer) -> None:
+    (importer.stack / "nginx" / "site.conf").rename(importer.stack / "nginx" / "site.conf.template")
+    compose = importer.stack / "compose.yaml"
+    compose.write_text(compose.read_text().replace("./nginx/site.conf:", "./nginx/site.conf.template:"))
+    assert importer.imports()["exit_code"] == 0
+    importer.git("merge", "--quiet", BRANCH)
+    assert importer.show("envs/production/site.conf-template") == FILES["nginx/site.conf"].encode()
+    assert importer.reconciler("check").returncode == 0
+
+
 def test_a_file_behind_a_link_is_imported_by_its_real_path(importer: Importer) -> None:
     real = importer.root / "shared"
     importer.write({"api.env": "A=1\n"}, real)
@@ -305,7 +324,9 @@ def test_what_stands_in_the_way_is_told_and_nothing_is_written(importer: Importe
     assert said in importer.refused(importer.side, "--yes")
 
 
-@pytest.mark.parametrize("side", ["nowhere", "ssh://", "ssh://me:invented@host/x", "file:", "git:production"])
+@pytest.mark.parametrize(
+    "side", ["nowhere", "ssh://", "ssh://me:invented@host/x", "file:", "git:production", "container:x"]
+)
 def test_a_side_that_is_none_is_refused(importer: Importer, side: str) -> None:
     assert "invented" not in importer.refused(side, "--yes")
 
