@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-real",
         action="store_true",
-        help="fail, rather than skip, tests whose real component (Docker, sshd, Prometheus, root) is missing",
+        help="fail, rather than skip, tests whose real component (Docker, sshd, Prometheus, chromium, root) is missing",
     )
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what the tests and the demo need for real: a Docker engine with Compose, sshd, Prometheus and a few tools.
+# Brings what the tests and the demo need for real: a Docker engine with Compose, sshd, Prometheus, a browser and a few tools.
 #
 #   tests/provision.sh            install what is missing; exit 0 even if something could not be had
 #   tests/provision.sh --require  the same, but exit 1 if anything is missing in the end
@@ -13,7 +13,7 @@ PATH=$PATH:/usr/sbin:/sbin
 readonly compose_plugin=/usr/libexec/docker/cli-plugins/docker-compose
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager strace git venv)
+readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace git venv)
 
 declare -rA label=(
     [engine]='docker engine'
@@ -22,6 +22,7 @@ declare -rA label=(
     [busybox]='static busybox'
     [prometheus]='prometheus and promtool'
     [alertmanager]='alertmanager and amtool'
+    [chromium]='chromium'
     [strace]='strace'
     [git]='git'
     [venv]='python venv module'
@@ -33,6 +34,7 @@ declare -rA packages=(
     [busybox]='busybox-static'
     [prometheus]='prometheus'
     [alertmanager]='prometheus-alertmanager'
+    [chromium]='chromium'
     [strace]='strace'
     [git]='git'
     [venv]='python3-venv'

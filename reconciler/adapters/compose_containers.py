@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.adapters.compose_engine import DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, variables
+from reconciler.core.guards import is_below
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.ports import Machine
 from reconciler.core.secret import Secret
@@ -29,13 +30,16 @@ class Labelled:
     environment: Mapping[str, Secret] = field(repr=False)
 
 
-async def labelled(machine: Machine) -> tuple[Labelled, ...] | None:
-    """Every container of a Compose project there, sorted; None where docker does not answer or is not there."""
-    listing = ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={PROJECT_LABEL}"]
+async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] | None:
+    """Every container of a Compose project there whose directory is ``below`` or lies below it, sorted; None where
+    docker does not answer or is not there."""
+    form = f'{{{{.ID}}}}\t{{{{.Label "{DIRECTORY_LABEL}"}}}}'
+    listing = ["docker", "ps", "--all", "--no-trunc", "--filter", f"label={PROJECT_LABEL}", "--format", form]
     listed = await machine.run(listing, "", _SECONDS)
     if listed.exit_code != 0:
         return None
-    ids = listed.output.reveal().decode().split()
+    lines = [line.partition("\t") for line in listed.output.reveal().decode("utf-8", "replace").splitlines()]
+    ids = [identity for identity, _, directory in lines if directory == below or is_below(directory, below)]
     facts = await _inspected(machine, "container", ids)
     images = await _inspected(machine, "image", sorted({one["Image"] for one in facts}))
     by_id = {one["Id"]: one for one in images}

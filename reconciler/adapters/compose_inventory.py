@@ -51,7 +51,9 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
     path = posixpath.normpath(path)
     if file := await machine.read(path):
         return Inventory(path, loose=(file,))
-    walk, containers = await asyncio.gather(_walk(machine, path), labelled(machine))
+    walk = await _walk(machine, path)
+    # Asking docker costs more than all the rest: only where a compose file of whatever name may be.
+    containers = await labelled(machine, path) if walk.may_hold_projects else None
     places = [_Place(one, walk.listings[one]) for one in walk.projects]
     others = {one.directory: one.files for one in containers or () if one.directory in walk.listings}
     # A project that is run with -f: only its containers know which files those are.
@@ -114,6 +116,10 @@ class _Walk:
     def projects(self) -> list[str]:
         names = set(compose_files.BASE_NAMES)
         return sorted(directory for directory, listed in self.listings.items() if names & set(listed))
+
+    @property
+    def may_hold_projects(self) -> bool:
+        return any(name.endswith((".yaml", ".yml")) for listed in self.listings.values() for name in listed)
 
     @property
     def env_files(self) -> list[str]:

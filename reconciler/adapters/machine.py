@@ -11,6 +11,7 @@ import pwd
 import stat
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from reconciler.adapters import process
 from reconciler.adapters.ssh import SshConnection
@@ -29,6 +30,7 @@ _AT_ONCE = 32  # files that are read at a time over one connection
 _MOST_PRINTED = 4 * process.MIB
 # What the kernel makes up; reading it may block, or change something.
 _KERNEL = ("/proc", "/sys", "/dev")
+_ROOT = {0: "root"}
 _T = TypeVar("_T")
 
 
@@ -58,6 +60,9 @@ class LocalMachine:
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         running = process.run(argv, env=self._environment, limits=limits, cwd=directory or "/")
         return await _ran(running, seconds)
+
+    async def get(self, url: str, seconds: float) -> Ran:
+        return await _get(url, seconds)
 
 
 def _read(path: str) -> FoundFile | None:
@@ -113,7 +118,8 @@ class SshMachine:
     def __init__(self, connection: SshConnection) -> None:
         self._connection = connection
         self._places = asyncio.Semaphore(_AT_ONCE)
-        self._names: asyncio.Task[tuple[dict[int, str], dict[int, str]]] | None = None
+        self._names: asyncio.Task[tuple[Mapping[int, str], Mapping[int, str]]] | None = None
+        self._listed: dict[str, SFTPAttrs] = {}
 
     @property
     def name(self) -> str:
@@ -127,25 +133,25 @@ class SshMachine:
         await self._connection.close()
 
     async def read(self, path: str) -> FoundFile | None:
-        if self._names is None:  # one read for all files, while the first of them are read
-            self._names = asyncio.create_task(self._read_names())
         found = await self._read(path)
         if found is None:
             return None
         data, attributes = found
-        users, groups = await asyncio.shield(self._names)
         uid, gid = attributes.uid or 0, attributes.gid or 0
+        users, groups = await self._names_of(uid, gid)
         mode = stat.S_IMODE(attributes.permissions or 0)
         return FoundFile(path, Secret(data), mode, uid, gid, owner=users.get(uid, ""), group=groups.get(gid, ""))
 
     async def _read(self, path: str) -> tuple[bytes, SFTPAttrs] | None:
         async with self._places:
             sftp = await self._connection.sftp()
-            real = await self._asked(path, sftp.realpath(path))
-            if real is None or _is_kernels(real := _text(real)):
-                return None
-            attributes = await self._asked(path, sftp.stat(real))
-            # Looked at before it is opened: opening a pipe would hold up everything else.
+            attributes, real = self._listed.get(path), path
+            if attributes is None or not stat.S_ISREG(attributes.permissions or 0):
+                named = await self._asked(path, sftp.realpath(path))
+                if named is None or _is_kernels(real := _text(named)):
+                    return None
+                # Looked at before it is opened: opening a pipe would hold up everything else.
+                attributes = await self._asked(path, sftp.stat(real))
             if attributes is None or not stat.S_ISREG(attributes.permissions or 0):
                 return None
             size = attributes.size or 0
@@ -158,32 +164,58 @@ class SshMachine:
 
     async def list(self, directory: str) -> tuple[str, ...]:
         sftp = await self._connection.sftp()
-        real = await self._asked(directory, sftp.realpath(directory))
-        if real is None or _is_kernels(_text(real)):
+        named = await self._asked(directory, sftp.realpath(directory))
+        if named is None or _is_kernels(real := _text(named)):
             return ()
-        entries = await self._asked(directory, sftp.readdir(_text(real)))
-        named = [(_text(entry.filename), entry.attrs.permissions or 0) for entry in entries or ()]
-        names = [(name, mode) for name, mode in named if name not in (".", "..")]
-        return tuple(sorted(await asyncio.gather(*(self._marked(directory, *one) for one in names))))
+        entries = [
+            (_text(entry.filename), entry.attrs)
+            for entry in await self._asked(directory, sftp.readdir(real)) or ()
+            if _text(entry.filename) not in (".", "..")
+        ]
+        # What was listed just now is not looked at again before it is read.
+        self._listed |= {posixpath.join(directory, name): attributes for name, attributes in entries}
+        return tuple(sorted(await asyncio.gather(*(self._marked(directory, *one) for one in entries))))
 
-    async def _marked(self, directory: str, name: str, mode: int) -> str:
+    async def _marked(self, directory: str, name: str, attributes: SFTPAttrs) -> str:
         """The name, with a / where it is a directory or a link to one."""
+        mode = attributes.permissions or 0
         if stat.S_ISLNK(mode):
+            path = posixpath.join(directory, name)
             async with self._places:
                 sftp = await self._connection.sftp()
                 with contextlib.suppress(LiveFileError):
-                    path = posixpath.join(directory, name)
-                    attributes = await self._asked(path, sftp.stat(path))
-                    mode = (attributes.permissions or 0) if attributes else mode
+                    led_to = await self._asked(path, sftp.stat(path))
+                    mode = (led_to.permissions or 0) if led_to else mode
         return f"{name}/" if stat.S_ISDIR(mode) else name
 
     async def run(self, argv: Sequence[str], directory: str, seconds: float) -> Ran:
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         return await _ran(self._connection.run(argv, limits=limits, directory=directory), seconds)
 
-    async def _read_names(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Users and groups by number; none where the lists cannot be read."""
-        return await self._list_of_names("/etc/passwd"), await self._list_of_names("/etc/group")
+    async def get(self, url: str, seconds: float) -> Ran:
+        """Through a port of this machine that leads to the address as it is seen from there."""
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        connection = await self._connection.connected()
+        async with self._connection.answering():
+            listener = await connection.forward_local_port("127.0.0.1", 0, host, port)
+        try:
+            near = urlunsplit(parts._replace(netloc=f"127.0.0.1:{listener.get_port()}"))
+            return await _get(near, seconds, host=parts.netloc, name=host)
+        finally:
+            listener.close()
+
+    async def _names_of(self, uid: int, gid: int) -> tuple[Mapping[int, str], Mapping[int, str]]:
+        """Users and groups by number, read once for all files; nobody has to look up root."""
+        if uid == 0 and gid == 0:
+            return _ROOT, _ROOT
+        if self._names is None:
+            self._names = asyncio.create_task(self._read_names())
+        return await asyncio.shield(self._names)
+
+    async def _read_names(self) -> tuple[Mapping[int, str], Mapping[int, str]]:
+        users, groups = await asyncio.gather(self._list_of_names("/etc/passwd"), self._list_of_names("/etc/group"))
+        return users, groups
 
     async def _list_of_names(self, path: str) -> dict[int, str]:
         with contextlib.suppress(LiveFileError):
@@ -228,6 +260,32 @@ def _refuse_large(path: str, size: int) -> None:
 
 def _unreadable(path: str, why: str) -> LiveFileError:
     return LiveFileError(f"may not be read ({why})", where=path, hint="Ask as a user who may read it")
+
+
+async def _get(url: str, seconds: float, *, host: str = "", name: str | None = None) -> Ran:
+    """Ask the address; with ``host`` and ``name``, as if it were at that host, whose certificate is for that name."""
+    import aiohttp
+
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=seconds)) as session,
+            session.get(
+                url,
+                allow_redirects=False,
+                headers={"Host": host} if host else None,
+                server_hostname=name if url.startswith("https:") else None,
+            ) as answer,
+        ):
+            data = b""
+            async for chunk in answer.content.iter_chunked(64 * process.KIB):
+                data += chunk
+                if len(data) > _MOST_PRINTED:
+                    return Ran(None, Secret(b""), f"the answer has more than {_MOST_PRINTED // process.MIB} MiB")
+            return Ran(answer.status, Secret(data))
+    except TimeoutError:
+        return Ran(None, Secret(b""), f"no answer within {seconds:g} s")
+    except (aiohttp.ClientError, OSError):
+        return Ran(None, Secret(b""), "no answer")
 
 
 async def _ran(running: Awaitable[process.Completed], seconds: float) -> Ran:

@@ -25,6 +25,8 @@ ANSWER = 20.0  # seconds for one file operation
 _KEEPALIVE = 10.0
 # The key exchanges that cost least among those that are good; the rest of asyncssh's own list stays for older servers.
 _CHEAP_FIRST = "^curve25519-sha256,curve25519-sha256@libssh.org"
+# One call into OpenSSL a packet, where ChaCha20 takes four: a third of the CPU time of many small files.
+_CHEAP_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 _TRIED_AGAIN = "it is tried again"
 
 
@@ -148,7 +150,11 @@ class SshConnection:
     async def _connect(self, stack: contextlib.AsyncExitStack, address: SshAddress) -> SSHClientConnection:
         import asyncssh
 
-        options: dict[str, Any] = {"keepalive_interval": _KEEPALIVE, "kex_algs": _CHEAP_FIRST}
+        options: dict[str, Any] = {
+            "keepalive_interval": _KEEPALIVE,
+            "kex_algs": _CHEAP_FIRST,
+            "encryption_algs": _CHEAP_CIPHERS,
+        }
         if address.jump is not None:
             options["tunnel"] = await self._connect(stack, address.jump)
         if not address.personal:

@@ -18,6 +18,7 @@ from reconciler.core.rules import Finding
 from reconciler.core.tree import Tree
 
 if TYPE_CHECKING:
+    from reconciler.app.compare.probe_file import ProbeFields
     from reconciler.app.compare.run import Report as Comparisons
     from reconciler.app.diffs import Difference
     from reconciler.core.model import Manifest
@@ -79,6 +80,7 @@ class Asked:
     ssh_key: str | None = None
     known_hosts: str | None = None
     different: bool | None = None
+    probes: str | None = None
 
 
 def compare(left: str, rights: Sequence[str], asked: Asked, progress: Progress) -> Comparisons:
@@ -91,6 +93,7 @@ def compare(left: str, rights: Sequence[str], asked: Asked, progress: Progress) 
         ("--expected", asked.expected),
         ("--ssh-key", asked.ssh_key),
         ("--known-hosts", asked.known_hosts),
+        ("--probes", asked.probes),
     ):
         _must_exist(option, file)
 
@@ -108,9 +111,18 @@ def compare(left: str, rights: Sequence[str], asked: Asked, progress: Progress) 
         asked.ssh_key,
         asked.known_hosts,
         asked.different,
+        tuple(one.probe(name) for name, one in _probes(asked).items()),
         progress,
     )
     return asyncio.run(run(left, rights, options))
+
+
+def _probes(asked: Asked) -> dict[str, ProbeFields]:
+    """Those of the server's file, where there is one, and those of --probes, which win."""
+    from reconciler.app.compare.probe_file import load_probes
+
+    found = dict(load_server_config(asked.config).probes) if os.access(asked.config, os.R_OK) else {}
+    return found | (load_probes(asked.probes, asked.repository) if asked.probes else {})
 
 
 def pushed() -> str:

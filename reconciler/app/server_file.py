@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
+from reconciler.app.compare.probe_file import ProbeFields
 from reconciler.app.fields import (
     ABSOLUTE_PATH,
     ARGUMENT,
@@ -228,6 +229,9 @@ class ServerConfig(Section):
     rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
     checks: dict[Name, Argv] = Field(
         default_factory=dict, description="Commands that a manifest may name but not define, run on the staged file."
+    )
+    probes: dict[Name, ProbeFields] = Field(
+        default_factory=dict, description="What `reconciler compare` asks on both sides, beside files and containers."
     )
     hosts: dict[Name, SshHost] = Field(default_factory=dict, description="Machines reached over SSH, by name.")
 

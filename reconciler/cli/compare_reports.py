@@ -21,6 +21,7 @@ WORDS = {
     Status.MISSING_LEFT: "missing left",
     Status.MISSING_RIGHT: "missing right",
     Status.SAME_SECRET: "same secret, must differ",
+    Status.FAILED: "no answer on either side",
     Status.UNKNOWN: "on both sides, values not compared",
 }
 """The classes in words, the same in every form."""

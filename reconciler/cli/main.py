@@ -472,6 +472,7 @@ class CompareForm(StrEnum):
     TABLE = "table"
     JSON = "json"
     MARKDOWN = "markdown"
+    HTML = "html"
 
 
 @app.command(short_help="how far apart environments and servers are: keys, files, services")
@@ -503,6 +504,10 @@ def compare(
     known_hosts: Annotated[
         str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
     ] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option("--probes", help="A file of parity probes, beside those of the server's file; never from git."),
+    ] = None,
     age_key_file: KeyFile = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: Json = False,
@@ -514,9 +519,9 @@ def compare(
     Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
     """
     from reconciler.app import local
-    from reconciler.cli import compare_reports, compare_table, render
+    from reconciler.cli import compare_page, compare_reports, compare_table, render
 
-    asked = local.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different)
+    asked = local.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
     with render.counted("looking") as progress:
         report = local.compare(left, right, asked, progress)
     form = CompareForm.JSON if as_json else form
@@ -525,7 +530,9 @@ def compare(
             sys.stdout.write(compare_reports.as_json(report))
         case CompareForm.MARKDOWN:
             sys.stdout.write(compare_reports.as_markdown(report))
-        case _:
+        case CompareForm.HTML:
+            sys.stdout.write(compare_page.as_html(report))
+        case CompareForm.TABLE:
             compare_table.show(report, everything=everything)
     raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)
 

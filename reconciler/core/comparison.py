@@ -6,16 +6,21 @@ What is equal is told by fingerprints, keyed anew for every run. See docs/compar
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 
 from reconciler.core.contract import Differs, Notes
 from reconciler.core.dotenv import left_to_server
 from reconciler.core.inventory import FoundContainer
+from reconciler.core.ports import Ran
 from reconciler.core.risk import Risk, RiskOverride, must_differ, risk_of
 
+_BAD_REQUEST = 400  # from this status on an address has no answer for us
+_LONGEST_SHOWN = 500  # characters of what a probe printed
 _LIKE_ENOUGH = 0.5  # of all keys of two files, those that both have
 
 
@@ -28,10 +33,11 @@ class Status(StrEnum):
     MISSING_LEFT = "missing-left"
     MISSING_RIGHT = "missing-right"
     SAME_SECRET = "same-secret"  # noqa: S105  # a class of keys
+    FAILED = "failed"  # a probe that gives no answer on either side
     UNKNOWN = "unknown"  # there on both sides; without a decryption key the values cannot be compared
 
 
-UNEXPLAINED = frozenset({Status.DIFFERS, Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.SAME_SECRET})
+UNEXPLAINED = frozenset({Status.DIFFERS, Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.SAME_SECRET, Status.FAILED})
 
 
 class Remark(StrEnum):
@@ -98,7 +104,7 @@ class SideFile:
 class Side:
     """``name`` as it was asked for; ``environment`` "" where it is not known which one it is; ``left_out`` says what
     was not looked at, ``problems`` what could not be; ``sealed`` counts the files that no key opened. ``services``
-    None: it cannot have any."""
+    None: it cannot have any. ``directory`` is where probes are run."""
 
     name: str
     files: tuple[SideFile, ...]
@@ -107,6 +113,7 @@ class Side:
     left_out: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     sealed: int = 0
+    directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +206,22 @@ class ServiceResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """What an operator wants asked of both sides: ``run`` (in ``service``'s container, or in ``directory``, "" for the
+    side's own) or ``url``. ``ignore`` is a regular expression, "" for none; ``expected`` why they differ."""
+
+    name: str
+    run: tuple[str, ...] = ()
+    url: str = ""
+    service: str = ""
+    directory: str = ""
+    ignore: str = ""
+    seconds: float = 30.0
+    show: bool = False
+    expected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
     """``line`` is the first that differs, 0 for none; ``left`` and ``right`` say how it ended on each side, and what it
     printed only where the probe says ``show: true``."""
@@ -247,11 +270,61 @@ class Comparison:
         return sum(one.unexplained for one in self.everything) + len(self.problems)
 
 
-def compare(left: Side, right: Side, expected: Expectations, *, different: bool) -> Comparison:
+def compare(
+    left: Side, right: Side, expected: Expectations, *, different: bool, probes: Sequence[ProbeResult] = ()
+) -> Comparison:
     """Given two sides, return how each file, key and service stands on them."""
     judge = _Judge(left, right, expected, different)
     files = tuple(judge.file(one, other) for one, other in pair(left.files, right.files))
-    return Comparison(left, right, different, files, tuple(judge.services()))
+    return Comparison(left, right, different, files, tuple(judge.services()), tuple(probes))
+
+
+def compare_answers(probe: Probe, left: Ran, right: Ran) -> ProbeResult:
+    """Given what a probe gave on two sides, return how that stands. White space makes no difference by itself."""
+    lines, others = (_answer(one, probe.ignore) for one in (left, right))
+    line = _first_difference(lines, others)
+    if not _answered(left, probe) and not _answered(right, probe):
+        status = Status.FAILED
+    else:
+        same = line == 0 and (left.exit_code, left.problem) == (right.exit_code, right.problem)
+        status = Status.SAME if same else Status.DIFFERS
+    if status is Status.DIFFERS and probe.expected:
+        status = Status.EXPECTED
+    reason = probe.expected if status is Status.EXPECTED else ""
+    line = 0 if status is Status.SAME else line
+    return ProbeResult(probe.name, status, _told(left, probe, lines), _told(right, probe, others), line, reason)
+
+
+def _answered(ran: Ran, probe: Probe) -> bool:
+    if ran.exit_code is None:
+        return False
+    return ran.exit_code < _BAD_REQUEST if probe.url else ran.exit_code == 0
+
+
+def _answer(ran: Ran, ignore: str) -> list[str]:
+    text = ran.output.reveal().decode("utf-8", "replace")
+    if ignore:
+        text = re.sub(ignore, "", text)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _first_difference(one: Sequence[str], other: Sequence[str]) -> int:
+    """The number of the first line that differs, from 1; 0 where none does."""
+    for number, (left, right) in enumerate(zip_longest(one, other), start=1):
+        if left != right:
+            return number
+    return 0
+
+
+def _told(ran: Ran, probe: Probe, lines: Sequence[str]) -> str:
+    if ran.exit_code is None:
+        return ran.problem
+    ended = f"status {ran.exit_code}" if probe.url else f"exit {ran.exit_code}"
+    shown = " / ".join(lines)[:_LONGEST_SHOWN] if probe.show else f"{len(lines)} lines"
+    return f"{ended}: {shown}" if shown else ended
 
 
 def are_different(left: Side, right: Side) -> bool:

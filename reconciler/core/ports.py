@@ -243,6 +243,10 @@ class Machine(Protocol):
         """Run a command of the operator's there, for so long at most. It may print secrets."""
         ...
 
+    async def get(self, url: str, seconds: float) -> Ran:
+        """Ask an address from there, no redirect followed; ``exit_code`` is the status. The text may hold secrets."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:

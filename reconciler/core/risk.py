@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,13 @@ class RiskRule:
     why: str
 
     def matches(self, key: str) -> bool:
-        return any(_has(key, word) for word in self.words)
+        return _pattern(self.words).search(key) is not None
+
+
+@functools.cache
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    ends = (re.escape(word.rstrip("*")) + ("[^_.-]*" if word.endswith("*") else "") for word in words)
+    return re.compile(rf"(?:^|[_.-])(?:{'|'.join(ends)})(?:[_.-]|$)", re.IGNORECASE)
 
 
 RULES: tuple[RiskRule, ...] = (
@@ -37,7 +44,9 @@ RULES: tuple[RiskRule, ...] = (
     RiskRule(Risk.HIGH, ("OAUTH*", "OIDC", "SAML", "SSO", "LDAP", "AUTH", "CLIENT_ID"), "who may log in"),
     RiskRule(Risk.HIGH, ("TLS", "SSL", "CERT*", "CA", "CIPHERS"), "TLS and certificates"),
     RiskRule(
-        Risk.HIGH, ("PASSWORD", "PASSWD", "PASS", "SECRET", "TOKEN", "APIKEY", "API_KEY"), "a password or API key"
+        Risk.HIGH,
+        ("PASSWORD", "PASSWD", "PASS", "HASH", "SECRET", "TOKEN", "APIKEY", "API_KEY"),
+        "a password or API key",
     ),
     RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "what signs and encrypts"),
     RiskRule(Risk.HIGH, ("STRIPE", "PAYPAL", "PAYMENT*", "BILLING"), "payments"),
@@ -70,7 +79,13 @@ def risk_of(key: str, *, secret: bool = False, overrides: Sequence[RiskOverride]
             return one.risk
     if secret or names_a_secret(key):
         return Risk.HIGH
-    return next((rule.risk for rule in RULES if rule.matches(key)), Risk.LOW)
+    rule = _by_table(key)
+    return rule.risk if rule else Risk.LOW
+
+
+@functools.lru_cache(maxsize=4096)  # many hosts have the same keys
+def _by_table(key: str) -> RiskRule | None:
+    return next((rule for rule in RULES if rule.matches(key)), None)
 
 
 def must_differ(key: str) -> bool:
@@ -78,11 +93,4 @@ def must_differ(key: str) -> bool:
     database, which holds its password."""
     if names_a_secret(key):
         return True
-    rule = next((rule for rule in RULES if rule.matches(key)), None)
-    return rule in _DATA and _ADDRESS.search(key) is not None
-
-
-def _has(key: str, word: str) -> bool:
-    end = r"[^_.-]*" if word.endswith("*") else ""
-    pattern = rf"(?:^|[_.-]){re.escape(word.rstrip('*'))}{end}(?:[_.-]|$)"
-    return re.search(pattern, key, re.IGNORECASE) is not None
+    return _by_table(key) in _DATA and _ADDRESS.search(key) is not None

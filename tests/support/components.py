@@ -16,6 +16,7 @@ REMEDIES = {
     "docker": f"{PROVISION}, then run the tests as root or start the engine",
     "sshd": PROVISION,
     "prometheus": PROVISION,
+    "browser": PROVISION,
     "root": "run the tests as root",
 }
 # sshd and the like are not on every user's PATH.
@@ -69,5 +70,6 @@ CHECKS: dict[str, Callable[[], str | None]] = {
     "docker": _docker,
     "sshd": lambda: _programs("sshd", "ssh", "ssh-keygen"),
     "prometheus": lambda: _programs("prometheus", "promtool", "prometheus-alertmanager", "amtool"),
+    "browser": lambda: _programs("chromium"),
     "root": _root,
 }

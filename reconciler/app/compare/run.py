@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app import local_wiring
@@ -16,10 +16,20 @@ from reconciler.app.compare.contents import Reader
 from reconciler.app.compare.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.compare.side_names import Kind, SideName, read_side
 from reconciler.app.compare.sides import Place, Surroundings, open_side, tree_of
-from reconciler.core.comparison import Comparison, Expectations, Side, are_different, compare
+from reconciler.core.comparison import (
+    Comparison,
+    Expectations,
+    Probe,
+    ProbeResult,
+    Side,
+    are_different,
+    compare,
+    compare_answers,
+)
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model import Manifest
-from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
+from reconciler.core.ports import Machine, Ran
+from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 
 Progress = Callable[[int, int], None]
 
@@ -36,6 +46,7 @@ class Options:
     ssh_key: str | None = None
     known_hosts: str | None = None
     different: bool | None = None
+    probes: tuple[Probe, ...] = ()
     progress: Progress = lambda done, of: None
 
 
@@ -83,13 +94,62 @@ async def run(left: str, rights: Sequence[str], options: Options) -> Report:
             for name, error in zip(names[1:], others, strict=True)
             if isinstance(error, ReconcilerError)
         ]
-        sides = [side for side in others if isinstance(side, Side)]
-        comparisons = [_compared(first, side, expected, options.different) for side in sides]
+        sides = [(name, side) for name, side in zip(names[1:], others, strict=True) if isinstance(side, Side)]
+        asked = _Asked(around.machines)
+        answers = await asyncio.gather(
+            *(asked.both(options.probes, (names[0], first), other) for other in sides), return_exceptions=True
+        )
+        comparisons = []
+        for (name, side), probes in zip(sides, answers, strict=True):
+            if isinstance(probes, ReconcilerError):
+                failures.append((name.text, str(probes)))
+            elif isinstance(probes, BaseException):
+                raise probes
+            else:
+                comparisons.append(_compared(first, side, expected, options.different, probes))
     return Report(tuple(comparisons), tuple(failures), options.tools.opener is not None)
 
 
-def _compared(left: Side, right: Side, expected: Expectations, different: bool | None) -> Comparison:
-    return compare(left, right, expected, different=are_different(left, right) if different is None else different)
+def _compared(
+    left: Side, right: Side, expected: Expectations, different: bool | None, probes: Sequence[ProbeResult]
+) -> Comparison:
+    two = are_different(left, right) if different is None else different
+    return compare(left, right, expected, different=two, probes=probes)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """Asks probes, each once per machine and directory, however many sides it is held against."""
+
+    machines: Mapping[str, Machine]
+    answers: dict[tuple[str, str, str], asyncio.Task[Ran]] = field(default_factory=dict)
+
+    async def both(
+        self, probes: Sequence[Probe], left: tuple[SideName, Side], right: tuple[SideName, Side]
+    ) -> list[ProbeResult]:
+        """How each probe stands on two sides; none where one of them is git, which runs nothing."""
+        if Kind.GIT in (left[0].kind, right[0].kind):
+            return []
+        return [
+            compare_answers(probe, *await asyncio.gather(self._ask(probe, *left), self._ask(probe, *right)))
+            for probe in probes
+        ]
+
+    async def _ask(self, probe: Probe, name: SideName, side: Side) -> Ran:
+        key = (probe.name, name.text, side.directory)
+        if key not in self.answers:
+            self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side.directory))
+        return await asyncio.shield(self.answers[key])
+
+
+async def _answer(probe: Probe, machine: Machine, directory: str) -> Ran:
+    if probe.url:
+        return await machine.get(probe.url, probe.seconds)
+    directory = probe.directory or directory
+    if not directory:
+        return Ran(None, Secret(b""), "there is no directory to run it in (directory)")
+    argv = ["docker", "compose", "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
+    return await machine.run(argv, directory, probe.seconds)
 
 
 async def _opened(name: SideName, around: Surroundings, counter: _Counter) -> Side | ReconcilerError:

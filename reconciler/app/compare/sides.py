@@ -171,7 +171,16 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         left_out=inventory.left_out,
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
+        directory=_directory(inventory),
     )
+
+
+def _directory(inventory: Inventory) -> str:
+    """Where probes run: the named directory, or that of the one project of a whole machine."""
+    if not inventory.place.startswith("/"):
+        return inventory.projects[0].directory if len(inventory.projects) == 1 else ""
+    is_file = any(file.path == inventory.place for file in inventory.loose)
+    return posixpath.dirname(inventory.place) if is_file else inventory.place
 
 
 def _parser(used: UsedFile) -> Parser:
@@ -251,7 +260,13 @@ async def _live(name: SideName, around: Surroundings) -> Side:
         one, _ = await _of_file(file, whole, around.reader, target.parser, project, used)
         found.append(replace(one, name=target.source, aliases=(target.path, target.source), ignored=target.ignore_keys))
     containers = tuple(container for project in projects for container in project.containers)
-    return Side(name.text, tuple(found), environment, containers if directories else None)
+    return Side(
+        name.text,
+        tuple(found),
+        environment,
+        containers if directories else None,
+        directory=directories[0] if len(directories) == 1 else "",
+    )
 
 
 # --- a container ---

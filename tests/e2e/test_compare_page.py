@@ -1,0 +1,101 @@
+"""The HTML report of `reconciler compare`, in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_compare import compare, written
+from tests.support.browser import Page, browser
+from tests.support.site import Site
+
+HOSTILE = "<img src=x onerror=document.title=1>"
+
+
+def report(site: Site, tmp_path: Path) -> Path:
+    """Production held against staging and against a directory whose file has a name that is markup."""
+    files = {"api.env": "LOG_LEVEL=info\nDATABASE_URL=invented-x\n", f"{HOSTILE}.env": "A=1\n"}
+    other = written(tmp_path / "other", files)
+    site.commit("Start")
+    sides = ("git:production", "git:staging", f"file:{other}")
+    done = compare(site.root, *sides, "--format", "html", key=site.keys)
+    assert done.returncode == 2, done.stderr
+    page = tmp_path / "report.html"
+    page.write_text(done.stdout)
+    return page
+
+
+@pytest.fixture
+async def page(site: Site, tmp_path: Path) -> AsyncIterator[Page]:
+    (tmp_path / "profile").mkdir()
+    file = report(site, tmp_path)
+    async with browser(tmp_path / "profile") as opened:
+        await opened.open(f"file://{file}")
+        yield opened
+
+
+async def lines(page: Page) -> list[str]:
+    """``file/key class`` of every line that can be seen."""
+    script = """[...document.querySelectorAll('tbody tr')].filter(row => row.offsetParent !== null)
+        .map(row => [...row.cells].slice(0, 3).map(cell => cell.textContent))"""
+    return [f"{file}/{key} {kind}" for file, key, kind in await page.evaluate(script)]
+
+
+async def choose(page: Page, **fields: str) -> list[str]:
+    """Set fields of the form as a person would, and return what can be seen then."""
+    for name, value in fields.items():
+        await page.evaluate(
+            f"(() => {{ const field = document.querySelector('[name={name}]'); field.value = {value!r};"
+            " field.dispatchEvent(new Event('input', {bubbles: true})) })()"
+        )
+    return await lines(page)
+
+
+@pytest.mark.browser
+async def test_filters_and_search_show_what_they_say(page: Page) -> None:
+    first = await lines(page)
+    assert first
+    assert not any(line.endswith(" same") for line in first)
+    everything = await choose(page, **{"class": "all"})
+    assert "worker.env/QUEUE same" in everything
+    assert set(first) < set(everything)
+    assert await page.evaluate("document.querySelector('#shown').textContent") == (
+        f"{len(everything)} of {len(everything)} lines"
+    )
+    found = await choose(page, search="database api.env")
+    assert found
+    assert all("DATABASE_URL" in line for line in found)
+    assert await choose(page, search="no such key") == []
+    assert await page.evaluate("getComputedStyle(document.querySelector('table')).display") == "none"
+    low = await choose(page, search="", risk="low")
+    assert 0 < len(low) < len(everything)
+    assert not any("DATABASE_URL" in line for line in low)
+    worker = await choose(page, risk="", file="worker.env")
+    assert {line.partition("/")[0] for line in worker} == {"worker.env"}
+    second = await choose(page, file="", side="1")
+    assert 0 < len(second) < len(everything)
+    unexplained = await choose(page, side="", **{"class": "unexplained"})
+    assert "api.env/PUBLIC_URL missing right" in unexplained
+    assert not any("expected" in line or line.endswith(" same") for line in unexplained)
+    assert len(await page.screenshot()) > 10_000  # it draws
+
+
+@pytest.mark.browser
+async def test_nothing_on_it_acts_but_its_own_script_and_nothing_is_fetched(page: Page) -> None:
+    assert any(HOSTILE in line for line in await lines(page))
+    assert await page.evaluate("document.querySelectorAll('img').length") == 0
+    assert (await page.evaluate("document.title")).startswith("git:production and 2 others")
+    assert page.told == []
+    assert [url.partition(":")[0] for url in page.requests] == ["file"]
+    await page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'x = 1'}))")
+    assert await page.evaluate("typeof x") == "undefined"
+
+
+def test_it_is_one_file_without_any_address(site: Site, tmp_path: Path) -> None:
+    text = report(site, tmp_path).read_text()
+    assert HOSTILE not in text
+    assert not re.search(r"\b(?:src|href)=|url\(|@import|https?://", re.sub("&lt;.*?&gt;", "", text))
+    assert "default-src &#x27;none&#x27;" in text or "default-src 'none'" in text

@@ -1,0 +1,149 @@
+"""Parity probes of `reconciler compare`: commands and addresses asked on both sides."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.test_compare import compare, data, one, ssh, trusting, written
+from tests.support.compose import ComposeProject
+from tests.support.server import Server
+from tests.support.site import Site
+from tests.support.sshd import Sshd
+
+
+def sides(root: Path, left: str, right: str) -> list[str]:
+    """Two directories with the same env file, and another lock file each."""
+    first = written(root / "first", {"a.env": "A=1\n", "lock.txt": left})
+    second = written(root / "second", {"a.env": "A=1\n", "lock.txt": right})
+    return [f"file:{first}", f"file:{second}", "--same-environment"]
+
+
+def probed(root: Path, *arguments: str, code: int = 2, **probe: Any) -> dict[str, Any]:
+    file = root / "probes.yaml"
+    file.write_text(yaml.safe_dump({"probes": {"it": probe}}))
+    (found,) = one(data(root, *arguments, "--probes", str(file), code=code))["probes"]
+    return dict(found)
+
+
+CAT = ["cat", "lock.txt"]
+
+
+def test_an_output_that_differs_tells_the_line_and_nothing_of_itself(tmp_path: Path) -> None:
+    asked = sides(tmp_path, "one\ninvented-left\n", "one\ninvented-right\n")
+    found = probed(tmp_path, *asked, run=CAT)
+    assert found["class"] == "differs"
+    assert found["first_different_line"] == 2
+    assert (found["left"], found["right"]) == ("exit 0: 2 lines", "exit 0: 2 lines")
+
+
+def test_white_space_and_what_is_ignored_make_no_difference(tmp_path: Path) -> None:
+    asked = sides(tmp_path, "a  b\nbuilt at 10:00\n\n", "a b \nbuilt at 11:00\n")
+    assert probed(tmp_path, *asked, run=CAT)["first_different_line"] == 2
+    assert probed(tmp_path, *asked, run=CAT, ignore="at [0-9:]+", code=0)["class"] == "same"
+
+
+def test_a_reason_makes_it_expected_and_show_shows_it(tmp_path: Path) -> None:
+    asked = sides(tmp_path, "3a1 (head)\n", "3a0\n")
+    found = probed(tmp_path, *asked, run=CAT, show=True, expected="the second one is upgraded tonight", code=0)
+    assert (found["class"], found["reason"]) == ("expected", "the second one is upgraded tonight")
+    assert (found["left"], found["right"]) == ("exit 0: 3a1 (head)", "exit 0: 3a0")
+
+
+@pytest.mark.parametrize("argv", [["no-such-program"], ["false"], ["cat", "no-such-file"]], ids=" ".join)
+def test_a_command_that_fails_on_both_sides_proves_nothing(tmp_path: Path, argv: list[str]) -> None:
+    assert probed(tmp_path, *sides(tmp_path, "", ""), run=argv)["class"] == "failed"
+
+
+def test_no_shell_reads_the_arguments(tmp_path: Path) -> None:
+    found = probed(tmp_path, *sides(tmp_path, "", ""), run=["echo", "$HOME; id"], show=True, code=0)
+    assert found["left"] == "exit 0: $HOME; id"
+
+
+@pytest.mark.sshd
+def test_over_ssh_it_runs_in_the_directory_of_the_side(sshd: Sshd, tmp_path: Path) -> None:
+    left, *_ = sides(tmp_path, "same $x\n", "same $x\n")
+    asked = [left, ssh(sshd, tmp_path / "second"), "--same-environment", *trusting(sshd)]
+    assert probed(tmp_path, *asked, run=CAT, code=0)["class"] == "same"
+    (tmp_path / "second" / "lock.txt").write_text("other\n")
+    assert probed(tmp_path, *asked, run=CAT)["class"] == "differs"
+    assert probed(tmp_path, *asked, run=["echo", "$HOME; id"], show=True, code=0)["right"] == "exit 0: $HOME; id"
+    assert probed(tmp_path, *asked, run=["sleep", "60"], timeout="1s")["right"] == "sleep did not end within 1 s"
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        code = 503 if "down" in self.path else 200
+        body = f"{self.headers['Host']} {self.path}\n".encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+@pytest.mark.sshd
+def test_an_address_is_asked_from_the_machine_of_each_side(sshd: Sshd, tmp_path: Path, address: str) -> None:
+    left, *_ = sides(tmp_path, "", "")
+    asked = [left, ssh(sshd, tmp_path / "second"), "--same-environment", *trusting(sshd)]
+    found = probed(tmp_path, *asked, url=f"{address}/health", show=True, code=0)
+    assert found["class"] == "same"
+    assert found["left"] == f"status 200: {address.removeprefix('http://')} /health"
+    assert found["right"] == found["left"]
+    assert probed(tmp_path, *asked, url=f"{address}/down")["class"] == "failed"
+    assert probed(tmp_path, *asked, url="http://127.0.0.1:9/")["left"] == "no answer"
+
+
+@pytest.mark.docker
+def test_a_probe_runs_in_the_container_of_a_service(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path
+) -> None:
+    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s, hostname: HOST}}\n"
+    first, second = (compose_project(text.replace("HOST", name), {"a.env": "A=1\n"}) for name in ("one", "two"))
+    first.up()
+    second.up()
+    asked = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
+    found = probed(tmp_path, *asked, run=["hostname"], service="api", show=True)
+    assert (found["left"], found["right"], found["class"]) == ("exit 0: one", "exit 0: two", "differs")
+
+
+def test_the_servers_file_has_probes_and_git_has_none(server: Server, tmp_path: Path) -> None:
+    asked = sides(tmp_path, "1", "2")
+    server.settings["probes"] = {"lock": {"run": CAT}}
+    found = one(data(tmp_path, *asked, "--config", str(server.config)))
+    assert [probe["probe"] for probe in found["probes"]] == ["lock"]
+
+
+def test_a_file_of_probes_in_the_clone_is_refused(site: Site) -> None:
+    site.commit("Start")
+    site.write("probes.yaml", yaml.safe_dump({"probes": {"it": {"run": ["touch", "never"]}}}))
+    done = compare(site.root, "file:.", "file:.", "--probes", "envs/probes.yaml")
+    assert done.returncode == 1
+    assert "lies in the repository, where git could change it" in done.stderr
+
+
+def test_mistakes_in_a_file_of_probes_are_told_all_at_once(tmp_path: Path) -> None:
+    wrong = {"a": {"run": ["x"], "url": "http://h/"}, "b": {"run": "x y"}, "c": {"run": ["x"], "ignore": "("}}
+    (tmp_path / "probes.yaml").write_text(yaml.safe_dump({"probes": wrong}))
+    done = compare(tmp_path, "file:.", "file:.", "--probes", "probes.yaml")
+    assert done.returncode == 1
+    for what in ("must have either run or url", "must be a list, not text", "is no regular expression"):
+        assert what in done.stderr
