@@ -30,6 +30,7 @@ class Clone:
 
     def __init__(self, directory: str) -> None:
         self.top, git_dir = _find(os.path.realpath(directory))
+        self.bare = self.top == git_dir
         self._env = environment(url="", git_dir=git_dir, ssh_command=None, token_file=None, inherited=os.environ) | {
             "GIT_ALLOW_PROTOCOL": "none",
             "GIT_OPTIONAL_LOCKS": "0",
@@ -73,6 +74,15 @@ class Clone:
         wanted = {blob for listing in listings for mode, blob in listing.values() if mode in _FILES}
         blobs = await self._blobs(wanted)
         return [_tree(listing, blobs) for listing in listings]
+
+    async def read(self, commit: str, path: str) -> bytes | None:
+        """The regular file at ``path``, None where there is none."""
+        output = await self._git("--literal-pathspecs", "ls-tree", "-z", "--full-tree", commit, "--", path)
+        match = _ENTRY.fullmatch(output.rstrip(b"\0"))
+        if match is None or match[1].decode() not in _FILES:
+            return None
+        blob = (await self._blobs([match[3].decode()])).get(match[3].decode())
+        return blob if isinstance(blob, bytes) else None
 
     async def _list(self, commit: str, path: str) -> dict[str, tuple[str, str]]:
         """Each path relative to ``path`` → (mode, object id)."""
@@ -134,7 +144,7 @@ def _find(directory: str) -> tuple[str, str]:
             return path, path  # bare
         path, child = os.path.dirname(path), path
         if path == child:
-            hint = "Run it in a clone of the configuration repository"
+            hint = "Run it in a clone of the configuration repository; `git init` makes a new one"
             raise RefusedError("is in no git repository", where=directory, hint=hint)
 
 

@@ -210,6 +210,7 @@ async def _project(machine: Machine, place: _Place, containers: Sequence[Labelle
         services=tuple(sorted(services)),
         containers=containers_of(here),
         interpolated=tuple(sorted(_interpolated(written))),
+        main_files=tuple(dict.fromkeys(one.path for one in written if one.path in configuration.main)),
         problem="; ".join(problems),
     )
 

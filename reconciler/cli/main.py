@@ -537,6 +537,106 @@ def compare(
     raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)
 
 
+@app.command(short_help="what a configuration repository begins with")
+def init(
+    environment: Annotated[str, typer.Argument(help="The first environment.")] = "production",
+    path: Annotated[
+        str, typer.Option("--path", help="The repository's directory that holds the environments.")
+    ] = "envs",
+    age_key_file: Annotated[
+        str | None,
+        typer.Option(
+            "--age-key-file",
+            envvar="SOPS_AGE_KEY_FILE",
+            help="Where the private key is, or is made. Default: where sops looks for it, ~/.config/sops/age/keys.txt.",
+        ),
+    ] = None,
+    recipient: Annotated[
+        list[str] | None,
+        typer.Option("--recipient", metavar="age1…", help="Encrypt for this public key, and make none (repeatable)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make what is missing in this git repository: an age key, .sops.yaml, envs/ and a server's first file.
+
+    What is there is left as it is, and told; nothing is committed. Exits 0, or 1 on errors.
+    """
+    from reconciler.app import beginning
+    from reconciler.cli import render
+
+    made = beginning.begin(environment, path, None if recipient else age_key_file, recipient or [])
+    render.begun(made, as_json=as_json)
+
+
+@app.command("import", short_help="take what servers have into git, encrypted, on a branch")
+def import_(
+    environment: Annotated[str, typer.Argument(help="What the environment is to be called.")],
+    side: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SIDE…",
+            help="ssh://user@host[:port]/path, or without a path for all of its Compose projects; file:PATH and here: "
+            "for this machine.",
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what was found, and write nothing.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Write an environment anew that is there already.")] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out such live paths (repeatable).")
+    ] = None,
+    recipient: Annotated[
+        list[str] | None,
+        typer.Option("--recipient", metavar="age1…", help="Encrypt for this key, where .sops.yaml has no rule yet."),
+    ] = None,
+    age_key_file: Annotated[
+        str | None,
+        typer.Option(
+            "--age-key-file",
+            envvar="SOPS_AGE_KEY_FILE",
+            help="A private key to prove the result with. Default: ~/.config/sops/age/keys.txt.",
+        ),
+    ] = None,
+    ssh_key: Annotated[
+        str | None, typer.Option("--ssh-key", help="The private key for ssh://. Default: as your own ssh.")
+    ] = None,
+    known_hosts: Annotated[
+        str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
+    ] = None,
+    path: Annotated[
+        str, typer.Option("--path", help="The repository's directory that holds the environments.")
+    ] = "envs",
+    as_json: Json = False,
+) -> None:
+    """Take the env files and mounted files of Compose projects into this repository, on reconciler/import-ENVIRONMENT.
+
+    Shows what it found and asks; encrypts; commits without touching the working directory, and pushes nothing. Then it
+    proves that a server which follows the commit would change nothing, else there is no branch. Exits 0, or 1 where
+    the proof fails, nobody agreed, and on errors.
+    """
+    from reconciler.app import importing
+    from reconciler.cli import render
+
+    if not (yes or dry_run) and not render.can_ask():
+        hint = "Give --yes, or look first with --dry-run"
+        raise RefusedError("there is no terminal to ask at whether this is right", hint=hint)
+    asked = importing.Asked(
+        environment,
+        tuple(side),
+        path,
+        age_key_file,
+        tuple(recipient or ()),
+        tuple(exclude or ()),
+        update,
+        ssh_key,
+        known_hosts,
+    )
+    with render.phases() as (progress, pause):
+        done = importing.run(asked, lambda found: render.agrees(found, pause, yes, dry_run, as_json), progress)
+    render.imported(done, as_json=as_json)
+    raise typer.Exit(IN_SYNC if done.commit or dry_run else ERROR)
+
+
 class Which(StrEnum):
     """Which of the files."""
 

@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from reconciler.app.beginning import Beginning
     from reconciler.app.doctor import Finding
+    from reconciler.app.importing import Imported
+    from reconciler.core.importing import Draft, Taken
 
 _COLOURS = {
     "in_sync": "green",
@@ -30,7 +34,21 @@ _COLOURS = {
     "rolled_back": "magenta",
     "unfinished": "magenta",
 }
-_WHOLE = ("target", "stack", "service", "action", "sync", "health", "effect", "since", "keys", "backup", "environment")
+_WHOLE = (
+    "file",
+    "target",
+    "stack",
+    "service",
+    "action",
+    "sync",
+    "health",
+    "effect",
+    "since",
+    "keys",
+    "backup",
+    "environment",
+)
+_NAMES_SHOWN = 5
 _SHOW_PROGRESS_AFTER = 1.0  # seconds
 
 console = Console(highlight=False, soft_wrap=False)
@@ -72,6 +90,134 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=target, transient=True) as bar:
         task = bar.add_task(what, total=None, visible=False)
         yield lambda done, of: bar.update(task, completed=done, total=of, visible=True)
+
+
+@contextlib.contextmanager
+def phases() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[], None]]]:
+    """Gives a function that takes what is being done, how much of it is done and of how much, shown as bars; and one
+    that takes the bars away. On a terminal only."""
+    target = Console(stderr=True)
+    if not (sys.stderr.isatty() and target.is_interactive):
+        yield lambda what, done, of: None, lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars = Progress(*columns, console=target, transient=True)
+    tasks: dict[str, Any] = {}
+
+    def tell(what: str, done: int, of: int) -> None:
+        bars.start()
+        tasks[what] = tasks[what] if what in tasks else bars.add_task(what, total=of)
+        bars.update(tasks[what], completed=done, total=of)
+
+    try:
+        yield tell, bars.stop
+    finally:
+        bars.stop()
+
+
+def can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def agrees(found: Draft, pause: Callable[[], None], yes: bool, dry_run: bool, as_json: bool) -> bool:
+    """Show what was found, and ask whether to go on unless that is said already."""
+    pause()
+    if not as_json:
+        drafted(found)
+    return False if dry_run else yes or typer.confirm(f"Encrypt and commit this as {found.environment}?")
+
+
+def drafted(found: Draft) -> None:
+    """What was found and what becomes of it; names of keys, never a value."""
+    for stack in (*found.stacks, None):
+        files = [one for one in found.files if one.stack == (stack.name if stack else None)]
+        if not files:
+            continue
+        on = f" on {', '.join(stack.hosts)}" if stack and stack.hosts else ""
+        title = f"{stack.name} in {stack.directory}{on}" if stack else "files of no project"
+        console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+        console.print(_found_files(files, stack.directory if stack else ""))
+    for one in found.files:
+        if one.why:
+            loss = ", so that git shows no diff by key" if one.keys else ""
+            said = f"{one.file.path} is encrypted as a whole{loss}: {one.why}"
+            console.print(f"[yellow]binary[/yellow] {escape(said)}", soft_wrap=True)
+    for left in found.left_out:
+        console.print(f"[yellow]left out[/yellow] {escape(left.path)}: {escape(left.why)}", soft_wrap=True)
+    for note in found.notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+
+
+def _found_files(files: Sequence[Taken], directory: str) -> Table:
+    table = _table("file", "used", "mode", "owner", "as", "keys")
+    for one in files:
+        inside = one.file.path.removeprefix(f"{directory}/") if directory else one.file.path
+        count = len(one.keys) + one.unshown
+        names = ", ".join((*one.keys[:_NAMES_SHOWN], *(["…"] if count > len(one.keys[:_NAMES_SHOWN]) else [])))
+        used = ", ".join(f"{use} {' '.join(one.services)}".strip() for use in one.uses)
+        owner = one.owner if one.owner == one.group else f"{one.owner}:{one.group}"
+        keys = f"{count}: {names}" if count else ""
+        table.add_row(*map(escape, (inside, used, f"{one.mode:04o}", owner, str(one.format), keys)))
+    return table
+
+
+def imported(done: Imported, *, as_json: bool) -> None:
+    if as_json:
+        _json(_imported(done))
+        return
+    proof = done.proof
+    if proof is None:
+        console.print("nothing was written")
+        return
+    for problem in proof.problems:
+        console.print(f"[red]not proven[/red] {escape(problem)}", soft_wrap=True)
+    if proof.problems:
+        console.print("nothing was kept: there is no branch and no commit of this import")
+        return
+    for note in proof.notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+    plans = f"; an empty plan on {', '.join(proof.planned)}" if proof.planned else ""
+    said = f"{proof.compared} live files are byte for byte what the commit gives{plans}"
+    console.print(f"[green]proven[/green] {escape(said)}", soft_wrap=True)
+    console.print(f"[green]committed[/green] {done.commit[:12]} on [bold]{escape(done.branch)}[/bold]", soft_wrap=True)
+    branch, base = escape(done.branch), escape(done.base_branch or "HEAD")
+    console.print(f"look at it: `git show {branch}`, `reconciler diff {base}..{branch}`", soft_wrap=True)
+    console.print(f"then `git push origin {branch}` and open a pull request; nothing was pushed", soft_wrap=True)
+
+
+def _imported(done: Imported) -> dict[str, Any]:
+    found = done.draft
+    files = [
+        {
+            "path": one.file.path,
+            "source": one.source,
+            "stack": one.stack,
+            "hosts": list(one.hosts),
+            "uses": [str(use) for use in one.uses],
+            "services": list(one.services),
+            "keys": list(one.keys),
+            "keys_not_shown": one.unshown,
+            "mode": f"{one.mode:04o}",
+            "owner": one.owner,
+            "group": one.group,
+            "format": str(one.format),
+            "why": one.why,
+        }
+        for one in found.files
+    ]
+    return {
+        "environment": found.environment,
+        "stacks": [asdict(stack) for stack in found.stacks],
+        "files": files,
+        "left_out": [asdict(one) for one in found.left_out],
+        "notes": list(found.notes),
+        "branch": done.branch,
+        "commit": done.commit,
+        "written": list(done.written),
+        "proof": asdict(done.proof) if done.proof else None,
+    }
 
 
 def outcomes(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -320,6 +466,34 @@ def findings(found: Iterable[Finding], *, as_json: bool) -> None:
     for finding in found:
         table.add_row(_word(finding.level), escape(finding.what), escape(finding.found), escape(finding.advice))
     console.print(table)
+
+
+def begun(made: Beginning, *, as_json: bool) -> None:
+    if as_json:
+        _json(asdict(made))
+        return
+    for step in made.steps:
+        word = "[green]made[/green]" if step.what == "made" else f"[cyan]{step.what}[/cyan]"
+        console.print(
+            f"{word} {escape(step.path)}" + (f"  [dim]{escape(step.note)}[/dim]" if step.note else ""), soft_wrap=True
+        )
+    for note in made.notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+    console.print(f"files are encrypted for {escape(', '.join(made.recipients))}", soft_wrap=True)
+    console.print("\n[bold]next[/bold]")
+    steps = []
+    if made.uncommitted:
+        steps.append(f"git add {' '.join(made.uncommitted)} && git commit -m 'Begin with reconciler'")
+    steps.append(
+        f"reconciler import {made.environment} ssh://user@host/opt/app    # what a server has now; or file:/opt/app"
+    )
+    if made.key_file:
+        steps.append(f"copy {made.key_file} to the server as /etc/reconciler/age.key (0600), and keep a backup of it")
+    steps.append(
+        "copy reconciler.yaml to the server as /etc/reconciler/reconciler.yaml; `reconciler doctor` checks it there"
+    )
+    for number, text in enumerate(steps, start=1):
+        console.print(f"{number}. {escape(text)}", soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

@@ -83,8 +83,13 @@ def project_files(
         keys = {entry.key for entry in dotenv.parse(desired)}
     except dotenv.EnvFileError as error:
         return [f"Compose reads this file as the project's .env and could not: {error}"]
-    control = sorted(key for key in keys if key.startswith(_CONTROL_PREFIXES))
+    control = control_keys(keys)
     return [f"{', '.join(control)} would change what Compose runs; {_ALLOW}"] if control else []
+
+
+def control_keys(keys: Iterable[str]) -> list[str]:
+    """Of the keys of a project's .env, those that change what Compose runs, sorted."""
+    return sorted(key for key in keys if key.startswith(_CONTROL_PREFIXES))
 
 
 def placement(target: Target, resolved: str, allowed: Sequence[str]) -> list[str]:

@@ -62,6 +62,7 @@ class FoundContainer:
 class FoundProject:
     """A Compose project: its name, its directory, the files it uses, sorted by path, and its containers.
 
+    ``main_files`` are those of the compose files that Compose begins with; the others are included or extended by them.
     ``interpolated`` are the variables that its compose files name as ``${NAME}``. ``problem`` says why some of it could
     not be found out (no docker, a compose file Compose refuses, a file that may not be read); "" otherwise.
     """
@@ -73,6 +74,7 @@ class FoundProject:
     services: tuple[str, ...] = ()
     containers: tuple[FoundContainer, ...] = ()
     interpolated: tuple[str, ...] = ()
+    main_files: tuple[str, ...] = ()
     problem: str = ""
 
 

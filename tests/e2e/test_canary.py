@@ -26,9 +26,12 @@ from typing import Any
 import pytest
 
 from tests.support.age_key import AgeKey
+from tests.support.commands import output
 from tests.support.compose import ComposeProject
 from tests.support.failures import ENVIRONMENT_FAILURES, SERVER_FAILURES, Failure, Site, sites
+from tests.support.importer import BRANCH, COMMAND, make_importer
 from tests.support.server import Daemon, Server
+from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
 LETTERS = "ghijklmnopqrstuvwxyz"  # none of a hexadecimal number, so that no digest holds the canary by chance
@@ -406,6 +409,65 @@ def test_no_secret_is_told_by_adopting_it(
         assert one.undocumented() == set()
     assert "sops" in watcher.environments
     assert_only_where_it_belongs(server, canary, strays, [path, binary])
+
+
+@pytest.mark.parametrize("over_ssh", [False, pytest.param(True, marks=pytest.mark.sshd)], ids=["here", "over-ssh"])
+def test_no_secret_is_told_by_importing_it(
+    over_ssh: bool, tmp_path: Path, strays: Callable[[Canary], set[Path]], request: pytest.FixtureRequest
+) -> None:
+    """From files that go in well, that dotenv cannot hold, that look harmless, and that stop the import."""
+    importer = make_importer(tmp_path / "import")
+    canary = make_canary(importer.key.read_text().splitlines()[-1])
+    word = canary.word
+    arguments = [importer.side]
+    if over_ssh:
+        sshd: Sshd = request.getfixturevalue("sshd")
+        logins = ["--ssh-key", str(sshd.key_path), "--known-hosts", str(sshd.known_hosts)]
+        arguments = [f"ssh://{sshd.user}@{sshd.host}:{sshd.port}{importer.stack}", *logins]
+    secret_files: dict[str, str | bytes] = {
+        "api.env": f"# {word}\nTOKEN={word}.1\nURL=redis://x:{word}@db\n",
+        "config/common.env": f'PEM="{word}\n{word}QmFzZTY0=\n"\n\nB={word}.2\n',
+        ".env": f"{word}AbC=\nLEVEL={word}.3\n",
+        "nginx/site.conf": f"proxy_set_header Authorization 'Bearer {word}';\n",
+        "token.txt": f"{word}.4",
+    }
+    importer.write(secret_files)
+    heard: list[bytes] = []
+
+    def run_and_watch(*more: str) -> tuple[int, Watcher]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        command = [COMMAND, "import", "production", *arguments, *more]
+        # asyncssh looks for libraries with programs (gcc, ldconfig) that get all of our environment.
+        env = importer.environment(**({} if over_ssh else {"APP_SECRET": word}))
+        with subprocess.Popen(command, cwd=importer.clone, env=env, **pipes) as process:
+            watcher = Watcher(process.pid)
+            thread = threading.Thread(target=watcher.look)
+            thread.start()
+            heard.append(process.communicate(timeout=120)[0])
+            watcher.end()
+            thread.join()
+        return process.returncode, watcher
+
+    found = [run_and_watch("--dry-run"), run_and_watch(), run_and_watch("--yes"), run_and_watch("--yes")]
+    importer.git("branch", "--move", BRANCH, "first")
+    found.append(run_and_watch("--yes", "--json"))
+    importer.git("branch", "--delete", "--force", BRANCH)
+    importer.write({"api.env": f"A={word}\nA='{word}\n", "nginx/site.conf": f"<<<<<<< {word}\n>>>>>>> {word}\n"})
+    found.append(run_and_watch("--yes"))
+    importer.write({"nginx/site.conf": "server {}\n", "compose.yaml": f"services: {{api: {word}: {word}}}\n"})
+    found.append(run_and_watch("--yes"))
+
+    assert [code for code, _ in found] == [0, 1, 0, 1, 0, 1, 0]
+    assert not any(canary.sings_in(said) for said in heard), heard
+    for _, watcher in found:
+        assert watcher.leaks(canary) == []
+    assert "sops" in found[2][1].environments
+    objects = output("git", "cat-file", "--batch", "--batch-all-objects", cwd=importer.clone)
+    assert b"sops_mac" in objects  # or it would prove nothing
+    assert not canary.sings_in(objects)
+    belongs = {importer.stack / name for name in secret_files} | {importer.stack / "compose.yaml", importer.key}
+    assert holders(importer.root, canary) - belongs == set()
+    assert strays(canary) == set()
 
 
 @pytest.mark.docker

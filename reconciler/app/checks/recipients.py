@@ -55,6 +55,11 @@ def check_recipients(survey: Survey) -> Iterator[Finding]:
             yield from _about(survey, source, configs)
 
 
+def read_config(data: bytes) -> tuple[CreationRule, ...]:
+    """The rules of a .sops.yaml. Raises ValueError, with what is wrong, where sops would not go by it."""
+    return _read(data).rules
+
+
 def _read(data: bytes) -> _Config:
     """Anchors are usual there, so this is not our strict YAML; hence the limits. Raises ValueError."""
     if len(data) > _MAX_BYTES:

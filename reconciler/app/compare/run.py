@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from reconciler.app import local_wiring
 from reconciler.app.checks.run import Tools
+from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
 from reconciler.app.compare.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.compare.side_names import Kind, SideName, read_side
@@ -167,20 +168,11 @@ async def _surroundings(stack: contextlib.AsyncExitStack, names: Sequence[SideNa
     by_address = {}
     machines = {}
     for name in names:
-        address = _address(name, options)
+        address = ssh_address(name, options.ssh_key, options.known_hosts)
         if address not in by_address:
             by_address[address] = await stack.enter_async_context(local_wiring.machine(address))
         machines[name.text] = by_address[address]
     return Surroundings(reader, options.place, machines, options.manifest)
-
-
-def _address(name: SideName, options: Options) -> local_wiring.SshAddress | None:
-    if name.kind is not Kind.SSH:
-        return None
-    if options.ssh_key is None and options.known_hosts is None:
-        return local_wiring.SshAddress(name.host, name.port, name.user, personal=True)
-    known = options.known_hosts or os.path.expanduser("~/.ssh/known_hosts")
-    return local_wiring.SshAddress(name.host, name.port, name.user, options.ssh_key, known)
 
 
 async def _expected(names: Sequence[SideName], around: Surroundings, options: Options) -> Expectations:

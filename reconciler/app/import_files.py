@@ -1,0 +1,135 @@
+"""The text of what an import writes beside the sources: the manifest, the contracts, the commit's message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from reconciler.app.manifest import ManifestFile, outlines
+from reconciler.app.sections import validate
+from reconciler.app.yaml_files import UnreadableError, read_document
+from reconciler.core import importing
+from reconciler.core.importing import Draft, Taken
+from reconciler.core.inventory import Use
+from reconciler.core.model import Parser
+from reconciler.core.words import listed
+
+_HEAD = """\
+# What {environment} has, as it was imported. docs/configuration.md explains every field; what is not said here has its
+# default. A value is changed with `sops edit`, beside this file.
+"""
+_CONTRACT_HEAD = """\
+# What the variables of {source} must satisfy: a first contract, made from their names. docs/checks.md explains more:
+# `format: uri`, `enum: [debug, info]`, `minLength: 32`; against misspelt names, `additionalProperties: false`.
+"""
+_USES = {Use.ENV_FILE: "env_file of", Use.INTERPOLATION: "read by Compose itself", Use.MOUNT: "mounted into"}
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A commit of an import: the clone's ``top``, and what a server's file would say to follow it."""
+
+    top: str
+    directory: str
+    environment: str
+    branch: str
+    commit: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contracts:
+    """``files`` are new contracts by their path below the directory of environments; ``by_source`` tells whose."""
+
+    files: Mapping[str, bytes]
+    by_source: Mapping[str, str]
+
+
+def manifest(found: Draft, contracts: Mapping[str, str]) -> bytes:
+    """environment.yaml, with a comment behind each target that tells what uses it."""
+    uses = {one.source: _use(one) for one in found.files}
+    lines: list[str] = []
+    for name, value in importing.manifest(found, contracts).items():
+        if name == "defaults":
+            lines.append(f"defaults: {_flow(value)}")
+        elif name == "targets":
+            lines += ["", "targets:", *_targets(value, uses, "  ")]
+        else:
+            lines += ["", "stacks:", *_stacks(value, uses)]
+    return (_HEAD.format(environment=found.environment) + "\n".join(lines).lstrip("\n") + "\n").encode()
+
+
+def _stacks(stacks: object, uses: Mapping[str, str]) -> Iterable[str]:
+    assert isinstance(stacks, dict)
+    for name, fields in stacks.items():
+        yield f"  {_flow(name)}:"
+        for field, value in fields.items():
+            if field == "targets":
+                yield "    targets:"
+                yield from _targets(value, uses, "      ")
+            else:
+                yield f"    {field}: {_flow(value)}"
+
+
+def _targets(targets: object, uses: Mapping[str, str], indent: str) -> Iterable[str]:
+    assert isinstance(targets, dict)
+    for source, fields in targets.items():
+        written = "" if fields is None else f" {_flow(fields)}"
+        comment = f"  # {uses[source]}" if uses[source] else ""
+        yield f"{indent}{_flow(source)}:{written}{comment}"
+
+
+def _use(one: Taken) -> str:
+    services = listed([name for name in one.services if name.isprintable()])
+    said = [f"{_USES[use]} {services}".strip() if use is not Use.INTERPOLATION else _USES[use] for use in one.uses]
+    return ", ".join(said)
+
+
+def _flow(value: object) -> str:
+    """YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
+def contracts(found: Draft, there: Collection[str]) -> Contracts:
+    """A contract for every file whose keys are managed. One of another environment (``there``) is left as it is."""
+    files: dict[str, bytes] = {}
+    by_source: dict[str, str] = {}
+    for one in found.files:
+        if one.parser is Parser.OPAQUE or not one.keys:
+            continue
+        name = importing.contract_name(one.source)
+        path = f"contracts/{name}.yaml"
+        if path in there or path in files:
+            path = f"contracts/{name}.{found.environment}.yaml"
+        by_source[one.source] = path
+        if path not in there:
+            files[path] = _contract(one)
+    return Contracts(files, by_source)
+
+
+def _contract(one: Taken) -> bytes:
+    found = importing.contract(one)
+    properties = found["properties"]
+    assert isinstance(properties, dict)
+    lines = [f"$schema: {found['$schema']}", "type: object", f"required: {_flow(found['required'])}", "properties:"]
+    lines += [f"  {_flow(name)}: {json.dumps(rule) if not rule else _flow(rule)}" for name, rule in properties.items()]
+    return (_CONTRACT_HEAD.format(source=one.source) + "\n".join(lines) + "\n").encode()
+
+
+def sources_of(text: bytes) -> tuple[str, ...]:
+    """The sources that a manifest names; none where it cannot be read."""
+    try:
+        written, _ = validate(ManifestFile, read_document(text, "environment.yaml"))
+    except UnreadableError:
+        return ()
+    return tuple(outline.source for outline in outlines(written)) if written else ()
+
+
+def message(found: Draft, sides: Sequence[str]) -> str:
+    """The commit's message: paths and names, never a value."""
+    lines = [f"{one.source}: {one.file.path}{f' ({_use(one)})' if _use(one) else ''}" for one in found.files]
+    return f"Import {found.environment} from {listed(list(sides))}\n\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,437 @@
+"""`reconciler import` through the installed command, on real git and sops: here, and over a real sshd."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.commands import output
+from tests.support.compose import ComposeProject
+from tests.support.importer import BRANCH, COMMAND, FILES, Importer, make_importer
+from tests.support.sshd import Sshd, make_sshd
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("begun") / "root"
+    root.mkdir()
+    return make_importer(root).root
+
+
+@pytest.fixture
+def importer(begun: Path, tmp_path: Path) -> Importer:
+    """A copy: making one takes as long as most tests."""
+    return Importer(Path(shutil.copytree(begun, tmp_path / "import")))
+
+
+def by_source(done: dict[str, object]) -> dict[str, dict[str, object]]:
+    files = done["files"]
+    assert isinstance(files, list)
+    return {one["source"]: one for one in files}
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_a_project_becomes_an_environment_that_changes_nothing(importer: Importer) -> None:
+    (importer.stack / "nginx" / "site.conf").chmod(0o644)
+    head = importer.git("rev-parse", "HEAD")
+    done = importer.imports()
+    assert done["exit_code"] == 0
+    assert done["proof"]["problems"] == []
+    assert done["proof"]["compared"] == len(FILES)
+    assert len(done["proof"]["planned"]) == 1  # the real plan was made, and it is empty
+    assert importer.git("rev-parse", "HEAD") == head
+    assert importer.git("status", "--porcelain") == ""
+    assert importer.git("rev-parse", f"{BRANCH}^") == head
+
+    manifest = importer.manifest()
+    assert manifest["stacks"]["shop"]["directory"] == str(importer.stack)
+    assert manifest["stacks"]["shop"]["targets"] == {
+        "api.env": {"schema": "contracts/api.yaml"},
+        "common.env": {"path": "config/common.env", "schema": "contracts/common.yaml"},
+        "shop.env": {"path": ".env", "schema": "contracts/shop.yaml"},
+        "site.conf": {"path": "nginx/site.conf", "encrypted": False, "mode": "0644", "on_change": "restart"},
+        "token.txt": {"on_change": "restart"},
+    }
+    assert importer.show("envs/production/site.conf") == FILES["nginx/site.conf"].encode()
+    for source, path in (("api.env", "api.env"), ("common.env", "config/common.env"), ("shop.env", ".env")):
+        assert importer.decrypted(source) == FILES[path].encode()
+        assert b"invented" not in importer.show(f"envs/production/{source}")
+    assert importer.decrypted("token.txt") == FILES["token.txt"].encode()
+
+
+def test_the_contract_and_the_example_hold_names_and_nothing_else(importer: Importer) -> None:
+    importer.imports()
+    contract = yaml.safe_load(importer.show("envs/contracts/api.yaml"))
+    assert contract["required"] == ["PUBLIC_URL", "SESSION_SECRET", "EMPTY"]
+    assert contract["properties"] == {"PUBLIC_URL": {}, "SESSION_SECRET": {"writeOnly": True}, "EMPTY": {}}
+    example = importer.show("envs/production/env.example").decode()
+    assert "# files: api.env\nPUBLIC_URL=\nSESSION_SECRET=\nEMPTY=\n" in example
+    assert not {"invented", "shop.example.org"} & set(example.split())
+
+
+def test_check_finds_nothing_wrong_with_and_without_the_key(importer: Importer) -> None:
+    importer.imports()
+    importer.git("merge", "--quiet", BRANCH)
+    for options in ((), ("--age-key-file", str(importer.key))):
+        done = importer.reconciler("check", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        pytest.param(b"A=1\n\nB=2\n", "line 2: it is blank", id="a-blank-line"),
+        pytest.param(b"A=1\nB=2", "does not end with a line feed", id="no-last-line-feed"),
+        pytest.param(b'A="one\ntwo"\n', "line 1", id="a-value-of-several-lines"),
+        pytest.param(b"A=1\n  # indented\n", "line 2", id="an-indented-comment"),
+        pytest.param(b"A_unencrypted=1\n", "plain text", id="a-name-that-sops-leaves-plain"),
+        pytest.param(b"A=1\nQmFzZTY0cGllY2U=\n", "may be a secret that stands alone", id="a-line-that-may-be-a-secret"),
+        pytest.param(b"", "no lines", id="empty"),
+    ],
+)
+def test_what_dotenv_cannot_hold_goes_in_as_binary_and_it_says_why(
+    importer: Importer, content: bytes, why: str
+) -> None:
+    importer.write({"api.env": content})
+    done = importer.imports()
+    assert done["exit_code"] == 0, done
+    found = by_source(done)["api.env.bin"]
+    assert found["format"] == "binary"
+    assert why in str(found["why"])
+    assert importer.decrypted("api.env.bin") == content
+    assert b"QmFzZTY0" not in importer.show("envs/contracts/common.yaml") + importer.show("envs/production/env.example")
+    importer.git("merge", "--quiet", BRANCH)
+    assert importer.reconciler("check", "--age-key-file", str(importer.key)).returncode == 0
+
+
+def test_windows_line_ends_and_odd_bytes_are_kept(importer: Importer) -> None:
+    contents = {"api.env": b"A=1\r\nB='x'\r\n", "config/common.env": b"A=\xff\xfe\n"}
+    importer.write(contents)
+    done = importer.imports()
+    assert done["exit_code"] == 0
+    found = {one["path"]: one["source"] for one in done["files"]}
+    for name, content in contents.items():
+        assert importer.decrypted(found[str(importer.stack / name)]) == content
+    assert any("Windows line ends" in note for note in done["notes"])
+
+
+def test_a_key_that_is_set_twice_is_told_and_its_file_is_left_to_itself(importer: Importer) -> None:
+    importer.write({"api.env": "A=1\nA=2\n"})
+    done = importer.imports()
+    assert done["exit_code"] == 0
+    assert "A is already set in line 1" in str(by_source(done)["api.env.bin"]["why"])
+    assert importer.manifest()["stacks"]["shop"]["targets"]["api.env.bin"]["parser"] == "opaque"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("proxy_set_header Authorization 'Bearer invented0123';\n", id="a-bearer-token"),
+        pytest.param("listen 80;\nauth_token invented;\n", id="a-setting-named-like-a-secret"),
+        pytest.param('{"a": {"db_password": "invented"}}\n', id="json"),
+        pytest.param("url = postgres://me:invented@db/x\n", id="an-address-with-a-password"),
+        pytest.param("-----BEGIN PRIVATE KEY-----\n", id="a-private-key"),
+        pytest.param("admin:$apr1$invented$x\n", id="a-hash"),
+        pytest.param("x: 9f86d081884c7d659a2feaa0c55ad015\n", id="random-letters"),
+    ],
+)
+def test_a_mounted_file_that_may_hold_a_secret_is_encrypted(importer: Importer, content: str) -> None:
+    importer.write({"nginx/site.conf": content})
+    done = importer.imports()
+    assert by_source(done)["site.conf"]["format"] == "binary"
+    assert importer.decrypted("site.conf") == content.encode()
+
+
+def test_a_clash_of_names_and_files_of_other_kinds(importer: Importer) -> None:
+    outside = importer.root / "elsewhere"
+    importer.write({"api.env": "OTHER=1\n", "settings": "PLAIN_NAME=1\n"}, outside)
+    importer.write({"app.yaml": "db_password: invented\n"})
+    compose = importer.stack / "compose.yaml"
+    compose.write_text(
+        compose.read_text()
+        .replace("env_file: [api.env,", f"env_file: [api.env, {outside}/api.env, {outside}/settings,")
+        .replace('"./nginx', '"./app.yaml:/app.yaml", "/etc/localtime:/etc/localtime:ro", "./nginx')
+    )
+    done = importer.imports()
+    assert done["exit_code"] == 0, done
+    targets = importer.manifest()["stacks"]["shop"]["targets"]
+    paths = {source: (fields or {}).get("path", source) for source, fields in targets.items()}
+    assert paths["elsewhere-api.env"] == str(outside / "api.env")
+    assert paths["settings.env"] == str(outside / "settings")
+    assert paths["app.yaml.bin"] == "app.yaml"
+    assert importer.decrypted("app.yaml.bin") == b"db_password: invented\n"
+    assert (
+        f"{outside}/api.env lies outside of {importer.stack}: the server's allowed_paths must cover it" in done["notes"]
+    )
+
+
+def test_a_template_is_no_example_of_another_file(importer: Importer) -> None:
+    (importer.stack / "nginx" / "site.conf").rename(importer.stack / "nginx" / "site.conf.template")
+    compose = importer.stack / "compose.yaml"
+    compose.write_text(compose.read_text().replace("./nginx/site.conf:", "./nginx/site.conf.template:"))
+    assert importer.imports()["exit_code"] == 0
+    importer.git("merge", "--quiet", BRANCH)
+    assert importer.show("envs/production/site.conf-template") == FILES["nginx/site.conf"].encode()
+    assert importer.reconciler("check").returncode == 0
+
+
+def test_a_file_behind_a_link_is_imported_by_its_real_path(importer: Importer) -> None:
+    real = importer.root / "shared"
+    importer.write({"api.env": "A=1\n"}, real)
+    (importer.stack / "api.env").unlink()
+    (importer.stack / "api.env").symlink_to(real / "api.env")
+    done = importer.imports()
+    assert done["exit_code"] == 0, done["proof"]
+    assert importer.manifest()["stacks"]["shop"]["targets"]["api.env"]["path"] == str(real / "api.env")
+
+
+@pytest.mark.root
+def test_owners_are_kept_in_the_shortest_form(importer: Importer) -> None:
+    for name in ("api.env", "config/common.env", ".env", "token.txt"):
+        os.chown(importer.stack / name, 12345, 12345)
+    (importer.stack / "api.env").chmod(0o640)
+    done = importer.imports()
+    assert done["exit_code"] == 0, done["proof"]
+    manifest = importer.manifest()
+    assert manifest["defaults"] == {"owner": "12345", "group": "12345"}
+    targets = manifest["stacks"]["shop"]["targets"]
+    assert targets["api.env"] == {"mode": "0640", "schema": "contracts/api.yaml"}
+    assert targets["site.conf"]["owner"] == "root"
+
+
+def test_a_dotenv_that_steers_compose_is_told_and_the_compose_file_stays(importer: Importer) -> None:
+    importer.write({".env": "LEVEL=info\nCOMPOSE_PROFILES=late\n"})
+    done = importer.imports()
+    assert done["exit_code"] == 0
+    assert any("allow_compose_files: true" in note for note in done["notes"])
+    assert "compose.yaml" not in {os.path.basename(one["path"]) for one in done["files"]}
+
+
+def test_a_single_file_of_no_project_is_a_target_of_its_own(importer: Importer) -> None:
+    importer.write({"motd.env": "A=1\n"}, importer.root / "etc")
+    done = importer.imports(f"file:{importer.root}/etc/motd.env")
+    assert done["exit_code"] == 0, done
+    fields = importer.manifest()["targets"]["motd.env"]
+    assert fields == {"path": f"{importer.root}/etc/motd.env", "schema": "contracts/motd.yaml"}
+
+
+# --- the second import -----------------------------------------------------------------------------------------------
+
+
+def test_another_environment_has_contracts_and_examples_of_its_own(importer: Importer) -> None:
+    assert importer.imports()["exit_code"] == 0
+    importer.git("merge", "--quiet", BRANCH)
+    importer.reconciler("init", "staging")
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--message", "staging")
+    importer.write({"api.env": "ONLY_HERE=1\n"})
+    done = importer.imports(environment="staging")
+    assert done["exit_code"] == 0, done
+    assert "envs/contracts/api.staging.yaml" in done["written"]
+    assert "envs/contracts/api.yaml" not in done["written"]
+    importer.git("merge", "--quiet", "reconciler/import-staging")
+    assert "0 errors" in importer.reconciler("check").stdout
+
+
+def test_update_writes_anew_what_has_changed_and_keeps_the_other_ciphertexts(importer: Importer) -> None:
+    importer.imports()
+    importer.git("merge", "--quiet", BRANCH)
+    importer.git("branch", "--delete", BRANCH)
+    assert "--update" in importer.refused(importer.side, "--yes")
+    before = importer.show("envs/production/common.env", "main")
+    importer.write({"api.env": "A=2\n"})
+    (importer.stack / "token.txt").unlink()
+    done = importer.imports("--update")
+    assert done["exit_code"] == 0, done
+    assert importer.show("envs/production/common.env") == before
+    assert importer.decrypted("api.env") == b"A=2\n"
+    assert "envs/production/token.txt" in done["written"]
+    assert "token.txt" not in importer.git("ls-tree", "-r", "--name-only", BRANCH)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_it_does_not_ask_and_says_so(importer: Importer) -> None:
+    said = importer.refused(importer.side)
+    assert "no terminal" in said
+    assert "--yes" in said
+
+
+@pytest.mark.parametrize(("answer", "committed"), [("n\n", False), ("y\n", True)])
+def test_on_a_terminal_it_asks(importer: Importer, answer: str, committed: bool) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+    with subprocess.Popen(
+        [COMMAND, "import", "production", importer.side],
+        cwd=importer.clone,
+        env=importer.environment(TERM="dumb"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        said = b"".join(iter(lambda: _read(ours), b""))
+    os.close(ours)
+    assert b"Encrypt and commit this as production?" in said
+    assert (BRANCH in importer.git("branch", "--list", BRANCH)) is committed
+    assert process.returncode == (0 if committed else 1)
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # the other end is closed
+        return b""
+
+
+def test_a_dry_run_shows_names_and_writes_nothing(importer: Importer) -> None:
+    done = importer.reconciler("import", "production", importer.side, "--dry-run")
+    assert done.returncode == 0
+    assert "SESSION_SECRET" in done.stdout
+    assert "invented" not in done.stdout + done.stderr
+    assert importer.git("branch", "--list", BRANCH) == ""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        pytest.param("echo x >> envs/production/environment.yaml", "not committed yet", id="a-dirty-manifest"),
+        pytest.param("echo A=1 > envs/production/new.env", "not committed yet", id="an-untracked-source"),
+        pytest.param("echo '# x' >> .sops.yaml && git add .sops.yaml", "not committed yet", id="a-staged-sops-yaml"),
+        pytest.param(f"git branch {BRANCH}", "earlier import", id="a-branch-that-is-there"),
+        pytest.param("git rm -q .sops.yaml && git commit -qm x", "no rule of .sops.yaml", id="no-rule"),
+        pytest.param("rm ~/.config/sops/age/keys.txt", "there is no age key", id="no-key"),
+        pytest.param(
+            "echo 'creation_rules: [{pgp: ABCD}]' > .sops.yaml && git commit -qam x", "age keys alone", id="pgp"
+        ),
+        pytest.param("git config --global --unset user.email", "Tell git who you are", id="nobody"),
+        pytest.param("git config --global commit.gpgsign true", "git does not commit", id="no-signing-key"),
+    ],
+)
+def test_what_stands_in_the_way_is_told_and_nothing_is_written(importer: Importer, prepare: str, said: str) -> None:
+    env = importer.environment(GIT_CONFIG_NOSYSTEM="1", EMAIL="")
+    output("sh", "-c", prepare, cwd=importer.clone, env=env)
+    assert said in importer.refused(importer.side, "--yes")
+
+
+@pytest.mark.parametrize(
+    "side", ["nowhere", "ssh://", "ssh://me:invented@host/x", "file:", "git:production", "container:x"]
+)
+def test_a_side_that_is_none_is_refused(importer: Importer, side: str) -> None:
+    assert "invented" not in importer.refused(side, "--yes")
+
+
+def test_what_check_would_refuse_is_told_before_anything_is_written(importer: Importer) -> None:
+    importer.write({"nginx/site.conf": "<<<<<<< ours\nserver {}\n>>>>>>> theirs\n"})
+    said = importer.refused(importer.side, "--yes")
+    assert "envs/production/site.conf:1: conflict-marker" in said
+    assert importer.imports("--exclude", "*/site.conf")["exit_code"] == 0
+
+
+def test_without_a_rule_the_recipient_can_be_given(importer: Importer) -> None:
+    public = next(line for line in importer.key.read_text().splitlines() if "age1" in line).split()[-1]
+    importer.git("rm", "--quiet", ".sops.yaml")
+    importer.git("commit", "--quiet", "--message", "x")
+    done = importer.imports("--recipient", public)
+    assert done["exit_code"] == 0, done
+    assert ".sops.yaml" in done["written"]
+    assert yaml.safe_load(importer.show(".sops.yaml"))["creation_rules"] == [
+        {"path_regex": "^envs/production/", "age": public}
+    ]
+
+
+# --- the proof -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_changes_meanwhile_fails_the_proof_and_leaves_no_branch(importer: Importer) -> None:
+    """git is told to sign by a program that edits a live file: between reading and proving."""
+    live = importer.stack / "api.env"
+    program = importer.root / "sign"
+    program.write_text(f"#!/bin/sh\necho LATE=1 >> {live}\ncat >/dev/null\necho '[GNUPG:] SIG_CREATED ' >&2\necho x\n")
+    program.chmod(0o755)
+    for name, value in (("commit.gpgsign", "true"), ("gpg.program", str(program))):
+        importer.git("config", "--global", name, value)
+    done = importer.imports()
+    assert done["exit_code"] == 1
+    assert done["proof"]["problems"] == [f"production/api.env: {live} has other bytes now; it was changed meanwhile"]
+    assert (done["branch"], done["commit"]) == ("", "")
+    assert importer.git("branch", "--list", BRANCH) == ""
+
+
+@pytest.mark.docker
+def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, docker_engine: str) -> None:
+    importer = make_importer(tmp_path / f"rct{os.getpid()}", docker_engine)
+    project = ComposeProject("shop", importer.stack)
+    named = importer.stack / "compose.yaml"
+    named.write_text(f"name: rct-{os.getpid()}-shop\n{named.read_text()}")
+    project = ComposeProject(f"rct-{os.getpid()}-shop", importer.stack)
+    try:
+        project.up()
+        importer.write({"config/common.env": "REDIS_URL=redis://changed\nLOG_LEVEL=info\n"})
+        done = importer.imports()
+        assert done["exit_code"] == 0, done
+        assert [note.split(" of ")[0] for note in done["proof"]["notes"]] == ["api", "worker"]
+        assert "invented" not in str(done["proof"]["notes"])
+    finally:
+        project.remove()
+
+
+# --- over SSH --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machines(importer: Importer) -> Iterator[list[Sshd]]:
+    """Two sshds that the person's own ssh settings reach as web-1 and web-2."""
+    servers, settings, known = [], "", ""
+    for number in (1, 2):
+        directory = importer.root / f"sshd-{number}"
+        directory.mkdir()
+        server = make_sshd(directory)
+        servers.append(server)
+        settings += (
+            f"Host web-{number}\n  HostName {server.host}\n  Port {server.port}\n  IdentityFile {server.key_path}\n"
+            f"  UserKnownHostsFile {server.known_hosts}\n"
+        )
+        known += server.known_hosts.read_text()
+    importer.write({"config": settings, "known_hosts": known}, importer.home / ".ssh")
+    (importer.home / ".ssh").chmod(0o700)
+    yield servers
+    for server in servers:
+        server.stop()
+
+
+@pytest.mark.sshd
+def test_a_server_is_imported_over_ssh(importer: Importer, machines: list[Sshd]) -> None:
+    done = importer.imports(f"ssh://web-1{importer.stack}")
+    assert done["exit_code"] == 0, done
+    assert done["proof"]["compared"] == len(FILES)
+    assert done["proof"]["planned"] == []
+    assert importer.decrypted("api.env") == FILES["api.env"].encode()
+    assert "hosts" not in importer.manifest()["stacks"]["shop"]
+
+
+@pytest.mark.sshd
+def test_two_servers_that_are_alike_are_one_stack(importer: Importer, machines: list[Sshd]) -> None:
+    sides = [f"ssh://web-{number}{importer.stack}" for number in (1, 2)]
+    done = importer.imports(*sides)
+    assert done["exit_code"] == 0, done
+    assert list(importer.manifest()["stacks"]) == ["shop"]
+    assert done["proof"]["compared"] == 2 * len(FILES)
+
+
+@pytest.mark.sshd
+def test_a_machine_that_does_not_answer_is_named(importer: Importer, machines: list[Sshd]) -> None:
+    one = machines[0]
+    one.stop()
+    said = importer.refused(f"ssh://web-1{importer.stack}", "--yes")
+    assert "web-1" in said

@@ -1,0 +1,239 @@
+"""What an import makes of what was found: one machine or several, on values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reconciler.app import import_files
+from reconciler.app.manifest import read_manifest
+from reconciler.app.server_file import ServerConfig
+from reconciler.core import importing
+from reconciler.core.importing import Draft, Place
+from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
+from reconciler.core.model import Format, Manifest, Parser
+from reconciler.core.plaintext import why_secret
+from reconciler.core.secret import Secret
+
+SHOP = "/opt/shop"
+
+
+def file(path: str, data: bytes = b"A=1\n", mode: int = 0o600, owner: str = "root") -> FoundFile:
+    return FoundFile(path, Secret(data), mode, 0, 0, owner, owner)
+
+
+def project(*files: UsedFile, name: str = "shop", directory: str = SHOP, **more: Any) -> FoundProject:
+    main = (f"{directory}/compose.yaml",)
+    return FoundProject(name, directory, main, files, **{"main_files": main, **more})
+
+
+def used(path: str, use: Use = Use.ENV_FILE, services: tuple[str, ...] = ("api",), **more: Any) -> UsedFile:
+    return UsedFile(file(path, **more), use, services)
+
+
+def draft(*projects: Iterable[FoundProject], loose: Iterable[FoundFile] = ()) -> Draft:
+    """Of machines web-1, web-2 … with these projects each."""
+    places = [
+        Place(f"web-{number}", Inventory("/", tuple(each), tuple(loose) if number == 1 else ()))
+        for number, each in enumerate(projects, start=1)
+    ]
+    return importing.draft("production", places)
+
+
+def manifest(found: Draft, host: str = "web-1") -> Manifest:
+    """As the daemon of that machine reads it."""
+    text = import_files.manifest(found, {})
+    server = {
+        "environment": "production",
+        "host": host,
+        "repository": {"url": "/x"},
+        "allowed_paths": ["/opt", "/etc/a"],
+    }
+    return read_manifest(text, environment="production", file="x", server=ServerConfig.model_validate(server))
+
+
+def paths(found: Draft, host: str = "web-1") -> dict[str, str]:
+    return {target.source: target.path for target in manifest(found, host).targets}
+
+
+def test_machines_that_are_alike_share_a_stack_for_every_host() -> None:
+    one = project(used(f"{SHOP}/api.env"))
+    found = draft([one], [one])
+    assert [(stack.name, stack.hosts) for stack in found.stacks] == [("shop", ())]
+    assert found.files[0].hosts == ("web-1", "web-2")
+    assert paths(found, "web-1") == paths(found, "web-2") == {"api.env": f"{SHOP}/api.env"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(used(f"{SHOP}/api.env", data=b"A=2\n"), id="another-value"),
+        pytest.param(used(f"{SHOP}/api.env", mode=0o640), id="another-mode"),
+        pytest.param(used(f"{SHOP}/api.env", owner="deploy"), id="another-owner"),
+    ],
+)
+def test_machines_that_differ_have_a_stack_each(other: UsedFile) -> None:
+    same = used(f"{SHOP}/common.env")
+    found = draft([project(used(f"{SHOP}/api.env"), same)], [project(other, same)])
+    assert [(stack.name, stack.hosts) for stack in found.stacks] == [
+        ("shop-web-1", ("web-1",)),
+        ("shop-web-2", ("web-2",)),
+    ]
+    assert paths(found, "web-1") == {
+        "shop-web-1/api.env": f"{SHOP}/api.env",
+        "shop-web-1/common.env": f"{SHOP}/common.env",
+    }
+    (target, _) = manifest(found, "web-2").targets
+    assert (target.mode, target.owner or "root") == (other.file.mode, other.file.owner)
+
+
+def test_a_project_of_one_machine_only_is_for_that_host() -> None:
+    blog = project(used("/opt/blog/b.env"), name="blog", directory="/opt/blog")
+    shop = project(used(f"{SHOP}/api.env"))
+    found = draft([shop, blog], [shop])
+    assert [(stack.name, stack.hosts) for stack in found.stacks] == [("shop", ()), ("blog", ("web-1",))]
+    assert set(paths(found, "web-2")) == {"shop/api.env"}
+
+
+def test_a_file_that_two_projects_use_is_one_target_and_told() -> None:
+    shared = "/opt/shared.env"
+    found = draft([project(used(shared)), project(used(shared), name="blog", directory="/opt/blog")])
+    assert [(one.stack, one.file.path) for one in found.files] == [("shop", shared)]
+    assert [stack.name for stack in found.stacks] == ["shop"]
+    assert any("is used by blog too" in note for note in found.notes)
+
+
+def test_a_file_that_several_services_use_is_one_target() -> None:
+    path = f"{SHOP}/api.env"
+    found = draft([project(used(path), used(path, services=("worker",)), used(path, Use.MOUNT, ("cron",)))])
+    (one,) = found.files
+    assert one.services == ("api", "cron", "worker")
+    assert "env_file of api, cron, worker" in import_files.manifest(found, {}).decode()
+
+
+def test_names_are_unique_readable_and_never_lead_out() -> None:
+    names = (
+        ".env",
+        "api.env",
+        "config/api.env",
+        "deep/config/api.env",
+        "other/API.ENV",
+        "a b;c.env",
+        "-x.env",
+        "..b.env",
+    )
+    others = ("environment.yaml", "site.conf.template", "x.env.old", "x.old.env")
+    found = draft(
+        [
+            project(
+                *(used(f"{SHOP}/{name}") for name in (*names, *others[2:])),
+                *(used(f"{SHOP}/{name}", Use.MOUNT, data=b"a: b\n", mode=0o644) for name in others[:2]),
+            )
+        ]
+    )
+    sources = [one.source for one in found.files]
+    assert len({source.casefold() for source in sources}) == len(names) + len(others)
+    assert {"shop.env", "api.env", "config-api.env", "x.old.env", "shop.environment.yaml", "site.conf-template"} <= set(
+        sources
+    )
+    assert not [source for source in sources if ".." in source or source.startswith(("/", "-", "."))]
+    assert all(one.source.endswith(".env") for one in found.files if one.format is Format.DOTENV)
+    assert set(paths(found).values()) == {one.file.path for one in found.files}
+
+
+def test_the_raw_grammar_and_compose_files_of_another_name_are_written_down() -> None:
+    one = project(replace(used(f"{SHOP}/raw.env", data=b'A="x\n'), raw=True), main_files=(f"{SHOP}/prod.yaml",))
+    found = draft([one])
+    (target,), (stack,) = manifest(found).targets, manifest(found).stacks
+    assert (target.parser, stack.files) == (Parser.RAW, ("prod.yaml",))
+    assert found.files[0].keys == ("A",)
+
+
+def test_what_is_included_is_not_run_as_a_file_of_its_own() -> None:
+    both = (f"{SHOP}/compose.yaml", f"{SHOP}/part/compose.yaml")
+    found = draft([replace(project(used(f"{SHOP}/api.env")), compose_files=both)])
+    assert manifest(found).stacks[0].files == ()
+
+
+def test_files_of_the_system_project_configuration_and_ciphertext_are_left_out_and_told() -> None:
+    mounts = ("/etc/localtime", "/usr/share/zoneinfo/UTC", f"{SHOP}/compose.yaml")
+    files = [used(path, Use.MOUNT) for path in mounts] + [
+        used(f"{SHOP}/api.env"),
+        used(f"{SHOP}/e.env", data=b"A=ENC[x]\n"),
+    ]
+    found = draft([project(*files)])
+    assert [one.file.path for one in found.files] == [f"{SHOP}/api.env"]
+    assert {one.path for one in found.left_out} == {*mounts, f"{SHOP}/e.env"}
+
+
+def test_loose_files_come_only_where_there_is_no_project_and_all_machines_have_them() -> None:
+    lone = file("/etc/a/b.env")
+    assert paths(draft([], loose=[lone])) == {"b.env": "/etc/a/b.env"}
+    for found in (draft([project(used(f"{SHOP}/api.env"))], loose=[lone]), draft([], [], loose=[lone])):
+        assert [one.path for one in found.left_out] == ["/etc/a/b.env"]
+
+
+def test_what_could_not_be_found_out_is_told() -> None:
+    place = Place("web-1", Inventory("/", (project(used(f"{SHOP}/a.env"), problem="x is missing"),), unread=("no y",)))
+    notes = importing.draft("production", [place]).notes
+    assert "no y" in notes
+    assert any("x is missing" in note for note in notes)
+
+
+def test_the_commonest_owner_is_the_default_and_a_mode_never_is() -> None:
+    wide = [used(f"{SHOP}/{name}.env", mode=0o644, owner="deploy") for name in "ab"]
+    found = draft([project(*wide, used(f"{SHOP}/c.env"))])
+    text = yaml.safe_load(import_files.manifest(found, {}))
+    assert text["defaults"] == {"owner": "deploy", "group": "deploy"}
+    assert {one.path: one.mode for one in manifest(found).targets} == {one.file.path: one.mode for one in found.files}
+    assert sum("readable for everybody" in note for note in found.notes) == 2
+
+
+def test_names_of_services_cannot_break_the_manifest() -> None:
+    one = UsedFile(file(f"{SHOP}/api.env"), Use.ENV_FILE, ("api\nstacks: {}", "ok"))
+    found = draft([project(one, name="on: # {x}", directory="/opt/on: #")])
+    assert [target.path for target in manifest(found).targets] == [f"{SHOP}/api.env"]
+    assert manifest(found).stacks[0].directory == "/opt/on: #"
+
+
+def test_a_binary_name_that_is_taken_gets_a_number() -> None:
+    found = draft([project(used(f"{SHOP}/api.env"), used(f"{SHOP}/api.env.bin", Use.MOUNT))])
+    one = importing.as_binary(found.files[0], "why", [one.source for one in found.files])
+    assert (one.format, one.why) == (Format.BINARY, "why")
+    assert one.source not in {other.source for other in found.files}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("nginx.conf", (Path(__file__).parents[2] / "envs/production/nginx.conf").read_text()),
+        ("nginx.conf", "ssl_certificate_key /etc/ssl/x.key;\nproxy_set_header Authorization $http_authorization;\n"),
+        ("app.yaml", "cache_key_prefix: shop\ntoken_url: https://x.example.org\npassword: ${DB_PASSWORD}\n"),
+        ("site.conf.template", "server_name ${NAME};\n"),
+        ("my.cnf", "[mysqld]\nmax_connections = 100\n"),
+    ],
+)
+def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> None:
+    assert why_secret(name, text.encode()) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("id_rsa", "x"),
+        ("x.conf", "\xff"),
+        ("x.conf", "a b password=hunter2 c"),
+        ("x.conf", "requirepass: 1\nsecret hunter2"),
+        ("x.yaml", "- {api_key: hunter2}"),
+        ("x.ini", "dsn = mysql://u:p@h/d"),
+    ],
+)
+def test_what_may_be_a_secret_is_not_plain_and_is_not_quoted(name: str, text: str) -> None:
+    why = why_secret(name, text.encode("latin-1"))
+    assert why
+    assert "hunter2" not in why
