@@ -117,7 +117,16 @@ def test_a_file_that_several_services_use_is_one_target() -> None:
 
 
 def test_names_are_unique_readable_and_never_lead_out() -> None:
-    names = (".env", "api.env", "config/api.env", "deep/config/api.env", "other/API.ENV", "a b;c.env", "-x.env", "..b.env")
+    names = (
+        ".env",
+        "api.env",
+        "config/api.env",
+        "deep/config/api.env",
+        "other/API.ENV",
+        "a b;c.env",
+        "-x.env",
+        "..b.env",
+    )
     others = ("environment.yaml", "site.conf.template", "x.env.old", "x.old.env")
     found = draft(
         [
