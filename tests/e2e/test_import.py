@@ -286,7 +286,7 @@ def test_without_a_terminal_it_does_not_ask_and_says_so(importer: Importer) -> N
     assert "--yes" in said
 
 
-@pytest.mark.parametrize(("answer", "committed"), [("n\n", False), ("y\n", True)])
+@pytest.mark.parametrize(("answer", "committed"), [("n\n", False), ("y\n", True), ("\x04", False)])
 def test_on_a_terminal_it_asks(importer: Importer, answer: str, committed: bool) -> None:
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
@@ -302,6 +302,7 @@ def test_on_a_terminal_it_asks(importer: Importer, answer: str, committed: bool)
         said = b"".join(iter(lambda: _read(ours), b""))
     os.close(ours)
     assert b"Encrypt and commit this as production?" in said
+    assert b"Traceback" not in said
     assert (BRANCH in importer.git("branch", "--list", BRANCH)) is committed
     assert process.returncode == (0 if committed else 1)
 
@@ -348,6 +349,16 @@ def test_what_stands_in_the_way_is_told_and_nothing_is_written(importer: Importe
 )
 def test_a_side_that_is_none_is_refused(importer: Importer, side: str) -> None:
     assert "invented" not in importer.refused(side, "--yes")
+
+
+def test_all_projects_of_this_machine_need_docker_and_it_says_so(importer: Importer) -> None:
+    tools = importer.root / "tools"
+    tools.mkdir()
+    for name in ("git", "realpath"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    done = importer.reconciler("import", "production", "here:", "--yes", PATH=str(tools))
+    assert done.returncode == 1
+    assert "docker does not answer" in done.stderr
 
 
 def test_what_check_would_refuse_is_told_before_anything_is_written(importer: Importer) -> None:
