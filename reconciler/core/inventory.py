@@ -62,8 +62,9 @@ class FoundContainer:
 class FoundProject:
     """A Compose project: its name, its directory, the files it uses, sorted by path, and its containers.
 
-    ``interpolated`` are the variables that its compose files name as ``${NAME}``. ``problem`` says why some of it could
-    not be found out (no docker, a compose file Compose refuses, a file that may not be read); "" otherwise.
+    ``interpolated`` are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value.
+    ``problem`` says why some of it could not be found out (a compose file that cannot be read, a file that may not be
+    read or is missing); "" otherwise.
     """
 
     name: str

@@ -16,7 +16,7 @@ from reconciler.app.compare.side_names import Kind, SideName
 from reconciler.core.comparison import Side, SideFile
 from reconciler.core.contract import Notes
 from reconciler.core.errors import RefusedError
-from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
+from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model import Manifest, Parser
 from reconciler.core.plaintext import is_env_file
 from reconciler.core.ports import Machine
@@ -162,7 +162,7 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         for file in inventory.loose
     ]
     files = await asyncio.gather(*used, *loose)
-    containers = tuple(container for project in inventory.projects for container in project.containers)
+    containers = _containers(inventory.projects)
     problems = tuple(f"{one.directory}: {one.problem}" for one in inventory.projects if one.problem)
     return Side(
         name,
@@ -172,6 +172,17 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
         directory=_directory(inventory),
+    )
+
+
+def _containers(projects: Sequence[FoundProject]) -> tuple[FoundContainer, ...]:
+    """Those of all projects; of several, services may have the same name, so the project's stands before it."""
+    if len(projects) == 1:
+        return projects[0].containers
+    return tuple(
+        replace(container, service=f"{project.name}/{container.service}")
+        for project in projects
+        for container in project.containers
     )
 
 
@@ -290,5 +301,6 @@ async def _container(name: SideName, around: Surroundings) -> Side:
         key: around.reader.value(value.reveal().decode("utf-8", "surrogateescape"))
         for key, value in running[0].environment.items()
     }
-    file = SideFile(f"{service}.env", (f"{service}.env", service), keys, None, services=(service,))
+    aliases = (f"{service}.env", service)
+    file = SideFile(aliases[0], aliases, keys, None, services=(service,), defaults=running[0].defaults)
     return Side(name.text, (file,))
