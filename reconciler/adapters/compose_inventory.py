@@ -66,7 +66,8 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
     loose = [one for one in walk.env_files if one not in used]
     found, problems = await _read_all(machine, loose)
     files = tuple(found[one] for one in loose if one in found)
-    return Inventory(path, projects, files, tuple(walk.left_out), (*walk.unread, *problems))
+    unread = (*walk.unread, *problems)
+    return Inventory(path, projects, files, tuple(walk.left_out), unread, engine=containers is not None)
 
 
 def _not_included(projects: Sequence[FoundProject]) -> tuple[FoundProject, ...]:
@@ -92,7 +93,7 @@ async def _everywhere(machine: Machine) -> Inventory:
         else:
             gone.append(f"{directory}: there is no such directory any more, or it may not be read")
     projects = await asyncio.gather(*(_project(machine, place, containers) for place in places))
-    return Inventory(machine.name, tuple(projects), unread=tuple(gone))
+    return Inventory(machine.name, tuple(projects), unread=tuple(gone), engine=True)
 
 
 async def _listed(machine: Machine, directory: str) -> tuple[str, ...]:

@@ -80,13 +80,15 @@ class FoundProject:
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """Everything found at one place; ``loose`` are env files that no project found there uses; ``left_out`` says what
-    was not looked at for its amount, ``unread`` what could not be read."""
+    was not looked at for its amount, ``unread`` what could not be read. ``engine``: docker answered, so that
+    a service without a container has none."""
 
     place: str
     projects: tuple[FoundProject, ...] = ()
     loose: tuple[FoundFile, ...] = field(default=())
     left_out: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    engine: bool = False
 
     @property
     def empty(self) -> bool:

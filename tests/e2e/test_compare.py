@@ -455,6 +455,20 @@ def test_keys_that_reach_no_service_are_unused(compose_project: Callable[..., Co
 
 @pytest.mark.docker
 @pytest.mark.sshd
+def test_where_docker_does_not_answer_containers_are_not_called_missing(
+    compose_project: Callable[..., ComposeProject], sshd: Sshd, tmp_path: Path
+) -> None:
+    project = compose_project(SERVICE, {"api.env": "A=1\n", ".env": "LEVEL=1\n"})
+    project.up()
+    sides = (ssh(sshd, project.directory), f"file:{project.directory}", "--same-environment", *trusting(sshd))
+    done = compare(tmp_path, *sides, "--json", DOCKER_HOST="unix:///nowhere.sock")  # here, not there
+    found = one(json.loads(done.stdout))
+    assert (done.returncode, found["services"]) == (0, [])
+    assert f"{sides[1]}: left out: containers: docker does not answer there" in found["remarks"]
+
+
+@pytest.mark.docker
+@pytest.mark.sshd
 def test_services_stand_side_by_side(
     compose_project: Callable[..., ComposeProject], sshd: Sshd, tmp_path: Path
 ) -> None:

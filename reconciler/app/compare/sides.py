@@ -167,8 +167,8 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
     return Side(
         name,
         tuple(file for file, _ in files),
-        services=containers if inventory.projects else None,
-        left_out=inventory.left_out,
+        services=containers if inventory.projects and inventory.engine else None,
+        left_out=(*inventory.left_out, *_without_engine([inventory])),
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
         directory=_directory(inventory),
@@ -184,6 +184,12 @@ def _containers(projects: Sequence[FoundProject]) -> tuple[FoundContainer, ...]:
         for project in projects
         for container in project.containers
     )
+
+
+def _without_engine(inventories: Sequence[Inventory]) -> tuple[str, ...]:
+    """Projects whose containers are not known are none without containers."""
+    silent = any(one.projects and not one.engine for one in inventories)
+    return ("containers: docker does not answer there",) if silent else ()
 
 
 def _directory(inventory: Inventory) -> str:
@@ -270,12 +276,13 @@ async def _live(name: SideName, around: Surroundings) -> Side:
         whole = Inventory(os.path.dirname(target.path), tuple(projects))
         one, _ = await _of_file(file, whole, around.reader, target.parser, project, used)
         found.append(replace(one, name=target.source, aliases=(target.path, target.source), ignored=target.ignore_keys))
-    containers = tuple(container for project in projects for container in project.containers)
+    known = any(inventory.engine for inventory in inventories)
     return Side(
         name.text,
         tuple(found),
         environment,
-        containers if directories else None,
+        _containers(projects) if known else None,
+        _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
     )
 
