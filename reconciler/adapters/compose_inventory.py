@@ -55,12 +55,10 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
     walk = await _walk(machine, path)
     # Asking docker costs more than all the rest: only where a compose file of whatever name may be.
     containers = await labelled(machine, path) if walk.may_hold_projects else None
-    places = [_Place(one, walk.listings[one]) for one in walk.projects]
-    others = {one.directory: one.files for one in containers or () if one.directory in walk.listings}
     # A project that is run with -f: only its containers know which files those are.
-    places += [
-        _Place(one, walk.listings[one], files) for one, files in sorted(others.items()) if one not in walk.projects
-    ]
+    told = {one.directory: one.files for one in containers or () if one.directory in walk.listings}
+    there = {one: files for one, files in told.items() if one not in walk.projects or walk.has(files)}
+    places = [_Place(one, walk.listings[one], there.get(one, ())) for one in sorted({*walk.projects, *there})]
     projects = _not_included(await asyncio.gather(*(_project(machine, place, containers) for place in places)))
     used = {one.file.path for project in projects for one in project.files}
     loose = [one for one in walk.env_files if one not in used]
@@ -122,6 +120,11 @@ class _Walk:
     @property
     def may_hold_projects(self) -> bool:
         return any(name.endswith((".yaml", ".yml")) for listed in self.listings.values() for name in listed)
+
+    def has(self, files: Sequence[str]) -> bool:
+        """Whether these files are still there, as far as their directories were listed."""
+        places = [posixpath.split(file) for file in files]
+        return all(name in self.listings.get(directory, (name,)) for directory, name in places)
 
     @property
     def env_files(self) -> list[str]:

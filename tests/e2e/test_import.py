@@ -416,6 +416,35 @@ def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, do
         project.remove()
 
 
+@pytest.mark.docker
+def test_a_project_that_runs_with_other_compose_files_goes_on_with_them(tmp_path: Path, docker_engine: str) -> None:
+    importer = make_importer(tmp_path / "import", docker_engine)
+    name = f"rct-{os.getpid()}-prod"
+    importer.write({"prod.env": "LIMIT=1\n", "compose.prod.yaml": "services: {api: {env_file: [prod.env]}}\n"})
+    project = ComposeProject(name, importer.stack)
+    files = ("--file", "compose.yaml", "--file", "compose.prod.yaml")
+    try:
+        output(
+            "docker",
+            "compose",
+            "--project-name",
+            name,
+            *files,
+            "create",
+            "--pull",
+            "never",
+            cwd=importer.stack,
+            timeout=120,
+        )
+        done = importer.imports()
+        assert done["exit_code"] == 0, done
+        (stack,) = importer.manifest()["stacks"].values()
+        assert stack["files"] == ["compose.yaml", "compose.prod.yaml"]
+        assert "prod.env" in stack["targets"]
+    finally:
+        project.remove()
+
+
 # --- over SSH --------------------------------------------------------------------------------------------------------
 
 
