@@ -20,14 +20,15 @@ _SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A container with what Compose has noted on it; ``files`` as -f. ``environment`` is what it was given beside the
-    variables of its image."""
+    """A container with what Compose has noted on it; ``files`` as -f; ``defaults`` are the variables that are as its
+    image has them."""
 
     project: str
     directory: str
     files: tuple[str, ...]
     container: FoundContainer
     environment: Mapping[str, Secret] = field(repr=False)
+    defaults: frozenset[str] = frozenset()
 
 
 async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] | None:
@@ -86,13 +87,13 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
     )
     default = variables((image.get("Config") or {}).get("Env") or ())
     environment = variables(facts["Config"].get("Env") or ())
-    given = {name: value for name, value in environment.items() if default.get(name) != value}
     return Labelled(
         project=labels.get(PROJECT_LABEL, ""),
         directory=labels.get(DIRECTORY_LABEL, ""),
         files=tuple(file for file in labels.get(_FILES_LABEL, "").split(",") if file),
         container=container,
-        environment={name: Secret(value.encode("utf-8", "surrogateescape")) for name, value in given.items()},
+        environment={name: Secret(value.encode("utf-8", "surrogateescape")) for name, value in environment.items()},
+        defaults=frozenset(name for name, value in environment.items() if default.get(name) == value),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from reconciler.adapters import compose_files
 from reconciler.adapters.compose_containers import Labelled, containers_of, labelled
 from reconciler.adapters.compose_files import Written, as_list, expand, join
+from reconciler.core import dotenv
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.plaintext import is_env_file
@@ -54,18 +55,17 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
     walk = await _walk(machine, path)
     # Asking docker costs more than all the rest: only where a compose file of whatever name may be.
     containers = await labelled(machine, path) if walk.may_hold_projects else None
-    places = [_Place(one, walk.listings[one]) for one in walk.projects]
-    others = {one.directory: one.files for one in containers or () if one.directory in walk.listings}
     # A project that is run with -f: only its containers know which files those are.
-    places += [
-        _Place(one, walk.listings[one], files) for one, files in sorted(others.items()) if one not in walk.projects
-    ]
+    told = {one.directory: one.files for one in containers or () if one.directory in walk.listings}
+    there = {one: files for one, files in told.items() if one not in walk.projects or walk.has(files)}
+    places = [_Place(one, walk.listings[one], there.get(one, ())) for one in sorted({*walk.projects, *there})]
     projects = _not_included(await asyncio.gather(*(_project(machine, place, containers) for place in places)))
     used = {one.file.path for project in projects for one in project.files}
     loose = [one for one in walk.env_files if one not in used]
     found, problems = await _read_all(machine, loose)
     files = tuple(found[one] for one in loose if one in found)
-    return Inventory(path, projects, files, tuple(walk.left_out), (*walk.unread, *problems))
+    unread = (*walk.unread, *problems)
+    return Inventory(path, projects, files, tuple(walk.left_out), unread, engine=containers is not None)
 
 
 def _not_included(projects: Sequence[FoundProject]) -> tuple[FoundProject, ...]:
@@ -91,7 +91,7 @@ async def _everywhere(machine: Machine) -> Inventory:
         else:
             gone.append(f"{directory}: there is no such directory any more, or it may not be read")
     projects = await asyncio.gather(*(_project(machine, place, containers) for place in places))
-    return Inventory(machine.name, tuple(projects), unread=tuple(gone))
+    return Inventory(machine.name, tuple(projects), unread=tuple(gone), engine=True)
 
 
 async def _listed(machine: Machine, directory: str) -> tuple[str, ...]:
@@ -120,6 +120,11 @@ class _Walk:
     @property
     def may_hold_projects(self) -> bool:
         return any(name.endswith((".yaml", ".yml")) for listed in self.listings.values() for name in listed)
+
+    def has(self, files: Sequence[str]) -> bool:
+        """Whether these files are still there, as far as their directories were listed."""
+        places = [posixpath.split(file) for file in files]
+        return all(name in self.listings.get(directory, (name,)) for directory, name in places)
 
     @property
     def env_files(self) -> list[str]:
@@ -209,7 +214,7 @@ async def _project(machine: Machine, place: _Place, containers: Sequence[Labelle
         files=tuple(_used(found[path], uses) for path in paths if path in found),
         services=tuple(sorted(services)),
         containers=containers_of(here),
-        interpolated=tuple(sorted(_interpolated(written))),
+        interpolated=tuple(sorted({*_interpolated(written), *_inherited(written), *_in_env_files(found, uses)})),
         main_files=tuple(dict.fromkeys(one.path for one in written if one.path in configuration.main)),
         problem="; ".join(problems),
     )
@@ -252,6 +257,32 @@ def _interpolated(written: Iterable[Written]) -> Iterator[str]:
     for one in written:
         for found in _VARIABLE.finditer(json.dumps(one.document, default=str).replace("$$", "")):
             yield found[1] or found[2]
+
+
+def _inherited(written: Iterable[Written]) -> Iterator[str]:
+    """Names without a value, which Compose fills in: of `environment`, of build arguments, of configs and secrets."""
+    for one in written:
+        for service in _mapping(one.document.get("services")).values():
+            build = _mapping(_mapping(service).get("build"))
+            for given in (_mapping(service).get("environment"), build.get("args")):
+                pairs = given.items() if isinstance(given, dict) else ((entry, None) for entry in as_list(given))
+                yield from (str(name) for name, value in pairs if value is None and "=" not in str(name))
+        for kind in ("configs", "secrets"):
+            for definition in _mapping(one.document.get(kind)).values():
+                yield str(_mapping(definition).get("environment") or "")
+
+
+def _in_env_files(found: Mapping[str, FoundFile], uses: Iterable[_Named]) -> Iterator[str]:
+    """What env files of services take from the project: bare names, and references in values."""
+    for path in {one.path for one in uses if one.use is Use.ENV_FILE and one.path in found}:
+        try:
+            entries = dotenv.parse(found[path].data.reveal())
+        except dotenv.EnvFileError:
+            continue
+        for entry in entries:
+            yield entry.key if entry.inherited else ""
+            if entry.quote is not dotenv.Quote.SINGLE:
+                yield from (match[1] or match[2] for match in _VARIABLE.finditer(entry.template))
 
 
 # --- which files it uses ---

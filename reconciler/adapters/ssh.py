@@ -114,7 +114,8 @@ class SshConnection:
         async with self._connecting:
             if self._sftp is None:
                 async with self._answering(CONNECT):
-                    self._sftp = await connection.start_sftp_client()
+                    # Names that are not UTF-8 are names as well.
+                    self._sftp = await connection.start_sftp_client(path_errors="surrogateescape")
             return self._sftp
 
     async def run(

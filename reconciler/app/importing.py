@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from reconciler.app import import_files, local_wiring
 from reconciler.app.beginning import ATTRIBUTES, EMPTY_MANIFEST, default_key_file, directory_in_git
 from reconciler.app.checks.run import check as apply_rules
+from reconciler.app.checks.survey import MANIFEST
 from reconciler.app.environment_name import check_environment
 from reconciler.app.places import Side, parse
 from reconciler.app.proof import Proof, prove
@@ -40,7 +41,6 @@ Agree = Callable[[Draft], bool]
 
 _PATHS_AT_ONCE = 200
 _SECONDS = 20.0
-MANIFEST = "environment.yaml"
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,6 @@ def server_settings(commit: Committed, found: Draft, host: str, state_dir: str) 
         "repository": {"url": commit.top, "branch": commit.branch, "path": commit.directory},
         "decryption": {"age_key_file": commit.key_file},
         "allowed_paths": sorted(directories - {"/"}) or ["/nonexistent"],
-        "allow_compose_files": found.compose_control,
         "state_dir": state_dir,
         "rollback": {"git": "off"},
     }

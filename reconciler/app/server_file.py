@@ -369,10 +369,14 @@ def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tupl
         field = (*prefix, name)
         if isinstance(value, dict):
             yield from _own_files(value, field)
-        elif prefix == ("checks",) and isinstance(value, list) and value and _is_path(value[0]):
+        elif _is_command(prefix, name) and isinstance(value, list) and value and _is_path(value[0]):
             yield (*field, 0), _clean(value[0])
         elif _is_path(value) and (name.endswith("_file") or field in _OWN_PATHS):
             yield field, _clean(value)
+
+
+def _is_command(prefix: FieldPath, name: str) -> bool:
+    return prefix == ("checks",) or (prefix[:1] == ("probes",) and name == "run")
 
 
 def _holds(directory: str, path: str) -> bool:

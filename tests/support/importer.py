@@ -89,8 +89,8 @@ class Importer:
     def git(self, *arguments: str) -> str:
         return output("git", *arguments, cwd=self.clone, env=self.environment()).decode()
 
-    def reconciler(self, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
-        done = run(COMMAND, *arguments, cwd=self.clone, env=self.environment(), stdin=stdin, timeout=120)
+    def reconciler(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        done = run(COMMAND, *arguments, cwd=self.clone, env=self.environment(**variables), timeout=120)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def imports(self, *arguments: str, environment: str = "production") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from reconciler.app.fields import (
     ARGUMENT,
     DURATION,
+    PROGRAM,
     AbsolutePath,
     Duration,
     Form,
@@ -75,6 +76,9 @@ class ProbeFields(Section):
             raise mistake("must have either run or url", "run: [alembic, current] or url: http://…")
         if self.service is not None and self.run is None:
             raise mistake("has a service, in which only run can be run", "run: [alembic, current]")
+        if self.run is not None and self.service is None and not re.fullmatch(PROGRAM.pattern, self.run[0]):
+            # Relative to the directory it could be a file that git has brought there.
+            raise mistake("runs a program by a relative path", PROGRAM.accepted)
         return self
 
     def probe(self, name: str) -> Probe:

@@ -16,7 +16,7 @@ from reconciler.app.compare.side_names import Kind, SideName
 from reconciler.core.comparison import Side, SideFile
 from reconciler.core.contract import Notes
 from reconciler.core.errors import RefusedError
-from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
+from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model import Manifest, Parser
 from reconciler.core.plaintext import is_env_file
 from reconciler.core.ports import Machine
@@ -162,17 +162,34 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         for file in inventory.loose
     ]
     files = await asyncio.gather(*used, *loose)
-    containers = tuple(container for project in inventory.projects for container in project.containers)
+    containers = _containers(inventory.projects)
     problems = tuple(f"{one.directory}: {one.problem}" for one in inventory.projects if one.problem)
     return Side(
         name,
         tuple(file for file, _ in files),
-        services=containers if inventory.projects else None,
-        left_out=inventory.left_out,
+        services=containers if inventory.projects and inventory.engine else None,
+        left_out=(*inventory.left_out, *_without_engine([inventory])),
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
         directory=_directory(inventory),
     )
+
+
+def _containers(projects: Sequence[FoundProject]) -> tuple[FoundContainer, ...]:
+    """Those of all projects; of several, services may have the same name, so the project's stands before it."""
+    if len(projects) == 1:
+        return projects[0].containers
+    return tuple(
+        replace(container, service=f"{project.name}/{container.service}")
+        for project in projects
+        for container in project.containers
+    )
+
+
+def _without_engine(inventories: Sequence[Inventory]) -> tuple[str, ...]:
+    """Projects whose containers are not known are none without containers."""
+    silent = any(one.projects and not one.engine for one in inventories)
+    return ("containers: docker does not answer there",) if silent else ()
 
 
 def _directory(inventory: Inventory) -> str:
@@ -259,12 +276,13 @@ async def _live(name: SideName, around: Surroundings) -> Side:
         whole = Inventory(os.path.dirname(target.path), tuple(projects))
         one, _ = await _of_file(file, whole, around.reader, target.parser, project, used)
         found.append(replace(one, name=target.source, aliases=(target.path, target.source), ignored=target.ignore_keys))
-    containers = tuple(container for project in projects for container in project.containers)
+    known = any(inventory.engine for inventory in inventories)
     return Side(
         name.text,
         tuple(found),
         environment,
-        containers if directories else None,
+        _containers(projects) if known else None,
+        _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
     )
 
@@ -290,5 +308,6 @@ async def _container(name: SideName, around: Surroundings) -> Side:
         key: around.reader.value(value.reveal().decode("utf-8", "surrogateescape"))
         for key, value in running[0].environment.items()
     }
-    file = SideFile(f"{service}.env", (f"{service}.env", service), keys, None, services=(service,))
+    aliases = (f"{service}.env", service)
+    file = SideFile(aliases[0], aliases, keys, None, services=(service,), defaults=running[0].defaults)
     return Side(name.text, (file,))
