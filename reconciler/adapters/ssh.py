@@ -75,8 +75,7 @@ class SshConnection:
     async def close(self) -> None:
         stack, self._stack, self._connection, self._sftp = self._stack, None, None, None
         if stack is not None:
-            with contextlib.suppress(Exception):
-                await stack.aclose()
+            await _ended(stack)
 
     async def connected(self) -> SSHClientConnection:
         """The connection. At most one attempt to make it is under way."""
@@ -90,18 +89,20 @@ class SshConnection:
         """A new connection. One that could not be made just now is not tried again at once: that takes its time."""
         if self._failure is not None and time.monotonic() < self._failure[0]:
             raise self._failure[1].with_traceback(None)
-        self._stack = contextlib.AsyncExitStack()
+        stack = contextlib.AsyncExitStack()
         try:
-            async with self._answering(CONNECT):
-                connection = await self._connect(self._stack, self.address)
+            async with self._telling(CONNECT):
+                connection = await self._connect(stack, self.address)
                 for here, there in self._tunnels.items():
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(here)
                     await connection.forward_local_path(here, there)
-        except HostUnreachableError as error:
-            self._failure = time.monotonic() + _GIVEN_UP, error
+        except BaseException as error:
+            await _ended(stack)
+            if isinstance(error, HostUnreachableError):
+                self._failure = time.monotonic() + _GIVEN_UP, error
             raise
-        self._failure = None
+        self._stack, self._failure = stack, None
         return connection
 
     def tunnel(self, here: str, there: str) -> None:
@@ -113,7 +114,7 @@ class SshConnection:
         connection = await self.connected()
         async with self._connecting:
             if self._sftp is None:
-                async with self._answering(CONNECT):
+                async with self._telling(CONNECT):
                     # Names that are not UTF-8 are names as well.
                     self._sftp = await connection.start_sftp_client(path_errors="surrogateescape")
             return self._sftp
@@ -133,7 +134,7 @@ class SshConnection:
         Raises MissingProgramError for a program that is not there.
         """
         connection = await self.connected()
-        async with self._answering(None):
+        async with self._telling(None):
             running = await asyncio.wait_for(
                 connection.create_process(_command(argv, directory, env), encoding=None, term_type=None), ANSWER
             )
@@ -150,12 +151,24 @@ class SshConnection:
 
     @contextlib.asynccontextmanager
     async def answering(self) -> AsyncIterator[None]:
-        """For one operation over ``sftp()`` or ``connected()``: its time limit, and its errors as ours."""
-        async with self._answering(ANSWER):
-            yield
+        """For one operation over ``sftp()``: its time limit, and what says that the machine is gone as our error.
+
+        Other errors of SFTP are the caller's. An operation that hangs ends its SFTP session, not the connection: a
+        command that runs beside it goes on, and a machine that is gone is found out by the keepalive.
+        """
+        used, session = self._connection, self._sftp
+        try:
+            async with self._telling(ANSWER):
+                yield
+        except HostUnreachableError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                self._drop(session)
+            elif self._connection is used:
+                await self.close()
+            raise
 
     @contextlib.asynccontextmanager
-    async def _answering(self, seconds: float | None) -> AsyncIterator[None]:
+    async def _telling(self, seconds: float | None) -> AsyncIterator[None]:
         import asyncssh
 
         try:
@@ -163,15 +176,17 @@ class SshConnection:
                 yield
         except asyncssh.SFTPError as error:
             if isinstance(error, asyncssh.SFTPConnectionLost | asyncssh.SFTPNoConnection):
-                raise await self._lost(error) from None
+                raise _unreachable(self, error) from error
             raise
-        except (asyncssh.Error, OSError, TimeoutError) as error:
-            raise await self._lost(error) from None
+        except (asyncssh.Error, OSError, TimeoutError, ValueError) as error:
+            # A key or a file of known hosts that cannot be read is a ValueError of asyncssh's.
+            raise _unreachable(self, error) from error
 
-    async def _lost(self, error: Exception) -> HostUnreachableError:
-        """What went wrong, in words; the connection is given up, so that the next call makes a new one."""
-        await self.close()
-        return _unreachable(self, error)
+    def _drop(self, session: SFTPClient | None) -> None:
+        if session is not None:
+            session.exit()
+        if self._sftp is session:
+            self._sftp = None
 
     async def _connect(self, stack: contextlib.AsyncExitStack, address: SshAddress) -> SSHClientConnection:
         import asyncssh
@@ -192,6 +207,11 @@ class SshConnection:
         stack.push_async_callback(connection.wait_closed)
         stack.callback(connection.close)
         return connection
+
+
+async def _ended(stack: contextlib.AsyncExitStack) -> None:
+    with contextlib.suppress(Exception):
+        await stack.aclose()
 
 
 def _gone(connection: SshConnection, why: str) -> HostUnreachableError:
@@ -229,6 +249,11 @@ def _unreachable(connection: SshConnection, error: Exception) -> HostUnreachable
     if isinstance(error, asyncssh.KeyImportError):
         hint = "It must be a private key without a passphrase, in OpenSSH's or PEM form"
         return HostUnreachableError(f"{address.key_file} is no key we can use", where=connection.name, hint=hint)
+    if isinstance(error, asyncssh.ChannelOpenError):
+        return _gone(connection, f"it does not let us do one thing more at a time ({_reason(error)})")
+    if isinstance(error, ValueError):
+        hint = f"A line of {address.known_hosts_file} may be damaged"
+        return HostUnreachableError("a file of the connection cannot be read", where=connection.name, hint=hint)
     return _gone(connection, f"the machine does not answer ({_reason(error)})")
 
 

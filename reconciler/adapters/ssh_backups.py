@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Sequence
 
 from reconciler.adapters import process
@@ -19,14 +18,15 @@ from reconciler.core.model import Backup, BackupEntry, Run, environment_of
 from reconciler.core.secret import Secret
 
 _QUICK = process.Limits(timeout=60.0)
-_BACKUP = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f-]+")
 
 
 class SshBackups:
-    """The ``Backups`` port for a machine over SSH. ``directory`` there may begin with the login's home (relative)."""
+    """The ``Backups`` port for a machine over SSH. ``directory`` there may begin with the login's home (relative);
+    several servers may share it, each with a ``mark`` of its own for what is half done."""
 
-    def __init__(self, here: BackupDirectory, connection: SshConnection, directory: str) -> None:
+    def __init__(self, here: BackupDirectory, connection: SshConnection, directory: str, mark: str) -> None:
         self._here = here
+        self._mark = mark
         self._connection = connection
         self._directory = directory
 
@@ -53,11 +53,10 @@ class SshBackups:
             await self._drop(environment, [identity])
 
     async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+        before = {backup.id for backup in self._here.list(environment)}
         gone = await self._here.expire(environment, keep=keep, max_age=max_age, now=now)
-        if gone:
-            kept = {backup.id for backup in self._here.list(environment)}
-            with contextlib.suppress(HostUnreachableError):
-                await self._drop(environment, [name for name in await self._names(environment) if name not in kept])
+        # Those only: what else lies there may be another server's.
+        await self._drop(environment, sorted(before - {backup.id for backup in self._here.list(environment)}))
         return gone
 
     def _place(self, environment: str) -> str:
@@ -68,7 +67,7 @@ class SshBackups:
         import asyncssh
 
         sftp, parent = await self._connection.sftp(), self._place(backup.environment)
-        making, name = f"{parent}/.{backup.id}", f"{parent}/{backup.id}"
+        making, name = f"{parent}/.{self._mark}-{backup.id}", f"{parent}/{backup.id}"
         private = asyncssh.SFTPAttrs(permissions=0o600)
         contents = {entry.file: data.reveal() for entry, data in files if entry.file is not None and data is not None}
         contents[MANIFEST] = json.dumps(manifest_of(backup), indent=1).encode()
@@ -77,15 +76,18 @@ class SshBackups:
                 for directory in (self._directory, parent):
                     await sftp.makedirs(directory, asyncssh.SFTPAttrs(permissions=0o700), exist_ok=True)
                 await self._require_private(parent)
+            await self._clear(parent)
+            async with self._connection.answering():
                 await sftp.mkdir(making, asyncssh.SFTPAttrs(permissions=0o700))
-                for file, data in contents.items():
-                    async with sftp.open(f"{making}/{file}", "xb", attrs=private) as out:
-                        await out.write(data)
-                        await out.fsync()
+            for file, data in contents.items():
+                async with self._connection.answering(), sftp.open(f"{making}/{file}", "xb", attrs=private) as out:
+                    await out.write(data)
+                    await out.fsync()
+            async with self._connection.answering():
                 await sftp.posix_rename(making, name)
             await self._connection.run(["sh", "-c", 'sync -- "$1" 2>/dev/null || sync', "sh", parent], limits=_QUICK)
         except asyncssh.SFTPError as error:
-            await self._drop(backup.environment, [f".{backup.id}"])
+            await self._clear(parent)
             hint = f"Nothing was changed; make room there, or correct hosts.{self._connection.name}.backup_dir"
             what = f"cannot store the backup ({error.reason})"
             raise LiveFileError(what, where=f"{self._connection.name}: {parent}", hint=hint) from None
@@ -98,9 +100,10 @@ class SshBackups:
             hint = f"`chmod 0700 {directory}` there"
             raise LiveFileError("others may enter the backup directory", where=where, hint=hint)
 
-    async def _names(self, environment: str) -> Sequence[str]:
-        done = await self._connection.run(["ls", "-1", "--", self._place(environment)], limits=_QUICK)
-        return [name for name in done.stdout.decode(errors="replace").splitlines() if _BACKUP.fullmatch(name)]
+    async def _clear(self, parent: str) -> None:
+        """Remove what a pass of ours that was cut off has left half made."""
+        script = 'rm -rf -- "$1"/."$2"-*'
+        await self._connection.run(["sh", "-c", script, "sh", parent, self._mark], limits=_QUICK)
 
     async def _drop(self, environment: str, names: Sequence[str]) -> None:
         if names:

@@ -50,7 +50,7 @@ class SshHost:
         self._allowed = tuple(posixpath.normpath(path) for path in allowed_paths)
         self._memory = memory
         self._ids: dict[tuple[str, str], tuple[int, float]] = {}
-        self._roots: dict[str, str] = {}
+        self._cleared = False
 
     async def reach(self) -> None:
         await self._connection.sftp()
@@ -101,6 +101,9 @@ class SshHost:
             raise self._error("cannot delete the live file", path, error) from None
 
     async def leftovers(self, path: str) -> tuple[str, ...]:
+        if not self._cleared:  # what a killed process has staged
+            await self._connection.run(["rm", "-rf", "--", self._memory, f"{self._memory}-check"], limits=_QUICK)
+            self._cleared = True
         directory, name = posixpath.split(path)
         async with self._connection.answering():
             found = [other for other in await listed(self._connection, directory) if _is_left_of(name, other)]
@@ -119,7 +122,8 @@ class SshHost:
         where = f"check {check.name}"
         try:
             async with staging(self._connection, f"{self._memory}-check") as directory:
-                await put_private(self._connection, f"{directory}/staged", data)
+                async with self._connection.answering():
+                    await put_private(self._connection, f"{directory}/staged", data)
                 argv = [part.replace("{file}", f"{directory}/staged") for part in check.argv]
                 done = await self._connection.run(argv, limits=_CHECK)
         except process.MissingProgramError as error:
@@ -143,7 +147,10 @@ class SshHost:
     async def _check_way(self, sftp: SFTPClient, path: str) -> None:
         """Raises LiveFileError where a link below the allowed path leads elsewhere; SFTPNoSuchFile where a directory is
         missing."""
-        root, directory = self._root(path), posixpath.dirname(path)
+        await self._check_directory(sftp, path, posixpath.dirname(path))
+
+    async def _check_directory(self, sftp: SFTPClient, path: str, directory: str) -> None:
+        root = self._root(path)
         resolved_root, resolved = await asyncio.gather(sftp.realpath(root), sftp.realpath(directory))
         wanted = posixpath.normpath(posixpath.join(str(resolved_root), posixpath.relpath(directory, root)))
         if str(resolved) != wanted:
@@ -164,6 +171,8 @@ class SshHost:
             except asyncssh.SFTPNoSuchFile:
                 missing.append(directory)
                 directory = posixpath.dirname(directory)
+        if missing:
+            await self._check_directory(sftp, path, directory)
         for directory in reversed(missing):
             with contextlib.suppress(asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):  # somebody was faster
                 await sftp.mkdir(directory, asyncssh.SFTPAttrs(permissions=0o755))

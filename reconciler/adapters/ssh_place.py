@@ -76,10 +76,11 @@ class SshPlace:
         """As compose_stage.py makes it here: links to what there is, and the staged files, which lie in memory."""
         async with self._staging, staging(self._connection, self._memory) as root:
             sftp, farm = await self._connection.sftp(), f"{root}/farm"
-            async with self._connection.answering():
-                for place in ancestors(directory, staged):
+            for place in ancestors(directory, staged):
+                async with self._connection.answering():
                     await self._mirror(farm, place)
-                for number, (path, data) in enumerate(staged.items()):
+            for number, (path, data) in enumerate(staged.items()):
+                async with self._connection.answering():
                     with contextlib.suppress(FileNotFoundError):
                         await _unlink(sftp, farm + path)
                     if data is not None:
@@ -131,9 +132,9 @@ async def resolve(connection: SshConnection, path: str) -> str:
             async with connection.answering():
                 found = str(await sftp.realpath(path or "/"))
             return posixpath.join(found, *reversed(rest))
-        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPFailure, asyncssh.SFTPNotADirectory):
+        except asyncssh.SFTPError:  # it is not there, or not for us to see
             if path in ("", "/"):
-                raise
+                return posixpath.join("/", *reversed(rest))
             path, name = posixpath.split(path)
             rest.append(name)
 

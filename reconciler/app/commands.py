@@ -20,7 +20,7 @@ from reconciler.app.fields import DURATION
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, OrderKind, Outcome, Revision, Run
+from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Outcome, Revision, Run, environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
 from reconciler.engine.leftovers import clear_leftovers_of_restore
@@ -183,13 +183,12 @@ async def _passes(built: Runtime, asked: dict[str, Any]) -> list[dict[str, Any]]
     dry_run, order = asked["dry_run"], show.order_from(asked["order"])
 
     async def make(host: Reconciler, turn: Turn) -> Outcome:
-        return await take_turn(host, asked["trigger"], turn, dry_run=dry_run, take_over=asked["take_over"], order=order)
+        return await take_turn(host, asked["trigger"], turn, dry_run=dry_run, take_over=asked["take_over"])
 
-    chosen = chosen_units(built.passes, asked["environments"])
-    retry = order is not None and order.kind is OrderKind.RETRY
-    found = [
-        one for rollout in built.rollouts for one in await rollout.run(make, dry_run=dry_run, only=chosen, retry=retry)
-    ]
+    only = chosen_units(built.passes, asked["environments"])
+    found: list[Outcome] = []
+    for rollout in built.rollouts:
+        found += await rollout.run(make, dry_run=dry_run, only=only, order=order)
     return [show.outcome(one) for one in obeyed(found)]
 
 
@@ -332,7 +331,9 @@ def history(config: ServerConfig, environment: str | None, limit: int) -> list[d
     _need_state(config)
     store = open_store(config)
     try:
-        return [show.run(one) for one in store.runs(environment, limit)]
+        found = [run for unit in _units_of(config, environment) for run in store.runs(unit, limit)]
+        newest = sorted(found, key=lambda run: run.started_at, reverse=True)  # stable: of one host, as they were stored
+        return [show.run(one) for one in newest[:limit]]
     finally:
         store.close()
 
@@ -341,7 +342,8 @@ def backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any
     """Backups, newest first. Raises RefusedError for an environment the server's file does not name."""
     _check_environments(config, [environment] if environment else [])
     _need_state(config)
-    return [show.backup(one) for one in open_backups(config).list(environment)]
+    units = _units_of(config, environment)
+    return [show.backup(one) for one in open_backups(config).list() if units == [None] or one.environment in units]
 
 
 def verified_backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any]]:
@@ -349,12 +351,25 @@ def verified_backups(config: ServerConfig, environment: str | None) -> list[dict
     _check_environments(config, [environment] if environment else [])
     _need_state(config)
     directory = open_backups(config)
-    found = [{**show.backup(one), "problems": list(directory.problems(one))} for one in directory.list(environment)]
+    units = _units_of(config, environment)
+    found = [
+        {**show.backup(one), "problems": list(directory.problems(one))}
+        for one in directory.list()
+        if units == [None] or one.environment in units
+    ]
     problem = "its manifest.json cannot be read, so it cannot be restored. Look at its files yourself, or move it away"
     return found + [
         {"backup": identity, "environment": name, "files": [], "problems": [problem]}
-        for name, identity in directory.unreadable(environment)
+        for unit in units
+        for name, identity in directory.unreadable(unit)
     ]
+
+
+def _units_of(config: ServerConfig, environment: str | None) -> list[str | None]:
+    """What an environment is called on each of its hosts; [None] for everything there is."""
+    if environment is None:
+        return [None]
+    return [environment, *(unit for unit in config.units if environment_of(unit) == environment != unit)]
 
 
 def _need_state(config: ServerConfig) -> None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from reconciler.app import logs
-from reconciler.core.model import Order, OrderKind, Outcome, Result, environment_of
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.model import Order, Outcome, Result, environment_of
 from reconciler.core.ports import Clock
 from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Rollout, Turn, chosen_units, obeyed, take_turn
+from reconciler.engine.rollout import Make, Rollout, Turn, chosen_units, obeyed, take_turn
 
 _FIRST_RETRY = 5.0
 _LAST_RETRY = 300.0
@@ -201,15 +202,19 @@ class Daemon:
 
     async def _pass_all(self, trigger: str, poll: bool) -> float:
         """One pass over every environment; returns the seconds until a failed one is to be tried again."""
-        outcomes = [
-            outcome
-            for rollout in self._rollouts
-            for outcome in await rollout.run(functools.partial(self._one, trigger), poll=poll)
-        ]
+        make = functools.partial(self._one, trigger)
+        outcomes = [outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, make, poll=poll)]
         if self._watch is not None:
             here = [one for name, one in self.passes.items() if environment_of(name) == name]
             self._watch.follow({path for one in here for path in one.live_paths})
         return min([float("inf"), *(self._backoff(outcome) for outcome in outcomes)])
+
+    async def _roll_out(self, rollout: Rollout, make: Make, **options: Any) -> tuple[Outcome, ...]:
+        """The rollout's outcomes; what goes wrong between its hosts must not end the daemon."""
+        try:
+            return await rollout.run(make, **options)
+        except ReconcilerError as error:
+            return (Outcome(rollout.units[0], Result.FAILED, str(error), retry=True),)
 
     async def _one(
         self,
@@ -219,11 +224,10 @@ class Daemon:
         *,
         dry_run: bool = False,
         take_over: Collection[str] = (),
-        order: Order | None = None,
     ) -> Outcome:
         name = host.environment
         try:
-            outcome = await take_turn(host, trigger, turn, dry_run=dry_run, take_over=take_over, order=order)
+            outcome = await take_turn(host, trigger, turn, dry_run=dry_run, take_over=take_over)
         except Exception:  # noqa: BLE001
             # A defect of ours must not end the daemon, nor stop the other environments.
             logs.get_logger().exception("pass failed unexpectedly", environment=name)
@@ -263,15 +267,12 @@ class Daemon:
             self._on_progress(None)
 
     async def _make_passes(self, request: Request) -> None:
-        make = functools.partial(
-            self._one, request.trigger, dry_run=request.dry_run, take_over=request.take_over, order=request.order
-        )
-        chosen = chosen_units(self.passes, request.environments)
-        retry = request.order is not None and request.order.kind is OrderKind.RETRY
+        make = functools.partial(self._one, request.trigger, dry_run=request.dry_run, take_over=request.take_over)
+        only = chosen_units(self.passes, request.environments)
         outcomes = [
             outcome
             for rollout in self._rollouts
-            for outcome in await rollout.run(make, dry_run=request.dry_run, only=chosen, retry=retry)
+            for outcome in await self._roll_out(rollout, make, dry_run=request.dry_run, only=only, order=request.order)
         ]
         if not request.answer.done():
             request.answer.set_result(obeyed(outcomes))

@@ -11,6 +11,7 @@ from reconciler.core.model import Adopted, KeyAge, Revision, TargetAge, environm
 from reconciler.core.ports import Ports
 from reconciler.engine.adopt import adopt
 from reconciler.engine.age import secret_ages
+from reconciler.engine.rollout import chosen_units
 from reconciler.engine.wanted import accepted_head, wanted_revision
 
 
@@ -26,9 +27,11 @@ async def carry_out(ports_of: Callable[[str], Ports], units: Sequence[str], aske
             return adopted(await adopt(ports, environment, asked["target"], asked["keys"]), ports.settings.branch)
         case "age":
             # Ages are git's: they are the same on every host of an environment.
-            by_environment = {environment_of(unit): unit for unit in reversed(units)}
-            chosen = [unit for name, unit in by_environment.items() if {name, unit} & set(asked["environments"])]
-            return {"environments": [await _age(ports_of(unit), unit, asked["max_age"]) for unit in reversed(chosen)]}
+            chosen = sorted(chosen_units(units, asked["environments"]), key=list(units).index)
+            first = {environment_of(unit): unit for unit in reversed(chosen)}
+            return {
+                "environments": [await _age(ports_of(one), one, asked["max_age"]) for one in reversed(first.values())]
+            }
     raise RefusedError("this daemon does not know that", hint="It is older or newer than the command: restart it")
 
 

@@ -6,7 +6,7 @@ import enum
 import os
 import posixpath
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator
@@ -354,8 +354,17 @@ def _hosts_make_sense(document: Document) -> Iterator[Problem]:
             if isinstance(one, str) and one not in known:
                 what = f"{shown(one)} is none of the server's environments"
                 yield Problem(("hosts", name, "environment"), what, ", ".join(map(str, known)))
+    covered = [_environments_of(host, known) for host in hosts.values()]
+    for one in known if data.get("local") is False and hosts else ():
+        if not any(one in names for names in covered):
+            yield Problem(("local",), f"is false, and {shown(str(one))} has no hosts", "true, or a host for it")
     if data.get("local") is False and not hosts:
         yield Problem(("local",), "is false, and there are no hosts: nothing would be done", "true, or some hosts")
+
+
+def _environments_of(host: object, known: Collection[object]) -> Collection[object]:
+    wanted = host.get("environment", known) if isinstance(host, dict) else known
+    return [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list | tuple) else known
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import os
 import posixpath
@@ -43,6 +42,7 @@ from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler
 from reconciler.engine.rollout import Rollout
 
+_FOLLOW_AGAIN = 60.0  # seconds
 _ANOTHER_KEY = (
     "Put the right one back from a backup of the machine. If it is lost, move state.db and digest.key away and start "
     "again: files equal to git are then recorded, one that differs is held as first contact. The backups so far stay, "
@@ -78,17 +78,26 @@ class Runtime:
     engines: Mapping[str, DockerCompose]
 
     def ports_of(self, unit: str) -> Ports:
-        """The ports of the host that the part of an environment is on."""
-        return self.on_hosts.get(unit, self.ports)
+        """The ports of the host that the part of an environment is on. Raises RefusedError for a host that is none of
+        this server's any more: its files are nowhere else."""
+        if unit in self.on_hosts:
+            return self.on_hosts[unit]
+        if environment_of(unit) == unit:
+            return self.ports
+        hint = "Name the host in hosts of the server's file again, or put the files back there by hand"
+        raise RefusedError("its host is none of this server's hosts any more", where=unit, hint=hint)
 
     async def follow_engines(self, touched: Callable[[], None]) -> None:
         """Call ``touched`` whenever something happens to a container of a stack of ours. Runs until cancelled."""
-        await asyncio.gather(
-            *(
-                engine.follow(touched, functools.partial(getattr, self.passes[unit], "stack_directories"))
-                for unit, engine in self.engines.items()
-            )
-        )
+        await asyncio.gather(*(self._follow(unit, engine, touched) for unit, engine in self.engines.items()))
+
+    async def _follow(self, unit: str, engine: DockerCompose, touched: Callable[[], None]) -> None:
+        while True:
+            try:
+                await engine.follow(touched, lambda: self.passes[unit].stack_directories)
+            except Exception:  # noqa: BLE001  # a defect with one host must not end it for the others
+                logs.get_logger().exception("following an engine failed", environment=unit)
+                await asyncio.sleep(_FOLLOW_AGAIN)
 
 
 def prepare_state_dir(path: str) -> None:
@@ -255,7 +264,7 @@ class HostPorts:
             self._ports,
             host=SshHostFiles(connection, self._config.allowed_paths, memory),
             compose=compose,
-            backups=SshBackups(here, connection, host.backup_dir or ".reconciler/backups"),
+            backups=SshBackups(here, connection, host.backup_dir or ".reconciler/backups", mark),
             probe=TunnelledHealth(connection, self._socket_directory()),
             settings=replace(self._ports.settings, host=name),
             read_manifest=_manifest_reader(server),

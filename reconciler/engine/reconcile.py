@@ -11,6 +11,7 @@ from reconciler.core.errors import HeldBackError, ManifestError, ReconcilerError
 from reconciler.core.model import (
     Aspect,
     Manifest,
+    OnFailure,
     Order,
     OrderKind,
     Outcome,
@@ -32,7 +33,7 @@ from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.transact import held_reason, settle, transact
 from reconciler.engine.vitals import look_at_stacks
-from reconciler.engine.wanted import accepted_head, wanted_revision
+from reconciler.engine.wanted import HeldBack, accepted_head, for_everybody, wanted_revision
 
 # A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
 _REMEMBER_FAILURE = 300.0
@@ -97,17 +98,20 @@ class Reconciler:
         dry_run: bool = False,
         take_over: Collection[str] = (),
         order: Order | None = None,
-        held_back: str = "",
+        held_back: HeldBack = for_everybody,
+        revert: bool = True,
     ) -> Outcome:
         """One pass. ``poll`` asks git first; ``dry_run`` changes nothing live; never raises ReconcilerError.
 
-        ``order`` is carried out before it; where that is refused, there is no pass. ``held_back`` is why a new revision
-        is not for this host yet.
+        ``order`` is carried out before it; where that is refused, there is no pass. ``held_back`` tells why a new head
+        is not for this host yet; without ``revert``, git is not asked to follow a rollback: see ``revert()``.
         """
         clock, started = self._ports.clock, self._ports.clock.monotonic()
         troubles: list[ReconcilerError] = []
         try:
             outcome = await self._decide(trigger, poll, dry_run, take_over, order, held_back, troubles)
+            if revert and not dry_run:
+                outcome = await self._revert(outcome, troubles)
         except HeldBackError as error:
             outcome = Outcome(self.environment, Result.HELD, str(error))
         except ReconcilerError as error:
@@ -117,10 +121,19 @@ class Reconciler:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._tell_what_is_remembered()
             await self._tell_ages()
-        if not troubles:
-            return outcome
-        retry = outcome.retry or any(trouble.retryable for trouble in troubles)
-        return replace(outcome, warning="\n".join(map(str, troubles)), retry=retry)
+        return _with(troubles, outcome)
+
+    async def revert(self, outcome: Outcome) -> Outcome:
+        """Have git follow a rollback, after it, where that is owed; return the outcome with what came of it."""
+        troubles: list[ReconcilerError] = []
+        return _with(troubles, await self._revert(outcome, troubles))
+
+    @property
+    def holds_failures(self) -> bool:
+        """Whether a stack keeps the new files where they fail, for a person to look."""
+        return self._wanted is not None and any(
+            stack.on_failure is OnFailure.HOLD for stack in self._wanted.manifest.stacks
+        )
 
     async def _decide(
         self,
@@ -129,7 +142,7 @@ class Reconciler:
         dry_run: bool,
         take_over: Collection[str],
         order: Order | None,
-        held_back: str,
+        held_back: HeldBack,
         troubles: list[ReconcilerError],
     ) -> Outcome:
         """What should be, and a pass towards it. ``troubles`` gets what a person should know of beside the outcome."""
@@ -146,14 +159,14 @@ class Reconciler:
             troubles.append(self._trouble)
         if order is not None and order.kind is OrderKind.PLAN:
             return await self._plan_at(order.revision)
-        outcome = None if dry_run else await recover(ports, self.environment, head)
+        outcome = None if dry_run else await recover(ports, self.environment, head, held_back)
         retried = order is not None and order.kind is OrderKind.RETRY
         if outcome is None or (retried and outcome.result is Result.ROLLED_BACK):
             self._aimed_at, quarantine = wanted_revision(ports, self.environment, head, held_back)
             if quarantine:
                 troubles.append(quarantine)
             outcome = await self._pass(self._aimed_at, trigger, dry_run, take_over)
-        return outcome if dry_run else await self._revert(outcome, troubles)
+        return outcome
 
     async def _tell_ages(self) -> None:
         """Have the metrics tell how old the secrets are, once per revision that is wanted; after the pass, which it
@@ -336,3 +349,10 @@ def _preview(prepared: Prepared) -> Outcome:
     pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
     reason = f"in sync at {plan.revision.short}" if plan.empty else pending
     return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan, plan)
+
+
+def _with(troubles: list[ReconcilerError], outcome: Outcome) -> Outcome:
+    if not troubles:
+        return outcome
+    warning = "\n".join(filter(None, [outcome.warning, *map(str, troubles)]))
+    return replace(outcome, warning=warning, retry=outcome.retry or any(trouble.retryable for trouble in troubles))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from reconciler.core.errors import BackupUnusableError, QuarantinedError, ReconcilerError
+from reconciler.core.errors import BackupUnusableError, HeldBackError, QuarantinedError, ReconcilerError
 from reconciler.core.model import Outcome, Result, Revision, Run, Stack
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import resume
@@ -15,10 +15,12 @@ from reconciler.engine.leftovers import clear_leftovers_of
 from reconciler.engine.observe import read_manifest
 from reconciler.engine.prepare import StackView
 from reconciler.engine.rollback import restore_files, roll_back
-from reconciler.engine.wanted import wanted_revision
+from reconciler.engine.wanted import HeldBack, for_everybody, wanted_revision
 
 
-async def recover(ports: Ports, environment: str, head: Revision) -> Outcome | None:
+async def recover(
+    ports: Ports, environment: str, head: Revision, held_back: HeldBack = for_everybody
+) -> Outcome | None:
     """Go on with a rollback, or put back the files of a run whose revision is not wanted any more.
 
     Returns the outcome of a rollback, with which the pass ends; else None. Raises ReconcilerError where nothing could
@@ -29,15 +31,15 @@ async def recover(ports: Ports, environment: str, head: Revision) -> Outcome | N
         return None
     if run.rolling_back:
         return await _go_on_rolling_back(ports, run)
-    if not _is_wanted(ports, head, run):
+    if not _is_wanted(ports, head, run, held_back):
         await give_up(ports, run, f"revision {run.revision.short} was not wanted any more")
     return None
 
 
-def _is_wanted(ports: Ports, head: Revision, run: Run) -> bool:
+def _is_wanted(ports: Ports, head: Revision, run: Run, held_back: HeldBack) -> bool:
     try:
-        wanted, _ = wanted_revision(ports, run.environment, head)
-    except QuarantinedError:
+        wanted, _ = wanted_revision(ports, run.environment, head, held_back)
+    except (QuarantinedError, HeldBackError):
         return False
     return wanted.subtree == run.revision.subtree
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from reconciler.core.errors import (
@@ -38,19 +39,29 @@ async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[
         return head, type(error)(error.what, where=error.where, hint=hint)
 
 
+HeldBack = Callable[[Revision], str]
+"""Given a head, why it is not for this host yet; "" where it is."""
+
+
+def for_everybody(_: Revision) -> str:
+    """Nothing holds a head back."""
+    return ""
+
+
 def wanted_revision(
-    ports: Ports, environment: str, head: Revision, held_back: str = ""
+    ports: Ports, environment: str, head: Revision, held_back: HeldBack = for_everybody
 ) -> tuple[Revision, ReconcilerError | None]:
     """The pin if there is one, else the head, else what a quarantine puts in their place; and the quarantine.
 
-    ``held_back`` is why a new head is not for this host yet: then it stays at the revision it has, and that is told.
+    Where the head is ``held_back``, the host stays at the revision it has, and that is told.
     Raises QuarantinedError where no revision is known to be good, HeldBackError where there was none before the head.
     """
     record = ports.store.environment(environment)
     wanted = record.pin.revision if record.pin else head
     quarantine = record.quarantine_of(wanted)
     if quarantine is None:
-        return _held_back(record, wanted, held_back) if held_back and record.pin is None else (wanted, None)
+        why = held_back(head) if record.pin is None else ""
+        return _held_back(record, wanted, why) if why else (wanted, None)
     note = quarantine.revert_note
     what = f"revision {wanted.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
     hint = "Merge a correction, or lift the quarantine with `reconciler retry`"
@@ -61,12 +72,14 @@ def wanted_revision(
     return good, QuarantinedError(what, hint=f"{hint}. Until then revision {good.short} stays wanted")
 
 
-def _held_back(record: EnvironmentRecord, wanted: Revision, held_back: str) -> tuple[Revision, ReconcilerError | None]:
-    stay = record.healthy or record.applied
+def _held_back(record: EnvironmentRecord, wanted: Revision, why: str) -> tuple[Revision, ReconcilerError | None]:
+    # What is in place stays in place, also what fails and is held for a person to look at.
+    known = (record.applied, record.healthy)
+    stay = next((one for one in known if one is not None and record.quarantine_of(one) is None), None)
     if stay is not None and stay.subtree == wanted.subtree:
         return wanted, None
     hint = "It goes on by itself once that is well, or with a corrected revision"
-    error = HeldBackError(f"revision {wanted.short} is not given to this host: {held_back}", hint=hint)
+    error = HeldBackError(f"revision {wanted.short} is not given to this host: {why}", hint=hint)
     if stay is None:
         raise error
     return stay, error

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters import process, ssh, ssh_host
+from reconciler.adapters import probe, process, ssh, ssh_host
+from reconciler.adapters.backups import BackupDirectory
+from reconciler.adapters.probe import TunnelledHealth
 from reconciler.adapters.ssh import SshAddress, SshConnection
+from reconciler.adapters.ssh_backups import SshBackups
 from reconciler.adapters.ssh_host import SshHost
 from reconciler.core.errors import ChangedMeanwhileError, HostUnreachableError, LiveFileError
-from reconciler.core.model import LiveFile, Ownership
-from reconciler.core.secret import Secret
+from reconciler.core.model import BackupEntry, HttpCheck, LiveFile, Ownership, Revision, Run
+from reconciler.core.secret import Digester, Secret
 from tests.support.sshd import Sshd
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.sshd
 
@@ -180,3 +184,120 @@ async def test_commands_are_quoted_bounded_and_told_apart(connection: SshConnect
 async def test_many_who_ask_at_once_share_one_connection(connection: SshConnection, sshd: Sshd) -> None:
     await asyncio.gather(*(connection.sftp() for _ in range(5)), *(connection.connected() for _ in range(5)))
     assert sshd.log.count("Accepted publickey") == 1
+
+
+async def test_an_operation_that_hangs_does_not_end_the_command_beside_it(
+    connection: SshConnection, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "ANSWER", 0.3)
+    running = asyncio.create_task(connection.run(["sh", "-c", "read line; echo $line"], limits=process.Limits(30.0)))
+    beside = await connection.connected()
+    with pytest.raises(HostUnreachableError, match="no answer in time"):
+        async with connection.answering():
+            await asyncio.Event().wait()
+    assert await connection.connected() is beside
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("what", ["key", "known hosts"])
+async def test_a_file_of_the_connection_that_makes_no_sense_is_told_of(sshd: Sshd, tmp_path: Path, what: str) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n" if what == "key" else "[127.0.0.1]:1 ssh-ed25519 x\n")
+    key, known = (damaged, sshd.known_hosts) if what == "key" else (sshd.key_path, damaged)
+    made = SshConnection(SshAddress("127.0.0.1", sshd.port, sshd.user, str(key), str(known)), "web-1")
+    with pytest.raises(HostUnreachableError, match="no key we can use" if what == "key" else "host key|cannot be read"):
+        await made.connected()
+    await made.close()
+
+
+async def test_directories_are_not_made_behind_a_link(host: SshHost, file: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (file.parent / "link").symlink_to(outside)
+    with pytest.raises(LiveFileError, match="a link stands"):
+        await write(host, file.parent / "link" / "new" / "x.env", None)
+    assert list(outside.iterdir()) == []
+
+
+async def test_what_a_killed_pass_has_staged_is_taken_away_by_the_next(host: SshHost, file: Path) -> None:
+    left = Path("/dev/shm/reconciler-test")
+    left.mkdir()
+    (left / "0").write_bytes(b"A=secret\n")
+    await host.leftovers(str(file))
+    assert not left.exists()
+
+
+# --- health URLs -----------------------------------------------------------------------------------------------------
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_service_that_never_answers_is_not_healthy_and_leaves_nothing_open(
+    connection: SshConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_TIMEOUT", 0.3)
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            pass
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/health"
+    directory = tmp_path / "s"
+    directory.mkdir()
+    asked = TunnelledHealth(connection, str(directory))
+    assert not await asked.ok(HttpCheck(url))
+    await asyncio.wait_for(ended.wait(), 10)
+    before = open_files()
+    for _ in range(3):
+        assert not await asked.ok(HttpCheck(url))
+    await asyncio.to_thread(eventually, lambda: open_files() <= before + 1)
+    assert list(directory.iterdir()) == []
+    server.close()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+async def test_a_health_url_is_asked_through_the_connection(
+    connection: SshConnection, tmp_path: Path, status: int, healthy: bool
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    asked = TunnelledHealth(connection, str(tmp_path))
+    assert await asked.ok(HttpCheck(f"http://127.0.0.1:{port}/health")) is healthy
+    server.close()
+    assert not await asked.ok(HttpCheck("http://127.0.0.1:9/health"))
+
+
+# --- copies of backups -----------------------------------------------------------------------------------------------
+
+
+async def test_copies_of_other_servers_stay_and_what_was_half_made_goes(
+    connection: SshConnection, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    for name in ("20200101T000000Z-another1", ".other-20200101T000000Z-1", ".mine-20200101T000000Z-2"):
+        (there / "production" / name).mkdir(parents=True)
+    (there / "production").chmod(0o700)
+    digest = Digester(b"k" * 32)
+    backups = SshBackups(BackupDirectory(str(tmp_path / "here"), digest), connection, str(there), "mine")
+    taken = []
+    for number in range(3):
+        run = Run(f"{number:08x}", "production@web-1", "poll", 1_700_000_000.0 + number, Revision("c", "s"))
+        entry = BackupEntry("api.env", "/opt/api.env", "0000-api.env", 0o600, 0, 0, digest(b"A=1\n"))
+        taken.append((await backups.take(run, [(entry, Secret(b"A=1\n"))], "from", "to")).id)
+    await backups.expire("production@web-1", keep=1, max_age=1e12, now=1_700_000_100.0)
+    left = {path.name for path in (there / "production").iterdir()}
+    assert left == {"20200101T000000Z-another1", ".other-20200101T000000Z-1", taken[-1]}
+    assert (there / "production" / taken[-1] / "0000-api.env").read_bytes() == b"A=1\n"

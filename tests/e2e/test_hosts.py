@@ -310,6 +310,51 @@ def test_a_pause_for_the_environment_holds_on_its_hosts(one: Fleet) -> None:
     assert shared(one).read_bytes() == b"A=2\n"
 
 
+def test_a_backup_of_a_host_that_is_gone_from_the_file_is_put_nowhere_else(one: Fleet) -> None:
+    for content in (b"A=1\n", b"A=2\n"):
+        one.commit(content)
+        one.sync()
+    (backup, *_) = one.server.json("backups")
+    hosts = one.server.settings["hosts"]
+    hosts["web-9"] = hosts.pop("web-1")
+    done = one.server.cli("restore", backup["backup"])
+    assert (done.returncode, "none of this server's hosts any more" in done.stderr) == (1, True)
+    assert shared(one).read_bytes() == b"A=2\n"
+
+
+def test_commands_take_the_environment_and_what_it_is_called_on_a_host(one: Fleet) -> None:
+    one.commit(b"A=1\n")
+    one.sync()
+    shared(one).write_bytes(b"A=hand\n")
+    one.sync()
+    for name in ("production", "production@web-1"):
+        assert [run["result"] for run in one.server.json("history", "--environment", name)] == ["corrected", "applied"]
+        assert len(one.server.json("backups", "--environment", name)) == 2
+        assert len(one.server.json("backups", "--verify", "--environment", name)) == 2
+        assert one.results("--environment", name) == {"web-1": "in_sync"}
+        done = one.server.cli("age", "--environment", name, "--max-age", "1s", "--json")
+        assert [target["target"] for target in json.loads(done.stdout)["environments"][0]["targets"]] == [
+            "production@web-1/api.env"
+        ]
+    assert "no environment production@web-2" in one.server.cli("sync", "-e", "production@web-2").stderr
+
+
+def test_a_key_that_cannot_be_read_is_a_matter_of_its_host_only(
+    one: Fleet, start_hosts: Callable[..., dict[str, Sshd]], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_text("no key\n")
+    damaged.chmod(0o600)
+    other = section(one.hosts["web-1"], key_file=str(damaged))
+    one.server.settings["hosts"] = {"web-0": other, **one.server.settings["hosts"]}
+    one.commit(b"A=1\n")
+    done = one.sync()
+    assert {name: found["result"] for name, found in done.items()} == {"web-0": "failed", "web-1": "applied"}
+    assert "no key we can use" in done["web-0"]["reason"]
+    assert one.server.cli("status").returncode == 1
+    assert "web-0" in one.server.cli("doctor").stdout
+
+
 # --- several hosts, with services ------------------------------------------------------------------------------------
 
 

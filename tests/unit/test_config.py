@@ -94,7 +94,7 @@ def test_every_field_is_read() -> None:
     assert (host.jump.address, host.jump.port, host.jump.user) == ("10.0.0.1", 2200, "hop")
     assert (host.jump.key_file, host.jump.known_hosts_file) == ("/etc/reconciler/hop", "/etc/reconciler/hop.known")
     assert (config.local, config.rollout.max_unavailable) == (False, 2)
-    assert list(config.units) == ["production-eu@web-2"]
+    assert list(config.units) == ["production@web-3", "production-eu@web-2", "production-eu@web-3"]
 
 
 def test_the_full_file_leaves_no_field_out() -> None:
@@ -154,6 +154,12 @@ def test_an_environment_is_on_this_machine_first_then_on_its_hosts_in_their_orde
 def test_hosts_that_make_no_sense_are_refused(load: Load, change: tuple[str, str], told: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(told)):
         load(MINIMAL.replace("environment: production\n", HOSTS.replace(*change)))
+
+
+def test_an_environment_that_would_be_on_no_host_is_refused(load: Load) -> None:
+    only_one = "".join(line for line in HOSTS.splitlines(True) if "web-1:" not in line)
+    with pytest.raises(ConfigError, match="local: is false, and staging has no hosts"):
+        load(MINIMAL.replace("environment: production\n", only_one) + "local: false\n")
 
 
 def test_a_machine_that_is_no_host_and_has_none_is_refused(load: Load) -> None:

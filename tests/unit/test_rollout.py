@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.errors import HostUnreachableError
-from reconciler.core.model import Order, OrderKind, Outcome, Pin, Result, Stack
+from reconciler.core.model import GitRevert, OnFailure, Order, OrderKind, Outcome, Pin, Result, Stack
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout, Turn, take_turn
 from tests.fakes import World
@@ -27,7 +27,6 @@ class Hosts:
         self.store = first.store
         self.at_a_time = at_a_time
         self.commit = first.commit
-        self.order: Order | None = None
 
     def rollout(self) -> Rollout:
         """As a freshly started process has it."""
@@ -35,19 +34,21 @@ class Hosts:
         return Rollout(next(iter(self.worlds.values())).ports(), hosts, self.at_a_time)
 
     async def make(self, host: Reconciler, turn: Turn) -> Outcome:
-        return await take_turn(host, "manual", turn, order=self.order)
+        return await take_turn(host, "manual", turn)
 
-    async def run(self, **options: bool) -> dict[str, Result]:
-        retry = self.order is not None
-        done = await self.rollout().run(self.make, retry=retry, **options)
+    async def run(self, *only: str, order: Order | None = None, poll: bool = True) -> dict[str, Result]:
+        """A turn of all hosts, or of those that are named."""
+        units = [f"production@{name}" for name in only] or None
+        done = await self.rollout().run(self.make, only=units, order=order, poll=poll)
         self.outcomes = {one.environment: one for one in done}
         return {unit.partition("@")[2]: one.result for unit, one in self.outcomes.items()}
 
-    async def start(self) -> None:
+    async def start(self, *names: str) -> None:
+        """Revision a is well on all hosts, or on those that are named."""
         self.commit("a", api="A=1")
         for world in self.worlds.values():
             world.compose.start("api")
-        assert set((await self.run()).values()) == {Result.APPLIED}
+        assert set((await self.run(*names)).values()) == {Result.APPLIED}
 
     def sicken(self, name: str, text: str) -> None:
         self.worlds[f"production@{name}"].compose.sick = {text: "unhealthy"}
@@ -145,8 +146,7 @@ async def test_retry_is_for_all_hosts(hosts: Hosts) -> None:
     hosts.commit("b", api="A=2")
     await hosts.run()
     hosts.sicken("two", "nothing")
-    hosts.order = Order(OrderKind.RETRY)
-    assert await hosts.run() == dict.fromkeys(("one", "two", "three"), Result.APPLIED)
+    assert await hosts.run(order=Order(OrderKind.RETRY)) == dict.fromkeys(("one", "two", "three"), Result.APPLIED)
 
 
 async def test_a_dry_run_sends_nobody_back(hosts: Hosts) -> None:
@@ -160,3 +160,151 @@ async def test_a_dry_run_sends_nobody_back(hosts: Hosts) -> None:
 
     await hosts.rollout().run(look, dry_run=True)
     assert hosts.live == ["A=2", "A=1", "A=1"]
+
+
+# --- hosts that are not in step --------------------------------------------------------------------------------------
+
+
+async def test_a_revision_that_fails_on_a_new_host_stays_where_it_has_long_been_well(
+    new_world: Callable[[], World],
+) -> None:
+    hosts = Hosts(new_world)
+    await hosts.start("one", "two")
+    hosts.commit("b", api="A=2")
+    await hosts.run("one", "two")
+    hosts.sicken("three", "A=2")
+    assert await hosts.run() == {"one": Result.IN_SYNC, "two": Result.IN_SYNC, "three": Result.ROLLED_BACK}
+    assert hosts.live == ["A=2", "A=2", None]
+
+
+async def test_a_host_that_was_away_takes_back_nothing_that_was_well_meanwhile(hosts: Hosts) -> None:
+    three = hosts.worlds["production@three"]
+    for world in hosts.worlds.values():
+        world.settings = replace(world.settings, git_revert=GitRevert.PUSH)
+    hosts.commit("b", api="A=2")
+    await hosts.run("one", "two")
+    hosts.commit("c", api="A=3")
+    await hosts.run("one", "two")
+    hosts.sicken("three", "A=3")
+    assert await hosts.run() == {"one": Result.IN_SYNC, "two": Result.IN_SYNC, "three": Result.ROLLED_BACK}
+    assert hosts.live == ["A=3", "A=3", "A=1"]
+    assert not any(step.startswith("revert") for step in three.steps)
+    note = hosts.store.environment("production@three").quarantines[0].revert_note
+    assert "not reverted, as production@one went well" in note
+
+
+async def test_git_is_asked_to_take_back_what_failed_on_a_host_that_was_in_step(hosts: Hosts) -> None:
+    two = hosts.worlds["production@two"]
+    two.settings = replace(two.settings, git_revert=GitRevert.PUSH)
+    hosts.sicken("two", "A=2")
+    hosts.commit("b", api="A=2")
+    await hosts.run()
+    assert sum(step.startswith("revert") for step in two.steps) == 1
+
+
+async def test_quarantined_before_a_restart_it_is_given_to_no_host_in_the_same_wave(
+    new_world: Callable[[], World],
+) -> None:
+    hosts = Hosts(new_world, at_a_time=3)
+    await hosts.start()
+    hosts.sicken("two", "A=2")
+    hosts.commit("b", api="A=2")
+    await Reconciler(hosts.worlds["production@two"].ports(), "production@two").run("manual")
+    before = len(hosts.worlds["production@three"].steps)
+    await hosts.run()
+    assert hosts.live == ["A=1"] * 3
+    assert not any(step.startswith("write") for step in hosts.worlds["production@three"].steps[before:])
+
+
+async def test_one_that_is_asked_for_alone_does_not_fall_back_to_an_older_head(hosts: Hosts) -> None:
+    hosts.commit("b", api="A=2")
+    assert await hosts.run("three") == {"three": Result.APPLIED}
+    assert (await hosts.run(poll=False))["three"] is Result.IN_SYNC
+    assert hosts.live == ["A=2"] * 3
+
+
+async def test_what_is_held_for_a_person_stays_while_a_newer_revision_waits(hosts: Hosts) -> None:
+    three = hosts.worlds["production@three"]
+    three.stack = replace(three.stack, on_failure=OnFailure.HOLD)
+    hosts.sicken("three", "A=2")
+    hosts.commit("b", api="A=2")
+    assert (await hosts.run())["three"] is Result.FAILED
+    one = hosts.worlds["production@one"]
+    one.settings = replace(one.settings, allowed_paths=("/elsewhere",))
+    hosts.commit("c", api="A=3")
+    assert (await hosts.run())["one"] is Result.STALLED
+    assert hosts.live == ["A=2"] * 3
+
+
+async def test_old_values_that_fail_as_well_are_no_success_and_bring_the_bad_ones_not_back(hosts: Hosts) -> None:
+    hosts.commit("b", api="A=2")
+    hosts.sicken("two", "A=2")
+    one = hosts.worlds["production@one"]
+    units = list(hosts.worlds)
+    await Reconciler(one.ports(), units[0]).run("manual")
+    hosts.sicken("one", "A=1")
+    assert await hosts.run() == {"one": Result.FAILED, "two": Result.ROLLED_BACK, "three": Result.IN_SYNC}
+    assert hosts.live == ["A=1"] * 3
+    assert [one.revision.short[0] for one in hosts.store.environment(units[0]).quarantines] == ["b"]
+
+
+# --- what stops the others, and what does not ------------------------------------------------------------------------
+
+
+async def test_a_host_that_is_unwell_from_before_and_does_not_answer_stops_nobody(hosts: Hosts) -> None:
+    one = hosts.worlds["production@one"]
+    record = hosts.store.environment("production@one")
+    hosts.store.save_environment(replace(record, degraded="api is not healthy"))
+    one.journal.fail("write", HostUnreachableError("gone"))
+    hosts.commit("b", api="A=2")
+    found = await hosts.run()
+    assert (found["two"], found["three"]) == (Result.APPLIED, Result.APPLIED)
+
+
+async def test_where_a_rollback_has_failed_only_that_host_waits_for_a_person(hosts: Hosts) -> None:
+    record = hosts.store.environment("production@one")
+    hosts.store.save_environment(replace(record, stopped={"app": "it does not come back"}))
+    hosts.commit("b", api="A=2")
+    found = await hosts.run()
+    assert (found["two"], found["three"]) == (Result.APPLIED, Result.APPLIED)
+
+
+async def test_a_retry_of_another_environment_lifts_nothing_here(hosts: Hosts) -> None:
+    hosts.sicken("two", "A=2")
+    hosts.commit("b", api="A=2")
+    await hosts.run()
+    assert await hosts.rollout().run(hosts.make, only=frozenset(), order=Order(OrderKind.RETRY)) == ()
+    assert hosts.store.environment("production@two").quarantines
+
+
+async def test_a_retry_of_a_failed_rollback_gives_the_bad_revision_to_nobody(hosts: Hosts) -> None:
+    hosts.sicken("two", "A=2")
+    hosts.commit("b", api="A=2")
+    await hosts.run()
+    record = hosts.store.environment("production@two")
+    hosts.store.save_environment(replace(record, stopped={"app": "it does not come back"}))
+    await hosts.run(order=Order(OrderKind.RETRY))
+    assert hosts.live == ["A=1"] * 3
+    assert hosts.store.environment("production@two").stopped == {}
+    assert hosts.store.environment("production@two").quarantines
+
+
+# --- a person's rollback ---------------------------------------------------------------------------------------------
+
+
+async def test_a_rollback_by_hand_leads_all_hosts_to_one_revision(hosts: Hosts) -> None:
+    hosts.commit("b", api="A=2")
+    await hosts.run()
+    hosts.commit("c", api="A=3")
+    await hosts.run("one", "two")
+    await hosts.run(order=Order(OrderKind.ROLLBACK, reason="x"))
+    assert hosts.live == ["A=2"] * 3
+
+
+async def test_a_rollback_by_hand_that_fails_on_one_host_is_not_carried_on(hosts: Hosts) -> None:
+    hosts.commit("b", api="A=2")
+    await hosts.run()
+    hosts.sicken("one", "A=1")
+    await hosts.run(order=Order(OrderKind.ROLLBACK, reason="x"))
+    assert hosts.live == ["A=2"] * 3
+    assert hosts.store.environment("production@two").pin is None
