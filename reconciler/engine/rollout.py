@@ -85,9 +85,9 @@ class Rollout:
         rollout = _Run(self._ports, self._hosts, make, dry_run, order)
         await rollout.begin()
         waiting = list(hosts)
-        while poll and waiting:  # until one of them has asked git
+        while waiting:  # the first one alone; where its order makes no sense, it has not asked git either
             first = waiting.pop(0)
-            outcome = await rollout.turn(first, poll=True)
+            outcome = await rollout.turn(first, poll=poll)
             if not outcome.refused:
                 rollout.pass_on_the_head(first)
                 break

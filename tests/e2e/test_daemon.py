@@ -20,6 +20,8 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon import Daemon as Loop
 from reconciler.core.model import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
+from reconciler.engine.rollout import Rollout
+from tests.fakes import World
 from tests.support.compose import ComposeProject
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
@@ -306,13 +308,18 @@ def test_start_without_git_is_tried_again_long_before_the_next_poll(settled: Ser
 
 
 async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_the_daemon(
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Broken:
+        environment = "broken"
+
         async def run(self, *_: object, **__: object) -> Outcome:
             raise ZeroDivisionError("never seen before")
 
     class Sound:
+        environment = "sound"
+
         async def run(self, *_: object, **__: object) -> Outcome:
             return Outcome("sound", Result.IN_SYNC, "in sync")
 
@@ -320,7 +327,8 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
         def tick(self, at: float) -> None: ...
 
     passes = cast("dict[str, Reconciler]", {"broken": Broken(), "sound": Sound()})
-    loop = Loop(passes, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+    rollouts = [Rollout(World(tmp_path).ports(), [one]) for one in passes.values()]
+    loop = Loop(passes, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
     running = asyncio.create_task(loop.run())
     outcomes = {one.environment: one for one in await loop.ask("manual")}
     loop.stop()

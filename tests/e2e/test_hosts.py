@@ -411,15 +411,17 @@ def test_a_failure_on_a_later_host_rolls_those_back_that_are_done_the_last_first
 
 @pytest.mark.docker
 def test_hosts_may_be_given_a_revision_several_at_a_time(fleet: Callable[..., Fleet]) -> None:
-    made = fleet("web-1", "web-2", "web-3", rollout={"max_unavailable": 2})
+    made = fleet("web-1", "web-2", "web-3", "web-4", rollout={"max_unavailable": 2})
     made.commit(b"MODE=bad-web-2\n")
     done = made.sync()
+    # The first one alone, then two of them, then the last.
     assert {name: one["result"] for name, one in done.items()} == {
         "web-1": "rolled_back",
         "web-2": "rolled_back",
-        "web-3": "in_sync",
+        "web-3": "rolled_back",
+        "web-4": "in_sync",
     }
-    assert [made.runs(name) for name in made.hosts] == ["0"] * 3
+    assert [made.runs(name) for name in made.hosts] == ["0"] * 4
 
 
 @pytest.mark.docker
