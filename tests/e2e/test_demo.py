@@ -145,12 +145,10 @@ def test_demo_on_files_alone_tells_the_same_story_and_leaves_nothing(start: Call
 
 
 def test_demo_that_is_interrupted_takes_away_what_it_has_made(start: Callable[..., Demo]) -> None:
-    demos = {number: start("--files-only") for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, demo in demos.items():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        demo = start("--files-only")
         demo.wait_for_the_daemon()
         demo.process.send_signal(number)
-
-    for demo in demos.values():
         assert demo.process.wait(30) == 130
         assert list(demo.scratch.iterdir()) == []
         assert demo.processes() == {}
