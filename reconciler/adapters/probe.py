@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from reconciler.adapters.ssh import SshConnection
 from reconciler.core.model import HttpCheck
 
 if TYPE_CHECKING:
     from aiohttp import BaseConnector
     from asyncssh import SSHClientConnection
+
+    from reconciler.adapters.ssh import SshConnection
 
 _TIMEOUT = 5.0  # seconds
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from reconciler.adapters.backups import BackupDirectory
 from reconciler.adapters.clock import SystemClock
@@ -26,10 +27,6 @@ from reconciler.adapters.local_host import LocalHost
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.adapters.probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.sops import Sops
-from reconciler.adapters.ssh import SshAddress, SshConnection
-from reconciler.adapters.ssh_backups import SshBackups
-from reconciler.adapters.ssh_host import SshHost as SshHostFiles
-from reconciler.adapters.ssh_place import SshPlace
 from reconciler.adapters.store import SqliteStore
 from reconciler.app import logs
 from reconciler.app.config import ServerConfig, read_manifest
@@ -41,6 +38,9 @@ from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler
 from reconciler.engine.rollout import Rollout
+
+if TYPE_CHECKING:
+    from reconciler.adapters.ssh import SshAddress
 
 _FOLLOW_AGAIN = 60.0  # seconds
 _ANOTHER_KEY = (
@@ -248,6 +248,12 @@ class HostPorts:
         return ports
 
     def _build(self, name: str, host: SshHost) -> Ports:
+        # Only where there are hosts: the daemon of a single machine does without their memory.
+        from reconciler.adapters.ssh import SshConnection
+        from reconciler.adapters.ssh_backups import SshBackups
+        from reconciler.adapters.ssh_host import SshHost as SshHostFiles
+        from reconciler.adapters.ssh_place import SshPlace
+
         connection = SshConnection(_address(host), name)
         self._stack.push_async_callback(connection.close)
         socket = os.path.join(self._socket_directory(), f"{len(self._built)}.sock")
@@ -278,6 +284,8 @@ class HostPorts:
 
 
 def _address(server: SshServer) -> SshAddress:
+    from reconciler.adapters.ssh import SshAddress
+
     jump = server.jump if isinstance(server, SshHost) else None
     return SshAddress(
         host=server.address,
