@@ -13,7 +13,7 @@ from tests.support.server import Server
 
 REPAIR_TARGET = 300.0  # ms, for 19 of 20 edits
 PATIENCE = 30.0  # seconds
-REST = 1.0  # seconds between two edits: after a pass the daemon rests a little before what is touched next
+REST = 2.5  # seconds between two edits: after a pass the daemon rests four times its length before what is touched next
 FLOOD = 10_000
 FLOOD_FILES = 100
 CPU_TARGET = 20.0  # percent of a core

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
@@ -24,8 +24,10 @@ from reconciler.app.fields import (
 )
 from reconciler.app.sections import Items, Section, read_sections
 from reconciler.app.yaml_files import MAX_BYTES
-from reconciler.core.comparison import Probe
 from reconciler.core.errors import ConfigError, RefusedError
+
+if TYPE_CHECKING:
+    from reconciler.core.comparison import Probe
 
 _REASON = Form("a reason", "a sentence of at least 10 characters", r"^.{10,500}$", quote=False)
 _URL = Form(
@@ -82,6 +84,8 @@ class ProbeFields(Section):
         return self
 
     def probe(self, name: str) -> Probe:
+        from reconciler.core.comparison import Probe
+
         return Probe(
             name,
             run=self.run or (),
