@@ -282,15 +282,15 @@ async def _replace(
             await sftp.link(path, old)
         except asyncssh.SFTPNoSuchFile:
             raise _changed(path, "somebody has removed the live file meanwhile") from None
-        try:
-            if edit := await _edit(sftp, old, expected):
-                raise _changed(path, edit)
-            await sftp.posix_rename(temporary, path)
-            if edit := await _edit(sftp, old, expected):
-                await sftp.posix_rename(old, path)
-                raise _changed(path, edit)
-        finally:
+        if edit := await _edit(sftp, old, expected):
             await _discard(sftp, old)
+            raise _changed(path, edit)
+        await sftp.posix_rename(temporary, path)
+        # From here on this may be the only name of somebody's edit. Where anything fails it stays, as a leftover.
+        if edit := await _edit(sftp, old, expected):
+            await sftp.posix_rename(old, path)
+            raise _changed(path, edit)
+        await sftp.unlink(old)
 
 
 async def _remove(sftp: SFTPClient, path: str, expected: LiveFile) -> None:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from reconciler.adapters import probe, process, ssh, ssh_host
@@ -100,6 +101,27 @@ async def test_an_edit_in_the_middle_of_the_exchange_is_put_back(
         await write(host, file, look)
     assert asked[0] == ""
     assert (file.read_bytes(), names(file)) == (b"A=hand\n", ["api.env"])
+
+
+async def test_an_edit_in_the_middle_of_an_exchange_that_is_cut_off_is_kept_beside_it(
+    host: SshHost, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, original = await seen(host, file), ssh_host._edit
+    asked = []
+
+    async def cut_off_at_the_second_question(*arguments: object) -> str:
+        asked.append(None)
+        if len(asked) == 2:
+            raise asyncssh.SFTPFailure("cut off")
+        answer = await original(*arguments)  # type: ignore[arg-type]
+        file.write_bytes(b"A=hand\n")
+        return answer
+
+    monkeypatch.setattr(ssh_host, "_edit", cut_off_at_the_second_question)
+    with pytest.raises(LiveFileError):
+        await write(host, file, look)
+    (left,) = await host.leftovers(str(file))
+    assert (file.read_bytes(), Path(left).read_bytes()) == (b"A=new\n", b"A=hand\n")
 
 
 async def test_a_file_that_was_removed_since_the_look_stays_so(host: SshHost, file: Path) -> None:
