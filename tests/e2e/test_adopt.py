@@ -266,7 +266,8 @@ def test_a_remote_that_is_down_or_does_not_let_us_push(site: Server) -> None:
 def test_nothing_is_built_on_a_history_that_was_rewritten(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     manifest = site.remote.read("envs/production/environment.yaml")
-    site.remote.commit({API: site.remote.read(API), "envs/production/environment.yaml": manifest}, branch="anew")
+    files = {API: site.remote.read(API), "envs/production/environment.yaml": manifest}
+    site.remote.commit(files, "Begin anew", branch="anew")
     site.remote.make_branch("main", "anew")
     assert "the branch was rewritten" in refused(site, TARGET)
 

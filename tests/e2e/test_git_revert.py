@@ -28,6 +28,7 @@ from reconciler.core.model import GitRevert, Reverted, RevertOrder, RevertState
 from tests.support.commands import output
 from tests.support.git_https import https_server
 from tests.support.git_remote import LINK, SUBMODULE, GitRemote, make_ssh_key
+from tests.support.processes import children
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
@@ -609,6 +610,7 @@ async def test_a_revert_that_is_called_off_leaves_nothing(
 ) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     calls = spied(tmp_path, monkeypatch, 'case "$*" in *" revert "*|push*) sleep 600;; esac')
+    before = children()
     task = asyncio.create_task(site.make().revert(site.order(failed), PUSH))
     await asyncio.to_thread(eventually, lambda: calls.exists() and " revert " in calls.read_text())
     assert [name for name in site.left() if name.startswith("revert-")]
@@ -618,21 +620,17 @@ async def test_a_revert_that_is_called_off_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert site.left() == []
-    await asyncio.to_thread(eventually, lambda: started() == [])
+    await asyncio.to_thread(eventually, lambda: children() <= before)
 
 
 async def test_a_push_that_hangs_is_ended(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     site.pusher["push_timeout"] = 0.3
     spied(tmp_path, monkeypatch, 'test "$1" != push || sleep 600')
+    before = children()
     with pytest.raises(GitUnreachableError, match="no answer within"):
         await site.revert(failed)
-    await asyncio.to_thread(eventually, lambda: started() == [])
-
-
-def started() -> list[str]:
-    """Processes of ours that still run."""
-    return [child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()]
+    await asyncio.to_thread(eventually, lambda: children() <= before)
 
 
 @pytest.mark.parametrize("lost", ["FAILED^{tree}", "GOOD^{tree}", "MIDDLE:envs/prod"])

@@ -10,9 +10,11 @@ import socket
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.support.commands import output
 from tests.support.components import SEARCH_PATH, program
+from tests.support.processes import children
 from tests.support.waiting import eventually
 
 ATTEMPTS = 5  # another process may take the free port before sshd does
@@ -61,6 +63,18 @@ class Sshd:
     def url(self, path: Path) -> str:
         """The git URL of the repository at ``path``."""
         return f"ssh://{self.user}@{self.host}:{self.port}{path}"
+
+    def as_host(self, **more: Any) -> dict[str, Any]:
+        """An entry of hosts in the server's file."""
+        return {
+            "address": "127.0.0.1",
+            "port": self.port,
+            "user": self.user,
+            "key_file": str(self.key_path),
+            "known_hosts_file": str(self.known_hosts),
+            "backup_dir": str(self.directory / "backups"),
+            **more,
+        }
 
     def let_in(self, key: Path, *, read_only: bool = False) -> None:
         """Accept the key too, or in future only for git's reading, as a forge's read-only deploy key."""
@@ -152,11 +166,7 @@ def make_sshd(directory: Path) -> Sshd:
 
 def _descendants(pid: int) -> list[int]:
     """Each connection is served by a child of sshd, in a session of its own, and that one's children."""
-    try:
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [process for child in children for process in (child, *_descendants(child))]
+    return [process for child in children(pid) for process in (child, *_descendants(child))]
 
 
 def _make_key(path: Path) -> None:
