@@ -28,7 +28,7 @@ def unchanged(scratch: Path) -> Iterator[Figure]:
     """CPU time and wall time of our process, for all hosts together."""
     server = make_server(scratch)
     with _hosts(scratch) as hosts:
-        server.settings |= {"local": False, "hosts": {name: _section(one) for name, one in hosts.items()}}
+        server.settings |= {"local": False, "hosts": {name: one.as_host() for name, one in hosts.items()}}
         names = [f"f{number}.env" for number in range(FILES)]
         server.commit(dict.fromkeys(names, b"A=1\nB=2\n"), server.plain(names))
         samples = asyncio.run(_passes(server))
@@ -64,14 +64,3 @@ def _hosts(scratch: Path) -> Iterator[dict[str, Sshd]]:
             one = made[f"host-{number}"] = make_sshd(directory)
             stack.callback(one.stop)
         yield made
-
-
-def _section(sshd: Sshd) -> dict[str, object]:
-    return {
-        "address": "127.0.0.1",
-        "port": sshd.port,
-        "user": sshd.user,
-        "key_file": str(sshd.key_path),
-        "known_hosts_file": str(sshd.known_hosts),
-        "backup_dir": str(sshd.directory / "backups"),
-    }

@@ -17,14 +17,21 @@ import functools
 import grp
 import os
 import pwd
-import re
-import secrets
 import signal
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.adapters import process
-from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
+from reconciler.adapters.live_files import (
+    LARGEST_FILE,
+    changed,
+    edit_of,
+    is_left_of,
+    new_name,
+    require_regular,
+    require_small,
+)
+from reconciler.core.errors import GuardError, LiveFileError
 from reconciler.core.guards import is_below
 from reconciler.core.model import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
@@ -33,8 +40,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe or a terminal in the file's place must neither hold the daemon nor become its own.
 _TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_LEFTOVER = re.compile(r"\.(.+)\.reconciler-[0-9a-f]{12}", re.DOTALL)
-_LARGEST_FILE = 16 * process.MIB
 _CHECK_LIMITS = process.Limits(timeout=30, grace=2)
 # Where a root shell finds programs: nginx and the like are in sbin, which os.defpath lacks.
 _PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -111,7 +116,7 @@ class LocalHost:
     async def leftovers(self, path: str) -> tuple[str, ...]:
         try:
             with self._parent(path) as (parent, name):
-                found = [other for other in os.listdir(parent) if _is_left_of(name, other) and _is_file(parent, other)]
+                found = [other for other in os.listdir(parent) if is_left_of(name, other) and _is_file(parent, other)]
         except FileNotFoundError:
             return ()
         except OSError as error:
@@ -182,7 +187,7 @@ def _enter(parent: int, name: str, make: Ownership | None) -> int:
 def _make(parent: int, name: str, ownership: Ownership) -> int:
     """Make and open a directory. It gets its name with its owner and mode, so that a kill leaves no half of it."""
     _remove_half_made(parent, name)
-    temporary = _new_name(name)
+    temporary = new_name(name)
     os.mkdir(temporary, 0o700, dir_fd=parent)
     made = os.open(temporary, _DIRECTORY, dir_fd=parent)
     try:
@@ -203,7 +208,7 @@ def _make(parent: int, name: str, ownership: Ownership) -> int:
 def _remove_half_made(parent: int, name: str) -> None:
     """Remove what a kill has left of an earlier try; only a directory that is empty goes."""
     for other in os.listdir(parent):
-        if _is_left_of(name, other):
+        if is_left_of(name, other):
             with contextlib.suppress(OSError):
                 os.rmdir(other, dir_fd=parent)
 
@@ -215,17 +220,12 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
     descriptor = os.open(name, _TO_READ, dir_fd=parent)
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            what = "is a directory" if stat.S_ISDIR(found.st_mode) else "is not a regular file"
-            hint = "An ordinary file belongs there: move it away, or correct the target's path; it is tried again"
-            raise LiveFileError(what, where=path, hint=hint)
+        require_regular(path, found.st_mode)
         with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(_LARGEST_FILE + 1)
+            data = file.read(LARGEST_FILE + 1)
     finally:
         os.close(descriptor)
-    if len(data) > _LARGEST_FILE:
-        what = f"is larger than {_LARGEST_FILE // process.MIB} MiB"
-        raise LiveFileError(what, where=path, hint="No env file is; move it away")
+    require_small(path, len(data))
     return LiveFile(
         data=Secret(data),
         mode=stat.S_IMODE(found.st_mode),
@@ -234,15 +234,6 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
         inode=found.st_ino,
         modified_at=found.st_mtime,
     )
-
-
-def _is_left_of(name: str, other: str) -> bool:
-    """Whether ``other`` is a name of ours for the file ``name``, or for such a file in its turn."""
-    while found := _LEFTOVER.fullmatch(other):
-        other = found[1]
-        if other == name:
-            return True
-    return False
 
 
 def _is_file(parent: int, name: str) -> bool:
@@ -260,7 +251,7 @@ def _create(parent: int, name: str, path: str, data: Secret, mode: int, ownershi
         try:
             _appear(parent, temporary, name)
         except FileExistsError:
-            raise _changed(path, "somebody has put a file there meanwhile") from None
+            raise changed(path, "somebody has put a file there meanwhile") from None
     os.fsync(parent)
 
 
@@ -278,20 +269,20 @@ def _replace(
             _exchange(parent, temporary, name)
             if edit := _edit(parent, temporary, path, expected):
                 _exchange(parent, temporary, name)
-                raise _changed(path, edit)
+                raise changed(path, edit)
         except FileNotFoundError:
-            raise _changed(path, "somebody has removed the live file meanwhile") from None
+            raise changed(path, "somebody has removed the live file meanwhile") from None
         os.unlink(temporary, dir_fd=parent)
     os.fsync(parent)
 
 
 def _remove(parent: int, name: str, path: str, expected: LiveFile) -> None:
-    aside = _new_name(name)
+    aside = new_name(name)
     os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
     if edit := _edit(parent, aside, path, expected):
         with contextlib.suppress(FileExistsError):  # then the edit stays aside, as a leftover
             _appear(parent, aside, name)
-        raise _changed(path, edit)
+        raise changed(path, edit)
     os.unlink(aside, dir_fd=parent)
     os.fsync(parent)
 
@@ -302,7 +293,7 @@ def _temporary(parent: int, name: str, data: Secret, mode: int, ownership: Owner
 
     Owner and mode are set before the first byte, and the bytes are on disk before anyone sees them under ``name``.
     """
-    temporary = _new_name(name)
+    temporary = new_name(name)
     descriptor = os.open(temporary, _TO_WRITE, 0o600, dir_fd=parent)
     try:
         os.fchown(descriptor, *_chown_arguments(ownership))
@@ -327,10 +318,6 @@ def _write_all(descriptor: int, data: Secret) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _new_name(name: str) -> str:
-    return f".{name}.reconciler-{secrets.token_hex(6)}"
-
-
 def _chown_arguments(ownership: Ownership) -> tuple[int, int]:
     return (-1 if ownership.uid is None else ownership.uid, -1 if ownership.gid is None else ownership.gid)
 
@@ -350,8 +337,7 @@ def _edit(parent: int, name: str, path: str, expected: LiveFile) -> str:
         found = _read(parent, name, path)
     except (OSError, LiveFileError):
         return "something else lies where the live file was"
-    same = (found.data, found.mode, found.uid, found.gid) == (expected.data, expected.mode, expected.uid, expected.gid)
-    return "" if same else "somebody has changed the live file meanwhile"
+    return edit_of(found, expected)
 
 
 def _holds(parent: int, name: str, data: Secret) -> bool:
@@ -418,7 +404,7 @@ def _exchange(parent: int, ours: str, name: str) -> None:
 
 def _exchange_in_steps(parent: int, ours: str, name: str) -> None:
     """The next best thing: a file that somebody renames to ``name`` between the first two steps is lost."""
-    old = _new_name(name)
+    old = new_name(name)
     os.link(name, old, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
     try:
         os.rename(ours, name, src_dir_fd=parent, dst_dir_fd=parent)
@@ -469,7 +455,3 @@ def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
     hint = _HINTS.get(error.errno or 0, "It is tried again")
     why = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
     return LiveFileError(f"{what} ({why})", where=path, hint=hint)
-
-
-def _changed(path: str, what: str) -> ChangedMeanwhileError:
-    return ChangedMeanwhileError(what, where=path, hint="Nothing was overwritten; the next pass looks again")

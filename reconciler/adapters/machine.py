@@ -11,16 +11,17 @@ import pwd
 import stat
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from reconciler.adapters import process
 from reconciler.adapters.ssh import SshConnection
+from reconciler.adapters.ssh_tunnel import door
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
 from reconciler.core.ports import Ran
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
+    from aiohttp import BaseConnector
     from asyncssh import SFTPAttrs, SFTPClient
 
 MAX_FILE = 1024 * 1024
@@ -193,17 +194,11 @@ class SshMachine:
         return await _ran(self._connection.run(argv, limits=limits, directory=directory), seconds)
 
     async def get(self, url: str, seconds: float) -> Ran:
-        """Through a port of this machine that leads to the address as it is seen from there."""
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        connection = await self._connection.connected()
-        async with self._connection.answering():
-            listener = await connection.forward_local_port("127.0.0.1", 0, host, port)
-        try:
-            near = urlunsplit(parts._replace(netloc=f"127.0.0.1:{listener.get_port()}"))
-            return await _get(near, seconds, host=parts.netloc, name=host)
-        finally:
-            listener.close()
+        """The address as it is seen from there."""
+        import aiohttp
+
+        async with door(self._connection, url) as path:
+            return await _get(url, seconds, aiohttp.UnixConnector(path))
 
     async def _names_of(self, uid: int, gid: int) -> tuple[Mapping[int, str], Mapping[int, str]]:
         """Users and groups by number, read once for all files; nobody has to look up root."""
@@ -262,19 +257,13 @@ def _unreadable(path: str, why: str) -> LiveFileError:
     return LiveFileError(f"may not be read ({why})", where=path, hint="Ask as a user who may read it")
 
 
-async def _get(url: str, seconds: float, *, host: str = "", name: str | None = None) -> Ran:
-    """Ask the address; with ``host`` and ``name``, as if it were at that host, whose certificate is for that name."""
+async def _get(url: str, seconds: float, connector: BaseConnector | None = None) -> Ran:
     import aiohttp
 
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=seconds)) as session,
-            session.get(
-                url,
-                allow_redirects=False,
-                headers={"Host": host} if host else None,
-                server_hostname=name if url.startswith("https:") else None,
-            ) as answer,
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=seconds)) as session,
+            session.get(url, allow_redirects=False) as answer,
         ):
             data = b""
             async for chunk in answer.content.iter_chunked(64 * process.KIB):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from reconciler.adapters import process
 from reconciler.adapters.backups import MANIFEST, BackupDirectory, manifest_of
 from reconciler.adapters.ssh import SshConnection
+from reconciler.adapters.ssh_place import flush
 from reconciler.core.errors import HostUnreachableError, LiveFileError
 from reconciler.core.model import Backup, BackupEntry, Run, environment_of
 from reconciler.core.secret import Secret
@@ -85,7 +86,7 @@ class SshBackups:
                     await out.fsync()
             async with self._connection.answering():
                 await sftp.posix_rename(making, name)
-            await self._connection.run(["sh", "-c", 'sync -- "$1" 2>/dev/null || sync', "sh", parent], limits=_QUICK)
+            await flush(self._connection, parent, _QUICK)
         except asyncssh.SFTPError as error:
             await self._clear(parent)
             hint = f"Nothing was changed; make room there, or correct hosts.{self._connection.name}.backup_dir"

@@ -13,16 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
-import re
-import secrets
 import stat
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import process
+from reconciler.adapters.live_files import changed, edit_of, is_left_of, new_name, require_regular, require_small
 from reconciler.adapters.ssh import SshConnection
-from reconciler.adapters.ssh_place import listed, put_private, resolve, staging
+from reconciler.adapters.ssh_place import flush, listed, put_private, resolve, staging
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
 from reconciler.core.guards import is_below
 from reconciler.core.model import Check, LiveFile, Ownership
@@ -31,8 +30,6 @@ from reconciler.core.secret import Secret
 if TYPE_CHECKING:
     from asyncssh import SFTPAttrs, SFTPClient, SFTPError
 
-_LEFTOVER = re.compile(r"\.(.+)\.reconciler-[0-9a-f]{12}", re.DOTALL)
-_LARGEST_FILE = 16 * process.MIB
 _QUICK = process.Limits(timeout=20.0)
 _CHECK = process.Limits(timeout=30.0)
 _REMEMBER_IDS = 300.0  # seconds: a user is rarely made anew
@@ -82,7 +79,7 @@ class SshHost:
                     await _create(sftp, path, data, mode, ownership)
                 else:
                     await _replace(sftp, path, data, mode, ownership, replaces)
-            await self._sync(posixpath.dirname(path))
+            await flush(self._connection, posixpath.dirname(path), _QUICK)
         except asyncssh.SFTPError as error:
             raise self._error("cannot write the live file", path, error) from None
 
@@ -94,7 +91,7 @@ class SshHost:
             async with self._connection.answering():
                 await self._check_way(sftp, path)
                 await _remove(sftp, path, replaces)
-            await self._sync(posixpath.dirname(path))
+            await flush(self._connection, posixpath.dirname(path), _QUICK)
         except asyncssh.SFTPNoSuchFile:
             return
         except asyncssh.SFTPError as error:
@@ -106,7 +103,7 @@ class SshHost:
             self._cleared = True
         directory, name = posixpath.split(path)
         async with self._connection.answering():
-            found = [other for other in await listed(self._connection, directory) if _is_left_of(name, other)]
+            found = [other for other in await listed(self._connection, directory) if is_left_of(name, other)]
         return tuple(posixpath.join(directory, other) for other in sorted(found))
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
@@ -178,11 +175,6 @@ class SshHost:
                 await sftp.mkdir(directory, asyncssh.SFTPAttrs(permissions=0o755))
             await sftp.setstat(directory, _attributes(0o755, ownership, await sftp.lstat(directory)))
 
-    async def _sync(self, directory: str) -> None:
-        """Have the directory on disk. Coreutils' sync takes a file or directory; any other flushes everything."""
-        script = 'sync -- "$1" 2>/dev/null || sync'
-        await self._connection.run(["sh", "-c", script, "sh", directory], limits=_QUICK)
-
     # --- names ---
 
     async def _id(self, database: str, kind: str, name: str | None) -> int | None:
@@ -226,11 +218,9 @@ async def _read(sftp: SFTPClient, path: str) -> LiveFile:
     import asyncssh
 
     seen = await sftp.lstat(path)
-    _require_regular(path, seen)
+    _require_file(path, seen)
     size = seen.size or 0
-    if size > _LARGEST_FILE:
-        what = f"is larger than {_LARGEST_FILE // process.MIB} MiB"
-        raise LiveFileError(what, where=path, hint="No env file is; move it away")
+    require_small(path, size)
     async with sftp.open(path, "rb") as file:
         found, data = await asyncio.gather(file.stat(), file.read(size + 1))
     assert isinstance(data, bytes)
@@ -241,15 +231,13 @@ async def _read(sftp: SFTPClient, path: str) -> LiveFile:
     return LiveFile(Secret(data), stat.S_IMODE(found.permissions), found.uid, found.gid, 0, float(found.mtime or 0))
 
 
-def _require_regular(path: str, found: SFTPAttrs) -> None:
+def _require_file(path: str, found: SFTPAttrs) -> None:
+    """Raises LiveFileError for a link, and anything else but a regular file."""
     mode = found.permissions or 0
     if stat.S_ISLNK(mode):
         hint = "Links are never followed: name the real path in the manifest, or put the file in the link's place"
         raise LiveFileError("it is a symbolic link", where=path, hint=hint)
-    if not stat.S_ISREG(mode):
-        what = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
-        hint = "An ordinary file belongs there: move it away, or correct the target's path; it is tried again"
-        raise LiveFileError(what, where=path, hint=hint)
+    require_regular(path, mode)
 
 
 def _facts(found: SFTPAttrs) -> tuple[object, ...]:
@@ -265,7 +253,7 @@ async def _create(sftp: SFTPClient, path: str, data: Secret, mode: int, ownershi
             await sftp.rename(temporary, path)
         except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
             if await sftp.lexists(path):
-                raise _changed(path, "somebody has put a file there meanwhile") from None
+                raise changed(path, "somebody has put a file there meanwhile") from None
             raise
 
 
@@ -277,28 +265,28 @@ async def _replace(
     uid = expected.uid if ownership.uid is None else ownership.uid
     gid = expected.gid if ownership.gid is None else ownership.gid
     async with _temporary(sftp, path, data, mode, Ownership(uid, gid)) as temporary:
-        old = _new_name(path)
+        old = _beside(path)
         try:
             await sftp.link(path, old)
         except asyncssh.SFTPNoSuchFile:
-            raise _changed(path, "somebody has removed the live file meanwhile") from None
+            raise changed(path, "somebody has removed the live file meanwhile") from None
         if edit := await _edit(sftp, old, expected):
             await _discard(sftp, old)
-            raise _changed(path, edit)
+            raise changed(path, edit)
         await sftp.posix_rename(temporary, path)
         # From here on this may be the only name of somebody's edit. Where anything fails it stays, as a leftover.
         if edit := await _edit(sftp, old, expected):
             await sftp.posix_rename(old, path)
-            raise _changed(path, edit)
+            raise changed(path, edit)
         await sftp.unlink(old)
 
 
 async def _remove(sftp: SFTPClient, path: str, expected: LiveFile) -> None:
-    aside = _new_name(path)
+    aside = _beside(path)
     await sftp.posix_rename(path, aside)
     if edit := await _edit(sftp, aside, expected):
         await sftp.rename(aside, path)
-        raise _changed(path, edit)
+        raise changed(path, edit)
     await sftp.unlink(aside)
 
 
@@ -310,8 +298,7 @@ async def _edit(sftp: SFTPClient, path: str, expected: LiveFile) -> str:
         return "something else lies where the live file was"
     except ChangedMeanwhileError:
         return "somebody is writing to the live file"
-    same = (found.data, found.mode, found.uid, found.gid) == (expected.data, expected.mode, expected.uid, expected.gid)
-    return "" if same else "somebody has changed the live file meanwhile"
+    return edit_of(found, expected)
 
 
 @contextlib.asynccontextmanager
@@ -320,7 +307,7 @@ async def _temporary(sftp: SFTPClient, path: str, data: Secret, mode: int, owner
     removed at the end, if it is there still."""
     import asyncssh
 
-    temporary = _new_name(path)
+    temporary = _beside(path)
     try:
         async with sftp.open(temporary, "xb", attrs=asyncssh.SFTPAttrs(permissions=0o600)) as file:
             await file.setstat(_attributes(mode, ownership, await file.stat()))
@@ -347,18 +334,6 @@ def _attributes(mode: int, ownership: Ownership, found: SFTPAttrs) -> Any:
     return asyncssh.SFTPAttrs(permissions=mode, uid=uid, gid=gid)
 
 
-def _new_name(path: str) -> str:
+def _beside(path: str) -> str:
     directory, name = posixpath.split(path)
-    return posixpath.join(directory, f".{name}.reconciler-{secrets.token_hex(6)}")
-
-
-def _is_left_of(name: str, other: str) -> bool:
-    while found := _LEFTOVER.fullmatch(other):
-        other = found[1]
-        if other == name:
-            return True
-    return False
-
-
-def _changed(path: str, what: str) -> ChangedMeanwhileError:
-    return ChangedMeanwhileError(what, where=path, hint="Nothing was overwritten; the next pass looks again")
+    return posixpath.join(directory, new_name(name))

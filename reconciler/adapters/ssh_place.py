@@ -151,6 +151,12 @@ async def listed(connection: SshConnection, directory: str) -> list[str]:
     return [os.fsdecode(name) for name in names if name not in (".", "..", b".", b"..")]
 
 
+async def flush(connection: SshConnection, directory: str, limits: process.Limits) -> None:
+    """Have the directory there on disk. Coreutils' sync takes a file or directory; any other flushes everything."""
+    script = 'sync -- "$1" 2>/dev/null || sync'
+    await connection.run(["sh", "-c", script, "sh", directory], limits=limits)
+
+
 @contextlib.asynccontextmanager
 async def staging(connection: SshConnection, memory: str) -> AsyncIterator[str]:
     """Make the directory ``memory`` there, 0700, and remove it with all that is in it at the end.

@@ -231,13 +231,11 @@ class SqliteStore:
                 do(*_upsert_applied(run.environment, one))
             do(*_upsert_environment(record))
 
-    def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
-        rows = self._all(
-            f"{_SELECT_RUN} WHERE ? IS NULL OR environment = ? ORDER BY number DESC LIMIT ?",
-            environment,
-            environment,
-            limit,
-        )
+    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
+        names = [environment] if isinstance(environment, str) else environment
+        marks = ", ".join("?" * len(names or ()))
+        among = f"WHERE environment IN ({marks})" if names is not None else ""
+        rows = self._all(f"{_SELECT_RUN} {among} ORDER BY number DESC LIMIT ?", *(names or ()), limit)
         with self._decoding():
             return tuple(_run_from_row(row) for row in rows)
 

@@ -20,7 +20,7 @@ from reconciler.app.fields import DURATION
 from reconciler.app.lock import exclusive
 from reconciler.app.wiring import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Outcome, Revision, Run, environment_of
+from reconciler.core.model import Backup, BackupEntry, LiveFile, Order, Outcome, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import entry_of, take_backup
 from reconciler.engine.leftovers import clear_leftovers_of_restore
@@ -30,7 +30,6 @@ from reconciler.engine.rollout import Turn, chosen_units, obeyed, take_turn
 
 Tell = Callable[[str], None]
 
-_ALL_RUNS = 1_000_000
 _SEE_ITS_LOG = "Its log says why: `journalctl -u reconciler`"
 
 
@@ -332,11 +331,7 @@ def history(config: ServerConfig, environment: str | None, limit: int) -> list[d
     _need_state(config)
     store = open_store(config)
     try:
-        units = _units_of(config, environment)
-        # In the order in which they were stored: a clock may have jumped.
-        found = store.runs(units[0], limit) if len(units) == 1 else store.runs(None, _ALL_RUNS)
-        mine = [one for one in found if len(units) == 1 or one.environment in units]
-        return [show.run(one) for one in mine[:limit]]
+        return [show.run(one) for one in store.runs(_units_of(config, environment), limit)]
     finally:
         store.close()
 
@@ -346,7 +341,7 @@ def backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any
     _check_environments(config, [environment] if environment else [])
     _need_state(config)
     units = _units_of(config, environment)
-    return [show.backup(one) for one in open_backups(config).list() if units == [None] or one.environment in units]
+    return [show.backup(one) for one in open_backups(config).list() if units is None or one.environment in units]
 
 
 def verified_backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any]]:
@@ -358,21 +353,19 @@ def verified_backups(config: ServerConfig, environment: str | None) -> list[dict
     found = [
         {**show.backup(one), "problems": list(directory.problems(one))}
         for one in directory.list()
-        if units == [None] or one.environment in units
+        if units is None or one.environment in units
     ]
     problem = "its manifest.json cannot be read, so it cannot be restored. Look at its files yourself, or move it away"
     return found + [
         {"backup": identity, "environment": name, "files": [], "problems": [problem]}
-        for unit in units
-        for name, identity in directory.unreadable(unit)
+        for name, identity in directory.unreadable()
+        if units is None or name in units
     ]
 
 
-def _units_of(config: ServerConfig, environment: str | None) -> list[str | None]:
-    """What an environment is called on each of its hosts; [None] for everything there is."""
-    if environment is None:
-        return [None]
-    return [environment, *(unit for unit in config.units if environment_of(unit) == environment != unit)]
+def _units_of(config: ServerConfig, environment: str | None) -> frozenset[str] | None:
+    """What an environment is called, also on each of its hosts; None for everything there is."""
+    return None if environment is None else frozenset({environment, *chosen_units(config.units, [environment])})
 
 
 def _need_state(config: ServerConfig) -> None:

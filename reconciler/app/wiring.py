@@ -271,7 +271,7 @@ class HostPorts:
             host=SshHostFiles(connection, self._config.allowed_paths, memory),
             compose=compose,
             backups=SshBackups(here, connection, host.backup_dir or ".reconciler/backups", mark),
-            probe=TunnelledHealth(connection, self._socket_directory()),
+            probe=TunnelledHealth(connection),
             settings=replace(self._ports.settings, host=name),
             read_manifest=_manifest_reader(server),
         )

@@ -38,6 +38,13 @@ KeyFile = Annotated[
     str | None,
     typer.Option("--age-key-file", envvar="SOPS_AGE_KEY_FILE", help="An age key: values are looked at, too."),
 ]
+EnvironmentsPath = Annotated[
+    str, typer.Option("--path", help="The repository's directory that holds the environments.")
+]
+SshKey = Annotated[str | None, typer.Option("--ssh-key", help="The private key for ssh://. Default: as your own ssh.")]
+KnownHosts = Annotated[
+    str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
+]
 Environment = Annotated[
     list[str] | None, typer.Option("--environment", "-e", help="Only this environment (may be repeated).")
 ]
@@ -435,9 +442,7 @@ def diff(
     span: Annotated[
         str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD is from where they forked.")
     ] = "",
-    path: Annotated[
-        str, typer.Option("--path", help="The repository's directory that holds the environments.")
-    ] = "envs",
+    path: EnvironmentsPath = "envs",
     environment: Environment = None,
     form: Annotated[DiffForm, typer.Option("--format", help="How the changes are written.")] = DiffForm.TEXT,
     age_key_file: KeyFile = None,
@@ -482,9 +487,7 @@ def compare(
     repository: Annotated[
         str, typer.Option("--repository", help="The clone that git sides are read from.", show_default=True)
     ] = ".",
-    path: Annotated[
-        str, typer.Option("--path", help="The repository's directory that holds the environments.")
-    ] = "envs",
+    path: EnvironmentsPath = "envs",
     form: Annotated[CompareForm, typer.Option("--format", help="How it is written.")] = CompareForm.TABLE,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same, too.")] = False,
     expected: Annotated[
@@ -498,12 +501,8 @@ def compare(
             help="Whether secrets must differ, or nothing may. Default: as the sides' names tell.",
         ),
     ] = None,
-    ssh_key: Annotated[
-        str | None, typer.Option("--ssh-key", help="The private key for ssh://. Default: as your own ssh.")
-    ] = None,
-    known_hosts: Annotated[
-        str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
-    ] = None,
+    ssh_key: SshKey = None,
+    known_hosts: KnownHosts = None,
     probes: Annotated[
         str | None,
         typer.Option("--probes", help="A file of parity probes, beside those of the server's file; never from git."),
@@ -540,9 +539,7 @@ def compare(
 @app.command(short_help="what a configuration repository begins with")
 def init(
     environment: Annotated[str, typer.Argument(help="The first environment.")] = "production",
-    path: Annotated[
-        str, typer.Option("--path", help="The repository's directory that holds the environments.")
-    ] = "envs",
+    path: EnvironmentsPath = "envs",
     age_key_file: Annotated[
         str | None,
         typer.Option(
@@ -597,15 +594,9 @@ def import_(
             help="A private key to prove the result with. Default: ~/.config/sops/age/keys.txt.",
         ),
     ] = None,
-    ssh_key: Annotated[
-        str | None, typer.Option("--ssh-key", help="The private key for ssh://. Default: as your own ssh.")
-    ] = None,
-    known_hosts: Annotated[
-        str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
-    ] = None,
-    path: Annotated[
-        str, typer.Option("--path", help="The repository's directory that holds the environments.")
-    ] = "envs",
+    ssh_key: SshKey = None,
+    known_hosts: KnownHosts = None,
+    path: EnvironmentsPath = "envs",
     as_json: Json = False,
 ) -> None:
     """Take the env files and mounted files of Compose projects into this repository, on reconciler/import-ENVIRONMENT.

@@ -423,8 +423,8 @@ class Store(Protocol):
         """Add a sentence to the reason of a finished run, and store the environment's record at the same instant."""
         ...
 
-    def runs(self, environment: str | None = None, limit: int = 20) -> tuple[Run, ...]:
-        """Newest first."""
+    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
+        """Those of the environment, of any of several, or of all; the newest first."""
         ...
 
     def history_read(self, directory: str) -> str | None:

@@ -60,7 +60,8 @@ def wanted_revision(
     wanted = record.pin.revision if record.pin else head
     quarantine = record.quarantine_of(wanted)
     if quarantine is None:
-        why = held_back(head) if record.pin is None else ""
+        in_place = record.applied is not None and record.applied.subtree == wanted.subtree
+        why = "" if in_place or record.pin is not None else held_back(head)
         return _held_back(record, wanted, why) if why else (wanted, None)
     note = quarantine.revert_note
     what = f"revision {wanted.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"

@@ -222,6 +222,27 @@ async def test_an_operation_that_hangs_does_not_end_the_command_beside_it(
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_a_late_error_of_a_lost_connection_does_not_end_the_new_one(
+    connection: SshConnection, sshd: Sshd
+) -> None:
+    lost = await connection.connected()
+    made = []
+
+    async def cut_off() -> None:
+        async with connection.answering():
+            lost.abort()
+            await lost.wait_closed()
+            made.append(await connection.connected())
+            raise asyncssh.SFTPConnectionLost("it comes late")
+
+    with pytest.raises(HostUnreachableError):
+        await cut_off()
+    (new,) = made
+    assert await connection.connected() is new
+    assert not new.is_closed()
+    assert sshd.log.count("Accepted publickey") == 2
+
+
 @pytest.mark.parametrize("what", ["key", "known hosts"])
 async def test_a_file_of_the_connection_that_makes_no_sense_is_told_of(sshd: Sshd, tmp_path: Path, what: str) -> None:
     damaged = tmp_path / "damaged"
@@ -273,7 +294,8 @@ async def test_a_service_that_never_answers_is_not_healthy_and_leaves_nothing_op
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/health"
     directory = tmp_path / "s"
     directory.mkdir()
-    asked = TunnelledHealth(connection, str(directory))
+    monkeypatch.setattr("tempfile.tempdir", str(directory))
+    asked = TunnelledHealth(connection)
     assert not await asked.ok(HttpCheck(url))
     await asyncio.wait_for(ended.wait(), 10)
     before = open_files()
@@ -296,7 +318,7 @@ async def test_a_health_url_is_asked_through_the_connection(
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    asked = TunnelledHealth(connection, str(tmp_path))
+    asked = TunnelledHealth(connection)
     assert await asked.ok(HttpCheck(f"http://127.0.0.1:{port}/health")) is healthy
     server.close()
     assert not await asked.ok(HttpCheck("http://127.0.0.1:9/health"))

@@ -80,18 +80,6 @@ class Fleet:
         return self.projects[name].environment("api")["MODE"]
 
 
-def section(sshd: Sshd, **more: Any) -> dict[str, Any]:
-    return {
-        "address": "127.0.0.1",
-        "port": sshd.port,
-        "user": sshd.user,
-        "key_file": str(sshd.key_path),
-        "known_hosts_file": str(sshd.known_hosts),
-        "backup_dir": str(sshd.directory / "backups"),
-        **more,
-    }
-
-
 @pytest.fixture
 def start_hosts(tmp_path: Path) -> Iterator[Callable[..., dict[str, Sshd]]]:
     with contextlib.ExitStack() as stack:
@@ -113,7 +101,7 @@ def one(server: Server, start_hosts: Callable[..., dict[str, Sshd]]) -> Fleet:
     """A control machine that reaches one host, without an engine."""
     hosts = start_hosts("web-1")
     (server.app / "shared").mkdir()
-    server.settings |= {"local": False, "hosts": {"web-1": section(hosts["web-1"])}}
+    server.settings |= {"local": False, "hosts": {"web-1": hosts["web-1"].as_host()}}
     return Fleet(server, hosts)
 
 
@@ -130,7 +118,7 @@ def fleet(
         projects = {name: compose_project(COMPOSE.replace("NAME", name)) for name in names}
         server.settings |= {
             "local": False,
-            "hosts": {name: section(hosts[name]) for name in names},
+            "hosts": {name: hosts[name].as_host() for name in names},
             "allowed_paths": [str(project.directory) for project in projects.values()],
             **settings,
         }
@@ -245,7 +233,7 @@ def test_a_host_that_is_not_to_be_reached_blames_no_revision_and_says_why(one: F
 
 def test_the_way_may_lead_through_another_machine(one: Fleet, start_hosts: Callable[..., dict[str, Sshd]]) -> None:
     jump = start_hosts("bastion")["bastion"]
-    fields = section(jump)
+    fields = jump.as_host()
     del fields["backup_dir"]
     one.server.settings["hosts"]["web-1"]["jump"] = fields
     one.commit(b"A=1\n")
@@ -345,7 +333,7 @@ def test_a_key_that_cannot_be_read_is_a_matter_of_its_host_only(
     damaged = tmp_path / "damaged"
     damaged.write_text("no key\n")
     damaged.chmod(0o600)
-    other = section(one.hosts["web-1"], key_file=str(damaged))
+    other = one.hosts["web-1"].as_host(key_file=str(damaged))
     one.server.settings["hosts"] = {"web-0": other, **one.server.settings["hosts"]}
     one.commit(b"A=1\n")
     done = one.sync()
