@@ -203,18 +203,25 @@ class Daemon:
     async def _pass_all(self, trigger: str, poll: bool) -> float:
         """One pass over every environment; returns the seconds until a failed one is to be tried again."""
         make = functools.partial(self._one, trigger)
-        outcomes = [outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, make, poll=poll)]
+        outcomes = [
+            outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, trigger, make, poll=poll)
+        ]
         if self._watch is not None:
             here = [one for name, one in self.passes.items() if environment_of(name) == name]
             self._watch.follow({path for one in here for path in one.live_paths})
         return min([float("inf"), *(self._backoff(outcome) for outcome in outcomes)])
 
-    async def _roll_out(self, rollout: Rollout, make: Make, **options: Any) -> tuple[Outcome, ...]:
+    async def _roll_out(
+        self, rollout: Rollout, trigger: str, make: Make, *, dry_run: bool = False, **options: Any
+    ) -> tuple[Outcome, ...]:
         """The rollout's outcomes; what goes wrong between its hosts must not end the daemon."""
         try:
-            return await rollout.run(make, **options)
-        except ReconcilerError as error:
-            return (Outcome(rollout.units[0], Result.FAILED, str(error), retry=True),)
+            return await rollout.run(make, dry_run=dry_run, **options)
+        except Exception as error:  # noqa: BLE001
+            outcome = _failed(rollout.units[0], error)
+            if not dry_run:
+                self._remember(outcome, trigger)
+            return (outcome,)
 
     async def _one(
         self,
@@ -228,10 +235,8 @@ class Daemon:
         name = host.environment
         try:
             outcome = await take_turn(host, trigger, turn, dry_run=dry_run, take_over=take_over)
-        except Exception:  # noqa: BLE001
-            # A defect of ours must not end the daemon, nor stop the other environments.
-            logs.get_logger().exception("pass failed unexpectedly", environment=name)
-            outcome = Outcome(name, Result.FAILED, "internal error; the log has the traceback", retry=True)
+        except Exception as error:  # noqa: BLE001
+            outcome = _failed(name, error)
         if not dry_run and not outcome.refused:
             self._remember(outcome, trigger)
         return outcome
@@ -272,7 +277,9 @@ class Daemon:
         outcomes = [
             outcome
             for rollout in self._rollouts
-            for outcome in await self._roll_out(rollout, make, dry_run=request.dry_run, only=only, order=request.order)
+            for outcome in await self._roll_out(
+                rollout, request.trigger, make, dry_run=request.dry_run, only=only, order=request.order
+            )
         ]
         if not request.answer.done():
             request.answer.set_result(obeyed(outcomes))
@@ -288,6 +295,14 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(end - now):
                     await self._wake.wait()
+
+
+def _failed(environment: str, error: Exception) -> Outcome:
+    """A defect of ours must not end the daemon, nor stop the other environments."""
+    if isinstance(error, ReconcilerError):
+        return Outcome(environment, Result.FAILED, str(error), retry=True)
+    logs.get_logger().error("pass failed unexpectedly", environment=environment, exc_info=error)
+    return Outcome(environment, Result.FAILED, "internal error; the log has the traceback", retry=True)
 
 
 def _is_news(last: Outcome | None, outcome: Outcome) -> bool:

@@ -1,0 +1,56 @@
+"""What goes wrong beside a pass must not end the daemon: it is told of, and tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from reconciler.app.daemon import Daemon
+from reconciler.core.errors import StoreUnavailableError
+from reconciler.core.model import Result
+from reconciler.core.ports import Ports
+from reconciler.engine.reconcile import Reconciler
+from reconciler.engine.rollout import Rollout
+from tests.fakes import FakeClock, World
+
+UNITS = ("production@one", "production@two")
+LOCKED = StoreUnavailableError("the database is locked", where="state.db", hint="It is tried again")
+
+
+class NoMetrics:
+    def tick(self, at: float) -> None: ...
+
+
+def between_hosts(ports: Ports, error: Exception) -> Ports:
+    """The ports as what lies between the hosts has them: any use of the store raises ``error``."""
+
+    class Store:
+        def __getattr__(self, name: str) -> object:
+            raise error
+
+    return replace(ports, store=Store())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(LOCKED, str(LOCKED)), (ValueError("a defect"), "internal error; the log has the traceback")]
+)
+async def test_an_error_between_two_hosts(new_world: Callable[[], World], error: Exception, told: str) -> None:
+    world, other = new_world(), new_world()
+    world.commit("a", api="A=1")
+    sick = [Reconciler(world.ports(), unit) for unit in UNITS]
+    well = Reconciler(other.ports(), "staging")
+    rollouts = [Rollout(between_hosts(world.ports(), error), sick), Rollout(other.ports(), [well])]
+    passes = {one.environment: one for one in (*sick, well)}
+    daemon = Daemon(passes, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    task = asyncio.create_task(daemon.run())
+    for _ in range(2):
+        outcomes = {one.environment: one for one in await daemon.ask("manual")}
+        assert (outcomes[UNITS[0]].result, outcomes[UNITS[0]].reason) == (Result.FAILED, told)
+        assert outcomes[UNITS[0]].retry
+        assert "staging" in outcomes
+    assert daemon.seen[UNITS[0]].outcome.reason == told
+    daemon.stop()
+    await task
