@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -168,12 +169,12 @@ async def prepare(
         touched = [change for change in writes if change.target.stack == stack.name]
         if touched or look_at_stacks or any(action.stack == stack.name for action in owed):
             managed = _managed_keys(snapshot, stack, staged)
-            view = views[stack.name] = await _look_at_stack(ports, stack, managed)
             try:
-                after = await ports.compose.project(stack, _of_stack(staged, touched)) if touched else view.before
+                view, after = await _look_at_stack(ports, stack, managed, _of_stack(staged, touched))
             except ModelRefusedError as error:
                 problems.append(str(error))
                 continue
+            views[stack.name] = view
             due = affected(view, after, touched, owed)
             # What is owed passed this guard before its run began; the values it removes are in no file any more.
             owed_here = {action.service for action in owed if action.stack == stack.name}
@@ -213,13 +214,24 @@ class _Corrections:
         return contention(change, self._times.get(change.target.path, ()), self._ports.clock.now())
 
 
-async def _look_at_stack(ports: Ports, stack: Stack, managed: frozenset[str]) -> StackView:
-    """The stack as it is now. Where Compose refuses the project before the change, that blames nobody."""
+async def _look_at_stack(
+    ports: Ports, stack: Stack, managed: frozenset[str], staged: Mapping[str, Secret | None]
+) -> tuple[StackView, Project | None]:
+    """The stack as it is now, and its project with what is staged. Raises ModelRefusedError where Compose refuses that;
+    where it refuses the project before the change, that blames nobody."""
+    # Compose takes the longest of all that comes before a write: the two projects are resolved side by side.
+    resolving = asyncio.ensure_future(ports.compose.project(stack, staged)) if staged else None
+    before: Project | None = None
     try:
-        before: Project | None = await ports.compose.project(stack)
-    except ModelRefusedError:
-        before = None
-    return StackView(stack, before, await ports.compose.containers(stack, before.name if before else None), managed)
+        with contextlib.suppress(ModelRefusedError):
+            before = await ports.compose.project(stack)
+        containers = await ports.compose.containers(stack, before.name if before else None)
+        view = StackView(stack, before, containers, managed)
+        return view, before if resolving is None else await resolving
+    finally:
+        if resolving is not None:
+            resolving.cancel()
+            await asyncio.gather(resolving, return_exceptions=True)
 
 
 def _managed_keys(snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None]) -> frozenset[str]:
