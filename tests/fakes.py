@@ -153,6 +153,9 @@ class FakeGitWriter:
             raise end
         return end
 
+    async def may_push(self, commit: str) -> None:
+        self.journal.note(f"may push {commit}")
+
     async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
         self.journal.note(f"propose {branch}")
         self.proposed.append((base, dict(files), message))

@@ -256,10 +256,10 @@ def read_log(commit: str, since: str | None, directory: str) -> list[str]:
     return ["git", "--literal-pathspecs", "log", *form, commit, *new, "--", *((directory,) if directory else ())]
 
 
-def push(url: str, commit: str, ref: str) -> list[str]:
+def push(url: str, commit: str, ref: str, *, dry_run: bool = False) -> list[str]:
     """Exactly one ref, and only where that is a fast-forward."""
     options = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed")
-    return ["git", "push", *options, "--", url, f"{commit}:{ref}"]
+    return ["git", "push", *options, *(("--dry-run",) if dry_run else ()), "--", url, f"{commit}:{ref}"]
 
 
 def rollback_branch(environment: str, failed: str) -> str:

@@ -95,6 +95,17 @@ class GitPusher:
                 repository = await make_scratch(self.mirror.git, directory, self._identity, self._signing_key)
                 return await _Attempt(self, repository, order, head).run(mode)
 
+    async def may_push(self, commit: str) -> None:
+        self._pushing.require_files()
+        async with self.mirror.held(commit):
+            runner = self._pushing
+            command = push(runner.url, commit, f"refs/heads/{runner.branch}", dry_run=True)
+            completed = await runner.run(command, seconds=self._push_timeout, stderr=process.MIB)
+        # Where the branch has moved meanwhile, it says so: then it knows us.
+        if not (completed.ok or _rejected(completed)):
+            self._require_refused(runner, completed)
+            raise self._refused(runner, completed, "")
+
     async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
         check_branch(branch)
         for path in files:
@@ -162,19 +173,26 @@ class GitPusher:
         completed = await runner.run(push(runner.url, commit, ref), seconds=self._push_timeout, stderr=process.MIB)
         if completed.ok:
             return True
-        stderr = completed.stderr.decode(errors="replace")
-        rejected = any(line.startswith(b"!") for line in completed.stdout.splitlines())
-        if completed.timed_out or not (rejected or means_refused(stderr)):
-            runner.raise_failure(completed, self._push_timeout)
+        if not _rejected(completed):
+            self._require_refused(runner, completed)
         if (await self.mirror.refs(ref)).get(ref) != expected:
             return False
-        line = refusing_line(completed.stdout.decode(errors="replace"), stderr, runner.token())
-        branch = ref.removeprefix("refs/heads/")
-        review = ", or set rollback.git: branch" if branch == runner.branch else ""
-        raise RevertRefusedError(
-            f"the remote does not let us push to {branch}: {line}",
+        raise self._refused(runner, completed, ref.removeprefix("refs/heads/"))
+
+    def _require_refused(self, runner: GitRunner, completed: process.Completed) -> None:
+        """Raises GitUnreachableError where the server did not say no: it may be tried again."""
+        if completed.timed_out or not means_refused(completed.stderr.decode(errors="replace")):
+            runner.raise_failure(completed, self._push_timeout)
+
+    def _refused(self, runner: GitRunner, completed: process.Completed, branch: str) -> RevertRefusedError:
+        """``branch`` "" where it is not about one."""
+        stdout, stderr = (text.decode(errors="replace") for text in (completed.stdout, completed.stderr))
+        line = refusing_line(stdout, stderr, runner.token())
+        other = {"": ", or set rollback.git: off", runner.branch: ", or set rollback.git: branch"}.get(branch, "")
+        return RevertRefusedError(
+            f"the remote does not let us push{f' to {branch}' if branch else ''}: {line}",
             where=runner.where,
-            hint=f"Allow {_who_pushes(runner)} to push there{review}. Until then revert by hand.",
+            hint=f"Allow {_who_pushes(runner)} to push there{other}. Until then revert by hand.",
         )
 
 
@@ -312,6 +330,11 @@ class _Attempt:
 
     def _refused(self, what: str, hint: str) -> RevertRefusedError:
         return RevertRefusedError(what, where=self.repository.runner.where, hint=hint)
+
+
+def _rejected(completed: process.Completed) -> bool:
+    """Whether the server came to an answer about the ref, and it was no."""
+    return not completed.timed_out and any(line.startswith(b"!") for line in completed.stdout.splitlines())
 
 
 def _who_pushes(runner: GitRunner) -> str:

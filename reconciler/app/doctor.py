@@ -17,7 +17,7 @@ from reconciler.app.config import ServerConfig, load_server_config
 from reconciler.app.server_file import SshHost
 from reconciler.app.wiring import Runtime, open_backups, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
-from reconciler.core.model import Manifest
+from reconciler.core.model import GitRevert, Manifest, Verify
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import Plaintexts, Snapshot, load, look, path_in_git
 
@@ -61,12 +61,16 @@ async def _examine(config: ServerConfig) -> list[Finding]:
 
 def _files(config: ServerConfig) -> list[Finding | None]:
     webhook = config.webhook.secret_file if config.webhook else None
+    repository = config.repository
     return [
         _permissions("age key", "decryption.age_key_file", config.decryption.age_key_file, secret=True),
-        _permissions("git read key", "repository.ssh_key_file", config.repository.ssh_key_file, secret=True),
-        _permissions("git token", "repository.token_file", config.repository.token_file, secret=True),
+        _permissions("git read key", "repository.ssh_key_file", repository.ssh_key_file, secret=True),
+        _permissions("git token", "repository.token_file", repository.token_file, secret=True),
         _permissions("webhook secret", "webhook.secret_file", webhook, secret=True),
-        _permissions("known hosts", "repository.known_hosts_file", config.repository.known_hosts_file, secret=False),
+        _permissions("known hosts", "repository.known_hosts_file", repository.known_hosts_file, secret=False),
+        _permissions("signers", "repository.allowed_signers_file", repository.allowed_signers_file, secret=False),
+        _permissions("git push key", "rollback.ssh_key_file", config.rollback.ssh_key_file, secret=True),
+        _permissions("signing key", "rollback.signing_key_file", config.rollback.signing_key_file, secret=True),
         *(found for name, host in config.hosts.items() for found in _keys_of(name, host)),
         # What is on other hosts is found out by looking at their live files and stacks.
         *(_directory(path) for path in config.allowed_paths if config.local),
@@ -160,9 +164,27 @@ async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[Fin
         yield _failed("git remote", error)
         return
     yield Finding("git remote", "ok", f"{config.repository.branch} is at {commit[:12]}")
+    async for finding in _trust(ports, config, commit):
+        yield finding
     for name in config.units:
         async for finding in _environment(built, name, commit):
             yield finding
+
+
+async def _trust(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterator[Finding]:
+    """Whether we believe the remote, and it us, as far as the server's file asks for it."""
+    if config.repository.verify is not Verify.NONE:
+        try:
+            await ports.git.verify(commit, None)
+            yield Finding("signatures", "ok", f"{commit[:12]} is signed by an allowed signer")
+        except ReconcilerError as error:
+            yield _failed("signatures", error)
+    if config.rollback.git is not GitRevert.OFF:
+        try:
+            await ports.git_writer.may_push(commit)
+            yield Finding("git push", "ok", "the remote lets us push; a rule of a branch shows only when we do")
+        except ReconcilerError as error:
+            yield _failed("git push", error)
 
 
 async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[Finding]:

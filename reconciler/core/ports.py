@@ -109,6 +109,14 @@ class GitWriter(Protocol):
         """
         ...
 
+    async def may_push(self, commit: str) -> None:
+        """Ask the remote whether it lets us push at all; ``commit`` is one that it has. Nothing is pushed.
+
+        A rule for what is pushed, like a protected branch, is found out only then. Raises RevertRefusedError,
+        GitUnreachableError.
+        """
+        ...
+
     async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
         """Commit the files (path → content) on top of ``base``, push that as a new branch, and return its id.
 

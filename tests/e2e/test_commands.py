@@ -19,7 +19,9 @@ import yaml
 
 from reconciler.core.model import Result
 from tests.support.compose import ComposeProject
+from tests.support.git_remote import make_ssh_key
 from tests.support.server import ENVIRONMENT, Server
+from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -257,6 +259,33 @@ def test_doctor_finds_every_broken_piece_at_once_and_says_what_to_do(settled: Se
     table = settled.cli("doctor")
     assert table.returncode == 1
     assert "chmod 0600" in table.stdout
+
+
+@pytest.mark.sshd
+def test_doctor_says_that_the_remote_lets_nobody_push_and_that_no_signature_is_good(
+    settled: Server, sshd: Sshd, tmp_path: Path
+) -> None:
+    reader, signers = make_ssh_key(tmp_path / "reader"), tmp_path / "signers"
+    sshd.let_in(reader, read_only=True)
+    signers.write_text(f"ada@example.org {reader.with_suffix('.pub').read_text()}")
+    signing = tmp_path / "no-signing-key"
+    settled.settings["repository"] |= {
+        "url": sshd.url(settled.remote.path),
+        "ssh_key_file": str(reader),
+        "known_hosts_file": str(sshd.known_hosts),
+        "verify": "tip",
+        "allowed_signers_file": str(signers),
+    }
+    settled.settings["rollback"] = {"git": "push", "signing_key_file": str(signing)}
+    bad = {what: one for what, one in findings(settled).items() if one["level"] == "error"}
+    assert bad.keys() == {"git push", "signatures", "signing key"}
+    assert f"Allow the key {reader} to push there, or set rollback.git: off" in bad["git push"]["advice"]
+    assert all(one["advice"] for one in bad.values())
+
+    settled.settings["rollback"]["git"] = "off"
+    signers.chmod(0o666)
+    bad = {what: one for what, one in findings(settled).items() if one["level"] == "error"}
+    assert bad.keys() == {"signers", "signatures", "signing key"}
 
 
 def test_doctor_reports_a_manifest_and_a_server_file_that_cannot_be_read(settled: Server, tmp_path: Path) -> None:

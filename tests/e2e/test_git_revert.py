@@ -707,6 +707,24 @@ async def test_over_ssh_a_read_only_key_is_told_and_a_key_of_its_own_pushes(
 
 
 @pytest.mark.sshd
+async def test_whether_it_may_push_is_found_out_without_pushing(site: Site, sshd: Sshd, tmp_path: Path) -> None:
+    over_ssh(site, sshd)
+    head = site.remote.commit({API: b"A=2\r\nB=1\r\n"})
+    site.remote.hook("pre-receive", f"touch {tmp_path}/ran")
+    await site.make().may_push(head)
+    site.remote.commit({API: b"A=3\r\nB=1\r\n"})
+    await site.make().may_push(head)  # the branch has moved on: it knows us all the same
+    sshd.let_in(sshd.key_path, read_only=True)
+    with pytest.raises(RevertRefusedError, match="does not let us push: ERROR: The key you .* as read only") as caught:
+        await site.make().may_push(head)
+    assert f"Allow the key {sshd.key_path} to push there, or set rollback.git: off" in caught.value.hint
+    sshd.stop()
+    with pytest.raises(GitUnreachableError):
+        await site.make().may_push(head)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.sshd
 async def test_over_ssh_a_protected_branch_is_told(site: Site, sshd: Sshd) -> None:
     site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     site.remote.hook("update", "echo 'error: GH006: Protected branch update failed' >&2; exit 1")
