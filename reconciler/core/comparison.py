@@ -34,7 +34,7 @@ class Status(StrEnum):
     MISSING_RIGHT = "missing-right"
     SAME_SECRET = "same-secret"  # noqa: S105  # a class of keys
     FAILED = "failed"  # a probe that gives no answer on either side
-    UNKNOWN = "unknown"  # there on both sides; without a decryption key the values cannot be compared
+    UNKNOWN = "unknown"  # there on both sides, and the values are not known well enough to be held against each other
 
 
 UNEXPLAINED = frozenset({Status.DIFFERS, Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.SAME_SECRET, Status.FAILED})
@@ -72,11 +72,19 @@ class Attribute(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """``fingerprint`` None: there, and not readable without a key. An ``empty`` one is no secret."""
+    """``fingerprint`` is that of the value, None where it is not known. ``written`` is one of how a file writes it,
+    with its references, "" where it was not read from a file; ``given`` is one of what the references take from
+    around the file, None where nothing is known of that. An ``empty`` one is no secret."""
 
     fingerprint: str | None
     empty: bool = False
     placeholder: bool = False
+    written: str = ""
+    given: str | None = None
+
+
+SEALED = Value(None)
+"""There, and not readable without a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +413,15 @@ def _likeness(one: Mapping[str, Value] | None, other: Mapping[str, Value] | None
     return len(one.keys() & other.keys()) / len(one.keys() | other.keys())
 
 
+def alike(one: Value, other: Value) -> bool | None:
+    """Whether two values are the same: both are known, or else files write them alike. None where one is sealed."""
+    if SEALED in (one, other):
+        return None
+    if one.fingerprint is not None and other.fingerprint is not None:
+        return one.fingerprint == other.fingerprint
+    return one.written == other.written and (None in (one.given, other.given) or one.given == other.given)
+
+
 # --- classification ---
 
 
@@ -462,25 +479,26 @@ class _Judge:
     def _status(
         self, one: Value | None, other: Value | None, notes: Sequence[Notes], *, is_secret: bool
     ) -> tuple[Status, str]:
-        """How a key stands, before what is listed as expected is asked, and what the contract says of that."""
+        """How a key stands, before what is listed as expected is asked, and what says so."""
         if one is None or other is None:
             return Status.MISSING_LEFT if one is None else Status.MISSING_RIGHT, ""
-        if one.fingerprint is None or other.fingerprint is None:
-            return Status.UNKNOWN, ""
         ruled = next((said for said in notes if said.differs), None)
         place = f"x-differs of {ruled.contract}:{ruled.line}" if ruled else ""
-        if one.fingerprint != other.fingerprint:
-            if self.different and ruled and ruled.differs in (Differs.MUST, Differs.MAY):
+        must = self.different and (ruled.differs is Differs.MUST if ruled else is_secret)
+        known = one.fingerprint is not None and other.fingerprint is not None
+        same = alike(one, other)
+        if same is None or (must and not known):
+            return Status.UNKNOWN, "" if same is None else _REFERS
+        if not same:
+            if must:
+                return Status.EXPECTED, place or "a secret differs between environments"
+            if self.different and ruled and ruled.differs is Differs.MAY:
                 return Status.EXPECTED, place
-            if self.different and is_secret and not ruled:
-                return Status.EXPECTED, "a secret differs between environments"
-            return Status.DIFFERS, f"must not differ: {place}" if ruled and ruled.differs is Differs.NEVER else ""
-        if self.different and not one.empty:
-            if ruled:
-                return (Status.SAME_SECRET, f"must differ: {place}") if ruled.differs is Differs.MUST else _SAME
-            if is_secret and not one.placeholder:
-                return Status.SAME_SECRET, "two environments share a secret"
-        return _SAME
+            never = f"must not differ: {place}" if ruled and ruled.differs is Differs.NEVER else ""
+            return Status.DIFFERS, never or ("" if known else _REFERS)
+        if must and not one.empty and (ruled or not one.placeholder):
+            return Status.SAME_SECRET, f"must differ: {place}" if ruled else "two environments share a secret"
+        return Status.SAME, ""
 
     def _allowing(self, names: Sequence[str], key: str) -> Callable[[Allows], str]:
         """What is listed for this key: a function from what is to be allowed to the reason, "" for none."""
@@ -569,7 +587,7 @@ class _Judge:
         return Fact(what, left, right, Status.EXPECTED if reason else status, risk, reason)
 
 
-_SAME = (Status.SAME, "")
+_REFERS = "refers to a variable whose value is not known"
 _ALLOWS = {
     Status.DIFFERS: Allows.DIFFERS,
     Status.MISSING_LEFT: Allows.MISSING,

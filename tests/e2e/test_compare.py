@@ -243,6 +243,37 @@ def test_keys_left_to_the_server_may_differ(committed: Site, live: Path) -> None
     assert key_of(found, "flags.env", "FEATURE_SEARCH")["reason"] == "left to the server (ignore_keys)"
 
 
+# --- references ---
+
+REFERENCES = "HOME_PAGE=https://${WEB_MAIN}/x\nBANNER=ab$cd9\nLEVEL=${LOG:-info}\nWORD='a b'\n"
+
+
+@pytest.mark.parametrize("beside", ["", "REQUIRED=${X:?}\n"])
+def test_a_reference_is_not_the_same_as_another_or_as_a_value(tmp_path: Path, beside: str) -> None:
+    first = written(tmp_path / "a", {"app.env": REFERENCES + beside})
+    second = written(tmp_path / "b", {"app.env": REFERENCES + beside})
+    sides = (f"file:{first}", f"file:{second}", "--same-environment")
+    assert set(classes(one(data(tmp_path, *sides, code=0))).values()) == {SAME}
+    for old, new in (("MAIN", "OTHER"), ("cd9", "xy7"), ("${LOG:-info}", "info"), ("'a b'", '"a b"')):
+        change(second / "app.env", old, new)
+    differing = {name for name, kind in classes(one(data(tmp_path, *sides))).items() if kind != SAME}
+    assert differing == {"app.env/HOME_PAGE", "app.env/BANNER", "app.env/LEVEL"}
+    assert key_of(one(data(tmp_path, *sides)), "app.env", "LEVEL")["reason"].startswith("refers to a variable")
+
+
+def test_what_a_projects_dot_env_defines_is_filled_in(tmp_path: Path) -> None:
+    compose = "services: {api: {image: x, env_file: [common.env, api.env]}}\n"
+    files = {"compose.yaml": compose, ".env": "WEB=one\nBOTH=1\n", "common.env": "BOTH=2\n"}
+    first = written(tmp_path / "a", {**files, "api.env": "PAGE=${WEB}\nMORE=${BOTH}\n"})
+    second = written(tmp_path / "b", {**files, "api.env": "PAGE=one\nMORE=1\n"})
+    sides = (f"file:{first}", f"file:{second}", "--same-environment")
+    told = classes(one(data(tmp_path, *sides)))
+    assert (told["api.env/PAGE"], told["api.env/MORE"]) == (SAME, DIFFERS)  # BOTH may be that of common.env
+    written(second, {**files, ".env": "WEB=two\nBOTH=1\n", "api.env": "PAGE=${WEB}\nMORE=${BOTH}\n"})
+    told = classes(one(data(tmp_path, *sides)))
+    assert {name for name, kind in told.items() if kind != SAME} == {".env/WEB", "api.env/PAGE"}
+
+
 # --- pairs ---
 
 
@@ -415,6 +446,10 @@ def test_a_running_container_is_held_against_its_file(
     side = f"container:{project.name}/api"
     found = one(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
     assert classes(found) == {"api.env/A": SAME, "api.env/B": DIFFERS, "api.env/EXTRA": "missing-left"}
+    project.write("api.env", "A=invented-1\nB=${TWO:-2}\n")
+    found = one(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
+    told = key_of(found, "api.env", "B")
+    assert (told["class"], told["reason"]) == (DIFFERS, "refers to a variable whose value is not known")
     done = compare(tmp_path, side.replace("/api", "/none"), f"file:{project.directory}")
     assert (done.returncode, "no container of that service" in done.stderr) == (1, True)
 

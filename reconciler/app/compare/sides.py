@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from reconciler.app import local_wiring
 from reconciler.app.checks.contracts import open_book
 from reconciler.app.checks.survey import MANIFEST, Source, survey
-from reconciler.app.compare.contents import Content, Reader
+from reconciler.app.compare.contents import ALONE, Around, Content, Reader
+from reconciler.app.compare.interpolation import interpolation_of
 from reconciler.app.compare.side_names import Kind, SideName
 from reconciler.core.comparison import Side, SideFile
 from reconciler.core.contract import Notes
@@ -152,10 +153,11 @@ async def _machine(name: SideName, around: Surroundings) -> Side:
 
 async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side:
     alone = not inventory.projects and len(inventory.loose) == 1
+    known = await asyncio.gather(*(interpolation_of(project, reader) for project in inventory.projects))
     used = [
-        _of_file(one.file, inventory, reader, _parser(one), project, one)
-        for project in inventory.projects
-        for one in project.files
+        _of_file(one.file, inventory, reader, _parser(one), known_here.project, one, known_here.around(one))
+        for known_here in known
+        for one in known_here.project.files
     ]
     loose = [
         _of_file(file, inventory, reader, _parser_of_loose(file, alone=alone and file.path == inventory.place))
@@ -221,10 +223,11 @@ async def _of_file(
     parser: Parser,
     project: FoundProject | None = None,
     used: UsedFile | None = None,
+    around: Around = ALONE,
 ) -> tuple[SideFile, bool]:
     """The file, and whether no key of ours opens it. Mode and owner of an encrypted one say nothing of a live file."""
     data = file.data.reveal()
-    content, encrypted = await reader.read(file.path, data, parser), b"ENC[AES256_GCM," in data
+    content, encrypted = await reader.read(file.path, data, parser, around), b"ENC[AES256_GCM," in data
     top = posixpath.dirname(inventory.place) if file.path == inventory.place else inventory.place
     name = posixpath.relpath(file.path, top) if top.startswith("/") else file.path
     relative = posixpath.relpath(file.path, project.directory) if project else name
@@ -267,21 +270,22 @@ async def _live(name: SideName, around: Surroundings) -> Side:
     directories = sorted({stack.directory for stack in manifest.stacks})
     inventories = await asyncio.gather(*(local_wiring.take_inventory(machine, one) for one in directories))
     projects = [project for inventory in inventories for project in inventory.projects]
-    owners = {used.file.path: (project, used) for project in projects for used in project.files}
+    known = await asyncio.gather(*(interpolation_of(project, around.reader) for project in projects))
+    owners = {used.file.path: (one.project, used, one.around(used)) for one in known for used in one.project.files}
     found = []
     for target, file in zip(manifest.targets, files, strict=True):
         if file is None:
             continue
-        project, used = owners.get(target.path, (None, None))
+        user = owners.get(target.path, (None, None, ALONE))
         whole = Inventory(os.path.dirname(target.path), tuple(projects))
-        one, _ = await _of_file(file, whole, around.reader, target.parser, project, used)
+        one, _ = await _of_file(file, whole, around.reader, target.parser, *user)
         found.append(replace(one, name=target.source, aliases=(target.path, target.source), ignored=target.ignore_keys))
-    known = any(inventory.engine for inventory in inventories)
+    answers = any(inventory.engine for inventory in inventories)
     return Side(
         name.text,
         tuple(found),
         environment,
-        _containers(projects) if known else None,
+        _containers(projects) if answers else None,
         _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
     )
