@@ -94,7 +94,8 @@ class SideFile:
     first. ``keys`` is None for a file without variables, which is compared by ``content``, a fingerprint (None: not
     readable without a key). ``mode`` None, ``owner`` and ``group`` "": not known. ``unused`` are keys that no service
     gets, ``ignored`` patterns of those that git leaves to the server, ``defaults`` those that
-    count only where the other side has them, too. ``problem`` says why it cannot be compared."""
+    count only where the other side has them, too. ``hosts`` are those that a source is for, () for every one.
+    ``problem`` says why it cannot be compared."""
 
     name: str
     aliases: tuple[str, ...]
@@ -108,6 +109,7 @@ class SideFile:
     notes: Mapping[str, Notes] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     defaults: frozenset[str] = frozenset()
+    hosts: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -115,7 +117,8 @@ class SideFile:
 class Side:
     """``name`` as it was asked for; ``environment`` "" where it is not known which one it is; ``left_out`` says what
     was not looked at, ``problems`` what could not be; ``sealed`` counts the files that no key opened. ``services``
-    None: it cannot have any. ``directory`` is where probes are run."""
+    None: it cannot have any. ``directory`` is where probes are run. ``hosts`` are names that a manifest may have for
+    the machine, the surest first; () where it is none."""
 
     name: str
     files: tuple[SideFile, ...]
@@ -125,6 +128,7 @@ class Side:
     problems: tuple[str, ...] = ()
     sealed: int = 0
     directory: str = ""
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +289,7 @@ def compare(
     left: Side, right: Side, expected: Expectations, *, different: bool, probes: Sequence[ProbeResult] = ()
 ) -> Comparison:
     """Given two sides, return how each file, key and service stands on them."""
+    left, right = for_machine(left, right), for_machine(right, left)
     judge = _Judge(left, right, expected, different)
     files = tuple(judge.file(one, other) for one, other in pair(left.files, right.files))
     return Comparison(left, right, different, files, tuple(judge.services()), tuple(probes))
@@ -348,6 +353,36 @@ def are_different(left: Side, right: Side) -> bool:
     return not (left.environment or right.environment)
 
 
+# --- hosts ---
+
+
+def for_machine(side: Side, machine: Side) -> Side:
+    """Given a side of git and one that is a machine, return what git has for that machine; any other side as it is.
+
+    Where none of the machine's names is a host of git's, it is taken for the host whose files are most like its own.
+    """
+    hosts = {host.casefold(): host for file in side.files for host in file.hosts}
+    if not hosts or not machine.hosts:
+        return side
+    known = next((name.casefold() for name in machine.hosts if name.casefold() in hosts), "")
+    host = known or max(sorted(hosts), key=lambda one: _resemblance(_for_host(side.files, one), machine.files))
+    kept = _for_host(side.files, host)
+    if len(kept) == len(side.files):
+        return side
+    why = "" if known else ", which the files there are most like"
+    return replace(side, files=kept, left_out=(*side.left_out, f"what is for other hosts than {hosts[host]}{why}"))
+
+
+def _for_host(files: Sequence[SideFile], host: str) -> tuple[SideFile, ...]:
+    return tuple(one for one in files if not one.hosts or host in map(str.casefold, one.hosts))
+
+
+def _resemblance(files: Sequence[SideFile], there: Sequence[SideFile]) -> float:
+    """How much of the files is there: one that is not counts against it."""
+    pairs = [(one, other) for one, other in pair(files, there) if one]
+    return sum(_equal_part(one, other) if other else -1 for one, other in pairs)
+
+
 # --- pairing ---
 
 Pair = tuple[SideFile | None, SideFile | None]
@@ -370,14 +405,43 @@ def pair(left: Sequence[SideFile], right: Sequence[SideFile]) -> list[Pair]:
 
 
 def _by_alias(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
-    taken: set[str] = set()
-    for one in left:
-        for alias in one.aliases:
-            other = next((other for other in right if alias in other.aliases and other.name not in taken), None)
-            if other is not None:
-                taken.add(other.name)
-                yield one, other
-                break
+    """The surest names first; of several files with one name those for the same host, then those most alike."""
+    done: tuple[set[int], set[int]] = (set(), set())
+    for _, pairs in sorted(_candidates(left, right).items()):
+        free = [(here, there) for here, there in pairs if here not in done[0] and there not in done[1]]
+        for here, there in sorted(free, key=lambda both: (_distance(left[both[0]], right[both[1]]), both)):
+            if here not in done[0] and there not in done[1]:
+                done[0].add(here)
+                done[1].add(there)
+                yield left[here], right[there]
+
+
+def _candidates(left: Sequence[SideFile], right: Sequence[SideFile]) -> dict[int, set[tuple[int, int]]]:
+    """The files, by their places, that have a name in common: the lower the key, the surer the names."""
+    known: dict[str, list[tuple[int, int]]] = {}
+    for there, other in enumerate(right):
+        for rank, alias in enumerate(other.aliases):
+            known.setdefault(alias, []).append((rank, there))
+    found: dict[int, set[tuple[int, int]]] = {}
+    for here, one in enumerate(left):
+        for rank, alias in enumerate(one.aliases):
+            for other_rank, there in known.get(alias, ()):
+                found.setdefault(rank + other_rank, set()).add((here, there))
+    return found
+
+
+def _distance(one: SideFile, other: SideFile) -> tuple[bool, float, float, bool]:
+    """How far apart two files are that have a name in common; the least comes first."""
+    strangers = bool(one.hosts and other.hosts) and set(one.hosts).isdisjoint(other.hosts)
+    return strangers, -_equal_part(one, other), -_likeness(one.keys, other.keys), one.name != other.name
+
+
+def _equal_part(one: SideFile, other: SideFile) -> float:
+    """Of the keys of two files, those that are the same; of files without keys, all or nothing."""
+    if one.keys is None or other.keys is None:
+        return float(one.content is not None and one.content == other.content)
+    both, either = one.keys.keys() & other.keys.keys(), one.keys.keys() | other.keys.keys()
+    return sum(alike(one.keys[key], other.keys[key]) is True for key in both) / max(len(either), 1)
 
 
 def _by_base(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:

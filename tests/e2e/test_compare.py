@@ -408,6 +408,57 @@ def test_by_default_the_persons_own_ssh_configuration_counts(live: Path, sshd: S
     assert (done.returncode, "host key" in done.stderr) == (1, True)
 
 
+TWO_HOSTS = """stacks:
+  shop-web-1: {directory: /opt/shop, hosts: [web-1], targets: {shop-web-1/api.env: {path: api.env}}}
+  shop-web-2: {directory: /opt/shop, hosts: [web-2], targets: {shop-web-2/api.env: {path: api.env}, shared.env: }}
+  more-web-1: {directory: /opt/more, hosts: [web-1], targets: {shared.env: }}
+"""
+
+
+def servers(site: Site, sshd: Sshd, root: Path, *names: str) -> tuple[Path, list[str]]:
+    """A home in which the names stand for ``sshd``, and a side for each of the site's two servers, all right."""
+    site.write("production/environment.yaml", TWO_HOSTS)
+    text = "PORT={}\nAPI_TOKEN=invented-{}\n"
+    for number in (1, 2):
+        site.encrypt(f"production/shop-web-{number}/api.env", text.format(number, number))
+        written(root / f"web-{number}", {"shop/api.env": text.format(number, number)})
+    site.encrypt("production/shared.env", "S=1\n")
+    written(root / "web-1", {"more/shared.env": "S=1\n"})
+    written(root / "web-2", {"shop/shared.env": "S=1\n"})
+    site.commit("Two hosts")
+    (root / "me" / ".ssh").mkdir(parents=True)
+    config = f"Host {' '.join(names)}\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n"
+    config += f"  IdentityFile {sshd.key_path}\n  UserKnownHostsFile {sshd.known_hosts}\n"
+    (root / "me" / ".ssh" / "config").write_text(config)
+    return root / "me", [f"ssh://{name}{root}/web-{number}" for number, name in enumerate(names, start=1)]
+
+
+@pytest.mark.sshd
+@pytest.mark.parametrize("names", [("web-1", "web-2"), ("web-1.example.org", "web-2.example.org"), ("one", "two")])
+def test_each_server_is_held_against_the_sources_of_its_own_host(
+    site: Site, sshd: Sshd, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    home, sides = servers(site, sshd, tmp_path, *names)
+    asked = ("git:production", *sides, "--json")
+    done = compare(site.root, *asked, key=site.keys, HOME=str(home))
+    found = json.loads(done.stdout)
+    assert (done.returncode, [each["unexplained"] for each in found["comparisons"]]) == (0, [0, 0]), done.stdout
+    change(tmp_path / "web-2" / "shop" / "api.env", "PORT=2", "PORT=1")
+    done = compare(site.root, *asked, key=site.keys, HOME=str(home))
+    told = [each["unexplained"] for each in json.loads(done.stdout)["comparisons"]]
+    assert (done.returncode, told) == (2, [0, 1])
+
+
+@pytest.mark.sshd
+def test_the_servers_file_says_which_host_an_address_is(site: Site, sshd: Sshd, server: Server, tmp_path: Path) -> None:
+    servers(site, sshd, tmp_path, "web-1")
+    change(tmp_path / "web-2" / "shop" / "api.env", "invented-2", "invented-1")
+    change(tmp_path / "web-2" / "shop" / "api.env", "PORT=2", "PORT=1")  # all of it is another host's
+    server.settings["hosts"] = {"web-2": sshd.as_host(address=sshd.host)}
+    asked = ("git:production", ssh(sshd, tmp_path / "web-2"), *trusting(sshd))
+    assert one(data(site.root, *asked, "--config", str(server.config), key=site.keys))["unexplained"] == 2
+
+
 # --- this server ---
 
 

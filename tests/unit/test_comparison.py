@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.core.comparison import Probe, Status, compare_answers
+from reconciler.core.comparison import (
+    Comparison,
+    Expectations,
+    Probe,
+    Side,
+    SideFile,
+    Status,
+    Value,
+    compare,
+    compare_answers,
+    pair,
+)
 from reconciler.core.ports import Ran
 from reconciler.core.secret import Secret
 
@@ -44,3 +55,118 @@ def test_what_fails_on_one_side_is_expected_by_nobody(probe: Probe, good: Ran, b
 def test_other_answers_are_expected_for_the_probes_reason(probe: Probe, left: Ran, right: Ran) -> None:
     told = compare_answers(probe, left, right)
     assert (told.status, told.reason, told.unexplained) == (Status.EXPECTED, probe.expected, False)
+
+
+# --- pairs ---
+
+
+def found(path: str, text: str = "A=1", *, top: str = "/srv", project: str = "") -> SideFile:
+    """A file as it is found below the directory ``top`` of a machine."""
+    aliases = (f"{top}/{path}", path, path.removeprefix(f"{project}/"))
+    return SideFile(path, tuple(dict.fromkeys(aliases)), values(text), text)
+
+
+def values(text: str) -> dict[str, Value]:
+    pairs = (one.split("=") for one in text.split())
+    return {key: Value(value, written=value) for key, value in pairs}
+
+
+def names(left: list[SideFile], right: list[SideFile]) -> list[tuple[str, str]]:
+    return [(one.name if one else "", other.name if other else "") for one, other in pair(left, right)]
+
+
+def test_a_file_with_the_same_path_is_nobody_elses() -> None:
+    left = [found(name, top="/left", project=name[0]) for name in ("a/.env", "b/.env")]
+    right = [found("b/.env", top="/right", project="b")]
+    assert names(left, right) == [("a/.env", ""), ("b/.env", "b/.env")]
+    assert names(right, left) == [("", "a/.env"), ("b/.env", "b/.env")]
+
+
+def test_the_whole_path_comes_before_a_name_below_the_directory_and_that_before_one_in_the_project() -> None:
+    moved = SideFile("x.env", ("/opt/x.env", "x.env"), values("A=1"), None)
+    left = [found("api.env", top="/opt"), found("shop/api.env", top="/opt", project="shop"), moved]
+    right = [
+        SideFile("y.env", ("/opt/x.env", "y.env"), values("A=2"), None),
+        found("x.env", top="/srv"),
+        found("shop/api.env", top="/srv", project="shop"),
+        found("api.env", top="/srv"),
+    ]
+    assert names(left, right) == [
+        ("api.env", "api.env"),
+        ("shop/api.env", "shop/api.env"),
+        ("x.env", "y.env"),
+        ("", "x.env"),
+    ]
+
+
+def test_of_files_with_one_name_the_most_alike_are_a_pair() -> None:
+    left = [found(f"{one}/api.env", text, top="/l", project=one) for one, text in (("a", "A=1 B=1"), ("b", "A=2 B=2"))]
+    right = [found(f"{one}/api.env", text, top="/r", project=one) for one, text in (("c", "A=2 B=3"), ("d", "A=1 B=3"))]
+    assert names(left, right) == [("a/api.env", "d/api.env"), ("b/api.env", "c/api.env")]
+
+
+# --- hosts ---
+
+
+def source(name: str, path: str, text: str, *hosts: str) -> SideFile:
+    """A source in git; ``path`` is its live one."""
+    return SideFile(name, (path, path.rpartition("/")[2], name), values(text), text, hosts=hosts)
+
+
+GIT = Side(
+    "git:production",
+    (
+        source("shop-web-1/api.env", "/opt/shop/api.env", "A=1 B=1", "web-1"),
+        source("shop-web-2/api.env", "/opt/shop/api.env", "A=2 B=2", "web-2"),
+        source("shop-web-2/more.env", "/opt/shop/more.env", "M=1", "web-2"),
+        source("all.env", "/opt/shop/all.env", "C=1"),
+    ),
+    "production",
+)
+
+
+def machine(text: str, *hosts: str, more: bool = True) -> Side:
+    files = [found("api.env", text, top="/opt/shop"), found("all.env", "C=1", top="/opt/shop")]
+    files += [found("more.env", "M=1", top="/opt/shop")] if more else []
+    return Side("server", tuple(files), hosts=hosts)
+
+
+def both_ways(machine: Side) -> Comparison:
+    other, found = (compare(*sides, Expectations(), different=False) for sides in ((machine, GIT), (GIT, machine)))
+    assert found.unexplained == other.unexplained
+    return found
+
+
+def paired(found: Comparison) -> set[tuple[str, str]]:
+    return {(one.left, one.right) for one in found.files}
+
+
+def test_a_server_is_held_against_the_sources_for_its_own_host() -> None:
+    exact = both_ways(machine("A=2 B=2", "web-2.example.org", "WEB-2"))
+    assert (exact.unexplained, len(exact.files)) == (0, 3)
+    assert exact.left.left_out == ("what is for other hosts than web-2",)
+    first = both_ways(machine("A=1 B=1", "web-1", more=False))
+    assert (first.unexplained, paired(first)) == (0, {("shop-web-1/api.env", "api.env"), ("all.env", "all.env")})
+
+
+def test_another_hosts_values_are_not_taken_for_this_ones() -> None:
+    wrong = both_ways(machine("A=1 B=1", "web-2"))
+    assert ("shop-web-2/api.env", "api.env") in paired(wrong)
+    assert wrong.unexplained == 2
+    assert both_ways(machine("A=1 B=1", "web-1")).unexplained == 2  # more.env with its key is not for it
+
+
+def test_a_server_of_no_known_name_is_held_against_the_host_that_it_is_most_like() -> None:
+    for text, host, more in (("A=2 B=2", "web-2", True), ("A=1 B=1", "web-1", False)):
+        guessed = both_ways(machine(text, "elsewhere", more=more))
+        assert (guessed.unexplained, (f"shop-{host}/api.env", "api.env") in paired(guessed)) == (0, True)
+        assert guessed.left.left_out == (f"what is for other hosts than {host}, which the files there are most like",)
+    assert both_ways(machine("A=1 B=2", "elsewhere")).unexplained == 1
+    assert both_ways(machine("A=2 B=2", "elsewhere", more=False)).unexplained == 2
+
+
+def test_between_two_revisions_every_host_counts() -> None:
+    later = Side("git:production@later", GIT.files[1:], "production")
+    found = compare(GIT, later, Expectations(), different=False)
+    assert ("shop-web-1/api.env", "") in paired(found)
+    assert ("shop-web-2/api.env", "shop-web-2/api.env") in paired(found)

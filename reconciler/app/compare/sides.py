@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,9 +15,11 @@ from reconciler.app.checks.survey import MANIFEST, Source, survey
 from reconciler.app.compare.contents import ALONE, Around, Content, Reader
 from reconciler.app.compare.interpolation import interpolation_of
 from reconciler.app.compare.side_names import Kind, SideName
+from reconciler.app.manifest import Outline, outlines
 from reconciler.core.comparison import Side, SideFile
 from reconciler.core.contract import Notes
 from reconciler.core.errors import RefusedError
+from reconciler.core.importing import host_name
 from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model import Manifest, Parser
 from reconciler.core.plaintext import is_env_file
@@ -30,10 +33,14 @@ _COMPOSES_OWN = ("COMPOSE_", "DOCKER_")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where git sides are read: a directory of the clone around the working directory, or ``repository``."""
+    """Where git sides are read: a directory of the clone around the working directory, or ``repository``. ``here`` is
+    what the manifests there call this machine, where the server's file says so, ``hosts`` what they call others, by
+    address and port."""
 
     repository: str
     path: str
+    here: str = ""
+    hosts: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -59,15 +66,29 @@ async def open_side(name: SideName, around: Surroundings) -> Side:
             side = await _container(name, around)
         case _:
             side = await _machine(name, around)
-    return replace(side, files=_distinct(side.files))
+    return replace(side, files=_distinct(side.files), hosts=_hosts(name, around.place))
 
 
 def _distinct(files: Sequence[SideFile]) -> tuple[SideFile, ...]:
-    """Each file under a name of its own."""
-    found: dict[str, SideFile] = {}
+    """Each file once; a source that goes to other places on other hosts is several."""
+    found: dict[tuple[str, str, tuple[str, ...]], SideFile] = {}
     for one in files:
-        found.setdefault(one.name, one)
-    return tuple(found[name] for name in sorted(found))
+        found.setdefault((one.name, one.aliases[0], one.hosts), one)
+    return tuple(found[key] for key in sorted(found))
+
+
+def _hosts(name: SideName, place: Place) -> tuple[str, ...]:
+    """What a manifest may call the side's machine, the surest first: as the server's file has it, as `import` does."""
+    if name.kind is Kind.GIT:
+        return ()
+    if name.kind is Kind.SSH:
+        address = name.host
+        surest = [place.hosts.get((address, name.port), ""), f"{host_name(address)}-{name.port}"]
+    else:
+        address, surest = socket.gethostname(), [place.here]
+    label = address.partition(".")[0]
+    short = "" if label.isdigit() else label  # an address of numbers has no short form
+    return tuple(dict.fromkeys(one for one in (*surest, host_name(address), short) if one))
 
 
 # --- git ---
@@ -90,17 +111,21 @@ async def _git(name: SideName, around: Surroundings) -> Side:
         raise RefusedError(what, where=name.text, hint=printable(there))
     found = survey(Tree(kept, tree.odd), around.place.path, parse_yaml=around.reader.parse_yaml)
     notes = open_book(found).notes(found.sources)
-    sources = [one for one in found.sources if one.environment == environment and one.outline]
-    contents = await asyncio.gather(*(_source(one, around.reader) for one in sources))
-    pairs = list(zip(sources, contents, strict=True))
-    manifest = next(one for one in found.environments if one.name == environment)
-    problems = () if manifest.manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` says why",)
+    manifest = next(one for one in found.environments if one.name == environment).manifest
+    problems = () if manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` says why",)
+    sources = {one.name: one for one in found.sources if one.environment == environment and one.outline}
+    said = [one for one in (outlines(manifest) if manifest else ()) if one.source in sources]
+    pairs = [(sources[outline.source], outline) for outline in said]
+    contents = await asyncio.gather(*(_content(*pair, around.reader) for pair in pairs))
     return Side(
         name.text,
-        tuple(_of_source(one, content, notes.get(one.path, {})) for one, content in pairs),
+        tuple(
+            _of_source(*pair, content, notes.get(pair[0].path, {}))
+            for pair, content in zip(pairs, contents, strict=True)
+        ),
         environment,
         problems=problems,
-        sealed=sum(content.sealed for content in contents),
+        sealed=len({source.name for (source, _), content in zip(pairs, contents, strict=True) if content.sealed}),
     )
 
 
@@ -118,13 +143,11 @@ async def _read_tree(revision: str, place: Place) -> Tree:
     return tree
 
 
-async def _source(source: Source, reader: Reader) -> Content:
-    return await reader.read(source.name, source.data, source.parser)
+async def _content(source: Source, outline: Outline, reader: Reader) -> Content:
+    return await reader.read(source.name, source.data, outline.parser)
 
 
-def _of_source(source: Source, content: Content, notes: Mapping[str, Notes]) -> SideFile:
-    outline = source.outline
-    assert outline is not None
+def _of_source(source: Source, outline: Outline, content: Content, notes: Mapping[str, Notes]) -> SideFile:
     relative = posixpath.relpath(outline.path, outline.directory)
     return SideFile(
         name=source.name,
@@ -136,6 +159,7 @@ def _of_source(source: Source, content: Content, notes: Mapping[str, Notes]) -> 
         group="" if outline.group.isdigit() else outline.group,
         notes=notes,
         ignored=outline.ignore_keys,
+        hosts=outline.hosts,
         problem=content.problem,
     )
 
