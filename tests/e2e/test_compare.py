@@ -505,6 +505,27 @@ def test_a_running_container_is_held_against_its_file(
     assert (done.returncode, "no container of that service" in done.stderr) == (1, True)
 
 
+@pytest.mark.docker
+def test_only_containers_that_run_count_and_all_of_them(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path
+) -> None:
+    project = compose_project(SERVICE, {"api.env": "A=1\nB=2\n", ".env": "LEVEL=1\n"})
+    project.up()
+    first = project.container("api")["Id"]
+    change(project.directory / "api.env", "B=2", "B=invented-3")
+    assert project.compose("up", "-d", "--pull", "never", "--no-recreate", "--scale", "api=2").returncode == 0
+    side = f"container:{project.name}/api"
+    asked = (side, f"file:{project.directory}/api.env", "--same-environment")
+    found = one(data(tmp_path, *asked))
+    assert found["problems"] == [f"{side}: its 2 containers do not have the same variables: B"]
+    output("docker", "stop", first)
+    found = one(data(tmp_path, *asked))
+    assert (found["problems"], classes(found)["api.env/B"]) == ([], SAME)
+    assert project.compose("stop").returncode == 0
+    done = compare(tmp_path, *asked)
+    assert (done.returncode, "no container of that service is running (exited)" in done.stderr) == (1, True)
+
+
 @pytest.fixture
 def image_with_variables(docker_engine: str) -> Iterator[str]:
     """An image that sets GIVEN and OTHER for its containers."""

@@ -24,8 +24,9 @@ from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, I
 from reconciler.core.model import Manifest, Parser
 from reconciler.core.plaintext import is_env_file
 from reconciler.core.ports import Machine
+from reconciler.core.secret import Secret
 from reconciler.core.tree import Tree
-from reconciler.core.words import printable
+from reconciler.core.words import listed, printable
 
 # Compose reads these of a project's .env itself.
 _COMPOSES_OWN = ("COMPOSE_", "DOCKER_")
@@ -324,11 +325,16 @@ async def _container(name: SideName, around: Surroundings) -> Side:
     found = await local_wiring.containers(around.machines[name.text])
     if found is None:
         raise RefusedError("docker does not answer on this machine", where=name.text, hint="`docker ps` says why")
-    running = [one for one in found if one.container.service == service and (not project or one.project == project)]
-    projects = sorted({one.project for one in running})
-    if not running:
+    every = [one for one in found if one.container.service == service and (not project or one.project == project)]
+    if not every:
         hint = "`docker compose ls` and `docker compose ps` list what runs; accepted: SERVICE or PROJECT/SERVICE"
         raise RefusedError("there is no container of that service", where=name.text, hint=hint)
+    running = [one for one in every if one.container.state == "running"]
+    if not running:
+        states = ", ".join(sorted({one.container.state for one in every}))
+        hint = "Start it: the variables of a container that does not run are nobody's"
+        raise RefusedError(f"no container of that service is running ({states})", where=name.text, hint=hint)
+    projects = sorted({one.project for one in running})
     if len(projects) > 1:
         names = " or ".join(f"container:{one}/{service}" for one in projects)
         raise RefusedError("several projects have that service", where=name.text, hint=printable(f"Name {names}"))
@@ -338,4 +344,14 @@ async def _container(name: SideName, around: Surroundings) -> Side:
     }
     aliases = (f"{service}.env", service)
     file = SideFile(aliases[0], aliases, keys, None, services=(service,), defaults=running[0].defaults)
-    return Side(name.text, (file,))
+    return Side(name.text, (file,), problems=_unlike(name, [one.environment for one in running]))
+
+
+def _unlike(name: SideName, containers: Sequence[Mapping[str, Secret]]) -> tuple[str, ...]:
+    """What is to be said of containers of one service that do not have the same variables; only one is compared."""
+    every = {key for one in containers for key in one}
+    differing = sorted(key for key in every if len({one.get(key) for one in containers}) > 1)
+    if not differing:
+        return ()
+    names = listed([printable(key) for key in differing])
+    return (f"{name.text}: its {len(containers)} containers do not have the same variables: {names}",)
