@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -620,31 +621,41 @@ class _Judge:
         if self.left.services is None or self.right.services is None:
             return
         left, right = _by_service(self.left.services), _by_service(self.right.services)
-        for name in sorted(left.keys() | right.keys()):
-            yield ServiceResult(name, tuple(self._service(name, left.get(name), right.get(name))))
+        several = any(len({project for project, _ in side}) > 1 for side in (left, right))
+        results = []
+        for one, other in _service_pairs(left.keys(), right.keys()):
+            project, service = one or other or ("", "")
+            names = {service, *("/".join(each) for each in (one, other) if each)}
+            facts = self._service(names, left.get(one) if one else None, right.get(other) if other else None)
+            results.append(ServiceResult(f"{project}/{service}" if several else service, tuple(facts)))
+        yield from sorted(results, key=lambda result: result.service)
 
     def _service(
-        self, name: str, one: Sequence[FoundContainer] | None, other: Sequence[FoundContainer] | None
+        self, names: Collection[str], one: Sequence[FoundContainer] | None, other: Sequence[FoundContainer] | None
     ) -> Iterator[Fact]:
         if one is None or other is None:
             status = Status.MISSING_LEFT if one is None else Status.MISSING_RIGHT
-            yield self._service_fact(name, "container", "yes" if one else "", "yes" if other else "", status)
+            yield self._service_fact(names, "container", "yes" if one else "", "yes" if other else "", status)
             return
         for what, tell in _FACTS.items():
-            left, right = (", ".join(dict.fromkeys(map(tell, each))) for each in (one, other))
-            if left or right:
-                # How often it was restarted says much to a person, and is never the same on two machines.
-                ignored = what == "restarts" or left == right
-                yield self._service_fact(name, what, left, right, Status.SAME if ignored else Status.DIFFERS)
+            left, right = (_together([tell(container) for container in each]) for each in (one, other))
+            yield from self._compared(names, what, left, right)
+        yield from self._compared(names, "containers", str(len(one)), str(len(other)))
 
-    def _service_fact(self, name: str, what: str, left: str, right: str, status: Status) -> Fact:
+    def _compared(self, names: Collection[str], what: str, left: str, right: str) -> Iterator[Fact]:
+        if left or right:
+            # How often it was restarted says much to a person, and is never the same on two machines.
+            ignored = what == "restarts" or left == right
+            yield self._service_fact(names, what, left, right, Status.SAME if ignored else Status.DIFFERS)
+
+    def _service_fact(self, names: Collection[str], what: str, left: str, right: str, status: Status) -> Fact:
         reason = ""
         if status in UNEXPLAINED:
             reason = next(
                 (
                     one.reason
                     for one in self.expected.services
-                    if fnmatchcase(name, one.service)
+                    if any(fnmatchcase(name, one.service) for name in names)
                     and any(fnmatchcase(what, fact) for fact in one.facts)
                     and self._holds(one.between)
                 ),
@@ -692,8 +703,35 @@ def _names(one: Expectation, names: Sequence[str]) -> bool:
     return any(fnmatchcase(name, one.file) for name in every)
 
 
-def _by_service(containers: Sequence[FoundContainer]) -> dict[str, list[FoundContainer]]:
-    found: dict[str, list[FoundContainer]] = {}
+ServiceName = tuple[str, str]
+"""A project and a service of it."""
+
+
+def _by_service(containers: Sequence[FoundContainer]) -> dict[ServiceName, list[FoundContainer]]:
+    found: dict[ServiceName, list[FoundContainer]] = {}
     for one in containers:
-        found.setdefault(one.service, []).append(one)
+        found.setdefault((one.project, one.service), []).append(one)
     return found
+
+
+def _service_pairs(
+    left: Collection[ServiceName], right: Collection[ServiceName]
+) -> Iterator[tuple[ServiceName | None, ServiceName | None]]:
+    """Which service belongs to which: by project and name, else by its name, where each side has that left once."""
+    yield from ((one, one) for one in left if one in right)
+    rest = [[name for name in side if name not in other] for side, other in ((left, right), (right, left))]
+    for service in sorted({name[1] for side in rest for name in side}):
+        ones, others = ([name for name in side if name[1] == service] for side in rest)
+        if len(ones) == len(others) == 1:
+            yield ones[0], others[0]
+        else:
+            yield from ((one, None) for one in ones)
+            yield from ((None, other) for other in others)
+
+
+def _together(values: Sequence[str]) -> str:
+    """What several containers have in one word; how many have each, where they are not all alike."""
+    counted = Counter(values)
+    if len(counted) <= 1:
+        return next(iter(counted), "")
+    return ", ".join(f"{number} {value or 'none'}" for value, number in sorted(counted.items()))

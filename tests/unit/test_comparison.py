@@ -7,7 +7,9 @@ import pytest
 from reconciler.core.comparison import (
     Comparison,
     Expectations,
+    Fact,
     Probe,
+    ServiceExpectation,
     Side,
     SideFile,
     Status,
@@ -16,6 +18,7 @@ from reconciler.core.comparison import (
     compare_answers,
     pair,
 )
+from reconciler.core.inventory import FoundContainer
 from reconciler.core.ports import Ran
 from reconciler.core.secret import Secret
 
@@ -170,3 +173,65 @@ def test_between_two_revisions_every_host_counts() -> None:
     found = compare(GIT, later, Expectations(), different=False)
     assert ("shop-web-1/api.env", "") in paired(found)
     assert ("shop-web-2/api.env", "shop-web-2/api.env") in paired(found)
+
+
+# --- services ---
+
+
+def containers(*names: str, state: str = "running") -> tuple[FoundContainer, ...]:
+    """``shop/api`` is a container of the service api of the project shop."""
+    pairs = (name.split("/") for name in names)
+    return tuple(FoundContainer(service, state, image="api:1", project=project) for project, service in pairs)
+
+
+def services(
+    left: tuple[FoundContainer, ...], right: tuple[FoundContainer, ...], *expected: ServiceExpectation
+) -> dict[str, dict[str, Fact]]:
+    """The facts that are not the same, by service."""
+    sides = (Side("left", (), services=left), Side("right", (), services=right))
+    told = compare(*sides, Expectations(services=expected), different=False).services
+    return {one.service: {fact.what: fact for fact in one.facts if fact.status is not Status.SAME} for one in told}
+
+
+def test_a_project_that_one_side_has_beside_does_not_keep_the_others_apart() -> None:
+    told = services(containers("shop/api", "shop/web"), containers("shop/api", "shop/web", "mon/web"))
+    assert {name: list(facts) for name, facts in told.items()} == {
+        "shop/api": [],
+        "shop/web": [],
+        "mon/web": ["container"],
+    }
+    assert told["mon/web"]["container"].status is Status.MISSING_LEFT
+
+
+def test_a_project_of_another_name_is_paired_by_its_services() -> None:
+    assert services(containers("shop/api"), containers("prod/api")) == {"api": {}}
+    told = services(containers("shop/api", "mon/web"), containers("prod/api", "mon/web", "mon/db"))
+    assert {name: list(facts) for name, facts in told.items()} == {
+        "shop/api": [],
+        "mon/web": [],
+        "mon/db": ["container"],
+    }
+    told = services(containers("a/api", "b/api"), containers("c/api"))  # it cannot be told which of them
+    assert [list(facts) for facts in told.values()] == [["container"]] * 3
+
+
+def test_how_many_containers_there_are_is_a_fact() -> None:
+    told = services(containers(*["shop/api"] * 3), containers("shop/api"))["api"]
+    assert [(what, fact.left, fact.right, fact.unexplained) for what, fact in told.items()] == [
+        ("containers", "3", "1", True)
+    ]
+    one, two = containers("shop/api"), containers("shop/api", "shop/api")
+    down = containers("shop/api", state="exited")
+    told = services((*two, *down), (*one, *down, *down))["api"]
+    assert (told["state"].left, told["state"].right) == ("1 exited, 2 running", "2 exited, 1 running")
+    assert set(told) == {"state"}
+
+
+@pytest.mark.parametrize("service", ["api", "shop/api", "shop/*", "*"])
+def test_an_expected_service_may_be_named_with_and_without_its_project(service: str) -> None:
+    reason = "the second one is smaller"
+    entry = ServiceExpectation(service, ("containers",), reason)
+    for left, right in (("shop/api",), ("shop/api",)), (("shop/api", "mon/web"), ("shop/api", "mon/web")):
+        told = services(containers(*left), containers(*right, "shop/api"), entry)
+        facts = [fact for each in told.values() for fact in each.values()]
+        assert [(fact.status, fact.reason) for fact in facts] == [(Status.EXPECTED, reason)]

@@ -203,14 +203,7 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
 
 
 def _containers(projects: Sequence[FoundProject]) -> tuple[FoundContainer, ...]:
-    """Those of all projects; of several, services may have the same name, so the project's stands before it."""
-    if len(projects) == 1:
-        return projects[0].containers
-    return tuple(
-        replace(container, service=f"{project.name}/{container.service}")
-        for project in projects
-        for container in project.containers
-    )
+    return tuple(replace(container, project=project.name) for project in projects for container in project.containers)
 
 
 def _without_engine(inventories: Sequence[Inventory]) -> tuple[str, ...]:
