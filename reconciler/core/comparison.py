@@ -90,21 +90,46 @@ SEALED = Value(None)
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """An owner or a group: its name, "" for one that has none there, and its number, None where only the name is
+    told."""
+
+    name: str = ""
+    number: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.name) or self.number is not None
+
+    def __str__(self) -> str:
+        return self.name or str(self.number)
+
+    def is_like(self, other: Holder) -> bool:
+        """By name where both have one, which may have another number elsewhere; else by number."""
+        if self.name and other.name:
+            return self.name == other.name
+        return self.number is not None and self.number == other.number
+
+
+NOBODY = Holder()
+"""Not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class SideFile:
     """A file of one side. ``aliases`` are names by which the same file may be known on the other side, the surest
     first. ``keys`` is None for a file without variables, which is compared by ``content``, a fingerprint (None: not
-    readable without a key). ``mode`` None, ``owner`` and ``group`` "": not known. ``unused`` are keys that no service
-    gets, ``ignored`` patterns of those that git leaves to the server, ``defaults`` those that
-    count only where the other side has them, too. ``hosts`` are those that a source is for, () for every one.
-    ``problem`` says why it cannot be compared."""
+    readable without a key). ``mode`` None, ``owner`` and ``group`` NOBODY: not known. ``unused`` are keys that no
+    service gets, ``ignored`` patterns of those that git leaves to the server, ``defaults`` those that count only where
+    the other side has them, too. ``hosts`` are those that a source is for, () for every one. ``problem`` says why it
+    cannot be compared."""
 
     name: str
     aliases: tuple[str, ...]
     keys: Mapping[str, Value] | None
     content: str | None
     mode: int | None = None
-    owner: str = ""
-    group: str = ""
+    owner: Holder = NOBODY
+    group: Holder = NOBODY
     services: tuple[str, ...] = ()
     unused: frozenset[str] = frozenset()
     notes: Mapping[str, Notes] = field(default_factory=dict)
@@ -591,10 +616,13 @@ class _Judge:
             return
         if one.mode is not None and other.mode is not None:
             yield self._fact(names, Attribute.MODE, f"{one.mode:04o}", f"{other.mode:04o}")
-        if one.owner and other.owner:
-            yield self._fact(names, Attribute.OWNER, one.owner, other.owner)
-        if one.group and other.group:
-            yield self._fact(names, Attribute.GROUP, one.group, other.group)
+        for what, ours, theirs in (
+            (Attribute.OWNER, one.owner, other.owner),
+            (Attribute.GROUP, one.group, other.group),
+        ):
+            if ours and theirs:
+                status = Status.SAME if ours.is_like(theirs) else Status.DIFFERS
+                yield self._fact(names, what, str(ours), str(theirs), status)
         if one.keys is None or other.keys is None:
             known = one.content is not None and other.content is not None
             status = (Status.SAME if one.content == other.content else Status.DIFFERS) if known else Status.UNKNOWN

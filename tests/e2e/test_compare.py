@@ -195,6 +195,25 @@ def test_a_key_for_another_environment_opens_its_own_only(committed: Site, live:
     assert any("the key opens none of them" in remark for remark in found["remarks"])
 
 
+@pytest.mark.root
+@pytest.mark.sshd
+def test_an_owner_without_a_name_is_compared_by_its_number(
+    committed: Site, live: Path, sshd: Sshd, tmp_path: Path
+) -> None:
+    committed.replace("production/environment.yaml", "flags.env: {", "flags.env: {owner: root, group: '4242', ")
+    committed.commit("Say whose")
+    os.chown(live / "flags.env", 4242, 4242)
+    for side in (f"file:{live}", ssh(sshd, live)):
+        asked = ("git:production", side, *trusting(sshd))
+        found = one(data(committed.root, *asked, key=committed.keys))
+        facts = [fact for file in found["files"] for fact in file["facts"] if fact["what"] in ("owner", "group")]
+        told = {fact["what"]: (fact["left"], fact["right"], fact["class"]) for fact in facts}
+        assert told == {"owner": ("root", "4242", DIFFERS), "group": ("4242", "4242", SAME)}
+    other = written(tmp_path / "other", {"flags.env": FLAGS})
+    sides = (f"file:{live}/flags.env", f"file:{other}/flags.env", "--same-environment")
+    assert classes(one(data(tmp_path, *sides)))["flags.env:owner"] == DIFFERS
+
+
 # --- git against git ---
 
 
@@ -599,3 +618,17 @@ def test_services_stand_side_by_side(
         "  - {service: web, facts: container, reason: only the first one serves}\n"
     )
     assert one(data(tmp_path, *sides, "--expected", expected, code=0))["unexplained"] == 0
+
+
+@pytest.mark.docker
+def test_a_second_project_on_one_side_does_not_hide_the_services_of_the_first(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path
+) -> None:
+    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s}}\n"
+    first, second = compose_project(text), compose_project(text)
+    first.up()
+    second.up()
+    found = one(data(tmp_path, f"file:{first.directory}", f"file:{tmp_path}", "--same-environment"))
+    told = {one["service"]: {fact["what"]: fact["class"] for fact in one["facts"]} for one in found["services"]}
+    assert set(told[f"{first.name}/api"].values()) == {SAME}
+    assert told[f"{second.name}/api"] == {"container": "missing-left"}

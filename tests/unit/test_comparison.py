@@ -8,6 +8,7 @@ from reconciler.core.comparison import (
     Comparison,
     Expectations,
     Fact,
+    Holder,
     Probe,
     ServiceExpectation,
     Side,
@@ -235,3 +236,36 @@ def test_an_expected_service_may_be_named_with_and_without_its_project(service: 
         told = services(containers(*left), containers(*right, "shop/api"), entry)
         facts = [fact for each in told.values() for fact in each.values()]
         assert [(fact.status, fact.reason) for fact in facts] == [(Status.EXPECTED, reason)]
+
+
+# --- owners ---
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "like"),
+    [
+        (Holder("root", 0), Holder("", 4242), False),
+        (Holder("app", 1000), Holder("app", 1001), True),  # the name has another number there
+        (Holder("app", 1000), Holder("other", 1000), False),
+        (Holder("", 4242), Holder("", 4242), True),
+        (Holder("", 4242), Holder("", 4243), False),
+        (Holder("app", 1000), Holder("", 1000), True),
+        (Holder(number=1000), Holder("app", 1000), True),  # a number in the manifest
+        (Holder(number=1000), Holder("app", 1001), False),
+        (Holder("app"), Holder("", 1000), False),  # nobody there has that name
+        (Holder("root", 0), Holder("", 0), True),
+    ],
+)
+def test_owners_are_compared_by_name_or_by_number(left: Holder, right: Holder, like: bool) -> None:
+    for one, other in ((left, right), (right, left)):
+        sides = (SideFile("a.env", ("a.env",), {}, None, owner=each, group=each) for each in (one, other))
+        first, second = (Side("side", (file,)) for file in sides)
+        (file,) = compare(first, second, Expectations(), different=False).files
+        status = Status.SAME if like else Status.DIFFERS
+        assert {fact.what: fact.status for fact in file.facts} == {"owner": status, "group": status}
+
+
+def test_an_owner_that_is_not_known_is_not_compared() -> None:
+    sides = (SideFile("a.env", ("a.env",), {}, None, owner=each) for each in (Holder("app"), Holder()))
+    first, second = (Side("side", (file,)) for file in sides)
+    assert compare(first, second, Expectations(), different=False).files[0].facts == ()

@@ -16,7 +16,7 @@ from reconciler.app.compare.contents import ALONE, Around, Content, Reader
 from reconciler.app.compare.interpolation import interpolation_of
 from reconciler.app.compare.side_names import Kind, SideName
 from reconciler.app.manifest import Outline, outlines
-from reconciler.core.comparison import Side, SideFile
+from reconciler.core.comparison import NOBODY, Holder, Side, SideFile
 from reconciler.core.contract import Notes
 from reconciler.core.errors import RefusedError
 from reconciler.core.importing import host_name
@@ -156,13 +156,20 @@ def _of_source(source: Source, outline: Outline, content: Content, notes: Mappin
         keys=content.keys,
         content=content.digest,
         mode=int(outline.mode, 8),
-        owner="" if outline.owner.isdigit() else outline.owner,
-        group="" if outline.group.isdigit() else outline.group,
+        owner=_holder(outline.owner),
+        group=_holder(outline.group),
         notes=notes,
         ignored=outline.ignore_keys,
         hosts=outline.hosts,
         problem=content.problem,
     )
+
+
+def _holder(said: str) -> Holder:
+    """An owner as a manifest names it, by name or number; root has the same number everywhere."""
+    if said.isdecimal():
+        return Holder(number=int(said))
+    return Holder(said, 0 if said == "root" else None)
 
 
 # --- machines ---
@@ -255,8 +262,8 @@ async def _of_file(
         keys=content.keys,
         content=content.digest,
         mode=None if encrypted else file.mode,
-        owner="" if encrypted else file.owner,
-        group="" if encrypted else file.group,
+        owner=NOBODY if encrypted else Holder(file.owner, file.uid),
+        group=NOBODY if encrypted else Holder(file.group, file.gid),
         services=used.services if used else (),
         unused=_unused(content, inventory, project, used),
         problem=content.problem,
