@@ -391,7 +391,7 @@ def for_machine(side: Side, machine: Side) -> Side:
     if not hosts or not machine.hosts:
         return side
     known = next((name.casefold() for name in machine.hosts if name.casefold() in hosts), "")
-    host = known or max(sorted(hosts), key=lambda one: _resemblance(_for_host(side.files, one), machine.files))
+    host = known or max(sorted(hosts), key=lambda one: _found_again(_for_host(side.files, one), machine.files))
     kept = _for_host(side.files, host)
     if len(kept) == len(side.files):
         return side
@@ -403,10 +403,10 @@ def _for_host(files: Sequence[SideFile], host: str) -> tuple[SideFile, ...]:
     return tuple(one for one in files if not one.hosts or host in map(str.casefold, one.hosts))
 
 
-def _resemblance(files: Sequence[SideFile], there: Sequence[SideFile]) -> float:
+def _found_again(files: Sequence[SideFile], there: Sequence[SideFile]) -> float:
     """How much of the files is there: one that is not counts against it."""
     pairs = [(one, other) for one, other in pair(files, there) if one]
-    return sum(_equal_part(one, other) if other else -1 for one, other in pairs)
+    return sum(_resemblance(_marks(one), _marks(other)) if other else -1 for one, other in pairs)
 
 
 # --- pairing ---
@@ -433,9 +433,16 @@ def pair(left: Sequence[SideFile], right: Sequence[SideFile]) -> list[Pair]:
 def _by_alias(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
     """The surest names first; of several files with one name those for the same host, then those most alike."""
     done: tuple[set[int], set[int]] = (set(), set())
+    marks = [_marks(one) for one in left], [_marks(other) for other in right]
+
+    def order(both: tuple[int, int]) -> tuple[bool, float, bool, tuple[int, int]]:
+        one, other = left[both[0]], right[both[1]]
+        strangers = bool(one.hosts and other.hosts) and set(one.hosts).isdisjoint(other.hosts)
+        return strangers, -_resemblance(marks[0][both[0]], marks[1][both[1]]), one.name != other.name, both
+
     for _, pairs in sorted(_candidates(left, right).items()):
         free = [(here, there) for here, there in pairs if here not in done[0] and there not in done[1]]
-        for here, there in sorted(free, key=lambda both: (_distance(left[both[0]], right[both[1]]), both)):
+        for here, there in sorted(free, key=order):
             if here not in done[0] and there not in done[1]:
                 done[0].add(here)
                 done[1].add(there)
@@ -456,18 +463,17 @@ def _candidates(left: Sequence[SideFile], right: Sequence[SideFile]) -> dict[int
     return found
 
 
-def _distance(one: SideFile, other: SideFile) -> tuple[bool, float, float, bool]:
-    """How far apart two files are that have a name in common; the least comes first."""
-    strangers = bool(one.hosts and other.hosts) and set(one.hosts).isdisjoint(other.hosts)
-    return strangers, -_equal_part(one, other), -_likeness(one.keys, other.keys), one.name != other.name
+def _marks(one: SideFile) -> frozenset[tuple[str, str]]:
+    """What makes a file like another: its keys, and these with their values, or else its content."""
+    if one.keys is None:
+        return frozenset({("", one.content or one.name)})
+    known = ((key, value.fingerprint or value.written) for key, value in one.keys.items())
+    return frozenset((*((key, "") for key in one.keys), *known))
 
 
-def _equal_part(one: SideFile, other: SideFile) -> float:
-    """Of the keys of two files, those that are the same; of files without keys, all or nothing."""
-    if one.keys is None or other.keys is None:
-        return float(one.content is not None and one.content == other.content)
-    both, either = one.keys.keys() & other.keys.keys(), one.keys.keys() | other.keys.keys()
-    return sum(alike(one.keys[key], other.keys[key]) is True for key in both) / max(len(either), 1)
+def _resemblance(one: frozenset[tuple[str, str]], other: frozenset[tuple[str, str]]) -> float:
+    """From 0 for nothing in common to 1."""
+    return len(one & other) / max(len(one | other), 1)
 
 
 def _by_base(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
@@ -507,12 +513,15 @@ def _likeness(one: Mapping[str, Value] | None, other: Mapping[str, Value] | None
 
 
 def alike(one: Value, other: Value) -> bool | None:
-    """Whether two values are the same: both are known, or else files write them alike. None where one is sealed."""
+    """Whether two values are the same: files write them alike, and nothing around them that both sides know says
+    otherwise; or else both are known. None where one is sealed."""
     if SEALED in (one, other):
         return None
+    if one.written and one.written == other.written and None in (one.given, other.given):
+        return True
     if one.fingerprint is not None and other.fingerprint is not None:
         return one.fingerprint == other.fingerprint
-    return one.written == other.written and (None in (one.given, other.given) or one.given == other.given)
+    return one.written == other.written and one.given == other.given
 
 
 # --- classification ---

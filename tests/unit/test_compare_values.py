@@ -106,6 +106,9 @@ def test_what_the_project_defines_is_filled_in() -> None:
 def test_a_side_that_knows_no_project_is_held_against_one_that_does_by_what_is_written() -> None:
     assert status(file("A=${X}\n"), file("A=${X}\n", Around({"X": "1"}))) is Status.SAME
     assert status(file("A=${Y}\n"), file("A=${X}\n", Around({"X": "1"}))) is Status.DIFFERS
+    text = "X=1\nA=${X}\n"  # the project's own X wins, of which the other side cannot know
+    assert status(file(text), file(text, Around({"X": "2"}))) is Status.SAME
+    assert status(file(text), file("X=1\nA=2\n")) is Status.DIFFERS
 
 
 def test_a_name_that_may_come_from_another_env_file_is_not_filled_in() -> None:
