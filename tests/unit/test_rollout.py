@@ -77,10 +77,11 @@ async def test_git_is_asked_once_for_all_hosts(hosts: Hosts) -> None:
 async def test_what_fails_on_one_host_is_given_to_no_further_one_and_taken_from_those_before(hosts: Hosts) -> None:
     hosts.sicken("two", "A=2")
     hosts.commit("b", api="A=2")
+    before = len(hosts.worlds["production@three"].steps)
     assert await hosts.run() == {"one": Result.ROLLED_BACK, "two": Result.ROLLED_BACK, "three": Result.IN_SYNC}
     assert hosts.live == ["A=1"] * 3
     assert hosts.outcomes["production@one"].reason.startswith("on production@two: ")
-    assert not any("write" in step and "A=2" in step for step in hosts.worlds["production@three"].steps)
+    assert not any(step.startswith("write") for step in hosts.worlds["production@three"].steps[before:])
     assert await hosts.run() == dict.fromkeys(("one", "two", "three"), Result.IN_SYNC)
     hosts.commit("c", api="A=3")
     assert await hosts.run() == dict.fromkeys(("one", "two", "three"), Result.APPLIED)
