@@ -203,6 +203,19 @@ async def test_git_is_asked_to_take_back_what_failed_on_a_host_that_was_in_step(
     assert sum(step.startswith("revert") for step in two.steps) == 1
 
 
+async def test_the_hosts_of_an_environment_share_its_budget_of_reverts(hosts: Hosts) -> None:
+    for world in hosts.worlds.values():
+        world.settings = replace(world.settings, git_revert=GitRevert.PUSH, max_reverts_per_day=1)
+    hosts.sicken("two", "A=2")
+    hosts.commit("b", api="A=2")
+    await hosts.run()
+    hosts.sicken("one", "A=3")
+    hosts.commit("c", api="A=3")
+    await hosts.run()
+    assert sum(step.startswith("revert") for world in hosts.worlds.values() for step in world.steps) == 1
+    assert "max_per_day" in hosts.outcomes["production@one"].reason
+
+
 async def test_quarantined_before_a_restart_it_is_given_to_no_host_in_the_same_wave(
     new_world: Callable[[], World],
 ) -> None:
