@@ -32,6 +32,7 @@ def idle(server: Server, kind: str) -> list[Figure]:
         early = _looks(daemon)
         for _ in range(MORE_PASSES):
             make_pass(config, "manual", (), (), dry_run=False, tell=lambda _: None)
+            daemon.metrics()
         polls = _polls(daemon)
         late = _looks(daemon)
     name = f"idle daemon, {kind}"

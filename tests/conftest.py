@@ -1,6 +1,7 @@
 """Fixtures that bring up real components, and the rule for tests whose component is missing.
 
-Such a test is skipped, and the end of the run says what brings it; with --require-real it fails.
+Such a test is skipped, and the end of the run says what brings it; with --require-real it fails, as does any other that
+would be skipped.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,15 @@ def _do_without(item: pytest.Item, lack: Missing) -> None:
         pytest.fail(str(lack), pytrace=False)
     item.user_properties.append(("missing", [lack.marker, lack.reason, lack.remedy]))
     pytest.skip(str(lack))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With --require-real no other reason is good enough to skip a test either: no strace, no right to mount."""
+    report = yield
+    if item.config.getoption("--require-real") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

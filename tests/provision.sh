@@ -13,7 +13,7 @@ PATH=$PATH:/usr/sbin:/sbin
 readonly compose_plugin=/usr/libexec/docker/cli-plugins/docker-compose
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace git venv)
+readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv)
 
 declare -rA label=(
     [engine]='docker engine'
@@ -24,6 +24,7 @@ declare -rA label=(
     [alertmanager]='alertmanager and amtool'
     [chromium]='chromium'
     [strace]='strace'
+    [gpg]='gnupg'
     [git]='git'
     [venv]='python venv module'
 )
@@ -36,6 +37,7 @@ declare -rA packages=(
     [alertmanager]='prometheus-alertmanager'
     [chromium]='chromium'
     [strace]='strace'
+    [gpg]='gnupg'
     [git]='git'
     [venv]='python3-venv'
 )

@@ -286,9 +286,11 @@ def test_command_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path
 # --- missing components ----------------------------------------------------------------------------------------------
 
 
-def _run_without_components(directory: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a test session with one sshd test, on a search path that has no sshd."""
-    (directory / "test_inner.py").write_text("import pytest\n@pytest.mark.sshd\ndef test_inner():\n    pass\n")
+def _run_without_components(
+    directory: Path, *options: str, body: str = "@pytest.mark.sshd\ndef test_inner():\n    pass\n"
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a test session with one test, on a search path that has no sshd."""
+    (directory / "test_inner.py").write_text(f"import pytest\n{body}")
     here = Path(__file__).parent
     code = (
         "import sys, pytest; import tests.support.components as components;"
@@ -315,6 +317,20 @@ def test_missing_component_fails_where_the_real_ones_are_required(tmp_path: Path
 
     assert completed.returncode == 1
     assert b"sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in completed.stdout
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def test_inner(): pytest.skip('no right')",
+        "@pytest.mark.skipif(True, reason='no right')\ndef test_inner(): ...",
+    ],
+)
+def test_no_other_reason_to_skip_is_good_enough_where_the_real_ones_are_required(tmp_path: Path, body: str) -> None:
+    completed = _run_without_components(tmp_path, "--require-real", body=body)
+    assert completed.returncode == 1
+    assert b"no right" in completed.stdout
+    assert _run_without_components(tmp_path, body=body).returncode == 0
 
 
 def _processes_that_name(directory: Path) -> list[str]:

@@ -33,7 +33,7 @@ class Labelled:
 
 async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] | None:
     """Every container of a Compose project there whose directory is ``below`` or lies below it, sorted; None where
-    docker does not answer or is not there."""
+    docker is not there, does not answer, or answers as no docker does."""
     form = f'{{{{.ID}}}}\t{{{{.Label "{DIRECTORY_LABEL}"}}}}'
     listing = ["docker", "ps", "--all", "--no-trunc", "--filter", f"label={PROJECT_LABEL}", "--format", form]
     listed = await machine.run(listing, "", _SECONDS)
@@ -41,11 +41,14 @@ async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] |
         return None
     lines = [line.partition("\t") for line in listed.output.reveal().decode("utf-8", "replace").splitlines()]
     ids = [identity for identity, _, directory in lines if directory == below or is_below(directory, below)]
-    facts = await _inspected(machine, "container", ids)
-    images = await _inspected(machine, "image", sorted({one["Image"] for one in facts}))
-    by_id = {one["Id"]: one for one in images}
-    found = [_labelled(one, by_id) for one in facts if (_labels(one).get(_ONE_OFF_LABEL) or "").lower() != "true"]
-    return tuple(sorted(found, key=lambda one: (one.directory, one.container.service, one.container.state)))
+    try:
+        facts = await _inspected(machine, "container", ids)
+        images = await _inspected(machine, "image", sorted({one["Image"] for one in facts}))
+        by_id = {one["Id"]: one for one in images}
+        found = [_labelled(one, by_id) for one in facts if (_labels(one).get(_ONE_OFF_LABEL) or "").lower() != "true"]
+        return tuple(sorted(found, key=lambda one: (one.directory, one.container.service, one.container.state)))
+    except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError):
+        return None
 
 
 async def _inspected(machine: Machine, kind: str, ids: list[str]) -> list[dict[str, Any]]:
@@ -53,11 +56,8 @@ async def _inspected(machine: Machine, kind: str, ids: list[str]) -> list[dict[s
     if not ids:
         return []
     ran = await machine.run(["docker", kind, "inspect", *ids], "", _SECONDS)
-    try:
-        found = json.loads(ran.output.reveal() or b"[]")
-    except ValueError:
-        return []
-    return found if isinstance(found, list) else []
+    found: list[dict[str, Any]] = json.loads(ran.output.reveal() or b"[]")
+    return found
 
 
 def _labels(facts: Mapping[str, Any]) -> Mapping[str, str]:

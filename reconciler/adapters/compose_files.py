@@ -8,6 +8,7 @@ same environment that Compose is given. A file that cannot be parsed is listed a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,16 @@ def _untagged(loader: _Loader, _: str, node: yaml.Node) -> Any:
 
 
 _Loader.add_multi_constructor("!", _untagged)
+# Compose reads YAML 1.2: a service may be called `on`, and a date is text.
+_BOOLEAN, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag not in (_BOOLEAN, _DATE)]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+_DEEPEST = 100  # levels
+_MOST_NODES = 200_000  # with everything that an alias stands for
 
 
 def read_file(path: str) -> bytes | None:
@@ -150,11 +161,37 @@ class _Walk:
 
 def _documents(data: bytes | None) -> Iterator[dict[str, Any]]:
     try:
+        _require_reasonable(data or b"")
         for document in yaml.load_all(data or b"", _Loader):
             if isinstance(document, dict):
                 yield document
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return
+
+
+def _require_reasonable(data: bytes) -> None:
+    """Raises ValueError for what no such file has, and would end or hold us: too many levels, which libyaml composes on
+    the C stack; anchors that stand for very much, or for themselves."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(data, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 0))
+            continue
+        anchor, size = None, 0
+        if isinstance(event, yaml.AliasEvent):
+            size = sizes.get(event.anchor or "", _MOST_NODES)
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, inside = open_nodes.pop()
+            size = inside + 1
+        if anchor is not None:
+            sizes[anchor] = size
+        around, total = open_nodes[-1]
+        open_nodes[-1] = around, total + size
+        if len(open_nodes) > _DEEPEST or total + size >= _MOST_NODES:
+            raise ValueError("no compose file is that deep or large")
 
 
 def _define(variables: dict[str, str], data: bytes | None) -> None:

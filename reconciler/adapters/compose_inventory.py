@@ -8,7 +8,6 @@ mounts such as `./${NAME:-x}.conf:/x.conf`. So a machine without docker, or with
 from __future__ import annotations
 
 import asyncio
-import json
 import posixpath
 import re
 from collections import defaultdict
@@ -255,8 +254,20 @@ def _name(configuration: compose_files.Configuration, containers: Sequence[Label
 
 def _interpolated(written: Iterable[Written]) -> Iterator[str]:
     for one in written:
-        for found in _VARIABLE.finditer(json.dumps(one.document, default=str).replace("$$", "")):
-            yield found[1] or found[2]
+        for text in _texts(one.document):
+            yield from (found[1] or found[2] for found in _VARIABLE.finditer(text.replace("$$", "")))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a document, keys as well."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            yield from (*_texts(name), *_texts(inside))
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _texts(inside)
+    elif isinstance(value, str):
+        yield value
 
 
 def _inherited(written: Iterable[Written]) -> Iterator[str]:
@@ -367,7 +378,7 @@ def _path(name: str, here: Written) -> str:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return {str(name): inside for name, inside in value.items()} if isinstance(value, dict) else {}
 
 
 def _used(file: FoundFile, uses: Iterable[_Named]) -> UsedFile:

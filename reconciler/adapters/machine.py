@@ -8,6 +8,7 @@ import grp
 import os
 import posixpath
 import pwd
+import re
 import stat
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +33,7 @@ _MOST_PRINTED = 4 * process.MIB
 # What the kernel makes up; reading it may block, or change something.
 _KERNEL = ("/proc", "/sys", "/dev")
 _ROOT = {0: "root"}
+_ID = re.compile("[0-9]{1,10}")
 _T = TypeVar("_T")
 
 
@@ -50,9 +52,11 @@ class LocalMachine:
         return "this machine"
 
     async def read(self, path: str) -> FoundFile | None:
+        _require_name(path)
         return await asyncio.to_thread(_read, path)
 
     async def list(self, directory: str) -> tuple[str, ...]:
+        _require_name(directory)
         return await asyncio.to_thread(_list, directory)
 
     async def run(self, argv: Sequence[str], directory: str, seconds: float) -> Ran:
@@ -88,15 +92,22 @@ def _read(path: str) -> FoundFile | None:
 
 
 def _list(directory: str) -> tuple[str, ...]:
-    if _is_kernels(os.path.realpath(directory)):
-        return ()
     try:
+        if _is_kernels(os.path.realpath(directory)):
+            return ()
         with os.scandir(directory) as entries:
-            return tuple(sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries))
+            return tuple(sorted(f"{entry.name}/" if _is_directory(entry) else entry.name for entry in entries))
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
         raise _unreadable(directory, (error.strerror or "unknown reason").lower()) from None
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or to where we may not look
+        return False
 
 
 def _user_name(number: int) -> str:
@@ -144,6 +155,7 @@ class SshMachine:
         return FoundFile(path, Secret(data), mode, uid, gid, owner=users.get(uid, ""), group=groups.get(gid, ""))
 
     async def _read(self, path: str) -> tuple[bytes, SFTPAttrs] | None:
+        _require_name(path)
         async with self._places:
             sftp = await self._connection.sftp()
             attributes, real = self._listed.get(path), path
@@ -164,6 +176,7 @@ class SshMachine:
             return data, attributes
 
     async def list(self, directory: str) -> tuple[str, ...]:
+        _require_name(directory)
         sftp = await self._connection.sftp()
         named = await self._asked(directory, sftp.realpath(directory))
         if named is None or _is_kernels(real := _text(named)):
@@ -217,7 +230,7 @@ class SshMachine:
             found = await self._read(path)
             lines = found[0].decode("utf-8", "replace").splitlines() if found else []
             fields = [line.split(":") for line in lines]
-            return {int(field[2]): field[0] for field in reversed(fields) if len(field) > 2 and field[2].isdigit()}
+            return {int(field[2]): field[0] for field in reversed(fields) if len(field) > 2 and _ID.fullmatch(field[2])}
         return {}
 
     async def _asked(self, path: str, question: Awaitable[_T]) -> _T | None:
@@ -251,6 +264,12 @@ def _is_kernels(path: str) -> bool:
 def _refuse_large(path: str, size: int) -> None:
     if size > MAX_FILE:
         raise LiveFileError(f"is larger than {MAX_FILE // 1024} KiB", where=path, hint="No env file is so large")
+
+
+def _require_name(path: str) -> None:
+    """Raises LiveFileError for what no file can be called; an SFTP server would end the session over it."""
+    if "\0" in path:
+        raise _unreadable(path.replace("\0", "\\0"), "no file can have this name")
 
 
 def _unreadable(path: str, why: str) -> LiveFileError:

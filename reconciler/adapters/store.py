@@ -112,6 +112,9 @@ class SqliteStore:
         with self._decoding():
             return _record_from_json(row[0]) if row else EnvironmentRecord(name)
 
+    def environments(self) -> tuple[str, ...]:
+        return tuple(name for (name,) in self._all("SELECT name FROM environment ORDER BY name"))
+
     def save_environment(self, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
             do(*_upsert_environment(record))

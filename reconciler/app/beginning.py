@@ -46,7 +46,7 @@ repository:
   url: {url}
   branch: {branch}
   path: {path}
-  # ssh_key_file: /etc/reconciler/deploy_key       # for ssh://; a key that may only read is enough
+  # ssh_key_file: /etc/reconciler/deploy_key       # for ssh://; it must be allowed to push reverts
   # known_hosts_file: /etc/reconciler/known_hosts
 decryption:
   age_key_file: {key}   # 0600; the private half of a recipient of .sops.yaml

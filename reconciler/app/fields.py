@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -160,6 +161,15 @@ def _seconds(text: str) -> float:
 
 def _octal(text: str) -> int:
     return int(text, 8)
+
+
+def http_url(text: str) -> str:
+    """The address, if its host and port can be."""
+    try:
+        urlsplit(text).port  # noqa: B018 - reading it checks it
+    except ValueError:
+        raise ValueError("has a host or port that cannot be") from None
+    return text
 
 
 def _address(text: str) -> Address:

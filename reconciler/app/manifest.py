@@ -41,6 +41,7 @@ from reconciler.app.fields import (
     Person,
     Whole,
     decided_elsewhere,
+    http_url,
     mistake,
     written,
 )
@@ -114,14 +115,6 @@ def _is_loopback(host: str) -> bool:
     return address.is_loopback
 
 
-def _http_url(text: str) -> str:
-    try:
-        urlsplit(text).port  # noqa: B018 - reading it checks it
-    except ValueError:
-        raise ValueError("has a host or port that cannot be") from None
-    return text
-
-
 KEY_PATTERN = Form(
     "a key", "a key's name, with * and ? for parts of it, such as FEATURE_*", r"^[A-Za-z0-9_.*?-]{1,200}$"
 )
@@ -129,7 +122,7 @@ HEALTH_URL = Form(
     "an address to ask",
     "http:// or https:// with a host, without user and password",
     r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-\[\]-~]*)?$",
-    _http_url,
+    http_url,
     quote=False,
 )
 

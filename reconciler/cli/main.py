@@ -290,7 +290,7 @@ def _order_about(
 
 @app.command(short_help="try again what was quarantined or stopped")
 def retry(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
-    """Lift a quarantine, and what a failed rollback has stopped, and make a pass now.
+    """Go on with a rollback that failed, or lift a quarantine where there is none, and make a pass now.
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back again.
     """

@@ -374,6 +374,10 @@ class Store(Protocol):
 
     def environment(self, name: str) -> EnvironmentRecord: ...
 
+    def environments(self) -> tuple[str, ...]:
+        """What is remembered of any, on any host: the names."""
+        ...
+
     def save_environment(self, record: EnvironmentRecord) -> None: ...
 
     def applied(self, environment: str) -> Mapping[str, Applied]:

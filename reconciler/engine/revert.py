@@ -38,7 +38,12 @@ async def revert_in_git(ports: Ports, environment: str) -> tuple[str, Reconciler
 
 
 def _check_budget(ports: Ports, record: EnvironmentRecord) -> None:
-    if len(_lately(ports, record)) >= ports.settings.max_reverts_per_day:
+    """Raises RevertRefusedError where the environment, on all of its hosts together, has had its share of a day."""
+    environment = environment_of(record.name)
+    hosts = [
+        ports.store.environment(name) for name in ports.store.environments() if environment_of(name) == environment
+    ]
+    if sum(len(_lately(ports, one)) for one in hosts) >= ports.settings.max_reverts_per_day:
         what = f"{ports.settings.max_reverts_per_day} revert(s) were pushed within 24 hours (rollback.max_per_day)"
         hint = "Find out what keeps merging what breaks, and revert by hand"
         raise RevertRefusedError(what, where=f"environment {record.name}", hint=hint)

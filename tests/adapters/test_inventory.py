@@ -198,6 +198,85 @@ async def test_a_directory_that_leads_back_to_itself_and_deep_ones_end(sshd: Ssh
     assert found.left_out == (f"{tmp_path / 'top'}: what lies deeper than 3 directories",)
 
 
+BOMB = "x-0: &a0 [x]\n" + "".join(f"x-{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+HOSTILE = {
+    "deep": "[" * 100_000,
+    "deep-block": "- " * 100_000,
+    "aliases": BOMB,
+    "merged": "x-0: &a0 {x: 1}\n"
+    + "".join(f"x-{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 10)),
+    "of-itself": "x-a: &a {b: *a}\nservices: {api: {image: x}}\n",
+    "no-text": "\x00\x01",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.usefixtures("without_docker")
+async def test_a_compose_file_that_is_an_attack_is_one_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "compose.yaml").write_text(text)
+    (tmp_path / "api.env").write_text("A=1\n")
+    async with local_wiring.machine(None) as machine:
+        found = await local_wiring.take_inventory(machine, str(tmp_path))
+    (project,) = found.projects
+    assert "no compose file" in project.problem
+    assert loose(found) == ["api.env"]
+
+
+@pytest.mark.usefixtures("without_docker")
+async def test_names_that_another_yaml_takes_for_something_else_are_names(tmp_path: Path) -> None:
+    text = """
+x-a: {2024-01-01: "${DATED}", 1: y}
+services: {on: {image: x, env_file: on.env}, 2024-01-01: {image: x}, 8: {image: x}, ~: {image: x}, api: {image: x}}
+"""
+    (tmp_path / "compose.yaml").write_text(text)
+    (tmp_path / "on.env").write_text("A=1\n")
+    async with local_wiring.machine(None) as machine:
+        (project,) = (await local_wiring.take_inventory(machine, str(tmp_path))).projects
+    assert {"on", "2024-01-01", "8", "api"} <= set(project.services)
+    assert used(project) == {"on.env": (Use.ENV_FILE, ("on",))}
+    assert "DATED" in project.interpolated
+
+
+@pytest.mark.sshd
+async def test_names_that_no_file_can_have_and_links_that_lead_nowhere_hide_nothing_else(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    directory = tmp_path / "odd"
+    directory.mkdir()
+    services = 'services: {api: {image: x, env_file: ["x\\0y.env", a.env]}}'
+    (directory / "compose.yaml").write_text(services)
+    (directory / "a.env").write_text("A=1\n")
+    (directory / "b.env").write_text("B=1\n")
+    (directory / "loop").symlink_to("loop")
+    async with over_ssh(sshd) as remote, local_wiring.machine(None) as here:
+        for machine in (remote, here):
+            found = await local_wiring.take_inventory(machine, str(directory))
+            assert "a.env" in used(found.projects[0]), machine.name
+            assert loose(found) == ["b.env"], machine.name
+
+
+NONSENSE = ["[1]", "[{}]", "{}", "null", "no json", '[{"Config": {"Labels": [1]}}]']
+NONSENSE.append('[{"Id": "1", "Image": "2", "Config": {}, "State": {}, "HostConfig": {}, "RestartCount": "many"}]')
+
+
+@pytest.mark.parametrize("printed", NONSENSE)
+async def test_a_docker_that_talks_nonsense_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str
+) -> None:
+    programs, directory = tmp_path / "bin", tmp_path / "app"
+    programs.mkdir()
+    docker = programs / "docker"
+    docker.write_text(f"#!/bin/sh\ncase $1 in ps) printf 'one\\t{directory}\\n';; *) echo '{printed}';; esac\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    write(directory)
+    async with local_wiring.machine(None) as machine:
+        found = await local_wiring.take_inventory(machine, str(directory))
+    (project,) = found.projects
+    assert project.services == ("api", "worker")
+    assert project.containers == ()
+
+
 @pytest.mark.sshd
 async def test_a_machine_with_another_host_key_is_not_asked(sshd: Sshd, tmp_path: Path) -> None:
     sshd.rotate_host_key()

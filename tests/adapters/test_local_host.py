@@ -545,8 +545,10 @@ control = fcntl.fcntl
 def and_then_somebody_opens_it(descriptor, command, *argument):
     control(descriptor, command, *argument)
     if command == fcntl.F_SETLEASE:
+        held = control(descriptor, fcntl.F_GETLEASE)
         threading.Thread(target=os.open, args=(other_name, os.O_WRONLY), daemon=True).start()
-        time.sleep(0.1)
+        while control(descriptor, fcntl.F_GETLEASE) == held:  # it changes once somebody waits for it
+            time.sleep(0.001)
 
 async def main():
     host = LocalHost([root])

@@ -164,9 +164,19 @@ def test_a_file_of_probes_in_the_clone_is_refused(site: Site) -> None:
 
 
 def test_mistakes_in_a_file_of_probes_are_told_all_at_once(tmp_path: Path) -> None:
-    wrong = {"a": {"run": ["x"], "url": "http://h/"}, "b": {"run": "x y"}, "c": {"run": ["x"], "ignore": "("}}
+    wrong = {
+        "u": {"url": "http://h:99999/"},
+        "a": {"run": ["x"], "url": "http://h/"},
+        "b": {"run": "x y"},
+        "c": {"run": ["x"], "ignore": "("},
+    }
     (tmp_path / "probes.yaml").write_text(yaml.safe_dump({"probes": wrong}))
     done = compare(tmp_path, "file:.", "file:.", "--probes", "probes.yaml")
     assert done.returncode == 1
-    for what in ("must have either run or url", "must be a list, not text", "is no regular expression"):
+    for what in (
+        "a host or port that cannot be",
+        "must have either run or url",
+        "must be a list, not text",
+        "is no regular expression",
+    ):
         assert what in done.stderr

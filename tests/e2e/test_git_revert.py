@@ -715,7 +715,7 @@ async def test_whether_it_may_push_is_found_out_without_pushing(site: Site, sshd
     site.remote.commit({API: b"A=3\r\nB=1\r\n"})
     await site.make().may_push(head)  # the branch has moved on: it knows us all the same
     sshd.let_in(sshd.key_path, read_only=True)
-    with pytest.raises(RevertRefusedError, match="does not let us push: ERROR: The key you .* as read only") as caught:
+    with pytest.raises(RevertRefusedError, match=r"does not let us push: ERROR: The key you .* as read only") as caught:
         await site.make().may_push(head)
     assert f"Allow the key {sshd.key_path} to push there, or set rollback.git: off" in caught.value.hint
     sshd.stop()

@@ -19,6 +19,7 @@ from reconciler.app.fields import (
     Duration,
     Form,
     Name,
+    http_url,
     mistake,
     written,
 )
@@ -34,6 +35,7 @@ _URL = Form(
     "an address to ask",
     "http:// or https:// with a host, without user and password",
     r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?$",
+    http_url,
 )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ from reconciler.core.comparison import (
     compare,
     compare_answers,
 )
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import OutsideError, ReconcilerError
 from reconciler.core.model import Manifest
 from reconciler.core.ports import Machine, Ran
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
@@ -103,6 +104,8 @@ async def run(left: str, rights: Sequence[str], options: Options) -> Report:
         for (name, side), probes in zip(sides, answers, strict=True):
             if isinstance(probes, ReconcilerError):
                 failures.append((name.text, str(probes)))
+            elif isinstance(probes, Exception):
+                failures.append((name.text, str(_defect(name, probes))))
             elif isinstance(probes, BaseException):
                 raise probes
             else:
@@ -157,8 +160,17 @@ async def _opened(name: SideName, around: Surroundings, counter: _Counter) -> Si
         return await open_side(name, around)
     except ReconcilerError as error:
         return error
+    except Exception as error:  # noqa: BLE001  # what a machine has told us must not keep us from the others
+        return _defect(name, error)
     finally:
         counter.one_more()
+
+
+def _defect(name: SideName, error: Exception) -> OutsideError:
+    """What is told of an error that nobody has foreseen; its own words may quote values."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"cannot be looked at ({type(error).__name__} in {os.path.basename(where.filename)}, line {where.lineno})"
+    return OutsideError(what, where=name.text, hint="That is a defect of reconciler: please report it")
 
 
 async def _surroundings(stack: contextlib.AsyncExitStack, names: Sequence[SideName], options: Options) -> Surroundings:

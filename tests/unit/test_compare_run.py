@@ -1,0 +1,34 @@
+"""What nobody has foreseen at one side keeps `compare` from that side alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.app import local
+from reconciler.app.compare import run
+
+VALUE = "invented-s3cret"
+
+
+def test_a_defect_at_one_side_is_that_sides_and_quotes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("left", "odd", "right"):
+        (tmp_path / f"{name}.env").write_text("A=1\n")
+    open_side = run.open_side
+
+    async def stumbling(name: Any, around: Any) -> Any:
+        if "odd" in name.text:
+            raise TypeError(VALUE)
+        return await open_side(name, around)
+
+    monkeypatch.setattr(run, "open_side", stumbling)
+    asked = local.Asked(repository=str(tmp_path), path="envs", config=str(tmp_path / "none"))
+    left, *rights = (f"file:{tmp_path}/{name}.env" for name in ("left", "odd", "right"))
+    done = local.compare(left, rights, asked, lambda done, of: None)
+    assert [one.right.name for one in done.comparisons] == [rights[1]]
+    ((side, why),) = done.failures
+    assert side == rights[0]
+    assert "TypeError in test_compare_run.py" in why
+    assert VALUE not in why
