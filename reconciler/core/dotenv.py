@@ -9,6 +9,7 @@ Values are secrets: no error, repr or difference that leaves this module shows o
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -427,14 +428,21 @@ def key_diff(
 ) -> KeyChange:
     """Given two versions of a file (None where it is absent), return the names of the keys a container sees change.
 
-    Order, quotes and comments make no difference by themselves. Raises EnvFileError if either version is refused.
+    Order, quotes and comments make no difference by themselves. A value that refers to what neither the file nor
+    ``environment`` defines is compared as it is written. Raises EnvFileError if either version is refused.
     """
-    before, after = (_variables(data, environment, parser) for data in (old, new))
+    before, after = (_comparable(data, environment, parser) for data in (old, new))
     return KeyChange(
         added=tuple(sorted(after.keys() - before.keys())),
         removed=tuple(sorted(before.keys() - after.keys())),
         changed=tuple(sorted(key for key in before.keys() & after.keys() if before[key] != after[key])),
     )
+
+
+def _comparable(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, tuple[bool, str]]:
+    """By key what the value is, or where that is not known, a digest of how it is written."""
+    found = readings(data or b"", parser, lambda text: hashlib.sha256(text).hexdigest(), environment or None)
+    return {key: (one.value is not None, one.written if one.value is None else one.value) for key, one in found.items()}
 
 
 def _variables(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, str]:
