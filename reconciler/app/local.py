@@ -103,25 +103,27 @@ def compare(left: str, rights: Sequence[str], asked: Asked, progress: Progress) 
         config = await asyncio.to_thread(load_server_config, asked.config)
         return await manifest_at_head(config, environment)
 
+    server = load_server_config(asked.config) if os.access(asked.config, os.R_OK) else None
+    hosts = {(one.address.lower(), one.port): name for name, one in server.hosts.items()} if server else {}
     options = Options(
-        Place(asked.repository, _inside(asked.path)),
+        Place(asked.repository, _inside(asked.path), server.host if server else "", hosts),
         local_wiring.tools(asked.key_file, lambda done, of: None),
         manifest,
         asked.expected,
         asked.ssh_key,
         asked.known_hosts,
         asked.different,
-        tuple(one.probe(name) for name, one in _probes(asked).items()),
+        tuple(one.probe(name) for name, one in _probes(asked, server).items()),
         progress,
     )
     return asyncio.run(run(left, rights, options))
 
 
-def _probes(asked: Asked) -> dict[str, ProbeFields]:
+def _probes(asked: Asked, server: ServerConfig | None) -> dict[str, ProbeFields]:
     """Those of the server's file, where there is one, and those of --probes, which win."""
     from reconciler.app.compare.probe_file import load_probes
 
-    found = dict(load_server_config(asked.config).probes) if os.access(asked.config, os.R_OK) else {}
+    found = dict(server.probes) if server else {}
     return found | (load_probes(asked.probes, asked.repository) if asked.probes else {})
 
 

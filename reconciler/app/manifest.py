@@ -297,7 +297,8 @@ def read_manifest(text: bytes, *, environment: str, file: str, server: ServerCon
 @dataclass(frozen=True, slots=True)
 class Outline:
     """What a manifest says of one target whoever's server it is on. ``field`` is where it says so;
-    ``owner`` and ``group`` are "" where it does not say; ``directory`` is the stack's."""
+    ``owner`` and ``group`` are "" where it does not say; ``directory`` and ``hosts`` are the stack's, () for every
+    host."""
 
     source: str
     path: str
@@ -311,6 +312,7 @@ class Outline:
     owner: str = ""
     group: str = ""
     directory: str = "/"
+    hosts: tuple[str, ...] = ()
 
 
 def outlines(manifest: ManifestFile) -> Iterator[Outline]:
@@ -318,7 +320,7 @@ def outlines(manifest: ManifestFile) -> Iterator[Outline]:
     for name, stack in manifest.stacks.items():
         for source, target in stack.targets.items():
             field = ("stacks", name, "targets", source)
-            yield _outline(manifest.defaults, source, target, field, name, stack.directory)
+            yield _outline(manifest.defaults, source, target, field, name, stack.directory, stack.hosts or ())
     for source, alone in manifest.targets.items():
         yield _outline(manifest.defaults, source, alone, ("targets", source))
 
@@ -330,6 +332,7 @@ def _outline(
     field: FieldPath,
     stack: str | None = None,
     directory: str = "/",
+    hosts: tuple[str, ...] = (),
 ) -> Outline:
     said = _said(defaults) | _said(target)
     return Outline(
@@ -345,6 +348,7 @@ def _outline(
         owner=said.get("owner") or "",
         group=said.get("group") or "",
         directory=directory,
+        hosts=hosts,
     )
 
 

@@ -227,7 +227,11 @@ def _code(text: str) -> str:
     return f"`{printable(text).replace('`', chr(0x2032)).replace('|', chr(0xA6))}`" if text else ""
 
 
+# Of these a forge makes links and mentions without any markup, unless they are broken up.
+_ACTS = re.compile(r"(?i):(?=//)|www(?=\.)|@|(?:#|gh-)(?=[0-9])")
+
+
 def _plain(text: str) -> str:
     """Text in which nothing is markup, a link or a mention."""
     escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
-    return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")
+    return _ACTS.sub(lambda found: f"{found[0]}\N{ZERO WIDTH SPACE}", escaped)

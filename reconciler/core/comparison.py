@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ from reconciler.core.dotenv import left_to_server
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.ports import Ran
 from reconciler.core.risk import Risk, RiskOverride, must_differ, risk_of
+from reconciler.core.words import printable
 
 _BAD_REQUEST = 400  # from this status on an address has no answer for us
 _LONGEST_SHOWN = 500  # characters of what a probe printed
@@ -34,7 +36,7 @@ class Status(StrEnum):
     MISSING_RIGHT = "missing-right"
     SAME_SECRET = "same-secret"  # noqa: S105  # a class of keys
     FAILED = "failed"  # a probe that gives no answer on either side
-    UNKNOWN = "unknown"  # there on both sides; without a decryption key the values cannot be compared
+    UNKNOWN = "unknown"  # there on both sides, and the values are not known well enough to be held against each other
 
 
 UNEXPLAINED = frozenset({Status.DIFFERS, Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.SAME_SECRET, Status.FAILED})
@@ -72,33 +74,68 @@ class Attribute(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """``fingerprint`` None: there, and not readable without a key. An ``empty`` one is no secret."""
+    """``fingerprint`` is that of the value, None where it is not known. ``written`` is one of how a file writes it,
+    with its references, "" where it was not read from a file; ``given`` is one of what the references take from
+    around the file, None where nothing is known of that. An ``empty`` one is no secret."""
 
     fingerprint: str | None
     empty: bool = False
     placeholder: bool = False
+    written: str = ""
+    given: str | None = None
+
+
+SEALED = Value(None)
+"""There, and not readable without a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """An owner or a group: its name, "" for one that has none there, and its number, None where only the name is
+    told."""
+
+    name: str = ""
+    number: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.name) or self.number is not None
+
+    def __str__(self) -> str:
+        return self.name or str(self.number)
+
+    def is_like(self, other: Holder) -> bool:
+        """By name where both have one, which may have another number elsewhere; else by number."""
+        if self.name and other.name:
+            return self.name == other.name
+        return self.number is not None and self.number == other.number
+
+
+NOBODY = Holder()
+"""Not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class SideFile:
     """A file of one side. ``aliases`` are names by which the same file may be known on the other side, the surest
     first. ``keys`` is None for a file without variables, which is compared by ``content``, a fingerprint (None: not
-    readable without a key). ``mode`` None, ``owner`` and ``group`` "": not known. ``unused`` are keys that no service
-    gets, ``ignored`` patterns of those that git leaves to the server, ``defaults`` those that
-    count only where the other side has them, too. ``problem`` says why it cannot be compared."""
+    readable without a key). ``mode`` None, ``owner`` and ``group`` NOBODY: not known. ``unused`` are keys that no
+    service gets, ``ignored`` patterns of those that git leaves to the server, ``defaults`` those that count only where
+    the other side has them, too. ``hosts`` are those that a source is for, () for every one. ``problem`` says why it
+    cannot be compared."""
 
     name: str
     aliases: tuple[str, ...]
     keys: Mapping[str, Value] | None
     content: str | None
     mode: int | None = None
-    owner: str = ""
-    group: str = ""
+    owner: Holder = NOBODY
+    group: Holder = NOBODY
     services: tuple[str, ...] = ()
     unused: frozenset[str] = frozenset()
     notes: Mapping[str, Notes] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     defaults: frozenset[str] = frozenset()
+    hosts: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -106,7 +143,8 @@ class SideFile:
 class Side:
     """``name`` as it was asked for; ``environment`` "" where it is not known which one it is; ``left_out`` says what
     was not looked at, ``problems`` what could not be; ``sealed`` counts the files that no key opened. ``services``
-    None: it cannot have any. ``directory`` is where probes are run."""
+    None: it cannot have any. ``directory`` is where probes are run. ``hosts`` are names that a manifest may have for
+    the machine, the surest first; () where it is none."""
 
     name: str
     files: tuple[SideFile, ...]
@@ -116,6 +154,7 @@ class Side:
     problems: tuple[str, ...] = ()
     sealed: int = 0
     directory: str = ""
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +315,7 @@ def compare(
     left: Side, right: Side, expected: Expectations, *, different: bool, probes: Sequence[ProbeResult] = ()
 ) -> Comparison:
     """Given two sides, return how each file, key and service stands on them."""
+    left, right = for_machine(left, right), for_machine(right, left)
     judge = _Judge(left, right, expected, different)
     files = tuple(judge.file(one, other) for one, other in pair(left.files, right.files))
     return Comparison(left, right, different, files, tuple(judge.services()), tuple(probes))
@@ -285,26 +325,28 @@ def compare_answers(probe: Probe, left: Ran, right: Ran) -> ProbeResult:
     """Given what a probe gave on two sides, return how that stands. White space makes no difference by itself."""
     lines, others = (_answer(one, probe.ignore) for one in (left, right))
     line = _first_difference(lines, others)
-    if not _answered(left, probe) and not _answered(right, probe):
+    answered = [_answered(one, probe) for one in (left, right)]
+    same = line == 0 and (left.exit_code, left.problem) == (right.exit_code, right.problem)
+    if not any(answered):
         status = Status.FAILED
-    else:
-        same = line == 0 and (left.exit_code, left.problem) == (right.exit_code, right.problem)
-        status = Status.SAME if same else Status.DIFFERS
-    if status is Status.DIFFERS and probe.expected:
-        status = Status.EXPECTED
+    elif same:
+        status = Status.SAME
+    else:  # a reason for other answers is none for no answer
+        status = Status.EXPECTED if probe.expected and all(answered) else Status.DIFFERS
     reason = probe.expected if status is Status.EXPECTED else ""
     line = 0 if status is Status.SAME else line
     return ProbeResult(probe.name, status, _told(left, probe, lines), _told(right, probe, others), line, reason)
 
 
 def _answered(ran: Ran, probe: Probe) -> bool:
+    """Whether the command ran and ended with 0, or the address answered with a status below 400."""
     if ran.exit_code is None:
         return False
     return ran.exit_code < _BAD_REQUEST if probe.url else ran.exit_code == 0
 
 
 def _answer(ran: Ran, ignore: str) -> list[str]:
-    text = ran.output.reveal().decode("utf-8", "replace")
+    text = ran.output.reveal().decode("utf-8", "surrogateescape")  # other bytes are another answer
     if ignore:
         text = re.sub(ignore, "", text)
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -325,7 +367,7 @@ def _told(ran: Ran, probe: Probe, lines: Sequence[str]) -> str:
     if ran.exit_code is None:
         return ran.problem
     ended = f"status {ran.exit_code}" if probe.url else f"exit {ran.exit_code}"
-    shown = " / ".join(lines)[:_LONGEST_SHOWN] if probe.show else f"{len(lines)} lines"
+    shown = printable(" / ".join(lines)[:_LONGEST_SHOWN]) if probe.show else f"{len(lines)} lines"
     return f"{ended}: {shown}" if shown else ended
 
 
@@ -335,6 +377,36 @@ def are_different(left: Side, right: Side) -> bool:
     if left.environment and right.environment:
         return left.environment != right.environment
     return not (left.environment or right.environment)
+
+
+# --- hosts ---
+
+
+def for_machine(side: Side, machine: Side) -> Side:
+    """Given a side of git and one that is a machine, return what git has for that machine; any other side as it is.
+
+    Where none of the machine's names is a host of git's, it is taken for the host whose files are most like its own.
+    """
+    hosts = {host.casefold(): host for file in side.files for host in file.hosts}
+    if not hosts or not machine.hosts:
+        return side
+    known = next((name.casefold() for name in machine.hosts if name.casefold() in hosts), "")
+    host = known or max(sorted(hosts), key=lambda one: _found_again(_for_host(side.files, one), machine.files))
+    kept = _for_host(side.files, host)
+    if len(kept) == len(side.files):
+        return side
+    why = "" if known else ", which the files there are most like"
+    return replace(side, files=kept, left_out=(*side.left_out, f"what is for other hosts than {hosts[host]}{why}"))
+
+
+def _for_host(files: Sequence[SideFile], host: str) -> tuple[SideFile, ...]:
+    return tuple(one for one in files if not one.hosts or host in map(str.casefold, one.hosts))
+
+
+def _found_again(files: Sequence[SideFile], there: Sequence[SideFile]) -> float:
+    """How much of the files is there: one that is not counts against it."""
+    pairs = [(one, other) for one, other in pair(files, there) if one]
+    return sum(_resemblance(_marks(one), _marks(other)) if other else -1 for one, other in pairs)
 
 
 # --- pairing ---
@@ -359,14 +431,49 @@ def pair(left: Sequence[SideFile], right: Sequence[SideFile]) -> list[Pair]:
 
 
 def _by_alias(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
-    taken: set[str] = set()
-    for one in left:
-        for alias in one.aliases:
-            other = next((other for other in right if alias in other.aliases and other.name not in taken), None)
-            if other is not None:
-                taken.add(other.name)
-                yield one, other
-                break
+    """The surest names first; of several files with one name those for the same host, then those most alike."""
+    done: tuple[set[int], set[int]] = (set(), set())
+    marks = [_marks(one) for one in left], [_marks(other) for other in right]
+
+    def order(both: tuple[int, int]) -> tuple[bool, float, bool, tuple[int, int]]:
+        one, other = left[both[0]], right[both[1]]
+        strangers = bool(one.hosts and other.hosts) and set(one.hosts).isdisjoint(other.hosts)
+        return strangers, -_resemblance(marks[0][both[0]], marks[1][both[1]]), one.name != other.name, both
+
+    for _, pairs in sorted(_candidates(left, right).items()):
+        free = [(here, there) for here, there in pairs if here not in done[0] and there not in done[1]]
+        for here, there in sorted(free, key=order):
+            if here not in done[0] and there not in done[1]:
+                done[0].add(here)
+                done[1].add(there)
+                yield left[here], right[there]
+
+
+def _candidates(left: Sequence[SideFile], right: Sequence[SideFile]) -> dict[int, set[tuple[int, int]]]:
+    """The files, by their places, that have a name in common: the lower the key, the surer the names."""
+    known: dict[str, list[tuple[int, int]]] = {}
+    for there, other in enumerate(right):
+        for rank, alias in enumerate(other.aliases):
+            known.setdefault(alias, []).append((rank, there))
+    found: dict[int, set[tuple[int, int]]] = {}
+    for here, one in enumerate(left):
+        for rank, alias in enumerate(one.aliases):
+            for other_rank, there in known.get(alias, ()):
+                found.setdefault(rank + other_rank, set()).add((here, there))
+    return found
+
+
+def _marks(one: SideFile) -> frozenset[tuple[str, str]]:
+    """What makes a file like another: its keys, and these with their values, or else its content."""
+    if one.keys is None:
+        return frozenset({("", one.content or one.name)})
+    known = ((key, value.fingerprint or value.written) for key, value in one.keys.items())
+    return frozenset((*((key, "") for key in one.keys), *known))
+
+
+def _resemblance(one: frozenset[tuple[str, str]], other: frozenset[tuple[str, str]]) -> float:
+    """From 0 for nothing in common to 1."""
+    return len(one & other) / max(len(one | other), 1)
 
 
 def _by_base(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
@@ -403,6 +510,18 @@ def _likeness(one: Mapping[str, Value] | None, other: Mapping[str, Value] | None
     if not one or not other:
         return 0.0
     return len(one.keys() & other.keys()) / len(one.keys() | other.keys())
+
+
+def alike(one: Value, other: Value) -> bool | None:
+    """Whether two values are the same: files write them alike, and nothing around them that both sides know says
+    otherwise; or else both are known. None where one is sealed."""
+    if SEALED in (one, other):
+        return None
+    if one.written and one.written == other.written and None in (one.given, other.given):
+        return True
+    if one.fingerprint is not None and other.fingerprint is not None:
+        return one.fingerprint == other.fingerprint
+    return one.written == other.written and one.given == other.given
 
 
 # --- classification ---
@@ -462,25 +581,26 @@ class _Judge:
     def _status(
         self, one: Value | None, other: Value | None, notes: Sequence[Notes], *, is_secret: bool
     ) -> tuple[Status, str]:
-        """How a key stands, before what is listed as expected is asked, and what the contract says of that."""
+        """How a key stands, before what is listed as expected is asked, and what says so."""
         if one is None or other is None:
             return Status.MISSING_LEFT if one is None else Status.MISSING_RIGHT, ""
-        if one.fingerprint is None or other.fingerprint is None:
-            return Status.UNKNOWN, ""
         ruled = next((said for said in notes if said.differs), None)
         place = f"x-differs of {ruled.contract}:{ruled.line}" if ruled else ""
-        if one.fingerprint != other.fingerprint:
-            if self.different and ruled and ruled.differs in (Differs.MUST, Differs.MAY):
+        must = self.different and (ruled.differs is Differs.MUST if ruled else is_secret)
+        known = one.fingerprint is not None and other.fingerprint is not None
+        same = alike(one, other)
+        if same is None or (must and not known):
+            return Status.UNKNOWN, "" if same is None else _REFERS
+        if not same:
+            if must:
+                return Status.EXPECTED, place or "a secret differs between environments"
+            if self.different and ruled and ruled.differs is Differs.MAY:
                 return Status.EXPECTED, place
-            if self.different and is_secret and not ruled:
-                return Status.EXPECTED, "a secret differs between environments"
-            return Status.DIFFERS, f"must not differ: {place}" if ruled and ruled.differs is Differs.NEVER else ""
-        if self.different and not one.empty:
-            if ruled:
-                return (Status.SAME_SECRET, f"must differ: {place}") if ruled.differs is Differs.MUST else _SAME
-            if is_secret and not one.placeholder:
-                return Status.SAME_SECRET, "two environments share a secret"
-        return _SAME
+            never = f"must not differ: {place}" if ruled and ruled.differs is Differs.NEVER else ""
+            return Status.DIFFERS, never or ("" if known else _REFERS)
+        if must and not one.empty and (ruled or not one.placeholder):
+            return Status.SAME_SECRET, f"must differ: {place}" if ruled else "two environments share a secret"
+        return Status.SAME, ""
 
     def _allowing(self, names: Sequence[str], key: str) -> Callable[[Allows], str]:
         """What is listed for this key: a function from what is to be allowed to the reason, "" for none."""
@@ -505,10 +625,13 @@ class _Judge:
             return
         if one.mode is not None and other.mode is not None:
             yield self._fact(names, Attribute.MODE, f"{one.mode:04o}", f"{other.mode:04o}")
-        if one.owner and other.owner:
-            yield self._fact(names, Attribute.OWNER, one.owner, other.owner)
-        if one.group and other.group:
-            yield self._fact(names, Attribute.GROUP, one.group, other.group)
+        for what, ours, theirs in (
+            (Attribute.OWNER, one.owner, other.owner),
+            (Attribute.GROUP, one.group, other.group),
+        ):
+            if ours and theirs:
+                status = Status.SAME if ours.is_like(theirs) else Status.DIFFERS
+                yield self._fact(names, what, str(ours), str(theirs), status)
         if one.keys is None or other.keys is None:
             known = one.content is not None and other.content is not None
             status = (Status.SAME if one.content == other.content else Status.DIFFERS) if known else Status.UNKNOWN
@@ -535,31 +658,41 @@ class _Judge:
         if self.left.services is None or self.right.services is None:
             return
         left, right = _by_service(self.left.services), _by_service(self.right.services)
-        for name in sorted(left.keys() | right.keys()):
-            yield ServiceResult(name, tuple(self._service(name, left.get(name), right.get(name))))
+        several = any(len({project for project, _ in side}) > 1 for side in (left, right))
+        results = []
+        for one, other in _service_pairs(left.keys(), right.keys()):
+            project, service = one or other or ("", "")
+            names = {service, *("/".join(each) for each in (one, other) if each)}
+            facts = self._service(names, left.get(one) if one else None, right.get(other) if other else None)
+            results.append(ServiceResult(f"{project}/{service}" if several else service, tuple(facts)))
+        yield from sorted(results, key=lambda result: result.service)
 
     def _service(
-        self, name: str, one: Sequence[FoundContainer] | None, other: Sequence[FoundContainer] | None
+        self, names: Collection[str], one: Sequence[FoundContainer] | None, other: Sequence[FoundContainer] | None
     ) -> Iterator[Fact]:
         if one is None or other is None:
             status = Status.MISSING_LEFT if one is None else Status.MISSING_RIGHT
-            yield self._service_fact(name, "container", "yes" if one else "", "yes" if other else "", status)
+            yield self._service_fact(names, "container", "yes" if one else "", "yes" if other else "", status)
             return
         for what, tell in _FACTS.items():
-            left, right = (", ".join(dict.fromkeys(map(tell, each))) for each in (one, other))
-            if left or right:
-                # How often it was restarted says much to a person, and is never the same on two machines.
-                ignored = what == "restarts" or left == right
-                yield self._service_fact(name, what, left, right, Status.SAME if ignored else Status.DIFFERS)
+            left, right = (_together([tell(container) for container in each]) for each in (one, other))
+            yield from self._compared(names, what, left, right)
+        yield from self._compared(names, "containers", str(len(one)), str(len(other)))
 
-    def _service_fact(self, name: str, what: str, left: str, right: str, status: Status) -> Fact:
+    def _compared(self, names: Collection[str], what: str, left: str, right: str) -> Iterator[Fact]:
+        if left or right:
+            # How often it was restarted says much to a person, and is never the same on two machines.
+            ignored = what == "restarts" or left == right
+            yield self._service_fact(names, what, left, right, Status.SAME if ignored else Status.DIFFERS)
+
+    def _service_fact(self, names: Collection[str], what: str, left: str, right: str, status: Status) -> Fact:
         reason = ""
         if status in UNEXPLAINED:
             reason = next(
                 (
                     one.reason
                     for one in self.expected.services
-                    if fnmatchcase(name, one.service)
+                    if any(fnmatchcase(name, one.service) for name in names)
                     and any(fnmatchcase(what, fact) for fact in one.facts)
                     and self._holds(one.between)
                 ),
@@ -569,7 +702,7 @@ class _Judge:
         return Fact(what, left, right, Status.EXPECTED if reason else status, risk, reason)
 
 
-_SAME = (Status.SAME, "")
+_REFERS = "refers to a variable whose value is not known"
 _ALLOWS = {
     Status.DIFFERS: Allows.DIFFERS,
     Status.MISSING_LEFT: Allows.MISSING,
@@ -607,8 +740,35 @@ def _names(one: Expectation, names: Sequence[str]) -> bool:
     return any(fnmatchcase(name, one.file) for name in every)
 
 
-def _by_service(containers: Sequence[FoundContainer]) -> dict[str, list[FoundContainer]]:
-    found: dict[str, list[FoundContainer]] = {}
+ServiceName = tuple[str, str]
+"""A project and a service of it."""
+
+
+def _by_service(containers: Sequence[FoundContainer]) -> dict[ServiceName, list[FoundContainer]]:
+    found: dict[ServiceName, list[FoundContainer]] = {}
     for one in containers:
-        found.setdefault(one.service, []).append(one)
+        found.setdefault((one.project, one.service), []).append(one)
     return found
+
+
+def _service_pairs(
+    left: Collection[ServiceName], right: Collection[ServiceName]
+) -> Iterator[tuple[ServiceName | None, ServiceName | None]]:
+    """Which service belongs to which: by project and name, else by its name, where each side has that left once."""
+    yield from ((one, one) for one in left if one in right)
+    rest = [[name for name in side if name not in other] for side, other in ((left, right), (right, left))]
+    for service in sorted({name[1] for side in rest for name in side}):
+        ones, others = ([name for name in side if name[1] == service] for side in rest)
+        if len(ones) == len(others) == 1:
+            yield ones[0], others[0]
+        else:
+            yield from ((one, None) for one in ones)
+            yield from ((None, other) for other in others)
+
+
+def _together(values: Sequence[str]) -> str:
+    """What several containers have in one word; how many have each, where they are not all alike."""
+    counted = Counter(values)
+    if len(counted) <= 1:
+        return next(iter(counted), "")
+    return ", ".join(f"{number} {value or 'none'}" for value, number in sorted(counted.items()))

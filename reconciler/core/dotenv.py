@@ -9,9 +9,10 @@ Values are secrets: no error, repr or difference that leaves this module shows o
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 
@@ -239,11 +240,14 @@ class _Opened:
 
 
 class _Scope:
-    """What the references of one file see, and the keys it has defined so far."""
+    """What the references of one file see, and the keys it has defined so far. ``missed`` tells whether one of them
+    has found nothing."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], unsure: Collection[str] = ()) -> None:
         self.values: dict[str, str] = {}
+        self.missed = False
         self._environment = environment
+        self._unsure = unsure
         self._substituted = 0
 
     def define(self, entry: Entry) -> None:
@@ -251,8 +255,12 @@ class _Scope:
         if not entry.inherited:
             literal = entry.quote is Quote.SINGLE or "$" not in entry.template
             self.values[entry.key] = entry.template if literal else self._expand(entry.template, entry.line)
-        elif entry.key in self._environment:
-            self.values[entry.key] = self._environment[entry.key]
+        elif (value := self.given(entry.key)) is not None:
+            self.values[entry.key] = value
+
+    def given(self, name: str) -> str | None:
+        """What the environment has under that name, as far as it is known."""
+        return None if name in self._unsure else self._environment.get(name)
 
     def _expand(self, text: str, line: int) -> str:
         """Return ``text`` with its references replaced.
@@ -303,9 +311,10 @@ class _Scope:
             pieces[inner.mark :] = [value or ""]
 
     def _find(self, name: str, line: int) -> str | None:
-        value = self._environment.get(name)
-        if value is None:
+        value = self.given(name)
+        if value is None and name not in self._unsure:
             value = self.values.get(name)
+        self.missed = self.missed or value is None
         # A few lines that double each other would otherwise fill the memory.
         self._substituted += len(value or "")
         if self._substituted > _MOST_SUBSTITUTED:
@@ -419,14 +428,21 @@ def key_diff(
 ) -> KeyChange:
     """Given two versions of a file (None where it is absent), return the names of the keys a container sees change.
 
-    Order, quotes and comments make no difference by themselves. Raises EnvFileError if either version is refused.
+    Order, quotes and comments make no difference by themselves. A value that refers to what neither the file nor
+    ``environment`` defines is compared as it is written. Raises EnvFileError if either version is refused.
     """
-    before, after = (_variables(data, environment, parser) for data in (old, new))
+    before, after = (_comparable(data, environment, parser) for data in (old, new))
     return KeyChange(
         added=tuple(sorted(after.keys() - before.keys())),
         removed=tuple(sorted(before.keys() - after.keys())),
         changed=tuple(sorted(key for key in before.keys() & after.keys() if before[key] != after[key])),
     )
+
+
+def _comparable(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, tuple[bool, str]]:
+    """By key what the value is, or where that is not known, a digest of how it is written."""
+    found = readings(data or b"", parser, lambda text: hashlib.sha256(text).hexdigest(), environment or None)
+    return {key: (one.value is not None, one.written if one.value is None else one.value) for key, one in found.items()}
 
 
 def _variables(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, str]:
@@ -447,6 +463,109 @@ def variables(data: bytes, parser: Parser) -> dict[str, str]:
         if error.code != "required-variable":
             raise
         return {entry.key: entry.template for entry in entries(data, parser)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What can be told of a key's value. ``value`` is what a container gets, None where that hangs on a name which
+    neither the file nor the known environment defines. ``template`` is how the file writes it.
+
+    ``written`` is a digest of how the file writes it, whatever its quotes, together with the keys of the file that it
+    refers to; ``given`` one of what it takes from the known environment, None where that is not known.
+    """
+
+    value: str | None = field(repr=False)
+    template: str = field(repr=False)
+    written: str
+    given: str | None = None
+
+
+def readings(
+    data: bytes,
+    parser: Parser,
+    digest: Callable[[bytes], str],
+    environment: Mapping[str, str] | None = None,
+    unsure: Collection[str] = (),
+) -> dict[str, Reading]:
+    """Given an env file, return what can be told of each key; of several entries the last counts.
+
+    ``environment`` is what is known of the variables of the Compose project, None for nothing. What a name of
+    ``unsure`` stands for is not known, even where the file defines it. An opaque file has no keys. Raises EnvFileError.
+    """
+    reader = _Reader(digest, environment, unsure)
+    for entry in entries(data, parser):
+        reader.read(replace(entry, quote=Quote.SINGLE) if parser is Parser.RAW else entry)
+    return reader.found
+
+
+class _Reader:
+    """Reads the entries of one file in their order."""
+
+    def __init__(
+        self, digest: Callable[[bytes], str], environment: Mapping[str, str] | None, unsure: Collection[str]
+    ) -> None:
+        self.found: dict[str, Reading] = {}
+        self._digest = digest
+        self._unsure = unsure
+        self._scope = _Scope(environment or {}, unsure)
+        self._knows_environment = environment is not None
+
+    def read(self, entry: Entry) -> None:
+        names = sorted({entry.key} if entry.inherited else _references(entry))
+        value = self._value(entry)
+        written = self._written(entry, value, names)
+        given = self._given(entry, names) if self._knows_environment else None
+        self.found[entry.key] = Reading(None if value is None else _as_sent(value), entry.template, written, given)
+
+    def _value(self, entry: Entry) -> str | None:
+        """What a container gets, None where that is not known, as it then is not to later references either."""
+        scope = self._scope
+        scope.missed = entry.inherited and scope.given(entry.key) is None
+        try:
+            scope.define(entry)
+        except EnvFileError as error:
+            if error.code != "required-variable":
+                raise
+            scope.missed = True
+        if scope.missed:
+            scope.values.pop(entry.key, None)
+        return scope.values.get(entry.key)
+
+    def _written(self, entry: Entry, value: str | None, names: Sequence[str]) -> str:
+        if entry.inherited:
+            return self._digest(b"inherited")
+        if not names:
+            return self._digest_of("value", value or "")
+        template = _REFERENCE.sub(lambda one: f"${{{one['plain']}}}" if one["plain"] else one[0], entry.template)
+        inner = (f"{name}={self.found[name].written}" for name in names if name in self.found)
+        return self._digest_of("template", template, *inner)
+
+    def _given(self, entry: Entry, names: Sequence[str]) -> str | None:
+        """None also where one of the names is unsure."""
+        parts = []
+        for name in names:
+            if (value := self._scope.given(name)) is not None:
+                parts.append(f"{name}={value}")
+            elif name in self._unsure:
+                return None
+            elif name in self.found and not entry.inherited:
+                if (inner := self.found[name].given) is None:
+                    return None
+                parts.append(f"{name}:{inner}")
+            else:
+                parts.append(name)
+        return self._digest_of("given", *parts)
+
+    def _digest_of(self, *parts: str) -> str:
+        return self._digest("\0".join(parts).encode("utf-8", "surrogatepass"))
+
+
+def _references(entry: Entry) -> frozenset[str]:
+    """Every name that an entry refers to, in whatever way."""
+    if entry.quote is Quote.SINGLE or "$" not in entry.template:
+        return frozenset()
+    found = _REFERENCE.finditer(entry.template)
+    return frozenset(name for one in found if (name := one["plain"] or one["braced"]))
 
 
 def entries(data: bytes, parser: Parser) -> tuple[Entry, ...]:

@@ -42,7 +42,8 @@ class UsedFile:
 
 @dataclass(frozen=True, slots=True)
 class FoundContainer:
-    """A container of a service, for comparing two machines. ``image_digest`` "" where the image has none.
+    """A container of a service, for comparing two machines. ``image_digest`` "" where the image has none; ``project``
+    "" where only one can be meant.
 
     ``ports`` are like "127.0.0.1:8000->80/tcp"; ``memory`` in bytes and ``cpus`` are its limits, 0 for none.
     """
@@ -56,6 +57,7 @@ class FoundContainer:
     ports: tuple[str, ...] = ()
     memory: int = 0
     cpus: float = 0.0
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,25 @@ def test_a_key_for_another_environment_opens_its_own_only(committed: Site, live:
     assert any("the key opens none of them" in remark for remark in found["remarks"])
 
 
+@pytest.mark.root
+@pytest.mark.sshd
+def test_an_owner_without_a_name_is_compared_by_its_number(
+    committed: Site, live: Path, sshd: Sshd, tmp_path: Path
+) -> None:
+    committed.replace("production/environment.yaml", "flags.env: {", "flags.env: {owner: root, group: '4242', ")
+    committed.commit("Say whose")
+    os.chown(live / "flags.env", 4242, 4242)
+    for side in (f"file:{live}", ssh(sshd, live)):
+        asked = ("git:production", side, *trusting(sshd))
+        found = one(data(committed.root, *asked, key=committed.keys))
+        facts = [fact for file in found["files"] for fact in file["facts"] if fact["what"] in ("owner", "group")]
+        told = {fact["what"]: (fact["left"], fact["right"], fact["class"]) for fact in facts}
+        assert told == {"owner": ("root", "4242", DIFFERS), "group": ("4242", "4242", SAME)}
+    other = written(tmp_path / "other", {"flags.env": FLAGS})
+    sides = (f"file:{live}/flags.env", f"file:{other}/flags.env", "--same-environment")
+    assert classes(one(data(tmp_path, *sides)))["flags.env:owner"] == DIFFERS
+
+
 # --- git against git ---
 
 
@@ -241,6 +260,37 @@ def test_keys_left_to_the_server_may_differ(committed: Site, live: Path) -> None
     change(live / "flags.env", "=on", "=off")
     found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
     assert key_of(found, "flags.env", "FEATURE_SEARCH")["reason"] == "left to the server (ignore_keys)"
+
+
+# --- references ---
+
+REFERENCES = "HOME_PAGE=https://${WEB_MAIN}/x\nBANNER=ab$cd9\nLEVEL=${LOG:-info}\nWORD='a b'\n"
+
+
+@pytest.mark.parametrize("beside", ["", "REQUIRED=${X:?}\n"])
+def test_a_reference_is_not_the_same_as_another_or_as_a_value(tmp_path: Path, beside: str) -> None:
+    first = written(tmp_path / "a", {"app.env": REFERENCES + beside})
+    second = written(tmp_path / "b", {"app.env": REFERENCES + beside})
+    sides = (f"file:{first}", f"file:{second}", "--same-environment")
+    assert set(classes(one(data(tmp_path, *sides, code=0))).values()) == {SAME}
+    for old, new in (("MAIN", "OTHER"), ("cd9", "xy7"), ("${LOG:-info}", "info"), ("'a b'", '"a b"')):
+        change(second / "app.env", old, new)
+    differing = {name for name, kind in classes(one(data(tmp_path, *sides))).items() if kind != SAME}
+    assert differing == {"app.env/HOME_PAGE", "app.env/BANNER", "app.env/LEVEL"}
+    assert key_of(one(data(tmp_path, *sides)), "app.env", "LEVEL")["reason"].startswith("refers to a variable")
+
+
+def test_what_a_projects_dot_env_defines_is_filled_in(tmp_path: Path) -> None:
+    compose = "services: {api: {image: x, env_file: [common.env, api.env]}}\n"
+    files = {"compose.yaml": compose, ".env": "WEB=one\nBOTH=1\n", "common.env": "BOTH=2\n"}
+    first = written(tmp_path / "a", {**files, "api.env": "PAGE=${WEB}\nMORE=${BOTH}\n"})
+    second = written(tmp_path / "b", {**files, "api.env": "PAGE=one\nMORE=1\n"})
+    sides = (f"file:{first}", f"file:{second}", "--same-environment")
+    told = classes(one(data(tmp_path, *sides)))
+    assert (told["api.env/PAGE"], told["api.env/MORE"]) == (SAME, DIFFERS)  # BOTH may be that of common.env
+    written(second, {**files, ".env": "WEB=two\nBOTH=1\n", "api.env": "PAGE=${WEB}\nMORE=${BOTH}\n"})
+    told = classes(one(data(tmp_path, *sides)))
+    assert {name for name, kind in told.items() if kind != SAME} == {".env/WEB", "api.env/PAGE"}
 
 
 # --- pairs ---
@@ -377,6 +427,57 @@ def test_by_default_the_persons_own_ssh_configuration_counts(live: Path, sshd: S
     assert (done.returncode, "host key" in done.stderr) == (1, True)
 
 
+TWO_HOSTS = """stacks:
+  shop-web-1: {directory: /opt/shop, hosts: [web-1], targets: {shop-web-1/api.env: {path: api.env}}}
+  shop-web-2: {directory: /opt/shop, hosts: [web-2], targets: {shop-web-2/api.env: {path: api.env}, shared.env: }}
+  more-web-1: {directory: /opt/more, hosts: [web-1], targets: {shared.env: }}
+"""
+
+
+def servers(site: Site, sshd: Sshd, root: Path, *names: str) -> tuple[Path, list[str]]:
+    """A home in which the names stand for ``sshd``, and a side for each of the site's two servers, all right."""
+    site.write("production/environment.yaml", TWO_HOSTS)
+    text = "PORT={}\nAPI_TOKEN=invented-{}\n"
+    for number in (1, 2):
+        site.encrypt(f"production/shop-web-{number}/api.env", text.format(number, number))
+        written(root / f"web-{number}", {"shop/api.env": text.format(number, number)})
+    site.encrypt("production/shared.env", "S=1\n")
+    written(root / "web-1", {"more/shared.env": "S=1\n"})
+    written(root / "web-2", {"shop/shared.env": "S=1\n"})
+    site.commit("Two hosts")
+    (root / "me" / ".ssh").mkdir(parents=True)
+    config = f"Host {' '.join(names)}\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n"
+    config += f"  IdentityFile {sshd.key_path}\n  UserKnownHostsFile {sshd.known_hosts}\n"
+    (root / "me" / ".ssh" / "config").write_text(config)
+    return root / "me", [f"ssh://{name}{root}/web-{number}" for number, name in enumerate(names, start=1)]
+
+
+@pytest.mark.sshd
+@pytest.mark.parametrize("names", [("web-1", "web-2"), ("web-1.example.org", "web-2.example.org"), ("one", "two")])
+def test_each_server_is_held_against_the_sources_of_its_own_host(
+    site: Site, sshd: Sshd, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    home, sides = servers(site, sshd, tmp_path, *names)
+    asked = ("git:production", *sides, "--json")
+    done = compare(site.root, *asked, key=site.keys, HOME=str(home))
+    found = json.loads(done.stdout)
+    assert (done.returncode, [each["unexplained"] for each in found["comparisons"]]) == (0, [0, 0]), done.stdout
+    change(tmp_path / "web-2" / "shop" / "api.env", "PORT=2", "PORT=1")
+    done = compare(site.root, *asked, key=site.keys, HOME=str(home))
+    told = [each["unexplained"] for each in json.loads(done.stdout)["comparisons"]]
+    assert (done.returncode, told) == (2, [0, 1])
+
+
+@pytest.mark.sshd
+def test_the_servers_file_says_which_host_an_address_is(site: Site, sshd: Sshd, server: Server, tmp_path: Path) -> None:
+    servers(site, sshd, tmp_path, "web-1")
+    change(tmp_path / "web-2" / "shop" / "api.env", "invented-2", "invented-1")
+    change(tmp_path / "web-2" / "shop" / "api.env", "PORT=2", "PORT=1")  # all of it is another host's
+    server.settings["hosts"] = {"web-2": sshd.as_host(address=sshd.host)}
+    asked = ("git:production", ssh(sshd, tmp_path / "web-2"), *trusting(sshd))
+    assert one(data(site.root, *asked, "--config", str(server.config), key=site.keys))["unexplained"] == 2
+
+
 # --- this server ---
 
 
@@ -415,8 +516,33 @@ def test_a_running_container_is_held_against_its_file(
     side = f"container:{project.name}/api"
     found = one(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
     assert classes(found) == {"api.env/A": SAME, "api.env/B": DIFFERS, "api.env/EXTRA": "missing-left"}
+    project.write("api.env", "A=invented-1\nB=${TWO:-2}\n")
+    found = one(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
+    told = key_of(found, "api.env", "B")
+    assert (told["class"], told["reason"]) == (DIFFERS, "refers to a variable whose value is not known")
     done = compare(tmp_path, side.replace("/api", "/none"), f"file:{project.directory}")
     assert (done.returncode, "no container of that service" in done.stderr) == (1, True)
+
+
+@pytest.mark.docker
+def test_only_containers_that_run_count_and_all_of_them(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path
+) -> None:
+    project = compose_project(SERVICE, {"api.env": "A=1\nB=2\n", ".env": "LEVEL=1\n"})
+    project.up()
+    first = project.container("api")["Id"]
+    change(project.directory / "api.env", "B=2", "B=invented-3")
+    assert project.compose("up", "-d", "--pull", "never", "--no-recreate", "--scale", "api=2").returncode == 0
+    side = f"container:{project.name}/api"
+    asked = (side, f"file:{project.directory}/api.env", "--same-environment")
+    found = one(data(tmp_path, *asked))
+    assert found["problems"] == [f"{side}: its 2 containers do not have the same variables: B"]
+    output("docker", "stop", first)
+    found = one(data(tmp_path, *asked))
+    assert (found["problems"], classes(found)["api.env/B"]) == ([], SAME)
+    assert project.compose("stop").returncode == 0
+    done = compare(tmp_path, *asked)
+    assert (done.returncode, "no container of that service is running (exited)" in done.stderr) == (1, True)
 
 
 @pytest.fixture
@@ -492,3 +618,17 @@ def test_services_stand_side_by_side(
         "  - {service: web, facts: container, reason: only the first one serves}\n"
     )
     assert one(data(tmp_path, *sides, "--expected", expected, code=0))["unexplained"] == 0
+
+
+@pytest.mark.docker
+def test_a_second_project_on_one_side_does_not_hide_the_services_of_the_first(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path
+) -> None:
+    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s}}\n"
+    first, second = compose_project(text), compose_project(text)
+    first.up()
+    second.up()
+    found = one(data(tmp_path, f"file:{first.directory}", f"file:{tmp_path}", "--same-environment"))
+    told = {one["service"]: {fact["what"]: fact["class"] for fact in one["facts"]} for one in found["services"]}
+    assert set(told[f"{first.name}/api"].values()) == {SAME}
+    assert told[f"{second.name}/api"] == {"container": "missing-left"}

@@ -56,9 +56,32 @@ def test_a_reason_makes_it_expected_and_show_shows_it(tmp_path: Path) -> None:
     assert (found["left"], found["right"]) == ("exit 0: 3a1 (head)", "exit 0: 3a0")
 
 
+def test_a_reason_for_other_answers_is_none_for_a_probe_that_fails_on_one_side(tmp_path: Path) -> None:
+    asked = sides(tmp_path, "one\n", "two\n")
+    reason = "each of them says its own name"
+    assert probed(tmp_path, *asked, run=CAT, expected=reason, code=0)["class"] == "expected"
+    (tmp_path / "second" / "lock.txt").unlink()
+    found = probed(tmp_path, *asked, run=CAT, expected=reason)
+    assert (found["class"], found["right"], found["reason"]) == ("differs", "exit 1: 0 lines", "")
+    found = probed(tmp_path, *asked, run=["env", "--", "./tool"], expected=reason)
+    assert found["class"] == "failed"
+    written(tmp_path / "first", {"tool": "#!/bin/sh\necho one\n"}, mode=0o755)
+    found = probed(tmp_path, *asked, run=["env", "--", "./tool"], expected=reason)
+    assert (found["class"], found["left"], found["right"]) == ("differs", "exit 0: 1 lines", "exit 127: 0 lines")
+
+
 @pytest.mark.parametrize("argv", [["no-such-program"], ["false"], ["cat", "no-such-file"]], ids=" ".join)
 def test_a_command_that_fails_on_both_sides_proves_nothing(tmp_path: Path, argv: list[str]) -> None:
     assert probed(tmp_path, *sides(tmp_path, "", ""), run=argv)["class"] == "failed"
+
+
+def test_bytes_that_are_no_text_make_a_difference_and_are_shown_as_none(tmp_path: Path) -> None:
+    asked = sides(tmp_path, "", "")
+    (tmp_path / "first" / "lock.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "second" / "lock.txt").write_bytes(b"caf\xe8\n")
+    found = probed(tmp_path, *asked, run=CAT, show=True)
+    assert (found["class"], found["first_different_line"]) == ("differs", 1)
+    assert (found["left"], found["right"]) == ("exit 0: caf\N{REPLACEMENT CHARACTER}",) * 2
 
 
 def test_no_shell_reads_the_arguments(tmp_path: Path) -> None:

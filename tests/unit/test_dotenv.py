@@ -270,6 +270,23 @@ def test_key_diff_compares_what_references_stand_for() -> None:
     assert key_diff(b"X=1\nA=${X}\n", b"X=2\nA=${X}\n").changed == ("A", "X")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"A=postgres://${ONE}/x\n", b"A=postgres://${TWO}/x\n"),
+        (b"A=ab$cd9\n", b"A=ab$xy7\n"),
+        (b"A=${LEVEL:-info}\n", b"A=info\n"),
+        (b"A=${ONE:?}\nB=1\n", b"A=${TWO:?}\nB=1\n"),
+        (b"A\n", b"A=\n"),
+    ],
+)
+def test_what_refers_to_something_unknown_is_compared_as_it_is_written(old: bytes, new: bytes) -> None:
+    assert key_diff(old, new).changed == ("A",)
+    assert key_diff(old, old).empty
+    assert key_diff(b"A='${X}'\n", b'A="\\${X}"\n').empty
+    assert key_diff(b'A="${X}"\n', b"A=$X\n").empty
+
+
 def test_key_diff_follows_the_parser() -> None:
     old, new = b"A=1\n", b"A='1'\n"
     assert key_diff(old, new).empty

@@ -49,8 +49,11 @@ class Difference(Section):
 class ServiceDifference(Section):
     """Facts of services that may differ."""
 
-    service: Annotated[str, _GLOB] = Field(description="The service, or a pattern.")
-    facts: Globs = Field(description="state, health, image, digest, ports, memory, cpus, container, or a pattern.")
+    service: Annotated[str, _GLOB] = Field(description="The service, PROJECT/SERVICE, or a pattern.")
+    facts: Globs = Field(
+        description="state, health, image, digest, ports, memory, cpus, containers (how many), container (whether "
+        "there is one), or a pattern."
+    )
     between: Between = Field(default=(), description="Only between these environments. Default: any two sides.")
     reason: Reason = Field(description="Why, for whoever wonders later.")
 

@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app import local_wiring
 from reconciler.app.checks.contracts import open_book
 from reconciler.app.checks.survey import MANIFEST, Source, survey
-from reconciler.app.compare.contents import Content, Reader
+from reconciler.app.compare.contents import ALONE, Around, Content, Reader
+from reconciler.app.compare.interpolation import interpolation_of
 from reconciler.app.compare.side_names import Kind, SideName
-from reconciler.core.comparison import Side, SideFile
+from reconciler.app.manifest import Outline, outlines
+from reconciler.core.comparison import NOBODY, Holder, Side, SideFile
 from reconciler.core.contract import Notes
 from reconciler.core.errors import RefusedError
+from reconciler.core.importing import host_name
 from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model import Manifest, Parser
 from reconciler.core.plaintext import is_env_file
 from reconciler.core.ports import Machine
+from reconciler.core.secret import Secret
 from reconciler.core.tree import Tree
-from reconciler.core.words import printable
+from reconciler.core.words import listed, printable
 
 # Compose reads these of a project's .env itself.
 _COMPOSES_OWN = ("COMPOSE_", "DOCKER_")
@@ -29,10 +34,14 @@ _COMPOSES_OWN = ("COMPOSE_", "DOCKER_")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where git sides are read: a directory of the clone around the working directory, or ``repository``."""
+    """Where git sides are read: a directory of the clone around the working directory, or ``repository``. ``here`` is
+    what the manifests there call this machine, where the server's file says so, ``hosts`` what they call others, by
+    address and port."""
 
     repository: str
     path: str
+    here: str = ""
+    hosts: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -58,15 +67,29 @@ async def open_side(name: SideName, around: Surroundings) -> Side:
             side = await _container(name, around)
         case _:
             side = await _machine(name, around)
-    return replace(side, files=_distinct(side.files))
+    return replace(side, files=_distinct(side.files), hosts=_hosts(name, around.place))
 
 
 def _distinct(files: Sequence[SideFile]) -> tuple[SideFile, ...]:
-    """Each file under a name of its own."""
-    found: dict[str, SideFile] = {}
+    """Each file once; a source that goes to other places on other hosts is several."""
+    found: dict[tuple[str, str, tuple[str, ...]], SideFile] = {}
     for one in files:
-        found.setdefault(one.name, one)
-    return tuple(found[name] for name in sorted(found))
+        found.setdefault((one.name, one.aliases[0], one.hosts), one)
+    return tuple(found[key] for key in sorted(found))
+
+
+def _hosts(name: SideName, place: Place) -> tuple[str, ...]:
+    """What a manifest may call the side's machine, the surest first: as the server's file has it, as `import` does."""
+    if name.kind is Kind.GIT:
+        return ()
+    if name.kind is Kind.SSH:
+        address = name.host
+        surest = [place.hosts.get((address, name.port), ""), f"{host_name(address)}-{name.port}"]
+    else:
+        address, surest = socket.gethostname(), [place.here]
+    label = address.partition(".")[0]
+    short = "" if label.isdigit() else label  # an address of numbers has no short form
+    return tuple(dict.fromkeys(one for one in (*surest, host_name(address), short) if one))
 
 
 # --- git ---
@@ -89,17 +112,21 @@ async def _git(name: SideName, around: Surroundings) -> Side:
         raise RefusedError(what, where=name.text, hint=printable(there))
     found = survey(Tree(kept, tree.odd), around.place.path, parse_yaml=around.reader.parse_yaml)
     notes = open_book(found).notes(found.sources)
-    sources = [one for one in found.sources if one.environment == environment and one.outline]
-    contents = await asyncio.gather(*(_source(one, around.reader) for one in sources))
-    pairs = list(zip(sources, contents, strict=True))
-    manifest = next(one for one in found.environments if one.name == environment)
-    problems = () if manifest.manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` says why",)
+    manifest = next(one for one in found.environments if one.name == environment).manifest
+    problems = () if manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` says why",)
+    sources = {one.name: one for one in found.sources if one.environment == environment and one.outline}
+    said = [one for one in (outlines(manifest) if manifest else ()) if one.source in sources]
+    pairs = [(sources[outline.source], outline) for outline in said]
+    contents = await asyncio.gather(*(_content(*pair, around.reader) for pair in pairs))
     return Side(
         name.text,
-        tuple(_of_source(one, content, notes.get(one.path, {})) for one, content in pairs),
+        tuple(
+            _of_source(*pair, content, notes.get(pair[0].path, {}))
+            for pair, content in zip(pairs, contents, strict=True)
+        ),
         environment,
         problems=problems,
-        sealed=sum(content.sealed for content in contents),
+        sealed=len({source.name for (source, _), content in zip(pairs, contents, strict=True) if content.sealed}),
     )
 
 
@@ -117,13 +144,11 @@ async def _read_tree(revision: str, place: Place) -> Tree:
     return tree
 
 
-async def _source(source: Source, reader: Reader) -> Content:
-    return await reader.read(source.name, source.data, source.parser)
+async def _content(source: Source, outline: Outline, reader: Reader) -> Content:
+    return await reader.read(source.name, source.data, outline.parser)
 
 
-def _of_source(source: Source, content: Content, notes: Mapping[str, Notes]) -> SideFile:
-    outline = source.outline
-    assert outline is not None
+def _of_source(source: Source, outline: Outline, content: Content, notes: Mapping[str, Notes]) -> SideFile:
     relative = posixpath.relpath(outline.path, outline.directory)
     return SideFile(
         name=source.name,
@@ -131,12 +156,20 @@ def _of_source(source: Source, content: Content, notes: Mapping[str, Notes]) -> 
         keys=content.keys,
         content=content.digest,
         mode=int(outline.mode, 8),
-        owner="" if outline.owner.isdigit() else outline.owner,
-        group="" if outline.group.isdigit() else outline.group,
+        owner=_holder(outline.owner),
+        group=_holder(outline.group),
         notes=notes,
         ignored=outline.ignore_keys,
+        hosts=outline.hosts,
         problem=content.problem,
     )
+
+
+def _holder(said: str) -> Holder:
+    """An owner as a manifest names it, by name or number; root has the same number everywhere."""
+    if said.isdecimal():
+        return Holder(number=int(said))
+    return Holder(said, 0 if said == "root" else None)
 
 
 # --- machines ---
@@ -152,10 +185,11 @@ async def _machine(name: SideName, around: Surroundings) -> Side:
 
 async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side:
     alone = not inventory.projects and len(inventory.loose) == 1
+    known = await asyncio.gather(*(interpolation_of(project, reader) for project in inventory.projects))
     used = [
-        _of_file(one.file, inventory, reader, _parser(one), project, one)
-        for project in inventory.projects
-        for one in project.files
+        _of_file(one.file, inventory, reader, _parser(one), known_here.project, one, known_here.around(one))
+        for known_here in known
+        for one in known_here.project.files
     ]
     loose = [
         _of_file(file, inventory, reader, _parser_of_loose(file, alone=alone and file.path == inventory.place))
@@ -176,14 +210,7 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
 
 
 def _containers(projects: Sequence[FoundProject]) -> tuple[FoundContainer, ...]:
-    """Those of all projects; of several, services may have the same name, so the project's stands before it."""
-    if len(projects) == 1:
-        return projects[0].containers
-    return tuple(
-        replace(container, service=f"{project.name}/{container.service}")
-        for project in projects
-        for container in project.containers
-    )
+    return tuple(replace(container, project=project.name) for project in projects for container in project.containers)
 
 
 def _without_engine(inventories: Sequence[Inventory]) -> tuple[str, ...]:
@@ -221,10 +248,11 @@ async def _of_file(
     parser: Parser,
     project: FoundProject | None = None,
     used: UsedFile | None = None,
+    around: Around = ALONE,
 ) -> tuple[SideFile, bool]:
     """The file, and whether no key of ours opens it. Mode and owner of an encrypted one say nothing of a live file."""
     data = file.data.reveal()
-    content, encrypted = await reader.read(file.path, data, parser), b"ENC[AES256_GCM," in data
+    content, encrypted = await reader.read(file.path, data, parser, around), b"ENC[AES256_GCM," in data
     top = posixpath.dirname(inventory.place) if file.path == inventory.place else inventory.place
     name = posixpath.relpath(file.path, top) if top.startswith("/") else file.path
     relative = posixpath.relpath(file.path, project.directory) if project else name
@@ -234,8 +262,8 @@ async def _of_file(
         keys=content.keys,
         content=content.digest,
         mode=None if encrypted else file.mode,
-        owner="" if encrypted else file.owner,
-        group="" if encrypted else file.group,
+        owner=NOBODY if encrypted else Holder(file.owner, file.uid),
+        group=NOBODY if encrypted else Holder(file.group, file.gid),
         services=used.services if used else (),
         unused=_unused(content, inventory, project, used),
         problem=content.problem,
@@ -267,21 +295,22 @@ async def _live(name: SideName, around: Surroundings) -> Side:
     directories = sorted({stack.directory for stack in manifest.stacks})
     inventories = await asyncio.gather(*(local_wiring.take_inventory(machine, one) for one in directories))
     projects = [project for inventory in inventories for project in inventory.projects]
-    owners = {used.file.path: (project, used) for project in projects for used in project.files}
+    known = await asyncio.gather(*(interpolation_of(project, around.reader) for project in projects))
+    owners = {used.file.path: (one.project, used, one.around(used)) for one in known for used in one.project.files}
     found = []
     for target, file in zip(manifest.targets, files, strict=True):
         if file is None:
             continue
-        project, used = owners.get(target.path, (None, None))
+        user = owners.get(target.path, (None, None, ALONE))
         whole = Inventory(os.path.dirname(target.path), tuple(projects))
-        one, _ = await _of_file(file, whole, around.reader, target.parser, project, used)
+        one, _ = await _of_file(file, whole, around.reader, target.parser, *user)
         found.append(replace(one, name=target.source, aliases=(target.path, target.source), ignored=target.ignore_keys))
-    known = any(inventory.engine for inventory in inventories)
+    answers = any(inventory.engine for inventory in inventories)
     return Side(
         name.text,
         tuple(found),
         environment,
-        _containers(projects) if known else None,
+        _containers(projects) if answers else None,
         _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
     )
@@ -296,11 +325,16 @@ async def _container(name: SideName, around: Surroundings) -> Side:
     found = await local_wiring.containers(around.machines[name.text])
     if found is None:
         raise RefusedError("docker does not answer on this machine", where=name.text, hint="`docker ps` says why")
-    running = [one for one in found if one.container.service == service and (not project or one.project == project)]
-    projects = sorted({one.project for one in running})
-    if not running:
+    every = [one for one in found if one.container.service == service and (not project or one.project == project)]
+    if not every:
         hint = "`docker compose ls` and `docker compose ps` list what runs; accepted: SERVICE or PROJECT/SERVICE"
         raise RefusedError("there is no container of that service", where=name.text, hint=hint)
+    running = [one for one in every if one.container.state == "running"]
+    if not running:
+        states = ", ".join(sorted({one.container.state for one in every}))
+        hint = "Start it: the variables of a container that does not run are nobody's"
+        raise RefusedError(f"no container of that service is running ({states})", where=name.text, hint=hint)
+    projects = sorted({one.project for one in running})
     if len(projects) > 1:
         names = " or ".join(f"container:{one}/{service}" for one in projects)
         raise RefusedError("several projects have that service", where=name.text, hint=printable(f"Name {names}"))
@@ -310,4 +344,14 @@ async def _container(name: SideName, around: Surroundings) -> Side:
     }
     aliases = (f"{service}.env", service)
     file = SideFile(aliases[0], aliases, keys, None, services=(service,), defaults=running[0].defaults)
-    return Side(name.text, (file,))
+    return Side(name.text, (file,), problems=_unlike(name, [one.environment for one in running]))
+
+
+def _unlike(name: SideName, containers: Sequence[Mapping[str, Secret]]) -> tuple[str, ...]:
+    """What is to be said of containers of one service that do not have the same variables; only one is compared."""
+    every = {key for one in containers for key in one}
+    differing = sorted(key for key in every if len({one.get(key) for one in containers}) > 1)
+    if not differing:
+        return ()
+    names = listed([printable(key) for key in differing])
+    return (f"{name.text}: its {len(containers)} containers do not have the same variables: {names}",)
