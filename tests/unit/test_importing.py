@@ -154,6 +154,15 @@ def test_the_raw_grammar_and_compose_files_of_another_name_are_written_down() ->
     assert found.files[0].keys == ("A",)
 
 
+def test_a_first_contract_knows_secrets_by_their_names() -> None:
+    names = ("DB_PASS", "PGPASSWORD", "GITHUB_PAT", "TOKEN_URL")
+    found = draft([project(used(f"{SHOP}/api.env", data="".join(f"{name}=x\n" for name in names).encode()))])
+    assert importing.contract(found.files[0])["properties"] == {
+        **{name: {"writeOnly": True} for name in names[:-1]},
+        "TOKEN_URL": {},
+    }
+
+
 def test_what_is_included_is_not_run_as_a_file_of_its_own() -> None:
     both = (f"{SHOP}/compose.yaml", f"{SHOP}/part/compose.yaml")
     found = draft([replace(project(used(f"{SHOP}/api.env")), compose_files=both)])
@@ -216,6 +225,12 @@ def test_a_binary_name_that_is_taken_gets_a_number() -> None:
         ("app.yaml", "cache_key_prefix: shop\ntoken_url: https://x.example.org\npassword: ${DB_PASSWORD}\n"),
         ("site.conf.template", "server_name ${NAME};\n"),
         ("my.cnf", "[mysqld]\nmax_connections = 100\n"),
+        ("nginx.conf", 'proxy_pass http://api:8000;\nproxy_cache_key "$scheme$host$request_uri";\n'),
+        ("app.yaml", "password: null\nsecret_file: /run/secrets/x\ntoken: /run/secrets/token\nssl_key: ./x.key\n"),
+        ("app.yaml", "tokens:\n  - {name: DB_PASSWORD, value: '${DB_PASSWORD}'}\ncredentials:\n  file: x.json\n"),
+        ("app.json", '{"passwordFile": "x", "requireToken": true, "publicKey": "abc", "tokenUrl": "https://a.org/t"}'),
+        ("app.xml", "<user>me</user><password>${env.PASSWORD}</password><password/><bypass>x</bypass>"),
+        ("app.toml", "url = 'postgres://me:${PASSWORD}@db/x'\npassword = '{{ password }}'\nsecret = '$SECRET'\n"),
     ],
 )
 def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> None:
@@ -231,6 +246,36 @@ def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> Non
         ("x.conf", "requirepass: 1\nsecret hunter2"),
         ("x.yaml", "- {api_key: hunter2}"),
         ("x.ini", "dsn = mysql://u:p@h/d"),
+        ("redis.conf", "port 6379\nrequirepass Tr0ub4dor\n"),
+        ("redis.conf", "masterauth hunter2\n"),
+        ("redis.conf", "user api on >hunter2 ~* +@all\n"),
+        ("ldap.conf", "bindpw hunter2\n"),
+        ("haproxy.cfg", "stats auth admin:hunter2\n"),
+        ("config.json", '{"clientSecret": "hunter2hunter2"}'),
+        ("config.json", '{"dbPassword":"hunter2"}'),
+        ("config.json", '[{"name":"DB_PASSWORD","value":"hunter2"}]'),
+        ("config.json", '[{\n  "name": "DB_PASSWORD",\n  "value": "hunter2"\n}]'),
+        ("config.yaml", "- name: DB_PASSWORD\n  value: hunter2\n"),
+        ("app.yaml", "db_pass: hunter2\n"),
+        ("app.yaml", "github_pat: hunter2\n"),
+        ("app.yaml", 'password: "$ecr3t-Pa55"\n'),
+        ("app.yaml", 'password: "/Tr0ub4dor"\n'),
+        ("app.yaml", "password: 482913\n"),
+        ("app.yaml", "password: ${PASSWORD:-hunter2}\n"),
+        ("app.yaml", "password:\n  hunter2\n"),
+        ("app.yaml", "password: |-  # why\n\n  hunter2\n"),
+        ("app.yaml", "db:\n- password:\n    'hunter2'\n"),
+        ("users.xml", "<user><password>hunter2</password></user>"),
+        ("users.xml", "<password hash='no'>\n  <![CDATA[hunter2]]></password>"),
+        ("users.xml", '<add key="DbPassword" value="hunter2"/>'),
+        ("users.xml", '<property name="password">hunter2</property>'),
+        ("run.conf", "exec app --db-password=hunter2 -Dadmin.password=x"),
+        ("app.lua", "local t = {['password'] = 'hunter2'}"),
+        ("app.conf", "'db_password' => 'hunter2'"),
+        ("alert.yaml", "url: https://hooks.slack.com/services/T0/B0/hunter2"),
+        ("alert.yaml", "url: https://chat.example.org/hooks/aB3dE5gH7jK9mN1pQ3sT"),
+        ("app.yaml", "x: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.hunter2\n"),
+        ("x.conf", "p\0a\0s\0s\0"),
     ],
 )
 def test_what_may_be_a_secret_is_not_plain_and_is_not_quoted(name: str, text: str) -> None:
