@@ -26,7 +26,7 @@ from reconciler.core import importing
 from reconciler.core.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.creation_rules import mistyped
 from reconciler.core.errors import RefusedError
-from reconciler.core.importing import Draft, Place, Taken
+from reconciler.core.importing import Draft, Place, Plain, Taken
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory
 from reconciler.core.model import Format
 from reconciler.core.ports import Machine
@@ -53,6 +53,7 @@ class Asked:
     key_file: str | None = None
     recipients: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
     update: bool = False
     ssh_key: str | None = None
     known_hosts: str | None = None
@@ -88,7 +89,8 @@ async def _run(asked: Asked, sides: Sequence[Side], agree: Agree, progress: Prog
         machines = [await stack.enter_async_context(local_wiring.machine(side.address)) for side in sides]
         hosts = _host_names(sides)
         places = await _look(machines, sides, hosts, progress)
-        found = importing.draft(asked.environment, places, asked.exclude)
+        plain = Plain(asked.plain, repository.earlier.plain)
+        found = importing.draft(asked.environment, places, asked.exclude, plain)
         if not found.files:
             raise _nothing(found, places)
         told = Imported(found, tuple(side.text for side in sides))
@@ -120,8 +122,8 @@ async def _run(asked: Asked, sides: Sequence[Side], agree: Agree, progress: Prog
 
 @dataclass(frozen=True, slots=True)
 class _Repository:
-    """The clone as it is before: ``tree`` is what lies below ``directory`` in the commit ``head``; ``configs`` are the
-    files called .sops.yaml above and in it, by path."""
+    """The clone as it is before: ``tree`` is what lies below ``directory`` in the commit ``head``; ``earlier`` what
+    the environment's manifest there says; ``configs`` are the files called .sops.yaml above and in it, by path."""
 
     git: local_wiring.CloneWriter
     clone: local_wiring.Clone
@@ -130,6 +132,7 @@ class _Repository:
     directory: str
     environment: str
     tree: Tree
+    earlier: import_files.Earlier
     configs: Mapping[str, bytes]
     recipients: tuple[str, ...]
     key_file: str
@@ -148,8 +151,19 @@ class _Repository:
         found = {one: await clone.read(head, one) for one in above} if head else {}
         configs = {one: data for one, data in found.items() if data is not None}
         recipients = _recipients(environment, configs, asked)
+        manifest = tree.files.get(f"{asked.environment}/{MANIFEST}", b"")
         return cls(
-            git, clone, top, head, directory, asked.environment, tree, configs, recipients, _key_file(asked, recipients)
+            git=git,
+            clone=clone,
+            top=top,
+            head=head,
+            directory=directory,
+            environment=asked.environment,
+            tree=tree,
+            earlier=import_files.earlier(manifest, posixpath.join(environment, MANIFEST)),
+            configs=configs,
+            recipients=recipients,
+            key_file=_key_file(asked, recipients),
         )
 
     @property
@@ -357,13 +371,14 @@ async def _holds(key: local_wiring.Keys, repository: _Repository, taken: Taken, 
 async def _everything(repository: _Repository, found: Draft, sources: Mapping[str, bytes]) -> dict[str, bytes | None]:
     """Path → content, None for what goes. Raises RefusedError where `reconciler check` would find an error in it."""
     below = repository.tree.files
-    contracts = import_files.contracts(found, {name for name in below if name.startswith("contracts/")})
+    there = {name for name in below if name.startswith("contracts/")}
+    contracts = import_files.contracts(found, there, repository.earlier)
     new: dict[str, bytes | None] = {f"{found.environment}/{name}": data for name, data in sources.items()}
     new[f"{found.environment}/{MANIFEST}"] = import_files.manifest(found, contracts.by_source)
     new[f"{found.environment}/env.example"] = importing.example(found.files).encode()
     new |= contracts.files
-    gone = import_files.sources_of(below.get(f"{found.environment}/{MANIFEST}", b"")) if below else ()
-    new |= {path: None for name in gone if (path := f"{found.environment}/{name}") in below and path not in new}
+    gone = (f"{found.environment}/{name}" for name in repository.earlier.sources)
+    new |= {path: None for path in gone if path in below and path not in new}
     if ".gitattributes" not in below:
         new[".gitattributes"] = ATTRIBUTES.encode()
     files = {posixpath.join(repository.directory, name): data for name, data in new.items()}
@@ -404,5 +419,5 @@ async def _require_clean(
     errors = [one for one in report.findings if one.rule.severity is Severity.ERROR]
     if errors:
         said = "\n".join(f"{one.path}:{one.line}: {one.rule.id}: {one.message}" for one in errors[:20])
-        hint = "Mend it on the server, or leave the file out with --exclude. Nothing was committed"
+        hint = "Mend it on the server or in git, or leave the file out with --exclude. Nothing was committed"
         raise RefusedError(f"`reconciler check` would refuse this:\n{said}", hint=hint)

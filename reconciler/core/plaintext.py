@@ -74,7 +74,8 @@ _SHAPES = (
     ),
     (
         re.compile(
-            r"(?i)\b(?:bearer|basic)[ \t]+[A-Za-z0-9+/._~-]{8,}|\bauth[ \t]+[\w.-]+:\S|^[ \t]*user[ \t]+\S+[ \t].*[ \t]>\S",
+            r"(?i)\b(?:bearer|basic)[ \t]+[A-Za-z0-9+/._~-]{8,}|\bauth[ \t]+[\w.-]+:\S"
+            r"|^[ \t]*user[ \t]+\S+[ \t].*[ \t]>\S",
             re.MULTILINE,
         ),
         "holds what signs somebody in",

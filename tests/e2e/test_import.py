@@ -45,7 +45,7 @@ def by_source(done: dict[str, object]) -> dict[str, dict[str, object]]:
 def test_a_project_becomes_an_environment_that_changes_nothing(importer: Importer) -> None:
     (importer.stack / "nginx" / "site.conf").chmod(0o644)
     head = importer.git("rev-parse", "HEAD")
-    done = importer.imports()
+    done = importer.imports("--plain=*/site.conf")
     assert done["exit_code"] == 0
     assert done["proof"]["problems"] == []
     assert done["proof"]["compared"] == len(FILES)
@@ -161,13 +161,25 @@ def test_a_key_that_is_set_twice_is_told_and_its_file_is_left_to_itself(importer
         pytest.param("-----BEGIN PRIVATE KEY-----\n", id="a-private-key"),
         pytest.param("admin:$apr1$invented$x\n", id="a-hash"),
         pytest.param("x: 9f86d081884c7d659a2feaa0c55ad015\n", id="random-letters"),
+        pytest.param("requirepass Tr0ub4dor\n", id="redis"),
+        pytest.param("server {}\n", id="nothing-of-the-kind"),
     ],
 )
-def test_a_mounted_file_that_may_hold_a_secret_is_encrypted(importer: Importer, content: str) -> None:
+def test_a_mounted_file_is_encrypted(importer: Importer, content: str) -> None:
     importer.write({"nginx/site.conf": content})
     done = importer.imports()
     assert by_source(done)["site.conf"]["format"] == "binary"
     assert importer.decrypted("site.conf") == content.encode()
+    assert content.encode() not in importer.show("envs/production/site.conf")
+
+
+def test_a_pattern_that_would_leave_a_secret_readable_is_refused(importer: Importer) -> None:
+    importer.write({"nginx/site.conf": "requirepass Tr0ub4dor\n"})
+    path = importer.stack / "nginx" / "site.conf"
+    said = importer.refused(importer.side, "--yes", "--plain", "*.conf")
+    assert f"{path}: it may hold a secret (line 1" in said
+    assert "Tr0ub4dor" not in said
+    assert by_source(importer.imports(f"--plain={path}"))["site.conf"]["format"] == "plain"
 
 
 def test_a_clash_of_names_and_files_of_other_kinds(importer: Importer) -> None:
@@ -197,7 +209,7 @@ def test_a_template_is_no_example_of_another_file(importer: Importer) -> None:
     (importer.stack / "nginx" / "site.conf").rename(importer.stack / "nginx" / "site.conf.template")
     compose = importer.stack / "compose.yaml"
     compose.write_text(compose.read_text().replace("./nginx/site.conf:", "./nginx/site.conf.template:"))
-    assert importer.imports()["exit_code"] == 0
+    assert importer.imports("--plain=*/site.*")["exit_code"] == 0
     importer.git("merge", "--quiet", BRANCH)
     assert importer.show("envs/production/site.conf-template") == FILES["nginx/site.conf"].encode()
     assert importer.reconciler("check").returncode == 0
@@ -267,14 +279,51 @@ def test_update_writes_anew_what_has_changed_and_keeps_the_other_ciphertexts(imp
     importer.git("branch", "--delete", BRANCH)
     assert "--update" in importer.refused(importer.side, "--yes")
     before = importer.show("envs/production/common.env", "main")
-    importer.write({"api.env": "A=2\n"})
+    changed = FILES["api.env"].replace("EMPTY=", "EMPTY=2")
+    importer.write({"api.env": changed})
     (importer.stack / "token.txt").unlink()
     done = importer.imports("--update")
     assert done["exit_code"] == 0, done
     assert importer.show("envs/production/common.env") == before
-    assert importer.decrypted("api.env") == b"A=2\n"
+    assert importer.decrypted("api.env") == changed.encode()
     assert "envs/production/token.txt" in done["written"]
     assert "token.txt" not in importer.git("ls-tree", "-r", "--name-only", BRANCH)
+
+
+def test_update_keeps_contracts_and_what_is_plain(importer: Importer) -> None:
+    importer.imports("--plain=*/site.conf")
+    importer.git("merge", "--quiet", BRANCH)
+    importer.git("branch", "--delete", BRANCH)
+    manifest = importer.clone / "envs" / "production" / "environment.yaml"
+    tuned = "[contracts/api.yaml, contracts/strict.yaml]"
+    manifest.write_text(
+        manifest.read_text().replace("api.env: {schema: contracts/api.yaml}", f"api.env: {{schema: {tuned}}}")
+    )
+    contracts = manifest.parents[1] / "contracts"
+    (contracts / "strict.yaml").write_text("properties:\n  PUBLIC_URL: {format: uri}\n")
+    (contracts / "common.yaml").rename(contracts / "shared.yaml")
+    manifest.write_text(manifest.read_text().replace("contracts/common.yaml", "contracts/shared.yaml"))
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--message", "Tune")
+    importer.write({"api.env": FILES["api.env"] + "\nLATE=1\n", "config/common.env": "REDIS_URL=x\nLOG_LEVEL=y\n"})
+    done = importer.imports("--update")
+    assert done["exit_code"] == 0, done
+    targets = importer.manifest()["stacks"]["shop"]["targets"]
+    assert targets["api.env.bin"]["schema"] == ["contracts/api.yaml", "contracts/strict.yaml"]
+    assert targets["common.env"]["schema"] == "contracts/shared.yaml"
+    assert not [path for path in done["written"] if "contracts" in path]
+    assert importer.show("envs/production/site.conf") == FILES["nginx/site.conf"].encode()
+    importer.write({"nginx/site.conf": "auth_token invented;\n"})
+    importer.git("branch", "--delete", "--force", BRANCH)
+    done = importer.imports("--update")
+    assert by_source(done)["site.conf"]["format"] == "binary"
+    assert any("was plain and is encrypted from now on" in note for note in done["notes"])
+
+
+def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: Importer) -> None:
+    (importer.clone / "envs" / "production" / "environment.yaml").write_text("targets: [\n")
+    importer.git("commit", "--quiet", "--all", "--message", "x")
+    assert "environment.yaml: cannot be read" in importer.refused(importer.side, "--yes", "--update")
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -363,7 +412,7 @@ def test_all_projects_of_this_machine_need_docker_and_it_says_so(importer: Impor
 
 def test_what_check_would_refuse_is_told_before_anything_is_written(importer: Importer) -> None:
     importer.write({"nginx/site.conf": "<<<<<<< ours\nserver {}\n>>>>>>> theirs\n"})
-    said = importer.refused(importer.side, "--yes")
+    said = importer.refused(importer.side, "--yes", "--plain=*/site.conf")
     assert "envs/production/site.conf:1: conflict-marker" in said
     assert importer.imports("--exclude", "*/site.conf")["exit_code"] == 0
 
