@@ -17,7 +17,7 @@ from reconciler.core.errors import RefusedError
 from reconciler.core.importing import Draft, Taken
 from reconciler.core.inventory import Use
 from reconciler.core.model import Parser
-from reconciler.core.words import listed
+from reconciler.core.words import listed, printable
 
 _HEAD = """\
 # What {environment} has, as it was imported. docs/configuration.md explains every field; what is not said here has its
@@ -168,4 +168,5 @@ def earlier(text: bytes, where: str) -> Earlier:
 def message(found: Draft, sides: Sequence[str]) -> str:
     """The commit's message: paths and names, never a value."""
     lines = [f"{one.source}: {one.file.path}{f' ({_use(one)})' if _use(one) else ''}" for one in found.files]
-    return f"Import {found.environment} from {listed(list(sides))}\n\n" + "\n".join(lines) + "\n"
+    head = f"Import {found.environment} from {listed(list(sides))}"
+    return f"{printable(head)}\n\n" + "\n".join(map(printable, lines)) + "\n"

@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from reconciler.core import dotenv, lint
@@ -49,10 +49,12 @@ _FILES_OF_THE_SYSTEM = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What was found on one machine; ``host`` is what a manifest calls it."""
+    """What was found on one machine; ``host`` is what a manifest calls it; ``left_out`` has the files that were found
+    and cannot be imported, with the reason."""
 
     host: str
     inventory: Inventory
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def draft(
     Raises RefusedError where a file must not be as plain as ``plain`` says.
     """
     plain = plain or Plain()
-    left_out: list[LeftOut] = []
+    left_out = [LeftOut(place.host, path, why) for place in places for path, why in place.left_out.items()]
     notes = [text for place in places for text in (*place.inventory.left_out, *place.inventory.unread)]
     groups = _grouped(places)
     names = _stack_names(groups)
@@ -177,7 +179,7 @@ def draft(
     for group, name in zip(groups, names, strict=True):
         stacks.append(_stack(group, name, len(places), notes))
         for used in _merged(group.project):
-            why = _why_not(used.file, used.uses, exclude, group.project.compose_files)
+            why = _why_not(used.file, used.uses, exclude, group.project.compose_files) or _why_not_the_project(group)
             others = [claimed.get((host, used.file.path)) for host in group.hosts]
             if why:
                 left_out += [LeftOut(host, used.file.path, why) for host in group.hosts]
@@ -297,6 +299,8 @@ def _why_not(file: FoundFile, uses: Collection[Use], exclude: Collection[str], c
     """Why a file is not imported; "" where it is."""
     if any(fnmatchcase(file.path, pattern) for pattern in exclude):
         return "excluded"
+    if unfit := _unfit(file.path):
+        return f"its path {unfit}"
     if file.path in compose_files:
         return "Compose reads it as project configuration: that stays where it is"
     only_mounted = set(uses) == {Use.MOUNT}
@@ -307,6 +311,21 @@ def _why_not(file: FoundFile, uses: Collection[Use], exclude: Collection[str], c
     if b"ENC[" in file.data.reveal():
         return "it holds ENC[, so it seems to be encrypted already"
     return ""
+
+
+def _why_not_the_project(group: _Group) -> str:
+    paths = (group.project.directory, *group.project.main_files)
+    return next((f"the path of its project {unfit}" for path in paths if (unfit := _unfit(path))), "")
+
+
+def _unfit(path: str) -> str:
+    """Why a manifest cannot have the path; "" where it can."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8, which a manifest is"
+    fit = path.isprintable() and "\\" not in path
+    return "" if fit else "holds an invisible character or a backslash, which no manifest may"
 
 
 def _shared(path: str, owner: str, other: str) -> str:

