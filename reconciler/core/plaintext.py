@@ -47,6 +47,8 @@ _SETTINGS = (
         rf"[\"']?(?i:value)[\"']?{_SPACE}[:=]{_SPACE}{_VALUE}"
     ),
 )
+# Words of every sentence: between white space they are a name only where the line begins with them, or quotes follow.
+_EVERYDAY = re.compile(r"(?:pass|hash|pat)[ \t]+", re.IGNORECASE)
 # nginx passes requests on by these; only with a sign between do they set a password.
 _PASSED_ON = re.compile(r"(?:proxy|fastcgi|uwsgi|scgi|grpc|memcached|js)_pass[ \t]")
 _SHAPES = (
@@ -146,4 +148,9 @@ def _signs(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _sets_a_secret(match: re.Match[str]) -> bool:
-    return names_a_secret(match[1]) and not is_no_secret_value(match[2]) and not _PASSED_ON.match(match[0])
+    if not names_a_secret(match[1]) or is_no_secret_value(match[2]) or _PASSED_ON.match(match[0]):
+        return False
+    if _EVERYDAY.fullmatch(match[0]) is None:
+        return True
+    before = match.string[max(0, match.start() - 200) : match.start()].rpartition("\n")[2]
+    return not before.strip() or match.string[match.end()] in "\"'"
