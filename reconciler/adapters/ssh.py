@@ -135,9 +135,8 @@ class SshConnection:
         """
         connection = await self.connected()
         async with self._telling(None):
-            running = await asyncio.wait_for(
-                connection.create_process(_command(argv, directory, env), encoding=None, term_type=None), ANSWER
-            )
+            command: Any = _command(argv, directory, env)  # asyncssh sends bytes as they are, and declares text alone
+            running = await asyncio.wait_for(connection.create_process(command, encoding=None, term_type=None), ANSWER)
             try:
                 completed = await _collect(running, os.path.basename(argv[0]), stdin, limits)
             finally:
@@ -265,13 +264,14 @@ def _reason(error: Exception) -> str:
     return getattr(error, "reason", "") or type(error).__name__
 
 
-def _command(argv: Sequence[str], directory: str, env: Mapping[str, str] | None) -> str:
-    """The command as one line for the login's shell."""
+def _command(argv: Sequence[str], directory: str, env: Mapping[str, str] | None) -> bytes:
+    """The command as one line for the login's shell. Names that are not UTF-8 are names as well."""
     words = shlex.join(argv)
     if env is not None:
         given = shlex.join(f"{name}={value}" for name, value in env.items())
         words = f'env -i PATH="$PATH" HOME="$HOME" {given} {words}'
-    return f"cd {shlex.quote(directory)} && exec {words}" if directory else f"exec {words}"
+    line = f"cd {shlex.quote(directory)} && exec {words}" if directory else f"exec {words}"
+    return line.encode("utf-8", "surrogateescape")
 
 
 async def _collect(running: Any, program: str, stdin: bytes, limits: process.Limits) -> process.Completed:

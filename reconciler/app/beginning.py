@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import posixpath
-from collections.abc import Sequence
+import secrets
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app import local_wiring
 from reconciler.app.environment_name import check_environment
-from reconciler.app.sops_rules import governed, rule_text, with_rule
+from reconciler.app.sops_rules import Governed, governed, rule_text, with_rule
 from reconciler.core.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.creation_rules import mistyped
 from reconciler.core.errors import RefusedError
+from reconciler.core.words import listed
 
 SERVER_FILE = "reconciler.yaml"
 KEY_ON_SERVER = "/etc/reconciler/age.key"
@@ -85,21 +89,34 @@ def default_key_file() -> str:
 def begin(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> Beginning:
     """Make what is missing in the repository around the working directory. Raises RefusedError, KeyUnavailableError."""
     check_environment(environment)
-    return asyncio.run(_begin(environment, path, key_file, recipients))
+    try:
+        return asyncio.run(_begin(environment, path, key_file, recipients))
+    except OSError as error:
+        raise _refused(error, error.filename or path) from None
 
 
 async def _begin(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> Beginning:
     top = local_wiring.work_tree_top(os.getcwd())
     git = local_wiring.clone_writer(top)
     directory = directory_in_git(path)
+    texts = {
+        posixpath.join(directory, ".gitattributes"): ATTRIBUTES,
+        posixpath.join(directory, environment, "environment.yaml"): EMPTY_MANIFEST,
+        SERVER_FILE: await _server_file(git, environment, directory),
+    }
+    # All that can stand in the way is looked at before anything is written.
+    inside = posixpath.join(directory, environment)
+    configs = _configs(top, inside)
+    found = governed(posixpath.join(inside, "any.env"), configs)
+    for one in (*([] if found.rule else [found.config or SOPS_CONFIG]), *texts):
+        _require_room(top, one, added_to=one in configs)
     steps: list[Step] = []
     key, public = _key(top, key_file, recipients, steps)
-    notes = _sops_config(top, posixpath.join(directory, environment), public, steps)
-    _file(top, posixpath.join(directory, ".gitattributes"), ATTRIBUTES, steps)
-    _file(top, posixpath.join(directory, environment, "environment.yaml"), EMPTY_MANIFEST, steps)
-    _file(top, SERVER_FILE, await _server_file(git, environment, directory), steps)
-    inside = [step.path for step in steps if not os.path.isabs(step.path)]
-    return Beginning(environment, tuple(public), key, tuple(steps), await git.uncommitted(inside), notes=tuple(notes))
+    notes = _sops_config(top, inside, public, configs, found, steps)
+    for name, text in texts.items():
+        _file(top, name, text, steps)
+    changed = await git.uncommitted([step.path for step in steps if not os.path.isabs(step.path)])
+    return Beginning(environment, tuple(public), key, tuple(steps), changed, notes=tuple(notes))
 
 
 def directory_in_git(path: str) -> str:
@@ -139,13 +156,23 @@ def _is_inside(path: str, top: str) -> bool:
     return os.path.commonpath([real, os.path.realpath(top)]) == os.path.realpath(top)
 
 
-def _sops_config(top: str, directory: str, recipients: Sequence[str], steps: list[Step]) -> list[str]:
-    """See that a rule says for whom the environment's files are; what else a person must do about it."""
+def _configs(top: str, directory: str) -> dict[str, bytes]:
+    """The files called .sops.yaml above the directory, by their path in the repository."""
     candidates = [SOPS_CONFIG]
     for part in posixpath.dirname(directory).split("/"):
         candidates.append(posixpath.join(posixpath.dirname(candidates[-1]), part, SOPS_CONFIG))
-    configs = {one: data for one in candidates if (data := _read(top, one)) is not None}
-    found = governed(posixpath.join(directory, "any.env"), configs)
+    return {one: data for one in candidates if (data := _read(top, one)) is not None}
+
+
+def _sops_config(
+    top: str,
+    directory: str,
+    recipients: Sequence[str],
+    configs: Mapping[str, bytes],
+    found: Governed,
+    steps: list[Step],
+) -> list[str]:
+    """See that a rule says for whom the environment's files are; what else a person must do about it."""
     config = found.config or SOPS_CONFIG
     if found.rule is not None:
         note = f"its rule for {directory} is left as it is"
@@ -159,33 +186,105 @@ def _sops_config(top: str, directory: str, recipients: Sequence[str], steps: lis
     if new is None:
         steps.append(Step("there", config, "it is left as it is"))
         return [f"{config} has no rule for {directory}. Add this one:\n{rule_text(relative, recipients).rstrip()}"]
-    try:
-        # Not through a link that leads nowhere yet.
-        with open(os.path.join(top, config), "wb" if found.config else "xb") as file:
-            file.write(new)
-    except FileExistsError:
-        raise RefusedError("is no regular file", where=config, hint="Put a file there, or take it away") from None
+    _write(top, config, new, steps)
     steps.append(Step("made" if found.config is None else "added to", config, f"a rule for {directory}"))
     return []
 
 
+# --- files of the repository ---
+
+
+def _require_room(top: str, path: str, *, added_to: bool) -> None:
+    """See that the file can be written, unless it is there and left as it is. Raises RefusedError."""
+    directory = _directory(top, path)
+    if os.path.lexists(os.path.join(top, path)) and not added_to:
+        if posixpath.basename(path) == SOPS_CONFIG:
+            raise RefusedError("is no regular file", where=path, hint="Put a file there, or take it away")
+        return
+    if not os.access(directory, os.W_OK | os.X_OK):
+        hint = f"Run it as a user who may write to {directory}, where the file system lets anybody"
+        raise RefusedError("nothing can be written there", where=path, hint=hint)
+
+
+def _directory(top: str, path: str) -> str:
+    """The directory that holds the file, or what there is of the way to it. No link leads out of the repository.
+
+    Raises RefusedError.
+    """
+    full = top
+    for part in posixpath.dirname(path).split("/") if "/" in path else ():
+        one = os.path.join(full, part)
+        where = os.path.relpath(one, top)
+        if os.path.islink(one):
+            raise RefusedError("is a link, and nothing is written through one", where=where, hint="Name another --path")
+        if not os.path.lexists(one):
+            return full
+        if not os.path.isdir(one):
+            raise RefusedError("is no directory", where=where, hint="Name another --path, or take it away")
+        full = one
+    return full
+
+
 def _read(top: str, path: str) -> bytes | None:
+    _directory(top, path)
     full = os.path.join(top, path)
     if os.path.islink(full) or not os.path.isfile(full):
         return None
-    with open(full, "rb") as file:
-        return file.read()
+    try:
+        with open(full, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise _refused(error, path) from None
 
 
 def _file(top: str, path: str, text: str, steps: list[Step]) -> None:
-    full = os.path.join(top, path)
-    if os.path.lexists(full):
+    if os.path.lexists(os.path.join(top, path)):
         steps.append(Step("there", path, "it is left as it is"))
         return
-    os.makedirs(os.path.dirname(full), exist_ok=True)
-    with open(full, "x", encoding="utf-8") as file:
-        file.write(text)
+    _write(top, path, text.encode(), steps)
     steps.append(Step("made", path))
+
+
+def _write(top: str, path: str, data: bytes, steps: Sequence[Step]) -> None:
+    """Write the file whole or not at all; only .sops.yaml takes the place of another.
+
+    Raises RefusedError, which names the ``steps`` that are done.
+    """
+    full = os.path.join(top, path)
+    put = os.replace if posixpath.basename(path) == SOPS_CONFIG else os.link
+    new = f"{full}.{secrets.token_hex(4)}"
+    try:
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        _directory(top, path)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                _as_before(full, descriptor)
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            put(new, full)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+    except OSError as error:
+        raise _refused(error, path, steps) from None
+
+
+def _as_before(full: str, descriptor: int) -> None:
+    """Give the new file the mode and the owner of the one that it takes the place of."""
+    with contextlib.suppress(FileNotFoundError):
+        before = os.lstat(full)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+
+
+def _refused(error: OSError, where: str, steps: Sequence[Step] = ()) -> RefusedError:
+    why = (error.strerror or "unknown reason").lower()
+    made = [step.path for step in steps if step.what != "there"]
+    hint = f"Made before that, and left: {listed(made)}" if made else "Nothing was written"
+    return RefusedError(f"it cannot be read or written ({why})", where=where, hint=hint)
 
 
 async def _server_file(git: local_wiring.CloneWriter, environment: str, directory: str) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
 
-from reconciler.app.manifest import ManifestFile, outlines
+from reconciler.app.manifest import ManifestFile, Outline, outlines
 from reconciler.app.sections import validate
 from reconciler.app.yaml_files import UnreadableError, read_document
 from reconciler.core import importing
+from reconciler.core.errors import RefusedError
 from reconciler.core.importing import Draft, Taken
 from reconciler.core.inventory import Use
 from reconciler.core.model import Parser
-from reconciler.core.words import listed
+from reconciler.core.words import listed, printable
 
 _HEAD = """\
 # What {environment} has, as it was imported. docs/configuration.md explains every field; what is not said here has its
@@ -45,10 +47,32 @@ class Contracts:
     """``files`` are new contracts by their path below the directory of environments; ``by_source`` tells whose."""
 
     files: Mapping[str, bytes]
-    by_source: Mapping[str, str]
+    by_source: Mapping[str, Sequence[str]]
 
 
-def manifest(found: Draft, contracts: Mapping[str, str]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the manifest says that is written anew: the targets of all stacks and hosts."""
+
+    targets: tuple[Outline, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(one.source for one in self.targets)
+
+    @property
+    def plain(self) -> frozenset[str]:
+        """The live paths of the files that are plain in git."""
+        return frozenset(one.path for one in self.targets if not one.encrypted)
+
+    def contracts(self, one: Taken) -> tuple[str, ...]:
+        """Those of the same source; where there is none any more, of the same live file."""
+        same = [other for other in self.targets if other.source == one.source]
+        same = same or [other for other in self.targets if other.path == one.file.path]
+        return same[0].contracts if same else ()
+
+
+def manifest(found: Draft, contracts: Mapping[str, Sequence[str]]) -> bytes:
     """environment.yaml, with a comment behind each target that tells what uses it."""
     uses = {one.source: _use(one) for one in found.files}
     lines: list[str] = []
@@ -94,18 +118,24 @@ def _flow(value: object) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def contracts(found: Draft, there: Collection[str]) -> Contracts:
-    """A contract for every file whose keys are managed. One of another environment (``there``) is left as it is."""
+def contracts(found: Draft, there: Collection[str], earlier: Earlier) -> Contracts:
+    """A contract for every file whose keys are managed, unless an ``earlier`` manifest names some.
+
+    One of another environment (``there``) is left as it is.
+    """
     files: dict[str, bytes] = {}
-    by_source: dict[str, str] = {}
+    by_source: dict[str, Sequence[str]] = {}
     for one in found.files:
         if one.parser is Parser.OPAQUE or not one.keys:
+            continue
+        if kept := earlier.contracts(one):
+            by_source[one.source] = kept
             continue
         name = importing.contract_name(one.source)
         path = f"contracts/{name}.yaml"
         if path in there or path in files:
             path = f"contracts/{name}.{found.environment}.yaml"
-        by_source[one.source] = path
+        by_source[one.source] = (path,)
         if path not in there:
             files[path] = _contract(one)
     return Contracts(files, by_source)
@@ -120,16 +150,23 @@ def _contract(one: Taken) -> bytes:
     return (_CONTRACT_HEAD.format(source=one.source) + "\n".join(lines) + "\n").encode()
 
 
-def sources_of(text: bytes) -> tuple[str, ...]:
-    """The sources that a manifest names; none where it cannot be read."""
-    try:
-        written, _ = validate(ManifestFile, read_document(text, "environment.yaml"))
-    except UnreadableError:
-        return ()
-    return tuple(outline.source for outline in outlines(written)) if written else ()
+def earlier(text: bytes, where: str) -> Earlier:
+    """What environment.yaml, which messages call ``where``, says now; "" for none says nothing.
+
+    Raises RefusedError where it cannot be read.
+    """
+    if not text.strip():
+        return Earlier()
+    with contextlib.suppress(UnreadableError):
+        written, _ = validate(ManifestFile, read_document(text, where))
+        if written is not None:
+            return Earlier(tuple(outlines(written)))
+    hint = "`reconciler check` tells what is wrong in it; mend that first, since --update keeps some of what it says"
+    raise RefusedError("cannot be read", where=where, hint=hint)
 
 
 def message(found: Draft, sides: Sequence[str]) -> str:
     """The commit's message: paths and names, never a value."""
     lines = [f"{one.source}: {one.file.path}{f' ({_use(one)})' if _use(one) else ''}" for one in found.files]
-    return f"Import {found.environment} from {listed(list(sides))}\n\n" + "\n".join(lines) + "\n"
+    head = f"Import {found.environment} from {listed(list(sides))}"
+    return f"{printable(head)}\n\n" + "\n".join(map(printable, lines)) + "\n"

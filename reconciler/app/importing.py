@@ -11,7 +11,7 @@ import contextlib
 import os
 import posixpath
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.app import import_files, local_wiring
@@ -21,13 +21,14 @@ from reconciler.app.checks.survey import MANIFEST
 from reconciler.app.environment_name import check_environment
 from reconciler.app.places import Side, parse
 from reconciler.app.proof import Proof, prove
+from reconciler.app.real_paths import UNRESOLVED, real_paths
 from reconciler.app.sops_rules import governed, missing_rule, with_rule
 from reconciler.core import importing
 from reconciler.core.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.creation_rules import mistyped
 from reconciler.core.errors import RefusedError
-from reconciler.core.importing import Draft, Place, Taken
-from reconciler.core.inventory import FoundFile, FoundProject, Inventory
+from reconciler.core.importing import Draft, Place, Plain, Taken
+from reconciler.core.inventory import FoundProject, Inventory
 from reconciler.core.model import Format
 from reconciler.core.ports import Machine
 from reconciler.core.rules import Severity
@@ -38,9 +39,6 @@ Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
 Agree = Callable[[Draft], bool]
 """Shown what was found, says whether to go on."""
-
-_PATHS_AT_ONCE = 200
-_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,7 @@ class Asked:
     key_file: str | None = None
     recipients: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
     update: bool = False
     ssh_key: str | None = None
     known_hosts: str | None = None
@@ -84,29 +83,31 @@ def run(asked: Asked, agree: Agree, progress: Progress) -> Imported:
 
 async def _run(asked: Asked, sides: Sequence[Side], agree: Agree, progress: Progress) -> Imported:
     repository = await _Repository.open(asked)
-    async with contextlib.AsyncExitStack() as stack:
-        machines = [await stack.enter_async_context(local_wiring.machine(side.address)) for side in sides]
-        hosts = _host_names(sides)
+    hosts = _host_names(sides)
+    async with _machines(sides) as machines:
         places = await _look(machines, sides, hosts, progress)
-        found = importing.draft(asked.environment, places, asked.exclude)
-        if not found.files:
-            raise _nothing(found, places)
-        told = Imported(found, tuple(side.text for side in sides))
-        if not agree(found):
-            return told
-        found, sources = await _encrypt(repository, found, progress)
-        files = await _everything(repository, found, sources)
-        message = import_files.message(found, [side.text for side in sides])
-        commit = await repository.git.commit(repository.head, files, message)
-        branch = f"reconciler/import-{asked.environment}"
-        await repository.git.make_branch(branch, commit)
-        proof = None
-        try:
+    plain = Plain(asked.plain, repository.earlier.plain)
+    found = importing.draft(asked.environment, places, asked.exclude, plain)
+    if not found.files:
+        raise _nothing(found, places)
+    told = Imported(found, tuple(side.text for side in sides))
+    if not agree(found):
+        return told
+    found, sources = await _encrypt(repository, found, progress)
+    files = await _everything(repository, found, sources)
+    message = import_files.message(found, [side.text for side in sides])
+    commit = await repository.git.commit(repository.head, files, message)
+    branch = f"reconciler/import-{asked.environment}"
+    await repository.git.make_branch(branch, commit)
+    proof = None
+    try:
+        # Machines of its own: what was looked at before is looked at again, and nothing of it remembered.
+        async with _machines(sides) as machines:
             looked_at = dict(zip(hosts, machines, strict=True))
             proof = await prove(repository.about(branch, commit), found, looked_at, progress)
-        finally:
-            if proof is None or proof.problems:
-                await repository.git.remove_branch(branch, commit)
+    finally:
+        if proof is None or proof.problems:
+            await repository.git.remove_branch(branch, commit)
     if proof.problems:
         return replace(told, draft=found, proof=proof)
     base = await repository.git.current_branch()
@@ -115,13 +116,19 @@ async def _run(asked: Asked, sides: Sequence[Side], agree: Agree, progress: Prog
     )
 
 
+@contextlib.asynccontextmanager
+async def _machines(sides: Sequence[Side]) -> AsyncIterator[list[Machine]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(local_wiring.machine(side.address)) for side in sides]
+
+
 # --- the repository ---
 
 
 @dataclass(frozen=True, slots=True)
 class _Repository:
-    """The clone as it is before: ``tree`` is what lies below ``directory`` in the commit ``head``; ``configs`` are the
-    files called .sops.yaml above and in it, by path."""
+    """The clone as it is before: ``tree`` is what lies below ``directory`` in the commit ``head``; ``earlier`` what
+    the environment's manifest there says; ``configs`` are the files called .sops.yaml above and in it, by path."""
 
     git: local_wiring.CloneWriter
     clone: local_wiring.Clone
@@ -130,6 +137,7 @@ class _Repository:
     directory: str
     environment: str
     tree: Tree
+    earlier: import_files.Earlier
     configs: Mapping[str, bytes]
     recipients: tuple[str, ...]
     key_file: str
@@ -148,8 +156,19 @@ class _Repository:
         found = {one: await clone.read(head, one) for one in above} if head else {}
         configs = {one: data for one, data in found.items() if data is not None}
         recipients = _recipients(environment, configs, asked)
+        manifest = tree.files.get(f"{asked.environment}/{MANIFEST}", b"")
         return cls(
-            git, clone, top, head, directory, asked.environment, tree, configs, recipients, _key_file(asked, recipients)
+            git=git,
+            clone=clone,
+            top=top,
+            head=head,
+            directory=directory,
+            environment=asked.environment,
+            tree=tree,
+            earlier=import_files.earlier(manifest, posixpath.join(environment, MANIFEST)),
+            configs=configs,
+            recipients=recipients,
+            key_file=_key_file(asked, recipients),
         )
 
     @property
@@ -253,45 +272,46 @@ async def _look(
     async def one(machine: Machine, side: Side, host: str) -> Place:
         nonlocal done
         inventory = await local_wiring.take_inventory(machine, side.path)
-        real = await _real_paths(machine, inventory)
+        place = await _resolved(machine, host, inventory)
         done += 1
         progress("looking at machines", done, len(machines))
-        return Place(host, _with_real_paths(inventory, real))
+        return place
 
     progress("looking at machines", 0, len(machines))
     return list(await asyncio.gather(*map(one, machines, sides, hosts)))
 
 
-async def _real_paths(machine: Machine, inventory: Inventory) -> dict[str, str]:
-    """Every path with the one it leads to: reconciler itself follows no link."""
+async def _resolved(machine: Machine, host: str, inventory: Inventory) -> Place:
+    """What was found, every path exchanged for the one that it leads to; what has none is left out."""
     paths = [one.path for one in inventory.loose]
     for project in inventory.projects:
-        paths += [project.directory, *project.compose_files, *(used.file.path for used in project.files)]
-    paths = [path for path in dict.fromkeys(paths) if "\n" not in path]
-    found: dict[str, str] = {}
-    for start in range(0, len(paths), _PATHS_AT_ONCE):
-        some = paths[start : start + _PATHS_AT_ONCE]
-        told = await machine.run(["realpath", *some], "", _SECONDS)
-        real = told.output.reveal().decode("utf-8", "surrogateescape").splitlines()
-        if told.exit_code == 0 and len(real) == len(some):
-            found |= dict(zip(some, real, strict=True))
-    return found
+        paths += [*_parts(project), *(used.file.path for used in project.files)]
+    real = await real_paths(machine, paths)
+    left_out = {one.path: UNRESOLVED for one in inventory.loose if one.path not in real}
+    projects = []
+    for project in inventory.projects:
+        lost = next((path for path in _parts(project) if path not in real), None)
+        why = UNRESOLVED if lost is None else f"{lost}, of its project, {UNRESOLVED}"
+        left_out |= {one.file.path: why for one in project.files if lost is not None or one.file.path not in real}
+        if lost is None:
+            projects.append(_moved(project, real))
+    loose = tuple(replace(one, path=real[one.path]) for one in inventory.loose if one.path in real)
+    return Place(host, replace(inventory, projects=tuple(projects), loose=loose), left_out)
 
 
-def _with_real_paths(inventory: Inventory, real: Mapping[str, str]) -> Inventory:
-    def moved(file: FoundFile) -> FoundFile:
-        return replace(file, path=real.get(file.path, file.path))
+def _parts(project: FoundProject) -> tuple[str, ...]:
+    return project.directory, *project.compose_files, *project.main_files
 
-    def there(project: FoundProject) -> FoundProject:
-        return replace(
-            project,
-            directory=real.get(project.directory, project.directory),
-            compose_files=tuple(real.get(path, path) for path in project.compose_files),
-            main_files=tuple(real.get(path, path) for path in project.main_files),
-            files=tuple(replace(used, file=moved(used.file)) for used in project.files),
-        )
 
-    return replace(inventory, projects=tuple(map(there, inventory.projects)), loose=tuple(map(moved, inventory.loose)))
+def _moved(project: FoundProject, real: Mapping[str, str]) -> FoundProject:
+    files = [one for one in project.files if one.file.path in real]
+    return replace(
+        project,
+        directory=real[project.directory],
+        compose_files=tuple(real[path] for path in project.compose_files),
+        main_files=tuple(real[path] for path in project.main_files),
+        files=tuple(replace(one, file=replace(one.file, path=real[one.file.path])) for one in files),
+    )
 
 
 def _nothing(found: Draft, places: Sequence[Place]) -> RefusedError:
@@ -357,13 +377,14 @@ async def _holds(key: local_wiring.Keys, repository: _Repository, taken: Taken, 
 async def _everything(repository: _Repository, found: Draft, sources: Mapping[str, bytes]) -> dict[str, bytes | None]:
     """Path → content, None for what goes. Raises RefusedError where `reconciler check` would find an error in it."""
     below = repository.tree.files
-    contracts = import_files.contracts(found, {name for name in below if name.startswith("contracts/")})
+    there = {name for name in below if name.startswith("contracts/")}
+    contracts = import_files.contracts(found, there, repository.earlier)
     new: dict[str, bytes | None] = {f"{found.environment}/{name}": data for name, data in sources.items()}
     new[f"{found.environment}/{MANIFEST}"] = import_files.manifest(found, contracts.by_source)
     new[f"{found.environment}/env.example"] = importing.example(found.files).encode()
     new |= contracts.files
-    gone = import_files.sources_of(below.get(f"{found.environment}/{MANIFEST}", b"")) if below else ()
-    new |= {path: None for name in gone if (path := f"{found.environment}/{name}") in below and path not in new}
+    gone = (f"{found.environment}/{name}" for name in repository.earlier.sources)
+    new |= {path: None for path in gone if path in below and path not in new}
     if ".gitattributes" not in below:
         new[".gitattributes"] = ATTRIBUTES.encode()
     files = {posixpath.join(repository.directory, name): data for name, data in new.items()}
@@ -404,5 +425,5 @@ async def _require_clean(
     errors = [one for one in report.findings if one.rule.severity is Severity.ERROR]
     if errors:
         said = "\n".join(f"{one.path}:{one.line}: {one.rule.id}: {one.message}" for one in errors[:20])
-        hint = "Mend it on the server, or leave the file out with --exclude. Nothing was committed"
+        hint = "Mend it on the server or in git, or leave the file out with --exclude. Nothing was committed"
         raise RefusedError(f"`reconciler check` would refuse this:\n{said}", hint=hint)

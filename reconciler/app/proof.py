@@ -14,6 +14,7 @@ from typing import Any
 from reconciler.app import local_wiring
 from reconciler.app.import_files import Committed
 from reconciler.app.manifest import read_manifest
+from reconciler.app.real_paths import UNRESOLVED, real_paths
 from reconciler.app.server_file import ServerConfig
 from reconciler.core.errors import LiveFileError
 from reconciler.core.importing import Draft
@@ -26,11 +27,12 @@ from reconciler.core.secret import Secret
 @dataclass(frozen=True, slots=True)
 class Proof:
     """``problems`` are sentences with the target and the reason, none where it holds. ``compared`` counts the live
-    files that were read again, ``planned`` tells on which machine a plan was made; ``notes`` are what a pass would do
-    to services all the same."""
+    files that were read again, ``planned`` tells on which machine a plan was made that finds every file in sync, and
+    ``empty`` on which it leaves the services alone, too; ``notes`` are what a pass would do to services elsewhere."""
 
     compared: int = 0
     planned: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -53,6 +55,7 @@ async def prove(
     return Proof(
         compared=sum(one.compared for one in proofs),
         planned=tuple(name for one in proofs for name in one.planned),
+        empty=tuple(name for one in proofs for name in one.empty),
         problems=tuple(problem for one in proofs for problem in one.problems),
         notes=tuple(note for one in proofs for note in one.notes),
     )
@@ -84,8 +87,12 @@ async def _files(commit: Committed, found: Draft, host: str, machine: Machine) -
     config = ServerConfig.model_validate(server_settings(commit, found, host, "/nonexistent"))
     manifest = read_manifest(tree.files[file], environment=commit.environment, file=file, server=config)
     keys = local_wiring.keys(commit.key_file)
+    directories = [stack.directory for stack in manifest.stacks]
+    real = await real_paths(machine, [*directories, *(target.path for target in manifest.targets)])
 
     async def problem(target: Target) -> str:
+        if led := _elsewhere(target.path, real):
+            return f"{target.id}: {led}"
         data = tree.files[f"{commit.environment}/{target.source}"]
         wanted = await keys.decrypt(target.id, data) if target.encrypted else Secret(data)
         try:
@@ -100,10 +107,18 @@ async def _files(commit: Committed, found: Draft, host: str, machine: Machine) -
     return Proof(
         compared=len(manifest.targets),
         problems=(
+            *(f"{host}: {led}" for path in directories if (led := _elsewhere(path, real))),
             *(one for one in problems if one),
             *(f"{path} on {host}: no target of the manifest is for it" for path in missing),
         ),
     )
+
+
+def _elsewhere(path: str, real: Mapping[str, str]) -> str:
+    """Why reconciler would not write at a path, since it follows no link; "" where it would."""
+    if path not in real:
+        return f"{path} {UNRESOLVED}"
+    return "" if real[path] == path else f"{path} leads to {real[path]}, and reconciler follows no link"
 
 
 def _difference(target: Target, wanted: Secret, live: FoundFile | None) -> str:
@@ -153,4 +168,6 @@ def _judged(outcome: dict[str, Any], host: str) -> Proof:
         for action in plan["actions"]
     ]
     problems = [f"{change['target']}: {change['kind']}: {change['reason']}" for change in changed]
-    return Proof(planned=(host,), problems=tuple(problems), notes=tuple(notes))
+    if problems:
+        return Proof(problems=tuple(problems), notes=tuple(notes))
+    return Proof(planned=(host,), empty=() if notes else (host,), notes=tuple(notes))

@@ -582,6 +582,10 @@ def import_(
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out such live paths (repeatable).")
     ] = None,
+    plain: Annotated[
+        list[str] | None,
+        typer.Option("--plain", metavar="GLOB", help="Leave such mounted files unencrypted in git (repeatable)."),
+    ] = None,
     recipient: Annotated[
         list[str] | None,
         typer.Option("--recipient", metavar="age1…", help="Encrypt for this key, where .sops.yaml has no rule yet."),
@@ -618,6 +622,7 @@ def import_(
         age_key_file,
         tuple(recipient or ()),
         tuple(exclude or ()),
+        tuple(plain or ()),
         update,
         ssh_key,
         known_hosts,

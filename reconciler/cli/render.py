@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from reconciler.core.words import listed, printable
+
 if TYPE_CHECKING:
     from reconciler.app.beginning import Beginning
     from reconciler.app.doctor import Finding
@@ -143,17 +145,17 @@ def drafted(found: Draft) -> None:
             continue
         on = f" on {', '.join(stack.hosts)}" if stack and stack.hosts else ""
         title = f"{stack.name} in {stack.directory}{on}" if stack else "files of no project"
-        console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+        console.print(f"[bold]{_shown(title)}[/bold]", soft_wrap=True)
         console.print(_found_files(files, stack.directory if stack else ""))
     for one in found.files:
         if one.why:
             loss = ", so that git shows no diff by key" if one.keys else ""
             said = f"{one.file.path} is encrypted as a whole{loss}: {one.why}"
-            console.print(f"[yellow]binary[/yellow] {escape(said)}", soft_wrap=True)
+            console.print(f"[yellow]binary[/yellow] {_shown(said)}", soft_wrap=True)
     for left in found.left_out:
-        console.print(f"[yellow]left out[/yellow] {escape(left.path)}: {escape(left.why)}", soft_wrap=True)
+        console.print(f"[yellow]left out[/yellow] {_shown(left.path)}: {_shown(left.why)}", soft_wrap=True)
     for note in found.notes:
-        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]note[/yellow] {_shown(note)}", soft_wrap=True)
 
 
 def _found_files(files: Sequence[Taken], directory: str) -> Table:
@@ -165,7 +167,7 @@ def _found_files(files: Sequence[Taken], directory: str) -> Table:
         used = ", ".join(f"{use} {' '.join(one.services)}".strip() for use in one.uses)
         owner = one.owner if one.owner == one.group else f"{one.owner}:{one.group}"
         keys = f"{count}: {names}" if count else ""
-        table.add_row(*map(escape, (inside, used, f"{one.mode:04o}", owner, str(one.format), keys)))
+        table.add_row(*map(_shown, (inside, used, f"{one.mode:04o}", owner, str(one.format), keys)))
     return table
 
 
@@ -178,17 +180,20 @@ def imported(done: Imported, *, as_json: bool) -> None:
         console.print("nothing was written")
         return
     for problem in proof.problems:
-        console.print(f"[red]not proven[/red] {escape(problem)}", soft_wrap=True)
+        console.print(f"[red]not proven[/red] {_shown(problem)}", soft_wrap=True)
     if proof.problems:
         console.print("nothing was kept: there is no branch and no commit of this import")
         return
     for note in proof.notes:
-        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
-    plans = f"; an empty plan on {', '.join(proof.planned)}" if proof.planned else ""
-    said = f"{proof.compared} live files are byte for byte what the commit gives{plans}"
-    console.print(f"[green]proven[/green] {escape(said)}", soft_wrap=True)
-    console.print(f"[green]committed[/green] {done.commit[:12]} on [bold]{escape(done.branch)}[/bold]", soft_wrap=True)
-    branch, base = escape(done.branch), escape(done.base_branch or "HEAD")
+        console.print(f"[yellow]note[/yellow] {_shown(note)}", soft_wrap=True)
+    said = f"{proof.compared} live files are byte for byte what the commit gives"
+    if proof.empty:
+        said += f"; an empty plan on {listed(proof.empty)}"
+    if touched := [host for host in proof.planned if host not in proof.empty]:
+        said += f"; the plan on {listed(touched)} changes no file, and touches the services above"
+    console.print(f"[green]proven[/green] {_shown(said)}", soft_wrap=True)
+    console.print(f"[green]committed[/green] {done.commit[:12]} on [bold]{_shown(done.branch)}[/bold]", soft_wrap=True)
+    branch, base = _shown(done.branch), _shown(done.base_branch or "HEAD")
     console.print(f"look at it: `git show {branch}`, `reconciler diff {base}..{branch}`", soft_wrap=True)
     console.print(f"then `git push origin {branch}` and open a pull request; nothing was pushed", soft_wrap=True)
 
@@ -481,11 +486,12 @@ def begun(made: Beginning, *, as_json: bool) -> None:
     for step in made.steps:
         word = "[green]made[/green]" if step.what == "made" else f"[cyan]{step.what}[/cyan]"
         console.print(
-            f"{word} {escape(step.path)}" + (f"  [dim]{escape(step.note)}[/dim]" if step.note else ""), soft_wrap=True
+            f"{word} {_shown(step.path)}" + (f"  [dim]{_shown(step.note)}[/dim]" if step.note else ""), soft_wrap=True
         )
     for note in made.notes:
-        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
-    console.print(f"files are encrypted for {escape(', '.join(made.recipients))}", soft_wrap=True)
+        lines = "\n".join(map(_shown, note.split("\n")))
+        console.print(f"[yellow]note[/yellow] {lines}", soft_wrap=True)
+    console.print(f"files are encrypted for {_shown(', '.join(made.recipients))}", soft_wrap=True)
     console.print("\n[bold]next[/bold]")
     steps = []
     if made.uncommitted:
@@ -499,7 +505,12 @@ def begun(made: Beginning, *, as_json: bool) -> None:
         "copy reconciler.yaml to the server as /etc/reconciler/reconciler.yaml; `reconciler doctor` checks it there"
     )
     for number, text in enumerate(steps, start=1):
-        console.print(f"{number}. {escape(text)}", soft_wrap=True)
+        console.print(f"{number}. {_shown(text)}", soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    """Text that may be somebody else's, such as a path of a server: nothing in it steers rich or the terminal."""
+    return escape(printable(text))
 
 
 def _table(*columns: str) -> Table:

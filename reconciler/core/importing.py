@@ -9,12 +9,13 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from reconciler.core import dotenv, lint
 from reconciler.core.adoption import UnfitError, read_lines
 from reconciler.core.ciphertext import MAX_BYTES, is_certainly_a_name
+from reconciler.core.errors import RefusedError
 from reconciler.core.guards import control_keys, is_below
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use
 from reconciler.core.model import Format, Parser
@@ -48,10 +49,12 @@ _FILES_OF_THE_SYSTEM = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What was found on one machine; ``host`` is what a manifest calls it."""
+    """What was found on one machine; ``host`` is what a manifest calls it; ``left_out`` has the files that were found
+    and cannot be imported, with the reason."""
 
     host: str
     inventory: Inventory
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,11 @@ class Taken:
     @property
     def mounted(self) -> bool:
         return Use.MOUNT in self.uses
+
+    @property
+    def looks_harmless(self) -> bool:
+        """Whether it is a mounted file in which nothing looks like a secret."""
+        return self.format is Format.BINARY and not self.why
 
     @property
     def owner(self) -> str:
@@ -124,9 +132,44 @@ class Draft:
     notes: tuple[str, ...]
 
 
-def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = ()) -> Draft:
-    """Given what was found, decide what becomes of every file. ``exclude`` are globs of live paths."""
-    left_out: list[LeftOut] = []
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Which mounted files are to stay readable in git: ``globs`` of live paths, as a person gives them, and the live
+    paths ``kept`` that an earlier import left plain."""
+
+    globs: Collection[str] = ()
+    kept: Collection[str] = ()
+
+    def wants(self, file: FoundFile) -> bool:
+        """Whether the file is to be plain. What may hold a secret has to be named itself, and not by a pattern.
+
+        Raises RefusedError where it is not.
+        """
+        if file.path in self.globs:
+            return True
+        why = _why_secret(file)
+        if named := next((one for one in self.globs if fnmatchcase(file.path, one)), ""):
+            if why:
+                what = f"it may hold a secret ({why}), and --plain {named} would leave it readable"
+                hint = f"If it holds none, name the file itself: --plain {file.path}. Else choose a narrower pattern"
+                raise RefusedError(what, where=file.path, hint=hint)
+            return True
+        return file.path in self.kept and not why
+
+
+def _why_secret(file: FoundFile) -> str:
+    return why_secret(posixpath.basename(file.path), file.data.reveal())
+
+
+def draft(
+    environment: str, places: Sequence[Place], exclude: Collection[str] = (), plain: Plain | None = None
+) -> Draft:
+    """Given what was found, decide what becomes of every file. ``exclude`` are globs of live paths.
+
+    Raises RefusedError where a file must not be as plain as ``plain`` says.
+    """
+    plain = plain or Plain()
+    left_out = [LeftOut(place.host, path, why) for place in places for path, why in place.left_out.items()]
     notes = [text for place in places for text in (*place.inventory.left_out, *place.inventory.unread)]
     groups = _grouped(places)
     names = _stack_names(groups)
@@ -136,7 +179,7 @@ def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = 
     for group, name in zip(groups, names, strict=True):
         stacks.append(_stack(group, name, len(places), notes))
         for used in _merged(group.project):
-            why = _why_not(used.file, used.uses, exclude, group.project.compose_files)
+            why = _why_not(used.file, used.uses, exclude, group.project.compose_files) or _why_not_the_project(group)
             others = [claimed.get((host, used.file.path)) for host in group.hosts]
             if why:
                 left_out += [LeftOut(host, used.file.path, why) for host in group.hosts]
@@ -144,11 +187,12 @@ def draft(environment: str, places: Sequence[Place], exclude: Collection[str] = 
                 notes.append(_shared(used.file.path, other, name))
             else:
                 claimed |= {(host, used.file.path): name for host in group.hosts}
-                taken.append(_take(used, name, group.hosts))
+                taken.append(_take(used, name, group.hosts, plain))
     alone, without = _loose(places, exclude, has_projects=bool(groups))
     taken, left_out = taken + alone, left_out + without
     named = _named(taken, prefixed=len(stacks) > 1)
     notes += [note for one in named for note in _about(one, stacks)]
+    notes += _about_plain(named, plain)
     used_stacks = {one.stack for one in named}
     return Draft(
         environment=environment,
@@ -255,6 +299,8 @@ def _why_not(file: FoundFile, uses: Collection[Use], exclude: Collection[str], c
     """Why a file is not imported; "" where it is."""
     if any(fnmatchcase(file.path, pattern) for pattern in exclude):
         return "excluded"
+    if unfit := _unfit(file.path):
+        return f"its path {unfit}"
     if file.path in compose_files:
         return "Compose reads it as project configuration: that stays where it is"
     only_mounted = set(uses) == {Use.MOUNT}
@@ -265,6 +311,21 @@ def _why_not(file: FoundFile, uses: Collection[Use], exclude: Collection[str], c
     if b"ENC[" in file.data.reveal():
         return "it holds ENC[, so it seems to be encrypted already"
     return ""
+
+
+def _why_not_the_project(group: _Group) -> str:
+    paths = (group.project.directory, *group.project.main_files)
+    return next((f"the path of its project {unfit}" for path in paths if (unfit := _unfit(path))), "")
+
+
+def _unfit(path: str) -> str:
+    """Why a manifest cannot have the path; "" where it can."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8, which a manifest is"
+    fit = path.isprintable() and "\\" not in path
+    return "" if fit else "holds an invisible character or a backslash, which no manifest may"
 
 
 def _shared(path: str, owner: str, other: str) -> str:
@@ -294,20 +355,24 @@ def _loose(
         if why:
             left_out += [LeftOut(host, path, why) for host in files]
         else:
-            taken.append(_take(_Used(first, (), ()), None, tuple(files)))
+            taken.append(_take(_Used(first, (), ()), None, tuple(files), Plain()))
     return taken, left_out
 
 
 # --- one file ---
 
 
-def _take(used: _Used, stack: str | None, hosts: tuple[str, ...]) -> Taken:
+def _take(used: _Used, stack: str | None, hosts: tuple[str, ...], plain: Plain) -> Taken:
     """Decide how a file is kept in git. Its source has no name yet."""
     data = used.file.data.reveal()
     kept = Taken("", stack, hosts, used.file, used.uses, used.services, Format.DOTENV)
     if not holds_variables(used.file.path, used.uses):
-        why = why_secret(posixpath.basename(used.file.path), data)
-        return replace(kept, format=Format.BINARY, why=why) if why else replace(kept, format=Format.PLAIN)
+        if plain.wants(used.file):
+            return replace(kept, format=Format.PLAIN)
+        return replace(kept, format=Format.BINARY, why=_why_secret(used.file))
+    if used.file.path in plain.globs:
+        what = "it holds variables, and those are always encrypted"
+        raise RefusedError(what, where=used.file.path, hint="Leave it out of --plain")
     reader = Parser.RAW if used.raw else Parser.COMPOSE
     keys, unshown, odd = _variables(data, reader)
     why = _why_not_dotenv(data, reader)
@@ -431,7 +496,7 @@ def _about(one: Taken, stacks: Iterable[TakenStack]) -> Iterator[str]:
             f"{path}: {listed(control)} decides what Compose runs, so a server applies a change of this file only with "
             "allow_compose_files: true"
         )
-    if one.format is not Format.PLAIN and one.mode & 0o004:
+    if one.format is not Format.PLAIN and not one.looks_harmless and one.mode & 0o004:
         yield f'{path} is readable for everybody on its machine (mode {one.mode:04o}); mode: "0600" ends that'
     if one.file.mode & 0o7000:
         yield f"{path} has setuid, setgid or sticky (mode {one.file.mode:04o}), which no manifest can ask for"
@@ -439,11 +504,27 @@ def _about(one: Taken, stacks: Iterable[TakenStack]) -> Iterator[str]:
         yield f"{path} has Windows line ends: Compose takes a carriage return within quotes for a part of the value"
 
 
+def _about_plain(files: Sequence[Taken], plain: Plain) -> Iterator[str]:
+    """What could be readable in git, what no longer is, and what was meant to be and is not there."""
+    if harmless := [one.file.path for one in files if one.looks_harmless]:
+        yield f"nothing in {listed(harmless)} looks like a secret; --plain PATH keeps such a file readable in git"
+    for one in files:
+        if one.format is not Format.PLAIN and one.file.path in plain.kept:
+            yield (
+                f"{one.file.path} was plain and is encrypted from now on, since it may hold a secret ({one.why}); what "
+                "git has of it already stays readable in its history"
+            )
+    paths = [one.file.path for one in files if one.format is Format.PLAIN]
+    for glob in plain.globs:
+        if not any(fnmatchcase(path, glob) or path == glob for path in paths):
+            yield f"--plain {glob} names no mounted file that was found"
+
+
 # --- what is written beside the sources ---
 
 
-def manifest(found: Draft, contracts: Mapping[str, str]) -> dict[str, object]:
-    """environment.yaml as data, in its shortest form. ``contracts`` has the contract's path by the source."""
+def manifest(found: Draft, contracts: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    """environment.yaml as data, in its shortest form. ``contracts`` has the paths of contracts by the source."""
     defaults = _defaults(found.files)
     written: dict[str, object] = {"defaults": defaults} if defaults else {}
     if found.stacks:
@@ -456,7 +537,7 @@ def manifest(found: Draft, contracts: Mapping[str, str]) -> dict[str, object]:
 
 
 def _stack_fields(
-    stack: TakenStack, files: Iterable[Taken], defaults: Mapping[str, str], contracts: Mapping[str, str]
+    stack: TakenStack, files: Iterable[Taken], defaults: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
 ) -> dict[str, object]:
     fields: dict[str, object] = {"directory": stack.directory}
     if stack.files:
@@ -470,7 +551,7 @@ def _stack_fields(
 
 
 def _target(
-    one: Taken, directory: str | None, defaults: Mapping[str, str], contracts: Mapping[str, str]
+    one: Taken, directory: str | None, defaults: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
 ) -> dict[str, object] | str | None:
     path = one.file.path
     if directory is not None and is_below(path, directory):
@@ -484,8 +565,8 @@ def _target(
         fields["on_change"] = "restart"
     if one.parser is not Parser.COMPOSE and holds_variables(one.file.path, one.uses):
         fields["parser"] = str(one.parser)
-    if one.source in contracts:
-        fields["schema"] = contracts[one.source]
+    if said_by := contracts.get(one.source, ()):
+        fields["schema"] = said_by[0] if len(said_by) == 1 else list(said_by)
     if not fields:
         return None
     return str(fields["path"]) if fields.keys() == {"path"} else fields

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from reconciler.core.secret_names import names_a_secret
+from reconciler.core.secret_names import names_a_secret, words_of
 
 
 class Risk(StrEnum):
@@ -22,14 +22,15 @@ class Risk(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RiskRule:
-    """``words`` are looked for as whole words of a name, between underscores, whatever their case."""
+    """``words`` are looked for as whole words of a name, between underscores or capitals, whatever their case."""
 
     risk: Risk
     words: tuple[str, ...]
     why: str
 
     def matches(self, key: str) -> bool:
-        return _pattern(self.words).search(key) is not None
+        pattern = _pattern(self.words)
+        return any(pattern.search(one) is not None for one in (key, "_".join(words_of(key))))
 
 
 @functools.cache
@@ -45,7 +46,10 @@ RULES: tuple[RiskRule, ...] = (
     RiskRule(Risk.HIGH, ("TLS", "SSL", "CERT*", "CA", "CIPHERS"), "TLS and certificates"),
     RiskRule(
         Risk.HIGH,
-        ("PASSWORD", "PASSWD", "PASS", "HASH", "SECRET", "TOKEN", "APIKEY", "API_KEY"),
+        (
+            *("PASSWORD", "PASSWD", "PASS", "PASSPHRASE", "HASH", "SECRET", "TOKEN", "PAT", "CREDENTIAL*"),
+            *("APIKEY", "API_KEY"),
+        ),
         "a password or API key",
     ),
     RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "what signs and encrypts"),

@@ -1,18 +1,65 @@
-"""Under which names secrets go, where no contract says so."""
+"""Under which names secrets go, where no contract says so, and which values under such a name are none."""
 
 from __future__ import annotations
 
 import re
 
-# The word ends the name: SMTP_PASSWORD, API_KEY_2 and TOKEN_OLD are secrets, TOKEN_URL and CACHE_KEY_PREFIX are not.
+_SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # dbPassword, apiKey2, olcRootPW, DBPassword
+# The word ends the name: SMTP_PASSWORD, apiKey2 and TOKEN_OLD are secrets, TOKEN_URL and CACHE_KEY_PREFIX are not.
 _SECRET = re.compile(
-    r"(?:^|[_.-])(?:(?:SECRET|PASSWORD|PASSWD|PWD|PASSPHRASE|TOKEN|KEY|APIKEY|CREDENTIALS?|DSN|SALT)"
-    r"(?:[_.-]?[0-9]+)?(?:[_.-](?:OLD|NEW|PREVIOUS|CURRENT|NEXT))?|SECRET_KEY_BASE)$",
-    re.IGNORECASE,
+    r"(?:.*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN)|(?:.*(?:PASSWORD|SECRET)|CREDENTIAL)S|CREDENTIAL"
+    r"|(?:.*(?<!BY)(?<!COM)(?<!TRES)(?<!SUR))?PASS|.*PWD|.*PW|PAT|DSN|SALT|MASTERAUTH|HASH"
+    r"|(?:.*(?:API|SECRET|PRIVATE|ACCESS|AUTH|SIGNING|ENCRYPTION|MASTER))?KEY)"
 )
-_PUBLIC = re.compile(r"(?:^|[_.-])(?:PUBLIC|PUBLISHABLE)(?:[_.-]|$)", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+$")
+# What may follow the word: which of several it is, and how it is written down.
+_WHICH = frozenset(
+    (
+        *("OLD", "NEW", "PREVIOUS", "CURRENT", "NEXT", "PRIMARY", "SECONDARY", "FALLBACK", "BACKUP"),
+        *("BASE", "BASE64", "B64", "HEX", "VALUE"),
+    )
+)
+_PUBLIC = frozenset(("PUBLIC", "PUBLISHABLE"))
+_HASH_OF_SOMETHING_PUBLIC = frozenset(
+    ("GIT", "COMMIT", "BUILD", "REVISION", "CONTENT", "FILE", "IMAGE", "CONFIG", "SOURCE", "ASSET", "ASSETS")
+)
+_DIRECTORIES = frozenset(("PWD", "OLDPWD"))  # of the shell
+
+# What stands for a value that is elsewhere: ${VAR}, $VAR, {{ var }}, %(var)s, %VAR%, <what belongs here>, *alias.
+_REFERENCE = re.compile(
+    r"(?:\$\{[\w.]+(?:\}|:?\?[^}]*\}|:?-\})|\$(?:[A-Z_][A-Z0-9_]*|[a-z_][a-z0-9_]*|[0-9])(?![A-Za-z0-9]))+"
+    r"|\{\{.*|\$\(.*|\{%.*|%\(\w+\)s|%env\(.*|%\w+%|<[^<>]*>?|[*&][\w-]+"
+)
+_ROOTS = "app|certs?|config|data|etc|home|keys?|mnt|opt|pki|root|run|secrets?|srv|ssl|tls|tmp|usr|var|vault"
+_PATH = re.compile(
+    rf"/(?:{_ROOTS})(?:/[\w.@+-]+)*/?|(?:\.\.?|~)/[\w./@+-]+"
+    r"|[\w./@+-]*\.(?:key|pem|crt|cer|pub|txt|conf|cfg|ini|json|ya?ml|toml|env|p12|pfx|jks|sock)"
+)
+_NOTHING = re.compile(r"(?i)(?:true|false|yes|no|on|off|null|none|nil|undefined|~|#|)|[\[{|>][-+0-9]*")
 
 
 def names_a_secret(name: str) -> bool:
-    """Given a variable's name, return whether its value is a secret by all that a name tells."""
-    return _SECRET.search(name) is not None and _PUBLIC.search(name) is None
+    """Given a variable's name, return whether its value is a secret by all that a name tells.
+
+    Case counts for nothing, and words may be joined: DB_PASS, dbPassword, PGPASSWORD and requirepass are names alike.
+    """
+    if name in _DIRECTORIES:
+        return False
+    words = words_of(name)
+    while len(words) > 1 and (words[-1] in _WHICH or words[-1].isdigit()):
+        words.pop()
+    last = _NUMBER.sub("", words[-1]) if words else ""
+    if _SECRET.fullmatch(last) is None or _PUBLIC & set(words):
+        return False
+    return last != "HASH" or not _HASH_OF_SOMETHING_PUBLIC & set(words)
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a name in capitals, as underscores, dots, dashes and capitals in it part them."""
+    return [part.upper() for one in _SEPARATORS.split(name) for part in _CAMEL.split(one) if part]
+
+
+def is_no_secret_value(value: str) -> bool:
+    """Whether what is set under a secret's name is clearly none: a reference, a path to a file, a switch, nothing."""
+    return any(pattern.fullmatch(value) is not None for pattern in (_NOTHING, _REFERENCE, _PATH))

@@ -231,9 +231,10 @@ def test_between_two_environments_contracts_say_what_differs_and_secrets_must(co
 
 
 def test_a_contract_explains_a_difference_between_environments(committed: Site) -> None:
-    found = one(data(committed.root, "git:production", "git:staging", key=committed.keys))
+    found = one(data(committed.root, "git:production", "git:staging", key=committed.keys, code=0))
     told = key_of(found, "api.env", "PUBLIC_URL")
     assert (told["class"], told["reason"]) == (EXPECTED, "x-differs of contracts/api.yaml:6")
+    assert key_of(found, "api.env", "ADMIN_HASH")["class"] == EXPECTED  # a secret by its name
 
 
 def test_revisions_of_one_environment_are_compared(committed: Site) -> None:

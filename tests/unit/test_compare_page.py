@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from reconciler.app.compare.expected import read_expected
@@ -55,3 +56,32 @@ def test_a_contract_makes_a_key_high_and_a_person_makes_it_what_they_say() -> No
 def test_what_must_differ_between_environments_are_secrets_and_the_addresses_of_data() -> None:
     assert all(map(must_differ, ("SESSION_SECRET", "API_TOKEN", "DATABASE_URL", "REDIS_URI")))
     assert not any(map(must_differ, ("DB_PORT", "DATABASE_NAME", "PUBLIC_URL", "OAUTH_CLIENT_ID", "REDIS_HOST")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("DB_PASS", "SMTP_PASS", "MYSQL_PASS", "AUTH_PASS", "PGPASSWORD", "GITHUB_PAT", "dbPassword", "clientSecret"),
+        *("dbPass", "requirepass", "masterauth", "bindpw", "smtp_pass", "apiKey2", "PRIVATE_KEY_BASE64", "TOKEN_OLD"),
+        *("ADMIN_PASSWORD_HASH", "S3_ACCESS_KEY_SECONDARY", "_authToken"),
+    ],
+)
+def test_a_secret_by_its_name_must_differ_and_is_high(name: str) -> None:
+    assert must_differ(name)
+    assert risk_of(name) is Risk.HIGH
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("TOKEN_URL", "DB_PASS_FILE", "PASSWORD_FILE", "KEY_PATH", "TOKEN_TTL", "CACHE_KEY_PREFIX", "PUBLIC_KEY"),
+        *("BYPASS", "COMPASS", "PWD", "OLDPWD", "MAX_TOKENS", "MONKEY", "COMPAT", "GIT_HASH", "stripePublishableKey"),
+    ],
+)
+def test_what_only_sounds_like_a_secret_need_not_differ(name: str) -> None:
+    assert not must_differ(name)
+
+
+def test_every_word_of_the_rule_of_passwords_names_a_secret() -> None:
+    (rule,) = (rule for rule in RULES if rule.why == "a password or API key")
+    assert all(must_differ(f"SHOP_{word.rstrip('*')}") for word in rule.words)

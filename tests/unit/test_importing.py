@@ -14,7 +14,8 @@ from reconciler.app import import_files
 from reconciler.app.manifest import read_manifest
 from reconciler.app.server_file import ServerConfig
 from reconciler.core import importing
-from reconciler.core.importing import Draft, Place
+from reconciler.core.errors import RefusedError
+from reconciler.core.importing import Draft, Place, Plain
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model import Format, Manifest, Parser
 from reconciler.core.plaintext import why_secret
@@ -36,13 +37,13 @@ def used(path: str, use: Use = Use.ENV_FILE, services: tuple[str, ...] = ("api",
     return UsedFile(file(path, **more), use, services)
 
 
-def draft(*projects: Iterable[FoundProject], loose: Iterable[FoundFile] = ()) -> Draft:
+def draft(*projects: Iterable[FoundProject], loose: Iterable[FoundFile] = (), plain: Plain | None = None) -> Draft:
     """Of machines web-1, web-2 … with these projects each."""
     places = [
         Place(f"web-{number}", Inventory("/", tuple(each), tuple(loose) if number == 1 else ()))
         for number, each in enumerate(projects, start=1)
     ]
-    return importing.draft("production", places)
+    return importing.draft("production", places, plain=plain)
 
 
 def manifest(found: Draft, host: str = "web-1") -> Manifest:
@@ -138,9 +139,14 @@ def test_names_are_unique_readable_and_never_lead_out() -> None:
     )
     sources = [one.source for one in found.files]
     assert len({source.casefold() for source in sources}) == len(names) + len(others)
-    assert {"shop.env", "api.env", "config-api.env", "x.old.env", "shop.environment.yaml", "site.conf-template"} <= set(
-        sources
-    )
+    assert {
+        "shop.env",
+        "api.env",
+        "config-api.env",
+        "x.old.env",
+        "shop.environment.yaml.bin",
+        "site.conf-template",
+    } <= set(sources)
     assert not [source for source in sources if ".." in source or source.startswith(("/", "-", "."))]
     assert all(one.source.endswith(".env") for one in found.files if one.format is Format.DOTENV)
     assert set(paths(found).values()) == {one.file.path for one in found.files}
@@ -152,6 +158,67 @@ def test_the_raw_grammar_and_compose_files_of_another_name_are_written_down() ->
     (target,), (stack,) = manifest(found).targets, manifest(found).stacks
     assert (target.parser, stack.files) == (Parser.RAW, ("prod.yaml",))
     assert found.files[0].keys == ("A",)
+
+
+def test_a_first_contract_knows_secrets_by_their_names() -> None:
+    names = ("DB_PASS", "PGPASSWORD", "GITHUB_PAT", "TOKEN_URL")
+    found = draft([project(used(f"{SHOP}/api.env", data="".join(f"{name}=x\n" for name in names).encode()))])
+    assert importing.contract(found.files[0])["properties"] == {
+        **{name: {"writeOnly": True} for name in names[:-1]},
+        "TOKEN_URL": {},
+    }
+
+
+NGINX, REDIS = f"{SHOP}/nginx.conf", f"{SHOP}/redis.conf"
+
+
+def mounted(nginx: bytes = b"server { listen 80; }\n") -> list[FoundProject]:
+    """One mounted file in which nothing looks like a secret, and one that holds one."""
+    files = (used(NGINX, Use.MOUNT, data=nginx), used(REDIS, Use.MOUNT, data=b"requirepass hunter2\n"))
+    return [project(*files, used(f"{SHOP}/api.env"))]
+
+
+def formats(found: Draft) -> dict[str, Format]:
+    return {one.file.path: one.format for one in found.files if one.mounted}
+
+
+def test_every_mounted_file_is_encrypted_unless_a_person_says_otherwise() -> None:
+    found = draft(mounted())
+    assert formats(found) == {NGINX: Format.BINARY, REDIS: Format.BINARY}
+    (note,) = (note for note in found.notes if "--plain" in note)
+    assert NGINX in note
+    assert REDIS not in note
+    assert all(target.encrypted for target in manifest(found).targets)
+
+
+def test_what_a_person_calls_plain_is() -> None:
+    found = draft(mounted(), plain=Plain((f"{SHOP}/nginx*",)))
+    assert formats(found) == {NGINX: Format.PLAIN, REDIS: Format.BINARY}
+    assert not [note for note in found.notes if "--plain" in note]
+    assert {target.path for target in manifest(found).targets if not target.encrypted} == {NGINX}
+
+
+def test_a_pattern_does_not_make_a_secret_plain_and_the_name_of_the_file_does() -> None:
+    with pytest.raises(RefusedError) as refused:
+        draft(mounted(), plain=Plain(("*.conf",)))
+    assert refused.value.where == REDIS
+    assert f"--plain {REDIS}" in refused.value.hint
+    assert "hunter2" not in str(refused.value)
+    assert formats(draft(mounted(), plain=Plain((REDIS,))))[REDIS] is Format.PLAIN
+
+
+def test_variables_are_never_plain_and_a_pattern_that_names_nothing_is_told() -> None:
+    with pytest.raises(RefusedError):
+        draft(mounted(), plain=Plain((f"{SHOP}/api.env",)))
+    assert any("--plain *.cfg names no" in note for note in draft(mounted(), plain=Plain(("*.cfg",))).notes)
+
+
+def test_what_was_plain_stays_so_unless_it_looks_like_a_secret_now() -> None:
+    earlier = Plain(kept=(NGINX,))
+    assert formats(draft(mounted(), plain=earlier)) == {NGINX: Format.PLAIN, REDIS: Format.BINARY}
+    found = draft(mounted(b"auth_token hunter2;\n"), plain=earlier)
+    assert formats(found)[NGINX] is Format.BINARY
+    assert any(f"{NGINX} was plain and is encrypted from now on" in note for note in found.notes)
 
 
 def test_what_is_included_is_not_run_as_a_file_of_its_own() -> None:
@@ -216,6 +283,13 @@ def test_a_binary_name_that_is_taken_gets_a_number() -> None:
         ("app.yaml", "cache_key_prefix: shop\ntoken_url: https://x.example.org\npassword: ${DB_PASSWORD}\n"),
         ("site.conf.template", "server_name ${NAME};\n"),
         ("my.cnf", "[mysqld]\nmax_connections = 100\n"),
+        ("rules.yml", "# a pass takes four minutes, the hash of it less\n"),
+        ("nginx.conf", 'proxy_pass http://api:8000;\nproxy_cache_key "$scheme$host$request_uri";\n'),
+        ("app.yaml", "password: null\nsecret_file: /run/secrets/x\ntoken: /run/secrets/token\nssl_key: ./x.key\n"),
+        ("app.yaml", "tokens:\n  - {name: DB_PASSWORD, value: '${DB_PASSWORD}'}\ncredentials:\n  file: x.json\n"),
+        ("app.json", '{"passwordFile": "x", "requireToken": true, "publicKey": "abc", "tokenUrl": "https://a.org/t"}'),
+        ("app.xml", "<user>me</user><password>${env.PASSWORD}</password><password/><bypass>x</bypass>"),
+        ("app.toml", "url = 'postgres://me:${PASSWORD}@db/x'\npassword = '{{ password }}'\nsecret = '$SECRET'\n"),
     ],
 )
 def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> None:
@@ -231,6 +305,38 @@ def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> Non
         ("x.conf", "requirepass: 1\nsecret hunter2"),
         ("x.yaml", "- {api_key: hunter2}"),
         ("x.ini", "dsn = mysql://u:p@h/d"),
+        ("redis.conf", "port 6379\nrequirepass Tr0ub4dor\n"),
+        ("redis.conf", "masterauth hunter2\n"),
+        ("redis.conf", "user api on >hunter2 ~* +@all\n"),
+        ("ldap.conf", "bindpw hunter2\n"),
+        ("mail.conf", "  pass hunter2\n"),
+        ("mail.conf", "user me pass 'hunter2'\n"),
+        ("haproxy.cfg", "stats auth admin:hunter2\n"),
+        ("config.json", '{"clientSecret": "hunter2hunter2"}'),
+        ("config.json", '{"dbPassword":"hunter2"}'),
+        ("config.json", '[{"name":"DB_PASSWORD","value":"hunter2"}]'),
+        ("config.json", '[{\n  "name": "DB_PASSWORD",\n  "value": "hunter2"\n}]'),
+        ("config.yaml", "- name: DB_PASSWORD\n  value: hunter2\n"),
+        ("app.yaml", "db_pass: hunter2\n"),
+        ("app.yaml", "github_pat: hunter2\n"),
+        ("app.yaml", 'password: "$ecr3t-Pa55"\n'),
+        ("app.yaml", 'password: "/Tr0ub4dor"\n'),
+        ("app.yaml", "password: 482913\n"),
+        ("app.yaml", "password: ${PASSWORD:-hunter2}\n"),
+        ("app.yaml", "password:\n  hunter2\n"),
+        ("app.yaml", "password: |-  # why\n\n  hunter2\n"),
+        ("app.yaml", "db:\n- password:\n    'hunter2'\n"),
+        ("users.xml", "<user><password>hunter2</password></user>"),
+        ("users.xml", "<password hash='no'>\n  <![CDATA[hunter2]]></password>"),
+        ("users.xml", '<add key="DbPassword" value="hunter2"/>'),
+        ("users.xml", '<property name="password">hunter2</property>'),
+        ("run.conf", "exec app --db-password=hunter2 -Dadmin.password=x"),
+        ("app.lua", "local t = {['password'] = 'hunter2'}"),
+        ("app.conf", "'db_password' => 'hunter2'"),
+        ("alert.yaml", "url: https://hooks.slack.com/services/T0/B0/hunter2"),
+        ("alert.yaml", "url: https://chat.example.org/hooks/aB3dE5gH7jK9mN1pQ3sT"),
+        ("app.yaml", "x: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.hunter2\n"),
+        ("x.conf", "p\0a\0s\0s\0"),
     ],
 )
 def test_what_may_be_a_secret_is_not_plain_and_is_not_quoted(name: str, text: str) -> None:

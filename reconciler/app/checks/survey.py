@@ -19,7 +19,7 @@ from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncry
 from reconciler.core.model import Format, Parser
 from reconciler.core.plaintext import first_plain_line, is_env_file
 from reconciler.core.rules import Finding, Rule
-from reconciler.core.secret_names import names_a_secret
+from reconciler.core.secret_names import is_no_secret_value, names_a_secret
 from reconciler.core.tree import Tree
 
 MANIFEST = "environment.yaml"
@@ -160,7 +160,7 @@ def secrets_in_plain(
     """Values under names of secrets, of those that are ``real``, in a file that is not encrypted."""
     for entry in entries:
         value = entry.template.strip()
-        if names_a_secret(entry.key) and not value.startswith("$") and real(value):
+        if names_a_secret(entry.key) and not is_no_secret_value(value) and real(value):
             message = f"{words.name(entry.key)} looks like a secret, and everybody who can read git can read it"
             yield Finding(rules.PLAIN_SECRET, path, entry.line, message)
 
