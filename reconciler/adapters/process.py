@@ -101,8 +101,12 @@ async def _start(
         # asyncio would end the program alone, and then wait for as long as its children hold the pipes.
         await asyncio.wait({starting})
         if starting.exception() is None:
-            _signal_group(starting.result(), signal.SIGKILL)
-            _close(starting.result())
+            process = starting.result()
+            _signal_group(process, signal.SIGKILL)
+            _close(process)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER):
+                    await process.wait()
         raise
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Completed, Limits, MissingProgramError
+from tests.support.processes import children
 
 ENV = {"PATH": "/usr/bin:/bin"}
 FOR_EVER = "60"
@@ -201,7 +202,7 @@ async def test_cancelling_ends_the_whole_group_before_it_returns(tmp_path: Path,
 
 
 async def test_cancelling_while_it_starts_ends_the_whole_group(tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
+    pids, before = tmp_path / "pids", children()
     task = asyncio.create_task(shell(f"sleep {FOR_EVER} & echo $! $$ > {pids}; wait"))
     while not pids_in(pids, 2)():
         await asyncio.sleep(0)  # starts it, and hardly more
@@ -209,6 +210,7 @@ async def test_cancelling_while_it_starts_ends_the_whole_group(tmp_path: Path) -
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)
+    assert children() <= before
     assert await none_alive(pids)
 
 
