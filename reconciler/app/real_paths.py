@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.core.ports import Machine
@@ -30,18 +29,20 @@ async def _resolved(machine: Machine, paths: Sequence[str]) -> dict[str, str]:
         real = await _asked(machine, ["realpath", *paths], "\n")
     else:
         real = await _asked(machine, ["realpath", "-z", *paths], "\0")
-    if len(real) == len(paths):
+    if real is not None and len(real) == len(paths):
         return dict(zip(paths, real, strict=True))
-    if len(paths) == 1:
+    if real is None or len(paths) == 1:
         return {}
+    # One after the other: an SSH server does only a few things at a time.
     half = len(paths) // 2
-    first, second = await asyncio.gather(_resolved(machine, paths[:half]), _resolved(machine, paths[half:]))
-    return first | second
+    return await _resolved(machine, paths[:half]) | await _resolved(machine, paths[half:])
 
 
-async def _asked(machine: Machine, command: Sequence[str], end: str) -> list[str]:
-    """What it answers, nothing where it has no answer for one of them."""
+async def _asked(machine: Machine, command: Sequence[str], end: str) -> list[str] | None:
+    """What it answers, nothing where it has no answer for one of them; None where it does not run."""
     told = await machine.run(command, "", _SECONDS)
+    if told.exit_code is None:
+        return None
     text = told.output.reveal().decode("utf-8", "surrogateescape")
     if told.exit_code != 0 or not text.endswith(end):
         return []

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.app import local_wiring
+from reconciler.app.real_paths import real_paths
 from reconciler.core.errors import HostUnreachableError, LiveFileError
 from reconciler.core.inventory import FoundProject, Inventory, Use
 from reconciler.core.ports import Machine
@@ -275,6 +276,16 @@ async def test_a_docker_that_talks_nonsense_is_none(
     (project,) = found.projects
     assert project.services == ("api", "worker")
     assert project.containers == ()
+
+
+@pytest.mark.sshd
+async def test_many_paths_that_lead_nowhere_are_not_too_much_for_an_ssh_server(sshd: Sshd, tmp_path: Path) -> None:
+    there = [tmp_path / f"{number}.env" for number in range(20)]
+    for one in there:
+        one.write_text("A=1\n")
+    asked = [path for one in there for path in (str(one), f"{one}/no/where")]
+    async with over_ssh(sshd) as machine:
+        assert await real_paths(machine, asked) == {str(one): str(one) for one in there}
 
 
 @pytest.mark.sshd
