@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CONNECT = 10.0  # seconds for the TCP connection, the key exchange and the login together
 ANSWER = 20.0  # seconds for one file operation
 _GIVEN_UP = 3.0  # seconds
+# Commands that run over one connection at a time: sshd allows 10 sessions unless it is told otherwise (MaxSessions), and
+# SFTP is one, for a while two.
+_AT_ONCE = 8
 # A connection that says nothing for three times this long (seconds) is given up.
 _KEEPALIVE = 10.0
 # What costs least among what is good, preferred; the rest of asyncssh's own lists stays for other servers. For small
@@ -66,6 +69,7 @@ class SshConnection:
         self.address = address
         self.name = name or address.shown
         self._connecting = asyncio.Lock()
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._tunnels: dict[str, str] = {}
         self._stack: contextlib.AsyncExitStack | None = None
         self._connection: SSHClientConnection | None = None
@@ -134,7 +138,7 @@ class SshConnection:
         Raises MissingProgramError for a program that is not there.
         """
         connection = await self.connected()
-        async with self._telling(None):
+        async with self._places, self._telling(None):
             command: Any = _command(argv, directory, env)  # asyncssh sends bytes as they are, and declares text alone
             running = await asyncio.wait_for(connection.create_process(command, encoding=None, term_type=None), ANSWER)
             try:

@@ -208,6 +208,13 @@ async def test_many_who_ask_at_once_share_one_connection(connection: SshConnecti
     assert sshd.log.count("Accepted publickey") == 1
 
 
+async def test_more_commands_at_once_than_a_server_takes_wait_for_each_other(connection: SshConnection) -> None:
+    await connection.sftp()
+    commands = [connection.run(["sh", "-c", f"sleep 0.05; echo {n}"], limits=process.Limits(30.0)) for n in range(30)]
+    done = await asyncio.gather(*commands)
+    assert [int(one.stdout) for one in done] == list(range(30))
+
+
 async def test_an_operation_that_hangs_does_not_end_the_command_beside_it(
     connection: SshConnection, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,7 +188,6 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 # Tests open many connections at once.
 MaxStartups 100
-MaxSessions 100
 Subsystem sftp internal-sftp
 SetEnv PATH={SEARCH_PATH}
 """
