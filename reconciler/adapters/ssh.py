@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 CONNECT = 10.0  # seconds for the TCP connection, the key exchange and the login together
 ANSWER = 20.0  # seconds for one file operation
 _GIVEN_UP = 3.0  # seconds
-# Commands that run over one connection at a time: sshd allows 10 sessions unless it is told otherwise (MaxSessions), and
-# SFTP is one, for a while two.
+# Commands that run over one connection at a time: sshd allows 10 sessions unless it is told otherwise (MaxSessions),
+# and SFTP is one, for a while two.
 _AT_ONCE = 8
 # A connection that says nothing for three times this long (seconds) is given up.
 _KEEPALIVE = 10.0
