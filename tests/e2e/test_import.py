@@ -20,6 +20,8 @@ from tests.support.compose import ComposeProject
 from tests.support.importer import BRANCH, COMMAND, FILES, Importer, make_importer
 from tests.support.sshd import Sshd, make_sshd
 
+pytestmark = pytest.mark.docker  # on this machine an import is proven by a plan, which asks Compose
+
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -525,7 +527,6 @@ def meanwhile(importer: Importer, command: str) -> None:
         importer.git("config", "--global", name, value)
 
 
-@pytest.mark.docker
 def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, docker_engine: str) -> None:
     importer = make_importer(tmp_path / f"rct{os.getpid()}", docker_engine)
     project = ComposeProject("shop", importer.stack)
@@ -550,7 +551,6 @@ def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, do
         project.remove()
 
 
-@pytest.mark.docker
 def test_a_project_that_runs_with_other_compose_files_goes_on_with_them(tmp_path: Path, docker_engine: str) -> None:
     importer = make_importer(tmp_path / "import", docker_engine)
     name = f"rct-{os.getpid()}-prod"
