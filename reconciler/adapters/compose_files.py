@@ -178,6 +178,8 @@ def _require_reasonable(data: bytes) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, 0))
             continue
+        if isinstance(event, yaml.DocumentStartEvent):
+            sizes.clear()  # an anchor ends with its document
         anchor, size = None, 0
         if isinstance(event, yaml.AliasEvent):
             size = sizes.get(event.anchor or "", _MOST_NODES)

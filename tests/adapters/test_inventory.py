@@ -207,6 +207,7 @@ HOSTILE = {
     "merged": "x-0: &a0 {x: 1}\n"
     + "".join(f"x-{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 10)),
     "of-itself": "x-a: &a {b: *a}\nservices: {api: {image: x}}\n",
+    "of-itself-in-the-next-document": "x-a: &a 1\n---\nx-a: &a {b: *a}\nservices: {api: {image: x}}\n",
     "no-text": "\x00\x01",
 }
 
