@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from reconciler.app.diffs import Difference, FileChange, TargetChange
+from reconciler.cli.markdown import code, plain
 from reconciler.core.rules import Finding
 from reconciler.core.words import printable
 
@@ -162,40 +162,40 @@ def _finding(one: Finding) -> dict[str, Any]:
 
 
 def _markdown(found: Difference) -> str:
-    parts = [MARKER, "### Configuration changes", f"**{_plain(summary(found).capitalize())}**"]
+    parts = [MARKER, "### Configuration changes", f"**{plain(summary(found).capitalize())}**"]
     if removed := _removed(found.files):
         parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one will not find it.")
     if found.findings:
-        said = [f"> - ⚠️ {_code(one.path)}: {_plain(one.message)}" for one in found.findings]
+        said = [f"> - ⚠️ {code(one.path)}: {plain(one.message)}" for one in found.findings]
         lines, more = _within(_WARNING, said)
         parts.append("\n".join([*lines, *([f"> - and {more} more"] if more else [])]))
     if found.files:
         head = ["| environment | file | stack | added | removed | changed | notes |", "|---|---|---|---|---|---|---|"]
         rows, more = _within(_TABLE, [_row(one) for one in found.files])
         parts.append("\n".join([*head, *rows, *([f"| and {more} more files | | | | | | |"] if more else [])]))
-    listed = [f"- {_code(one.environment)}: {_target_in_markdown(one)}" for one in found.targets]
-    listed += [f"- {_code(path)} {status}" for path, status in found.others]
-    listed += [f"- a contract of {_code(path)} changed, and was asked" for path in found.asked]
+    listed = [f"- {code(one.environment)}: {_target_in_markdown(one)}" for one in found.targets]
+    listed += [f"- {code(path)} {status}" for path, status in found.others]
+    listed += [f"- a contract of {code(path)} changed, and was asked" for path in found.asked]
     if listed:
         lines, more = _within(_LIST, listed)
         parts.append("\n".join([*lines, *([f"- and {more} more"] if more else [])]))
     values = "with values" if found.with_values else "names only, without a key"
-    parts.append(f"<sub>{_code(_short(found.base))} → {_code(_short(found.head))}, {values}; no value is shown</sub>")
+    parts.append(f"<sub>{code(_short(found.base))} → {code(_short(found.head))}, {values}; no value is shown</sub>")
     return "\n\n".join(parts) + "\n"
 
 
 def _target_in_markdown(one: TargetChange) -> str:
     details = [*([f"stack {one.stack}"] if one.stack else []), *one.details]
-    return f"target {one.what}: {_code(one.source)}" + "".join(f"; {_code(detail)}" for detail in details)
+    return f"target {one.what}: {code(one.source)}" + "".join(f"; {code(detail)}" for detail in details)
 
 
 def _removed(files: Iterable[FileChange]) -> str:
     places = [
-        f"{_names(one.change.keys.removed)} from {_code(f'{one.environment}/{one.source}')}"
+        f"{_names(one.change.keys.removed)} from {code(f'{one.environment}/{one.source}')}"
         for one in files
         if one.change.keys.removed and one.status != "removed"
     ]
-    places += [f"all of {_code(f'{one.environment}/{one.source}')}" for one in files if one.status == "removed"]
+    places += [f"all of {code(f'{one.environment}/{one.source}')}" for one in files if one.status == "removed"]
     shown, more = _within(_WARNING, places)
     return "; ".join(shown) + (f"; and {more} more files" if more else "")
 
@@ -213,24 +213,12 @@ def _within(budget: int, parts: list[str]) -> tuple[list[str], int]:
 
 def _row(one: FileChange) -> str:
     keys = one.change.keys
-    stack = _code(one.stack) if one.stack else ""
+    stack = code(one.stack) if one.stack else ""
     names = " | ".join(_names(group) for group in (keys.added, keys.removed, keys.changed))
-    notes = "<br>".join(_notes(one, _code, _plain))
-    return f"| {_plain(one.environment)} | {_code(one.source)} | {stack} | {names} | {notes} |"
+    notes = "<br>".join(_notes(one, code, plain))
+    return f"| {plain(one.environment)} | {code(one.source)} | {stack} | {names} | {notes} |"
 
 
 def _names(keys: tuple[str, ...]) -> str:
     more = f" and {len(keys) - _MOST_NAMES} more" if len(keys) > _MOST_NAMES else ""
-    return " ".join(_code(key) for key in keys[:_MOST_NAMES]) + more
-
-
-def _code(text: str) -> str:
-    """Text that is shown as it is, also in a table; a backtick or bar in it is replaced, since neither can be escaped
-    everywhere."""
-    return f"`{printable(text).replace('`', chr(0x2032)).replace('|', chr(0xA6))}`"
-
-
-def _plain(text: str) -> str:
-    """Text in which nothing is markup, a link or a mention."""
-    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
-    return escaped.replace("@", "@\N{ZERO WIDTH SPACE}")
+    return " ".join(code(key) for key in keys[:_MOST_NAMES]) + more

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from reconciler.app.compare.run import Report
+from reconciler.cli.markdown import code, plain
 from reconciler.core.comparison import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
 from reconciler.core.risk import Risk
 from reconciler.core.words import printable
@@ -201,15 +201,15 @@ def _fact(fact: Fact) -> dict[str, Any]:
 
 def as_markdown(report: Report) -> str:
     parts = [part for one in report.comparisons for part in _section(one, with_key=report.with_key)]
-    parts += [f"**{_plain(side)} could not be looked at:** {_plain(error)}" for side, error in report.failures]
+    parts += [f"**{plain(side)} could not be looked at:** {plain(error)}" for side, error in report.failures]
     return "\n\n".join(parts) + "\n"
 
 
 def _section(found: Comparison, *, with_key: bool) -> Iterator[str]:
-    yield f"## {_plain(found.left.name)} and {_plain(found.right.name)}"
-    yield f"**{_plain(summary(found))}**"
-    notes = [f"- {_plain(one)}" for one in remarks(found, with_key=with_key)]
-    notes += [f"- could not be compared: {_plain(one)}" for one in found.problems]
+    yield f"## {plain(found.left.name)} and {plain(found.right.name)}"
+    yield f"**{plain(summary(found))}**"
+    notes = [f"- {plain(one)}" for one in remarks(found, with_key=with_key)]
+    notes += [f"- could not be compared: {plain(one)}" for one in found.problems]
     yield "\n".join(notes)
     shown = [row for row in rows(found) if row.classes != (str(Status.SAME),)]
     if shown:
@@ -219,19 +219,5 @@ def _section(found: Comparison, *, with_key: bool) -> Iterator[str]:
 
 def _line(row: Row) -> str:
     mark = "⚠️" if row.unexplained else ""
-    cells = [mark, _code(row.file), _code(row.name), _plain(row.status), row.risk, _plain(row.note)]
+    cells = [mark, code(row.file), code(row.name), plain(row.status), row.risk, plain(row.note)]
     return f"| {' | '.join(cells)} |"
-
-
-def _code(text: str) -> str:
-    return f"`{printable(text).replace('`', chr(0x2032)).replace('|', chr(0xA6))}`" if text else ""
-
-
-# Of these a forge makes links and mentions without any markup, unless they are broken up.
-_ACTS = re.compile(r"(?i):(?=//)|www(?=\.)|@|(?:#|gh-)(?=[0-9])")
-
-
-def _plain(text: str) -> str:
-    """Text in which nothing is markup, a link or a mention."""
-    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
-    return _ACTS.sub(lambda found: f"{found[0]}\N{ZERO WIDTH SPACE}", escaped)

@@ -439,6 +439,16 @@ def test_names_cannot_break_the_comment(committed: Site) -> None:
     assert "@team" not in outside
 
 
+def test_the_name_of_an_environment_is_no_link(committed: Site) -> None:
+    manifest = "targets: {motd: {path: /opt/motd, encrypted: false}}\n"
+    committed.write("www.evil.example/environment.yaml", manifest)
+    committed.write("www.evil.example/motd", "hello\n")
+    committed.commit()
+    outside = re.sub("`[^`]*`", "", markdown(committed))
+    assert "evil.example" in outside
+    assert "www.evil" not in outside
+
+
 def test_a_large_change_stays_within_what_git_servers_take(committed: Site) -> None:
     lines = "".join(f"SOME_RATHER_LONG_NAME_{number}=1\n" for number in range(400))
     for number in range(120):
