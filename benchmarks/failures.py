@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figures import Figure, skipped
-from reconciler.adapters import engine
 from reconciler.adapters.store import SqliteStore
+from reconciler.demo import dockerd
 from tests.support.age_key import make_age_key
 from tests.support.commands import output, run
 from tests.support.compose import ComposeProject
@@ -51,7 +51,7 @@ services:
 @contextlib.contextmanager
 def stack(root: Path) -> Iterator[tuple[Server, ComposeProject]]:
     """A server with two services, in sync and running; everything is taken away at the end."""
-    engine.ensure_image(IMAGE)
+    dockerd.ensure_image(IMAGE)
     app = root / f"reconciler-benchmark-{os.getpid()}"
     app.mkdir(parents=True)
     (app / "compose.yaml").write_text(COMPOSE)

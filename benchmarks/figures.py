@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.adapters import sops
+from reconciler.adapters.sops import sops
 
 
 @dataclass(frozen=True, slots=True)

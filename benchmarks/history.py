@@ -8,7 +8,7 @@ import os
 import time
 
 from benchmarks.figures import Figure
-from reconciler.adapters.git import GitMirror
+from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.store import SqliteStore
 from tests.support.git_remote import GitRemote
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks import passes
 from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, make_server
-from reconciler.adapters import engine
-from reconciler.core.model import Result
+from reconciler.core.model.all import Result
+from reconciler.demo import dockerd
 from tests.support.commands import output, run
 from tests.support.compose import ComposeProject
 from tests.support.server import Server
@@ -36,15 +36,15 @@ services:
 
 def obstacle() -> str | None:
     """Why services cannot be measured here; None where they can. No engine is started for it."""
-    if not engine.answers():
+    if not dockerd.answers():
         return "no Docker Engine answers"
-    return None if engine.static_busybox() else "there is no static busybox to make an image of"
+    return None if dockerd.static_busybox() else "there is no static busybox to make an image of"
 
 
 @contextmanager
 def stack(root: Path) -> Iterator[tuple[Server, ComposeProject]]:
     """A server whose targets belong to a stack of two services; its containers and the image go at the end."""
-    engine.ensure_image(IMAGE)
+    dockerd.ensure_image(IMAGE)
     server = make_server(root, COMPOSE, f"reconciler-benchmark-{os.getpid()}")
     project = ComposeProject(server.app.name, server.app)
     try:

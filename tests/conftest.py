@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from reconciler.adapters.engine import ensure_image
 from reconciler.core.errors import EngineUnavailableError
+from reconciler.demo.dockerd import ensure_image
 from tests.support.age_key import AgeKey, make_age_key
 from tests.support.commands import run
 from tests.support.components import CHECKS, REMEDIES, Missing, missing

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.adapters.store import SqliteStore
-from reconciler.core.ciphertext import IV_CHARACTERS, Ciphertext, Entry, Metadata
 from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
@@ -21,7 +20,7 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Action,
     Backup,
     BackupEntry,
@@ -54,6 +53,7 @@ from reconciler.core.model import (
 )
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
+from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, Entry, Metadata
 from reconciler.engine.reconcile import Reconciler
 
 APP = "/opt/app"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters import engine
 from reconciler.core.errors import EngineUnavailableError
+from reconciler.demo import dockerd
 from tests.support.age_key import AgeKey
 from tests.support.commands import CommandFailed, output, run
 from tests.support.compose import ComposeProject, left_behind
@@ -59,7 +59,7 @@ def test_same_busybox_gives_the_same_image(docker_engine: str) -> None:
         return output("docker", "image", "inspect", "--format", "{{.Id}}", docker_engine)
 
     before = image_id()
-    engine.ensure_image(docker_engine)
+    dockerd.ensure_image(docker_engine)
 
     assert image_id() == before
 
@@ -76,18 +76,18 @@ def test_container_that_ignores_sigterm_stops_at_once(docker_engine: str) -> Non
 @pytest.mark.docker
 @pytest.mark.root
 def test_engine_is_started_where_none_answers_and_ended_after(short_directory: Path) -> None:
-    place = engine.private_place(str(short_directory))
+    place = dockerd.private_place(str(short_directory))
 
-    with engine.engine(str(short_directory / "log"), place) as started:
+    with dockerd.engine(str(short_directory / "log"), place) as started:
         assert started
-        engine.ensure_image("inside:1", place.docker_host)
+        dockerd.ensure_image("inside:1", place.docker_host)
         run_inside = ("docker", "--host", place.docker_host or "", "run")
         assert b"A=1\n" in output(*run_inside, "--rm", "--env", "A=1", "inside:1", "env")
         output(*run_inside, "--detach", "inside:1")
-        with engine.engine(str(short_directory / "unused"), place) as started_again:
+        with dockerd.engine(str(short_directory / "unused"), place) as started_again:
             assert not started_again
 
-    assert not engine.answers(place.docker_host)
+    assert not dockerd.answers(place.docker_host)
     assert _processes_that_name(short_directory) == []
     assert str(short_directory) not in Path("/proc/self/mounts").read_text()
 
@@ -95,7 +95,7 @@ def test_engine_is_started_where_none_answers_and_ended_after(short_directory: P
 @pytest.mark.docker
 @pytest.mark.root
 def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(short_directory: Path) -> None:
-    place = engine.private_place(str(short_directory))
+    place = dockerd.private_place(str(short_directory))
     first, second = SharedEngine(short_directory, place), SharedEngine(short_directory, place)
     try:
         assert first.ensure()
@@ -103,29 +103,29 @@ def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(shor
     finally:
         second.end()
 
-    assert not engine.answers(place.docker_host)
+    assert not dockerd.answers(place.docker_host)
     first.end()  # ended already: nothing to do
 
 
 @pytest.mark.docker
 @pytest.mark.root
 def test_pid_file_of_a_killed_engine_is_no_obstacle(short_directory: Path) -> None:
-    place = engine.private_place(str(short_directory))
+    place = dockerd.private_place(str(short_directory))
     Path(place.pid_file).write_text(str(os.getpid()))  # its number belongs to another process by now
 
-    with engine.engine(str(short_directory / "log"), place) as started:
+    with dockerd.engine(str(short_directory / "log"), place) as started:
         assert started
 
 
 @pytest.mark.docker
 @pytest.mark.root
 def test_engine_that_does_not_start_is_an_error_with_the_end_of_its_log(short_directory: Path) -> None:
-    usual = engine.private_place(str(short_directory))
-    broken = engine.EnginePlace(usual.docker_host, usual.pid_file, ("dockerd", "--no-such-option"))
+    usual = dockerd.private_place(str(short_directory))
+    broken = dockerd.EnginePlace(usual.docker_host, usual.pid_file, ("dockerd", "--no-such-option"))
 
     with (
         pytest.raises(EngineUnavailableError, match="unknown flag: --no-such-option"),
-        engine.engine(str(short_directory / "log"), broken),
+        dockerd.engine(str(short_directory / "log"), broken),
     ):
         pass
 

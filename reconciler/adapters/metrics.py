@@ -14,7 +14,9 @@ from prometheus_client import (
     generate_latest,
 )
 
-from reconciler.core.model import (
+from reconciler.core.decide.classify import sync_status
+from reconciler.core.decide.suspension import standstill
+from reconciler.core.model.all import (
     Aspect,
     Backup,
     Change,
@@ -30,8 +32,6 @@ from reconciler.core.model import (
     SyncStatus,
     Target,
 )
-from reconciler.core.plan import sync_status
-from reconciler.core.standstill import standstill
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 # From a commit to its services, and from a failure to its end: people merge, images start, somebody gets up at night.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Action,
     ActionKind,
     Applied,

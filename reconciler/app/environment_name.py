@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic_core import PydanticCustomError
 
-from reconciler.app.fields import NAME
+from reconciler.app.config.scalars import NAME
 from reconciler.core.errors import RefusedError
-from reconciler.core.words import printable
+from reconciler.core.text import printable
 
 
 def check_environment(name: str) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.side_names import Kind, read_side
-from reconciler.app.local_wiring import SshAddress
+from reconciler.app.wiring.clone import SshAddress
 from reconciler.core.errors import RefusedError
-from reconciler.core.words import printable
+from reconciler.core.text import printable
 
 _FORMS = (
     "An import begins at ssh://USER@HOST[:PORT]/PATH, ssh://USER@HOST for all of its Compose projects, file:PATH, or "

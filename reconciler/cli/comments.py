@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from reconciler.app.diffs import Difference, FileChange, TargetChange
+from reconciler.app.diff.diff import Difference, FileChange, TargetChange
 from reconciler.cli.markdown import code, plain
-from reconciler.core.rules import Finding
-from reconciler.core.words import printable
+from reconciler.core.checks.rules import Finding
+from reconciler.core.text import printable
 
 MARKER = "<!-- reconciler-diff -->"
 """By this a job finds its own comment again, to update it in place."""

@@ -14,9 +14,9 @@ from html import escape
 from reconciler.app.compare.run import Report
 from reconciler.cli import compare_reports
 from reconciler.cli.compare_reports import WORDS, Row
-from reconciler.core.comparison import Comparison, Remark, Status
-from reconciler.core.risk import Risk
-from reconciler.core.words import printable
+from reconciler.core.compare.comparison import Comparison, Remark, Status
+from reconciler.core.compare.risk import Risk
+from reconciler.core.text import printable
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --bad: #c62828; --good: #2e7d32; --mid: #b26a00; }

@@ -10,9 +10,9 @@ from typing import Any
 
 from reconciler.app.compare.run import Report
 from reconciler.cli.markdown import code, plain
-from reconciler.core.comparison import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
-from reconciler.core.risk import Risk
-from reconciler.core.words import printable
+from reconciler.core.compare.comparison import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
+from reconciler.core.compare.risk import Risk
+from reconciler.core.text import printable
 
 WORDS = {
     Status.SAME: "same",

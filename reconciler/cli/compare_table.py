@@ -9,8 +9,8 @@ from rich.table import Table
 from reconciler.app.compare.run import Report
 from reconciler.cli import compare_reports
 from reconciler.cli.compare_reports import Row
-from reconciler.core.comparison import Comparison, Status
-from reconciler.core.words import printable
+from reconciler.core.compare.comparison import Comparison, Status
+from reconciler.core.text import printable
 
 _COLOURS = {"high": "red", "medium": "yellow", "low": "dim"}
 

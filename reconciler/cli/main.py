@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from reconciler.core.errors import ReconcilerError, RefusedError
-from reconciler.core.model import Order, OrderKind
-from reconciler.core.words import printable
+from reconciler.core.model.all import Order, OrderKind
+from reconciler.core.text import printable
 
 if TYPE_CHECKING:
-    from reconciler.app.config import ServerConfig
+    from reconciler.app.config.schema import ServerConfig
 
 DEFAULT_CONFIG = "/etc/reconciler/reconciler.yaml"
 IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _load(path: str) -> ServerConfig:
-    from reconciler.app.config import load_server_config
+    from reconciler.app.config.schema import load_server_config
 
     return load_server_config(path)
 
@@ -82,7 +82,7 @@ def _load(path: str) -> ServerConfig:
 @app.command(short_help="the daemon")
 def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Run the daemon until SIGTERM or SIGINT; a running pass is let to its end. Exits 0, or 1 where it cannot start."""
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
 
     commands.run_daemon(_load(config))
 
@@ -103,7 +103,7 @@ def sync(
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 rolled back.
     """
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     settings = _load(config)
@@ -124,7 +124,7 @@ def plan(
 
     Exits 0 when in sync, 2 when something would change or waits for a person, 1 on errors.
     """
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     settings = _load(config)
@@ -142,7 +142,7 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     Asks the daemon how its last pass ended; without one, looks at the live files itself.
     Exits 0 in sync, 1 on errors, 2 if something would change or waits for a person, 3 if it was rolled back.
     """
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     settings = _load(config)
@@ -160,7 +160,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """List past runs: when, trigger, revision, author, keys, services, result and reason. Exits 0, or 1 on errors."""
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     render.history(commands.history(_load(config), environment, limit), as_json=as_json)
@@ -176,7 +176,7 @@ def backups(
     as_json: Json = False,
 ) -> None:
     """List the backups, newest first. Exits 0, or 1 on errors and where --verify finds a damaged one."""
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     listed = commands.verified_backups if verify else commands.backups
@@ -199,7 +199,7 @@ def restore(
     Stop the daemon first: it holds the state directory. Services are not touched, and while git wants something else
     the next pass writes that again. Exits 0, or 1 on errors.
     """
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     render.restored(commands.restore(_load(config), backup, target or []), as_json=as_json)
@@ -248,7 +248,7 @@ def pause(
 
     Exits 0 when nothing waits meanwhile, 2 if something does, 1 on errors, 3 if a pass was rolled back.
     """
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
 
     seconds = commands.seconds(how_long, where="--for")
     _order_about(config, scope, everything, environment, as_json, OrderKind.PAUSE, reason, seconds)
@@ -316,7 +316,7 @@ def _order(
 
 
 def _carry_out(config: str, environment: str | None, wish: Order, *, as_json: bool) -> None:
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     settings = _load(config)
@@ -342,7 +342,7 @@ def adopt(
     what was meant. Nothing changes on this server: open a pull request, and keep the hand edit from being undone
     meanwhile (on_drift: report). Exits 0 when it is pushed, 1 when it is refused and on errors.
     """
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     settings = _load(config)
@@ -364,7 +364,7 @@ def age(
 
     Exits 0, 2 where --max-age finds older ones (it names them), 1 on errors.
     """
-    from reconciler.app import commands
+    from reconciler.app.daemon import commands
     from reconciler.cli import render
 
     settings = _load(config)
@@ -384,7 +384,7 @@ def too_old(found: dict[str, Any]) -> bool:
 @app.command(short_help="check every component and say what to do")
 def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Check every real component and permission and say what to do. Exits 0 when all is well, 1 otherwise."""
-    from reconciler.app import doctor as examination
+    from reconciler.app.daemon import doctor as examination
     from reconciler.cli import render
 
     findings = examination.examine(config)
@@ -420,11 +420,11 @@ def check(
 
     Without a key everything but values is looked at. Exits 0 if nothing was found, 2 if something was, 1 on errors.
     """
-    from reconciler.app import local
+    from reconciler.app.wiring import arguments
     from reconciler.cli import render, reports
 
     with render.counted("decrypting") as progress:
-        report = local.check(path, environment or [], server or [], age_key_file, progress)
+        report = arguments.check(path, environment or [], server or [], age_key_file, progress)
     sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
     raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
 
@@ -457,16 +457,16 @@ def diff(
     Never shows a value. With a key also where else values are the same. Exits 0 (2 with --exit-code if something
     changed), or 1 on errors.
     """
-    from reconciler.app import local
+    from reconciler.app.wiring import arguments
     from reconciler.cli import comments, render
 
     if bool(span) == hook:
         raise RefusedError("name two commits, or give --hook", hint="Such as `reconciler diff origin/main...HEAD`")
-    if hook and not (span := local.pushed()):
+    if hook and not (span := arguments.pushed()):
         typer.echo("nothing to compare with: origin/HEAD is not set (`git remote set-head origin --auto` sets it)")
         raise typer.Exit(IN_SYNC)
     with render.counted("decrypting") as progress:
-        found = local.diff(span, path, environment or [], age_key_file, progress)
+        found = arguments.diff(span, path, environment or [], age_key_file, progress)
     sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
     raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
 
@@ -517,12 +517,12 @@ def compare(
     file:PATH or container:SERVICE. Never shows a value; equal and different are told by fingerprints.
     Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
     """
-    from reconciler.app import local
+    from reconciler.app.wiring import arguments
     from reconciler.cli import compare_page, compare_reports, compare_table, render
 
-    asked = local.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
+    asked = arguments.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
     with render.counted("looking") as progress:
-        report = local.compare(left, right, asked, progress)
+        report = arguments.compare(left, right, asked, progress)
     form = CompareForm.JSON if as_json else form
     match form:
         case CompareForm.JSON:
@@ -558,7 +558,7 @@ def init(
 
     What is there is left as it is, and told; nothing is committed. Exits 0, or 1 on errors.
     """
-    from reconciler.app import beginning
+    from reconciler.app.onboarding import init as beginning
     from reconciler.cli import render
 
     made = beginning.begin(environment, path, None if recipient else age_key_file, recipient or [])
@@ -609,13 +609,13 @@ def import_(
     proves that a server which follows the commit would change nothing, else there is no branch. Exits 0, or 1 where
     the proof fails, nobody agreed, and on errors.
     """
-    from reconciler.app import importing
+    from reconciler.app.onboarding import import_run
     from reconciler.cli import render
 
     if not (yes or dry_run) and (as_json or not render.can_ask()):
         hint = "Give --yes, or look first with --dry-run"
         raise RefusedError("there is no terminal to ask at whether this is right", hint=hint)
-    asked = importing.Asked(
+    asked = import_run.Asked(
         environment,
         tuple(side),
         path,
@@ -628,7 +628,7 @@ def import_(
         known_hosts,
     )
     with render.phases() as (progress, pause):
-        done = importing.run(asked, lambda found: render.agrees(found, pause, yes, dry_run, as_json), progress)
+        done = import_run.run(asked, lambda found: render.agrees(found, pause, yes, dry_run, as_json), progress)
     render.imported(done, as_json=as_json)
     raise typer.Exit(IN_SYNC if done.commit or dry_run else ERROR)
 
@@ -646,7 +646,7 @@ def schema(which: Annotated[Which, typer.Argument(help="Which of the files.")]) 
     """Print the JSON Schema (2020-12) of one of the files, for editors. Exits 0."""
     import json
 
-    from reconciler.app.config import json_schema
+    from reconciler.app.config.schema import json_schema
 
     typer.echo(json.dumps(json_schema(which.value), indent=2))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reconciler.core.words import printable
+from reconciler.core.text import printable
 
 # Of these a forge makes links and mentions without any markup, unless they are broken up.
 _ACTS = re.compile(r"(?i):(?=//)|www(?=\.)|@|(?:#|gh-)(?=[0-9])")

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from reconciler.core.words import listed, printable
+from reconciler.core.text import listed, printable
 
 if TYPE_CHECKING:
-    from reconciler.app.beginning import Beginning
-    from reconciler.app.doctor import Finding
-    from reconciler.app.importing import Imported
-    from reconciler.core.importing import Draft, Taken
+    from reconciler.app.daemon.doctor import Finding
+    from reconciler.app.onboarding.import_run import Imported
+    from reconciler.app.onboarding.init import Beginning
+    from reconciler.core.onboarding.draft import Draft, Taken
 
 _COLOURS = {
     "in_sync": "green",

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from reconciler.app.checks.run import Report
-from reconciler.core import rules
-from reconciler.core.rules import Finding, Severity
-from reconciler.core.words import printable
+from reconciler.core.checks import rules
+from reconciler.core.checks.rules import Finding, Severity
+from reconciler.core.text import printable
 
 FORMATS: dict[str, Callable[[Report], str]] = {
     "text": lambda report: _text(report),

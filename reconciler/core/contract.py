@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from reconciler.core import references
+from reconciler.core import contract_references
 
 Field = tuple[str | int, ...]
 """Where in a contract: the keys and indexes on the way."""
@@ -23,7 +23,7 @@ MAX_VALUE = 256 * 1024
 """Characters of a value that rules may be tried on; no process is given a longer one (MAX_ARG_STRLEN is 128 KiB)."""
 
 _STRUCTURE = frozenset({"required", "minProperties", "maxProperties", "propertyNames", "dependentRequired"})
-_NAMED_PLACES = frozenset({"$anchor", "$dynamicAnchor", *references.KEYWORDS})
+_NAMED_PLACES = frozenset({"$anchor", "$dynamicAnchor", *contract_references.KEYWORDS})
 _DEFINITIONS = ("$defs", "definitions")  # the latter is the name before 2019, and still usual
 _KEYWORDS = sorted(
     {
@@ -141,7 +141,7 @@ def _keyword_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake
 
 
 def _reference_mistakes(field: Field, node: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[Mistake]:
-    for keyword in references.KEYWORDS:
+    for keyword in contract_references.KEYWORDS:
         reference = node.get(keyword)
         if not isinstance(reference, str):
             continue
@@ -149,9 +149,9 @@ def _reference_mistakes(field: Field, node: Mapping[str, Any], root: Mapping[str
             yield Mistake(
                 (*field, keyword), "leads out of the file; only '#…' is followed. List several contracts instead"
             )
-        elif references.resolved(root, reference) is None:
+        elif contract_references.resolved(root, reference) is None:
             yield Mistake((*field, keyword), "leads nowhere in this file")
-        elif references.leads_to_itself(root, node):
+        elif contract_references.leads_to_itself(root, node):
             yield Mistake((*field, keyword), "leads to itself")
 
 
@@ -246,8 +246,8 @@ def _followed(root: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, 
     """The node together with what its references lead to."""
     found = dict(node)
     for _ in range(_DEEPEST):
-        keyword = next((one for one in references.KEYWORDS if isinstance(found.get(one), str)), None)
-        target = references.resolved(root, found.pop(keyword)) if keyword else None
+        keyword = next((one for one in contract_references.KEYWORDS if isinstance(found.get(one), str)), None)
+        target = contract_references.resolved(root, found.pop(keyword)) if keyword else None
         if not isinstance(target, Mapping):
             break
         found = {**target, **found}
@@ -314,8 +314,8 @@ def _without_dead_references(node: Any, root: Any) -> Any:
         return node
     dead = {
         keyword
-        for keyword in references.KEYWORDS
-        if isinstance(node.get(keyword), str) and references.resolved(root, node[keyword]) is None
+        for keyword in contract_references.KEYWORDS
+        if isinstance(node.get(keyword), str) and contract_references.resolved(root, node[keyword]) is None
     }
     return {key: _without_dead_references(one, root) for key, one in node.items() if key not in dead}
 

@@ -75,7 +75,7 @@ class BadCiphertextError(SourceError):
 
 
 class GuardError(RevisionError):
-    """A guard failed; see core/guards.py."""
+    """A guard failed; see core/decide/guards.py."""
 
 
 class ContractError(RevisionError):

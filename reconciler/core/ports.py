@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reconciler.core.ciphertext import Ciphertext
 from reconciler.core.contract import Answer, Contract, Question
 from reconciler.core.inventory import FoundFile
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Action,
     Applied,
     Backup,
@@ -38,6 +37,7 @@ from reconciler.core.model import (
     StackHealth,
 )
 from reconciler.core.secret import Digester, Secret
+from reconciler.core.sops.ciphertext import Ciphertext
 
 
 class Git(Protocol):

@@ -17,7 +17,8 @@ from importlib import resources
 import aiohttp
 import yaml
 
-from reconciler.adapters import process, sops
+from reconciler.adapters import process
+from reconciler.adapters.sops import sops
 from reconciler.core.errors import OutsideError, ReconcilerError
 
 ENVIRONMENT = "production"

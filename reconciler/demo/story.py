@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from reconciler.adapters import engine
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError
+from reconciler.demo import dockerd
 from reconciler.demo.site import ENVIRONMENT, Site
 
 IMAGE = "reconciler-test/busybox:1"
@@ -54,16 +54,16 @@ def tell(*, keep: bool, files_only: bool) -> None:
 @contextlib.contextmanager
 def _engine(root: str, files_only: bool, console: Console) -> Iterator[bool]:
     """An engine while inside, where there is one or one can be started; yields whether there is."""
-    reason = "--files-only was given" if files_only else engine.obstacle()
+    reason = "--files-only was given" if files_only else dockerd.obstacle()
     if reason is not None:
         console.print(f"[yellow]No Docker Engine ({reason}): the same story on files alone, without services.[/yellow]")
         yield False
         return
-    with engine.engine(os.path.join(root, "dockerd.log")) as started:
+    with dockerd.engine(os.path.join(root, "dockerd.log")) as started:
         if started:
             console.print("[dim]No Docker Engine answered, so one was started; it is stopped at the end.[/dim]")
         try:
-            engine.ensure_image(IMAGE)
+            dockerd.ensure_image(IMAGE)
         except EngineUnavailableError as error:
             console.print(f"[yellow]{escape(str(error))}: the same story on files alone, without services.[/yellow]")
             yield False

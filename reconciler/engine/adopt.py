@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reconciler.core import adoption, guards
-from reconciler.core.adoption import Proposal
+from reconciler.core.decide import guards
 from reconciler.core.errors import GitUnreachableError, HistoryRewrittenError, RefusedError, SourceError
-from reconciler.core.model import Adopted, Blob, Format, Revision, Target, environment_of
+from reconciler.core.model.all import Adopted, Blob, Format, Revision, Target, environment_of
 from reconciler.core.ports import Ports
+from reconciler.core.sops import adoption
+from reconciler.core.sops.adoption import Proposal
 from reconciler.engine.observe import Plaintexts, path_in_git, read_manifest, read_source
-from reconciler.engine.wanted import accepted_head
+from reconciler.engine.target_revision import accepted_head
 
 
 async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[str] = ()) -> Adopted:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reconciler.core import dotenv
 from reconciler.core.contract import Contract, Question
+from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import ContractError, SourceError
-from reconciler.core.model import Parser, Revision, Target
+from reconciler.core.model.all import Parser, Revision, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 

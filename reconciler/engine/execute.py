@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from reconciler.core import health
+from reconciler.core.decide import health
 from reconciler.core.errors import ChangedMeanwhileError, ReconcilerError, ServiceFailedError, UnhealthyError
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Action,
     ActionKind,
     BackupEntry,
@@ -26,7 +26,7 @@ from reconciler.core.model import (
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.observe import Snapshot
-from reconciler.engine.prepare import Prepared, StackView, affected
+from reconciler.engine.planning import Prepared, StackView, affected
 
 _LOOK_AGAIN = 0.2  # seconds between two looks at the containers while waiting for health: a look costs some ms
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reconciler.core.model import Backup, BackupEntry, LiveFile, Revision, Run
+from reconciler.core.model.all import Backup, BackupEntry, LiveFile, Revision, Run
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.execute import entry_of, take_backup

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core import dotenv
-from reconciler.core.ciphertext import is_certainly_a_name
+from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import (
     BadCiphertextError,
     GuardError,
@@ -16,7 +15,7 @@ from reconciler.core.errors import (
     ReconcilerError,
     SourceError,
 )
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Applied,
     Blob,
     KeyChange,
@@ -31,6 +30,7 @@ from reconciler.core.model import (
 )
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.core.sops.ciphertext import is_certainly_a_name
 
 MANIFEST_NAME = "environment.yaml"
 

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from reconciler.core import health
+from reconciler.core.decide import health
+from reconciler.core.decide.suspension import standstill
 from reconciler.core.errors import HeldBackError, ManifestError, ReconcilerError, RefusedError, RevisionError
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Aspect,
     Manifest,
     OnFailure,
@@ -22,18 +23,17 @@ from reconciler.core.model import (
     ServiceHealth,
 )
 from reconciler.core.ports import Ports
-from reconciler.core.standstill import standstill
-from reconciler.engine.age import tell_ages
 from reconciler.engine.execute import phase
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
-from reconciler.engine.orders import carry_out, named_revision
-from reconciler.engine.prepare import KeyNames, Prepared, prepare
+from reconciler.engine.operator_requests import carry_out, named_revision
+from reconciler.engine.planning import KeyNames, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
-from reconciler.engine.transact import held_reason, settle, transact
-from reconciler.engine.vitals import look_at_stacks
-from reconciler.engine.wanted import HeldBack, accepted_head, for_everybody, wanted_revision
+from reconciler.engine.secret_age import tell_ages
+from reconciler.engine.stack_health import look_at_stacks
+from reconciler.engine.target_revision import HeldBack, accepted_head, for_everybody, wanted_revision
+from reconciler.engine.transaction import held_reason, settle, transact
 
 # A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
 _REMEMBER_FAILURE = 300.0

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 
 from reconciler.core.errors import BackupUnusableError, HeldBackError, QuarantinedError, ReconcilerError
-from reconciler.core.model import Outcome, Result, Revision, Run, Stack
+from reconciler.core.model.all import Outcome, Result, Revision, Run, Stack
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import resume
 from reconciler.engine.leftovers import clear_leftovers_of
 from reconciler.engine.observe import read_manifest
-from reconciler.engine.prepare import StackView
+from reconciler.engine.planning import StackView
 from reconciler.engine.rollback import restore_files, roll_back
-from reconciler.engine.wanted import HeldBack, for_everybody, wanted_revision
+from reconciler.engine.target_revision import HeldBack, for_everybody, wanted_revision
 
 
 async def recover(

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reconciler.core import dotenv
+from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import (
     BackupUnusableError,
     EngineUnavailableError,
@@ -15,7 +15,7 @@ from reconciler.core.errors import (
     StackGoneError,
     StoreUnavailableError,
 )
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Action,
     ActionKind,
     Backup,
@@ -32,7 +32,7 @@ from reconciler.core.model import (
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.execute import Progress, act, beside, entry_of, matches, phase, put, take_backup, verify
-from reconciler.engine.prepare import StackView
+from reconciler.engine.planning import StackView
 
 
 async def roll_back(

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     EnvironmentRecord,
     Order,
     OrderKind,
@@ -25,8 +25,8 @@ from reconciler.core.model import (
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git
 from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.transact import newest_good
-from reconciler.engine.wanted import HeldBack, for_everybody
+from reconciler.engine.target_revision import HeldBack, for_everybody
+from reconciler.engine.transaction import newest_good
 
 _WELL = frozenset({Result.APPLIED, Result.IN_SYNC, Result.CORRECTED})
 _FAR_BACK = 100  # runs

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.backups import BackupDirectory
+from reconciler.adapters.local.backups import BackupDirectory
 from reconciler.core.errors import LiveFileError
-from reconciler.core.model import Backup, BackupEntry, Revision, Run
+from reconciler.core.model.all import Backup, BackupEntry, Revision, Run
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 from tests.support.components import program
 

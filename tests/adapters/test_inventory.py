@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.app import local_wiring
-from reconciler.app.real_paths import real_paths
+from reconciler.app.onboarding.real_paths import real_paths
+from reconciler.app.wiring import clone
 from reconciler.core.errors import HostUnreachableError, LiveFileError
 from reconciler.core.inventory import FoundProject, Inventory, Use
 from reconciler.core.ports import Machine
@@ -96,10 +96,10 @@ def write(directory: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def over_ssh(sshd: Sshd) -> AsyncIterator[Machine]:
-    address = local_wiring.SshAddress(
+    address = clone.SshAddress(
         sshd.host, sshd.port, sshd.user, key_file=str(sshd.key_path), known_hosts_file=str(sshd.known_hosts)
     )
-    async with local_wiring.machine(address) as machine:
+    async with clone.machine(address) as machine:
         yield machine
 
 
@@ -119,8 +119,8 @@ def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_docker")
 async def test_without_docker_the_compose_files_are_read_as_text(tmp_path: Path) -> None:
     directory = write(tmp_path / "app")
-    async with local_wiring.machine(None) as machine:
-        found = await local_wiring.take_inventory(machine, str(directory))
+    async with clone.machine(None) as machine:
+        found = await clone.take_inventory(machine, str(directory))
     (project,) = found.projects
     assert used(project) == USED
     assert (project.name, project.directory, project.services) == ("app", str(directory), ("api", "worker"))
@@ -138,9 +138,9 @@ async def test_without_docker_the_compose_files_are_read_as_text(tmp_path: Path)
 @pytest.mark.usefixtures("docker_engine")
 async def test_over_ssh_compose_there_tells_the_same(sshd: Sshd, tmp_path: Path) -> None:
     directory = write(tmp_path / f"app-{secrets.token_hex(3)}")
-    async with over_ssh(sshd) as remote, local_wiring.machine(None) as here:
-        found = await local_wiring.take_inventory(remote, str(directory))
-        local = await local_wiring.take_inventory(here, str(directory))
+    async with over_ssh(sshd) as remote, clone.machine(None) as here:
+        found = await clone.take_inventory(remote, str(directory))
+        local = await clone.take_inventory(here, str(directory))
     (project,) = found.projects
     assert used(project) == USED
     assert (found.projects, found.loose) == (local.projects, local.loose)
@@ -151,12 +151,12 @@ async def test_a_single_file_a_missing_path_and_one_that_is_too_large(sshd: Sshd
     (tmp_path / "one.env").write_text("A=1\n")
     (tmp_path / "large.env").write_bytes(b"x" * (1024 * 1024 + 1))
     async with over_ssh(sshd) as machine:
-        found = await local_wiring.take_inventory(machine, str(tmp_path / "one.env"))
+        found = await clone.take_inventory(machine, str(tmp_path / "one.env"))
         assert loose(found) == ["one.env"]
-        assert (await local_wiring.take_inventory(machine, str(tmp_path / "no" / "where"))).empty
+        assert (await clone.take_inventory(machine, str(tmp_path / "no" / "where"))).empty
         with pytest.raises(LiveFileError, match="is larger than 1024 KiB"):
-            await local_wiring.take_inventory(machine, str(tmp_path / "large.env"))
-        below = await local_wiring.take_inventory(machine, str(tmp_path))
+            await clone.take_inventory(machine, str(tmp_path / "large.env"))
+        below = await clone.take_inventory(machine, str(tmp_path))
     assert "one.env" in loose(below)
     assert any("large.env: is larger" in problem for problem in below.unread)
 
@@ -170,9 +170,9 @@ async def test_neither_pipes_nor_the_kernels_files_are_read(sshd: Sshd, tmp_path
     (directory / "proc").symlink_to("/proc/self")
     (directory / "linked.env").symlink_to(tmp_path / "real.env")
     (tmp_path / "real.env").write_text("A=1\n")
-    async with over_ssh(sshd) as remote, local_wiring.machine(None) as here:
+    async with over_ssh(sshd) as remote, clone.machine(None) as here:
         for machine in (remote, here):
-            found = await local_wiring.take_inventory(machine, str(directory))
+            found = await clone.take_inventory(machine, str(directory))
             assert loose(found) == ["linked.env"], machine.name
 
 
@@ -182,9 +182,9 @@ async def test_names_that_are_not_utf8_are_no_obstacle(sshd: Sshd, tmp_path: Pat
     directory.mkdir()
     (directory / "a.env").write_text("A=1\n")
     (directory / os.fsdecode(b"\xff.env")).write_text("B=1\n")
-    async with over_ssh(sshd) as remote, local_wiring.machine(None) as here:
+    async with over_ssh(sshd) as remote, clone.machine(None) as here:
         for machine in (remote, here):
-            assert loose(await local_wiring.take_inventory(machine, str(directory))) == ["a.env", "\udcff.env"]
+            assert loose(await clone.take_inventory(machine, str(directory))) == ["a.env", "\udcff.env"]
 
 
 @pytest.mark.sshd
@@ -194,7 +194,7 @@ async def test_a_directory_that_leads_back_to_itself_and_deep_ones_end(sshd: Ssh
     (deep / "too-deep.env").write_text("A=1\n")
     (deep.parent / "deep.env").write_text("A=1\n")
     async with over_ssh(sshd) as machine:
-        found = await local_wiring.take_inventory(machine, str(tmp_path / "top"))
+        found = await clone.take_inventory(machine, str(tmp_path / "top"))
     assert loose(found) == ["deep.env"]
     assert found.left_out == (f"{tmp_path / 'top'}: what lies deeper than 3 directories",)
 
@@ -217,8 +217,8 @@ HOSTILE = {
 async def test_a_compose_file_that_is_an_attack_is_one_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "compose.yaml").write_text(text)
     (tmp_path / "api.env").write_text("A=1\n")
-    async with local_wiring.machine(None) as machine:
-        found = await local_wiring.take_inventory(machine, str(tmp_path))
+    async with clone.machine(None) as machine:
+        found = await clone.take_inventory(machine, str(tmp_path))
     (project,) = found.projects
     assert "no compose file" in project.problem
     assert loose(found) == ["api.env"]
@@ -232,8 +232,8 @@ services: {on: {image: x, env_file: on.env}, 2024-01-01: {image: x}, 8: {image: 
 """
     (tmp_path / "compose.yaml").write_text(text)
     (tmp_path / "on.env").write_text("A=1\n")
-    async with local_wiring.machine(None) as machine:
-        (project,) = (await local_wiring.take_inventory(machine, str(tmp_path))).projects
+    async with clone.machine(None) as machine:
+        (project,) = (await clone.take_inventory(machine, str(tmp_path))).projects
     assert {"on", "2024-01-01", "8", "api"} <= set(project.services)
     assert used(project) == {"on.env": (Use.ENV_FILE, ("on",))}
     assert "DATED" in project.interpolated
@@ -250,9 +250,9 @@ async def test_names_that_no_file_can_have_and_links_that_lead_nowhere_hide_noth
     (directory / "a.env").write_text("A=1\n")
     (directory / "b.env").write_text("B=1\n")
     (directory / "loop").symlink_to("loop")
-    async with over_ssh(sshd) as remote, local_wiring.machine(None) as here:
+    async with over_ssh(sshd) as remote, clone.machine(None) as here:
         for machine in (remote, here):
-            found = await local_wiring.take_inventory(machine, str(directory))
+            found = await clone.take_inventory(machine, str(directory))
             assert "a.env" in used(found.projects[0]), machine.name
             assert loose(found) == ["b.env"], machine.name
 
@@ -272,8 +272,8 @@ async def test_a_docker_that_talks_nonsense_is_none(
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     write(directory)
-    async with local_wiring.machine(None) as machine:
-        found = await local_wiring.take_inventory(machine, str(directory))
+    async with clone.machine(None) as machine:
+        found = await clone.take_inventory(machine, str(directory))
     (project,) = found.projects
     assert project.services == ("api", "worker")
     assert project.containers == ()
@@ -294,7 +294,7 @@ async def test_a_machine_with_another_host_key_is_not_asked(sshd: Sshd, tmp_path
     sshd.rotate_host_key()
     async with over_ssh(sshd) as machine:
         with pytest.raises(HostUnreachableError, match="host key"):
-            await local_wiring.take_inventory(machine, str(tmp_path))
+            await clone.take_inventory(machine, str(tmp_path))
 
 
 @pytest.mark.docker
@@ -303,9 +303,9 @@ async def test_the_containers_of_a_project_are_told_with_image_ports_and_limits(
 ) -> None:
     project = compose_project(COMPOSE, FILES)
     project.up("api")
-    async with local_wiring.machine(None) as machine:
-        found = await local_wiring.take_inventory(machine, str(project.directory))
-        everywhere = await local_wiring.take_inventory(machine, None)
+    async with clone.machine(None) as machine:
+        found = await clone.take_inventory(machine, str(project.directory))
+        everywhere = await clone.take_inventory(machine, None)
     (one,) = found.projects
     (container,) = one.containers
     assert (container.service, container.state, container.restarts) == ("api", "running", 0)
@@ -340,8 +340,8 @@ async def test_env_files_and_mounts_are_those_that_compose_itself_finds(tmp_path
         ]
     }
     assert len(expected) == 9
-    async with local_wiring.machine(None) as machine:
-        (project,) = (await local_wiring.take_inventory(machine, str(directory))).projects
+    async with clone.machine(None) as machine:
+        (project,) = (await clone.take_inventory(machine, str(directory))).projects
     found = {
         (service, str(Path(one.file.path).relative_to(directory))) for one in project.files for service in one.services
     }
@@ -353,6 +353,6 @@ async def test_env_files_and_mounts_are_those_that_compose_itself_finds(tmp_path
 async def test_a_missing_env_file_is_said_and_an_optional_one_is_not(tmp_path: Path) -> None:
     directory = write(tmp_path / "app")
     (directory / "api.env").unlink()
-    async with local_wiring.machine(None) as machine:
-        (project,) = (await local_wiring.take_inventory(machine, str(directory))).projects
+    async with clone.machine(None) as machine:
+        (project,) = (await clone.take_inventory(machine, str(directory))).projects
     assert project.problem == f"{directory}/api.env is missing"

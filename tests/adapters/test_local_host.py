@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters import local_host
-from reconciler.adapters.local_host import LocalHost
+from reconciler.adapters.local import files
+from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.process import Limits
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
-from reconciler.core.model import Check, LiveFile, Ownership
+from reconciler.core.model.all import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 from tests.support.components import program
 
@@ -575,7 +575,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], No
 
     def arrange(call: int, action: Callable[[], None]) -> None:
         left = call
-        rename = local_host._rename
+        rename = files._rename
 
         def with_action(parent: int, old: str, new: str, flags: int) -> None:
             nonlocal left
@@ -584,7 +584,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], No
                 action()
             rename(parent, old, new, flags)
 
-        monkeypatch.setattr(local_host, "_rename", with_action)
+        monkeypatch.setattr(files, "_rename", with_action)
 
     return arrange
 
@@ -993,7 +993,7 @@ def plain_renames(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(parent: int, old: str, new: str, flags: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    monkeypatch.setattr(local_host, "_rename", refuse)
+    monkeypatch.setattr(files, "_rename", refuse)
 
 
 @pytest.mark.usefixtures("plain_renames")
@@ -1039,7 +1039,7 @@ def test_another_error_of_the_rename_is_told_and_leaves_nothing(
     def fail(parent: int, old: str, new: str, flags: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(local_host, "_rename", fail)
+    monkeypatch.setattr(files, "_rename", fail)
     for path, live in ((file, seen(host, file)), (root / "new.env", None)):
         with pytest.raises(LiveFileError, match=r"cannot write the live file \(Input/output error\).*dmesg"):
             put(host, path, replaces=live)
@@ -1127,7 +1127,7 @@ def test_a_failed_check_says_nothing_of_what_it_printed(host: LocalHost) -> None
 
 
 def test_a_check_that_hangs_is_ended(host: LocalHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_host, "_CHECK_LIMITS", Limits(timeout=0.2, grace=0.1))
+    monkeypatch.setattr(files, "_CHECK_LIMITS", Limits(timeout=0.2, grace=0.1))
     with pytest.raises(GuardError, match=r"did not end within 0\.2 s"):
         check(host, shell("trap '' TERM; sleep 60 & wait; sleep 60"), Secret(NEW))
 

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.metrics import PrometheusMetrics
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Action,
     ActionKind,
     Aspect,

@@ -11,14 +11,17 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from reconciler.adapters import probe, process, ssh, ssh_host
-from reconciler.adapters.backups import BackupDirectory
-from reconciler.adapters.probe import TunnelledHealth
-from reconciler.adapters.ssh import SshAddress, SshConnection
-from reconciler.adapters.ssh_backups import SshBackups
-from reconciler.adapters.ssh_host import SshHost
+from reconciler.adapters import process
+from reconciler.adapters.local import http_probe
+from reconciler.adapters.local.backups import BackupDirectory
+from reconciler.adapters.local.http_probe import TunnelledHealth
+from reconciler.adapters.ssh import connection as ssh
+from reconciler.adapters.ssh import files
+from reconciler.adapters.ssh.backups import SshBackups
+from reconciler.adapters.ssh.connection import SshAddress, SshConnection
+from reconciler.adapters.ssh.files import SshHost
 from reconciler.core.errors import ChangedMeanwhileError, HostUnreachableError, LiveFileError
-from reconciler.core.model import BackupEntry, HttpCheck, LiveFile, Ownership, Revision, Run
+from reconciler.core.model.all import BackupEntry, HttpCheck, LiveFile, Ownership, Revision, Run
 from reconciler.core.secret import Digester, Secret
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
@@ -86,7 +89,7 @@ async def test_an_edit_since_the_look_is_never_overwritten(host: SshHost, file: 
 async def test_an_edit_in_the_middle_of_the_exchange_is_put_back(
     host: SshHost, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, original = await seen(host, file), ssh_host._edit
+    look, original = await seen(host, file), files._edit
     asked = []
 
     async def edited_after_the_first_question(*arguments: object) -> str:
@@ -96,7 +99,7 @@ async def test_an_edit_in_the_middle_of_the_exchange_is_put_back(
         asked.append(answer)
         return answer
 
-    monkeypatch.setattr(ssh_host, "_edit", edited_after_the_first_question)
+    monkeypatch.setattr(files, "_edit", edited_after_the_first_question)
     with pytest.raises(ChangedMeanwhileError):
         await write(host, file, look)
     assert asked[0] == ""
@@ -106,7 +109,7 @@ async def test_an_edit_in_the_middle_of_the_exchange_is_put_back(
 async def test_an_edit_in_the_middle_of_an_exchange_that_is_cut_off_is_kept_beside_it(
     host: SshHost, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, original = await seen(host, file), ssh_host._edit
+    look, original = await seen(host, file), files._edit
     asked = []
 
     async def cut_off_at_the_second_question(*arguments: object) -> str:
@@ -117,7 +120,7 @@ async def test_an_edit_in_the_middle_of_an_exchange_that_is_cut_off_is_kept_besi
         file.write_bytes(b"A=hand\n")
         return answer
 
-    monkeypatch.setattr(ssh_host, "_edit", cut_off_at_the_second_question)
+    monkeypatch.setattr(files, "_edit", cut_off_at_the_second_question)
     with pytest.raises(LiveFileError):
         await write(host, file, look)
     (left,) = await host.leftovers(str(file))
@@ -288,7 +291,7 @@ def open_files() -> int:
 async def test_a_service_that_never_answers_is_not_healthy_and_leaves_nothing_open(
     connection: SshConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(http_probe, "_TIMEOUT", 0.3)
     ended = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

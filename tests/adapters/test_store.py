@@ -20,7 +20,7 @@ import pytest
 from reconciler.adapters import store as module
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.errors import StoreError, StoreUnavailableError
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Action,
     ActionKind,
     Applied,

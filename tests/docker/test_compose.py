@@ -1,4 +1,4 @@
-"""The Compose adapter, and the rules of core/services.py and core/health.py, against a real engine."""
+"""The Compose adapter, and the rules for affected services and health in core/decide, against a real engine."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.compose import DockerCompose
-from reconciler.adapters.compose_place import LocalPlace
-from reconciler.core import health, services
+from reconciler.adapters.compose.context import LocalPlace
+from reconciler.adapters.compose.project import DockerCompose
+from reconciler.core.decide import affected_services, health
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
-from reconciler.core.model import Action, ActionKind, ChangeMode, HealthPolicy, OnChange, Project, Stack
+from reconciler.core.model.all import Action, ActionKind, ChangeMode, HealthPolicy, OnChange, Project, Stack
 from reconciler.core.secret import Secret
 from tests.support.commands import lines, output, run
 from tests.support.compose import ComposeProject
@@ -106,7 +106,7 @@ async def change(
     after = await docker.project(stack)
     assert trial == after
     paths = {str(made.directory / name): on_change for name in files}
-    actions = services.affected(
+    actions = affected_services.affected(
         stack, before, after, await docker.containers(stack, after.name), paths, managed=ALL_KEYS
     )
     await carry_out(docker, stack, after, actions)
@@ -164,11 +164,16 @@ async def test_restart_does_not_load_new_values(compose_project: MakeProject, do
     await docker.restart(stack, made.name, ["api"])
     assert made.environment("api")["KEY"] == "1"
     now = await docker.project(stack)
-    (action,) = services.affected(stack, now, now, await docker.containers(stack, made.name), {}, managed=ALL_KEYS)
+    (action,) = affected_services.affected(
+        stack, now, now, await docker.containers(stack, made.name), {}, managed=ALL_KEYS
+    )
     assert (action.reason, action.stale) == ("container runs older values of KEY", True)
     await carry_out(docker, stack, now, (action,))
     assert made.environment("api")["KEY"] == "2"
-    assert services.affected(stack, now, now, await docker.containers(stack, made.name), {}, managed=ALL_KEYS) == ()
+    assert (
+        affected_services.affected(stack, now, now, await docker.containers(stack, made.name), {}, managed=ALL_KEYS)
+        == ()
+    )
 
 
 MOUNTED = (
@@ -404,7 +409,7 @@ async def test_values_of_a_container_are_those_of_the_model_to_the_letter(
     stack = stack_of(made)
     now = await docker.project(stack)
     (container,) = await docker.containers(stack, now.name)
-    assert services.stale_keys(now.services["api"], [container]) == ()
+    assert affected_services.stale_keys(now.services["api"], [container]) == ()
     assert container.environment["HASH"] == "$2y$10$abc.def"
     assert "INHERITED" not in container.environment
     assert container.image_environment == {"PATH": "/bin"}
@@ -581,7 +586,7 @@ async def test_staged_project_may_begin_where_the_live_one_is_broken(
     assert (glanced.id, glanced.service, glanced.state) == (found[0].id, "api", "running")
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
     assert after.name == made.name
-    (action,) = services.affected(stack, None, after, found, {}, managed=ALL_KEYS)
+    (action,) = affected_services.affected(stack, None, after, found, {}, managed=ALL_KEYS)
     assert action.reason == "container runs older values of KEY"
 
 
@@ -879,7 +884,7 @@ async def test_an_engine_that_does_not_get_rid_of_a_container_blames_no_revision
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reconciler.adapters.compose._PAUSES", (0.0, 0.1))
+    monkeypatch.setattr("reconciler.adapters.compose.project._PAUSES", (0.0, 0.1))
     made = compose_project(f"services:\n  a:{SLEEPER}")
     with pytest.raises(EngineUnavailableError, match="still removing a container"):
         await stumbling(99, said).recreate(stack_of(made), made.name, ["a"])
@@ -1082,11 +1087,11 @@ async def test_variables_of_the_shell_that_started_a_container_are_not_lost_unsa
     stack = stack_of(made)
     before = await docker.project(stack)
     found = await docker.containers(stack, before.name)
-    assert services.affected(stack, before, before, found, {}, managed={"KEY"}) == ()
+    assert affected_services.affected(stack, before, before, found, {}, managed={"KEY"}) == ()
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
-    actions = services.affected(stack, before, after, found, {}, managed={"KEY"})
-    (problem,) = services.foreign(before, found, actions, {"KEY"})
+    actions = affected_services.affected(stack, before, after, found, {}, managed={"KEY"})
+    (problem,) = affected_services.foreign(before, found, actions, {"KEY"})
     assert "VERSION" in problem
     assert "v2" not in problem
     made.up()
-    assert services.foreign(before, await docker.containers(stack, before.name), actions, {"KEY"}) == []
+    assert affected_services.foreign(before, await docker.containers(stack, before.name), actions, {"KEY"}) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.dotenv import EnvFileError, resolve
+from reconciler.core.dotenv.dotenv import EnvFileError, resolve
 
 pytestmark = pytest.mark.docker
 

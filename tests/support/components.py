@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reconciler.adapters import engine
+from reconciler.demo import dockerd
 from tests.support.commands import run
 
 PROVISION = "make provision (as root)"
@@ -50,11 +50,11 @@ def missing(marker: str) -> Missing | None:
 
 
 def _docker() -> str | None:
-    if reason := engine.obstacle():
+    if reason := dockerd.obstacle():
         return reason
     if run("docker", "compose", "version").returncode != 0:
         return "docker has no compose plugin"
-    return None if engine.static_busybox() else "there is no static busybox to make a test image of"
+    return None if dockerd.static_busybox() else "there is no static busybox to make a test image of"
 
 
 def _programs(*names: str) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reconciler.adapters import engine
+from reconciler.demo import dockerd
 
 IMAGE = "reconciler-test/busybox:1"
 
@@ -19,7 +19,7 @@ class SharedEngine:
     A worker process starts it and the controlling process ends it, so what was started is noted in a file.
     """
 
-    def __init__(self, directory: Path, place: engine.EnginePlace = engine.USUAL_PLACE) -> None:
+    def __init__(self, directory: Path, place: dockerd.EnginePlace = dockerd.USUAL_PLACE) -> None:
         self._place = place
         self._note = directory / "engine.json"
         self._lock = directory / "engine.lock"
@@ -28,9 +28,9 @@ class SharedEngine:
     def ensure(self) -> bool:
         """Have an engine that answers; return whether this call started it. Raises EngineUnavailableError."""
         with self._locked():
-            if engine.answers(self._place.docker_host):
+            if dockerd.answers(self._place.docker_host):
                 return False
-            started = engine.spawn(str(self._log), self._place)
+            started = dockerd.spawn(str(self._log), self._place)
             # Noted before it is ready: it is ended even if we are killed while waiting for it.
             self._note.write_text(json.dumps([started.pid, started.started_at]))
             return started.wait_until_ready()
@@ -40,7 +40,7 @@ class SharedEngine:
         with self._locked():
             if self._note.exists():
                 pid, started_at = json.loads(self._note.read_text())
-                engine.StartedEngine(pid, started_at, str(self._log), self._place).stop()
+                dockerd.StartedEngine(pid, started_at, str(self._log), self._place).stop()
                 self._note.unlink()
 
     @contextmanager

@@ -157,7 +157,7 @@ class Steps:
 
 
 def _put_on_paper(directory: str, steps: Steps) -> None:
-    from reconciler.app import wiring
+    from reconciler.app.wiring import server as wiring
     from tests.support.paper_engine import PaperEngine, QuickClock
 
     wiring.DockerCompose = lambda *_: PaperEngine(f"{directory}/engine.json", steps.step)  # type: ignore[assignment,misc]
@@ -169,7 +169,7 @@ _FILE_CALLS = ("write", "fsync", "fchown", "fchmod", "rename", "link", "unlink",
 
 
 def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
-    from reconciler.adapters import local_host
+    from reconciler.adapters.local import files
 
     def concerns(path: str | int, directory: int | None) -> str:
         """The watched path that a call is about; "" where it is about none."""
@@ -187,7 +187,7 @@ def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
 
     for name in _FILE_CALLS:
         setattr(os, name, watching(name, getattr(os, name)))
-    opening, renaming = os.open, local_host._rename
+    opening, renaming = os.open, files._rename
 
     def open_(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
         if flags & os.O_CREAT and (found := concerns(path, options.get("dir_fd"))):
@@ -199,7 +199,7 @@ def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
         renaming(parent, old, new, flags)
 
     os.open = open_
-    local_host._rename = rename
+    files._rename = rename
 
 
 def _watch_store(steps: Steps) -> None:
@@ -252,7 +252,7 @@ def _watch_processes(steps: Steps) -> None:
 
 
 def _watch_engine(steps: Steps) -> None:
-    from reconciler.adapters.compose_engine import Engine
+    from reconciler.adapters.compose.docker_api import Engine
 
     def watching(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         async def watch(self: Engine, *arguments: Any, **options: Any) -> Any:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.core import dotenv
-from reconciler.core.model import Container, Project, Service, Stack
+from reconciler.core.dotenv import dotenv
+from reconciler.core.model.all import Container, Project, Service, Stack
 from reconciler.core.secret import Secret
 
 SERVICES = ("api", "worker")

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core import adoption
-from reconciler.core.adoption import Proposal
 from reconciler.core.errors import RefusedError
-from reconciler.core.model import KeyChange, Parser, Target
+from reconciler.core.model.all import KeyChange, Parser, Target
 from reconciler.core.secret import Secret
+from reconciler.core.sops import adoption
+from reconciler.core.sops.adoption import Proposal
 
 TARGET = Target("prod", "api.env", "/opt/app/api.env")
 CANARY = "cAn4ry"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reconciler.app.checks.settings import CheckFile, read_exemptions
-from reconciler.app.contract_file import read_contract
-from reconciler.core import rules
+from reconciler.app.checks.exemptions import CheckFile, read_exemptions
+from reconciler.app.config.contract import read_contract
+from reconciler.core.checks import rules
 from reconciler.core.contract import FORMATS, notes
 from reconciler.core.tree import Tree
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reconciler.adapters.sops import parse_yaml
-from reconciler.core import ciphertext
-from reconciler.core.ciphertext import MAX_BYTES, Ciphertext, Entry
+from reconciler.adapters.sops.sops import parse_yaml
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
-from reconciler.core.model import Format
+from reconciler.core.model.all import Format
+from reconciler.core.sops import ciphertext
+from reconciler.core.sops.ciphertext import MAX_BYTES, Ciphertext, Entry
 
 CANARY = "cAn4ry-s3cret"
 RECIPIENT = "age1r3jssezgpavpfe7g835uldxrq8jks3wmzjwcq9mfjewdw4g334hsglaxz6"

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from reconciler.app.compare.expected import read_expected
-from reconciler.app.compare.probe_file import ProbeFile
-from reconciler.core.comparison import Allows, Attribute, Remark, Status
-from reconciler.core.risk import RULES, Risk, RiskOverride, must_differ, risk_of
+from reconciler.app.config.probes import ProbeFile
+from reconciler.core.compare.comparison import Allows, Attribute, Remark, Status
+from reconciler.core.compare.risk import RULES, Risk, RiskOverride, must_differ, risk_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.adapters.sops import parse_yaml
+from reconciler.adapters.sops.sops import parse_yaml
 from reconciler.app.compare.contents import ALONE, Around, Reader
-from reconciler.core.comparison import Comparison, Expectations, KeyResult, Side, SideFile, Status, Value, compare
-from reconciler.core.model import Parser
+from reconciler.core.compare.comparison import (
+    Comparison,
+    Expectations,
+    KeyResult,
+    Side,
+    SideFile,
+    Status,
+    Value,
+    compare,
+)
+from reconciler.core.model.all import Parser
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 
 READER = Reader(Digester(bytes(DIGEST_KEY_BYTES)), parse_yaml, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.core.comparison import (
+from reconciler.core.compare.comparison import (
     Comparison,
     Expectations,
     Fact,

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from reconciler.app import yaml_files
-from reconciler.app.config import ServerConfig, json_schema, load_server_config
-from reconciler.app.manifest import LoneTarget, ManifestFile, StackTarget, TargetFields
+from reconciler.app.config import strict_yaml
+from reconciler.app.config.manifest import LoneTarget, ManifestFile, StackTarget, TargetFields
+from reconciler.app.config.schema import ServerConfig, json_schema, load_server_config
 from reconciler.core.errors import ConfigError
-from reconciler.core.model import Check, OnDrift
+from reconciler.core.model.all import Check, OnDrift
 
 DATA = Path(__file__).parents[1] / "data"
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
@@ -564,7 +564,7 @@ def test_what_is_no_yaml_mapping_is_refused_in_one_line(load: Load, content: byt
 def test_the_parser_without_libyaml_finds_the_same_places(
     load: Load, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
 ) -> None:
-    monkeypatch.setattr(yaml_files, "_Parser", yaml.SafeLoader)
+    monkeypatch.setattr(strict_yaml, "_Parser", yaml.SafeLoader)
     assert refusal(load, content)[0].split(": ")[1] == message.split(": ")[1]
 
 

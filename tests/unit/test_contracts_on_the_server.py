@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.core.errors import ContractError
-from reconciler.core.model import Order, OrderKind, Outcome, Parser, Result
+from reconciler.core.model.all import Order, OrderKind, Outcome, Parser, Result
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, World, one_pass
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.app.daemon import Daemon
+from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import StoreUnavailableError
-from reconciler.core.model import Result
+from reconciler.core.model.all import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout

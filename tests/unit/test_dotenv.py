@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.dotenv import (
+from reconciler.core.dotenv.dotenv import (
     Entry,
     EnvFileError,
     Quote,
@@ -28,7 +28,7 @@ from reconciler.core.dotenv import (
     resolve_raw,
     without,
 )
-from reconciler.core.model import KeyChange, Parser
+from reconciler.core.model.all import KeyChange, Parser
 
 ENVIRONMENT = {
     "EL_SET": "fromos",

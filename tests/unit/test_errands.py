@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.app.daemon import Daemon
+from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import RefusedError
-from reconciler.core.model import Outcome, Result
+from reconciler.core.model.all import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World

@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
-from reconciler.adapters import git, git_command, git_objects, git_trouble
+from reconciler.adapters.git import command as git_command
+from reconciler.adapters.git import errors, mirror, objects
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model import Blob, RevertOrder
+from reconciler.core.model.all import Blob, RevertOrder
 
 SECRET = "glpat-0123456789"  # stands for a token
 
@@ -94,7 +95,7 @@ def test_a_secret_in_the_address_is_refused_and_not_repeated(url: str) -> None:
 
 def test_ssh_needs_a_key_and_known_hosts() -> None:
     with pytest.raises(ConfigError, match="ssh_key_file and known_hosts_file"):
-        git.GitMirror(url="ssh://git@host/config.git", branch="main", state_dir="/nowhere", ssh_key_file="/key")
+        mirror.GitMirror(url="ssh://git@host/config.git", branch="main", state_dir="/nowhere", ssh_key_file="/key")
 
 
 # --- branches, commits, paths ----------------------------------------------------------------------------------------
@@ -329,7 +330,7 @@ NO_RIGHTS = (
     ],
 )
 def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
-    trouble = git_trouble.explain(stderr)
+    trouble = errors.explain(stderr)
     assert trouble is not None
     assert said in trouble.what
 
@@ -340,18 +341,18 @@ def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
     ids=["nothing", "damage", "claimed by the remote"],
 )
 def test_what_is_not_known_stays_unexplained(stderr: str) -> None:
-    assert git_trouble.explain(stderr) is None
+    assert errors.explain(stderr) is None
 
 
 def test_the_line_shown_holds_no_credentials_and_no_control_characters() -> None:
     stderr = f"remote: hello\nfatal: cannot \x1b[31muse https://me:{SECRET}@host/x with {SECRET}\nmore"
-    line = git_trouble.telling_line(stderr, SECRET)
+    line = errors.telling_line(stderr, SECRET)
     assert line == "fatal: cannot �[31muse https://***@host/x with ***"
-    assert SECRET not in git_trouble.telling_line(f"fatal: {SECRET} is wrong", f"user:{SECRET}")
+    assert SECRET not in errors.telling_line(f"fatal: {SECRET} is wrong", f"user:{SECRET}")
 
 
 def test_a_message_names_the_files_and_the_command_that_helps() -> None:
-    for trouble in git_trouble.TROUBLES:
+    for trouble in errors.TROUBLES:
         facts = {"host": "h", "key": "/k", "known_hosts": "/n", "keyscan": "ssh-keyscan h", "state_dir": "/s"}
         text = trouble.what.format(**facts) + trouble.hint.format(**facts)
         assert "{" not in text
@@ -372,38 +373,38 @@ def entry(mode: bytes, name: bytes) -> bytes:
 
 @pytest.fixture(autouse=True)
 def gitpython() -> None:
-    git_objects.import_gitpython()
+    objects.import_gitpython()
 
 
 def test_objects_are_read_in_their_order_and_missing_ones_left_out() -> None:
     first, one = record("blob", b"A=1\nmissing\n")
     second, two = record("blob", b"")
-    found = git_objects.parse_batch(one + b"main:a b missing\n" + two)
+    found = objects.parse_batch(one + b"main:a b missing\n" + two)
     assert found == {first: Blob(first, b"A=1\nmissing\n"), second: Blob(second, b"")}
 
 
 def test_an_object_that_does_not_hash_to_its_id_is_damage() -> None:
     _, output = record("blob", b"A=1")
-    with pytest.raises(git_objects.DamagedError, match="other content"):
-        git_objects.parse_batch(output.replace(b"A=1", b"A=2"))
+    with pytest.raises(objects.DamagedError, match="other content"):
+        objects.parse_batch(output.replace(b"A=1", b"A=2"))
 
 
 def test_output_that_was_cut_short_gives_what_came_whole_and_the_size_of_what_did_not() -> None:
     first, one = record("blob", b"A=1")
     large = b"f" * 40 + b" blob 1073741824\n" + b"x" * 1000
-    found = git_objects.parse_batch(one + large)
+    found = objects.parse_batch(one + large)
     assert found[first] == Blob(first, b"A=1")
-    assert found["f" * 40] == git_objects.Refused("it has 1024.0 MiB, and 5 MiB is the limit")
+    assert found["f" * 40] == objects.Refused("it has 1024.0 MiB, and 5 MiB is the limit")
     _, second = record("blob", b"B=2")
-    assert git_objects.parse_batch(second[:-3]) == {}
+    assert objects.parse_batch(second[:-3]) == {}
 
 
 def test_a_directory_gives_modes_and_ids() -> None:
     object_id, output = record(
         "tree", entry(b"100644", b"a b") + entry(b"40000", "ü".encode()) + entry(b"120000", b"l")
     )
-    tree = git_objects.parse_batch(output)[object_id]
-    assert isinstance(tree, git_objects.Tree)
+    tree = objects.parse_batch(output)[object_id]
+    assert isinstance(tree, objects.Tree)
     assert {name: oct(found.mode) for name, found in tree.entries.items()} == {
         "a b": "0o100644",
         "ü": "0o40000",
@@ -418,17 +419,17 @@ def test_a_directory_gives_modes_and_ids() -> None:
 )
 def test_a_hostile_directory_is_refused_as_a_whole(data: bytes) -> None:
     object_id, output = record("tree", data)
-    assert isinstance(git_objects.parse_batch(output)[object_id], git_objects.Refused)
+    assert isinstance(objects.parse_batch(output)[object_id], objects.Refused)
 
 
-def commit(author: bytes, message: bytes, extra: bytes = b"") -> git_objects.Object:
+def commit(author: bytes, message: bytes, extra: bytes = b"") -> objects.Object:
     lines = b"tree " + b"2" * 40 + b"\nauthor " + author + b" 1700000000 +0100\ncommitter C <c@x> 1700000001 +0100\n"
     object_id, output = record("commit", lines + extra + b"\n" + message)
-    return git_objects.parse_batch(output)[object_id]
+    return objects.parse_batch(output)[object_id]
 
 
 def test_a_commit_gives_author_time_and_subject() -> None:
-    assert commit("Ada Läufer <ada@example.org>".encode(), b"\nRotate the key\n\nBecause.\n") == git_objects.Commit(
+    assert commit("Ada Läufer <ada@example.org>".encode(), b"\nRotate the key\n\nBecause.\n") == objects.Commit(
         tree="2" * 40, author="Ada Läufer <ada@example.org>", committed_at=1700000001.0, subject="Rotate the key"
     )
 
@@ -443,13 +444,13 @@ def test_a_commit_of_an_odd_kind_is_still_read() -> None:
 
 def test_control_characters_of_a_commit_do_not_reach_a_terminal() -> None:
     found = commit(b"A\x1b[2J <a@x>", "s\x1b]0;t\x07 \N{RIGHT-TO-LEFT OVERRIDE}x".encode())
-    assert isinstance(found, git_objects.Commit)
+    assert isinstance(found, objects.Commit)
     assert found.author.isprintable()
     assert found.subject.isprintable()
 
 
 def test_what_was_used_last_is_remembered_within_the_budget() -> None:
-    kept = git_objects.KeptObjects(budget=10_000)
+    kept = objects.KeptObjects(budget=10_000)
     blobs = [Blob(str(number), b"x" * 3000) for number in range(3)]
     for blob in blobs[:2]:
         kept.put(blob.id, blob)
@@ -555,7 +556,7 @@ def test_no_word_from_outside_begins_a_line_of_the_message(text: str) -> None:
     ids=["github", "gitlab", "bare", "http", "masked", "silent"],
 )
 def test_the_servers_own_reason_is_found(stdout: str, stderr: str, line: str) -> None:
-    assert git_trouble.refusing_line(stdout, stderr, "SECRET").startswith(line)
+    assert errors.refusing_line(stdout, stderr, "SECRET").startswith(line)
 
 
 @pytest.mark.parametrize(
@@ -572,4 +573,4 @@ def test_the_servers_own_reason_is_found(stdout: str, stderr: str, line: str) ->
     ],
 )
 def test_a_server_that_says_no_is_told_from_one_that_is_gone(stderr: str, refused: bool) -> None:
-    assert git_trouble.means_refused(stderr) is refused
+    assert errors.means_refused(stderr) is refused

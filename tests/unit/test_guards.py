@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core import guards
-from reconciler.core.guards import is_below
-from reconciler.core.model import Parser, Target
+from reconciler.core.decide import guards
+from reconciler.core.decide.guards import is_below
+from reconciler.core.model.all import Parser, Target
 
 TARGET = Target("production", "api.env", "/opt/app/api.env")
 RAW = replace(TARGET, parser=Parser.RAW)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.core import health
-from reconciler.core.health import Report, Verdict, failing
-from reconciler.core.model import Container, HealthPolicy, HttpCheck, Project, Service, ServiceHealth, Stack
+from reconciler.core.decide import health
+from reconciler.core.decide.health import Report, Verdict, failing
+from reconciler.core.model.all import Container, HealthPolicy, HttpCheck, Project, Service, ServiceHealth, Stack
 from reconciler.core.secret import Secret
 
 START = 1000.0

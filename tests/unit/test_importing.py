@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.app import import_files
-from reconciler.app.manifest import read_manifest
-from reconciler.app.server_file import ServerConfig
-from reconciler.core import importing
+from reconciler.app.config.manifest import read_manifest
+from reconciler.app.config.server import ServerConfig
+from reconciler.app.onboarding import render
 from reconciler.core.errors import RefusedError
-from reconciler.core.importing import Draft, Place, Plain
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
-from reconciler.core.model import Format, Manifest, Parser
-from reconciler.core.plaintext import why_secret
+from reconciler.core.model.all import Format, Manifest, Parser
+from reconciler.core.onboarding import draft as importing
+from reconciler.core.onboarding.draft import Draft, Place, Plain
 from reconciler.core.secret import Secret
+from reconciler.core.secrets.plaintext import why_secret
 
 SHOP = "/opt/shop"
 
@@ -48,7 +48,7 @@ def draft(*projects: Iterable[FoundProject], loose: Iterable[FoundFile] = (), pl
 
 def manifest(found: Draft, host: str = "web-1") -> Manifest:
     """As the daemon of that machine reads it."""
-    text = import_files.manifest(found, {})
+    text = render.manifest(found, {})
     server = {
         "environment": "production",
         "host": host,
@@ -114,7 +114,7 @@ def test_a_file_that_several_services_use_is_one_target() -> None:
     found = draft([project(used(path), used(path, services=("worker",)), used(path, Use.MOUNT, ("cron",)))])
     (one,) = found.files
     assert one.services == ("api", "cron", "worker")
-    assert "env_file of api, cron, worker" in import_files.manifest(found, {}).decode()
+    assert "env_file of api, cron, worker" in render.manifest(found, {}).decode()
 
 
 def test_names_are_unique_readable_and_never_lead_out() -> None:
@@ -255,7 +255,7 @@ def test_what_could_not_be_found_out_is_told() -> None:
 def test_the_commonest_owner_is_the_default_and_a_mode_never_is() -> None:
     wide = [used(f"{SHOP}/{name}.env", mode=0o644, owner="deploy") for name in "ab"]
     found = draft([project(*wide, used(f"{SHOP}/c.env"))])
-    text = yaml.safe_load(import_files.manifest(found, {}))
+    text = yaml.safe_load(render.manifest(found, {}))
     assert text["defaults"] == {"owner": "deploy", "group": "deploy"}
     assert {one.path: one.mode for one in manifest(found).targets} == {one.file.path: one.mode for one in found.files}
     assert sum("readable for everybody" in note for note in found.notes) == 2

@@ -13,7 +13,7 @@ from reconciler.core.errors import (
     LiveFileError,
     ManifestError,
 )
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     Action,
     ActionKind,
     EnvironmentRecord,

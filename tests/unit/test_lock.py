@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.app.lock import exclusive
+from reconciler.app.daemon.lock import exclusive
 from reconciler.core.errors import LockedError, StoreError
 
 HOLDER = """

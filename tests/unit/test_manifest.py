@@ -15,10 +15,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.app.config import ServerConfig, json_schema, load_server_config, read_manifest
-from reconciler.app.manifest import StackFields, StackTarget
+from reconciler.app.config.manifest import StackFields, StackTarget
+from reconciler.app.config.schema import ServerConfig, json_schema, load_server_config, read_manifest
 from reconciler.core.errors import ManifestError
-from reconciler.core.model import (
+from reconciler.core.model.all import (
     ChangeMode,
     Check,
     HealthPolicy,

@@ -8,17 +8,7 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.errors import BadCiphertextError, GitUnreachableError, LiveFileError, RevertRefusedError
-from reconciler.core.model import (
-    GitRevert,
-    Order,
-    OrderKind,
-    Outcome,
-    Pin,
-    Result,
-    Reverted,
-    RevertState,
-    Verify,
-)
+from reconciler.core.model.all import GitRevert, Order, OrderKind, Outcome, Pin, Result, Reverted, RevertState, Verify
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, World, one_pass
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from reconciler.core.model import (
+from reconciler.core.decide.classify import classify, with_keys
+from reconciler.core.model.all import (
     Aspect,
     Change,
     Effect,
@@ -18,7 +19,6 @@ from reconciler.core.model import (
     Target,
     TargetState,
 )
-from reconciler.core.plan import classify, with_keys
 
 TARGET = Target("production", "api.env", "/opt/app/api.env", stack="app", mode=0o600)
 REPORT = replace(TARGET, on_drift=OnDrift.REPORT)

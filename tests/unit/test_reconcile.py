@@ -15,7 +15,7 @@ from reconciler.core.errors import (
     ModelRefusedError,
     StoreUnavailableError,
 )
-from reconciler.core.model import Aspect, Kind, Manifest, OnDrift, OnFailure, Outcome, Pause, Result, Stack, Target
+from reconciler.core.model.all import Aspect, Kind, Manifest, OnDrift, OnFailure, Outcome, Pause, Result, Stack, Target
 from reconciler.engine.reconcile import Claims, Reconciler
 from tests.fakes import API, APP, WORKER, Killed, World, iv, one_pass
 

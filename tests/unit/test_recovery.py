@@ -13,7 +13,7 @@ from reconciler.core.errors import (
     ModelRefusedError,
     StoreUnavailableError,
 )
-from reconciler.core.model import Container, OnDrift, OnFirstContact, Outcome, Result
+from reconciler.core.model.all import Container, OnDrift, OnFirstContact, Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, WORKER, Killed, World, one_pass
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.errors import HostUnreachableError
-from reconciler.core.model import GitRevert, OnFailure, Order, OrderKind, Outcome, Pin, Result, Stack
+from reconciler.core.model.all import GitRevert, OnFailure, Order, OrderKind, Outcome, Pin, Result, Stack
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout, Turn, take_turn
 from tests.fakes import World

@@ -9,18 +9,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.model import (
-    Action,
-    ActionKind,
-    ChangeMode,
-    Container,
-    OnChange,
-    Project,
-    Service,
-    Stack,
-)
+from reconciler.core.decide.affected_services import affected, foreign, stale_keys
+from reconciler.core.model.all import Action, ActionKind, ChangeMode, Container, OnChange, Project, Service, Stack
 from reconciler.core.secret import Secret
-from reconciler.core.services import affected, foreign, stale_keys
 
 STACK = Stack("production", "app", "/opt/app", one_shot=frozenset({"migrate"}))
 IMAGE_ENVIRONMENT = {"PATH": "/bin"}

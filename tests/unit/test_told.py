@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from reconciler.core import health
+from reconciler.core.decide import health
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model import Aspect, Container, HealthStatus, Order, OrderKind, Result, Stack
+from reconciler.core.model.all import Aspect, Container, HealthStatus, Order, OrderKind, Result, Stack
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import APP, World, one_pass
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from reconciler.app.checks.survey import MANIFEST, Source, Survey
-from reconciler.app.contract_file import at_field, read_contract
-from reconciler.core import rules, words
+from reconciler.app.config.contract import at_field, read_contract
+from reconciler.core.checks import rules
+from reconciler.core.checks.rules import Finding, Rule
 from reconciler.core.contract import Answer, Breach, Contract, Notes, Question, notes
 from reconciler.core.errors import ContractError
-from reconciler.core.model import Parser
+from reconciler.core.model.all import Parser
 from reconciler.core.ports import Contracts
-from reconciler.core.rules import Finding, Rule
+from reconciler.core.text import key_name
 
 _MISSING = frozenset({"required", "dependentRequired", "minProperties"})
 _TOO_MUCH = frozenset({"additionalProperties", "false", "not/required", "propertyNames", "maxProperties"})
@@ -141,11 +142,11 @@ def _finding(source: Source, breach: Breach) -> Finding:
     rule = _rule_of(breach)
     place = f"{breach.contract}:{breach.line}"
     if breach.keyword in ("required", "dependentRequired") and breach.key:
-        return Finding(rule, source.path, 1, f"{words.name(breach.key)} is missing; {place} requires it")
+        return Finding(rule, source.path, 1, f"{key_name(breach.key)} is missing; {place} requires it")
     if breach.key and rule is rules.CONTRACT_FORBIDDEN:
-        message = f"{words.name(breach.key)} must not be there (`{breach.keyword}` of {place})"
+        message = f"{key_name(breach.key)} must not be there (`{breach.keyword}` of {place})"
         return Finding(rule, source.path, source.line(breach.key), message)
-    key = words.name(breach.key) if breach.key else "the file"
+    key = key_name(breach.key) if breach.key else "the file"
     return Finding(rule, source.path, source.line(breach.key), f"{key} breaks `{breach.keyword}` of {place}")
 
 
@@ -164,12 +165,12 @@ def _noted(source: Source, contracts: Sequence[Contract], names: Sequence[str], 
         if key not in names:
             continue
         if said.deprecated:
-            message = f"{words.name(key)} is deprecated ({said.contract}:{said.line})"
+            message = f"{key_name(key)} is deprecated ({said.contract}:{said.line})"
             yield Finding(rules.CONTRACT_DEPRECATED, source.path, source.line(key), message)
         if said.max_age is not None and written is not None and now - written > said.max_age:
             days = int((now - written) // 86400)
             message = (
-                f"{words.name(key)} is at least {days} days old: nothing in the file was written since "
+                f"{key_name(key)} is at least {days} days old: nothing in the file was written since "
                 f"({said.contract}:{said.line})"
             )
             yield Finding(rules.CONTRACT_AGE, source.path, source.line(key), message)

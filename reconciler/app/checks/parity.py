@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.app.checks.survey import Environment, Source, Survey, secrets_in_plain
-from reconciler.app.manifest import outlines
-from reconciler.core import dotenv, lint, rules, words
-from reconciler.core.model import Parser
-from reconciler.core.plaintext import looks_real
-from reconciler.core.rules import Finding
-from reconciler.core.words import printable
+from reconciler.app.config.manifest import outlines
+from reconciler.core.checks import line_lint, rules
+from reconciler.core.checks.rules import Finding
+from reconciler.core.dotenv import dotenv
+from reconciler.core.model.all import Parser
+from reconciler.core.secrets.plaintext import looks_real
+from reconciler.core.text import key_name, printable
 
 _GENERAL = frozenset({"env.example", ".env.example", "env.template", ".env.template"})
 _ENDINGS = (".example", ".template")
@@ -66,8 +67,8 @@ def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
     except dotenv.EnvFileError as error:
         finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
         return _Example(path, {}), [finding]
-    problems = [one for one in lint.plain(path, entries) if one.rule is rules.KEY_NAME]
-    entries = tuple(entry for entry in entries if not lint.may_be_a_value(entry.key, entry.template))
+    problems = [one for one in line_lint.plain(path, entries) if one.rule is rules.KEY_NAME]
+    entries = tuple(entry for entry in entries if not line_lint.may_be_a_value(entry.key, entry.template))
     problems += secrets_in_plain(path, entries, looks_real)
     if base not in _GENERAL:
         source = base.removesuffix(".example").removesuffix(".template")
@@ -104,7 +105,7 @@ def _missing(
     for key in sorted(wanted.keys() - there):
         if any(source.is_left_to_server(key) for source in sources):
             continue
-        shown = words.name(key)
+        shown = key_name(key)
         message = f"{shown} is missing in {holder}; {example}:{wanted[key]} has it"
         yield Finding(rules.EXAMPLE_KEY_MISSING, where, 1, message), key
 
@@ -112,7 +113,7 @@ def _missing(
 def _unknown(example: str, wanted: Mapping[str, int], sources: list[Source]) -> Iterator[tuple[Finding, str]]:
     there = {key: source for source in sources for key in source.keys or ()}
     for key in sorted(there.keys() - wanted.keys()):
-        message = f"{words.name(key)} is not in {example}: add it there, so that nobody forgets it"
+        message = f"{key_name(key)} is not in {example}: add it there, so that nobody forgets it"
         yield Finding(rules.EXAMPLE_KEY_UNKNOWN, there[key].path, there[key].line(key), message), key
 
 
@@ -155,7 +156,7 @@ def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Find
                 if source.is_left_to_server(key):
                     continue
                 if (source.path, key) not in told and not any((path, key) in told for path in _paths(sources)):
-                    message = f"{words.name(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
+                    message = f"{key_name(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
                     yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message, tuple(holders[key]))
 
 

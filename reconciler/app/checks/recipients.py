@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import yaml
 
-from reconciler.app.checks.patience import limited, matches
 from reconciler.app.checks.survey import Source, Survey
-from reconciler.core import rules
-from reconciler.core.ciphertext import listed
-from reconciler.core.creation_rules import NAME, CreationRule, governing, mistyped, read_rules, rule_for
-from reconciler.core.rules import Finding
-from reconciler.core.words import printable
+from reconciler.app.checks.time_limit import limited, matches
+from reconciler.core.checks import rules
+from reconciler.core.checks.rules import Finding
+from reconciler.core.sops.ciphertext import listed
+from reconciler.core.sops.creation_rules import NAME, CreationRule, governing, mistyped, read_rules, rule_for
+from reconciler.core.text import printable
 
 _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 32

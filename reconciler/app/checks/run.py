@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from reconciler.app.checks.contracts import check_contracts, open_book
+from reconciler.app.checks.exemptions import read_exemptions
 from reconciler.app.checks.parity import check_parity
 from reconciler.app.checks.recipients import check_copies, check_recipients
-from reconciler.app.checks.settings import read_exemptions
 from reconciler.app.checks.survey import Source, Survey, sentence, survey
 from reconciler.app.checks.values import (
     Opened,
@@ -21,15 +21,15 @@ from reconciler.app.checks.values import (
     check_shared_secrets,
     open_source,
 )
-from reconciler.app.server_file import ServerConfig
-from reconciler.core import rules
-from reconciler.core.ciphertext import YamlParser
+from reconciler.app.config.server import ServerConfig
+from reconciler.core.checks import rules
+from reconciler.core.checks.rules import Finding, Severity
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, RefusedError, SourceError
 from reconciler.core.ports import Contracts
-from reconciler.core.rules import Finding, Severity
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
+from reconciler.core.sops.ciphertext import YamlParser
+from reconciler.core.text import printable
 from reconciler.core.tree import Tree
-from reconciler.core.words import printable
 
 Progress = Callable[[int, int], None]
 """Told how many files are decrypted, and of how many."""

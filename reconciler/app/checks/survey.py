@@ -7,19 +7,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.app.conflicts import conflicts
-from reconciler.app.manifest import ManifestFile, Outline, outlines
-from reconciler.app.sections import validate
-from reconciler.app.server_file import ServerConfig
-from reconciler.app.yaml_files import Document, UnreadableError, read_document
-from reconciler.core import ciphertext, dotenv, lint, rules, words
-from reconciler.core.ciphertext import Ciphertext, YamlParser
-from reconciler.core.creation_rules import NAME as SOPS_CONFIG
+from reconciler.app.config.conflicts import conflicts
+from reconciler.app.config.manifest import ManifestFile, Outline, outlines
+from reconciler.app.config.models import validate
+from reconciler.app.config.server import ServerConfig
+from reconciler.app.config.strict_yaml import Document, UnreadableError, read_document
+from reconciler.core.checks import line_lint, rules
+from reconciler.core.checks.rules import Finding, Rule
+from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
-from reconciler.core.model import Format, Parser
-from reconciler.core.plaintext import first_plain_line, is_env_file
-from reconciler.core.rules import Finding, Rule
-from reconciler.core.secret_names import is_no_secret_value, names_a_secret
+from reconciler.core.model.all import Format, Parser
+from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
+from reconciler.core.secrets.plaintext import first_plain_line, is_env_file
+from reconciler.core.sops import ciphertext
+from reconciler.core.sops.ciphertext import Ciphertext, YamlParser
+from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
+from reconciler.core.text import key_name
 from reconciler.core.tree import Tree
 
 MANIFEST = "environment.yaml"
@@ -161,16 +164,16 @@ def secrets_in_plain(
     for entry in entries:
         value = entry.template.strip()
         if names_a_secret(entry.key) and not is_no_secret_value(value) and real(value):
-            message = f"{words.name(entry.key)} looks like a secret, and everybody who can read git can read it"
+            message = f"{key_name(entry.key)} looks like a secret, and everybody who can read git can read it"
             yield Finding(rules.PLAIN_SECRET, path, entry.line, message)
 
 
 def _anywhere(path: str, data: bytes) -> Iterator[Finding]:
     """What no file may hold, whatever it is for. Env files and encrypted ones are looked at more closely elsewhere."""
     if b"<<<<<<<" in data or b">>>>>>>" in data:
-        yield from lint.conflict_markers(path, data.decode("utf-8", "replace"))
+        yield from line_lint.conflict_markers(path, data.decode("utf-8", "replace"))
     if b"AGE-SECRET-KEY-1" in data or b"PRIVATE KEY" in data:
-        yield from lint.private_keys(path, data.decode("utf-8", "replace"))
+        yield from line_lint.private_keys(path, data.decode("utf-8", "replace"))
 
 
 class _Reader:
@@ -204,7 +207,7 @@ class _Reader:
             self._report(rules.MANIFEST_INVALID, path, 1, f"is {self._tree.odd[path]}")
             return None, None
         data = self._tree.files[path]
-        if lint.conflict_markers(path, data.decode("utf-8", "replace")):
+        if line_lint.conflict_markers(path, data.decode("utf-8", "replace")):
             return None, None  # told already
         try:
             document = read_document(data, path)
@@ -270,11 +273,11 @@ class _Reader:
         shown = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")
         is_dotenv = ciphertext.format_of(name, data) is Format.DOTENV
-        linted = lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else lint.Linted(text)
+        linted = line_lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
         # Conflict markers were reported with those of all other files.
         self._findings += [] if linted.conflict else linted.findings
         cipher = None
-        if not linted.conflict and not lint.conflict_markers(path, text):
+        if not linted.conflict and not line_lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
             try:
                 cipher = ciphertext.read(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
@@ -301,7 +304,7 @@ class _Reader:
         if outline.parser is Parser.OPAQUE:
             return plain
         text = data.decode("utf-8", "surrogateescape")
-        linted = lint.lint(path, text, encrypted=False)
+        linted = line_lint.lint(path, text, encrypted=False)
         self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
         if linted.conflict:
             return plain
@@ -330,7 +333,7 @@ def read_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[doten
     except dotenv.EnvFileError as error:
         if error.code != "required-variable":  # it may be defined where Compose runs
             return (), [Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])]
-    return entries, lint.plain(path, entries)
+    return entries, line_lint.plain(path, entries)
 
 
 def sentence(error: ReconcilerError) -> str:

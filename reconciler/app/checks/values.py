@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.app.checks.survey import Source, read_entries
-from reconciler.core import dotenv, rules, words
+from reconciler.core.checks import rules
+from reconciler.core.checks.rules import Finding
 from reconciler.core.contract import Differs, Notes
-from reconciler.core.model import Parser
-from reconciler.core.rules import Finding
+from reconciler.core.dotenv import dotenv
+from reconciler.core.model.all import Parser
 from reconciler.core.secret import Digester
-from reconciler.core.secret_names import names_a_secret
+from reconciler.core.secrets.names import names_a_secret
+from reconciler.core.text import key_name
 
 # What people leave where a value belongs.
 _PLACEHOLDER = re.compile(
@@ -58,7 +60,7 @@ def check_interpolation(opened: Opened) -> Iterator[Finding]:
     for entry in opened.entries:
         if entry.quote is not dotenv.Quote.SINGLE and dotenv.plain_references(entry) - defined:
             message = (
-                f"{words.name(entry.key)}: Compose takes what follows a $ in it for the name of a variable; "
+                f"{key_name(entry.key)}: Compose takes what follows a $ in it for the name of a variable; "
                 "put the value in single quotes, or write $$"
             )
             yield Finding(rules.INTERPOLATION, opened.source.path, _line(opened, entry), message)
@@ -68,7 +70,7 @@ def check_interpolation(opened: Opened) -> Iterator[Finding]:
 def check_placeholders(opened: Opened) -> Iterator[Finding]:
     for entry in opened.entries:
         if is_placeholder(entry.template):
-            message = f"{words.name(entry.key)} still has a placeholder"
+            message = f"{key_name(entry.key)} still has a placeholder"
             yield Finding(rules.PLACEHOLDER, opened.source.path, _line(opened, entry), message)
 
 
@@ -96,7 +98,7 @@ def check_shared_secrets(
                 continue
             other, name = holders.setdefault(digest(value.encode("utf-8", "surrogatepass")), (opened, key))
             if other.source.environment != opened.source.environment:
-                message = f"{words.name(key)} is the same secret as {words.name(name)} of {other.source.path}"
+                message = f"{key_name(key)} is the same secret as {key_name(name)} of {other.source.path}"
                 where = (opened.source.path, opened.source.line(key))
                 yield Finding(rules.SHARED_SECRET, *where, message, (other.source.environment,))
 
@@ -120,7 +122,7 @@ def _broken(key: str, one: Opened, other: Opened, notes: Mapping[str, Mapping[st
         said = notes.get(opened.source.path, {}).get(key, Notes())
         if said.differs is (Differs.MUST if same else Differs.NEVER):
             what = "must differ, and is as in" if same else "must be as in"
-            message = f"{words.name(key)} {what} {one.source.path} ({said.contract}:{said.line})"
+            message = f"{key_name(key)} {what} {one.source.path} ({said.contract}:{said.line})"
             where = (other.source.path, other.source.line(key))
             return Finding(rules.CONTRACT_DIFFERS, *where, message, (one.source.environment,))
     return None

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.run import Opener
 from reconciler.app.checks.values import is_placeholder
-from reconciler.core import ciphertext, dotenv
-from reconciler.core.ciphertext import YamlParser
-from reconciler.core.comparison import SEALED, Value
-from reconciler.core.dotenv import Reading
+from reconciler.core.checks.line_lint import may_be_a_value
+from reconciler.core.compare.comparison import SEALED, Value
+from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.dotenv import Reading
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, SourceError
-from reconciler.core.lint import may_be_a_value
-from reconciler.core.model import Format, Parser
+from reconciler.core.model.all import Format, Parser
 from reconciler.core.secret import Digester
+from reconciler.core.sops import ciphertext
+from reconciler.core.sops.ciphertext import YamlParser
 
 _KEY_TYPES = frozenset({"age", "pgp"})
 

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
-from reconciler.app.fields import Choice, Form, mistake
-from reconciler.app.sections import Items, OneOrMany, Section, read_sections
-from reconciler.app.yaml_files import MAX_BYTES
-from reconciler.core.comparison import Allows, Attribute, Expectation, Expectations, ServiceExpectation
+from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
+from reconciler.app.config.scalars import Choice, Form, mistake
+from reconciler.app.config.strict_yaml import MAX_BYTES
+from reconciler.core.compare.comparison import Allows, Attribute, Expectation, Expectations, ServiceExpectation
+from reconciler.core.compare.risk import Risk, RiskOverride
 from reconciler.core.errors import ConfigError
-from reconciler.core.risk import Risk, RiskOverride
 
 FILE_NAME = "expected-differences.yaml"
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.app.compare.contents import ALONE, Around, Reader
-from reconciler.core import dotenv
+from reconciler.core.dotenv import dotenv
 from reconciler.core.inventory import FoundProject, Use, UsedFile
-from reconciler.core.model import Parser
+from reconciler.core.model.all import Parser
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.app import local_wiring
 from reconciler.app.checks.run import Tools
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
 from reconciler.app.compare.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.compare.side_names import Kind, SideName, read_side
 from reconciler.app.compare.sides import Place, Surroundings, open_side, tree_of
-from reconciler.core.comparison import (
+from reconciler.app.wiring import clone
+from reconciler.core.compare.comparison import (
     Comparison,
     Expectations,
     Probe,
@@ -28,7 +28,7 @@ from reconciler.core.comparison import (
     compare_answers,
 )
 from reconciler.core.errors import OutsideError, ReconcilerError
-from reconciler.core.model import Manifest
+from reconciler.core.model.all import Manifest
 from reconciler.core.ports import Machine, Ran
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 
@@ -182,7 +182,7 @@ async def _surroundings(stack: contextlib.AsyncExitStack, names: Sequence[SideNa
     for name in names:
         address = ssh_address(name, options.ssh_key, options.known_hosts)
         if address not in by_address:
-            by_address[address] = await stack.enter_async_context(local_wiring.machine(address))
+            by_address[address] = await stack.enter_async_context(clone.machine(address))
         machines[name.text] = by_address[address]
     return Surroundings(reader, options.place, machines, options.manifest)
 

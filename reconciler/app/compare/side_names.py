@@ -9,7 +9,7 @@ from enum import StrEnum
 from urllib.parse import unquote, urlsplit
 
 from reconciler.core.errors import RefusedError
-from reconciler.core.words import printable
+from reconciler.core.text import printable
 
 ACCEPTED = "git:ENVIRONMENT[@REVISION], live:ENVIRONMENT, ssh://USER@HOST[:PORT]/PATH, file:PATH or container:SERVICE"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

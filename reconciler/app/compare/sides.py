@@ -9,24 +9,24 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.app import local_wiring
 from reconciler.app.checks.contracts import open_book
 from reconciler.app.checks.survey import MANIFEST, Source, survey
 from reconciler.app.compare.contents import ALONE, Around, Content, Reader
 from reconciler.app.compare.interpolation import interpolation_of
 from reconciler.app.compare.side_names import Kind, SideName
-from reconciler.app.manifest import Outline, outlines
-from reconciler.core.comparison import NOBODY, Holder, Side, SideFile
+from reconciler.app.config.manifest import Outline, outlines
+from reconciler.app.wiring import clone as local_wiring
+from reconciler.core.compare.comparison import NOBODY, Holder, Side, SideFile
 from reconciler.core.contract import Notes
 from reconciler.core.errors import RefusedError
-from reconciler.core.importing import host_name
 from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
-from reconciler.core.model import Manifest, Parser
-from reconciler.core.plaintext import is_env_file
+from reconciler.core.model.all import Manifest, Parser
+from reconciler.core.onboarding.draft import host_name
 from reconciler.core.ports import Machine
 from reconciler.core.secret import Secret
+from reconciler.core.secrets.plaintext import is_env_file
+from reconciler.core.text import listed, printable
 from reconciler.core.tree import Tree
-from reconciler.core.words import listed, printable
 
 # Compose reads these of a project's .env itself.
 _COMPOSES_OWN = ("COMPOSE_", "DOCKER_")

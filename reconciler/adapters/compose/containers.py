@@ -1,0 +1,116 @@
+"""The containers of Compose projects on a machine that is only looked at, by the docker command there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.adapters.compose.docker_api import DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, variables
+from reconciler.core.decide.guards import is_below
+from reconciler.core.inventory import FoundContainer
+from reconciler.core.ports import Machine
+from reconciler.core.secret import Secret
+
+_FILES_LABEL = "com.docker.compose.project.config_files"
+_ONE_OFF_LABEL = "com.docker.compose.oneoff"
+_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A container with what Compose has noted on it; ``files`` as -f; ``defaults`` are the variables that are as its
+    image has them."""
+
+    project: str
+    directory: str
+    files: tuple[str, ...]
+    container: FoundContainer
+    environment: Mapping[str, Secret] = field(repr=False)
+    defaults: frozenset[str] = frozenset()
+
+
+async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] | None:
+    """Every container of a Compose project there whose directory is ``below`` or lies below it, sorted; None where
+    docker is not there, does not answer, or answers as no docker does."""
+    form = f'{{{{.ID}}}}\t{{{{.Label "{DIRECTORY_LABEL}"}}}}'
+    listing = ["docker", "ps", "--all", "--no-trunc", "--filter", f"label={PROJECT_LABEL}", "--format", form]
+    listed = await machine.run(listing, "", _SECONDS)
+    if listed.exit_code != 0:
+        return None
+    lines = [line.partition("\t") for line in listed.output.reveal().decode("utf-8", "replace").splitlines()]
+    ids = [identity for identity, _, directory in lines if directory == below or is_below(directory, below)]
+    try:
+        facts = await _inspected(machine, "container", ids)
+        images = await _inspected(machine, "image", sorted({one["Image"] for one in facts}))
+        by_id = {one["Id"]: one for one in images}
+        found = [_labelled(one, by_id) for one in facts if (_labels(one).get(_ONE_OFF_LABEL) or "").lower() != "true"]
+        return tuple(sorted(found, key=lambda one: (one.directory, one.container.service, one.container.state)))
+    except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError):
+        return None
+
+
+async def _inspected(machine: Machine, kind: str, ids: list[str]) -> list[dict[str, Any]]:
+    """What docker knows of them; one that has gone meanwhile is left out."""
+    if not ids:
+        return []
+    ran = await machine.run(["docker", kind, "inspect", *ids], "", _SECONDS)
+    found: list[dict[str, Any]] = json.loads(ran.output.reveal() or b"[]")
+    return found
+
+
+def _labels(facts: Mapping[str, Any]) -> Mapping[str, str]:
+    return facts["Config"].get("Labels") or {}
+
+
+def _digest(image: Mapping[str, Any]) -> str:
+    """By what a registry knows the image; of one that was built there, its own id."""
+    known = image.get("RepoDigests") or []
+    return str(known[0]).rpartition("@")[2] if known else str(image.get("Id", ""))
+
+
+def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]]) -> Labelled:
+    labels, state, limits = _labels(facts), facts["State"], facts["HostConfig"]
+    image = images.get(facts["Image"], {"Id": facts["Image"]})
+    health = str((state.get("Health") or {}).get("Status") or "")
+    container = FoundContainer(
+        service=labels.get(SERVICE_LABEL, ""),
+        state=str(state.get("Status", "")),
+        health="" if health == "none" else health,
+        restarts=int(facts.get("RestartCount") or 0),
+        image=str(facts["Config"].get("Image", "")),
+        image_digest=_digest(image),
+        ports=tuple(sorted(_ports(limits.get("PortBindings") or {}))),
+        memory=int(limits.get("Memory") or 0),
+        cpus=_cpus(limits),
+    )
+    default = variables((image.get("Config") or {}).get("Env") or ())
+    environment = variables(facts["Config"].get("Env") or ())
+    return Labelled(
+        project=labels.get(PROJECT_LABEL, ""),
+        directory=labels.get(DIRECTORY_LABEL, ""),
+        files=tuple(file for file in labels.get(_FILES_LABEL, "").split(",") if file),
+        container=container,
+        environment={name: Secret(value.encode("utf-8", "surrogateescape")) for name, value in environment.items()},
+        defaults=frozenset(name for name, value in environment.items() if default.get(name) == value),
+    )
+
+
+def _ports(bindings: Mapping[str, Any]) -> Iterable[str]:
+    for inside, outside in bindings.items():
+        for one in outside or [{}]:
+            address, port = one.get("HostIp") or "", one.get("HostPort") or ""
+            yield f"{address}:{port}->{inside}" if address else f"{port}->{inside}"
+
+
+def _cpus(limits: Mapping[str, Any]) -> float:
+    if nano := limits.get("NanoCpus"):
+        return float(nano) / 1e9
+    quota, period = limits.get("CpuQuota") or 0, limits.get("CpuPeriod") or 100_000
+    return float(quota) / float(period) if quota > 0 else 0.0
+
+
+def containers_of(found: Iterable[Labelled]) -> tuple[FoundContainer, ...]:
+    """The containers alone, sorted by service."""
+    return tuple(sorted((one.container for one in found), key=lambda one: (one.service, one.state)))

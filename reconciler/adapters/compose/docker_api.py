@@ -1,0 +1,237 @@
+"""The Docker engine's own interface, over one connection that is kept open: containers of a Compose project.
+
+Finding containers by their labels needs no compose file and no env file: it works while those are broken, and costs a
+tenth of any compose command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from reconciler.adapters.compose import errors
+from reconciler.adapters.compose.context import EngineAddress
+from reconciler.core.errors import EngineUnavailableError
+from reconciler.core.model.all import Container
+
+if TYPE_CHECKING:
+    from aiodocker import Docker
+    from aiodocker.containers import DockerContainer
+
+PROJECT_LABEL = "com.docker.compose.project"
+DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
+SERVICE_LABEL = "com.docker.compose.service"
+DEPENDENCIES_LABEL = "com.docker.compose.depends_on"
+# `docker compose run` makes containers of a service too; they are somebody's command, not the service.
+NOT_ONE_OFF = "com.docker.compose.oneoff=False"
+
+QUICK = 30.0  # seconds for a question to the engine
+SLOW = 600.0  # seconds for a restart: a container may take its whole stop_grace_period
+# What a hand, a crash or a restart policy does to containers; a health probe alone is an event each second.
+_EVENTS = {"type": ["container"], "event": ["start", "die", "destroy"], "label": [PROJECT_LABEL]}
+# In the engine's list, exit codes and health stand in a sentence only: "Exited (1) 3 minutes ago", "Up 5 minutes
+# (healthy)", "Up 2 seconds (health: starting)".
+_EXIT_CODE = re.compile(r"^Exited \((\d+)\)")
+_HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)$")
+_KILLED = 137  # by a person, or by the kernel for want of memory: the list does not tell
+_NO_CONNECTION = 900  # aiodocker's word for it, as a status
+_NOT_FOUND = 404
+
+
+class Engine:
+    """Asks and commands one engine, wherever ``address`` says it is. The connection is made by the first call, and
+    belongs to its event loop."""
+
+    def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
+        self._address = address
+        self._docker: Docker | None = None
+        self._image_environments: dict[str, Mapping[str, str]] = {}
+
+    async def close(self) -> None:
+        if self._docker is not None:
+            await self._docker.close()
+            self._docker = None
+
+    async def find(
+        self, label: str, keep: Callable[[Mapping[str, str]], bool] = lambda _: True
+    ) -> list[DockerContainer]:
+        """Containers, running or not, with this label, as the engine lists them; `keep` sees their labels."""
+        async with self._asking() as docker:
+            found = await docker.containers.list(all=True, filters={"label": [NOT_ONE_OFF, label]})
+        return [container for container in found if keep(container["Labels"])]
+
+    async def inspect(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
+        """What the engine knows of each, sorted by service; one that has gone meanwhile is left out."""
+        found = await asyncio.gather(*(self._inspect(summary.id) for summary in summaries))
+        containers = [container for container in found if container is not None]
+        return tuple(sorted(containers, key=lambda container: (container.service, container.id)))
+
+    async def summarise(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
+        """What the list itself tells of each, sorted by service; of one that was killed, what inspect tells."""
+        found = [_summary(one) for one in summaries]
+        for index, container in enumerate(found):
+            if container.exit_code == _KILLED:
+                found[index] = await self._inspect(container.id) or container
+        return tuple(sorted(found, key=lambda container: (container.service, container.id)))
+
+    async def restart(self, container: DockerContainer) -> None:
+        """Stop it, with the grace it was made with, and start it again."""
+        await self._order(container, "restart", SLOW, lambda it: it.restart())
+
+    async def kill(self, container: DockerContainer, signal: str) -> None:
+        """Send it a signal, by name."""
+        await self._order(container, f"send {signal} to", QUICK, lambda it: it.kill(signal=signal))
+
+    async def greet(self) -> None:
+        """Raises EngineUnavailableError where it does not answer."""
+        async with self._asking() as docker:
+            await docker.version()
+
+    async def follow(self, told: Callable[[Mapping[str, str]], Awaitable[None]]) -> None:
+        """Call ``told`` with its labels whenever a container of a Compose project starts, ends or goes. Ends only by an
+        error.
+
+        Raises EngineUnavailableError where the connection is lost.
+        """
+        async with self._asking(None) as docker:
+            heard = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
+            listening = asyncio.create_task(docker.events.run(filters=json.dumps(_EVENTS)))
+            try:
+                while (event := await heard.get()) is not None:
+                    await told(event["Actor"]["Attributes"])
+                await listening
+            finally:
+                listening.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await listening
+        raise EngineUnavailableError("the Docker engine has ended the stream of events")
+
+    async def rename(self, container: DockerContainer, name: str) -> None:
+        async with self._asking() as docker:
+            await docker.containers.container(container.id).rename(name)
+
+    async def _inspect(self, identity: str) -> Container | None:
+        async with self._asking() as docker:
+            facts = await _unless_gone(docker.containers.container(identity).show())
+        if facts is None:
+            return None
+        state, config = facts["State"], facts["Config"]
+        environment = variables(config.get("Env") or ())
+        health = (state.get("Health") or {}).get("Status", "")
+        return Container(
+            id=identity,
+            service=config["Labels"].get(SERVICE_LABEL, ""),
+            state=state["Status"],
+            health="" if health == "none" else health,
+            exit_code=state.get("ExitCode", 0),
+            restarts=facts.get("RestartCount", 0),
+            started_at=state.get("StartedAt", ""),
+            finished_at=state.get("FinishedAt", ""),
+            image=config.get("Image", ""),
+            out_of_memory=state.get("OOMKilled", False),
+            environment=environment,
+            image_environment=await self._image_environment(facts["Image"], environment),
+        )
+
+    async def _image_environment(self, image: str, default: Mapping[str, str]) -> Mapping[str, str]:
+        """The variables that an image gives to its containers; `default` where somebody has removed the image."""
+        if image not in self._image_environments:
+            async with self._asking() as docker:
+                facts = await _unless_gone(docker.images.inspect(image))
+            if facts is None:
+                return default
+            self._image_environments[image] = variables(facts["Config"].get("Env") or ())
+        return self._image_environments[image]
+
+    async def _order(
+        self, container: DockerContainer, verb: str, within: float, order: Callable[[DockerContainer], Awaitable[None]]
+    ) -> None:
+        """Give an order that may fail because of what the files say."""
+        from aiodocker.exceptions import DockerError
+
+        refusal: DockerError | None = None
+        async with self._asking(within) as docker:
+            try:
+                await order(docker.containers.container(container.id))
+            except DockerError as error:
+                if error.status == _NO_CONNECTION:
+                    raise
+                refusal = error
+        if refusal is not None:
+            # Not raised from the engine's own error: nobody knows what that quotes.
+            labels = container["Labels"]
+            raise errors.explain(
+                refusal.message,
+                refusal.status,
+                directory=labels.get(DIRECTORY_LABEL, ""),
+                doing=f"{verb} {labels[SERVICE_LABEL]}",
+                command="docker compose up",
+            )
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, within: float | None = QUICK) -> AsyncIterator[Docker]:
+        """A connected client; what goes wrong with it inside the block is said in our own errors."""
+        import aiohttp
+        from aiodocker.exceptions import DockerError
+
+        address = await self._address()
+        where = address.shown
+        silent = EngineUnavailableError(
+            "the Docker engine does not answer",
+            where=where,
+            hint="Start it (`systemctl start docker`), or correct DOCKER_HOST of the service",
+        )
+        try:
+            async with asyncio.timeout(within):
+                yield self._client(address)
+        except TimeoutError as error:
+            raise EngineUnavailableError(f"no answer from the Docker engine in {within:g} s", where=where) from error
+        except DockerError as error:
+            if error.status == _NO_CONNECTION:
+                raise silent from error
+            raise EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where) from error
+        except (aiohttp.ClientError, OSError, ValueError, AssertionError) as error:
+            # The assertion is aiodocker's, where it finds no socket.
+            raise silent from error
+
+    def _client(self, address: EngineAddress) -> Docker:
+        from aiodocker import Docker
+
+        if self._docker is None:
+            self._docker = Docker(url=address.url, context=address.context)
+        return self._docker
+
+
+def _summary(listed: DockerContainer) -> Container:
+    """Given an entry of the engine's list, return what it tells of the container."""
+    sentence = listed["Status"]
+    code, health = _EXIT_CODE.search(sentence), _HEALTH.search(sentence)
+    return Container(
+        id=listed.id,
+        service=listed["Labels"].get(SERVICE_LABEL, ""),
+        state=listed["State"],
+        health=health[1] if health else "",
+        exit_code=int(code[1]) if code else 0,
+    )
+
+
+async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The answer; None where the engine no longer knows what was asked for."""
+    from aiodocker.exceptions import DockerError
+
+    try:
+        return await answer
+    except DockerError as error:
+        if error.status == _NOT_FOUND:
+            return None
+        raise
+
+
+def variables(entries: Iterable[str]) -> dict[str, str]:
+    """Given "NAME=value" entries, return them by name. A bare name is one that Compose was to inherit and could not."""
+    pairs = (entry.partition("=") for entry in entries)
+    return {name: value for name, equals, value in pairs if equals}

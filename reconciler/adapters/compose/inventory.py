@@ -1,0 +1,393 @@
+"""What a machine has: its Compose projects with the env files and mounted files they use, and loose env files.
+
+Compose files are read as text, by Compose's own rules (compose_files.py), and Compose itself is not asked: its resolved
+project holds every secret and no longer says which env file a variable came from, while `--no-interpolate` refuses
+mounts such as `./${NAME:-x}.conf:/x.conf`. So a machine without docker, or with a broken env file, tells as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.adapters.compose import files as compose_files
+from reconciler.adapters.compose.containers import Labelled, containers_of, labelled
+from reconciler.adapters.compose.files import Written, as_list, expand, join
+from reconciler.core.dotenv import dotenv
+from reconciler.core.errors import LiveFileError
+from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
+from reconciler.core.ports import Machine
+from reconciler.core.secrets.plaintext import is_env_file
+
+DEEPEST = 3
+"""How many directories below the named one are looked into."""
+MOST_DIRECTORIES = 400
+MOST_FILES = 400
+
+_SKIPPED = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
+# Mounted from the machine into nearly every container, and nobody's configuration.
+_SYSTEM = ("/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/", "/boot/", "/run/", "/var/run/", "/dev/", "/proc/", "/sys/")
+_SYSTEM_FILES = frozenset(
+    f"/etc/{name}" for name in ("localtime", "timezone", "hosts", "passwd", "group", "resolv.conf", "machine-id")
+)
+# PATH:TARGET, where PATH may hold ${NAME:-default}; a name alone is a volume's.
+_SHORT_MOUNT = re.compile(r"((?=[./~$])(?:\$\{[^}]*\}|[^:])+):")
+_VARIABLE = re.compile(r"\$(?:\{([_A-Za-z]\w*)|([_A-Za-z]\w*))", re.ASCII)
+
+
+async def take_inventory(machine: Machine, path: str | None) -> Inventory:
+    """What lies at ``path``, an absolute path: a file, or a directory with env files and Compose projects in it or
+    below it. None stands for every Compose project that the machine has containers of.
+
+    Raises LiveFileError where the path itself may not be read, HostUnreachableError.
+    """
+    if path is None:
+        return await _everywhere(machine)
+    path = posixpath.normpath(path)
+    if file := await machine.read(path):
+        return Inventory(path, loose=(file,))
+    walk = await _walk(machine, path)
+    # Asking docker costs more than all the rest: only where a compose file of whatever name may be.
+    containers = await labelled(machine, path) if walk.may_hold_projects else None
+    # A project that is run with -f: only its containers know which files those are.
+    told = {one.directory: one.files for one in containers or () if one.directory in walk.listings}
+    there = {one: files for one, files in told.items() if one not in walk.projects or walk.has(files)}
+    places = [_Place(one, walk.listings[one], there.get(one, ())) for one in sorted({*walk.projects, *there})]
+    projects = _not_included(await asyncio.gather(*(_project(machine, place, containers) for place in places)))
+    used = {one.file.path for project in projects for one in project.files}
+    loose = [one for one in walk.env_files if one not in used]
+    found, problems = await _read_all(machine, loose)
+    files = tuple(found[one] for one in loose if one in found)
+    unread = (*walk.unread, *problems)
+    return Inventory(path, projects, files, tuple(walk.left_out), unread, engine=containers is not None)
+
+
+def _not_included(projects: Sequence[FoundProject]) -> tuple[FoundProject, ...]:
+    """Without those that are but parts of another, and have no container of their own."""
+    return tuple(
+        one
+        for one in projects
+        if one.containers
+        or not any(set(one.compose_files) < set(other.compose_files) for other in projects if one.compose_files)
+    )
+
+
+async def _everywhere(machine: Machine) -> Inventory:
+    containers = await labelled(machine)
+    if containers is None:
+        return Inventory(machine.name, unread=(f"{machine.name}: docker does not answer; name a directory instead",))
+    directories = {one.directory: one.files for one in containers if one.directory}
+    listings = await asyncio.gather(*(_listed(machine, directory) for directory in directories))
+    places, gone = [], []
+    for (directory, files), names in zip(directories.items(), listings, strict=True):
+        if names:
+            places.append(_Place(directory, names, files))
+        else:
+            gone.append(f"{directory}: there is no such directory any more, or it may not be read")
+    projects = await asyncio.gather(*(_project(machine, place, containers) for place in places))
+    return Inventory(machine.name, tuple(projects), unread=tuple(gone), engine=True)
+
+
+async def _listed(machine: Machine, directory: str) -> tuple[str, ...]:
+    try:
+        return await machine.list(directory)
+    except LiveFileError:
+        return ()
+
+
+# --- the directories ---
+
+
+@dataclass(slots=True)
+class _Walk:
+    """``projects`` are directories with a compose file, ``env_files`` paths; both sorted."""
+
+    listings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def projects(self) -> list[str]:
+        names = set(compose_files.BASE_NAMES)
+        return sorted(directory for directory, listed in self.listings.items() if names & set(listed))
+
+    @property
+    def may_hold_projects(self) -> bool:
+        return any(name.endswith((".yaml", ".yml")) for listed in self.listings.values() for name in listed)
+
+    def has(self, files: Sequence[str]) -> bool:
+        """Whether these files are still there, as far as their directories were listed."""
+        places = [posixpath.split(file) for file in files]
+        return all(name in self.listings.get(directory, (name,)) for directory, name in places)
+
+    @property
+    def env_files(self) -> list[str]:
+        return sorted(
+            posixpath.join(directory, name)
+            for directory, listed in self.listings.items()
+            for name in listed
+            if not name.endswith("/") and is_env_file(name)
+        )
+
+
+async def _walk(machine: Machine, top: str) -> _Walk:
+    """List the directories level by level, those of a level at once."""
+    walk = _Walk()
+    level = [top]
+    for depth in range(DEEPEST + 1):
+        room = MOST_DIRECTORIES - len(walk.listings)
+        if len(level) > room:
+            walk.left_out.append(f"{top}: {len(level) - room} directories and what is below them: too many")
+        level = level[:room]
+        results = await asyncio.gather(*(machine.list(one) for one in level), return_exceptions=depth > 0)
+        for directory, names in zip(level, results, strict=True):
+            if isinstance(names, LiveFileError):
+                walk.unread.append(str(names))
+            elif isinstance(names, BaseException):
+                raise names
+            else:
+                walk.listings[directory] = names
+        level = [
+            posixpath.join(directory, name[:-1])
+            for directory in level
+            for name in walk.listings.get(directory, ())
+            if name.endswith("/") and name[:-1] not in _SKIPPED and not name.startswith(".")
+        ]
+    if level:
+        walk.left_out.append(f"{top}: what lies deeper than {DEEPEST} directories")
+    return walk
+
+
+async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, FoundFile], list[str]]:
+    """The files that are there, by path, and what could not be read."""
+    wanted, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
+    found: dict[str, FoundFile] = {}
+    problems = []
+    for path, result in zip(
+        wanted, await asyncio.gather(*(machine.read(one) for one in wanted), return_exceptions=True), strict=True
+    ):
+        if isinstance(result, LiveFileError):
+            problems.append(str(result))
+        elif isinstance(result, BaseException):
+            raise result
+        elif result is not None:
+            found[path] = result
+    if too_many > 0:
+        problems.append(f"{too_many} more files: too many")
+    return found, problems
+
+
+# --- a project ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A project's directory with the names in it; ``files`` as compose -f, where its containers tell."""
+
+    directory: str
+    names: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+
+async def _project(machine: Machine, place: _Place, containers: Sequence[Labelled] | None) -> FoundProject:
+    configuration = await _configuration(machine, place)
+    written = configuration.written
+    uses = [use for one in written if not one.extended for use in _uses(one, written)]
+    uses += [_Named(path, Use.INTERPOLATION, "") for path in configuration.environments]
+    paths = sorted({one.path for one in uses})
+    found, problems = await _read_all(machine, paths)
+    missing = [path for path in paths if path not in found and any(one.required and one.path == path for one in uses)]
+    problems += [f"{path} is missing" for path in missing if not any(path in problem for problem in problems)]
+    services = {name for one in written if not one.extended for name in _mapping(one.document.get("services"))}
+    problems += [] if written else [f"no compose file of {place.directory} can be read"]
+    here = [one for one in containers or () if one.directory == place.directory]
+    return FoundProject(
+        name=_name(configuration, here, place.directory),
+        directory=place.directory,
+        compose_files=tuple(dict.fromkeys(one.path for one in written)),
+        files=tuple(_used(found[path], uses) for path in paths if path in found),
+        services=tuple(sorted(services)),
+        containers=containers_of(here),
+        interpolated=tuple(sorted({*_interpolated(written), *_inherited(written), *_in_env_files(found, uses)})),
+        main_files=tuple(dict.fromkeys(one.path for one in written if one.path in configuration.main)),
+        problem="; ".join(problems),
+    )
+
+
+async def _configuration(machine: Machine, place: _Place) -> compose_files.Configuration:
+    """The compose files and `.env` of the project, whatever includes or extends whatever: what one look misses is
+    fetched for the next."""
+    known: dict[str, bytes | None] = {
+        join(place.directory, name): None
+        for name in (*compose_files.BASE_NAMES, *compose_files.OVERRIDE_NAMES, compose_files.ENVIRONMENT_NAME)
+        if name not in place.names
+    }
+    missed: set[str] = set()
+
+    def read(path: str) -> bytes | None:
+        if path not in known:
+            missed.add(path)
+        return known.get(path)
+
+    while True:
+        missed.clear()
+        configuration = compose_files.find(place.directory, place.files, {}, read)
+        if not missed or len(known) > MOST_FILES:
+            return configuration
+        found, _ = await _read_all(machine, sorted(missed))
+        known.update({path: found[path].data.reveal() if path in found else None for path in missed})
+
+
+def _name(configuration: compose_files.Configuration, containers: Sequence[Labelled], directory: str) -> str:
+    """As Compose names it: by its containers, its .env, its file, its directory."""
+    if containers:
+        return containers[0].project
+    said = [one.document.get("name") for one in configuration.written if one.path in configuration.main]
+    named = configuration.variables.get("COMPOSE_PROJECT_NAME") or next((str(one) for one in said if one), "")
+    return expand(named, configuration.variables) or posixpath.basename(directory)
+
+
+def _interpolated(written: Iterable[Written]) -> Iterator[str]:
+    for one in written:
+        for text in _texts(one.document):
+            yield from (found[1] or found[2] for found in _VARIABLE.finditer(text.replace("$$", "")))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a document, keys as well."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            yield from (*_texts(name), *_texts(inside))
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _texts(inside)
+    elif isinstance(value, str):
+        yield value
+
+
+def _inherited(written: Iterable[Written]) -> Iterator[str]:
+    """Names without a value, which Compose fills in: of `environment`, of build arguments, of configs and secrets."""
+    for one in written:
+        for service in _mapping(one.document.get("services")).values():
+            build = _mapping(_mapping(service).get("build"))
+            for given in (_mapping(service).get("environment"), build.get("args")):
+                pairs = given.items() if isinstance(given, dict) else ((entry, None) for entry in as_list(given))
+                yield from (str(name) for name, value in pairs if value is None and "=" not in str(name))
+        for kind in ("configs", "secrets"):
+            for definition in _mapping(one.document.get(kind)).values():
+                yield str(_mapping(definition).get("environment") or "")
+
+
+def _in_env_files(found: Mapping[str, FoundFile], uses: Iterable[_Named]) -> Iterator[str]:
+    """What env files of services take from the project: bare names, and references in values."""
+    for path in {one.path for one in uses if one.use is Use.ENV_FILE and one.path in found}:
+        try:
+            entries = dotenv.parse(found[path].data.reveal())
+        except dotenv.EnvFileError:
+            continue
+        for entry in entries:
+            yield entry.key if entry.inherited else ""
+            if entry.quote is not dotenv.Quote.SINGLE:
+                yield from (match[1] or match[2] for match in _VARIABLE.finditer(entry.template))
+
+
+# --- which files it uses ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A path that a compose file names, with the service that gets it."""
+
+    path: str
+    use: Use
+    service: str
+    required: bool = False
+    raw: bool = False
+
+
+def _uses(here: Written, every: Sequence[Written]) -> Iterator[_Named]:
+    """What the services of one document use; the others hold definitions that it may refer to."""
+    definitions: dict[str, dict[str, str]] = {"configs": {}, "secrets": {}}
+    for one in every:
+        for kind, found in definitions.items():
+            for name, definition in _mapping(one.document.get(kind)).items():
+                if isinstance(file := _mapping(definition).get("file"), str):
+                    found[name] = _path(file, one)
+    for name, service in _mapping(here.document.get("services")).items():
+        yield from _of_service(name, _mapping(service), here, definitions)
+        yield from _extended(name, _mapping(service), here, every, definitions)
+
+
+def _extended(
+    name: str,
+    service: Mapping[str, Any],
+    here: Written,
+    every: Sequence[Written],
+    definitions: Mapping[str, Mapping[str, str]],
+) -> Iterator[_Named]:
+    """What a service has from the one that it extends, and from the one which that extends."""
+    extends = service.get("extends")
+    for _ in range(DEEPEST):
+        extends = {"service": extends} if isinstance(extends, str) else extends
+        if not isinstance(extends, dict):
+            return
+        path = _path(str(extends["file"]), here) if extends.get("file") else here.path
+        here = next((one for one in every if one.path == path), here)
+        base = _mapping(_mapping(here.document.get("services")).get(str(extends.get("service"))))
+        yield from _of_service(name, base, here, definitions)
+        extends = base.get("extends")
+
+
+def _of_service(
+    name: str, service: Mapping[str, Any], here: Written, definitions: Mapping[str, Mapping[str, str]]
+) -> Iterator[_Named]:
+    for entry in as_list(service.get("env_file")):
+        path = entry.get("path") if isinstance(entry, dict) else entry
+        required = not isinstance(entry, dict) or entry.get("required", True) is not False
+        raw = isinstance(entry, dict) and entry.get("format") == "raw"
+        if isinstance(path, str):
+            yield _Named(_path(path, here), Use.ENV_FILE, name, required, raw)
+    for mount in as_list(service.get("volumes")):
+        if source := _bound(mount):
+            path = _path(source, here)
+            if not path.startswith(_SYSTEM) and path not in _SYSTEM_FILES:
+                yield _Named(path, Use.MOUNT, name)
+    for kind, defined in definitions.items():
+        for entry in as_list(service.get(kind)):
+            wanted = str(entry.get("source") if isinstance(entry, dict) else entry)
+            if wanted in defined:
+                yield _Named(defined[wanted], Use.MOUNT, name)
+
+
+def _bound(mount: Any) -> str:
+    """What of the machine is mounted: a path, or "" for a named volume."""
+    if isinstance(mount, dict):
+        source = mount.get("source")
+        return source if mount.get("type") == "bind" and isinstance(source, str) else ""
+    source = _SHORT_MOUNT.match(str(mount))
+    return source[1] if source else ""
+
+
+def _path(name: str, here: Written) -> str:
+    return join(here.base, expand(name, here.variables))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return {str(name): inside for name, inside in value.items()} if isinstance(value, dict) else {}
+
+
+def _used(file: FoundFile, uses: Iterable[_Named]) -> UsedFile:
+    """The file with its most telling use: a service's own env file before a mounted one before interpolation."""
+    services: defaultdict[Use, set[str]] = defaultdict(set)
+    raw = False
+    for one in uses:
+        if one.path == file.path:
+            services[one.use].add(one.service)
+            raw = raw or one.raw
+    use = next(use for use in (Use.ENV_FILE, Use.MOUNT, Use.INTERPOLATION) if use in services)
+    return UsedFile(file, use, tuple(sorted(services[use] - {""})), raw)

@@ -1,0 +1,150 @@
+"""Commits to a person's clone, as that person, on a new branch: the working tree and the index stay as they are.
+
+Everything goes through an index of its own in a private directory, and through standard input: nothing is checked out,
+no filter of .gitattributes changes a byte, and no hook for commits runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+
+from reconciler.adapters import process
+from reconciler.adapters.git.command import check_url, plain
+from reconciler.core.errors import ConfigError, OutsideError, RefusedError
+
+_LIMITS = process.Limits(timeout=60.0, stdout=64 * process.MIB)
+_REGULAR = "100644"
+# Of the person's environment: what git finds their settings by, and the agents that sign.
+_KEPT = frozenset(
+    (
+        "PATH",
+        "HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_RUNTIME_DIR",
+        "USER",
+        "LOGNAME",
+        "EMAIL",
+        "SSH_AUTH_SOCK",
+        "GNUPGHOME",
+        "GPG_TTY",
+    )
+)
+_PERSONAL = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG_")
+_NOTHING = "0" * 40
+_SHORTHAND = re.compile(r"([\w.-]+@[\w.-]+):(?!//)(.+)")  # git@host:path
+
+
+class CloneWriter:
+    """The repository whose working tree begins at ``top``."""
+
+    def __init__(self, top: str) -> None:
+        self._top = top
+        # Who commits, and how that is signed, is the person's own setting; where the repository is, is ours to say.
+        self._environment = {
+            name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_PERSONAL)
+        } | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+
+    async def head(self) -> str | None:
+        """The commit that is checked out, None before the first one."""
+        done = await self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        return done.stdout.decode().strip() or None
+
+    async def origin(self) -> str:
+        """The address of the remote called origin as the server's file has it, "" where there is none that fits."""
+        url = (await self._ask("config", "--get", "remote.origin.url")).stdout.decode(errors="replace").strip()
+        if shorthand := _SHORTHAND.fullmatch(url):
+            url = f"ssh://{shorthand[1]}/{shorthand[2].lstrip('/')}"
+        try:
+            check_url(url)
+        except ConfigError:  # perhaps for a token in it
+            return ""
+        return url
+
+    async def current_branch(self) -> str:
+        """The name of the branch that is checked out, "" where none is."""
+        return (await self._ask("symbolic-ref", "--quiet", "--short", "HEAD")).stdout.decode(errors="replace").strip()
+
+    async def has_branch(self, branch: str) -> bool:
+        return (await self._ask("show-ref", "--verify", "--quiet", f"refs/heads/{branch}")).ok
+
+    async def uncommitted(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """What is changed, staged or not in git at all, at and below these paths of the repository."""
+        told = await self._git(
+            "--literal-pathspecs",
+            "status",
+            "--porcelain=v1",
+            "-z",
+            "--untracked-files=all",
+            "--no-renames",
+            "--",
+            *paths,
+        )
+        return tuple(sorted(record[3:].decode("utf-8", "replace") for record in told.split(b"\0") if record))
+
+    async def commit(self, base: str | None, files: Mapping[str, bytes | None], message: str) -> str:
+        """The id of a new commit on top of ``base`` with these files (path → content, None to take it out).
+
+        Nothing refers to it yet. Raises RefusedError where the person has no name, or cannot sign.
+        """
+        with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
+            index = {"GIT_INDEX_FILE": os.path.join(directory, "index")}
+            await self._git("read-tree", *([base] if base else ["--empty"]), more=index)
+            lines = b""
+            for path, data in files.items():
+                blob = _NOTHING
+                if data is not None:
+                    blob = (await self._git("hash-object", "-w", "--stdin", stdin=data)).decode().strip()
+                mode = "0" if data is None else _REGULAR
+                lines += f"{mode} {blob}\t{path}\0".encode()
+            await self._git("update-index", "-z", "--index-info", stdin=lines, more=index)
+            tree = (await self._git("write-tree", more=index)).decode().strip()
+        return await self._commit_tree(tree, base, message)
+
+    async def _commit_tree(self, tree: str, base: str | None, message: str) -> str:
+        signs = (await self._ask("config", "--type=bool", "--get", "commit.gpgSign")).stdout.strip() == b"true"
+        arguments = [*(["-S"] if signs else []), *(["-p", base] if base else []), "-F", "-", tree]
+        done = await self._ask("commit-tree", *arguments, stdin=message.encode())
+        if not done.ok:
+            hint = 'Tell git who you are: `git config --global user.name "…"` and user.email'
+            hint += ", or see why signing fails: `git commit --allow-empty`" if signs else ""
+            raise RefusedError(f"git does not commit{_said(done)}", where=self._top, hint=hint)
+        return done.stdout.decode().strip()
+
+    async def make_branch(self, branch: str, commit: str) -> None:
+        """Raises RefusedError where the branch exists."""
+        done = await self._ask("update-ref", f"refs/heads/{branch}", commit, _NOTHING)
+        if not done.ok:
+            hint = "Merge it, or remove it with `git branch -D`"
+            raise RefusedError(f"the branch {branch} cannot be made{_said(done)}", where=self._top, hint=hint)
+
+    async def remove_branch(self, branch: str, commit: str) -> None:
+        """Remove the branch where it still is at the commit."""
+        await self._git("update-ref", "-d", f"refs/heads/{branch}", commit)
+
+    async def _git(self, *arguments: str, stdin: bytes | None = None, more: Mapping[str, str] | None = None) -> bytes:
+        done = await self._ask(*arguments, stdin=stdin, more=more)
+        if not done.ok:
+            raise OutsideError(
+                f"`git {arguments[0]}` failed{_said(done)}", where=self._top, hint="`git status` tells more"
+            )
+        return done.stdout
+
+    async def _ask(
+        self, *arguments: str, stdin: bytes | None = None, more: Mapping[str, str] | None = None
+    ) -> process.Completed:
+        env = {**self._environment, **(more or {})}
+        try:
+            return await process.run(["git", *arguments], env=env, limits=_LIMITS, stdin=stdin, cwd=self._top)
+        except process.MissingProgramError:
+            raise OutsideError("git is not installed", hint="`apt-get install git`") from None
+
+
+def _said(done: process.Completed) -> str:
+    """git's own last line. What it is given on standard input is ciphertext, or plain for everybody."""
+    if done.timed_out:
+        return " (it did not end in time)"
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return f" ({plain(lines[-1])})" if lines else ""

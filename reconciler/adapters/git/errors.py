@@ -1,0 +1,183 @@
+"""What git, ssh and curl say when they fail, and what that means for a person. Nothing secret is repeated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from reconciler.adapters.git.command import plain
+from reconciler.core.errors import GitUnreachableError
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """``marks`` are pieces of git's, ssh's or curl's English, one of which is enough; the rest is ours to say.
+
+    ``access``: the server answers, and does not let us.
+    """
+
+    marks: tuple[str, ...]
+    what: str
+    hint: str
+    access: bool = False
+
+
+# The first that fits is told, so the particular stand before the general.
+TROUBLES = (
+    Trouble(
+        ("No space left on device", "Disk quota exceeded", "Read-only file system"),
+        "the mirror cannot be written: the disk is full or read-only",
+        "Make room below {state_dir}.",
+    ),
+    Trouble(
+        ("ssh: not found", "ssh: command not found", "cannot run ssh"),
+        "the ssh program is not installed",
+        "Install it: apt-get install openssh-client.",
+    ),
+    Trouble(
+        ("REMOTE HOST IDENTIFICATION HAS CHANGED", "has changed and you have requested strict checking"),
+        "the SSH host key of {host} has changed; the connection was refused, and nothing was sent",
+        "Ask the administrator of {host} whether the key was replaced, and for its fingerprint. Only then replace the "
+        "line in {known_hosts}.",
+    ),
+    Trouble(
+        ("and you have requested strict checking", "Host key verification failed"),
+        "the SSH host key of {host} is not in {known_hosts}",
+        "Run `{keyscan}`, compare the fingerprint with the one its administrator gives you, and add the line.",
+    ),
+    Trouble(
+        ("UNPROTECTED PRIVATE KEY FILE", "bad permissions"),
+        "ssh refuses the key {key} because others may read it",
+        "Run `chmod 600 {key}`.",
+    ),
+    Trouble(
+        ("Load key", "not accessible", "invalid format"),
+        "the SSH key {key} cannot be read",
+        "Check that it exists, has no passphrase, and belongs to the daemon's user.",
+    ),
+    Trouble(
+        ("Permission denied (", "Too many authentication failures"),
+        "{host} does not accept the SSH key {key}",
+        "Add its public half as a deploy key that may read the repository (`ssh-keygen -y -f {key}` prints it).",
+        access=True,
+    ),
+    Trouble(
+        (
+            "Authentication failed",
+            "could not read Username",
+            "could not read Password",
+            "returned error: 401",
+            "returned error: 403",
+        ),
+        "{host} refuses access to the repository",
+        "Check that the token in repository.token_file has not expired and may read this repository.",
+        access=True,
+    ),
+    Trouble(
+        ("SSL certificate problem", "server certificate verification failed", "certificate verify failed"),
+        "the TLS certificate of {host} cannot be verified",
+        "Install the certificate's CA on this machine, or have the server renew it.",
+    ),
+    Trouble(
+        ("Could not resolve host", "Name or service not known", "Temporary failure in name resolution"),
+        "the name {host} cannot be resolved",
+        "Check the name in repository.url and this machine's DNS.",
+    ),
+    Trouble(
+        ("dubious ownership",),
+        "git does not read a local repository that belongs to another user",
+        "Run the daemon as that repository's owner, change its owner, or use an ssh:// address.",
+    ),
+    Trouble(
+        ("does not appear to be a git repository", "not found", "could not be found", "returned error: 404"),
+        "there is no such repository, or we may not see it",
+        "Check repository.url, and that the key or token may read this repository.",
+    ),
+    Trouble(
+        ("transport 'http' not allowed", "unable to update url base from redirection"),
+        "{host} sends us to another address, which is not followed",
+        "Write the repository's present address into repository.url.",
+    ),
+    Trouble(
+        ("couldn't find remote ref",),
+        "the branch is gone",
+        "Check repository.branch, or restore the branch.",
+    ),
+    Trouble(
+        (
+            "Connection refused",
+            "Connection timed out",
+            "Connection reset",
+            "Connection closed",
+            "Operation timed out",
+            "No route to host",
+            "Network is unreachable",
+            "Failed to connect",
+            "Couldn't connect",
+            "Could not connect",
+            "Broken pipe",
+            "not responding",
+            "returned error: 5",
+        ),
+        "{host} does not answer",
+        "Check that the server is up and that this machine may reach it.",
+    ),
+    Trouble(
+        ("early EOF", "hung up", "RPC failed", "unexpected disconnect"),
+        "{host} broke off in the middle of its answer",
+        "Check the network, and on the server its log and the repository (git fsck).",
+    ),
+)
+REFUSED_OBJECT = re.compile(r"^error: object ([0-9a-f]{40}): (.+)$", re.MULTILINE)
+_NOISE = ("remote:", "warning:", "hint:", "** ", "@@@", "Please make sure", "and the repository exists")
+_ADVICE = ("hint:", "warning:", "error: failed to push", "fatal: Could not read", "Please make sure", "and the repo")
+_USER_INFO = re.compile(r"(?<=://)[^/\s@]+@")
+
+
+class UnexplainedError(GitUnreachableError):
+    """git failed for a reason that is not in TROUBLES: the mirror itself may be damaged."""
+
+
+def explain(stderr: str) -> Trouble | None:
+    """Given what git printed, return the trouble it tells of. Lines that the remote made git print do not count."""
+    own = "\n".join(line for line in stderr.splitlines() if not line.startswith("remote:"))
+    return next((trouble for trouble in TROUBLES if any(mark in own for mark in trouble.marks)), None)
+
+
+def telling_line(stderr: str, token: str = "") -> str:
+    """Given what git printed, return the one line worth showing, without user info, token or control characters."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith(_NOISE)]
+    first = next((line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))), "".join(lines[:1]))
+    return _shown(first, token)
+
+
+def means_refused(stderr: str) -> bool:
+    """Given what a push printed that came to no answer about its ref: did the server know us and say no?
+
+    Reading went well a moment before. Forges end the connection with words of their own, after which git only says
+    that it could not read from the remote repository.
+    """
+    trouble = explain(stderr)
+    return "Could not read from remote repository" in stderr if trouble is None else trouble.access
+
+
+def refusing_line(stdout: str, stderr: str, token: str = "") -> str:
+    """Given what ``git push --porcelain`` printed, return the line in which the server says why not, likewise.
+
+    Hooks and forges print theirs with "remote:" before it, and frames and empty lines around it; a server that ends
+    the connection prints it bare.
+    """
+    lines = [line for line in stderr.splitlines() if not line.startswith(_ADVICE)]
+    theirs = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]
+    telling = [line for line in (theirs or lines) if any(character.isalnum() for character in line)]
+    loud = [line for line in telling if line.lower().startswith(("error:", "fatal:", "gitlab:", "gitea:"))]
+    said = next(iter(loud or telling), "")
+    verdicts = (line.split("\t")[-1] for line in stdout.splitlines() if line.startswith("!"))
+    verdict = next(verdicts, "").strip()
+    return _shown(": ".join(filter(None, (verdict, said))) or "it gives no reason", token)
+
+
+def _shown(line: str, token: str) -> str:
+    for secret in filter(None, (token, token.partition(":")[2])):
+        line = line.replace(secret, "***")
+    return plain(_USER_INFO.sub("***@", line))

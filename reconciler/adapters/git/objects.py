@@ -1,0 +1,195 @@
+"""What ``git cat-file`` prints, as objects: checked against their ids, bounded in size, and the last ones kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+from reconciler.adapters import process
+from reconciler.adapters.git.command import LARGEST_OBJECT, plain
+from reconciler.core.model.all import Blob
+
+if TYPE_CHECKING:
+    import git
+
+
+KEPT_OBJECTS = 16 * process.MIB  # ciphertext and directories remembered between passes
+TREE_MODE, LINK_MODE, SUBMODULE_MODE = 0o040000, 0o120000, 0o160000
+FILE_MODES = frozenset({0o100644, 0o100755})
+LFS_POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory: git's mode and the object's id."""
+
+    mode: int
+    id: str
+
+    @property
+    def kind(self) -> str:
+        names = {TREE_MODE: "a directory", LINK_MODE: "a symbolic link", SUBMODULE_MODE: "a submodule"}
+        names |= dict.fromkeys(FILE_MODES, "a file")
+        return names.get(self.mode, f"an entry with mode {self.mode:06o}")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    tree: str
+    author: str
+    committed_at: float
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    entries: Mapping[str, Entry] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An object that is there and will not be used; ``reason`` continues "cannot be used: "."""
+
+    reason: str
+
+
+Object = Commit | Tree | Blob | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path leads in a commit (None: nowhere), and the objects that were read on the way."""
+
+    commit: Commit
+    entry: Entry | None
+    read: Mapping[str, Object] = field(repr=False)
+
+
+class DamagedError(Exception):
+    """The mirror does not hold what it should."""
+
+
+_RECORD = re.compile(rb"([0-9a-f]{40}) (commit|tree|blob|tag) ([0-9]+)")
+_TREE_ENTRY_COST = 200  # bytes of memory for one name in a directory, about
+
+
+def parse_batch(output: bytes) -> dict[str, Object]:
+    """Given what ``git cat-file --batch`` printed (perhaps cut short), return its objects by id.
+
+    Names git calls missing are left out. Raises DamagedError for an object whose bytes do not hash to its id.
+    """
+    found: dict[str, Object] = {}
+    position = 0
+    while (end := output.find(b"\n", position)) >= 0:
+        header = _RECORD.fullmatch(output, position, end)
+        position = end + 1
+        if header is None:
+            continue
+        object_id, kind, size = header[1].decode(), header[2].decode(), int(header[3])
+        data = output[position : position + size]
+        position += size + 1
+        if size > LARGEST_OBJECT:
+            limit = LARGEST_OBJECT / process.MIB
+            found[object_id] = Refused(f"it has {size / process.MIB:.1f} MiB, and {limit:g} MiB is the limit")
+        elif len(data) == size:
+            found[object_id] = parse_object(object_id, kind, data)
+    return found
+
+
+def parse_object(object_id: str, kind: str, data: bytes) -> Object:
+    """Raises DamagedError for bytes that do not hash to the id."""
+    if hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).hexdigest() != object_id:
+        raise DamagedError(f"{kind} {object_id} has other content than its id says")
+    try:
+        if kind == "tree":
+            return _parse_tree(data)
+        if kind == "commit":
+            return _parse_commit(object_id, data)
+    except (ValueError, LookupError) as error:
+        return Refused(f"it is malformed ({plain(str(error))})")
+    return Blob(object_id, data) if kind == "blob" else Refused(f"it is a {kind}")
+
+
+def _parse_tree(data: bytes) -> Tree:
+    from git.objects.fun import tree_entries_from_data
+
+    return Tree({name: Entry(mode, object_id.hex()) for object_id, mode, name in tree_entries_from_data(data)})
+
+
+def _parse_commit(object_id: str, data: bytes) -> Commit:
+    from git import Commit as GitCommit
+
+    # All that GitPython's Commit asks of its repository is the stream of its own bytes.
+    store = SimpleNamespace(stream=lambda binary_id: (binary_id, b"commit", len(data), BytesIO(data)))
+    commit = GitCommit(cast("git.Repo", SimpleNamespace(odb=store)), bytes.fromhex(object_id))
+    mail = f" <{commit.author.email}>" if commit.author.email else ""
+    lines = str(commit.message).strip().splitlines()
+    return Commit(
+        tree=commit.tree.hexsha,
+        author=plain(f"{commit.author.name}{mail}"),
+        committed_at=float(commit.committed_date),
+        subject=plain(lines[0]) if lines else "",
+    )
+
+
+def import_gitpython() -> None:
+    """Import GitPython in such a way that it starts no process: it is told of a git that cannot be executed.
+
+    It asks that one for its version, and is told to be quiet about the failure. We never let it run git.
+    """
+    if "git" in sys.modules:
+        return
+    ours = {"GIT_PYTHON_REFRESH": "quiet", "GIT_PYTHON_GIT_EXECUTABLE": os.devnull}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        import git  # noqa: F401
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class KeptObjects:
+    """Objects by id, the ones used last. An id says what the content is, so nothing kept here is ever stale."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._cost = 0
+        self._kept: OrderedDict[str, tuple[int, Object]] = OrderedDict()
+
+    def get(self, object_id: str) -> Object | None:
+        try:
+            return self.recall(object_id)
+        except KeyError:
+            return None
+
+    def recall(self, object_id: str) -> Object:
+        """Raises KeyError with the id."""
+        self._kept.move_to_end(object_id)
+        return self._kept[object_id][1]
+
+    def put(self, object_id: str, value: Object) -> None:
+        self._cost -= self._kept.pop(object_id, (0, None))[0]
+        cost = _cost(value)
+        self._kept[object_id] = (cost, value)
+        self._cost += cost
+        while self._cost > self._budget and len(self._kept) > 1:
+            _, (freed, _) = self._kept.popitem(last=False)
+            self._cost -= freed
+
+
+def _cost(value: Object) -> int:
+    if isinstance(value, Tree):
+        return process.KIB + _TREE_ENTRY_COST * len(value.entries)
+    return process.KIB + (len(value.data) if isinstance(value, Blob) else 0)

@@ -1,0 +1,130 @@
+"""Starts git for one remote, and turns what it says when it fails into an error for a person."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from reconciler.adapters import process
+from reconciler.adapters.git.command import environment, plain, ssh_command
+from reconciler.adapters.git.errors import REFUSED_OBJECT, UnexplainedError, explain, telling_line
+from reconciler.core.errors import GitUnreachableError, SourceError
+
+QUICK = 30.0  # seconds for a question to the mirror
+GRACE = 2.0  # seconds a stopped git may take to remove its own temporary files
+STDERR = 64 * process.KIB
+
+
+@dataclass(frozen=True, slots=True)
+class GitRunner:
+    """``git_dir`` is the repository that a call without another works in. A file that is "" is not used.
+
+    ``key_field`` is the setting that ``key_file`` comes from, for messages.
+    """
+
+    url: str
+    branch: str
+    git_dir: str
+    state_dir: str
+    key_file: str = ""
+    known_hosts_file: str = ""
+    token_file: str = ""
+    key_field: str = "repository.ssh_key_file"
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        git_dir: str | None = None,
+        stdin: bytes | None = None,
+        stdout: int = process.MIB,
+        stderr: int = STDERR,
+        seconds: float = QUICK,
+        resources: Mapping[int, int] | None = None,
+        settings: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> process.Completed:
+        """Run git to its end. ``settings`` are added to those every git gets, ``variables`` to its environment.
+
+        Raises GitUnreachableError where it cannot be started.
+        """
+        surroundings = environment(
+            url=self.url,
+            git_dir=git_dir or self.git_dir,
+            ssh_command=ssh_command(self.key_file, self.known_hosts_file) if self.key_file else None,
+            token_file=self.token_file or None,
+            inherited=os.environ,
+            settings=settings,
+        )
+        limits = process.Limits(timeout=seconds, grace=GRACE, stdout=stdout, stderr=stderr, resources=resources or {})
+        try:
+            return await process.run(argv, env={**surroundings, **(variables or {})}, limits=limits, stdin=stdin)
+        except process.MissingProgramError as error:
+            raise self.unreachable("the git program is not installed", "Install it: apt-get install git.") from error
+        except OSError as error:
+            raise self.unreachable(f"git cannot be started ({error.strerror})", "Check memory and limits.") from error
+
+    def require_files(self) -> None:
+        """ssh and git name a missing file in many ways; say it plainly before they start. Raises
+        GitUnreachableError."""
+        files = {
+            self.key_field: self.key_file,
+            "repository.known_hosts_file": self.known_hosts_file,
+            "repository.token_file": self.token_file,
+        }
+        for field_name, path in files.items():
+            if path and not os.access(path, os.R_OK):
+                raise self.unreachable(
+                    f"{path} does not exist or cannot be read", f"Put it there, or correct {field_name}."
+                )
+
+    def raise_failure(self, completed: process.Completed, seconds: float) -> NoReturn:
+        """Raises SourceError for an object that git refuses, UnexplainedError where nothing is known of the reason,
+        else GitUnreachableError."""
+        stderr = completed.stderr.decode(errors="replace")
+        if completed.timed_out:
+            raise self.unreachable(
+                f"no answer within {seconds:g} s", "Check that the server is up and that this machine may reach it."
+            )
+        if refused := REFUSED_OBJECT.search(stderr):
+            raise SourceError(
+                f"git refuses the object {refused[1][:12]} of the branch ({plain(refused[2])}); nothing was fetched",
+                where=self.where,
+                hint="Take it out of the branch's history.",
+            )
+        trouble = explain(stderr)
+        if trouble is None:
+            line = telling_line(stderr, self.token()) or f"exit code {completed.exit_code}, without a word"
+            raise UnexplainedError(f"git failed: {line}", where=self.where, hint="It is tried again.")
+        facts = self._facts()
+        raise self.unreachable(trouble.what.format(**facts), trouble.hint.format(**facts))
+
+    def unreachable(self, what: str, hint: str) -> GitUnreachableError:
+        return GitUnreachableError(what, where=self.where, hint=f"{hint} It is tried again.")
+
+    @property
+    def where(self) -> str:
+        return f"{self.url} (branch {self.branch})"
+
+    def token(self) -> str:
+        """Only to keep it out of a message."""
+        try:
+            with open(self.token_file or os.devnull, encoding="utf-8", errors="replace") as file:
+                return file.readline().strip()
+        except OSError:
+            return ""
+
+    def _facts(self) -> dict[str, str]:
+        parts = urlsplit(self.url)
+        host = parts.hostname or "this machine"
+        port = f"-p {parts.port} " if parts.port else ""
+        return {
+            "host": host,
+            "key": self.key_file,
+            "known_hosts": self.known_hosts_file,
+            "keyscan": f"ssh-keyscan {port}{host}",
+            "state_dir": self.state_dir,
+        }

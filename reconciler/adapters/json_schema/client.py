@@ -1,0 +1,95 @@
+"""Asks whether variables keep their contracts, in a process of its own: worker.py, which can be ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from reconciler.adapters import process
+from reconciler.adapters.process import MIB, Limits
+from reconciler.core.contract import MAX_VALUE, Answer, Breach, Contract, Mistake, Question, without_values
+from reconciler.core.errors import ContractError, OutsideError
+
+_NAMED = 5  # contracts in a message
+LIMITS = Limits(
+    timeout=60.0,
+    stdout=16 * MIB,
+    resources={resource.RLIMIT_AS: 1024 * MIB, resource.RLIMIT_CPU: 5, resource.RLIMIT_CORE: 0},
+)
+
+
+class JsonSchemaContracts:
+    """The Contracts port."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._limits = limits
+
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
+        ordered = _numbered(contracts, questions)
+        if not ordered:
+            return Answer({}, tuple(() for _ in questions))
+        asked = {
+            "schemas": [schema for _, schema in ordered.values()],
+            "questions": [_question(one, ordered) for one in questions],
+        }
+        every = [contract for contract, _ in ordered.values()]
+        answer = await self._run(every, json.dumps(asked).encode())
+        return Answer(
+            {one.path: _mistake(fault) for one, fault in zip(every, answer["faults"], strict=True) if fault},
+            tuple(
+                tuple(dict.fromkeys(_breach(every[found["schema"]], found) for found in answers))
+                for answers in answer["answers"]
+            ),
+        )
+
+    async def _run(self, contracts: Sequence[Contract], asked: bytes) -> dict[str, Any]:
+        argv = [sys.executable, "-I", "-m", "reconciler.adapters.json_schema.worker"]
+        env = {"PATH": os.defpath, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
+        done = await process.run(argv, env=env, limits=self._limits, stdin=asked)
+        if done.timed_out:  # without having used up its CPU time: the machine is to blame
+            hint = "It is tried again; the machine is busy with something else"
+            raise OutsideError("contracts could not be evaluated in time", hint=hint)
+        if not done.ok:
+            slow = done.exit_code < 0
+            why = "takes too long (a regular expression with nested repetitions?)" if slow else "cannot be evaluated"
+            where = ", ".join(sorted({one.path for one in contracts})[:_NAMED])
+            raise ContractError(f"a contract {why}", where=where, hint="Make its patterns simpler")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+
+def _mistake(fault: dict[str, Any]) -> Mistake:
+    return Mistake(tuple(fault["field"]), f"is no JSON Schema: breaks `{fault['keyword']}` of the metaschema")
+
+
+def _numbered(
+    contracts: Sequence[Contract], questions: Sequence[Question]
+) -> dict[tuple[str, bool], tuple[Contract, Any]]:
+    """What to send, each once: (path, with values) → the contract, and it as a schema. Those of no question as well."""
+    found: dict[tuple[str, bool], tuple[Contract, Any]] = {}
+    for question in questions:
+        valued = question.values is not None
+        for one in question.contracts:
+            if (one.path, valued) not in found:
+                found[one.path, valued] = (one, one.schema if valued else without_values(one.schema))
+    # Without values a contract loses the parts that may be at fault.
+    return {(one.path, True): (one, one.schema) for one in contracts} | found
+
+
+def _question(question: Question, ordered: dict[tuple[str, bool], tuple[Contract, Any]]) -> dict[str, Any]:
+    numbers = {key: number for number, key in enumerate(ordered)}
+    valued = question.values is not None
+    variables = dict.fromkeys(question.names, "") if question.values is None else dict(question.values)
+    return {
+        "schemas": [numbers[one.path, valued] for one in question.contracts],
+        "valued": valued,
+        "variables": {key: value[:MAX_VALUE] for key, value in variables.items()},
+    }
+
+
+def _breach(contract: Contract, found: dict[str, Any]) -> Breach:
+    return Breach(found["key"], found["keyword"], contract.path, contract.line(tuple(found["field"])))

@@ -1,0 +1,95 @@
+"""A program of its own: reads questions about contracts on standard input, answers them with the jsonschema library.
+
+It is started by client.py with limits of time and memory, because a contract comes from git and a regular expression
+can take for ever. It reaches neither network nor files: references out of a contract are not followed.
+No answer holds a value; an error of the library, which would quote one, is never passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import SchemaError, ValidationError
+from referencing import Registry
+
+Json = dict[str, Any]
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    schemas: list[Json] = asked["schemas"]
+    faults = [_fault(schema) for schema in schemas]
+    answers = [
+        [breach for index in question["schemas"] if faults[index] is None for breach in _ask(schemas, index, question)]
+        for question in asked["questions"]
+    ]
+    json.dump({"faults": faults, "answers": answers}, sys.stdout)
+
+
+def _fault(schema: Json) -> Json | None:
+    """Where a schema is none: the field. What the library says of it would be right to show, but quotes."""
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return {"field": list(error.absolute_path), "keyword": str(error.validator)}
+    return None
+
+
+def _ask(schemas: list[Json], index: int, question: Json) -> Iterator[Json]:
+    """The breaches of one schema: where in it, which key, which keyword."""
+    checker = FormatChecker() if question["valued"] else None
+    # An empty registry: whatever leads out of the schema is not found, and nothing is fetched.
+    validator = Draft202012Validator(_explicit(schemas[index]), registry=Registry(), format_checker=checker)
+    try:
+        for error in validator.iter_errors(question["variables"]):
+            for key, keyword in _concerned(error, question["variables"]):
+                yield {"schema": index, "key": key, "keyword": keyword, "field": list(error.absolute_schema_path)}
+    except Exception as error:  # noqa: BLE001  # whatever a hostile schema brings about; its text may quote a value
+        yield {"schema": index, "key": "", "keyword": f"unusable ({type(error).__name__})", "field": []}
+
+
+def _concerned(error: ValidationError, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The keys that break the rule, and what to call it."""
+    keyword, value = str(error.validator), cast("Any", error.validator_value)
+    if keyword == "not" and value == {}:
+        keyword = "false"
+    if error.absolute_path:
+        yield str(error.absolute_path[0]), keyword
+    elif "propertyNames" in error.absolute_schema_path:
+        yield str(error.instance), "propertyNames"
+    elif keyword == "required":
+        yield from ((name, keyword) for name in value if name not in variables)
+    elif keyword == "dependentRequired":
+        missing = {name for key, names in value.items() if key in variables for name in names if name not in variables}
+        yield from ((name, keyword) for name in sorted(missing))
+    elif keyword == "additionalProperties":
+        yield from ((name, keyword) for name in _additional(error.schema, variables))
+    elif keyword == "not" and isinstance(value, dict) and len(value.get("required", ())) == 1:
+        yield value["required"][0], "not/required"
+    else:
+        yield "", keyword
+
+
+def _explicit(schema: Any) -> Any:
+    """The schema with ``false`` written as ``not: {}``: of the former, the library does not tell which key it met."""
+    if isinstance(schema, dict):
+        return {
+            keyword: {"not": {}} if value is False and keyword != "additionalProperties" else _explicit(value)
+            for keyword, value in schema.items()
+        }
+    return [_explicit(one) for one in schema] if isinstance(schema, list) else schema
+
+
+def _additional(schema: Any, variables: Mapping[str, str]) -> list[str]:
+    known = schema.get("properties", {})
+    patterns = schema.get("patternProperties", {})
+    return [name for name in variables if name not in known and not any(re.search(one, name) for one in patterns)]
+
+
+if __name__ == "__main__":
+    main()

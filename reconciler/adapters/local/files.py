@@ -1,0 +1,457 @@
+"""Live files on this machine: read and replaced through directory descriptors, so that no link is ever followed.
+
+The directories of ``allowed_paths`` are opened with their links resolved; from there every step is taken with
+O_NOFOLLOW, so a link that is swapped in at any moment ends the operation instead of leading it elsewhere.
+
+A replaced file is first taken out under a name of ours and looked at, and only then deleted. What a kill leaves under
+such a name is found by ``leftovers``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import functools
+import grp
+import os
+import pwd
+import signal
+import stat
+from collections.abc import Callable, Iterator, Sequence
+
+from reconciler.adapters import process
+from reconciler.adapters.local.live_files import (
+    LARGEST_FILE,
+    changed,
+    edit_of,
+    is_left_of,
+    new_name,
+    require_regular,
+    require_small,
+)
+from reconciler.core.decide.guards import is_below
+from reconciler.core.errors import GuardError, LiveFileError
+from reconciler.core.model.all import Check, LiveFile, Ownership
+from reconciler.core.secret import Secret
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# A pipe or a terminal in the file's place must neither hold the daemon nor become its own.
+_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHECK_LIMITS = process.Limits(timeout=30, grace=2)
+# Where a root shell finds programs: nginx and the like are in sbin, which os.defpath lacks.
+_PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LARGEST_ID = 2**32 - 2  # the last one means "unchanged"
+# renameat2(2), Linux 3.15: fail where the new name exists; swap the two names. NFS and some FUSE file systems do not.
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
+_NO_RENAME_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+# The kernel's words for what O_NOFOLLOW met mislead.
+_REASONS = {
+    errno.ELOOP: "it is a symbolic link",
+    errno.ENOTDIR: "a link or a file stands where a directory should",
+}
+_HINTS = {
+    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it; it is tried again",
+    errno.ENOSPC: "The disk is full: free some space; it is tried again",
+    errno.EDQUOT: "The quota is used up: raise it; it is tried again",
+    errno.EROFS: "The file system is mounted read-only: remount it read-write; it is tried again",
+    errno.EACCES: "Run the daemon as root, or give its user write access to the directory; it is tried again",
+    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr); it is tried again",
+    errno.EIO: "The disk reports an error (dmesg); it is tried again",
+    errno.ELOOP: "Links are never followed: name the real path in the manifest, or put the file in the link's place",
+    errno.ENOTDIR: "Links are never followed: name the real path in the manifest",
+    errno.EBUSY: "The file itself is a mount point: mount the directory that holds it instead",
+    errno.ENAMETOOLONG: "A temporary file lies beside it under a name 25 bytes longer: choose a shorter name",
+    errno.ENXIO: "A socket lies in its place: move it away; it is tried again",
+}
+
+
+class LocalHost:
+    """The ``Host`` port for the machine the daemon runs on.
+
+    ``allowed_paths`` are absolute directories; nothing outside them is opened.
+    """
+
+    def __init__(self, allowed_paths: Sequence[str]) -> None:
+        self._allowed = tuple(os.path.normpath(path) for path in allowed_paths)
+
+    async def reach(self) -> None:
+        """This machine is always there."""
+
+    async def read(self, path: str) -> LiveFile | None:
+        try:
+            with self._parent(path) as (parent, name):
+                return _read(parent, name, path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _live_file_error("cannot read the live file", path, error) from error
+
+    async def write(
+        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+    ) -> None:
+        try:
+            with self._parent(path, make=ownership) as (parent, name):
+                if replaces is None:
+                    _create(parent, name, path, data, mode, ownership)
+                else:
+                    _replace(parent, name, path, data, mode, ownership, replaces)
+        except OSError as error:
+            raise _live_file_error("cannot write the live file", path, error) from error
+
+    async def remove(self, path: str, *, replaces: LiveFile) -> None:
+        try:
+            with self._parent(path) as (parent, name):
+                _remove(parent, name, path, replaces)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _live_file_error("cannot delete the live file", path, error) from error
+
+    async def leftovers(self, path: str) -> tuple[str, ...]:
+        try:
+            with self._parent(path) as (parent, name):
+                found = [other for other in os.listdir(parent) if is_left_of(name, other) and _is_file(parent, other)]
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise _live_file_error("cannot look for what an earlier run left beside it", path, error) from error
+        return tuple(os.path.join(os.path.dirname(path), other) for other in sorted(found))
+
+    async def ownership(self, owner: str | None, group: str | None) -> Ownership:
+        return Ownership(
+            _id("user", "useradd", owner, lambda name: pwd.getpwnam(name).pw_uid),
+            _id("group", "groupadd", group, lambda name: grp.getgrnam(name).gr_gid),
+        )
+
+    async def resolve(self, path: str) -> str:
+        return os.path.realpath(path)  # noqa: ASYNC240  # a few stats; see compose_place.py too
+
+    async def check(self, check: Check, data: Secret) -> None:
+        """The staged bytes are in memory only: ``{file}`` becomes a path under /proc that leads to them."""
+        descriptor = os.memfd_create("staged")
+        try:
+            _write_all(descriptor, data)
+            staged = f"/proc/{os.getpid()}/fd/{descriptor}"
+            argv = [part.replace("{file}", staged) for part in check.argv]
+            done = await process.run(argv, env={"PATH": _PROGRAMS}, limits=_CHECK_LIMITS)
+        except process.MissingProgramError as error:
+            hint = "Install it, or correct checks in the server's file"
+            raise GuardError(
+                f"the check's program {error.args[0]} is not there", where=f"check {check.name}", hint=hint
+            ) from None
+        finally:
+            os.close(descriptor)
+        if not done.ok:
+            # What it printed may quote the file, so it is not repeated.
+            hint = f"Run `{' '.join(check.argv)}` by hand on the decrypted file"
+            raise GuardError(f"the check refuses the new file ({_why(done)})", where=f"check {check.name}", hint=hint)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, make: Ownership | None = None) -> Iterator[tuple[int, str]]:
+        """A descriptor of the directory that holds ``path``, and the file's own name."""
+        roots = [allowed for allowed in self._allowed if is_below(path, allowed)]
+        if not roots:
+            raise LiveFileError("lies outside allowed_paths", where=path, hint=f"Allowed: {', '.join(self._allowed)}")
+        root = max(roots, key=len)  # the deepest: it may be named because it lies behind a link
+        *directories, name = os.path.relpath(path, root).split(os.sep)
+        descriptor = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
+        try:
+            for directory in directories:
+                below = _enter(descriptor, directory, make)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor, name
+        finally:
+            os.close(descriptor)
+
+
+# --- directories ---
+
+
+def _enter(parent: int, name: str, make: Ownership | None) -> int:
+    """Open a directory; where it is missing and ``make`` says who is to own it, make it."""
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        if make is None:
+            raise
+    return _make(parent, name, make)
+
+
+def _make(parent: int, name: str, ownership: Ownership) -> int:
+    """Make and open a directory. It gets its name with its owner and mode, so that a kill leaves no half of it."""
+    _remove_half_made(parent, name)
+    temporary = new_name(name)
+    os.mkdir(temporary, 0o700, dir_fd=parent)
+    made = os.open(temporary, _DIRECTORY, dir_fd=parent)
+    try:
+        os.fchown(made, *_chown_arguments(ownership))
+        os.fchmod(made, 0o755)  # whatever the umask: the files in it have modes of their own
+        _appear_as_directory(parent, temporary, name)
+        os.fsync(parent)
+    except BaseException as error:
+        os.close(made)
+        with contextlib.suppress(OSError):
+            os.rmdir(temporary, dir_fd=parent)
+        if isinstance(error, OSError) and error.errno in _TAKEN:  # somebody was faster: it is theirs
+            return os.open(name, _DIRECTORY, dir_fd=parent)
+        raise
+    return made
+
+
+def _remove_half_made(parent: int, name: str) -> None:
+    """Remove what a kill has left of an earlier try; only a directory that is empty goes."""
+    for other in os.listdir(parent):
+        if is_left_of(name, other):
+            with contextlib.suppress(OSError):
+                os.rmdir(other, dir_fd=parent)
+
+
+# --- reading ---
+
+
+def _read(parent: int, name: str, path: str) -> LiveFile:
+    descriptor = os.open(name, _TO_READ, dir_fd=parent)
+    try:
+        found = os.fstat(descriptor)
+        require_regular(path, found.st_mode)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(LARGEST_FILE + 1)
+    finally:
+        os.close(descriptor)
+    require_small(path, len(data))
+    return LiveFile(
+        data=Secret(data),
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        inode=found.st_ino,
+        modified_at=found.st_mtime,
+    )
+
+
+def _is_file(parent: int, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+# --- writing ---
+
+
+def _create(parent: int, name: str, path: str, data: Secret, mode: int, ownership: Ownership) -> None:
+    with _temporary(parent, name, data, mode, ownership) as temporary:
+        try:
+            _appear(parent, temporary, name)
+        except FileExistsError:
+            raise changed(path, "somebody has put a file there meanwhile") from None
+    os.fsync(parent)
+
+
+def _replace(
+    parent: int, name: str, path: str, data: Secret, mode: int, ownership: Ownership, expected: LiveFile
+) -> None:
+    """Exchange the two files, then look at what came out: if it is not what the caller saw, exchange them back.
+
+    A plain rename would lose an edit made between the caller's look and now.
+    """
+    uid = expected.uid if ownership.uid is None else ownership.uid
+    gid = expected.gid if ownership.gid is None else ownership.gid
+    with _temporary(parent, name, data, mode, Ownership(uid, gid)) as temporary:
+        try:
+            _exchange(parent, temporary, name)
+            if edit := _edit(parent, temporary, path, expected):
+                _exchange(parent, temporary, name)
+                raise changed(path, edit)
+        except FileNotFoundError:
+            raise changed(path, "somebody has removed the live file meanwhile") from None
+        os.unlink(temporary, dir_fd=parent)
+    os.fsync(parent)
+
+
+def _remove(parent: int, name: str, path: str, expected: LiveFile) -> None:
+    aside = new_name(name)
+    os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
+    if edit := _edit(parent, aside, path, expected):
+        with contextlib.suppress(FileExistsError):  # then the edit stays aside, as a leftover
+            _appear(parent, aside, name)
+        raise changed(path, edit)
+    os.unlink(aside, dir_fd=parent)
+    os.fsync(parent)
+
+
+@contextlib.contextmanager
+def _temporary(parent: int, name: str, data: Secret, mode: int, ownership: Ownership) -> Iterator[str]:
+    """The name of a new file beside ``name``. At the end it is deleted, unless an exchange has left an edit there.
+
+    Owner and mode are set before the first byte, and the bytes are on disk before anyone sees them under ``name``.
+    """
+    temporary = new_name(name)
+    descriptor = os.open(temporary, _TO_WRITE, 0o600, dir_fd=parent)
+    try:
+        os.fchown(descriptor, *_chown_arguments(ownership))
+        os.fchmod(descriptor, mode)
+        _write_all(descriptor, data)
+        os.fsync(descriptor)
+    except BaseException:
+        os.unlink(temporary, dir_fd=parent)
+        raise
+    finally:
+        os.close(descriptor)
+    try:
+        yield temporary
+    finally:
+        if _holds(parent, temporary, data):
+            os.unlink(temporary, dir_fd=parent)
+
+
+def _write_all(descriptor: int, data: Secret) -> None:
+    view = memoryview(data.reveal())
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _chown_arguments(ownership: Ownership) -> tuple[int, int]:
+    return (-1 if ownership.uid is None else ownership.uid, -1 if ownership.gid is None else ownership.gid)
+
+
+# --- somebody else's edits ---
+
+
+def _edit(parent: int, name: str, path: str, expected: LiveFile) -> str:
+    """What somebody has done to a file since the caller looked, in words; "" where nothing.
+
+    ``name`` is one of ours, so that nobody can open the file any more: after the question whether somebody has it
+    open, its content is final.
+    """
+    try:
+        if _is_being_written(parent, name):
+            return "somebody is writing to the live file"
+        found = _read(parent, name, path)
+    except (OSError, LiveFileError):
+        return "something else lies where the live file was"
+    return edit_of(found, expected)
+
+
+def _holds(parent: int, name: str, data: Secret) -> bool:
+    """Whether ``name`` is a file with exactly this content, and nobody is changing that."""
+    try:
+        return not _is_being_written(parent, name) and _read(parent, name, name).data == data
+    except (OSError, LiveFileError):
+        return False
+
+
+def _is_being_written(parent: int, name: str) -> bool:
+    """Whether a process has the file open for writing: what it writes next would go into a deleted file.
+
+    The kernel grants a read lease, fcntl(2), only where there is none. It grants it to root with CAP_LEASE and to the
+    file's owner, on local file systems; elsewhere nobody can tell, and the answer is no.
+    """
+    descriptor = os.open(name, _TO_READ, dir_fd=parent)
+    try:
+        # The signal for a lease that is asked back would be SIGIO, which ends a process; this one is ignored.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)  # and the lease ends
+    return False
+
+
+# --- names ---
+
+
+def _appear(parent: int, old: str, new: str) -> None:
+    """Give a file a name that must be free. Raises FileExistsError."""
+    try:
+        _rename(parent, old, new, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in _NO_RENAME_FLAGS:
+            raise
+        os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+        os.unlink(old, dir_fd=parent)
+
+
+def _appear_as_directory(parent: int, old: str, new: str) -> None:
+    """Give a directory a name that must be free. Raises FileExistsError."""
+    try:
+        _rename(parent, old, new, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in _NO_RENAME_FLAGS:
+            raise
+        os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)  # the next best thing: an empty one is replaced
+
+
+def _exchange(parent: int, ours: str, name: str) -> None:
+    """Swap two files, so that there is one under ``name`` at every moment. Raises FileNotFoundError."""
+    try:
+        _rename(parent, ours, name, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in _NO_RENAME_FLAGS:
+            raise
+        _exchange_in_steps(parent, ours, name)
+
+
+def _exchange_in_steps(parent: int, ours: str, name: str) -> None:
+    """The next best thing: a file that somebody renames to ``name`` between the first two steps is lost."""
+    old = new_name(name)
+    os.link(name, old, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+    try:
+        os.rename(ours, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        os.unlink(old, dir_fd=parent)
+        raise
+    os.rename(old, ours, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+@functools.cache
+def _renameat2() -> ctypes._NamedFuncPointer:
+    # Python has no binding for it; glibc has since 2.28.
+    function = ctypes.CDLL(None, use_errno=True).renameat2
+    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return function
+
+
+def _rename(parent: int, old: str, new: str, flags: int) -> None:
+    if _renameat2()(parent, os.fsencode(old), parent, os.fsencode(new), flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+# --- words ---
+
+
+def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]) -> int | None:
+    if name is None:
+        return None
+    if name.isdecimal():
+        if int(name) <= _LARGEST_ID:
+            return int(name)
+        raise GuardError(f"{name} is too large for the number of a {kind}", hint="Correct it in the manifest")
+    try:
+        return look_up(name)
+    except KeyError:
+        hint = f"Create it (`{command} --system {name}`) or correct the manifest"
+        raise GuardError(f"the {kind} {name!r} does not exist on this machine", hint=hint) from None
+
+
+def _why(done: process.Completed) -> str:
+    if done.timed_out:
+        return f"did not end within {_CHECK_LIMITS.timeout:g} s"
+    return "printed too much" if done.overflowed else f"exit code {done.exit_code}"
+
+
+def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
+    hint = _HINTS.get(error.errno or 0, "It is tried again")
+    why = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+    return LiveFileError(f"{what} ({why})", where=path, hint=hint)

@@ -1,0 +1,113 @@
+"""Backups of another machine's live files: here, as all are, and a copy on that machine.
+
+The one here is what a rollback reads. The copy is for whoever stands before that machine when this one is gone:
+<backup_dir>/<environment>/<backup>/, with the same files and the same manifest.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+
+from reconciler.adapters import process
+from reconciler.adapters.local.backups import MANIFEST, BackupDirectory, manifest_of
+from reconciler.adapters.ssh.compose_context import flush
+from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.core.errors import HostUnreachableError, LiveFileError
+from reconciler.core.model.all import Backup, BackupEntry, Run, environment_of
+from reconciler.core.secret import Secret
+
+_QUICK = process.Limits(timeout=60.0)
+
+
+class SshBackups:
+    """The ``Backups`` port for a machine over SSH. ``directory`` there may begin with the login's home (relative);
+    several servers may share it, each with a ``mark`` of its own for what is half done."""
+
+    def __init__(self, here: BackupDirectory, connection: SshConnection, directory: str, mark: str) -> None:
+        self._here = here
+        self._mark = mark
+        self._connection = connection
+        self._directory = directory
+
+    async def take(
+        self, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
+    ) -> Backup:
+        backup = await self._here.take(run, files, from_commit, to_commit)
+        try:
+            await self._copy(backup, files)
+        except BaseException:
+            await self._here.discard(backup.environment, backup.id)
+            raise
+        return backup
+
+    def list(self, environment: str | None = None) -> tuple[Backup, ...]:
+        return self._here.list(environment)
+
+    def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
+        return self._here.read(backup, entry)
+
+    async def discard(self, environment: str, identity: str) -> None:
+        await self._here.discard(environment, identity)
+        if identity:
+            await self._drop(environment, [identity])
+
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+        before = {backup.id for backup in self._here.list(environment)}
+        gone = await self._here.expire(environment, keep=keep, max_age=max_age, now=now)
+        # Those only: what else lies there may be another server's.
+        await self._drop(environment, sorted(before - {backup.id for backup in self._here.list(environment)}))
+        return gone
+
+    def _place(self, environment: str) -> str:
+        return f"{self._directory}/{environment_of(environment)}"
+
+    async def _copy(self, backup: Backup, files: Sequence[tuple[BackupEntry, Secret | None]]) -> None:
+        """Whole under its name, or not at all; on disk when this returns."""
+        import asyncssh
+
+        sftp, parent = await self._connection.sftp(), self._place(backup.environment)
+        making, name = f"{parent}/.{self._mark}-{backup.id}", f"{parent}/{backup.id}"
+        private = asyncssh.SFTPAttrs(permissions=0o600)
+        contents = {entry.file: data.reveal() for entry, data in files if entry.file is not None and data is not None}
+        contents[MANIFEST] = json.dumps(manifest_of(backup), indent=1).encode()
+        try:
+            async with self._connection.answering():
+                for directory in (self._directory, parent):
+                    await sftp.makedirs(directory, asyncssh.SFTPAttrs(permissions=0o700), exist_ok=True)
+                await self._require_private(parent)
+            await self._clear(parent)
+            async with self._connection.answering():
+                await sftp.mkdir(making, asyncssh.SFTPAttrs(permissions=0o700))
+            for file, data in contents.items():
+                async with self._connection.answering(), sftp.open(f"{making}/{file}", "xb", attrs=private) as out:
+                    await out.write(data)
+                    await out.fsync()
+            async with self._connection.answering():
+                await sftp.posix_rename(making, name)
+            await flush(self._connection, parent, _QUICK)
+        except asyncssh.SFTPError as error:
+            await self._clear(parent)
+            hint = f"Nothing was changed; make room there, or correct hosts.{self._connection.name}.backup_dir"
+            what = f"cannot store the backup ({error.reason})"
+            raise LiveFileError(what, where=f"{self._connection.name}: {parent}", hint=hint) from None
+
+    async def _require_private(self, directory: str) -> None:
+        sftp = await self._connection.sftp()
+        found = await sftp.lstat(directory)
+        if (found.permissions or 0) & 0o077:
+            where = f"{self._connection.name}: {directory}"
+            hint = f"`chmod 0700 {directory}` there"
+            raise LiveFileError("others may enter the backup directory", where=where, hint=hint)
+
+    async def _clear(self, parent: str) -> None:
+        """Remove what a pass of ours that was cut off has left half made."""
+        script = 'rm -rf -- "$1"/."$2"-*'
+        await self._connection.run(["sh", "-c", script, "sh", parent, self._mark], limits=_QUICK)
+
+    async def _drop(self, environment: str, names: Sequence[str]) -> None:
+        if names:
+            paths = [f"{self._place(environment)}/{name}" for name in names]
+            with contextlib.suppress(HostUnreachableError):
+                await self._connection.run(["rm", "-rf", "--", *paths], limits=_QUICK)

@@ -1,0 +1,205 @@
+"""The machine of some stacks, reached over SSH: `docker compose` runs there, its engine is reached through a tunnel.
+
+Staged files lie there in memory only (/dev/shm), in a directory of ours alone, for as long as Compose reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import posixpath
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from reconciler.adapters import process
+from reconciler.adapters.compose import files as compose_files
+from reconciler.adapters.compose.context import EngineAddress, Staged, cannot_stage, reader
+from reconciler.adapters.compose.staging import ancestors
+from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.core.secret import Secret
+
+if TYPE_CHECKING:
+    from asyncssh import SFTPAttrs, SFTPClient
+
+_QUICK = process.Limits(timeout=20.0)
+
+
+class SshPlace:
+    """The ``Place`` of a stack on another machine.
+
+    ``tunnel`` is the path of the socket here that leads to its Docker engine; ``memory`` a directory there, below a
+    file system in memory, for staged files: ours alone, made and removed by us.
+    """
+
+    def __init__(self, connection: SshConnection, tunnel: str, memory: str) -> None:
+        self._connection = connection
+        self._tunnel = tunnel
+        self._memory = memory
+        self._login: Mapping[str, str] | None = None
+        self._staging = asyncio.Lock()
+
+    async def engine(self) -> EngineAddress:
+        await self._connection.connected()
+        return EngineAddress(f"unix://{self._tunnel}", None, self._connection.name)
+
+    async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
+        login = await self._environment()
+        given = {name: value for name, value in login.items() if name.startswith("DOCKER_")}
+        env = {**given, "PWD": directory}
+        return await self._connection.run(argv, directory=directory, env=env, limits=limits)
+
+    async def configuration(self, directory: str, files: Sequence[str], staged: Staged) -> compose_files.Configuration:
+        environment = {**await self._environment(), "PWD": directory}
+        loop = asyncio.get_running_loop()
+
+        def read(path: str) -> bytes | None:
+            # The walk through includes is a plain function, and so runs beside the loop.
+            return asyncio.run_coroutine_threadsafe(self._read(path), loop).result()
+
+        return await asyncio.to_thread(compose_files.find, directory, files, environment, reader(staged, read))
+
+    async def has_directory(self, path: str) -> bool:
+        sftp = await self._connection.sftp()
+        async with self._connection.answering():
+            return await sftp.isdir(path)
+
+    async def has_file(self, path: str) -> bool:
+        sftp = await self._connection.sftp()
+        async with self._connection.answering():
+            return await sftp.isfile(path)
+
+    async def resolve(self, path: str) -> str:
+        return await resolve(self._connection, path)
+
+    @contextlib.asynccontextmanager
+    async def farm(self, directory: str, staged: Staged) -> AsyncIterator[str]:
+        """As compose_stage.py makes it here: links to what there is, and the staged files, which lie in memory."""
+        async with self._staging, staging(self._connection, self._memory) as root:
+            sftp, farm = await self._connection.sftp(), f"{root}/farm"
+            for place in ancestors(directory, staged):
+                async with self._connection.answering():
+                    await self._mirror(farm, place)
+            for number, (path, data) in enumerate(staged.items()):
+                async with self._connection.answering():
+                    with contextlib.suppress(FileNotFoundError):
+                        await _unlink(sftp, farm + path)
+                    if data is not None:
+                        await put_private(self._connection, f"{root}/{number}", data)
+                        await sftp.symlink(f"{root}/{number}", farm + path)
+            yield farm
+
+    async def _mirror(self, farm: str, place: str) -> None:
+        """Make ``place`` a real directory in the farm, filled with links to what is in it."""
+        sftp, inside = await self._connection.sftp(), farm + place.rstrip("/")
+        with contextlib.suppress(FileNotFoundError):
+            await _unlink(sftp, inside)
+        await sftp.mkdir(inside, _attributes(0o700))
+        names = await listed(self._connection, place)
+        await asyncio.gather(
+            *(sftp.symlink(posixpath.join(place, name), posixpath.join(inside, name)) for name in names)
+        )
+
+    async def _read(self, path: str) -> bytes | None:
+        import asyncssh
+
+        sftp = await self._connection.sftp()
+        try:
+            async with self._connection.answering(), sftp.open(path, "rb") as file:
+                data = await file.read()
+                return data if isinstance(data, bytes) else None
+        except asyncssh.SFTPError:
+            return None
+
+    async def _environment(self) -> Mapping[str, str]:
+        """What of the login's environment Compose gets to see."""
+        if self._login is None:
+            names = ("HOME", "PATH", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG")
+            script = "".join(f'printf "%s\\n" "{name}=${name}"; ' for name in names)
+            done = await self._connection.run(["sh", "-c", script], limits=_QUICK)
+            pairs = (line.split("=", 1) for line in done.stdout.decode(errors="replace").splitlines() if "=" in line)
+            self._login = {name: value for name, value in pairs if value}
+        return self._login
+
+
+async def resolve(connection: SshConnection, path: str) -> str:
+    """``path`` there with every link resolved, as far as it exists."""
+    import asyncssh
+
+    sftp = await connection.sftp()
+    rest: list[str] = []
+    while True:
+        try:
+            async with connection.answering():
+                found = str(await sftp.realpath(path or "/"))
+            return posixpath.join(found, *reversed(rest))
+        except asyncssh.SFTPError:  # it is not there, or not for us to see
+            if path in ("", "/"):
+                return posixpath.join("/", *reversed(rest))
+            path, name = posixpath.split(path)
+            rest.append(name)
+
+
+async def listed(connection: SshConnection, directory: str) -> list[str]:
+    """Names in the directory; none where there is none, or none that we may see."""
+    import asyncssh
+
+    sftp = await connection.sftp()
+    try:
+        names = await sftp.listdir(directory)
+    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPPermissionDenied, asyncssh.SFTPNotADirectory, asyncssh.SFTPFailure):
+        return []
+    return [os.fsdecode(name) for name in names if name not in (".", "..", b".", b"..")]
+
+
+async def flush(connection: SshConnection, directory: str, limits: process.Limits) -> None:
+    """Have the directory there on disk. Coreutils' sync takes a file or directory; any other flushes everything."""
+    script = 'sync -- "$1" 2>/dev/null || sync'
+    await connection.run(["sh", "-c", script, "sh", directory], limits=limits)
+
+
+@contextlib.asynccontextmanager
+async def staging(connection: SshConnection, memory: str) -> AsyncIterator[str]:
+    """Make the directory ``memory`` there, 0700, and remove it with all that is in it at the end.
+
+    What a killed process left of an earlier one is removed first.
+    """
+    import asyncssh
+
+    sftp = await connection.sftp()
+    remove = ["rm", "-rf", "--", memory]
+    try:
+        await connection.run(remove, limits=_QUICK)
+        async with connection.answering():
+            await sftp.mkdir(memory, _attributes(0o700))
+    except asyncssh.SFTPError as error:
+        hint = "A file system in memory is needed at /dev/shm, with room in it, so that no secret touches the disk"
+        raise cannot_stage(error.reason, f"{connection.name}: {memory}", hint) from None
+    try:
+        yield memory
+    except asyncssh.SFTPError as error:
+        raise cannot_stage(error.reason, f"{connection.name}: {memory}", "Is there room in it?") from None
+    finally:
+        await connection.run(remove, limits=_QUICK)
+
+
+async def put_private(connection: SshConnection, path: str, data: Secret) -> None:
+    """A new file, 0600, whose directory is ours alone."""
+    sftp = await connection.sftp()
+    async with sftp.open(path, "xb", attrs=_attributes(0o600)) as file:
+        await file.write(data.reveal())
+
+
+async def _unlink(sftp: SFTPClient, path: str) -> None:
+    import asyncssh
+
+    try:
+        await sftp.unlink(path)
+    except asyncssh.SFTPNoSuchFile:
+        raise FileNotFoundError from None
+
+
+def _attributes(mode: int) -> SFTPAttrs:
+    import asyncssh
+
+    return asyncssh.SFTPAttrs(permissions=mode)

@@ -1,0 +1,339 @@
+"""Live files on another machine, over SFTP, with the guarantees of local_host.py as far as SFTP gives them.
+
+No link is followed: the directory of a file must be, link by link resolved there, the one that its path says, and the
+file itself no link. A new file gets its owner and mode before its first byte, is fsynced, and appears by an atomic
+rename; the directory is fsynced by `sync`. The replaced file keeps a second name until it was looked at: an edit that
+was made since the caller's look is put back. What SFTP cannot do, and a local file has: two files cannot be exchanged
+in one step, so another file that is *renamed* to the live path in the instant between two requests is lost; and
+nobody can tell whether a process has the file open for writing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import posixpath
+import stat
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reconciler.adapters import process
+from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name, require_regular, require_small
+from reconciler.adapters.ssh.compose_context import flush, listed, put_private, resolve, staging
+from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.core.decide.guards import is_below
+from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
+from reconciler.core.model.all import Check, LiveFile, Ownership
+from reconciler.core.secret import Secret
+
+if TYPE_CHECKING:
+    from asyncssh import SFTPAttrs, SFTPClient, SFTPError
+
+_QUICK = process.Limits(timeout=20.0)
+_CHECK = process.Limits(timeout=30.0)
+_REMEMBER_IDS = 300.0  # seconds: a user is rarely made anew
+_HINTS = {
+    "permission": "Its directory must be writable for the user we log in as there; it is tried again",
+    "failure": "Is the disk full, or mounted read-only? (`df`, `mount`); it is tried again",
+}
+
+
+class SshHost:
+    """The ``Host`` port for a machine over SSH. ``memory``: see ssh_place.py."""
+
+    def __init__(self, connection: SshConnection, allowed_paths: Sequence[str], memory: str) -> None:
+        self._connection = connection
+        self._allowed = tuple(posixpath.normpath(path) for path in allowed_paths)
+        self._memory = memory
+        self._ids: dict[tuple[str, str], tuple[int, float]] = {}
+        self._cleared = False
+
+    async def reach(self) -> None:
+        await self._connection.sftp()
+
+    async def read(self, path: str) -> LiveFile | None:
+        import asyncssh
+
+        sftp = await self._connection.sftp()
+        try:
+            async with self._connection.answering():
+                await self._check_way(sftp, path)
+                return await _read(sftp, path)
+        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNotADirectory):
+            return None
+        except asyncssh.SFTPError as error:
+            raise self._error("cannot read the live file", path, error) from None
+
+    async def write(
+        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+    ) -> None:
+        import asyncssh
+
+        sftp = await self._connection.sftp()
+        try:
+            async with self._connection.answering():
+                await self._make_parents(sftp, path, ownership)
+                await self._check_way(sftp, path)
+                if replaces is None:
+                    await _create(sftp, path, data, mode, ownership)
+                else:
+                    await _replace(sftp, path, data, mode, ownership, replaces)
+            await flush(self._connection, posixpath.dirname(path), _QUICK)
+        except asyncssh.SFTPError as error:
+            raise self._error("cannot write the live file", path, error) from None
+
+    async def remove(self, path: str, *, replaces: LiveFile) -> None:
+        import asyncssh
+
+        sftp = await self._connection.sftp()
+        try:
+            async with self._connection.answering():
+                await self._check_way(sftp, path)
+                await _remove(sftp, path, replaces)
+            await flush(self._connection, posixpath.dirname(path), _QUICK)
+        except asyncssh.SFTPNoSuchFile:
+            return
+        except asyncssh.SFTPError as error:
+            raise self._error("cannot delete the live file", path, error) from None
+
+    async def leftovers(self, path: str) -> tuple[str, ...]:
+        if not self._cleared:  # what a killed process has staged
+            await self._connection.run(["rm", "-rf", "--", self._memory, f"{self._memory}-check"], limits=_QUICK)
+            self._cleared = True
+        directory, name = posixpath.split(path)
+        async with self._connection.answering():
+            found = [other for other in await listed(self._connection, directory) if is_left_of(name, other)]
+        return tuple(posixpath.join(directory, other) for other in sorted(found))
+
+    async def ownership(self, owner: str | None, group: str | None) -> Ownership:
+        return Ownership(await self._id("passwd", "user", owner), await self._id("group", "group", group))
+
+    async def resolve(self, path: str) -> str:
+        return await resolve(self._connection, path)
+
+    async def check(self, check: Check, data: Secret) -> None:
+        """The staged bytes lie there in memory only."""
+        import asyncssh
+
+        where = f"check {check.name}"
+        try:
+            async with staging(self._connection, f"{self._memory}-check") as directory:
+                async with self._connection.answering():
+                    await put_private(self._connection, f"{directory}/staged", data)
+                argv = [part.replace("{file}", f"{directory}/staged") for part in check.argv]
+                done = await self._connection.run(argv, limits=_CHECK)
+        except process.MissingProgramError as error:
+            hint = f"Install it on {self._connection.name}, or correct checks in the server's file"
+            raise GuardError(f"the check's program {error.args[0]} is not there", where=where, hint=hint) from None
+        except asyncssh.SFTPError as error:
+            raise self._error("cannot stage the file for its check", self._memory, error) from None
+        if not done.ok:
+            why = "did not end in time" if done.timed_out else f"exit code {done.exit_code}"
+            hint = f"Run `{' '.join(check.argv)}` on {self._connection.name} by hand on the decrypted file"
+            raise GuardError(f"the check refuses the new file ({why})", where=where, hint=hint)
+
+    # --- ways ---
+
+    def _root(self, path: str) -> str:
+        roots = [allowed for allowed in self._allowed if is_below(path, allowed)]
+        if not roots:
+            raise LiveFileError("lies outside allowed_paths", where=path, hint=f"Allowed: {', '.join(self._allowed)}")
+        return max(roots, key=len)  # the deepest: it may be named because it lies behind a link
+
+    async def _check_way(self, sftp: SFTPClient, path: str) -> None:
+        """Raises LiveFileError where a link below the allowed path leads elsewhere; SFTPNoSuchFile where a directory is
+        missing."""
+        await self._check_directory(sftp, path, posixpath.dirname(path))
+
+    async def _check_directory(self, sftp: SFTPClient, path: str, directory: str) -> None:
+        root = self._root(path)
+        resolved_root, resolved = await asyncio.gather(sftp.realpath(root), sftp.realpath(directory))
+        wanted = posixpath.normpath(posixpath.join(str(resolved_root), posixpath.relpath(directory, root)))
+        if str(resolved) != wanted:
+            hint = "Links are never followed: name the real path in the manifest"
+            what = "a link stands where a directory should"
+            raise LiveFileError(what, where=f"{self._connection.name}: {path}", hint=hint)
+
+    async def _make_parents(self, sftp: SFTPClient, path: str, ownership: Ownership) -> None:
+        import asyncssh
+
+        root = self._root(path)
+        missing: list[str] = []
+        directory = posixpath.dirname(path)
+        while directory != root and is_below(directory, root):
+            try:
+                await sftp.lstat(directory)
+                break
+            except asyncssh.SFTPNoSuchFile:
+                missing.append(directory)
+                directory = posixpath.dirname(directory)
+        if missing:
+            await self._check_directory(sftp, path, directory)
+        for directory in reversed(missing):
+            with contextlib.suppress(asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):  # somebody was faster
+                await sftp.mkdir(directory, asyncssh.SFTPAttrs(permissions=0o755))
+            await sftp.setstat(directory, _attributes(0o755, ownership, await sftp.lstat(directory)))
+
+    # --- names ---
+
+    async def _id(self, database: str, kind: str, name: str | None) -> int | None:
+        if name is None:
+            return None
+        if name.isdecimal():
+            return int(name)
+        known, at = self._ids.get((kind, name), (0, float("-inf")))
+        if time.monotonic() - at > _REMEMBER_IDS:
+            known = await self._look_up(database, kind, name)
+            self._ids[kind, name] = known, time.monotonic()
+        return known
+
+    async def _look_up(self, database: str, kind: str, name: str) -> int:
+        script = 'getent "$1" "$2" 2>/dev/null || grep "^$2:" "/etc/$1"'
+        done = await self._connection.run(["sh", "-c", script, "sh", database, name], limits=_QUICK)
+        fields = done.stdout.decode(errors="replace").split("\n")[0].split(":")
+        if len(fields) > 2 and fields[0] == name and fields[2].isdecimal():
+            return int(fields[2])
+        hint = (
+            f"Create it there (`{'useradd' if kind == 'user' else 'groupadd'} --system {name}`) or correct the manifest"
+        )
+        raise GuardError(f"the {kind} {name!r} does not exist on {self._connection.name}", hint=hint)
+
+    def _error(self, what: str, path: str, error: SFTPError) -> LiveFileError:
+        import asyncssh
+
+        if isinstance(error, asyncssh.SFTPPermissionDenied):
+            hint = _HINTS["permission"]
+        elif isinstance(error, asyncssh.SFTPOpUnsupported):
+            hint = "It needs OpenSSH's SFTP server, with its extensions fsync, hardlink and posix-rename"
+        else:
+            hint = _HINTS["failure"]
+        return LiveFileError(f"{what} ({error.reason})", where=f"{self._connection.name}: {path}", hint=hint)
+
+
+# --- one file ---
+
+
+async def _read(sftp: SFTPClient, path: str) -> LiveFile:
+    import asyncssh
+
+    seen = await sftp.lstat(path)
+    _require_file(path, seen)
+    size = seen.size or 0
+    require_small(path, size)
+    async with sftp.open(path, "rb") as file:
+        found, data = await asyncio.gather(file.stat(), file.read(size + 1))
+    assert isinstance(data, bytes)
+    if _facts(found) != _facts(seen) or len(data) != (found.size or 0):
+        raise ChangedMeanwhileError("it changes while it is read", where=path, hint="It is looked at again")
+    if found.permissions is None or found.uid is None or found.gid is None:
+        raise asyncssh.SFTPOpUnsupported("its SSH server does not tell modes and owners")
+    return LiveFile(Secret(data), stat.S_IMODE(found.permissions), found.uid, found.gid, 0, float(found.mtime or 0))
+
+
+def _require_file(path: str, found: SFTPAttrs) -> None:
+    """Raises LiveFileError for a link, and anything else but a regular file."""
+    mode = found.permissions or 0
+    if stat.S_ISLNK(mode):
+        hint = "Links are never followed: name the real path in the manifest, or put the file in the link's place"
+        raise LiveFileError("it is a symbolic link", where=path, hint=hint)
+    require_regular(path, mode)
+
+
+def _facts(found: SFTPAttrs) -> tuple[object, ...]:
+    return found.permissions, found.uid, found.gid, found.size, found.mtime
+
+
+async def _create(sftp: SFTPClient, path: str, data: Secret, mode: int, ownership: Ownership) -> None:
+    import asyncssh
+
+    async with _temporary(sftp, path, data, mode, ownership) as temporary:
+        try:
+            # SFTP's own rename fails where the new name is taken; OpenSSH makes it of link and unlink.
+            await sftp.rename(temporary, path)
+        except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
+            if await sftp.lexists(path):
+                raise changed(path, "somebody has put a file there meanwhile") from None
+            raise
+
+
+async def _replace(
+    sftp: SFTPClient, path: str, data: Secret, mode: int, ownership: Ownership, expected: LiveFile
+) -> None:
+    import asyncssh
+
+    uid = expected.uid if ownership.uid is None else ownership.uid
+    gid = expected.gid if ownership.gid is None else ownership.gid
+    async with _temporary(sftp, path, data, mode, Ownership(uid, gid)) as temporary:
+        old = _beside(path)
+        try:
+            await sftp.link(path, old)
+        except asyncssh.SFTPNoSuchFile:
+            raise changed(path, "somebody has removed the live file meanwhile") from None
+        if edit := await _edit(sftp, old, expected):
+            await _discard(sftp, old)
+            raise changed(path, edit)
+        await sftp.posix_rename(temporary, path)
+        # From here on this may be the only name of somebody's edit. Where anything fails it stays, as a leftover.
+        if edit := await _edit(sftp, old, expected):
+            await sftp.posix_rename(old, path)
+            raise changed(path, edit)
+        await sftp.unlink(old)
+
+
+async def _remove(sftp: SFTPClient, path: str, expected: LiveFile) -> None:
+    aside = _beside(path)
+    await sftp.posix_rename(path, aside)
+    if edit := await _edit(sftp, aside, expected):
+        await sftp.rename(aside, path)
+        raise changed(path, edit)
+    await sftp.unlink(aside)
+
+
+async def _edit(sftp: SFTPClient, path: str, expected: LiveFile) -> str:
+    """What somebody has done to the file since the caller looked, in words; "" where nothing."""
+    try:
+        found = await _read(sftp, path)
+    except LiveFileError:
+        return "something else lies where the live file was"
+    except ChangedMeanwhileError:
+        return "somebody is writing to the live file"
+    return edit_of(found, expected)
+
+
+@contextlib.asynccontextmanager
+async def _temporary(sftp: SFTPClient, path: str, data: Secret, mode: int, ownership: Ownership) -> AsyncIterator[str]:
+    """The path of a new file beside ``path``, with its owner and mode from before its first byte, and on disk. It is
+    removed at the end, if it is there still."""
+    import asyncssh
+
+    temporary = _beside(path)
+    try:
+        async with sftp.open(temporary, "xb", attrs=asyncssh.SFTPAttrs(permissions=0o600)) as file:
+            await file.setstat(_attributes(mode, ownership, await file.stat()))
+            await file.write(data.reveal())
+            await file.fsync()
+        yield temporary
+    finally:
+        await _discard(sftp, temporary)
+
+
+async def _discard(sftp: SFTPClient, path: str) -> None:
+    import asyncssh
+
+    with contextlib.suppress(asyncssh.SFTPError):
+        await sftp.unlink(path)
+
+
+def _attributes(mode: int, ownership: Ownership, found: SFTPAttrs) -> Any:
+    """Mode, and owner where one is wanted: SFTP sets both numbers or none."""
+    import asyncssh
+
+    uid = found.uid if ownership.uid is None else ownership.uid
+    gid = found.gid if ownership.gid is None else ownership.gid
+    return asyncssh.SFTPAttrs(permissions=mode, uid=uid, gid=gid)
+
+
+def _beside(path: str) -> str:
+    directory, name = posixpath.split(path)
+    return posixpath.join(directory, new_name(name))

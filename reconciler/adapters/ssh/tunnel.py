@@ -1,0 +1,81 @@
+"""A way to a port that is reached from another machine, over its SSH connection: for whatever asks a URL there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from reconciler.adapters.ssh.connection import SshConnection
+
+if TYPE_CHECKING:
+    from asyncssh import SSHClientConnection
+
+
+@contextlib.asynccontextmanager
+async def door(connection: SshConnection, url: str) -> AsyncIterator[str]:
+    """The path of a socket here, ours alone, that leads to the host and port of the URL as they are reached from there.
+
+    At the end everything of it is gone, also what the other side keeps open without an answer. Raises
+    HostUnreachableError.
+    """
+    there = urlsplit(url)
+    host, port = there.hostname or "", there.port or (443 if there.scheme == "https" else 80)
+    connected = await connection.connected()
+    served: set[asyncio.Task[None]] = set()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.add(asyncio.ensure_future(_lead(connected, host, port, reader, writer)))
+
+    with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
+        path = os.path.join(directory, "door")
+        server = await asyncio.start_unix_server(serve, path)
+        try:
+            yield path
+        finally:
+            server.close()
+            for task in served:
+                task.cancel()
+            await asyncio.gather(*served, return_exceptions=True)
+
+
+async def _lead(
+    connection: SSHClientConnection,
+    host: str,
+    port: int,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    """Carry bytes both ways until one side ends, or until cancelled."""
+    import asyncssh
+
+    try:
+        far_reader, far_writer = await connection.open_connection(host, port)
+        try:
+            await _first_end(_pump(reader, far_writer), _pump(far_reader, writer))
+        finally:
+            far_writer.channel.abort()
+    except (asyncssh.Error, OSError):
+        pass  # nobody listens there: whoever asks gets no answer
+    finally:
+        writer.close()
+
+
+async def _first_end(*work: Any) -> None:
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(source: Any, target: Any) -> None:
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()

@@ -1,0 +1,126 @@
+"""check.yaml: which rules are off for which paths, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from reconciler.app.checks.survey import CHECK_SETTINGS
+from reconciler.app.config.models import Items, Section, validate
+from reconciler.app.config.scalars import Form
+from reconciler.app.config.strict_yaml import Document, UnreadableError, read_document
+from reconciler.core.checks import rules
+from reconciler.core.checks.rules import Finding
+from reconciler.core.tree import Tree
+
+# What says that an exemption is at fault cannot itself be exempted.
+_ALWAYS_ON = frozenset({rules.CHECK_SETTINGS, rules.EXEMPTION_UNUSED})
+_COMPARING = frozenset({rules.SHARED_SECRET, rules.CONTRACT_DIFFERS})
+
+_RULE = Form("a rule's id", "an id of docs/checks.md, such as environment-parity", r"^[a-z][a-z-]{0,40}$")
+_GLOB = Form(
+    "a path or pattern",
+    "a path below this directory, such as staging/api.env; * stands for anything, also for /",
+    r"^(?![/])[^\x00-\x1f\x7f\\]{1,200}$",
+)
+_REASON = Form("a reason", "a sentence of at least 10 characters", r"^.{10,500}$", quote=False)
+
+
+class Exemption(Section):
+    """One rule that does not apply to some paths."""
+
+    rule: Annotated[str, _RULE] = Field(description="The rule's id.")
+    path: Annotated[str, _GLOB] = Field(description="The file it does not apply to, or a pattern.")
+    reason: Annotated[str, _REASON] = Field(description="Why, for whoever wonders later.")
+
+
+class CheckFile(Section):
+    """Exemptions from the rules of `reconciler check`."""
+
+    model_config = ConfigDict(title="check.yaml")
+
+    # Not `off`, which YAML 1.1 takes for false.
+    exempt: Annotated[tuple[Exemption, ...], Items()] = Field(default=(), description="Rules that are off, by path.")
+
+
+@dataclass(frozen=True, slots=True)
+class Exemptions:
+    """``lines`` has the line of each exemption."""
+
+    exemptions: tuple[Exemption, ...] = ()
+    lines: tuple[int, ...] = ()
+
+    def apply(self, findings: Iterable[Finding], *, whole: bool, sealed: Collection[str]) -> list[Finding]:
+        """What remains, and the exemptions that exempt nothing: told only of a ``whole`` run, and of a rule that needs
+        values only where none of the files was ``sealed``."""
+        used: set[int] = set()
+        remaining = []
+        for finding in findings:
+            number = None if finding.rule in _ALWAYS_ON else self._exempted(finding)
+            if number is None:
+                remaining.append(finding)
+            else:
+                used.add(number)
+        return remaining + (self._unused(used, sealed) if whole else [])
+
+    def _exempted(self, finding: Finding) -> int | None:
+        for number, one in enumerate(self.exemptions):
+            if one.rule == finding.rule.id and fnmatchcase(finding.path, one.path):
+                return number
+        return None
+
+    def _unused(self, used: set[int], sealed: Collection[str]) -> list[Finding]:
+        return [
+            Finding(
+                rules.EXEMPTION_UNUSED,
+                CHECK_SETTINGS,
+                line,
+                f"{one.rule} finds nothing at {one.path} any more: take it out",
+            )
+            for number, (one, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
+            if number not in used and not _needs(one, sealed)
+        ]
+
+
+def _needs(exemption: Exemption, sealed: Collection[str]) -> bool:
+    """Whether a file that nobody opened could still hold what is exempt; some rules compare it with any other."""
+    rule = rules.BY_ID[exemption.rule]
+    if rule in _COMPARING:
+        return bool(sealed)
+    return rule.keyed and any(fnmatchcase(path, exemption.path) for path in sealed)
+
+
+def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
+    """What check.yaml says; where it cannot be used, nothing is exempt and the findings say why."""
+    if CHECK_SETTINGS in tree.odd:
+        return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, f"is {tree.odd[CHECK_SETTINGS]}")]
+    if CHECK_SETTINGS not in tree.files:
+        return Exemptions(), []
+    try:
+        document = read_document(tree.files[CHECK_SETTINGS], CHECK_SETTINGS)
+    except UnreadableError as error:
+        return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, str(error))]
+    settings, problems = validate(CheckFile, document)
+    told = document.sentences([*document.problems, *problems])
+    findings = [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in told]
+    if settings is None:
+        return Exemptions(), findings
+    return _known(settings, document, findings), findings
+
+
+def _known(settings: CheckFile, document: Document, findings: list[Finding]) -> Exemptions:
+    kept = []
+    for number, one in enumerate(settings.exempt):
+        line = document.line(("exempt", number))
+        if one.rule in rules.BY_ID and rules.BY_ID[one.rule] not in _ALWAYS_ON:
+            kept.append((one, line))
+        else:
+            what = "cannot be turned off" if one.rule in rules.BY_ID else "is no rule; docs/checks.md lists them"
+            findings.append(
+                Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, f"exempt[{number}].rule: {one.rule} {what}")
+            )
+    return Exemptions(tuple(one for one, _ in kept), tuple(line for _, line in kept))

@@ -1,0 +1,158 @@
+"""What no single field of environment.yaml can tell: who wants the same source, live path or project.
+
+It reads the data as it was written, whatever its shape, so that conflicts are reported beside mistakes of shape.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from reconciler.app.config.scalars import ABSOLUTE_FILE, ABSOLUTE_PATH, LIVE_FILE, Form
+from reconciler.app.config.strict_yaml import Document, FieldPath, Problem, dotted, shown
+
+MAX_TARGETS = 10_000
+MAX_HOSTS = 64
+"""Of one stack; a bound on what comparing live paths host by host can cost."""
+
+
+def conflicts(document: Document) -> Iterator[Problem]:
+    """Given a manifest, return what its parts take from each other, or from what a directory must be."""
+    data = document.data
+    if not data.keys() & {"stacks", "targets"}:
+        yield Problem((), "has neither stacks nor targets", "at least one of them; `targets: {}` for none at all")
+    sources, directories = list(_sources(data)), list(_directories(data))
+    if len(sources) > MAX_TARGETS:
+        yield Problem((), f"has {len(sources):,} targets", f"up to {MAX_TARGETS:,}; split the environment")
+        return
+    files = list(_live_files(data))
+    yield from _taken_twice(document, sources, "is a source already", "each source once; two live files need two")
+    yield from _taken_twice(document, files, "has the live path", "a live path of its own for every target")
+    yield from _files_above(files, directories)
+    yield from _taken_twice(document, _projects(data), "is the same project", "a directory, or files, of its own")
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A name or path that something at ``field`` wants for itself, on ``hosts`` (empty: on every host)."""
+
+    field: FieldPath
+    hosts: tuple[str, ...]
+    name: str
+
+
+class _Claims:
+    """Who wants what, host by host; letters' case does not tell two names apart."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, dict[str, _Claim]] = {}
+
+    def add(self, claim: _Claim) -> _Claim | None:
+        """Note the claim; return an earlier one for the same name on one of its hosts."""
+        earlier = self.find(claim.name, claim.hosts)
+        taken = self._taken.setdefault(_folded(claim.name), {})
+        for host in claim.hosts or ("",):
+            taken.setdefault(host, claim)
+        return earlier
+
+    def find(self, name: str, hosts: tuple[str, ...]) -> _Claim | None:
+        taken = self._taken.get(_folded(name), {})
+        if not hosts:
+            return next(iter(taken.values()), None)
+        return next((taken[host] for host in (*hosts, "") if host in taken), None)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _taken_twice(document: Document, claims: Iterable[_Claim], what: str, ok: str) -> Iterator[Problem]:
+    seen = _Claims()
+    for claim in claims:
+        if earlier := seen.add(claim):
+            other = f"{dotted(earlier.field)} in line {document.line(earlier.field)}"
+            yield Problem(claim.field, f"{what} of {other}", ok)
+
+
+def _files_above(files: list[_Claim], directories: list[_Claim]) -> Iterator[Problem]:
+    """Live files where a directory must be: that of a stack, or of another live file."""
+    taken = _Claims()
+    for file in files:
+        taken.add(file)
+    needed: dict[tuple[str, tuple[str, ...]], _Claim] = {}
+    for claim in [*directories, *files]:
+        for path in _parents(claim.name):
+            needed.setdefault((path, claim.hosts), claim)
+    for claim in directories:
+        needed.setdefault((claim.name, claim.hosts), claim)
+    for (path, hosts), claim in needed.items():
+        if above := taken.find(path, hosts):
+            what = f"has the live path {shown(path)}, which must be a directory for {dotted(claim.field)}"
+            yield Problem(above.field, what, "a path that is no directory")
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:end]) for end in range(2, len(parts))]
+
+
+def _stacks(data: Mapping[str, Any]) -> Iterator[tuple[FieldPath, Mapping[str, Any], tuple[str, ...]]]:
+    """Every stack that has the shape of one: where, what, and on which hosts."""
+    for name, stack in _mapping(data.get("stacks")).items():
+        hosts = _mapping(stack).get("hosts") or []
+        if isinstance(stack, dict) and isinstance(hosts, list) and len(hosts) <= MAX_HOSTS:
+            yield ("stacks", name), stack, tuple(host for host in hosts if isinstance(host, str))
+
+
+def _sources(data: Mapping[str, Any]) -> Iterator[_Claim]:
+    for field, stack, hosts in _stacks(data):
+        for source in _mapping(stack.get("targets")):
+            yield _Claim((*field, "targets", source), hosts, source)
+    for source in _mapping(data.get("targets")):
+        yield _Claim(("targets", source), (), source)
+
+
+def _directories(data: Mapping[str, Any]) -> Iterator[_Claim]:
+    for field, stack, hosts in _stacks(data):
+        if directory := _read(ABSOLUTE_PATH, stack.get("directory")):
+            yield _Claim((*field, "directory"), hosts, directory)
+
+
+def _projects(data: Mapping[str, Any]) -> Iterator[_Claim]:
+    """Each stack's directory together with its files: the same in both, and it is one project under two names."""
+    for claim in _directories(data):
+        files = _mapping(_mapping(data.get("stacks")).get(str(claim.field[1]))).get("files") or []
+        yield _Claim(claim.field, claim.hosts, f"{claim.name}\0{files}")
+
+
+def _live_files(data: Mapping[str, Any]) -> Iterator[_Claim]:
+    for field, stack, hosts in _stacks(data):
+        directory = _read(ABSOLUTE_PATH, stack.get("directory"))
+        for source, target in _mapping(stack.get("targets")).items():
+            path = _read(LIVE_FILE, _written_path(target) or source)
+            if path and (directory or path.startswith("/")):
+                yield _Claim((*field, "targets", source), hosts, posixpath.join(directory or "/", path))
+    for source, target in _mapping(data.get("targets")).items():
+        if path := _read(ABSOLUTE_FILE, _written_path(target)):
+            yield _Claim(("targets", source), (), path)
+
+
+def _written_path(target: object) -> object:
+    return target.get("path") if isinstance(target, dict) else target
+
+
+def _read(form: Form, value: object) -> str | None:
+    """The value as the form reads it, or None where that is a mistake (which the model reports)."""
+    try:
+        return str(form.read(value))
+    except PydanticCustomError:
+        return None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,399 @@
+"""environment.yaml: what git wants in one environment, resolved against the server's file (docs/configuration.md)."""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from reconciler.app.config.conflicts import MAX_HOSTS, conflicts
+from reconciler.app.config.models import Items, OneOrMany, Section, Short, read_sections
+from reconciler.app.config.scalars import (
+    ABSOLUTE_FILE,
+    ABSOLUTE_PATH,
+    COMPOSE_FILE,
+    CONTRACT,
+    DURATION,
+    LIVE_FILE,
+    MODE,
+    NAME,
+    ON_CHANGE,
+    SOURCE,
+    Choice,
+    Duration,
+    Form,
+    Mode,
+    Name,
+    Person,
+    Whole,
+    decided_elsewhere,
+    http_url,
+    mistake,
+    written,
+)
+from reconciler.app.config.server import ServerConfig
+from reconciler.app.config.strict_yaml import FieldPath, shown
+from reconciler.core.decide.guards import is_below
+from reconciler.core.errors import ManifestError
+from reconciler.core.model.all import (
+    HealthPolicy,
+    HttpCheck,
+    Manifest,
+    OnChange,
+    OnDrift,
+    OnFailure,
+    OnFirstContact,
+    Parser,
+    Stack,
+    Target,
+    environment_of,
+)
+
+_ENV_FILES = ("*.env", ".env*", "*.env.*")
+
+
+# --- what only the server can tell: the validators' context is its file, or None where none is known ---
+
+
+def _allowed(path: str, info: ValidationInfo) -> str:
+    """A live file lies below allowed_paths; a relative one does if its stack's directory does."""
+    server: ServerConfig | None = info.context
+    if server and path.startswith("/") and not any(is_below(path, root) for root in server.allowed_paths):
+        raise _outside(server)
+    return path
+
+
+def _allowed_directory(path: str, info: ValidationInfo) -> str:
+    server: ServerConfig | None = info.context
+    if server and path not in server.allowed_paths:
+        return _allowed(path, info)
+    return path
+
+
+def _outside(server: ServerConfig) -> PydanticCustomError:
+    listed = ", ".join(shown(path) for path in server.allowed_paths[:5])
+    return mistake(f"lies outside allowed_paths ({listed})", "a path below one of them", quote=True)
+
+
+def _known_check(name: str, info: ValidationInfo) -> str:
+    server: ServerConfig | None = info.context
+    if server and name not in server.checks:
+        known = ", ".join(server.checks) or "none, the server's file defines no checks"
+        raise mistake("is not a check of the server", known, quote=True)
+    return name
+
+
+def _near(url: str, info: ValidationInfo) -> str:
+    server: ServerConfig | None = info.context
+    host = urlsplit(url).hostname or ""
+    others = [name.lower() for name in server.health_hosts] if server else [host]
+    if not _is_loopback(host) and host not in others:
+        raise mistake("asks a host that the server's health_hosts do not name", "localhost, 127.0.0.1, [::1]")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback
+
+
+KEY_PATTERN = Form(
+    "a key", "a key's name, with * and ? for parts of it, such as FEATURE_*", r"^[A-Za-z0-9_.*?-]{1,200}$"
+)
+HEALTH_URL = Form(
+    "an address to ask",
+    "http:// or https:// with a host, without user and password",
+    r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-\[\]-~]*)?$",
+    http_url,
+    quote=False,
+)
+
+
+# --- the file's shape ---
+
+
+class TargetFields(Section):
+    """What can be said of every target, and so also in `defaults`."""
+
+    encrypted: bool = Field(default=True, description="Whether the source is SOPS-encrypted; plaintext is refused.")
+    mode: Mode = written("0600", MODE, "The live file's mode, in octal and in quotes.")
+    owner: Person | None = Field(default=None, description="Its owner. Default: as it is; the daemon's for a new file.")
+    group: Person | None = Field(default=None, description="Its group. Default: as the owner's.")
+    on_drift: Annotated[OnDrift, Choice()] = decided_elsewhere(
+        OnDrift.RESTORE, "What is done about a hand edit. Default: drift.on_drift of the server's file."
+    )
+    on_change: Annotated[OnChange, ON_CHANGE] = written(
+        "recreate", ON_CHANGE, "For a file that services mount: what a change of it does to them."
+    )
+    on_first_contact: Annotated[OnFirstContact, Choice()] = Field(
+        default=OnFirstContact.HOLD,
+        description="A different file is already there: hold for a person, or take it over with a backup.",
+    )
+    parser: Annotated[Parser, Choice()] = decided_elsewhere(
+        Parser.COMPOSE,
+        "How its keys are read: as Compose does, raw (docker run --env-file), or not at all (opaque). "
+        "Default: compose for a source named *.env, .env* or *.env.*, else opaque.",
+    )
+    check: Annotated[str, NAME, AfterValidator(_known_check)] | None = Field(
+        default=None, description="A check of the server's file that the staged file must pass before it is written."
+    )
+    # By another name inside, since pydantic's models have a method called schema.
+    contracts: Annotated[tuple[Annotated[str, CONTRACT], ...], Items(), OneOrMany(CONTRACT)] = Field(
+        default=(),
+        alias="schema",
+        description="The JSON Schema that its variables must satisfy: a file below repository.path, or several.",
+    )
+    allow_shrink: bool = Field(default=False, description="Whether a change may remove more than half of the keys.")
+    prune: bool = Field(default=False, description="Whether the live file is deleted when its target leaves git.")
+    ignore_keys: Annotated[tuple[Annotated[str, KEY_PATTERN], ...], Items()] = Field(
+        default=(),
+        description="Keys that are left to the server, as names or globs: they keep their live value when the file is "
+        "written, and are no drift. Not for an opaque file.",
+    )
+
+
+class StackTarget(TargetFields):
+    """A live file of a stack."""
+
+    path: Annotated[str, LIVE_FILE, AfterValidator(_allowed)] | None = decided_elsewhere(
+        None, "Where it goes: below the stack's directory, or absolute. Default: the source's own path."
+    )
+
+
+class LoneTarget(TargetFields):
+    """A live file that belongs to no stack."""
+
+    path: Annotated[str, ABSOLUTE_FILE, AfterValidator(_allowed)] = Field(
+        description="Where it goes; absolute, for want of a stack's directory."
+    )
+
+
+class HealthUrl(Section):
+    """An address that must answer before a change counts as healthy. Redirects are not followed."""
+
+    url: Annotated[str, HEALTH_URL, AfterValidator(_near)] = Field(
+        description="http:// or https://, on loopback or a host of the server's health_hosts."
+    )
+    status: Annotated[int, Whole(100, 599)] = Field(default=200, description="The HTTP status that it must give.")
+
+
+class Health(Section):
+    """When a stack counts as healthy after a change."""
+
+    timeout: Duration = written("90s", DURATION, "How long services may take to become healthy.")
+    stable_for: Duration = written(
+        "15s", DURATION, "How long a service without a health check must run without a restart."
+    )
+    http: Annotated[tuple[HealthUrl, ...], Items()] = Field(default=(), description="Addresses that must answer too.")
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Health:
+        if self.stable_for > self.timeout:
+            raise mistake("can never be met: timeout is shorter than stable_for", "a timeout above stable_for")
+        return self
+
+
+class StackFields(Section):
+    """A Compose project."""
+
+    directory: Annotated[str, ABSOLUTE_PATH, AfterValidator(_allowed_directory)] = Field(
+        description="Where `docker compose` runs: absolute, below the server's allowed_paths."
+    )
+    files: Annotated[tuple[Annotated[str, COMPOSE_FILE], ...], Items()] = Field(
+        default=(), description="Compose files below the directory, as `-f`. Default: those Compose finds itself."
+    )
+    profiles: Annotated[tuple[Name, ...], Items()] = Field(default=(), description="Compose profiles to be active.")
+    hosts: Annotated[tuple[Name, ...], Items(1, MAX_HOSTS)] | None = Field(
+        default=None, description="The hosts that run the stack. Default: every host of the environment."
+    )
+    health: Health = Field(default_factory=Health, description="When it counts as healthy after a change.")
+    on_failure: Annotated[OnFailure, Choice()] = Field(
+        default=OnFailure.ROLLBACK,
+        description="A change that is not healthy: roll back, or hold the new files and page a person.",
+    )
+    one_shot: Annotated[tuple[Name, ...], Items()] = Field(default=(), description="Services that are meant to exit.")
+    targets: dict[Annotated[str, SOURCE], Annotated[StackTarget, Short("path", LIVE_FILE, empty=True)]] = Field(
+        default_factory=dict, description="Its live files, by their source: a path beside environment.yaml."
+    )
+
+
+def _by_its_host(data: Any, checked: ValidatorFunctionWrapHandler, info: ValidationInfo) -> StackFields:
+    """A stack of another host is read for its shape only: this server's paths, checks and hosts are not its own."""
+    server: ServerConfig | None = info.context
+    hosts = data.get("hosts") if isinstance(data, dict) else None
+    if server and isinstance(hosts, list) and hosts and server.host not in hosts:
+        return StackFields.model_validate(data)
+    stack: StackFields = checked(data)
+    return stack
+
+
+class ManifestFile(Section):
+    """What git wants in one environment: live files, and the Compose projects that use them."""
+
+    model_config = ConfigDict(
+        title="environment.yaml",
+        json_schema_extra={"anyOf": [{"required": ["stacks"]}, {"required": ["targets"]}]},
+    )
+
+    defaults: TargetFields = Field(
+        default_factory=TargetFields, description="Fields for every target that does not say otherwise."
+    )
+    stacks: dict[Name, Annotated[StackFields, WrapValidator(_by_its_host)]] = Field(
+        default_factory=dict, description="Compose projects, by name."
+    )
+    targets: dict[Annotated[str, SOURCE], Annotated[LoneTarget, Short("path", ABSOLUTE_FILE, empty=False)]] = Field(
+        default_factory=dict, description="Live files that belong to no stack, by their source."
+    )
+
+
+# --- reading ---
+
+
+def read_manifest(text: bytes, *, environment: str, file: str, server: ServerConfig) -> Manifest:
+    """Given the bytes of environment.yaml, return what this host is to have; stacks of other hosts are left out.
+
+    ``environment`` may be the part of it on another host ("production@web-2"), whose name ``server`` then has.
+    ``file`` is what messages call it. Raises ManifestError with every problem, one a line.
+    """
+    try:
+        NAME.read(environment_of(environment))
+    except PydanticCustomError:
+        raise ManifestError(f"{shown(environment)!r} is no environment's name; accepted: {NAME.accepted}") from None
+    written_down = read_sections(ManifestFile, text, file=file, error=ManifestError, rules=conflicts, context=server)
+    stacks = {name: stack for name, stack in written_down.stacks.items() if _is_here(stack, server.host)}
+    resolver = _Resolver(environment, server, written_down.defaults)
+    return Manifest(
+        environment,
+        stacks=tuple(resolver.stack(name, stack) for name, stack in stacks.items()),
+        targets=(
+            *(
+                resolver.target(source, target, name, stack.directory)
+                for name, stack in stacks.items()
+                for source, target in stack.targets.items()
+            ),
+            *(resolver.target(source, target) for source, target in written_down.targets.items()),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a manifest says of one target whoever's server it is on. ``field`` is where it says so;
+    ``owner`` and ``group`` are "" where it does not say; ``directory`` and ``hosts`` are the stack's, () for every
+    host."""
+
+    source: str
+    path: str
+    stack: str | None
+    encrypted: bool
+    parser: Parser
+    contracts: tuple[str, ...]
+    ignore_keys: tuple[str, ...]
+    field: FieldPath
+    mode: str = "0600"
+    owner: str = ""
+    group: str = ""
+    directory: str = "/"
+    hosts: tuple[str, ...] = ()
+
+
+def outlines(manifest: ManifestFile) -> Iterator[Outline]:
+    """Every target of every stack and host, for those who know no server's file."""
+    for name, stack in manifest.stacks.items():
+        for source, target in stack.targets.items():
+            field = ("stacks", name, "targets", source)
+            yield _outline(manifest.defaults, source, target, field, name, stack.directory, stack.hosts or ())
+    for source, alone in manifest.targets.items():
+        yield _outline(manifest.defaults, source, alone, ("targets", source))
+
+
+def _outline(
+    defaults: TargetFields,
+    source: str,
+    target: StackTarget | LoneTarget,
+    field: FieldPath,
+    stack: str | None = None,
+    directory: str = "/",
+    hosts: tuple[str, ...] = (),
+) -> Outline:
+    said = _said(defaults) | _said(target)
+    return Outline(
+        source=source,
+        path=posixpath.join(directory, said.get("path") or source),
+        stack=stack,
+        encrypted=said.get("encrypted", True),
+        parser=said.get("parser", _parser_of(source)),
+        contracts=said.get("contracts", ()),
+        ignore_keys=said.get("ignore_keys", ()),
+        field=field,
+        mode=f"{said['mode']:04o}" if isinstance(said.get("mode"), int) else str(said.get("mode", "0600")),
+        owner=said.get("owner") or "",
+        group=said.get("group") or "",
+        directory=directory,
+        hosts=hosts,
+    )
+
+
+def _is_here(stack: StackFields, host: str) -> bool:
+    return stack.hosts is None or host in stack.hosts
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolver:
+    """Turns what is written into core types. What is not said comes from ``defaults``, then the server, then us."""
+
+    environment: str
+    server: ServerConfig
+    defaults: TargetFields
+
+    def stack(self, name: str, stack: StackFields) -> Stack:
+        http = tuple(HttpCheck(check.url, check.status) for check in stack.health.http)
+        return Stack(
+            environment=self.environment,
+            name=name,
+            directory=stack.directory,
+            files=stack.files,
+            profiles=stack.profiles,
+            hosts=stack.hosts or (),
+            health=HealthPolicy(stack.health.timeout, stack.health.stable_for, http),
+            on_failure=stack.on_failure,
+            one_shot=frozenset(stack.one_shot),
+        )
+
+    def target(
+        self, source: str, target: StackTarget | LoneTarget, stack: str | None = None, directory: str = "/"
+    ) -> Target:
+        fields: dict[str, Any] = {"on_drift": self.server.drift.on_drift, "parser": _parser_of(source)}
+        fields |= _said(self.defaults) | _said(target)
+        fields["path"] = posixpath.join(directory, fields.get("path") or source)
+        if fields.get("check"):
+            fields["check"] = self.server.check(fields["check"])
+        return Target(environment=self.environment, source=source, stack=stack, **fields)
+
+
+def _said(section: TargetFields) -> dict[str, Any]:
+    """The fields that the file gives, read."""
+    return {name: getattr(section, name) for name in section.model_fields_set}
+
+
+def _parser_of(source: str) -> Parser:
+    name = posixpath.basename(source)
+    return Parser.COMPOSE if any(fnmatchcase(name, pattern) for pattern in _ENV_FILES) else Parser.OPAQUE

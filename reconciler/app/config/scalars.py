@@ -1,0 +1,285 @@
+"""How single settings are written: what is read, the sentence for a mistake and the JSON Schema in one place each."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import posixpath
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from reconciler.core.model.all import ChangeMode, OnChange
+
+MISTAKE = "mistake"
+"""The pydantic error type of every mistake that brings its own sentence."""
+
+MAX_PATH_BYTES = 1024
+MAX_PATH_PARTS = 32
+"""Far above what servers use, and low enough that hostile paths cost nothing to compare."""
+
+_MAX_PART_BYTES = 255  # what Linux allows a file's name
+_LONGEST = 3650 * 86400
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def mistake(what: str, accepted: str, *, quote: bool = False) -> PydanticCustomError:
+    """The error for one value; ``quote`` puts the value (where it is short, and no secret) before ``what``."""
+    return PydanticCustomError(MISTAKE, "{what}", {"what": what, "accepted": accepted, "quote": quote})
+
+
+def kind_of(value: object) -> str:
+    """What a person calls a value of this type."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "a true/false value"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Text of one shape. ``pattern`` is understood by Python and by JSON Schema; ``parse`` turns the text into the
+    setting's value and raises ValueError, with what is wrong, for what a pattern cannot say."""
+
+    noun: str
+    accepted: str
+    pattern: str
+    parse: Callable[[str], Any] = str
+    quote: bool = True
+
+    def read(self, value: object) -> Any:
+        if not isinstance(value, str):
+            in_quotes = ": put it in quotes" if isinstance(value, int | float) else ""
+            raise mistake(f"must be text, not {kind_of(value)}{in_quotes}", self.accepted)
+        if not value.isprintable():
+            raise mistake("holds a control or invisible character", self.accepted)
+        if not re.fullmatch(self.pattern, value):
+            raise mistake(f"is not {self.noun}", self.accepted, quote=self.quote)
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            raise mistake(str(error), self.accepted, quote=self.quote) from None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "pattern": self.pattern}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of an enum's values. ``false`` is the value that YAML reads as false where it is written without quotes."""
+
+    false: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: type[enum.StrEnum], handler: GetCoreSchemaHandler) -> CoreSchema:
+        accepted = ", ".join(source)
+
+        def read(value: object) -> enum.StrEnum:
+            if value is False and self.false:
+                value = self.false
+            if not isinstance(value, str):
+                raise mistake(f"must be text, not {kind_of(value)}", accepted)
+            if value not in list(source):
+                raise mistake("is not one of the choices", accepted, quote=True)
+            return source(value)
+
+        return core_schema.no_info_plain_validator_function(read, metadata={"choices": list(source)})
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        choices: list[object] = [str(choice) for choice in schema["metadata"]["choices"]]
+        return {"enum": [*choices, False] if self.false else choices}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number from ``low`` to ``high``."""
+
+    low: int
+    high: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        accepted = f"a whole number from {self.low} to {self.high}"
+
+        def read(value: object) -> int:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise mistake(f"must be a whole number, not {kind_of(value)}", accepted)
+            if not self.low <= value <= self.high:
+                raise mistake("is out of range", accepted)
+            return value
+
+        return core_schema.no_info_plain_validator_function(read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+def written(default: str, form: Form, description: str) -> Any:
+    """A field whose default is given as it is written in the file, and shown so in the JSON Schema."""
+    return Field(default=form.read(default), json_schema_extra={"default": default}, description=description)
+
+
+def decided_elsewhere(default: Any, description: str) -> Any:
+    """A field whose default depends on something else, so that the JSON Schema does not show one."""
+
+    def without_default(schema: JsonSchemaValue) -> None:
+        schema.pop("default")
+
+    return Field(default=default, json_schema_extra=without_default, description=description)
+
+
+class Address(NamedTuple):
+    """Where to listen. An IPv6 ``host`` is without brackets here."""
+
+    host: str
+    port: int
+
+
+def _seconds(text: str) -> float:
+    seconds = int(text[:-1]) * _SECONDS[text[-1]]
+    if seconds > _LONGEST:
+        raise ValueError("is longer than ten years")
+    return float(seconds)
+
+
+def _octal(text: str) -> int:
+    return int(text, 8)
+
+
+def http_url(text: str) -> str:
+    """The address, if its host and port can be."""
+    try:
+        urlsplit(text).port  # noqa: B018 - reading it checks it
+    except ValueError:
+        raise ValueError("has a host or port that cannot be") from None
+    return text
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    if int(port) > 65535:
+        raise ValueError("has a port above 65535")
+    if host.startswith("["):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    return Address(host, int(port))
+
+
+def _limited(path: str) -> str:
+    parts = path.split("/")
+    if len(path.encode()) > MAX_PATH_BYTES or len(parts) > MAX_PATH_PARTS:
+        raise ValueError(f"is longer than {MAX_PATH_BYTES} bytes or {MAX_PATH_PARTS} levels")
+    if any(len(part.encode()) > _MAX_PART_BYTES for part in parts):
+        raise ValueError(f"has a name longer than {_MAX_PART_BYTES} bytes")
+    return path
+
+
+def normalised(path: str) -> str:
+    """``path`` without ``//`` and ``/./``; a leading ``//``, which POSIX treats apart, becomes ``/``."""
+    return _limited(re.sub("^//+", "/", posixpath.normpath(path)))
+
+
+def _in_repository(path: str) -> str:
+    """The repository's root is no path at all."""
+    clean = normalised(path)
+    return "" if clean == "." else clean
+
+
+def _on_change(text: str) -> OnChange:
+    mode, _, name = text.partition(":")
+    return OnChange(ChangeMode(mode), name)
+
+
+_SIGNALS = "|".join(sorted({member.name.removeprefix("SIG") for member in signal.Signals}))
+_UP = r"(?!(.*/)?\.\.(/|$))"  # looks ahead: no part of the path is ".."
+_CLEAN = r"[^\x00-\x1f\x7f\\]"
+
+NAME = Form(
+    "a name",
+    "up to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit, without '..'",
+    r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+)
+PERSON = Form("a user or group", "its name or, in quotes, its number", r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,31}\$?$")
+HOST = Form("a host", "a host name or address, without a port", r"^[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}$")
+DURATION = Form("a duration", "10s, 5m, 2h or 90d", "^[1-9][0-9]{0,8}[smhd]$", _seconds)
+MODE = Form(
+    "a file mode", 'octal digits in quotes, such as "0600", without setuid, setgid and sticky', "^0?[0-7]{3}$", _octal
+)
+ABSOLUTE_PATH = Form("an absolute path without '..'", "a path such as /opt/app", rf"^{_UP}/{_CLEAN}*$", normalised)
+ABSOLUTE_FILE = Form(
+    "a file's absolute path without '..'",
+    "a path such as /opt/app/api.env",
+    rf"^{_UP}(?!(.*/)\.?$)/{_CLEAN}+$",
+    normalised,
+)
+LIVE_FILE = Form(
+    "a file's path without '..'",
+    "a path below the stack's directory, such as config/api.env, or an absolute one",
+    rf"^{_UP}(?!(.*/)?\.?$){_CLEAN}+$",
+    normalised,
+)
+SOURCE = Form(
+    "a file's path beside environment.yaml",
+    "a path such as api.env or app/api.env, without '.', '..', '//' and without a leading / or -",
+    rf"^(?![/-])(?!(.*/)?\.{{0,2}}(/|$)){_CLEAN}+$",
+    _limited,
+)
+CONTRACT = Form(
+    "a file's path below repository.path",
+    "a path such as contracts/api.yaml, without '.', '..', '//' and without a leading / or -",
+    SOURCE.pattern,
+    _limited,
+)
+COMPOSE_FILE = Form(
+    "a path below the stack's directory",
+    "a path such as compose.yaml, without '..' and without a leading / or -",
+    rf"^(?![/-]){_UP}(?!(.*/)?\.?$){_CLEAN}+$",
+    normalised,
+)
+DIRECTORY_IN_GIT = Form(
+    "a directory of the repository",
+    "a path such as envs, or '.', without '..' and without a leading / or -",
+    rf"^(?![/-]){_UP}{_CLEAN}+$",
+    _in_repository,
+)
+LISTEN = Form(
+    "an address to listen at",
+    "host:port, such as 127.0.0.1:9464 or [::1]:9464",
+    r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$",
+    _address,
+)
+PROGRAM = Form("a program", "a name to be found on PATH, or an absolute path", r"^([A-Za-z0-9][A-Za-z0-9._-]*|/.+)$")
+URL = Form("an address", "ssh://…, https://… or an absolute path", r"^[^\x00-\x1f\x7f]+$", quote=False)
+BRANCH = Form("a branch", "a branch's name, such as main", r"^(?!-)(?!.*\.\.)[^\x00-\x20\x7f~^:?*\[\\]+$", _limited)
+AUTHOR = Form("an author", "Name <address@host>", r"^[^<>\x00-\x1f]+ <[^<>\s@]+@[^<>\s@]+>$")
+ARGUMENT = Form("an argument", "text that is not empty", r"^[^\x00-\x1f\x7f]+$", quote=False)
+ON_CHANGE = Form(
+    "something a change can do",
+    "recreate, restart, none, or signal:NAME such as signal:HUP",
+    rf"^(recreate|restart|none|signal:({_SIGNALS}))$",
+    _on_change,
+)
+
+Name = Annotated[str, NAME]
+Person = Annotated[str, PERSON]
+Host = Annotated[str, HOST]
+Duration = Annotated[float, DURATION]
+Mode = Annotated[int, MODE]
+AbsolutePath = Annotated[str, ABSOLUTE_PATH]
+AbsoluteFile = Annotated[str, ABSOLUTE_FILE]

@@ -1,0 +1,401 @@
+"""The server's own file: where live files may go and what may be run (docs/configuration.md)."""
+
+from __future__ import annotations
+
+import enum
+import os
+import posixpath
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
+from pydantic_core.core_schema import ValidationInfo
+
+from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
+from reconciler.app.config.probes import ProbeFields
+from reconciler.app.config.scalars import (
+    ABSOLUTE_FILE,
+    ABSOLUTE_PATH,
+    ARGUMENT,
+    AUTHOR,
+    BRANCH,
+    DIRECTORY_IN_GIT,
+    DURATION,
+    LISTEN,
+    NAME,
+    PROGRAM,
+    URL,
+    AbsoluteFile,
+    AbsolutePath,
+    Address,
+    Choice,
+    Duration,
+    Host,
+    Name,
+    Person,
+    Whole,
+    decided_elsewhere,
+    mistake,
+    written,
+)
+from reconciler.app.config.strict_yaml import MAX_BYTES, Document, FieldPath, Problem, shown
+from reconciler.core.decide.guards import is_below
+from reconciler.core.errors import ConfigError
+from reconciler.core.model.all import Check, GitRevert, OnDrift, Verify, on_host
+
+DEFAULT_STATE_DIR = "/var/lib/reconciler"
+FILE_ARGUMENT = "{file}"
+_OWN_PATHS: tuple[FieldPath, ...] = (("state_dir",), ("decryption", "sops_binary"))
+
+
+class HistoryRewrites(enum.StrEnum):
+    """What a branch head that does not descend from the last accepted commit means."""
+
+    REFUSE = "refuse"
+    ACCEPT = "accept"
+
+
+class Repository(Section):
+    """The config repository and the branch that says what is wanted."""
+
+    url: Annotated[str, URL] = Field(description="Where the repository is: ssh://, https:// or an absolute path.")
+    branch: Annotated[str, BRANCH] = written("main", BRANCH, "The branch whose head is wanted.")
+    path: Annotated[str, DIRECTORY_IN_GIT] = written(
+        "envs", DIRECTORY_IN_GIT, "The directory of the repository that holds the environments; '.' for its root."
+    )
+    poll_interval: Duration = written(
+        "30s", DURATION, "How often the branch is asked for, ±5 % so that many servers do not ask at once."
+    )
+    ssh_key_file: AbsoluteFile | None = Field(default=None, description="The private key for ssh://.")
+    known_hosts_file: AbsoluteFile | None = Field(
+        default=None, description="The host keys that ssh:// may meet; a changed key is an error, never learnt."
+    )
+    token_file: AbsoluteFile | None = Field(
+        default=None, description="A file with the token for https://, so that it is in no argument and no address."
+    )
+    verify: Annotated[Verify, Choice()] = Field(
+        default=Verify.NONE,
+        description="Signed commits: none, the branch's tip, or every commit since the last accepted one (range).",
+    )
+    allowed_signers_file: AbsoluteFile | None = Field(
+        default=None,
+        validate_default=True,
+        description="Whose signatures count (the format of ssh-keygen); needed where verify is tip or range.",
+    )
+    history_rewrites: Annotated[HistoryRewrites, Choice()] = Field(
+        default=HistoryRewrites.REFUSE,
+        description="A branch that was rewritten: refuse it and stay at the last accepted revision, or accept it.",
+    )
+
+    @field_validator("allowed_signers_file", mode="after")
+    @classmethod
+    def _signers_are_known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("verify", Verify.NONE) is not Verify.NONE:
+            raise mistake("is missing, and verify needs it", "an absolute path")
+        return value
+
+
+class Decryption(Section):
+    """How sops decrypts."""
+
+    age_key_file: AbsoluteFile | None = Field(
+        default=None, description="The server's age identity. Without it only sources that are not encrypted work."
+    )
+    sops_binary: Annotated[str, PROGRAM] = written(
+        "sops", PROGRAM, "The sops to call; a name is looked up on PATH, then in the sops-binary package."
+    )
+
+
+class Backups(Section):
+    """How many backups of a target are kept. The newest is never removed."""
+
+    keep: Annotated[int, Whole(1, 100_000)] = Field(default=50, description="How many backups a target keeps.")
+    max_age: Duration = written("90d", DURATION, "Backups older than this are removed.")
+
+
+class Drift(Section):
+    """How live files are watched; defaults for every target."""
+
+    interval: Duration = written("60s", DURATION, "How often live files are compared with what git wants.")
+    on_drift: Annotated[OnDrift, Choice()] = Field(
+        default=OnDrift.RESTORE,
+        description="What is done about a live file that was changed: restore it, or only report it.",
+    )
+
+
+class Http(Section):
+    """The daemon's HTTP server: metrics, health, status, webhook."""
+
+    listen: Annotated[Address, LISTEN] = written(
+        "127.0.0.1:9464",
+        LISTEN,
+        "Where to listen. Loopback by default: nothing there asks for a password. Port 0 takes any free one.",
+    )
+
+
+class Webhook(Section):
+    """Lets the git server announce a push."""
+
+    secret_file: AbsoluteFile = Field(description="A file with the secret that signs the announcements.")
+
+
+class Rollback(Section):
+    """What a rollback does in git; on the server it happens in any case."""
+
+    git: Annotated[GitRevert, Choice(false="off")] = Field(
+        default=GitRevert.PUSH,
+        description="Push a revert to the branch, push it to a branch of its own for review, or leave git alone.",
+    )
+    author: Annotated[str, AUTHOR] | None = Field(
+        default=None, description="Who the revert's commits are by. Default: reconciler <reconciler@HOST>."
+    )
+    max_per_day: Annotated[int, Whole(1, 1000)] = Field(
+        default=3, description="How many reverts are pushed within 24 hours before a person is asked instead."
+    )
+    ssh_key_file: AbsoluteFile | None = Field(
+        default=None, description="The key to push with, if another than repository.ssh_key_file."
+    )
+    signing_key_file: AbsoluteFile | None = Field(
+        default=None,
+        description="The SSH key that signs the revert's commits, without a passphrase. Needed to push them to a "
+        "branch whose commits are verified.",
+    )
+
+
+class SshServer(Section):
+    """A machine that is reached over SSH."""
+
+    address: Host = Field(description="Its name or address.")
+    port: Annotated[int, Whole(1, 65535)] = Field(default=22, description="The port of its SSH server.")
+    user: Person = Field(description="The user to log in as.")
+    key_file: AbsoluteFile | None = Field(
+        default=None, description="The private key to log in with. Default: the keys of the agent at SSH_AUTH_SOCK."
+    )
+    known_hosts_file: AbsoluteFile = Field(description="Its host key; a changed key is an error, never learnt.")
+
+
+class SshHost(SshServer):
+    """Another machine whose live files are kept from here, over SSH. It needs OpenSSH with SFTP, a POSIX shell, and
+    Docker with Compose, but nothing of ours."""
+
+    environment: Annotated[tuple[Name, ...], Items(1), OneOrMany(NAME)] | None = Field(
+        default=None, description="Which of the server's environments it belongs to. Default: all of them."
+    )
+    jump: SshServer | None = Field(default=None, description="A machine on the way to it.")
+    docker_socket: AbsoluteFile = written(
+        "/var/run/docker.sock", ABSOLUTE_FILE, "Where its Docker engine listens; the user must be let in there."
+    )
+    backup_dir: AbsolutePath | None = decided_elsewhere(
+        None, "Where copies of the backups lie on it, too. Default: .reconciler/backups in the user's home."
+    )
+
+
+class Rollout(Section):
+    """How a new revision reaches the hosts of an environment: this machine first, then `hosts` in their order."""
+
+    max_unavailable: Annotated[int, Whole(1, 1000)] = Field(
+        default=1,
+        description="How many hosts are given it at a time. Where it fails, no further host gets it, and those that "
+        "have it go back.",
+    )
+
+
+def _not_everything(paths: tuple[str, ...]) -> tuple[str, ...]:
+    if "/" in paths:
+        raise mistake("must not hold /", "directories that hold live files and nothing that runs")
+    return paths
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len({name.casefold() for name in names}) != len(names):
+        raise mistake("names an environment twice", "each name once, also when letters' case is ignored")
+    return names
+
+
+def _runs_on_a_file(argv: tuple[str, ...]) -> tuple[str, ...]:
+    accepted = f"a list such as [nginx, -t, -c, '{FILE_ARGUMENT}']"
+    if not any(FILE_ARGUMENT in argument for argument in argv):
+        raise mistake(f"does not say where the staged file goes ({FILE_ARGUMENT})", accepted)
+    if FILE_ARGUMENT in argv[0]:
+        raise mistake("would run the staged file itself", accepted)
+    return argv
+
+
+Argv = Annotated[tuple[Annotated[str, ARGUMENT], ...], Items(1), AfterValidator(_runs_on_a_file)]
+
+
+class ServerConfig(Section):
+    """The server's file. Whoever writes it decides where live files may go and what may be run; git cannot."""
+
+    model_config = ConfigDict(title="reconciler.yaml")
+
+    environment: Annotated[tuple[Name, ...], Items(1), AfterValidator(_distinct), OneOrMany(NAME)] = Field(
+        description="The environment this server follows: a directory below repository.path. Or several."
+    )
+    host: Name = Field(
+        default_factory=socket.gethostname, description="Who this machine is in a stack's hosts. Default: its hostname."
+    )
+    repository: Repository = Field(description="The config repository.")
+    decryption: Decryption = Field(default_factory=Decryption, description="The key and the program that decrypt.")
+    allowed_paths: Annotated[tuple[AbsolutePath, ...], Items(1), AfterValidator(_not_everything)] = Field(
+        description="Live files and stack directories lie below these, after links are resolved."
+    )
+    allow_compose_files: bool = Field(
+        default=False,
+        description="May git change what Compose runs (compose files, COMPOSE_* and DOCKER_* keys of a project's "
+        ".env)? Whoever merges can then run anything on this server.",
+    )
+    health_hosts: Annotated[tuple[Host, ...], Items()] = Field(
+        default=(), description="Hosts beside loopback that a manifest's health.http may ask."
+    )
+    state_dir: AbsolutePath = written(
+        DEFAULT_STATE_DIR, ABSOLUTE_PATH, "What the daemon remembers: mirror, database, digest key, backups."
+    )
+    backups: Backups = Field(default_factory=Backups, description="How many backups are kept.")
+    drift: Drift = Field(default_factory=Drift, description="How live files are watched.")
+    http: Http = Field(default_factory=Http, description="The daemon's HTTP server.")
+    webhook: Webhook | None = Field(default=None, description="Lets the git server announce a push.")
+    rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
+    checks: dict[Name, Argv] = Field(
+        default_factory=dict, description="Commands that a manifest may name but not define, run on the staged file."
+    )
+    probes: dict[Name, ProbeFields] = Field(
+        default_factory=dict, description="What `reconciler compare` asks on both sides, beside files and containers."
+    )
+    local: bool = Field(
+        default=True,
+        description="Whether this machine is itself a host of its environments; false where it only reaches others.",
+    )
+    hosts: dict[Name, SshHost] = Field(
+        default_factory=dict, description="Further hosts of the environments, reached over SSH, by name."
+    )
+    rollout: Rollout = Field(default_factory=Rollout, description="How a new revision reaches several hosts.")
+
+    def hosts_of(self, environment: str) -> Mapping[str, SshHost]:
+        """The other machines of the environment, in the order of the file."""
+        return {name: one for name, one in self.hosts.items() if environment in (one.environment or self.environment)}
+
+    @property
+    def units(self) -> Mapping[str, SshHost | None]:
+        """Every environment on every host of it, by what it is called; None for this machine."""
+        found: dict[str, SshHost | None] = {}
+        for environment in self.environment:
+            if self.local:
+                found[environment] = None
+            found |= {on_host(environment, name): one for name, one in self.hosts_of(environment).items()}
+        return found
+
+    @property
+    def author(self) -> str:
+        """Who the commits of a rollback are by."""
+        return self.rollback.author or f"reconciler <reconciler@{self.host}>"
+
+    def check(self, name: str) -> Check:
+        return Check(name, self.checks[name])
+
+
+def load_server_config(path: str) -> ServerConfig:
+    """Read the server's file. Raises ConfigError with every problem in it, one a line."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"cannot be read ({reason})", where=path, hint="Name the file with --config or RECONCILER_CONFIG."
+        ) from None
+    except ValueError:
+        raise ConfigError("is no file's name", where=shown(path)) from None
+
+    def rules(document: Document) -> Iterator[Problem]:
+        yield from _hosts_make_sense(document)
+        yield from _within_reach_of_git(document.data, os.path.abspath(path))
+        yield from _reverts_are_signed(document)
+
+    return read_sections(ServerConfig, content, file=path, error=ConfigError, rules=rules)
+
+
+def _within_reach_of_git(data: Mapping[str, Any], config_file: str) -> Iterator[Problem]:
+    """Our own files below allowed_paths: whoever merges could replace a key, a program or this file."""
+    paths = data.get("allowed_paths")
+    allowed = [_clean(path) for path in paths if _is_path(path)] if isinstance(paths, list) else []
+    ours: dict[FieldPath, str] = {("state_dir",): DEFAULT_STATE_DIR, **dict(_own_files(data))}
+    for field, path in ours.items():
+        if any(_holds(root, path) for root in allowed):
+            yield Problem(field, "lies below allowed_paths, where git may write", "a path outside of allowed_paths")
+    if any(_holds(root, config_file) for root in allowed):
+        yield Problem(("allowed_paths",), "holds this file, which git could then write", "directories of live files")
+    if any(_holds(ours["state_dir",], root) for root in allowed):
+        yield Problem(("allowed_paths",), "reaches into state_dir", "directories of live files")
+
+
+def _reverts_are_signed(document: Document) -> Iterator[Problem]:
+    """A revert that is pushed to a verified branch would itself be refused by every server that follows it."""
+    verify = _section(document.data, "repository").get("verify", Verify.NONE)
+    rollback = _section(document.data, "rollback")
+    pushes = rollback.get("git", GitRevert.PUSH) == GitRevert.PUSH
+    if verify in (Verify.TIP, Verify.RANGE) and pushes and rollback.get("signing_key_file") is None:
+        what = "is missing, and repository.verify with rollback.git: push needs it"
+        line = document.line(("rollback",) if rollback else ("repository", "verify"))
+        yield Problem(("rollback", "signing_key_file"), what, "an absolute path", line)
+
+
+def _hosts_make_sense(document: Document) -> Iterator[Problem]:
+    """What can be told of hosts only when the rest of the file is known."""
+    data, hosts = document.data, _section(document.data, "hosts")
+    known = data.get("environment")
+    known = [known] if isinstance(known, str) else known if isinstance(known, list) else []
+    for name, host in hosts.items():
+        if name == data.get("host"):
+            yield Problem(("hosts", name), "is this machine itself", "the names of other machines")
+        wanted = host.get("environment", ()) if isinstance(host, dict) else ()
+        for one in [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list | tuple) else ():
+            if isinstance(one, str) and one not in known:
+                what = f"{shown(one)} is none of the server's environments"
+                yield Problem(("hosts", name, "environment"), what, ", ".join(map(str, known)))
+    covered = [_environments_of(host, known) for host in hosts.values()]
+    for one in known if data.get("local") is False and hosts else ():
+        if not any(one in names for names in covered):
+            yield Problem(("local",), f"is false, and {shown(str(one))} has no hosts", "true, or a host for it")
+    if data.get("local") is False and not hosts:
+        yield Problem(("local",), "is false, and there are no hosts: nothing would be done", "true, or some hosts")
+
+
+def _environments_of(host: object, known: Collection[object]) -> Collection[object]:
+    wanted = host.get("environment", known) if isinstance(host, dict) else known
+    return [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list | tuple) else known
+
+
+def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = data.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
+    """Every setting that names a file, directory or program of the daemon's own, as an absolute path."""
+    for name, value in data.items():
+        field = (*prefix, name)
+        if isinstance(value, dict):
+            yield from _own_files(value, field)
+        elif _is_command(prefix, name) and isinstance(value, list) and value and _is_path(value[0]):
+            yield (*field, 0), _clean(value[0])
+        elif _is_path(value) and (name.endswith("_file") or field in _OWN_PATHS):
+            yield field, _clean(value)
+
+
+def _is_command(prefix: FieldPath, name: str) -> bool:
+    return prefix == ("checks",) or (prefix[:1] == ("probes",) and name == "run")
+
+
+def _holds(directory: str, path: str) -> bool:
+    """Whether ``path`` is ``directory`` or lies in it."""
+    return path == directory or is_below(path, directory)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("/")
+
+
+def _clean(path: str) -> str:
+    return posixpath.normpath("/" + path.lstrip("/"))

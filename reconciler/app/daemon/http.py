@@ -1,0 +1,201 @@
+"""The daemon's two doors: HTTP for machines (read only, and the webhook), a 0600 socket for this host's commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from reconciler.app.daemon import serialize
+from reconciler.app.daemon.loop import Daemon
+from reconciler.core.errors import ReconcilerError, RefusedError
+from reconciler.core.ports import Store
+
+_LARGEST_WEBHOOK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What the handlers show: the daemon, its memory, and the text of a scrape. ``errand`` is app/daemon/requests.py's.
+
+    ``announced`` is told the status that the webhook answers with.
+    """
+
+    daemon: Daemon
+    store: Store
+    render_metrics: Callable[[], bytes]
+    errand: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+    webhook_secret: bytes | None = None
+    announced: Callable[[int], None] = lambda _: None
+
+    async def status(self) -> dict[str, Any]:
+        environments = [await self._environment(name) for name in self.daemon.environments]
+        return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
+
+    async def _environment(self, name: str) -> dict[str, Any]:
+        seen, record = self.daemon.seen.get(name), self.store.environment(name)
+        if seen is None:
+            return {**serialize.environment(record, None), "services": []}
+        shown = serialize.environment(record, seen.outcome, at=seen.at, since=seen.since)
+        for change in (shown["after"] or {"changes": []})["changes"]:
+            change["since"] = serialize.instant(seen.targets[change["target"]][1])
+        return {**shown, **await serialize.health_of(self.daemon.passes[name])}
+
+
+@contextlib.asynccontextmanager
+async def serving(views: Views, *, host: str, port: int, control_socket: str) -> AsyncIterator[int]:
+    """Serve both doors while inside; yields the TCP port (useful where 0 was asked for).
+
+    Raises RefusedError where the address is in use.
+    """
+    public, control = web.AppRunner(_public(views), access_log=None), web.AppRunner(_control(views), access_log=None)
+    await public.setup()
+    await control.setup()
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(control_socket)  # ours: the state directory's lock is held
+        await _start(web.TCPSite(public, host, port), f"{host}:{port}", "http.listen")
+        old = os.umask(0o177)
+        try:
+            await _start(web.UnixSite(control, control_socket), control_socket, "state_dir")
+        finally:
+            os.umask(old)
+        yield public.addresses[0][1]
+    finally:
+        await public.cleanup()
+        await control.cleanup()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(control_socket)
+
+
+async def _start(site: web.BaseSite, where: str, setting: str) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)  # a socket's path of more than 107 bytes
+        raise RefusedError(f"cannot listen ({why})", where=where, hint=f"Choose another {setting}") from error
+
+
+def _public(views: Views) -> web.Application:
+    app = web.Application(client_max_size=_LARGEST_WEBHOOK)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=views.render_metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def healthz(_: web.Request) -> web.Response:
+        return _yes_or_no(views.daemon.alive, "alive", "the loop has not turned lately")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return _yes_or_no(views.daemon.ready, "ready", "the first pass has not ended")
+
+    async def show_status(_: web.Request) -> web.Response:
+        return web.json_response(await views.status())
+
+    async def webhook(request: web.Request) -> web.Response:
+        try:
+            answer = await take_announcement(request)
+        except web.HTTPException as refusal:  # the body is too large
+            views.announced(refusal.status)
+            raise
+        views.announced(answer.status)
+        return answer
+
+    async def take_announcement(request: web.Request) -> web.Response:
+        body = await request.read()
+        if views.webhook_secret is None or not _authentic(request, body, views.webhook_secret):
+            return web.Response(status=403, text="the signature or token does not match webhook.secret_file\n")
+        views.daemon.poll_now("webhook")
+        return web.Response(status=202, text="a pass starts\n")
+
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    app.add_routes([web.get("/api/v1/status", show_status), web.post("/webhook", webhook)])
+    return app
+
+
+def _control(views: Views) -> web.Application:
+    app = web.Application()
+
+    async def show_status(_: web.Request) -> web.Response:
+        return web.json_response(await views.status())
+
+    async def run_pass(request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        return await _stream(
+            request,
+            lambda progress: views.daemon.ask(
+                asked["trigger"],
+                dry_run=asked["dry_run"],
+                take_over=frozenset(asked["take_over"]),
+                environments=frozenset(asked["environments"]),
+                order=serialize.order_from(asked["order"]),
+                progress=progress,
+            ),
+            lambda outcomes: {"outcomes": [serialize.outcome(one) for one in outcomes]},
+        )
+
+    async def run_errand(request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        return await _stream(
+            request,
+            lambda progress: views.daemon.between_passes(lambda: views.errand(asked), progress),
+            lambda done: {"done": done},
+        )
+
+    app.add_routes([web.get("/api/v1/status", show_status), web.post("/api/v1/pass", run_pass)])
+    app.add_routes([web.post("/api/v1/errand", run_errand)])
+    return app
+
+
+async def _stream(
+    request: web.Request,
+    work: Callable[[Callable[[str], None]], Coroutine[Any, Any, Any]],
+    show: Callable[[Any], dict[str, Any]],
+) -> web.StreamResponse:
+    """Answer with one JSON object a line: progress while the work is done, at its end what came of it, or why it was
+    refused."""
+    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+    task = asyncio.create_task(work(lambda text: lines.put_nowait(_line({"progress": text}))))
+    task.add_done_callback(lambda _: lines.put_nowait(None))
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    with contextlib.suppress(ConnectionResetError):  # the reader has gone: the pass goes on without it
+        await response.prepare(request)
+        while (line := await lines.get()) is not None:
+            await response.write(line)
+        await response.write(_line(_ending(task, show)))
+        await response.write_eof()
+    return response
+
+
+def _ending(task: asyncio.Task[Any], show: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return show(task.result())
+    except ReconcilerError as error:
+        return {"refused": {"what": error.what, "where": error.where, "hint": error.hint}}
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode() + b"\n"
+
+
+def _authentic(request: web.Request, body: bytes, secret: bytes) -> bool:
+    """GitHub, Gitea and Forgejo sign the body (HMAC-SHA256); GitLab sends the token itself."""
+    signature = request.headers.get("X-Hub-Signature-256", "")
+    token = request.headers.get("X-Gitlab-Token", "")
+    expected = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
+    # A header may hold any byte, which aiohttp decodes with surrogates.
+    given = signature.encode(errors="surrogateescape"), token.encode(errors="surrogateescape")
+    return hmac.compare_digest(given[0], expected.encode()) or hmac.compare_digest(given[1], secret)
+
+
+def _yes_or_no(yes: bool, good: str, bad: str) -> web.Response:
+    return web.Response(text=f"{good}\n") if yes else web.Response(status=503, text=f"{bad}\n")

@@ -1,0 +1,91 @@
+"""Structured logs on standard error: JSON for machines, coloured lines on a terminal.
+
+The only module that imports structlog, which takes rich and pygments with it for tracebacks that are never shown:
+4 MB that the daemon would hold for ever. Where they seem not to be installed, it goes without.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from reconciler.core.model.all import Outcome, Result
+from reconciler.core.secret import Secret
+
+if TYPE_CHECKING or "rich" in sys.modules:
+    import structlog
+else:
+    sys.modules["rich"] = None  # import takes it for a module that is not there
+    try:
+        import structlog
+    finally:
+        del sys.modules["rich"]
+
+_BAD = (Result.FAILED, Result.STALLED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED)
+
+
+def get_logger() -> structlog.typing.FilteringBoundLogger:
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger
+
+
+def set_up() -> None:
+    """Send structlog's and the libraries' messages (warnings and worse) to standard error in one form."""
+    terminal = sys.stderr.isatty()
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _redact,
+    ]
+    # Tracebacks without local variables: those could hold a value.
+    last: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if terminal
+        else structlog.processors.JSONRenderer()
+    )
+    exceptions: list[structlog.types.Processor] = [] if terminal else [structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[*shared, *exceptions, last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, last],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def outcome(result: Outcome, trigger: str) -> None:
+    """Log how a pass ended: names of targets, keys and services, never values."""
+    logger = get_logger()
+    plan = result.plan
+    facts: dict[str, Any] = {
+        "environment": result.environment,
+        "trigger": trigger,
+        "result": result.result.value,
+        "reason": result.reason,
+        "revision": result.revision.short if result.revision else None,
+    }
+    if plan is not None and not plan.empty:
+        facts["files"] = {change.target.id: list(change.keys.names) for change in plan.writes}
+        facts["services"] = [f"{action.stack}/{action.service}" for action in plan.actions]
+    for name in ("run", "backup", "warning", "retry"):
+        if getattr(result, name):
+            facts[name] = getattr(result, name)
+    if result.result in _BAD:
+        logger.error("pass", **facts)
+    elif result.warning:
+        logger.warning("pass", **facts)
+    else:
+        logger.info("pass", **facts)
+
+
+def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {name: str(value) if isinstance(value, Secret) else value for name, value in event.items()}

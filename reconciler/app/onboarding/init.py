@@ -1,0 +1,298 @@
+"""`reconciler init`: what a configuration repository begins with. What is there already is left as it is, and told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import posixpath
+import secrets
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.app.environment_name import check_environment
+from reconciler.app.onboarding.sops_config import Governed, governed, rule_text, with_rule
+from reconciler.app.wiring import clone
+from reconciler.core.errors import RefusedError
+from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
+from reconciler.core.sops.creation_rules import mistyped
+from reconciler.core.text import listed
+
+SERVER_FILE = "reconciler.yaml"
+KEY_ON_SERVER = "/etc/reconciler/age.key"
+
+ATTRIBUTES = """\
+# A carriage return in an env file becomes part of a value, so line ends are fixed here and not left to each clone.
+*.env text eol=lf
+"""
+
+EMPTY_MANIFEST = """\
+# What this environment's servers have. docs/configuration.md explains every field.
+#
+# stacks:
+#   app:
+#     directory: /opt/app            # where `docker compose` runs
+#     targets:
+#       api.env:                     # encrypted by sops beside this file → /opt/app/api.env
+#       worker.env: config/worker.env
+#
+# `reconciler import` writes this file from what a server has.
+targets: {}
+"""
+
+SERVER = """\
+# A server's own file: on the server it is /etc/reconciler/reconciler.yaml, and git cannot change it there.
+# git says what, this file says where it may go and what may be run. docs/configuration.md explains every field.
+environment: {environment}
+# host: web-1                          # who this machine is in a stack's hosts; default: its hostname
+repository:
+  url: {url}
+  branch: {branch}
+  path: {path}
+  # ssh_key_file: /etc/reconciler/deploy_key       # for ssh://; it must be allowed to push reverts
+  # known_hosts_file: /etc/reconciler/known_hosts
+decryption:
+  age_key_file: {key}   # 0600; the private half of a recipient of .sops.yaml
+allowed_paths: [/opt/app]              # live files and stack directories lie below these
+# rollback: {{git: branch}}              # push reverts to a branch for review; `off` leaves git alone
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was done about one file: ``made``, or ``there`` where it was and is left; ``note`` says more."""
+
+    what: str
+    path: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """``recipients`` are whom files are encrypted for; ``uncommitted`` are files of the repository to be committed."""
+
+    environment: str
+    recipients: tuple[str, ...]
+    key_file: str
+    steps: tuple[Step, ...] = ()
+    uncommitted: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def default_key_file() -> str:
+    """Where sops itself looks for age keys."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(home, "sops", "age", "keys.txt")
+
+
+def begin(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> Beginning:
+    """Make what is missing in the repository around the working directory. Raises RefusedError, KeyUnavailableError."""
+    check_environment(environment)
+    try:
+        return asyncio.run(_begin(environment, path, key_file, recipients))
+    except OSError as error:
+        raise _refused(error, error.filename or path) from None
+
+
+async def _begin(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> Beginning:
+    top = clone.work_tree_top(os.getcwd())
+    git = clone.clone_writer(top)
+    directory = directory_in_git(path)
+    texts = {
+        posixpath.join(directory, ".gitattributes"): ATTRIBUTES,
+        posixpath.join(directory, environment, "environment.yaml"): EMPTY_MANIFEST,
+        SERVER_FILE: await _server_file(git, environment, directory),
+    }
+    # All that can stand in the way is looked at before anything is written.
+    inside = posixpath.join(directory, environment)
+    configs = _configs(top, inside)
+    found = governed(posixpath.join(inside, "any.env"), configs)
+    for one in (*([] if found.rule else [found.config or SOPS_CONFIG]), *texts):
+        _require_room(top, one, added_to=one in configs)
+    steps: list[Step] = []
+    key, public = _key(top, key_file, recipients, steps)
+    notes = _sops_config(top, inside, public, configs, found, steps)
+    for name, text in texts.items():
+        _file(top, name, text, steps)
+    changed = await git.uncommitted([step.path for step in steps if not os.path.isabs(step.path)])
+    return Beginning(environment, tuple(public), key, tuple(steps), changed, notes=tuple(notes))
+
+
+def directory_in_git(path: str) -> str:
+    """The directory of the repository that holds the environments. Raises RefusedError."""
+    clean = posixpath.normpath(path)
+    if posixpath.isabs(clean) or clean == "." or clean.split("/")[0] == "..":
+        raise RefusedError("is not a directory inside the repository", where=path, hint="Such as --path envs")
+    return clean
+
+
+def _key(top: str, key_file: str | None, recipients: Sequence[str], steps: list[Step]) -> tuple[str, list[str]]:
+    """The key file, "" for none, and the public keys to encrypt for."""
+    if recipients:
+        if key_file is not None:
+            raise RefusedError("--recipient and --age-key-file exclude each other", hint="Leave one of them out")
+        if wrong := [one for one in recipients if not one.startswith("age1")] + mistyped(recipients):
+            raise RefusedError(f"{', '.join(wrong)} is no public age key", hint="It is what `age-keygen -y` prints")
+        return "", list(recipients)
+    path = os.path.abspath(os.path.expanduser(key_file or default_key_file()))
+    if _is_inside(path, top):
+        hint = "Name a place outside of the repository with --age-key-file"
+        raise RefusedError("a private key inside the repository could be committed", where=path, hint=hint)
+    if not os.path.lexists(path):
+        public = clone.make_key_file(path)
+        steps.append(Step("made", path, "the private key: keep a copy where only you get at it, and never commit it"))
+        return path, [public]
+    found = clone.public_keys(path)
+    if len(found) != 1:
+        hint = "Say whom to encrypt for with --recipient age1…, or name another file with --age-key-file"
+        raise RefusedError(f"holds {len(found)} age keys, and only one is wanted", where=path, hint=hint)
+    steps.append(Step("there", path, "the private key; files are encrypted for its public half"))
+    return path, list(found)
+
+
+def _is_inside(path: str, top: str) -> bool:
+    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return os.path.commonpath([real, os.path.realpath(top)]) == os.path.realpath(top)
+
+
+def _configs(top: str, directory: str) -> dict[str, bytes]:
+    """The files called .sops.yaml above the directory, by their path in the repository."""
+    candidates = [SOPS_CONFIG]
+    for part in posixpath.dirname(directory).split("/"):
+        candidates.append(posixpath.join(posixpath.dirname(candidates[-1]), part, SOPS_CONFIG))
+    return {one: data for one in candidates if (data := _read(top, one)) is not None}
+
+
+def _sops_config(
+    top: str,
+    directory: str,
+    recipients: Sequence[str],
+    configs: Mapping[str, bytes],
+    found: Governed,
+    steps: list[Step],
+) -> list[str]:
+    """See that a rule says for whom the environment's files are; what else a person must do about it."""
+    config = found.config or SOPS_CONFIG
+    if found.rule is not None:
+        note = f"its rule for {directory} is left as it is"
+        steps.append(Step("there", config, note))
+        if found.rule.recipients != frozenset(recipients):
+            who = ", ".join(sorted(found.rule.recipients)) or "nobody with an age key"
+            return [f"{config} encrypts {directory} for {who}, and not for {', '.join(recipients)}"]
+        return []
+    relative = posixpath.relpath(directory, posixpath.dirname(config) or ".")
+    new = with_rule(configs.get(config), relative, recipients)
+    if new is None:
+        steps.append(Step("there", config, "it is left as it is"))
+        return [f"{config} has no rule for {directory}. Add this one:\n{rule_text(relative, recipients).rstrip()}"]
+    _write(top, config, new, steps)
+    steps.append(Step("made" if found.config is None else "added to", config, f"a rule for {directory}"))
+    return []
+
+
+# --- files of the repository ---
+
+
+def _require_room(top: str, path: str, *, added_to: bool) -> None:
+    """See that the file can be written, unless it is there and left as it is. Raises RefusedError."""
+    directory = _directory(top, path)
+    if os.path.lexists(os.path.join(top, path)) and not added_to:
+        if posixpath.basename(path) == SOPS_CONFIG:
+            raise RefusedError("is no regular file", where=path, hint="Put a file there, or take it away")
+        return
+    if not os.access(directory, os.W_OK | os.X_OK):
+        hint = f"Run it as a user who may write to {directory}, where the file system lets anybody"
+        raise RefusedError("nothing can be written there", where=path, hint=hint)
+
+
+def _directory(top: str, path: str) -> str:
+    """The directory that holds the file, or what there is of the way to it. No link leads out of the repository.
+
+    Raises RefusedError.
+    """
+    full = top
+    for part in posixpath.dirname(path).split("/") if "/" in path else ():
+        one = os.path.join(full, part)
+        where = os.path.relpath(one, top)
+        if os.path.islink(one):
+            raise RefusedError("is a link, and nothing is written through one", where=where, hint="Name another --path")
+        if not os.path.lexists(one):
+            return full
+        if not os.path.isdir(one):
+            raise RefusedError("is no directory", where=where, hint="Name another --path, or take it away")
+        full = one
+    return full
+
+
+def _read(top: str, path: str) -> bytes | None:
+    _directory(top, path)
+    full = os.path.join(top, path)
+    if os.path.islink(full) or not os.path.isfile(full):
+        return None
+    try:
+        with open(full, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise _refused(error, path) from None
+
+
+def _file(top: str, path: str, text: str, steps: list[Step]) -> None:
+    if os.path.lexists(os.path.join(top, path)):
+        steps.append(Step("there", path, "it is left as it is"))
+        return
+    _write(top, path, text.encode(), steps)
+    steps.append(Step("made", path))
+
+
+def _write(top: str, path: str, data: bytes, steps: Sequence[Step]) -> None:
+    """Write the file whole or not at all; only .sops.yaml takes the place of another.
+
+    Raises RefusedError, which names the ``steps`` that are done.
+    """
+    full = os.path.join(top, path)
+    put = os.replace if posixpath.basename(path) == SOPS_CONFIG else os.link
+    new = f"{full}.{secrets.token_hex(4)}"
+    try:
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        _directory(top, path)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                _as_before(full, descriptor)
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            put(new, full)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+    except OSError as error:
+        raise _refused(error, path, steps) from None
+
+
+def _as_before(full: str, descriptor: int) -> None:
+    """Give the new file the mode and the owner of the one that it takes the place of."""
+    with contextlib.suppress(FileNotFoundError):
+        before = os.lstat(full)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+
+
+def _refused(error: OSError, where: str, steps: Sequence[Step] = ()) -> RefusedError:
+    why = (error.strerror or "unknown reason").lower()
+    made = [step.path for step in steps if step.what != "there"]
+    hint = f"Made before that, and left: {listed(made)}" if made else "Nothing was written"
+    return RefusedError(f"it cannot be read or written ({why})", where=where, hint=hint)
+
+
+async def _server_file(git: clone.CloneWriter, environment: str, directory: str) -> str:
+    url = await git.origin()
+    return SERVER.format(
+        environment=environment,
+        url=url or "ssh://git@git.example.org/acme/config.git    # yours",
+        branch=await git.current_branch() or "main",
+        path=directory,
+        key=KEY_ON_SERVER,
+    )

@@ -1,0 +1,377 @@
+"""The composition root: the only module that knows both the server's file and the adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import posixpath
+import secrets
+import tempfile
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.compose.context import LocalPlace
+from reconciler.adapters.compose.project import DockerCompose
+from reconciler.adapters.git.mirror import GitMirror
+from reconciler.adapters.git.writer import GitPusher
+from reconciler.adapters.json_schema.client import JsonSchemaContracts
+from reconciler.adapters.local.backups import BackupDirectory
+from reconciler.adapters.local.files import LocalHost
+from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
+from reconciler.adapters.local.watch import FileWatch
+from reconciler.adapters.metrics import PrometheusMetrics
+from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.store import SqliteStore
+from reconciler.app.config.contract import read_contract
+from reconciler.app.config.schema import ServerConfig, read_manifest
+from reconciler.app.config.server import HistoryRewrites, SshHost, SshServer
+from reconciler.app.daemon import logs
+from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
+from reconciler.core.model.all import Manifest, Settings, Verify, environment_of
+from reconciler.core.ports import Ports
+from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
+from reconciler.engine.reconcile import Claims, Reconciler
+from reconciler.engine.rollout import Rollout
+
+if TYPE_CHECKING:
+    from reconciler.adapters.ssh.connection import SshAddress
+
+_FOLLOW_AGAIN = 60.0  # seconds
+_ANOTHER_KEY = (
+    "Put the right one back from a backup of the machine. If it is lost, move state.db and digest.key away and start "
+    "again: files equal to git are then recorded, one that differs is held as first contact. The backups so far stay, "
+    "but can only be put back by hand"
+)
+
+
+@dataclass(slots=True)
+class Relay:
+    """Carries a pass's progress to whoever listens now."""
+
+    listener: Callable[[str], None] | None = None
+
+    def __call__(self, text: str) -> None:
+        if self.listener is not None:
+            self.listener(text)
+
+    def listen(self, listener: Callable[[str], None] | None) -> None:
+        self.listener = listener
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything built from one server's file. ``passes`` are by environment, and by host where it has several."""
+
+    ports: Ports
+    on_hosts: Mapping[str, Ports]
+    passes: dict[str, Reconciler]
+    rollouts: tuple[Rollout, ...]
+    metrics: PrometheusMetrics
+    relay: Relay
+    watch: FileWatch
+    engines: Mapping[str, DockerCompose]
+
+    def ports_of(self, unit: str) -> Ports:
+        """The ports of the host that the part of an environment is on. Raises RefusedError for a host that is none of
+        this server's any more: its files are nowhere else."""
+        if unit in self.on_hosts:
+            return self.on_hosts[unit]
+        if environment_of(unit) == unit:
+            return self.ports
+        hint = "Name the host in hosts of the server's file again, or put the files back there by hand"
+        raise RefusedError("its host is none of this server's hosts any more", where=unit, hint=hint)
+
+    async def follow_engines(self, touched: Callable[[], None]) -> None:
+        """Call ``touched`` whenever something happens to a container of a stack of ours. Runs until cancelled."""
+        await asyncio.gather(*(self._follow(unit, engine, touched) for unit, engine in self.engines.items()))
+
+    async def _follow(self, unit: str, engine: DockerCompose, touched: Callable[[], None]) -> None:
+        while True:
+            try:
+                await engine.follow(touched, lambda: self.passes[unit].stack_directories)
+            except Exception:  # noqa: BLE001  # a defect with one host must not end it for the others
+                logs.get_logger().exception("following an engine failed", environment=unit)
+                await asyncio.sleep(_FOLLOW_AGAIN)
+
+
+def prepare_state_dir(path: str) -> None:
+    """Make the state directory, 0700. Raises ConfigError where it cannot be made or others may write to it."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.stat(path)
+    except OSError as error:
+        hint = "Correct state_dir in the server's file, or run as root"
+        raise ConfigError(
+            f"cannot make the state directory ({os.strerror(error.errno or 0)})", where=path, hint=hint
+        ) from error
+    if found.st_mode & 0o022:
+        raise ConfigError("others may write to the state directory", where=path, hint=f"`chmod 0700 {path}`")
+
+
+def open_store(config: ServerConfig) -> SqliteStore:
+    """What history and status read. Raises StoreError."""
+    return SqliteStore(os.path.join(config.state_dir, "state.db"))
+
+
+def open_backups(config: ServerConfig) -> BackupDirectory:
+    """What the commands read. The digest key is asked for only where a file is compared: StoreError without one."""
+    return BackupDirectory(_backups_dir(config), lambda data: _read_digest_key(config.state_dir)(data))
+
+
+def _backups_dir(config: ServerConfig) -> str:
+    return os.path.join(config.state_dir, "backups")
+
+
+async def manifest_at_head(config: ServerConfig, environment: str) -> Manifest:
+    """The manifest of an environment as the remote has it now, resolved for this server.
+
+    Raises RefusedError where this server follows no such environment, GitUnreachableError, ManifestError.
+    """
+    if environment not in config.environment:
+        known = f"It follows: {', '.join(config.environment)}"
+        raise RefusedError(f"this server does not follow an environment {environment}", hint=known)
+    prepare_state_dir(config.state_dir)
+    mirror = _mirror(config)
+    commit = await mirror.head()
+    await mirror.fetch(commit)
+    path = posixpath.normpath(posixpath.join(config.repository.path, environment, "environment.yaml"))
+    blob = await mirror.read(commit, path)
+    if blob is None:
+        raise ManifestError("is not there", where=path, hint="Name another environment")
+    return read_manifest(blob.data, environment=environment, file=path, server=config)
+
+
+def _mirror(config: ServerConfig) -> GitMirror:
+    return GitMirror(
+        url=config.repository.url,
+        branch=config.repository.branch,
+        state_dir=config.state_dir,
+        ssh_key_file=config.repository.ssh_key_file,
+        known_hosts_file=config.repository.known_hosts_file,
+        token_file=config.repository.token_file,
+        allowed_signers_file=config.repository.allowed_signers_file,
+    )
+
+
+@contextlib.asynccontextmanager
+async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
+    """Build every port for ``config``; what was opened is closed at the end. The caller holds the lock."""
+    prepare_state_dir(config.state_dir)
+    with contextlib.closing(open_store(config)) as store:
+        async with contextlib.AsyncExitStack() as stack:
+            yield await _built(config, store, stack)
+
+
+async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
+    relay = Relay()
+    digest = _digester(config.state_dir, store)
+    units = config.units
+    interval = min(config.repository.poll_interval, config.drift.interval)
+    metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval)
+    compose = DockerCompose(LocalPlace(os.path.join(config.state_dir, "stage"), os.environ))
+    stack.push_async_callback(compose.close)
+    mirror = _mirror(config)
+    sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)
+    ports = Ports(
+        git=mirror,
+        git_writer=GitPusher(
+            mirror,
+            author=config.author,
+            push_key_file=config.rollback.ssh_key_file,
+            signing_key_file=config.rollback.signing_key_file,
+            verifies=config.repository.verify is not Verify.NONE,
+        ),
+        decryptor=sops,
+        encryptor=sops,
+        host=LocalHost(config.allowed_paths),
+        compose=compose,
+        backups=BackupDirectory(_backups_dir(config), digest),
+        store=store,
+        probe=HttpHealth(),
+        clock=SystemClock(),
+        metrics=metrics,
+        digest=digest,
+        settings=_settings(config),
+        read_manifest=_manifest_reader(config),
+        contracts=JsonSchemaContracts(),
+        read_contract=read_contract,
+        new_run_id=lambda: secrets.token_hex(4),
+        progress=relay,
+    )
+    for name in units:
+        metrics.backups(name, ports.backups.list(name))
+    hosts = HostPorts(config, ports, stack)
+    on_hosts = {unit: hosts.of(unit, host) for unit, host in units.items() if host is not None}
+    claims: defaultdict[str, Claims] = defaultdict(Claims)
+    passes = {
+        unit: Reconciler(on_hosts.get(unit, ports), unit, claims[on_hosts.get(unit, ports).settings.host])
+        for unit in units
+    }
+    rollouts = tuple(
+        Rollout(
+            ports,
+            [one for unit, one in passes.items() if environment_of(unit) == environment],
+            config.rollout.max_unavailable,
+        )
+        for environment in config.environment
+        if any(environment_of(unit) == environment for unit in units)
+    )
+    watch = FileWatch(config.allowed_paths, lambda text: logs.get_logger().warning(text))
+    here = {unit: compose for unit, host in units.items() if host is None}
+    return Runtime(ports, on_hosts, passes, rollouts, metrics, relay, watch, {**here, **hosts.engines})
+
+
+class HostPorts:
+    """Builds what is another host's own: its files, engine, backups and health checks, over one connection each."""
+
+    def __init__(self, config: ServerConfig, ports: Ports, stack: contextlib.AsyncExitStack) -> None:
+        self._config = config
+        self._ports = ports
+        self._stack = stack
+        self._built: dict[str, Ports] = {}
+        self._sockets = ""
+        self.engines: dict[str, DockerCompose] = {}
+
+    def of(self, unit: str, host: SshHost) -> Ports:
+        name = unit.partition("@")[2]
+        if name not in self._built:
+            self._built[name] = self._build(name, host)
+        ports = self._built[name]
+        assert isinstance(ports.compose, DockerCompose)
+        self.engines[unit] = ports.compose
+        return ports
+
+    def _build(self, name: str, host: SshHost) -> Ports:
+        # Only where there are hosts: the daemon of a single machine does without their memory.
+        from reconciler.adapters.ssh.backups import SshBackups
+        from reconciler.adapters.ssh.compose_context import SshPlace
+        from reconciler.adapters.ssh.connection import SshConnection
+        from reconciler.adapters.ssh.files import SshHost as SshHostFiles
+
+        connection = SshConnection(_address(host), name)
+        self._stack.push_async_callback(connection.close)
+        socket = os.path.join(self._socket_directory(), f"{len(self._built)}.sock")
+        connection.tunnel(socket, host.docker_socket)
+        # Ours alone there, also where several servers reach the same host.
+        mark = hashlib.sha256(f"{self._config.host} {self._config.state_dir} {name}".encode()).hexdigest()[:12]
+        memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # made 0700 there, or not used
+        compose = DockerCompose(SshPlace(connection, socket, memory))
+        self._stack.push_async_callback(compose.close)
+        here = self._ports.backups
+        assert isinstance(here, BackupDirectory)
+        server = self._config.model_copy(update={"host": name})
+        return replace(
+            self._ports,
+            host=SshHostFiles(connection, self._config.allowed_paths, memory),
+            compose=compose,
+            backups=SshBackups(here, connection, host.backup_dir or ".reconciler/backups", mark),
+            probe=TunnelledHealth(connection),
+            settings=replace(self._ports.settings, host=name),
+            read_manifest=_manifest_reader(server),
+        )
+
+    def _socket_directory(self) -> str:
+        """A private directory with a short name: a socket's path has 107 bytes at most."""
+        if not self._sockets:
+            self._sockets = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="reconciler-"))
+        return self._sockets
+
+
+def _address(server: SshServer) -> SshAddress:
+    from reconciler.adapters.ssh.connection import SshAddress
+
+    jump = server.jump if isinstance(server, SshHost) else None
+    return SshAddress(
+        host=server.address,
+        port=server.port,
+        user=server.user,
+        key_file=server.key_file,
+        known_hosts_file=server.known_hosts_file,
+        jump=_address(jump) if jump else None,
+    )
+
+
+def _manifest_reader(server: ServerConfig) -> Callable[[bytes, str, str], Manifest]:
+    return lambda text, environment, file: read_manifest(text, environment=environment, file=file, server=server)
+
+
+def _settings(config: ServerConfig) -> Settings:
+    return Settings(
+        repository_path="" if config.repository.path == "." else config.repository.path,
+        branch=config.repository.branch,
+        allowed_paths=tuple(config.allowed_paths),
+        allow_compose_files=config.allow_compose_files,
+        verify=config.repository.verify,
+        host=config.host,
+        git_revert=config.rollback.git,
+        max_reverts_per_day=config.rollback.max_per_day,
+        accept_rewrites=config.repository.history_rewrites is HistoryRewrites.ACCEPT,
+        keep_backups=config.backups.keep,
+        backup_max_age=config.backups.max_age,
+        drift_interval=config.drift.interval,
+    )
+
+
+def _digester(state_dir: str, store: SqliteStore) -> Digester:
+    """The server's own digest key, made at first start (0600).
+
+    Raises StoreError for one of the wrong size, that cannot be made or read, or that is not the one by which the
+    store's digests were made: with another, every file would look changed, in every pass.
+    """
+    path, known = _digest_key_file(state_dir), store.digest_key()
+    try:
+        if known is None and not os.path.exists(path):
+            _make_digest_key(path)
+    except OSError as error:
+        hint = "Make the state directory writable for the daemon's user, with room in it"
+        what = f"the digest key cannot be made ({os.strerror(error.errno or 0)})"
+        raise StoreError(what, where=path, hint=hint) from error
+    digester = _read_digest_key(state_dir)
+    mark = digester(b"the digest key")
+    if known is None:
+        store.note_digest_key(mark)
+    elif known != mark:
+        raise StoreError("this is not the digest key that state.db was made with", where=path, hint=_ANOTHER_KEY)
+    return digester
+
+
+def _digest_key_file(state_dir: str) -> str:
+    return os.path.join(state_dir, "digest.key")
+
+
+def _read_digest_key(state_dir: str) -> Digester:
+    """Raises StoreError."""
+    path = _digest_key_file(state_dir)
+    try:
+        with open(path, "rb") as file:
+            key = file.read(DIGEST_KEY_BYTES + 1)
+    except FileNotFoundError as error:
+        raise StoreError("the digest key is gone", where=path, hint=_ANOTHER_KEY) from error
+    except OSError as error:
+        hint = "Make it readable for the daemon's user"
+        what = f"the digest key cannot be read ({os.strerror(error.errno or 0)})"
+        raise StoreError(what, where=path, hint=hint) from error
+    if len(key) != DIGEST_KEY_BYTES:
+        raise StoreError(f"the digest key does not have {DIGEST_KEY_BYTES} bytes", where=path, hint=_ANOTHER_KEY)
+    return Digester(key)
+
+
+def _make_digest_key(path: str) -> None:
+    """Whole, or not at all; where another process is faster, its key stays."""
+    new = f"{path}.new"
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(DIGEST_KEY_BYTES))
+            file.flush()
+            os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        os.unlink(new)

@@ -1,0 +1,145 @@
+"""What single lines of an env file tell, without any key: findings that name the line, all at once.
+
+core/sops/ciphertext.py stops at the first thing that sops must not see. Here the same lines are read patiently, and
+taken out, so that what is left can be asked for the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from reconciler.core.checks import rules
+from reconciler.core.checks.rules import Finding, Rule
+from reconciler.core.dotenv import dotenv
+from reconciler.core.sops import ciphertext
+from reconciler.core.text import key_name
+
+_CERTAIN_MARKER = re.compile(r"^(?:<{7}|>{7})(?: .*)?\r?$", re.MULTILINE)
+_LEFT_OVER = re.compile(r"={7}|\|{7}(?: .*)?")  # in an encrypted file; <<<<<<< and >>>>>>> are no longer there
+_PRIVATE_KEY = re.compile(
+    r"AGE-SECRET-KEY-1[0-9A-Z]{10,}|-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", re.ASCII
+)
+# Sixteen letters and digits in a row, at least three of them digits.
+_RANDOM = re.compile(r"(?=[A-Za-z]*[0-9][A-Za-z]*[0-9][A-Za-z]*[0-9])[A-Za-z0-9]{16}", re.ASCII)
+_ALONE = (
+    "may be a secret that stands alone, and is not shown: give the name its value, or remove the line and replace it"
+)
+
+
+@dataclass(slots=True)
+class Linted:
+    """``rest`` is the text without the lines that findings name, with the same line numbers."""
+
+    rest: str
+    findings: list[Finding] = field(default_factory=list)
+    conflict: bool = False
+
+
+def conflict_markers(path: str, text: str) -> list[Finding]:
+    """One finding for each conflict (its first line); a line of equals signs alone is none."""
+    if "<<<<<<<" not in text and ">>>>>>>" not in text:  # the usual case, at a tenth of the cost
+        return []
+    certain = [_line(text, match.start()) for match in _CERTAIN_MARKER.finditer(text)]
+    starts = [_line(text, match.start()) for match in re.finditer(r"^<{7}", text, re.MULTILINE)]
+    how = "take one side whole, then make the other's change with `sops edit`"
+    message = f"a merge conflict is not resolved: {how if 'ENC[' in text else 'resolve it, and remove the marks'}"
+    return [Finding(rules.CONFLICT_MARKER, path, line, message) for line in (starts or certain[:1]) if certain]
+
+
+def private_keys(path: str, text: str) -> list[Finding]:
+    """A private key in plain text. Whoever can read the repository has it."""
+    message = "a private key lies here in plain text: replace the key, git keeps this one for ever"
+    found = [_line(text, match.start()) for match in _PRIVATE_KEY.finditer(text)]
+    return [Finding(rules.PRIVATE_KEY, path, line, message) for line in found[:1]]
+
+
+def lint(path: str, text: str, *, encrypted: bool) -> Linted:
+    """Given an env file, return what its lines tell. ``encrypted``: sops' own lines belong into it."""
+    linted = Linted(text, conflict_markers(path, text))
+    if linted.findings:
+        linted.conflict = True
+        return linted
+    if "\r" in text:
+        message = "has Windows line ends, and a carriage return becomes part of a value: see .gitattributes (eol=lf)"
+        linted.findings.append(Finding(rules.LINE_ENDING, path, _line(text, text.index("\r")), message))
+        text = text.replace("\r\n", "\n").replace("\r", "")
+    if encrypted and text.startswith("\ufeff"):
+        message = "begins with a byte order mark (BOM), which sops never writes: save it as UTF-8 without one"
+        linted.findings.append(Finding(rules.BAD_CIPHERTEXT, path, 1, message))
+        text = text.removeprefix("\ufeff")
+    linted.rest = _lint_lines(path, text, linted.findings) if encrypted else text
+    return linted
+
+
+def _lint_lines(path: str, text: str, findings: list[Finding]) -> str:
+    """Look at each ``KEY=…`` line of an encrypted file; return the text with those at fault emptied."""
+    lines = text.split("\n")
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if _LEFT_OVER.fullmatch(line):
+            message = "left over of a merge conflict: see whether both sides are still in the file, remove it"
+            findings.append(Finding(rules.CONFLICT_MARKER, path, number, message))
+            lines[number - 1] = ""
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or line.startswith("#"):
+            continue
+        if fault := _fault(key, value, number, first):
+            findings.append(Finding(fault[0], path, number, fault[1]))
+            lines[number - 1] = ""
+    return "\n".join(lines)
+
+
+def _fault(key: str, value: str, number: int, first: dict[str, int]) -> tuple[Rule, str] | None:
+    if key.startswith("sops_"):
+        if ciphertext.is_metadata(key):
+            return None
+        return rules.SOPS_KEY, "a name that begins with sops_ is no variable: sops keeps its own data under such names"
+    name = key.strip(" \t").removeprefix("export ").strip(" \t")
+    if problem := name_problem(name):
+        return rules.KEY_NAME, problem
+    if may_be_a_value(name, value):
+        return rules.KEY_NAME, _ALONE
+    if first.setdefault(name, number) != number:
+        return rules.DUPLICATE_KEY, f"{name} is already set in line {first[name]}; keep one"
+    return None
+
+
+def may_be_a_value(name: str, value: str) -> bool:
+    """Whether a line with nothing behind its ``=``, or without one, may be a secret that stands alone: then its name
+    must not be shown."""
+    if value.strip("= \t\r"):
+        return False
+    return not ciphertext.is_certainly_a_name(name, value) or _RANDOM.search(name) is not None
+
+
+def name_problem(name: str) -> str:
+    """Why Compose, or reconciler, would refuse the name of a variable; "" if neither does."""
+    if re.fullmatch(r"[\w.\-]+", name):
+        return ""
+    try:
+        dotenv.parse(f"{name}=x\n".encode("utf-8", "surrogatepass"))
+    except dotenv.EnvFileError:
+        return "the text before = is no name that Compose takes: letters, digits, _ . and - only"
+    return "the text before = is no name that can be managed: letters, digits, _ . and - only"
+
+
+def plain(path: str, entries: tuple[dotenv.Entry, ...]) -> list[Finding]:
+    """What the entries of a plain (or decrypted) env file tell: duplicates, sops' own names, secrets for names."""
+    findings = []
+    first: dict[str, int] = {}
+    for entry in entries:
+        if may_be_a_value(entry.key, entry.template):
+            findings.append(Finding(rules.KEY_NAME, path, entry.line, _ALONE))
+        elif entry.key.startswith("sops_"):
+            message = f"{key_name(entry.key)} is sops' own: the file was encrypted twice, or merged by hand"
+            findings.append(Finding(rules.SOPS_KEY, path, entry.line, message))
+        elif first.setdefault(entry.key, entry.line) != entry.line:
+            message = f"{key_name(entry.key)} is already set in line {first[entry.key]}; keep one"
+            findings.append(Finding(rules.DUPLICATE_KEY, path, entry.line, message))
+    return findings
+
+
+def _line(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1

@@ -1,0 +1,100 @@
+"""How much harm a wrong value can do, by all that a variable's name tells. docs/compare.md has this table."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from reconciler.core.secrets.names import names_a_secret, words_of
+
+
+class Risk(StrEnum):
+    """What a wrong value can do: open or lose data; break or misdirect the service; change how it runs."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class RiskRule:
+    """``words`` are looked for as whole words of a name, between underscores or capitals, whatever their case."""
+
+    risk: Risk
+    words: tuple[str, ...]
+    why: str
+
+    def matches(self, key: str) -> bool:
+        pattern = _pattern(self.words)
+        return any(pattern.search(one) is not None for one in (key, "_".join(words_of(key))))
+
+
+@functools.cache
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    ends = (re.escape(word.rstrip("*")) + ("[^_.-]*" if word.endswith("*") else "") for word in words)
+    return re.compile(rf"(?:^|[_.-])(?:{'|'.join(ends)})(?:[_.-]|$)", re.IGNORECASE)
+
+
+RULES: tuple[RiskRule, ...] = (
+    RiskRule(Risk.HIGH, ("DATABASE", "DB", "POSTGRES", "POSTGRESQL", "PG*", "MYSQL", "MARIADB"), "a database"),
+    RiskRule(Risk.HIGH, ("MONGO*", "REDIS", "AMQP", "RABBITMQ", "KAFKA", "ELASTIC*", "S3"), "a store of data"),
+    RiskRule(Risk.HIGH, ("OAUTH*", "OIDC", "SAML", "SSO", "LDAP", "AUTH", "CLIENT_ID"), "who may log in"),
+    RiskRule(Risk.HIGH, ("TLS", "SSL", "CERT*", "CA", "CIPHERS"), "TLS and certificates"),
+    RiskRule(
+        Risk.HIGH,
+        (
+            *("PASSWORD", "PASSWD", "PASS", "PASSPHRASE", "HASH", "SECRET", "TOKEN", "PAT", "CREDENTIAL*"),
+            *("APIKEY", "API_KEY"),
+        ),
+        "a password or API key",
+    ),
+    RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "what signs and encrypts"),
+    RiskRule(Risk.HIGH, ("STRIPE", "PAYPAL", "PAYMENT*", "BILLING"), "payments"),
+    RiskRule(Risk.MEDIUM, ("URL", "URI", "HOST", "HOSTS", "HOSTNAME", "PORT", "ENDPOINT", "ADDRESS"), "where it goes"),
+    RiskRule(Risk.MEDIUM, ("DOMAIN", "DOMAINS", "ORIGIN", "ORIGINS", "CORS", "COOKIE*", "ALLOWED"), "who may ask it"),
+    RiskRule(Risk.MEDIUM, ("DEBUG", "ENV", "ENVIRONMENT", "MODE", "PROFILE"), "how it takes itself"),
+    RiskRule(
+        Risk.MEDIUM, ("SMTP", "MAIL", "EMAIL", "WEBHOOK*", "BUCKET", "QUEUE", "TOPIC", "REGION"), "what it reaches"
+    ),
+    RiskRule(Risk.MEDIUM, ("FEATURE*", "ENABLE*", "DISABLE*", "VERSION", "IMAGE", "TAG"), "what it does"),
+)
+"""The first that matches counts; what none matches is low. Secrets by name or contract are high before any of them."""
+
+_DATA = RULES[:2]
+_ADDRESS = re.compile(r"(?:URL|URI|DSN)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class RiskOverride:
+    """A person's own rule, asked before the table: glob patterns of names."""
+
+    keys: tuple[str, ...]
+    risk: Risk
+
+
+def risk_of(key: str, *, secret: bool = False, overrides: Sequence[RiskOverride] = ()) -> Risk:
+    """Given a variable's name, and whether a contract calls it secret, return its risk."""
+    for one in overrides:
+        if any(fnmatchcase(key, pattern) for pattern in one.keys):
+            return one.risk
+    if secret or names_a_secret(key):
+        return Risk.HIGH
+    rule = _by_table(key)
+    return rule.risk if rule else Risk.LOW
+
+
+@functools.lru_cache(maxsize=4096)  # many hosts have the same keys
+def _by_table(key: str) -> RiskRule | None:
+    return next((rule for rule in RULES if rule.matches(key)), None)
+
+
+def must_differ(key: str) -> bool:
+    """Whether a value under this name should be another one in every environment: a secret, or the address of a
+    database, which holds its password."""
+    if names_a_secret(key):
+        return True
+    return _by_table(key) in _DATA and _ADDRESS.search(key) is not None

@@ -1,0 +1,283 @@
+"""Decides which services a change of files concerns, and what each of them needs. Pure: functions of their arguments.
+
+Compose is no help here: `restart` never loads new values, `up` without names starts what was stopped on purpose, and
+neither `up` nor `config --hash` notices a changed mounted file or inline config. See docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reconciler.core.model.all import Action, ActionKind, ChangeMode, Container, OnChange, Project, Service, Stack
+from reconciler.core.secret import Secret
+from reconciler.core.text import listed
+
+# Exit codes of a container that a person stopped: finished, Ctrl-C, killed, terminated.
+_STOPPED_CODES = frozenset({0, 130, 137, 143})
+_RUNNING = frozenset({"running", "paused", "restarting"})
+# Compose puts the proxies of the docker client's own settings into containers; no file names them.
+_PROXY_KEYS = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"})
+_FIRST = "define what it was started with in the stack's .env, or run `docker compose up -d` by hand first"
+_WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
+_NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """One reason for a service to be touched, and how."""
+
+    kind: ActionKind
+    reason: str
+    signal: str = ""
+    force: bool = False
+    stale: bool = False
+
+
+def affected(
+    stack: Stack,
+    before: Project | None,
+    after: Project,
+    containers: Sequence[Container],
+    changed: Mapping[str, OnChange],
+    owed: Iterable[Action] = (),
+    *,
+    managed: Collection[str],
+) -> tuple[Action, ...]:
+    """Given a stack before and after a change of files, return what its services need, sorted by service.
+
+    ``before`` is None where Compose could not resolve it; ``changed`` maps the live paths whose bytes change to what
+    that means for who mounts them; ``managed`` are the keys of the stack's env files that git manages: of what a
+    container has otherwise than the files say, only those make it stale; ``owed`` are actions that an earlier or
+    interrupted run still owes: they are due whatever state the interruption left the containers in. Other services
+    are touched only if they have a container that was not stopped on purpose. Has no effects.
+    """
+    present = _present(stack, containers)
+    causes: dict[str, list[_Cause]] = {}
+    for name in sorted(present.keys() & after.services.keys()):
+        service = after.services[name]
+        old = before.services.get(name) if before else None
+        found = [*_own_causes(old, service, present[name], managed), *_mount_causes(stack, service, changed)]
+        if found:
+            causes[name] = found
+    for action in owed:
+        if action.service in after.services:
+            cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
+            causes.setdefault(action.service, []).append(cause)
+    _follow(causes, after, frozenset(present))
+    return _alike(_action(stack, name, causes[name], present.get(name, ())) for name in sorted(causes))
+
+
+def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, ...]:
+    """Names of the variables whose value in a running container is not what the service resolves to, sorted.
+
+    A variable that is named without a value, and one that neither the service nor the image gives but the docker
+    client's proxy settings do, say nothing.
+    """
+    keys: set[str] = set()
+    for container in containers:
+        if container.state in _RUNNING:
+            keys |= _differing(service, container)
+    return tuple(sorted(keys))
+
+
+def foreign(
+    before: Project | None, containers: Iterable[Container], actions: Iterable[Action], managed: Collection[str]
+) -> list[str]:
+    """What a recreate would change in running containers although no file of ours has anything to do with it.
+
+    A container that was started with variables of somebody's shell (``TAG=v2 docker compose up``) would lose them, and
+    with them perhaps its version. Returns sentences with names of keys and images, never values.
+    """
+    due = {action.service for action in actions if action.kind is ActionKind.RECREATE}
+    problems = []
+    for container in containers:
+        service = before.services.get(container.service) if before else None
+        if service is None or container.service not in due or container.state not in _RUNNING:
+            continue
+        image = _parts(service.definition).get("image")
+        effect = f"recreating {container.service} would also change"
+        if image and container.image and image != container.image:
+            problems.append(f"{effect} its image from {container.image} to {image}; {_FIRST}")
+        if keys := sorted(_differing(service, container) - set(managed)):
+            problems.append(f"{effect} {listed(keys)}, which no managed file holds; {_FIRST}")
+    return list(dict.fromkeys(problems))
+
+
+def is_stopped_on_purpose(stack: Stack, container: Container) -> bool:
+    """Whether a person, not a failure, keeps this container from running. A one-shot that is done is not stopped."""
+    if container.state == "exited":
+        if container.exit_code == 0 and container.service in stack.one_shot:
+            return False
+        return container.exit_code in _STOPPED_CODES and not container.out_of_memory
+    return container.state in ("created", "removing")
+
+
+def _present(stack: Stack, containers: Iterable[Container]) -> dict[str, tuple[Container, ...]]:
+    """Containers by service, of the services that are meant to run here."""
+    found: dict[str, tuple[Container, ...]] = {}
+    for container in containers:
+        if not is_stopped_on_purpose(stack, container):
+            found[container.service] = (*found.get(container.service, ()), container)
+    return found
+
+
+# --- the service itself: its definition, its values ---
+
+
+def _own_causes(
+    before: Service | None, after: Service, containers: Sequence[Container], managed: Collection[str]
+) -> Iterator[_Cause]:
+    if before is not None and (difference := _difference(before, after, containers)):
+        yield difference
+        return
+    if keys := [key for key in stale_keys(after, containers) if key in managed]:
+        yield _Cause(ActionKind.RECREATE, f"container runs older values of {listed(keys)}", stale=True)
+
+
+def _difference(before: Service, after: Service, containers: Sequence[Container]) -> _Cause | None:
+    """What differs between the two definitions, unless it is only values that every container already has.
+
+    (A hand edit that nobody gave to the container, and that is now put back, needs no recreate.)
+    """
+    keys = _key_difference(before.environment, after.environment)
+    old, new = _parts(before.definition), _parts(after.definition)
+    parts = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if not keys and not parts:
+        return None
+    if not parts and not any(_differing(after, container) for container in containers):
+        return None
+    reasons = [keys] if keys else []
+    if parts:
+        reasons.append(f"its {listed(parts)} changed")
+    # Compose compares the service's own text only, not the configs and secrets it refers to.
+    force = not keys and all(" " in part for part in parts)
+    stale = bool(stale_keys(before, containers))
+    return _Cause(ActionKind.RECREATE, "; ".join(reasons), force=force, stale=stale)
+
+
+def _key_difference(before: Mapping[str, str | None], after: Mapping[str, str | None]) -> str:
+    """Names of the variables by which the two differ, in words; "" where they are equal."""
+    groups = {
+        "changed": [key for key in before.keys() & after.keys() if before[key] != after[key]],
+        "added": [key for key in after if key not in before],
+        "removed": [key for key in before if key not in after],
+    }
+    return "; ".join(f"{listed(sorted(keys))} {what}" for what, keys in groups.items() if keys)
+
+
+def _parts(definition: Secret) -> dict[str, Any]:
+    """The definition in pieces with a name: a service's own fields ("image"), what it refers to ("config app")."""
+    whole = json.loads(definition.reveal())
+    own = {key: value for key, value in whole.get("service", {}).items() if key != "environment"}
+    references = {
+        f"{kind.removesuffix('s')} {name}": value
+        for kind, named in whole.items()
+        if kind != "service"
+        for name, value in named.items()
+    }
+    return own | references
+
+
+def _differing(service: Service, container: Container) -> set[str]:
+    resolved = service.environment
+    unset = {key for key, value in resolved.items() if value is None}
+    expected = {**container.image_environment, **{key: value for key, value in resolved.items() if value is not None}}
+    actual = container.environment
+    differing = {key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key)} - unset
+    return {key for key in differing if key in expected or key.upper() not in _PROXY_KEYS}
+
+
+# --- files that a service mounts ---
+
+
+def _mount_causes(stack: Stack, service: Service, changed: Mapping[str, OnChange]) -> Iterator[_Cause]:
+    by_effect: dict[OnChange, list[str]] = {}
+    for path in sorted(changed):
+        if changed[path].mode is not ChangeMode.NONE and any(_holds(source, path) for source in service.sources):
+            by_effect.setdefault(changed[path], []).append(_shown(stack, path))
+    for effect, paths in by_effect.items():
+        kind = ActionKind(effect.mode.value)
+        # Neither the mount's path nor the service's text changes, so Compose would see no need.
+        force = kind is ActionKind.RECREATE
+        yield _Cause(kind, f"mounts {listed(paths)}", signal=effect.signal, force=force)
+
+
+def _holds(source: str, path: str) -> bool:
+    """Whether ``path`` is what is mounted, or lies in the directory that is."""
+    return path == source or path.startswith(source.rstrip("/") + "/")
+
+
+def _shown(stack: Stack, path: str) -> str:
+    return posixpath.relpath(path, stack.directory) if _holds(stack.directory, path) else path
+
+
+# --- services that live with others ---
+
+
+def _follow(causes: dict[str, list[_Cause]], project: Project, present: frozenset[str]) -> None:
+    """Add to ``causes``, transitively, what follows for the services that share something with an affected one."""
+    queue = sorted(causes)
+    while queue:
+        owner = queue.pop(0)
+        kind = _strongest(causes[owner])
+        for name in sorted(present & project.services.keys()):
+            for cause in _inherited(project.services[name], owner, kind):
+                if cause not in causes.get(name, ()):
+                    causes.setdefault(name, []).append(cause)
+                    queue.append(name)
+
+
+def _inherited(service: Service, owner: str, kind: ActionKind) -> Iterator[_Cause]:
+    if kind is ActionKind.SIGNAL:
+        return
+    if owner in service.namespace_of:
+        # A restart makes a new namespace for the same container; its guests must enter it anew.
+        yield _Cause(kind, f"shares the {_namespace(service, owner)} of {owner}")
+    elif owner in service.volumes_of and kind is ActionKind.RECREATE:
+        yield _Cause(kind, f"uses the volumes of {owner}")
+    elif owner in service.restarts_with:
+        yield _Cause(ActionKind.RESTART, f"restarts with {owner}")
+
+
+def _namespace(service: Service, owner: str) -> str:
+    parts = _parts(service.definition)
+    shared = [words for field, words in _NAMESPACES.items() if parts.get(field) == f"service:{owner}"]
+    return " and ".join(shared) or "namespace"
+
+
+# --- all causes of one service together ---
+
+
+def _strongest(causes: Iterable[_Cause]) -> ActionKind:
+    return max((cause.kind for cause in causes), key=_WEIGHT.__getitem__)
+
+
+def _action(stack: Stack, service: str, causes: Sequence[_Cause], containers: Iterable[Container]) -> Action:
+    kind = _strongest(causes)
+    signals = {cause.signal for cause in causes if cause.kind is ActionKind.SIGNAL}
+    if kind is ActionKind.SIGNAL:
+        listening = any(container.state == "running" for container in containers)
+        # Nobody there to hear it, or two different signals: a restart does what they are for.
+        kind = kind if listening and len(signals) == 1 else ActionKind.RESTART
+    return Action(
+        stack=stack.name,
+        service=service,
+        kind=kind,
+        reason="; ".join(dict.fromkeys(cause.reason for cause in causes)),
+        signal=signals.pop() if kind is ActionKind.SIGNAL else "",
+        force=kind is ActionKind.RECREATE and any(cause.force for cause in causes),
+        stale=any(cause.stale for cause in causes),
+    )
+
+
+def _alike(actions: Iterable[Action]) -> tuple[Action, ...]:
+    """Force all recreates of the stack if one must be forced: Compose then does them in one go, owners of namespaces
+    before their guests. One go after the other could leave a guest with a namespace that is gone."""
+    decided = tuple(actions)
+    if not any(action.force for action in decided):
+        return decided
+    return tuple(replace(action, force=action.kind is ActionKind.RECREATE) for action in decided)

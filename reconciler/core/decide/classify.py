@@ -1,0 +1,150 @@
+"""Decides, from three states, what is to be done. Pure: everything here is a function of its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.core.model.all import (
+    Aspect,
+    Change,
+    Effect,
+    KeyChange,
+    Kind,
+    OnDrift,
+    OnFirstContact,
+    SyncStatus,
+    TargetState,
+)
+from reconciler.core.text import instant, listed
+
+
+def classify(state: TargetState, *, take_over: bool = False) -> Change:
+    """Given one target's desired, live and last-applied state, return what it is and what to do about it.
+
+    ``take_over`` is a person's word that a different file found at first contact may be replaced. Has no effects.
+    """
+    if state.desired is None:
+        return _left_git(state)
+    if state.live is None:
+        return _missing(state)
+    if state.live == state.desired:
+        return _same_content(state)
+    if state.last is None:
+        return _first_contact(state, take_over)
+    if state.live == state.last:
+        return Change(state.target, Kind.UPDATE, Effect.WRITE, "git has new content", _aspects(state))
+    if state.desired == state.last:
+        return _drift(state, _aspects(state), "the live file was changed by hand")
+    return _conflict(state, _aspects(state), "git and the live file both changed", "; the hand edit is in the backup")
+
+
+def sync_status(change: Change) -> SyncStatus:
+    """Given what was decided for a target, return the one word for how it stands."""
+    if change.effect is Effect.HOLD:
+        return SyncStatus.HELD
+    if change.drifted:
+        return SyncStatus.DRIFTED
+    if change.kind in (Kind.IN_SYNC, Kind.NOT_OURS):
+        return SyncStatus.IN_SYNC
+    return SyncStatus.ORPHAN if change.kind is Kind.ORPHAN else SyncStatus.PENDING
+
+
+def with_keys(change: Change, keys: KeyChange) -> Change:
+    """Given a change of content and the names of the keys it touches, return the change that names them.
+
+    Content that differs only in bytes becomes the aspect ``cosmetic`` instead of ``content``.
+    """
+    if not keys.cosmetic:
+        return replace(change, keys=keys)
+    aspects = (change.aspects - {Aspect.CONTENT}) | {Aspect.COSMETIC}
+    return replace(
+        change,
+        keys=keys,
+        aspects=aspects,
+        reason=f"{change.reason} (order, quotes or comments only: no service needs it)",
+    )
+
+
+def told_apart(change: Change, by_hand: KeyChange, from_git: KeyChange, edited_at: float | None) -> Change:
+    """Given what a hand and what git have changed since the file was last written, return the change that says so."""
+    sentences = []
+    if by_hand.names:
+        when = f" at {instant(edited_at)}" if edited_at else ""
+        verb = "were" if len(by_hand.names) > 1 else "was"
+        sentences.append(f"{listed(by_hand.names)} {verb} changed by hand{when}")
+    if from_git.names:
+        verb = "are changes" if len(from_git.names) > 1 else "is a change"
+        sentences.append(f"{listed(from_git.names)} {verb} from git that waits")
+    head, _, tail = change.reason.partition("; ")
+    reason = "; ".join(filter(None, [", ".join(sentences) or head, tail]))
+    return replace(change, by_hand=by_hand, from_git=from_git, edited_at=edited_at, reason=reason)
+
+
+def _left_git(state: TargetState) -> Change:
+    if state.live is None:
+        return Change(state.target, Kind.IN_SYNC, Effect.NONE, "gone from git and from the server")
+    if state.live != state.last:
+        return Change(
+            state.target, Kind.NOT_OURS, Effect.NONE, "the target left git, but the live file is not as we wrote it"
+        )
+    if state.target.prune:
+        return Change(state.target, Kind.ORPHAN, Effect.DELETE, "the target left git and prune is set")
+    return Change(
+        state.target,
+        Kind.ORPHAN,
+        Effect.REPORT,
+        "the target left git; the live file stays (set prune to have it deleted)",
+    )
+
+
+def _missing(state: TargetState) -> Change:
+    if state.last is None:
+        return Change(state.target, Kind.CREATE, Effect.WRITE, "new target", frozenset({Aspect.MISSING}))
+    if state.desired == state.last:
+        return _drift(state, frozenset({Aspect.MISSING}), "the live file is gone")
+    return _conflict(state, frozenset({Aspect.MISSING}), "git has new content and the live file is gone")
+
+
+def _same_content(state: TargetState) -> Change:
+    aspects = _aspects(state)
+    if not aspects:
+        return Change(state.target, Kind.IN_SYNC, Effect.NONE, "in sync")
+    which = " and ".join(sorted(aspects))
+    if state.last_mode != state.target.mode:
+        # Git wants another mode than we last set, or nothing was ours yet: no hand has undone anything.
+        return Change(state.target, Kind.UPDATE, Effect.WRITE, f"git wants another {which}", aspects)
+    return _drift(state, aspects, f"the {which} of the live file was changed by hand")
+
+
+def _first_contact(state: TargetState, take_over: bool) -> Change:
+    if take_over or state.target.on_first_contact is OnFirstContact.TAKE_OVER:
+        reason = "a different file is already there; it is taken over, the old one is in the backup"
+        return Change(state.target, Kind.FIRST_CONTACT, Effect.WRITE, reason, _aspects(state))
+    reason = (
+        "a different file is already there and was never ours; compare the keys, then run "
+        f"`reconciler sync --take-over {state.target.id}` or set on_first_contact: take_over"
+    )
+    return Change(state.target, Kind.FIRST_CONTACT, Effect.HOLD, reason, _aspects(state))
+
+
+def _drift(state: TargetState, aspects: frozenset[Aspect], reason: str) -> Change:
+    if state.target.on_drift is OnDrift.RESTORE:
+        return Change(state.target, Kind.DRIFT, Effect.WRITE, reason, aspects)
+    return Change(state.target, Kind.DRIFT, Effect.REPORT, f"{reason}; on_drift is report", aspects)
+
+
+def _conflict(state: TargetState, aspects: frozenset[Aspect], reason: str, kept: str = "") -> Change:
+    if state.target.on_drift is OnDrift.RESTORE:
+        return Change(state.target, Kind.CONFLICT, Effect.WRITE, f"{reason}; git wins{kept}", aspects)
+    return Change(state.target, Kind.CONFLICT, Effect.HOLD, f"{reason}; on_drift is report: a person decides", aspects)
+
+
+def _aspects(state: TargetState) -> frozenset[Aspect]:
+    found = set()
+    if state.live != state.desired:
+        found.add(Aspect.CONTENT)
+    if state.live_mode is not None and state.live_mode != state.target.mode:
+        found.add(Aspect.MODE)
+    if not state.ownership_ok:
+        found.add(Aspect.OWNER)
+    return frozenset(found)

@@ -1,0 +1,108 @@
+"""What must hold before anything is written. Pure; each guard gives sentences, none of which holds a value."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Sequence
+
+from reconciler.core.dotenv import dotenv
+from reconciler.core.model.all import Parser, Target
+
+# A revision may drop this share of a file's keys before a person must say allow_shrink.
+SHRINK_LIMIT = 0.5
+# Keys by which a project's .env changes what Compose runs, not what the services read.
+_CONTROL_PREFIXES = ("COMPOSE_", "DOCKER_")
+_ALLOW = "the server must set allow_compose_files: true for that"
+_READER = {Parser.COMPOSE: "Compose", Parser.RAW: "docker run --env-file"}
+_SPECIAL_BITS = 0o7000
+
+
+def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
+    """Given the bytes about to be written and those they replace, return what speaks against writing them.
+
+    ``live`` is None where nothing is there, and where only a hand edit is put back: git has dropped nothing then.
+    """
+    problems = []
+    if b"ENC[" in desired:
+        problems.append(
+            "the plaintext still holds ENC[: it was encrypted twice, or is marked encrypted: false by mistake"
+        )
+    if live is not None and live.strip() and not desired.strip():
+        problems.append("it would empty a file that is not empty; delete the target instead if that is meant")
+    if target.parser is not Parser.OPAQUE:
+        problems += _env_content(target, desired, live)
+    return problems
+
+
+def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
+    try:
+        entries = dotenv.entries(desired, target.parser)
+        if target.parser is Parser.COMPOSE:
+            dotenv.resolve(desired, {})
+    except dotenv.EnvFileError as error:
+        # A ${NAME:?} may be defined where Compose runs: the stack's model tells.
+        if error.code != "required-variable":
+            return [f"{_READER[target.parser]} could not read it: {error}"]
+    problems = []
+    keys = {entry.key for entry in entries}
+    if left := sorted(key for key in keys if key.startswith("sops_")):
+        problems.append(f"the plaintext holds sops metadata ({', '.join(left)}): it was encrypted twice")
+    if twice := dotenv.duplicates(entries):
+        problems.append(f"defined twice: {', '.join(twice)}; keep one")
+    if gone := _shrinks(target, keys, live):
+        problems.append(
+            f"{gone} of the keys of the live file would go; set allow_shrink: true on the target if that is meant"
+        )
+    return problems
+
+
+def _shrinks(target: Target, keys: set[str], live: bytes | None) -> str:
+    if live is None or target.allow_shrink:
+        return ""
+    try:
+        before = {entry.key for entry in dotenv.entries(live, target.parser)}
+    except dotenv.EnvFileError:
+        return ""  # a live file that nobody can read is no measure
+    gone = before - keys
+    return f"{len(gone)} of {len(before)}" if len(gone) > SHRINK_LIMIT * len(before) else ""
+
+
+def project_files(
+    target: Target, project_files: Iterable[str], environment_files: Iterable[str], desired: bytes
+) -> list[str]:
+    """Given the files Compose reads as project configuration, return why ``target`` may not be one of them.
+
+    Else whoever merges could start anything as root. The server's allow_compose_files lifts this guard. Every path,
+    the target's too, has its links resolved: a link must not give one of these files a second name.
+    """
+    if target.path in project_files:
+        return [f"Compose reads this file as project configuration; {_ALLOW}"]
+    if target.path not in environment_files:
+        return []
+    try:
+        keys = {entry.key for entry in dotenv.parse(desired)}
+    except dotenv.EnvFileError as error:
+        return [f"Compose reads this file as the project's .env and could not: {error}"]
+    control = control_keys(keys)
+    return [f"{', '.join(control)} would change what Compose runs; {_ALLOW}"] if control else []
+
+
+def control_keys(keys: Iterable[str]) -> list[str]:
+    """Of the keys of a project's .env, those that change what Compose runs, sorted."""
+    return sorted(key for key in keys if key.startswith(_CONTROL_PREFIXES))
+
+
+def placement(target: Target, resolved: str, allowed: Sequence[str]) -> list[str]:
+    """Given the live path with links resolved and the resolved allowed_paths, return why it may not be written."""
+    problems = []
+    if not any(is_below(resolved, root) for root in allowed):
+        problems.append(f"{target.path} lies outside allowed_paths ({', '.join(allowed)})")
+    if target.mode & _SPECIAL_BITS:
+        problems.append(f"mode {target.mode:04o} has setuid, setgid or sticky")
+    return problems
+
+
+def is_below(path: str, root: str) -> bool:
+    """Whether ``path`` is strictly inside the directory ``root``; both absolute."""
+    inner, outer = posixpath.normpath(path), posixpath.normpath(root)
+    return inner != outer and inner.startswith(posixpath.join(outer, ""))

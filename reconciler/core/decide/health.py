@@ -1,0 +1,263 @@
+"""Decides from what the engine tells of containers whether services are healthy. Pure: time is an argument.
+
+``docker compose up --wait`` cannot be asked: it succeeds for a service that crashes two seconds later and for a crash
+loop without a health check. See docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from reconciler.core.decide.affected_services import is_stopped_on_purpose
+from reconciler.core.model.all import Container, HealthStatus, Project, ServiceHealth, Stack, StackHealth
+
+_WORST_FIRST = (
+    "dead", "exited", "restarting", "unhealthy", "removing", "created", "paused", "starting", "running", "healthy",
+)  # fmt: skip
+
+
+class Verdict(StrEnum):
+    WAIT = "wait"
+    HEALTHY = "healthy"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was decided for one service; ``reason`` is a sentence without a full stop."""
+
+    service: str
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The state of a watch after one look: per service, and all together.
+
+    ``reason`` says what failed, or what is still waited for; ``silent`` are the URLs that do not answer as wanted.
+    """
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    services: tuple[ServiceHealth, ...]
+    reason: str
+    silent: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """The services that failed; empty where only an HTTP check did."""
+        return frozenset(finding.service for finding in self.findings if finding.verdict is Verdict.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A container at the latest look. ``risen`` counts restarts since the watch began, ``since`` is when it was first
+    seen in this run (monotonic seconds), ``fresh`` whether this run began after the watch's baseline."""
+
+    restarts: int
+    started_at: str
+    since: float
+    risen: int = 0
+    fresh: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Services that must become healthy, and what is known of their containers so far.
+
+    ``none_wanted`` are the services that are scaled to no container at all.
+    """
+
+    stack: Stack
+    services: tuple[str, ...]
+    began_at: float
+    seen: Mapping[str, _Seen]
+    none_wanted: frozenset[str] = frozenset()
+
+    def look(
+        self, containers: Iterable[Container], now: float, answers: Mapping[str, bool] | None = None
+    ) -> tuple[Watch, Report]:
+        """Given the containers at ``now``, return the watch that goes on and what this look says.
+
+        ``answers`` tells of each URL in the stack's policy whether it answers as wanted; one not told of does not.
+        """
+        mine = [container for container in containers if container.service in self.services]
+        seen = {container.id: _see(self.seen.get(container.id), container, now) for container in mine}
+        watch = replace(self, seen=seen)
+        findings = tuple(
+            watch._judge_service(service, [container for container in mine if container.service == service], now)
+            for service in self.services
+        )
+        health = tuple(
+            _summary(self.stack, finding, [container for container in mine if container.service == finding.service])
+            for finding in findings
+        )
+        verdict, reason = watch._conclude(findings, now, answers or {})
+        silent = tuple(check.url for check in self.stack.health.http if not (answers or {}).get(check.url))
+        return watch, Report(verdict, findings, health, reason, silent)
+
+    def without(self, services: Collection[str]) -> Watch:
+        """The watch over the other services only."""
+        return replace(self, services=tuple(name for name in self.services if name not in services))
+
+    def _judge_service(self, service: str, containers: Sequence[Container], now: float) -> Finding:
+        if not containers and service in self.none_wanted:
+            return Finding(service, Verdict.HEALTHY, f"{service} is scaled to none")
+        if not containers:
+            return self._pending(service, "has no container", now)
+        findings = [self._judge(container, now) for container in containers]
+        for verdict in (Verdict.FAILED, Verdict.WAIT):
+            for finding in findings:
+                if finding.verdict is verdict:
+                    return finding
+        return findings[0]
+
+    def _judge(self, container: Container, now: float) -> Finding:
+        """Given one container, return what it means for its service."""
+        service, seen, policy = container.service, self.seen[container.id], self.stack.health
+        if _was_stopped(container) and not seen.risen:
+            # Somebody stops it, or the engine itself is ending: then the next look finds no engine to ask.
+            return self._pending(service, f"is stopped (exit code {container.exit_code})", now)
+        if crash := _crash(self.stack, container, seen.risen):
+            return Finding(service, Verdict.FAILED, crash)
+        if container.state == "exited":
+            return Finding(service, Verdict.HEALTHY, f"{service} has done its work")
+        if container.state != "running":
+            return self._pending(service, f"is {container.state}", now)
+        if container.health == "starting":
+            return self._pending(service, "is starting", now)
+        if container.health == "healthy" and seen.fresh:
+            return Finding(service, Verdict.HEALTHY, f"{service} is healthy")
+        # Without a health check, or with one whose answer is from before the change, only time can tell.
+        if now - seen.since >= policy.stable_for:
+            return Finding(service, Verdict.HEALTHY, f"{service} has run for {policy.stable_for:g} s")
+        return Finding(service, Verdict.WAIT, f"{service} must run for {policy.stable_for:g} s")
+
+    def _pending(self, service: str, what: str, now: float) -> Finding:
+        if now - self.began_at < self.stack.health.timeout:
+            return Finding(service, Verdict.WAIT, f"{service} {what}")
+        still = what.replace("is ", "is still ", 1) if what.startswith("is ") else f"still {what}"
+        return Finding(service, Verdict.FAILED, f"{service} {still} after {self.stack.health.timeout:g} s")
+
+    def _conclude(self, findings: Sequence[Finding], now: float, answers: Mapping[str, bool]) -> tuple[Verdict, str]:
+        if failures := [finding.reason for finding in findings if finding.verdict is Verdict.FAILED]:
+            return Verdict.FAILED, "; ".join(failures)
+        waiting = [finding.reason for finding in findings if finding.verdict is Verdict.WAIT]
+        silent = [check for check in self.stack.health.http if not answers.get(check.url)]
+        if silent and now - self.began_at >= self.stack.health.timeout:
+            wanted = "; ".join(f"{check.url} does not answer {check.status}" for check in silent)
+            return Verdict.FAILED, f"{wanted} after {self.stack.health.timeout:g} s"
+        waiting += [f"{check.url} must answer {check.status}" for check in silent]
+        if waiting:
+            return Verdict.WAIT, "; ".join(waiting)
+        return Verdict.HEALTHY, f"{', '.join(self.services)} healthy"
+
+
+def watch(
+    stack: Stack, services: Collection[str], before: Iterable[Container], now: float, project: Project | None = None
+) -> Watch:
+    """Given the services that a change touches and their containers before it, return a watch that begins at ``now``.
+
+    ``project`` as it is after the change tells which services want no container. Times, here and in every look, are
+    monotonic seconds.
+    """
+    baseline = {container.id: _Seen(container.restarts, container.started_at, now, fresh=False) for container in before}
+    known = project.services.values() if project else ()
+    none_wanted = frozenset(service.name for service in known if service.replicas == 0)
+    return Watch(stack, tuple(sorted(services)), now, baseline, none_wanted)
+
+
+def assess(stack: Stack, containers: Iterable[Container]) -> tuple[ServiceHealth, ...]:
+    """Given the containers at one moment, return each service's health, sorted: what can be said without waiting.
+
+    Containers that were stopped on purpose are passed over.
+    """
+    by_service: dict[str, list[Container]] = {}
+    for container in containers:
+        if not is_stopped_on_purpose(stack, container):
+            by_service.setdefault(container.service, []).append(container)
+    return tuple(
+        _summary(stack, Finding(service, _at_once(stack, by_service[service])), by_service[service])
+        for service in sorted(by_service)
+    )
+
+
+def summary(stack: Stack, containers: Sequence[Container]) -> StackHealth:
+    """Given the containers at one moment, return how the stack is: the worst of its services says it."""
+    services = assess(stack, containers)
+    if failing(stack, [container for container in containers if not is_stopped_on_purpose(stack, container)]):
+        status = HealthStatus.UNHEALTHY
+    elif not services:
+        status = HealthStatus.STOPPED
+    else:
+        well = all(service.healthy for service in services)
+        status = HealthStatus.HEALTHY if well else HealthStatus.STARTING
+    return StackHealth(stack.name, status, services)
+
+
+def failing(stack: Stack, containers: Iterable[Container]) -> frozenset[str]:
+    """The services that have failed at this moment: exited, restarting, dead or unhealthy. Starting is not failing."""
+    return frozenset(container.service for container in containers if _crash(stack, container, 0))
+
+
+def _at_once(stack: Stack, containers: Iterable[Container]) -> Verdict:
+    well = all(
+        not _crash(stack, container, 0) and container.state in ("running", "exited") and container.health != "starting"
+        for container in containers
+    )
+    return Verdict.HEALTHY if well else Verdict.FAILED
+
+
+def _see(last: _Seen | None, container: Container, now: float) -> _Seen:
+    """Given what was known of a container, return what is known now; its engine counts restarts since it was made,
+    or since somebody restarted it."""
+    if last is None:
+        return _Seen(container.restarts, container.started_at, now, risen=container.restarts)
+    if container.started_at == last.started_at and container.restarts == last.restarts:
+        return last
+    risen = container.restarts - last.restarts if container.restarts >= last.restarts else container.restarts
+    return _Seen(container.restarts, container.started_at, now, risen=last.risen + risen)
+
+
+def _crash(stack: Stack, container: Container, risen: int) -> str:
+    """Why this container is a failure, as a sentence; "" where it is none."""
+    service, code = container.service, container.exit_code
+    if container.state == "exited" and not (code == 0 and service in stack.one_shot):
+        advice = "" if code else " (if it is meant to end, name it in one_shot)"
+        return f"{service} exited with code {code}{_lifetime(container)}{advice}"
+    if container.state == "dead":
+        return f"{service} is dead: the engine could not remove its container"
+    if container.state == "restarting" or risen:
+        times = {0: "is being restarted", 1: "restarted once"}.get(risen, f"restarted {risen} times")
+        return f"{service} {times}{f', exit code {code}' if code else ''}"
+    return f"{service} is unhealthy" if container.health == "unhealthy" else ""
+
+
+def _was_stopped(container: Container) -> bool:
+    """Whether it ended by a signal from outside (SIGTERM, SIGKILL) and not for lack of memory."""
+    return container.state == "exited" and container.exit_code in (137, 143) and not container.out_of_memory
+
+
+def _lifetime(container: Container) -> str:
+    try:
+        began, ended = (datetime.fromisoformat(time) for time in (container.started_at, container.finished_at))
+        seconds = (ended - began).total_seconds()
+    except ValueError:
+        return ""
+    return f" after {seconds:.0f} s" if seconds >= 1 else " at once"
+
+
+def _summary(stack: Stack, finding: Finding, containers: Sequence[Container]) -> ServiceHealth:
+    words = [container.health if _answers(container) else container.state for container in containers]
+    state = min(words, key=_WORST_FIRST.index, default="missing")
+    restarts = sum(container.restarts for container in containers)
+    return ServiceHealth(stack.name, finding.service, state, finding.verdict is Verdict.HEALTHY, restarts)
+
+
+def _answers(container: Container) -> bool:
+    """Whether the word of its health check is about now: the engine keeps the last one of a container that ended."""
+    return container.state == "running" and bool(container.health)

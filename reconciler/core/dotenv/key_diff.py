@@ -1,0 +1,88 @@
+"""What two versions of an encrypted file tell of each other without any key.
+
+sops keeps the names of variables readable, writes a value anew under a new ``iv``, keeps the ``iv`` where it only
+re-encrypts (``rotate``) and the ciphertext where it re-addresses (``updatekeys``) the file. That a value is the same
+under its old ``iv`` is sops' habit and no proof: whoever has the public key can encrypt another one under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reconciler.core.checks.line_lint import may_be_a_value
+from reconciler.core.model.all import Format, KeyChange
+from reconciler.core.sops.ciphertext import Ciphertext, Entry
+
+
+@dataclass(frozen=True, slots=True)
+class CipherChange:
+    """``keys`` names what was written anew; ``joined`` and ``left`` are public keys that can and can no longer decrypt
+    it; ``only_reencrypted``: no value, name or comment changed; ``rotated``: every other value was encrypted anew, so
+    that only a key tells whether it changed."""
+
+    keys: KeyChange
+    joined: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    only_reencrypted: bool = False
+    rotated: bool = False
+
+
+def compare(old: Ciphertext | None, new: Ciphertext | None) -> CipherChange:
+    """Given two versions of a file (None where it is absent), return what changed, by name."""
+    before, after = _values(old), _values(new)
+    common = sorted(before.keys() & after.keys())
+    rotated = _is_rotated([(before[key], after[key]) for key in common])
+    keys = KeyChange(
+        added=tuple(sorted(after.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        changed=tuple(key for key in common if _is_changed(before[key], after[key], rotated=rotated)),
+    )
+    unknown = rotated and any(
+        before[key].encrypted != after[key].encrypted for key in common if key not in keys.changed
+    )
+    was, now = _recipients(old), _recipients(new)
+    same_comments = _comments(old) == _comments(new)
+    return CipherChange(
+        keys=keys,
+        joined=tuple(sorted(now - was)) if old else (),
+        left=tuple(sorted(was - now)) if new else (),
+        only_reencrypted=bool(old and new and keys.empty and same_comments and not unknown),
+        rotated=unknown,
+    )
+
+
+def _values(version: Ciphertext | None) -> Mapping[str, Entry]:
+    """By name; what may be a secret that stands alone, by its line."""
+    found = {}
+    for entry in version.entries if version else ():
+        if not entry.comment:
+            alone = version and version.format is Format.DOTENV and may_be_a_value(entry.key, entry.encrypted)
+            found[f"line {entry.line}" if alone else entry.key] = entry
+    return found
+
+
+def _comments(version: Ciphertext | None) -> list[str]:
+    return sorted(entry.iv for entry in version.entries if entry.comment) if version else []
+
+
+def _recipients(version: Ciphertext | None) -> frozenset[str]:
+    return frozenset({*version.metadata.age, *version.metadata.pgp}) if version else frozenset()
+
+
+def _is_rotated(pairs: list[tuple[Entry, Entry]]) -> bool:
+    """Whether the file has a new data key: then no ciphertext is as it was. A single value that changed under its old
+    ``iv`` is none of sops' doing, and counts as changed."""
+    encrypted = [(old, new) for old, new in pairs if old.encrypted and new.encrypted]
+    return bool(encrypted) and all(old.encrypted != new.encrypted for old, new in encrypted)
+
+
+def _is_changed(old: Entry, new: Entry, *, rotated: bool) -> bool:
+    if old.encrypted == new.encrypted:
+        return False
+    return not rotated or (old.iv, old.type, _length(old)) != (new.iv, new.type, _length(new))
+
+
+def _length(entry: Entry) -> int:
+    """Of the value, in base64 without its padding."""
+    return len(entry.encrypted.partition("data:")[2].partition(",")[0].rstrip("="))

@@ -1,0 +1,156 @@
+"""Which files hold variables by the look of their names, and what in them must not be plain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
+
+# .env, .env.production, api.env, api.env.bak, and what editors leave behind: .api.env.swp, api.env~
+_ENV_FILE = re.compile(r".*\.env(?:\..*)?[~#]?", re.IGNORECASE | re.DOTALL)
+_EXAMPLE = re.compile(r"(?:.*[._-])?(?:example|template|sample|dist)(?:\..*)?", re.IGNORECASE | re.DOTALL)
+_COMMENT = (b"#", b";")
+_STANDS_FOR_ONE = re.compile(
+    r"example|change|replace|your|placeholder|dummy|fake|sample|invented|insert|secret|password|test|todo|xxx|123456"
+    r"|<|\.\.\.|\$",
+    re.IGNORECASE,
+)
+_SHORTEST_REAL = 16  # characters
+
+# Configuration whose form tells what is a secret in it. Anything else may be one as a whole.
+_CONFIGURATION = re.compile(
+    r"(?i)(.*\.(conf|cfg|cnf|ini|toml|ya?ml|json|xml|properties|html?|css|js|vcl|rules|lua)|caddyfile|corefile|haproxy.*)"
+    r"(\.(template|tmpl|tpl|j2))?"
+)
+# What is set to what: name = value, "name": value, 'name' => value, name value.
+_NAME = r"(?<![\w.\-])[\w.\-]{2,200}"
+_VALUE = r"[\"']?((?:\$\{[^}\n]{0,200}\}|[^\s\"',;}]){1,200})"
+_TEXT = r"\s*(?:<!\[CDATA\[)?([^<>\s]{1,200})"
+_GAP = r"[ \t]{0,200}"
+_SPACE = r"\s{0,200}"
+_SETTINGS = (
+    # The value is looked ahead at: it may be the next name.
+    re.compile(rf"({_NAME})[\"']?\]?(?:{_GAP}(?:=>|:=|[:=]){_GAP}|[ \t]{{1,200}})(?={_VALUE})"),
+    # YAML with the value in the next line, which is no mapping.
+    re.compile(
+        rf"^[ \t-]*[\"']?({_NAME})[\"']?{_GAP}:{_GAP}(?:[|>][-+0-9]*)?{_GAP}(?:#.*)?\r?\n"
+        rf"(?:[ \t]*\r?\n)*[ \t]+(?:-[ \t]+)?(?![\"']?[\w.\-]+[\"']?[ \t]*:(?:\s|$)){_VALUE}",
+        re.MULTILINE,
+    ),
+    # Elements and properties of XML.
+    re.compile(rf"<(?:[\w-]+:)?({_NAME})(?:\s[^<>]*)?>{_TEXT}"),
+    re.compile(rf"<[\w:-]+\s[^<>]*\b(?i:name|key|id)\s*=\s*[\"']({_NAME})[\"'][^<>]*>{_TEXT}"),
+    # The name and the value as two fields, as a container's environment is often written.
+    re.compile(
+        rf"\b(?i:name|key|id)[\"']?{_SPACE}[:=]{_SPACE}[\"']?({_NAME})[\"']?{_SPACE}[,;]?{_SPACE}"
+        rf"[\"']?(?i:value)[\"']?{_SPACE}[:=]{_SPACE}{_VALUE}"
+    ),
+)
+# Words of every sentence: between white space they are a name only where the line begins with them, or quotes follow.
+_EVERYDAY = re.compile(r"(?:pass|hash|pat)[ \t]+", re.IGNORECASE)
+# nginx passes requests on by these; only with a sign between do they set a password.
+_PASSED_ON = re.compile(r"(?:proxy|fastcgi|uwsgi|scgi|grpc|memcached|js)_pass[ \t]")
+_SHAPES = (
+    (re.compile(r"AGE-SECRET-KEY-1|-----BEGIN [A-Z0-9 ]*PRIVATE KEY"), "holds a private key"),
+    (re.compile(r"://[^\s/:@]*:(?!\$\{?\w+\}?@)[^\s/@]+@"), "holds an address with a password"),
+    (
+        re.compile(
+            r"(?i:hooks\.slack\.com/|discord(?:app)?\.com/api/webhooks/|webhook\.office\.com/|api\.telegram\.org/bot)\w"
+            r"|https?://[^\s\"'<>]{1,300}/(?=[^/\s]*[0-9][^/\s]*[0-9])(?=[^/\s]*[A-Z])(?=[^/\s]*[a-z])[\w-]{20,}(?![\w.-])"
+        ),
+        "holds an address that is a secret itself, such as a webhook's",
+    ),
+    (
+        re.compile(
+            r"\$(?:apr1|[156]|2[abxy]|y|argon2\w*)\$|\{(?:S?SHA[0-9]*|CRYPT|PBKDF2\S*)\}|SCRAM-SHA-[0-9]+\$|pbkdf2[_:]sha"
+        ),
+        "holds a password's hash",
+    ),
+    (
+        re.compile(
+            r"\beyJ[\w-]{8,}\.[\w-]{8,}|\bA[KS]IA[0-9A-Z]{16}\b|\b(?:gh[opsru]_|github_pat_|glpat-|xox[a-z]-|[rs]k_live_)"
+            r"[\w-]{8,}|\bsk-[\w-]{20,}"
+        ),
+        "holds a token of a known form",
+    ),
+    (
+        re.compile(
+            r"(?i)\b(?:bearer|basic)[ \t]+[A-Za-z0-9+/._~-]{8,}|\bauth[ \t]+[\w.-]+:\S"
+            r"|^[ \t]*user[ \t]+\S+[ \t].*[ \t]>\S",
+            re.MULTILINE,
+        ),
+        "holds what signs somebody in",
+    ),
+    (
+        re.compile(
+            r"(?<![\w/.+-])(?=[A-Za-z+/_-]*[0-9][A-Za-z+/_-]*[0-9])(?=[^\s]*[A-Za-z])[A-Za-z0-9+/_-]{24,}={0,2}(?![\w/.-])"
+        ),
+        "holds a long run of letters and digits",
+    ),
+)
+
+
+def is_env_file(name: str) -> bool:
+    """Whether a file of this name, without its directory, holds variables that somebody uses."""
+    return _ENV_FILE.fullmatch(name) is not None and not is_example(name)
+
+
+def is_example(name: str) -> bool:
+    """Whether a file of this name is a template, of which only the names matter."""
+    return _EXAMPLE.fullmatch(name) is not None
+
+
+def first_plain_line(data: bytes) -> int | None:
+    """Given an env file that is not encrypted, return the first line with a value in it; of an editor's own format, 1;
+    None where there are but names and comments."""
+    if b"\0" in data:
+        return 1
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        name, equals, value = line.strip().partition(b"=")
+        if name and not name.startswith(_COMMENT) and (value.strip() if equals else len(name) >= _SHORTEST_REAL):
+            return number
+    return None
+
+
+def looks_real(value: str) -> bool:
+    """Whether a value in an example looks like a secret, and not like words that stand for one."""
+    long = len(value) >= _SHORTEST_REAL and " " not in value
+    mixed = re.search("[0-9]", value) and re.search("[A-Za-z]", value)
+    return bool(long and mixed) and _STANDS_FOR_ONE.search(value) is None
+
+
+def why_secret(name: str, data: bytes) -> str:
+    """Given a configuration file, return why it may hold a secret, without quoting it; "" where nothing looks like one.
+
+    In doubt it does: a plain file in git is readable for ever.
+    """
+    if _CONFIGURATION.fullmatch(name) is None:
+        return "its name does not tell that it is no secret"
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return "it is not text"
+    if "\0" in text:
+        return "it is not text"
+    found = min(_signs(text), default=None)
+    return f"line {text.count(chr(10), 0, found[0]) + 1} {found[1]}" if found else ""
+
+
+def _signs(text: str) -> Iterator[tuple[int, str]]:
+    """Where something looks like a secret, and what it looks like: the first of each kind."""
+    for pattern, what in _SHAPES:
+        if match := pattern.search(text):
+            yield match.start(), what
+    for pattern in _SETTINGS:
+        if match := next(filter(_sets_a_secret, pattern.finditer(text)), None):
+            yield match.start(1), "gives a value to what is named like a secret"
+
+
+def _sets_a_secret(match: re.Match[str]) -> bool:
+    if not names_a_secret(match[1]) or is_no_secret_value(match[2]) or _PASSED_ON.match(match[0]):
+        return False
+    if _EVERYDAY.fullmatch(match[0]) is None:
+        return True
+    before = match.string[max(0, match.start() - 200) : match.start()].rpartition("\n")[2]
+    return not before.strip() or match.string[match.end()] in "\"'"

@@ -1,0 +1,365 @@
+"""What of a live file goes into git, and how sops is told: the decisions of `reconciler adopt`. Pure.
+
+A SOPS dotenv file is a list of lines, and sops changes one value at a time: it can set a value in its place, remove it,
+and add one at the end. It drops blank lines, ends every line, and has no word for comments or an order. What a live
+file has beyond that cannot be adopted byte for byte, and is refused with its line; never with a value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from reconciler.core.dotenv import dotenv
+from reconciler.core.errors import RefusedError
+from reconciler.core.model.all import KeyChange, Parser, Target
+from reconciler.core.secret import Secret
+from reconciler.core.sops.ciphertext import is_certainly_a_name, listed
+
+_LABEL = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
+_SOPS_OWN = "sops_"
+_LEFT_PLAIN = "_unencrypted"  # sops leaves the values of such keys as they are
+_IN_A_SUBJECT = 3  # names
+AS_BINARY = "encrypt the source as binary (`sops encrypt --input-type binary --output-type binary`)"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a dotenv file as sops sees it; ``number`` counts from 1.
+
+    ``name`` is the variable, "" for a comment; ``label`` is all that stands before the ``=``, which is what sops calls
+    the value; ``text`` is the whole line without its end.
+    """
+
+    number: int
+    name: str
+    label: str
+    text: str = field(repr=False)
+
+    @property
+    def value(self) -> Secret:
+        """What sops must be given: it writes a line feed as the two characters ``\\n``."""
+        return Secret(self.text[len(self.label) + 1 :].replace("\\n", "\n").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the source is to hold, and the names of the keys by which that differs from git's content."""
+
+    content: Secret
+    keys: KeyChange
+
+
+class UnfitError(Exception):
+    """A line that sops cannot keep as it is. ``reason`` continues "line 3: "; it holds no value."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
+        self.line = line
+        self.reason = reason
+
+
+# --- what is to be in git ---
+
+
+def whole(target: Target, git: bytes, live: bytes, last: bytes | None) -> Proposal:
+    """Given git's content, the live one and the one that was last applied (None: not known), propose the live file as
+    it is, for a source that has no keys to sops.
+
+    Raises RefusedError where nothing was edited here, or git has moved as well.
+    """
+    if live == git:
+        raise _nothing(target)
+    if last is not None and last != git:
+        raise _both_moved(target) if live != last else _only_git_moved(target, ())
+    return Proposal(Secret(live), KeyChange())
+
+
+def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: Collection[str]) -> Proposal:
+    """The same for a dotenv source: the whole live file, or git's content with only these ``keys`` taken from it.
+
+    A key that is new goes to the end, one that is gone here is taken out. Raises RefusedError also for a live file
+    that its reader or sops would not take, and for keys that are nowhere or do not differ.
+    """
+    if live == git:
+        raise _nothing(target)
+    reader = _reader(target)
+    ours = {line.name: line for line in _lines_in_git(target, git, reader) if line.name}
+    theirs = _live_lines(target, live, reader)
+    differing = [name for name in _in_order(ours, theirs) if _text(ours, name) != _text(theirs, name)]
+    told = [name for name in differing if name in ours or _is_certain(theirs[name])]
+    wanted = _named(target, keys, {*ours, *theirs}, differing, told) if keys else differing
+    if last is not None and last != git:
+        before = _lines_by_name(last, reader)
+        if waiting := [name for name in wanted if _text(before, name) == _text(theirs, name)]:
+            raise _only_git_moved(target, waiting, [name for name in wanted if name not in waiting])
+    if keys:
+        content = _merged(target, git, reader, theirs, wanted)
+    else:
+        _require_fit(target, live, reader, [name for name in told if name not in theirs or theirs[name]])
+        _require_certain(target, theirs, wanted, told)
+        content = live
+    return Proposal(Secret(content), _key_change(ours, theirs, wanted))
+
+
+def edits(target: Target, git: bytes, proposal: Proposal) -> dict[str, Secret | None]:
+    """Given git's content, return what sops is to do to make the proposal of it: label → value, None to remove it.
+
+    Raises RefusedError where sops cannot get there: other comments, another order, a new key that is not at the end.
+    """
+    reader, content = _reader(target), proposal.content.reveal()
+    old, new = _lines_in_git(target, git, reader), read_lines(content, reader)
+    before = {line.label: line for line in old if line.name}
+    after = {line.label: line for line in new if line.name}
+    made = [after.get(line.label, line) if line.name else line for line in old if not line.name or line.label in after]
+    made += [line for line in new if line.name and line.label not in before]
+    _require_same(target, made, new, proposal.keys)
+    changed: dict[str, Secret | None] = {
+        label: line.value for label, line in after.items() if _text(before, label) != line.text
+    }
+    return changed | {label: None for label in before if label not in after}
+
+
+# --- the lines of a file ---
+
+
+def read_lines(data: bytes, reader: Parser) -> tuple[Line, ...]:
+    """Given a dotenv file, return its lines. Raises UnfitError for the first that sops would change or refuse."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        position = error.start  # the error itself holds the file
+    else:
+        position = -1
+    if position >= 0:
+        raise UnfitError(data.count(b"\n", 0, position) + 1, "it is not UTF-8")
+    found = tuple(_line(number, line, reader) for number, line in enumerate(text.split("\n")[:-1], start=1))
+    if not text.endswith("\n") and text:
+        raise UnfitError(text.count("\n") + 1, "the file does not end with a line feed, and sops would add one")
+    seen: dict[str, int] = {}
+    for line in found:
+        if line.name and seen.setdefault(line.name, line.number) != line.number:
+            raise UnfitError(line.number, f"{line.name} is set already in line {seen[line.name]}")
+    return found
+
+
+def _line(number: int, text: str, reader: Parser) -> Line:
+    if text.startswith("#"):
+        return Line(number, "", "", text)
+    if not text.strip():
+        raise UnfitError(number, "it is blank, and sops drops blank lines")
+    if text.lstrip().startswith("#"):
+        raise UnfitError(number, "it is an indented comment, which sops does not take")
+    label, equals, _ = text.partition("=")
+    match = _LABEL.fullmatch(label)
+    if not equals or match is None or not _stands_alone(text, match[1], reader):
+        raise UnfitError(number, "it is not one KEY=value (a value of several lines? KEY: value? a bare KEY?)")
+    if match[1].startswith(_SOPS_OWN):
+        raise UnfitError(number, f"{match[1]} would be taken for sops' own metadata")
+    if label.endswith(_LEFT_PLAIN):
+        raise UnfitError(number, f"sops would leave {match[1]} in plain text, because its name ends in {_LEFT_PLAIN}")
+    return Line(number, match[1], label, text)
+
+
+def _stands_alone(text: str, name: str, reader: Parser) -> bool:
+    """Whether the line by itself is exactly one assignment of ``name``: no piece of a value of several lines."""
+    try:
+        found = dotenv.entries(f"{text}\n".encode(), reader)
+    except dotenv.EnvFileError:
+        return False
+    return [entry.key for entry in found] == [name]
+
+
+def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line | None]:
+    """The live file's assignments by name; None for one that sops could not hold.
+
+    Only what the reader of the whole file takes for an assignment counts: in a value of several lines, a line may look
+    like one, and what looks like a name would be a piece of a secret.
+    """
+    try:
+        entries = dotenv.entries(live, reader)
+    except dotenv.EnvFileError as error:
+        raise RefusedError(f"the live file cannot be read: {error}", where=target.path, hint="Mend it first") from None
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.key in seen:
+            where = f"{target.path}, line {entry.line}"
+            raise RefusedError("an earlier line sets the same variable", where=where, hint="Keep one of them")
+        seen.add(entry.key)
+    texts = live.split(b"\n")
+    found: dict[str, Line | None] = {}
+    for entry in entries:
+        line = None
+        with contextlib.suppress(UnfitError, UnicodeDecodeError):
+            line = _line(entry.line, texts[entry.line - 1].decode(), reader)
+        found[entry.key] = line if line and line.name == entry.key else None
+    found.pop("", None)  # a bare KEY that ends the file
+    return found
+
+
+def _lines_in_git(target: Target, git: bytes, reader: Parser) -> tuple[Line, ...]:
+    try:
+        return read_lines(git, reader)
+    except UnfitError as unfit:
+        hint = "Correct the source with `sops edit` first"
+        raise RefusedError(f"git's own content cannot be edited: {unfit}", where=target.id, hint=hint) from None
+
+
+def _lines_by_name(data: bytes, reader: Parser) -> dict[str, Line]:
+    try:
+        return {line.name: line for line in read_lines(data, reader) if line.name}
+    except UnfitError:  # git held it in another form then
+        return {}
+
+
+def _text(lines: Mapping[str, Line | None], name: str) -> str | None:
+    """The line of that name; "" for one that sops could not hold, None where there is none."""
+    line = lines.get(name)
+    return line.text if line else ("" if name in lines else None)
+
+
+def _in_order(ours: Collection[str], theirs: Collection[str]) -> list[str]:
+    return [*ours, *(name for name in theirs if name not in ours)]
+
+
+def _reader(target: Target) -> Parser:
+    """How the lines of a target are told apart; one that is opaque is still dotenv to sops."""
+    return Parser.COMPOSE if target.parser is Parser.OPAQUE else target.parser
+
+
+# --- choosing ---
+
+
+def _named(
+    target: Target, keys: Collection[str], known: Collection[str], differing: Sequence[str], told: Sequence[str]
+) -> list[str]:
+    """The keys that a person names. Raises RefusedError for one that is nowhere, or does not differ.
+
+    Of those that differ, ``told`` may be shown.
+    """
+    hint = f"What differs: {listed(told) or 'no key, only comments, order or blank lines'}"
+    if unknown := sorted(set(keys) - set(known)):
+        raise RefusedError(f"neither git nor the live file has {listed(unknown)}", where=target.id, hint=hint)
+    if same := sorted(set(keys) - set(differing)):
+        raise RefusedError(f"{listed(same)} is as git has it", where=target.id, hint=hint)
+    return [name for name in differing if name in keys]
+
+
+def _merged(
+    target: Target, git: bytes, reader: Parser, theirs: Mapping[str, Line | None], wanted: Sequence[str]
+) -> bytes:
+    """Git's content with the wanted keys as the live file has them; what is not in git by that label is added last."""
+    unfit = [name for name in wanted if name in theirs and theirs[name] is None]
+    if unfit:
+        what = (
+            f"sops' dotenv cannot hold {listed(unfit)} as the live file has it (a value of several lines? a bare KEY?)"
+        )
+        raise RefusedError(what, where=target.path, hint=f"Write it in one KEY=value line, or {AS_BINARY}")
+    old = _lines_in_git(target, git, reader)
+    labels = {line.label for line in old}
+    new = [line for name in wanted if (line := theirs.get(name))]
+    in_place = {line.label: line for line in new if line.label in labels}
+    kept = [in_place.get(line.label) if line.name in wanted else line for line in old]
+    texts = [line.text for line in (*kept, *(line for line in new if line.label not in labels)) if line]
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+def _require_fit(target: Target, live: bytes, reader: Parser, differing: Sequence[str]) -> None:
+    """Raises RefusedError for a live file that sops' dotenv cannot hold byte for byte."""
+    try:
+        read_lines(live, reader)
+    except UnfitError as unfit:
+        where, reason = f"{target.path}, line {unfit.line}", unfit.reason
+    else:
+        return
+    what = f"sops' dotenv cannot hold the live file as it is: {reason}"
+    raise RefusedError(what, where=where, hint=f"{_by_key(differing)}Or mend the line, or {AS_BINARY}")
+
+
+def _is_certain(line: Line | None) -> bool:
+    """Whether what stands before the ``=`` is certainly a name: a line of a pasted key may look like one."""
+    return line is not None and is_certainly_a_name(line.name, line.text[len(line.label) + 1 :])
+
+
+def _require_certain(
+    target: Target, theirs: Mapping[str, Line | None], wanted: Sequence[str], told: Sequence[str]
+) -> None:
+    """Names stay readable in git. Raises RefusedError for a new one that might be a piece of a value."""
+    for name in wanted:
+        line = theirs.get(name)
+        if line is not None and name not in told:
+            what = "what stands before the = may be a piece of a value (its letters' case is mixed, or nothing follows)"
+            hint = "If it is a name, adopt it by that: --key NAME"
+            raise RefusedError(what, where=f"{target.path}, line {line.number}", hint=hint)
+
+
+def _require_same(target: Target, made: Sequence[Line], new: Sequence[Line], keys: KeyChange) -> None:
+    for number in range(max(len(made), len(new))):
+        got, wanted = (lines[number] if number < len(lines) else None for lines in (made, new))
+        if got and wanted and got.text == wanted.text:
+            continue
+        comment = any(line is not None and not line.name for line in (got, wanted))
+        reason = (
+            "a comment differs from git's" if comment else "the keys stand in another order, or a new one is not last"
+        )
+        what = f"sops can set values in their place and add new ones at the end, no more: {reason}"
+        hint = f"{_by_key(keys.names)}Comments and order are changed with `sops edit`, where the source is"
+        raise RefusedError(what, where=f"{target.path}, line {number + 1}", hint=hint)
+
+
+def _by_key(names: Sequence[str]) -> str:
+    """How to adopt the keys without what stands around them."""
+    if not names:
+        return ""
+    shown = " ".join(f"--key {name}" for name in names[:10])
+    return f"Adopt the keys alone ({shown}{' …' if names[10:] else ''}). "
+
+
+def _key_change(ours: Mapping[str, Line | None], theirs: Mapping[str, Line | None], wanted: Sequence[str]) -> KeyChange:
+    return KeyChange(
+        added=tuple(sorted(name for name in wanted if name not in ours)),
+        removed=tuple(sorted(name for name in wanted if name not in theirs)),
+        changed=tuple(sorted(name for name in wanted if name in ours and name in theirs)),
+    )
+
+
+def _nothing(target: Target) -> RefusedError:
+    hint = "An edit that was undone lies in a backup: `reconciler backups`"
+    return RefusedError("the live file is what git has: there is nothing to adopt", where=target.id, hint=hint)
+
+
+def _both_moved(target: Target) -> RefusedError:
+    what = "git has changed the file since it was last applied here, and so has somebody on this server"
+    return RefusedError(what, where=target.id, hint="Merge the two by hand: adopting would undo the change in git")
+
+
+def _only_git_moved(target: Target, names: Sequence[str], others: Sequence[str] = ()) -> RefusedError:
+    of = f"{listed(names)}: git has changed that" if names else "git has changed the file"
+    what = f"{of} since it was last applied here, nobody on this server has; adopting would undo the change in git"
+    return RefusedError(what, where=target.id, hint=_by_key(others) or "`reconciler sync` applies what git has")
+
+
+# --- the commit ---
+
+
+def branch(environment: str, at: float) -> str:
+    """Where a proposal stands for review; ``at`` in epoch seconds. Two within a second have branches of their own."""
+    moment = datetime.fromtimestamp(at, UTC)
+    return f"reconciler/adopt-{environment}-{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
+
+
+def message(target: Target, keys: KeyChange, host: str) -> str:
+    """What the commit says: names, never values."""
+    host = " ".join(host.split())
+    names = keys.names
+    more = f" and {len(names) - _IN_A_SUBJECT} more" if names[_IN_A_SUBJECT:] else ""
+    subject = f"Adopt {', '.join(names[:_IN_A_SUBJECT])}{more} of {target.id}" if names else f"Adopt {target.id}"
+    told = (("Changed", keys.changed), ("Added", keys.added), ("Removed", keys.removed))
+    body = "".join(f"{what}: {', '.join(some)}\n" for what, some in told if some) or "The file as a whole.\n"
+    return (
+        f"{subject} from {host}\n\nEdited by hand on the server, now proposed for git.\n\n{body}\n"
+        f"Reconciler-Adopt-Target: {target.id}\nReconciler-Adopt-Host: {host}\n"
+    )

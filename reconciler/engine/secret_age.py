@@ -1,0 +1,68 @@
+"""How old the secrets of an environment are: since when git has had the values that it has now. No key is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reconciler.core.model.all import Blob, Format, KeyAge, Revision, Target, TargetAge
+from reconciler.core.ports import Ports
+from reconciler.core.sops.ciphertext import IV_CHARACTERS, Entry
+from reconciler.engine.observe import Wanted, read_manifest, read_source
+
+
+async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tuple[TargetAge, ...]:
+    """The encrypted targets at ``revision``, each with its keys.
+
+    Raises ManifestError, SourceError, GitUnreachableError, StoreUnavailableError, RefusedError for a history that is
+    too long.
+    """
+    manifest = await read_manifest(ports, environment, revision)
+    encrypted = [target for target in manifest.targets if target.encrypted]
+    blobs = {target.source: await read_source(ports, revision, target) for target in encrypted}
+    return await _ages_of(ports, revision, encrypted, blobs)
+
+
+async def tell_ages(ports: Ports, wanted: Wanted) -> None:
+    """Have the metrics tell the age of each target's oldest secret. Raises as ``secret_ages`` does."""
+    targets = wanted.manifest.targets
+    encrypted = [target for target in targets if target.encrypted]
+    ages = await _ages_of(ports, wanted.revision, encrypted, wanted.blobs)
+    oldest = {one.target.id: one.oldest for one in ages}
+    for target in targets:
+        ports.metrics.rotated(target.environment, target.id, oldest.get(target.id))
+
+
+async def _ages_of(
+    ports: Ports, revision: Revision, targets: Sequence[Target], blobs: Mapping[str, Blob]
+) -> tuple[TargetAge, ...]:
+    """A value that was there before is as old as it was then: a revert does not rotate a secret. What a history knew
+    before it was rewritten counts too."""
+    await _learn(ports, revision.commit)
+    found = []
+    for target in targets:
+        source = ports.decryptor.read(target.source, blobs[target.source].data)
+        entries = [entry for entry in source.entries if not entry.comment]
+        found.append(TargetAge(target, _keys(ports, revision, entries, whole=source.format is Format.BINARY)))
+    return tuple(found)
+
+
+async def _learn(ports: Ports, commit: str) -> None:
+    """Read what the history has become since it was last read."""
+    directory = ports.settings.repository_path
+    known = ports.store.history_read(directory)
+    if known != commit:
+        seen = await ports.git.first_seen(commit, known, directory)
+        ports.store.remember_first_seen(directory, commit, seen)
+
+
+def _keys(ports: Ports, revision: Revision, entries: Sequence[Entry], *, whole: bool) -> tuple[KeyAge, ...]:
+    """A value that the history does not explain is as old as the revision that holds it."""
+    ivs = {entry.iv[:IV_CHARACTERS] for entry in entries}
+    seen = ports.store.first_seen(ivs)
+    return tuple(
+        KeyAge(
+            "" if whole else entry.key,
+            seen.get(entry.iv[:IV_CHARACTERS], revision.committed_at) if entry.iv else None,
+        )
+        for entry in entries
+    )
