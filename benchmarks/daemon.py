@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.figures import Figure
-from reconciler.app.config.schema import load_server_config
+from reconciler.app.config.server import load_server_config
 from reconciler.app.daemon.commands import make_pass
 from tests.support.server import ENVIRONMENT, Daemon, Server
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.figures import Figure
 from benchmarks.scratch import make_server
-from reconciler.app.config.schema import load_server_config
+from reconciler.app.config.server import load_server_config
 from reconciler.app.wiring.server import runtime
-from reconciler.core.model.all import Outcome, Result
+from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Turn, take_turn
 from tests.support.server import Server

@@ -16,10 +16,10 @@ from typing import Any
 from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, content
 from reconciler.adapters.sops.sops import Sops
-from reconciler.app.config.schema import load_server_config
+from reconciler.app.config.server import load_server_config
 from reconciler.app.wiring.server import Runtime, runtime
 from reconciler.core.dotenv import dotenv
-from reconciler.core.model.all import Result
+from reconciler.core.model.runs import Result
 from reconciler.engine.reconcile import Reconciler
 from tests.support.server import ENVIRONMENT, Server
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import passes
 from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, make_server
-from reconciler.core.model.all import Result
+from reconciler.core.model.runs import Result
 from reconciler.demo import dockerd
 from tests.support.commands import output, run
 from tests.support.compose import ComposeProject

@@ -20,37 +20,14 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.all import (
-    Action,
-    Backup,
-    BackupEntry,
-    Blob,
-    Check,
-    Container,
-    EnvironmentRecord,
-    Format,
-    GitRevert,
-    HttpCheck,
-    LiveFile,
-    Manifest,
-    Order,
-    Outcome,
-    Ownership,
-    Phase,
-    Plan,
-    Project,
-    Result,
-    Reverted,
-    RevertOrder,
-    RevertState,
-    Revision,
-    Run,
-    Service,
-    Settings,
-    Stack,
-    StackHealth,
-    Target,
-)
+from reconciler.core.model.compose import Action, Container, Project, Service, StackHealth
+from reconciler.core.model.plans import Plan
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.requests import Order
+from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertOrder, RevertState, Revision
+from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
+from reconciler.core.model.settings import Settings
+from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, Entry, Metadata

@@ -16,22 +16,12 @@ from prometheus_client import (
 
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import standstill
-from reconciler.core.model.all import (
-    Aspect,
-    Backup,
-    Change,
-    EnvironmentRecord,
-    HealthStatus,
-    Kind,
-    Outcome,
-    Phase,
-    Plan,
-    Result,
-    Revision,
-    StackHealth,
-    SyncStatus,
-    Target,
-)
+from reconciler.core.model.compose import HealthStatus, StackHealth
+from reconciler.core.model.plans import Aspect, Change, Kind, Plan, SyncStatus
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Backup, Outcome, Phase, Result
+from reconciler.core.model.targets import Target
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 # From a commit to its services, and from a failure to its end: people merge, images start, somebody gets up at night.

@@ -15,21 +15,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
-from reconciler.core.model.all import (
-    Action,
-    ActionKind,
-    Applied,
-    EnvironmentRecord,
-    Parser,
-    Pause,
-    Pin,
-    Quarantine,
-    Result,
-    RevertState,
-    Revision,
-    Run,
-    RunChange,
-)
+from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin, Quarantine
+from reconciler.core.model.revisions import RevertState, Revision
+from reconciler.core.model.runs import Result, Run, RunChange
+from reconciler.core.model.targets import Parser
 
 VERSION = 1
 _KEEP_RUNS = 1000

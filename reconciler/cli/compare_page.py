@@ -14,8 +14,8 @@ from html import escape
 from reconciler.app.compare.run import Report
 from reconciler.cli import compare_reports
 from reconciler.cli.compare_reports import WORDS, Row
-from reconciler.core.compare.comparison import Comparison, Remark, Status
 from reconciler.core.compare.risk import Risk
+from reconciler.core.compare.types import Comparison, Remark, Status
 from reconciler.core.text import printable
 
 _STYLE = """

@@ -10,8 +10,8 @@ from typing import Any
 
 from reconciler.app.compare.run import Report
 from reconciler.cli.markdown import code, plain
-from reconciler.core.compare.comparison import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
 from reconciler.core.compare.risk import Risk
+from reconciler.core.compare.types import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
 from reconciler.core.text import printable
 
 WORDS = {

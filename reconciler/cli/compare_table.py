@@ -9,7 +9,7 @@ from rich.table import Table
 from reconciler.app.compare.run import Report
 from reconciler.cli import compare_reports
 from reconciler.cli.compare_reports import Row
-from reconciler.core.compare.comparison import Comparison, Status
+from reconciler.core.compare.types import Comparison, Status
 from reconciler.core.text import printable
 
 _COLOURS = {"high": "red", "medium": "yellow", "low": "dim"}

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from reconciler.core.errors import ReconcilerError, RefusedError
-from reconciler.core.model.all import Order, OrderKind
+from reconciler.core.model.requests import Order, OrderKind
 from reconciler.core.text import printable
 
 if TYPE_CHECKING:
-    from reconciler.app.config.schema import ServerConfig
+    from reconciler.app.config.server import ServerConfig
 
 DEFAULT_CONFIG = "/etc/reconciler/reconciler.yaml"
 IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _load(path: str) -> ServerConfig:
-    from reconciler.app.config.schema import load_server_config
+    from reconciler.app.config.server import load_server_config
 
     return load_server_config(path)
 
@@ -420,11 +420,11 @@ def check(
 
     Without a key everything but values is looked at. Exits 0 if nothing was found, 2 if something was, 1 on errors.
     """
-    from reconciler.app.wiring import arguments
+    from reconciler.app.checks.command import check_environments
     from reconciler.cli import render, reports
 
     with render.counted("decrypting") as progress:
-        report = arguments.check(path, environment or [], server or [], age_key_file, progress)
+        report = check_environments(path, environment or [], server or [], age_key_file, progress)
     sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
     raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
 
@@ -457,16 +457,16 @@ def diff(
     Never shows a value. With a key also where else values are the same. Exits 0 (2 with --exit-code if something
     changed), or 1 on errors.
     """
-    from reconciler.app.wiring import arguments
+    from reconciler.app.diff.command import diff_commits, pushed_span
     from reconciler.cli import comments, render
 
     if bool(span) == hook:
         raise RefusedError("name two commits, or give --hook", hint="Such as `reconciler diff origin/main...HEAD`")
-    if hook and not (span := arguments.pushed()):
+    if hook and not (span := pushed_span()):
         typer.echo("nothing to compare with: origin/HEAD is not set (`git remote set-head origin --auto` sets it)")
         raise typer.Exit(IN_SYNC)
     with render.counted("decrypting") as progress:
-        found = arguments.diff(span, path, environment or [], age_key_file, progress)
+        found = diff_commits(span, path, environment or [], age_key_file, progress)
     sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
     raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
 
@@ -517,12 +517,12 @@ def compare(
     file:PATH or container:SERVICE. Never shows a value; equal and different are told by fingerprints.
     Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
     """
-    from reconciler.app.wiring import arguments
+    from reconciler.app.compare.command import CompareRequest, compare_sides
     from reconciler.cli import compare_page, compare_reports, compare_table, render
 
-    asked = arguments.Asked(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
+    asked = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
     with render.counted("looking") as progress:
-        report = arguments.compare(left, right, asked, progress)
+        report = compare_sides(left, right, asked, progress)
     form = CompareForm.JSON if as_json else form
     match form:
         case CompareForm.JSON:

@@ -8,34 +8,13 @@ from typing import Protocol
 
 from reconciler.core.contract import Answer, Contract, Question
 from reconciler.core.inventory import FoundFile
-from reconciler.core.model.all import (
-    Action,
-    Applied,
-    Backup,
-    BackupEntry,
-    Blob,
-    Check,
-    Container,
-    EnvironmentRecord,
-    Format,
-    GitRevert,
-    HttpCheck,
-    LiveFile,
-    Manifest,
-    Outcome,
-    Ownership,
-    Phase,
-    Plan,
-    Project,
-    Result,
-    Reverted,
-    RevertOrder,
-    Revision,
-    Run,
-    Settings,
-    Stack,
-    StackHealth,
-)
+from reconciler.core.model.compose import Action, Container, Project, StackHealth
+from reconciler.core.model.plans import Plan
+from reconciler.core.model.records import Applied, EnvironmentRecord
+from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertOrder, Revision
+from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
+from reconciler.core.model.settings import Settings
+from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack
 from reconciler.core.secret import Digester, Secret
 from reconciler.core.sops.ciphertext import Ciphertext
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from reconciler.core.decide import guards
 from reconciler.core.errors import GitUnreachableError, HistoryRewrittenError, RefusedError, SourceError
-from reconciler.core.model.all import Adopted, Blob, Format, Revision, Target, environment_of
+from reconciler.core.model.requests import Adopted
+from reconciler.core.model.revisions import Blob, Revision
+from reconciler.core.model.targets import Format, Target, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.sops import adoption
 from reconciler.core.sops.adoption import Proposal

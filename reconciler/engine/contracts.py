@@ -5,7 +5,8 @@ from __future__ import annotations
 from reconciler.core.contract import Contract, Question
 from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import ContractError, SourceError
-from reconciler.core.model.all import Parser, Revision, Target
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.targets import Parser, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from reconciler.core.decide import health
-from reconciler.core.errors import ChangedMeanwhileError, ReconcilerError, ServiceFailedError, UnhealthyError
-from reconciler.core.model.all import (
-    Action,
-    ActionKind,
-    BackupEntry,
-    Change,
-    LiveFile,
-    Ownership,
-    Phase,
-    Project,
-    Run,
-    RunChange,
-    ServiceHealth,
-    Stack,
-)
+from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, UnhealthyError
+from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth
+from reconciler.core.model.plans import Change
+from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
+from reconciler.core.model.targets import LiveFile, Ownership, Stack
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.engine.backup import entry_of, take_backup
 from reconciler.engine.observe import Snapshot
+from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, StackView, affected
 
 _LOOK_AGAIN = 0.2  # seconds between two looks at the containers while waiting for health: a look costs some ms
@@ -60,17 +51,6 @@ class Progress:
 def resume(run: Run) -> Progress:
     """What is known of a run that another process began, or something outside stopped: anything may have been done."""
     return Progress(run, resumed=True, touched={(action.stack, action.service) for action in run.actions})
-
-
-@contextlib.contextmanager
-def phase(ports: Ports, which: Phase, saying: str) -> Iterator[None]:
-    """Time a part of the pass and tell the person who waits what is being done."""
-    ports.progress(saying)
-    started = ports.clock.monotonic()
-    try:
-        yield
-    finally:
-        ports.metrics.phase(which, ports.clock.monotonic() - started)
 
 
 async def execute(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
@@ -132,39 +112,6 @@ async def _begin(ports: Ports, progress: Progress, prepared: Prepared) -> None:
 
 def _service_id(stack: Stack, service: str) -> str:
     return f"{stack.name}/{service}"
-
-
-async def take_backup(
-    ports: Ports, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
-) -> str:
-    """Store the files and return the backup's id. Nothing old goes for it: see ``expire_backups``."""
-    environment = run.environment
-    try:
-        backup = await ports.backups.take(run, files, from_commit, to_commit)
-    except ReconcilerError:
-        ports.metrics.backed_up(environment, False)
-        raise
-    ports.metrics.backed_up(environment, True)
-    return backup.id
-
-
-async def expire_backups(ports: Ports, environment: str) -> None:
-    """Drop backups that are too many or too old. Only at the end of what went well: until then each may be needed."""
-    settings = ports.settings
-    await ports.backups.expire(
-        environment, keep=settings.keep_backups, max_age=settings.backup_max_age, now=ports.clock.now()
-    )
-
-
-def entry_of(
-    ports: Ports, number: int, source: str, path: str, live: LiveFile | None
-) -> tuple[BackupEntry, Secret | None]:
-    """What a backup keeps of one live file; a file that is not there is kept as that."""
-    if live is None:
-        return BackupEntry(source, path, None), None
-    name = f"{number:04}-{path.rsplit('/', 1)[-1]}"
-    digest = ports.digest(live.data.reveal())
-    return BackupEntry(source, path, name, live.mode, live.uid, live.gid, digest), live.data
 
 
 def matches(ports: Ports, entry: BackupEntry, live: LiveFile | None) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reconciler.core.model.all import Backup, BackupEntry, LiveFile, Revision, Run
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Backup, BackupEntry, Run
+from reconciler.core.model.targets import LiveFile
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
-from reconciler.engine.execute import entry_of, take_backup
+from reconciler.engine.backup import entry_of, take_backup
 from reconciler.engine.observe import Snapshot
 
 

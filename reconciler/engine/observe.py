@@ -15,19 +15,10 @@ from reconciler.core.errors import (
     ReconcilerError,
     SourceError,
 )
-from reconciler.core.model.all import (
-    Applied,
-    Blob,
-    KeyChange,
-    LiveFile,
-    Manifest,
-    Ownership,
-    Parser,
-    Revision,
-    Target,
-    TargetState,
-    environment_of,
-)
+from reconciler.core.model.plans import KeyChange, TargetState
+from reconciler.core.model.records import Applied
+from reconciler.core.model.revisions import Blob, Revision
+from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser, Target, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name

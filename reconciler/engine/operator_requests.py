@@ -6,7 +6,10 @@ from dataclasses import replace
 
 from reconciler.core.decide.suspension import standstill
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.all import EnvironmentRecord, Order, OrderKind, Pause, Pin, Result, Revision
+from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git, read_manifest
 from reconciler.engine.target_revision import accept

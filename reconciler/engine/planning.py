@@ -12,23 +12,10 @@ from reconciler.core.decide.classify import classify, told_apart, with_keys
 from reconciler.core.decide.suspension import Standstill, contention, left_alone
 from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import GuardError, ModelRefusedError, ReconcilerError
-from reconciler.core.model.all import (
-    Action,
-    Aspect,
-    Change,
-    Container,
-    Effect,
-    KeyChange,
-    Kind,
-    OnChange,
-    OnDrift,
-    Parser,
-    Plan,
-    Project,
-    Result,
-    Stack,
-    Target,
-)
+from reconciler.core.model.compose import Action, Container, Project
+from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
+from reconciler.core.model.runs import Result
+from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.contracts import broken_contracts

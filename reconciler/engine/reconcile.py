@@ -9,24 +9,17 @@ from dataclasses import dataclass, replace
 from reconciler.core.decide import health
 from reconciler.core.decide.suspension import standstill
 from reconciler.core.errors import HeldBackError, ManifestError, ReconcilerError, RefusedError, RevisionError
-from reconciler.core.model.all import (
-    Aspect,
-    Manifest,
-    OnFailure,
-    Order,
-    OrderKind,
-    Outcome,
-    Phase,
-    Result,
-    Revision,
-    Run,
-    ServiceHealth,
-)
+from reconciler.core.model.compose import ServiceHealth
+from reconciler.core.model.plans import Aspect
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Outcome, Phase, Result, Run
+from reconciler.core.model.targets import Manifest, OnFailure
 from reconciler.core.ports import Ports
-from reconciler.engine.execute import phase
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
 from reconciler.engine.operator_requests import carry_out, named_revision
+from reconciler.engine.phases import phase
 from reconciler.engine.planning import KeyNames, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 
 from reconciler.core.errors import BackupUnusableError, HeldBackError, QuarantinedError, ReconcilerError
-from reconciler.core.model.all import Outcome, Result, Revision, Run, Stack
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Outcome, Result, Run
+from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
 from reconciler.engine.execute import resume
 from reconciler.engine.leftovers import clear_leftovers_of

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.core.errors import OutsideError, ReconcilerError, RevertRefusedError
-from reconciler.core.model.all import EnvironmentRecord, Quarantine, Reverted, RevertOrder, RevertState, environment_of
+from reconciler.core.model.records import EnvironmentRecord, Quarantine
+from reconciler.core.model.revisions import Reverted, RevertOrder, RevertState
+from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git
 

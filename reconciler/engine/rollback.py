@@ -15,23 +15,15 @@ from reconciler.core.errors import (
     StackGoneError,
     StoreUnavailableError,
 )
-from reconciler.core.model.all import (
-    Action,
-    ActionKind,
-    Backup,
-    BackupEntry,
-    EnvironmentRecord,
-    LiveFile,
-    Outcome,
-    Ownership,
-    Phase,
-    Result,
-    Run,
-    RunChange,
-)
+from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run, RunChange
+from reconciler.core.model.targets import LiveFile, Ownership
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
-from reconciler.engine.execute import Progress, act, beside, entry_of, matches, phase, put, take_backup, verify
+from reconciler.engine.backup import entry_of, take_backup
+from reconciler.engine.execute import Progress, act, beside, matches, put, verify
+from reconciler.engine.phases import phase
 from reconciler.engine.planning import StackView
 
 

@@ -11,17 +11,11 @@ import functools
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from reconciler.core.model.all import (
-    EnvironmentRecord,
-    Order,
-    OrderKind,
-    Outcome,
-    Quarantine,
-    Result,
-    RevertState,
-    Revision,
-    environment_of,
-)
+from reconciler.core.model.records import EnvironmentRecord, Quarantine
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.revisions import RevertState, Revision
+from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git
 from reconciler.engine.reconcile import Reconciler

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from reconciler.core.model.all import Blob, Format, KeyAge, Revision, Target, TargetAge
+from reconciler.core.model.requests import KeyAge, TargetAge
+from reconciler.core.model.revisions import Blob, Revision
+from reconciler.core.model.targets import Format, Target
 from reconciler.core.ports import Ports
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, Entry
 from reconciler.engine.observe import Wanted, read_manifest, read_source

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from reconciler.core.decide import health
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model.all import Container, HealthStatus, Stack, StackHealth
+from reconciler.core.model.compose import Container, HealthStatus, StackHealth
+from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
 
 

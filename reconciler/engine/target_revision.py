@@ -14,10 +14,12 @@ from reconciler.core.errors import (
     SignaturesUnavailableError,
     UnverifiedError,
 )
-from reconciler.core.model.all import EnvironmentRecord, Phase, Revision, Verify
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.revisions import Revision, Verify
+from reconciler.core.model.runs import Phase
 from reconciler.core.ports import Ports
-from reconciler.engine.execute import phase
 from reconciler.engine.observe import path_in_git
+from reconciler.engine.phases import phase
 
 
 async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[Revision, ReconcilerError | None]:

@@ -7,27 +7,15 @@ from dataclasses import dataclass, replace
 from reconciler.core.decide import health
 from reconciler.core.decide.suspension import standstill
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
-from reconciler.core.model.all import (
-    Action,
-    Applied,
-    Aspect,
-    Change,
-    Effect,
-    EnvironmentRecord,
-    GitRevert,
-    KeyChange,
-    Kind,
-    OnFailure,
-    Outcome,
-    Plan,
-    Quarantine,
-    Result,
-    RevertState,
-    Revision,
-    Run,
-)
+from reconciler.core.model.compose import Action
+from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
+from reconciler.core.model.records import Applied, EnvironmentRecord, Quarantine
+from reconciler.core.model.revisions import GitRevert, RevertState, Revision
+from reconciler.core.model.runs import Outcome, Result, Run
+from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
-from reconciler.engine.execute import Progress, Stage, execute, expire_backups, resume
+from reconciler.engine.backup import expire_backups
+from reconciler.engine.execute import Progress, Stage, execute, resume
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.planning import Prepared
 from reconciler.engine.rollback import restore_files, roll_back

@@ -19,7 +19,8 @@ import pytest
 
 from reconciler.adapters.local.backups import BackupDirectory
 from reconciler.core.errors import LiveFileError
-from reconciler.core.model.all import Backup, BackupEntry, Revision, Run
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Backup, BackupEntry, Run
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 from tests.support.components import program
 

@@ -24,7 +24,7 @@ from reconciler.adapters.local import files
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.process import Limits
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
-from reconciler.core.model.all import Check, LiveFile, Ownership
+from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 from tests.support.components import program
 

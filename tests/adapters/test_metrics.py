@@ -11,31 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.metrics import PrometheusMetrics
-from reconciler.core.model.all import (
-    Action,
-    ActionKind,
-    Aspect,
-    Backup,
-    BackupEntry,
-    Change,
-    Effect,
-    EnvironmentRecord,
-    HealthStatus,
-    KeyChange,
-    Kind,
-    OnDrift,
-    Outcome,
-    Pause,
-    Phase,
-    Pin,
-    Plan,
-    Quarantine,
-    Result,
-    Revision,
-    ServiceHealth,
-    StackHealth,
-    Target,
-)
+from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
+from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
+from reconciler.core.model.records import EnvironmentRecord, Pause, Pin, Quarantine
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result
+from reconciler.core.model.targets import OnDrift, Target
 from tests.support.components import program
 
 REVISION = Revision("abcdef0123456789" + "0" * 24, "5" * 40)

@@ -21,7 +21,9 @@ from reconciler.adapters.ssh.backups import SshBackups
 from reconciler.adapters.ssh.connection import SshAddress, SshConnection
 from reconciler.adapters.ssh.files import SshHost
 from reconciler.core.errors import ChangedMeanwhileError, HostUnreachableError, LiveFileError
-from reconciler.core.model.all import BackupEntry, HttpCheck, LiveFile, Ownership, Revision, Run
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import BackupEntry, Run
+from reconciler.core.model.targets import HttpCheck, LiveFile, Ownership
 from reconciler.core.secret import Digester, Secret
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually

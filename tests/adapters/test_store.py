@@ -20,19 +20,10 @@ import pytest
 from reconciler.adapters import store as module
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.errors import StoreError, StoreUnavailableError
-from reconciler.core.model.all import (
-    Action,
-    ActionKind,
-    Applied,
-    EnvironmentRecord,
-    Pin,
-    Quarantine,
-    Result,
-    RevertState,
-    Revision,
-    Run,
-    RunChange,
-)
+from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.records import Applied, EnvironmentRecord, Pin, Quarantine
+from reconciler.core.model.revisions import RevertState, Revision
+from reconciler.core.model.runs import Result, Run, RunChange
 from reconciler.core.secret import Secret
 from tests.support.components import program
 

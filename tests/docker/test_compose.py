@@ -18,7 +18,8 @@ from reconciler.adapters.compose.context import LocalPlace
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.core.decide import affected_services, health
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
-from reconciler.core.model.all import Action, ActionKind, ChangeMode, HealthPolicy, OnChange, Project, Stack
+from reconciler.core.model.compose import Action, ActionKind, Project
+from reconciler.core.model.targets import ChangeMode, HealthPolicy, OnChange, Stack
 from reconciler.core.secret import Secret
 from tests.support.commands import lines, output, run
 from tests.support.compose import ComposeProject

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from reconciler.app.checks.command import check_environments
 from reconciler.app.checks.run import Report
-from reconciler.app.wiring import arguments
 from reconciler.core.checks import rules
 from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
 
@@ -29,7 +29,7 @@ def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check(site: Site, *, key: bool = False, environments: Sequence[str] = (), servers: Sequence[str] = ()) -> Report:
     key_file = str(site.keys) if key else None
-    return arguments.check("envs", environments, servers, key_file, lambda done, of: None)
+    return check_environments("envs", environments, servers, key_file, lambda done, of: None)
 
 
 def told(report: Report) -> list[str]:

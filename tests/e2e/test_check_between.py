@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from reconciler.app.checks.command import check_environments
 from reconciler.app.checks.run import Report
-from reconciler.app.wiring import arguments
 from tests.support.site import API, ENVIRONMENTS, EXAMPLE, WORKER, Site
 
 pytestmark = pytest.mark.usefixtures("in_clone")
@@ -19,7 +19,7 @@ def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(site: Site, *, key: bool = False, only: Sequence[str] = (), servers: Sequence[str] = ()) -> Report:
-    return arguments.check("envs", only, servers, str(site.keys) if key else None, lambda done, of: None)
+    return check_environments("envs", only, servers, str(site.keys) if key else None, lambda done, of: None)
 
 
 def rules_of(report: Report) -> list[str]:
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_read_breaks_no_contract(site: Site) -> None:
 def test_an_exemption_is_called_unused_only_where_the_files_could_be_opened(site: Site) -> None:
     reason = "it is known and wanted here"
     site.write("check.yaml", f"exempt:\n  - {{rule: placeholder, path: production/api.env, reason: {reason}}}\n")
-    of_staging = arguments.check("envs", [], [], str(site.staging.path), lambda done, of: None)
+    of_staging = check_environments("envs", [], [], str(site.staging.path), lambda done, of: None)
     assert told(of_staging) == []
     assert rules_of(check(site, key=True)) == ["exemption-unused"]
 

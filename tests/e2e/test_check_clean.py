@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.app.wiring import arguments
+from reconciler.app.checks.command import check_environments
 from tests.support.commands import output
 from tests.support.site import API, CONTRACT, ENVIRONMENTS, EXAMPLE, MANIFEST, WORKER, Site, sops_rules
 
@@ -354,7 +354,7 @@ def both(site: Site, lines: str) -> None:
 def test_nothing_is_reported_where_nothing_is_wrong(site: Site, name: str, with_key: bool) -> None:
     VARIANTS[name](site)
 
-    report = arguments.check("envs", [], [], str(site.keys) if with_key else None, lambda done, of: None)
+    report = check_environments("envs", [], [], str(site.keys) if with_key else None, lambda done, of: None)
 
     assert [f"{one.path}:{one.line} {one.rule.id} {one.message}" for one in report.findings] == []
     assert report.values >= (3 if with_key else 1)
@@ -382,7 +382,7 @@ def test_a_file_for_a_pgp_key_is_read_and_named_as_what_servers_do_not_use(site:
 
     output("gpgconf", "--kill", "all", env=env)
 
-    report = arguments.check("envs", [], [], None, lambda done, of: None)
+    report = check_environments("envs", [], [], None, lambda done, of: None)
 
     assert {(one.rule.id, one.path) for one in report.findings} == {
         ("metadata-kind", "envs/production/api.env"),

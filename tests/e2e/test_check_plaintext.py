@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.app.wiring import arguments
+from reconciler.app.checks.command import check_environments
 from reconciler.cli import reports
 from tests.support.site import EXAMPLE, FLAGS, Site
 
@@ -18,7 +18,7 @@ def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(site: Site, *, key: bool = False) -> list[tuple[str, str, int]]:
-    report = arguments.check("envs", [], [], str(site.keys) if key else None, lambda done, of: None)
+    report = check_environments("envs", [], [], str(site.keys) if key else None, lambda done, of: None)
     for write in reports.FORMATS.values():
         assert SECRET not in write(report)
     return [(one.rule.id, one.path.removeprefix("envs/"), one.line) for one in report.findings]
@@ -103,7 +103,7 @@ def test_a_secret_alone_on_a_line_is_told_by_its_line(site: Site, name: str, lin
     site.write(name, f"{site.read(name)}{line}\n")
     number = len(site.read(name).splitlines())
     assert found(site) == [("key-name", name, number)]
-    assert SECRET.lower() not in str(arguments.check("envs", [], [], None, lambda done, of: None).findings)
+    assert SECRET.lower() not in str(check_environments("envs", [], [], None, lambda done, of: None).findings)
 
 
 def test_an_empty_line_that_may_be_a_secret_in_an_encrypted_file_is_told_by_its_line(site: Site) -> None:
@@ -119,7 +119,7 @@ def test_a_secret_alone_on_a_line_that_only_the_key_shows_is_told_without_it(sit
 
 def test_the_name_of_a_directory_cannot_write_to_the_terminal(site: Site) -> None:
     site.write("x\n::error::y\x1b[31m/environment.yaml", "targets: {}\n")
-    report = arguments.check("envs", [], [], None, lambda done, of: None)
+    report = check_environments("envs", [], [], None, lambda done, of: None)
     for form in ("text", "github"):
         written = reports.FORMATS[form](report)
         assert "\x1b" not in written

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import yaml
 
-from reconciler.core.model.all import Result
+from reconciler.core.model.runs import Result
 from tests.support.compose import ComposeProject
 from tests.support.git_remote import make_ssh_key
 from tests.support.server import ENVIRONMENT, Server

@@ -24,7 +24,8 @@ import yaml
 
 from benchmarks import failures
 from reconciler.adapters.store import SqliteStore
-from reconciler.core.model.all import EnvironmentRecord, Result, Run
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.runs import Result, Run
 from tests.support import paper_engine
 from tests.support.commands import lines
 from tests.support.compose import ComposeProject

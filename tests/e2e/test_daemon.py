@@ -18,7 +18,7 @@ import pytest
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.loop import Daemon as Loop
-from reconciler.core.model.all import Outcome, Result
+from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import World

@@ -24,7 +24,7 @@ from reconciler.core.errors import (
     SignaturesUnavailableError,
     SourceError,
 )
-from reconciler.core.model.all import GitRevert, Reverted, RevertOrder, RevertState
+from reconciler.core.model.revisions import GitRevert, Reverted, RevertOrder, RevertState
 from tests.support.commands import output
 from tests.support.git_https import https_server
 from tests.support.git_remote import LINK, SUBMODULE, GitRemote, make_ssh_key

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.loop import Daemon as Loop
-from reconciler.core.model.all import Outcome, Result
+from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import World

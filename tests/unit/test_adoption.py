@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.all import KeyChange, Parser, Target
+from reconciler.core.model.plans import KeyChange
+from reconciler.core.model.targets import Parser, Target
 from reconciler.core.secret import Secret
 from reconciler.core.sops import adoption
 from reconciler.core.sops.adoption import Proposal

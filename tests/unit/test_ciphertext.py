@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from reconciler.adapters.sops.sops import parse_yaml
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
-from reconciler.core.model.all import Format
+from reconciler.core.model.targets import Format
 from reconciler.core.sops import ciphertext
 from reconciler.core.sops.ciphertext import MAX_BYTES, Ciphertext, Entry
 

@@ -10,8 +10,8 @@ import yaml
 
 from reconciler.app.compare.expected import read_expected
 from reconciler.app.config.probes import ProbeFile
-from reconciler.core.compare.comparison import Allows, Attribute, Remark, Status
 from reconciler.core.compare.risk import RULES, Risk, RiskOverride, must_differ, risk_of
+from reconciler.core.compare.types import Allows, Attribute, Remark, Status
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
 

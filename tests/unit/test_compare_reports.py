@@ -6,7 +6,7 @@ import re
 
 from reconciler.app.compare.run import Report
 from reconciler.cli.compare_reports import as_markdown
-from reconciler.core.compare.comparison import Comparison, Fact, FileResult, ProbeResult, ServiceResult, Side, Status
+from reconciler.core.compare.types import Comparison, Fact, FileResult, ProbeResult, ServiceResult, Side, Status
 
 # What GitHub makes a link or a mention of without any markup.
 _ACTS = re.compile(r"(?i)[a-z]://|www\.|\w@\w|@\w|#\d|GH-\d")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler.app.compare import run
-from reconciler.app.wiring import arguments
+from reconciler.app.compare.command import CompareRequest, compare_sides
 
 VALUE = "invented-s3cret"
 
@@ -24,9 +24,9 @@ def test_a_defect_at_one_side_is_that_sides_and_quotes_nothing(tmp_path: Path, m
         return await open_side(name, around)
 
     monkeypatch.setattr(run, "open_side", stumbling)
-    asked = arguments.Asked(repository=str(tmp_path), path="envs", config=str(tmp_path / "none"))
+    asked = CompareRequest(repository=str(tmp_path), path="envs", config=str(tmp_path / "none"))
     left, *rights = (f"file:{tmp_path}/{name}.env" for name in ("left", "odd", "right"))
-    done = arguments.compare(left, rights, asked, lambda done, of: None)
+    done = compare_sides(left, rights, asked, lambda done, of: None)
     assert [one.right.name for one in done.comparisons] == [rights[1]]
     ((side, why),) = done.failures
     assert side == rights[0]

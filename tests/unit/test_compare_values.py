@@ -6,17 +6,9 @@ import pytest
 
 from reconciler.adapters.sops.sops import parse_yaml
 from reconciler.app.compare.contents import ALONE, Around, Reader
-from reconciler.core.compare.comparison import (
-    Comparison,
-    Expectations,
-    KeyResult,
-    Side,
-    SideFile,
-    Status,
-    Value,
-    compare,
-)
-from reconciler.core.model.all import Parser
+from reconciler.core.compare.comparison import compare
+from reconciler.core.compare.types import Comparison, Expectations, KeyResult, Side, SideFile, Status, Value
+from reconciler.core.model.targets import Parser
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 
 READER = Reader(Digester(bytes(DIGEST_KEY_BYTES)), parse_yaml, None)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.core.compare.comparison import (
+from reconciler.core.compare.comparison import compare
+from reconciler.core.compare.pairing import pair
+from reconciler.core.compare.probes import compare_answers
+from reconciler.core.compare.types import (
     Comparison,
     Expectations,
     Fact,
@@ -15,9 +18,6 @@ from reconciler.core.compare.comparison import (
     SideFile,
     Status,
     Value,
-    compare,
-    compare_answers,
-    pair,
 )
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.ports import Ran

@@ -21,9 +21,10 @@ from pydantic import BaseModel
 
 from reconciler.app.config import strict_yaml
 from reconciler.app.config.manifest import LoneTarget, ManifestFile, StackTarget, TargetFields
-from reconciler.app.config.schema import ServerConfig, json_schema, load_server_config
+from reconciler.app.config.schema import json_schema
+from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.core.errors import ConfigError
-from reconciler.core.model.all import Check, OnDrift
+from reconciler.core.model.targets import Check, OnDrift
 
 DATA = Path(__file__).parents[1] / "data"
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()

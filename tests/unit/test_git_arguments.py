@@ -13,7 +13,7 @@ import pytest
 from reconciler.adapters.git import command as git_command
 from reconciler.adapters.git import errors, mirror, objects
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model.all import Blob, RevertOrder
+from reconciler.core.model.revisions import Blob, RevertOrder
 
 SECRET = "glpat-0123456789"  # stands for a token
 

@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.core.decide import guards
 from reconciler.core.decide.guards import is_below
-from reconciler.core.model.all import Parser, Target
+from reconciler.core.model.targets import Parser, Target
 
 TARGET = Target("production", "api.env", "/opt/app/api.env")
 RAW = replace(TARGET, parser=Parser.RAW)

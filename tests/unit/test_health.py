@@ -9,7 +9,8 @@ import pytest
 
 from reconciler.core.decide import health
 from reconciler.core.decide.health import Report, Verdict, failing
-from reconciler.core.model.all import Container, HealthPolicy, HttpCheck, Project, Service, ServiceHealth, Stack
+from reconciler.core.model.compose import Container, Project, Service, ServiceHealth
+from reconciler.core.model.targets import HealthPolicy, HttpCheck, Stack
 from reconciler.core.secret import Secret
 
 START = 1000.0

@@ -15,7 +15,7 @@ from reconciler.app.config.server import ServerConfig
 from reconciler.app.onboarding import render
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
-from reconciler.core.model.all import Format, Manifest, Parser
+from reconciler.core.model.targets import Format, Manifest, Parser
 from reconciler.core.onboarding import draft as importing
 from reconciler.core.onboarding.draft import Draft, Place, Plain
 from reconciler.core.secret import Secret

@@ -13,25 +13,12 @@ from reconciler.core.errors import (
     LiveFileError,
     ManifestError,
 )
-from reconciler.core.model.all import (
-    Action,
-    ActionKind,
-    EnvironmentRecord,
-    GitRevert,
-    HealthPolicy,
-    HttpCheck,
-    Manifest,
-    OnDrift,
-    OnFailure,
-    Order,
-    OrderKind,
-    Outcome,
-    Result,
-    Revision,
-    Run,
-    Stack,
-    Verify,
-)
+from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.revisions import GitRevert, Revision, Verify
+from reconciler.core.model.runs import Outcome, Result, Run
+from reconciler.core.model.targets import HealthPolicy, HttpCheck, Manifest, OnDrift, OnFailure, Stack
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, APP, World, one_pass
 

@@ -15,10 +15,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.app.config.manifest import StackFields, StackTarget
-from reconciler.app.config.schema import ServerConfig, json_schema, load_server_config, read_manifest
+from reconciler.app.config.manifest import StackFields, StackTarget, read_manifest
+from reconciler.app.config.schema import json_schema
+from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.core.errors import ManifestError
-from reconciler.core.model.all import (
+from reconciler.core.model.targets import (
     ChangeMode,
     Check,
     HealthPolicy,

@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.errors import BadCiphertextError, GitUnreachableError, LiveFileError, RevertRefusedError
-from reconciler.core.model.all import GitRevert, Order, OrderKind, Outcome, Pin, Result, Reverted, RevertState, Verify
+from reconciler.core.model.records import Pin
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.revisions import GitRevert, Reverted, RevertState, Verify
+from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, World, one_pass
 

@@ -8,17 +8,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from reconciler.core.decide.classify import classify, with_keys
-from reconciler.core.model.all import (
-    Aspect,
-    Change,
-    Effect,
-    KeyChange,
-    Kind,
-    OnDrift,
-    OnFirstContact,
-    Target,
-    TargetState,
-)
+from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, TargetState
+from reconciler.core.model.targets import OnDrift, OnFirstContact, Target
 
 TARGET = Target("production", "api.env", "/opt/app/api.env", stack="app", mode=0o600)
 REPORT = replace(TARGET, on_drift=OnDrift.REPORT)

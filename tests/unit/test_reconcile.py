@@ -15,7 +15,10 @@ from reconciler.core.errors import (
     ModelRefusedError,
     StoreUnavailableError,
 )
-from reconciler.core.model.all import Aspect, Kind, Manifest, OnDrift, OnFailure, Outcome, Pause, Result, Stack, Target
+from reconciler.core.model.plans import Aspect, Kind
+from reconciler.core.model.records import Pause
+from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.targets import Manifest, OnDrift, OnFailure, Stack, Target
 from reconciler.engine.reconcile import Claims, Reconciler
 from tests.fakes import API, APP, WORKER, Killed, World, iv, one_pass
 

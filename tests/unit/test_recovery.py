@@ -13,7 +13,9 @@ from reconciler.core.errors import (
     ModelRefusedError,
     StoreUnavailableError,
 )
-from reconciler.core.model.all import Container, OnDrift, OnFirstContact, Outcome, Result
+from reconciler.core.model.compose import Container
+from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.targets import OnDrift, OnFirstContact
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, WORKER, Killed, World, one_pass
 

@@ -8,7 +8,11 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.errors import HostUnreachableError
-from reconciler.core.model.all import GitRevert, OnFailure, Order, OrderKind, Outcome, Pin, Result, Stack
+from reconciler.core.model.records import Pin
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.revisions import GitRevert
+from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.targets import OnFailure, Stack
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout, Turn, take_turn
 from tests.fakes import World

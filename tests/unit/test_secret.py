@@ -11,7 +11,7 @@ from io import StringIO
 
 import pytest
 
-from reconciler.core.model.all import LiveFile
+from reconciler.core.model.targets import LiveFile
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 
 CANARY = b"canary-c0de"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from reconciler.core.decide.affected_services import affected, foreign, stale_keys
-from reconciler.core.model.all import Action, ActionKind, ChangeMode, Container, OnChange, Project, Service, Stack
+from reconciler.core.model.compose import Action, ActionKind, Container, Project, Service
+from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
 
 STACK = Stack("production", "app", "/opt/app", one_shot=frozenset({"migrate"}))

@@ -8,7 +8,11 @@ import pytest
 
 from reconciler.core.decide import health
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model.all import Aspect, Container, HealthStatus, Order, OrderKind, Result, Stack
+from reconciler.core.model.compose import Container, HealthStatus
+from reconciler.core.model.plans import Aspect
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.runs import Result
+from reconciler.core.model.targets import Stack
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import APP, World, one_pass
 

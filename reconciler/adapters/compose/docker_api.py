@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.adapters.compose import errors
 from reconciler.adapters.compose.context import EngineAddress
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model.all import Container
+from reconciler.core.model.compose import Container
 
 if TYPE_CHECKING:
     from aiodocker import Docker

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from reconciler.core.model.all import Project, Service
+from reconciler.core.model.compose import Project, Service
 from reconciler.core.secret import Secret
 
 # Fields that say how a service is built, ordered or chosen, not what its container is.

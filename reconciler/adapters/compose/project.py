@@ -28,7 +28,8 @@ from reconciler.adapters.compose.docker_api import (
 )
 from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError
-from reconciler.core.model.all import Container, Project, Stack
+from reconciler.core.model.compose import Container, Project
+from reconciler.core.model.targets import Stack
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer

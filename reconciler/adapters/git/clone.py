@@ -14,7 +14,7 @@ from reconciler.adapters import process
 from reconciler.adapters.git.command import environment, plain
 from reconciler.adapters.git.objects import LFS_POINTERS, DamagedError, Refused, parse_batch
 from reconciler.core.errors import OutsideError, RefusedError
-from reconciler.core.model.all import Blob
+from reconciler.core.model.revisions import Blob
 from reconciler.core.tree import MAX_FILES, MAX_TOTAL, Tree
 
 _TIMEOUT = 60.0

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from reconciler.adapters import process
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model.all import RevertOrder
+from reconciler.core.model.revisions import RevertOrder
 from reconciler.core.text import printable
 
 LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; sops gets no more either

@@ -65,7 +65,7 @@ from reconciler.adapters.git.objects import (
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.adapters.git.signatures import Signatures
 from reconciler.core.errors import ConfigError, GitUnreachableError, RefusedError, SourceError, UnverifiedError
-from reconciler.core.model.all import Blob, Revision
+from reconciler.core.model.revisions import Blob, Revision
 
 LARGEST_PACK = 2048 * process.MIB  # a push must not be able to fill the disk that the live files are on
 MOST_PACKS = 20  # every fetch adds one; above this they are merged

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from reconciler.adapters import process
 from reconciler.adapters.git.command import LARGEST_OBJECT, plain
-from reconciler.core.model.all import Blob
+from reconciler.core.model.revisions import Blob
 
 if TYPE_CHECKING:
     import git

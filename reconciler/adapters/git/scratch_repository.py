@@ -22,7 +22,7 @@ from reconciler.adapters.git.errors import explain, telling_line
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.core.errors import SignaturesUnavailableError
-from reconciler.core.model.all import RevertOrder
+from reconciler.core.model.revisions import RevertOrder
 
 REGULAR_MODE = 0o100644
 SUBJECT = 150  # characters of one in a message

@@ -32,7 +32,7 @@ from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.adapters.git.scratch_repository import ScratchRepository, make_scratch
 from reconciler.core.errors import ConfigError, RefusedError, RevertRefusedError, UnverifiedError
-from reconciler.core.model.all import GitRevert, Reverted, RevertOrder, RevertState
+from reconciler.core.model.revisions import GitRevert, Reverted, RevertOrder, RevertState
 
 ATTEMPTS = 5  # how often the branch may move while the revert is made
 MOST_COMMITS = 50  # in one revert; more than that a person should look at

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.core.errors import BackupUnusableError, LiveFileError
-from reconciler.core.model.all import Backup, BackupEntry, Run
+from reconciler.core.model.runs import Backup, BackupEntry, Run
 from reconciler.core.secret import Secret
 
 MANIFEST = "manifest.json"

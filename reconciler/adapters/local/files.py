@@ -33,7 +33,7 @@ from reconciler.adapters.local.live_files import (
 )
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError
-from reconciler.core.model.all import Check, LiveFile, Ownership
+from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

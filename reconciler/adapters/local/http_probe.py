@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reconciler.core.model.all import HttpCheck
+from reconciler.core.model.targets import HttpCheck
 
 if TYPE_CHECKING:
     from aiohttp import BaseConnector

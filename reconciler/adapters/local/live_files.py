@@ -8,7 +8,7 @@ import stat
 
 from reconciler.adapters import process
 from reconciler.core.errors import ChangedMeanwhileError, LiveFileError
-from reconciler.core.model.all import LiveFile
+from reconciler.core.model.targets import LiveFile
 
 LARGEST_FILE = 16 * process.MIB
 _LEFTOVER = re.compile(r"\.(.+)\.reconciler-[0-9a-f]{12}", re.DOTALL)

@@ -31,7 +31,7 @@ from reconciler.core.errors import (
     RefusedError,
     SourceError,
 )
-from reconciler.core.model.all import Format
+from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 from reconciler.core.sops import ciphertext
 from reconciler.core.sops.ciphertext import MAX_DEPTH, MAX_NODES, Ciphertext, Fields, listed, redo

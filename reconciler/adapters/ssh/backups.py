@@ -15,7 +15,8 @@ from reconciler.adapters.local.backups import MANIFEST, BackupDirectory, manifes
 from reconciler.adapters.ssh.compose_context import flush
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.errors import HostUnreachableError, LiveFileError
-from reconciler.core.model.all import Backup, BackupEntry, Run, environment_of
+from reconciler.core.model.runs import Backup, BackupEntry, Run
+from reconciler.core.model.targets import environment_of
 from reconciler.core.secret import Secret
 
 _QUICK = process.Limits(timeout=60.0)

@@ -24,7 +24,7 @@ from reconciler.adapters.ssh.compose_context import flush, listed, put_private, 
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
-from reconciler.core.model.all import Check, LiveFile, Ownership
+from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:

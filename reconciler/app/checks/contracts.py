@@ -12,7 +12,7 @@ from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Rule
 from reconciler.core.contract import Answer, Breach, Contract, Notes, Question, notes
 from reconciler.core.errors import ContractError
-from reconciler.core.model.all import Parser
+from reconciler.core.model.targets import Parser
 from reconciler.core.ports import Contracts
 from reconciler.core.text import key_name
 

@@ -12,7 +12,7 @@ from reconciler.app.config.manifest import outlines
 from reconciler.core.checks import line_lint, rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.dotenv import dotenv
-from reconciler.core.model.all import Parser
+from reconciler.core.model.targets import Parser
 from reconciler.core.secrets.plaintext import looks_real
 from reconciler.core.text import key_name, printable
 

@@ -16,7 +16,7 @@ from reconciler.core.checks import line_lint, rules
 from reconciler.core.checks.rules import Finding, Rule
 from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
-from reconciler.core.model.all import Format, Parser
+from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
 from reconciler.core.secrets.plaintext import first_plain_line, is_env_file
 from reconciler.core.sops import ciphertext

@@ -11,7 +11,7 @@ from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.contract import Differs, Notes
 from reconciler.core.dotenv import dotenv
-from reconciler.core.model.all import Parser
+from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Digester
 from reconciler.core.secrets.names import names_a_secret
 from reconciler.core.text import key_name

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from reconciler.app.checks.run import Opener
 from reconciler.app.checks.values import is_placeholder
 from reconciler.core.checks.line_lint import may_be_a_value
-from reconciler.core.compare.comparison import SEALED, Value
+from reconciler.core.compare.types import SEALED, Value
 from reconciler.core.dotenv import dotenv
 from reconciler.core.dotenv.dotenv import Reading
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, SourceError
-from reconciler.core.model.all import Format, Parser
+from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Digester
 from reconciler.core.sops import ciphertext
 from reconciler.core.sops.ciphertext import YamlParser

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field, model_validator
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
 from reconciler.app.config.scalars import Choice, Form, mistake
 from reconciler.app.config.strict_yaml import MAX_BYTES
-from reconciler.core.compare.comparison import Allows, Attribute, Expectation, Expectations, ServiceExpectation
 from reconciler.core.compare.risk import Risk, RiskOverride
+from reconciler.core.compare.types import Allows, Attribute, Expectation, Expectations, ServiceExpectation
 from reconciler.core.errors import ConfigError
 
 FILE_NAME = "expected-differences.yaml"

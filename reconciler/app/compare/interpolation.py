@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from reconciler.app.compare.contents import ALONE, Around, Reader
 from reconciler.core.dotenv import dotenv
 from reconciler.core.inventory import FoundProject, Use, UsedFile
-from reconciler.core.model.all import Parser
+from reconciler.core.model.targets import Parser
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,18 +17,11 @@ from reconciler.app.compare.expected import FILE_NAME, load_expected, read_expec
 from reconciler.app.compare.side_names import Kind, SideName, read_side
 from reconciler.app.compare.sides import Place, Surroundings, open_side, tree_of
 from reconciler.app.wiring import clone
-from reconciler.core.compare.comparison import (
-    Comparison,
-    Expectations,
-    Probe,
-    ProbeResult,
-    Side,
-    are_different,
-    compare,
-    compare_answers,
-)
+from reconciler.core.compare.comparison import are_different, compare
+from reconciler.core.compare.probes import compare_answers
+from reconciler.core.compare.types import Comparison, Expectations, Probe, ProbeResult, Side
 from reconciler.core.errors import OutsideError, ReconcilerError
-from reconciler.core.model.all import Manifest
+from reconciler.core.model.targets import Manifest
 from reconciler.core.ports import Machine, Ran
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 

@@ -16,11 +16,11 @@ from reconciler.app.compare.interpolation import interpolation_of
 from reconciler.app.compare.side_names import Kind, SideName
 from reconciler.app.config.manifest import Outline, outlines
 from reconciler.app.wiring import clone as local_wiring
-from reconciler.core.compare.comparison import NOBODY, Holder, Side, SideFile
+from reconciler.core.compare.types import NOBODY, Holder, Side, SideFile
 from reconciler.core.contract import Notes
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
-from reconciler.core.model.all import Manifest, Parser
+from reconciler.core.model.targets import Manifest, Parser
 from reconciler.core.onboarding.draft import host_name
 from reconciler.core.ports import Machine
 from reconciler.core.secret import Secret

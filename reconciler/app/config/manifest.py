@@ -50,7 +50,7 @@ from reconciler.app.config.server import ServerConfig
 from reconciler.app.config.strict_yaml import FieldPath, shown
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ManifestError
-from reconciler.core.model.all import (
+from reconciler.core.model.targets import (
     HealthPolicy,
     HttpCheck,
     Manifest,

@@ -28,7 +28,7 @@ from reconciler.app.config.strict_yaml import MAX_BYTES
 from reconciler.core.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
-    from reconciler.core.compare.comparison import Probe
+    from reconciler.core.compare.types import Probe
 
 _REASON = Form("a reason", "a sentence of at least 10 characters", r"^.{10,500}$", quote=False)
 _URL = Form(
@@ -86,7 +86,7 @@ class ProbeFields(Section):
         return self
 
     def probe(self, name: str) -> Probe:
-        from reconciler.core.compare.comparison import Probe
+        from reconciler.core.compare.types import Probe
 
         return Probe(
             name,

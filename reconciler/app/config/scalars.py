@@ -16,7 +16,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from reconciler.core.model.all import ChangeMode, OnChange
+from reconciler.core.model.targets import ChangeMode, OnChange
 
 MISTAKE = "mistake"
 """The pydantic error type of every mistake that brings its own sentence."""

@@ -42,7 +42,8 @@ from reconciler.app.config.scalars import (
 from reconciler.app.config.strict_yaml import MAX_BYTES, Document, FieldPath, Problem, shown
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ConfigError
-from reconciler.core.model.all import Check, GitRevert, OnDrift, Verify, on_host
+from reconciler.core.model.revisions import GitRevert, Verify
+from reconciler.core.model.targets import Check, OnDrift, on_host
 
 DEFAULT_STATE_DIR = "/var/lib/reconciler"
 FILE_ARGUMENT = "{file}"

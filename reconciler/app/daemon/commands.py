@@ -13,16 +13,19 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from reconciler.app.config.scalars import DURATION
-from reconciler.app.config.schema import ServerConfig
+from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs, requests
 from reconciler.app.daemon import serialize as show
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.wiring.server import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model.all import Backup, BackupEntry, LiveFile, Order, Outcome, Revision, Run
+from reconciler.core.model.requests import Order
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Run
+from reconciler.core.model.targets import LiveFile
 from reconciler.core.ports import Ports
-from reconciler.engine.execute import entry_of, take_backup
+from reconciler.engine.backup import entry_of, take_backup
 from reconciler.engine.leftovers import clear_leftovers_of_restore
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollback import find_backup, restore_entry

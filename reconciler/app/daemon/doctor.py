@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from reconciler.app.config.schema import ServerConfig, load_server_config
-from reconciler.app.config.server import SshHost
+from reconciler.app.config.server import ServerConfig, SshHost, load_server_config
 from reconciler.app.daemon.commands import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
-from reconciler.core.model.all import GitRevert, Manifest, Verify
+from reconciler.core.model.revisions import GitRevert, Verify
+from reconciler.core.model.targets import Manifest
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import Plaintexts, Snapshot, load, look, path_in_git
 

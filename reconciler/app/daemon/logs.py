@@ -11,7 +11,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from reconciler.core.model.all import Outcome, Result
+from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING or "rich" in sys.modules:

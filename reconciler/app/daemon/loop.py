@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from reconciler.app.daemon import logs
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.model.all import Order, Outcome, Result, environment_of
+from reconciler.core.model.requests import Order
+from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Clock
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Make, Rollout, Turn, chosen_units, obeyed, take_turn

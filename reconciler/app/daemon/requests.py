@@ -7,7 +7,9 @@ from typing import Any
 
 from reconciler.app.daemon import serialize
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.all import Adopted, KeyAge, Revision, TargetAge, environment_of
+from reconciler.core.model.requests import Adopted, KeyAge, TargetAge
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.adopt import adopt
 from reconciler.engine.rollout import chosen_units

@@ -9,22 +9,12 @@ from typing import Any
 
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.model.all import (
-    Action,
-    Backup,
-    Change,
-    EnvironmentRecord,
-    KeyChange,
-    Order,
-    OrderKind,
-    Outcome,
-    Pause,
-    Pin,
-    Plan,
-    Revision,
-    Run,
-    ServiceHealth,
-)
+from reconciler.core.model.compose import Action, ServiceHealth
+from reconciler.core.model.plans import Change, KeyChange, Plan
+from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
+from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Backup, Outcome, Run
 from reconciler.engine.reconcile import Reconciler
 
 

@@ -16,7 +16,8 @@ from reconciler.core.checks.rules import Finding
 from reconciler.core.dotenv import dotenv
 from reconciler.core.dotenv.key_diff import CipherChange, compare
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.all import Format, KeyChange, Parser
+from reconciler.core.model.plans import KeyChange
+from reconciler.core.model.targets import Format, Parser
 from reconciler.core.sops.ciphertext import format_of, is_certainly_a_name
 from reconciler.core.text import printable
 from reconciler.core.tree import Tree

@@ -27,7 +27,7 @@ from reconciler.app.wiring import clone as local_wiring
 from reconciler.core.checks.rules import Severity
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundProject, Inventory
-from reconciler.core.model.all import Format
+from reconciler.core.model.targets import Format
 from reconciler.core.onboarding import draft as importing
 from reconciler.core.onboarding.draft import Draft, Place, Plain, Taken
 from reconciler.core.ports import Machine

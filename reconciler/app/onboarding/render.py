@@ -14,7 +14,7 @@ from reconciler.app.config.models import validate
 from reconciler.app.config.strict_yaml import UnreadableError, read_document
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import Use
-from reconciler.core.model.all import Parser
+from reconciler.core.model.targets import Parser
 from reconciler.core.onboarding import draft
 from reconciler.core.onboarding.draft import Draft, Taken
 from reconciler.core.text import listed, printable

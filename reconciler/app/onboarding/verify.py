@@ -18,7 +18,7 @@ from reconciler.app.onboarding.render import Committed
 from reconciler.app.wiring import clone as local_wiring
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
-from reconciler.core.model.all import Target
+from reconciler.core.model.targets import Target
 from reconciler.core.onboarding.draft import Draft
 from reconciler.core.ports import Machine
 from reconciler.core.secret import Secret

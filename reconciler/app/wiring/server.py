@@ -29,11 +29,13 @@ from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.adapters.sops.sops import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app.config.contract import read_contract
-from reconciler.app.config.schema import ServerConfig, read_manifest
-from reconciler.app.config.server import HistoryRewrites, SshHost, SshServer
+from reconciler.app.config.manifest import read_manifest
+from reconciler.app.config.server import HistoryRewrites, ServerConfig, SshHost, SshServer
 from reconciler.app.daemon import logs
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
-from reconciler.core.model.all import Manifest, Settings, Verify, environment_of
+from reconciler.core.model.revisions import Verify
+from reconciler.core.model.settings import Settings
+from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.reconcile import Claims, Reconciler

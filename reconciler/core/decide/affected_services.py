@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler.core.model.all import Action, ActionKind, ChangeMode, Container, OnChange, Project, Service, Stack
+from reconciler.core.model.compose import Action, ActionKind, Container, Project, Service
+from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
 

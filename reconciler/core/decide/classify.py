@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.core.model.all import (
-    Aspect,
-    Change,
-    Effect,
-    KeyChange,
-    Kind,
-    OnDrift,
-    OnFirstContact,
-    SyncStatus,
-    TargetState,
-)
+from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, SyncStatus, TargetState
+from reconciler.core.model.targets import OnDrift, OnFirstContact
 from reconciler.core.text import instant, listed
 
 

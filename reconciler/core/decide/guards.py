@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Iterable, Sequence
 
 from reconciler.core.dotenv import dotenv
-from reconciler.core.model.all import Parser, Target
+from reconciler.core.model.targets import Parser, Target
 
 # A revision may drop this share of a file's keys before a person must say allow_shrink.
 SHRINK_LIMIT = 0.5

@@ -12,7 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from reconciler.core.decide.affected_services import is_stopped_on_purpose
-from reconciler.core.model.all import Container, HealthStatus, Project, ServiceHealth, Stack, StackHealth
+from reconciler.core.model.compose import Container, HealthStatus, Project, ServiceHealth, StackHealth
+from reconciler.core.model.targets import Stack
 
 _WORST_FIRST = (
     "dead", "exited", "restarting", "unhealthy", "removing", "created", "paused", "starting", "running", "healthy",

@@ -6,7 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.model.all import Action, Change, Effect, EnvironmentRecord, Kind, Pause, Run, Target
+from reconciler.core.model.compose import Action
+from reconciler.core.model.plans import Change, Effect, Kind
+from reconciler.core.model.records import EnvironmentRecord, Pause
+from reconciler.core.model.runs import Run
+from reconciler.core.model.targets import Target
 from reconciler.core.text import instant
 
 HOUR = 3600.0

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 
-from reconciler.core.model.all import KeyChange, Parser
+from reconciler.core.model.plans import KeyChange
+from reconciler.core.model.targets import Parser
 
 
 class Quote(Enum):

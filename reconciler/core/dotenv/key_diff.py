@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reconciler.core.checks.line_lint import may_be_a_value
-from reconciler.core.model.all import Format, KeyChange
+from reconciler.core.model.plans import KeyChange
+from reconciler.core.model.targets import Format
 from reconciler.core.sops.ciphertext import Ciphertext, Entry
 
 

@@ -17,7 +17,7 @@ from reconciler.core.decide.guards import control_keys, is_below
 from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use
-from reconciler.core.model.all import Format, Parser
+from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secrets.names import names_a_secret
 from reconciler.core.secrets.plaintext import is_env_file, why_secret
 from reconciler.core.sops.adoption import UnfitError, read_lines

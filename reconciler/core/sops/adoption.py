@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 
 from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.all import KeyChange, Parser, Target
+from reconciler.core.model.plans import KeyChange
+from reconciler.core.model.targets import Parser, Target
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name, listed
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, SourceError
-from reconciler.core.model.all import Format
+from reconciler.core.model.targets import Format
 from reconciler.core.text import key_name
 
 MAX_BYTES = 5 * 1024 * 1024

@@ -1,0 +1,103 @@
+"""What is remembered of an environment between reconciliations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from reconciler.core.model.revisions import RevertState, Revision
+from reconciler.core.model.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What we last wrote to a target (or found already right): the third of the three states.
+
+    ``prune`` and ``stack`` are remembered because they are needed when the target has left git.
+    """
+
+    source: str
+    path: str
+    digest: str
+    mode: int
+    commit: str
+    at: float
+    stack: str | None = None
+    prune: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The revision at which a person holds an environment, why (in their words) and since when."""
+
+    revision: Revision
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Until then (epoch seconds) a person wants nothing to be written to a target or stack; ``scope`` as in Order."""
+
+    scope: str
+    until: float
+    reason: str
+    at: float
+
+    def covers(self, target: Target) -> bool:
+        stack = f"{target.environment}/{target.stack}" if target.stack else None
+        return self.scope in ("", target.id, stack)
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A revision that broke a service: whatever has its subtree is not applied again.
+
+    ``revert`` says how far its revert in git has come (None: none is wanted), ``revert_note`` tells of it in words;
+    it is to undo what came after the revision ``good``.
+    """
+
+    revision: Revision
+    reason: str
+    at: float
+    run: str
+    good: str = ""
+    revert: RevertState | None = None
+    revert_note: str = ""
+
+
+_MOST_QUARANTINES = 49  # beside the newest
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentRecord:
+    """What is known of an environment between passes.
+
+    ``degraded`` is why a service is not healthy on files that stay nevertheless; "" where all is well. ``stopped``
+    tells by stack ("" for targets of none) why nothing is done about it any more until a person says so. ``reverts``
+    are the times (epoch seconds) of the last pushes of reverts.
+    """
+
+    name: str
+    head: Revision | None = None
+    applied: Revision | None = None
+    healthy: Revision | None = None
+    pin: Pin | None = None
+    pauses: tuple[Pause, ...] = ()
+    quarantines: tuple[Quarantine, ...] = ()
+    degraded: str = ""
+    stopped: Mapping[str, str] = field(default_factory=dict)
+    reverts: tuple[float, ...] = ()
+
+    def quarantine_of(self, revision: Revision) -> Quarantine | None:
+        return next((one for one in self.quarantines if one.revision.subtree == revision.subtree), None)
+
+    def quarantined(self, one: Quarantine) -> EnvironmentRecord:
+        """The record with this quarantine, in the place of an earlier one of the same subtree."""
+        others = self.trusting(one.revision).quarantines
+        return replace(self, quarantines=(*others[-_MOST_QUARANTINES:], one))
+
+    def trusting(self, revision: Revision) -> EnvironmentRecord:
+        """The record without a quarantine of the revision's subtree."""
+        others = tuple(known for known in self.quarantines if known.revision.subtree != revision.subtree)
+        return replace(self, quarantines=others)

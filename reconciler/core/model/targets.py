@@ -1,0 +1,174 @@
+"""What the manifest names: targets, stacks, and the live files they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.core.secret import Secret
+
+
+class Format(StrEnum):
+    """How sops reads a source (its --input-type); ``plain`` sources are not encrypted."""
+
+    DOTENV = "dotenv"
+    JSON = "json"
+    YAML = "yaml"
+    INI = "ini"
+    BINARY = "binary"
+    PLAIN = "plain"
+
+
+class Parser(StrEnum):
+    """How a live file is read for its keys."""
+
+    COMPOSE = "compose"
+    RAW = "raw"
+    OPAQUE = "opaque"
+
+
+class OnDrift(StrEnum):
+    RESTORE = "restore"
+    REPORT = "report"
+
+
+class OnFirstContact(StrEnum):
+    HOLD = "hold"
+    TAKE_OVER = "take_over"
+
+
+class OnFailure(StrEnum):
+    ROLLBACK = "rollback"
+    HOLD = "hold"
+
+
+class ChangeMode(StrEnum):
+    """What the services that mount a changed file need."""
+
+    RECREATE = "recreate"
+    RESTART = "restart"
+    SIGNAL = "signal"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class OnChange:
+    """What a change of a mounted file does to the services that mount it; ``signal`` is a name such as HUP."""
+
+    mode: ChangeMode = ChangeMode.RECREATE
+    signal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A command of the server's file that must succeed on the staged file; ``{file}`` stands for its path."""
+
+    name: str
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One live file and its source in git. ``path`` is absolute, ``source`` is relative to the environment.
+
+    ``contracts`` are the JSON Schemas that its variables must satisfy, relative to the directory of environments.
+    """
+
+    environment: str
+    source: str
+    path: str
+    stack: str | None = None
+    encrypted: bool = True
+    mode: int = 0o600
+    owner: str | None = None
+    group: str | None = None
+    on_drift: OnDrift = OnDrift.RESTORE
+    on_change: OnChange = OnChange()
+    on_first_contact: OnFirstContact = OnFirstContact.HOLD
+    parser: Parser = Parser.COMPOSE
+    check: Check | None = None
+    contracts: tuple[str, ...] = ()
+    allow_shrink: bool = False
+    prune: bool = False
+    ignore_keys: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.environment}/{self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCheck:
+    url: str
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """``timeout`` and ``stable_for`` in seconds: how long to wait for health, how long running must last."""
+
+    timeout: float = 90.0
+    stable_for: float = 15.0
+    http: tuple[HttpCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One Compose project on this host. ``directory`` is absolute; ``files`` are relative to it (compose -f)."""
+
+    environment: str
+    name: str
+    directory: str
+    files: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    health: HealthPolicy = HealthPolicy()
+    on_failure: OnFailure = OnFailure.ROLLBACK
+    one_shot: frozenset[str] = frozenset()
+
+    @property
+    def id(self) -> str:
+        return f"{self.environment}/{self.name}"
+
+
+def environment_of(unit: str) -> str:
+    """What an environment is called in git: "production", also for the part of it that is on another host, which goes
+    by "production@web-2" everywhere else."""
+    return unit.partition("@")[0]
+
+
+def on_host(environment: str, host: str) -> str:
+    """What the part of the environment on another host is called."""
+    return f"{environment}@{host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """environment.yaml at one revision, read and resolved against the server's file."""
+
+    environment: str
+    stacks: tuple[Stack, ...]
+    targets: tuple[Target, ...]
+
+    def stack(self, name: str) -> Stack:
+        return next(stack for stack in self.stacks if stack.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFile:
+    """A regular file as it was read. ``inode`` tells a replaced file from a rewritten one."""
+
+    data: Secret
+    mode: int
+    uid: int
+    gid: int
+    inode: int = 0
+    modified_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Numeric ids to set; ``None`` leaves what is there (a new file gets the daemon's own)."""
+
+    uid: int | None = None
+    gid: int | None = None

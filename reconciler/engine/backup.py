@@ -1,0 +1,44 @@
+"""Backups of live files: taken before a change, expired after what went well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.model.runs import BackupEntry, Run
+from reconciler.core.model.targets import LiveFile
+from reconciler.core.ports import Ports
+from reconciler.core.secret import Secret
+
+
+async def take_backup(
+    ports: Ports, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
+) -> str:
+    """Store the files and return the backup's id. Nothing old goes for it: see ``expire_backups``."""
+    environment = run.environment
+    try:
+        backup = await ports.backups.take(run, files, from_commit, to_commit)
+    except ReconcilerError:
+        ports.metrics.backed_up(environment, False)
+        raise
+    ports.metrics.backed_up(environment, True)
+    return backup.id
+
+
+async def expire_backups(ports: Ports, environment: str) -> None:
+    """Drop backups that are too many or too old. Only at the end of what went well: until then each may be needed."""
+    settings = ports.settings
+    await ports.backups.expire(
+        environment, keep=settings.keep_backups, max_age=settings.backup_max_age, now=ports.clock.now()
+    )
+
+
+def entry_of(
+    ports: Ports, number: int, source: str, path: str, live: LiveFile | None
+) -> tuple[BackupEntry, Secret | None]:
+    """What a backup keeps of one live file; a file that is not there is kept as that."""
+    if live is None:
+        return BackupEntry(source, path, None), None
+    name = f"{number:04}-{path.rsplit('/', 1)[-1]}"
+    digest = ports.digest(live.data.reveal())
+    return BackupEntry(source, path, name, live.mode, live.uid, live.gid, digest), live.data
