@@ -134,8 +134,8 @@ def _engine_trouble(config: pytest.Config) -> Missing | None:
 @pytest.fixture(scope="session")
 def docker_engine(request: pytest.FixtureRequest) -> str:
     """A Docker engine answers, started if need be; the name of the image that containers are made of."""
-    if trouble := _engine_trouble(request.config):
-        pytest.fail(f"{trouble} (mark the test with docker)", pytrace=False)
+    if warning := _engine_trouble(request.config):
+        pytest.fail(f"{warning} (mark the test with docker)", pytrace=False)
     return IMAGE
 
 

@@ -364,7 +364,7 @@ class JournaledStore(SqliteStore):
 
     @property
     def debts(self) -> tuple[Action, ...]:
-        return self.owed("production")
+        return self.pending_restarts("production")
 
     @property
     def open_run(self) -> Run | None:

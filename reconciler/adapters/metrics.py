@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 
 from reconciler.core.decide.classify import sync_status
-from reconciler.core.decide.suspension import standstill
+from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Kind, Plan, SyncStatus
 from reconciler.core.model.records import EnvironmentRecord
@@ -308,7 +308,7 @@ class PrometheusMetrics:
         wanted = record.pin.revision if record.pin else record.head
         self._pinned.labels(record.name).set(int(record.pin is not None))
         self._quarantined.labels(record.name).set(int(wanted is not None and record.quarantine_of(wanted) is not None))
-        pauses = standstill(record, at).pauses
+        pauses = suspension_of(record, at).pauses
         for target in self._targets.get(record.name, {}).values():
             until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)
             self._paused.labels(record.name, target.id).set(int(until > 0))

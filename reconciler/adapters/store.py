@@ -177,7 +177,7 @@ class SqliteStore:
             do("UPDATE run SET reason = rtrim(reason, '.') || '. ' || ? WHERE id = ?", (sentence, run))
             do(*_upsert_environment(record))
 
-    def owed(self, environment: str) -> tuple[Action, ...]:
+    def pending_restarts(self, environment: str) -> tuple[Action, ...]:
         rows = self._all(
             "SELECT action FROM owed WHERE environment = ? GROUP BY action ORDER BY min(rowid)", environment
         )
@@ -194,7 +194,7 @@ class SqliteStore:
         record: EnvironmentRecord,
         applied: Sequence[Applied] = (),
         forgotten: Sequence[str] = (),
-        owed: Sequence[Action] = (),
+        pending_restarts: Sequence[Action] = (),
         settled: Sequence[Action] = (),
     ) -> None:
         done = {(action.stack, action.service) for action in settled}
@@ -204,7 +204,7 @@ class SqliteStore:
                 if (action.stack, action.service) in done:
                     do("DELETE FROM owed WHERE rowid = ?", (rowid,))
             do("DELETE FROM owed WHERE run = ?", (run.id,))
-            _insert_owed(do, run.id, run.environment, owed)
+            _insert_owed(do, run.id, run.environment, pending_restarts)
             do(
                 "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
                 "WHERE environment = ? AND result IS NULL AND id != ?",

@@ -382,7 +382,7 @@ class Store(Protocol):
         """The run that was begun and not finished: its process was killed, or something outside stopped it."""
         ...
 
-    def owed(self, environment: str) -> tuple[Action, ...]:
+    def pending_restarts(self, environment: str) -> tuple[Action, ...]:
         """What unfinished runs still owe."""
         ...
 
@@ -396,7 +396,7 @@ class Store(Protocol):
         record: EnvironmentRecord,
         applied: Sequence[Applied] = (),
         forgotten: Sequence[str] = (),
-        owed: Sequence[Action] = (),
+        pending_restarts: Sequence[Action] = (),
         settled: Sequence[Action] = (),
     ) -> None:
         """In one transaction: the run's end, what was applied (and forgotten, by path), the environment's record.

@@ -56,9 +56,9 @@ async def _head(ports: Ports, environment: str) -> Revision:
     A newer one whose signature does not count is for the passes to tell: this is built on the one before. But what
     was built on a history that is no more would bring that back.
     """
-    head, trouble = await accepted_head(ports, environment, poll=True)
-    if isinstance(trouble, GitUnreachableError | HistoryRewrittenError):
-        raise trouble
+    head, warning = await accepted_head(ports, environment, poll=True)
+    if isinstance(warning, GitUnreachableError | HistoryRewrittenError):
+        raise warning
     return head
 
 

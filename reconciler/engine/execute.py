@@ -64,7 +64,7 @@ async def execute(ports: Ports, progress: Progress, snapshot: Snapshot, prepared
     progress.stage = Stage.WRITE
     await _write_all(ports, progress, snapshot, prepared)
     progress.stage = Stage.SERVICES
-    views = await _owe(ports, progress, prepared)
+    views = await _store_pending_restarts(ports, progress, prepared)
     await act(ports, progress, views)
     progress.services = await verify(ports, progress, views)
 
@@ -145,7 +145,7 @@ async def put(
         await ports.host.remove(path, replaces=replaces)
 
 
-async def _owe(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[str, StackView]:
+async def _store_pending_restarts(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[str, StackView]:
     """Resolve the stacks again, now from the real files, and store what the services are owed."""
     actions: list[Action] = []
     for name, view in prepared.views.items():

@@ -32,8 +32,8 @@ async def clear_leftovers(ports: Ports, snapshot: Snapshot) -> None:
         _Place(state.target.source, state.target.path, frozenset({state.desired, state.live}))
         for state in snapshot.states
     ]
-    wanted = snapshot.wanted
-    await _clear(ports, wanted.manifest.environment, wanted.revision, places)
+    desired = snapshot.desired
+    await _clear(ports, desired.manifest.environment, desired.revision, places)
 
 
 async def clear_leftovers_of(ports: Ports, run: Run) -> None:

@@ -27,7 +27,7 @@ MANIFEST_NAME = "environment.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Desired:
     """One environment at one revision: the manifest, and per source the blob and the digest of its plaintext."""
 
     revision: Revision
@@ -40,14 +40,14 @@ class Wanted:
 class Snapshot:
     """The live side, at one moment: every target's states, and the files themselves by live path."""
 
-    wanted: Wanted
+    desired: Desired
     states: tuple[TargetState, ...]
     live: Mapping[str, LiveFile | None] = field(repr=False)
     ownership: Mapping[str, Ownership]
     applied: Mapping[str, Applied]
 
 
-async def load(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Wanted:
+async def load(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
     """Read the environment at ``revision``. What was decrypted before is known by its digest.
 
     Raises ManifestError, SourceError and its kin (all problems of all sources in one), KeyUnavailableError.
@@ -64,7 +64,7 @@ async def load(ports: Ports, environment: str, revision: Revision, plaintexts: P
             problems.append(error)
     if problems:
         raise _together(problems)
-    return Wanted(revision, manifest, blobs, digests)
+    return Desired(revision, manifest, blobs, digests)
 
 
 async def read_manifest(ports: Ports, environment: str, revision: Revision) -> Manifest:
@@ -153,14 +153,14 @@ def _decrypt_reason(error: ReconcilerError) -> str:
     return "ciphertext" if isinstance(error, BadCiphertextError | SourceError) else "sops"
 
 
-async def look(ports: Ports, wanted: Wanted) -> Snapshot:
+async def look(ports: Ports, desired: Desired) -> Snapshot:
     """Read the live files of every target, and of those that have left git.
 
     Raises LiveFileError (a link, a directory …), GuardError for an owner that does not exist.
     """
-    applied = ports.store.applied(wanted.manifest.environment)
-    paths = {target.path for target in wanted.manifest.targets}
-    targets = [*wanted.manifest.targets, *_orphans(wanted.manifest.environment, applied, paths)]
+    applied = ports.store.applied(desired.manifest.environment)
+    paths = {target.path for target in desired.manifest.targets}
+    targets = [*desired.manifest.targets, *_orphans(desired.manifest.environment, applied, paths)]
     # All at once: over SSH each takes some round trips.
     found = await asyncio.gather(*(ports.host.read(target.path) for target in targets))
     live: dict[str, LiveFile | None] = {target.path: file for target, file in zip(targets, found, strict=True)}
@@ -173,7 +173,7 @@ async def look(ports: Ports, wanted: Wanted) -> Snapshot:
         states.append(
             TargetState(
                 target=target,
-                desired=wanted.digests[target.source] if target.path in paths else None,
+                desired=desired.digests[target.source] if target.path in paths else None,
                 live=None if file is None else compared(ports, target, file.data.reveal()),
                 last=None if last is None else last.digest,
                 live_mode=None if file is None else file.mode,
@@ -181,10 +181,10 @@ async def look(ports: Ports, wanted: Wanted) -> Snapshot:
                 ownership_ok=file is None or _owned(file, ids),
             )
         )
-    return Snapshot(wanted, tuple(states), live, ownership, applied)
+    return Snapshot(desired, tuple(states), live, ownership, applied)
 
 
-def _orphans(environment: str, applied: Mapping[str, Applied], wanted: Collection[str]) -> list[Target]:
+def _orphans(environment: str, applied: Mapping[str, Applied], desired: Collection[str]) -> list[Target]:
     """What we once wrote and git no longer names."""
     return [
         Target(
@@ -197,7 +197,7 @@ def _orphans(environment: str, applied: Mapping[str, Applied], wanted: Collectio
             prune=one.prune,
         )
         for one in applied.values()
-        if one.path not in wanted
+        if one.path not in desired
     ]
 
 
@@ -208,8 +208,8 @@ async def _ownership(ports: Ports, target: Target) -> Ownership:
         raise GuardError(error.what, where=target.id, hint=error.hint) from None
 
 
-def _owned(file: LiveFile, wanted: Ownership) -> bool:
-    return wanted.uid in (None, file.uid) and wanted.gid in (None, file.gid)
+def _owned(file: LiveFile, desired: Ownership) -> bool:
+    return desired.uid in (None, file.uid) and desired.gid in (None, file.gid)
 
 
 def key_change(target: Target, desired: bytes | None, live: bytes | None) -> KeyChange:
@@ -220,11 +220,11 @@ def key_change(target: Target, desired: bytes | None, live: bytes | None) -> Key
         found = dotenv.key_diff(live, desired, parser=target.parser)
     except dotenv.EnvFileError:
         return KeyChange()
-    told = names_told(target, found.removed, live)
+    told = named_keys(target, found.removed, live)
     return replace(found, removed=told, cosmetic=found.empty and None not in (desired, live))
 
 
-def names_told(target: Target, names: tuple[str, ...], live: bytes | None) -> tuple[str, ...]:
+def named_keys(target: Target, names: tuple[str, ...], live: bytes | None) -> tuple[str, ...]:
     """Names that only a live file has, as they may be told: a line of a pasted secret can look like a name, so one that
     is not certainly one is told by its line."""
     lines = {entry.key: entry for entry in dotenv.entries(live or b"", target.parser)}

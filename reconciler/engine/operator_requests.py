@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.core.decide.suspension import standstill
+from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
 from reconciler.core.model.requests import Order, OrderKind
@@ -82,8 +82,8 @@ async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord
         hint = "It goes on by itself; `reconciler status` tells what it waits for"
         raise RefusedError(f"revision {run.revision.short} is being rolled back", where=record.name, hint=hint)
     if not record.stopped:
-        wanted = record.pin.revision if record.pin else record.head
-        return record.trusting(wanted) if wanted else record
+        desired = record.pin.revision if record.pin else record.head
+        return record.trusting(desired) if desired else record
     started = replace(record, stopped={})
     backups = {backup.id for backup in ports.backups.list(record.name)}
     for run in ports.store.runs(record.name, _FAR_BACK):
@@ -126,7 +126,7 @@ def _resumed(ports: Ports, record: EnvironmentRecord, order: Order) -> Environme
 
 def _pauses(ports: Ports, record: EnvironmentRecord) -> tuple[Pause, ...]:
     """Those that have not ended."""
-    return standstill(record, ports.clock.now()).pauses
+    return suspension_of(record, ports.clock.now()).pauses
 
 
 def _unpinned(record: EnvironmentRecord) -> EnvironmentRecord:

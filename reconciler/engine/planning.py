@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import affected_services, guards
-from reconciler.core.decide.classify import classify, told_apart, with_keys
-from reconciler.core.decide.suspension import Standstill, contention, left_alone
+from reconciler.core.decide.classify import classify, with_authors, with_keys
+from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
 from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import GuardError, ModelRefusedError, ReconcilerError
 from reconciler.core.model.compose import Action, Container, Project
@@ -19,7 +19,7 @@ from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Targ
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.contracts import broken_contracts
-from reconciler.engine.observe import Plaintexts, Snapshot, key_change, last_written, names_told
+from reconciler.engine.observe import Plaintexts, Snapshot, key_change, last_written, named_keys
 
 _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 
@@ -66,10 +66,10 @@ class KeyNames:
             return change
         if change.kind is Kind.DRIFT:
             by_hand = KeyChange(added=keys.removed, removed=keys.added, changed=keys.changed)
-            return told_apart(change, by_hand, KeyChange(), live.modified_at)
+            return with_authors(change, by_hand, KeyChange(), live.modified_at)
         if change.kind is Kind.CONFLICT:
             by_hand, from_git = await self._of_both(ports, snapshot, change, plaintexts)
-            return told_apart(change, by_hand, from_git, live.modified_at)
+            return with_authors(change, by_hand, from_git, live.modified_at)
         return replace(change, from_git=keys) if change.kind is Kind.UPDATE else change
 
     async def _of(self, ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> KeyChange:
@@ -94,10 +94,10 @@ class KeyNames:
             self._apart[pair] = KeyChange(), KeyChange()
             with contextlib.suppress(ReconcilerError):  # names are a help, and nothing waits for them
                 written = await last_written(ports, target, last, plaintexts)
-                desired = (await plaintexts.of(target, snapshot.wanted.blobs[target.source])).reveal()
+                desired = (await plaintexts.of(target, snapshot.desired.blobs[target.source])).reveal()
                 if written is not None:
                     by_hand = key_change(target, live.data.reveal(), written)
-                    told = names_told(target, by_hand.added, live.data.reveal())
+                    told = named_keys(target, by_hand.added, live.data.reveal())
                     self._apart[pair] = replace(by_hand, added=told), key_change(target, desired, written)
         return self._apart[pair]
 
@@ -111,7 +111,7 @@ class KeyNames:
 def _pair(ports: Ports, snapshot: Snapshot, target: Target) -> tuple[str, str | None]:
     """What the names of a target's keys depend on."""
     live = snapshot.live[target.path]
-    return snapshot.wanted.digests[target.source], None if live is None else ports.digest(live.data.reveal())
+    return snapshot.desired.digests[target.source], None if live is None else ports.digest(live.data.reveal())
 
 
 def _creates(change: Change) -> frozenset[Aspect]:
@@ -126,8 +126,8 @@ async def prepare(
     *,
     take_over: Collection[str] = (),
     look_at_stacks: bool = False,
-    owed: tuple[Action, ...] = (),
-    alone: Standstill | None = None,
+    pending_restarts: tuple[Action, ...] = (),
+    suspension: Suspension | None = None,
 ) -> Prepared:
     """Decide what this pass would do.
 
@@ -137,13 +137,13 @@ async def prepare(
     Raises EngineUnavailableError, LiveFileError, KeyUnavailableError. Guards do not raise: see ``Prepared.check``.
     """
     changes = []
-    alone = alone or Standstill()
-    corrections = _Corrections(ports, snapshot.wanted.manifest.environment)
+    suspension = suspension or Suspension()
+    corrections = _Corrections(ports, snapshot.desired.manifest.environment)
     for state in snapshot.states:
         change = classify(state, take_over=state.target.id in take_over)
         change = await names.tell(ports, snapshot, change, plaintexts)
-        change = left_alone(change, alone.of_target(state.target))
-        changes.append(left_alone(change, corrections.contention(change)))
+        change = suspended(change, suspension.of_target(state.target))
+        changes.append(suspended(change, corrections.conflicting_writer(change)))
     names.keep(ports, snapshot)
     writes = [change for change in changes if change.writes]
     staged = {change.target.path: await _bytes(snapshot, change, plaintexts) for change in writes}
@@ -151,11 +151,11 @@ async def prepare(
     views: dict[str, StackView] = {}
     actions: list[Action] = []
     left: dict[str, str] = {}
-    for stack in snapshot.wanted.manifest.stacks:
-        if stack.name in alone.stopped:
+    for stack in snapshot.desired.manifest.stacks:
+        if stack.name in suspension.stopped:
             continue
         touched = [change for change in writes if change.target.stack == stack.name]
-        if touched or look_at_stacks or any(action.stack == stack.name for action in owed):
+        if touched or look_at_stacks or any(action.stack == stack.name for action in pending_restarts):
             managed = _managed_keys(snapshot, stack, staged)
             try:
                 view, after = await _look_at_stack(ports, stack, managed, _of_stack(staged, touched))
@@ -163,18 +163,19 @@ async def prepare(
                 problems.append(str(error))
                 continue
             views[stack.name] = view
-            due = affected(view, after, touched, owed)
+            due = affected(view, after, touched, pending_restarts)
             # What is owed passed this guard before its run began; the values it removes are in no file any more.
-            owed_here = {action.service for action in owed if action.stack == stack.name}
-            if not touched and not owed_here and (why := alone.of_stack(stack.name) or _reported(snapshot, stack)):
-                left[stack.name] = _told(due, why) if not _edited(changes, stack) else ""
+            pending_here = {action.service for action in pending_restarts if action.stack == stack.name}
+            reason = suspension.of_stack(stack.name) or _reported(snapshot, stack)
+            if not touched and not pending_here and reason:
+                left[stack.name] = _told(due, reason) if not _edited(changes, stack) else ""
                 continue
-            new = [action for action in due if action.service not in owed_here]
+            new = [action for action in due if action.service not in pending_here]
             problems += affected_services.foreign(view.before, view.containers, new, view.managed)
             actions += due
     plan = Plan(
-        snapshot.wanted.manifest.environment,
-        snapshot.wanted.revision,
+        snapshot.desired.manifest.environment,
+        snapshot.desired.revision,
         _mark_stale(changes, actions, left),
         tuple(actions),
     )
@@ -189,7 +190,7 @@ class _Corrections:
         self._environment = environment
         self._times: dict[str, list[float]] | None = None
 
-    def contention(self, change: Change) -> str:
+    def conflicting_writer(self, change: Change) -> str:
         """Why the change has to wait, as something else keeps changing the file; "" where it has not."""
         if change.kind is not Kind.DRIFT or not change.writes:
             return ""
@@ -199,7 +200,7 @@ class _Corrections:
                 for one in run.changes:
                     if one.kind == Kind.DRIFT and run.result is Result.CORRECTED:
                         self._times.setdefault(one.path, []).append(run.started_at)
-        return contention(change, self._times.get(change.target.path, ()), self._ports.clock.now())
+        return conflicting_writer(change, self._times.get(change.target.path, ()), self._ports.clock.now())
 
 
 async def _look_at_stack(
@@ -236,7 +237,7 @@ def _managed_keys(snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret 
 
 
 def affected(
-    view: StackView, after: Project | None, touched: list[Change], owed: tuple[Action, ...]
+    view: StackView, after: Project | None, touched: list[Change], pending_restarts: tuple[Action, ...]
 ) -> tuple[Action, ...]:
     """What the stack's services need, given the project with the new files; see core/decide/affected_services.py.
 
@@ -245,11 +246,11 @@ def affected(
     paths: dict[str, OnChange] = {
         change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
     }
-    owed_here = tuple(action for action in owed if action.stack == view.stack.name)
+    pending_here = tuple(action for action in pending_restarts if action.stack == view.stack.name)
     if after is None:
-        return owed_here
+        return pending_here
     return affected_services.affected(
-        view.stack, view.before, after, view.containers, paths, owed_here, managed=view.managed
+        view.stack, view.before, after, view.containers, paths, pending_here, managed=view.managed
     )
 
 
@@ -258,7 +259,7 @@ async def _bytes(snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> 
     target, live = change.target, snapshot.live[change.target.path]
     if change.effect is Effect.DELETE:
         return None
-    data = await plaintexts.of(target, snapshot.wanted.blobs[target.source])
+    data = await plaintexts.of(target, snapshot.desired.blobs[target.source])
     if not target.ignore_keys or live is None:
         return data
     return Secret(dotenv.overlaid(data.reveal(), live.data.reveal(), target.parser, target.ignore_keys))
@@ -286,7 +287,7 @@ async def _ask_guards(
             found += guards.project_files(replace(target, path=resolved), *forbidden, data.reveal())
             found += await _ask_check(ports, target, data)
             if change.kind is not Kind.DRIFT:  # what was applied kept its contracts then; a hand edit must go
-                found += await broken_contracts(ports, snapshot.wanted.revision, target, data)
+                found += await broken_contracts(ports, snapshot.desired.revision, target, data)
         problems += [f"{target.id}: {problem}" for problem in found]
     return problems
 
@@ -299,7 +300,7 @@ async def _project_files(
         return frozenset(), frozenset()
     projects: frozenset[str] = frozenset()
     environments: frozenset[str] = frozenset()
-    for stack in snapshot.wanted.manifest.stacks:
+    for stack in snapshot.desired.manifest.stacks:
         projects |= await ports.compose.project_files(stack)
         environments |= await ports.compose.environment_files(stack)
     return await _resolved(ports, projects), await _resolved(ports, environments)
@@ -323,7 +324,7 @@ def _reported(snapshot: Snapshot, stack: Stack) -> str:
     """Why older values in a stack's containers are only told of: all of its env files say so. Else ""."""
     policies = {
         target.on_drift
-        for target in snapshot.wanted.manifest.targets
+        for target in snapshot.desired.manifest.targets
         if target.stack == stack.name and target.parser is not Parser.OPAQUE
     }
     return "on_drift is report" if policies == {OnDrift.REPORT} else ""

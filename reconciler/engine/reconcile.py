@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.core.decide import health
-from reconciler.core.decide.suspension import standstill
+from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import HeldBackError, ManifestError, ReconcilerError, RefusedError, RevisionError
 from reconciler.core.model.compose import ServiceHealth
 from reconciler.core.model.plans import Aspect
@@ -17,7 +17,7 @@ from reconciler.core.model.runs import Outcome, Phase, Result, Run
 from reconciler.core.model.targets import Manifest, OnFailure
 from reconciler.core.ports import Ports
 from reconciler.engine.leftovers import clear_leftovers
-from reconciler.engine.observe import Plaintexts, Snapshot, Wanted, load, look
+from reconciler.engine.observe import Desired, Plaintexts, Snapshot, load, look
 from reconciler.engine.operator_requests import carry_out, named_revision
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import KeyNames, Prepared, prepare
@@ -25,7 +25,7 @@ from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import tell_ages
 from reconciler.engine.stack_health import look_at_stacks
-from reconciler.engine.target_revision import HeldBack, accepted_head, for_everybody, wanted_revision
+from reconciler.engine.target_revision import HeldBack, accepted_head, for_everybody, target_revision
 from reconciler.engine.transaction import held_reason, settle, transact
 
 # A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
@@ -73,7 +73,7 @@ class Reconciler:
         self._ports = ports
         self._claims = claims or Claims()
         self._names = KeyNames()
-        self._wanted: Wanted | None = None
+        self._desired: Desired | None = None
         self._failure: Failure | None = None
         self._trouble: ReconcilerError | None = None
         self._aimed_at: Revision | None = None
@@ -100,11 +100,11 @@ class Reconciler:
         is not for this host yet; without ``revert``, git is not asked to follow a rollback: see ``revert()``.
         """
         clock, started = self._ports.clock, self._ports.clock.monotonic()
-        troubles: list[ReconcilerError] = []
+        warnings: list[ReconcilerError] = []
         try:
-            outcome = await self._decide(trigger, poll, dry_run, take_over, order, held_back, troubles)
+            outcome = await self._decide(trigger, poll, dry_run, take_over, order, held_back, warnings)
             if revert and not dry_run:
-                outcome = await self._revert(outcome, troubles)
+                outcome = await self._revert(outcome, warnings)
         except HeldBackError as error:
             outcome = Outcome(self.environment, Result.HELD, str(error))
         except ReconcilerError as error:
@@ -114,18 +114,18 @@ class Reconciler:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._tell_what_is_remembered()
             await self._tell_ages()
-        return _with(troubles, outcome)
+        return _with(warnings, outcome)
 
     async def revert(self, outcome: Outcome) -> Outcome:
         """Have git follow a rollback, after it, where that is owed; return the outcome with what came of it."""
-        troubles: list[ReconcilerError] = []
-        return _with(troubles, await self._revert(outcome, troubles))
+        warnings: list[ReconcilerError] = []
+        return _with(warnings, await self._revert(outcome, warnings))
 
     @property
     def holds_failures(self) -> bool:
         """Whether a stack keeps the new files where they fail, for a person to look."""
-        return self._wanted is not None and any(
-            stack.on_failure is OnFailure.HOLD for stack in self._wanted.manifest.stacks
+        return self._desired is not None and any(
+            stack.on_failure is OnFailure.HOLD for stack in self._desired.manifest.stacks
         )
 
     async def _decide(
@@ -136,7 +136,7 @@ class Reconciler:
         take_over: Collection[str],
         order: Order | None,
         held_back: HeldBack,
-        troubles: list[ReconcilerError],
+        warnings: list[ReconcilerError],
     ) -> Outcome:
         """What should be, and a pass towards it. ``troubles`` gets what a person should know of beside the outcome."""
         ports, self._aimed_at = self._ports, None
@@ -145,41 +145,41 @@ class Reconciler:
                 await carry_out(ports, self.environment, order)
             except RefusedError as error:
                 return Outcome(self.environment, Result.FAILED, str(error), refused=True)
-            self._failure = self._wanted = None
-        head, trouble = await accepted_head(ports, self.environment, poll=poll)
-        self._trouble = trouble if poll else self._trouble  # what the last poll met holds until the next one
+            self._failure = self._desired = None
+        head, warning = await accepted_head(ports, self.environment, poll=poll)
+        self._trouble = warning if poll else self._trouble  # what the last poll met holds until the next one
         if self._trouble:
-            troubles.append(self._trouble)
+            warnings.append(self._trouble)
         if order is not None and order.kind is OrderKind.PLAN:
             return await self._plan_at(order.revision)
         outcome = None if dry_run else await recover(ports, self.environment, head, held_back)
         retried = order is not None and order.kind is OrderKind.RETRY
         if outcome is None or (retried and outcome.result is Result.ROLLED_BACK):
-            self._aimed_at, quarantine = wanted_revision(ports, self.environment, head, held_back)
+            self._aimed_at, quarantine = target_revision(ports, self.environment, head, held_back)
             if quarantine:
-                troubles.append(quarantine)
+                warnings.append(quarantine)
             outcome = await self._pass(self._aimed_at, trigger, dry_run, take_over)
         return outcome
 
     async def _tell_ages(self) -> None:
         """Have the metrics tell how old the secrets are, once per revision that is wanted; after the pass, which it
         can neither delay nor fail."""
-        wanted, now = self._wanted, self._ports.clock.monotonic()
-        if wanted is None or wanted.revision.subtree == self._aged or now < self._look_at_ages_again:
+        desired, now = self._desired, self._ports.clock.monotonic()
+        if desired is None or desired.revision.subtree == self._aged or now < self._look_at_ages_again:
             return
         try:
             with phase(self._ports, Phase.AGE, "reading how old the secrets are"):
-                await tell_ages(self._ports, wanted)
+                await tell_ages(self._ports, desired)
         except ReconcilerError:  # `reconciler age` tells it to whoever asks
             self._look_at_ages_again = now + _REMEMBER_FAILURE
         else:
-            self._aged = wanted.revision.subtree
+            self._aged = desired.revision.subtree
 
-    async def _revert(self, outcome: Outcome, troubles: list[ReconcilerError]) -> Outcome:
+    async def _revert(self, outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
         """Have git follow a rollback, after it. That git does not let us changes nothing about the outcome."""
-        told, trouble = await revert_in_git(self._ports, self.environment)
-        if trouble:
-            troubles.append(trouble)
+        told, warning = await revert_in_git(self._ports, self.environment)
+        if warning:
+            warnings.append(warning)
         return replace(outcome, reason=f"{outcome.reason}. {told}") if told else outcome
 
     async def _pass(self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str]) -> Outcome:
@@ -208,19 +208,19 @@ class Reconciler:
     ) -> tuple[Prepared, Snapshot]:
         """Look, and plan. What an unfinished run was to take over, it may still take over."""
         ports, plaintexts = self._ports, Plaintexts(self._ports)
-        wanted = await self._load(revision, plaintexts, trusting_memory=trigger in _BY_ITSELF)
+        desired = await self._load(revision, plaintexts, trusting_memory=trigger in _BY_ITSELF)
         if trigger == "engine":
             self._looked_at_stacks = float("-inf")
         with phase(ports, Phase.OBSERVE, "comparing the live files"):
-            snapshot = await look(ports, wanted)
+            snapshot = await look(ports, desired)
             _check_names(snapshot, take_over)
             if not dry_run and not self._tidy:
                 await clear_leftovers(ports, snapshot)
                 self._tidy = True
             record = ports.store.environment(self.environment)
-            alone = standstill(record, ports.clock.now(), unfinished)
-            owed, _ = alone.split(ports.store.owed(self.environment))
-            containers = None if dry_run else await self._ask_for_containers(wanted)
+            suspension = suspension_of(record, ports.clock.now(), unfinished)
+            pending_restarts, _ = suspension.split(ports.store.pending_restarts(self.environment))
+            containers = None if dry_run else await self._ask_for_containers(desired)
             moved = containers is not None and containers != self._containers
             begun = unfinished.changes if unfinished else ()
             prepared = await prepare(
@@ -229,9 +229,9 @@ class Reconciler:
                 self._names,
                 plaintexts,
                 take_over={*take_over, *(f"{self.environment}/{change.source}" for change in begun)},
-                look_at_stacks=moved or dry_run or bool(owed or record.degraded),
-                owed=owed,
-                alone=alone,
+                look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
+                pending_restarts=pending_restarts,
+                suspension=suspension,
             )
         if containers is not None:
             self._have_looked(containers, prepared)
@@ -244,19 +244,19 @@ class Reconciler:
         record = ports.store.environment(self.environment)
         self._aimed_at = await named_revision(ports, record, name)
         snapshot = await look(ports, await load(ports, self.environment, self._aimed_at, plaintexts))
-        alone = standstill(record, ports.clock.now())
-        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, alone=alone)
+        suspension = suspension_of(record, ports.clock.now())
+        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, suspension=suspension)
         return _preview(prepared)
 
     @property
     def live_paths(self) -> frozenset[str]:
         """The live files of the revision that was last wanted."""
-        return frozenset(target.path for target in self._wanted.manifest.targets) if self._wanted else frozenset()
+        return frozenset(target.path for target in self._desired.manifest.targets) if self._desired else frozenset()
 
     @property
     def stack_directories(self) -> frozenset[str]:
         """The directories of the stacks of the revision that was last wanted."""
-        return frozenset(stack.directory for stack in self._wanted.manifest.stacks) if self._wanted else frozenset()
+        return frozenset(stack.directory for stack in self._desired.manifest.stacks) if self._desired else frozenset()
 
     async def reach(self) -> None:
         """Make sure that the host answers. Raises HostUnreachableError."""
@@ -265,27 +265,27 @@ class Reconciler:
     async def health(self) -> tuple[ServiceHealth, ...]:
         """The services of every stack of the wanted revision, as they are now. Raises EngineUnavailableError."""
         found: list[ServiceHealth] = []
-        for stack in self._wanted.manifest.stacks if self._wanted else ():
+        for stack in self._desired.manifest.stacks if self._desired else ():
             found += health.assess(stack, await self._ports.compose.containers(stack, None))
         return tuple(found)
 
-    async def _load(self, revision: Revision, plaintexts: Plaintexts, *, trusting_memory: bool) -> Wanted:
-        if self._wanted is not None and self._wanted.revision == revision:
-            return self._wanted
+    async def _load(self, revision: Revision, plaintexts: Plaintexts, *, trusting_memory: bool) -> Desired:
+        if self._desired is not None and self._desired.revision == revision:
+            return self._desired
         failure, now = self._failure, self._ports.clock.monotonic()
         if failure and trusting_memory and failure.subtree == revision.subtree and now < failure.until:
             raise failure.error.with_traceback(None)  # else every pass would add its frames
         self._failure = None
         try:
-            wanted = await load(self._ports, self.environment, revision, plaintexts)
-            self._claims.take(wanted.manifest)
-            self._wanted = wanted
+            desired = await load(self._ports, self.environment, revision, plaintexts)
+            self._claims.take(desired.manifest)
+            self._desired = desired
         except ReconcilerError as error:
             if error.blames_revision:
                 self._remember(revision, error)
             raise
         self._ports.metrics.revision(self.environment, "wanted", revision)
-        return self._wanted
+        return self._desired
 
     def _check_guards(self, prepared: Prepared) -> None:
         """Raise what the guards found, and remember it for this revision."""
@@ -293,17 +293,17 @@ class Reconciler:
             prepared.check()
         except ReconcilerError as error:
             self._remember(prepared.plan.revision, error)
-            self._wanted = None
+            self._desired = None
             raise
 
     def _remember(self, revision: Revision, error: ReconcilerError) -> None:
         self._failure = Failure(revision.subtree, error, self._ports.clock.monotonic() + _REMEMBER_FAILURE)
 
-    async def _ask_for_containers(self, wanted: Wanted) -> Mapping[str, frozenset[str]] | None:
+    async def _ask_for_containers(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
         """The ids of each stack's containers; None where the last look is not a drift interval ago."""
         if self._ports.clock.monotonic() - self._looked_at_stacks < self._ports.settings.drift_interval:
             return None
-        return await look_at_stacks(self._ports, self.environment, wanted.manifest.stacks)
+        return await look_at_stacks(self._ports, self.environment, desired.manifest.stacks)
 
     def _have_looked(self, containers: Mapping[str, frozenset[str]], prepared: Prepared) -> None:
         """Remember the containers that were looked at, unless what was found about them still waits: then the next
@@ -317,7 +317,7 @@ class Reconciler:
         ports, environment = self._ports, self.environment
         with contextlib.suppress(ReconcilerError):  # what is wrong with them is met by those who need them
             ports.metrics.backups(environment, ports.backups.list(environment))
-            await look_at_stacks(ports, environment, self._wanted.manifest.stacks if self._wanted else ())
+            await look_at_stacks(ports, environment, self._desired.manifest.stacks if self._desired else ())
 
     def _tell_what_is_remembered(self) -> None:
         with contextlib.suppress(ReconcilerError):
@@ -325,7 +325,7 @@ class Reconciler:
 
 
 def _check_names(snapshot: Snapshot, take_over: Collection[str]) -> None:
-    environment = snapshot.wanted.manifest.environment
+    environment = snapshot.desired.manifest.environment
     known = {state.target.id for state in snapshot.states}
     mine = {name for name in take_over if name.startswith(f"{environment}/")}
     if unknown := sorted(mine - known):
@@ -344,8 +344,8 @@ def _preview(prepared: Prepared) -> Outcome:
     return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan, plan)
 
 
-def _with(troubles: list[ReconcilerError], outcome: Outcome) -> Outcome:
-    if not troubles:
+def _with(warnings: list[ReconcilerError], outcome: Outcome) -> Outcome:
+    if not warnings:
         return outcome
-    warning = "\n".join(filter(None, [outcome.warning, *map(str, troubles)]))
-    return replace(outcome, warning=warning, retry=outcome.retry or any(trouble.retryable for trouble in troubles))
+    text = "\n".join(filter(None, [outcome.warning, *map(str, warnings)]))
+    return replace(outcome, warning=text, retry=outcome.retry or any(warning.retryable for warning in warnings))

@@ -17,7 +17,7 @@ from reconciler.engine.leftovers import clear_leftovers_of
 from reconciler.engine.observe import read_manifest
 from reconciler.engine.planning import StackView
 from reconciler.engine.rollback import restore_files, roll_back
-from reconciler.engine.target_revision import HeldBack, for_everybody, wanted_revision
+from reconciler.engine.target_revision import HeldBack, for_everybody, target_revision
 
 
 async def recover(
@@ -40,10 +40,10 @@ async def recover(
 
 def _is_wanted(ports: Ports, head: Revision, run: Run, held_back: HeldBack) -> bool:
     try:
-        wanted, _ = wanted_revision(ports, run.environment, head, held_back)
+        desired, _ = target_revision(ports, run.environment, head, held_back)
     except (QuarantinedError, HeldBackError):
         return False
-    return wanted.subtree == run.revision.subtree
+    return desired.subtree == run.revision.subtree
 
 
 async def give_up(ports: Ports, run: Run, why: str) -> None:
@@ -56,7 +56,7 @@ async def give_up(ports: Ports, run: Run, why: str) -> None:
         end = f"The files it had written stay: {error}"
     record = ports.store.environment(run.environment)
     reason = f"interrupted; {why}. {end}"
-    ports.store.finish(run, Result.FAILED, reason, at=ports.clock.now(), record=record, owed=run.actions)
+    ports.store.finish(run, Result.FAILED, reason, at=ports.clock.now(), record=record, pending_restarts=run.actions)
 
 
 async def _go_on_rolling_back(ports: Ports, run: Run) -> Outcome:

@@ -21,7 +21,7 @@ async def revert_in_git(ports: Ports, environment: str) -> tuple[str, Reconciler
     Raises nothing: whatever git says, the server is as it is.
     """
     record = ports.store.environment(environment)
-    quarantine = next((one for one in record.quarantines if one.revert is RevertState.OWED), None)
+    quarantine = next((one for one in record.quarantines if one.revert is RevertState.PENDING), None)
     if quarantine is None:
         return "", None
     try:

@@ -64,7 +64,7 @@ def _ended(ports: Ports, progress: Progress, result: Result, reason: str, record
     if well:
         ports.store.finish(run, result, reason, at=now, record=record, settled=run.actions)
     else:
-        ports.store.finish(run, result, reason, at=now, record=record, owed=run.actions)
+        ports.store.finish(run, result, reason, at=now, record=record, pending_restarts=run.actions)
     return Outcome(run.environment, result, reason, run.revision, run=run.id, backup=run.backup or None)
 
 

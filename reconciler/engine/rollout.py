@@ -119,8 +119,8 @@ class _Run:
         if self._order is not None and self._order.kind is OrderKind.RETRY and not self._going_back():
             for host in self._hosts:  # else the others' quarantine would take it back at once
                 record = self._record(host)
-                if wanted := record.pin.revision if record.pin else record.head:
-                    self._ports.store.save_environment(record.trusting(wanted))
+                if desired := record.pin.revision if record.pin else record.head:
+                    self._ports.store.save_environment(record.trusting(desired))
         else:
             await self.go_back()
 
@@ -234,7 +234,7 @@ class _Run:
     async def _weigh_revert(self, host: Reconciler) -> None:
         """Ask git for no revert of what is well on other hosts."""
         record = self._record(host)
-        quarantine = next((one for one in record.quarantines if one.revert is RevertState.OWED), None)
+        quarantine = next((one for one in record.quarantines if one.revert is RevertState.PENDING), None)
         if quarantine is None:
             return
         for other in self._hosts:

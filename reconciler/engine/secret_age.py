@@ -9,7 +9,7 @@ from reconciler.core.model.revisions import Blob, Revision
 from reconciler.core.model.targets import Format, Target
 from reconciler.core.ports import Ports
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, Entry
-from reconciler.engine.observe import Wanted, read_manifest, read_source
+from reconciler.engine.observe import Desired, read_manifest, read_source
 
 
 async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tuple[TargetAge, ...]:
@@ -24,11 +24,11 @@ async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tup
     return await _ages_of(ports, revision, encrypted, blobs)
 
 
-async def tell_ages(ports: Ports, wanted: Wanted) -> None:
+async def tell_ages(ports: Ports, desired: Desired) -> None:
     """Have the metrics tell the age of each target's oldest secret. Raises as ``secret_ages`` does."""
-    targets = wanted.manifest.targets
+    targets = desired.manifest.targets
     encrypted = [target for target in targets if target.encrypted]
-    ages = await _ages_of(ports, wanted.revision, encrypted, wanted.blobs)
+    ages = await _ages_of(ports, desired.revision, encrypted, desired.blobs)
     oldest = {one.target.id: one.oldest for one in ages}
     for target in targets:
         ports.metrics.rotated(target.environment, target.id, oldest.get(target.id))

@@ -50,7 +50,7 @@ def for_everybody(_: Revision) -> str:
     return ""
 
 
-def wanted_revision(
+def target_revision(
     ports: Ports, environment: str, head: Revision, held_back: HeldBack = for_everybody
 ) -> tuple[Revision, ReconcilerError | None]:
     """The pin if there is one, else the head, else what a quarantine puts in their place; and the quarantine.
@@ -59,14 +59,14 @@ def wanted_revision(
     Raises QuarantinedError where no revision is known to be good, HeldBackError where there was none before the head.
     """
     record = ports.store.environment(environment)
-    wanted = record.pin.revision if record.pin else head
-    quarantine = record.quarantine_of(wanted)
+    desired = record.pin.revision if record.pin else head
+    quarantine = record.quarantine_of(desired)
     if quarantine is None:
-        in_place = record.applied is not None and record.applied.subtree == wanted.subtree
+        in_place = record.applied is not None and record.applied.subtree == desired.subtree
         why = "" if in_place or record.pin is not None else held_back(head)
-        return _held_back(record, wanted, why) if why else (wanted, None)
+        return _held_back(record, desired, why) if why else (desired, None)
     note = quarantine.revert_note
-    what = f"revision {wanted.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
+    what = f"revision {desired.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
     hint = "Merge a correction, or lift the quarantine with `reconciler retry`"
     # What was healthy while a part of it was held back may have turned out bad as a whole.
     good = next((one for one in (record.healthy, record.applied) if one and not record.quarantine_of(one)), None)
@@ -75,14 +75,14 @@ def wanted_revision(
     return good, QuarantinedError(what, hint=f"{hint}. Until then revision {good.short} stays wanted")
 
 
-def _held_back(record: EnvironmentRecord, wanted: Revision, why: str) -> tuple[Revision, ReconcilerError | None]:
+def _held_back(record: EnvironmentRecord, desired: Revision, why: str) -> tuple[Revision, ReconcilerError | None]:
     # What is in place stays in place, also what fails and is held for a person to look at.
     known = (record.applied, record.healthy)
     stay = next((one for one in known if one is not None and record.quarantine_of(one) is None), None)
-    if stay is not None and stay.subtree == wanted.subtree:
-        return wanted, None
+    if stay is not None and stay.subtree == desired.subtree:
+        return desired, None
     hint = "It goes on by itself once that is well, or with a corrected revision"
-    error = HeldBackError(f"revision {wanted.short} is not given to this host: {why}", hint=hint)
+    error = HeldBackError(f"revision {desired.short} is not given to this host: {why}", hint=hint)
     if stay is None:
         raise error
     return stay, error

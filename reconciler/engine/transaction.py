@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.core.decide import health
-from reconciler.core.decide.suspension import standstill
+from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
@@ -87,9 +87,9 @@ def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
     """What is owed to services that there are no more: nobody can be given it."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)
-    owed, _ = standstill(record, ports.clock.now()).split(ports.store.owed(plan.environment))
+    pending_restarts, _ = suspension_of(record, ports.clock.now()).split(ports.store.pending_restarts(plan.environment))
     due = {(action.stack, action.service) for action in plan.actions}
-    return [action for action in owed if (action.stack, action.service) not in due]
+    return [action for action in pending_restarts if (action.stack, action.service) not in due]
 
 
 def _advance(ports: Ports, record: EnvironmentRecord, revision: Revision) -> None:
@@ -161,7 +161,7 @@ async def _quarantine(transaction: Transaction, reason: str) -> Quarantine:
     good = await newest_good(ports, record, revision)
     if good is None:
         return Quarantine(revision, reason, now, run)
-    return Quarantine(revision, reason, now, run, good=good.commit, revert=RevertState.OWED)
+    return Quarantine(revision, reason, now, run, good=good.commit, revert=RevertState.PENDING)
 
 
 async def newest_good(ports: Ports, record: EnvironmentRecord, before: Revision) -> Revision | None:
@@ -248,7 +248,7 @@ def _end(
         record=record,
         applied=_applied(transaction.snapshot, after, now),
         forgotten=_forgotten(transaction.snapshot, after),
-        owed=progress.run.actions if owing else (),
+        pending_restarts=progress.run.actions if owing else (),
         settled=(*progress.run.actions, *_obsolete(ports, transaction.prepared)) if wrote else (),
     )
     run = progress.run
@@ -290,10 +290,10 @@ def _carried_out(plan: Plan) -> Plan:
 def _applied(snapshot: Snapshot, plan: Plan, at: float) -> list[Applied]:
     """What the store does not know yet of the targets that are in sync."""
     news = []
-    wanted = set(snapshot.wanted.manifest.targets)
+    desired = set(snapshot.desired.manifest.targets)
     for change in plan.changes:
-        target, digest = change.target, snapshot.wanted.digests.get(change.target.source)
-        if change.kind is not Kind.IN_SYNC or digest is None or target not in wanted:
+        target, digest = change.target, snapshot.desired.digests.get(change.target.source)
+        if change.kind is not Kind.IN_SYNC or digest is None or target not in desired:
             continue
         known = snapshot.applied.get(target.path)
         fact = Applied(

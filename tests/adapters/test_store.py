@@ -76,7 +76,7 @@ def finish(store: SqliteStore, run: Run, result: Result = Result.APPLIED, **fiel
 def test_an_unknown_environment_has_an_empty_record(store: SqliteStore) -> None:
     assert store.environment("production") == NOTHING
     assert store.applied("production") == {}
-    assert store.owed("production") == ()
+    assert store.pending_restarts("production") == ()
     assert store.runs() == ()
 
 
@@ -170,14 +170,14 @@ def test_runs_come_newest_first_by_environment_and_as_many_as_asked(store: Sqlit
 
 def test_a_run_owes_its_actions_from_its_beginning_to_its_end(opened: Callable[[], SqliteStore]) -> None:
     opened().begin(run_of(actions=(RESTART, RECREATE)))
-    assert opened().owed("production") == (RESTART, RECREATE)
+    assert opened().pending_restarts("production") == (RESTART, RECREATE)
     opened().amend(run_of(actions=(RECREATE, SIGNAL)))
-    assert opened().owed("production") == (RECREATE, SIGNAL)
+    assert opened().pending_restarts("production") == (RECREATE, SIGNAL)
     opened().amend(run_of())
-    assert opened().owed("production") == ()
+    assert opened().pending_restarts("production") == ()
     opened().amend(run_of(actions=(SIGNAL,)))
     finish(opened(), run_of())
-    assert opened().owed("production") == ()
+    assert opened().pending_restarts("production") == ()
 
 
 def test_an_unfinished_run_comes_back_as_it_was_last_stored_until_its_end(opened: Callable[[], SqliteStore]) -> None:
@@ -195,10 +195,10 @@ def test_an_unfinished_run_comes_back_as_it_was_last_stored_until_its_end(opened
 
 
 def test_amending_one_run_leaves_what_others_owe(store: SqliteStore) -> None:
-    finish(store, run_of("r1"), owed=[RECREATE])
+    finish(store, run_of("r1"), pending_restarts=[RECREATE])
     store.begin(run_of("r2", actions=(SIGNAL,)))
     store.amend(run_of("r2"))
-    assert store.owed("production") == (RECREATE,)
+    assert store.pending_restarts("production") == (RECREATE,)
 
 
 def test_a_note_is_added_to_the_reason_of_an_ended_run(store: SqliteStore) -> None:
@@ -210,15 +210,15 @@ def test_a_note_is_added_to_the_reason_of_an_ended_run(store: SqliteStore) -> No
 
 def test_what_stays_owed_is_what_the_end_says(store: SqliteStore) -> None:
     store.begin(run_of(actions=(RESTART, RECREATE)))
-    finish(store, run_of(), Result.FAILED, owed=[RECREATE])
-    assert store.owed("production") == (RECREATE,)
+    finish(store, run_of(), Result.FAILED, pending_restarts=[RECREATE])
+    assert store.pending_restarts("production") == (RECREATE,)
 
 
 def test_what_several_runs_owe_is_told_once_and_in_order(store: SqliteStore) -> None:
     store.begin(run_of("r1", actions=(SIGNAL, RECREATE)))
     store.begin(run_of("r2", actions=(RESTART, RECREATE)))
     store.begin(run_of("r3", "staging", actions=(RECREATE,)))
-    assert store.owed("production") == (SIGNAL, RECREATE, RESTART)
+    assert store.pending_restarts("production") == (SIGNAL, RECREATE, RESTART)
 
 
 def test_the_end_of_a_run_ends_older_ones_of_its_environment(store: SqliteStore) -> None:
@@ -231,10 +231,10 @@ def test_the_end_of_a_run_ends_older_ones_of_its_environment(store: SqliteStore)
         "r2": (None, None),
         "r3": (Result.APPLIED, 200.0),
     }
-    assert store.owed("production") == (RESTART,), "it was given to nobody"
+    assert store.pending_restarts("production") == (RESTART,), "it was given to nobody"
     finish(store, run_of("r4"), settled=[RESTART])
-    assert store.owed("production") == ()
-    assert store.owed("staging") == (SIGNAL,)
+    assert store.pending_restarts("production") == ()
+    assert store.pending_restarts("staging") == (SIGNAL,)
 
 
 def test_an_end_that_fails_half_way_has_changed_nothing(store: SqliteStore) -> None:
@@ -242,12 +242,12 @@ def test_an_end_that_fails_half_way_has_changed_nothing(store: SqliteStore) -> N
     broken = applied_at("/a", digest=None)  # type: ignore[arg-type]
     with pytest.raises(sqlite3.IntegrityError):
         finish(store, run_of(), applied=[applied_at("/b"), broken], record=replace(NOTHING, healthy=REVISION))
-    assert store.owed("production") == (RESTART,)
+    assert store.pending_restarts("production") == (RESTART,)
     assert store.runs()[0].result is None
     assert store.applied("production") == {}
     assert store.environment("production") == NOTHING
     finish(store, run_of())  # and the connection is as good as before
-    assert store.owed("production") == ()
+    assert store.pending_restarts("production") == ()
 
 
 def test_the_history_keeps_a_thousand_runs(path: Path, store: SqliteStore) -> None:
@@ -313,7 +313,7 @@ def test_killed_in_a_series_of_ends_all_parts_of_one_are_there_and_the_last_told
         found = record.healthy.commit
         assert int(found) in (told, told + 1)
         assert {one.digest for one in store.applied("production").values()} == {found}
-        assert [action.service for action in store.owed("production")] == [found]
+        assert [action.service for action in store.pending_restarts("production")] == [found]
         ended = [run.id for run in store.runs() if run.result is not None]
         assert ended[0] == found
         first = int(found) + 2
@@ -409,7 +409,7 @@ def filled(path: Path) -> bytes:
             store,
             run_of(f"r{number}", changes=(RunChange("api.env", "update", ("KEY",) * 20),)),
             applied=[applied_at(f"/opt/app/{number}.env", f"{number:032}")],
-            owed=[RESTART],
+            pending_restarts=[RESTART],
         )
         store.remember_digest(f"blob{number}", "dotenv", "key", f"{number:032}")
     store.close()
@@ -420,7 +420,7 @@ def read_all(path: Path) -> None:
     with contextlib.closing(SqliteStore(str(path))) as store:
         store.environment("production")
         store.applied("production")
-        store.owed("production")
+        store.pending_restarts("production")
         store.runs(limit=1000)
         store.digest("blob1", "dotenv", "key")
 
@@ -529,7 +529,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path:
                 with pytest.raises(StoreUnavailableError, match=r"full.*free some space; it is tried again") as error:
                     finish(store, run_of(), record=record)
                 assert error.value.retryable
-            assert store.owed("production") == (RESTART,)
+            assert store.pending_restarts("production") == (RESTART,)
             assert store.environment("production") == NOTHING
             filler.unlink()
             finish(store, run_of(), record=record)

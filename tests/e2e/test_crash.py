@@ -123,7 +123,7 @@ class Site:
         """The runs, newest first; what is known of the environment; and whether any service is owed anything."""
         store = SqliteStore(str(self.server.state / "state.db"))
         try:
-            return store.runs(ENVIRONMENT), store.environment(ENVIRONMENT), bool(store.owed(ENVIRONMENT))
+            return store.runs(ENVIRONMENT), store.environment(ENVIRONMENT), bool(store.pending_restarts(ENVIRONMENT))
         finally:
             store.close()
 
@@ -304,8 +304,8 @@ def test_what_a_power_cut_must_find_is_on_disk_before_what_relies_on_it(site: Si
         directory, _, file = name.rpartition("/")
         assert begun < at(f"fsync {os.path.join(app, directory, '.' + file)}") < place
         assert f"fsync {os.path.join(app, directory).rstrip('/')}" in steps[place : place + 3]
-    owed = steps.index("commit update-run delete-owed insert-owed insert-owed")
-    assert at(f"rename {app}/gone.env") < owed < at("compose up api")
+    pending_restarts = steps.index("commit update-run delete-owed insert-owed insert-owed")
+    assert at(f"rename {app}/gone.env") < pending_restarts < at("compose up api")
 
 
 # --- on a real engine ------------------------------------------------------------------------------------------------

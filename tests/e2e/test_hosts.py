@@ -210,11 +210,11 @@ def test_a_named_check_runs_there_on_a_file_that_is_in_memory_only(one: Fleet, t
 
 
 @pytest.mark.parametrize("trouble", ["host key", "login", "gone", "no known hosts"])
-def test_a_host_that_is_not_to_be_reached_blames_no_revision_and_says_why(one: Fleet, trouble: str) -> None:
+def test_a_host_that_is_not_to_be_reached_blames_no_revision_and_says_why(one: Fleet, warning: str) -> None:
     one.commit(b"A=1\n")
     sshd = one.hosts["web-1"]
     section = one.server.settings["hosts"]["web-1"]
-    match trouble:
+    match warning:
         case "host key":
             sshd.rotate_host_key()
         case "login":
@@ -226,7 +226,7 @@ def test_a_host_that_is_not_to_be_reached_blames_no_revision_and_says_why(one: F
     words = {"host key": "host key is not the one", "login": "does not let us log in", "gone": "refused"}
     done = one.sync()["web-1"]
     assert (done["result"], done["retry"]) == ("failed", True)
-    assert words.get(trouble, "cannot be read") in done["reason"]
+    assert words.get(warning, "cannot be read") in done["reason"]
     assert not shared(one).exists()
     assert one.server.json("status")["environments"][0]["quarantine"] is None
 

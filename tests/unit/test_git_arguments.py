@@ -330,9 +330,9 @@ NO_RIGHTS = (
     ],
 )
 def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
-    trouble = errors.explain(stderr)
-    assert trouble is not None
-    assert said in trouble.what
+    warning = errors.explain(stderr)
+    assert warning is not None
+    assert said in warning.what
 
 
 @pytest.mark.parametrize(
@@ -352,11 +352,11 @@ def test_the_line_shown_holds_no_credentials_and_no_control_characters() -> None
 
 
 def test_a_message_names_the_files_and_the_command_that_helps() -> None:
-    for trouble in errors.TROUBLES:
+    for warning in errors.TROUBLES:
         facts = {"host": "h", "key": "/k", "known_hosts": "/n", "keyscan": "ssh-keyscan h", "state_dir": "/s"}
-        text = trouble.what.format(**facts) + trouble.hint.format(**facts)
+        text = warning.what.format(**facts) + warning.hint.format(**facts)
         assert "{" not in text
-        assert trouble.hint.endswith(".")
+        assert warning.hint.endswith(".")
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def running(world: World, service: str) -> str:
     return " ".join(f"{key}={value}" for key, value in world.compose.running[service].environment.items())
 
 
-def owed(world: World) -> list[str]:
+def pending_restarts(world: World) -> list[str]:
     return sorted({action.service for action in world.store.debts})
 
 
@@ -250,7 +250,7 @@ async def owing(world: World) -> None:
     world.commit("b", api="A=2", web="X=1")
     world.journal.fail("recreate", GONE)
     await one_pass(world)
-    assert owed(world) == ["api"]
+    assert pending_restarts(world) == ["api"]
 
 
 async def test_what_is_owed_stays_owed_where_the_next_run_writes_nothing(two: World) -> None:
@@ -258,11 +258,11 @@ async def test_what_is_owed_stays_owed_where_the_next_run_writes_nothing(two: Wo
     two.commit("c", api="A=1", web="X=3")
     two.journal.fail("write", LiveFileError("disk full"), after=1)
     assert (await one_pass(two)).retry
-    assert owed(two) == ["api"]
+    assert pending_restarts(two) == ["api"]
     two.steps.clear()
     assert (await one_pass(two)).result is Result.APPLIED
     assert "api" in " ".join(step for step in two.steps if step.startswith("recreate"))
-    assert owed(two) == []
+    assert pending_restarts(two) == []
 
 
 async def test_what_a_stopped_stack_is_owed_outlives_the_rollback_of_another(two: World) -> None:
@@ -271,16 +271,16 @@ async def test_what_a_stopped_stack_is_owed_outlives_the_rollback_of_another(two
     two.commit("c", api="A=bad", web="X=bad")
     assert (await one_pass(two)).result is Result.ROLLED_BACK
     assert two.live("web") == "X=1"
-    assert owed(two) == ["api"]
+    assert pending_restarts(two) == ["api"]
 
 
 async def test_what_is_owed_to_a_service_that_is_no_more_is_forgotten(two: World) -> None:
     await start(two, api="A=1", web="X=1")
     run = Run("r9", "production", "poll", 1.0, Revision("a" * 40, "s"))
     action = Action("app", "gone", ActionKind.RECREATE, "an earlier run")
-    two.store.finish(run, Result.FAILED, "", at=1.0, record=two.store.record, owed=[action])
+    two.store.finish(run, Result.FAILED, "", at=1.0, record=two.store.record, pending_restarts=[action])
     await one_pass(two)
-    assert owed(two) == []
+    assert pending_restarts(two) == []
 
 
 # --- ends ------------------------------------------------------------------------------------------------------------

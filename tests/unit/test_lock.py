@@ -19,7 +19,7 @@ from reconciler.core.errors import LockedError, StoreError
 
 HOLDER = """
 import sys
-from reconciler.app.lock import exclusive
+from reconciler.app.daemon.lock import exclusive
 
 with exclusive(sys.argv[1], "reconciler run"):
     print("holds", flush=True)

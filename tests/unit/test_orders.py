@@ -286,6 +286,6 @@ async def test_a_killed_daemon_still_owes_the_revert(pushing: World) -> None:
     pushing.git_writer.ends = [GitUnreachableError("down")]
     await rolled_back(pushing)
     assert pushing.store.record.quarantines
-    assert pushing.store.record.quarantines[0].revert is RevertState.OWED
+    assert pushing.store.record.quarantines[0].revert is RevertState.PENDING
     pushing.git_writer.ends = [Reverted(RevertState.OVERTAKEN, "main", "", "already reverted by web-2")]
     assert "already reverted by web-2" in (await one_pass(pushing)).reason

@@ -59,7 +59,7 @@ def decide(
     after: Project,
     containers: list[Container] | None = None,
     changed: Mapping[str, OnChange] | None = None,
-    owed: tuple[Action, ...] = (),
+    pending_restarts: tuple[Action, ...] = (),
     managed: frozenset[str] | None = None,
 ) -> tuple[Action, ...]:
     """By default every service has one running container, made from the project before, and every key is managed."""
@@ -67,7 +67,9 @@ def decide(
     keys = {key for one in made for key in one.environment} | {
         key for one in after.services.values() for key in one.environment
     }
-    return affected(STACK, before, after, made, changed or {}, owed, managed=keys if managed is None else managed)
+    return affected(
+        STACK, before, after, made, changed or {}, pending_restarts, managed=keys if managed is None else managed
+    )
 
 
 def kinds(actions: tuple[Action, ...]) -> dict[str, ActionKind]:
@@ -439,18 +441,18 @@ def test_dependent_that_was_stopped_on_purpose_stays_stopped() -> None:
 )
 def test_owed_action_is_due_in_whatever_state_the_interruption_left_the_service(containers: list[Container]) -> None:
     same = project(service())
-    owed = Action("app", "api", ActionKind.RECREATE, "KEY changed", force=True)
-    assert decide(same, same, containers, owed=(owed,)) == (owed,)
+    pending_restarts = Action("app", "api", ActionKind.RECREATE, "KEY changed", force=True)
+    assert decide(same, same, containers, pending_restarts=(pending_restarts,)) == (pending_restarts,)
 
 
 def test_owed_and_new_causes_are_one_action_without_repetition() -> None:
-    owed = Action("app", "api", ActionKind.RECREATE, "KEY changed")
-    assert decide(BEFORE, AFTER, owed=(owed,)) == (owed,)
+    pending_restarts = Action("app", "api", ActionKind.RECREATE, "KEY changed")
+    assert decide(BEFORE, AFTER, pending_restarts=(pending_restarts,)) == (pending_restarts,)
 
 
 def test_owed_action_of_a_service_that_is_gone_is_dropped() -> None:
     same = project(service())
-    assert decide(same, same, owed=(Action("app", "gone", ActionKind.RECREATE, "KEY changed"),)) == ()
+    assert decide(same, same, pending_restarts=(Action("app", "gone", ActionKind.RECREATE, "KEY changed"),)) == ()
 
 
 def test_actions_come_sorted_by_service() -> None:

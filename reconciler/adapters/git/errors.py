@@ -141,7 +141,7 @@ class UnexplainedError(GitUnreachableError):
 def explain(stderr: str) -> Trouble | None:
     """Given what git printed, return the trouble it tells of. Lines that the remote made git print do not count."""
     own = "\n".join(line for line in stderr.splitlines() if not line.startswith("remote:"))
-    return next((trouble for trouble in TROUBLES if any(mark in own for mark in trouble.marks)), None)
+    return next((warning for warning in TROUBLES if any(mark in own for mark in warning.marks)), None)
 
 
 def telling_line(stderr: str, token: str = "") -> str:
@@ -157,8 +157,8 @@ def means_refused(stderr: str) -> bool:
     Reading went well a moment before. Forges end the connection with words of their own, after which git only says
     that it could not read from the remote repository.
     """
-    trouble = explain(stderr)
-    return "Could not read from remote repository" in stderr if trouble is None else trouble.access
+    warning = explain(stderr)
+    return "Could not read from remote repository" in stderr if warning is None else warning.access
 
 
 def refusing_line(stdout: str, stderr: str, token: str = "") -> str:

@@ -95,12 +95,12 @@ class GitRunner:
                 where=self.where,
                 hint="Take it out of the branch's history.",
             )
-        trouble = explain(stderr)
-        if trouble is None:
+        warning = explain(stderr)
+        if warning is None:
             line = telling_line(stderr, self.token()) or f"exit code {completed.exit_code}, without a word"
             raise UnexplainedError(f"git failed: {line}", where=self.where, hint="It is tried again.")
         facts = self._facts()
-        raise self.unreachable(trouble.what.format(**facts), trouble.hint.format(**facts))
+        raise self.unreachable(warning.what.format(**facts), warning.hint.format(**facts))
 
     def unreachable(self, what: str, hint: str) -> GitUnreachableError:
         return GitUnreachableError(what, where=self.where, hint=f"{hint} It is tried again.")

@@ -203,7 +203,7 @@ async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[
 
 
 def _present(snapshot: Snapshot) -> str:
-    targets = snapshot.wanted.manifest.targets
+    targets = snapshot.desired.manifest.targets
     there = sum(snapshot.live[target.path] is not None for target in targets)
     return f"{there} of {len(targets)} are there; no link on the way"
 

@@ -14,7 +14,7 @@ from reconciler.core.ports import Ports
 from reconciler.engine.adopt import adopt
 from reconciler.engine.rollout import chosen_units
 from reconciler.engine.secret_age import secret_ages
-from reconciler.engine.target_revision import accepted_head, wanted_revision
+from reconciler.engine.target_revision import accepted_head, target_revision
 
 
 async def carry_out(ports_of: Callable[[str], Ports], units: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ async def carry_out(ports_of: Callable[[str], Ports], units: Sequence[str], aske
 
 async def _age(ports: Ports, environment: str, max_age: float | None) -> dict[str, Any]:
     head, _ = await accepted_head(ports, environment, poll=False)
-    revision, _ = wanted_revision(ports, environment, head)
+    revision, _ = target_revision(ports, environment, head)
     found = await secret_ages(ports, environment, revision)
     latest = None if max_age is None else ports.clock.now() - max_age
     return ages(environment, revision, found, latest)

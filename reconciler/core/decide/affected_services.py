@@ -44,7 +44,7 @@ def affected(
     after: Project,
     containers: Sequence[Container],
     changed: Mapping[str, OnChange],
-    owed: Iterable[Action] = (),
+    pending_restarts: Iterable[Action] = (),
     *,
     managed: Collection[str],
 ) -> tuple[Action, ...]:
@@ -64,7 +64,7 @@ def affected(
         found = [*_own_causes(old, service, present[name], managed), *_mount_causes(stack, service, changed)]
         if found:
             causes[name] = found
-    for action in owed:
+    for action in pending_restarts:
         if action.service in after.services:
             cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
             causes.setdefault(action.service, []).append(cause)

@@ -56,7 +56,7 @@ def with_keys(change: Change, keys: KeyChange) -> Change:
     )
 
 
-def told_apart(change: Change, by_hand: KeyChange, from_git: KeyChange, edited_at: float | None) -> Change:
+def with_authors(change: Change, by_hand: KeyChange, from_git: KeyChange, edited_at: float | None) -> Change:
     """Given what a hand and what git have changed since the file was last written, return the change that says so."""
     sentences = []
     if by_hand.names:

@@ -150,8 +150,8 @@ class Watch:
         waiting = [finding.reason for finding in findings if finding.verdict is Verdict.WAIT]
         silent = [check for check in self.stack.health.http if not answers.get(check.url)]
         if silent and now - self.began_at >= self.stack.health.timeout:
-            wanted = "; ".join(f"{check.url} does not answer {check.status}" for check in silent)
-            return Verdict.FAILED, f"{wanted} after {self.stack.health.timeout:g} s"
+            reason = "; ".join(f"{check.url} does not answer {check.status}" for check in silent)
+            return Verdict.FAILED, f"{reason} after {self.stack.health.timeout:g} s"
         waiting += [f"{check.url} must answer {check.status}" for check in silent]
         if waiting:
             return Verdict.WAIT, "; ".join(waiting)

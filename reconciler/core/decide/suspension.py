@@ -20,7 +20,7 @@ _FIRST_WAIT = 60.0  # seconds; doubled with every further correction, up to an h
 
 
 @dataclass(frozen=True, slots=True)
-class Standstill:
+class Suspension:
     """``stopped`` tells by stack ("" for targets of none) why nothing is done about it; ``pauses`` have not ended.
 
     ``begun`` is a run that is brought to its end, whatever was paused since.
@@ -47,26 +47,26 @@ class Standstill:
             return ""
         return _until([pause for pause in self.pauses if pause.scope in ("", f"{self.environment}/{name}")])
 
-    def split(self, owed: Sequence[Action]) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
+    def split(self, pending_restarts: Sequence[Action]) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
         """Given what services are owed, return what may be given to them now, and what has to wait."""
-        now = tuple(action for action in owed if not self.of_stack(action.stack))
-        return now, tuple(action for action in owed if action not in now)
+        now = tuple(action for action in pending_restarts if not self.of_stack(action.stack))
+        return now, tuple(action for action in pending_restarts if action not in now)
 
 
-def standstill(record: EnvironmentRecord, now: float, begun: Run | None = None) -> Standstill:
+def suspension_of(record: EnvironmentRecord, now: float, begun: Run | None = None) -> Suspension:
     """Given what is remembered of an environment, return what is left alone at ``now`` (epoch seconds)."""
     pauses = tuple(pause for pause in record.pauses if pause.until > now)
-    return Standstill(record.name, record.stopped, pauses, begun)
+    return Suspension(record.name, record.stopped, pauses, begun)
 
 
-def left_alone(change: Change, why: str) -> Change:
+def suspended(change: Change, why: str) -> Change:
     """Given why nothing may be written, return the change that waits; one that writes nothing stays as it is."""
     if not why or not change.writes:
         return change
     return replace(change, effect=Effect.HOLD, reason=f"{change.reason}; {why}")
 
 
-def contention(change: Change, corrections: Sequence[float], now: float) -> str:
+def conflicting_writer(change: Change, corrections: Sequence[float], now: float) -> str:
     """Given when the target was corrected, return why it is not corrected again yet; "" where it may be.
 
     Times are epoch seconds. A clock that was set back gives times in the future; they do not count.

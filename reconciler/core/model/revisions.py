@@ -69,7 +69,7 @@ class RevertState(StrEnum):
     the failed revision (another server has reverted it, or a person has changed it); ``refused``: a person must act.
     """
 
-    OWED = "owed"
+    PENDING = "owed"
     PUSHED = "pushed"
     OVERTAKEN = "overtaken"
     REFUSED = "refused"
