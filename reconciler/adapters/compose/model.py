@@ -79,6 +79,7 @@ def _service(name: str, fields: Model, model: Model) -> Service:
         ),
         replicas=_replicas(fields),
         has_healthcheck=_has_healthcheck(fields.get("healthcheck") or {}),
+        text=Secret(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")),
     )
 
 

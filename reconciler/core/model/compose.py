@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from reconciler.core.secret import Secret
 
@@ -27,7 +28,8 @@ class Service:
     service itself under "service", the configs, secrets, networks and volumes it refers to beside it;
     ``environment`` the resolved variables (None: named without a value and unset); ``sources`` the absolute host
     paths of its binds, configs and secrets; ``namespace_of`` the services whose network, IPC or PID namespace it
-    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows.
+    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows; ``text`` is
+    the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Service:
     restarts_with: frozenset[str] = frozenset()
     replicas: int = 1
     has_healthcheck: bool = False
+    text: Secret = Secret(b"{}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class Container:
 
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
     or unhealthy; ``image`` is the reference it was made from; ``out_of_memory`` says that the kernel ended it;
-    ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock.
+    ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock; ``facts`` is all
+    that inspect says of it, ``image_facts`` the configuration that its image gives.
     """
 
     id: str
@@ -70,6 +74,8 @@ class Container:
     out_of_memory: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 class ActionKind(StrEnum):
