@@ -20,16 +20,15 @@ from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.wiring.server import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model.requests import Order
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Run
 from reconciler.core.model.targets import LiveFile
 from reconciler.core.ports import Ports
 from reconciler.engine.backup import entry_of, take_backup
 from reconciler.engine.leftovers import clear_leftovers_of_restore
-from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollback import find_backup, restore_entry
-from reconciler.engine.rollout import Turn, chosen_units, obeyed, take_turn
+from reconciler.engine.rollout import select_units, without_needless_refusals
 
 Tell = Callable[[str], None]
 
@@ -120,7 +119,7 @@ def make_pass(
     *,
     dry_run: bool,
     tell: Tell,
-    order: Order | None = None,
+    order: OperatorRequest | None = None,
 ) -> list[dict[str, Any]]:
     """One pass, after the ``order`` if there is one; in the daemon if it answers, else here under the same lock.
 
@@ -140,7 +139,7 @@ def make_pass(
     return asyncio.run(_make_pass(config, asked, tell))
 
 
-def order(config: ServerConfig, environment: str | None, wish: Order, *, tell: Tell) -> list[dict[str, Any]]:
+def order(config: ServerConfig, environment: str | None, wish: OperatorRequest, *, tell: Tell) -> list[dict[str, Any]]:
     """Carry out a person's order on one environment, and make the pass that follows from it. Raises as make_pass."""
     if environment is None and len(config.environment) > 1:
         hint = f"Name one with --environment: {', '.join(config.environment)}"
@@ -183,16 +182,17 @@ async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) ->
 
 
 async def _passes(built: Runtime, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    dry_run, order = asked["dry_run"], show.order_from(asked["order"])
-
-    async def make(host: Reconciler, turn: Turn) -> Outcome:
-        return await take_turn(host, asked["trigger"], turn, dry_run=dry_run, take_over=asked["take_over"])
-
-    only = chosen_units(built.passes, asked["environments"])
-    found: list[Outcome] = []
+    request = ReconcileRequest(
+        asked["trigger"],
+        dry_run=asked["dry_run"],
+        take_over=asked["take_over"],
+        operator=show.order_from(asked["order"]),
+    )
+    only = select_units(built.passes, asked["environments"])
+    outcomes: list[Outcome] = []
     for rollout in built.rollouts:
-        found += await rollout.run(make, dry_run=dry_run, only=only, order=order)
-    return [show.outcome(one) for one in obeyed(found)]
+        outcomes += await rollout.reconcile(request, only=only)
+    return [show.outcome(outcome) for outcome in without_needless_refusals(outcomes)]
 
 
 # --- errands ---
@@ -323,7 +323,7 @@ async def _status_here(config: ServerConfig, tell: Tell) -> dict[str, Any]:
 
 async def _look(built: Runtime, name: str) -> dict[str, Any]:
     one = built.passes[name]
-    outcome = await one.run("status", poll=False, dry_run=True)
+    outcome = await one.reconcile(ReconcileRequest("status", poll=False, dry_run=True))
     record = built.ports.store.environment(name)
     return {**show.environment(record, outcome, at=built.ports.clock.now()), **await show.health_of(one)}
 
@@ -368,7 +368,7 @@ def verified_backups(config: ServerConfig, environment: str | None) -> list[dict
 
 def _units_of(config: ServerConfig, environment: str | None) -> frozenset[str] | None:
     """What an environment is called, also on each of its hosts; None for everything there is."""
-    return None if environment is None else frozenset({environment, *chosen_units(config.units, [environment])})
+    return None if environment is None else frozenset({environment, *select_units(config.units, [environment])})
 
 
 def _need_state(config: ServerConfig) -> None:
