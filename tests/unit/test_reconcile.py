@@ -280,11 +280,11 @@ def test_two_environments_on_one_server_cannot_claim_one_live_path() -> None:
         return Manifest(environment, (), tuple(Target(environment, path.strip("/"), path) for path in paths))
 
     claims = Claims()
-    claims.take(manifest("staging", "/opt/app/a.env", "/opt/app/b.env"))
+    claims.claim(manifest("staging", "/opt/app/a.env", "/opt/app/b.env"))
     with pytest.raises(ManifestError, match=r"/opt/app/b\.env: the environment staging"):
-        claims.take(manifest("production", "/opt/app/b.env"))
-    claims.take(manifest("staging", "/opt/app/a.env"))
-    claims.take(manifest("production", "/opt/app/b.env"))
+        claims.claim(manifest("production", "/opt/app/b.env"))
+    claims.claim(manifest("staging", "/opt/app/a.env"))
+    claims.claim(manifest("production", "/opt/app/b.env"))
 
 
 async def test_a_run_that_cannot_be_begun_leaves_no_backup_that_would_push_out_older_ones(world: World) -> None:

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -21,13 +21,9 @@ from reconciler.app.daemon.loop import Daemon
 from reconciler.app.wiring.server import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
-from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Run
-from reconciler.core.model.targets import LiveFile
-from reconciler.core.ports import Ports
-from reconciler.engine.backup import entry_of, take_backup
-from reconciler.engine.leftovers import clear_leftovers_of_restore
-from reconciler.engine.rollback import find_backup, restore_entry
+from reconciler.core.model.runs import Outcome
+from reconciler.engine.backup import find_backup
+from reconciler.engine.restore import restore_backup
 from reconciler.engine.rollout import select_units, without_needless_refusals
 
 Tell = Callable[[str], None]
@@ -389,44 +385,6 @@ def restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[st
 
 async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[str, Any]:
     async with runtime(config) as built:
-        backup = find_backup(built.ports, identity)
-        ports = built.ports_of(backup.environment)
-        entries = [entry for entry in backup.entries if not only or entry.source in only or entry.path in only]
-        if not entries:
-            names = ", ".join(entry.source for entry in backup.entries)
-            raise RefusedError("no file of the backup has that name", where=identity, hint=f"It holds: {names}")
-        for entry in entries:
-            ports.backups.read(backup, entry)  # a damaged one is found before anything is changed
-        await clear_leftovers_of_restore(ports, backup, entries)
-        current = {entry.path: await ports.host.read(entry.path) for entry in entries}
-        own = await _back_up_current(ports, backup, entries, current)
-        await _put_back(ports, backup, entries, current, own)
-        return {"restored": [entry.path for entry in entries], "from": backup.id, "backup": own}
-
-
-async def _put_back(
-    ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None], own: str
-) -> None:
-    """All of the entries, or none: where one cannot be written, those before it are made what they were."""
-    done: list[str] = []
-    try:
-        for entry in entries:
-            await restore_entry(ports, backup, entry, current[entry.path])
-            done.append(entry.path)
-    except ReconcilerError:
-        before = find_backup(ports, own)
-        for entry in before.entries:
-            if entry.path in done:
-                await restore_entry(ports, before, entry, await ports.host.read(entry.path))
-        raise
-
-
-async def _back_up_current(
-    ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None]
-) -> str:
-    applied = ports.store.environment(backup.environment).applied or Revision(backup.to_commit, "")
-    run = Run(ports.new_run_id(), backup.environment, "restore", ports.clock.now(), applied)
-    files = [
-        entry_of(ports, number, entry.source, entry.path, current[entry.path]) for number, entry in enumerate(entries)
-    ]
-    return await take_backup(ports, run, files, backup.to_commit, backup.from_commit)
+        environment = find_backup(built.ports, identity).environment
+        restored = await restore_backup(built.ports_of(environment), environment, identity, only)
+        return {"restored": list(restored.paths), "from": restored.source, "backup": restored.backup}

@@ -84,6 +84,15 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """The live ``paths`` restored from the backup ``source``; what they replaced is in ``backup`` (both are ids)."""
+
+    source: str
+    paths: tuple[str, ...]
+    backup: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyAge:
     """Since when (epoch seconds) a secret has had the value it has; None: it is empty, and no secret.
 
