@@ -22,7 +22,7 @@ async def broken_contracts(ports: Ports, revision: Revision, target: Target, dat
         return ["it has a schema, but no keys to hold against it (parser: opaque)"]
     try:
         contracts = tuple([await _read(ports, revision, path) for path in target.contracts])
-        variables = dotenv.variables(data.reveal(), target.parser)
+        variables = dotenv.known_variables(data.reveal(), target.parser)
         answer = await ports.contracts.ask(contracts, [Question(contracts, tuple(variables), variables)])
     except (ContractError, SourceError) as error:
         return [str(error)]
@@ -33,7 +33,7 @@ async def broken_contracts(ports: Ports, revision: Revision, target: Target, dat
         str(breach)
         for breaches in answer.breaches
         for breach in breaches
-        if not dotenv.left_to_server(breach.key, target.ignore_keys)  # git is not to blame for their values
+        if not dotenv.is_left_to_server(breach.key, target.ignore_keys)  # git is not to blame for their values
     ]
     return faults + [f"{sentence}; correct the value with `sops edit`, or the contract" for sentence in broken]
 

@@ -232,7 +232,7 @@ def _managed_keys(snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret 
         for data in (live.data if live else None, staged.get(target.path)):
             if target.stack == stack.name and data is not None:
                 with contextlib.suppress(dotenv.EnvFileError):  # nobody can read it: it gives no container a key
-                    keys |= {entry.key for entry in dotenv.entries(data.reveal(), target.parser)}
+                    keys |= {entry.key for entry in dotenv.read_entries(data.reveal(), target.parser)}
     return frozenset(keys)
 
 
@@ -262,7 +262,7 @@ async def _bytes(snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> 
     data = await plaintexts.of(target, snapshot.desired.blobs[target.source])
     if not target.ignore_keys or live is None:
         return data
-    return Secret(dotenv.overlaid(data.reveal(), live.data.reveal(), target.parser, target.ignore_keys))
+    return Secret(dotenv.with_server_keys(data.reveal(), live.data.reveal(), target.parser, target.ignore_keys))
 
 
 def _of_stack(staged: Mapping[str, Secret | None], touched: list[Change]) -> dict[str, Secret | None]:

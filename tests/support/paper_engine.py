@@ -107,7 +107,7 @@ def start_all(path: Path, directory: Path) -> None:
 
 
 def variables(data: bytes) -> dict[str, str]:
-    return dotenv.resolve(data, {})
+    return dotenv.resolve_env_file(data, {})
 
 
 def _data(path: str, staged: Mapping[str, Secret | None]) -> bytes:

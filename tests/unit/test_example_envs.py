@@ -52,11 +52,11 @@ def plaintext(environment: str, name: str) -> bytes:
 
 
 def values(environment: str, name: str) -> dict[str, str]:
-    return dotenv.resolve(plaintext(environment, name), {})
+    return dotenv.resolve_env_file(plaintext(environment, name), {})
 
 
 def keys(data: bytes) -> list[str]:
-    return [entry.key for entry in dotenv.parse(data)]
+    return [entry.key for entry in dotenv.parse_env_file(data)]
 
 
 def example_keys() -> dict[str, list[str]]:
@@ -86,7 +86,7 @@ def test_each_env_file_has_the_keys_of_the_example_and_no_other(environment: str
 
 
 def test_the_example_names_each_key_once() -> None:
-    assert dotenv.duplicates(dotenv.parse((ENVS / "env.example").read_bytes())) == ()
+    assert dotenv.duplicate_keys(dotenv.parse_env_file((ENVS / "env.example").read_bytes())) == ()
 
 
 @pytest.mark.parametrize(("environment", "name"), EVERY_FILE)

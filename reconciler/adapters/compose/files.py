@@ -201,7 +201,7 @@ def _define(variables: dict[str, str], data: bytes | None) -> None:
     if data is None:
         return
     try:
-        defined = dotenv.resolve(data, variables)
+        defined = dotenv.resolve_env_file(data, variables)
     except dotenv.EnvFileError:
         return
     for key, value in defined.items():
@@ -222,7 +222,7 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
     try:
-        return dotenv.resolve(f'_="{quoted}"'.encode(), variables)["_"]
+        return dotenv.resolve_env_file(f'_="{quoted}"'.encode(), variables)["_"]
     except dotenv.EnvFileError:
         return text
 

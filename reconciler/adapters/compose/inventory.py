@@ -287,7 +287,7 @@ def _in_env_files(found: Mapping[str, FoundFile], uses: Iterable[_Named]) -> Ite
     """What env files of services take from the project: bare names, and references in values."""
     for path in {one.path for one in uses if one.use is Use.ENV_FILE and one.path in found}:
         try:
-            entries = dotenv.parse(found[path].data.reveal())
+            entries = dotenv.parse_env_file(found[path].data.reveal())
         except dotenv.EnvFileError:
             continue
         for entry in entries:

@@ -325,7 +325,7 @@ def _error(
 def _broken_env_file(staged: Staged) -> str | None:
     for path, data in staged.items():
         try:
-            dotenv.parse(data.reveal() if data else b"")
+            dotenv.parse_env_file(data.reveal() if data else b"")
         except dotenv.EnvFileError:
             return path
     return None

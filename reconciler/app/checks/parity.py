@@ -63,7 +63,7 @@ def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
     base = posixpath.basename(path)
     text = data.decode("utf-8", "surrogateescape")
     try:
-        entries = dotenv.parse(data)
+        entries = dotenv.parse_env_file(data)
     except dotenv.EnvFileError as error:
         finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
         return _Example(path, {}), [finding]

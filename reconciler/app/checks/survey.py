@@ -59,7 +59,7 @@ class Source:
 
     def is_left_to_server(self, key: str) -> bool:
         """Whether git need not have the key, and does not decide its value."""
-        return self.outline is not None and dotenv.left_to_server(key, self.outline.ignore_keys)
+        return self.outline is not None and dotenv.is_left_to_server(key, self.outline.ignore_keys)
 
     def line(self, key: str) -> int:
         return (self.keys or {}).get(key, 1)
@@ -158,7 +158,7 @@ def _plain_env_files(tree: Tree, found: Sequence[Environment], reader: _Reader) 
 
 
 def secrets_in_plain(
-    path: str, entries: Iterable[dotenv.Entry], real: Callable[[str], bool] = bool
+    path: str, entries: Iterable[dotenv.DotenvEntry], real: Callable[[str], bool] = bool
 ) -> Iterator[Finding]:
     """Values under names of secrets, of those that are ``real``, in a file that is not encrypted."""
     for entry in entries:
@@ -280,7 +280,7 @@ class _Reader:
         if not linted.conflict and not line_lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
             try:
-                cipher = ciphertext.read(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
+                cipher = ciphertext.read_ciphertext(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
             except SourceError as error:
                 self._refused(path, rest, error)
         keys = None
@@ -324,12 +324,12 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def read_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[dotenv.Entry], list[Finding]]:
+def read_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[dotenv.DotenvEntry], list[Finding]]:
     """The entries of a plain env file, and what speaks against them."""
     try:
-        entries = dotenv.entries(data, parser)
+        entries = dotenv.read_entries(data, parser)
         if parser is Parser.COMPOSE:
-            dotenv.resolve(data, {})
+            dotenv.resolve_env_file(data, {})
     except dotenv.EnvFileError as error:
         if error.code != "required-variable":  # it may be defined where Compose runs
             return (), [Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])]

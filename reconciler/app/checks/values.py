@@ -32,7 +32,7 @@ class Opened:
     """A source whose values are known: the entries as written, and the variables that a container gets."""
 
     source: Source
-    entries: tuple[dotenv.Entry, ...] = field(repr=False)
+    entries: tuple[dotenv.DotenvEntry, ...] = field(repr=False)
     variables: Mapping[str, str] = field(repr=False)
 
 
@@ -42,7 +42,7 @@ def open_source(source: Source, data: bytes) -> tuple[Opened | None, list[Findin
         return None, []
     entries, findings = read_entries(source.path, data, source.parser)
     unreadable = any(finding.rule in (rules.ENV_UNREADABLE, rules.KEY_NAME) for finding in findings)
-    variables = {} if unreadable else dotenv.variables(data, source.parser)
+    variables = {} if unreadable else dotenv.known_variables(data, source.parser)
     # Those of a plain file were told by the survey. Of an encrypted one, the lines are not those of its plaintext.
     findings = [_moved(source, finding) for finding in findings] if source.encrypted else []
     return None if unreadable else Opened(source, tuple(entries), variables), findings
@@ -58,7 +58,7 @@ def check_interpolation(opened: Opened) -> Iterator[Finding]:
         return
     defined: set[str] = set()
     for entry in opened.entries:
-        if entry.quote is not dotenv.Quote.SINGLE and dotenv.plain_references(entry) - defined:
+        if entry.quote is not dotenv.Quote.SINGLE and dotenv.unbraced_references(entry) - defined:
             message = (
                 f"{key_name(entry.key)}: Compose takes what follows a $ in it for the name of a variable; "
                 "put the value in single quotes, or write $$"
@@ -80,7 +80,7 @@ def is_placeholder(text: str) -> bool:
     return len(value) <= 300 and bool(_PLACEHOLDER.fullmatch(value) or _CHANGE_ME.search(value))
 
 
-def _line(opened: Opened, entry: dotenv.Entry) -> int:
+def _line(opened: Opened, entry: dotenv.DotenvEntry) -> int:
     return opened.source.line(entry.key) if opened.source.encrypted else entry.line
 
 

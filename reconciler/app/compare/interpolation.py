@@ -62,7 +62,7 @@ async def interpolation_of(project: FoundProject, reader: Reader) -> Interpolati
 
 def _names(used: UsedFile) -> Iterator[str]:
     try:
-        entries = dotenv.entries(used.file.data.reveal(), Parser.RAW if used.raw else Parser.COMPOSE)
+        entries = dotenv.read_entries(used.file.data.reveal(), Parser.RAW if used.raw else Parser.COMPOSE)
     except dotenv.EnvFileError:
         return iter(())
     return (entry.key for entry in entries)

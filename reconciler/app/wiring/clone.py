@@ -125,7 +125,7 @@ def clone_writer(top: str) -> CloneWriter:
 
 def make_key_file(path: str) -> str:
     """Make an age key and return its public half. Raises RefusedError."""
-    from reconciler.adapters.sops.age_key import make_key_file as make
+    from reconciler.adapters.sops.age_key import make_age_key_file as make
 
     return make(path)
 

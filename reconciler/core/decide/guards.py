@@ -36,9 +36,9 @@ def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
 
 def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
     try:
-        entries = dotenv.entries(desired, target.parser)
+        entries = dotenv.read_entries(desired, target.parser)
         if target.parser is Parser.COMPOSE:
-            dotenv.resolve(desired, {})
+            dotenv.resolve_env_file(desired, {})
     except dotenv.EnvFileError as error:
         # A ${NAME:?} may be defined where Compose runs: the stack's model tells.
         if error.code != "required-variable":
@@ -47,7 +47,7 @@ def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str
     keys = {entry.key for entry in entries}
     if left := sorted(key for key in keys if key.startswith("sops_")):
         problems.append(f"the plaintext holds sops metadata ({', '.join(left)}): it was encrypted twice")
-    if twice := dotenv.duplicates(entries):
+    if twice := dotenv.duplicate_keys(entries):
         problems.append(f"defined twice: {', '.join(twice)}; keep one")
     if gone := _shrinks(target, keys, live):
         problems.append(
@@ -60,7 +60,7 @@ def _shrinks(target: Target, keys: set[str], live: bytes | None) -> str:
     if live is None or target.allow_shrink:
         return ""
     try:
-        before = {entry.key for entry in dotenv.entries(live, target.parser)}
+        before = {entry.key for entry in dotenv.read_entries(live, target.parser)}
     except dotenv.EnvFileError:
         return ""  # a live file that nobody can read is no measure
     gone = before - keys
@@ -80,7 +80,7 @@ def project_files(
     if target.path not in environment_files:
         return []
     try:
-        keys = {entry.key for entry in dotenv.parse(desired)}
+        keys = {entry.key for entry in dotenv.parse_env_file(desired)}
     except dotenv.EnvFileError as error:
         return [f"Compose reads this file as the project's .env and could not: {error}"]
     control = control_keys(keys)

@@ -399,7 +399,7 @@ def _why_not_dotenv(data: bytes, reader: Parser) -> str:
 def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:
     """The names that can be shown, how many cannot, and why its keys cannot be managed ("" if they can)."""
     try:
-        entries = dotenv.entries(data, reader)
+        entries = dotenv.read_entries(data, reader)
     except dotenv.EnvFileError as error:
         return (), 0, f"it cannot be read ({error}), so its keys are not looked at"
     if findings := line_lint.plain("", entries):
@@ -409,7 +409,7 @@ def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:
     return names, len({entry.key for entry in entries}) - len(names), ""
 
 
-def _shown(entries: Iterable[dotenv.Entry]) -> tuple[str, ...]:
+def _shown(entries: Iterable[dotenv.DotenvEntry]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.key for entry in entries if is_certainly_a_name(entry.key, entry.template or "x")))
 
 
