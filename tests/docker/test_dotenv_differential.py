@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.dotenv.dotenv import EnvFileError, resolve_env_file
+from reconciler.core.dotenv.grammar import EnvFileError, resolve_env_file
 
 pytestmark = pytest.mark.docker
 

@@ -27,7 +27,7 @@ import yaml
 
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Limits
-from reconciler.adapters.sops.sops import Sops, find_sops
+from reconciler.adapters.sops.program import Sops, find_sops
 from reconciler.core.errors import (
     BadCiphertextError,
     DecryptFailedError,
@@ -876,6 +876,6 @@ def test_pgp_is_the_only_other_kind_of_key(key: Key) -> None:
 
 
 def test_the_module_brings_no_heavy_one_along() -> None:
-    program = "import sys, reconciler.adapters.sops.sops; print([m for m in ('yaml', 'pyrage') if m in sys.modules])"
+    program = "import sys, reconciler.adapters.sops.program; print([m for m in ('yaml', 'pyrage') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reconciler.adapters.sops.sops import parse_yaml
+from reconciler.adapters.sops.program import parse_yaml
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
 from reconciler.core.model.targets import Format
 from reconciler.core.sops import ciphertext

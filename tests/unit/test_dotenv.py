@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.dotenv.dotenv import (
+from reconciler.core.dotenv.grammar import (
     DotenvEntry,
     EnvFileError,
     Quote,

@@ -9,8 +9,7 @@ from reconciler.app.checks.run import Opener
 from reconciler.app.checks.values import is_placeholder
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.compare.types import SEALED, Value
-from reconciler.core.dotenv import dotenv
-from reconciler.core.dotenv.dotenv import KeyReading
+from reconciler.core.dotenv.grammar import EnvFileError, KeyReading, read_entries, read_keys
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, SourceError
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Digester
@@ -84,9 +83,9 @@ class Reader:
         if parser is Parser.OPAQUE:
             return Content(digest=whole)
         try:
-            readings = dotenv.read_keys(data, parser, self.digest, around.variables, around.unsure)
-            entries = dotenv.read_entries(data, parser)
-        except dotenv.EnvFileError as error:
+            readings = read_keys(data, parser, self.digest, around.variables, around.unsure)
+            entries = read_entries(data, parser)
+        except EnvFileError as error:
             return Content(digest=whole, problem=str(error))
         keys = {}
         for entry in entries:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Rule
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, parse_env_file
 from reconciler.core.sops import ciphertext
 from reconciler.core.text import key_name
 
@@ -119,13 +119,13 @@ def name_problem(name: str) -> str:
     if re.fullmatch(r"[\w.\-]+", name):
         return ""
     try:
-        dotenv.parse_env_file(f"{name}=x\n".encode("utf-8", "surrogatepass"))
-    except dotenv.EnvFileError:
+        parse_env_file(f"{name}=x\n".encode("utf-8", "surrogatepass"))
+    except EnvFileError:
         return "the text before = is no name that Compose takes: letters, digits, _ . and - only"
     return "the text before = is no name that can be managed: letters, digits, _ . and - only"
 
 
-def plain(path: str, entries: tuple[dotenv.DotenvEntry, ...]) -> list[Finding]:
+def plain(path: str, entries: tuple[DotenvEntry, ...]) -> list[Finding]:
     """What the entries of a plain (or decrypted) env file tell: duplicates, sops' own names, secrets for names."""
     findings = []
     first: dict[str, int] = {}

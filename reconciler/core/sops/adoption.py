@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Parser, Target
@@ -168,8 +168,8 @@ def _line(number: int, text: str, reader: Parser) -> Line:
 def _stands_alone(text: str, name: str, reader: Parser) -> bool:
     """Whether the line by itself is exactly one assignment of ``name``: no piece of a value of several lines."""
     try:
-        found = dotenv.read_entries(f"{text}\n".encode(), reader)
-    except dotenv.EnvFileError:
+        found = read_entries(f"{text}\n".encode(), reader)
+    except EnvFileError:
         return False
     return [entry.key for entry in found] == [name]
 
@@ -181,8 +181,8 @@ def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line |
     like one, and what looks like a name would be a piece of a secret.
     """
     try:
-        entries = dotenv.read_entries(live, reader)
-    except dotenv.EnvFileError as error:
+        entries = read_entries(live, reader)
+    except EnvFileError as error:
         raise RefusedError(f"the live file cannot be read: {error}", where=target.path, hint="Mend it first") from None
     seen: set[str] = set()
     for entry in entries:
