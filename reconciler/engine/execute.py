@@ -31,7 +31,7 @@ class Stage(Enum):
 
 
 @dataclass(slots=True)
-class Progress:
+class Transaction:
     """How far a transaction has come: what a rollback must undo and a retry must redo.
 
     ``run`` is as it was last stored: what it writes, and what services are owed. ``spared`` are live paths that hold
@@ -48,30 +48,30 @@ class Progress:
     services: tuple[ServiceHealth, ...] = ()
 
 
-def resume(run: Run) -> Progress:
+def resume(run: Run) -> Transaction:
     """What is known of a run that another process began, or something outside stopped: anything may have been done."""
-    return Progress(run, resumed=True, touched={(action.stack, action.service) for action in run.actions})
+    return Transaction(run, resumed=True, touched={(action.stack, action.service) for action in run.actions})
 
 
-async def execute(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
-    """Carry the plan out. ``progress`` is kept up to date, so that the caller can undo or owe.
+async def execute(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
+    """Carry the plan out. ``transaction`` is kept up to date, so that the caller can undo or owe.
 
     Raises OutsideError (engine, disk), ModelRefusedError and UnhealthyError (the revision is to blame),
     ServiceFailedError (unhealthy, but it was so before).
     """
-    await _back_up(ports, progress, snapshot, prepared)
-    await _begin(ports, progress, prepared)
-    progress.stage = Stage.WRITE
-    await _write_all(ports, progress, snapshot, prepared)
-    progress.stage = Stage.SERVICES
-    views = await _store_pending_restarts(ports, progress, prepared)
-    await act(ports, progress, views)
-    progress.services = await verify(ports, progress, views)
+    await _back_up(ports, transaction, snapshot, prepared)
+    await _begin(ports, transaction, prepared)
+    transaction.stage = Stage.WRITE
+    await _write_all(ports, transaction, snapshot, prepared)
+    transaction.stage = Stage.SERVICES
+    views = await _store_pending_restarts(ports, transaction, prepared)
+    await act(ports, transaction, views)
+    transaction.services = await verify(ports, transaction, views)
 
 
-async def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
+async def _back_up(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
     """Back up what the run is about to change, except for what its own backup already holds as it is now."""
-    plan, run = prepared.plan, progress.run
+    plan, run = prepared.plan, transaction.run
     own = next((backup for backup in ports.backups.list(run.environment) if backup.id == run.backup), None)
     kept = {entry.path: entry for entry in own.entries} if own else {}
     files: list[tuple[BackupEntry, Secret | None]] = []
@@ -88,7 +88,7 @@ async def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepare
         backup = backup or taken
     changes = {change.target.path: _run_change(ports, prepared, change) for change in plan.writes}
     changes |= {change.path: change for change in run.changes}
-    progress.run = replace(run, backup=backup, actions=plan.actions, changes=tuple(changes.values()))
+    transaction.run = replace(run, backup=backup, actions=plan.actions, changes=tuple(changes.values()))
 
 
 def beside(ports: Ports, run: Run) -> Run:
@@ -96,18 +96,18 @@ def beside(ports: Ports, run: Run) -> Run:
     return replace(run, id=f"{run.id}-{ports.new_run_id()}", started_at=ports.clock.now())
 
 
-async def _begin(ports: Ports, progress: Progress, prepared: Prepared) -> None:
+async def _begin(ports: Ports, transaction: Transaction, prepared: Prepared) -> None:
     """Store the run before the first write, with what was not well before it: that it will not be blamed for."""
-    if progress.resumed:
-        ports.store.amend(progress.run)
+    if transaction.resumed:
+        ports.store.amend(transaction.run)
         return
     failing: list[str] = []
     silent: list[str] = []
     for view in prepared.views.values():
         failing += [_service_id(view.stack, name) for name in health.failing(view.stack, view.containers)]
         silent += [url for url, answers in (await ask_http(ports, view.stack)).items() if not answers]
-    progress.run = replace(progress.run, failing=tuple(sorted(failing)), silent=tuple(sorted(silent)))
-    ports.store.begin(progress.run)
+    transaction.run = replace(transaction.run, failing=tuple(sorted(failing)), silent=tuple(sorted(silent)))
+    ports.store.begin(transaction.run)
 
 
 def _service_id(stack: Stack, service: str) -> str:
@@ -122,7 +122,7 @@ def matches(ports: Ports, entry: BackupEntry, live: LiveFile | None) -> bool:
     return same and ports.digest(live.data.reveal()) == entry.digest
 
 
-async def _write_all(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
+async def _write_all(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
     writes = prepared.plan.writes
     with phase(ports, Phase.WRITE, f"writing {len(writes)} file(s)"):
         for change in writes:
@@ -131,7 +131,7 @@ async def _write_all(ports: Ports, progress: Progress, snapshot: Snapshot, prepa
             try:
                 await put(ports, path, data, mode=change.target.mode, ownership=snapshot.ownership[path], replaces=live)
             except ChangedMeanwhileError:
-                progress.spared.add(path)  # what lies there is somebody's edit: undoing must not touch it
+                transaction.spared.add(path)  # what lies there is somebody's edit: undoing must not touch it
                 raise
 
 
@@ -145,7 +145,9 @@ async def put(
         await ports.host.remove(path, replaces=replaces)
 
 
-async def _store_pending_restarts(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[str, StackView]:
+async def _store_pending_restarts(
+    ports: Ports, transaction: Transaction, prepared: Prepared
+) -> Mapping[str, StackView]:
     """Resolve the stacks again, now from the real files, and store what the services are owed."""
     actions: list[Action] = []
     for name, view in prepared.views.items():
@@ -155,25 +157,25 @@ async def _store_pending_restarts(ports: Ports, progress: Progress, prepared: Pr
             continue
         after = await ports.compose.project(view.stack) if touched else view.before
         if after is not None:
-            progress.projects[name] = after
+            transaction.projects[name] = after
         actions += affected(view, after, touched, planned)
-    progress.run = replace(progress.run, actions=tuple(actions))
-    ports.store.amend(progress.run)
+    transaction.run = replace(transaction.run, actions=tuple(actions))
+    ports.store.amend(transaction.run)
     return prepared.views
 
 
-async def act(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> None:
+async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
     """Give each stack's services what they are owed. It stays owed until they are seen healthy (``finish``)."""
     for name, view in views.items():
-        actions = [action for action in progress.run.actions if action.stack == name]
+        actions = [action for action in transaction.run.actions if action.stack == name]
         if not actions:
             continue
-        project = (await _project(ports, progress, view)).name
+        project = (await _project(ports, transaction, view)).name
         for kind, signal, force in _in_order(actions):
             chosen = [
                 action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
             ]
-            await _act(ports, progress, view, project, chosen)
+            await _act(ports, transaction, view, project, chosen)
 
 
 def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:
@@ -182,15 +184,17 @@ def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:
     return sorted(kinds, key=lambda one: list(ActionKind).index(one[0]))
 
 
-async def _project(ports: Ports, progress: Progress, view: StackView) -> Project:
+async def _project(ports: Ports, transaction: Transaction, view: StackView) -> Project:
     """The stack's project as it is after the change, or was before it; asked of Compose only where neither is known."""
-    return progress.projects.get(view.stack.name) or view.before or await ports.compose.project(view.stack)
+    return transaction.projects.get(view.stack.name) or view.before or await ports.compose.project(view.stack)
 
 
-async def _act(ports: Ports, progress: Progress, view: StackView, project: str, actions: Sequence[Action]) -> None:
+async def _act(
+    ports: Ports, transaction: Transaction, view: StackView, project: str, actions: Sequence[Action]
+) -> None:
     """Carry out actions of one kind, on one stack."""
     first, names = actions[0], [action.service for action in actions]
-    progress.touched |= {(view.stack.name, name) for name in names}
+    transaction.touched |= {(view.stack.name, name) for name in names}
     result = "failed"
     try:
         with phase(ports, Phase.RECREATE, f"{view.stack.name}: {first.kind} {', '.join(names)}"):
@@ -205,10 +209,10 @@ async def _act(ports: Ports, progress: Progress, view: StackView, project: str, 
         result = "ok"
     finally:
         for name in names:
-            ports.metrics.recreated(progress.run.environment, view.stack.name, name, result)
+            ports.metrics.recreated(transaction.run.environment, view.stack.name, name, result)
 
 
-async def verify(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> tuple[ServiceHealth, ...]:
+async def verify(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> tuple[ServiceHealth, ...]:
     """Watch the services that were touched until every one is healthy, or one is not.
 
     Raises UnhealthyError, or ServiceFailedError where what fails was not healthy before either.
@@ -216,11 +220,11 @@ async def verify(ports: Ports, progress: Progress, views: Mapping[str, StackView
     found: list[ServiceHealth] = []
     excused: list[ServiceFailedError] = []
     for name, view in views.items():
-        services = sorted({action.service for action in progress.run.actions if action.stack == name})
+        services = sorted({action.service for action in transaction.run.actions if action.stack == name})
         if services:
             with phase(ports, Phase.VERIFY, f"{name}: waiting for {', '.join(services)} to be healthy"):
                 try:
-                    found += await _watch(ports, progress, view, services)
+                    found += await _watch(ports, transaction, view, services)
                 except ServiceFailedError as error:
                     excused.append(error)  # one stack must not hide what the change does to another
     if excused:
@@ -229,9 +233,9 @@ async def verify(ports: Ports, progress: Progress, views: Mapping[str, StackView
 
 
 async def _watch(
-    ports: Ports, progress: Progress, view: StackView, services: Sequence[str]
+    ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str]
 ) -> tuple[ServiceHealth, ...]:
-    stack, project = view.stack, await _project(ports, progress, view)
+    stack, project = view.stack, await _project(ports, transaction, view)
     watch = health.watch(stack, services, view.containers, ports.clock.monotonic(), project)
     excused: ServiceFailedError | None = None
     while True:
@@ -242,7 +246,7 @@ async def _watch(
                 raise excused
             return report.services
         if report.verdict is health.Verdict.FAILED:
-            excused = _excuse(progress.run, view, report)
+            excused = _excuse(transaction.run, view, report)
             # One that failed before must not hide what the change does to the others.
             watch = watch.without(report.failed)
             if not report.failed or not watch.services:

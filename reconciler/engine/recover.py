@@ -61,12 +61,12 @@ async def give_up(ports: Ports, run: Run, why: str) -> None:
 
 
 async def _go_on_rolling_back(ports: Ports, run: Run) -> Outcome:
-    progress = resume(run)
+    transaction = resume(run)
     with contextlib.suppress(ReconcilerError):  # the files wait for nothing else; what is wrong is met again below
-        await restore_files(ports, progress)
+        await restore_files(ports, transaction)
         await clear_leftovers_of(ports, run)
     stacks: tuple[Stack, ...] = ()
     with contextlib.suppress(ReconcilerError):  # else the rollback says which stack it does not know
         stacks = (await read_manifest(ports, run.environment, run.revision)).stacks
     views = {stack.name: StackView(stack, None, (), frozenset()) for stack in stacks}
-    return await roll_back(ports, progress, views, ports.store.environment(run.environment), run.rolling_back)
+    return await roll_back(ports, transaction, views, ports.store.environment(run.environment), run.rolling_back)

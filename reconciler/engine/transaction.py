@@ -15,7 +15,7 @@ from reconciler.core.model.runs import Outcome, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
 from reconciler.engine.backup import expire_backups
-from reconciler.engine.execute import Progress, Stage, execute, resume
+from reconciler.engine.execute import Stage, Transaction, execute, resume
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.planning import Prepared
 from reconciler.engine.rollback import restore_files, roll_back
@@ -25,26 +25,26 @@ _FAR_BACK = 50  # runs
 
 
 @dataclass(slots=True)
-class Transaction:
+class _PlannedRun:
     """One run of one environment: the plan with what it was made from, and how far it has come."""
 
     ports: Ports
     snapshot: Snapshot
     prepared: Prepared
     record: EnvironmentRecord
-    progress: Progress
+    transaction: Transaction
 
     @property
     def plan(self) -> Plan:
         return self.prepared.plan
 
 
-def open_transaction(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Transaction:
+def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> _PlannedRun:
     """A transaction that has not begun, nothing is stored yet; or the one that was begun and not finished."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)
     if unfinished := ports.store.unfinished(plan.environment):
-        return Transaction(ports, snapshot, prepared, record, resume(unfinished))
+        return _PlannedRun(ports, snapshot, prepared, record, resume(unfinished))
     run = Run(
         id=ports.new_run_id(),
         environment=plan.environment,
@@ -53,7 +53,7 @@ def open_transaction(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigg
         revision=plan.revision,
         from_commit=record.applied.commit if record.applied else "",
     )
-    return Transaction(ports, snapshot, prepared, record, Progress(run))
+    return _PlannedRun(ports, snapshot, prepared, record, Transaction(run))
 
 
 def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
@@ -72,7 +72,7 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     arrived = _is_whole(plan) and (record.applied is None or record.applied.subtree != plan.revision.subtree)
     news = _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
     if record.degraded or arrived or news:
-        return _end(open_transaction(ports, snapshot, prepared, trigger), result, reason, healthy=True)
+        return _end(_open(ports, snapshot, prepared, trigger), result, reason, healthy=True)
     if _is_whole(plan):
         _advance(ports, record, plan.revision)
     return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
@@ -106,55 +106,55 @@ def _still_failing(prepared: Prepared) -> bool:
 
 async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
     """Carry the plan out. Raises ReconcilerError only where nothing was changed."""
-    transaction = open_transaction(ports, snapshot, prepared, trigger)
+    planned = _open(ports, snapshot, prepared, trigger)
     try:
-        await execute(ports, transaction.progress, snapshot, prepared)
+        await execute(ports, planned.transaction, snapshot, prepared)
     except (ModelRefusedError, UnhealthyError) as error:
-        return await _failed_revision(transaction, error)
+        return await _failed_revision(planned, error)
     except ServiceFailedError as error:
-        return _degraded(transaction, f"the files are in place, but {error}")
+        return _degraded(planned, f"the files are in place, but {error}")
     except OutsideError as error:
-        return await _interrupted(transaction, error)
-    return await _succeeded(transaction)
+        return await _interrupted(planned, error)
+    return await _succeeded(planned)
 
 
-async def _succeeded(transaction: Transaction) -> Outcome:
-    ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
-    changes = progress.run.changes
+async def _succeeded(planned: _PlannedRun) -> Outcome:
+    ports, plan, transaction = planned.ports, planned.plan, planned.transaction
+    changes = transaction.run.changes
     corrected = [f"{plan.environment}/{one.source}" for one in changes if one.kind in (Kind.DRIFT, Kind.CONFLICT)]
     stale = [change.target.id for change in plan.changes if _is_renewed(plan, change)]
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
     ports.metrics.corrected(plan.environment, [*corrected, *stale])
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
-    outcome = _end(transaction, result, _done_reason(progress), healthy=True)
+    outcome = _end(planned, result, _done_reason(transaction), healthy=True)
     await expire_backups(ports, plan.environment)
     if plan.held or plan.reported:
         return replace(outcome, result=Result.HELD, reason=f"{outcome.reason}; {held_reason(plan)}")
     return outcome
 
 
-async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> Outcome:
+async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outcome:
     """The revision broke a service: roll back, unless the stack's owner asked to hold or there is no way back."""
-    ports, plan, record = transaction.ports, transaction.plan, transaction.record
+    ports, plan, record = planned.ports, planned.plan, planned.record
     ports.metrics.failed(plan.environment, ports.clock.now())
-    run, views = transaction.progress.run, transaction.prepared.views
+    run, views = planned.transaction.run, planned.prepared.views
     look = "Look at the service (`docker compose logs`), or merge a correction"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
-        return _degraded(transaction, f"{error}. on_failure is hold: the new files stay. {look}")
+        return _degraded(planned, f"{error}. on_failure is hold: the new files stay. {look}")
     good = all(known and known.subtree == plan.revision.subtree for known in (record.healthy, record.applied))
     if good or not run.changes:
         # Git's files were healthy before: restoring what stood here would only bring a hand edit back.
-        return _degraded(transaction, f"{error}. The files are those of the last good revision, so they stay. {look}")
-    quarantined = record.quarantined(await _quarantine(transaction, str(error)))
-    outcome = await roll_back(ports, transaction.progress, transaction.prepared.views, quarantined, str(error))
+        return _degraded(planned, f"{error}. The files are those of the last good revision, so they stay. {look}")
+    quarantined = record.quarantined(await _quarantine(planned, str(error)))
+    outcome = await roll_back(ports, planned.transaction, planned.prepared.views, quarantined, str(error))
     return replace(outcome, plan=plan, after=plan)
 
 
-async def _quarantine(transaction: Transaction, reason: str) -> Quarantine:
+async def _quarantine(planned: _PlannedRun, reason: str) -> Quarantine:
     """The revision that failed, and whether git is to be asked to take it back: only if that is the branch's wish."""
-    ports, record, revision = transaction.ports, transaction.record, transaction.plan.revision
-    now, run = ports.clock.now(), transaction.progress.run.id
+    ports, record, revision = planned.ports, planned.record, planned.plan.revision
+    now, run = ports.clock.now(), planned.transaction.run.id
     is_head = record.head is not None and record.head.subtree == revision.subtree and record.pin is None
     if not is_head or ports.settings.git_revert is GitRevert.OFF:
         return Quarantine(revision, reason, now, run)
@@ -176,49 +176,49 @@ async def newest_good(ports: Ports, record: EnvironmentRecord, before: Revision)
     return best
 
 
-def _degraded(transaction: Transaction, reason: str) -> Outcome:
+def _degraded(planned: _PlannedRun, reason: str) -> Outcome:
     """The files stay although a service is not healthy; that is remembered until it is, or until the next change."""
-    transaction.ports.metrics.failed(transaction.plan.environment, transaction.ports.clock.now())
-    transaction.record = replace(transaction.record, degraded=reason)
-    return _end(transaction, Result.FAILED, reason)
+    planned.ports.metrics.failed(planned.plan.environment, planned.ports.clock.now())
+    planned.record = replace(planned.record, degraded=reason)
+    return _end(planned, Result.FAILED, reason)
 
 
-async def _interrupted(transaction: Transaction, error: OutsideError) -> Outcome:
+async def _interrupted(planned: _PlannedRun, error: OutsideError) -> Outcome:
     """Something outside failed: half-written files go back; once they are all in place, the run stays unfinished, and
     the next pass goes on with it.
     """
-    ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
+    ports, plan, transaction = planned.ports, planned.plan, planned.transaction
     # Every retry would leave another copy of the same files, and in the end push out the older ones.
-    backup = progress.run.backup
-    if progress.stage is Stage.BACKUP:
-        if not progress.resumed:
+    backup = transaction.run.backup
+    if transaction.stage is Stage.BACKUP:
+        if not transaction.resumed:
             await ports.backups.discard(plan.environment, backup)
         raise error
-    if progress.stage is Stage.SERVICES:
-        services = ", ".join(sorted({action.service for action in progress.run.actions}))
-        return _unfinished(transaction, f"{error}. The files are in place; still owed: {services}")
+    if transaction.stage is Stage.SERVICES:
+        services = ", ".join(sorted({action.service for action in transaction.run.actions}))
+        return _unfinished(planned, f"{error}. The files are in place; still owed: {services}")
     try:
-        await restore_files(ports, progress)
+        await restore_files(ports, transaction)
     except ReconcilerError as failure:
-        return _unfinished(transaction, f"{error}. Putting the files back failed too: {failure}")
-    progress.run = replace(progress.run, backup="")
+        return _unfinished(planned, f"{error}. Putting the files back failed too: {failure}")
+    transaction.run = replace(transaction.run, backup="")
     reason = f"{error}. The live files are as they were"
-    outcome = _end(transaction, Result.FAILED, reason, wrote=False, owing=progress.resumed, retry=True)
+    outcome = _end(planned, Result.FAILED, reason, wrote=False, owing=transaction.resumed, retry=True)
     await ports.backups.discard(plan.environment, backup)  # not before: a run that could not be ended still names it
     return outcome
 
 
-def _unfinished(transaction: Transaction, reason: str) -> Outcome:
+def _unfinished(planned: _PlannedRun, reason: str) -> Outcome:
     """Leave the run to the next pass: its backup stays the way back, and what it owes stays owed."""
-    plan = transaction.plan
-    run = replace(transaction.progress.run, reason=f"{reason}; it is tried again")
-    transaction.ports.store.amend(run)
+    plan = planned.plan
+    run = replace(planned.transaction.run, reason=f"{reason}; it is tried again")
+    planned.ports.store.amend(run)
     backup = run.backup or None
     return Outcome(plan.environment, Result.FAILED, run.reason, plan.revision, plan, plan, run.id, backup, retry=True)
 
 
 def _end(
-    transaction: Transaction,
+    planned: _PlannedRun,
     result: Result,
     reason: str,
     *,
@@ -231,27 +231,27 @@ def _end(
 
     ``wrote``: git's files are in place now; ``owing``: the services still need what the run owed them.
     """
-    ports, plan, progress = transaction.ports, transaction.plan, transaction.progress
-    record, now = transaction.record, ports.clock.now()
+    ports, plan, transaction = planned.ports, planned.plan, planned.transaction
+    record, now = planned.record, ports.clock.now()
     if wrote and _is_whole(plan):
         record = replace(record, applied=plan.revision)
     if healthy and not record.stopped:
         if _is_whole(plan):
-            _tell_delivery(ports, transaction.record, plan.revision, now)
+            _tell_delivery(ports, planned.record, plan.revision, now)
         record = replace(record, healthy=plan.revision, degraded="")
     after = _carried_out(plan) if wrote else plan
     ports.store.finish(
-        progress.run,
+        transaction.run,
         result,
         reason,
         at=now,
         record=record,
-        applied=_applied(transaction.snapshot, after, now),
-        forgotten=_forgotten(transaction.snapshot, after),
-        pending_restarts=progress.run.actions if owing else (),
-        settled=(*progress.run.actions, *_obsolete(ports, transaction.prepared)) if wrote else (),
+        applied=_applied(planned.snapshot, after, now),
+        forgotten=_forgotten(planned.snapshot, after),
+        pending_restarts=transaction.run.actions if owing else (),
+        settled=(*transaction.run.actions, *_obsolete(ports, planned.prepared)) if wrote else (),
     )
-    run = progress.run
+    run = transaction.run
     return Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None, retry)
 
 
@@ -310,9 +310,9 @@ def _forgotten(snapshot: Snapshot, plan: Plan) -> list[str]:
     return sorted(left - {change.target.path for change in plan.changes if change.kind is Kind.ORPHAN})
 
 
-def _done_reason(progress: Progress) -> str:
-    files = ", ".join(change.source for change in progress.run.changes)
-    services = ", ".join(sorted({action.service for action in progress.run.actions}))
+def _done_reason(transaction: Transaction) -> str:
+    files = ", ".join(change.source for change in transaction.run.changes)
+    services = ", ".join(sorted({action.service for action in transaction.run.actions}))
     parts = [f"wrote {files}" if files else "", f"{services} healthy on the new values" if services else ""]
     return "; ".join(part for part in parts if part)
 
