@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,6 +236,8 @@ class FakeCompose:
     reachable: bool = True
     after_recreate: Callable[[], None] = lambda: None
     stacks: dict[str, str] = field(default_factory=dict)
+    included: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -254,11 +256,20 @@ class FakeCompose:
         mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
         return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
 
-    async def project_files(self, stack: Stack) -> frozenset[str]:
-        return frozenset({f"{APP}/compose.yaml"})
+    async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> frozenset[str]:
+        return frozenset({f"{APP}/compose.yaml", *self.included})
 
-    async def environment_files(self, stack: Stack) -> frozenset[str]:
+    async def environment_files(
+        self, stack: Stack, staged: Mapping[str, Secret | None] | None = None
+    ) -> frozenset[str]:
         return frozenset({f"{APP}/.env"})
+
+    async def other_project_files(self) -> tuple[frozenset[str], frozenset[str]]:
+        self._reach()
+        return frozenset(self.others), frozenset()
+
+    async def images(self, references: Collection[str]) -> Mapping[str, str]:
+        return {}
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()

@@ -14,17 +14,21 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from reconciler.core.decide.guards import folded
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
 from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import RevertState, Revision
 from reconciler.core.model.runs import Result, Run, RunChange
-from reconciler.core.model.targets import Parser
+from reconciler.core.model.targets import Parser, host_of
 
-VERSION = 1
+VERSION = 2
 _KEEP_RUNS = 1000
 _PATIENCE = 10.0  # seconds to wait for another process that is writing
 
+_WRITTEN = (
+    "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
+)
 _SCHEMA = (
     "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
     "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
@@ -39,6 +43,7 @@ _SCHEMA = (
     "CREATE TABLE history (directory TEXT PRIMARY KEY, commit_id TEXT NOT NULL) STRICT",
     "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
+    _WRITTEN,
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -143,6 +148,22 @@ class SqliteStore:
             for one in seen.items():
                 do("INSERT INTO first_seen VALUES (?, ?) ON CONFLICT (iv) DO UPDATE SET at = min(at, excluded.at)", one)
             do("INSERT OR REPLACE INTO history VALUES (?, ?)", (directory, commit))
+
+    # --- which files were ever written ---
+
+    def ever_written(self, host: str, paths: Collection[str]) -> frozenset[str]:
+        names = json.dumps([folded(path) for path in paths])
+        rows = self._all(
+            "SELECT folded FROM written WHERE host = ? AND folded IN (SELECT value FROM json_each(?))", host, names
+        )
+        known = {name for (name,) in rows}
+        return frozenset(path for path in paths if folded(path) in known)
+
+    def remember_written(self, host: str, paths: Collection[str]) -> None:
+        if new := sorted({folded(path) for path in paths} - {folded(path) for path in self.ever_written(host, paths)}):
+            with self._transaction() as do:
+                for name in new:
+                    do("INSERT OR IGNORE INTO written VALUES (?, ?)", (host, name))
 
     # --- runs ---
 
@@ -271,6 +292,23 @@ class SqliteStore:
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
             raise self._damaged(state.splitlines()[-1])  # after a heading
+        if found < VERSION:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Version 1 did not remember every path that was ever written: it knows the applied ones, and those of runs."""
+        rows = self._all("SELECT environment, path FROM applied")
+        with self._decoding():
+            for environment, facts in self._all("SELECT environment, facts FROM run"):
+                rows += [(environment, change["path"]) for change in json.loads(facts)["changes"]]
+        names = {(host_of(environment), folded(path)) for environment, path in rows}
+        with self._transaction() as do:
+            if self._version() == VERSION:  # another process was faster
+                return
+            do(_WRITTEN)
+            for name in sorted(names):
+                do("INSERT INTO written VALUES (?, ?)", name)
+            do(f"PRAGMA user_version = {VERSION}")
 
     def _version(self) -> int:
         return int(self._one("PRAGMA user_version")[0])
@@ -386,7 +424,18 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 
 
 # What the columns of a run do not hold.
-_FACTS = ("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back")
+_FACTS = (
+    "trigger",
+    "revision",
+    "from_commit",
+    "backup",
+    "changes",
+    "actions",
+    "failing",
+    "silent",
+    "rolling_back",
+    "accepted",
+)
 
 
 def _run_facts(run: Run) -> str:
@@ -410,6 +459,7 @@ def _run_from_row(row: tuple[Any, ...]) -> Run:
         failing=tuple(data["failing"]),
         silent=tuple(data["silent"]),
         rolling_back=data["rolling_back"],
+        accepted=tuple(data.get("accepted", ())),  # an earlier version's has none
         finished_at=finished_at,
         result=Result(result) if result else None,
         reason=reason,

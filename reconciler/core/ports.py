@@ -262,12 +262,29 @@ class Compose(Protocol):
         """
         ...
 
-    async def project_files(self, stack: Stack) -> frozenset[str]:
-        """Absolute paths of the files Compose reads as project configuration, whether they exist or not."""
+    async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> frozenset[str]:
+        """Absolute paths of the files Compose reads as project configuration, whether they exist or not; with
+        ``staged`` as if those files were in place."""
         ...
 
-    async def environment_files(self, stack: Stack) -> frozenset[str]:
+    async def environment_files(
+        self, stack: Stack, staged: Mapping[str, Secret | None] | None = None
+    ) -> frozenset[str]:
         """Absolute paths of the files whose COMPOSE_* and DOCKER_* keys change what Compose runs (the .env)."""
+        ...
+
+    async def other_project_files(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Both, of every Compose project that has a container on the engine, in a manifest or not.
+
+        Raises EngineUnavailableError.
+        """
+        ...
+
+    async def images(self, references: Collection[str]) -> Mapping[str, str]:
+        """The ids of the images that these references stand for now; one that is not there is left out.
+
+        Raises EngineUnavailableError.
+        """
         ...
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
@@ -368,6 +385,15 @@ class Store(Protocol):
         ...
 
     def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None: ...
+
+    def ever_written(self, host: str, paths: Collection[str]) -> frozenset[str]:
+        """Those of the ``paths`` that were ever written on the ``host`` ("" for this machine), from any environment.
+        Letters' case counts for nothing."""
+        ...
+
+    def remember_written(self, host: str, paths: Collection[str]) -> None:
+        """Remember for ever that these real paths are about to be written."""
+        ...
 
     def begin(self, run: Run) -> None:
         """Record that ``run`` is about to change files, with the actions it owes."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PROJECT_LABEL = "com.docker.compose.project"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
+FILES_LABEL = "com.docker.compose.project.config_files"
+ENV_LABEL = "com.docker.compose.project.environment_file"
 SERVICE_LABEL = "com.docker.compose.service"
 DEPENDENCIES_LABEL = "com.docker.compose.depends_on"
 # `docker compose run` makes containers of a service too; they are somebody's command, not the service.

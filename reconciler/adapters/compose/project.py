@@ -22,6 +22,8 @@ from reconciler.adapters.compose.context import Place, Staged
 from reconciler.adapters.compose.docker_api import (
     DEPENDENCIES_LABEL,
     DIRECTORY_LABEL,
+    ENV_LABEL,
+    FILES_LABEL,
     PROJECT_LABEL,
     SERVICE_LABEL,
     Engine,
@@ -106,13 +108,28 @@ class DockerCompose:
             self._names[stack.id] = project.name
         return project
 
-    async def project_files(self, stack: Stack) -> frozenset[str]:
+    async def project_files(self, stack: Stack, staged: Staged | None = None) -> frozenset[str]:
         """Absolute paths of the files Compose reads as project configuration, whether they exist or not."""
-        return (await self._configuration(stack)).project
+        return (await self._configuration(stack, staged)).project
 
-    async def environment_files(self, stack: Stack) -> frozenset[str]:
+    async def environment_files(self, stack: Stack, staged: Staged | None = None) -> frozenset[str]:
         """Absolute paths of the files whose variables Compose interpolates with: `.env`, and those of includes."""
-        return (await self._configuration(stack)).environments
+        return (await self._configuration(stack, staged)).environments
+
+    async def other_project_files(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Both, of every project that has a container on the engine, by what Compose has noted on them."""
+        files: set[str] = set()
+        environments: set[str] = set()
+        for directory, given, env_files in {_noted(one) for one in await self._engine.find(PROJECT_LABEL)}:
+            if directory.startswith("/"):
+                configuration = await self._place.configuration(directory, given, {})
+                files |= configuration.project
+                environments |= {*configuration.environments, *env_files}
+        return frozenset(files), frozenset(environments)
+
+    async def images(self, references: Collection[str]) -> Mapping[str, str]:
+        """The ids of the images that these references stand for now; one that is not there is left out."""
+        return await self._engine.images(references)
 
     async def _configuration(self, stack: Stack, staged: Staged | None = None) -> compose_files.Configuration:
         return await self._place.configuration(stack.directory, stack.files, staged or {})
@@ -291,6 +308,13 @@ def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:
         return compose_model.read(output, root)
     # Not raised from the ValueError: that one holds the output, with every secret in it.
     raise EngineUnavailableError("what `docker compose config` printed is no JSON", where=stack.directory)
+
+
+def _noted(container: DockerContainer) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The project's directory, compose files and env files, as Compose has noted them on a container."""
+    labels = container["Labels"]
+    files, env_files = (tuple(filter(None, labels.get(label, "").split(","))) for label in (FILES_LABEL, ENV_LABEL))
+    return labels.get(DIRECTORY_LABEL, ""), files, env_files
 
 
 def _said(completed: process.Completed) -> str:

@@ -40,7 +40,7 @@ class FieldDifference:
     Of a variable only the name is here, as ``item``.
     """
 
-    field: str
+    name: str
     item: str = ""
     runs: str = field(default="", repr=False)
     says: str = field(default="", repr=False)
@@ -115,7 +115,7 @@ def _comparable(
         has["ipc"] = {}
     name = has["container_name"].get("", "")
     if "container_name" not in says and not _is_usual_name(name, project, service.name):
-        says["container_name"] = {"": f"{project}-{service.name}-{container.number}"}
+        says["container_name"] = {"": f"{project}-{service.name}-1"}
     if "hostname" not in says and "network_mode" not in says and not says["uts"]:
         says["hostname"] = {"": container.id[:12]}
     if "aliases" in says:
@@ -155,7 +155,7 @@ class DefinitionChange:
     """One field of a service that new files change; ``grant`` is the word of git_may_change that allows it, None where
     only allow_compose_files does."""
 
-    field: str
+    name: str
     grant: str | None
     before: str = field(default="", repr=False)
     after: str = field(default="", repr=False)
@@ -243,16 +243,16 @@ _FIELD_GRANTS = {
     "logging options": "logging",
     "ports": "ports",
     "restart": "restart",
-    **dict.fromkeys(("memory", "memory reservation", "memory and swap", "swappiness", "cpus", "cpu shares"), "resources"),
-    **dict.fromkeys(("cpu quota", "cpu period", "cpuset", "pids", "shm_size"), "resources"),
+    **dict.fromkeys(("memory", "memory reservation", "memory and swap", "swappiness", "cpus"), "resources"),
+    **dict.fromkeys(("cpu shares", "cpu quota", "cpu period", "cpuset", "pids", "shm_size"), "resources"),
 }
 
 
 def grant_of(difference: FieldDifference) -> str | None:
     """The word of git_may_change that covers a difference; None where there is none."""
-    if difference.field == "image":
+    if difference.name == "image":
         return "image_tag" if _repository(difference.runs) == _repository(difference.says) else None
-    return _FIELD_GRANTS.get(difference.field)
+    return _FIELD_GRANTS.get(difference.name)
 
 
 def unexplained(
@@ -262,5 +262,5 @@ def unexplained(
     return tuple(
         difference
         for difference in found
-        if not (difference.item in keys if difference.field == ENVIRONMENT else grant_of(difference) in grants)
+        if not (difference.item in keys if difference.name == ENVIRONMENT else grant_of(difference) in grants)
     )

@@ -145,8 +145,10 @@ def _ports(bindings: Json) -> Iterator[str]:
 def port(address: str | None, published: str | None, inside: str) -> str:
     """ADDRESS:PUBLISHED->PORT/PROTOCOL; what is not said is left out, and port 0 is any free one."""
     outside = "" if published in (None, "0") else published
-    return f"{f'[{address}]' if ':' in (address or '') else address}:{outside}->{inside}" if address else (
-        f"{outside}->{inside}"
+    return (
+        f"{f'[{address}]' if ':' in (address or '') else address}:{outside}->{inside}"
+        if address
+        else (f"{outside}->{inside}")
     )
 
 

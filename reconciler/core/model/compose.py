@@ -28,8 +28,8 @@ class Service:
     service itself under "service", the configs, secrets, networks and volumes it refers to beside it;
     ``environment`` the resolved variables (None: named without a value and unset); ``sources`` the absolute host
     paths of its binds, configs and secrets; ``namespace_of`` the services whose network, IPC or PID namespace it
-    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows; ``text`` is
-    the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
+    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows; ``text``
+    is the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Service:
     restarts_with: frozenset[str] = frozenset()
     replicas: int = 1
     has_healthcheck: bool = False
-    text: Secret = Secret(b"{}")
+    text: Secret = field(default_factory=lambda: Secret(b"{}"))
 
 
 @dataclass(frozen=True, slots=True)

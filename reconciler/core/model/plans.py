@@ -120,12 +120,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Data only: what a pass would do for one environment at one revision."""
+    """Data only: what a reconciliation would do for one environment at one revision.
+
+    ``held_stacks`` are pairs of a stack's name and why nothing of it may be touched.
+    """
 
     environment: str
     revision: Revision
     changes: tuple[Change, ...]
     actions: tuple[Action, ...] = ()
+    held_stacks: tuple[tuple[str, str], ...] = ()
 
     @property
     def writes(self) -> tuple[Change, ...]:
@@ -138,6 +142,11 @@ class Plan:
     @property
     def reported(self) -> tuple[Change, ...]:
         return tuple(change for change in self.changes if change.effect is Effect.REPORT)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something of it is left to an operator."""
+        return bool(self.held or self.reported or self.held_stacks)
 
     @property
     def empty(self) -> bool:

@@ -86,7 +86,8 @@ class Run:
 
     What follows is what a process that takes up another's unfinished run must know. ``failing`` names the services
     (stack/service) that were not healthy before it, ``silent`` the URLs of health checks that did not answer then:
-    for those it is not to blame. ``rolling_back`` is why it is being undone; "" while it is not.
+    for those it is not to blame. ``rolling_back`` is why it is being undone; "" while it is not. ``accepted`` says who
+    has accepted which project although it was not what ran.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Run:
     failing: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     rolling_back: str = ""
+    accepted: tuple[str, ...] = ()
     finished_at: float | None = None
     result: Result | None = None
     reason: str = ""
