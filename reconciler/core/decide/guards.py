@@ -13,11 +13,6 @@ from reconciler.core.model.targets import Parser, Target
 SHRINK_LIMIT = 0.5
 # Keys by which a project's .env changes what Compose runs, not what the services read.
 _CONTROL_PREFIXES = ("COMPOSE_", "DOCKER_")
-_COMPOSE_NAMES = frozenset(
-    f"{stem}.{suffix}"
-    for stem in ("compose", "docker-compose", "compose.override", "docker-compose.override")
-    for suffix in ("yaml", "yml")
-)
 _ALLOW = "the server must set allow_compose_files: true for that"
 _READER = {Parser.COMPOSE: "Compose", Parser.RAW: "docker run --env-file"}
 _SPECIAL_BITS = 0o7000
@@ -81,7 +76,7 @@ def project_files(
 
     Else whoever merges could start anything as root. The server's allow_compose_files lifts this guard.
     """
-    if folded(path) in project_files or folded(posixpath.basename(path)) in _COMPOSE_NAMES:
+    if folded(path) in project_files:
         return [f"Compose reads this file as project configuration; {_ALLOW}"]
     if folded(path) not in environment_files:
         return []
