@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reconciler.core.dotenv.grammar import with_server_keys
+from reconciler.core.dotenv.ignored_keys import with_server_keys
 from reconciler.core.errors import (
     BackupUnusableError,
     EngineUnavailableError,

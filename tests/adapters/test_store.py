@@ -271,7 +271,10 @@ def test_the_history_keeps_a_thousand_runs(path: Path, store: SqliteStore) -> No
 SERIES = """
 import sys
 from reconciler.adapters.store import SqliteStore
-from reconciler.core.model import Action, ActionKind, Applied, EnvironmentRecord, Result, Revision, Run
+from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.records import Applied, EnvironmentRecord
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Result, Run
 
 store = SqliteStore(sys.argv[1])
 for number in range(int(sys.argv[2]), int(sys.argv[3])):
@@ -586,7 +589,7 @@ SAVING = """
 import sys
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.errors import StoreUnavailableError
-from reconciler.core.model import EnvironmentRecord
+from reconciler.core.model.records import EnvironmentRecord
 
 store = SqliteStore(sys.argv[1])
 try:
@@ -618,7 +621,9 @@ def test_a_disk_error_is_not_called_damage_and_loses_nothing(path: Path, call: s
 BEGINNER = """
 import dataclasses, os, sys
 from reconciler.adapters.store import SqliteStore
-from reconciler.core.model import Result, EnvironmentRecord, Revision, Run
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Result, Run
 
 store = SqliteStore(sys.argv[1])
 run = Run("r1", "production", "poll", 1.0, Revision("c" * 40, "t" * 40))

@@ -8,8 +8,8 @@ import stat
 from collections.abc import Iterator
 
 from reconciler.core.errors import RefusedError
-from reconciler.core.sops.ciphertext import MAX_BYTES
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
+from reconciler.core.sops.patterns import MAX_BYTES
 from reconciler.core.tree import MAX_FILES, MAX_TOTAL, Tree
 
 _DEEPEST = 32

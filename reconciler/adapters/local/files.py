@@ -10,10 +10,8 @@ such a name is found by ``leftovers``.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
-import functools
 import grp
 import os
 import pwd
@@ -31,6 +29,7 @@ from reconciler.adapters.local.live_files import (
     require_regular,
     require_small,
 )
+from reconciler.adapters.local.renames import claim_directory_name, claim_name, exchange
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError
 from reconciler.core.model.targets import Check, LiveFile, Ownership
@@ -44,12 +43,7 @@ _CHECK_LIMITS = process.Limits(timeout=30, grace=2)
 # Where a root shell finds programs: nginx and the like are in sbin, which os.defpath lacks.
 _PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LARGEST_ID = 2**32 - 2  # the last one means "unchanged"
-# renameat2(2), Linux 3.15: fail where the new name exists; swap the two names. NFS and some FUSE file systems do not.
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
-_NO_RENAME_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-
 # The kernel's words for what O_NOFOLLOW met mislead.
 _REASONS = {
     errno.ELOOP: "it is a symbolic link",
@@ -193,7 +187,7 @@ def _make(parent: int, name: str, ownership: Ownership) -> int:
     try:
         os.fchown(made, *_chown_arguments(ownership))
         os.fchmod(made, 0o755)  # whatever the umask: the files in it have modes of their own
-        _appear_as_directory(parent, temporary, name)
+        claim_directory_name(parent, temporary, name)
         os.fsync(parent)
     except BaseException as error:
         os.close(made)
@@ -249,7 +243,7 @@ def _is_file(parent: int, name: str) -> bool:
 def _create(parent: int, name: str, path: str, data: Secret, mode: int, ownership: Ownership) -> None:
     with _temporary(parent, name, data, mode, ownership) as temporary:
         try:
-            _appear(parent, temporary, name)
+            claim_name(parent, temporary, name)
         except FileExistsError:
             raise changed(path, "somebody has put a file there meanwhile") from None
     os.fsync(parent)
@@ -266,9 +260,9 @@ def _replace(
     gid = expected.gid if ownership.gid is None else ownership.gid
     with _temporary(parent, name, data, mode, Ownership(uid, gid)) as temporary:
         try:
-            _exchange(parent, temporary, name)
+            exchange(parent, temporary, name)
             if edit := _edit(parent, temporary, path, expected):
-                _exchange(parent, temporary, name)
+                exchange(parent, temporary, name)
                 raise changed(path, edit)
         except FileNotFoundError:
             raise changed(path, "somebody has removed the live file meanwhile") from None
@@ -281,7 +275,7 @@ def _remove(parent: int, name: str, path: str, expected: LiveFile) -> None:
     os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
     if edit := _edit(parent, aside, path, expected):
         with contextlib.suppress(FileExistsError):  # then the edit stays aside, as a leftover
-            _appear(parent, aside, name)
+            claim_name(parent, aside, name)
         raise changed(path, edit)
     os.unlink(aside, dir_fd=parent)
     os.fsync(parent)
@@ -369,63 +363,6 @@ def _is_being_written(parent: int, name: str) -> bool:
 
 
 # --- names ---
-
-
-def _appear(parent: int, old: str, new: str) -> None:
-    """Give a file a name that must be free. Raises FileExistsError."""
-    try:
-        _rename(parent, old, new, _RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in _NO_RENAME_FLAGS:
-            raise
-        os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
-        os.unlink(old, dir_fd=parent)
-
-
-def _appear_as_directory(parent: int, old: str, new: str) -> None:
-    """Give a directory a name that must be free. Raises FileExistsError."""
-    try:
-        _rename(parent, old, new, _RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in _NO_RENAME_FLAGS:
-            raise
-        os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)  # the next best thing: an empty one is replaced
-
-
-def _exchange(parent: int, ours: str, name: str) -> None:
-    """Swap two files, so that there is one under ``name`` at every moment. Raises FileNotFoundError."""
-    try:
-        _rename(parent, ours, name, _RENAME_EXCHANGE)
-    except OSError as error:
-        if error.errno not in _NO_RENAME_FLAGS:
-            raise
-        _exchange_in_steps(parent, ours, name)
-
-
-def _exchange_in_steps(parent: int, ours: str, name: str) -> None:
-    """The next best thing: a file that somebody renames to ``name`` between the first two steps is lost."""
-    old = new_name(name)
-    os.link(name, old, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
-    try:
-        os.rename(ours, name, src_dir_fd=parent, dst_dir_fd=parent)
-    except OSError:
-        os.unlink(old, dir_fd=parent)
-        raise
-    os.rename(old, ours, src_dir_fd=parent, dst_dir_fd=parent)
-
-
-@functools.cache
-def _renameat2() -> ctypes._NamedFuncPointer:
-    # Python has no binding for it; glibc has since 2.28.
-    function = ctypes.CDLL(None, use_errno=True).renameat2
-    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-    return function
-
-
-def _rename(parent: int, old: str, new: str, flags: int) -> None:
-    if _renameat2()(parent, os.fsencode(old), parent, os.fsencode(new), flags) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 # --- words ---

@@ -18,7 +18,8 @@ from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Parser, Target
 from reconciler.core.secret import Secret
-from reconciler.core.sops.ciphertext import first_names, is_certainly_a_name
+from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.patterns import first_names
 
 _LABEL = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
 _SOPS_OWN = "sops_"
