@@ -285,8 +285,8 @@ for number in range(int(sys.argv[2]), int(sys.argv[3])):
     store.finish(
         run, Result.APPLIED, name, at=float(number), record=EnvironmentRecord("production", healthy=revision),
         applied=[Applied("api.env", f"/{file}", name, 0o600, name, 0.0) for file in range(3)],
-        owed=[Action("app", name, ActionKind.RESTART, "")],
-        settled=store.owed("production"),
+        pending_restarts=[Action("app", name, ActionKind.RESTART, "")],
+        settled=store.pending_restarts("production"),
     )
     print(number, flush=True)
 """

@@ -38,7 +38,8 @@ from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
-from reconciler.engine.reconcile import Claims, Reconciler
+from reconciler.engine.memory import Claims
+from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
 if TYPE_CHECKING:
