@@ -50,18 +50,18 @@ _REASONS = {
     errno.ENOTDIR: "a link or a file stands where a directory should",
 }
 _HINTS = {
-    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it; it is tried again",
-    errno.ENOSPC: "The disk is full: free some space; it is tried again",
-    errno.EDQUOT: "The quota is used up: raise it; it is tried again",
-    errno.EROFS: "The file system is mounted read-only: remount it read-write; it is tried again",
-    errno.EACCES: "Run the daemon as root, or give its user write access to the directory; it is tried again",
-    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr); it is tried again",
-    errno.EIO: "The disk reports an error (dmesg); it is tried again",
+    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it; will retry",
+    errno.ENOSPC: "The disk is full: free some space; will retry",
+    errno.EDQUOT: "The quota is used up: raise it; will retry",
+    errno.EROFS: "The file system is mounted read-only: remount it read-write; will retry",
+    errno.EACCES: "Run the daemon as root, or give its user write access to the directory; will retry",
+    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr); will retry",
+    errno.EIO: "The disk reports an error (dmesg); will retry",
     errno.ELOOP: "Links are never followed: name the real path in the manifest, or put the file in the link's place",
     errno.ENOTDIR: "Links are never followed: name the real path in the manifest",
     errno.EBUSY: "The file itself is a mount point: mount the directory that holds it instead",
     errno.ENAMETOOLONG: "A temporary file lies beside it under a name 25 bytes longer: choose a shorter name",
-    errno.ENXIO: "A socket lies in its place: move it away; it is tried again",
+    errno.ENXIO: "A socket lies in its place: move it away; will retry",
 }
 
 
@@ -110,12 +110,12 @@ class LocalHost:
     async def leftovers(self, path: str) -> tuple[str, ...]:
         try:
             with self._parent(path) as (parent, name):
-                found = [other for other in os.listdir(parent) if is_left_of(name, other) and _is_file(parent, other)]
+                names = [entry for entry in os.listdir(parent) if is_left_of(name, entry) and _is_file(parent, entry)]
         except FileNotFoundError:
             return ()
         except OSError as error:
             raise _live_file_error("cannot look for what an earlier run left beside it", path, error) from error
-        return tuple(os.path.join(os.path.dirname(path), other) for other in sorted(found))
+        return tuple(os.path.join(os.path.dirname(path), entry) for entry in sorted(names))
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership(
@@ -201,10 +201,10 @@ def _make(parent: int, name: str, ownership: Ownership) -> int:
 
 def _remove_half_made(parent: int, name: str) -> None:
     """Remove what a kill has left of an earlier try; only a directory that is empty goes."""
-    for other in os.listdir(parent):
-        if is_left_of(name, other):
+    for entry in os.listdir(parent):
+        if is_left_of(name, entry):
             with contextlib.suppress(OSError):
-                os.rmdir(other, dir_fd=parent)
+                os.rmdir(entry, dir_fd=parent)
 
 
 # --- reading ---
@@ -213,8 +213,8 @@ def _remove_half_made(parent: int, name: str) -> None:
 def _read(parent: int, name: str, path: str) -> LiveFile:
     descriptor = os.open(name, _TO_READ, dir_fd=parent)
     try:
-        found = os.fstat(descriptor)
-        require_regular(path, found.st_mode)
+        status = os.fstat(descriptor)
+        require_regular(path, status.st_mode)
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(LARGEST_FILE + 1)
     finally:
@@ -222,11 +222,11 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
     require_small(path, len(data))
     return LiveFile(
         data=Secret(data),
-        mode=stat.S_IMODE(found.st_mode),
-        uid=found.st_uid,
-        gid=found.st_gid,
-        inode=found.st_ino,
-        modified_at=found.st_mtime,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        inode=status.st_ino,
+        modified_at=status.st_mtime,
     )
 
 
@@ -328,10 +328,10 @@ def _edit(parent: int, name: str, path: str, expected: LiveFile) -> str:
     try:
         if _is_being_written(parent, name):
             return "somebody is writing to the live file"
-        found = _read(parent, name, path)
+        live = _read(parent, name, path)
     except (OSError, LiveFileError):
         return "something else lies where the live file was"
-    return edit_of(found, expected)
+    return edit_of(live, expected)
 
 
 def _holds(parent: int, name: str, data: Secret) -> bool:
@@ -382,13 +382,13 @@ def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]
         raise GuardError(f"the {kind} {name!r} does not exist on this machine", hint=hint) from None
 
 
-def _why(done: process.Completed) -> str:
-    if done.timed_out:
+def _why(completed: process.Completed) -> str:
+    if completed.timed_out:
         return f"did not end within {_CHECK_LIMITS.timeout:g} s"
-    return "printed too much" if done.overflowed else f"exit code {done.exit_code}"
+    return "printed too much" if completed.overflowed else f"exit code {completed.exit_code}"
 
 
 def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
-    hint = _HINTS.get(error.errno or 0, "It is tried again")
-    why = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
-    return LiveFileError(f"{what} ({why})", where=path, hint=hint)
+    hint = _HINTS.get(error.errno or 0, "Will retry")
+    reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+    return LiveFileError(f"{what} ({reason})", where=path, hint=hint)

@@ -39,9 +39,9 @@ def make_age_key_file(path: str) -> str:
         hint = "Name another with --age-key-file; a key is never overwritten"
         raise RefusedError("is there already", where=str(error.filename2 or error.filename), hint=hint) from None
     except OSError as error:
-        why = (error.strerror or "unknown reason").lower()
+        reason = (error.strerror or "unknown reason").lower()
         hint = "Name another place with --age-key-file"
-        raise RefusedError(f"the key cannot be written ({why})", where=path, hint=hint) from None
+        raise RefusedError(f"the key cannot be written ({reason})", where=path, hint=hint) from None
     return public
 
 

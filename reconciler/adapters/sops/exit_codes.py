@@ -83,7 +83,7 @@ def sops_failure(name: str, done: Completed) -> DecryptFailedError:
     return DecryptFailedError(
         f"sops failed: {exit_reason(done)}",
         where=name,
-        hint="It is tried again; `reconciler doctor` checks sops and the key",
+        hint="Will retry; `reconciler doctor` checks sops and the key",
     )
 
 

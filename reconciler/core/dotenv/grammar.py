@@ -148,15 +148,15 @@ def _value(text: str, start: int, line: int) -> tuple[str, Quote | None, int]:
         stop = len(text) if newline < 0 else newline
         # Only a space makes '#' a comment, so ``https://host/#part`` is a whole value.
         return text[start:stop].partition(" #")[0].rstrip(BLANK), None, stop
-    found = _QUOTED[quote].match(text, start)
-    if found is None:
+    match = _QUOTED[quote].match(text, start)
+    if match is None:
         raise EnvFileError(line, "unterminated-quote")
-    return _unescape(found[1], quote), quote, found.end()
+    return _unescape(match[1], quote), quote, match.end()
 
 
 def skip(pattern: re.Pattern[str], text: str, start: int) -> int:
-    found = pattern.match(text, start)
-    return found.end() if found else start
+    match = pattern.match(text, start)
+    return match.end() if match else start
 
 
 _DOUBLE_ESCAPE = re.compile(r'\\(?:0[0-9]{0,3}|[\\"$abfnrtv])')
@@ -180,7 +180,7 @@ def _unescape(text: str, quote: Quote) -> str:
         return text
     if quote is Quote.SINGLE:
         return text.replace(r"\'", "'")
-    return _DOUBLE_ESCAPE.sub(lambda found: _ESCAPES.get(found[0]) or _octal(found[0][2:]), text)
+    return _DOUBLE_ESCAPE.sub(lambda match: _ESCAPES.get(match[0]) or _octal(match[0][2:]), text)
 
 
 def _octal(digits: str) -> str:

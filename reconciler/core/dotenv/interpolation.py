@@ -43,7 +43,7 @@ def unbraced_references(entry: DotenvEntry) -> frozenset[str]:
     """The names that an entry refers to as ``$NAME``, without braces: often a piece of a value by accident."""
     if entry.quote is Quote.SINGLE or "$" not in entry.template:
         return frozenset()
-    return frozenset(found["plain"] for found in REFERENCE.finditer(entry.template) if found["plain"])
+    return frozenset(match["plain"] for match in REFERENCE.finditer(entry.template) if match["plain"])
 
 
 @dataclass(slots=True)
@@ -93,8 +93,8 @@ class Scope:
         braces = _Braces(text)
         position, end = 0, len(text)
         while True:
-            found = REFERENCE.search(text, position, end)
-            if found is None:
+            reference = REFERENCE.search(text, position, end)
+            if reference is None:
                 pieces.append(text[position:end])
                 if not opened:
                     return "".join(pieces)
@@ -102,20 +102,20 @@ class Scope:
                 self._choose(inner, pieces, line)
                 position, end = inner.close + 1, inner.outer
                 continue
-            pieces.append(text[position : found.start()])
-            position = found.end()
-            if found["dollar"]:
+            pieces.append(text[position : reference.start()])
+            position = reference.end()
+            if reference["dollar"]:
                 pieces.append("$")
-            elif found["operator"]:
-                close = braces.closing(found.start() + 1, position, end)
+            elif reference["operator"]:
+                close = braces.closing(reference.start() + 1, position, end)
                 if close < 0:
                     raise EnvFileError(line, "bad-substitution")
-                opened.append(_Opened(found["braced"], found["operator"], close, end, len(pieces)))
+                opened.append(_Opened(reference["braced"], reference["operator"], close, end, len(pieces)))
                 end = close
-            elif found["broken"]:
+            elif reference["broken"]:
                 raise EnvFileError(line, "bad-substitution")
             else:
-                pieces.append(self._find(found["plain"] or found["braced"], line) or "")
+                pieces.append(self._find(reference["plain"] or reference["braced"], line) or "")
 
     def _choose(self, inner: _Opened, pieces: list[str], line: int) -> None:
         """Leave in ``pieces`` what a reference with an operator stands for: its own text, or the variable's value.
@@ -174,11 +174,11 @@ def _pairs(text: str) -> dict[int, int]:
     """Return the closing brace of each opening one. The character after an opening brace is not looked at."""
     pairs: dict[int, int] = {}
     opened: list[int] = []
-    for found in _BRACE.finditer(text):
-        if found[0] != "}":
-            opened.append(found.start())
+    for brace in _BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append(brace.start())
         elif opened:
-            pairs[opened.pop()] = found.start()
+            pairs[opened.pop()] = brace.start()
     return pairs
 
 
@@ -212,5 +212,5 @@ def references(entry: DotenvEntry) -> frozenset[str]:
     """Every name that an entry refers to, in whatever way."""
     if entry.quote is Quote.SINGLE or "$" not in entry.template:
         return frozenset()
-    found = REFERENCE.finditer(entry.template)
-    return frozenset(name for one in found if (name := one["plain"] or one["braced"]))
+    matches = REFERENCE.finditer(entry.template)
+    return frozenset(name for match in matches if (name := match["plain"] or match["braced"]))

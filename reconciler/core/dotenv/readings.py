@@ -40,8 +40,11 @@ def key_diff(
 
 def _comparable(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, tuple[bool, str]]:
     """By key what the value is, or where that is not known, a digest of how it is written."""
-    found = read_keys(data or b"", parser, lambda text: hashlib.sha256(text).hexdigest(), environment or None)
-    return {key: (one.value is not None, one.written if one.value is None else one.value) for key, one in found.items()}
+    keys = read_keys(data or b"", parser, lambda text: hashlib.sha256(text).hexdigest(), environment or None)
+    return {
+        key: (reading.value is not None, reading.written if reading.value is None else reading.value)
+        for key, reading in keys.items()
+    }
 
 
 def known_variables(data: bytes, parser: Parser) -> dict[str, str]:
@@ -131,7 +134,7 @@ class _Reader:
             return self._digest(b"inherited")
         if not names:
             return self._digest_of("value", value or "")
-        template = REFERENCE.sub(lambda one: f"${{{one['plain']}}}" if one["plain"] else one[0], entry.template)
+        template = REFERENCE.sub(lambda match: f"${{{match['plain']}}}" if match["plain"] else match[0], entry.template)
         inner = (f"{name}={self.found[name].written}" for name in names if name in self.found)
         return self._digest_of("template", template, *inner)
 

@@ -115,14 +115,14 @@ def read_ciphertext(
         )
     if text.count("\n") > MAX_NODES:
         raise SourceError(f"has more than {MAX_NODES} lines", where=name, hint="Split it")
-    found = _Findings(name, file_format)
+    findings = _Findings(name, file_format)
     if file_format is Format.DOTENV:
-        flat = _read_dotenv(found, text)
+        flat = _read_dotenv(findings, text)
     else:
-        flat = _read_tree(found, text, parse_yaml if file_format is Format.YAML else _parse_json)
+        flat = _read_tree(findings, text, parse_yaml if file_format is Format.YAML else _parse_json)
     metadata = read_metadata(name, flat, key_types)
-    found.refuse_plaintext(metadata.rule)
-    return Ciphertext(file_format, tuple(sorted(found.entries, key=lambda entry: entry.line)), metadata)
+    findings.refuse_plaintext(metadata.rule)
+    return Ciphertext(file_format, tuple(sorted(findings.entries, key=lambda entry: entry.line)), metadata)
 
 
 def ivs(data: bytes) -> frozenset[str]:
@@ -130,7 +130,7 @@ def ivs(data: bytes) -> frozenset[str]:
 
     For files of long ago: nothing is checked, and a file that is not encrypted has none.
     """
-    return frozenset(found.decode() for found in _IV.findall(data))
+    return frozenset(iv.decode() for iv in _IV.findall(data))
 
 
 # --- the format ---
@@ -148,7 +148,7 @@ class _Findings:
         self.entries: list[EncryptedEntry] = []
         self._plain: list[str] = []
 
-    def add_value(self, key: str, line: int, value: object, shown: str) -> None:
+    def add_value(self, key: str, line: int, value: object, label: str) -> None:
         """Take in a value; ``shown`` is what an error may call it. Raises BadCiphertextError for a damaged one."""
         match = ENCRYPTED.fullmatch(value) if isinstance(value, str) else None
         if match is not None and match["type"] in _VALUE_TYPES[self.format]:
@@ -157,12 +157,12 @@ class _Findings:
             self.entries.append(EncryptedEntry(key, line))
         elif isinstance(value, str) and value.startswith("ENC["):
             raise BadCiphertextError(
-                f"the encrypted value of {shown} is damaged",
+                f"the encrypted value of {label} is damaged",
                 where=place_in(self.name, line),
                 hint=restore_hint(self.name),
             )
         else:
-            self._plain.append(shown)
+            self._plain.append(label)
 
     def add_comment(self, text: str, line: int) -> None:
         """Take in what follows a ``#``. Plain comments count as plaintext: inside a quoted value of several lines,
@@ -188,37 +188,37 @@ class _Findings:
 # --- dotenv ---
 
 
-def _read_dotenv(found: _Findings, text: str) -> dict[str, tuple[str, int]]:
+def _read_dotenv(findings: _Findings, text: str) -> dict[str, tuple[str, int]]:
     """Gather the entries of a dotenv file and return its metadata: key → (value, line)."""
     lines = text.split("\n")
     if not any(line.startswith("sops_") for line in lines):
-        _refuse_plain_dotenv(found.name, lines)
-    _check_characters(found.name, text)
+        _refuse_plain_dotenv(findings.name, lines)
+    _check_characters(findings.name, text)
     metadata: dict[str, tuple[str, int]] = {}
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         key, equals, value = line.partition("=")
-        where = place_in(found.name, number)
+        where = place_in(findings.name, number)
         if line.startswith("#"):
-            found.add_comment(line[1:], number)
+            findings.add_comment(line[1:], number)
         elif not equals and line:
-            raise BadCiphertextError("is not of the form KEY=ENC[…]", where=where, hint=restore_hint(found.name))
+            raise BadCiphertextError("is not of the form KEY=ENC[…]", where=where, hint=restore_hint(findings.name))
         elif key.startswith("sops_"):
             if key in metadata:
                 raise BadCiphertextError(
-                    "repeats a line of the SOPS metadata", where=where, hint=restore_hint(found.name)
+                    "repeats a line of the SOPS metadata", where=where, hint=restore_hint(findings.name)
                 )
             metadata[key] = (value, number)
         elif line:
             variable = _variable(key, where)
-            shown = _shown(variable, value, number)
+            label = _shown(variable, value, number)
             if first.setdefault(variable, number) != number:
                 raise BadCiphertextError(
-                    f"{shown} is already set in line {first[variable]}",
+                    f"{label} is already set in line {first[variable]}",
                     where=where,
                     hint="Remove one: sops lets through an empty duplicate that was added without any key",
                 )
-            found.add_value(variable, number, value, shown)
+            findings.add_value(variable, number, value, label)
     return {key.removeprefix("sops_"): value for key, value in metadata.items()}
 
 
@@ -262,9 +262,9 @@ def _refuse_plain_dotenv(name: str, lines: Sequence[str]) -> NoReturn:
 # --- YAML, JSON, and the binary store, which is JSON ---
 
 
-def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tuple[str, int]]:
+def _read_tree(findings: _Findings, text: str, parse: YamlParser) -> dict[str, tuple[str, int]]:
     """Gather the entries of a nested file and return its metadata in dotenv's flat form: key → (value, line)."""
-    name = found.name
+    name = findings.name
     if "sops" not in text:
         _refuse_unencrypted(name, _TOP_LEVEL_KEY.findall(text))
     document = parse(name, text)
@@ -278,13 +278,13 @@ def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tupl
     _check_characters(name, text)
     if not isinstance(metadata, Fields) or any(key.casefold() == "sops" for key, _, _ in content):
         raise BadCiphertextError("must have one `sops` section, spelled so", where=name, hint=restore_hint(name))
-    if found.format is Format.BINARY and [key for key, _, _ in content] != ["data"]:
+    if findings.format is Format.BINARY and [key for key, _, _ in content] != ["data"]:
         raise BadCiphertextError("a binary store holds `data` and `sops` only", where=name, hint=restore_hint(name))
-    if found.format is Format.YAML:
+    if findings.format is Format.YAML:
         for comment, line in _yaml_comments(text):
-            found.add_comment(comment, line)
+            findings.add_comment(comment, line)
     for path, line, value in _leaves(name, content):
-        found.add_value(path, line, value, key_name(path))
+        findings.add_value(path, line, value, key_name(path))
     return flat_metadata(name, metadata)
 
 
@@ -351,9 +351,9 @@ def _refuse_undecodable(name: str, data: bytes) -> NoReturn:
 def _check_characters(name: str, text: str) -> None:
     """Refuse carriage returns and other characters that sops and the readers of its output see differently."""
     if match := UNPRINTABLE.search(text):
-        what = "Windows line ends" if match[0] == "\r" else f"the unprintable character U+{ord(match[0]):04X}"
+        character = "Windows line ends" if match[0] == "\r" else f"the unprintable character U+{ord(match[0]):04X}"
         raise BadCiphertextError(
-            f"has {what}",
+            f"has {character}",
             where=place_in(name, line_at(text, match.start())),
             hint="sops writes neither: see core.autocrlf and .gitattributes",
         )

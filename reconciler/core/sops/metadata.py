@@ -109,11 +109,11 @@ def read_metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: fro
 def _public_keys(
     name: str, flat: Mapping[str, tuple[str, int]], ending: str, pattern: re.Pattern[str]
 ) -> tuple[str, ...]:
-    found = [field for key, field in flat.items() if key.endswith(ending)]
-    for value, line in found:
+    fields = [field for key, field in flat.items() if key.endswith(ending)]
+    for value, line in fields:
         if not pattern.fullmatch(value):  # they are shown in messages
             raise BadCiphertextError("does not name a public key", where=place_in(name, line), hint=restore_hint(name))
-    return tuple(value for value, _ in found)
+    return tuple(value for value, _ in fields)
 
 
 def is_metadata_key(line_key: str) -> bool:
@@ -131,13 +131,13 @@ def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
 
 
 def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
-    other = _OTHER_KEYS.get(key.partition("__")[0].lower())
-    if other is None:
+    service = _OTHER_KEYS.get(key.partition("__")[0].lower())
+    if service is None:
         raise BadCiphertextError(
             "its SOPS metadata holds what sops does not write", where=place_in(name, line), hint=restore_hint(name)
         )
     raise ForeignKeyError(
-        f"is encrypted for {other} as well, which this server does not use",
+        f"is encrypted for {service} as well, which this server does not use",
         where=place_in(name, line),
         hint=f"sops would contact any address the file names. Take it out of .sops.yaml, then `sops updatekeys {name}`",
     )
