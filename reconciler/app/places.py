@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.side_names import Kind, read_side
-from reconciler.app.wiring.clone import SshAddress
 from reconciler.core.errors import RefusedError
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.text import printable
 
 _FORMS = (

@@ -10,12 +10,11 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.app.checks.run import Tools
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
-from reconciler.app.compare.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.compare.side_names import Kind, SideName, read_side
 from reconciler.app.compare.sides import Place, Surroundings, open_side, tree_of
+from reconciler.app.config.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.wiring import clone
 from reconciler.core.compare.comparison import are_different, compare
 from reconciler.core.compare.probes import compare_answers
@@ -34,7 +33,7 @@ class Options:
     environments, where there is one. ``ssh_key`` and ``known_hosts`` None: as the person's own ssh has it."""
 
     place: Place
-    tools: Tools
+    tools: clone.Tools
     manifest: Callable[[str], Awaitable[Manifest]]
     expected: str | None = None
     ssh_key: str | None = None
