@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from reconciler.core.errors import ReconcilerError, RefusedError
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, RequestKind
 from reconciler.core.text import printable
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def plan(
 
     settings = _load(config)
     with render.progress() as tell:
-        order = Order(OrderKind.PLAN, revision) if revision else None
+        order = OperatorRequest(RequestKind.PLAN, revision) if revision else None
         outcomes = commands.make_pass(settings, "plan", environment or [], [], dry_run=True, tell=tell, order=order)
     render.plans(outcomes, as_json=as_json)
     raise typer.Exit(_worst(_plan_code(outcome) for outcome in outcomes))
@@ -220,7 +220,7 @@ def rollback(
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if that was rolled back.
     """
-    _order(config, environment, OrderKind.ROLLBACK, to, reason, as_json=as_json)
+    _order(config, environment, RequestKind.ROLLBACK, to, reason, as_json=as_json)
 
 
 @app.command(short_help="follow the branch again")
@@ -229,7 +229,7 @@ def unpin(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = Non
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
     """
-    _order(config, environment, OrderKind.UNPIN, as_json=as_json)
+    _order(config, environment, RequestKind.UNPIN, as_json=as_json)
 
 
 @app.command(short_help="measure drift, write nothing, for a while")
@@ -251,7 +251,7 @@ def pause(
     from reconciler.app.daemon import commands
 
     seconds = commands.seconds(how_long, where="--for")
-    _order_about(config, scope, everything, environment, as_json, OrderKind.PAUSE, reason, seconds)
+    _order_about(config, scope, everything, environment, as_json, RequestKind.PAUSE, reason, seconds)
 
 
 @app.command(short_help="end a pause")
@@ -268,7 +268,7 @@ def resume(
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
     """
-    _order_about(config, scope, everything, environment, as_json, OrderKind.RESUME)
+    _order_about(config, scope, everything, environment, as_json, RequestKind.RESUME)
 
 
 def _order_about(
@@ -277,14 +277,14 @@ def _order_about(
     everything: bool,
     environment: str | None,
     as_json: bool,
-    kind: OrderKind,
+    kind: RequestKind,
     reason: str = "",
     seconds: float = 0.0,
 ) -> None:
     """An order about a target or stack, whose name tells the environment, or about a whole environment."""
     if bool(scope) == everything:
         raise RefusedError("name one target or stack, or give --all", hint="`reconciler status` lists them")
-    wish = Order(kind, scope=scope, reason=reason, seconds=seconds)
+    wish = OperatorRequest(kind, scope=scope, reason=reason, seconds=seconds)
     _carry_out(config, scope.partition("/")[0] if scope else environment, wish, as_json=as_json)
 
 
@@ -294,7 +294,7 @@ def retry(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = Non
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back again.
     """
-    _order(config, environment, OrderKind.RETRY, as_json=as_json)
+    _order(config, environment, RequestKind.RETRY, as_json=as_json)
 
 
 @app.command(short_help="take a rewritten branch as it is now")
@@ -306,16 +306,16 @@ def accept_rewrite(
     Signatures are checked all the same.
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
     """
-    _order(config, environment, OrderKind.ACCEPT_REWRITE, as_json=as_json)
+    _order(config, environment, RequestKind.ACCEPT_REWRITE, as_json=as_json)
 
 
 def _order(
-    config: str, environment: str | None, kind: OrderKind, revision: str = "", reason: str = "", *, as_json: bool
+    config: str, environment: str | None, kind: RequestKind, revision: str = "", reason: str = "", *, as_json: bool
 ) -> None:
-    _carry_out(config, environment, Order(kind, revision, reason), as_json=as_json)
+    _carry_out(config, environment, OperatorRequest(kind, revision, reason), as_json=as_json)
 
 
-def _carry_out(config: str, environment: str | None, wish: Order, *, as_json: bool) -> None:
+def _carry_out(config: str, environment: str | None, wish: OperatorRequest, *, as_json: bool) -> None:
     from reconciler.app.daemon import commands
     from reconciler.cli import render
 

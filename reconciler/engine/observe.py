@@ -47,7 +47,7 @@ class Snapshot:
     applied: Mapping[str, Applied]
 
 
-async def load(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
+async def load_desired(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
     """Read the environment at ``revision``. What was decrypted before is known by its digest.
 
     Raises ManifestError, SourceError and its kin (all problems of all sources in one), KeyUnavailableError.
@@ -153,7 +153,7 @@ def _decrypt_reason(error: ReconcilerError) -> str:
     return "ciphertext" if isinstance(error, BadCiphertextError | SourceError) else "sops"
 
 
-async def look(ports: Ports, desired: Desired) -> Snapshot:
+async def observe(ports: Ports, desired: Desired) -> Snapshot:
     """Read the live files of every target, and of those that have left git.
 
     Raises LiveFileError (a link, a directory …), GuardError for an owner that does not exist.

@@ -24,7 +24,7 @@ async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tup
     return await _ages_of(ports, revision, encrypted, blobs)
 
 
-async def tell_ages(ports: Ports, desired: Desired) -> None:
+async def publish_ages(ports: Ports, desired: Desired) -> None:
     """Have the metrics tell the age of each target's oldest secret. Raises as ``secret_ages`` does."""
     targets = desired.manifest.targets
     encrypted = [target for target in targets if target.encrypted]

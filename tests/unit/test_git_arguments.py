@@ -13,7 +13,7 @@ import pytest
 from reconciler.adapters.git import command as git_command
 from reconciler.adapters.git import errors, mirror, objects
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model.revisions import Blob, RevertOrder
+from reconciler.core.model.revisions import Blob, RevertRequest
 
 SECRET = "glpat-0123456789"  # stands for a token
 
@@ -470,7 +470,7 @@ def test_importing_gitpython_leaves_the_environment_alone() -> None:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def order(**overrides: str) -> RevertOrder:
+def order(**overrides: str) -> RevertRequest:
     fields = {
         "environment": "prod",
         "directory": "envs/prod",
@@ -480,7 +480,7 @@ def order(**overrides: str) -> RevertOrder:
         "run": "1a2b3c4d",
         "reason": "unhealthy",
     }
-    return RevertOrder(**{**fields, **overrides})
+    return RevertRequest(**{**fields, **overrides})
 
 
 def test_a_push_names_one_ref_and_never_forces() -> None:

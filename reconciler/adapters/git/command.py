@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from reconciler.adapters import process
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model.revisions import RevertOrder
+from reconciler.core.model.revisions import RevertRequest
 from reconciler.core.text import printable
 
 LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; sops gets no more either
@@ -279,7 +279,7 @@ def identity(author: str) -> dict[str, str]:
     return names | {f"GIT_{role}_EMAIL": person["mail"] for role in roles}
 
 
-def revert_message(order: RevertOrder, commit: str, subject: str, merged_into: str = "") -> str:
+def revert_message(order: RevertRequest, commit: str, subject: str, merged_into: str = "") -> str:
     """The message of the commit that undoes ``commit``; ``merged_into`` is the first parent of a merge.
 
     What comes from outside stays in its line, and behind words of ours: a line of its own could look like a trailer,

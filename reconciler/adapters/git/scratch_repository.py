@@ -22,7 +22,7 @@ from reconciler.adapters.git.errors import explain, telling_line
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.core.errors import SignaturesUnavailableError
-from reconciler.core.model.revisions import RevertOrder
+from reconciler.core.model.revisions import RevertRequest
 
 REGULAR_MODE = 0o100644
 SUBJECT = 150  # characters of one in a message
@@ -49,7 +49,7 @@ class Described:
     def named(self) -> str:
         return f"{self.id[:12]} ({self.subject})"
 
-    def is_of(self, order: RevertOrder) -> bool:
+    def is_of(self, order: RevertRequest) -> bool:
         return (self.host, self.run) == (order.host, order.run)
 
 

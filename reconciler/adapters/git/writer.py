@@ -32,7 +32,7 @@ from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.adapters.git.scratch_repository import ScratchRepository, make_scratch
 from reconciler.core.errors import ConfigError, RefusedError, RevertRefusedError, UnverifiedError
-from reconciler.core.model.revisions import GitRevert, Reverted, RevertOrder, RevertState
+from reconciler.core.model.revisions import GitRevert, Reverted, RevertRequest, RevertState
 
 ATTEMPTS = 5  # how often the branch may move while the revert is made
 MOST_COMMITS = 50  # in one revert; more than that a person should look at
@@ -69,7 +69,7 @@ class GitPusher:
         if push_key_file and mirror.git.key_file:
             self._pushing = replace(mirror.git, key_file=push_key_file, key_field="rollback.ssh_key_file")
 
-    async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
+    async def revert(self, order: RevertRequest, mode: GitRevert) -> Reverted:
         _check(order, mode)
         self._pushing.require_files()
         mended = False
@@ -88,7 +88,7 @@ class GitPusher:
             f"the branch moved {ATTEMPTS} times while the revert was made", "Nothing was pushed."
         )
 
-    async def _try(self, order: RevertOrder, mode: GitRevert) -> Reverted | None:
+    async def _try(self, order: RevertRequest, mode: GitRevert) -> Reverted | None:
         """None where the branch moved meanwhile."""
         async with self.mirror.latest() as head:
             with self._scratch() as directory:
@@ -202,7 +202,7 @@ class _Attempt:
 
     pusher: GitPusher
     repository: ScratchRepository
-    order: RevertOrder
+    order: RevertRequest
     head: str
 
     async def run(self, mode: GitRevert) -> Reverted | None:
@@ -347,7 +347,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
 
 
-def _check(order: RevertOrder, mode: GitRevert) -> None:
+def _check(order: RevertRequest, mode: GitRevert) -> None:
     """Raises RefusedError, SourceError or ConfigError for what git must not be given."""
     check_commit(order.failed)
     check_commit(order.good)

@@ -284,7 +284,8 @@ def parse_duration(text: str, *, where: str) -> float:
     try:
         return float(DURATION.read(text))
     except PydanticCustomError as error:
-        raise RefusedError(f"{text!r} is not a duration", where=where, hint=f"Write it as {DURATION.accepted}") from error
+        hint = f"Write it as {DURATION.accepted}"
+        raise RefusedError(f"{text!r} is not a duration", where=where, hint=hint) from error
 
 
 def check_environment_name(name: str) -> None:

@@ -53,7 +53,7 @@ async def _serve_request(config: ServerConfig, request: Request, progress: Progr
 
 async def ask_daemon(path: str, request: Request, progress: Progress) -> dict[str, Any] | None:
     """The last line of the daemon's answer, or None where no daemon listens. Raises OutsideError."""
-    if not os.path.exists(path):
+    if not os.path.exists(path):  # noqa: ASYNC240
         return None
     import aiohttp
 

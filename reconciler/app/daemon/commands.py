@@ -50,7 +50,7 @@ def change_environment(
         raise RefusedError("this server follows several environments", hint=hint)
     name = environment or config.environment[0]
     _check_environments(config, [name])
-    return list(serve_request(config, {**request, "environment": name}, progress))
+    return list(serve_request(config, {**request, "environments": [name]}, progress))
 
 
 def restore(config: ServerConfig, backup: str, only: Sequence[str], progress: Progress) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def log_outcome(outcome: Outcome, trigger: str) -> None:
     facts: dict[str, Any] = {
         "environment": outcome.environment,
         "trigger": trigger,
-        "result": outcome.outcome.value,
+        "result": outcome.result.value,
         "reason": outcome.reason,
         "revision": outcome.revision.short if outcome.revision else None,
     }

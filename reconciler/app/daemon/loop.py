@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from typing import Any, Protocol
 from reconciler.app.daemon import logs
 from reconciler.app.daemon.client import Progress
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.model.requests import Order
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Clock
 from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Make, Rollout, Turn, chosen_units, obeyed, take_turn
+from reconciler.engine.rollout import Rollout, select_units, without_needless_refusals
 
 _FIRST_RETRY = 5.0
 _LAST_RETRY = 300.0
@@ -35,6 +34,8 @@ class FileWatching(Protocol):
     """Gets the live files to watch, and calls ``Daemon.look_soon`` when one is touched."""
 
     def follow(self, files: Collection[str]) -> None: ...
+
+    async def run(self, touched: Callable[[], None]) -> None: ...
 
 
 class LoopMetrics(Protocol):
@@ -148,27 +149,14 @@ class Daemon:
         self._wake.set()
         return await answer
 
-    async def reconcile(
-        self,
-        trigger: str,
-        *,
-        dry_run: bool = False,
-        take_over: Collection[str] = (),
-        environments: Collection[str] = (),
-        order: Order | None = None,
-    ) -> tuple[Outcome, ...]:
-        """Reconcile the environments (all, where none is given) after ``order``; return the outcome of each.
+    async def reconcile(self, request: ReconcileRequest, environments: Collection[str] = ()) -> tuple[Outcome, ...]:
+        """Reconcile the environments (all, where none is given); return the outcome of each.
 
         Only as ``work`` of ``between_reconciliations``.
         """
-        reconcile = functools.partial(self._reconcile_one, trigger, dry_run=dry_run, take_over=take_over)
-        only = chosen_units(self.reconcilers, environments)
-        outcomes = [
-            outcome
-            for rollout in self._rollouts
-            for outcome in await self._roll_out(rollout, trigger, reconcile, dry_run=dry_run, only=only, order=order)
-        ]
-        return obeyed(outcomes)
+        only = select_units(self.reconcilers, environments)
+        outcomes = [outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, request, only)]
+        return without_needless_refusals(outcomes)
 
     async def run(self) -> None:
         next_poll, next_look = 0.0, 0.0
@@ -195,44 +183,32 @@ class Daemon:
 
     async def _reconcile_all(self, trigger: str, poll: bool) -> float:
         """Reconcile every environment; return the seconds until the first retry of a failed one."""
-        reconcile = functools.partial(self._reconcile_one, trigger)
-        outcomes = [
-            outcome
-            for rollout in self._rollouts
-            for outcome in await self._roll_out(rollout, trigger, reconcile, poll=poll)
-        ]
+        request = ReconcileRequest(trigger, poll=poll)
+        outcomes = [outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, request)]
         if self._watch is not None:
             local = [host for unit, host in self.reconcilers.items() if environment_of(unit) == unit]
             self._watch.follow({path for host in local for path in host.live_paths})
         return min([float("inf"), *(self._backoff(outcome) for outcome in outcomes)])
 
     async def _roll_out(
-        self, rollout: Rollout, trigger: str, reconcile: Make, *, dry_run: bool = False, **options: Any
+        self, rollout: Rollout, request: ReconcileRequest, only: Collection[str] | None = None
     ) -> tuple[Outcome, ...]:
         """The rollout's outcomes; an error between its hosts must not end the daemon."""
         try:
-            return await rollout.run(reconcile, dry_run=dry_run, **options)
+            return await rollout.reconcile(request, self._reconcile_host, only=only)
         except Exception as error:  # noqa: BLE001
             outcome = _failed(rollout.units[0], error)
-            if not dry_run:
-                self._remember(outcome, trigger)
+            if not request.dry_run:
+                self._remember(outcome, request.trigger)
             return (outcome,)
 
-    async def _reconcile_one(
-        self,
-        trigger: str,
-        host: Reconciler,
-        turn: Turn,
-        *,
-        dry_run: bool = False,
-        take_over: Collection[str] = (),
-    ) -> Outcome:
+    async def _reconcile_host(self, host: Reconciler, request: ReconcileRequest) -> Outcome:
         try:
-            outcome = await take_turn(host, trigger, turn, dry_run=dry_run, take_over=take_over)
+            outcome = await host.reconcile(request)
         except Exception as error:  # noqa: BLE001
             outcome = _failed(host.environment, error)
-        if not dry_run and not outcome.refused:
-            self._remember(outcome, trigger)
+        if not request.dry_run and not outcome.refused:
+            self._remember(outcome, request.trigger)
         return outcome
 
     def _remember(self, outcome: Outcome, trigger: str) -> None:

@@ -2,109 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 from reconciler.app.daemon import serialize
+from reconciler.app.daemon.client import Request
 from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Outcome
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.adopt import adopt
-from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Turn, chosen_units, obeyed, take_turn
+from reconciler.engine.backup import find_backup
+from reconciler.engine.restore import restore_backup
+from reconciler.engine.rollout import select_units, without_needless_refusals
 from reconciler.engine.secret_age import secret_ages
 from reconciler.engine.target_revision import accepted_head, target_revision
 
-_OLDER_OR_NEWER = "It is older or newer than the command: restart it"
+Reconcile = Callable[[ReconcileRequest, Collection[str]], Awaitable[tuple[Outcome, ...]]]
+"""Reconciles some environments (all, where none is given), and returns the outcome of each."""
 
 
-class Reconcile(Protocol):
-    """Reconciles the environments (all, where none is given) and returns the outcome of each."""
-
-    async def __call__(
-        self,
-        trigger: str,
-        *,
-        dry_run: bool = False,
-        take_over: Sequence[str] = (),
-        environments: Sequence[str] = (),
-        order: Order | None = None,
-    ) -> Sequence[Outcome]: ...
-
-
-async def serve(built: Runtime, reconcile: Reconcile, request: Mapping[str, Any]) -> Any:
+async def serve(built: Runtime, reconcile: Reconcile, request: Request) -> Any:
     """Do what is requested and return plain data: names and times, never values. Raises ReconcilerError."""
     match request["kind"]:
-        case "sync":
-            outcomes = await reconcile(
-                "manual", take_over=request["take_over"], environments=request["environments"]
-            )
-        case "plan":
-            order = Order(OrderKind.PLAN, request["revision"]) if request["revision"] else None
-            outcomes = await reconcile("plan", dry_run=True, environments=request["environments"], order=order)
         case "restore":
             return await _restore(built, request)
         case "adopt":
             return await _adopt(built, request)
         case "age":
             return await _age(built, request)
-        case kind if kind in list(OrderKind):
-            fields = {name: request[name] for name in ("revision", "reason", "scope", "seconds") if name in request}
-            order = Order(OrderKind(kind), **fields)
-            outcomes = await reconcile(kind, environments=[request["environment"]], order=order)
-        case _:
-            raise RefusedError("this daemon does not know that request", hint=_OLDER_OR_NEWER)
+    outcomes = await reconcile(_reconcile_request(request), request["environments"])
     return [serialize.serialize_outcome(outcome) for outcome in outcomes]
 
 
-async def serve_without_daemon(built: Runtime, request: Mapping[str, Any]) -> Any:
+async def serve_without_daemon(built: Runtime, request: Request) -> Any:
     """The same where no daemon runs; also ``status``, which a daemon answers from memory. Raises ReconcilerError."""
     if request["kind"] == "status":
         environments = [await _status_of(built, unit) for unit in built.reconcilers]
         return {"daemon": {"running": False, "pid": None}, "environments": environments}
 
-    async def reconcile(
-        trigger: str,
-        *,
-        dry_run: bool = False,
-        take_over: Sequence[str] = (),
-        environments: Sequence[str] = (),
-        order: Order | None = None,
-    ) -> Sequence[Outcome]:
-        async def make(host: Reconciler, turn: Turn) -> Outcome:
-            return await take_turn(host, trigger, turn, dry_run=dry_run, take_over=take_over)
-
-        only = chosen_units(built.reconcilers, environments)
-        outcomes: list[Outcome] = []
-        for rollout in built.rollouts:
-            outcomes += await rollout.run(make, dry_run=dry_run, only=only, order=order)
-        return obeyed(outcomes)
+    async def reconcile(request: ReconcileRequest, environments: Collection[str]) -> tuple[Outcome, ...]:
+        only = select_units(built.reconcilers, environments)
+        outcomes = [outcome for rollout in built.rollouts for outcome in await rollout.reconcile(request, only=only)]
+        return without_needless_refusals(outcomes)
 
     return await serve(built, reconcile, request)
 
 
+def _reconcile_request(request: Request) -> ReconcileRequest:
+    """The reconciliation that a request starts. Raises RefusedError for an unknown kind."""
+    match request["kind"]:
+        case "sync":
+            return ReconcileRequest("manual", take_over=request["take_over"])
+        case "plan":
+            operator = OperatorRequest(RequestKind.PLAN, request["revision"]) if request["revision"] else None
+            return ReconcileRequest("plan", dry_run=True, operator=operator)
+        case kind if kind in list(RequestKind):
+            fields = {name: request[name] for name in ("revision", "reason", "scope", "seconds") if name in request}
+            return ReconcileRequest(kind, operator=OperatorRequest(RequestKind(kind), **fields))
+    hint = "It is older or newer than the command: restart it"
+    raise RefusedError("this daemon does not know that request", hint=hint)
+
+
 async def _status_of(built: Runtime, unit: str) -> dict[str, Any]:
     reconciler = built.reconcilers[unit]
-    outcome = await reconciler.run("status", poll=False, dry_run=True)
+    outcome = await reconciler.reconcile(ReconcileRequest("status", poll=False, dry_run=True))
     record = built.ports.store.environment(unit)
     status = serialize.serialize_environment(record, outcome, at=built.ports.clock.now())
     return {**status, **await serialize.serialize_services(reconciler)}
 
 
-async def _adopt(built: Runtime, request: Mapping[str, Any]) -> dict[str, Any]:
-    environment = request["target"].partition("/")[0]
-    ports = built.ports_of(environment)
-    adopted = await adopt(ports, environment, request["target"], request["keys"])
+async def _restore(built: Runtime, request: Request) -> dict[str, Any]:
+    unit = find_backup(built.ports, request["backup"]).environment
+    restored = await restore_backup(built.ports_of(unit), unit, request["backup"], request["only"])
+    return serialize.serialize_restored(restored)
+
+
+async def _adopt(built: Runtime, request: Request) -> dict[str, Any]:
+    unit = request["target"].partition("/")[0]
+    ports = built.ports_of(unit)
+    adopted = await adopt(ports, unit, request["target"], request["keys"])
     return serialize.serialize_adopted(adopted, ports.settings.branch)
 
 
-async def _age(built: Runtime, request: Mapping[str, Any]) -> dict[str, Any]:
+async def _age(built: Runtime, request: Request) -> dict[str, Any]:
     # Ages come from git: they are the same on every host of an environment.
     units = list(built.reconcilers)
-    chosen = sorted(chosen_units(units, request["environments"]), key=units.index)
+    chosen = sorted(select_units(units, request["environments"]), key=units.index)
     first = {environment_of(unit): unit for unit in reversed(chosen)}
     ages = [await _age_of(built.ports_of(unit), unit, request["max_age"]) for unit in reversed(first.values())]
     return {"environments": ages}

@@ -11,7 +11,7 @@ from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.compose import Action, ServiceHealth
 from reconciler.core.model.plans import Change, KeyChange, Plan
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
-from reconciler.core.model.requests import Adopted, KeyAge, TargetAge
+from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Run
 
@@ -63,7 +63,10 @@ def serialize_revision(revision: Revision | None) -> dict[str, Any] | None:
 def _serialize_plan(plan: Plan | None) -> dict[str, Any] | None:
     if plan is None:
         return None
-    return {"changes": [_serialize_change(change) for change in plan.changes], "actions": [_serialize_action(action) for action in plan.actions]}
+    return {
+        "changes": [_serialize_change(change) for change in plan.changes],
+        "actions": [_serialize_action(action) for action in plan.actions],
+    }
 
 
 def serialize_outcome(outcome: Outcome) -> dict[str, Any]:
@@ -117,7 +120,8 @@ def serialize_backup(backup: Backup) -> dict[str, Any]:
         "from_commit": backup.from_commit,
         "to_commit": backup.to_commit,
         "files": [
-            {"source": entry.source, "path": entry.path, "was_there": entry.file is not None} for entry in backup.entries
+            {"source": entry.source, "path": entry.path, "existed": entry.file is not None}
+            for entry in backup.entries
         ],
     }
 
@@ -135,7 +139,7 @@ def serialize_environment(
         "pin": _serialize_pin(record.pin),
         "pauses": [_serialize_pause(pause) for pause in record.pauses if at is None or pause.until > at],
         "quarantine": _serialize_quarantine(record),
-        "stopped": dict(record.stopped),
+        "suspended": dict(record.stopped),
         "checked_at": format_instant(at),
         "since": format_instant(since),
     }
@@ -188,6 +192,10 @@ def _serialize_service(service: ServiceHealth) -> dict[str, Any]:
         "healthy": service.healthy,
         "restarts": service.restarts,
     }
+
+
+def serialize_restored(restored: Restored) -> dict[str, Any]:
+    return {"restored": list(restored.paths), "from": restored.source, "backup": restored.backup}
 
 
 def serialize_adopted(adopted: Adopted, base_branch: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from reconciler.app.daemon import logs, requests
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.daemon.http import Views, serve_http
 from reconciler.app.daemon.lock import exclusive
-from reconciler.app.daemon.loop import Daemon
-from reconciler.app.wiring.server import Runtime, prepare_state_dir, runtime
+from reconciler.app.daemon.loop import Daemon, FileWatching
+from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError
 
 _FOLLOW_AGAIN = 60.0  # seconds
@@ -32,7 +32,8 @@ def run_daemon(config: ServerConfig) -> None:
 async def _run_daemon(config: ServerConfig) -> None:
     logger = logs.get_logger()
     async with runtime(config) as built:
-        daemon = _daemon_of(built, config)
+        watch = open_watch(config, logger.warning)
+        daemon = _daemon_of(built, config, watch)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
@@ -40,7 +41,7 @@ async def _run_daemon(config: ServerConfig) -> None:
             daemon,
             built.ports.store,
             built.metrics.render,
-            functools.partial(requests.serve, built.ports_of, daemon.reconcile),
+            functools.partial(requests.serve, built, daemon.reconcile),
             _webhook_secret(config),
             announced=built.metrics.announced,
         )
@@ -49,12 +50,12 @@ async def _run_daemon(config: ServerConfig) -> None:
             views, host=address.host, port=address.port, control_socket=control_socket(config.state_dir)
         ) as bound:
             logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
-            async with _watching(built, daemon):
+            async with _watching(built, watch, daemon):
                 await daemon.run()
             logger.info("stopped")
 
 
-def _daemon_of(built: Runtime, config: ServerConfig) -> Daemon:
+def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:
     return Daemon(
         built.reconcilers,
         built.rollouts,
@@ -62,16 +63,16 @@ def _daemon_of(built: Runtime, config: ServerConfig) -> Daemon:
         metrics=built.metrics,
         poll_interval=config.repository.poll_interval,
         drift_interval=config.drift.interval,
-        watch=built.watch,
+        watch=watch,
         on_progress=built.relay.listen,
     )
 
 
 @contextlib.asynccontextmanager
-async def _watching(built: Runtime, daemon: Daemon) -> AsyncIterator[None]:
+async def _watching(built: Runtime, watch: FileWatching, daemon: Daemon) -> AsyncIterator[None]:
     """While inside, changes of live files and containers wake the daemon."""
     tasks = [
-        asyncio.create_task(built.watch.run(lambda: daemon.look_soon("watch"))),
+        asyncio.create_task(watch.run(lambda: daemon.look_soon("watch"))),
         *(
             asyncio.create_task(_follow_engine(built, unit, lambda: daemon.look_soon("engine")))
             for unit in built.engines

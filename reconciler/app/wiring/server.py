@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -37,7 +36,8 @@ from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
-from reconciler.engine.reconcile import Claims, Reconciler
+from reconciler.engine.memory import Claims
+from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
 _ANOTHER_KEY = (
@@ -72,7 +72,6 @@ class Runtime:
     rollouts: tuple[Rollout, ...]
     metrics: PrometheusMetrics
     relay: Relay
-    watch: FileWatch
     engines: Mapping[str, DockerCompose]
 
     def ports_of(self, unit: str) -> Ports:
@@ -108,6 +107,11 @@ def open_store(config: ServerConfig) -> SqliteStore:
 def open_backups(config: ServerConfig) -> BackupDirectory:
     """What the commands read. The digest key is asked for only where a file is compared: StoreError without one."""
     return BackupDirectory(_backups_dir(config), lambda data: _read_digest_key(config.state_dir)(data))
+
+
+def open_watch(config: ServerConfig, warn: Callable[[str], None]) -> FileWatch:
+    """What notices changes of live files; ``warn`` takes what keeps it from watching."""
+    return FileWatch(config.allowed_paths, warn)
 
 
 def _backups_dir(config: ServerConfig) -> str:
@@ -208,9 +212,8 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
         for environment in config.environment
         if any(environment_of(unit) == environment for unit in units)
     )
-    watch = FileWatch(config.allowed_paths, lambda text: logs.get_logger().warning(text))
     here = {unit: compose for unit, host in units.items() if host is None}
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, watch, {**here, **hosts.engines})
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines})
 
 
 class HostPorts:
