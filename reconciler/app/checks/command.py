@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from reconciler.app.checks.run import Report
+from reconciler.app.checks.run import Progress, Report
 from reconciler.app.checks.run import check as apply_rules
 from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.wiring import clone as local_wiring
@@ -18,11 +18,7 @@ from reconciler.core.tree import Tree
 
 
 def check_environments(
-    path: str,
-    environments: Sequence[str],
-    servers: Sequence[str],
-    key_file: str | None,
-    progress: local_wiring.CountProgress,
+    path: str, environments: Sequence[str], servers: Sequence[str], key_file: str | None, progress: Progress
 ) -> Report:
     """Every rule over the directory ``path``; ``servers`` are server's files to hold the manifests against.
 

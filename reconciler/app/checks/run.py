@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.exemptions import read_exemptions
@@ -21,13 +22,40 @@ from reconciler.app.checks.values import (
     open_source,
 )
 from reconciler.app.config.server import ServerConfig
-from reconciler.app.wiring.clone import Tools
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Severity
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, RefusedError, SourceError
-from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
+from reconciler.core.ports import Contracts
+from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
+from reconciler.core.sops.ciphertext import YamlParser
 from reconciler.core.text import printable
 from reconciler.core.tree import Tree
+
+Progress = Callable[[int, int], None]
+"""Told how many files are decrypted, and of how many."""
+
+
+class Opener(Protocol):
+    """What decrypts: the Decryptor port, and whose keys it has."""
+
+    def opens(self, recipients: Sequence[str]) -> bool:
+        """Whether a file for these public keys may be for us. Raises KeyUnavailableError."""
+        ...
+
+    async def decrypt(self, name: str, data: bytes) -> Secret:
+        """As the Decryptor port says."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a check needs from outside. ``opener`` is None without a key; ``now`` in seconds since the epoch."""
+
+    parse_yaml: YamlParser
+    contracts: Contracts
+    now: float
+    opener: Opener | None = None
+    progress: Progress = lambda done, of: None
 
 
 @dataclass(frozen=True, slots=True)

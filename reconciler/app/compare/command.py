@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reconciler.app.checks.run import Progress
 from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.wiring import clone as local_wiring
 from reconciler.app.wiring.arguments import inside_repository, must_exist
@@ -33,9 +34,7 @@ class CompareRequest:
     probes: str | None = None
 
 
-def compare_sides(
-    left: str, rights: Sequence[str], asked: CompareRequest, progress: local_wiring.CountProgress
-) -> Comparisons:
+def compare_sides(left: str, rights: Sequence[str], asked: CompareRequest, progress: Progress) -> Comparisons:
     """Hold ``left`` against each of ``rights``. Raises RefusedError, OutsideError, ConfigError, KeyUnavailableError."""
     from reconciler.app.compare.run import Options, run
     from reconciler.app.compare.sides import Place

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from reconciler.app.checks.run import Opener
 from reconciler.app.checks.values import is_placeholder
-from reconciler.app.wiring.clone import Opener
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.compare.types import SEALED, Value
 from reconciler.core.dotenv import dotenv

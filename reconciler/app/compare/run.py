@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from reconciler.app.checks.run import Tools
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
 from reconciler.app.compare.side_names import Kind, SideName, read_side
@@ -33,7 +34,7 @@ class Options:
     environments, where there is one. ``ssh_key`` and ``known_hosts`` None: as the person's own ssh has it."""
 
     place: Place
-    tools: clone.Tools
+    tools: Tools
     manifest: Callable[[str], Awaitable[Manifest]]
     expected: str | None = None
     ssh_key: str | None = None

@@ -322,7 +322,7 @@ async def _live(name: SideName, around: Surroundings) -> Side:
 async def _container(name: SideName, around: Surroundings) -> Side:
     wanted = str(name.what)
     project, _, service = wanted.rpartition("/")
-    found = await local_wiring.list_containers(around.machines[name.text])
+    found = await local_wiring.containers(around.machines[name.text])
     if found is None:
         raise RefusedError("docker does not answer on this machine", where=name.text, hint="`docker ps` says why")
     every = [one for one in found if one.container.service == service and (not project or one.project == project)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TARGET_FORM = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
 
 
-def sync(
+def sync_environments(
     config: ServerConfig, environments: Sequence[str], take_over: Sequence[str], progress: Progress
 ) -> list[dict[str, Any]]:
     """Reconcile now. Raises RefusedError for an environment that is not on this server, LockedError."""
@@ -31,8 +31,10 @@ def sync(
     return list(serve_request(config, request, progress))
 
 
-def plan(config: ServerConfig, environments: Sequence[str], revision: str, progress: Progress) -> list[dict[str, Any]]:
-    """What a reconciliation would change, at ``revision`` if it is not "". Raises as sync."""
+def plan_environments(
+    config: ServerConfig, environments: Sequence[str], revision: str, progress: Progress
+) -> list[dict[str, Any]]:
+    """What a reconciliation would change, at ``revision`` if it is not "". Raises as sync_environments."""
     _check_environments(config, environments)
     request = {"kind": "plan", "environments": list(environments), "revision": revision}
     return list(serve_request(config, request, progress))
@@ -43,7 +45,7 @@ def change_environment(
 ) -> list[dict[str, Any]]:
     """Roll back, unpin, pause, resume, retry or accept a rewrite (the request's ``kind``), then reconcile.
 
-    ``environment`` may be None where the server follows only one. Raises as sync.
+    ``environment`` may be None where the server follows only one. Raises as sync_environments.
     """
     if environment is None and len(config.environment) > 1:
         hint = f"Name one with --environment: {', '.join(config.environment)}"
@@ -53,13 +55,13 @@ def change_environment(
     return list(serve_request(config, {**request, "environments": [name]}, progress))
 
 
-def restore(config: ServerConfig, backup: str, only: Sequence[str], progress: Progress) -> dict[str, Any]:
+def restore_files(config: ServerConfig, backup: str, only: Sequence[str], progress: Progress) -> dict[str, Any]:
     """Restore the files of a backup, or those of ``only`` (sources or live paths). Raises ReconcilerError."""
     _require_state(config)
     return dict(serve_request(config, {"kind": "restore", "backup": backup, "only": list(only)}, progress))
 
 
-def adopt(config: ServerConfig, target: str, keys: Sequence[str], progress: Progress) -> dict[str, Any]:
+def adopt_target(config: ServerConfig, target: str, keys: Sequence[str], progress: Progress) -> dict[str, Any]:
     """Propose a live file, or some of its keys, for git: see engine/adopt.py. Raises ReconcilerError, LockedError."""
     environment, _, source = target.partition("/")
     if environment not in config.units or not source:
@@ -67,19 +69,21 @@ def adopt(config: ServerConfig, target: str, keys: Sequence[str], progress: Prog
     return dict(serve_request(config, {"kind": "adopt", "target": target, "keys": list(keys)}, progress))
 
 
-def age(config: ServerConfig, environment: str | None, max_age: float | None, progress: Progress) -> dict[str, Any]:
+def read_secret_ages(
+    config: ServerConfig, environment: str | None, max_age: float | None, progress: Progress
+) -> dict[str, Any]:
     """How old the secrets are; ``max_age`` in seconds. Raises ReconcilerError, LockedError."""
     _check_environments(config, [environment] if environment else [])
     chosen = [environment] if environment else list(config.environment)
     return dict(serve_request(config, {"kind": "age", "environments": chosen, "max_age": max_age}, progress))
 
 
-def status(config: ServerConfig, progress: Progress) -> dict[str, Any]:
+def read_status(config: ServerConfig, progress: Progress) -> dict[str, Any]:
     """Each environment, target and stack: from the daemon's memory, or from the live files where none runs."""
     return dict(serve_request(config, {"kind": "status"}, progress))
 
 
-def history(config: ServerConfig, environment: str | None, limit: int) -> list[dict[str, Any]]:
+def list_runs(config: ServerConfig, environment: str | None, limit: int) -> list[dict[str, Any]]:
     """Runs, newest first. Raises RefusedError for an environment that is not on this server."""
     from reconciler.app.wiring.server import open_store
 
@@ -92,7 +96,7 @@ def history(config: ServerConfig, environment: str | None, limit: int) -> list[d
         store.close()
 
 
-def backups(config: ServerConfig, environment: str | None, *, verify: bool) -> list[dict[str, Any]]:
+def list_backups(config: ServerConfig, environment: str | None, *, verify: bool) -> list[dict[str, Any]]:
     """Backups, newest first; with ``verify`` each has the ``problems`` found by reading all of its files.
 
     Raises RefusedError for an environment that is not on this server.

@@ -120,8 +120,7 @@ def serialize_backup(backup: Backup) -> dict[str, Any]:
         "from_commit": backup.from_commit,
         "to_commit": backup.to_commit,
         "files": [
-            {"source": entry.source, "path": entry.path, "existed": entry.file is not None}
-            for entry in backup.entries
+            {"source": entry.source, "path": entry.path, "existed": entry.file is not None} for entry in backup.entries
         ],
     }
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from reconciler.app.checks.run import Progress
 from reconciler.app.wiring import clone as local_wiring
 from reconciler.app.wiring.arguments import inside_repository, must_exist
 from reconciler.core.errors import OutsideError, RefusedError
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def diff_commits(
-    span: str, path: str, environments: Sequence[str], key_file: str | None, progress: local_wiring.CountProgress
+    span: str, path: str, environments: Sequence[str], key_file: str | None, progress: Progress
 ) -> Difference:
     """What changed below the directory ``path`` of the repository around the working directory, in ``span``:
     BASE..HEAD, BASE...HEAD (since they forked), or BASE alone for BASE..HEAD.
@@ -27,7 +28,7 @@ def diff_commits(
 
 
 async def _diff(
-    span: str, path: str, environments: Sequence[str], key_file: str | None, progress: local_wiring.CountProgress
+    span: str, path: str, environments: Sequence[str], key_file: str | None, progress: Progress
 ) -> Difference:
     from reconciler.app.diff.diff import difference
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import check_contracts, open_book
-from reconciler.app.checks.run import open_all
+from reconciler.app.checks.run import Tools, open_all
 from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey
 from reconciler.app.checks.values import Opened
 from reconciler.app.config.manifest import Outline, outlines
-from reconciler.app.wiring.clone import Tools
 from reconciler.core.checks import rules
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.checks.rules import Finding

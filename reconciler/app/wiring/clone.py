@@ -1,14 +1,13 @@
-"""The composition root of the commands that work on a clone or another machine: no server, no state, maybe no key."""
+"""The composition root of the commands that work on a clone (check, diff): no server, no state, perhaps no key."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncIterator, Sequence
 
-from reconciler.adapters.compose import containers, inventory
+from reconciler.adapters.compose.containers import labelled as containers
+from reconciler.adapters.compose.inventory import take_inventory
 from reconciler.adapters.git.clone import Clone
 from reconciler.adapters.git.clone_writer import CloneWriter
 from reconciler.adapters.git.work_tree import read_tree
@@ -16,45 +15,33 @@ from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.machine import LocalMachine, SshMachine
 from reconciler.adapters.sops.sops import Sops, parse_yaml
 from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.app.checks.run import Progress, Tools
 from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
-from reconciler.core.inventory import Inventory
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Format
-from reconciler.core.ports import Contracts, Machine
+from reconciler.core.ports import Machine
 from reconciler.core.secret import Secret
-from reconciler.core.sops.ciphertext import YamlParser
 from reconciler.core.tree import Tree
 
-__all__ = ["Clone", "CloneWriter"]  # the types of what `clone` and `clone_writer` return
-
-CountProgress = Callable[[int, int], None]
-"""Takes how many items are done, and of how many."""
+__all__ = [
+    "Clone",
+    "CloneWriter",
+    "Keys",
+    "clone",
+    "clone_writer",
+    "containers",
+    "is_here",
+    "keys",
+    "machine",
+    "make_key_file",
+    "public_keys",
+    "take_inventory",
+    "tools",
+    "work_tree_top",
+    "working_directory",
+]
 
 _KEY_TYPES = frozenset({"age", "pgp"})
-
-
-class Opener(Protocol):
-    """What decrypts: the Decryptor port, and whose keys it has."""
-
-    def opens(self, recipients: Sequence[str]) -> bool:
-        """Whether a file for these public keys may be for us. Raises KeyUnavailableError."""
-        ...
-
-    async def decrypt(self, name: str, data: bytes) -> Secret:
-        """As the Decryptor port says."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What check, diff and compare need from outside. ``opener`` is None without a key; ``now`` in seconds since the
-    epoch."""
-
-    parse_yaml: YamlParser
-    contracts: Contracts
-    now: float
-    opener: Opener | None = None
-    progress: CountProgress = lambda done, of: None
 
 
 class Keys:
@@ -84,8 +71,8 @@ class Keys:
             return False
 
 
-def tools(key_file: str | None, progress: CountProgress) -> Tools:
-    """The tools of a command; ``key_file`` is None to leave values encrypted."""
+def tools(key_file: str | None, progress: Progress) -> Tools:
+    """What check and diff need; ``key_file`` is None where values are not to be looked at."""
     return Tools(
         parse_yaml=parse_yaml,
         contracts=JsonSchemaContracts(),
@@ -105,19 +92,6 @@ def clone(directory: str) -> Clone:
     return Clone(directory)
 
 
-async def take_inventory(machine: Machine, path: str | None) -> Inventory:
-    """The files and Compose projects at ``path`` of a machine; None: all of its Compose projects.
-
-    Raises LiveFileError, HostUnreachableError.
-    """
-    return await inventory.take_inventory(machine, path)
-
-
-async def list_containers(machine: Machine) -> tuple[containers.Labelled, ...] | None:
-    """Every container of a Compose project on the machine; None where docker does not answer."""
-    return await containers.labelled(machine)
-
-
 def is_here(machine: Machine) -> bool:
     """Whether it is this machine."""
     return isinstance(machine, LocalMachine)
@@ -125,7 +99,7 @@ def is_here(machine: Machine) -> bool:
 
 @contextlib.asynccontextmanager
 async def machine(address: SshAddress | None, name: str = "") -> AsyncIterator[Machine]:
-    """The machine at ``address``, or this one. The connection is made on first use."""
+    """The machine at ``address``, or this one. It is connected to when it is first asked for something."""
     if address is None:
         yield LocalMachine()
         return
@@ -145,19 +119,19 @@ def work_tree_top(directory: str) -> str:
 
 
 def clone_writer(top: str) -> CloneWriter:
-    """The writer of commits for the clone whose working tree is at ``top``."""
+    """What commits to the clone whose working tree begins at ``top``."""
     return CloneWriter(top)
 
 
 def make_key_file(path: str) -> str:
     """Make an age key and return its public half. Raises RefusedError."""
-    from reconciler.adapters.sops import age_key
+    from reconciler.adapters.sops.age_key import make_key_file as make
 
-    return age_key.make_key_file(path)
+    return make(path)
 
 
 def keys(path: str) -> Keys:
-    """The decryption keys in a file."""
+    """What the age key in the file opens."""
     return Keys(path)
 
 
