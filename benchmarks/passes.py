@@ -15,10 +15,10 @@ from typing import Any
 
 from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, content
-from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.app.config.server import load_server_config
 from reconciler.app.wiring.server import Runtime, runtime
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import resolve_env_file
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.engine.reconcile import Reconciler
@@ -152,7 +152,7 @@ async def parts(server: Server) -> list[Figure]:
     resolved, decrypted = [], []
     for _ in range(PARTS):
         began = time.perf_counter()
-        dotenv.resolve(text, {})
+        resolve_env_file(text, {})
         between = time.perf_counter()
         await decryptor.decrypt(SOURCES[0], encrypted)
         resolved.append((between - began) * 1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import with_server_keys
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model.requests import Restored
 from reconciler.core.model.revisions import Revision
@@ -77,6 +77,6 @@ async def restore_entry(
     data: Secret | None = ports.backups.read(backup, entry) if entry.file is not None else None
     if data is not None and current is not None and change is not None and change.ignore_keys:
         live = current.data.reveal()
-        data = Secret(dotenv.overlaid(data.reveal(), live, change.parser, change.ignore_keys))
+        data = Secret(with_server_keys(data.reveal(), live, change.parser, change.ignore_keys))
     ownership = Ownership(entry.uid, entry.gid) if data is not None else Ownership()
     await put(ports, entry.path, data, mode=entry.mode, ownership=ownership, replaces=current)

@@ -17,16 +17,16 @@ from dataclasses import dataclass, replace
 from reconciler.adapters import process
 from reconciler.adapters.git.command import (
     OWN_REVERT,
+    author_environment,
     check_branch,
     check_commit,
     check_path,
-    identity,
-    plain,
-    push,
+    push_command,
     revert_message,
     rollback_branch,
+    sanitized,
 )
-from reconciler.adapters.git.errors import means_refused, refusing_line
+from reconciler.adapters.git.errors import means_refused, refusal_line
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
@@ -61,7 +61,7 @@ class GitPusher:
         push_timeout: float = 120.0,
     ) -> None:
         self.mirror = mirror
-        self._identity = identity(author)
+        self._identity = author_environment(author)
         self._signing_key = signing_key_file
         self._verifies = verifies
         self._push_timeout = push_timeout
@@ -99,7 +99,7 @@ class GitPusher:
         self._pushing.require_files()
         async with self.mirror.held(commit):
             runner = self._pushing
-            command = push(runner.url, commit, f"refs/heads/{runner.branch}", dry_run=True)
+            command = push_command(runner.url, commit, f"refs/heads/{runner.branch}", dry_run=True)
             completed = await runner.run(command, seconds=self._push_timeout, stderr=process.MIB)
         # Where the branch has moved meanwhile, it says so: then it knows us.
         if not (completed.ok or _rejected(completed)):
@@ -170,7 +170,9 @@ class GitPusher:
         Raises RevertRefusedError, GitUnreachableError.
         """
         runner = replace(self._pushing, git_dir=repository.runner.git_dir)
-        completed = await runner.run(push(runner.url, commit, ref), seconds=self._push_timeout, stderr=process.MIB)
+        completed = await runner.run(
+            push_command(runner.url, commit, ref), seconds=self._push_timeout, stderr=process.MIB
+        )
         if completed.ok:
             return True
         if not _rejected(completed):
@@ -187,7 +189,7 @@ class GitPusher:
     def _refused(self, runner: GitRunner, completed: process.Completed, branch: str) -> RevertRefusedError:
         """``branch`` "" where it is not about one."""
         stdout, stderr = (text.decode(errors="replace") for text in (completed.stdout, completed.stderr))
-        line = refusing_line(stdout, stderr, runner.token())
+        line = refusal_line(stdout, stderr, runner.token())
         other = {"": ", or set rollback.git: off", runner.branch: ", or set rollback.git: branch"}.get(branch, "")
         return RevertRefusedError(
             f"the remote does not let us push{f' to {branch}' if branch else ''}: {line}",
@@ -319,7 +321,7 @@ class _Attempt:
         conflicts = await self.repository.git("ls-files", "--unmerged", "-z")
         if completed.timed_out or not conflicts:
             self.repository.runner.raise_failure(completed, QUICK)
-        shown = _some(sorted({plain(entry.partition("\t")[2], 100) for entry in conflicts.split("\0") if entry}))
+        shown = _some(sorted({sanitized(entry.partition("\t")[2], 100) for entry in conflicts.split("\0") if entry}))
         change = await self.repository.describe(commit)
         raise self._refused(f"reverting {change.named} conflicts with later commits in {shown}", _BY_HAND)
 
