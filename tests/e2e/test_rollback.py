@@ -326,7 +326,7 @@ def test_a_failed_rollback_stops_the_stack_and_retry_starts_it_again(stack: Stac
         eventually(lambda: server.json("history")[0]["result"] != "unfinished", timeout=60)
     assert server.json("history")[0]["result"] == "rollback_failed"
     stopped = server.json("status")["environments"][0]
-    assert list(stopped["stopped"]) == ["app"]
+    assert list(stopped["suspended"]) == ["app"]
     stack.commit("good4")
     left = server.sync()
     assert (left["result"], left["exit_code"]) == ("rollback_failed", 1)
