@@ -26,7 +26,7 @@ from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.local.watch import FileWatch
 from reconciler.adapters.metrics import PrometheusMetrics
-from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app.config.contract import read_contract
 from reconciler.app.config.manifest import read_manifest
@@ -38,7 +38,8 @@ from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
-from reconciler.engine.reconcile import Claims, Reconciler
+from reconciler.engine.memory import Claims
+from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ class HostPorts:
     def _build(self, name: str, host: SshHost) -> Ports:
         # Only where there are hosts: the daemon of a single machine does without their memory.
         from reconciler.adapters.ssh.backups import SshBackups
-        from reconciler.adapters.ssh.compose_context import SshPlace
+        from reconciler.adapters.ssh.compose_context import SshComposeContext
         from reconciler.adapters.ssh.connection import SshConnection
         from reconciler.adapters.ssh.files import SshHost as SshHostFiles
 
@@ -263,7 +264,7 @@ class HostPorts:
         # Ours alone there, also where several servers reach the same host.
         mark = hashlib.sha256(f"{self._config.host} {self._config.state_dir} {name}".encode()).hexdigest()[:12]
         memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # made 0700 there, or not used
-        compose = DockerCompose(SshPlace(connection, socket, memory))
+        compose = DockerCompose(SshComposeContext(connection, socket, memory))
         self._stack.push_async_callback(compose.close)
         here = self._ports.backups
         assert isinstance(here, BackupDirectory)
