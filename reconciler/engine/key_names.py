@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 
 from reconciler.core.decide.classify import with_authors, with_keys
-from reconciler.core.dotenv.grammar import with_server_keys
+from reconciler.core.dotenv.ignored_keys import with_server_keys
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind
 from reconciler.core.model.targets import Parser, Target

@@ -6,7 +6,8 @@ import posixpath
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
-from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries, resolve_env_file
+from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.targets import Parser, Target
 
 # A revision may drop this share of a file's keys before a person must say allow_shrink.
