@@ -295,7 +295,7 @@ class SqliteStore:
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
             raise self._damaged(state.splitlines()[-1])  # after a heading
-        if found < VERSION:
+        if version < VERSION:
             self._upgrade()
 
     def _upgrade(self) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.core.decide.affected_services import is_stopped_on_purpose
-from reconciler.core.dotenv.grammar import EnvFileError, resolve_env_file
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.fidelity.guard import Grants, ProjectSides, definitions, edits
 from reconciler.core.model.compose import Action, ActionKind, Container, Project
