@@ -214,7 +214,7 @@ class _Reconciliation:
                 memory.fail(revision, error, now)
             raise
         memory.desired = desired
-        ports.metrics.revision(self.environment, "wanted", revision)
+        ports.metrics.revision(self.environment, "desired", revision)
         return desired
 
     async def _observe(self, desired: Desired) -> Snapshot:

@@ -536,7 +536,7 @@ def test_a_reader_does_not_hinder(host: LocalHost, file: Path) -> None:
 ASKED_BACK = """
 import asyncio, fcntl, os, sys, threading, time
 from reconciler.adapters.local_host import LocalHost
-from reconciler.core.model import Ownership
+from reconciler.core.model.targets import Ownership
 from reconciler.core.secret import Secret
 
 root, path, other_name = sys.argv[1:]
@@ -675,7 +675,7 @@ def test_deleting_what_is_gone_is_done_already(host: LocalHost, root: Path, file
 CHILD = """
 import asyncio, sys
 from reconciler.adapters.local_host import LocalHost
-from reconciler.core.model import Ownership
+from reconciler.core.model.targets import Ownership
 from reconciler.core.secret import Secret
 
 async def main(root, path, *data):

@@ -65,11 +65,11 @@ class RevertRequest:
 class RevertState(StrEnum):
     """How far a revert in git has come.
 
-    ``owed``: git did not answer yet, it is tried again; ``pushed``: by us; ``overtaken``: the branch no longer wants
+    ``pending``: git has not answered yet, will retry; ``pushed``: by us; ``overtaken``: the branch no longer wants
     the failed revision (another server has reverted it, or a person has changed it); ``refused``: a person must act.
     """
 
-    PENDING = "owed"
+    PENDING = "pending"
     PUSHED = "pushed"
     OVERTAKEN = "overtaken"
     REFUSED = "refused"
