@@ -199,7 +199,9 @@ class SqliteStore:
     ) -> None:
         done = {(action.stack, action.service) for action in settled}
         with self._transaction() as do:
-            for rowid, text in self._all("SELECT rowid, action FROM pending_restart WHERE environment = ?", run.environment):
+            for rowid, text in self._all(
+                "SELECT rowid, action FROM pending_restart WHERE environment = ?", run.environment
+            ):
                 action = _action_from_json(json.loads(text))
                 if (action.stack, action.service) in done:
                     do("DELETE FROM pending_restart WHERE rowid = ?", (rowid,))

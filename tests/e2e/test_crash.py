@@ -304,7 +304,9 @@ def test_what_a_power_cut_must_find_is_on_disk_before_what_relies_on_it(site: Si
         directory, _, file = name.rpartition("/")
         assert begun < at(f"fsync {os.path.join(app, directory, '.' + file)}") < place
         assert f"fsync {os.path.join(app, directory).rstrip('/')}" in steps[place : place + 3]
-    pending_restarts = steps.index("commit update-run delete-pending_restart insert-pending_restart insert-pending_restart")
+    pending_restarts = steps.index(
+        "commit update-run delete-pending_restart insert-pending_restart insert-pending_restart"
+    )
     assert at(f"rename {app}/gone.env") < pending_restarts < at("compose up api")
 
 

@@ -231,7 +231,6 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
         mode=stat.S_IMODE(found.st_mode),
         uid=found.st_uid,
         gid=found.st_gid,
-        inode=found.st_ino,
         modified_at=found.st_mtime,
     )
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import ReconcilerError, RefusedError
-from reconciler.core.ports import Store
+from reconciler.core.ports.store import Store
 
 _LARGEST_WEBHOOK = 1024 * 1024
 

@@ -38,7 +38,6 @@ class Service:
     volumes_of: frozenset[str] = frozenset()
     restarts_with: frozenset[str] = frozenset()
     replicas: int = 1
-    has_healthcheck: bool = False
 
 
 @dataclass(frozen=True, slots=True)

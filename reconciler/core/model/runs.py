@@ -29,7 +29,6 @@ class Phase(StrEnum):
 
     FETCH = "fetch"
     OBSERVE = "observe"
-    GUARD = "guard"
     BACKUP = "backup"
     WRITE = "write"
     RECREATE = "recreate"

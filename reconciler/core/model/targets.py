@@ -150,19 +150,15 @@ class Manifest:
     stacks: tuple[Stack, ...]
     targets: tuple[Target, ...]
 
-    def stack(self, name: str) -> Stack:
-        return next(stack for stack in self.stacks if stack.name == name)
-
 
 @dataclass(frozen=True, slots=True)
 class LiveFile:
-    """A regular file as it was read. ``inode`` tells a replaced file from a rewritten one."""
+    """A regular file as it was read. ``modified_at`` in epoch seconds."""
 
     data: Secret
     mode: int
     uid: int
     gid: int
-    inode: int = 0
     modified_at: float = 0.0
 
 
