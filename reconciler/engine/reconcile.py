@@ -156,7 +156,7 @@ class _Reconciliation:
             self._check_guards(prepared)
         except RevisionError as error:
             if unfinished is not None:
-                await give_up(ports, unfinished, f"its revision cannot be applied any more: {error}")
+                await give_up(ports, unfinished, f"its revision can no longer be applied: {error}")
             raise
         self.memory.forget_server()
         try:

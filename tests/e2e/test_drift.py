@@ -191,7 +191,7 @@ def test_what_a_hand_changed_and_what_git_changed_are_told_apart(quiet: Server) 
     assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
     one = shown(quiet)
     assert one["reason"].startswith(
-        "DEBUG was changed by hand at 2026-09-21 14:13:20Z, LOG_LEVEL is a change from git that waits"
+        "DEBUG was changed by hand at 2026-09-21 14:13:20Z, LOG_LEVEL has a pending change from git"
     )
     assert "looking into it" in one["reason"]
     assert (one["by_hand"]["changed"], one["from_git"]["changed"]) == (["DEBUG"], ["LOG_LEVEL"])
@@ -295,7 +295,7 @@ def test_a_repair_that_is_fought_backs_off_and_says_so(quiet: Server) -> None:
     (quiet.app / "api.env").write_bytes(b"DEBUG=again\nLOG_LEVEL=info\n")
     outcome = quiet.sync()
     assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
-    assert "contended: it was put back 3 times within an hour" in outcome["reason"]
+    assert "conflicting writer: restored 3 times within an hour" in outcome["reason"]
     assert quiet.live("api.env") == b"DEBUG=again\nLOG_LEVEL=info\n"
     # What git changes meanwhile is no repair: it is written.
     quiet.commit({"api.env": b"DEBUG=false\nLOG_LEVEL=warning\n"})

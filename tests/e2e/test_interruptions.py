@@ -98,7 +98,7 @@ def test_engine_stopped_between_the_write_and_the_recreate(
         relay.cut_at(RECREATE)
         commit = server.commit({"api.env": f"MODE={mode}\n".encode()})
         assert relay.was_cut.wait(30)
-        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; still owed: api")
+        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; pending restarts: api")
         assert server.live("api.env") == f"MODE={mode}\n".encode()
         assert project.environment("api")["MODE"] == "good"
 
@@ -116,7 +116,7 @@ def test_engine_stopped_between_the_recreate_and_its_health(stack: tuple[Server,
         eventually(lambda: project.environment("api")["MODE"] == "better", timeout=30)
         eventually(lambda: project.container("api")["State"]["Running"], timeout=30)
         relay.cut()
-        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; still owed: api")
+        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; pending restarts: api")
 
         (server.app / "gate/open").touch()
         relay.mend()
@@ -176,7 +176,7 @@ def test_git_gone_between_the_question_and_the_fetch(server: Server) -> None:
         git.order()
         server.commit({"api.env": b"A=2\n"})
         git.wait()
-        eventually(lambda: f"revision {known[:12]} stays wanted" in told(daemon).get("warning", ""), timeout=30)
+        eventually(lambda: f"the target revision stays {known[:12]}" in told(daemon).get("warning", ""), timeout=30)
         (server.app / "api.env").write_bytes(b"A=by hand\n")
         eventually(lambda: server.live("api.env") == b"A=1\n", timeout=30)
 

@@ -85,7 +85,7 @@ async def test_a_contract_for_a_file_without_keys_is_told(world: World) -> None:
     outcome = await reconcile_once(world)
 
     assert outcome.result is Result.STALLED
-    assert "no keys to hold against it" in outcome.reason
+    assert "no keys to check against it" in outcome.reason
 
 
 async def plan_at(world: World, reconciler: Reconciler, name: str) -> Outcome:

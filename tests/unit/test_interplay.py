@@ -163,7 +163,7 @@ async def test_a_rollback_of_a_stack_that_is_not_here_any_more_ends_and_a_correc
     two.stack = replace(two.stack, name="renamed")
     outcome = await reconcile_once(two)
     assert outcome.result is Result.ROLLBACK_FAILED
-    assert "the stack app is not known on this server any more" in outcome.reason
+    assert "the stack app is no longer known on this server" in outcome.reason
     assert two.live("api") == "A=1"
 
 

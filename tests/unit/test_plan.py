@@ -77,7 +77,7 @@ TABLE = [
         Kind.FIRST_CONTACT,
         Effect.WRITE,
         CONTENT,
-        reason="it is taken over",
+        reason="taken over, the old one",
     ),
     row(
         "first contact with another mode as well",
@@ -168,7 +168,7 @@ TABLE = [
         Kind.UPDATE,
         Effect.WRITE,
         MODE,
-        reason="git wants another mode",
+        reason="git has another mode",
     ),
     row(
         "git wants another mode, report",
@@ -176,7 +176,7 @@ TABLE = [
         Kind.UPDATE,
         Effect.WRITE,
         MODE,
-        reason="git wants another mode",
+        reason="git has another mode",
     ),
     row(
         "the right content, never ours, another mode and owner",
@@ -185,7 +185,7 @@ TABLE = [
         Effect.WRITE,
         MODE,
         OWNER,
-        reason="git wants another mode and owner",
+        reason="git has another mode and owner",
     ),
     row(
         "the mode that git has come to want was set by hand",
@@ -209,7 +209,7 @@ TABLE = [
         Kind.CONFLICT,
         Effect.HOLD,
         CONTENT,
-        reason="a person decides",
+        reason="an operator decides",
     ),
     row(
         "conflict with a missing file",
@@ -225,7 +225,7 @@ TABLE = [
         Kind.CONFLICT,
         Effect.HOLD,
         MISSING,
-        reason="a person decides",
+        reason="an operator decides",
     ),
     # left git
     row("orphan", state(None, "L", "L"), Kind.ORPHAN, Effect.REPORT, reason="set prune to have it deleted"),

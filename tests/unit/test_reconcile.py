@@ -75,7 +75,7 @@ async def test_a_write_that_fails_half_way_puts_the_written_files_back(world: Wo
     outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
-    assert "as they were" in outcome.reason
+    assert "as before" in outcome.reason
     assert world.store.debts == ()
     assert (await reconcile_once(world)).result is Result.APPLIED
 
