@@ -184,7 +184,7 @@ def test_backups_that_others_may_write_to_are_neither_taken_nor_restored_until_t
         assert done.returncode == 1
         assert f"{directory}: others may enter the backup directory" in done.stderr
         assert fix in done.stderr
-    (result,) = [finding for finding in settled.json("doctor") if finding["what"] == "backups"]
+    (result,) = [finding for finding in settled.json("doctor") if finding["component"] == "backups"]
     assert (result["level"], fix in result["advice"]) == ("error", True)
     settled.commit({"a.env": b"A=3\n"})
     outcome = settled.sync()

@@ -41,7 +41,7 @@ def quick(server: Server) -> Server:
 
 def last_event(daemon: Daemon) -> dict[str, Any]:
     """The daemon's last logged outcome."""
-    return [event for event in daemon.events() if event.get("event") == "pass"][-1]
+    return [event for event in daemon.events() if event.get("event") == "reconciled"][-1]
 
 
 def run_of(server: Server, commit: str) -> str:

@@ -163,7 +163,7 @@ TABLE = [
     ),
     # another mode or owner, without a hand edit
     row(
-        "git wants another mode",
+        "git has another mode",
         state("D", "D", "D", live_mode=0o640, last_mode=0o640),
         Kind.UPDATE,
         Effect.WRITE,
@@ -171,7 +171,7 @@ TABLE = [
         reason="git has another mode",
     ),
     row(
-        "git wants another mode, report",
+        "git has another mode, report",
         state("D", "D", "D", REPORT, live_mode=0o640, last_mode=0o640),
         Kind.UPDATE,
         Effect.WRITE,

@@ -1,4 +1,4 @@
-"""An error between hosts must not end the daemon: it is reported, and retried."""
+"""An error outside a reconciliation must not end the daemon: it is reported, and the daemon will retry."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import StoreUnavailableError
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.reconcile import Reconciler
@@ -43,14 +44,15 @@ async def test_an_error_between_two_hosts(new_world: Callable[[], World], error:
     broken = [Reconciler(world.ports(), unit) for unit in UNITS]
     sound = Reconciler(other_world.ports(), "staging")
     rollouts = [Rollout(between_hosts(world.ports(), error), broken), Rollout(other_world.ports(), [sound])]
-    reconcilers = {reconciler.environment: reconciler for reconciler in (*broken, sound)}
-    daemon = Daemon(reconcilers, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    hosts = {host.environment: host for host in (*broken, sound)}
+    daemon = Daemon(hosts, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
     task = asyncio.create_task(daemon.run())
     for _ in range(2):
-        outcomes = {outcome.environment: outcome for outcome in await daemon.ask("manual")}
+        reconciled = await daemon.between_reconciliations(lambda: daemon.reconcile(ReconcileRequest("manual")))
+        outcomes = {outcome.environment: outcome for outcome in reconciled}
         assert (outcomes[UNITS[0]].result, outcomes[UNITS[0]].reason) == (Result.FAILED, reason)
         assert outcomes[UNITS[0]].retry
         assert "staging" in outcomes
-    assert daemon.seen[UNITS[0]].outcome.reason == reason
+    assert daemon.last_outcomes[UNITS[0]].outcome.reason == reason
     daemon.stop()
     await task
