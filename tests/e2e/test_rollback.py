@@ -219,7 +219,7 @@ def test_two_daemons_that_roll_back_the_same_revision_end_with_one_revert(
     project = compose_project(MAY_CRASH.replace("SERVICE", "web"))
     root = tmp_path / "second"
     root.mkdir()
-    two = Stack(Server(root, project.directory, one.server.remote, age_key), project, "web")
+    two = Stack(Server(root, project.directory, one.server.remote, age_key, forked=True), project, "web")
     for number, each in enumerate((one, two), 1):
         each.server.settings["host"] = f"web-{number}"
         each.server.settings["rollback"] = {"git": "push"}

@@ -32,7 +32,7 @@ _KEEPALIVE = 10.0
 # packets AES-GCM takes a third of the CPU time of asyncssh's first choice, ChaCha20.
 _KEY_EXCHANGES = "^curve25519-sha256,curve25519-sha256@libssh.org"
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-_TRIED_AGAIN = "it is tried again"
+_TRIED_AGAIN = "will retry"
 
 
 class SshConnection:
@@ -193,8 +193,8 @@ async def _ended(stack: contextlib.AsyncExitStack) -> None:
         await stack.aclose()
 
 
-def _gone(connection: SshConnection, why: str) -> HostUnreachableError:
-    return HostUnreachableError(why, where=connection.name, hint="Look at its sshd and the network; it is tried again")
+def _gone(connection: SshConnection, reason: str) -> HostUnreachableError:
+    return HostUnreachableError(reason, where=connection.name, hint="Look at its sshd and the network; will retry")
 
 
 def _readable(connection: SshConnection, path: str) -> str:
@@ -203,9 +203,9 @@ def _readable(connection: SshConnection, path: str) -> str:
         with open(path, "rb"):
             return path
     except OSError as error:
-        why = os.strerror(error.errno or 0)
+        reason = os.strerror(error.errno or 0)
         hint = f"Correct hosts.{connection.name} in the server's file, or put the file there"
-        raise HostUnreachableError(f"{path} cannot be read ({why})", where=connection.name, hint=hint) from None
+        raise HostUnreachableError(f"{path} cannot be read ({reason})", where=connection.name, hint=hint) from None
 
 
 def _unreachable(connection: SshConnection, error: Exception) -> HostUnreachableError:

@@ -13,7 +13,8 @@ from reconciler.adapters.git.clone_writer import CloneWriter
 from reconciler.adapters.git.work_tree import read_tree
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.machine import LocalMachine, SshMachine
-from reconciler.adapters.sops.program import Sops, parse_yaml
+from reconciler.adapters.sops.program import Sops
+from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.app.checks.run import Progress, Tools
 from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
@@ -40,7 +41,6 @@ __all__ = [
     "work_tree_top",
     "working_directory",
 ]
-
 _KEY_TYPES = frozenset({"age", "pgp"})
 
 
