@@ -10,7 +10,7 @@ from reconciler.core.model.revisions import GitRevert, Verify
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The part of the server's file that the engine decides by. Durations in seconds.
+    """Durations in seconds.
 
     ``git_may_change`` gives by stack (NAME or ENVIRONMENT/NAME) what of its project git may change through variables.
     """
