@@ -17,7 +17,7 @@ from reconciler.core.fidelity.fields import (
     capability,
     host_entry,
     number,
-    security_option,
+    security_options,
     several,
     single,
 )
@@ -98,7 +98,7 @@ def _isolation(own: Json) -> dict[str, Mapping[str, str]]:
         "init": single(own.get("init")),
         "cap_add": several(map(capability, own.get("cap_add") or ())),
         "cap_drop": several(map(capability, own.get("cap_drop") or ())),
-        "security_opt": several(map(security_option, own.get("security_opt") or ())),
+        "security_opt": several(security_options(own.get("security_opt") or ())),
         "group_add": several(map(str, own.get("group_add") or ())),
         "pid": single(own.get("pid")),
         "ipc": single(own.get("ipc")),
@@ -140,7 +140,10 @@ def _device_requests(own: Json) -> Iterator[str]:
 
 
 def _ulimit(limit: Any) -> str:
-    return f"{limit['soft']}:{limit['hard']}" if isinstance(limit, dict) else f"{limit}:{limit}"
+    if isinstance(limit, dict):
+        single_limit = limit.get("single", 0)
+        return f"{limit.get('soft', single_limit)}:{limit.get('hard', single_limit)}"
+    return f"{limit}:{limit}"
 
 
 def _resources(own: Json) -> dict[str, Mapping[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Fields = Mapping[str, Mapping[str, str]]
@@ -37,12 +37,15 @@ def capability(name: str) -> str:
     return name.upper().removeprefix("CAP_")
 
 
-def security_option(option: str) -> str:
-    """Without what says the same in other words: a profile's content, a colon for an equals sign."""
-    name, _, value = option.replace("=", ":", 1).partition(":")
-    if name == "seccomp" and value != "unconfined":
-        return "seccomp:a profile"
-    return f"{name}:{value or 'true'}"
+def security_options(options: Iterable[str]) -> Iterator[str]:
+    """Without what says the same in other words (a profile's content, a colon for an equals sign), and without what the
+    engine adds by itself where a container shares a namespace with the machine."""
+    for option in options:
+        name, _, value = option.replace("=", ":", 1).partition(":")
+        if name == "seccomp" and value != "unconfined":
+            yield "seccomp:a profile"
+        elif (name, value) != ("label", "disable"):
+            yield f"{name}:{value or 'true'}"
 
 
 def host_entry(entry: str) -> str:

@@ -12,7 +12,7 @@ from reconciler.core.fidelity.fields import (
     capability,
     host_entry,
     number,
-    security_option,
+    security_options,
     several,
     single,
 )
@@ -70,7 +70,7 @@ def _isolation(host: Json) -> dict[str, dict[str, str]]:
         "init": single(host.get("Init")),
         "cap_add": several(map(capability, host.get("CapAdd") or ())),
         "cap_drop": several(map(capability, host.get("CapDrop") or ())),
-        "security_opt": several(map(security_option, host.get("SecurityOpt") or ())),
+        "security_opt": several(security_options(host.get("SecurityOpt") or ())),
         "group_add": several(map(str, host.get("GroupAdd") or ())),
         "pid": single(host.get("PidMode")),
         "ipc": single(host.get("IpcMode")),
