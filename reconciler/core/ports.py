@@ -115,7 +115,7 @@ class Encryptor(Protocol):
         """
         ...
 
-    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+    async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         """Given a binary source, return one that holds ``content``, for the same recipients.
 
         Raises RefusedError where that cannot be, and as ``Decryptor.decrypt`` does.
