@@ -442,7 +442,7 @@ class Metrics(Protocol):
 
     def backed_up(self, environment: str, ok: bool) -> None: ...
 
-    def backups(self, environment: str, found: Sequence[Backup]) -> None:
+    def backups(self, environment: str, backups: Sequence[Backup]) -> None:
         """The backups there are now, newest first."""
         ...
 

@@ -384,7 +384,7 @@ async def test_submodule_settings_that_would_run_a_command_are_not_even_fetched(
 
 @pytest.mark.parametrize("branch", ["--upload-pack=touch proof", "-f"])
 async def test_a_ref_named_like_an_option_is_refused(remote: GitRemote, state_dir: Path, branch: str) -> None:
-    with pytest.raises(ConfigError, match="name of a branch"):
+    with pytest.raises(ConfigError, match="not a valid branch name"):
         mirror_of(remote, state_dir, branch=branch)
 
 

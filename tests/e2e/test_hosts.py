@@ -223,7 +223,7 @@ def test_a_host_that_is_not_to_be_reached_blames_no_revision_and_says_why(one: F
             sshd.stop()
         case "no known hosts":
             section["known_hosts_file"] = "/nonexistent/known_hosts"
-    words = {"host key": "host key is not the one", "login": "does not let us log in", "gone": "refused"}
+    words = {"host key": "host key is not the one", "login": "refuses our login", "gone": "refused"}
     done = one.sync()["web-1"]
     assert (done["result"], done["retry"]) == ("failed", True)
     assert words.get(warning, "cannot be read") in done["reason"]
@@ -338,7 +338,7 @@ def test_a_key_that_cannot_be_read_is_a_matter_of_its_host_only(
     one.commit(b"A=1\n")
     done = one.sync()
     assert {name: found["result"] for name, found in done.items()} == {"web-0": "failed", "web-1": "applied"}
-    assert "no key we can use" in done["web-0"]["reason"]
+    assert "not a usable key" in done["web-0"]["reason"]
     assert one.server.cli("status").returncode == 1
     assert "web-0" in one.server.cli("doctor").stdout
 

@@ -188,7 +188,7 @@ async def test_dotenv_comes_back_byte_for_byte(sops: Sops, key: Key, other_key: 
 
 BINARY = {
     "nginx.conf": b"http {\n    # c\n\tserver { return 200 'ok\\n'; }\n}\n\n",
-    "windows line ends": b"A=1\r\nB=2\r\n",
+    "windows line endings": b"A=1\r\nB=2\r\n",
     "every byte": bytes(range(256)),
     "nothing": b"",
     "no line end": b"x",
