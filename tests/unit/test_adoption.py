@@ -241,7 +241,7 @@ def test_a_file_without_keys_that_both_have_changed_is_for_a_person() -> None:
 
     assert whole(b"1", b"2", None).content.reveal() == b"2"
     assert whole(b"1", b"2", b"1").content.reveal() == b"2"
-    for live, said in ((b"1", "nothing to adopt"), (b"3", "by somebody on this server too"), (b"0", "nobody on this server")):
+    for live, said in ((b"1", "nothing to adopt"), (b"3", "by somebody here too"), (b"0", "only git has changed")):
         with pytest.raises(RefusedError, match=said):
             whole(b"1", live, b"0")
 

@@ -421,7 +421,7 @@ def test_pgp_keys_pass_only_where_they_are_allowed() -> None:
             "never writes",
             id="flat in nested",
         ),
-        pytest.param("a.json", as_json({}, age=[{"enc": "x"}] * 1001), BadCiphertextError, "never writes", id="1001 keys"),
+        pytest.param("a.json", as_json({}, age=[{"enc": "x"}] * 1001), BadCiphertextError, "never", id="1001 keys"),
         pytest.param("a.conf", as_json({**BINARY_STORE, "x": ""}), BadCiphertextError, "only", id="more than data"),
         pytest.param("a.conf", as_json({}), BadCiphertextError, "only", id="no data"),
         pytest.param("a.conf", b"sops\xff", BadCiphertextError, "not UTF-8", id="not text"),

@@ -332,7 +332,7 @@ def _nothing(target: Target) -> RefusedError:
 
 
 def _both_moved(target: Target) -> RefusedError:
-    problem = "the file was changed in git since it was last applied here, and by somebody on this server too"
+    problem = "the file was changed in git since it was last applied here, and by somebody here too"
     return RefusedError(problem, where=target.id, hint="Merge them manually: adopting would undo the change in git")
 
 
