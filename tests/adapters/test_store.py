@@ -470,7 +470,7 @@ def test_random_bytes_anywhere_are_damage_or_harmless_and_never_a_crash(path: Pa
         ("environment", "record", '{"name": "production", "head": 1, "applied": null, "healthy": null}'),
         ("run", "facts", "{}"),
         ("run", "result", "splendid"),
-        ("owed", "action", '{"kind": "dance"}'),
+        ("pending_restart", "action", '{"kind": "dance"}'),
     ],
 )
 def test_a_record_that_means_nothing_is_damage(path: Path, table: str, column: str, value: str) -> None:

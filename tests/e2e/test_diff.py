@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import run
+from tests.support.forks import reconciler
 from tests.support.site import API, ENVIRONMENTS, WORKER, Site, sops_rules
 
 COMMAND = Path(sys.executable).parent / "reconciler"
@@ -22,8 +22,7 @@ NOTHING = {"added": [], "removed": [], "changed": []}
 
 def diff(site: Site, *arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", **env}
-    done = run(COMMAND, "diff", *arguments, env=given, cwd=cwd or site.root)
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return reconciler("diff", *arguments, env=given, cwd=cwd or site.root)
 
 
 def data(site: Site, span: str = "HEAD~1..HEAD", *arguments: str) -> dict[str, Any]:

@@ -17,6 +17,21 @@ LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; the same
 DEEPEST_PATH = 32
 
 SSH_KEYGEN = "ssh-keygen"  # looked up on PATH
+# What fsck reports about an object that does no harm here: nothing is checked out, no submodule or attribute is
+# followed, and objects.py judges every commit and tree that is read. Were it an error, one merged commit would stop
+# every later fetch until the history is rewritten. What stays an error, git itself cannot read (docs/security.md).
+HARMLESS_FINDINGS = (
+    *(
+        f"gitmodules{kind}"
+        for kind in ("Blob", "Large", "Missing", "Name", "Parse", "Path", "Symlink", "Update", "Url")
+    ),
+    *(f"gitattributes{kind}" for kind in ("Blob", "Large", "LineLength", "Missing", "Symlink")),
+    *("gitignoreSymlink", "mailmapSymlink", "nulInCommit", "multipleAuthors", "missingAuthor", "missingCommitter"),
+    *("badDate", "badDateOverflow", "badTimezone", "zeroPaddedDate", "missingSpaceBeforeDate"),
+    *("badName", "badEmail", "missingEmail", "missingNameBeforeEmail", "missingSpaceBeforeEmail"),
+    *("hasDot", "hasDotdot", "hasDotgit", "emptyName", "fullPathname", "largePathname", "nullSha1"),
+    *("treeNotSorted", "duplicateEntries", "zeroPaddedFilemode", "badFilemode"),
+)
 HEAD_REF = "refs/reconciler/head"  # one name for any branch: "a" and "a/b" could not follow each other as files
 SETTINGS = {
     "core.hooksPath": os.devnull,
@@ -24,6 +39,7 @@ SETTINGS = {
     "core.fsync": "all",  # a ref left empty by a power failure would block every later fetch
     "core.bigFileThreshold": str(LARGEST_OBJECT),  # stream larger files instead of holding them in memory
     "transfer.fsckObjects": "true",
+    **{f"fetch.fsck.{finding}": "ignore" for finding in HARMLESS_FINDINGS},
     "fetch.unpackLimit": "1",  # always a pack, which appears as a whole or not at all; loose objects appear one by one
     "gc.auto": "0",
     "maintenance.auto": "false",

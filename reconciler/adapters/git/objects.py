@@ -85,6 +85,7 @@ class MissingCommitError(DamagedError):
 
 
 _RECORD = re.compile(rb"([0-9a-f]{40}) (commit|tree|blob|tag) ([0-9]+)")
+_LAST_DATE = 253402300799  # the end of the year 9999: an author writes any number, and nobody can show a later one
 _TREE_ENTRY_COST = 200  # bytes of memory per name in a directory, roughly
 
 
@@ -126,11 +127,15 @@ def parse_object(object_id: str, kind: str, data: bytes) -> GitObject:
 
 
 def _parse_tree(data: bytes) -> TreeListing:
+    """Raises ValueError for names such as "..", ".git" and "a/b", and for a name that stands twice: readers would
+    disagree about which of the two counts."""
     from git.objects.fun import tree_entries_from_data
 
-    return TreeListing(
-        {name: TreeEntry(mode, object_id.hex()) for object_id, mode, name in tree_entries_from_data(data)}
-    )
+    entries = tree_entries_from_data(data)
+    listing = {name: TreeEntry(mode, object_id.hex()) for object_id, mode, name in entries}
+    if len(listing) < len(entries):
+        raise ValueError("a name stands twice in a directory")
+    return TreeListing(listing)
 
 
 def _parse_commit(object_id: str, data: bytes) -> CommitObject:
@@ -144,7 +149,7 @@ def _parse_commit(object_id: str, data: bytes) -> CommitObject:
     return CommitObject(
         tree=commit.tree.hexsha,
         author=sanitized(f"{commit.author.name}{mail}"),
-        committed_at=float(commit.committed_date),
+        committed_at=float(min(max(commit.committed_date, 0), _LAST_DATE)),
         subject=sanitized(lines[0]) if lines else "",
     )
 

@@ -11,11 +11,11 @@ import os
 import shlex
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import process
 from reconciler.core.errors import HostUnreachableError
+from reconciler.core.model.hosts import SshAddress
 
 if TYPE_CHECKING:
     from asyncssh import SFTPClient, SSHClientConnection
@@ -32,30 +32,6 @@ _KEEPALIVE = 10.0
 # AES-GCM takes a third of the CPU time of asyncssh's first choice, ChaCha20.
 _KEY_EXCHANGES = "^curve25519-sha256,curve25519-sha256@libssh.org"
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-
-
-@dataclass(frozen=True, slots=True)
-class SshAddress:
-    """How to reach a machine. ``user`` "" is the current user, or what their ssh_config says.
-
-    Without ``key_file`` the agent is used. ``known_hosts_file`` None and ``personal`` mean: like the user's own ssh,
-    with ~/.ssh/config, known_hosts and keys. ``jump`` is the machine on the way.
-    """
-
-    host: str
-    port: int = 22
-    user: str = ""
-    key_file: str | None = None
-    known_hosts_file: str | None = None
-    jump: SshAddress | None = None
-    personal: bool = False
-
-    @property
-    def shown(self) -> str:
-        """As a URL, for messages."""
-        user = f"{self.user}@" if self.user else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"ssh://{user}{host}{'' if self.port == 22 else f':{self.port}'}"
 
 
 class SshConnection:
