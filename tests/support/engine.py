@@ -17,7 +17,8 @@ def private_place(directory: str) -> dockerd.EnginePlace:
     """A place for an engine beside the machine's own, with all files below ``directory``.
 
     The path must be short: that of a socket has at most 107 bytes. The engine gets its own network and mount
-    namespaces: in the machine's, even one with ``--bridge none`` removes docker0, and with it the other engine's network.
+    namespaces: in the machine's, even an engine with ``--bridge none`` removes docker0, and with it the other engine's
+    network.
     """
     host = f"unix://{directory}/docker.sock"
     pid_file = f"{directory}/docker.pid"
