@@ -698,7 +698,7 @@ ENVIRONMENT_FAILURES = (
         _third,
         what="TOKEN breaks `enum` of contracts/api.yaml:2",
         where="/api.env: ",
-        next_step="correct the value with `sops edit`, or the contract",
+        next_step="fix the value with `sops edit`, or the contract",
     ),
     Failure(
         "missing-contract",
@@ -706,7 +706,7 @@ ENVIRONMENT_FAILURES = (
         _third,
         what="the contract does not exist at revision",
         where="envs/contracts/api.yaml: ",
-        next_step="Commit the file, or take it out of the target's schema",
+        next_step="Commit the file, or remove it from the target's schema",
     ),
     Failure(
         "unusable-contract",
