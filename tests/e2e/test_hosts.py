@@ -223,7 +223,7 @@ def test_an_unreachable_host_blames_no_revision_and_says_why(single: Fleet, warn
             sshd.stop()
         case "no known hosts":
             section["known_hosts_file"] = "/nonexistent/known_hosts"
-    words = {"host key": "host key is not the one", "login": "does not let us log in", "gone": "refused"}
+    words = {"host key": "host key is not the one", "login": "refuses our login", "gone": "refused"}
     done = single.sync()["web-1"]
     assert (done["result"], done["retry"]) == ("failed", True)
     assert words.get(warning, "cannot be read") in done["reason"]
@@ -343,7 +343,7 @@ def test_a_key_that_cannot_be_read_is_a_matter_of_its_host_only(
     single.commit(b"A=1\n")
     done = single.sync()
     assert {name: outcome["result"] for name, outcome in done.items()} == {"web-0": "failed", "web-1": "applied"}
-    assert "no key we can use" in done["web-0"]["reason"]
+    assert "not a usable key" in done["web-0"]["reason"]
     assert single.server.cli("status").returncode == 1
     assert "web-0" in single.server.cli("doctor").stdout
 
