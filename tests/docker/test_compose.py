@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.compose.context import LocalPlace
+from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.core.decide import affected_services, health
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
@@ -43,7 +43,7 @@ SLEEPER = """
 
 @pytest.fixture
 async def docker(tmp_path: Path) -> AsyncIterator[DockerCompose]:
-    compose = DockerCompose(LocalPlace(str(tmp_path / "scratch"), os.environ))
+    compose = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), os.environ))
     yield compose
     await compose.close()
 
@@ -421,7 +421,7 @@ async def test_variables_of_the_daemon_do_not_reach_compose(compose_project: Mak
         f"services:\n  api:{SLEEPER}    environment: [INHERITED, 'LEVEL=${{LEVEL:-none}}']\n", {".env": "LEVEL=file\n"}
     )
     environment = {**os.environ, "INHERITED": "daemon", "LEVEL": "daemon"}
-    docker = DockerCompose(LocalPlace(str(tmp_path / "scratch"), environment))
+    docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), environment))
     project = await docker.project(stack_of(made))
     assert project.services["api"].environment == {"INHERITED": None, "LEVEL": "file"}
 
@@ -609,7 +609,7 @@ async def test_nothing_of_a_staged_file_touches_the_disk(compose_project: MakePr
     spy.write_text(SPY.format(canary=canary, places=f"{tmp_path} /tmp /dev/shm", report=report, docker=real))
     spy.chmod(0o755)
     # The spy's own text holds the secret; it stands for the proof that the search finds one.
-    docker = DockerCompose(LocalPlace(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}))
+    docker = DockerCompose(LocalComposeContext(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}))
     project = await docker.project(stack_of(made), staged(made, {"api.env": f"KEY={canary}\n"}))
     assert project.services["api"].environment == {"KEY": canary}
     assert f"/proc/{os.getpid()}/fd/" in (tmp_path / "report.listing").read_text()
@@ -861,7 +861,7 @@ async def stumbling(tmp_path: Path) -> AsyncIterator[Callable[[int, str], Docker
         spy.write_text(STUMBLES.format(tries=tries, times=times, said=said, docker=real))
         spy.chmod(0o755)
         path = f"{spy.parent}:{os.environ['PATH']}"
-        made.append(DockerCompose(LocalPlace(str(tmp_path / "scratch"), {**os.environ, "PATH": path})))
+        made.append(DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), {**os.environ, "PATH": path})))
         return made[-1]
 
     yield make
@@ -978,7 +978,7 @@ async def test_engine_that_does_not_answer(
 ) -> None:
     made = compose_project("services: {api: {image: x}}")
     environment = {**os.environ, "DOCKER_HOST": host.format(tmp_path=tmp_path)}
-    docker = DockerCompose(LocalPlace(str(tmp_path / "scratch"), environment))
+    docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), environment))
     with pytest.raises(EngineUnavailableError, match="the Docker engine does not answer") as raised:
         await call(docker, stack_of(made))
     assert raised.value.retryable
@@ -1005,7 +1005,7 @@ async def test_docker_command_that_does_not_work(
     if script is not None:
         (programs / "docker").write_text(f"#!/bin/sh\n{script}\n")
         (programs / "docker").chmod(0o755)
-    docker = DockerCompose(LocalPlace(str(tmp_path / "scratch"), {"PATH": str(programs), "HOME": str(tmp_path)}))
+    docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), {"PATH": str(programs), "HOME": str(tmp_path)}))
     with pytest.raises(ReconcilerError, match=words) as raised:
         await docker.project(stack_of(made))
     assert CANARY not in everything_said(raised.value)
@@ -1014,7 +1014,7 @@ async def test_docker_command_that_does_not_work(
 async def test_project_needs_no_engine(compose_project: MakeProject, tmp_path: Path) -> None:
     made = compose_project("services: {api: {image: x}}")
     docker = DockerCompose(
-        LocalPlace(str(tmp_path / "scratch"), {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/dead.sock"})
+        LocalComposeContext(str(tmp_path / "scratch"), {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/dead.sock"})
     )
     assert (await docker.project(stack_of(made))).services.keys() == {"api"}
 

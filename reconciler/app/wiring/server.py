@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.adapters.compose.context import LocalPlace
+from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.writer import GitPusher
@@ -176,7 +176,7 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval)
-    compose = DockerCompose(LocalPlace(os.path.join(config.state_dir, "stage"), os.environ))
+    compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
     sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)
@@ -252,7 +252,7 @@ class HostPorts:
     def _build(self, name: str, host: SshHost) -> Ports:
         # Only where there are hosts: the daemon of a single machine does without their memory.
         from reconciler.adapters.ssh.backups import SshBackups
-        from reconciler.adapters.ssh.compose_context import SshPlace
+        from reconciler.adapters.ssh.compose_context import SshComposeContext
         from reconciler.adapters.ssh.connection import SshConnection
         from reconciler.adapters.ssh.files import SshHost as SshHostFiles
 
@@ -263,7 +263,7 @@ class HostPorts:
         # Ours alone there, also where several servers reach the same host.
         mark = hashlib.sha256(f"{self._config.host} {self._config.state_dir} {name}".encode()).hexdigest()[:12]
         memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # made 0700 there, or not used
-        compose = DockerCompose(SshPlace(connection, socket, memory))
+        compose = DockerCompose(SshComposeContext(connection, socket, memory))
         self._stack.push_async_callback(compose.close)
         here = self._ports.backups
         assert isinstance(here, BackupDirectory)
