@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.adapters.sops import sops
+from reconciler.adapters.sops.program import find_sops
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def machine() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "git": _said("git", "--version"),
-        "sops": _said(sops.find_binary("sops"), "--version", "--disable-version-check"),
+        "sops": _said(find_sops("sops"), "--version", "--disable-version-check"),
         "docker": _said("docker", "version", "--format", "{{.Server.Version}}"),
         "compose": _said("docker", "compose", "version", "--short"),
     }

@@ -12,9 +12,8 @@ from benchmarks.figures import Figure
 from benchmarks.scratch import make_server
 from reconciler.app.config.server import load_server_config
 from reconciler.app.wiring.server import runtime
-from reconciler.core.model.runs import Outcome, Result
-from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Turn, take_turn
+from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.model.runs import Result
 from tests.support.server import Server
 from tests.support.sshd import Sshd, make_sshd
 
@@ -42,13 +41,10 @@ async def _passes(server: Server) -> list[tuple[float, float]]:
     async with runtime(load_server_config(str(server.config))) as built:
         (rollout,) = built.rollouts
 
-        async def make(host: Reconciler, turn: Turn) -> Outcome:
-            return await take_turn(host, "drift", turn)
-
-        await rollout.run(make)
+        await rollout.reconcile(ReconcileRequest("drift"))
         for _ in range(PASSES):
             began = time.process_time(), time.monotonic()
-            outcomes = await rollout.run(make, poll=False)
+            outcomes = await rollout.reconcile(ReconcileRequest("drift", poll=False))
             samples.append((time.process_time() - began[0], time.monotonic() - began[1]))
             assert [one.result for one in outcomes] == [Result.IN_SYNC] * HOSTS, outcomes
     return samples

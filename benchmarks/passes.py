@@ -15,10 +15,11 @@ from typing import Any
 
 from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, content
-from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.app.config.server import load_server_config
 from reconciler.app.wiring.server import Runtime, runtime
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import resolve_env_file
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.engine.reconcile import Reconciler
 from tests.support.server import ENVIRONMENT, Server
@@ -58,7 +59,7 @@ async def cost_of(reconciler: Reconciler, trigger: str, expected: Result) -> Cos
     """Make one pass. Raises RuntimeError unless it ends as expected: a pass that fails is quick."""
     _started.clear()
     cpu, wall = _cpu(), time.perf_counter()
-    outcome = await reconciler.run(trigger)
+    outcome = await reconciler.reconcile(ReconcileRequest(trigger))
     cost = Cost((time.perf_counter() - wall) * 1000, _cpu() - cpu, dict(_started))
     if outcome.result is not expected:
         raise RuntimeError(f"a pass ended with {outcome.result} instead of {expected}: {outcome.reason}")
@@ -92,7 +93,7 @@ async def idle(server: Server, kind: str) -> list[Figure]:
     """A pass that finds nothing to do. ``kind`` is told in the figures' names."""
     async with built(server) as (made, reconciler):
         for _ in range(WARM_UP):
-            await reconciler.run("poll")
+            await reconciler.reconcile(ReconcileRequest("poll"))
         before = _decrypts(made)
         costs = [await cost_of(reconciler, "poll", Result.IN_SYNC) for _ in range(IDLE_PASSES)]
         decrypts = _decrypts(made) - before
@@ -134,7 +135,7 @@ async def change(server: Server) -> list[Figure]:
     """One key changes in git; no service is concerned."""
     costs = []
     async with built(server) as (_, reconciler):
-        await reconciler.run("start")
+        await reconciler.reconcile(ReconcileRequest("start"))
         for _ in range(CHANGES):
             committed = commit_change(server)
             costs.append(await cost_of(reconciler, "webhook", Result.APPLIED))
@@ -151,7 +152,7 @@ async def parts(server: Server) -> list[Figure]:
     resolved, decrypted = [], []
     for _ in range(PARTS):
         began = time.perf_counter()
-        dotenv.resolve(text, {})
+        resolve_env_file(text, {})
         between = time.perf_counter()
         await decryptor.decrypt(SOURCES[0], encrypted)
         resolved.append((between - began) * 1000)

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import passes
 from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, make_server
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.demo import dockerd
 from tests.support.commands import output, run
@@ -66,7 +67,7 @@ async def change(server: Server, project: ComposeProject) -> list[Figure]:
     """In turns: one key changes in git, and Compose alone recreates the service that uses it."""
     costs, alone, healthy = [], [], []
     async with passes.built(server) as (_, reconciler):
-        await reconciler.run("start")
+        await reconciler.reconcile(ReconcileRequest("start"))
         for _ in range(CHANGES):
             passes.commit_change(server)
             costs.append(await passes.cost_of(reconciler, "webhook", Result.APPLIED))

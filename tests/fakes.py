@@ -23,14 +23,14 @@ from reconciler.core.errors import (
 from reconciler.core.model.compose import Action, Container, Project, Service, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
-from reconciler.core.model.requests import Order
-from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertOrder, RevertState, Revision
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
+from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, RevertState, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
-from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, Entry, Metadata
+from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry, SopsMetadata
 from reconciler.engine.reconcile import Reconciler
 
 APP = "/opt/app"
@@ -118,11 +118,11 @@ class FakeGitWriter:
     """Pushes every revert, unless it is told how else it ends."""
 
     journal: Journal
-    orders: list[tuple[RevertOrder, GitRevert]] = field(default_factory=list)
+    orders: list[tuple[RevertRequest, GitRevert]] = field(default_factory=list)
     ends: list[Reverted | ReconcilerError] = field(default_factory=list)
     proposed: list[tuple[str, dict[str, bytes], str]] = field(default_factory=list)
 
-    async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
+    async def revert(self, order: RevertRequest, mode: GitRevert) -> Reverted:
         self.journal.note(f"revert {order.good[:1]}..{order.failed[:1]}")
         self.orders.append((order, mode))
         end = self.ends.pop(0) if self.ends else Reverted(RevertState.PUSHED, "main", "r" * 40, "reverted in git")
@@ -154,8 +154,8 @@ class FakeDecryptor:
 
     def read(self, name: str, data: bytes) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
-        entries = tuple(Entry(key, 1, value, iv(value)) for key, _, value in pairs)
-        return Ciphertext(Format.DOTENV, entries, Metadata((), (), "", "", ""))
+        entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)
+        return Ciphertext(Format.DOTENV, entries, SopsMetadata((), (), "", "", ""))
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         self.journal.note(f"amend {name}")
@@ -571,6 +571,6 @@ class World:
         return Manifest(environment, (self.stack, *self.others), tuple(map(target, text.decode().split())))
 
 
-async def one_pass(world: World, trigger: str = "manual", order: Order | None = None) -> Outcome:
-    """A pass as a freshly started daemon makes it."""
-    return await Reconciler(world.ports(), "production").run(trigger, order=order)
+async def reconcile_once(world: World, trigger: str = "manual", operator: OperatorRequest | None = None) -> Outcome:
+    """Reconcile as a daemon does that has just started."""
+    return await Reconciler(world.ports(), "production").reconcile(ReconcileRequest(trigger, operator=operator))

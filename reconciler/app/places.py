@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reconciler.adapters.ssh.connection import SshAddress
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.side_names import Kind, read_side
-from reconciler.app.wiring.clone import SshAddress
 from reconciler.core.errors import RefusedError
 from reconciler.core.text import printable
 

@@ -6,20 +6,19 @@ Heavy modules are imported inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from reconciler.cli import review_commands, setup_commands
+from reconciler.cli.exit_codes import ERROR, IN_SYNC, PENDING, ROLLED_BACK
+from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Environment, Json, OneEnvironment
 from reconciler.core.errors import ReconcilerError, RefusedError
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, RequestKind
 from reconciler.core.text import printable
 
 if TYPE_CHECKING:
     from reconciler.app.config.server import ServerConfig
-
-DEFAULT_CONFIG = "/etc/reconciler/reconciler.yaml"
-IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
 
 app = typer.Typer(
     name="reconciler",
@@ -29,28 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-ConfigFile = Annotated[
-    str, typer.Option("--config", envvar="RECONCILER_CONFIG", help="The server's file.", show_default=True)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print data for programs instead of tables.")]
-KeyFile = Annotated[
-    str | None,
-    typer.Option("--age-key-file", envvar="SOPS_AGE_KEY_FILE", help="An age key: values are looked at, too."),
-]
-EnvironmentsPath = Annotated[
-    str, typer.Option("--path", help="The repository's directory that holds the environments.")
-]
-SshKey = Annotated[str | None, typer.Option("--ssh-key", help="The private key for ssh://. Default: as your own ssh.")]
-KnownHosts = Annotated[
-    str | None, typer.Option("--known-hosts", help="The host keys of ssh://. Default: as your own ssh.")
-]
-Environment = Annotated[
-    list[str] | None, typer.Option("--environment", "-e", help="Only this environment (may be repeated).")
-]
-
-
-OneEnvironment = Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")]
 
 # What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
@@ -129,7 +106,7 @@ def plan(
 
     settings = _load(config)
     with render.progress() as tell:
-        order = Order(OrderKind.PLAN, revision) if revision else None
+        order = OperatorRequest(RequestKind.PLAN, revision) if revision else None
         outcomes = commands.make_pass(settings, "plan", environment or [], [], dry_run=True, tell=tell, order=order)
     render.plans(outcomes, as_json=as_json)
     raise typer.Exit(_worst(_plan_code(outcome) for outcome in outcomes))
@@ -220,7 +197,7 @@ def rollback(
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if that was rolled back.
     """
-    _order(config, environment, OrderKind.ROLLBACK, to, reason, as_json=as_json)
+    _order(config, environment, RequestKind.ROLLBACK, to, reason, as_json=as_json)
 
 
 @app.command(short_help="follow the branch again")
@@ -229,7 +206,7 @@ def unpin(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = Non
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
     """
-    _order(config, environment, OrderKind.UNPIN, as_json=as_json)
+    _order(config, environment, RequestKind.UNPIN, as_json=as_json)
 
 
 @app.command(short_help="measure drift, write nothing, for a while")
@@ -251,7 +228,7 @@ def pause(
     from reconciler.app.daemon import commands
 
     seconds = commands.seconds(how_long, where="--for")
-    _order_about(config, scope, everything, environment, as_json, OrderKind.PAUSE, reason, seconds)
+    _order_about(config, scope, everything, environment, as_json, RequestKind.PAUSE, reason, seconds)
 
 
 @app.command(short_help="end a pause")
@@ -268,7 +245,7 @@ def resume(
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
     """
-    _order_about(config, scope, everything, environment, as_json, OrderKind.RESUME)
+    _order_about(config, scope, everything, environment, as_json, RequestKind.RESUME)
 
 
 def _order_about(
@@ -277,14 +254,14 @@ def _order_about(
     everything: bool,
     environment: str | None,
     as_json: bool,
-    kind: OrderKind,
+    kind: RequestKind,
     reason: str = "",
     seconds: float = 0.0,
 ) -> None:
     """An order about a target or stack, whose name tells the environment, or about a whole environment."""
     if bool(scope) == everything:
         raise RefusedError("name one target or stack, or give --all", hint="`reconciler status` lists them")
-    wish = Order(kind, scope=scope, reason=reason, seconds=seconds)
+    wish = OperatorRequest(kind, scope=scope, reason=reason, seconds=seconds)
     _carry_out(config, scope.partition("/")[0] if scope else environment, wish, as_json=as_json)
 
 
@@ -294,7 +271,7 @@ def retry(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = Non
 
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back again.
     """
-    _order(config, environment, OrderKind.RETRY, as_json=as_json)
+    _order(config, environment, RequestKind.RETRY, as_json=as_json)
 
 
 @app.command(short_help="take a rewritten branch as it is now")
@@ -306,16 +283,16 @@ def accept_rewrite(
     Signatures are checked all the same.
     Exits 0 in sync or applied, 1 on errors, 2 if something waits for a person, 3 if it was rolled back.
     """
-    _order(config, environment, OrderKind.ACCEPT_REWRITE, as_json=as_json)
+    _order(config, environment, RequestKind.ACCEPT_REWRITE, as_json=as_json)
 
 
 def _order(
-    config: str, environment: str | None, kind: OrderKind, revision: str = "", reason: str = "", *, as_json: bool
+    config: str, environment: str | None, kind: RequestKind, revision: str = "", reason: str = "", *, as_json: bool
 ) -> None:
-    _carry_out(config, environment, Order(kind, revision, reason), as_json=as_json)
+    _carry_out(config, environment, OperatorRequest(kind, revision, reason), as_json=as_json)
 
 
-def _carry_out(config: str, environment: str | None, wish: Order, *, as_json: bool) -> None:
+def _carry_out(config: str, environment: str | None, wish: OperatorRequest, *, as_json: bool) -> None:
     from reconciler.app.daemon import commands
     from reconciler.cli import render
 
@@ -392,282 +369,16 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
 
 
-class ReportForm(StrEnum):
-    """How `check` writes what it found."""
-
-    TEXT = "text"
-    JSON = "json"
-    GITHUB = "github"
-    GITLAB = "gitlab"
-    SARIF = "sarif"
-
-
-@app.command(short_help="before the merge: find mistakes, without any key")
-def check(
-    path: Annotated[str, typer.Argument(help="The directory that holds the environments.")] = "envs",
-    environment: Environment = None,
-    form: Annotated[ReportForm, typer.Option("--format", help="How findings are written.")] = ReportForm.TEXT,
-    age_key_file: KeyFile = None,
-    server: Annotated[
-        list[str] | None, typer.Option("--server", help="A server's file to check as well (may be repeated).")
-    ] = None,
-    allow_warnings: Annotated[
-        bool, typer.Option("--allow-warnings", help="Exit 0 if there are only warnings.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Look for mistakes in a directory of environments, before they are merged; docs/checks.md explains each rule.
-
-    Without a key everything but values is looked at. Exits 0 if nothing was found, 2 if something was, 1 on errors.
-    """
-    from reconciler.app.checks.command import check_environments
-    from reconciler.cli import render, reports
-
-    with render.counted("decrypting") as progress:
-        report = check_environments(path, environment or [], server or [], age_key_file, progress)
-    sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
-    raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
-
-
-class DiffForm(StrEnum):
-    """How `diff` writes what changed."""
-
-    TEXT = "text"
-    JSON = "json"
-    MARKDOWN = "markdown"
-
-
-@app.command(short_help="before the merge: what changed, by key, without any key")
-def diff(
-    span: Annotated[
-        str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD is from where they forked.")
-    ] = "",
-    path: EnvironmentsPath = "envs",
-    environment: Environment = None,
-    form: Annotated[DiffForm, typer.Option("--format", help="How the changes are written.")] = DiffForm.TEXT,
-    age_key_file: KeyFile = None,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 2 if something changed.")] = False,
-    hook: Annotated[
-        bool, typer.Option("--hook", help="For pre-commit: the commits about to be pushed; never blocks a push.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Show what changed between two commits of this clone: per environment and file the keys, and who can decrypt.
-
-    Never shows a value. With a key also where else values are the same. Exits 0 (2 with --exit-code if something
-    changed), or 1 on errors.
-    """
-    from reconciler.app.diff.command import diff_commits, pushed_span
-    from reconciler.cli import comments, render
-
-    if bool(span) == hook:
-        raise RefusedError("name two commits, or give --hook", hint="Such as `reconciler diff origin/main...HEAD`")
-    if hook and not (span := pushed_span()):
-        typer.echo("nothing to compare with: origin/HEAD is not set (`git remote set-head origin --auto` sets it)")
-        raise typer.Exit(IN_SYNC)
-    with render.counted("decrypting") as progress:
-        found = diff_commits(span, path, environment or [], age_key_file, progress)
-    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
-    raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
-
-
-class CompareForm(StrEnum):
-    """How `compare` writes what it found."""
-
-    TABLE = "table"
-    JSON = "json"
-    MARKDOWN = "markdown"
-    HTML = "html"
-
-
-@app.command(short_help="how far apart environments and servers are: keys, files, services")
-def compare(
-    left: Annotated[str, typer.Argument(metavar="LEFT", help="git:production[@REV], live:production, ssh://…, file:…")],
-    right: Annotated[list[str], typer.Argument(metavar="RIGHT…", help="One side or several, each held against LEFT.")],
-    repository: Annotated[
-        str, typer.Option("--repository", help="The clone that git sides are read from.", show_default=True)
-    ] = ".",
-    path: EnvironmentsPath = "envs",
-    form: Annotated[CompareForm, typer.Option("--format", help="How it is written.")] = CompareForm.TABLE,
-    everything: Annotated[bool, typer.Option("--all", help="Show what is the same, too.")] = False,
-    expected: Annotated[
-        str | None,
-        typer.Option("--expected", help="What may differ, and why. Default: expected-differences.yaml below --path."),
-    ] = None,
-    different: Annotated[
-        bool | None,
-        typer.Option(
-            "--different-environments/--same-environment",
-            help="Whether secrets must differ, or nothing may. Default: as the sides' names tell.",
-        ),
-    ] = None,
-    ssh_key: SshKey = None,
-    known_hosts: KnownHosts = None,
-    probes: Annotated[
-        str | None,
-        typer.Option("--probes", help="A file of parity probes, beside those of the server's file; never from git."),
-    ] = None,
-    age_key_file: KeyFile = None,
-    config: ConfigFile = DEFAULT_CONFIG,
-    as_json: Json = False,
-) -> None:
-    """Hold one side against others: the env files of a git environment, a server, a directory, or a container.
-
-    A side is git:ENVIRONMENT[@REVISION], live:ENVIRONMENT (this server, by --config), ssh://USER@HOST[:PORT]/PATH,
-    file:PATH or container:SERVICE. Never shows a value; equal and different are told by fingerprints.
-    Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
-    """
-    from reconciler.app.compare.command import CompareRequest, compare_sides
-    from reconciler.cli import compare_page, compare_reports, compare_table, render
-
-    asked = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
-    with render.counted("looking") as progress:
-        report = compare_sides(left, right, asked, progress)
-    form = CompareForm.JSON if as_json else form
-    match form:
-        case CompareForm.JSON:
-            sys.stdout.write(compare_reports.as_json(report))
-        case CompareForm.MARKDOWN:
-            sys.stdout.write(compare_reports.as_markdown(report))
-        case CompareForm.HTML:
-            sys.stdout.write(compare_page.as_html(report))
-        case CompareForm.TABLE:
-            compare_table.show(report, everything=everything)
-    raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)
-
-
-@app.command(short_help="what a configuration repository begins with")
-def init(
-    environment: Annotated[str, typer.Argument(help="The first environment.")] = "production",
-    path: EnvironmentsPath = "envs",
-    age_key_file: Annotated[
-        str | None,
-        typer.Option(
-            "--age-key-file",
-            envvar="SOPS_AGE_KEY_FILE",
-            help="Where the private key is, or is made. Default: where sops looks for it, ~/.config/sops/age/keys.txt.",
-        ),
-    ] = None,
-    recipient: Annotated[
-        list[str] | None,
-        typer.Option("--recipient", metavar="age1…", help="Encrypt for this public key, and make none (repeatable)."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Make what is missing in this git repository: an age key, .sops.yaml, envs/ and a server's first file.
-
-    What is there is left as it is, and told; nothing is committed. Exits 0, or 1 on errors.
-    """
-    from reconciler.app.onboarding import init as beginning
-    from reconciler.cli import render
-
-    made = beginning.begin(environment, path, None if recipient else age_key_file, recipient or [])
-    render.begun(made, as_json=as_json)
-
-
-@app.command("import", short_help="take what servers have into git, encrypted, on a branch")
-def import_(
-    environment: Annotated[str, typer.Argument(help="What the environment is to be called.")],
-    side: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SIDE…",
-            help="ssh://user@host[:port]/path, or without a path for all of its Compose projects; file:PATH and here: "
-            "for this machine.",
-        ),
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what was found, and write nothing.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="Write an environment anew that is there already.")] = False,
-    exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out such live paths (repeatable).")
-    ] = None,
-    plain: Annotated[
-        list[str] | None,
-        typer.Option("--plain", metavar="GLOB", help="Leave such mounted files unencrypted in git (repeatable)."),
-    ] = None,
-    recipient: Annotated[
-        list[str] | None,
-        typer.Option("--recipient", metavar="age1…", help="Encrypt for this key, where .sops.yaml has no rule yet."),
-    ] = None,
-    age_key_file: Annotated[
-        str | None,
-        typer.Option(
-            "--age-key-file",
-            envvar="SOPS_AGE_KEY_FILE",
-            help="A private key to prove the result with. Default: ~/.config/sops/age/keys.txt.",
-        ),
-    ] = None,
-    ssh_key: SshKey = None,
-    known_hosts: KnownHosts = None,
-    path: EnvironmentsPath = "envs",
-    as_json: Json = False,
-) -> None:
-    """Take the env files and mounted files of Compose projects into this repository, on reconciler/import-ENVIRONMENT.
-
-    Shows what it found and asks; encrypts; commits without touching the working directory, and pushes nothing. Then it
-    proves that a server which follows the commit would change nothing, else there is no branch. Exits 0, or 1 where
-    the proof fails, nobody agreed, and on errors.
-    """
-    from reconciler.app.onboarding import import_run
-    from reconciler.cli import render
-
-    if not (yes or dry_run) and (as_json or not render.can_ask()):
-        hint = "Give --yes, or look first with --dry-run"
-        raise RefusedError("there is no terminal to ask at whether this is right", hint=hint)
-    asked = import_run.Asked(
-        environment,
-        tuple(side),
-        path,
-        age_key_file,
-        tuple(recipient or ()),
-        tuple(exclude or ()),
-        tuple(plain or ()),
-        update,
-        ssh_key,
-        known_hosts,
-    )
-    with render.phases() as (progress, pause):
-        done = import_run.run(asked, lambda found: render.agrees(found, pause, yes, dry_run, as_json), progress)
-    render.imported(done, as_json=as_json)
-    raise typer.Exit(IN_SYNC if done.commit or dry_run else ERROR)
-
-
-class Which(StrEnum):
-    """Which of the files."""
-
-    SERVER = "server"
-    MANIFEST = "manifest"
-    EXPECTED = "expected"
-
-
-@app.command(short_help="the JSON Schema of one of the files")
-def schema(which: Annotated[Which, typer.Argument(help="Which of the files.")]) -> None:
-    """Print the JSON Schema (2020-12) of one of the files, for editors. Exits 0."""
-    import json
-
-    from reconciler.app.config.schema import json_schema
-
-    typer.echo(json.dumps(json_schema(which.value), indent=2))
-
-
-@app.command(short_help="the whole story on a scratch directory, in about a minute")
-def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything in place to look at.")] = False,
-    files_only: Annotated[bool, typer.Option("--files-only", help="Without services.")] = False,
-) -> None:
-    """Tell the whole story on a scratch directory in about a minute. Exits 0, or 1 where a component fails."""
-    from reconciler.demo import story
-
-    story.tell(keep=keep, files_only=files_only)
-
-
 @app.command(short_help="print the version")
 def version() -> None:
     """Print the version. Exits 0."""
     from importlib.metadata import version as installed
 
     typer.echo(installed("reconciler"))
+
+
+app.add_typer(review_commands.commands)
+app.add_typer(setup_commands.commands)
 
 
 def exit_code(result: str) -> int:

@@ -11,7 +11,7 @@ from reconciler.core.inventory import FoundFile
 from reconciler.core.model.compose import Action, Container, Project, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord
-from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertOrder, Revision
+from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack
@@ -79,7 +79,7 @@ class Git(Protocol):
 class GitWriter(Protocol):
     """Adds commits to the remote: fast-forward only, never forced, from a throw-away worktree of the mirror."""
 
-    async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
+    async def revert(self, order: RevertRequest, mode: GitRevert) -> Reverted:
         """Undo the order's commits on top of the branch's head, and push that to the branch (``push``) or to
         reconciler/rollback-<environment>-<commit> (``branch``).
 

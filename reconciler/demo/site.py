@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 
 from reconciler.adapters import process
-from reconciler.adapters.sops import sops
+from reconciler.adapters.sops.program import find_sops
 from reconciler.core.errors import OutsideError, ReconcilerError
 
 ENVIRONMENT = "production"
@@ -134,7 +134,7 @@ class Site:
         """Change one value of an encrypted file in the clone, with sops."""
         path = os.path.join(self.clone, "envs", ENVIRONMENT, source)
         env = {**_plain_environment(), "SOPS_AGE_KEY_FILE": os.path.join(self.root, "age.key")}
-        await _output([sops.find_binary("sops"), "set", path, f'["{key}"]', f'"{value}"'], env, self.clone)
+        await _output([find_sops("sops"), "set", path, f'["{key}"]', f'"{value}"'], env, self.clone)
 
     async def compose(self, *arguments: str) -> str:
         return await _output(["docker", "compose", *arguments], _plain_environment(), self.app)

@@ -43,7 +43,7 @@ async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[s
     written = await _written(ports, target, file_format, blob, git, proposal)
     await _require_round_trip(ports, target, blob, written, proposal)
     branch = adoption.branch(environment_of(environment), ports.clock.now())
-    message = adoption.message(target, proposal.keys, ports.settings.host)
+    message = adoption.adoption_message(target, proposal.keys, ports.settings.host)
     ports.progress(f"pushing {branch}")
     path = path_in_git(ports, environment, target.source)
     commit = await ports.git_writer.propose(branch, head.commit, {path: written}, message)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reconciler.core.errors import ReconcilerError
-from reconciler.core.model.runs import BackupEntry, Run
+from reconciler.core.errors import BackupUnusableError, ReconcilerError
+from reconciler.core.model.runs import Backup, BackupEntry, Run
 from reconciler.core.model.targets import LiveFile
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
@@ -23,6 +23,14 @@ async def take_backup(
         raise
     ports.metrics.backed_up(environment, True)
     return backup.id
+
+
+def find_backup(ports: Ports, backup_id: str, environment: str | None = None) -> Backup:
+    """The backup with this id, of any environment if none is given. Raises BackupUnusableError."""
+    for backup in ports.backups.list(environment):
+        if backup.id == backup_id:
+            return backup
+    raise BackupUnusableError(f"there is no backup {backup_id}", hint="`reconciler backups` lists them")
 
 
 async def expire_backups(ports: Ports, environment: str) -> None:

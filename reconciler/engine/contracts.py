@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.core.contract import Contract, Question
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, is_left_to_server, known_variables
 from reconciler.core.errors import ContractError, SourceError
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Parser, Target
@@ -22,18 +22,18 @@ async def broken_contracts(ports: Ports, revision: Revision, target: Target, dat
         return ["it has a schema, but no keys to hold against it (parser: opaque)"]
     try:
         contracts = tuple([await _read(ports, revision, path) for path in target.contracts])
-        variables = dotenv.variables(data.reveal(), target.parser)
+        variables = known_variables(data.reveal(), target.parser)
         answer = await ports.contracts.ask(contracts, [Question(contracts, tuple(variables), variables)])
     except (ContractError, SourceError) as error:
         return [str(error)]
-    except dotenv.EnvFileError:
+    except EnvFileError:
         return []  # the guards of the content say why
     faults = [f"{path}: {mistake.what}" for path, mistake in answer.faults.items()]
     broken = [
         str(breach)
         for breaches in answer.breaches
         for breach in breaches
-        if not dotenv.left_to_server(breach.key, target.ignore_keys)  # git is not to blame for their values
+        if not is_left_to_server(breach.key, target.ignore_keys)  # git is not to blame for their values
     ]
     return faults + [f"{sentence}; correct the value with `sops edit`, or the contract" for sentence in broken]
 

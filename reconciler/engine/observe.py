@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, key_diff, read_entries, without_keys
 from reconciler.core.errors import (
     BadCiphertextError,
     GuardError,
@@ -47,7 +47,7 @@ class Snapshot:
     applied: Mapping[str, Applied]
 
 
-async def load(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
+async def load_desired(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
     """Read the environment at ``revision``. What was decrypted before is known by its digest.
 
     Raises ManifestError, SourceError and its kin (all problems of all sources in one), KeyUnavailableError.
@@ -110,7 +110,7 @@ async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintex
 def compared(ports: Ports, target: Target, data: bytes) -> str:
     """The keyed digest by which the target's three states are compared: that of the keys that are git's to say."""
     if target.ignore_keys:
-        data = dotenv.without(data, target.parser, target.ignore_keys)
+        data = without_keys(data, target.parser, target.ignore_keys)
     return ports.digest(data)
 
 
@@ -153,7 +153,7 @@ def _decrypt_reason(error: ReconcilerError) -> str:
     return "ciphertext" if isinstance(error, BadCiphertextError | SourceError) else "sops"
 
 
-async def look(ports: Ports, desired: Desired) -> Snapshot:
+async def observe(ports: Ports, desired: Desired) -> Snapshot:
     """Read the live files of every target, and of those that have left git.
 
     Raises LiveFileError (a link, a directory …), GuardError for an owner that does not exist.
@@ -217,8 +217,8 @@ def key_change(target: Target, desired: bytes | None, live: bytes | None) -> Key
     if target.parser is Parser.OPAQUE:
         return KeyChange()
     try:
-        found = dotenv.key_diff(live, desired, parser=target.parser)
-    except dotenv.EnvFileError:
+        found = key_diff(live, desired, parser=target.parser)
+    except EnvFileError:
         return KeyChange()
     told = named_keys(target, found.removed, live)
     return replace(found, removed=told, cosmetic=found.empty and None not in (desired, live))
@@ -227,7 +227,7 @@ def key_change(target: Target, desired: bytes | None, live: bytes | None) -> Key
 def named_keys(target: Target, names: tuple[str, ...], live: bytes | None) -> tuple[str, ...]:
     """Names that only a live file has, as they may be told: a line of a pasted secret can look like a name, so one that
     is not certainly one is told by its line."""
-    lines = {entry.key: entry for entry in dotenv.entries(live or b"", target.parser)}
+    lines = {entry.key: entry for entry in read_entries(live or b"", target.parser)}
     return tuple(
         name if is_certainly_a_name(name, lines[name].template) else f"line {lines[name].line}" for name in names
     )

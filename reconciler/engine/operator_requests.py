@@ -7,7 +7,7 @@ from dataclasses import replace
 from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, RequestKind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
@@ -18,33 +18,33 @@ from reconciler.engine.transaction import newest_good
 _FAR_BACK = 100  # runs
 
 
-async def carry_out(ports: Ports, environment: str, order: Order) -> None:
+async def carry_out(ports: Ports, environment: str, order: OperatorRequest) -> None:
     """Change what is remembered of the environment; the pass that follows acts on it.
 
     Raises RefusedError where the order makes no sense here, GitUnreachableError, UnverifiedError.
     """
     record = ports.store.environment(environment)
     match order.kind:
-        case OrderKind.PAUSE:
+        case RequestKind.PAUSE:
             changed = await _paused(ports, record, order)
-        case OrderKind.RESUME:
+        case RequestKind.RESUME:
             changed = _resumed(ports, record, order)
-        case OrderKind.ROLLBACK:
+        case RequestKind.ROLLBACK:
             changed = await _pinned(ports, record, order)
-        case OrderKind.UNPIN:
+        case RequestKind.UNPIN:
             changed = _unpinned(record)
-        case OrderKind.RETRY:
+        case RequestKind.RETRY:
             changed = await _retried(ports, record)
-        case OrderKind.ACCEPT_REWRITE:
+        case RequestKind.ACCEPT_REWRITE:
             await _accept_rewrite(ports, record)
             return
-        case OrderKind.PLAN:  # only looks: see Reconciler
+        case RequestKind.PLAN:  # only looks: see Reconciler
             return
     if changed != record:
         ports.store.save_environment(changed)
 
 
-async def _pinned(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
+async def _pinned(ports: Ports, record: EnvironmentRecord, order: OperatorRequest) -> EnvironmentRecord:
     revision = await named_revision(ports, record, order.revision) if order.revision else await _before(ports, record)
     # A person who pins a quarantined revision has been told why it was, and wants it nevertheless.
     return replace(record.trusting(revision), pin=Pin(revision, order.reason, ports.clock.now()))
@@ -93,7 +93,7 @@ async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord
     return started
 
 
-async def _paused(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
+async def _paused(ports: Ports, record: EnvironmentRecord, order: OperatorRequest) -> EnvironmentRecord:
     """A pause of the same scope gives way to the new one."""
     if order.scope:
         await _check_scope(ports, record, order.scope)
@@ -115,7 +115,7 @@ async def _check_scope(ports: Ports, record: EnvironmentRecord, scope: str) -> N
         raise RefusedError(f"there is no target or stack {scope}", where=f"environment {record.name}", hint=hint)
 
 
-def _resumed(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
+def _resumed(ports: Ports, record: EnvironmentRecord, order: OperatorRequest) -> EnvironmentRecord:
     pauses = _pauses(ports, record)
     left = tuple(one for one in pauses if order.scope and one.scope != order.scope)
     if len(left) == len(pauses):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 
 from reconciler.core.errors import BackupUnusableError, HeldBackError, QuarantinedError, ReconcilerError
+from reconciler.core.model.requests import HeldBack, not_held_back
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome, Result, Run
 from reconciler.core.model.targets import Stack
@@ -17,11 +18,11 @@ from reconciler.engine.leftovers import clear_leftovers_of
 from reconciler.engine.observe import read_manifest
 from reconciler.engine.planning import StackView
 from reconciler.engine.rollback import restore_files, roll_back
-from reconciler.engine.target_revision import HeldBack, for_everybody, target_revision
+from reconciler.engine.target_revision import target_revision
 
 
 async def recover(
-    ports: Ports, environment: str, head: Revision, held_back: HeldBack = for_everybody
+    ports: Ports, environment: str, head: Revision, held_back: HeldBack = not_held_back
 ) -> Outcome | None:
     """Go on with a rollback, or put back the files of a run whose revision is not wanted any more.
 

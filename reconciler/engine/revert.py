@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from reconciler.core.errors import OutsideError, ReconcilerError, RevertRefusedError
 from reconciler.core.model.records import EnvironmentRecord, Quarantine
-from reconciler.core.model.revisions import Reverted, RevertOrder, RevertState
+from reconciler.core.model.revisions import Reverted, RevertRequest, RevertState
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git
@@ -57,8 +57,8 @@ def _lately(ports: Ports, record: EnvironmentRecord) -> tuple[float, ...]:
     return tuple(at for at in record.reverts if now - at < _DAY)
 
 
-def _order(ports: Ports, record: EnvironmentRecord, quarantine: Quarantine) -> RevertOrder:
-    return RevertOrder(
+def _order(ports: Ports, record: EnvironmentRecord, quarantine: Quarantine) -> RevertRequest:
+    return RevertRequest(
         environment=environment_of(record.name),
         directory=path_in_git(ports, record.name),
         failed=quarantine.revision.commit,

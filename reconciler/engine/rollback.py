@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import (
     BackupUnusableError,
     EngineUnavailableError,
@@ -18,13 +17,12 @@ from reconciler.core.errors import (
 from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run, RunChange
-from reconciler.core.model.targets import LiveFile, Ownership
 from reconciler.core.ports import Ports
-from reconciler.core.secret import Secret
-from reconciler.engine.backup import entry_of, take_backup
-from reconciler.engine.execute import Progress, act, beside, matches, put, verify
+from reconciler.engine.backup import entry_of, find_backup, take_backup
+from reconciler.engine.execute import Progress, act, beside, matches, verify
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import StackView
+from reconciler.engine.restore import restore_entry
 
 
 async def roll_back(
@@ -152,26 +150,3 @@ async def _put_back(
         foreign = entry_of(ports, 0, entry.source, entry.path, current)
         await take_backup(ports, beside(ports, progress.run), [foreign], backup.to_commit, backup.from_commit)
     await restore_entry(ports, backup, entry, current, change)
-
-
-async def restore_entry(
-    ports: Ports, backup: Backup, entry: BackupEntry, current: LiveFile | None, change: RunChange | None = None
-) -> None:
-    """Make one live file be what the backup holds, owner and mode included.
-
-    ``change`` tells of keys that are left to the server: they stay as they are now.
-    """
-    data: Secret | None = ports.backups.read(backup, entry) if entry.file is not None else None
-    if data is not None and current is not None and change is not None and change.ignore_keys:
-        live = current.data.reveal()
-        data = Secret(dotenv.overlaid(data.reveal(), live, change.parser, change.ignore_keys))
-    ownership = Ownership(entry.uid, entry.gid) if data is not None else Ownership()
-    await put(ports, entry.path, data, mode=entry.mode, ownership=ownership, replaces=current)
-
-
-def find_backup(ports: Ports, identity: str) -> Backup:
-    """The backup with this id. Raises BackupUnusableError."""
-    for backup in ports.backups.list():
-        if backup.id == identity:
-            return backup
-    raise BackupUnusableError(f"there is no backup {identity}", hint="`reconciler backups` lists those there are")

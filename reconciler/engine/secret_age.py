@@ -8,7 +8,7 @@ from reconciler.core.model.requests import KeyAge, TargetAge
 from reconciler.core.model.revisions import Blob, Revision
 from reconciler.core.model.targets import Format, Target
 from reconciler.core.ports import Ports
-from reconciler.core.sops.ciphertext import IV_CHARACTERS, Entry
+from reconciler.core.sops.ciphertext import IV_CHARACTERS, EncryptedEntry
 from reconciler.engine.observe import Desired, read_manifest, read_source
 
 
@@ -24,7 +24,7 @@ async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tup
     return await _ages_of(ports, revision, encrypted, blobs)
 
 
-async def tell_ages(ports: Ports, desired: Desired) -> None:
+async def publish_ages(ports: Ports, desired: Desired) -> None:
     """Have the metrics tell the age of each target's oldest secret. Raises as ``secret_ages`` does."""
     targets = desired.manifest.targets
     encrypted = [target for target in targets if target.encrypted]
@@ -57,7 +57,7 @@ async def _learn(ports: Ports, commit: str) -> None:
         ports.store.remember_first_seen(directory, commit, seen)
 
 
-def _keys(ports: Ports, revision: Revision, entries: Sequence[Entry], *, whole: bool) -> tuple[KeyAge, ...]:
+def _keys(ports: Ports, revision: Revision, entries: Sequence[EncryptedEntry], *, whole: bool) -> tuple[KeyAge, ...]:
     """A value that the history does not explain is as old as the revision that holds it."""
     ivs = {entry.iv[:IV_CHARACTERS] for entry in entries}
     seen = ports.store.first_seen(ivs)

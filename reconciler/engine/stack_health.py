@@ -11,7 +11,7 @@ from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
 
 
-async def look_at_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]) -> Mapping[str, frozenset[str]]:
+async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]) -> Mapping[str, frozenset[str]]:
     """Tell the metrics how every stack is, and return the ids of its containers by the stack's name.
 
     Raises EngineUnavailableError; then they are told that nothing is known.

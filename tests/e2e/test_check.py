@@ -297,7 +297,7 @@ def an_environment_without_a_creation_rule(site: Site) -> None:
     site.replace(".sops.yaml", "^staging/", "^stage/")
 
 
-@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 2, "is no age key (a typing error?)")
+@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 2, "is not a valid age key (a typing error?)")
 def a_mistyped_recipient(site: Site) -> None:
     key = site.production.public
     site.replace(".sops.yaml", key, key[:20] + ("q" if key[20] != "q" else "p") + key[21:])

@@ -314,13 +314,13 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
     class Broken:
         environment = "broken"
 
-        async def run(self, *_: object, **__: object) -> Outcome:
+        async def reconcile(self, _: object) -> Outcome:
             raise ZeroDivisionError("never seen before")
 
     class Sound:
         environment = "sound"
 
-        async def run(self, *_: object, **__: object) -> Outcome:
+        async def reconcile(self, _: object) -> Outcome:
             return Outcome("sound", Result.IN_SYNC, "in sync")
 
     class Ticks:

@@ -27,6 +27,7 @@ from reconciler.adapters.git import mirror as git
 from reconciler.adapters.git import objects
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
+from reconciler.core.text import instant
 from tests.support.commands import output, run
 from tests.support.git_https import TOKEN, HttpsRemote, https_server
 from tests.support.git_remote import EXECUTABLE, LINK, SUBMODULE, GitRemote
@@ -266,16 +267,69 @@ HOSTILE = pytest.mark.parametrize(
 
 
 @HOSTILE
-async def test_a_hostile_tree_is_not_even_fetched(remote: GitRemote, state_dir: Path, name: str, mode: str) -> None:
+async def test_a_hostile_tree_stalls_only_until_a_later_commit_takes_it_out(
+    remote: GitRemote, state_dir: Path, name: str, mode: str
+) -> None:
     mirror = mirror_of(remote, state_dir)
     good = remote.commit({API: b"A=1"})
     await mirror.fetch(good)
     commit = hostile_commit(remote, name, mode)
-    with pytest.raises(SourceError, match="git refuses the object") as caught:
-        await mirror.fetch(commit)
+    await mirror.fetch(commit)
+    with pytest.raises(SourceError, match="malformed") as caught:
+        await mirror.revision(commit, "envs")
     assert caught.value.blames_revision
-    blob = await mirror.read(good, API)
+    clean = remote.git("commit-tree", "-m", "Take it out", "-p", commit, f"{good}^{{tree}}")
+    remote.git("update-ref", "refs/heads/main", clean)
+    await mirror.fetch(clean)
+    assert await mirror.read(clean, API) == await mirror.read(good, API)
+    assert await mirror.descends(clean, good) is False  # the hostile commit has no parent
+
+
+def raw_commit(remote: GitRemote, header: str, tree: str, parent: str) -> str:
+    """A commit with these author and committer lines, which git itself would never write."""
+    text = f"tree {tree}\nparent {parent}\n{header}\n\nOdd\n".encode()
+    commit = remote.git("hash-object", "-t", "commit", "--literally", "-w", "--stdin", stdin=text)
+    remote.git("update-ref", "refs/heads/main", commit)
+    return commit
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "author A <a@b> 99999999999999999999 +0000\ncommitter A <a@b> 99999999999999999999 +0000",
+        "author A <a@b> 1 +0000\nauthor B <b@b> 1 +0000\ncommitter A <a@b> 0001 +0000",
+        "author  <> 1 +0000\ncommitter A<a@b> 1 +0000",
+        "committer A <a@b> 1 +0000",
+    ],
+    ids=["date", "two authors", "names", "no author"],
+)
+async def test_an_odd_commit_stops_neither_itself_nor_what_follows(
+    remote: GitRemote, state_dir: Path, header: str
+) -> None:
+    mirror = mirror_of(remote, state_dir)
+    good = remote.commit({API: b"A=1"})
+    await mirror.fetch(good)
+    odd = raw_commit(remote, header, remote.git("rev-parse", f"{good}^{{tree}}"), good)
+    await mirror.fetch(odd)
+    instant((await mirror.revision(odd, "envs")).committed_at)
+    after = remote.commit({API: b"A=2"})
+    await mirror.fetch(after)
+    blob = await mirror.read(after, API)
     assert blob is not None
+    assert blob.data == b"A=2"
+    assert await mirror.descends(after, good)
+
+
+async def test_a_name_that_stands_twice_in_a_directory_is_refused(remote: GitRemote, state_dir: Path) -> None:
+    mirror = mirror_of(remote, state_dir)
+    blobs = [remote.git("hash-object", "-w", "--stdin", stdin=data) for data in (b"A=1", b"A=2")]
+    entries = b"".join(b"100644 api.env\0" + bytes.fromhex(blob) for blob in blobs)
+    tree = remote.git("hash-object", "-t", "tree", "--literally", "-w", "--stdin", stdin=entries)
+    commit = remote.git("commit-tree", "-m", "Twice", tree)
+    remote.git("update-ref", "refs/heads/main", commit)
+    await mirror.fetch(commit)
+    with pytest.raises(SourceError, match="stands twice"):
+        await mirror.read(commit, "api.env")
 
 
 @HOSTILE
@@ -375,12 +429,26 @@ async def test_configuration_and_variables_from_outside_do_not_act(
     assert not (tmp_path / "trace").exists()
 
 
-async def test_submodule_settings_that_would_run_a_command_are_not_even_fetched(
-    remote: GitRemote, state_dir: Path
+@pytest.mark.parametrize(
+    "settings",
+    [
+        b'[submodule "x"]\n\tpath = x\n\turl = ext::sh -c id\n\tupdate = !id\n',
+        b'[submodule "x"]\n\tpath = x\n\turl = -u./x\n',
+        b'[submodule "../x"]\n\tpath = -x\n\turl = y\n',
+    ],
+    ids=["command", "option", "path"],
+)
+async def test_submodule_settings_are_inert_and_stop_nothing(
+    remote: GitRemote, state_dir: Path, spy: Spy, settings: bytes
 ) -> None:
-    remote.commit({".gitmodules": b'[submodule "x"]\n\tpath = x\n\turl = ext::sh -c id\n\tupdate = !id\n'})
-    with pytest.raises(SourceError, match="gitmodules"):
-        await fetched(mirror_of(remote, state_dir))
+    mirror = mirror_of(remote, state_dir)
+    for files in ({".gitmodules": settings, API: b"A=1"}, {".gitmodules": None, API: b"A=2"}):
+        commit = remote.commit(files)
+        await mirror.fetch(commit)
+        blob = await mirror.read(commit, API)
+        assert blob is not None
+        assert blob.data == files[API]
+    assert not [command for command in spy.commands() if "submodule" in command]
 
 
 @pytest.mark.parametrize("branch", ["--upload-pack=touch proof", "-f"])
@@ -1036,7 +1104,7 @@ async def test_an_https_server_that_is_down(remote: GitRemote, state_dir: Path, 
 def test_gitpython_is_imported_when_needed_and_starts_no_process(spy: Spy) -> None:
     program = (
         "import sys\nfrom reconciler.adapters.git import objects\nassert 'git' not in sys.modules\n"
-        "git_objects.import_gitpython()\nimport git\nassert git.Commit\n"
+        "objects.import_gitpython()\nimport git\nassert git.Commit\n"
     )
     output(sys.executable, "-c", program, env={"PATH": os.environ["PATH"]})
     assert spy.commands() == []

@@ -24,7 +24,7 @@ from reconciler.core.errors import (
     SignaturesUnavailableError,
     SourceError,
 )
-from reconciler.core.model.revisions import GitRevert, Reverted, RevertOrder, RevertState
+from reconciler.core.model.revisions import GitRevert, Reverted, RevertRequest, RevertState
 from tests.support.commands import output
 from tests.support.git_https import https_server
 from tests.support.git_remote import LINK, SUBMODULE, GitRemote, make_ssh_key
@@ -55,8 +55,8 @@ class Site:
         mirror = GitMirror(url=self.url or self.remote.url, branch="main", state_dir=str(self.state_dir), **self.mirror)
         return GitPusher(mirror, **{"author": "reconciler <reconciler@web-1>", **self.pusher})
 
-    def order(self, failed: str | None = None, **overrides: str) -> RevertOrder:
-        order = RevertOrder(
+    def order(self, failed: str | None = None, **overrides: str) -> RevertRequest:
+        order = RevertRequest(
             environment="prod",
             directory="envs/prod",
             failed=failed or self.remote.head(),

@@ -14,10 +14,11 @@ from reconciler.core.errors import (
     StoreUnavailableError,
 )
 from reconciler.core.model.compose import Container
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import OnDrift, OnFirstContact
 from reconciler.engine.reconcile import Reconciler
-from tests.fakes import API, WORKER, Killed, World, one_pass
+from tests.fakes import API, WORKER, Killed, World, reconcile_once
 
 STEPS = ("backup", "begin", "write", "model", "amend", "recreate", "finish")
 
@@ -31,7 +32,7 @@ async def killed(world: World, step: str, after: int) -> bool:
     """Run a pass that dies when ``step`` comes for the ``after``-th time; whether it came that often."""
     world.journal.fail(step, Killed(), after=after)
     try:
-        await one_pass(world)
+        await reconcile_once(world)
     except Killed:
         return True
     world.journal.failures.clear()
@@ -47,7 +48,7 @@ async def test_a_run_killed_at_any_step_is_carried_on_and_nothing_is_lost(world:
         return
     assert (world.live("api"), world.live("worker")) in {("A=1", "W=1"), ("A=2", "W=1"), ("A=2", "W=2")}
 
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
 
     assert outcome.result is Result.APPLIED, outcome.reason
     assert (world.live("api"), world.live("worker")) == ("A=2", "W=2")
@@ -58,7 +59,7 @@ async def test_a_run_killed_at_any_step_is_carried_on_and_nothing_is_lost(world:
     assert kept(world) >= {b"A=1\n", b"W=1\n"}
     assert world.store.debts == ()
     assert world.store.open_run is None
-    assert (await one_pass(world)).result is Result.IN_SYNC
+    assert (await reconcile_once(world)).result is Result.IN_SYNC
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5])
@@ -70,8 +71,8 @@ async def test_a_run_of_a_bad_revision_killed_at_any_step_ends_rolled_back(world
         assert after > 0, f"{step} never came"
         return
 
-    first = await one_pass(world)
-    last = await one_pass(world)
+    first = await reconcile_once(world)
+    last = await reconcile_once(world)
 
     assert last.result is Result.IN_SYNC, (first, last)
     assert "quarantined" in last.warning
@@ -89,7 +90,7 @@ async def test_the_backup_of_the_killed_run_stays_the_way_back_of_the_resumed_on
     world.commit("b", api="A=bad", worker="W=2")
     assert await killed(world, "write", 1)
     assert (world.live("api"), world.live("worker")) == ("A=bad", "W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
     assert len(world.backups.taken) == 1, "what is backed up already is not backed up again"
@@ -99,7 +100,7 @@ async def test_an_edit_made_while_the_daemon_was_dead_is_backed_up_before_the_ru
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.host.put(WORKER, b"W=hand\n")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.live("worker") == "W=2"
     assert b"W=hand\n" in kept(world)
@@ -114,7 +115,7 @@ async def test_a_service_that_the_killed_run_broke_is_not_excused_by_being_broke
     world.store.amend(not_yet, replace(world.store.record, quarantines=()))
     world.host.put(API, b"A=bad\n")
     world.compose.start("api")
-    assert (await one_pass(world)).result is Result.ROLLED_BACK
+    assert (await reconcile_once(world)).result is Result.ROLLED_BACK
 
 
 async def test_a_killed_run_whose_revision_is_not_wanted_any_more_is_undone_before_the_new_one(world: World) -> None:
@@ -122,7 +123,7 @@ async def test_a_killed_run_whose_revision_is_not_wanted_any_more_is_undone_befo
     assert await killed(world, "write", 1)
     world.commit("c", api="A=1", worker="W=3")
     world.steps.clear()
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=3")
     assert [(result, "interrupted" in reason) for _, result, reason in world.store.finished[-2:]] == [
@@ -138,7 +139,7 @@ async def test_a_killed_run_without_its_backup_says_so_and_goes_on(world: World)
     assert await killed(world, "write", 1)
     world.backups.taken.clear()
     world.commit("c", api="A=3", worker="W=3")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED
     assert "there is no backup" in world.store.finished[-2][2]
     assert kept(world) >= {b"A=2\n", b"W=1\n"}
@@ -148,7 +149,7 @@ async def test_a_killed_run_that_a_guard_now_stops_is_undone(world: World) -> No
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.compose.refuses = lambda files: ModelRefusedError("no") if b"W=2\n" in files.values() else None
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.STALLED
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
     assert world.store.open_run is None
@@ -165,7 +166,7 @@ async def test_what_a_killed_run_left_beside_a_file_that_is_no_target_any_more_g
     world.host.put("/opt/app/.new.env.reconciler-2", b"N=hand\n")
     if undone_by == "newer revision":
         world.commit("c", api="A=1", worker="W=3")
-    await one_pass(world)
+    await reconcile_once(world)
     assert [path for path in world.host.files if "reconciler" in path] == []
     assert b"N=hand\n" in kept(world)
     assert b"N=2\n" not in kept(world)
@@ -178,8 +179,10 @@ async def test_a_first_contact_that_a_person_allowed_stays_allowed_after_a_kill(
     world.commit("b", api="A=2", worker="W=1", new="N=1")
     world.journal.fail("write", Killed())
     with pytest.raises(Killed):
-        await Reconciler(world.ports(), "production").run("manual", take_over=("production/new.env",))
-    outcome = await one_pass(world)
+        await Reconciler(world.ports(), "production").reconcile(
+            ReconcileRequest("manual", take_over=("production/new.env",))
+        )
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.live("new") == "N=1"
     assert b"N=hand\n" in kept(world)
@@ -190,7 +193,7 @@ async def test_a_reported_hand_edit_is_left_alone_by_a_resumed_run(world: World)
     world.commit("b", api="A=2", worker="W=1")
     assert await killed(world, "write", 0)
     world.host.put(WORKER, b"W=hand\n")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.HELD
     assert (world.live("api"), world.live("worker")) == ("A=2", "W=hand")
 
@@ -201,7 +204,7 @@ async def test_a_resumed_run_may_take_a_variable_away(world: World, step: str) -
     world.target_fields = {"allow_shrink": True}
     world.commit("b", api="B=2", worker="W=1")
     assert await killed(world, step, 0)
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.compose.running["api"].environment == {"B": "2"}
 
@@ -212,7 +215,7 @@ async def test_a_newer_revision_may_take_away_what_a_killed_run_gave_to_a_contai
     assert await killed(world, "finish", 0)
     assert world.compose.running["api"].environment == {"B": "2"}
     world.commit("c", api="C=3", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.compose.running["api"].environment == {"C": "3"}
 
@@ -224,9 +227,9 @@ async def test_with_the_engine_gone_before_the_recreate_a_bad_revision_is_still_
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"))
-    assert (await one_pass(world)).retry
+    assert (await reconcile_once(world)).retry
     assert world.live("api") == "A=bad"
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK, outcome.reason
     assert world.live("api") == "A=1"
 
@@ -236,13 +239,13 @@ async def test_with_the_engine_gone_a_newer_revision_first_takes_the_files_back_
 ) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"))
-    await one_pass(world)
+    await reconcile_once(world)
     world.compose.reachable = False
     world.commit("c", api="A=3", worker="W=1")
-    assert (await one_pass(world)).retry
+    assert (await reconcile_once(world)).retry
     assert world.live("api") == "A=1"
     world.compose.reachable = True
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
     assert world.compose.running["api"].environment == {"A": "3"}
 
 
@@ -250,11 +253,11 @@ async def test_a_rollback_waits_for_the_engine_and_is_no_success_until_then(worl
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"), after=1)
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert "wait for the engine" in outcome.reason
     assert world.live("api") == "A=1"
-    again = await one_pass(world)
+    again = await reconcile_once(world)
     assert (again.result, again.run) == (Result.ROLLED_BACK, outcome.run)
     assert world.compose.running["api"].environment == {"A": "1"}
 
@@ -265,7 +268,7 @@ async def test_a_full_disk_below_the_state_does_not_keep_the_files_from_being_pu
     full = StoreUnavailableError("disk full")
     world.journal.failures["amend"] = [None, full, full, full]
     world.journal.failures["finish"] = [full]
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert "disk full" in outcome.reason
     assert world.live("api") == "A=1"
@@ -279,7 +282,7 @@ async def failed_rollback(world: World) -> Outcome:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("write", LiveFileError("read-only now"), after=1)
-    return await one_pass(world)
+    return await reconcile_once(world)
 
 
 async def test_after_a_failed_rollback_nothing_is_done_about_the_stack_until_a_person_says_so(world: World) -> None:
@@ -287,7 +290,7 @@ async def test_after_a_failed_rollback_nothing_is_done_about_the_stack_until_a_p
     assert first.result is Result.ROLLBACK_FAILED
     world.commit("c", api="A=3", worker="W=3")
     world.steps.clear()
-    later = await one_pass(world)
+    later = await reconcile_once(world)
     assert later.result is Result.ROLLBACK_FAILED
     assert "reconciler retry" in later.reason
     assert not [step for step in world.steps if step.startswith(("write", "recreate"))]
@@ -297,7 +300,7 @@ async def test_after_a_failed_rollback_nothing_is_done_about_the_stack_until_a_p
 async def test_health_is_not_claimed_while_a_rollback_has_failed(world: World) -> None:
     await failed_rollback(world)
     world.commit("c", api="A=3", worker="W=3")
-    await one_pass(world)
+    await reconcile_once(world)
     assert world.store.record.healthy is not None
     assert world.store.record.healthy.commit.startswith("a")
 
@@ -311,7 +314,7 @@ async def test_a_service_that_failed_before_does_not_hide_what_the_change_does_t
     slow = _healthy_then_unhealthy(world, "api")
     world.commit("b", api="A=bad", worker="W=2")
     world.compose.after_recreate = slow
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK, outcome.reason
     assert "api" in outcome.reason
 

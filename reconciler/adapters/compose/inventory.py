@@ -19,7 +19,7 @@ from reconciler.adapters.compose.containers import Labelled, containers_of, labe
 from reconciler.adapters.compose.files import expand, join
 from reconciler.adapters.compose.uses import VARIABLE, NamedFile, files_used, interpolated, mapping
 from reconciler.core.decide.invocation import resolve_invocation
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, Quote, parse_env_file
 from reconciler.core.errors import LiveFileError, StartedOtherwiseError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model.compose import Invocation
@@ -292,12 +292,12 @@ def _in_env_files(contents: Mapping[str, FoundFile], uses: Iterable[NamedFile]) 
     """What env files of services take from the project: bare names, and references in values."""
     for path in {use.path for use in uses if use.use is Use.ENV_FILE and use.path in contents}:
         try:
-            entries = dotenv.parse(contents[path].data.reveal())
-        except dotenv.EnvFileError:
+            entries = parse_env_file(contents[path].data.reveal())
+        except EnvFileError:
             continue
         for entry in entries:
             yield entry.key if entry.inherited else ""
-            if entry.quote is not dotenv.Quote.SINGLE:
+            if entry.quote is not Quote.SINGLE:
                 yield from (match[1] or match[2] for match in VARIABLE.finditer(entry.template))
 
 

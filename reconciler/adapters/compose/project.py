@@ -30,7 +30,7 @@ from reconciler.adapters.compose.docker_api import (
     started_as,
 )
 from reconciler.core.decide.invocation import named_paths, of_stack, project_directory, resolve_invocation
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
 from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service, StartedAs
 from reconciler.core.model.targets import Stack
@@ -233,8 +233,8 @@ class DockerCompose:
         for path in paths:
             data = staged[path] if path in staged else Secret(await self._context.read_file(path) or b"")
             try:
-                dotenv.parse(data.reveal() if data else b"")
-            except dotenv.EnvFileError as error:
+                parse_env_file(data.reveal() if data else b"")
+            except EnvFileError as error:
                 broken.append((path, error.line))
         return next((file for file in broken if file[1] == line), broken[0] if broken else None)
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import environment, plain
-from reconciler.adapters.git.objects import LFS_POINTERS, DamagedError, Refused, parse_batch
+from reconciler.adapters.git.command import git_environment, sanitized
+from reconciler.adapters.git.objects import LFS_POINTERS, DamagedError, RefusedObject, parse_batch
 from reconciler.core.errors import OutsideError, RefusedError
 from reconciler.core.model.revisions import Blob
 from reconciler.core.tree import MAX_FILES, MAX_TOTAL, Tree
@@ -31,7 +31,9 @@ class Clone:
     def __init__(self, directory: str) -> None:
         self.top, git_dir = _find(os.path.realpath(directory))
         self.bare = self.top == git_dir
-        self._env = environment(url="", git_dir=git_dir, ssh_command=None, token_file=None, inherited=os.environ) | {
+        self._env = git_environment(
+            url="", git_dir=git_dir, ssh_command=None, token_file=None, inherited=os.environ
+        ) | {
             "GIT_ALLOW_PROTOCOL": "none",
             "GIT_OPTIONAL_LOCKS": "0",
         }
@@ -44,7 +46,7 @@ class Clone:
         for name in (base, head):
             if not _REVISION.fullmatch(name):
                 raise RefusedError(
-                    f"{plain(name)!r} is no revision", hint="Write BASE..HEAD, such as origin/main..HEAD"
+                    f"{sanitized(name)!r} is no revision", hint="Write BASE..HEAD, such as origin/main..HEAD"
                 )
         asked = f"{base}^{{commit}}\n{head}^{{commit}}\n".encode()
         lines = (await self._git("cat-file", "--batch-check=%(objectname)", stdin=asked)).decode().splitlines()
@@ -52,7 +54,7 @@ class Clone:
         for name, line in zip((base, head), lines, strict=True):
             if not re.fullmatch("[0-9a-f]{40}", line):
                 hint = "Fetch it; a shallow clone of CI needs its history (fetch-depth: 0, or GIT_DEPTH: 0)"
-                raise RefusedError(f"there is no commit {plain(name)}", where=self.top, hint=hint)
+                raise RefusedError(f"there is no commit {sanitized(name)}", where=self.top, hint=hint)
             found.append(line)
         if from_fork_point:
             found[0] = await self._fork_point(found[0], found[1])
@@ -109,7 +111,7 @@ class Clone:
         for identity, one in objects.items():
             if isinstance(one, Blob):
                 found[identity] = "a Git LFS pointer" if one.data.startswith(LFS_POINTERS) else one.data
-            elif isinstance(one, Refused):
+            elif isinstance(one, RefusedObject):
                 found[identity] = f"not usable: {one.reason}"
         return found
 
@@ -123,7 +125,9 @@ class Clone:
             raise RefusedError(f"there is more than {most // process.MIB} MiB", where=self.top, hint="See --path")
         if not done.ok:
             what = f"`git {arguments[0]}` failed" + (" (it did not end in time)" if done.timed_out else "")
-            told = plain(done.stderr.decode(errors="replace").strip().splitlines()[-1]) if done.stderr.strip() else ""
+            told = (
+                sanitized(done.stderr.decode(errors="replace").strip().splitlines()[-1]) if done.stderr.strip() else ""
+            )
             raise OutsideError(f"{what}{': ' if told else ''}{told}", where=self.top, hint="`git fsck` may tell more")
         return done.stdout
 

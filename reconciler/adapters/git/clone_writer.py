@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import check_url, plain
+from reconciler.adapters.git.command import check_url, sanitized
 from reconciler.core.errors import ConfigError, OutsideError, RefusedError
 
 _LIMITS = process.Limits(timeout=60.0, stdout=64 * process.MIB)
@@ -147,4 +147,4 @@ def _said(done: process.Completed) -> str:
     if done.timed_out:
         return " (it did not end in time)"
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return f" ({plain(lines[-1])})" if lines else ""
+    return f" ({sanitized(lines[-1])})" if lines else ""

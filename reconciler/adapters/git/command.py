@@ -10,13 +10,28 @@ from urllib.parse import SplitResult, urlsplit
 
 from reconciler.adapters import process
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model.revisions import RevertOrder
+from reconciler.core.model.revisions import RevertRequest
 from reconciler.core.text import printable
 
 LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; sops gets no more either
 DEEPEST_PATH = 32
 
 SSH_KEYGEN = "ssh-keygen"  # looked up on PATH
+# What fsck reports about an object that does no harm here: nothing is checked out, no submodule or attribute is
+# followed, and objects.py judges every commit and tree that is read. Were it an error, one merged commit would stop
+# every later fetch until the history is rewritten. What stays an error, git itself cannot read (docs/security.md).
+HARMLESS_FINDINGS = (
+    *(
+        f"gitmodules{kind}"
+        for kind in ("Blob", "Large", "Missing", "Name", "Parse", "Path", "Symlink", "Update", "Url")
+    ),
+    *(f"gitattributes{kind}" for kind in ("Blob", "Large", "LineLength", "Missing", "Symlink")),
+    *("gitignoreSymlink", "mailmapSymlink", "nulInCommit", "multipleAuthors", "missingAuthor", "missingCommitter"),
+    *("badDate", "badDateOverflow", "badTimezone", "zeroPaddedDate", "missingSpaceBeforeDate"),
+    *("badName", "badEmail", "missingEmail", "missingNameBeforeEmail", "missingSpaceBeforeEmail"),
+    *("hasDot", "hasDotdot", "hasDotgit", "emptyName", "fullPathname", "largePathname", "nullSha1"),
+    *("treeNotSorted", "duplicateEntries", "zeroPaddedFilemode", "badFilemode"),
+)
 HEAD_REF = "refs/reconciler/head"  # one name for any branch: "a" and "a/b" could not follow each other as files
 SETTINGS = {
     "core.hooksPath": os.devnull,
@@ -24,6 +39,7 @@ SETTINGS = {
     "core.fsync": "all",  # a ref that is empty after a power cut would stop every later fetch
     "core.bigFileThreshold": str(LARGEST_OBJECT),  # stream what is larger instead of holding it in memory
     "transfer.fsckObjects": "true",
+    **{f"fetch.fsck.{finding}": "ignore" for finding in HARMLESS_FINDINGS},
     "fetch.unpackLimit": "1",  # always a pack, which appears at once or not at all; loose objects come one by one
     "gc.auto": "0",
     "maintenance.auto": "false",
@@ -124,7 +140,7 @@ def check_branch(branch: str) -> None:
 def check_commit(commit: str) -> None:
     """Raises RefusedError unless ``commit`` is a full object id, which git cannot take for an option."""
     if not COMMIT_ID.fullmatch(commit):
-        raise RefusedError(f"{plain(commit)!r} is not a full commit id", hint="Give all 40 hexadecimal digits.")
+        raise RefusedError(f"{sanitized(commit)!r} is not a full commit id", hint="Give all 40 hexadecimal digits.")
 
 
 def check_path(path: str) -> tuple[str, ...]:
@@ -142,10 +158,10 @@ def check_path(path: str) -> tuple[str, ...]:
 
 
 def _path_error(path: str, why: str) -> SourceError:
-    return SourceError(f"{plain(path)!r} cannot be read from git: {why}", hint="Correct it in environment.yaml.")
+    return SourceError(f"{sanitized(path)!r} cannot be read from git: {why}", hint="Correct it in environment.yaml.")
 
 
-def plain(text: str, most: int = 200) -> str:
+def sanitized(text: str, most: int = 200) -> str:
     """Text from outside, made fit for a terminal and a log: one line, no control or direction characters."""
     shown = printable(text[:most])
     return shown if len(text) <= most else f"{shown}…"
@@ -154,7 +170,7 @@ def plain(text: str, most: int = 200) -> str:
 # --- how git is started ----------------------------------------------------------------------------------------------
 
 
-def environment(
+def git_environment(
     *,
     url: str,
     git_dir: str,
@@ -224,11 +240,11 @@ def _ssh_path(path: str) -> str:
     return f'"{escaped}"'
 
 
-def ls_remote(url: str, pattern: str) -> list[str]:
+def ls_remote_command(url: str, pattern: str) -> list[str]:
     return ["git", "ls-remote", "--exit-code", "--", url, pattern]
 
 
-def fetch(url: str, branch: str) -> list[str]:
+def fetch_command(url: str, branch: str) -> list[str]:
     """The branch and its history into HEAD_REF, also where the branch was rewritten (the ``+``)."""
     options = ("--quiet", "--no-tags", "--no-auto-maintenance", "--no-write-fetch-head", "--no-recurse-submodules")
     return ["git", "fetch", *options, "--", url, f"+refs/heads/{branch}:{HEAD_REF}"]
@@ -246,7 +262,7 @@ _LONGEST_REASON = 1000
 _PERSON = re.compile(r"(?P<name>[^<>\x00-\x1f]*[^<>\x00-\x20]) <(?P<mail>[^<>\x00-\x20]+)>")
 
 
-def read_log(commit: str, since: str | None, directory: str) -> list[str]:
+def log_command(commit: str, since: str | None, directory: str) -> list[str]:
     """Every commit that changes files of the directory, with the ids of what it makes of them.
 
     Of a merge, what differs from all of its parents (``-c``). Nothing of the history is left out as redundant.
@@ -256,7 +272,7 @@ def read_log(commit: str, since: str | None, directory: str) -> list[str]:
     return ["git", "--literal-pathspecs", "log", *form, commit, *new, "--", *((directory,) if directory else ())]
 
 
-def push(url: str, commit: str, ref: str, *, dry_run: bool = False) -> list[str]:
+def push_command(url: str, commit: str, ref: str, *, dry_run: bool = False) -> list[str]:
     """Exactly one ref, and only where that is a fast-forward."""
     options = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed")
     return ["git", "push", *options, *(("--dry-run",) if dry_run else ()), "--", url, f"{commit}:{ref}"]
@@ -267,19 +283,19 @@ def rollback_branch(environment: str, failed: str) -> str:
     return f"reconciler/rollback-{environment}-{failed[:12]}"
 
 
-def identity(author: str) -> dict[str, str]:
+def author_environment(author: str) -> dict[str, str]:
     """Given "Name <mail>", the variables that make git commit as that person. Raises ConfigError."""
     person = _PERSON.fullmatch(author)
     if person is None:
         raise ConfigError(
-            f"{plain(author, 60)!r} is no author", where="rollback.author", hint="Write Name <address@host>."
+            f"{sanitized(author, 60)!r} is no author", where="rollback.author", hint="Write Name <address@host>."
         )
     roles = ("AUTHOR", "COMMITTER")
     names = {f"GIT_{role}_NAME": person["name"] for role in roles}
     return names | {f"GIT_{role}_EMAIL": person["mail"] for role in roles}
 
 
-def revert_message(order: RevertOrder, commit: str, subject: str, merged_into: str = "") -> str:
+def revert_message(order: RevertRequest, commit: str, subject: str, merged_into: str = "") -> str:
     """The message of the commit that undoes ``commit``; ``merged_into`` is the first parent of a merge.
 
     What comes from outside stays in its line, and behind words of ours: a line of its own could look like a trailer,
@@ -302,4 +318,4 @@ def revert_message(order: RevertOrder, commit: str, subject: str, merged_into: s
 
 
 def _one_line(text: str, most: int) -> str:
-    return plain(" ".join(text[: 2 * most].split()), most)
+    return sanitized(" ".join(text[: 2 * most].split()), most)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import LARGEST_OBJECT, read_log
+from reconciler.adapters.git.command import LARGEST_OBJECT, log_command
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import GitRunner
 from reconciler.core.errors import RefusedError
@@ -36,7 +36,7 @@ async def first_appearances(git: GitRunner, commit: str, since: str | None, dire
     Raises DamagedError for a mirror that cannot be read, GitUnreachableError where git does not end in time,
     RefusedError for a history that is too long.
     """
-    log = await _ask(git, read_log(commit, since, directory), LOG)
+    log = await _ask(git, log_command(commit, since, directory), LOG)
     blobs = await asyncio.to_thread(_blobs, log)
     sizes = await _ask(git, ["git", "cat-file", "--batch-check"], LOG, blobs)
     found: dict[str, float] = {}

@@ -40,9 +40,9 @@ from reconciler.adapters.git.command import (
     check_commit,
     check_path,
     check_url,
-    fetch,
-    ls_remote,
-    plain,
+    fetch_command,
+    ls_remote_command,
+    sanitized,
 )
 from reconciler.adapters.git.errors import UnexplainedError
 from reconciler.adapters.git.history import first_appearances
@@ -51,14 +51,14 @@ from reconciler.adapters.git.objects import (
     KEPT_OBJECTS,
     LFS_POINTERS,
     TREE_MODE,
-    Commit,
+    CommitObject,
     DamagedError,
-    Entry,
+    GitObject,
     KeptObjects,
-    Object,
-    Place,
-    Refused,
-    Tree,
+    RefusedObject,
+    TreeEntry,
+    TreeListing,
+    TreePlace,
     import_gitpython,
     parse_batch,
 )
@@ -74,7 +74,7 @@ MOST_NAMESAKES = 20  # commits whose ids begin alike
 MOST_NEW = 100_000  # commits since the last accepted one, 4 MB of ids
 LOOK_EVERY = 0.05  # seconds between two tries for the lock
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 class GitMirror:
@@ -158,7 +158,7 @@ class GitMirror:
         git does not look at the mirror for it: a damaged one must not stop the polls.
         """
         self._git.require_files()
-        command = ls_remote(self._git.url, pattern)
+        command = ls_remote_command(self._git.url, pattern)
         completed = await self._git.run(command, git_dir=os.devnull, seconds=self._poll_timeout)
         # With --exit-code, 2 says that nothing matches. Of too long an answer the beginning will do.
         if not completed.overflowed and (completed.timed_out or completed.exit_code not in (0, 2)):
@@ -169,7 +169,7 @@ class GitMirror:
     async def _no_branch(self) -> GitUnreachableError:
         advertised = await self.refs("refs/heads/*")
         heads = (ref.removeprefix("refs/heads/") for ref in advertised if ref.startswith("refs/heads/"))
-        names = [plain(name, 60) for name in sorted(heads)]
+        names = [sanitized(name, 60) for name in sorted(heads)]
         if not names:
             return self._git.unreachable("the repository is empty", f"Push the branch {self._branch}.")
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
@@ -214,7 +214,7 @@ class GitMirror:
 
     async def _fetch_into(self, git_dir: str) -> None:
         completed = await self._git.run(
-            fetch(self._git.url, self._branch),
+            fetch_command(self._git.url, self._branch),
             git_dir=git_dir,
             seconds=self._fetch_timeout,
             resources={resource.RLIMIT_FSIZE: LARGEST_PACK},
@@ -323,7 +323,7 @@ class GitMirror:
         if entry.mode not in FILE_MODES:
             raise _refusal(commit, path, f"it is {entry.kind}, not a regular file")
         if not isinstance(found, Blob):
-            raise _refusal(commit, path, found.reason if isinstance(found, Refused) else "it is no file")
+            raise _refusal(commit, path, found.reason if isinstance(found, RefusedObject) else "it is no file")
         if found.data.startswith(LFS_POINTERS):
             raise _refusal(commit, path, "it is a Git LFS pointer, not the file; take it out of LFS in .gitattributes")
         return found
@@ -331,7 +331,7 @@ class GitMirror:
     async def names(self, commit: str, directory: str) -> tuple[str, ...]:
         """What lies in the directory, sorted; empty where there is no such directory. For a message's "there is"."""
         _, found = await self._mended(commit, lambda: self._open(commit, directory))
-        return tuple(sorted(found.entries)) if isinstance(found, Tree) else ()
+        return tuple(sorted(found.entries)) if isinstance(found, TreeListing) else ()
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         check_commit(commit)
@@ -356,7 +356,9 @@ class GitMirror:
 
     async def resolve(self, name: str) -> str:
         if not COMMIT_NAME.fullmatch(name):
-            raise RefusedError(f"{plain(name, 60)!r} is no commit id", hint="Give at least 7 hexadecimal digits of it.")
+            raise RefusedError(
+                f"{sanitized(name, 60)!r} is no commit id", hint="Give at least 7 hexadecimal digits of it."
+            )
         head = await self._ask("rev-parse", "--verify", "--quiet", f"{HEAD_REF}^{{commit}}")
         if not head:
             raise RefusedError("nothing was fetched from the branch yet", where=self._git.where, hint="Sync first.")
@@ -421,7 +423,7 @@ class GitMirror:
             )
         return new
 
-    async def _mended(self, commit: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    async def _mended(self, commit: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """What ``attempt`` gives; where the mirror turns out to be damaged, mend it and try once more.
 
         The caller cannot do it: with the branch where it was, it has no reason to fetch.
@@ -450,7 +452,7 @@ class GitMirror:
         if not (await self._git.run(["git", "rev-list", "--quiet", commit, "--"])).ok:
             raise self._damage(f"the history of {commit[:12]} cannot be read")
 
-    async def _open(self, commit: str, path: str) -> tuple[Entry | None, Object | None]:
+    async def _open(self, commit: str, path: str) -> tuple[TreeEntry | None, GitObject | None]:
         """The entry at ``path``, and the file or directory itself; (None, None) where there is nothing."""
         place = await self._find(commit, path)
         entry = place.entry
@@ -461,7 +463,7 @@ class GitMirror:
             raise self._damage(f"the object {entry.id[:12]} is missing")
         return entry, found
 
-    async def _find(self, commit: str, path: str) -> Place:
+    async def _find(self, commit: str, path: str) -> TreePlace:
         """Walk from the commit to ``path``, through what is remembered, or else read all of the way in one go."""
         check_commit(commit)
         elements = check_path(path)
@@ -476,31 +478,33 @@ class GitMirror:
                 raise DamagedError(f"the commit {commit[:12]} is missing") from missing
             raise self._damage(f"the object {missing.args[0][:12]} is missing") from missing
 
-    def _walk(self, commit: str, elements: Sequence[str], read: Mapping[str, Object]) -> Place:
+    def _walk(self, commit: str, elements: Sequence[str], read: Mapping[str, GitObject]) -> TreePlace:
         """Raises KeyError with the id of an object that is neither among those just read nor remembered."""
 
-        def recall(object_id: str) -> Object:
+        def recall(object_id: str) -> GitObject:
             return read[object_id] if object_id in read else self._kept.recall(object_id)
 
         top = recall(commit)
-        if not isinstance(top, Commit):
-            raise _refusal(commit, "the commit", top.reason if isinstance(top, Refused) else "it is no commit")
-        entry = Entry(TREE_MODE, top.tree)
+        if not isinstance(top, CommitObject):
+            raise _refusal(commit, "the commit", top.reason if isinstance(top, RefusedObject) else "it is no commit")
+        entry = TreeEntry(TREE_MODE, top.tree)
         for position, element in enumerate(elements):
             way = "/".join(elements[:position])
             if entry.mode in FILE_MODES:
-                return Place(top, None, read)
+                return TreePlace(top, None, read)
             if entry.mode != TREE_MODE:
                 raise _refusal(commit, way, f"it is {entry.kind}, which is never followed")
             tree = recall(entry.id)
-            if not isinstance(tree, Tree):
-                raise _refusal(commit, way or "/", tree.reason if isinstance(tree, Refused) else "it is no directory")
+            if not isinstance(tree, TreeListing):
+                raise _refusal(
+                    commit, way or "/", tree.reason if isinstance(tree, RefusedObject) else "it is no directory"
+                )
             if element not in tree.entries:
-                return Place(top, None, read)
+                return TreePlace(top, None, read)
             entry = tree.entries[element]
-        return Place(top, entry, read)
+        return TreePlace(top, entry, read)
 
-    async def _load(self, names: Sequence[str]) -> Mapping[str, Object]:
+    async def _load(self, names: Sequence[str]) -> Mapping[str, GitObject]:
         """Read and remember the objects of these names. Where one is too large, git is stopped after the limit."""
         import_gitpython()
         completed = await self._git.run(
@@ -531,7 +535,7 @@ def _ended(completed: process.Completed) -> bool:
 
 def _refusal(commit: str, path: str, why: str) -> SourceError:
     hint = "Commit a regular file or directory there, or correct environment.yaml."
-    return SourceError(f"{plain(path)} cannot be used: {why}", where=f"commit {commit[:12]}", hint=hint)
+    return SourceError(f"{sanitized(path)} cannot be used: {why}", where=f"commit {commit[:12]}", hint=hint)
 
 
 def _is_directory(path: str) -> bool:

@@ -9,8 +9,8 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import environment, plain, ssh_command
-from reconciler.adapters.git.errors import REFUSED_OBJECT, UnexplainedError, explain, telling_line
+from reconciler.adapters.git.command import git_environment, sanitized, ssh_command
+from reconciler.adapters.git.errors import REFUSED_OBJECT, UnexplainedError, failure_line, known_failure
 from reconciler.core.errors import GitUnreachableError, SourceError
 
 QUICK = 30.0  # seconds for a question to the mirror
@@ -51,7 +51,7 @@ class GitRunner:
 
         Raises GitUnreachableError where it cannot be started.
         """
-        surroundings = environment(
+        surroundings = git_environment(
             url=self.url,
             git_dir=git_dir or self.git_dir,
             ssh_command=ssh_command(self.key_file, self.known_hosts_file) if self.key_file else None,
@@ -91,13 +91,13 @@ class GitRunner:
             )
         if refused := REFUSED_OBJECT.search(stderr):
             raise SourceError(
-                f"git refuses the object {refused[1][:12]} of the branch ({plain(refused[2])}); nothing was fetched",
+                f"git refuses object {refused[1][:12]} of the branch ({sanitized(refused[2])}); nothing was fetched",
                 where=self.where,
                 hint="Take it out of the branch's history.",
             )
-        warning = explain(stderr)
+        warning = known_failure(stderr)
         if warning is None:
-            line = telling_line(stderr, self.token()) or f"exit code {completed.exit_code}, without a word"
+            line = failure_line(stderr, self.token()) or f"exit code {completed.exit_code}, without a word"
             raise UnexplainedError(f"git failed: {line}", where=self.where, hint="It is tried again.")
         facts = self._facts()
         raise self.unreachable(warning.what.format(**facts), warning.hint.format(**facts))

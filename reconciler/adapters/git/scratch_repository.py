@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import LARGEST_OBJECT, ROLLBACK_HOST, ROLLBACK_RUN, plain
-from reconciler.adapters.git.errors import explain, telling_line
+from reconciler.adapters.git.command import LARGEST_OBJECT, ROLLBACK_HOST, ROLLBACK_RUN, sanitized
+from reconciler.adapters.git.errors import failure_line, known_failure
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.core.errors import SignaturesUnavailableError
-from reconciler.core.model.revisions import RevertOrder
+from reconciler.core.model.revisions import RevertRequest
 
 REGULAR_MODE = 0o100644
 SUBJECT = 150  # characters of one in a message
@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class DescribedCommit:
     """A commit: its id, its subject fit for a message, and what asked for it if it is a revert of ours."""
 
     id: str
@@ -49,7 +49,7 @@ class Described:
     def named(self) -> str:
         return f"{self.id[:12]} ({self.subject})"
 
-    def is_of(self, order: RevertOrder) -> bool:
+    def is_of(self, order: RevertRequest) -> bool:
         return (self.host, self.run) == (order.host, order.run)
 
 
@@ -78,9 +78,9 @@ class ScratchRepository:
         completed = await self.ask(*arguments, stdin=stdin)
         if not completed.ok:
             stderr = completed.stderr.decode(errors="replace")
-            if completed.timed_out or explain(stderr):
+            if completed.timed_out or known_failure(stderr):
                 self.runner.raise_failure(completed, QUICK)
-            raise DamagedError(telling_line(stderr) or f"git {arguments[0]} failed")
+            raise DamagedError(failure_line(stderr) or f"git {arguments[0]} failed")
         return completed.stdout.decode(errors="replace").strip()
 
     async def subtree(self, commit: str, directory: str) -> str:
@@ -98,11 +98,11 @@ class ScratchRepository:
             await self.git("rev-list", "--quiet", head, "--")
         return completed.ok
 
-    async def describe(self, commit: str) -> Described:
+    async def describe(self, commit: str) -> DescribedCommit:
         trailers = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in (ROLLBACK_HOST, ROLLBACK_RUN))
         form = "%x00".join(("%<(400,trunc)%s", *trailers))  # a subject may have megabytes
         subject, host, run = (await self.git("log", "-1", "--no-notes", f"--format={form}", commit)).split("\0")[:3]
-        return Described(commit, plain(subject.strip(), SUBJECT), host.strip(), run.strip())
+        return DescribedCommit(commit, sanitized(subject.strip(), SUBJECT), host.strip(), run.strip())
 
     async def parents(self, commit: str) -> list[str]:
         return (await self.git("rev-list", "--parents", "--max-count=1", commit)).split()[1:]
@@ -127,7 +127,7 @@ class ScratchRepository:
         argv = ["git", "commit-tree", *sign, "-p", parent, "-F", "-", tree]
         completed = await self.runner.run(argv, stdin=message.encode(), settings=settings, variables=self.identity)
         if not completed.ok and self.signing_key:
-            said = telling_line(completed.stderr.decode(errors="replace")) or "no reason given"
+            said = failure_line(completed.stderr.decode(errors="replace")) or "no reason given"
             raise SignaturesUnavailableError(
                 f"the commit cannot be signed with {self.signing_key} ({said})",
                 where=self.runner.where,

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import SSH_KEYGEN, plain
-from reconciler.adapters.git.errors import telling_line
+from reconciler.adapters.git.command import SSH_KEYGEN, sanitized
+from reconciler.adapters.git.errors import failure_line
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.core.errors import SignaturesUnavailableError, UnverifiedError
@@ -40,7 +40,7 @@ _NOT_ITS_FAULT = ("cannot run", "cannot exec", "cannot fork", "could not create"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SignatureVerdict:
     """What git says of one commit: the letter of %G?, the key's fingerprint, what ssh-keygen said, what git said."""
 
     letter: str
@@ -128,17 +128,17 @@ class Signatures:
         letter, key, told = (*completed.stdout.decode(errors="replace").split("\0"), "", "")[:3]
         complaint = completed.stderr.decode(errors="replace")
         kind = found[1].decode() if (found := _SIGNATURE.search(header)) else ""
-        author = plain(found[1].decode(errors="replace"), 100) if (found := _AUTHOR.search(header)) else "nobody"
+        author = sanitized(found[1].decode(errors="replace"), 100) if (found := _AUTHOR.search(header)) else "nobody"
         if kind == "SSH SIGNATURE" and (letter in "GN" or any(mark in complaint for mark in _NOT_ITS_FAULT)):
             return SignaturesUnavailableError(
-                f"the signature of {commit[:12]} could not be checked ({telling_line(complaint) or 'no reason given'})",
+                f"the signature of {commit[:12]} could not be checked ({failure_line(complaint) or 'no reason given'})",
                 where=self._git.where,
                 hint=f"Check {SSH_KEYGEN}, and space in /tmp. It is tried again.",
             )
-        why, hint = self._reason(kind, Verdict(letter, plain(key.strip()), told, complaint))
+        why, hint = self._reason(kind, SignatureVerdict(letter, sanitized(key.strip()), told, complaint))
         return UnverifiedError(f"the commit {commit[:12]} by {author} {why}", where=self._git.where, hint=hint)
 
-    def _reason(self, kind: str, verdict: Verdict) -> tuple[str, str]:
+    def _reason(self, kind: str, verdict: SignatureVerdict) -> tuple[str, str]:
         """What is wrong with a signature of this kind ("" for none), and the next step."""
         anew = "Ask the author whether it is theirs, and to sign it with an SSH key and push it anew."
         if not kind:

@@ -17,22 +17,22 @@ from dataclasses import dataclass, replace
 from reconciler.adapters import process
 from reconciler.adapters.git.command import (
     OWN_REVERT,
+    author_environment,
     check_branch,
     check_commit,
     check_path,
-    identity,
-    plain,
-    push,
+    push_command,
     revert_message,
     rollback_branch,
+    sanitized,
 )
-from reconciler.adapters.git.errors import means_refused, refusing_line
+from reconciler.adapters.git.errors import means_refused, refusal_line
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.adapters.git.scratch_repository import ScratchRepository, make_scratch
 from reconciler.core.errors import ConfigError, RefusedError, RevertRefusedError, UnverifiedError
-from reconciler.core.model.revisions import GitRevert, Reverted, RevertOrder, RevertState
+from reconciler.core.model.revisions import GitRevert, Reverted, RevertRequest, RevertState
 
 ATTEMPTS = 5  # how often the branch may move while the revert is made
 MOST_COMMITS = 50  # in one revert; more than that a person should look at
@@ -61,7 +61,7 @@ class GitPusher:
         push_timeout: float = 120.0,
     ) -> None:
         self.mirror = mirror
-        self._identity = identity(author)
+        self._identity = author_environment(author)
         self._signing_key = signing_key_file
         self._verifies = verifies
         self._push_timeout = push_timeout
@@ -69,7 +69,7 @@ class GitPusher:
         if push_key_file and mirror.git.key_file:
             self._pushing = replace(mirror.git, key_file=push_key_file, key_field="rollback.ssh_key_file")
 
-    async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
+    async def revert(self, order: RevertRequest, mode: GitRevert) -> Reverted:
         _check(order, mode)
         self._pushing.require_files()
         mended = False
@@ -88,7 +88,7 @@ class GitPusher:
             f"the branch moved {ATTEMPTS} times while the revert was made", "Nothing was pushed."
         )
 
-    async def _try(self, order: RevertOrder, mode: GitRevert) -> Reverted | None:
+    async def _try(self, order: RevertRequest, mode: GitRevert) -> Reverted | None:
         """None where the branch moved meanwhile."""
         async with self.mirror.latest() as head:
             with self._scratch() as directory:
@@ -99,7 +99,7 @@ class GitPusher:
         self._pushing.require_files()
         async with self.mirror.held(commit):
             runner = self._pushing
-            command = push(runner.url, commit, f"refs/heads/{runner.branch}", dry_run=True)
+            command = push_command(runner.url, commit, f"refs/heads/{runner.branch}", dry_run=True)
             completed = await runner.run(command, seconds=self._push_timeout, stderr=process.MIB)
         # Where the branch has moved meanwhile, it says so: then it knows us.
         if not (completed.ok or _rejected(completed)):
@@ -170,7 +170,9 @@ class GitPusher:
         Raises RevertRefusedError, GitUnreachableError.
         """
         runner = replace(self._pushing, git_dir=repository.runner.git_dir)
-        completed = await runner.run(push(runner.url, commit, ref), seconds=self._push_timeout, stderr=process.MIB)
+        completed = await runner.run(
+            push_command(runner.url, commit, ref), seconds=self._push_timeout, stderr=process.MIB
+        )
         if completed.ok:
             return True
         if not _rejected(completed):
@@ -187,7 +189,7 @@ class GitPusher:
     def _refused(self, runner: GitRunner, completed: process.Completed, branch: str) -> RevertRefusedError:
         """``branch`` "" where it is not about one."""
         stdout, stderr = (text.decode(errors="replace") for text in (completed.stdout, completed.stderr))
-        line = refusing_line(stdout, stderr, runner.token())
+        line = refusal_line(stdout, stderr, runner.token())
         other = {"": ", or set rollback.git: off", runner.branch: ", or set rollback.git: branch"}.get(branch, "")
         return RevertRefusedError(
             f"the remote does not let us push{f' to {branch}' if branch else ''}: {line}",
@@ -202,7 +204,7 @@ class _Attempt:
 
     pusher: GitPusher
     repository: ScratchRepository
-    order: RevertOrder
+    order: RevertRequest
     head: str
 
     async def run(self, mode: GitRevert) -> Reverted | None:
@@ -319,7 +321,7 @@ class _Attempt:
         conflicts = await self.repository.git("ls-files", "--unmerged", "-z")
         if completed.timed_out or not conflicts:
             self.repository.runner.raise_failure(completed, QUICK)
-        shown = _some(sorted({plain(entry.partition("\t")[2], 100) for entry in conflicts.split("\0") if entry}))
+        shown = _some(sorted({sanitized(entry.partition("\t")[2], 100) for entry in conflicts.split("\0") if entry}))
         change = await self.repository.describe(commit)
         raise self._refused(f"reverting {change.named} conflicts with later commits in {shown}", _BY_HAND)
 
@@ -347,7 +349,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
 
 
-def _check(order: RevertOrder, mode: GitRevert) -> None:
+def _check(order: RevertRequest, mode: GitRevert) -> None:
     """Raises RefusedError, SourceError or ConfigError for what git must not be given."""
     check_commit(order.failed)
     check_commit(order.good)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reconciler.adapters import process
 from reconciler.adapters.ssh.connection import SshConnection
-from reconciler.adapters.ssh.tunnel import door
+from reconciler.adapters.ssh.tunnel import tunnel_socket
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
 from reconciler.core.ports import Ran
@@ -210,7 +210,7 @@ class SshMachine:
         """The address as it is seen from there."""
         import aiohttp
 
-        async with door(self._connection, url) as path:
+        async with tunnel_socket(self._connection, url) as path:
             return await _get(url, seconds, aiohttp.UnixConnector(path))
 
     async def _names_of(self, uid: int, gid: int) -> tuple[Mapping[int, str], Mapping[int, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.local.backups import MANIFEST, BackupDirectory, manifest_of
-from reconciler.adapters.ssh.compose_context import flush
+from reconciler.adapters.ssh.compose_context import flush_directory
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.errors import HostUnreachableError, LiveFileError
 from reconciler.core.model.runs import Backup, BackupEntry, Run
@@ -87,7 +87,7 @@ class SshBackups:
                     await out.fsync()
             async with self._connection.answering():
                 await sftp.posix_rename(making, name)
-            await flush(self._connection, parent, _QUICK)
+            await flush_directory(self._connection, parent, _QUICK)
         except asyncssh.SFTPError as error:
             await self._clear(parent)
             hint = f"Nothing was changed; make room there, or correct hosts.{self._connection.name}.backup_dir"

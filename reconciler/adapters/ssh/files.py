@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import process
 from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name, require_regular, require_small
-from reconciler.adapters.ssh.compose_context import flush, listed, put_private, resolve, staging
+from reconciler.adapters.ssh.compose_context import (
+    flush_directory,
+    list_directory,
+    put_private,
+    resolve_path,
+    staging_directory,
+)
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
@@ -79,7 +85,7 @@ class SshHost:
                     await _create(sftp, path, data, mode, ownership)
                 else:
                     await _replace(sftp, path, data, mode, ownership, replaces)
-            await flush(self._connection, posixpath.dirname(path), _QUICK)
+            await flush_directory(self._connection, posixpath.dirname(path), _QUICK)
         except asyncssh.SFTPError as error:
             raise self._error("cannot write the live file", path, error) from None
 
@@ -91,7 +97,7 @@ class SshHost:
             async with self._connection.answering():
                 await self._check_way(sftp, path)
                 await _remove(sftp, path, replaces)
-            await flush(self._connection, posixpath.dirname(path), _QUICK)
+            await flush_directory(self._connection, posixpath.dirname(path), _QUICK)
         except asyncssh.SFTPNoSuchFile:
             return
         except asyncssh.SFTPError as error:
@@ -103,14 +109,14 @@ class SshHost:
             self._cleared = True
         directory, name = posixpath.split(path)
         async with self._connection.answering():
-            found = [other for other in await listed(self._connection, directory) if is_left_of(name, other)]
+            found = [other for other in await list_directory(self._connection, directory) if is_left_of(name, other)]
         return tuple(posixpath.join(directory, other) for other in sorted(found))
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership(await self._id("passwd", "user", owner), await self._id("group", "group", group))
 
     async def resolve(self, path: str) -> str:
-        return await resolve(self._connection, path)
+        return await resolve_path(self._connection, path)
 
     async def check(self, check: Check, data: Secret) -> None:
         """The staged bytes lie there in memory only."""
@@ -118,7 +124,7 @@ class SshHost:
 
         where = f"check {check.name}"
         try:
-            async with staging(self._connection, f"{self._memory}-check") as directory:
+            async with staging_directory(self._connection, f"{self._memory}-check") as directory:
                 async with self._connection.answering():
                     await put_private(self._connection, f"{directory}/staged", data)
                 argv = [part.replace("{file}", f"{directory}/staged") for part in check.argv]

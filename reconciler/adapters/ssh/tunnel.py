@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def door(connection: SshConnection, url: str) -> AsyncIterator[str]:
+async def tunnel_socket(connection: SshConnection, url: str) -> AsyncIterator[str]:
     """The path of a socket here, ours alone, that leads to the host and port of the URL as they are reached from there.
 
     At the end everything of it is gone, also what the other side keeps open without an answer. Raises

@@ -14,7 +14,7 @@ from reconciler.app.config.server import ServerConfig
 from reconciler.app.config.strict_yaml import Document, UnreadableError, read_document
 from reconciler.core.checks import line_lint, rules
 from reconciler.core.checks.rules import Finding, Rule
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, is_left_to_server, read_entries, resolve_env_file
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
@@ -59,7 +59,7 @@ class Source:
 
     def is_left_to_server(self, key: str) -> bool:
         """Whether git need not have the key, and does not decide its value."""
-        return self.outline is not None and dotenv.left_to_server(key, self.outline.ignore_keys)
+        return self.outline is not None and is_left_to_server(key, self.outline.ignore_keys)
 
     def line(self, key: str) -> int:
         return (self.keys or {}).get(key, 1)
@@ -158,7 +158,7 @@ def _plain_env_files(tree: Tree, found: Sequence[Environment], reader: _Reader) 
 
 
 def secrets_in_plain(
-    path: str, entries: Iterable[dotenv.Entry], real: Callable[[str], bool] = bool
+    path: str, entries: Iterable[DotenvEntry], real: Callable[[str], bool] = bool
 ) -> Iterator[Finding]:
     """Values under names of secrets, of those that are ``real``, in a file that is not encrypted."""
     for entry in entries:
@@ -280,7 +280,7 @@ class _Reader:
         if not linted.conflict and not line_lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
             try:
-                cipher = ciphertext.read(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
+                cipher = ciphertext.read_ciphertext(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
             except SourceError as error:
                 self._refused(path, rest, error)
         keys = None
@@ -308,7 +308,7 @@ class _Reader:
         self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
         if linted.conflict:
             return plain
-        entries, found = read_entries(path, data, outline.parser)
+        entries, found = checked_entries(path, data, outline.parser)
         self._findings += [*found, *secrets_in_plain(path, entries if not found else ())]
         keys = {entry.key: entry.line for entry in entries}
         return Source(self._name, name, path, data, outline, keys=keys if not found else None)
@@ -324,13 +324,13 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def read_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[dotenv.Entry], list[Finding]]:
+def checked_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[DotenvEntry], list[Finding]]:
     """The entries of a plain env file, and what speaks against them."""
     try:
-        entries = dotenv.entries(data, parser)
+        entries = read_entries(data, parser)
         if parser is Parser.COMPOSE:
-            dotenv.resolve(data, {})
-    except dotenv.EnvFileError as error:
+            resolve_env_file(data, {})
+    except EnvFileError as error:
         if error.code != "required-variable":  # it may be defined where Compose runs
             return (), [Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])]
     return entries, line_lint.plain(path, entries)

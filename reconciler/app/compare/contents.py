@@ -9,8 +9,7 @@ from reconciler.app.checks.run import Opener
 from reconciler.app.checks.values import is_placeholder
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.compare.types import SEALED, Value
-from reconciler.core.dotenv import dotenv
-from reconciler.core.dotenv.dotenv import Reading
+from reconciler.core.dotenv.grammar import EnvFileError, KeyReading, read_entries, read_keys
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, SourceError
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Digester
@@ -57,7 +56,7 @@ class Reader:
         if b"ENC[AES256_GCM," not in data:
             return self.plain(data, parser, around)
         try:
-            cipher = ciphertext.read(name, data, parse_yaml=self.parse_yaml, key_types=_KEY_TYPES)
+            cipher = ciphertext.read_ciphertext(name, data, parse_yaml=self.parse_yaml, key_types=_KEY_TYPES)
         except SourceError as error:
             return Content(problem=f"{error.what.rstrip('.')}; `reconciler check` says more")
         plain = await self._decrypted(name, data, cipher)
@@ -84,9 +83,9 @@ class Reader:
         if parser is Parser.OPAQUE:
             return Content(digest=whole)
         try:
-            readings = dotenv.readings(data, parser, self.digest, around.variables, around.unsure)
-            entries = dotenv.entries(data, parser)
-        except dotenv.EnvFileError as error:
+            readings = read_keys(data, parser, self.digest, around.variables, around.unsure)
+            entries = read_entries(data, parser)
+        except EnvFileError as error:
             return Content(digest=whole, problem=str(error))
         keys = {}
         for entry in entries:
@@ -96,7 +95,7 @@ class Reader:
         known = {key: one.value for key, one in readings.items() if one.value is not None}
         return Content(keys, whole, variables=known)
 
-    def _read_value(self, one: Reading) -> Value:
+    def _read_value(self, one: KeyReading) -> Value:
         if one.value is None:
             return Value(None, placeholder=is_placeholder(one.template), written=one.written, given=one.given)
         return replace(self.value(one.value), written=one.written, given=one.given)

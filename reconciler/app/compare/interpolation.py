@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.app.compare.contents import ALONE, Around, Reader
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.inventory import FoundProject, Use, UsedFile
 from reconciler.core.model.targets import Parser
 
@@ -62,7 +62,7 @@ async def interpolation_of(project: FoundProject, reader: Reader) -> Interpolati
 
 def _names(used: UsedFile) -> Iterator[str]:
     try:
-        entries = dotenv.entries(used.file.data.reveal(), Parser.RAW if used.raw else Parser.COMPOSE)
-    except dotenv.EnvFileError:
+        entries = read_entries(used.file.data.reveal(), Parser.RAW if used.raw else Parser.COMPOSE)
+    except EnvFileError:
         return iter(())
     return (entry.key for entry in entries)

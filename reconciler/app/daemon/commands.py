@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -20,16 +20,11 @@ from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.wiring.server import Runtime, open_backups, open_store, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model.requests import Order
-from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Run
-from reconciler.core.model.targets import LiveFile
-from reconciler.core.ports import Ports
-from reconciler.engine.backup import entry_of, take_backup
-from reconciler.engine.leftovers import clear_leftovers_of_restore
-from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollback import find_backup, restore_entry
-from reconciler.engine.rollout import Turn, chosen_units, obeyed, take_turn
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
+from reconciler.core.model.runs import Outcome
+from reconciler.engine.backup import find_backup
+from reconciler.engine.restore import restore_backup
+from reconciler.engine.rollout import select_units, without_needless_refusals
 
 Tell = Callable[[str], None]
 
@@ -120,7 +115,7 @@ def make_pass(
     *,
     dry_run: bool,
     tell: Tell,
-    order: Order | None = None,
+    order: OperatorRequest | None = None,
 ) -> list[dict[str, Any]]:
     """One pass, after the ``order`` if there is one; in the daemon if it answers, else here under the same lock.
 
@@ -140,7 +135,7 @@ def make_pass(
     return asyncio.run(_make_pass(config, asked, tell))
 
 
-def order(config: ServerConfig, environment: str | None, wish: Order, *, tell: Tell) -> list[dict[str, Any]]:
+def order(config: ServerConfig, environment: str | None, wish: OperatorRequest, *, tell: Tell) -> list[dict[str, Any]]:
     """Carry out a person's order on one environment, and make the pass that follows from it. Raises as make_pass."""
     if environment is None and len(config.environment) > 1:
         hint = f"Name one with --environment: {', '.join(config.environment)}"
@@ -183,16 +178,17 @@ async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) ->
 
 
 async def _passes(built: Runtime, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    dry_run, order = asked["dry_run"], show.order_from(asked["order"])
-
-    async def make(host: Reconciler, turn: Turn) -> Outcome:
-        return await take_turn(host, asked["trigger"], turn, dry_run=dry_run, take_over=asked["take_over"])
-
-    only = chosen_units(built.passes, asked["environments"])
-    found: list[Outcome] = []
+    request = ReconcileRequest(
+        asked["trigger"],
+        dry_run=asked["dry_run"],
+        take_over=asked["take_over"],
+        operator=show.order_from(asked["order"]),
+    )
+    only = select_units(built.passes, asked["environments"])
+    outcomes: list[Outcome] = []
     for rollout in built.rollouts:
-        found += await rollout.run(make, dry_run=dry_run, only=only, order=order)
-    return [show.outcome(one) for one in obeyed(found)]
+        outcomes += await rollout.reconcile(request, only=only)
+    return [show.outcome(outcome) for outcome in without_needless_refusals(outcomes)]
 
 
 # --- errands ---
@@ -323,7 +319,7 @@ async def _status_here(config: ServerConfig, tell: Tell) -> dict[str, Any]:
 
 async def _look(built: Runtime, name: str) -> dict[str, Any]:
     one = built.passes[name]
-    outcome = await one.run("status", poll=False, dry_run=True)
+    outcome = await one.reconcile(ReconcileRequest("status", poll=False, dry_run=True))
     record = built.ports.store.environment(name)
     return {**show.environment(record, outcome, at=built.ports.clock.now()), **await show.health_of(one)}
 
@@ -368,7 +364,7 @@ def verified_backups(config: ServerConfig, environment: str | None) -> list[dict
 
 def _units_of(config: ServerConfig, environment: str | None) -> frozenset[str] | None:
     """What an environment is called, also on each of its hosts; None for everything there is."""
-    return None if environment is None else frozenset({environment, *chosen_units(config.units, [environment])})
+    return None if environment is None else frozenset({environment, *select_units(config.units, [environment])})
 
 
 def _need_state(config: ServerConfig) -> None:
@@ -389,44 +385,6 @@ def restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[st
 
 async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[str, Any]:
     async with runtime(config) as built:
-        backup = find_backup(built.ports, identity)
-        ports = built.ports_of(backup.environment)
-        entries = [entry for entry in backup.entries if not only or entry.source in only or entry.path in only]
-        if not entries:
-            names = ", ".join(entry.source for entry in backup.entries)
-            raise RefusedError("no file of the backup has that name", where=identity, hint=f"It holds: {names}")
-        for entry in entries:
-            ports.backups.read(backup, entry)  # a damaged one is found before anything is changed
-        await clear_leftovers_of_restore(ports, backup, entries)
-        current = {entry.path: await ports.host.read(entry.path) for entry in entries}
-        own = await _back_up_current(ports, backup, entries, current)
-        await _put_back(ports, backup, entries, current, own)
-        return {"restored": [entry.path for entry in entries], "from": backup.id, "backup": own}
-
-
-async def _put_back(
-    ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None], own: str
-) -> None:
-    """All of the entries, or none: where one cannot be written, those before it are made what they were."""
-    done: list[str] = []
-    try:
-        for entry in entries:
-            await restore_entry(ports, backup, entry, current[entry.path])
-            done.append(entry.path)
-    except ReconcilerError:
-        before = find_backup(ports, own)
-        for entry in before.entries:
-            if entry.path in done:
-                await restore_entry(ports, before, entry, await ports.host.read(entry.path))
-        raise
-
-
-async def _back_up_current(
-    ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None]
-) -> str:
-    applied = ports.store.environment(backup.environment).applied or Revision(backup.to_commit, "")
-    run = Run(ports.new_run_id(), backup.environment, "restore", ports.clock.now(), applied)
-    files = [
-        entry_of(ports, number, entry.source, entry.path, current[entry.path]) for number, entry in enumerate(entries)
-    ]
-    return await take_backup(ports, run, files, backup.to_commit, backup.from_commit)
+        environment = find_backup(built.ports, identity).environment
+        restored = await restore_backup(built.ports_of(environment), environment, identity, only)
+        return {"restored": list(restored.paths), "from": restored.source, "backup": restored.backup}

@@ -19,7 +19,7 @@ from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.model.revisions import GitRevert, Verify
 from reconciler.core.model.targets import Manifest
 from reconciler.core.ports import Ports
-from reconciler.engine.observe import Plaintexts, Snapshot, load, look, path_in_git
+from reconciler.engine.observe import Plaintexts, Snapshot, load_desired, observe, path_in_git
 
 _LOW_SPACE = 64 * 1024 * 1024  # bytes: room for some backups and a fetch
 
@@ -191,9 +191,9 @@ async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[
     ports, what = built.ports_of(name), f"environment {name}"
     try:
         revision = await ports.git.revision(commit, path_in_git(ports, name))
-        wanted = await load(ports, name, revision, Plaintexts(ports))
+        wanted = await load_desired(ports, name, revision, Plaintexts(ports))
         yield Finding(what, "ok", f"{len(wanted.manifest.targets)} source(s) read and decrypted")
-        snapshot = await look(ports, wanted)
+        snapshot = await observe(ports, wanted)
         yield Finding(f"{what}: live files", "ok", _present(snapshot))
     except ReconcilerError as error:
         yield _failed(what, error)

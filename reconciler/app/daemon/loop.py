@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any, Protocol
 
 from reconciler.app.daemon import logs
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.model.requests import Order
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Clock
 from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Make, Rollout, Turn, chosen_units, obeyed, take_turn
+from reconciler.engine.rollout import Rollout, select_units, without_needless_refusals
 
 _FIRST_RETRY = 5.0
 _LAST_RETRY = 300.0
@@ -50,7 +49,7 @@ class Request:
     dry_run: bool
     take_over: Collection[str]
     environments: Collection[str]
-    order: Order | None
+    order: OperatorRequest | None
     answer: asyncio.Future[tuple[Outcome, ...]]
     progress: Callable[[str], None]
 
@@ -158,7 +157,7 @@ class Daemon:
         dry_run: bool = False,
         take_over: Collection[str] = (),
         environments: Collection[str] = (),
-        order: Order | None = None,
+        order: OperatorRequest | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> tuple[Outcome, ...]:
         """Have a pass run that starts after this call, and return how it ended, per environment.
@@ -204,43 +203,32 @@ class Daemon:
 
     async def _pass_all(self, trigger: str, poll: bool) -> float:
         """One pass over every environment; returns the seconds until a failed one is to be tried again."""
-        make = functools.partial(self._one, trigger)
-        outcomes = [
-            outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, trigger, make, poll=poll)
-        ]
+        request = ReconcileRequest(trigger, poll=poll)
+        outcomes = [outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, request)]
         if self._watch is not None:
             here = [one for name, one in self.passes.items() if environment_of(name) == name]
             self._watch.follow({path for one in here for path in one.live_paths})
         return min([float("inf"), *(self._backoff(outcome) for outcome in outcomes)])
 
     async def _roll_out(
-        self, rollout: Rollout, trigger: str, make: Make, *, dry_run: bool = False, **options: Any
+        self, rollout: Rollout, request: ReconcileRequest, only: Collection[str] | None = None
     ) -> tuple[Outcome, ...]:
         """The rollout's outcomes; what goes wrong between its hosts must not end the daemon."""
         try:
-            return await rollout.run(make, dry_run=dry_run, **options)
+            return await rollout.reconcile(request, self._reconcile, only=only)
         except Exception as error:  # noqa: BLE001
             outcome = _failed(rollout.units[0], error)
-            if not dry_run:
-                self._remember(outcome, trigger)
+            if not request.dry_run:
+                self._remember(outcome, request.trigger)
             return (outcome,)
 
-    async def _one(
-        self,
-        trigger: str,
-        host: Reconciler,
-        turn: Turn,
-        *,
-        dry_run: bool = False,
-        take_over: Collection[str] = (),
-    ) -> Outcome:
-        name = host.environment
+    async def _reconcile(self, host: Reconciler, request: ReconcileRequest) -> Outcome:
         try:
-            outcome = await take_turn(host, trigger, turn, dry_run=dry_run, take_over=take_over)
+            outcome = await host.reconcile(request)
         except Exception as error:  # noqa: BLE001
-            outcome = _failed(name, error)
-        if not dry_run and not outcome.refused:
-            self._remember(outcome, trigger)
+            outcome = _failed(host.environment, error)
+        if not request.dry_run and not outcome.refused:
+            self._remember(outcome, request.trigger)
         return outcome
 
     def _remember(self, outcome: Outcome, trigger: str) -> None:
@@ -274,17 +262,13 @@ class Daemon:
             self._on_progress(None)
 
     async def _make_passes(self, request: Request) -> None:
-        make = functools.partial(self._one, request.trigger, dry_run=request.dry_run, take_over=request.take_over)
-        only = chosen_units(self.passes, request.environments)
-        outcomes = [
-            outcome
-            for rollout in self._rollouts
-            for outcome in await self._roll_out(
-                rollout, request.trigger, make, dry_run=request.dry_run, only=only, order=request.order
-            )
-        ]
+        wanted = ReconcileRequest(
+            request.trigger, dry_run=request.dry_run, take_over=request.take_over, operator=request.order
+        )
+        only = select_units(self.passes, request.environments)
+        outcomes = [outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, wanted, only)]
         if not request.answer.done():
-            request.answer.set_result(obeyed(outcomes))
+            request.answer.set_result(without_needless_refusals(outcomes))
 
     async def _sleep(self, until: float) -> None:
         """Until the monotonic time ``until``, or until there is something to do."""

@@ -12,7 +12,7 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.adopt import adopt
-from reconciler.engine.rollout import chosen_units
+from reconciler.engine.rollout import select_units
 from reconciler.engine.secret_age import secret_ages
 from reconciler.engine.target_revision import accepted_head, target_revision
 
@@ -29,7 +29,7 @@ async def carry_out(ports_of: Callable[[str], Ports], units: Sequence[str], aske
             return adopted(await adopt(ports, environment, asked["target"], asked["keys"]), ports.settings.branch)
         case "age":
             # Ages are git's: they are the same on every host of an environment.
-            chosen = sorted(chosen_units(units, asked["environments"]), key=list(units).index)
+            chosen = sorted(select_units(units, asked["environments"]), key=list(units).index)
             first = {environment_of(unit): unit for unit in reversed(chosen)}
             return {
                 "environments": [await _age(ports_of(one), one, asked["max_age"]) for one in reversed(first.values())]

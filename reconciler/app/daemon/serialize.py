@@ -12,7 +12,7 @@ from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.compose import Action, ServiceHealth
 from reconciler.core.model.plans import Change, KeyChange, Plan
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, RequestKind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Run
 from reconciler.engine.reconcile import Reconciler
@@ -81,13 +81,13 @@ def outcome(one: Outcome) -> dict[str, Any]:
     }
 
 
-def order(one: Order | None) -> dict[str, Any] | None:
+def order(one: OperatorRequest | None) -> dict[str, Any] | None:
     """An order as it travels through the control socket."""
     return None if one is None else dataclasses.asdict(one)
 
 
-def order_from(data: Mapping[str, Any] | None) -> Order | None:
-    return Order(**{**data, "kind": OrderKind(data["kind"])}) if data else None
+def order_from(data: Mapping[str, Any] | None) -> OperatorRequest | None:
+    return OperatorRequest(**{**data, "kind": RequestKind(data["kind"])}) if data else None
 
 
 def run(one: Run) -> dict[str, Any]:

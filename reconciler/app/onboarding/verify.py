@@ -18,6 +18,7 @@ from reconciler.app.onboarding.render import Committed
 from reconciler.app.wiring import clone as local_wiring
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.targets import Target
 from reconciler.core.onboarding.draft import Draft
 from reconciler.core.ports import Machine
@@ -150,7 +151,7 @@ async def _plan(commit: Committed, found: Draft, host: str) -> Proof:
     try:
         settings = server_settings(commit, found, host, os.path.join(directory, "state"))
         async with runtime(ServerConfig.model_validate(settings)) as built:
-            outcome = await built.passes[commit.environment].run("plan", dry_run=True)
+            outcome = await built.passes[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
         return _judged(serialize.outcome(outcome), host)
     finally:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

@@ -13,7 +13,7 @@ from reconciler.adapters.git.clone_writer import CloneWriter
 from reconciler.adapters.git.work_tree import read_tree
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.machine import LocalMachine, SshMachine
-from reconciler.adapters.sops.sops import Sops, parse_yaml
+from reconciler.adapters.sops.program import Sops, parse_yaml
 from reconciler.adapters.ssh.connection import SshAddress, SshConnection
 from reconciler.app.checks.run import Progress, Tools
 from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
@@ -125,7 +125,7 @@ def clone_writer(top: str) -> CloneWriter:
 
 def make_key_file(path: str) -> str:
     """Make an age key and return its public half. Raises RefusedError."""
-    from reconciler.adapters.sops.age_key import make_key_file as make
+    from reconciler.adapters.sops.age_key_file import make_age_key_file as make
 
     return make(path)
 

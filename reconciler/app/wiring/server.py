@@ -26,7 +26,7 @@ from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.local.watch import FileWatch
 from reconciler.adapters.metrics import PrometheusMetrics
-from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app.config.contract import read_contract
 from reconciler.app.config.manifest import read_manifest
@@ -38,7 +38,8 @@ from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
-from reconciler.engine.reconcile import Claims, Reconciler
+from reconciler.engine.memory import Claims
+from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Rule
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, parse_env_file
 from reconciler.core.sops import ciphertext
 from reconciler.core.text import key_name
 
@@ -93,7 +93,7 @@ def _lint_lines(path: str, text: str, findings: list[Finding]) -> str:
 
 def _fault(key: str, value: str, number: int, first: dict[str, int]) -> tuple[Rule, str] | None:
     if key.startswith("sops_"):
-        if ciphertext.is_metadata(key):
+        if ciphertext.is_metadata_key(key):
             return None
         return rules.SOPS_KEY, "a name that begins with sops_ is no variable: sops keeps its own data under such names"
     name = key.strip(" \t").removeprefix("export ").strip(" \t")
@@ -119,13 +119,13 @@ def name_problem(name: str) -> str:
     if re.fullmatch(r"[\w.\-]+", name):
         return ""
     try:
-        dotenv.parse(f"{name}=x\n".encode("utf-8", "surrogatepass"))
-    except dotenv.EnvFileError:
+        parse_env_file(f"{name}=x\n".encode("utf-8", "surrogatepass"))
+    except EnvFileError:
         return "the text before = is no name that Compose takes: letters, digits, _ . and - only"
     return "the text before = is no name that can be managed: letters, digits, _ . and - only"
 
 
-def plain(path: str, entries: tuple[dotenv.Entry, ...]) -> list[Finding]:
+def plain(path: str, entries: tuple[DotenvEntry, ...]) -> list[Finding]:
     """What the entries of a plain (or decrypted) env file tell: duplicates, sops' own names, secrets for names."""
     findings = []
     first: dict[str, int] = {}

@@ -33,7 +33,7 @@ from reconciler.core.compare.types import (
     Value,
 )
 from reconciler.core.contract import Differs, Notes
-from reconciler.core.dotenv.dotenv import left_to_server
+from reconciler.core.dotenv.grammar import is_left_to_server
 from reconciler.core.inventory import FoundContainer
 
 # --- what is compared ---
@@ -110,7 +110,7 @@ class _Judge:
         for key in sorted((here.keys() | there.keys()) - idle):
             notes = [each.notes[key] for each in (one, other) if each and key in each.notes]
             result = self._key(names, key, here.get(key), there.get(key), notes, _remarks(key, one, other, notes))
-            if result.status in _ALLOWS and any(each and left_to_server(key, each.ignored) for each in (one, other)):
+            if result.status in _ALLOWS and any(each and is_left_to_server(key, each.ignored) for each in (one, other)):
                 result = replace(result, status=Status.EXPECTED, reason="left to the server (ignore_keys)")
             yield result
 

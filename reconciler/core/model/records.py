@@ -37,7 +37,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Until then (epoch seconds) a person wants nothing to be written to a target or stack; ``scope`` as in Order."""
+    """Until then (epoch seconds) nothing is written to a target or stack; ``scope`` as in OperatorRequest."""
 
     scope: str
     until: float
@@ -92,10 +92,15 @@ class EnvironmentRecord:
     def quarantine_of(self, revision: Revision) -> Quarantine | None:
         return next((one for one in self.quarantines if one.revision.subtree == revision.subtree), None)
 
-    def quarantined(self, one: Quarantine) -> EnvironmentRecord:
-        """The record with this quarantine, in the place of an earlier one of the same subtree."""
-        others = self.trusting(one.revision).quarantines
-        return replace(self, quarantines=(*others[-_MOST_QUARANTINES:], one))
+    @property
+    def pending_revert(self) -> Quarantine | None:
+        """The first quarantine that git has not followed yet."""
+        return next((known for known in self.quarantines if known.revert is RevertState.PENDING), None)
+
+    def quarantined(self, quarantine: Quarantine) -> EnvironmentRecord:
+        """The record with this quarantine, which replaces an earlier one of the same subtree."""
+        others = self.trusting(quarantine.revision).quarantines
+        return replace(self, quarantines=(*others[-_MOST_QUARANTINES:], quarantine))
 
     def trusting(self, revision: Revision) -> EnvironmentRecord:
         """The record without a quarantine of the revision's subtree."""

@@ -46,7 +46,7 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
-class RevertOrder:
+class RevertRequest:
     """What is to be undone in git, and why: the commits in (``good`` .. ``failed``] that touch ``directory``.
 
     ``good`` and ``failed`` are commit ids; ``directory`` is the environment's in the repository; ``run`` and ``host``

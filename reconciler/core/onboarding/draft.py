@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from reconciler.core.checks import line_lint
 from reconciler.core.decide.guards import control_keys, is_below
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, read_entries
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use
 from reconciler.core.model.targets import Format, Parser
@@ -399,8 +399,8 @@ def _why_not_dotenv(data: bytes, reader: Parser) -> str:
 def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:
     """The names that can be shown, how many cannot, and why its keys cannot be managed ("" if they can)."""
     try:
-        entries = dotenv.entries(data, reader)
-    except dotenv.EnvFileError as error:
+        entries = read_entries(data, reader)
+    except EnvFileError as error:
         return (), 0, f"it cannot be read ({error}), so its keys are not looked at"
     if findings := line_lint.plain("", entries):
         what = f"line {findings[0].line}: {findings[0].message}"
@@ -409,7 +409,7 @@ def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:
     return names, len({entry.key for entry in entries}) - len(names), ""
 
 
-def _shown(entries: Iterable[dotenv.Entry]) -> tuple[str, ...]:
+def _shown(entries: Iterable[DotenvEntry]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.key for entry in entries if is_certainly_a_name(entry.key, entry.template or "x")))
 
 

@@ -13,12 +13,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Parser, Target
 from reconciler.core.secret import Secret
-from reconciler.core.sops.ciphertext import is_certainly_a_name, listed
+from reconciler.core.sops.ciphertext import first_names, is_certainly_a_name
 
 _LABEL = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
 _SOPS_OWN = "sops_"
@@ -168,8 +168,8 @@ def _line(number: int, text: str, reader: Parser) -> Line:
 def _stands_alone(text: str, name: str, reader: Parser) -> bool:
     """Whether the line by itself is exactly one assignment of ``name``: no piece of a value of several lines."""
     try:
-        found = dotenv.entries(f"{text}\n".encode(), reader)
-    except dotenv.EnvFileError:
+        found = read_entries(f"{text}\n".encode(), reader)
+    except EnvFileError:
         return False
     return [entry.key for entry in found] == [name]
 
@@ -181,8 +181,8 @@ def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line |
     like one, and what looks like a name would be a piece of a secret.
     """
     try:
-        entries = dotenv.entries(live, reader)
-    except dotenv.EnvFileError as error:
+        entries = read_entries(live, reader)
+    except EnvFileError as error:
         raise RefusedError(f"the live file cannot be read: {error}", where=target.path, hint="Mend it first") from None
     seen: set[str] = set()
     for entry in entries:
@@ -241,11 +241,11 @@ def _named(
 
     Of those that differ, ``told`` may be shown.
     """
-    hint = f"What differs: {listed(told) or 'no key, only comments, order or blank lines'}"
+    hint = f"What differs: {first_names(told) or 'no key, only comments, order or blank lines'}"
     if unknown := sorted(set(keys) - set(known)):
-        raise RefusedError(f"neither git nor the live file has {listed(unknown)}", where=target.id, hint=hint)
+        raise RefusedError(f"neither git nor the live file has {first_names(unknown)}", where=target.id, hint=hint)
     if same := sorted(set(keys) - set(differing)):
-        raise RefusedError(f"{listed(same)} is as git has it", where=target.id, hint=hint)
+        raise RefusedError(f"{first_names(same)} is as git has it", where=target.id, hint=hint)
     return [name for name in differing if name in keys]
 
 
@@ -255,9 +255,7 @@ def _merged(
     """Git's content with the wanted keys as the live file has them; what is not in git by that label is added last."""
     unfit = [name for name in wanted if name in theirs and theirs[name] is None]
     if unfit:
-        what = (
-            f"sops' dotenv cannot hold {listed(unfit)} as the live file has it (a value of several lines? a bare KEY?)"
-        )
+        what = f"sops' dotenv cannot hold the live {first_names(unfit)} (a value of several lines? a bare KEY?)"
         raise RefusedError(what, where=target.path, hint=f"Write it in one KEY=value line, or {AS_BINARY}")
     old = _lines_in_git(target, git, reader)
     labels = {line.label for line in old}
@@ -338,7 +336,7 @@ def _both_moved(target: Target) -> RefusedError:
 
 
 def _only_git_moved(target: Target, names: Sequence[str], others: Sequence[str] = ()) -> RefusedError:
-    of = f"{listed(names)}: git has changed that" if names else "git has changed the file"
+    of = f"{first_names(names)}: git has changed that" if names else "git has changed the file"
     what = f"{of} since it was last applied here, nobody on this server has; adopting would undo the change in git"
     return RefusedError(what, where=target.id, hint=_by_key(others) or "`reconciler sync` applies what git has")
 
@@ -352,7 +350,7 @@ def branch(environment: str, at: float) -> str:
     return f"reconciler/adopt-{environment}-{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
 
 
-def message(target: Target, keys: KeyChange, host: str) -> str:
+def adoption_message(target: Target, keys: KeyChange, host: str) -> str:
     """What the commit says: names, never values."""
     host = " ".join(host.split())
     names = keys.names

@@ -69,7 +69,7 @@ _AS_BINARY = "`sops encrypt --input-type binary --output-type binary` takes a fi
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class EncryptedEntry:
     """One value or comment, still encrypted.
 
     ``key`` is the variable's name, or a path such as ``db.users[0]`` (YAML, JSON); "" for a comment. ``line`` counts
@@ -90,7 +90,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Metadata:
+class SopsMetadata:
     """Who can decrypt the file (public keys), and when and by which sops it was written.
 
     ``rule`` is the name of the setting by which sops left values in plain text, "" where it encrypts all.
@@ -109,8 +109,8 @@ class Ciphertext:
     """A file that may be handed to sops."""
 
     format: Format
-    entries: tuple[Entry, ...]
-    metadata: Metadata
+    entries: tuple[EncryptedEntry, ...]
+    metadata: SopsMetadata
 
 
 class Fields(list[tuple[str, int, object]]):
@@ -140,7 +140,7 @@ def format_of(name: str, data: bytes) -> Format:
     return Format.JSON if by_name is Format.JSON and not _is_binary_store(store) else Format.BINARY
 
 
-def read(
+def read_ciphertext(
     name: str, data: bytes, *, parse_yaml: YamlParser, key_types: frozenset[str] = frozenset({"age"})
 ) -> Ciphertext:
     """Given a source, return what it says without a key; nothing of it is decrypted or verified.
@@ -233,19 +233,19 @@ class _Findings:
     def __init__(self, name: str, file_format: Format) -> None:
         self.name = name
         self.format = file_format
-        self.entries: list[Entry] = []
+        self.entries: list[EncryptedEntry] = []
         self._plain: list[str] = []
 
     def add_value(self, key: str, line: int, value: object, shown: str) -> None:
         """Take in a value; ``shown`` is what an error may call it. Raises BadCiphertextError for a damaged one."""
         match = _ENCRYPTED.fullmatch(value) if isinstance(value, str) else None
         if match is not None and match["type"] in _VALUE_TYPES[self.format]:
-            self.entries.append(Entry(key, line, match[0], match["iv"]))
+            self.entries.append(EncryptedEntry(key, line, match[0], match["iv"]))
         elif value is None or value == "":
-            self.entries.append(Entry(key, line))
+            self.entries.append(EncryptedEntry(key, line))
         elif isinstance(value, str) and value.startswith("ENC["):
             raise BadCiphertextError(
-                f"the encrypted value of {shown} is damaged", where=_at(self.name, line), hint=redo(self.name)
+                f"the encrypted value of {shown} is damaged", where=_at(self.name, line), hint=restore_hint(self.name)
             )
         else:
             self._plain.append(shown)
@@ -256,7 +256,7 @@ class _Findings:
         """
         match = _ENCRYPTED.fullmatch(text)
         if match is not None and match["type"] == "comment":
-            self.entries.append(Entry("", line, text, match["iv"], comment=True))
+            self.entries.append(EncryptedEntry("", line, text, match["iv"], comment=True))
         elif text:
             self._plain.append(f"the comment in line {line}")
 
@@ -268,7 +268,7 @@ class _Findings:
             if rule
             else f"Take them out, add them again with `sops edit {self.name}`, and replace the values: git keeps them"
         )
-        raise NotEncryptedError(f"is not encrypted at {listed(self._plain)}", where=self.name, hint=hint)
+        raise NotEncryptedError(f"is not encrypted at {first_names(self._plain)}", where=self.name, hint=hint)
 
 
 # --- dotenv ---
@@ -288,10 +288,12 @@ def _read_dotenv(found: _Findings, text: str) -> dict[str, tuple[str, int]]:
         if line.startswith("#"):
             found.add_comment(line[1:], number)
         elif not equals and line:
-            raise BadCiphertextError("is not of the form KEY=ENC[…]", where=where, hint=redo(found.name))
+            raise BadCiphertextError("is not of the form KEY=ENC[…]", where=where, hint=restore_hint(found.name))
         elif key.startswith("sops_"):
             if key in metadata:
-                raise BadCiphertextError("repeats a line of the SOPS metadata", where=where, hint=redo(found.name))
+                raise BadCiphertextError(
+                    "repeats a line of the SOPS metadata", where=where, hint=restore_hint(found.name)
+                )
             metadata[key] = (value, number)
         elif line:
             variable = _variable(key, where)
@@ -333,7 +335,7 @@ def is_certainly_a_name(variable: str, value: str) -> bool:
 
 def _refuse_plain_dotenv(name: str, lines: Sequence[str]) -> NoReturn:
     if any("=ENC[AES256_GCM," in line for line in lines):
-        raise BadCiphertextError("its sops_… lines are missing (a bad merge?)", where=name, hint=redo(name))
+        raise BadCiphertextError("its sops_… lines are missing (a bad merge?)", where=name, hint=restore_hint(name))
     keys = []
     for number, line in enumerate(lines, start=1):
         key, _, value = line.partition("=")
@@ -353,7 +355,7 @@ def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tupl
         _refuse_unencrypted(name, _TOP_LEVEL_KEY.findall(text))
     document = parse(name, text)
     if not isinstance(document, Fields):
-        raise BadCiphertextError("its top level is not a mapping", where=name, hint=redo(name))
+        raise BadCiphertextError("its top level is not a mapping", where=name, hint=restore_hint(name))
     _check_keys(name, document)
     metadata = next((value for key, _, value in document if key == "sops"), None)
     content = Fields(field for field in document if field[0] != "sops")
@@ -361,9 +363,9 @@ def _read_tree(found: _Findings, text: str, parse: YamlParser) -> dict[str, tupl
         _refuse_unencrypted(name, [key_name(key) for key, _, _ in content])
     _check_characters(name, text)
     if not isinstance(metadata, Fields) or any(key.casefold() == "sops" for key, _, _ in content):
-        raise BadCiphertextError("must have one `sops` section, spelled so", where=name, hint=redo(name))
+        raise BadCiphertextError("must have one `sops` section, spelled so", where=name, hint=restore_hint(name))
     if found.format is Format.BINARY and [key for key, _, _ in content] != ["data"]:
-        raise BadCiphertextError("a binary store holds `data` and `sops` only", where=name, hint=redo(name))
+        raise BadCiphertextError("a binary store holds `data` and `sops` only", where=name, hint=restore_hint(name))
     if found.format is Format.YAML:
         for comment, line in _yaml_comments(text):
             found.add_comment(comment, line)
@@ -380,7 +382,7 @@ def _parse_json(name: str, text: str) -> object:
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 0)
     # Raised out here: as the cause or context, the parser's own error would carry the whole file along.
-    raise BadCiphertextError("is not valid JSON", where=_at(name, line), hint=redo(name))
+    raise BadCiphertextError("is not valid JSON", where=_at(name, line), hint=restore_hint(name))
 
 
 def _fields(pairs: Iterable[tuple[str, object]]) -> Fields:
@@ -410,7 +412,7 @@ def _check_keys(name: str, fields: Fields) -> None:
         if key in seen:
             raise BadCiphertextError(f"has {key_name(key)} twice", where=_at(name, line), hint="Remove one of them")
         if _UNPRINTABLE.search(key):
-            raise BadCiphertextError("a key has unprintable characters", where=_at(name, line), hint=redo(name))
+            raise BadCiphertextError("a key has unprintable characters", where=_at(name, line), hint=restore_hint(name))
         seen.add(key)
 
 
@@ -449,7 +451,7 @@ def _flat(name: str, section: Fields) -> dict[str, tuple[str, int]]:
     return flat
 
 
-def _metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: frozenset[str]) -> Metadata:
+def _metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: frozenset[str]) -> SopsMetadata:
     for key, (_, line) in flat.items():
         match = _METADATA.fullmatch(key)
         if match is None or not {kind for kind in ("age", "pgp") if match[kind]} <= key_types:
@@ -457,12 +459,14 @@ def _metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: frozens
     for key, pattern in (("mac", _ENCRYPTED), ("lastmodified", _TIME), ("version", _VERSION)):
         value, line = flat.get(key, ("", 0))
         if not pattern.fullmatch(value):
-            raise BadCiphertextError(f"its SOPS metadata has no valid {key}", where=_at(name, line), hint=redo(name))
+            raise BadCiphertextError(
+                f"its SOPS metadata has no valid {key}", where=_at(name, line), hint=restore_hint(name)
+            )
     age = _public_keys(name, flat, "__map_recipient", _RECIPIENT)
     pgp = _public_keys(name, flat, "__map_fp", _FINGERPRINT)
     if not age and not pgp:
-        raise BadCiphertextError("its SOPS metadata names no key", where=name, hint=redo(name))
-    return Metadata(age, pgp, flat["mac"][0], flat["lastmodified"][0], flat["version"][0], _rule(flat))
+        raise BadCiphertextError("its SOPS metadata names no key", where=name, hint=restore_hint(name))
+    return SopsMetadata(age, pgp, flat["mac"][0], flat["lastmodified"][0], flat["version"][0], _rule(flat))
 
 
 def _public_keys(
@@ -471,11 +475,11 @@ def _public_keys(
     found = [field for key, field in flat.items() if key.endswith(ending)]
     for value, line in found:
         if not pattern.fullmatch(value):  # they are shown in messages
-            raise BadCiphertextError("does not name a public key", where=_at(name, line), hint=redo(name))
+            raise BadCiphertextError("does not name a public key", where=_at(name, line), hint=restore_hint(name))
     return tuple(value for value, _ in found)
 
 
-def is_metadata(line_key: str) -> bool:
+def is_metadata_key(line_key: str) -> bool:
     """Whether a dotenv key such as ``sops_mac`` is one that some sops writes, for any kind of key."""
     key = line_key.removeprefix("sops_")
     return bool(_METADATA.fullmatch(key)) or key.partition("__")[0].lower() in _OTHER_KEYS
@@ -493,7 +497,7 @@ def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
     other = _OTHER_KEYS.get(key.partition("__")[0].lower())
     if other is None:
         raise BadCiphertextError(
-            "its SOPS metadata holds what sops does not write", where=_at(name, line), hint=redo(name)
+            "its SOPS metadata holds what sops does not write", where=_at(name, line), hint=restore_hint(name)
         )
     raise ForeignKeyError(
         f"is encrypted for {other} as well, which this server does not use",
@@ -515,7 +519,7 @@ def _decoded(data: bytes) -> str | None:
 def _refuse_undecodable(name: str, data: bytes) -> NoReturn:
     if b"sops" not in data:
         _refuse_unencrypted(name, ())
-    raise BadCiphertextError("is not UTF-8 text", where=name, hint=redo(name))
+    raise BadCiphertextError("is not UTF-8 text", where=name, hint=restore_hint(name))
 
 
 def _check_characters(name: str, text: str) -> None:
@@ -530,7 +534,7 @@ def _check_characters(name: str, text: str) -> None:
 
 
 def _refuse_unencrypted(name: str, keys: Sequence[str]) -> NoReturn:
-    values = f": it holds plain values for {listed(keys)}" if keys else ""
+    values = f": it holds plain values for {first_names(keys)}" if keys else ""
     raise NotEncryptedError(
         f"is not encrypted{values}",
         where=name,
@@ -538,7 +542,7 @@ def _refuse_unencrypted(name: str, keys: Sequence[str]) -> NoReturn:
     )
 
 
-def listed(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first ten names, and how many more there are."""
     shown, more = names[:_NAMES_SHOWN], len(names) - _NAMES_SHOWN
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
@@ -552,6 +556,6 @@ def _line_at(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
-def redo(name: str) -> str:
+def restore_hint(name: str) -> str:
     """The hint for a file that was changed without sops."""
     return f"Restore the last good version from git and make the change again with `sops edit {name}`"

@@ -7,7 +7,7 @@ import os
 from reconciler.core.errors import RefusedError
 
 
-def make_key_file(path: str) -> str:
+def make_age_key_file(path: str) -> str:
     """Make a new key in the file at ``path``, 0600, whole or not at all; return its public half.
 
     Raises RefusedError where something is there already, or it cannot be written.

@@ -28,7 +28,7 @@ class Quote(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DotenvEntry:
     """One assignment of an env file, before the environment has been looked at.
 
     ``line`` counts from 1. ``template`` is the value without its quotes, escapes and comment, but with its references
@@ -95,7 +95,7 @@ _QUOTED = {
 _QUOTES = {quote.value: quote for quote in Quote}
 
 
-def parse(data: bytes) -> tuple[Entry, ...]:
+def parse_env_file(data: bytes) -> tuple[DotenvEntry, ...]:
     """Given an env file in Compose's grammar, return its entries in the order of the file.
 
     References are not looked at, so a file that parses may still be refused by ``resolve``.
@@ -104,11 +104,11 @@ def parse(data: bytes) -> tuple[Entry, ...]:
     return tuple(_entries(data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")))
 
 
-def _entries(text: str) -> Iterator[Entry]:
+def _entries(text: str) -> Iterator[DotenvEntry]:
     return (entry for entry, _, _ in _statements(text))
 
 
-def _statements(text: str) -> Iterator[tuple[Entry, int, int]]:
+def _statements(text: str) -> Iterator[tuple[DotenvEntry, int, int]]:
     """The entries, each with where its text begins and ends."""
     position, line = 0, 1
     while True:
@@ -123,7 +123,7 @@ def _statements(text: str) -> Iterator[tuple[Entry, int, int]]:
             yield entry, start, position
 
 
-def _entry(text: str, start: int, line: int) -> tuple[Entry, int]:
+def _entry(text: str, start: int, line: int) -> tuple[DotenvEntry, int]:
     """Read the statement at ``start``; return it and where the next one may begin."""
     if _EXPORT.match(text, start):
         start = _skip(_SPACES, text, start + len("export"))
@@ -133,16 +133,16 @@ def _entry(text: str, start: int, line: int) -> tuple[Entry, int]:
             raise EnvFileError(line, "missing-key")
         # The file ends before any delimiter: Compose takes what is there for the value of a nameless key.
         template, quote, stop = _value(text, start, line)
-        return Entry("", line, template, quote=quote), stop
+        return DotenvEntry("", line, template, quote=quote), stop
     if text[stop] not in "=:\n":
         raise EnvFileError(line, "bad-key")
     key = text[start:stop].rstrip(_BLANK)
     if " " in key:
         raise EnvFileError(line, "space-in-key")
     if text[stop] == "\n":
-        return Entry(key, line, "", inherited=True), stop
+        return DotenvEntry(key, line, "", inherited=True), stop
     template, quote, stop = _value(text, _skip(_SPACES, text, stop + 1), line)
-    return Entry(key, line, template, quote=quote), stop
+    return DotenvEntry(key, line, template, quote=quote), stop
 
 
 def _value(text: str, start: int, line: int) -> tuple[str, Quote | None, int]:
@@ -195,7 +195,7 @@ def _octal(digits: str) -> str:
     return "\\" + digits
 
 
-def resolve(data: bytes, environment: Mapping[str, str]) -> dict[str, str]:
+def resolve_env_file(data: bytes, environment: Mapping[str, str]) -> dict[str, str]:
     """Given an env file in Compose's grammar, return the variables a container gets from it.
 
     ``environment`` is what bare keys and references see: the variables of the Compose project (the process, the
@@ -205,7 +205,7 @@ def resolve(data: bytes, environment: Mapping[str, str]) -> dict[str, str]:
     Raises EnvFileError where Compose refuses the file.
     """
     scope = _Scope(environment)
-    for entry in parse(data):
+    for entry in parse_env_file(data):
         scope.define(entry)
     return {key: _as_sent(value) for key, value in scope.values.items()}
 
@@ -219,7 +219,7 @@ _REFERENCE = re.compile(
 )
 
 
-def plain_references(entry: Entry) -> frozenset[str]:
+def unbraced_references(entry: DotenvEntry) -> frozenset[str]:
     """The names that an entry refers to as ``$NAME``, without braces: often a piece of a value by accident."""
     if entry.quote is Quote.SINGLE or "$" not in entry.template:
         return frozenset()
@@ -251,7 +251,7 @@ class _Scope:
         self._unsure = unsure
         self._substituted = 0
 
-    def define(self, entry: Entry) -> None:
+    def define(self, entry: DotenvEntry) -> None:
         """Give the entry's key its value; an inherited key that the environment lacks stays undefined."""
         if not entry.inherited:
             literal = entry.quote is Quote.SINGLE or "$" not in entry.template
@@ -378,7 +378,7 @@ def _as_sent(text: str) -> str:
 _LONGEST_RAW_LINE = 65535  # Go's bufio.Scanner holds 64 KiB, the line's end included
 
 
-def parse_raw(data: bytes) -> tuple[Entry, ...]:
+def parse_raw_env_file(data: bytes) -> tuple[DotenvEntry, ...]:
     """Given an env file in the grammar of ``docker run --env-file``, return its entries in the order of the file.
 
     A line is a comment, ``KEY=value`` or a bare ``KEY``; a value is everything up to the end of its line.
@@ -388,7 +388,7 @@ def parse_raw(data: bytes) -> tuple[Entry, ...]:
     return tuple(entry for entry in entries if entry is not None)
 
 
-def _raw_entry(content: bytes, line: int) -> Entry | None:
+def _raw_entry(content: bytes, line: int) -> DotenvEntry | None:
     if len(content) > _LONGEST_RAW_LINE:
         raise EnvFileError(line, "line-too-long")
     text = content.removesuffix(b"\r").decode("utf-8", "surrogateescape")
@@ -404,16 +404,16 @@ def _raw_entry(content: bytes, line: int) -> Entry | None:
         raise EnvFileError(line, "missing-key")
     if " " in key or "\t" in key:
         raise EnvFileError(line, "space-in-key")
-    return Entry(key, line, value, inherited=not equals)
+    return DotenvEntry(key, line, value, inherited=not equals)
 
 
-def resolve_raw(data: bytes, environment: Mapping[str, str]) -> dict[str, str]:
+def resolve_raw_env_file(data: bytes, environment: Mapping[str, str]) -> dict[str, str]:
     """Given an env file in the grammar of ``docker run --env-file``, return the variables a container gets from it.
 
     A bare key takes its value from ``environment``, or is left out. Raises EnvFileError where docker refuses the file.
     """
     values: dict[str, str] = {}
-    for entry in parse_raw(data):
+    for entry in parse_raw_env_file(data):
         if not entry.inherited:
             values[entry.key] = entry.template
         elif entry.key in environment:
@@ -442,17 +442,17 @@ def key_diff(
 
 def _comparable(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, tuple[bool, str]]:
     """By key what the value is, or where that is not known, a digest of how it is written."""
-    found = readings(data or b"", parser, lambda text: hashlib.sha256(text).hexdigest(), environment or None)
+    found = read_keys(data or b"", parser, lambda text: hashlib.sha256(text).hexdigest(), environment or None)
     return {key: (one.value is not None, one.written if one.value is None else one.value) for key, one in found.items()}
 
 
 def _variables(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, str]:
     if data is None or parser is Parser.OPAQUE:
         return {}
-    return resolve_raw(data, environment) if parser is Parser.RAW else resolve(data, environment)
+    return resolve_raw_env_file(data, environment) if parser is Parser.RAW else resolve_env_file(data, environment)
 
 
-def variables(data: bytes, parser: Parser) -> dict[str, str]:
+def known_variables(data: bytes, parser: Parser) -> dict[str, str]:
     """The variables that a container gets, as far as the file alone tells; an opaque file has none.
 
     Where it asks for a variable that must be defined elsewhere (``${NAME:?}``), references stay as they are written.
@@ -463,11 +463,11 @@ def variables(data: bytes, parser: Parser) -> dict[str, str]:
     except EnvFileError as error:
         if error.code != "required-variable":
             raise
-        return {entry.key: entry.template for entry in entries(data, parser)}
+        return {entry.key: entry.template for entry in read_entries(data, parser)}
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class KeyReading:
     """What can be told of a key's value. ``value`` is what a container gets, None where that hangs on a name which
     neither the file nor the known environment defines. ``template`` is how the file writes it.
 
@@ -481,20 +481,20 @@ class Reading:
     given: str | None = None
 
 
-def readings(
+def read_keys(
     data: bytes,
     parser: Parser,
     digest: Callable[[bytes], str],
     environment: Mapping[str, str] | None = None,
     unsure: Collection[str] = (),
-) -> dict[str, Reading]:
+) -> dict[str, KeyReading]:
     """Given an env file, return what can be told of each key; of several entries the last counts.
 
     ``environment`` is what is known of the variables of the Compose project, None for nothing. What a name of
     ``unsure`` stands for is not known, even where the file defines it. An opaque file has no keys. Raises EnvFileError.
     """
     reader = _Reader(digest, environment, unsure)
-    for entry in entries(data, parser):
+    for entry in read_entries(data, parser):
         reader.read(replace(entry, quote=Quote.SINGLE) if parser is Parser.RAW else entry)
     return reader.found
 
@@ -505,20 +505,20 @@ class _Reader:
     def __init__(
         self, digest: Callable[[bytes], str], environment: Mapping[str, str] | None, unsure: Collection[str]
     ) -> None:
-        self.found: dict[str, Reading] = {}
+        self.found: dict[str, KeyReading] = {}
         self._digest = digest
         self._unsure = unsure
         self._scope = _Scope(environment or {}, unsure)
         self._knows_environment = environment is not None
 
-    def read(self, entry: Entry) -> None:
+    def read(self, entry: DotenvEntry) -> None:
         names = sorted({entry.key} if entry.inherited else _references(entry))
         value = self._value(entry)
         written = self._written(entry, value, names)
         given = self._given(entry, names) if self._knows_environment else None
-        self.found[entry.key] = Reading(None if value is None else _as_sent(value), entry.template, written, given)
+        self.found[entry.key] = KeyReading(None if value is None else _as_sent(value), entry.template, written, given)
 
-    def _value(self, entry: Entry) -> str | None:
+    def _value(self, entry: DotenvEntry) -> str | None:
         """What a container gets, None where that is not known, as it then is not to later references either."""
         scope = self._scope
         scope.missed = entry.inherited and scope.given(entry.key) is None
@@ -532,7 +532,7 @@ class _Reader:
             scope.values.pop(entry.key, None)
         return scope.values.get(entry.key)
 
-    def _written(self, entry: Entry, value: str | None, names: Sequence[str]) -> str:
+    def _written(self, entry: DotenvEntry, value: str | None, names: Sequence[str]) -> str:
         if entry.inherited:
             return self._digest(b"inherited")
         if not names:
@@ -541,7 +541,7 @@ class _Reader:
         inner = (f"{name}={self.found[name].written}" for name in names if name in self.found)
         return self._digest_of("template", template, *inner)
 
-    def _given(self, entry: Entry, names: Sequence[str]) -> str | None:
+    def _given(self, entry: DotenvEntry, names: Sequence[str]) -> str | None:
         """None also where one of the names is unsure."""
         parts = []
         for name in names:
@@ -561,7 +561,7 @@ class _Reader:
         return self._digest("\0".join(parts).encode("utf-8", "surrogatepass"))
 
 
-def _references(entry: Entry) -> frozenset[str]:
+def _references(entry: DotenvEntry) -> frozenset[str]:
     """Every name that an entry refers to, in whatever way."""
     if entry.quote is Quote.SINGLE or "$" not in entry.template:
         return frozenset()
@@ -569,14 +569,14 @@ def _references(entry: Entry) -> frozenset[str]:
     return frozenset(name for one in found if (name := one["plain"] or one["braced"]))
 
 
-def entries(data: bytes, parser: Parser) -> tuple[Entry, ...]:
+def read_entries(data: bytes, parser: Parser) -> tuple[DotenvEntry, ...]:
     """The entries of an env file as ``parser`` reads it; an opaque file has none. Raises EnvFileError."""
     if parser is Parser.OPAQUE:
         return ()
-    return parse_raw(data) if parser is Parser.RAW else parse(data)
+    return parse_raw_env_file(data) if parser is Parser.RAW else parse_env_file(data)
 
 
-def without(data: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
+def without_keys(data: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
     """Given an env file, return it without the statements whose key matches one of the glob ``patterns``.
 
     A file that its reader would refuse comes back as it is.
@@ -588,7 +588,7 @@ def without(data: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
     return b"".join(text for key, text in pieces if not _matches(key, patterns))
 
 
-def overlaid(data: bytes, live: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
+def with_server_keys(data: bytes, live: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
     """Given two versions of an env file, return ``data`` with the statements of ``live`` for matching keys.
 
     A key that only ``live`` has comes at the end, one that only ``data`` has stays. Where either would be refused by
@@ -613,7 +613,7 @@ def _with_end(text: bytes) -> bytes:
     return text if text.endswith(b"\n") else text + b"\n"
 
 
-def left_to_server(key: str, patterns: Collection[str]) -> bool:
+def is_left_to_server(key: str, patterns: Collection[str]) -> bool:
     """Whether a key is one of those that ``ignore_keys`` names."""
     return _matches(key, patterns)
 
@@ -632,7 +632,7 @@ def _pieces(data: bytes, parser: Parser) -> list[tuple[str, bytes]]:
     if parser is Parser.RAW:
         lines = data.split(b"\n")
         whole = [line + b"\n" for line in lines[:-1]] + [lines[-1]]
-        keys = {entry.line: entry.key for entry in parse_raw(data)}
+        keys = {entry.line: entry.key for entry in parse_raw_env_file(data)}
         return [(keys.get(number, ""), line) for number, line in enumerate(whole, start=1)]
     text = data.decode("utf-8", "surrogateescape")
     mark = len(text) - len(text.removeprefix("\ufeff"))
@@ -646,7 +646,7 @@ def _pieces(data: bytes, parser: Parser) -> list[tuple[str, bytes]]:
     return [(key, piece.encode("utf-8", "surrogateescape")) for key, piece in pieces if piece]
 
 
-def duplicates(entries: Iterable[Entry]) -> tuple[str, ...]:
+def duplicate_keys(entries: Iterable[DotenvEntry]) -> tuple[str, ...]:
     """Return the keys that occur more than once, sorted; of these the last one counts, which is seldom meant."""
     seen: set[str] = set()
     again: set[str] = set()

@@ -34,7 +34,7 @@ from reconciler.core.errors import (
 from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 from reconciler.core.sops import ciphertext
-from reconciler.core.sops.ciphertext import MAX_DEPTH, MAX_NODES, Ciphertext, Fields, listed, redo
+from reconciler.core.sops.ciphertext import MAX_DEPTH, MAX_NODES, Ciphertext, Fields, first_names, restore_hint
 
 KEY_TYPES = frozenset({"age", "pgp"})
 LIMITS = Limits(
@@ -56,7 +56,7 @@ _VALUE_DAMAGED = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Identities:
+class AgeIdentities:
     """What an age key file holds, as far as it may be told.
 
     ``recipients`` are the public halves, sorted; ``others`` counts identities whose public half we cannot derive
@@ -109,7 +109,7 @@ class Sops:
         """``sops-VERSION:FINGERPRINT``, the fingerprint being a hash of our public keys."""
         return f"sops-{await self.version()}:{self.identities().fingerprint}"
 
-    def identities(self) -> Identities:
+    def identities(self) -> AgeIdentities:
         """Our public keys. Raises KeyUnavailableError."""
         return self._key_file.identities()
 
@@ -118,7 +118,7 @@ class Sops:
 
     def read(self, name: str, data: bytes) -> Ciphertext:
         """The pre-check alone: what the file says without a key. Raises SourceError and its kinds."""
-        return ciphertext.read(name, data, parse_yaml=parse_yaml, key_types=self._key_types)
+        return ciphertext.read_ciphertext(name, data, parse_yaml=parse_yaml, key_types=self._key_types)
 
     async def decrypt(self, name: str, data: bytes) -> Secret:
         """Pre-check, then decrypt; sops verifies the MAC. Raises as the port says, and SourceError."""
@@ -176,12 +176,12 @@ class Sops:
 
     async def _run(self, *arguments: str, stdin: bytes | None = None, key_file: str | None = None) -> Completed:
         async with self._slots:
-            done = await self._start(arguments, stdin, environment(key_file))
-            return await self._start(arguments, stdin, environment(key_file)) if _crashed(done) else done
+            done = await self._start(arguments, stdin, sops_environment(key_file))
+            return await self._start(arguments, stdin, sops_environment(key_file)) if _crashed(done) else done
 
     async def _start(self, arguments: Sequence[str], stdin: bytes | None, env: dict[str, str]) -> Completed:
         try:
-            self._binary = self._binary or find_binary(self._wanted_binary)
+            self._binary = self._binary or find_sops(self._wanted_binary)
             return await process.run([self._binary, *arguments], env=env, limits=self._limits, stdin=stdin)
         except process.MissingProgramError:
             reason = "not found, or not executable"
@@ -238,7 +238,7 @@ def _in_memory(data: bytes) -> Iterator[_MemoryFile]:
         os.close(descriptor)
 
 
-def environment(key_file: str | None) -> dict[str, str]:
+def sops_environment(key_file: str | None) -> dict[str, str]:
     """All that sops may see: no HOME, so no keys of a user's, and no address of a key service."""
     env = {
         "HOME": "/nonexistent",
@@ -256,7 +256,7 @@ def environment(key_file: str | None) -> dict[str, str]:
 _CHECK_BINARY = "Install sops, or set decryption.sops_binary; `reconciler doctor` checks it"
 
 
-def find_binary(wanted: str) -> str:
+def find_sops(wanted: str) -> str:
     """Given the configured name, return the path of the program. Raises MissingProgramError.
 
     Where PATH leads to the script of the sops-binary package, the binary inside the package is taken: the script
@@ -294,7 +294,9 @@ def _packaged_binary() -> str | None:
 # --- exit codes ---
 
 
-def _decrypt_error(name: str, checked: Ciphertext, ours: Identities, done: Completed, key_file: str) -> ReconcilerError:
+def _decrypt_error(
+    name: str, checked: Ciphertext, ours: AgeIdentities, done: Completed, key_file: str
+) -> ReconcilerError:
     """What an unsuccessful decrypt means."""
     if done.timed_out or done.overflowed:
         return _failure(name, done)
@@ -304,28 +306,28 @@ def _decrypt_error(name: str, checked: Ciphertext, ours: Identities, done: Compl
         return BadCiphertextError(
             "its MAC does not match: a line was changed, dropped or moved without sops (a merge by hand?)",
             where=name,
-            hint=redo(name),
+            hint=restore_hint(name),
         )
     if done.exit_code == _VALUE_DAMAGED:
-        return BadCiphertextError(f"a value does not decrypt{_suspects(checked)}", where=name, hint=redo(name))
+        return BadCiphertextError(f"a value does not decrypt{_suspects(checked)}", where=name, hint=restore_hint(name))
     if done.exit_code in _UNREADABLE:
-        return BadCiphertextError(f"sops cannot read it ({_ending(done)})", where=name, hint=redo(name))
+        return BadCiphertextError(f"sops cannot read it ({_ending(done)})", where=name, hint=restore_hint(name))
     return _failure(name, done)
 
 
-def _key_error(name: str, checked: Ciphertext, ours: Identities, key_file: str) -> ReconcilerError:
+def _key_error(name: str, checked: Ciphertext, ours: AgeIdentities, key_file: str) -> ReconcilerError:
     theirs = checked.metadata.age
     if not ours.others and not checked.metadata.pgp and not set(ours.recipients) & set(theirs):
         return SourceError(
             "is not encrypted for this server",
             where=name,
-            hint=f"It is for {listed(theirs) or 'nobody'}; this server has {listed(ours.recipients)}: add that to"
-            f" .sops.yaml, run `sops updatekeys {name}` and commit",
+            hint=f"It is for {first_names(theirs) or 'nobody'}; this server has {first_names(ours.recipients)}: "
+            f"add that to .sops.yaml, run `sops updatekeys {name}` and commit",
         )
     return KeyUnavailableError(
         f"no key in {key_file} opens it",
         where=name,
-        hint=f"It is encrypted for {listed(theirs)}. Where that is right, its key entry is damaged:"
+        hint=f"It is encrypted for {first_names(theirs)}. Where that is right, its key entry is damaged:"
         f" `sops rotate --in-place {name}` on a machine that can still decrypt it writes new ones",
     )
 
@@ -336,9 +338,9 @@ def _suspects(checked: Ciphertext) -> str:
     copied = [entry.key for entry in checked.entries if entry.encrypted and times[entry.encrypted] > 1]
     retyped = [entry.key for entry in checked.entries if entry.type not in ("", "str", "comment")]
     if copied:
-        return f": {listed(copied)} hold one ciphertext, but a value cannot be copied from key to key"
+        return f": {first_names(copied)} hold one ciphertext, but a value cannot be copied from key to key"
     if retyped and checked.format is Format.DOTENV:
-        return f", perhaps one that is not marked type:str: {listed(retyped)}"
+        return f", perhaps one that is not marked type:str: {first_names(retyped)}"
     return ""
 
 
@@ -371,9 +373,9 @@ class AgeKeyFile:
     def __init__(self, path: str) -> None:
         self.path = path and os.path.abspath(path)  # sops runs in /
         self._state: tuple[int, ...] = ()
-        self._identities = Identities((), 0, "")
+        self._identities = AgeIdentities((), 0, "")
 
-    def identities(self) -> Identities:
+    def identities(self) -> AgeIdentities:
         """What it holds. Raises KeyUnavailableError."""
         if not self.path:
             raise KeyUnavailableError(
@@ -403,7 +405,7 @@ def _read_regular(path: str, status: os.stat_result) -> str:
         return file.read(_KEY_FILE_BYTES).decode("utf-8", errors="replace")
 
 
-def _parse_identities(path: str, text: str) -> Identities:
+def _parse_identities(path: str, text: str) -> AgeIdentities:
     """Given the text of a key file, return its public keys; as strict as sops, which refuses all for one bad line."""
     recipients: set[str] = set()
     plugins: set[str] = set()
@@ -423,7 +425,7 @@ def _parse_identities(path: str, text: str) -> Identities:
     if not recipients and not plugins:
         raise KeyUnavailableError("holds no age key", where=path, hint="age-keygen writes such a file")
     public = "\n".join(sorted(recipients | plugins))
-    return Identities(tuple(sorted(recipients)), len(plugins), hashlib.sha256(public.encode()).hexdigest()[:16])
+    return AgeIdentities(tuple(sorted(recipients)), len(plugins), hashlib.sha256(public.encode()).hexdigest()[:16])
 
 
 def _public_key(identity: str) -> str | None:
@@ -458,7 +460,7 @@ def parse_yaml(name: str, text: str) -> object:
     raise BadCiphertextError(
         "is not valid YAML",
         where=name if mark is None else f"{name}, line {mark.line + 1}",
-        hint=redo(name),
+        hint=restore_hint(name),
     )
 
 

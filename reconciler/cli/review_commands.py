@@ -1,0 +1,168 @@
+"""The commands before a merge: check, diff and compare. None of them needs a server."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from reconciler.cli.exit_codes import ERROR, IN_SYNC, PENDING
+from reconciler.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigFile,
+    Environment,
+    EnvironmentsPath,
+    Json,
+    KeyFile,
+    KnownHosts,
+    SshKey,
+)
+from reconciler.core.errors import RefusedError
+
+commands = typer.Typer()
+
+
+class ReportForm(StrEnum):
+    """How `check` writes what it found."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+    GITLAB = "gitlab"
+    SARIF = "sarif"
+
+
+@commands.command(short_help="before the merge: find mistakes, without any key")
+def check(
+    path: Annotated[str, typer.Argument(help="The directory that holds the environments.")] = "envs",
+    environment: Environment = None,
+    form: Annotated[ReportForm, typer.Option("--format", help="How findings are written.")] = ReportForm.TEXT,
+    age_key_file: KeyFile = None,
+    server: Annotated[
+        list[str] | None, typer.Option("--server", help="A server's file to check as well (may be repeated).")
+    ] = None,
+    allow_warnings: Annotated[
+        bool, typer.Option("--allow-warnings", help="Exit 0 if there are only warnings.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for mistakes in a directory of environments, before they are merged; docs/checks.md explains each rule.
+
+    Without a key everything but values is looked at. Exits 0 if nothing was found, 2 if something was, 1 on errors.
+    """
+    from reconciler.app.checks.command import check_environments
+    from reconciler.cli import render, reports
+
+    with render.counted("decrypting") as progress:
+        report = check_environments(path, environment or [], server or [], age_key_file, progress)
+    sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
+    raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
+
+
+class DiffForm(StrEnum):
+    """How `diff` writes what changed."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@commands.command(short_help="before the merge: what changed, by key, without any key")
+def diff(
+    span: Annotated[
+        str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD is from where they forked.")
+    ] = "",
+    path: EnvironmentsPath = "envs",
+    environment: Environment = None,
+    form: Annotated[DiffForm, typer.Option("--format", help="How the changes are written.")] = DiffForm.TEXT,
+    age_key_file: KeyFile = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 2 if something changed.")] = False,
+    hook: Annotated[
+        bool, typer.Option("--hook", help="For pre-commit: the commits about to be pushed; never blocks a push.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two commits of this clone: per environment and file the keys, and who can decrypt.
+
+    Never shows a value. With a key also where else values are the same. Exits 0 (2 with --exit-code if something
+    changed), or 1 on errors.
+    """
+    from reconciler.app.diff.command import diff_commits, pushed_span
+    from reconciler.cli import comments, render
+
+    if bool(span) == hook:
+        raise RefusedError("name two commits, or give --hook", hint="Such as `reconciler diff origin/main...HEAD`")
+    if hook and not (span := pushed_span()):
+        typer.echo("nothing to compare with: origin/HEAD is not set (`git remote set-head origin --auto` sets it)")
+        raise typer.Exit(IN_SYNC)
+    with render.counted("decrypting") as progress:
+        found = diff_commits(span, path, environment or [], age_key_file, progress)
+    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
+    raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
+
+
+class CompareForm(StrEnum):
+    """How `compare` writes what it found."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    HTML = "html"
+
+
+@commands.command(short_help="how far apart environments and servers are: keys, files, services")
+def compare(
+    left: Annotated[str, typer.Argument(metavar="LEFT", help="git:production[@REV], live:production, ssh://…, file:…")],
+    right: Annotated[list[str], typer.Argument(metavar="RIGHT…", help="One side or several, each held against LEFT.")],
+    repository: Annotated[
+        str, typer.Option("--repository", help="The clone that git sides are read from.", show_default=True)
+    ] = ".",
+    path: EnvironmentsPath = "envs",
+    form: Annotated[CompareForm, typer.Option("--format", help="How it is written.")] = CompareForm.TABLE,
+    everything: Annotated[bool, typer.Option("--all", help="Show what is the same, too.")] = False,
+    expected: Annotated[
+        str | None,
+        typer.Option("--expected", help="What may differ, and why. Default: expected-differences.yaml below --path."),
+    ] = None,
+    different: Annotated[
+        bool | None,
+        typer.Option(
+            "--different-environments/--same-environment",
+            help="Whether secrets must differ, or nothing may. Default: as the sides' names tell.",
+        ),
+    ] = None,
+    ssh_key: SshKey = None,
+    known_hosts: KnownHosts = None,
+    probes: Annotated[
+        str | None,
+        typer.Option("--probes", help="A file of parity probes, beside those of the server's file; never from git."),
+    ] = None,
+    age_key_file: KeyFile = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Hold one side against others: the env files of a git environment, a server, a directory, or a container.
+
+    A side is git:ENVIRONMENT[@REVISION], live:ENVIRONMENT (this server, by --config), ssh://USER@HOST[:PORT]/PATH,
+    file:PATH or container:SERVICE. Never shows a value; equal and different are told by fingerprints.
+    Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
+    """
+    from reconciler.app.compare.command import CompareRequest, compare_sides
+    from reconciler.cli import compare_page, compare_reports, compare_table, render
+
+    asked = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
+    with render.counted("looking") as progress:
+        report = compare_sides(left, right, asked, progress)
+    form = CompareForm.JSON if as_json else form
+    match form:
+        case CompareForm.JSON:
+            sys.stdout.write(compare_reports.as_json(report))
+        case CompareForm.MARKDOWN:
+            sys.stdout.write(compare_reports.as_markdown(report))
+        case CompareForm.HTML:
+            sys.stdout.write(compare_page.as_html(report))
+        case CompareForm.TABLE:
+            compare_table.show(report, everything=everything)
+    raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)
