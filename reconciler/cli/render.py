@@ -287,6 +287,12 @@ def _plan(plan: dict[str, Any]) -> None:
         for action in plan["actions"]:
             table.add_row(*(escape(action[name]) for name in ("stack", "service", "action", "reason")))
         console.print(table)
+    _notes(plan)
+
+
+def _notes(plan: dict[str, Any]) -> None:
+    for note in plan["notes"]:
+        console.print(f"[yellow]note[/yellow] {escape(note)}")
 
 
 def status(found: dict[str, Any], *, as_json: bool) -> None:
@@ -315,6 +321,7 @@ def _environment(one: dict[str, Any]) -> None:
     console.print(f"[dim]checked {_instant(one['checked_at'])}{since}[/dim]")
     if one["after"]:
         _targets(one["after"]["changes"])
+        _notes(one["after"])
     _services(one)
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from reconciler.core.contract import Answer, Contract, Question
 from reconciler.core.inventory import FoundFile
-from reconciler.core.model.compose import Action, Container, Project, StackHealth
+from reconciler.core.model.compose import Action, Container, Project, ProjectFiles, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, Revision
@@ -257,17 +257,14 @@ class Compose(Protocol):
         bytes, None for removed) were in place, which needs no write; one that the compose file reaches only by an
         absolute path is not seen.
 
-        Raises ModelRefusedError (Compose refuses; says why without quoting a value), EngineUnavailableError (no
-        docker, no compose file).
+        Raises ModelRefusedError (Compose refuses; says why without quoting a value), StartedOtherwiseError (the
+        containers were started in another way than the manifest says), EngineUnavailableError (no docker, no compose
+        file).
         """
         ...
 
-    async def project_files(self, stack: Stack) -> frozenset[str]:
-        """Absolute paths of the files Compose reads as project configuration, whether they exist or not."""
-        ...
-
-    async def environment_files(self, stack: Stack) -> frozenset[str]:
-        """Absolute paths of the files whose COMPOSE_* and DOCKER_* keys change what Compose runs (the .env)."""
+    async def project_files(self, stack: Stack) -> ProjectFiles:
+        """What Compose reads as the stack's project, by the manifest and by every one of its containers."""
         ...
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
@@ -284,14 +281,17 @@ class Compose(Protocol):
         """
         ...
 
-    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
-        """``up -d --no-deps`` for these services; ``force`` where Compose itself would see no difference.
+    async def recreate(
+        self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
+    ) -> None:
+        """``up -d --no-deps`` for these services, run as the project was resolved; ``scale`` has the number of
+        containers where it is not the project's; ``force`` where Compose itself would see no difference.
         Raises ModelRefusedError, EngineUnavailableError."""
         ...
 
-    async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None: ...
+    async def restart(self, project: str, services: Sequence[str]) -> None: ...
 
-    async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None: ...
+    async def signal(self, project: str, service: str, signal: str) -> None: ...
 
 
 class HttpProbe(Protocol):

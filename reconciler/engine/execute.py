@@ -168,7 +168,7 @@ async def act(ports: Ports, progress: Progress, views: Mapping[str, StackView]) 
         actions = [action for action in progress.run.actions if action.stack == name]
         if not actions:
             continue
-        project = (await _project(ports, progress, view)).name
+        project = await _project(ports, progress, view)
         for kind, signal, force in _in_order(actions):
             chosen = [
                 action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
@@ -187,7 +187,7 @@ async def _project(ports: Ports, progress: Progress, view: StackView) -> Project
     return progress.projects.get(view.stack.name) or view.before or await ports.compose.project(view.stack)
 
 
-async def _act(ports: Ports, progress: Progress, view: StackView, project: str, actions: Sequence[Action]) -> None:
+async def _act(ports: Ports, progress: Progress, view: StackView, project: Project, actions: Sequence[Action]) -> None:
     """Carry out actions of one kind, on one stack."""
     first, names = actions[0], [action.service for action in actions]
     progress.touched |= {(view.stack.name, name) for name in names}
@@ -196,12 +196,13 @@ async def _act(ports: Ports, progress: Progress, view: StackView, project: str, 
         with phase(ports, Phase.RECREATE, f"{view.stack.name}: {first.kind} {', '.join(names)}"):
             match first.kind:
                 case ActionKind.RECREATE:
-                    await ports.compose.recreate(view.stack, project, names, force=first.force)
+                    scale = {action.service: action.scale for action in actions if action.scale is not None}
+                    await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
-                    await ports.compose.restart(view.stack, project, names)
+                    await ports.compose.restart(project.name, names)
                 case ActionKind.SIGNAL:
                     for name in names:
-                        await ports.compose.signal(view.stack, project, name, first.signal)
+                        await ports.compose.signal(project.name, name, first.signal)
         result = "ok"
     finally:
         for name in names:

@@ -68,5 +68,5 @@ async def _go_on_rolling_back(ports: Ports, run: Run) -> Outcome:
     stacks: tuple[Stack, ...] = ()
     with contextlib.suppress(ReconcilerError):  # else the rollback says which stack it does not know
         stacks = (await read_manifest(ports, run.environment, run.revision)).stacks
-    views = {stack.name: StackView(stack, None, (), frozenset()) for stack in stacks}
+    views = {stack.name: StackView(stack, None, ()) for stack in stacks}
     return await roll_back(ports, progress, views, ports.store.environment(run.environment), run.rolling_back)

@@ -80,9 +80,10 @@ async def _undo(ports: Ports, progress: Progress, views: Mapping[str, StackView]
     """
     failures = {stack: str(error) for stack, error in (await put_back(ports, progress)).items()}
     progress.projects.clear()
+    scales = {(action.stack, action.service): action.scale for action in progress.run.actions}
     actions = tuple(
-        Action(stack, service, ActionKind.RECREATE, "rolled back", force=True)
-        for stack, service in sorted(progress.touched)
+        Action(*touched, ActionKind.RECREATE, "rolled back", force=True, scale=scales.get(touched))
+        for touched in sorted(progress.touched)
     )
     progress.run = replace(progress.run, actions=actions)
     _remember(ports, progress.run)

@@ -609,7 +609,9 @@ async def test_nothing_of_a_staged_file_touches_the_disk(compose_project: MakePr
     spy.write_text(SPY.format(canary=canary, places=f"{tmp_path} /tmp /dev/shm", report=report, docker=real))
     spy.chmod(0o755)
     # The spy's own text holds the secret; it stands for the proof that the search finds one.
-    docker = DockerCompose(LocalComposeContext(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}))
+    docker = DockerCompose(
+        LocalComposeContext(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
+    )
     project = await docker.project(stack_of(made), staged(made, {"api.env": f"KEY={canary}\n"}))
     assert project.services["api"].environment == {"KEY": canary}
     assert f"/proc/{os.getpid()}/fd/" in (tmp_path / "report.listing").read_text()
@@ -1005,7 +1007,9 @@ async def test_docker_command_that_does_not_work(
     if script is not None:
         (programs / "docker").write_text(f"#!/bin/sh\n{script}\n")
         (programs / "docker").chmod(0o755)
-    docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), {"PATH": str(programs), "HOME": str(tmp_path)}))
+    docker = DockerCompose(
+        LocalComposeContext(str(tmp_path / "scratch"), {"PATH": str(programs), "HOME": str(tmp_path)})
+    )
     with pytest.raises(ReconcilerError, match=words) as raised:
         await docker.project(stack_of(made))
     assert CANARY not in everything_said(raised.value)

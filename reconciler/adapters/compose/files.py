@@ -130,9 +130,7 @@ def _usual(directory: str, read: Read) -> list[str]:
     return base + override if base else []
 
 
-def read_configuration(
-    invocation: Invocation, environment: Mapping[str, str], read: Read = read_file
-) -> Configuration:
+def read_configuration(invocation: Invocation, environment: Mapping[str, str], read: Read = read_file) -> Configuration:
     """Given how Compose is run and the environment it is started with, return all that it reads."""
     begin = choose(invocation, environment, read)
     walk = _Walk(read, set(begin.project), set(begin.environments))

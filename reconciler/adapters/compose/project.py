@@ -29,13 +29,19 @@ from reconciler.adapters.compose.docker_api import (
     Engine,
     started_as,
 )
-from reconciler.core.decide.invocation import named_paths, of_stack, project_directory, resolve_invocation
+from reconciler.core.decide.invocation import (
+    label_invocation,
+    manifest_invocation,
+    named_paths,
+    of_stack,
+    project_directory,
+    resolve_invocation,
+)
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
 from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service, StartedAs
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
-from reconciler.core.text import listed
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -64,6 +70,7 @@ class DockerCompose:
         self._context = context
         self._engine = Engine(context.engine)
         self._names: dict[str, str] = {}
+        self._started_as: dict[str, Sequence[StartedAs]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def close(self) -> None:
@@ -95,27 +102,32 @@ class DockerCompose:
         Raises StartedOtherwiseError, EngineUnavailableError.
         """
         usual = await self._context.main_files(Invocation(stack.directory))
-        listed = await self._engine.find(DIRECTORY_LABEL)
-        containers = [_started(container) for container in listed]
+        containers = [_started(container) for container in await self._engine.find(DIRECTORY_LABEL)]
         paths = {stack.directory, project_directory(stack), *named_paths(stack), *usual}
         for container in containers:
             paths |= {container.directory, *container.files, *container.env_files}
         # All at the same time: over SSH each takes some round trips.
         ordered = sorted(paths)
         real = dict(zip(ordered, await asyncio.gather(*map(self._context.resolve, ordered)), strict=True))
-
-        def resolve(path: str) -> str:
-            return real.get(path, path)
-
-        own = of_stack(stack, containers, usual, resolve)
-        return resolve_invocation(stack, own, usual, resolve)
+        own = of_stack(stack, containers, usual, real.__getitem__)
+        self._started_as[stack.id] = own
+        return resolve_invocation(stack, own, usual, real.__getitem__)
 
     async def project_files(self, stack: Stack) -> ProjectFiles:
-        """What Compose reads as the stack's project. Raises StartedOtherwiseError, EngineUnavailableError."""
-        configuration = await self._context.configuration(await self.invocation(stack), {})
+        """What Compose reads as the stack's project, by the manifest and by every one of its containers: by those seen
+        last, where the engine does not answer."""
+        with contextlib.suppress(EngineUnavailableError, StartedOtherwiseError):
+            await self.invocation(stack)
+        invocations = {manifest_invocation(stack)}
+        invocations |= {label_invocation(stack, container) for container in self._started_as.get(stack.id, ())}
         # COMPOSE_* keys of the `.env` where Compose is started count, even where nothing is interpolated from it.
-        beside = os.path.join(stack.directory, compose_files.ENVIRONMENT_NAME)
-        return ProjectFiles(configuration.project, configuration.environments | {beside})
+        environments = frozenset({os.path.join(stack.directory, compose_files.ENVIRONMENT_NAME)})
+        files: frozenset[str] = frozenset()
+        for invocation in invocations:
+            configuration = await self._context.configuration(invocation, {})
+            files |= configuration.project
+            environments |= configuration.environments
+        return ProjectFiles(files, environments)
 
     # --- the project ---
 
@@ -179,9 +191,9 @@ class DockerCompose:
 
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
-        left_out = ""
+        reason: ReconcilerError | None = None
         if not completed.ok and errors.lacks_env_file(_stderr(completed)):
-            left_out = (await self._refusal(invocation, completed, configuration, root, staged)).what
+            reason = await self._refusal(invocation, completed, configuration, root, staged)
             active = await self._active_profiles(stack, invocation, configuration)
             completed = await attempt(active)
         if not completed.ok:
@@ -190,15 +202,33 @@ class DockerCompose:
         if compose_model.names_variables(model):
             compose_model.add_variables(model, configuration.variables.get)
         project = compose_model.project(model)
-        missing = sorted(uses.profiles(configuration.written).keys() - project.services.keys()) if left_out else []
+        left_out = uses.profiles(configuration.written).keys() - project.services.keys() if reason else set()
         return replace(
             project,
-            services=_with_uses(project.services, configuration.written),
+            services=await self._with_uses(project.services, configuration.written),
             invocation=invocation,
             profiles=active,
-            environments=configuration.environments,
-            unresolved=(f"{listed(missing)}: left out, {left_out}",) if missing else (),
+            environments=await self._with_real(configuration.environments),
+            unresolved=dict.fromkeys(left_out, f"{reason.where}: {reason.what}") if reason else {},
         )
+
+    async def _with_uses(
+        self, services: Mapping[str, Service], written: Sequence[compose_files.Written]
+    ) -> dict[str, Service]:
+        """The services with what only the compose files' text tells of them."""
+        env_files, references = uses.env_files(written), uses.references(written)
+        return {
+            name: replace(
+                service,
+                env_files=await self._with_real(env_files.get(name, frozenset())),
+                references=references.get(name, {}),
+            )
+            for name, service in services.items()
+        }
+
+    async def _with_real(self, paths: frozenset[str]) -> frozenset[str]:
+        """The paths, and where a link leads elsewhere that place too."""
+        return paths | frozenset(await asyncio.gather(*map(self._context.resolve, paths)))
 
     async def _active_profiles(
         self, stack: Stack, invocation: Invocation, configuration: compose_files.Configuration
@@ -333,15 +363,6 @@ class DockerCompose:
 def _started(container: DockerContainer) -> StartedAs:
     running = container["State"] in ("running", "restarting", "paused")
     return started_as(container["Labels"], running=running, created=float(container["Created"]))
-
-
-def _with_uses(services: Mapping[str, Service], written: Sequence[compose_files.Written]) -> dict[str, Service]:
-    """The services with what only the compose files' text tells of them."""
-    env_files, references = uses.env_files(written), uses.references(written)
-    return {
-        name: replace(service, env_files=env_files.get(name, frozenset()), references=references.get(name, {}))
-        for name, service in services.items()
-    }
 
 
 async def _finished(work: Coroutine[None, None, process.Completed]) -> process.Completed:

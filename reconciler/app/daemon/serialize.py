@@ -62,7 +62,11 @@ def revision(one: Revision | None) -> dict[str, Any] | None:
 def plan(one: Plan | None) -> dict[str, Any] | None:
     if one is None:
         return None
-    return {"changes": [change(each) for each in one.changes], "actions": [action(each) for each in one.actions]}
+    return {
+        "changes": [change(each) for each in one.changes],
+        "actions": [action(each) for each in one.actions],
+        "notes": list(one.notes),
+    }
 
 
 def outcome(one: Outcome) -> dict[str, Any]:

@@ -21,16 +21,43 @@ _FIELDS = {
 }
 
 
+def manifest_invocation(stack: Stack) -> Invocation:
+    """How the manifest alone says that the project is run."""
+
+    def absolute(path: str) -> str:
+        return posixpath.normpath(posixpath.join(stack.directory, path)) if path else ""
+
+    return Invocation(
+        directory=stack.directory,
+        files=tuple(absolute(path) for path in stack.files),
+        project=stack.project,
+        env_files=tuple(absolute(path) for path in stack.env_files),
+        profiles=stack.profiles,
+        project_directory=absolute(stack.project_directory),
+    )
+
+
+def label_invocation(stack: Stack, container: StartedAs) -> Invocation:
+    """How one container says that the project is run."""
+    return Invocation(
+        stack.directory,
+        container.files,
+        container.project,
+        container.env_files,
+        project_directory=container.directory,
+    )
+
+
 def named_paths(stack: Stack) -> tuple[str, ...]:
     """Every path that the manifest names for running Compose, absolute."""
-    invocation = _of_manifest(stack)
+    invocation = manifest_invocation(stack)
     directory = [invocation.project_directory] if invocation.project_directory else []
     return (*invocation.files, *invocation.env_files, *directory)
 
 
 def project_directory(stack: Stack) -> str:
     """Where the manifest alone says that the project's relative paths start."""
-    invocation = _of_manifest(stack)
+    invocation = manifest_invocation(stack)
     if invocation.project_directory:
         return invocation.project_directory
     return posixpath.dirname(invocation.files[0]) if invocation.files else stack.directory
@@ -47,7 +74,7 @@ def of_stack(
     if stack.project:
         return [container for container in containers if container.project == stack.project]
     directories = {resolve(stack.directory), resolve(project_directory(stack))}
-    files = _of_manifest(stack).files
+    files = manifest_invocation(stack).files
     own = [
         container
         for container in containers
@@ -73,7 +100,7 @@ def resolve_invocation(
     ways, those that agree with the manifest count, and of these the newest: Compose leaves the older label on what a
     later `up` did not have to recreate. Raises StartedOtherwiseError.
     """
-    written = _of_manifest(stack)
+    written = manifest_invocation(stack)
     # What was stopped long ago says nothing about how the project runs now.
     started = [container for container in containers if container.running] or list(containers)
     if not started:
@@ -108,20 +135,6 @@ def resolve_invocation(
     )
 
 
-def _of_manifest(stack: Stack) -> Invocation:
-    def absolute(path: str) -> str:
-        return posixpath.normpath(posixpath.join(stack.directory, path)) if path else ""
-
-    return Invocation(
-        directory=stack.directory,
-        files=tuple(absolute(path) for path in stack.files),
-        project=stack.project,
-        env_files=tuple(absolute(path) for path in stack.env_files),
-        profiles=stack.profiles,
-        project_directory=absolute(stack.project_directory),
-    )
-
-
 def _disagreements(written: Invocation, started: StartedAs, resolve: Callable[[str], str]) -> list[str]:
     """The fields that the manifest names and the container was started without, or with something else."""
     fields = []
@@ -141,9 +154,7 @@ def _same(left: Sequence[str], right: Sequence[str], resolve: Callable[[str], st
 
 
 def _disagrees(stack: Stack, written: Invocation, started: StartedAs, fields: Sequence[str]) -> StartedOtherwiseError:
-    actual = Invocation(
-        stack.directory, started.files, started.project, started.env_files, project_directory=started.directory
-    )
+    actual = label_invocation(stack, started)
     facts = [
         f"{field} is {_shown(stack, written, field)}, its containers were started "
         f"{_option(_FIELDS[field], _shown(stack, actual, field))}"

@@ -103,8 +103,8 @@ class Service:
 class Project:
     """`docker compose config`, read: the project's name and its services by name.
 
-    ``invocation`` is how Compose was run, ``profiles`` those that were active for it, ``environments`` the files it interpolates with; ``unresolved`` says in
-    sentences what was left out: services of inactive profiles that Compose cannot resolve.
+    ``invocation`` is how Compose was run, ``profiles`` those that were active for it, ``environments`` the files it interpolates with; ``unresolved`` has
+    the services that were left out, as Compose cannot resolve them and none of them runs, and the reason.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Project:
     invocation: Invocation = Invocation("/")
     profiles: tuple[str, ...] = ("*",)
     environments: frozenset[str] = frozenset()
-    unresolved: tuple[str, ...] = ()
+    unresolved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
