@@ -15,6 +15,7 @@ from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
 
 STACK = Stack("production", "app", "/opt/app", one_shot=frozenset({"migrate"}))
+FILE = "/opt/app/api.env"
 IMAGE_ENVIRONMENT = {"PATH": "/bin"}
 RECREATE = OnChange(ChangeMode.RECREATE)
 RESTART = OnChange(ChangeMode.RESTART)
@@ -30,10 +31,13 @@ def service(
     references: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Service:
-    """A service as Compose resolves it; ``fields`` are its own, ``references`` such as {"configs": {…}}."""
+    """A service as Compose resolves it, whose values come from FILE; ``fields`` are its own, ``references`` such as
+    {"configs": {…}}."""
     environment = {"KEY": "1"} if environment is None else environment
     definition = {"service": {**(fields or {}), "environment": environment}, **(references or {})}
-    return Service(name, Secret(json.dumps(definition).encode()), environment, **more)
+    return Service(
+        name, Secret(json.dumps(definition).encode()), environment, **{"env_files": frozenset({FILE}), **more}
+    )
 
 
 def project(*services: Service) -> Project:
@@ -68,7 +72,13 @@ def decide(
         key for one in after.services.values() for key in one.environment
     }
     return affected(
-        STACK, before, after, made, changed or {}, pending_restarts, managed=keys if managed is None else managed
+        STACK,
+        before,
+        after,
+        made,
+        changed or {},
+        pending_restarts,
+        managed={FILE: keys if managed is None else managed},
     )
 
 
@@ -235,7 +245,7 @@ BEFORE, AFTER = project(service()), project(service(environment={"KEY": "2"}))
     ],
 )
 def test_services_stopped_on_purpose_are_left_alone(containers: list[Container], touched: bool) -> None:
-    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed={"KEY"})
+    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed={FILE: {"KEY"}})
     assert kinds(actions) == ({"api": ActionKind.RECREATE} if touched else {})
 
 
@@ -484,14 +494,14 @@ def recreate(name: str = "api") -> list[Action]:
 def test_values_from_a_shell_that_a_recreate_would_lose_are_named() -> None:
     before = project(service(environment={"KEY": "1", "VERSION": ""}))
     started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "1", "VERSION": "v2"})
-    (problem,) = foreign(before, [started], recreate(), {"KEY"})
+    (problem,) = foreign(before, [started], recreate(), {FILE: {"KEY"}})
     assert "VERSION" in problem
     assert "v2" not in problem
 
 
 def test_an_image_that_a_recreate_would_change_is_named() -> None:
     before = project(service(fields={"image": "app:latest"}))
-    (problem,) = foreign(before, [container(image="app:v2")], recreate(), {"KEY"})
+    (problem,) = foreign(before, [container(image="app:v2")], recreate(), {FILE: {"KEY"}})
     assert "from app:v2 to app:latest" in problem
 
 
@@ -509,4 +519,4 @@ def test_an_image_that_a_recreate_would_change_is_named() -> None:
 )
 def test_what_a_recreate_does_not_change_is_no_problem(started: Container, actions: list[Action]) -> None:
     before = project(service(fields={"image": "app:v1"}), service("worker"))
-    assert foreign(before, [started], actions, {"KEY", *IMAGE_ENVIRONMENT}) == []
+    assert foreign(before, [started], actions, {FILE: {"KEY", *IMAGE_ENVIRONMENT}}) == []

@@ -1,4 +1,4 @@
-"""What DockerCompose needs of the machine where a stack runs. This machine here; one over SSH in ssh/compose_context.py."""
+"""What DockerCompose needs of the machine where a stack runs: this one here, one over SSH in ssh/compose_context.py."""
 
 from __future__ import annotations
 

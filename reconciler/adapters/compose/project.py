@@ -106,6 +106,7 @@ class DockerCompose:
         paths = {stack.directory, project_directory(stack), *named_paths(stack), *usual}
         for container in containers:
             paths |= {container.directory, *container.files, *container.env_files}
+        paths |= {os.path.dirname(path) for path in paths}
         # All at the same time: over SSH each takes some round trips.
         ordered = sorted(paths)
         real = dict(zip(ordered, await asyncio.gather(*map(self._context.resolve, ordered)), strict=True))

@@ -103,8 +103,9 @@ class Service:
 class Project:
     """`docker compose config`, read: the project's name and its services by name.
 
-    ``invocation`` is how Compose was run, ``profiles`` those that were active for it, ``environments`` the files it interpolates with; ``unresolved`` has
-    the services that were left out, as Compose cannot resolve them and none of them runs, and the reason.
+    ``invocation`` is how Compose was run, ``profiles`` those that were active for it, ``environments`` the files it
+    interpolates with; ``unresolved`` has the services that were left out, as Compose cannot resolve them and none of
+    them runs, with the reason.
     """
 
     name: str
@@ -120,7 +121,8 @@ class Container:
     """A container as the engine's inspect tells it.
 
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
-    or unhealthy; ``number`` tells the replicas of a service apart; ``image`` is the reference it was made from; ``out_of_memory`` says that the kernel ended it;
+    or unhealthy; ``number`` tells the replicas of a service apart; ``image`` is the reference it was made from;
+    ``out_of_memory`` says that the kernel ended it;
     ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock.
     """
 
