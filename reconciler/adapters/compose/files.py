@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from reconciler.core.dotenv.grammar import EnvFileError, resolve_env_file
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.compose import Invocation
 
 BASE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
@@ -23,7 +24,6 @@ OVERRIDE_NAMES = tuple(
     f"{stem}.override.{suffix}" for stem in ("compose", "docker-compose") for suffix in ("yml", "yaml")
 )
 ENVIRONMENT_NAME = ".env"
-
 Read = Callable[[str], bytes | None]
 
 

@@ -18,7 +18,7 @@ from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.containers import Labelled, containers_of, labelled
 from reconciler.adapters.compose.files import expand, join
 from reconciler.adapters.compose.uses import VARIABLE, NamedFile, files_used, interpolated, mapping
-from reconciler.core.decide.invocation import resolve_invocation
+from reconciler.core.decide.invocation import manifest_invocation, resolve_invocation
 from reconciler.core.dotenv.grammar import EnvFileError, Quote, parse_env_file
 from reconciler.core.errors import LiveFileError, StartedOtherwiseError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
@@ -36,9 +36,10 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]")
 _SKIPPED = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 
 
-async def take_inventory(machine: Machine, path: str | None) -> Inventory:
+async def take_inventory(machine: Machine, path: str | None, stacks: Sequence[Stack] = ()) -> Inventory:
     """What lies at ``path``, an absolute path: a file, or a directory with env files and Compose projects in it or
-    below it. None stands for every Compose project that the machine has containers of.
+    below it. None stands for every Compose project that the machine has containers of. ``stacks`` are what a manifest
+    says of the projects there.
 
     Raises LiveFileError where the path itself may not be read, HostUnreachableError.
     """
@@ -58,9 +59,13 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
         if directory in walk.listings
         and (directory not in walk.projects or all(walk.has(label.started.files) for label in labels))
     }
+    by_path: dict[str, list[Stack | None]] = {}
+    for stack in stacks:
+        by_path.setdefault(stack.directory, []).append(stack)
     directories = [
-        _ProjectDirectory(directory, walk.listings[directory], tuple(known.get(directory, ())))
-        for directory in sorted({*walk.projects, *known})
+        _ProjectDirectory(directory, walk.listings[directory], tuple(known.get(directory, ())), stack)
+        for directory in sorted({*walk.projects, *known, *(by_path.keys() & walk.listings.keys())})
+        for stack in by_path.get(directory, [None])
     ]
     projects = _not_included(await asyncio.gather(*(_project(machine, it, containers) for it in directories)))
     used = {used.file.path for project in projects for used in project.files}
@@ -199,11 +204,13 @@ async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, F
 
 @dataclass(frozen=True, slots=True)
 class _ProjectDirectory:
-    """A project's directory with the names in it; ``labels`` are its containers, where they say how it was started."""
+    """A project's directory with the names in it; ``labels`` are its containers, where they say how it was started,
+    ``stack`` what a manifest says of it."""
 
     path: str
     names: tuple[str, ...]
     labels: tuple[Labelled, ...] = ()
+    stack: Stack | None = None
 
 
 async def _project(
@@ -221,7 +228,12 @@ async def _project(
     problems += [f"{path} is missing" for path in missing if not any(path in problem for problem in problems)]
     services = {name for it in written if not it.extended for name in mapping(it.document.get("services"))}
     problems += [] if written else [f"no compose file of {directory.path} can be read"]
-    here = [container for container in containers or () if container.directory == directory.path]
+    here = [
+        container
+        for container in containers or ()
+        if container.directory == directory.path
+        and (directory.stack is None or container.project == invocation.project)
+    ]
     usual = _usual_name(configuration)
     return FoundProject(
         name=invocation.project or usual,
@@ -235,16 +247,17 @@ async def _project(
         env_files=invocation.env_files,
         named=invocation.project if invocation.project != usual else "",
         project_directory=invocation.project_directory,
+        options=tuple(invocation.options()),
         problem="; ".join(problems),
     )
 
 
 async def _invocation(machine: Machine, directory: _ProjectDirectory) -> tuple[Invocation, list[str]]:
     """How the project is run, and what cannot be said of it."""
-    stack = Stack("", directory.path, directory.path)
+    stack = directory.stack or Stack("", directory.path, directory.path)
     started = [container.started for container in directory.labels]
     if not started:
-        return Invocation(directory.path), []
+        return manifest_invocation(stack), []
     usual = (await _configuration(machine, directory, Invocation(directory.path))).main
     try:
         return resolve_invocation(stack, started, usual), []

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from reconciler.app.checks.run import Tools
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
-from reconciler.app.compare.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.compare.side_names import Kind, SideName, read_side
 from reconciler.app.compare.sides import Place, Surroundings, open_side, tree_of
+from reconciler.app.config.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.wiring import clone
 from reconciler.core.compare.comparison import are_different, compare
 from reconciler.core.compare.probes import compare_answers
@@ -134,17 +134,18 @@ class _Asked:
     async def _ask(self, probe: Probe, name: SideName, side: Side) -> Ran:
         key = (probe.name, name.text, side.directory)
         if key not in self.answers:
-            self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side.directory))
+            self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side))
         return await asyncio.shield(self.answers[key])
 
 
-async def _answer(probe: Probe, machine: Machine, directory: str) -> Ran:
+async def _answer(probe: Probe, machine: Machine, side: Side) -> Ran:
     if probe.url:
         return await machine.get(probe.url, probe.seconds)
-    directory = probe.directory or directory
+    directory = probe.directory or side.directory
     if not directory:
         return Ran(None, Secret(b""), "there is no directory to run it in (directory)")
-    argv = ["docker", "compose", "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
+    options = side.compose_options.get(directory, ())
+    argv = ["docker", "compose", *options, "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
     return await machine.run(argv, directory, probe.seconds)
 
 

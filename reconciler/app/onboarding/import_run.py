@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.app.checks.run import check as apply_rules
 from reconciler.app.checks.survey import MANIFEST
-from reconciler.app.environment_name import check_environment
+from reconciler.app.config.scalars import check_environment_name
 from reconciler.app.onboarding import render
 from reconciler.app.onboarding.init import ATTRIBUTES, EMPTY_MANIFEST, default_key_file, directory_in_git
 from reconciler.app.onboarding.real_paths import UNRESOLVED, real_paths
@@ -77,7 +77,7 @@ def run(asked: Asked, agree: Agree, progress: Progress) -> Imported:
 
     Raises RefusedError where it cannot or should not be, HostUnreachableError, LiveFileError, KeyUnavailableError.
     """
-    check_environment(asked.environment)
+    check_environment_name(asked.environment)
     sides = [parse(side, asked.ssh_key, asked.known_hosts) for side in asked.sides]
     return asyncio.run(_run(asked, sides, agree, progress))
 
@@ -301,7 +301,8 @@ async def _resolved(machine: Machine, host: str, inventory: Inventory) -> Place:
 
 
 def _parts(project: FoundProject) -> tuple[str, ...]:
-    return project.directory, *project.compose_files, *project.main_files
+    directory = [project.project_directory] if project.project_directory else []
+    return project.directory, *project.compose_files, *project.main_files, *project.env_files, *directory
 
 
 def _moved(project: FoundProject, real: Mapping[str, str]) -> FoundProject:
@@ -311,6 +312,8 @@ def _moved(project: FoundProject, real: Mapping[str, str]) -> FoundProject:
         directory=real[project.directory],
         compose_files=tuple(real[path] for path in project.compose_files),
         main_files=tuple(real[path] for path in project.main_files),
+        env_files=tuple(real[path] for path in project.env_files),
+        project_directory=real.get(project.project_directory, ""),
         files=tuple(replace(one, file=replace(one.file, path=real[one.file.path])) for one in files),
     )
 

@@ -120,16 +120,16 @@ def resolve_invocation(
             hint="Name one in the manifest with `project:`",
         )
     newest = newest_first[0]
-    files = written.files or newest.files
+    files, env_files = written.files or newest.files, written.env_files or newest.env_files
     # Options are left out where Compose chooses the same by itself: a COMPOSE_FILE in `.env` has it read that `.env`.
-    by_itself = not written.files and _same(files, tuple(default_files), resolve)
+    by_itself = not env_files and _same(files, default_files, resolve)
     base = posixpath.dirname((files or (posixpath.join(stack.directory, "_"),))[0])
     apart = resolve(newest.directory) != resolve(base)
     return Invocation(
         directory=stack.directory,
         files=() if by_itself and not apart else files,
         project=newest.project,
-        env_files=written.env_files or newest.env_files,
+        env_files=env_files,
         profiles=stack.profiles,
         project_directory=written.project_directory or (newest.directory if apart else ""),
     )
