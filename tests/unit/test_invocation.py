@@ -101,6 +101,13 @@ def test_a_container_that_agrees_is_enough() -> None:
     assert resolve_invocation(stack, [replace(PLAIN, created=5.0), PROD], USUAL).project == "blue"
 
 
+def test_a_project_of_that_name_elsewhere_is_another_one() -> None:
+    """Else a manifest could have any project of the server recreated."""
+    away = replace(PLAIN, project="away", directory="/srv/away", files=("/srv/away/compose.yaml",))
+    with pytest.raises(StartedOtherwiseError, match="project_directory is /opt/app, .* /srv/away"):
+        resolve_invocation(replace(STACK, project="away"), [away], USUAL)
+
+
 def test_two_projects_of_the_same_files_must_be_told_apart() -> None:
     green = replace(PLAIN, project="green")
     with pytest.raises(StartedOtherwiseError, match="app, green"):

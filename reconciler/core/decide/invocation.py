@@ -105,10 +105,10 @@ def resolve_invocation(
     started = [container for container in containers if container.running] or list(containers)
     if not started:
         return written
-    agreeing = [container for container in started if not _disagreements(written, container, resolve)]
+    agreeing = [container for container in started if not _disagreements(stack, container, resolve)]
     newest_first = sorted(agreeing or started, key=lambda container: container.created, reverse=True)
     if not agreeing:
-        raise _disagrees(stack, written, newest_first[0], _disagreements(written, newest_first[0], resolve))
+        raise _disagrees(stack, written, newest_first[0], _disagreements(stack, newest_first[0], resolve))
     if len({container.project for container in agreeing}) > 1:
         # Another project may share the directory; it is then started with other files.
         usual = [container for container in newest_first if _same(container.files, default_files, resolve)]
@@ -135,9 +135,9 @@ def resolve_invocation(
     )
 
 
-def _disagreements(written: Invocation, started: StartedAs, resolve: Callable[[str], str]) -> list[str]:
+def _disagreements(stack: Stack, started: StartedAs, resolve: Callable[[str], str]) -> list[str]:
     """The fields that the manifest names and the container was started without, or with something else."""
-    fields = []
+    written, fields = manifest_invocation(stack), []
     if written.project and written.project != started.project:
         fields.append("project")
     if written.files and not _same(written.files, started.files, resolve):
@@ -146,7 +146,18 @@ def _disagreements(written: Invocation, started: StartedAs, resolve: Callable[[s
         fields.append("env_files")
     if written.project_directory and resolve(written.project_directory) != resolve(started.directory):
         fields.append("project_directory")
+    elif not fields and not _is_of(stack, started, resolve):
+        fields.append("project_directory")  # a project of that name, and another one
     return fields
+
+
+def _is_of(stack: Stack, started: StartedAs, resolve: Callable[[str], str]) -> bool:
+    """Whether the container was started in the stack's directory, below it, or with the stack's compose files."""
+    directory, top = resolve(started.directory), resolve(stack.directory)
+    if directory in (top, resolve(project_directory(stack))) or directory.startswith(f"{top.rstrip('/')}/"):
+        return True
+    files = manifest_invocation(stack).files
+    return bool(files) and _same(files, started.files, resolve)
 
 
 def _same(left: Sequence[str], right: Sequence[str], resolve: Callable[[str], str]) -> bool:
@@ -168,7 +179,7 @@ def _disagrees(stack: Stack, written: Invocation, started: StartedAs, fields: Se
 
 
 def _shown(stack: Stack, invocation: Invocation, field: str) -> str:
-    value = getattr(invocation, field)
+    value = getattr(invocation, field) or (stack.directory if field == "project_directory" else "")
     values = [value] if isinstance(value, str) else list(value)
     inside = f"{stack.directory.rstrip('/')}/"
     return ", ".join(text.removeprefix(inside) for text in values if text)
