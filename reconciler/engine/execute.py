@@ -243,7 +243,7 @@ async def _watch(
                 raise excused
             return report.services
         if report.verdict is health.Verdict.FAILED:
-            excused = _excuse(progress.run, view, report)
+            excused = _excuse(progress.run, view, report, project)
             # One that failed before must not hide what the change does to the others.
             watch = watch.without(report.failed)
             if not report.failed or not watch.services:
@@ -256,13 +256,13 @@ async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
     return {check.url: await ports.probe.ok(check) for check in stack.health.http}
 
 
-def _excuse(run: Run, view: StackView, report: health.Report) -> ServiceFailedError:
+def _excuse(run: Run, view: StackView, report: health.Report, project: Project) -> ServiceFailedError:
     """Why the revision is not to blame: what fails now failed before it. Raises UnhealthyError where it is."""
     where = f"stack {view.stack.name}"
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
     if broken or (not report.failed and set(report.silent) - set(run.silent)):
         raise UnhealthyError(report.reason, where=where)
-    hint = "See the service's own log: `docker compose logs`"
+    hint = f"See the service's own log: `{project.invocation.command('logs')}` in {view.stack.directory}"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 
 

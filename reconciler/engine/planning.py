@@ -177,7 +177,8 @@ async def prepare(
             new = [action for action in due if action.service not in pending_here]
             problems += affected_services.foreign(view.before, view.containers, new, view.managed)
             actions += due
-            notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, view.managed))
+            env_files = await _env_files(ports, snapshot, stack)
+            notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
     plan = Plan(
         snapshot.desired.manifest.environment,
         snapshot.desired.revision,
@@ -232,6 +233,13 @@ async def _look_at_stack(
         if resolving is not None:
             resolving.cancel()
             await asyncio.gather(resolving, return_exceptions=True)
+
+
+async def _env_files(ports: Ports, snapshot: Snapshot, stack: Stack) -> dict[str, str]:
+    """The stack's targets that Compose is meant to read, and where their links lead."""
+    targets = [state.target for state in snapshot.states if state.target.stack == stack.name and state.desired]
+    paths = [target.path for target in targets if target.parser is Parser.COMPOSE]
+    return {path: await ports.host.resolve(path) for path in paths}
 
 
 async def _managed_keys(

@@ -139,7 +139,9 @@ async def _failed_revision(transaction: Transaction, error: ReconcilerError) -> 
     ports, plan, record = transaction.ports, transaction.plan, transaction.record
     ports.metrics.failed(plan.environment, ports.clock.now())
     run, views = transaction.progress.run, transaction.prepared.views
-    look = "Look at the service (`docker compose logs`), or merge a correction"
+    projects = [transaction.progress.projects.get(name) or view.before for name, view in views.items()]
+    logs = [f"`{project.invocation.command('logs')}`" for project in projects if project]
+    look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or merge a correction"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
         return _degraded(transaction, f"{error}. on_failure is hold: the new files stay. {look}")
     good = all(known and known.subtree == plan.revision.subtree for known in (record.healthy, record.applied))

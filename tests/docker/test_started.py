@@ -110,9 +110,7 @@ async def test_a_published_port_from_an_env_file_stays(compose_project: MakeProj
     assert made.environment("api")["LEVEL"] == "debug"
     assert ports(made, "api") == before == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "18300"}]}
     invocation = await docker.invocation(stack_of(made))
-    assert invocation.command("up -d") == (
-        f"docker compose --project-name {made.name} --file prod.yaml --env-file .env.prod up -d"
-    )
+    assert invocation.command("up -d") == (f"docker compose -p {made.name} -f prod.yaml --env-file .env.prod up -d")
 
 
 async def test_env_files_of_a_shell_are_followed_by_label(compose_project: MakeProject, docker: DockerCompose) -> None:
@@ -293,9 +291,9 @@ async def test_a_container_whose_service_is_gone_is_named(compose_project: MakeP
     made = compose_project(f"services:\n  api:{SERVICE}", {"prod.env": "A=1\n"})
     start(made)
     made.write("compose.yaml", (made.directory / "compose.yaml").read_text().replace("api:", "web:"))
-    stack, project = stack_of(made), await docker.project(stack_of(made))
+    stack, project, path = stack_of(made), await docker.project(stack_of(made)), made.directory / "prod.env"
     containers = await docker.containers(stack, project.name)
-    unread, orphan = affected_services.notes(stack, project, containers, {str(made.directory / "prod.env"): {"A"}})
+    unread, orphan = affected_services.notes(stack, project, containers, {str(path): str(path)})
     assert unread == "stack app: prod.env: no service reads this env file"
     assert orphan.startswith("stack app: api still runs, and the project has no such service any more")
 

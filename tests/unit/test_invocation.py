@@ -129,5 +129,5 @@ def test_containers_are_the_stacks_by_name_directory_or_files() -> None:
 def test_a_command_for_an_operator_is_short_and_quoted() -> None:
     invocation = replace(resolve_invocation(STACK, [PROD], USUAL), env_files=("/opt/app/my env",))
     assert invocation.command("up -d") == (
-        "docker compose --project-name blue --file compose.yaml --file prod.yaml --env-file 'my env' up -d"
+        "docker compose -p blue -f compose.yaml -f prod.yaml --env-file 'my env' up -d"
     )

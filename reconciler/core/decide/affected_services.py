@@ -22,7 +22,6 @@ _STOPPED_CODES = frozenset({0, 130, 137, 143})
 _RUNNING = frozenset({"running", "paused", "restarting"})
 # Compose puts the proxies of the docker client's own settings into containers; no file names them.
 _PROXY_KEYS = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"})
-_FIRST = "define what it was started with in the stack's .env, or run `docker compose up -d` by hand first"
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
 _NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
 
@@ -84,15 +83,19 @@ def managed_keys(project: Project, service: Service, managed: Mapping[str, Colle
 
 
 def notes(
-    stack: Stack, project: Project | None, containers: Iterable[Container], managed: Mapping[str, Collection[str]]
+    stack: Stack, project: Project | None, containers: Iterable[Container], env_files: Mapping[str, str]
 ) -> list[str]:
-    """Given a stack as it is, return what an operator should know although nothing is to be done, in sentences."""
+    """Given a stack as it is, return what an operator should know although nothing is to be done, in sentences.
+
+    ``env_files`` are the managed ones that are meant for Compose: their paths, and those with links resolved.
+    """
     if project is None:
         return []
     services = project.services.values()
     sources = {source for service in services for source in service.sources}
     read = project.environments.union(*(service.env_files for service in services))
-    unread = [path for path in managed if path not in read and not any(_holds(source, path) for source in sources)]
+    mounted = {path for path in env_files if any(_holds(source, env_files[path]) for source in sources)}
+    unread = [path for path, real in env_files.items() if not read & {path, real} and path not in mounted]
     by_reason: dict[str, list[str]] = {}
     for service, reason in project.unresolved.items():
         by_reason.setdefault(reason, []).append(service)
@@ -141,11 +144,15 @@ def foreign(
         if before is None or service is None or container.service not in due or container.state not in _RUNNING:
             continue
         image = _parts(service.definition).get("image")
+        first = (
+            "define what it was started with in an env file that Compose reads, or run "
+            f"`{before.invocation.command('up -d')}` by hand first"
+        )
         effect = f"recreating {container.service} would also change"
         if image and container.image and image != container.image:
-            problems.append(f"{effect} its image from {container.image} to {image}; {_FIRST}")
+            problems.append(f"{effect} its image from {container.image} to {image}; {first}")
         if keys := sorted(_differing(service, container) - managed_keys(before, service, managed)):
-            problems.append(f"{effect} {listed(keys)}, which no managed file holds; {_FIRST}")
+            problems.append(f"{effect} {listed(keys)}, which no managed file holds; {first}")
     return list(dict.fromkeys(problems))
 
 

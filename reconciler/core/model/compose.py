@@ -38,8 +38,8 @@ class Invocation:
         """Words for a command line; with other profiles, and with every path below ``root``, where those are given."""
         given = {
             "--project-directory": [root + self.project_directory] if self.project_directory else [],
-            "--project-name": [self.project] if self.project else [],
-            "--file": [root + path for path in self.files],
+            "-p": [self.project] if self.project else [],
+            "-f": [root + path for path in self.files],
             "--env-file": [root + path for path in self.env_files],
             "--profile": self.profiles if profiles is None else profiles,
         }
