@@ -120,7 +120,7 @@ def _data(path: str, staged: Mapping[str, Secret | None]) -> bytes:
 def _service(name: str, path: str, environment: Mapping[str, str]) -> Service:
     definition = json.dumps({"service": {"environment": dict(environment)}})
     env_files = frozenset({path})
-    return Service(name, Secret(definition.encode()), environment, has_healthcheck=True, env_files=env_files)
+    return Service(name, Secret(definition.encode()), environment, env_files=env_files)
 
 
 def _container(name: str, environment: Mapping[str, str]) -> Container:

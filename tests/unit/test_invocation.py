@@ -104,7 +104,7 @@ def test_a_container_that_agrees_is_enough() -> None:
 def test_a_project_of_that_name_elsewhere_is_another_one() -> None:
     """Else a manifest could have any project of the server recreated."""
     away = replace(PLAIN, project="away", directory="/srv/away", files=("/srv/away/compose.yaml",))
-    with pytest.raises(StartedOtherwiseError, match="project_directory is /opt/app, .* /srv/away"):
+    with pytest.raises(StartedOtherwiseError, match=r"project_directory is /opt/app, .* /srv/away"):
         resolve_invocation(replace(STACK, project="away"), [away], USUAL)
 
 

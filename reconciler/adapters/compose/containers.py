@@ -18,7 +18,7 @@ from reconciler.adapters.compose.docker_api import (
 from reconciler.core.decide.guards import is_below
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.model.compose import StartedAs
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
 _ONE_OFF_LABEL = "com.docker.compose.oneoff"

@@ -24,7 +24,7 @@ from reconciler.core.errors import LiveFileError, StartedOtherwiseError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model.compose import Invocation
 from reconciler.core.model.targets import Stack
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secrets.plaintext import is_env_file
 
 DEEPEST = 3

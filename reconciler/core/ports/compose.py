@@ -1,0 +1,60 @@
+"""Docker Compose and the engine: projects, containers, and what is done to services."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from reconciler.core.model.compose import Container, Project, ProjectFiles
+from reconciler.core.model.targets import HttpCheck, Stack
+from reconciler.core.secret import Secret
+
+
+class Compose(Protocol):
+    async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
+        """The project as Compose resolves it, all profiles.
+
+        ``staged`` (absolute path → bytes, None: removed) resolves it as if those files were in place, without a write;
+        a file that the compose file reaches only by an absolute path is not seen. Raises ModelRefusedError (Compose
+        refuses; says why without quoting a value), StartedOtherwiseError (the containers were started in another way
+        than the manifest says), EngineUnavailableError (no docker, no compose file).
+        """
+        ...
+
+    async def project_files(self, stack: Stack) -> ProjectFiles:
+        """What Compose reads as the stack's project, by the manifest and by every one of its containers."""
+        ...
+
+    async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
+        """Containers of the project, by their labels (by the stack's directory if the name is unknown).
+
+        Raises EngineUnavailableError.
+        """
+        ...
+
+    async def glance(self, stack: Stack) -> tuple[Container, ...]:
+        """The stack's containers from one cheap call: only their id, service, state, health and exit code.
+
+        Raises EngineUnavailableError.
+        """
+        ...
+
+    async def recreate(
+        self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
+    ) -> None:
+        """``up -d --no-deps`` for these services, run as the project was resolved; ``scale`` has the number of
+        containers if it is not the project's; ``force`` if Compose itself would see no difference.
+
+        Raises ModelRefusedError, EngineUnavailableError. ``restart`` and ``signal`` raise the latter.
+        """
+        ...
+
+    async def restart(self, project: str, services: Sequence[str]) -> None: ...
+
+    async def signal(self, project: str, service: str, signal: str) -> None: ...
+
+
+class HttpProbe(Protocol):
+    async def ok(self, check: HttpCheck) -> bool:
+        """Whether the URL answers with the expected status."""
+        ...
