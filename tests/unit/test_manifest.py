@@ -75,6 +75,9 @@ def test_every_field_is_read() -> None:
             name="app",
             directory="/opt/app",
             files=("compose.yaml", "override/compose.yaml"),
+            env_files=(".env.prod", "/srv/apps/extra.env"),
+            project="shop",
+            project_directory="deploy",
             profiles=("web",),
             hosts=("web-1", "web-2"),
             health=HealthPolicy(
@@ -482,17 +485,28 @@ IN_A_STACK = [
     (
         "nothing",
         "",
-        "FILE:1: stacks.app: must be a mapping, not nothing; accepted: a mapping with directory, files, pr",
+        "FILE:1: stacks.app: must be a mapping, not nothing; accepted: a mapping with directory, files, en",
     ),
     ("no directory", "{}", "FILE:1: stacks.app.directory: is missing; accepted: a path such as /opt/app"),
     ("relative", "{directory: app}", "FILE:1: stacks.app.directory: \"app\" is not an absolute path without '..'; ac"),
     ("upwards", "{directory: /opt/app/../../etc}", 'FILE:1: stacks.app.directory: "/opt/app/../../etc" is not an ab'),
     ("outside", "{directory: /etc}", 'FILE:1: stacks.app.directory: "/etc" lies outside allowed_paths (/opt/app, /sr'),
     ("root", "{directory: /}", 'FILE:1: stacks.app.directory: "/" lies outside allowed_paths (/opt/app, /srv/apps); '),
-    ("file option", "{directory: /opt/app, files: ['-']}", 'FILE:1: stacks.app.files[0]: "-" is not a path below the'),
-    ("file upwards", "{directory: /opt/app, files: [../x]}", 'FILE:1: stacks.app.files[0]: "../x" is not a path belo'),
-    ("file outside", "{directory: /opt/app, files: [/x]}", 'FILE:1: stacks.app.files[0]: "/x" is not a path below th'),
+    ("file option", "{directory: /opt/app, files: ['-']}", 'FILE:1: stacks.app.files[0]: "-" is not a file\'s path w'),
+    ("file upwards", "{directory: /opt/app, files: [../x]}", 'FILE:1: stacks.app.files[0]: "../x" is not a file\'s pa'),
+    ("file outside", "{directory: /opt/app, files: [/x]}", 'FILE:1: stacks.app.files[0]: "/x" lies outside allowed_pa'),
     ("file as text", "{directory: /opt/app, files: x}", "FILE:1: stacks.app.files: must be a list, not text; accepted"),
+    (
+        "env file outside",
+        "{directory: /opt/app, env_files: [/x]}",
+        'stacks.app.env_files[0]: "/x" lies outside allowed_',
+    ),
+    (
+        "project",
+        "{directory: /opt/app, project: A b}",
+        'FILE:1: stacks.app.project: "A b" is not the name of a Compose',
+    ),
+    ("elsewhere", "{directory: /opt/app, project_directory: /x}", 'project_directory: "/x" lies outside allowed_paths'),
     ("profile", "{directory: /opt/app, profiles: [--x]}", 'FILE:1: stacks.app.profiles[0]: "--x" is not a name; acc'),
     ("no host", "{directory: /opt/app, hosts: []}", "FILE:1: stacks.app.hosts: must not be empty; accepted: a list o"),
     ("host", "{directory: /opt/app, hosts: [a b]}", 'FILE:1: stacks.app.hosts[0]: "a b" is not a name; accepted: up'),
@@ -935,7 +949,11 @@ def test_the_schema_refuses_what_the_reader_refuses_of_a_target(text: str) -> No
 
 @pytest.mark.parametrize(
     "stack",
-    [pytest.param(case[1], id=case[0]) for case in IN_A_STACK if case[0] not in ("outside", "root", "impossible")],
+    [
+        pytest.param(case[1], id=case[0])
+        for case in IN_A_STACK
+        if case[0] not in ("outside", "root", "impossible", "file outside", "env file outside", "elsewhere")
+    ],
 )
 def test_the_schema_refuses_what_the_reader_refuses_of_a_stack(stack: str) -> None:
     assert not schema_accepts(f"stacks: {{app: {stack}}}")
