@@ -209,7 +209,7 @@ def test_a_named_check_runs_there_on_a_file_that_is_in_memory_only(one: Fleet, t
     assert not any(path.parent.exists() for path in staged)
 
 
-@pytest.mark.parametrize("trouble", ["host key", "login", "gone", "no known hosts"])
+@pytest.mark.parametrize("warning", ["host key", "login", "gone", "no known hosts"])
 def test_a_host_that_is_not_to_be_reached_blames_no_revision_and_says_why(one: Fleet, warning: str) -> None:
     one.commit(b"A=1\n")
     sshd = one.hosts["web-1"]
