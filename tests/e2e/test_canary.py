@@ -34,6 +34,8 @@ from tests.support.server import Daemon, Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 LETTERS = "ghijklmnopqrstuvwxyz"  # none of a hexadecimal number, so that no digest holds the canary by chance
 PIECE = 12  # characters of the age key that count as a leak
 SHARED_PLACES = (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/dev/shm"))

@@ -391,6 +391,8 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
 # Notes every process that Python starts and every file that it opens for writing, from inside.
 WATCHER = """\
 import os, sys
+
+pytestmark = pytest.mark.slow
 log = os.open(os.environ["WATCHER_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 STARTS = ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec", "os.system")
 def note(event, arguments):

@@ -209,7 +209,7 @@ def test_a_named_check_runs_there_on_a_file_that_is_in_memory_only(single: Fleet
     assert not any(path.parent.exists() for path in staged)
 
 
-@pytest.mark.parametrize("trouble", ["host key", "login", "gone", "no known hosts"])
+@pytest.mark.parametrize("warning", ["host key", "login", "gone", "no known hosts"])
 def test_an_unreachable_host_blames_no_revision_and_says_why(single: Fleet, warning: str) -> None:
     single.commit(b"A=1\n")
     sshd = single.hosts["web-1"]
