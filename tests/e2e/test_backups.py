@@ -14,6 +14,8 @@ import pytest
 from tests.support.faults import make_faults
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 CANARY = b"canary-of-the-backups"
 
 

@@ -7,12 +7,15 @@ the same is shown by tests/e2e/test_check_command.py.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
 
+from reconciler.adapters.json_schema import client
+from reconciler.app.checks import time_limit
 from reconciler.app.checks.command import check_environments
 from reconciler.app.checks.run import Report
 from reconciler.core.checks import rules
@@ -24,7 +27,10 @@ CANARY = "invented-"  # every secret of the site begins so
 
 @pytest.fixture(autouse=True)
 def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its directory, and with less time for what never ends."""
     monkeypatch.chdir(site.root)
+    monkeypatch.setattr(time_limit, "_LIMIT", 0.5)
+    monkeypatch.setitem(client.LIMITS.resources, resource.RLIMIT_CPU, 2)
 
 
 def check(site: Site, *, key: bool = False, environments: Sequence[str] = (), servers: Sequence[str] = ()) -> Report:

@@ -18,6 +18,8 @@ from tests.support.relay import Relay
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 MakeStackServer = Callable[..., tuple[Server, ComposeProject]]
 
 # Ends at once where MODE is bad; healthy once the gate is open.

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import posixpath
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from reconciler.adapters import process
@@ -17,6 +17,7 @@ from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.context import EngineAddress, Staged, cannot_stage, reader
 from reconciler.adapters.compose.staging import ancestors
 from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.core.model.compose import Invocation
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _QUICK = process.Limits(timeout=20.0)
 
 
 class SshComposeContext:
-    """Where Compose runs for a stack on another machine.
+    """The ``ComposeContext`` of a stack on another machine.
 
     ``tunnel`` is the path of the local socket that leads to its Docker engine; ``memory`` a private directory there, on
     a file system in memory, for staged files: we create and remove it.
@@ -49,15 +50,27 @@ class SshComposeContext:
         env = {**given, "PWD": directory}
         return await self._connection.run(argv, directory=directory, env=env, limits=limits)
 
-    async def configuration(self, directory: str, files: Sequence[str], staged: Staged) -> compose_files.Configuration:
-        environment = {**await self._environment(), "PWD": directory}
+    async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
+        return await self._reading(compose_files.read_configuration, invocation, staged)
+
+    async def main_files(self, invocation: Invocation) -> tuple[str, ...]:
+        return (await self._reading(compose_files.choose, invocation, {})).main
+
+    async def _reading(
+        self,
+        walk: Callable[[Invocation, Mapping[str, str], compose_files.Read], compose_files.Configuration],
+        invocation: Invocation,
+        staged: Staged,
+    ) -> compose_files.Configuration:
+        """Run a walk through files there: a plain function, and so beside the loop."""
+        environment = {**await self._environment(), "PWD": invocation.directory}
         loop = asyncio.get_running_loop()
 
         def read(path: str) -> bytes | None:
             # The walk through includes is synchronous, so it runs in a thread.
-            return asyncio.run_coroutine_threadsafe(self._read(path), loop).result()
+            return asyncio.run_coroutine_threadsafe(self.read_file(path), loop).result()
 
-        return await asyncio.to_thread(compose_files.find, directory, files, environment, reader(staged, read))
+        return await asyncio.to_thread(walk, invocation, environment, reader(staged, read))
 
     async def has_directory(self, path: str) -> bool:
         sftp = await self._connection.sftp()
@@ -100,7 +113,7 @@ class SshComposeContext:
             *(sftp.symlink(posixpath.join(directory, name), posixpath.join(inside, name)) for name in names)
         )
 
-    async def _read(self, path: str) -> bytes | None:
+    async def read_file(self, path: str) -> bytes | None:
         import asyncssh
 
         sftp = await self._connection.sftp()
