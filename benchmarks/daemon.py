@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.figures import Figure
 from reconciler.app.config.server import load_server_config
-from reconciler.app.daemon.commands import make_pass
+from reconciler.app.daemon.commands import sync_environments
 from tests.support.server import ENVIRONMENT, Daemon, Server
 
 POLLS = 20
@@ -31,7 +31,7 @@ def idle(server: Server, kind: str) -> list[Figure]:
             time.sleep(1)
         early = _looks(daemon)
         for _ in range(MORE_RECONCILIATIONS):
-            make_pass(config, "manual", (), (), dry_run=False, tell=lambda _: None)
+            sync_environments(config, (), (), lambda _: None)
             daemon.metrics()
         polls = _polls(daemon)
         late = _looks(daemon)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.adapters.sops.program import find_sops
+from reconciler.adapters.sops.binary import find_sops
 
 
 @dataclass(frozen=True, slots=True)

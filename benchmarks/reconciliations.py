@@ -18,7 +18,7 @@ from benchmarks.scratch import SOURCES, content
 from reconciler.adapters.sops.program import Sops
 from reconciler.app.config.server import load_server_config
 from reconciler.app.wiring.server import Runtime, runtime
-from reconciler.core.dotenv.grammar import resolve_env_file
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.engine.reconcile import Reconciler

@@ -30,7 +30,8 @@ from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
-from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry, SopsMetadata
+from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry
+from reconciler.core.sops.metadata import SopsMetadata
 from reconciler.engine.reconcile import Reconciler
 
 APP = "/opt/app"
@@ -155,7 +156,7 @@ class FakeDecryptor:
     def read(self, name: str, data: bytes) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
         entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)
-        return Ciphertext(Format.DOTENV, entries, SopsMetadata((), (), "", "", ""))
+        return Ciphertext(Format.DOTENV, entries, SopsMetadata((), (), ""))
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         self.journal.note(f"amend {name}")

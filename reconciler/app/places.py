@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.adapters.ssh.connection import SshAddress
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.side_names import Kind, read_side
 from reconciler.core.errors import RefusedError
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.text import printable
 
 _FORMS = (

@@ -37,10 +37,10 @@ def init(
     What is there is left as it is, and told; nothing is committed. Exits 0, or 1 on errors.
     """
     from reconciler.app.onboarding import init as beginning
-    from reconciler.cli import render
+    from reconciler.cli import setup_reports
 
     made = beginning.begin(environment, path, None if recipient else age_key_file, recipient or [])
-    render.begun(made, as_json=as_json)
+    setup_reports.begun(made, as_json=as_json)
 
 
 @commands.command("import", short_help="take what servers have into git, encrypted, on a branch")
@@ -88,7 +88,7 @@ def import_(
     the proof fails, nobody agreed, and on errors.
     """
     from reconciler.app.onboarding import import_run
-    from reconciler.cli import render
+    from reconciler.cli import render, setup_reports
 
     if not (yes or dry_run) and (as_json or not render.can_ask()):
         hint = "Give --yes, or look first with --dry-run"
@@ -106,8 +106,8 @@ def import_(
         known_hosts,
     )
     with render.phases() as (progress, pause):
-        done = import_run.run(asked, lambda found: render.agrees(found, pause, yes, dry_run, as_json), progress)
-    render.imported(done, as_json=as_json)
+        done = import_run.run(asked, lambda found: setup_reports.agrees(found, pause, yes, dry_run, as_json), progress)
+    setup_reports.imported(done, as_json=as_json)
     raise typer.Exit(IN_SYNC if done.commit or dry_run else ERROR)
 
 

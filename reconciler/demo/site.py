@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 
 from reconciler.adapters import process
-from reconciler.adapters.sops.program import find_sops
+from reconciler.adapters.sops.binary import find_sops
 from reconciler.core.errors import OutsideError, ReconcilerError
 
 ENVIRONMENT = "production"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from reconciler.core.contract import Contract, Question
-from reconciler.core.dotenv.grammar import EnvFileError, is_left_to_server, known_variables
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.ignored_keys import is_left_to_server
+from reconciler.core.dotenv.readings import known_variables
 from reconciler.core.errors import ContractError, SourceError
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Parser, Target

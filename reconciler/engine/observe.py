@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.dotenv.grammar import EnvFileError, key_diff, read_entries, without_keys
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.ignored_keys import without_keys
+from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import (
     BadCiphertextError,
     GuardError,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.decide import affected_services, guards
 from reconciler.core.decide.classify import classify, with_authors, with_keys
 from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
-from reconciler.core.dotenv.grammar import EnvFileError, read_entries, with_server_keys
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.ignored_keys import with_server_keys
 from reconciler.core.errors import GuardError, ModelRefusedError, ReconcilerError
 from reconciler.core.model.compose import Action, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from reconciler.core.dotenv.grammar import with_server_keys
+from reconciler.core.dotenv.ignored_keys import with_server_keys
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model.requests import Restored
 from reconciler.core.model.revisions import Revision

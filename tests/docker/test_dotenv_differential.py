@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.dotenv.grammar import EnvFileError, resolve_env_file
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.interpolation import resolve_env_file
 
 pytestmark = pytest.mark.docker
 

@@ -179,7 +179,7 @@ def test_backups_that_others_may_write_to_are_neither_taken_nor_put_back_until_t
         assert done.returncode == 1
         assert f"{directory}: others may enter the backup directory" in done.stderr
         assert fix in done.stderr
-    (found,) = [finding for finding in settled.json("doctor") if finding["what"] == "backups"]
+    (found,) = [finding for finding in settled.json("doctor") if finding["component"] == "backups"]
     assert (found["level"], fix in found["advice"]) == ("error", True)
     settled.commit({"a.env": b"A=3\n"})
     outcome = settled.sync()

@@ -26,10 +26,10 @@ from benchmarks import failures
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
-from tests.support import paper_engine
+from tests.support import killer, paper_engine
 from tests.support.commands import lines
 from tests.support.compose import ComposeProject
-from tests.support.killer import Ended, Killer, killer
+from tests.support.killer import Ended
 from tests.support.server import ENVIRONMENT, Daemon, Server
 from tests.support.waiting import eventually
 
@@ -48,18 +48,11 @@ SHARES = 2  # of the steps, so that two workers can take them
 TWICE = 15  # runs that are killed, and then killed again
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Killer]:
-    with killer() as made:
-        yield made
-
-
 @dataclass(slots=True)
 class Site:
     """A server whose containers are on paper; each kill begins with everything as ``save`` found it."""
 
     server: Server
-    killer: Killer
 
     def commit(self, files: dict[str, bytes]) -> str:
         """Make these files, and no others, the wanted ones. They are not encrypted: that makes a pass quick."""
@@ -69,10 +62,10 @@ class Site:
         return self.server.remote.commit({f"envs/{ENVIRONMENT}/{name}": data for name, data in wanted.items()})
 
     def sync(self, die_at: int = 0) -> Ended:
-        return self.killer.run(self.server, "sync", "--json", die_at=die_at)
+        return killer.run(self.server, "sync", "--json", die_at=die_at)
 
     def restore(self, backup: str, die_at: int = 0) -> Ended:
-        return self.killer.run(self.server, "restore", backup, die_at=die_at)
+        return killer.run(self.server, "restore", backup, die_at=die_at)
 
     # --- beginning again ---
 
@@ -165,9 +158,9 @@ def facts(files: dict[str, bytes]) -> dict[str, Facts]:
 
 
 @pytest.fixture
-def site(server: Server, forks: Killer) -> Site:
+def site(server: Server) -> Site:
     """OLD is applied and running, and in the backup of an earlier change."""
-    made = Site(server, forks)
+    made = Site(server)
     made.commit(dict.fromkeys(OLD, b"FIRST=1\n"))
     assert made.sync().outcome["result"] == "applied"
     paper_engine.start_all(server.root / "engine.json", server.app)
@@ -413,12 +406,12 @@ SERVICE_STEPS = ("docker up", "commit delete-owed update-run")
 
 
 @pytest.mark.docker
-def test_killed_around_what_compose_is_given_the_services_get_it(real: RealSite, forks: Killer) -> None:
+def test_killed_around_what_compose_is_given_the_services_get_it(real: RealSite) -> None:
     real.commit("1")
-    everything = forks.run(real.server, "sync", "--json", on_paper=False).steps
+    everything = killer.run(real.server, "sync", "--json", on_paper=False).steps
     for mode, die_at in enumerate(numbers(everything, *SERVICE_STEPS), 2):
         before = real.commit(str(mode))
-        with telling(forks.run(real.server, "sync", "--json", die_at=die_at, on_paper=False)) as killed:
+        with telling(killer.run(real.server, "sync", "--json", die_at=die_at, on_paper=False)) as killed:
             assert killed.killed
             real.sync("applied")
             real.assert_runs(str(mode))
@@ -427,15 +420,13 @@ def test_killed_around_what_compose_is_given_the_services_get_it(real: RealSite,
 
 
 @pytest.mark.docker
-def test_killed_while_services_are_rolled_back_they_are_healthy_on_the_old_values(
-    real: RealSite, forks: Killer
-) -> None:
+def test_killed_while_services_are_rolled_back_they_are_healthy_on_the_old_values(real: RealSite) -> None:
     real.commit("bad")
-    everything = forks.run(real.server, "sync", "--json", on_paper=False).steps
+    everything = killer.run(real.server, "sync", "--json", on_paper=False).steps
     begun = next(number for number, step in enumerate(everything) if "insert-environment" in step and number > 20)
     for turn, die_at in enumerate(numbers(everything[begun:], *SERVICE_STEPS)):
         real.commit(f"bad{turn}")
-        with telling(forks.run(real.server, "sync", "--json", die_at=begun + die_at, on_paper=False)) as killed:
+        with telling(killer.run(real.server, "sync", "--json", die_at=begun + die_at, on_paper=False)) as killed:
             assert killed.killed
             real.sync("rolled_back")
             real.assert_runs("0")

@@ -172,7 +172,7 @@ def test_with_git_gone_a_hand_edit_is_still_repaired_to_the_last_known_revision(
 
 def passes(daemon: Daemon, environment: str) -> list[dict[str, object]]:
     """How its passes ended, as its log tells."""
-    events = [event for event in daemon.events() if event.get("event") == "pass"]
+    events = [event for event in daemon.events() if event.get("event") == "reconciled"]
     return [event for event in events if event["environment"] == environment]
 
 
@@ -319,7 +319,7 @@ def test_the_daemon_does_not_start_with_a_webhook_that_would_let_everybody_in(
         path.chmod(0o600)
     done = server.cli("run", timeout=20)
     assert done.returncode == 1
-    assert "the webhook's secret" in done.stderr
+    assert "the webhook secret" in done.stderr
     assert f"{path}:" in done.stderr
     assert "put the secret there, or correct webhook.secret_file" in done.stderr
     assert "Traceback" not in done.stderr

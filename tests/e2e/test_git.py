@@ -23,8 +23,7 @@ from typing import Any
 import pytest
 
 from reconciler.adapters.git import command as git_command
-from reconciler.adapters.git import mirror as git
-from reconciler.adapters.git import objects
+from reconciler.adapters.git import mirror_directory, object_reader, objects
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
 from reconciler.core.text import instant
@@ -150,7 +149,7 @@ async def test_a_second_read_of_the_same_content_starts_no_process(
 async def test_what_is_too_much_to_remember_is_read_again(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
     commit = remote.commit({API: b"A=1", "envs/prod/b.env": b"B=1"})
     mirror = mirror_of(remote, state_dir)
-    mirror._kept = objects.KeptObjects(0)
+    mirror._objects._kept = objects.KeptObjects(0)
     await mirror.fetch(commit)
     spy.forget()
     for _ in range(2):
@@ -220,7 +219,7 @@ async def test_a_file_over_the_limit_is_refused_without_being_held(remote: GitRe
     assert len(at.data) == limit
     before = peak_memory()
     for name, said in (("over.env", "5.0 MiB"), ("far.env", "30.0 MiB")):
-        with pytest.raises(SourceError, match=rf"{name} cannot be used: it has {said}, and 5 MiB is the limit"):
+        with pytest.raises(SourceError, match=rf"{name} cannot be used: it has {said}, the limit is 5 MiB"):
             await mirror.read(commit, name)
     assert peak_memory() - before < 25 * 1024
 
@@ -346,7 +345,7 @@ async def test_a_hostile_tree_that_got_into_the_mirror_is_refused(
 async def test_a_large_directory_is_refused(
     remote: GitRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(git, "LARGEST_OBJECT", 4096)
+    monkeypatch.setattr(object_reader, "LARGEST_OBJECT", 4096)
     monkeypatch.setattr(objects, "LARGEST_OBJECT", 4096)
     commit = remote.commit({f"envs/{number:05}": b"" for number in range(500)})
     mirror = mirror_of(remote, state_dir)
@@ -358,7 +357,7 @@ async def test_a_large_directory_is_refused(
 async def test_a_repository_that_would_fill_the_disk_is_refused(
     remote: GitRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(git, "LARGEST_PACK", 1024 * 1024)
+    monkeypatch.setattr(mirror_directory, "LARGEST_PACK", 1024 * 1024)
     remote.commit({API: os.urandom(3 * 1024 * 1024)})
     with pytest.raises(GitUnreachableError, match="larger than"):
         await fetched(mirror_of(remote, state_dir))
@@ -650,7 +649,7 @@ async def test_what_a_killed_git_left_behind_is_cleared(remote: GitRemote, state
     remote.commit({API: b"A=2"})
     assert await content(mirror) == b"A=2"
     assert not [file for file in left if file.exists()]
-    assert os.lstat(inside).st_ino == same, "it was enough to clear them; the mirror need not be made anew"
+    assert os.lstat(inside).st_ino == same, "it was enough to clear them; the mirror need not be rebuilt"
 
 
 async def test_a_git_killed_half_way_through_a_fetch_stops_nothing(
@@ -1132,7 +1131,7 @@ async def test_nothing_grows_over_hundreds_of_fetches(remote: GitRemote, state_d
     assert children() <= before
     assert memory() - resident < 6 * 1024
     packs = list((state_dir / "mirror.git" / "objects" / "pack").glob("*.pack"))
-    assert len(packs) <= git.MOST_PACKS + 1
+    assert len(packs) <= mirror_directory.MOST_PACKS + 1
     assert await mirror.read(commits[0], API) is not None
 
 

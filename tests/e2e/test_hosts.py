@@ -358,7 +358,7 @@ def test_a_change_recreates_the_services_of_every_host(fleet: Callable[..., Flee
         "production@web-2",
     }
     assert set(made.results().values()) == {"in_sync"}
-    levels = {finding["what"]: finding["level"] for finding in made.server.json("doctor")}
+    levels = {finding["component"]: finding["level"] for finding in made.server.json("doctor")}
     assert levels["environment production@web-1: live files"] == "ok"
     assert levels["stack production@web-2/app-web-2"] == "ok"
 

@@ -41,7 +41,7 @@ def quick(server: Server) -> Server:
 
 def told(daemon: Daemon) -> dict[str, Any]:
     """How the daemon's last pass that it told of ended."""
-    return [event for event in daemon.events() if event.get("event") == "pass"][-1]
+    return [event for event in daemon.events() if event.get("event") == "reconciled"][-1]
 
 
 def run_of(server: Server, commit: str) -> str:

@@ -219,7 +219,7 @@ def test_two_daemons_that_roll_back_the_same_revision_end_with_one_revert(
     project = compose_project(MAY_CRASH.replace("SERVICE", "web"))
     root = tmp_path / "second"
     root.mkdir()
-    two = Stack(Server(root, project.directory, one.server.remote, age_key), project, "web")
+    two = Stack(Server(root, project.directory, one.server.remote, age_key, forked=True), project, "web")
     for number, each in enumerate((one, two), 1):
         each.server.settings["host"] = f"web-{number}"
         each.server.settings["rollback"] = {"git": "push"}
@@ -326,7 +326,7 @@ def test_a_failed_rollback_stops_the_stack_and_retry_starts_it_again(stack: Stac
         eventually(lambda: server.json("history")[0]["result"] != "unfinished", timeout=60)
     assert server.json("history")[0]["result"] == "rollback_failed"
     stopped = server.json("status")["environments"][0]
-    assert list(stopped["stopped"]) == ["app"]
+    assert list(stopped["suspended"]) == ["app"]
     stack.commit("good4")
     left = server.sync()
     assert (left["result"], left["exit_code"]) == ("rollback_failed", 1)

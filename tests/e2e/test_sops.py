@@ -27,7 +27,8 @@ import yaml
 
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Limits
-from reconciler.adapters.sops.program import Sops, find_sops
+from reconciler.adapters.sops.binary import find_sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.core.errors import (
     BadCiphertextError,
     DecryptFailedError,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.core.dotenv.grammar import resolve_env_file
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.compose import Container, Project, Service
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret

@@ -215,7 +215,7 @@ def test_a_live_file_that_its_reader_refuses_or_reads_twice() -> None:
 
 def test_a_named_key_whose_value_has_several_lines() -> None:
     error = refusal("A=1\n", f'A="{CANARY}\n{CANARY}"\n', "A")
-    assert "cannot hold A" in error.what
+    assert "cannot hold the live A" in error.what
 
 
 # --- git has moved as well -------------------------------------------------------------------------------------------

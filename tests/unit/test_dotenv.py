@@ -20,14 +20,12 @@ from reconciler.core.dotenv.grammar import (
     EnvFileError,
     Quote,
     duplicate_keys,
-    key_diff,
     parse_env_file,
     parse_raw_env_file,
-    resolve_env_file,
-    resolve_raw_env_file,
-    with_server_keys,
-    without_keys,
 )
+from reconciler.core.dotenv.ignored_keys import with_server_keys, without_keys
+from reconciler.core.dotenv.interpolation import resolve_env_file, resolve_raw_env_file
+from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Parser
 

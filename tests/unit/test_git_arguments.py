@@ -394,7 +394,7 @@ def test_output_that_was_cut_short_gives_what_came_whole_and_the_size_of_what_di
     large = b"f" * 40 + b" blob 1073741824\n" + b"x" * 1000
     found = objects.parse_batch(one + large)
     assert found[first] == Blob(first, b"A=1")
-    assert found["f" * 40] == objects.RefusedObject("it has 1024.0 MiB, and 5 MiB is the limit")
+    assert found["f" * 40] == objects.RefusedObject("it has 1024.0 MiB, the limit is 5 MiB")
     _, second = record("blob", b"B=2")
     assert objects.parse_batch(second[:-3]) == {}
 
@@ -500,7 +500,7 @@ def test_the_branch_for_review_is_a_branch() -> None:
     "author", ["", "a", "a <>", "<a@b>", " <a@b>", "a <b@c> d", "a <b c>", "a\n <b@c>", "a <b\0@c>"]
 )
 def test_an_author_is_a_name_and_an_address(author: str) -> None:
-    with pytest.raises(ConfigError, match="is no author"):
+    with pytest.raises(ConfigError, match="is not a valid author"):
         git_command.author_environment(author)
 
 
@@ -551,7 +551,7 @@ def test_no_word_from_outside_begins_a_line_of_the_message(text: str) -> None:
             "error: bad https://user:pw@host/\x1b[0m SECRET\n",
             "error: bad https://***@host/\N{REPLACEMENT CHARACTER}[0m ***",
         ),
-        ("", "", "it gives no reason"),
+        ("", "", "no reason given"),
     ],
     ids=["github", "gitlab", "bare", "http", "masked", "silent"],
 )

@@ -530,7 +530,7 @@ def test_names_of_stacks(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "a\0", "../production"])
 def test_names_of_environments(name: str) -> None:
-    with pytest.raises(ManifestError, match="is no environment's name; accepted: up to 63 letters") as caught:
+    with pytest.raises(ManifestError, match="is not a valid environment name; accepted: up to 63 letters") as caught:
         read_manifest(b"targets: {}", environment=name, file="FILE", server=SERVER)
     assert str(caught.value).isprintable()
 

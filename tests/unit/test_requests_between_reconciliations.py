@@ -39,13 +39,20 @@ class NoMetrics:
 
 @asynccontextmanager
 async def running(steps: list[str], tmp_path: Path) -> AsyncIterator[Daemon]:
-    passes = {"production": SlowReconciler(steps)}
-    rollouts = [Rollout(World(tmp_path).ports(), [passes["production"]])]
-    daemon = Daemon(passes, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    hosts = {"production": SlowReconciler(steps)}
+    rollouts = [Rollout(World(tmp_path).ports(), [hosts["production"]])]
+    daemon = Daemon(hosts, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
     task = asyncio.create_task(daemon.run())
     yield daemon
     daemon.stop()
     await task
+
+
+async def sync(daemon: Daemon) -> tuple[Outcome, ...]:
+    outcomes: tuple[Outcome, ...] = await daemon.between_reconciliations(
+        lambda: daemon.reconcile(ReconcileRequest("manual"))
+    )
+    return outcomes
 
 
 async def test_a_request_waits_for_the_reconciliation_and_the_next_one_waits_for_it(tmp_path: Path) -> None:
@@ -59,7 +66,7 @@ async def test_a_request_waits_for_the_reconciliation_and_the_next_one_waits_for
         return "done"
 
     async with running(steps, tmp_path) as daemon:
-        done = await asyncio.gather(daemon.ask("manual"), daemon.between_passes(work), daemon.ask("manual"))
+        done = await asyncio.gather(sync(daemon), daemon.between_reconciliations(work), sync(daemon))
     assert done[1] == "done"
     between = ["request begins", "request ends"]
     reconciliation = ["reconciliation begins", "reconciliation ends"]
@@ -78,6 +85,6 @@ async def test_an_error_goes_to_whoever_sent_the_request_and_the_daemon_goes_on(
 
     async with running([], tmp_path) as daemon:
         with pytest.raises(type(error)):
-            await daemon.between_passes(work)
-        (outcome,) = await daemon.ask("manual")
+            await daemon.between_reconciliations(work)
+        (outcome,) = await sync(daemon)
     assert outcome.result is Result.IN_SYNC

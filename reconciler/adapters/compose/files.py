@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from reconciler.core.dotenv.grammar import EnvFileError, resolve_env_file
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.interpolation import resolve_env_file
 
 BASE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 OVERRIDE_NAMES = tuple(
     f"{stem}.override.{suffix}" for stem in ("compose", "docker-compose") for suffix in ("yml", "yaml")
 )
 ENVIRONMENT_NAME = ".env"
-
 Read = Callable[[str], bytes | None]
 
 

@@ -1,4 +1,4 @@
-"""What ``git cat-file`` prints, as objects: checked against their ids, bounded in size, and the last ones kept."""
+"""What ``git cat-file`` prints, as objects: verified against their ids, bounded in size, the latest ones cached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import git
 
 
-KEPT_OBJECTS = 16 * process.MIB  # ciphertext and directories remembered between passes
+KEPT_OBJECTS = 16 * process.MIB  # ciphertext and directories cached between reconciliations
 TREE_MODE, LINK_MODE, SUBMODULE_MODE = 0o040000, 0o120000, 0o160000
 FILE_MODES = frozenset({0o100644, 0o100755})
 LFS_POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
@@ -56,7 +56,7 @@ class TreeListing:
 
 @dataclass(frozen=True, slots=True)
 class RefusedObject:
-    """An object that is there and will not be used; ``reason`` continues "cannot be used: "."""
+    """An object that exists but is not used; ``reason`` continues "cannot be used: "."""
 
     reason: str
 
@@ -66,7 +66,7 @@ GitObject = CommitObject | TreeListing | Blob | RefusedObject
 
 @dataclass(frozen=True, slots=True)
 class TreePlace:
-    """Where a path leads in a commit (None: nowhere), and the objects that were read on the way."""
+    """The entry at a path in a commit (None: nothing), and the objects that were read on the way."""
 
     commit: CommitObject
     entry: TreeEntry | None
@@ -74,20 +74,27 @@ class TreePlace:
 
 
 class DamagedError(Exception):
-    """The mirror does not hold what it should."""
+    """The mirror lacks an object that it should hold, or holds a damaged one."""
+
+
+class MissingCommitError(DamagedError):
+    """A commit is not in the mirror. It may only need fetching."""
+
+    def __init__(self, commit: str) -> None:
+        super().__init__(f"commit {commit[:12]} is missing")
 
 
 _RECORD = re.compile(rb"([0-9a-f]{40}) (commit|tree|blob|tag) ([0-9]+)")
 _LAST_DATE = 253402300799  # the end of the year 9999: an author writes any number, and nobody can show a later one
-_TREE_ENTRY_COST = 200  # bytes of memory for one name in a directory, about
+_TREE_ENTRY_COST = 200  # bytes of memory per name in a directory, roughly
 
 
 def parse_batch(output: bytes) -> dict[str, GitObject]:
     """Given what ``git cat-file --batch`` printed (perhaps cut short), return its objects by id.
 
-    Names git calls missing are left out. Raises DamagedError for an object whose bytes do not hash to its id.
+    Names that git reports missing are left out. Raises DamagedError for an object whose bytes do not match its id.
     """
-    found: dict[str, GitObject] = {}
+    objects: dict[str, GitObject] = {}
     position = 0
     while (end := output.find(b"\n", position)) >= 0:
         header = _RECORD.fullmatch(output, position, end)
@@ -99,16 +106,16 @@ def parse_batch(output: bytes) -> dict[str, GitObject]:
         position += size + 1
         if size > LARGEST_OBJECT:
             limit = LARGEST_OBJECT / process.MIB
-            found[object_id] = RefusedObject(f"it has {size / process.MIB:.1f} MiB, and {limit:g} MiB is the limit")
+            objects[object_id] = RefusedObject(f"it has {size / process.MIB:.1f} MiB, the limit is {limit:g} MiB")
         elif len(data) == size:
-            found[object_id] = parse_object(object_id, kind, data)
-    return found
+            objects[object_id] = parse_object(object_id, kind, data)
+    return objects
 
 
 def parse_object(object_id: str, kind: str, data: bytes) -> GitObject:
-    """Raises DamagedError for bytes that do not hash to the id."""
+    """Raises DamagedError for bytes that do not match the id."""
     if hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).hexdigest() != object_id:
-        raise DamagedError(f"{kind} {object_id} has other content than its id says")
+        raise DamagedError(f"{kind} {object_id} does not match its id")
     try:
         if kind == "tree":
             return _parse_tree(data)
@@ -134,7 +141,7 @@ def _parse_tree(data: bytes) -> TreeListing:
 def _parse_commit(object_id: str, data: bytes) -> CommitObject:
     from git import Commit as GitCommit
 
-    # All that GitPython's Commit asks of its repository is the stream of its own bytes.
+    # GitPython's Commit needs nothing of its repository but the stream of its own bytes.
     store = SimpleNamespace(stream=lambda binary_id: (binary_id, b"commit", len(data), BytesIO(data)))
     commit = GitCommit(cast("git.Repo", SimpleNamespace(odb=store)), bytes.fromhex(object_id))
     mail = f" <{commit.author.email}>" if commit.author.email else ""
@@ -148,9 +155,9 @@ def _parse_commit(object_id: str, data: bytes) -> CommitObject:
 
 
 def import_gitpython() -> None:
-    """Import GitPython in such a way that it starts no process: it is told of a git that cannot be executed.
+    """Import GitPython without letting it start a process: it is given a git that cannot be executed.
 
-    It asks that one for its version, and is told to be quiet about the failure. We never let it run git.
+    It asks that one for its version, and has been told to ignore the failure. We never let it run git.
     """
     if "git" in sys.modules:
         return
@@ -168,7 +175,7 @@ def import_gitpython() -> None:
 
 
 class KeptObjects:
-    """Objects by id, the ones used last. An id says what the content is, so nothing kept here is ever stale."""
+    """A cache of the most recently used objects. An id identifies the content, so nothing in it is ever stale."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget

@@ -73,10 +73,10 @@ class LocalMachine:
 def _read(path: str) -> FoundFile | None:
     try:
         real = os.path.realpath(path)
-        found = os.stat(real)
-        if not stat.S_ISREG(found.st_mode) or _is_kernels(real):
+        status = os.stat(real)
+        if not stat.S_ISREG(status.st_mode) or _is_kernels(real):
             return None
-        _refuse_large(path, found.st_size)
+        _refuse_large(path, status.st_size)
         # Not blocking, in case a pipe takes its place meanwhile.
         with open(os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -85,9 +85,9 @@ def _read(path: str) -> FoundFile | None:
     except OSError as error:
         raise _unreadable(path, (error.strerror or "unknown reason").lower()) from None
     _refuse_large(path, len(data))
-    owner, group = _user_name(found.st_uid), _group_name(found.st_gid)
+    owner, group = _user_name(status.st_uid), _group_name(status.st_gid)
     return FoundFile(
-        path, Secret(data), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, owner=owner, group=group
+        path, Secret(data), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, owner=owner, group=group
     )
 
 
@@ -188,7 +188,7 @@ class SshMachine:
         ]
         # What was listed just now is not looked at again before it is read.
         self._listed |= {posixpath.join(directory, name): attributes for name, attributes in entries}
-        return tuple(sorted(await asyncio.gather(*(self._marked(directory, *one) for one in entries))))
+        return tuple(sorted(await asyncio.gather(*(self._marked(directory, *entry) for entry in entries))))
 
     async def _marked(self, directory: str, name: str, attributes: SFTPAttrs) -> str:
         """The name, with a / where it is a directory or a link to one."""
@@ -272,8 +272,8 @@ def _require_name(path: str) -> None:
         raise _unreadable(path.replace("\0", "\\0"), "no file can have this name")
 
 
-def _unreadable(path: str, why: str) -> LiveFileError:
-    return LiveFileError(f"may not be read ({why})", where=path, hint="Ask as a user who may read it")
+def _unreadable(path: str, reason: str) -> LiveFileError:
+    return LiveFileError(f"may not be read ({reason})", where=path, hint="Ask as a user who may read it")
 
 
 async def _get(url: str, seconds: float, connector: BaseConnector | None = None) -> Ran:

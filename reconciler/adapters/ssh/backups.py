@@ -96,8 +96,8 @@ class SshBackups:
 
     async def _require_private(self, directory: str) -> None:
         sftp = await self._connection.sftp()
-        found = await sftp.lstat(directory)
-        if (found.permissions or 0) & 0o077:
+        status = await sftp.lstat(directory)
+        if (status.permissions or 0) & 0o077:
             where = f"{self._connection.name}: {directory}"
             hint = f"`chmod 0700 {directory}` there"
             raise LiveFileError("others may enter the backup directory", where=where, hint=hint)

@@ -131,8 +131,8 @@ async def resolve_path(connection: SshConnection, path: str) -> str:
     while True:
         try:
             async with connection.answering():
-                found = str(await sftp.realpath(path or "/"))
-            return posixpath.join(found, *reversed(rest))
+                resolved = str(await sftp.realpath(path or "/"))
+            return posixpath.join(resolved, *reversed(rest))
         except asyncssh.SFTPError:  # it is not there, or not for us to see
             if path in ("", "/"):
                 return posixpath.join("/", *reversed(rest))

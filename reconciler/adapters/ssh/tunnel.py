@@ -66,7 +66,7 @@ async def _lead(
 
 
 async def _first_end(*work: Any) -> None:
-    tasks = [asyncio.ensure_future(one) for one in work]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

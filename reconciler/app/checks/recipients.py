@@ -12,8 +12,8 @@ from reconciler.app.checks.survey import Source, Survey
 from reconciler.app.checks.time_limit import limited, matches
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
-from reconciler.core.sops.ciphertext import first_names
 from reconciler.core.sops.creation_rules import NAME, CreationRule, governing, mistyped, read_rules, rule_for
+from reconciler.core.sops.patterns import first_names
 from reconciler.core.text import printable
 
 _MAX_BYTES = 64 * 1024

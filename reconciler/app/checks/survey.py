@@ -14,14 +14,16 @@ from reconciler.app.config.server import ServerConfig
 from reconciler.app.config.strict_yaml import Document, UnreadableError, read_document
 from reconciler.core.checks import line_lint, rules
 from reconciler.core.checks.rules import Finding, Rule
-from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, is_left_to_server, read_entries, resolve_env_file
+from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, read_entries
+from reconciler.core.dotenv.ignored_keys import is_left_to_server
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
 from reconciler.core.secrets.plaintext import first_plain_line, is_env_file
-from reconciler.core.sops import ciphertext
-from reconciler.core.sops.ciphertext import Ciphertext, YamlParser
+from reconciler.core.sops.ciphertext import Ciphertext, YamlParser, read_ciphertext
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
+from reconciler.core.sops.file_format import format_of
 from reconciler.core.text import key_name
 from reconciler.core.tree import Tree
 
@@ -272,7 +274,7 @@ class _Reader:
         name = path.removeprefix(f"{self._name}/")
         shown = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")
-        is_dotenv = ciphertext.format_of(name, data) is Format.DOTENV
+        is_dotenv = format_of(name, data) is Format.DOTENV
         linted = line_lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
         # Conflict markers were reported with those of all other files.
         self._findings += [] if linted.conflict else linted.findings
@@ -280,7 +282,7 @@ class _Reader:
         if not linted.conflict and not line_lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
             try:
-                cipher = ciphertext.read_ciphertext(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
+                cipher = read_ciphertext(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
             except SourceError as error:
                 self._refused(path, rest, error)
         keys = None

@@ -10,7 +10,9 @@ from reconciler.app.checks.survey import Source, checked_entries
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.contract import Differs, Notes
-from reconciler.core.dotenv.grammar import DotenvEntry, Quote, known_variables, unbraced_references
+from reconciler.core.dotenv.grammar import DotenvEntry, Quote
+from reconciler.core.dotenv.interpolation import unbraced_references
+from reconciler.core.dotenv.readings import known_variables
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Digester
 from reconciler.core.secrets.names import names_a_secret

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from reconciler.adapters.ssh.connection import SshAddress
 from reconciler.app.compare.side_names import Kind, SideName
+from reconciler.core.model.hosts import SshAddress
 
 
 def ssh_address(name: SideName, ssh_key: str | None, known_hosts: str | None) -> SshAddress | None:

@@ -9,7 +9,8 @@ from reconciler.app.checks.run import Opener
 from reconciler.app.checks.values import is_placeholder
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.compare.types import SEALED, Value
-from reconciler.core.dotenv.grammar import EnvFileError, KeyReading, read_entries, read_keys
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.readings import KeyReading, read_keys
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, SourceError
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Digester

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from reconciler.app.checks.run import Tools
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
-from reconciler.app.compare.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.compare.side_names import Kind, SideName, read_side
 from reconciler.app.compare.sides import Place, Surroundings, open_side, tree_of
+from reconciler.app.config.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.wiring import clone
 from reconciler.core.compare.comparison import are_different, compare
 from reconciler.core.compare.probes import compare_answers

@@ -276,7 +276,9 @@ def read_manifest(text: bytes, *, environment: str, file: str, server: ServerCon
     try:
         NAME.read(environment_of(environment))
     except PydanticCustomError:
-        raise ManifestError(f"{shown(environment)!r} is no environment's name; accepted: {NAME.accepted}") from None
+        raise ManifestError(
+            f"{shown(environment)!r} is not a valid environment name; accepted: {NAME.accepted}"
+        ) from None
     written_down = read_sections(ManifestFile, text, file=file, error=ManifestError, rules=conflicts, context=server)
     stacks = {name: stack for name, stack in written_down.stacks.items() if _is_here(stack, server.host)}
     resolver = _Resolver(environment, server, written_down.defaults)

@@ -16,7 +16,9 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from reconciler.core.errors import RefusedError
 from reconciler.core.model.targets import ChangeMode, OnChange
+from reconciler.core.text import printable
 
 MISTAKE = "mistake"
 """The pydantic error type of every mistake that brings its own sentence."""
@@ -275,6 +277,25 @@ ON_CHANGE = Form(
     rf"^(recreate|restart|none|signal:({_SIGNALS}))$",
     _on_change,
 )
+
+
+def parse_duration(text: str, *, where: str) -> float:
+    """Given a duration as in the files (30m), return it in seconds. Raises RefusedError, which names ``where``."""
+    try:
+        return float(DURATION.read(text))
+    except PydanticCustomError as error:
+        hint = f"Write it as {DURATION.accepted}"
+        raise RefusedError(f"{text!r} is not a duration", where=where, hint=hint) from error
+
+
+def check_environment_name(name: str) -> None:
+    """Raises RefusedError for what cannot be the name of an environment."""
+    try:
+        NAME.read(name)
+    except PydanticCustomError:
+        hint = f"Use {NAME.accepted}"
+        raise RefusedError(f"{printable(name)!r} is not a valid environment name", hint=hint) from None
+
 
 Name = Annotated[str, NAME]
 Person = Annotated[str, PERSON]

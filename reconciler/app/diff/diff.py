@@ -13,12 +13,14 @@ from reconciler.app.config.manifest import Outline, outlines
 from reconciler.core.checks import rules
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.checks.rules import Finding
-from reconciler.core.dotenv.grammar import EnvFileError, key_diff, read_entries
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.sops.cipher_diff import CipherChange, compare_ciphertexts
-from reconciler.core.sops.ciphertext import format_of, is_certainly_a_name
+from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.file_format import format_of
 from reconciler.core.text import printable
 from reconciler.core.tree import Tree
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.app.checks.run import check as apply_rules
 from reconciler.app.checks.survey import MANIFEST
-from reconciler.app.environment_name import check_environment
+from reconciler.app.config.scalars import check_environment_name
 from reconciler.app.onboarding import render
 from reconciler.app.onboarding.init import ATTRIBUTES, EMPTY_MANIFEST, default_key_file, directory_in_git
 from reconciler.app.onboarding.real_paths import UNRESOLVED, real_paths
@@ -77,7 +77,7 @@ def run(asked: Asked, agree: Agree, progress: Progress) -> Imported:
 
     Raises RefusedError where it cannot or should not be, HostUnreachableError, LiveFileError, KeyUnavailableError.
     """
-    check_environment(asked.environment)
+    check_environment_name(asked.environment)
     sides = [parse(side, asked.ssh_key, asked.known_hosts) for side in asked.sides]
     return asyncio.run(_run(asked, sides, agree, progress))
 

@@ -151,8 +151,8 @@ async def _plan(commit: Committed, found: Draft, host: str) -> Proof:
     try:
         settings = server_settings(commit, found, host, os.path.join(directory, "state"))
         async with runtime(ServerConfig.model_validate(settings)) as built:
-            outcome = await built.passes[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
-        return _judged(serialize.outcome(outcome), host)
+            outcome = await built.reconcilers[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
+        return _judged(serialize.serialize_outcome(outcome), host)
     finally:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 

@@ -13,10 +13,12 @@ from reconciler.adapters.git.clone_writer import CloneWriter
 from reconciler.adapters.git.work_tree import read_tree
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.machine import LocalMachine, SshMachine
-from reconciler.adapters.sops.program import Sops, parse_yaml
-from reconciler.adapters.ssh.connection import SshAddress, SshConnection
+from reconciler.adapters.sops.program import Sops
+from reconciler.adapters.sops.yaml_reader import parse_yaml
+from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.app.checks.run import Progress, Tools
 from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Format
 from reconciler.core.ports import Machine
 from reconciler.core.secret import Secret
@@ -26,7 +28,6 @@ __all__ = [
     "Clone",
     "CloneWriter",
     "Keys",
-    "SshAddress",
     "clone",
     "clone_writer",
     "containers",
@@ -40,7 +41,6 @@ __all__ = [
     "work_tree_top",
     "working_directory",
 ]
-
 _KEY_TYPES = frozenset({"age", "pgp"})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -13,7 +12,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose.context import LocalPlace
@@ -31,8 +29,8 @@ from reconciler.adapters.store import SqliteStore
 from reconciler.app.config.contract import read_contract
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import HistoryRewrites, ServerConfig, SshHost, SshServer
-from reconciler.app.daemon import logs
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.revisions import Verify
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
@@ -42,10 +40,6 @@ from reconciler.engine.memory import Claims
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
-if TYPE_CHECKING:
-    from reconciler.adapters.ssh.connection import SshAddress
-
-_FOLLOW_AGAIN = 60.0  # seconds
 _ANOTHER_KEY = (
     "Put the right one back from a backup of the machine. If it is lost, move state.db and digest.key away and start "
     "again: files equal to git are then recorded, one that differs is held as first contact. The backups so far stay, "
@@ -55,7 +49,7 @@ _ANOTHER_KEY = (
 
 @dataclass(slots=True)
 class Relay:
-    """Carries a pass's progress to whoever listens now."""
+    """Carries a reconciliation's progress to whoever listens now."""
 
     listener: Callable[[str], None] | None = None
 
@@ -69,15 +63,15 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything built from one server's file. ``passes`` are by environment, and by host where it has several."""
+    """Everything built from one server's file. ``reconcilers`` are by unit: the
+    name of an environment, with its host (production@web-2) where that is another machine."""
 
     ports: Ports
     on_hosts: Mapping[str, Ports]
-    passes: dict[str, Reconciler]
+    reconcilers: dict[str, Reconciler]
     rollouts: tuple[Rollout, ...]
     metrics: PrometheusMetrics
     relay: Relay
-    watch: FileWatch
     engines: Mapping[str, DockerCompose]
 
     def ports_of(self, unit: str) -> Ports:
@@ -89,18 +83,6 @@ class Runtime:
             return self.ports
         hint = "Name the host in hosts of the server's file again, or put the files back there by hand"
         raise RefusedError("its host is none of this server's hosts any more", where=unit, hint=hint)
-
-    async def follow_engines(self, touched: Callable[[], None]) -> None:
-        """Call ``touched`` whenever something happens to a container of a stack of ours. Runs until cancelled."""
-        await asyncio.gather(*(self._follow(unit, engine, touched) for unit, engine in self.engines.items()))
-
-    async def _follow(self, unit: str, engine: DockerCompose, touched: Callable[[], None]) -> None:
-        while True:
-            try:
-                await engine.follow(touched, lambda: self.passes[unit].stack_directories)
-            except Exception:  # noqa: BLE001  # a defect with one host must not end it for the others
-                logs.get_logger().exception("following an engine failed", environment=unit)
-                await asyncio.sleep(_FOLLOW_AGAIN)
 
 
 def prepare_state_dir(path: str) -> None:
@@ -125,6 +107,11 @@ def open_store(config: ServerConfig) -> SqliteStore:
 def open_backups(config: ServerConfig) -> BackupDirectory:
     """What the commands read. The digest key is asked for only where a file is compared: StoreError without one."""
     return BackupDirectory(_backups_dir(config), lambda data: _read_digest_key(config.state_dir)(data))
+
+
+def open_watch(config: ServerConfig, warn: Callable[[str], None]) -> FileWatch:
+    """What notices changes of live files; ``warn`` takes what keeps it from watching."""
+    return FileWatch(config.allowed_paths, warn)
 
 
 def _backups_dir(config: ServerConfig) -> str:
@@ -212,22 +199,21 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     hosts = HostPorts(config, ports, stack)
     on_hosts = {unit: hosts.of(unit, host) for unit, host in units.items() if host is not None}
     claims: defaultdict[str, Claims] = defaultdict(Claims)
-    passes = {
+    reconcilers = {
         unit: Reconciler(on_hosts.get(unit, ports), unit, claims[on_hosts.get(unit, ports).settings.host])
         for unit in units
     }
     rollouts = tuple(
         Rollout(
             ports,
-            [one for unit, one in passes.items() if environment_of(unit) == environment],
+            [one for unit, one in reconcilers.items() if environment_of(unit) == environment],
             config.rollout.max_unavailable,
         )
         for environment in config.environment
         if any(environment_of(unit) == environment for unit in units)
     )
-    watch = FileWatch(config.allowed_paths, lambda text: logs.get_logger().warning(text))
     here = {unit: compose for unit, host in units.items() if host is None}
-    return Runtime(ports, on_hosts, passes, rollouts, metrics, relay, watch, {**here, **hosts.engines})
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines})
 
 
 class HostPorts:
@@ -287,8 +273,6 @@ class HostPorts:
 
 
 def _address(server: SshServer) -> SshAddress:
-    from reconciler.adapters.ssh.connection import SshAddress
-
     jump = server.jump if isinstance(server, SshHost) else None
     return SshAddress(
         host=server.address,
@@ -325,7 +309,7 @@ def _digester(state_dir: str, store: SqliteStore) -> Digester:
     """The server's own digest key, made at first start (0600).
 
     Raises StoreError for one of the wrong size, that cannot be made or read, or that is not the one by which the
-    store's digests were made: with another, every file would look changed, in every pass.
+    store's digests were made: with another, every file would look changed, in every reconciliation.
     """
     path, known = _digest_key_file(state_dir), store.digest_key()
     try:

@@ -13,6 +13,7 @@ from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Rule
 from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, parse_env_file
 from reconciler.core.sops import ciphertext
+from reconciler.core.sops.metadata import is_metadata_key
 from reconciler.core.text import key_name
 
 _CERTAIN_MARKER = re.compile(r"^(?:<{7}|>{7})(?: .*)?\r?$", re.MULTILINE)
@@ -93,7 +94,7 @@ def _lint_lines(path: str, text: str, findings: list[Finding]) -> str:
 
 def _fault(key: str, value: str, number: int, first: dict[str, int]) -> tuple[Rule, str] | None:
     if key.startswith("sops_"):
-        if ciphertext.is_metadata_key(key):
+        if is_metadata_key(key):
             return None
         return rules.SOPS_KEY, "a name that begins with sops_ is no variable: sops keeps its own data under such names"
     name = key.strip(" \t").removeprefix("export ").strip(" \t")

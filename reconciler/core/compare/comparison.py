@@ -33,7 +33,7 @@ from reconciler.core.compare.types import (
     Value,
 )
 from reconciler.core.contract import Differs, Notes
-from reconciler.core.dotenv.grammar import is_left_to_server
+from reconciler.core.dotenv.ignored_keys import is_left_to_server
 from reconciler.core.inventory import FoundContainer
 
 # --- what is compared ---

@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Sequence
 
-from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries, resolve_env_file
+from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.targets import Parser, Target
 
 # A revision may drop this share of a file's keys before a person must say allow_shrink.

@@ -21,7 +21,8 @@ from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secrets.names import names_a_secret
 from reconciler.core.secrets.plaintext import is_env_file, why_secret
 from reconciler.core.sops.adoption import UnfitError, read_lines
-from reconciler.core.sops.ciphertext import MAX_BYTES, is_certainly_a_name
+from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.patterns import MAX_BYTES
 from reconciler.core.text import listed
 
 DEFAULT_MODE = 0o600

@@ -55,12 +55,12 @@ def compare_ciphertexts(old: Ciphertext | None, new: Ciphertext | None) -> Ciphe
 
 def _values(version: Ciphertext | None) -> Mapping[str, EncryptedEntry]:
     """By name; what may be a secret that stands alone, by its line."""
-    found = {}
+    entries = {}
     for entry in version.entries if version else ():
         if not entry.comment:
             alone = version and version.format is Format.DOTENV and may_be_a_value(entry.key, entry.encrypted)
-            found[f"line {entry.line}" if alone else entry.key] = entry
-    return found
+            entries[f"line {entry.line}" if alone else entry.key] = entry
+    return entries
 
 
 def _comments(version: Ciphertext | None) -> list[str]:
