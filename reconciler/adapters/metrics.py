@@ -43,10 +43,10 @@ _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 class PrometheusMetrics:
     """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks vanish.
 
-    ``pass_interval``: seconds between two passes while all is well, by which "for too long" is judged.
+    ``reconcile_interval``: seconds between two reconciliations while all is well, by which "for too long" is judged.
     """
 
-    def __init__(self, version: str, environments: Sequence[str], pass_interval: float = 0.0) -> None:
+    def __init__(self, version: str, environments: Sequence[str], reconcile_interval: float = 0.0) -> None:
         # One more series for each counter, which nothing here asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -62,7 +62,7 @@ class PrometheusMetrics:
         self._define_by_target()
         self._define_by_stack()
         self._build_info.labels(version).set(1)
-        self._pass_interval.set(pass_interval)
+        self._reconcile_interval.set(reconcile_interval)
         for code in _WEBHOOK_CODES:
             self._webhook.labels(code)
         for environment in environments:
@@ -85,7 +85,9 @@ class PrometheusMetrics:
             "last_success_timestamp_seconds", "When a pass last ended in sync or applied.", "environment"
         )
         self._tick = gauge("loop_last_tick_timestamp_seconds", "When the daemon's loop last turned.")
-        self._pass_interval = gauge("pass_interval_seconds", "Seconds between two passes while all is well.")
+        self._reconcile_interval = gauge(
+            "reconcile_interval_seconds", "Seconds between reconciliations while all is well."
+        )
         self._webhook = counter("webhook_requests", "Announcements of a push, by the answer's status.", "code")
 
     def _define_by_environment(self) -> None:

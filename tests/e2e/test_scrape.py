@@ -107,7 +107,7 @@ def test_a_new_revision_a_pause_and_announcements_are_told(server: Server) -> No
     with server.daemon() as daemon:
         assert value(daemon, "commit_to_applied_seconds_count") == 0
         assert value(daemon, "last_result", result="applied") == 1
-        assert value(daemon, "pass_interval_seconds") == 600
+        assert value(daemon, "reconcile_interval_seconds") == 600
         assert value(daemon, "webhook_requests_total", code="202") == 0
 
         server.commit({"api.env": b"A=2\n"})
