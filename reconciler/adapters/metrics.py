@@ -74,7 +74,7 @@ class PrometheusMetrics:
         gauge, counter = self._gauge, self._counter
         self._build_info = gauge("build_info", "The running version.", "version")
         self._revision_info = gauge(
-            "revision_info", "Revisions: head, wanted, applied, healthy.", "environment", "state", "revision"
+            "revision_info", "Revisions: head, desired, applied, healthy.", "environment", "state", "revision"
         )
         self._reconcile = counter("reconcile", "Passes by result.", "environment", "result")
         self._last_result = gauge("last_result", "1 for the result of the latest pass.", "environment", "result")

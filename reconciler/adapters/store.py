@@ -38,7 +38,7 @@ _SCHEMA = (
     "CREATE INDEX run_by_environment ON run (environment, number)",
     "CREATE TABLE history (directory TEXT PRIMARY KEY, commit_id TEXT NOT NULL) STRICT",
     "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
-    "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
+    "CREATE TABLE pending_restart (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -160,7 +160,7 @@ class SqliteStore:
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         with self._transaction() as do:
             do("UPDATE run SET facts = ?, reason = ? WHERE id = ?", (_run_facts(run), run.reason, run.id))
-            do("DELETE FROM owed WHERE run = ?", (run.id,))
+            do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
             _insert_owed(do, run.id, run.environment, run.actions)
             if record is not None:
                 do(*_upsert_environment(record))
@@ -182,7 +182,7 @@ class SqliteStore:
 
     def pending_restarts(self, environment: str) -> tuple[Action, ...]:
         rows = self._all(
-            "SELECT action FROM owed WHERE environment = ? GROUP BY action ORDER BY min(rowid)", environment
+            "SELECT action FROM pending_restart WHERE environment = ? GROUP BY action ORDER BY min(rowid)", environment
         )
         with self._decoding():
             return tuple(_action_from_json(json.loads(row[0])) for row in rows)
@@ -202,11 +202,13 @@ class SqliteStore:
     ) -> None:
         done = {(action.stack, action.service) for action in settled}
         with self._transaction() as do:
-            for rowid, text in self._all("SELECT rowid, action FROM owed WHERE environment = ?", run.environment):
+            for rowid, text in self._all(
+                "SELECT rowid, action FROM pending_restart WHERE environment = ?", run.environment
+            ):
                 action = _action_from_json(json.loads(text))
                 if (action.stack, action.service) in done:
-                    do("DELETE FROM owed WHERE rowid = ?", (rowid,))
-            do("DELETE FROM owed WHERE run = ?", (run.id,))
+                    do("DELETE FROM pending_restart WHERE rowid = ?", (rowid,))
+            do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
             _insert_owed(do, run.id, run.environment, pending_restarts)
             do(
                 "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
@@ -351,7 +353,7 @@ def _make_whole(path: str) -> None:
 def _insert_owed(do: Execute, run: str, environment: str, actions: Sequence[Action]) -> None:
     for action in actions:
         do(
-            "INSERT INTO owed VALUES (?, ?, ?)",
+            "INSERT INTO pending_restart VALUES (?, ?, ?)",
             (run, environment, json.dumps(dataclasses.asdict(action), sort_keys=True)),
         )
 

@@ -137,4 +137,4 @@ def demo(
     """Tell the whole story on a scratch directory in about a minute. Exits 0, or 1 where a component fails."""
     from reconciler.demo import story
 
-    story.tell(keep=keep, files_only=files_only)
+    story.run_demo(keep=keep, files_only=files_only)

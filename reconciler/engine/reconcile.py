@@ -156,7 +156,7 @@ class _Reconciliation:
             self._check_guards(prepared)
         except RevisionError as error:
             if unfinished is not None:
-                await give_up(ports, unfinished, f"its revision cannot be applied any more: {error}")
+                await give_up(ports, unfinished, f"its revision can no longer be applied: {error}")
             raise
         self.memory.forget_server()
         try:
@@ -214,7 +214,7 @@ class _Reconciliation:
                 memory.fail(revision, error, now)
             raise
         memory.desired = desired
-        ports.metrics.revision(self.environment, "wanted", revision)
+        ports.metrics.revision(self.environment, "desired", revision)
         return desired
 
     async def _observe(self, desired: Desired) -> Snapshot:

@@ -17,7 +17,7 @@ from reconciler.app.wiring import clone
 from reconciler.core.errors import HostUnreachableError, LiveFileError
 from reconciler.core.inventory import FoundProject, Inventory, Use
 from reconciler.core.model.hosts import SshAddress
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
 from tests.support.sshd import Sshd

@@ -470,7 +470,7 @@ def test_random_bytes_anywhere_are_damage_or_harmless_and_never_a_crash(path: Pa
         ("environment", "record", '{"name": "production", "head": 1, "applied": null, "healthy": null}'),
         ("run", "facts", "{}"),
         ("run", "result", "splendid"),
-        ("owed", "action", '{"kind": "dance"}'),
+        ("pending_restart", "action", '{"kind": "dance"}'),
     ],
 )
 def test_a_record_that_means_nothing_is_damage(path: Path, table: str, column: str, value: str) -> None:
@@ -484,7 +484,7 @@ def test_a_record_that_means_nothing_is_damage(path: Path, table: str, column: s
 def test_a_missing_table_is_damage(path: Path) -> None:
     filled(path)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
-        database.execute("DROP TABLE owed")
+        database.execute("DROP TABLE pending_restart")
     with pytest.raises(StoreError, match="damaged"):
         read_all(path)
 

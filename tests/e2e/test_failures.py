@@ -119,7 +119,7 @@ def test_where_the_second_file_does_not_fit_the_first_is_put_back(site: Site) ->
     done = run(site, "sync")
     assert done.returncode == 1
     assert "b.env: cannot write the live file" in said(done)
-    assert "The live files are as they were" in said(done)
+    assert "The live files are as before" in said(done)
     assert tree(site.directory) == before
 
 
@@ -162,7 +162,7 @@ def test_with_git_gone_a_hand_edit_is_still_repaired_to_the_last_known_revision(
     site.live.write_bytes(b"TOKEN=by-hand\n")
     done = run(site, "sync")
     assert "corrected production" in done.stdout
-    assert f"Until then revision {known[:12]} stays wanted" in said(done)
+    assert f"Until then the target revision stays {known[:12]}" in said(done)
     assert_told(failure, site, said(done))
     assert site.live.read_bytes() == site.plaintext(1)
 

@@ -119,7 +119,7 @@ def _data(path: str, staged: Mapping[str, Secret | None]) -> bytes:
 
 def _service(name: str, environment: Mapping[str, str]) -> Service:
     definition = json.dumps({"service": {"environment": dict(environment)}})
-    return Service(name, Secret(definition.encode()), environment, has_healthcheck=True)
+    return Service(name, Secret(definition.encode()), environment)
 
 
 def _container(name: str, environment: Mapping[str, str]) -> Container:

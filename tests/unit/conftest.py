@@ -12,7 +12,7 @@ from tests.fakes import API, WORKER, World, reconcile_once
 
 @pytest.fixture
 def new_world(tmp_path: Path) -> Iterator[Callable[[], World]]:
-    """``new_world()`` is one in which nothing has happened yet."""
+    """``new_world()`` makes a world in which nothing has happened yet."""
     with contextlib.ExitStack() as stack:
 
         def make() -> World:

@@ -1,4 +1,4 @@
-"""A contract that a revision breaks stalls it, and a look at another revision: on fakes."""
+"""A revision that breaks a contract is stalled; and plans for another revision: on fakes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_contract_that_takes_too_long_stalls_the_revision(world: World) 
     )
 
 
-async def test_a_hand_edit_is_put_back_whatever_the_contract_says_by_now(world: World) -> None:
+async def test_a_hand_edit_is_reverted_whatever_the_contract_says_now(world: World) -> None:
     with_contract(world, "MISSING")
     world.host.put(API, b"A=by-hand\n")
 
@@ -69,7 +69,7 @@ async def test_a_hand_edit_is_put_back_whatever_the_contract_says_by_now(world: 
     assert world.live("api") == "A=1"
 
 
-async def test_a_key_that_is_left_to_the_server_is_nothing_that_git_breaks(world: World) -> None:
+async def test_git_is_not_blamed_for_a_key_left_to_the_server(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     with_contract(world, "A LOCAL_ONE")
     world.target_fields["ignore_keys"] = ("LOCAL_*",)
@@ -77,7 +77,7 @@ async def test_a_key_that_is_left_to_the_server_is_nothing_that_git_breaks(world
     assert (await reconcile_once(world)).result is Result.APPLIED
 
 
-async def test_a_contract_for_a_file_without_keys_is_told(world: World) -> None:
+async def test_a_contract_for_a_file_without_keys_is_reported(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     with_contract(world, "A")
     world.target_fields["parser"] = Parser.OPAQUE
@@ -85,7 +85,7 @@ async def test_a_contract_for_a_file_without_keys_is_told(world: World) -> None:
     outcome = await reconcile_once(world)
 
     assert outcome.result is Result.STALLED
-    assert "no keys to hold against it" in outcome.reason
+    assert "no keys to check against it" in outcome.reason
 
 
 async def plan_at(world: World, reconciler: Reconciler, name: str) -> Outcome:
@@ -93,7 +93,7 @@ async def plan_at(world: World, reconciler: Reconciler, name: str) -> Outcome:
     return await reconciler.reconcile(ReconcileRequest("plan", dry_run=True, operator=operator))
 
 
-async def test_a_plan_for_another_revision_tells_keys_and_services(world: World) -> None:
+async def test_a_plan_for_another_revision_shows_keys_and_services(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.commit("c", api="A=1", worker="W=1")
 
@@ -119,7 +119,7 @@ async def test_a_plan_for_another_revision_changes_nothing_that_a_daemon_remembe
     assert not {"backup", "begin", "write", "finish"} & {step.partition(" ")[0] for step in world.steps[steps:]}
     world.steps.clear()
     assert (await reconciler.reconcile(ReconcileRequest("poll"))).result is Result.IN_SYNC
-    assert world.steps == ["ls-remote"], "the wanted revision was read again"
+    assert world.steps == ["ls-remote"], "the desired revision was read again"
 
 
 async def test_a_plan_for_a_revision_that_the_branch_does_not_have_is_an_error(world: World) -> None:

@@ -26,7 +26,7 @@ class NoMetrics:
 
 
 def between_hosts(ports: Ports, error: Exception) -> Ports:
-    """The ports as what lies between the hosts has them: any use of the store raises ``error``."""
+    """Ports for the rollout itself: any use of the store raises ``error``."""
 
     class Store:
         def __getattr__(self, name: str) -> object:
@@ -39,12 +39,12 @@ def between_hosts(ports: Ports, error: Exception) -> Ports:
     ("error", "reason"), [(LOCKED, str(LOCKED)), (ValueError("a defect"), "internal error; the log has the traceback")]
 )
 async def test_an_error_between_two_hosts(new_world: Callable[[], World], error: Exception, reason: str) -> None:
-    world, other = new_world(), new_world()
+    world, other_world = new_world(), new_world()
     world.commit("a", api="A=1")
-    sick = [Reconciler(world.ports(), unit) for unit in UNITS]
-    well = Reconciler(other.ports(), "staging")
-    rollouts = [Rollout(between_hosts(world.ports(), error), sick), Rollout(other.ports(), [well])]
-    hosts = {host.environment: host for host in (*sick, well)}
+    broken = [Reconciler(world.ports(), unit) for unit in UNITS]
+    sound = Reconciler(other_world.ports(), "staging")
+    rollouts = [Rollout(between_hosts(world.ports(), error), broken), Rollout(other_world.ports(), [sound])]
+    hosts = {host.environment: host for host in (*broken, sound)}
     daemon = Daemon(hosts, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
     task = asyncio.create_task(daemon.run())
     for _ in range(2):

@@ -30,7 +30,7 @@ GONE = EngineUnavailableError("gone")
 def two(new_world: Callable[[], World]) -> World:
     """Stack app with the service api, stack two with web; nothing has happened yet."""
     world = new_world()
-    world.others = (Stack("production", "two", APP),)
+    world.other_stacks = (Stack("production", "two", APP),)
     world.compose.stacks["web"] = "two"
     return world
 
@@ -95,8 +95,8 @@ async def test_a_url_that_was_silent_before_does_not_excuse_another(two: World) 
     assert two.live("api") == "A=1"
 
 
-async def test_hold_of_a_stack_that_the_change_does_not_touch_holds_nothing(two: World) -> None:
-    two.others = (Stack("production", "two", APP, on_failure=OnFailure.HOLD),)
+async def test_hold_on_a_stack_that_the_change_does_not_touch_holds_nothing(two: World) -> None:
+    two.other_stacks = (Stack("production", "two", APP, on_failure=OnFailure.HOLD),)
     await start(two, api="A=1", web="X=1")
     two.compose.sick["A=bad"] = "unhealthy"
     two.commit("b", api="A=bad", web="X=1")
@@ -108,7 +108,7 @@ async def test_hold_of_a_stack_that_the_change_does_not_touch_holds_nothing(two:
 
 
 async def failed_rollback(world: World, *, report: bool = False) -> None:
-    """The file of app cannot be put back."""
+    """The file of app cannot be restored."""
     if report:
         world.target_fields = {"on_drift": OnDrift.REPORT}
     await start(world, api="A=1", web="X=1")
@@ -119,7 +119,7 @@ async def failed_rollback(world: World, *, report: bool = False) -> None:
 
 
 @pytest.mark.parametrize("report", [False, True], ids=["restore", "report"])
-async def test_retry_goes_on_with_a_rollback_that_failed(two: World, report: bool) -> None:
+async def test_retry_continues_a_failed_rollback(two: World, report: bool) -> None:
     await failed_rollback(two, report=report)
     outcome = await send(two, RequestKind.RETRY)
     assert outcome.result is Result.IN_SYNC, outcome.reason
@@ -130,7 +130,7 @@ async def test_retry_goes_on_with_a_rollback_that_failed(two: World, report: boo
     assert (await send(two, RequestKind.RETRY)).result is Result.APPLIED
 
 
-async def test_what_can_be_put_back_is_although_something_else_cannot(two: World) -> None:
+async def test_every_file_that_can_be_restored_is(two: World) -> None:
     await start(two, api="A=1", web="X=1")
     two.compose.sick["A=bad"] = "unhealthy"
     two.commit("b", api="A=bad", web="X=2")
@@ -154,7 +154,7 @@ async def test_retry_is_refused_while_a_rollback_waits_for_the_engine(two: World
     assert "quarantined" in (await reconcile_once(two)).warning
 
 
-async def test_a_rollback_of_a_stack_that_is_not_here_any_more_ends_and_a_correction_is_applied(two: World) -> None:
+async def test_a_rollback_of_a_removed_stack_ends_and_a_fix_is_applied(two: World) -> None:
     await start(two, api="A=1", web="X=1")
     two.compose.sick["A=bad"] = "unhealthy"
     two.commit("b", api="A=bad", web="X=1")
@@ -163,11 +163,11 @@ async def test_a_rollback_of_a_stack_that_is_not_here_any_more_ends_and_a_correc
     two.stack = replace(two.stack, name="renamed")
     outcome = await reconcile_once(two)
     assert outcome.result is Result.ROLLBACK_FAILED
-    assert "the stack app is not known on this server any more" in outcome.reason
+    assert "the stack app is no longer known on this server" in outcome.reason
     assert two.live("api") == "A=1"
 
 
-async def test_a_rollback_whose_manifest_cannot_be_read_any_more_ends(two: World) -> None:
+async def test_a_rollback_whose_manifest_can_no_longer_be_read_ends(two: World) -> None:
     await start(two, api="A=1", web="X=1")
     two.compose.sick["A=bad"] = "unhealthy"
     two.commit("b", api="A=bad", web="X=1")
@@ -184,7 +184,7 @@ async def test_a_rollback_whose_manifest_cannot_be_read_any_more_ends(two: World
 # --- pauses ----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_unfinished_run_lifts_no_pause_of_what_it_has_nothing_to_do_with(two: World) -> None:
+async def test_an_unfinished_run_lifts_no_pause_of_what_it_does_not_touch(two: World) -> None:
     await start(two, api="A=1", web="X=1")
     await send(two, RequestKind.PAUSE, scope="production/two", seconds=3600.0)
     two.host.put(WEB, b"X=hand\n")
@@ -213,7 +213,7 @@ async def test_older_values_in_a_container_are_found_again_after_a_pause(two: Wo
 
 
 def stale(world: World) -> None:
-    """Somebody has made api's container anew, with other values; a while ago."""
+    """Somebody recreated api's container with other values, a while ago."""
     world.clock.time += 100
     world.compose.running["api"] = replace(world.compose.running["api"], id="by-hand", environment={"A": "0"})
 
@@ -229,7 +229,7 @@ async def test_older_values_in_a_container_are_found_again_after_a_look_that_fai
     assert running(two, "api") == "A=1"
 
 
-async def test_with_the_engine_gone_every_pass_says_so(two: World) -> None:
+async def test_with_the_engine_gone_every_reconciliation_says_so(two: World) -> None:
     await start(two, api="A=1", web="X=1")
     reconciler = Reconciler(two.ports(), "production")
     await reconciler.reconcile(ReconcileRequest("poll"))
@@ -244,11 +244,11 @@ async def test_with_the_engine_gone_every_pass_says_so(two: World) -> None:
     assert set(results) == {Result.FAILED}
 
 
-# --- what services are owed ------------------------------------------------------------------------------------------
+# --- pending restarts ---------------------------------------------------------------------------------------------
 
 
 async def owing(world: World) -> None:
-    """b is written and its service not recreated."""
+    """b is written, but its service is not recreated."""
     await start(world, api="A=1", web="X=1")
     world.commit("b", api="A=2", web="X=1")
     world.journal.fail("recreate", GONE)
@@ -256,7 +256,7 @@ async def owing(world: World) -> None:
     assert pending_restarts(world) == ["api"]
 
 
-async def test_what_is_owed_stays_owed_where_the_next_run_writes_nothing(two: World) -> None:
+async def test_a_restart_stays_pending_if_the_next_run_writes_nothing(two: World) -> None:
     await owing(two)
     two.commit("c", api="A=1", web="X=3")
     two.journal.fail("write", LiveFileError("disk full"), after=1)
@@ -268,7 +268,7 @@ async def test_what_is_owed_stays_owed_where_the_next_run_writes_nothing(two: Wo
     assert pending_restarts(two) == []
 
 
-async def test_what_a_stopped_stack_is_owed_outlives_the_rollback_of_another(two: World) -> None:
+async def test_pending_restarts_of_a_stopped_stack_outlive_the_rollback_of_another(two: World) -> None:
     await failed_rollback(two)
     two.compose.sick["X=bad"] = "unhealthy"
     two.commit("c", api="A=bad", web="X=bad")
@@ -277,7 +277,7 @@ async def test_what_a_stopped_stack_is_owed_outlives_the_rollback_of_another(two
     assert pending_restarts(two) == ["api"]
 
 
-async def test_what_is_owed_to_a_service_that_is_no_more_is_forgotten(two: World) -> None:
+async def test_a_pending_restart_of_a_removed_service_is_forgotten(two: World) -> None:
     await start(two, api="A=1", web="X=1")
     run = Run("r9", "production", "poll", 1.0, Revision("a" * 40, "s"))
     action = Action("app", "gone", ActionKind.RECREATE, "an earlier run")
@@ -289,7 +289,7 @@ async def test_what_is_owed_to_a_service_that_is_no_more_is_forgotten(two: World
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
-async def test_keys_left_to_the_server_keep_their_value_when_files_are_put_back(two: World) -> None:
+async def test_keys_left_to_the_server_keep_their_value_in_a_rollback(two: World) -> None:
     two.target_fields = {"ignore_keys": ("TAG",)}
     await start(two, api="A=1 TAG=v1", web="X=1")
     two.commit("b", api="A=2 TAG=v1", web="X=1")
@@ -301,7 +301,7 @@ async def test_keys_left_to_the_server_keep_their_value_when_files_are_put_back(
     assert two.live("api") == "A=3 TAG=v2"
 
 
-async def test_an_unfinished_run_with_a_damaged_backup_is_ended_and_what_is_live_backed_up(two: World) -> None:
+async def test_an_unfinished_run_with_a_damaged_backup_ends_and_the_live_file_is_backed_up(two: World) -> None:
     await owing(two)
 
     two.journal.fail("read-backup", BackupUnusableError("its digest differs"))
@@ -351,7 +351,7 @@ async def test_rolling_back_by_hand_twice_goes_further_back(two: World) -> None:
     assert (await send(two, RequestKind.ROLLBACK)).refused
 
 
-async def test_a_revert_undoes_nothing_that_was_well_while_a_part_of_it_was_paused(two: World) -> None:
+async def test_a_revert_undoes_nothing_that_was_healthy_while_part_of_it_was_paused(two: World) -> None:
     two.settings = replace(two.settings, git_revert=GitRevert.PUSH)
     await start(two, api="A=1", web="X=1")
     await send(two, RequestKind.PAUSE, scope="production/two", seconds=3600.0)
@@ -360,7 +360,7 @@ async def test_a_revert_undoes_nothing_that_was_well_while_a_part_of_it_was_paus
     two.compose.sick["A=bad"] = "unhealthy"
     two.commit("c", api="A=bad", web="X=2")
     assert (await reconcile_once(two)).result is Result.ROLLED_BACK
-    assert [(one.good[:1], one.failed[:1]) for one, _ in two.git_writer.orders] == [("b", "c")]
+    assert [(revert.good[:1], revert.failed[:1]) for revert, _ in two.git_writer.requests] == [("b", "c")]
     await reconcile_once(two)
     assert two.live("api") == "A=2"
 
@@ -378,7 +378,7 @@ async def test_a_revision_whose_paused_part_turns_out_bad_is_rolled_back_as_a_wh
     assert "quarantined" in (await reconcile_once(two)).warning
 
 
-async def test_a_revert_begins_at_what_was_well_though_an_older_revision_was_pinned_since(two: World) -> None:
+async def test_a_revert_begins_at_the_good_revision_even_if_an_older_one_was_pinned_since(two: World) -> None:
     two.settings = replace(two.settings, git_revert=GitRevert.PUSH)
     await start(two, api="A=1", web="X=1")
     two.commit("b", api="A=2", web="X=1")
@@ -387,10 +387,10 @@ async def test_a_revert_begins_at_what_was_well_though_an_older_revision_was_pin
     two.compose.sick["A=bad"] = "unhealthy"
     two.commit("c", api="A=bad", web="X=1")
     assert (await send(two, RequestKind.UNPIN)).result is Result.ROLLED_BACK
-    assert [(one.good[:1], one.failed[:1]) for one, _ in two.git_writer.orders] == [("b", "c")]
+    assert [(revert.good[:1], revert.failed[:1]) for revert, _ in two.git_writer.requests] == [("b", "c")]
 
 
-async def test_a_rewrite_can_be_accepted_although_what_it_replaces_is_known_to_nobody(two: World) -> None:
+async def test_a_rewrite_can_be_accepted_even_if_git_no_longer_has_what_it_replaces(two: World) -> None:
     two.settings = replace(two.settings, verify=Verify.RANGE)
     await start(two, api="A=1", web="X=1")
 
@@ -401,7 +401,7 @@ async def test_a_rewrite_can_be_accepted_although_what_it_replaces_is_known_to_n
     assert (await send(two, RequestKind.ACCEPT_REWRITE)).result is Result.APPLIED
 
 
-async def test_a_refused_order_is_no_pass(two: World) -> None:
+async def test_a_refused_request_reconciles_nothing(two: World) -> None:
     await start(two, api="A=1", web="X=1")
     two.metrics.results.clear()
     assert (await send(two, RequestKind.UNPIN)).refused

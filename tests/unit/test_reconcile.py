@@ -1,4 +1,4 @@
-"""The pass and its transaction, on fakes: what happens in which order, and what every interruption leaves behind."""
+"""A reconciliation and its transaction, on fakes: the order of its steps, and what every interruption leaves behind."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ async def test_a_change_is_backed_up_begun_written_recreated_and_finished_in_thi
     world.commit("b", api="A=2", worker="W=1")
     outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED
-    order = ["model-staged", f"backup {API}", "begin", f"write {API}", "model", "amend", "recreate api", "finish"]
-    assert [step for step in world.steps if step in order][-len(order) :] == order
+    expected = ["model-staged", f"backup {API}", "begin", f"write {API}", "model", "amend", "recreate api", "finish"]
+    assert [step for step in world.steps if step in expected][-len(expected) :] == expected
     assert "recreate worker" not in " ".join(world.steps)
     assert world.live("api") == "A=2"
 
 
-async def test_an_idle_pass_asks_git_and_nothing_else(world: World) -> None:
+async def test_an_idle_reconciliation_asks_git_and_nothing_else(world: World) -> None:
     reconciler = Reconciler(world.ports(), "production")
     await reconciler.reconcile(ReconcileRequest("start"))
     world.steps.clear()
@@ -43,7 +43,7 @@ async def test_an_idle_pass_asks_git_and_nothing_else(world: World) -> None:
     assert world.steps == ["ls-remote"]
 
 
-async def test_a_commit_elsewhere_in_the_repository_is_no_run(world: World) -> None:
+async def test_a_commit_elsewhere_in_the_repository_starts_no_run(world: World) -> None:
     runs = len(world.store.finished)
     world.commit("b", api="A=1", worker="W=1")
     outcome = await reconcile_once(world)
@@ -69,18 +69,18 @@ async def test_a_backup_that_cannot_be_stored_stops_before_anything_is_written(w
     assert "begin" not in world.steps
 
 
-async def test_a_write_that_fails_half_way_puts_the_written_files_back(world: World) -> None:
+async def test_a_write_that_fails_half_way_restores_the_written_files(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     world.journal.fail("write", LiveFileError("disk full"), after=1)
     outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
-    assert "as they were" in outcome.reason
+    assert "as before" in outcome.reason
     assert world.store.debts == ()
     assert (await reconcile_once(world)).result is Result.APPLIED
 
 
-async def test_a_failed_try_leaves_no_backup_that_would_push_out_older_ones(world: World) -> None:
+async def test_a_failed_attempt_leaves_no_backup_that_would_push_out_older_ones(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     world.journal.fail("write", LiveFileError("read-only"), after=1)
     outcome = await reconcile_once(world)
@@ -88,7 +88,7 @@ async def test_a_failed_try_leaves_no_backup_that_would_push_out_older_ones(worl
     assert world.backups.taken == []
 
 
-async def test_an_edit_made_between_look_and_write_stays_and_is_looked_at_by_the_next_pass(world: World) -> None:
+async def test_an_edit_between_read_and_write_stays_for_the_next_reconciliation(world: World) -> None:
     world.target_fields = {"on_drift": OnDrift.REPORT}
     world.commit("b", api="A=2", worker="W=2")
     world.journal.hooks["begin"] = lambda: world.host.put(WORKER, b"W=hand\n")
@@ -100,7 +100,7 @@ async def test_an_edit_made_between_look_and_write_stays_and_is_looked_at_by_the
     assert world.live("worker") == "W=hand"
 
 
-async def test_the_engine_going_away_after_the_write_leaves_the_service_owed(
+async def test_an_engine_that_goes_away_after_the_write_leaves_the_restart_pending(
     world: World,
 ) -> None:
     world.commit("b", api="A=2", worker="W=1")
@@ -118,7 +118,7 @@ async def test_the_engine_going_away_after_the_write_leaves_the_service_owed(
     assert world.store.record.healthy == again.revision
 
 
-async def test_what_a_killed_run_owed_is_done_by_the_next_process(world: World) -> None:
+async def test_pending_restarts_of_a_killed_run_are_done_by_the_next_process(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("recreate", Killed())
     with pytest.raises(Killed):
@@ -186,7 +186,7 @@ async def test_a_rollback_that_fails_says_so_and_names_the_backup(world: World) 
     assert outcome.backup in outcome.reason
 
 
-async def test_a_rollback_keeps_an_edit_that_was_made_meanwhile_in_a_backup(world: World) -> None:
+async def test_a_rollback_backs_up_an_edit_made_during_the_run(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     edits = [b"A=hand\n"]
@@ -211,7 +211,7 @@ async def test_compose_refusing_the_staged_files_stalls_before_anything_is_writt
     assert world.live("api") == "A=1"
 
 
-async def test_a_stalled_revision_is_not_decrypted_in_every_pass(world: World) -> None:
+async def test_a_stalled_revision_is_not_decrypted_in_every_reconciliation(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.decryptor.error = BadCiphertextError("MAC mismatch")
     reconciler = Reconciler(world.ports(), "production")
@@ -231,7 +231,7 @@ async def test_with_git_gone_drift_is_still_repaired_and_the_warning_says_so(wor
     assert world.live("api") == "A=1"
 
 
-async def test_a_rewritten_branch_is_refused_and_the_last_accepted_revision_stays_wanted(world: World) -> None:
+async def test_a_rewritten_branch_is_refused_and_the_last_accepted_revision_stays_the_target(world: World) -> None:
     world.git.rewritten = True
     world.commit("b", api="A=2", worker="W=1")
     outcome = await reconcile_once(world)
@@ -250,7 +250,7 @@ async def test_reported_drift_is_held_and_not_written(world: World) -> None:
     assert [change.kind for change in world.metrics.plan.reported] == [Kind.DRIFT]
 
 
-async def test_drift_is_put_back_even_if_most_keys_of_the_hand_edit_go(world: World) -> None:
+async def test_drift_is_restored_even_if_most_keys_of_the_hand_edit_go(world: World) -> None:
     world.host.put(API, b"A=1\nB=1\nC=1\nD=1\n")
     assert (await reconcile_once(world)).result is Result.CORRECTED
     assert world.live("api") == "A=1"
@@ -264,7 +264,7 @@ async def test_a_store_that_cannot_be_written_stops_before_the_first_write(world
     assert world.live("api") == "A=1"
 
 
-async def test_what_a_killed_run_left_beside_a_live_file_is_backed_up_if_unknown_and_taken_away(world: World) -> None:
+async def test_leftovers_of_a_killed_run_are_backed_up_if_unknown_and_removed(world: World) -> None:
     ours, edit = f"{APP}/.api.env.reconciler-000000000001", f"{APP}/.api.env.reconciler-000000000002"
     world.host.put(ours, b"A=1\n")
     world.host.put(edit, b"A=hand\n")
@@ -297,7 +297,7 @@ async def test_a_run_that_cannot_be_begun_leaves_no_backup_that_would_push_out_o
     assert world.live("api") == "A=1"
 
 
-async def test_the_backup_stays_until_it_is_stored_that_nothing_was_written(world: World) -> None:
+async def test_the_backup_stays_until_the_store_says_that_nothing_was_written(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     world.journal.fail("write", LiveFileError("the disk reports an error"), after=1)
     world.journal.fail("finish", StoreUnavailableError("the disk reports an error"))
@@ -314,7 +314,7 @@ async def test_the_backup_stays_until_it_is_stored_that_nothing_was_written(worl
 
 
 async def stale(world: World) -> Outcome:
-    """api's container was made from other values than its file holds."""
+    """api's container runs other values than its file holds."""
     world.host.put(API, b"A=old\n")
     world.compose.start("api")
     world.host.put(API, b"A=1\n")
@@ -326,7 +326,7 @@ async def test_a_container_that_runs_older_values_is_recreated(world: World) -> 
     assert world.compose.running["api"].environment == {"A": "1"}
 
 
-async def test_with_report_a_stale_container_is_told_of_and_left(world: World) -> None:
+async def test_with_report_a_stale_container_is_reported_and_left(world: World) -> None:
     world.target_fields = {"on_drift": OnDrift.REPORT}
     outcome = await stale(world)
     assert outcome.result is Result.HELD
@@ -334,7 +334,7 @@ async def test_with_report_a_stale_container_is_told_of_and_left(world: World) -
     assert world.compose.running["api"].environment == {"A": "old"}
 
 
-async def test_a_stale_container_of_a_paused_stack_is_told_of_and_left(world: World) -> None:
+async def test_a_stale_container_of_a_paused_stack_is_reported_and_left(world: World) -> None:
     record = world.store.record
     world.store.record = replace(record, pauses=(Pause("production/app", 2e9, "an incident", 0.0),))
     outcome = await stale(world)
@@ -350,7 +350,7 @@ async def test_a_stale_container_of_a_paused_stack_is_told_of_and_left(world: Wo
 # --- how old the secrets are -----------------------------------------------------------------------------------------
 
 
-async def test_the_age_of_secrets_is_told_once_for_a_revision_and_after_the_pass(world: World) -> None:
+async def test_the_age_of_secrets_is_published_once_per_revision_and_last(world: World) -> None:
     world.store.remember_first_seen("envs", "a", {iv("1"): 5.0, iv("2"): 9.0})
     reconciler = Reconciler(world.ports(), "production")
     await reconciler.reconcile(ReconcileRequest("start"))
@@ -365,7 +365,7 @@ async def test_the_age_of_secrets_is_told_once_for_a_revision_and_after_the_pass
     assert not [step for step in world.steps if "first-seen" in step]
 
 
-async def test_a_history_that_cannot_be_read_fails_no_pass_and_is_tried_again_later(world: World) -> None:
+async def test_a_history_that_cannot_be_read_fails_no_reconciliation_and_is_retried_later(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("first-seen", GitUnreachableError("no answer"))
     reconciler = Reconciler(world.ports(), "production")

@@ -1,4 +1,4 @@
-"""A run that is cut off, at any step, and what the next process makes of it."""
+"""A run that is interrupted at any step, and how the next process continues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def kept(world: World) -> set[bytes]:
 
 
 async def killed(world: World, step: str, after: int) -> bool:
-    """Run a pass that dies when ``step`` comes for the ``after``-th time; whether it came that often."""
+    """Reconcile, and die when ``step`` comes for the ``after``-th time; returns whether it came that often."""
     world.journal.fail(step, Killed(), after=after)
     try:
         await reconcile_once(world)
@@ -41,7 +41,7 @@ async def killed(world: World, step: str, after: int) -> bool:
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_run_killed_at_any_step_is_carried_on_and_nothing_is_lost(world: World, step: str, after: int) -> None:
+async def test_a_run_killed_at_any_step_is_resumed_and_nothing_is_lost(world: World, step: str, after: int) -> None:
     world.commit("b", api="A=2", worker="W=2")
     if not await killed(world, step, after):
         assert after > 0, f"{step} never came"
@@ -52,7 +52,7 @@ async def test_a_run_killed_at_any_step_is_carried_on_and_nothing_is_lost(world:
 
     assert outcome.result is Result.APPLIED, outcome.reason
     assert (world.live("api"), world.live("worker")) == ("A=2", "W=2")
-    assert {name: one.environment for name, one in world.compose.running.items()} == {
+    assert {name: container.environment for name, container in world.compose.running.items()} == {
         "api": {"A": "2"},
         "worker": {"W": "2"},
     }
@@ -77,7 +77,7 @@ async def test_a_run_of_a_bad_revision_killed_at_any_step_ends_rolled_back(world
     assert last.result is Result.IN_SYNC, (first, last)
     assert "quarantined" in last.warning
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
-    assert {name: one.environment for name, one in world.compose.running.items()} == {
+    assert {name: container.environment for name, container in world.compose.running.items()} == {
         "api": {"A": "1"},
         "worker": {"W": "1"},
     }
@@ -93,10 +93,10 @@ async def test_the_backup_of_the_killed_run_stays_the_way_back_of_the_resumed_on
     outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
-    assert len(world.backups.taken) == 1, "what is backed up already is not backed up again"
+    assert len(world.backups.taken) == 1, "it is backed up only once"
 
 
-async def test_an_edit_made_while_the_daemon_was_dead_is_backed_up_before_the_run_goes_on(world: World) -> None:
+async def test_an_edit_made_while_the_daemon_was_dead_is_backed_up_before_the_run_resumes(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.host.put(WORKER, b"W=hand\n")
@@ -118,7 +118,7 @@ async def test_a_service_that_the_killed_run_broke_is_not_excused_by_being_broke
     assert (await reconcile_once(world)).result is Result.ROLLED_BACK
 
 
-async def test_a_killed_run_whose_revision_is_not_wanted_any_more_is_undone_before_the_new_one(world: World) -> None:
+async def test_a_killed_run_whose_revision_is_no_longer_desired_is_undone_before_the_new_one(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.commit("c", api="A=1", worker="W=3")
@@ -134,7 +134,7 @@ async def test_a_killed_run_whose_revision_is_not_wanted_any_more_is_undone_befo
     assert writes == [f"write {API}", f"write {WORKER}"]
 
 
-async def test_a_killed_run_without_its_backup_says_so_and_goes_on(world: World) -> None:
+async def test_a_killed_run_without_its_backup_says_so_and_continues(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.backups.taken.clear()
@@ -145,7 +145,7 @@ async def test_a_killed_run_without_its_backup_says_so_and_goes_on(world: World)
     assert kept(world) >= {b"A=2\n", b"W=1\n"}
 
 
-async def test_a_killed_run_that_a_guard_now_stops_is_undone(world: World) -> None:
+async def test_a_killed_run_that_a_guard_stops_now_is_undone(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.compose.refuses = lambda files: ModelRefusedError("no") if b"W=2\n" in files.values() else None
@@ -156,9 +156,7 @@ async def test_a_killed_run_that_a_guard_now_stops_is_undone(world: World) -> No
 
 
 @pytest.mark.parametrize("undone_by", ["rollback", "newer revision"])
-async def test_what_a_killed_run_left_beside_a_file_that_is_no_target_any_more_goes_with_it(
-    world: World, undone_by: str
-) -> None:
+async def test_leftovers_of_a_killed_run_beside_a_former_target_are_removed(world: World, undone_by: str) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=2", new="N=2")
     assert await killed(world, "amend", 2 if undone_by == "rollback" else 0)
@@ -173,7 +171,7 @@ async def test_what_a_killed_run_left_beside_a_file_that_is_no_target_any_more_g
     assert world.live("new") is None
 
 
-async def test_a_first_contact_that_a_person_allowed_stays_allowed_after_a_kill(world: World) -> None:
+async def test_a_first_contact_that_an_operator_allowed_stays_allowed_after_a_kill(world: World) -> None:
     world.target_fields = {"on_first_contact": OnFirstContact.HOLD}
     world.host.put("/opt/app/new.env", b"N=hand\n")
     world.commit("b", api="A=2", worker="W=1", new="N=1")
@@ -199,7 +197,7 @@ async def test_a_reported_hand_edit_is_left_alone_by_a_resumed_run(world: World)
 
 
 @pytest.mark.parametrize("step", ["write", "model", "amend", "recreate", "finish"])
-async def test_a_resumed_run_may_take_a_variable_away(world: World, step: str) -> None:
+async def test_a_resumed_run_may_remove_a_variable(world: World, step: str) -> None:
     """The guard against foreign variables was asked before the run began; its file no longer names the key."""
     world.target_fields = {"allow_shrink": True}
     world.commit("b", api="B=2", worker="W=1")
@@ -209,7 +207,7 @@ async def test_a_resumed_run_may_take_a_variable_away(world: World, step: str) -
     assert world.compose.running["api"].environment == {"B": "2"}
 
 
-async def test_a_newer_revision_may_take_away_what_a_killed_run_gave_to_a_container(world: World) -> None:
+async def test_a_newer_revision_may_remove_what_a_killed_run_gave_to_a_container(world: World) -> None:
     world.target_fields = {"allow_shrink": True}
     world.commit("b", api="B=2", worker="W=1")
     assert await killed(world, "finish", 0)
@@ -234,7 +232,7 @@ async def test_with_the_engine_gone_before_the_recreate_a_bad_revision_is_still_
     assert world.live("api") == "A=1"
 
 
-async def test_with_the_engine_gone_a_newer_revision_first_takes_the_files_back_and_later_goes_live(
+async def test_with_the_engine_gone_a_newer_revision_first_restores_the_files_and_is_applied_later(
     world: World,
 ) -> None:
     world.commit("b", api="A=2", worker="W=1")
@@ -262,7 +260,7 @@ async def test_a_rollback_waits_for_the_engine_and_is_no_success_until_then(worl
     assert world.compose.running["api"].environment == {"A": "1"}
 
 
-async def test_a_full_disk_below_the_state_does_not_keep_the_files_from_being_put_back(world: World) -> None:
+async def test_a_full_state_disk_does_not_keep_the_files_from_being_restored(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     full = StoreUnavailableError("disk full")
@@ -285,7 +283,7 @@ async def failed_rollback(world: World) -> Outcome:
     return await reconcile_once(world)
 
 
-async def test_after_a_failed_rollback_nothing_is_done_about_the_stack_until_a_person_says_so(world: World) -> None:
+async def test_after_a_failed_rollback_the_stack_is_suspended_until_an_operator_retries(world: World) -> None:
     first = await failed_rollback(world)
     assert first.result is Result.ROLLBACK_FAILED
     world.commit("c", api="A=3", worker="W=3")
@@ -320,7 +318,7 @@ async def test_a_service_that_failed_before_does_not_hide_what_the_change_does_t
 
 
 def _healthy_then_unhealthy(world: World, service: str) -> Callable[[], None]:
-    """After a recreate the service is starting, and turns to what its file says at a later look."""
+    """After a recreate the service is starting; only a later look shows what its file says."""
     states: dict[str, Container] = {}
 
     def begin() -> None:

@@ -21,7 +21,7 @@ from reconciler.adapters.compose.files import Written, as_list, expand, join
 from reconciler.core.dotenv.grammar import EnvFileError, Quote, parse_env_file
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secrets.plaintext import is_env_file
 
 DEEPEST = 3

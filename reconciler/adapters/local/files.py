@@ -225,7 +225,6 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
         gid=status.st_gid,
-        inode=status.st_ino,
         modified_at=status.st_mtime,
     )
 

@@ -18,7 +18,7 @@ from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.adapters.ssh.tunnel import tunnel_socket
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
-from reconciler.core.ports import Ran
+from reconciler.core.model.commands import CommandResult
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ class LocalMachine:
         _require_name(directory)
         return await asyncio.to_thread(_list, directory)
 
-    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> Ran:
+    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> CommandResult:
         if directory and not await asyncio.to_thread(os.path.isdir, directory):
-            return Ran(None, Secret(b""), f"there is no directory {directory}")
+            return CommandResult(None, Secret(b""), f"there is no directory {directory}")
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         running = process.run(argv, env=self._environment, limits=limits, cwd=directory or "/")
         return await _ran(running, seconds)
 
-    async def get(self, url: str, seconds: float) -> Ran:
+    async def get(self, url: str, seconds: float) -> CommandResult:
         return await _get(url, seconds)
 
 
@@ -202,11 +202,11 @@ class SshMachine:
                     mode = (led_to.permissions or 0) if led_to else mode
         return f"{name}/" if stat.S_ISDIR(mode) else name
 
-    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> Ran:
+    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> CommandResult:
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         return await _ran(self._connection.run(argv, limits=limits, directory=directory), seconds)
 
-    async def get(self, url: str, seconds: float) -> Ran:
+    async def get(self, url: str, seconds: float) -> CommandResult:
         """The address as it is seen from there."""
         import aiohttp
 
@@ -276,7 +276,7 @@ def _unreadable(path: str, reason: str) -> LiveFileError:
     return LiveFileError(f"may not be read ({reason})", where=path, hint="Ask as a user who may read it")
 
 
-async def _get(url: str, seconds: float, connector: BaseConnector | None = None) -> Ran:
+async def _get(url: str, seconds: float, connector: BaseConnector | None = None) -> CommandResult:
     import aiohttp
 
     try:
@@ -288,21 +288,23 @@ async def _get(url: str, seconds: float, connector: BaseConnector | None = None)
             async for chunk in answer.content.iter_chunked(64 * process.KIB):
                 data += chunk
                 if len(data) > _MOST_PRINTED:
-                    return Ran(None, Secret(b""), f"the answer has more than {_MOST_PRINTED // process.MIB} MiB")
-            return Ran(answer.status, Secret(data))
+                    return CommandResult(
+                        None, Secret(b""), f"the answer has more than {_MOST_PRINTED // process.MIB} MiB"
+                    )
+            return CommandResult(answer.status, Secret(data))
     except TimeoutError:
-        return Ran(None, Secret(b""), f"no answer within {seconds:g} s")
+        return CommandResult(None, Secret(b""), f"no answer within {seconds:g} s")
     except (aiohttp.ClientError, OSError):
-        return Ran(None, Secret(b""), "no answer")
+        return CommandResult(None, Secret(b""), "no answer")
 
 
-async def _ran(running: Awaitable[process.Completed], seconds: float) -> Ran:
+async def _ran(running: Awaitable[process.Completed], seconds: float) -> CommandResult:
     try:
         done = await running
     except process.MissingProgramError as missing:
-        return Ran(None, Secret(b""), f"{missing.args[0]} is not there")
+        return CommandResult(None, Secret(b""), f"{missing.args[0]} is not there")
     if done.timed_out:
-        return Ran(None, Secret(b""), f"{done.program} did not end within {seconds:g} s")
+        return CommandResult(None, Secret(b""), f"{done.program} did not end within {seconds:g} s")
     if done.overflowed:
-        return Ran(None, Secret(b""), f"{done.program} printed more than {_MOST_PRINTED // process.MIB} MiB")
-    return Ran(done.exit_code, Secret(done.stdout))
+        return CommandResult(None, Secret(b""), f"{done.program} printed more than {_MOST_PRINTED // process.MIB} MiB")
+    return CommandResult(done.exit_code, Secret(done.stdout))

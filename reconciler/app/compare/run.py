@@ -21,8 +21,9 @@ from reconciler.core.compare.comparison import are_different, compare
 from reconciler.core.compare.probes import compare_answers
 from reconciler.core.compare.types import Comparison, Expectations, Probe, ProbeResult, Side
 from reconciler.core.errors import OutsideError, ReconcilerError
+from reconciler.core.model.commands import CommandResult
 from reconciler.core.model.targets import Manifest
-from reconciler.core.ports import Machine, Ran
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 
 Progress = Callable[[int, int], None]
@@ -118,7 +119,7 @@ class _Asked:
     """Asks probes, each once per machine and directory, however many sides it is held against."""
 
     machines: Mapping[str, Machine]
-    answers: dict[tuple[str, str, str], asyncio.Task[Ran]] = field(default_factory=dict)
+    answers: dict[tuple[str, str, str], asyncio.Task[CommandResult]] = field(default_factory=dict)
 
     async def both(
         self, probes: Sequence[Probe], left: tuple[SideName, Side], right: tuple[SideName, Side]
@@ -131,19 +132,19 @@ class _Asked:
             for probe in probes
         ]
 
-    async def _ask(self, probe: Probe, name: SideName, side: Side) -> Ran:
+    async def _ask(self, probe: Probe, name: SideName, side: Side) -> CommandResult:
         key = (probe.name, name.text, side.directory)
         if key not in self.answers:
             self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side.directory))
         return await asyncio.shield(self.answers[key])
 
 
-async def _answer(probe: Probe, machine: Machine, directory: str) -> Ran:
+async def _answer(probe: Probe, machine: Machine, directory: str) -> CommandResult:
     if probe.url:
         return await machine.get(probe.url, probe.seconds)
     directory = probe.directory or directory
     if not directory:
-        return Ran(None, Secret(b""), "there is no directory to run it in (directory)")
+        return CommandResult(None, Secret(b""), "there is no directory to run it in (directory)")
     argv = ["docker", "compose", "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
     return await machine.run(argv, directory, probe.seconds)
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from reconciler.app.config.server import ServerConfig, SshHost, load_server_config
+from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
@@ -78,7 +78,7 @@ def _files(config: ServerConfig) -> list[DoctorFinding | None]:
     ]
 
 
-def _keys_of(name: str, host: SshHost) -> list[DoctorFinding | None]:
+def _keys_of(name: str, host: HostSettings) -> list[DoctorFinding | None]:
     servers = [(f"hosts.{name}", host), *([(f"hosts.{name}.jump", host.jump)] if host.jump else [])]
     return [
         finding

@@ -18,7 +18,7 @@ from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import REQUEST_PATH, Progress, Request
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import ReconcilerError, RefusedError
-from reconciler.core.ports import Store
+from reconciler.core.ports.store import Store
 
 _LARGEST_WEBHOOK = 1024 * 1024
 

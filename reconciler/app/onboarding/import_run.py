@@ -30,7 +30,7 @@ from reconciler.core.inventory import FoundProject, Inventory
 from reconciler.core.model.targets import Format
 from reconciler.core.onboarding import draft as importing
 from reconciler.core.onboarding.draft import Draft, Place, Plain, Taken
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.sops.creation_rules import mistyped
 from reconciler.core.text import listed

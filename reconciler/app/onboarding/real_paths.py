@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 
 UNRESOLVED = "cannot be resolved by `realpath` there: it may be gone, or may not be reached"
 """Why a path is in no answer."""

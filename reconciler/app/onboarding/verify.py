@@ -21,7 +21,7 @@ from reconciler.core.inventory import FoundFile
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.targets import Target
 from reconciler.core.onboarding.draft import Draft
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
 

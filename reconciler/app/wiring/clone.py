@@ -20,7 +20,7 @@ from reconciler.app.checks.run import Progress, Tools
 from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Format
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 from reconciler.core.tree import Tree
 

@@ -72,7 +72,7 @@ class ReconcileRequest:
 class Adopted:
     """A live file, or ``keys`` of it (names), proposed for git: ``commit`` on ``branch``, on top of ``base``.
 
-    ``whole``: the file has no keys to sops.
+    ``whole``: the file has no keys that sops encrypts one by one.
     """
 
     target: Target
@@ -94,7 +94,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class KeyAge:
-    """Since when (epoch seconds) a secret has had the value it has; None: it is empty, and no secret.
+    """Since when (epoch seconds) a secret has its current value; None: it is empty, so no secret.
 
     ``key`` is "" for a source that is one secret as a whole.
     """

@@ -1,4 +1,4 @@
-"""What a person orders by hand, what git may tell the server to do, and what the server tells git after a rollback."""
+"""Operator requests, which revisions a server accepts from git, and what it reverts in git after a rollback."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_a_rollback_by_hand_pins_the_revision_before_and_later_ones_wait(w
     assert world.live("api") == "A=1"
 
 
-async def test_unpin_takes_up_the_head_again(world: World) -> None:
+async def test_unpin_returns_to_the_head(world: World) -> None:
     await applied(world, "b", api="A=2", worker="W=1")
     await send(world, RequestKind.ROLLBACK)
     assert (await send(world, RequestKind.UNPIN)).result is Result.APPLIED
@@ -73,7 +73,7 @@ async def test_a_rollback_to_a_named_commit_pins_that_one(world: World) -> None:
     assert world.live("api") == "A=1"
 
 
-async def test_the_revision_before_is_the_last_one_that_went_well(world: World) -> None:
+async def test_the_previous_revision_is_the_last_one_that_succeeded(world: World) -> None:
     await applied(world, "b", api="A=2", worker="W=1")
     await rolled_back(world, "c")
     world.commit("d", api="A=4", worker="W=1")
@@ -90,7 +90,7 @@ async def test_the_revision_before_is_the_last_one_that_went_well(world: World) 
         pytest.param(RequestKind.ROLLBACK, "fff", "no commit", id="unknown-commit"),
     ],
 )
-async def test_an_order_that_makes_no_sense_is_refused_and_nothing_changes(
+async def test_a_request_that_makes_no_sense_is_refused_and_nothing_changes(
     world: World, kind: RequestKind, revision: str, says: str
 ) -> None:
     before = world.store.record
@@ -116,7 +116,7 @@ async def test_a_pinned_revision_that_breaks_a_service_is_rolled_back_and_git_le
     outcome = await send(world, RequestKind.ROLLBACK)
     assert outcome.result is Result.ROLLED_BACK
     assert world.live("api") == "A=2"
-    assert world.git_writer.orders == []
+    assert world.git_writer.requests == []
     assert "quarantined" in (await reconcile_once(world)).warning
 
 
@@ -130,7 +130,7 @@ async def test_retry_lifts_a_quarantine(world: World) -> None:
     assert world.live("api") == "A=badb"
 
 
-async def test_retry_goes_on_after_a_failed_rollback(world: World) -> None:
+async def test_retry_continues_after_a_failed_rollback(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("write", LiveFileError("read-only now"), after=1)
@@ -156,7 +156,7 @@ async def test_retry_looks_again_at_a_revision_that_was_stalled(world: World) ->
 # --- trust ---
 
 
-async def test_a_rewritten_branch_is_taken_up_once_a_person_accepts_it(world: World) -> None:
+async def test_a_rewritten_branch_is_followed_once_an_operator_accepts_it(world: World) -> None:
     world.git.rewritten = True
     world.commit("b", api="A=2", worker="W=1")
     assert "accept-rewrite" in (await reconcile_once(world)).warning
@@ -164,7 +164,7 @@ async def test_a_rewritten_branch_is_taken_up_once_a_person_accepts_it(world: Wo
     assert world.live("api") == "A=2"
 
 
-async def test_an_unsigned_head_is_refused_and_the_last_accepted_revision_stays_wanted(world: World) -> None:
+async def test_an_unsigned_head_is_refused_and_the_last_accepted_revision_stays_the_target(world: World) -> None:
     world.settings = replace(world.settings, verify=Verify.TIP)
     world.commit("b", api="A=2", worker="W=1")
     world.git.unsigned.add(world.git.tip)
@@ -214,19 +214,19 @@ def pushing(world: World) -> World:
     return world
 
 
-async def test_a_rollback_ends_with_a_revert_in_git_and_the_history_tells(pushing: World) -> None:
+async def test_a_rollback_ends_with_a_revert_in_git_and_the_history_says_so(pushing: World) -> None:
     outcome = await rolled_back(pushing)
     assert outcome.reason.endswith("In git: reverted in git")
-    ((asked, mode),) = pushing.git_writer.orders
+    ((revert, mode),) = pushing.git_writer.requests
     assert mode is GitRevert.PUSH
-    assert (asked.failed[:1], asked.good[:1], asked.host, asked.run) == ("b", "a", "web-1", outcome.run)
-    assert "unhealthy" in asked.reason
+    assert (revert.failed[:1], revert.good[:1], revert.host, revert.run) == ("b", "a", "web-1", outcome.run)
+    assert "unhealthy" in revert.reason
     assert "reverted in git" in pushing.store.finished[-1][2]
     await reconcile_once(pushing)
-    assert len(pushing.git_writer.orders) == 1, "it is pushed once"
+    assert len(pushing.git_writer.requests) == 1, "it is pushed once"
 
 
-async def test_the_server_is_well_again_before_git_is_asked(pushing: World) -> None:
+async def test_the_server_is_healthy_again_before_git_is_asked(pushing: World) -> None:
     await rolled_back(pushing)
     steps = [step.partition(" ")[0] for step in pushing.steps]
     assert steps.index("revert") > steps.index("finish")
@@ -234,7 +234,7 @@ async def test_the_server_is_well_again_before_git_is_asked(pushing: World) -> N
 
 async def test_with_off_git_is_left_alone(world: World) -> None:
     await rolled_back(world)
-    assert world.git_writer.orders == []
+    assert world.git_writer.requests == []
 
 
 async def test_a_revert_waits_for_git_and_is_made_later(pushing: World) -> None:
@@ -248,24 +248,24 @@ async def test_a_revert_waits_for_git_and_is_made_later(pushing: World) -> None:
     assert pushing.store.record.quarantines[0].revert is RevertState.PUSHED
 
 
-async def test_a_refused_revert_is_told_and_not_tried_again(pushing: World) -> None:
+async def test_a_refused_revert_is_reported_and_not_retried(pushing: World) -> None:
     pushing.git_writer.ends = [RevertRefusedError("it conflicts with c", hint="Revert by hand")]
     outcome = await rolled_back(pushing)
     assert "it conflicts with c" in outcome.reason
     later = await reconcile_once(pushing)
     assert "Revert by hand" in later.warning
-    assert len(pushing.git_writer.orders) == 1
+    assert len(pushing.git_writer.requests) == 1
 
 
-async def test_more_reverts_than_a_day_may_have_are_not_pushed(pushing: World) -> None:
+async def test_no_more_reverts_are_pushed_than_a_day_may_have(pushing: World) -> None:
     pushing.settings = replace(pushing.settings, max_reverts_per_day=2)
     for name in "bcd":
         outcome = await rolled_back(pushing, name)
-    assert len(pushing.git_writer.orders) == 2
+    assert len(pushing.git_writer.requests) == 2
     assert "max_per_day" in outcome.reason
     pushing.clock.time += DAY
     await rolled_back(pushing, "e")
-    assert len(pushing.git_writer.orders) == 3
+    assert len(pushing.git_writer.requests) == 3
 
 
 async def test_a_clock_that_was_set_back_gives_no_new_budget(pushing: World) -> None:
@@ -275,16 +275,16 @@ async def test_a_clock_that_was_set_back_gives_no_new_budget(pushing: World) -> 
     assert "max_per_day" in (await rolled_back(pushing, "c")).reason
 
 
-async def test_a_revert_begins_after_the_newest_commit_that_was_well(pushing: World) -> None:
-    """Else it would meet our own revert of an earlier revision, and refuse."""
+async def test_a_revert_begins_after_the_newest_good_commit(pushing: World) -> None:
+    """Otherwise it would include our own revert of an earlier revision, and be refused."""
     await rolled_back(pushing, "b")
     pushing.commit("c", api="A=1", worker="W=1")  # the revert, as the branch has it now
     assert (await reconcile_once(pushing)).result is Result.IN_SYNC
     await rolled_back(pushing, "d")
-    assert pushing.git_writer.orders[-1][0].good.startswith("c")
+    assert pushing.git_writer.requests[-1][0].good.startswith("c")
 
 
-async def test_a_killed_daemon_still_owes_the_revert(pushing: World) -> None:
+async def test_a_revert_stays_pending_when_the_daemon_is_killed(pushing: World) -> None:
     pushing.git_writer.ends = [GitUnreachableError("down")]
     await rolled_back(pushing)
     assert pushing.store.record.quarantines

@@ -1,4 +1,4 @@
-"""What a pass tells the metrics, on fakes: deliveries, failures, corrections, and services while nothing is applied."""
+"""What a reconciliation publishes, on fakes: deliveries, failures, corrections, and stack health when idle."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ STACK = Stack("production", "app", APP, one_shot=frozenset({"migrate"}))
 
 
 def statuses(world: World) -> dict[str, str]:
-    return {one.stack: one.status.value for one in world.metrics.stacks}
+    return {stack.stack: stack.status.value for stack in world.metrics.stacks}
 
 
 # --- deliveries ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_new_revision_is_a_delivery_and_no_other_pass_is(world: World) -> None:
+async def test_a_new_revision_is_a_delivery_and_no_other_reconciliation_is(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     assert (await reconcile_once(world)).result is Result.APPLIED
     assert world.metrics.delivery_times == [world.clock.now() - 1.0]  # the commit was made at 1.0
@@ -50,7 +50,7 @@ async def test_a_pin_to_an_earlier_revision_is_no_delivery(world: World) -> None
     assert world.metrics.delivery_times == []
 
 
-async def test_a_revision_that_is_taken_back_is_a_failure_and_no_delivery(world: World) -> None:
+async def test_a_revision_that_is_rolled_back_is_a_failure_and_no_delivery(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     assert (await reconcile_once(world)).result is Result.ROLLED_BACK
@@ -59,7 +59,7 @@ async def test_a_revision_that_is_taken_back_is_a_failure_and_no_delivery(world:
     assert statuses(world) == {"app": "healthy"}  # a look after the rollback ends the failure
 
 
-async def test_a_service_that_was_ill_before_is_a_failure_too(world: World) -> None:
+async def test_a_service_that_was_unhealthy_before_is_a_failure_too(world: World) -> None:
     world.compose.sick["A="] = "unhealthy"
     world.compose.start("api")
     world.commit("b", api="A=2", worker="W=1")
@@ -113,7 +113,7 @@ async def test_idle_services_are_looked_at_once_a_drift_interval(world: World) -
     assert world.steps.count("glance") == 1
 
 
-async def test_a_dry_run_leaves_it_to_the_next_pass_to_see_that_containers_have_moved(world: World) -> None:
+async def test_a_dry_run_does_not_hide_moved_containers_from_the_next_reconciliation(world: World) -> None:
     reconciler = Reconciler(world.ports(), "production")
     await reconciler.reconcile(ReconcileRequest("start"))
     world.clock.time += world.settings.drift_interval
@@ -125,7 +125,7 @@ async def test_a_dry_run_leaves_it_to_the_next_pass_to_see_that_containers_have_
     assert "model" in world.steps
 
 
-async def test_an_engine_that_does_not_answer_leaves_nothing_known(world: World) -> None:
+async def test_with_an_engine_that_does_not_answer_health_is_unknown(world: World) -> None:
     world.compose.reachable = False
     outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
@@ -157,7 +157,7 @@ def container(service: str, state: str, health: str = "", exit_code: int = 0) ->
         ([container("api", "exited"), container("db", "exited", exit_code=137)], HealthStatus.STOPPED),
         ([], HealthStatus.STOPPED),
     ],
-    ids=["well", "done", "starting", "unhealthy", "crashed", "restarting", "one stopped", "all stopped", "none"],
+    ids=["healthy", "done", "starting", "unhealthy", "crashed", "restarting", "one stopped", "all stopped", "none"],
 )
 def test_the_worst_service_says_how_the_stack_is(containers: list[Container], status: HealthStatus) -> None:
     assert health.summary(STACK, containers).status is status
