@@ -254,7 +254,7 @@ def test_a_remote_that_is_down_or_does_not_let_us_push(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     site.remote.hook("pre-receive", "echo branches are protected >&2; exit 1")
     said = refused(site, TARGET)
-    assert "the remote does not let us push to reconciler/adopt-production-" in said
+    assert "the remote refuses the push to reconciler/adopt-production-" in said
     assert "revert" not in said
     site.remote.path.rename(site.root / "gone")
     done = site.cli("adopt", TARGET)
