@@ -470,7 +470,7 @@ def a_contract_that_is_no_json_schema(site: Site) -> None:
     site.replace("contracts/api.yaml", "required: [PUBLIC_URL, LOG_LEVEL, SESSION_SECRET]", "required: PUBLIC_URL")
 
 
-@mistake(rules.CONTRACT_INVALID, "contracts/api.yaml", 6, "leads out of the file")
+@mistake(rules.CONTRACT_INVALID, "contracts/api.yaml", 6, "points out of the file")
 def a_contract_that_refers_to_the_network(site: Site) -> None:
     site.replace("contracts/api.yaml", "{type: string, format: uri,", '{$ref: "https://192.0.2.1/x", format: uri,')
 
