@@ -28,8 +28,8 @@ SEVERITIES = {"critical", "warning", "info"}
 OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck"}
 OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "SecretTooOld"}
 EXPECTED = {
-    "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable", "DecryptFailed",
-    "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy", "BackupFailed",
+    "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
+    "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy", "BackupFailed",
     "SecretTooOld",
 }  # fmt: skip
 
