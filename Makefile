@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 PYTEST_ARGS ?=
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 4
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 
@@ -40,6 +40,11 @@ provision:  ## install Docker, Compose, sshd, Prometheus … where missing (Debi
 .PHONY: test
 test: provision venv  ## run all tests; PYTEST_ARGS="-k drift" picks some, PYTEST_ARGS=--require-real skips none
 	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: test-fast
+test-fast: venv  ## run the tests that need no real component, in less than a minute
+	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS) \
+		-m "not (docker or sshd or prometheus or browser or root or slow)"
 
 .PHONY: lint
 lint: venv  ## ruff, formatting, mypy --strict, and which layer may import which

@@ -165,7 +165,7 @@ class FakeDecryptor:
             lines.pop(label, None) if value is None else lines.update({label: f"{label}={value.reveal().decode()}"})
         return "".join(f"{line}\n" for line in lines.values()).encode()
 
-    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+    async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         return content.reveal()
 
     async def decrypt(self, name: str, data: bytes) -> Secret:

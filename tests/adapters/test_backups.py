@@ -413,7 +413,9 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
         first = take(backups, 1)
         before = everything(disk)
         large = [copy_of("/opt/app/api.env", b"A" * 30_000), copy_of("/opt/app/b.env", b"B" * 60_000)]
-        with pytest.raises(LiveFileError, match=r"No space left on device.*Nothing was changed; free space") as error:
+        with pytest.raises(
+            LiveFileError, match=r"No space left on device.*Nothing was changed\. Free some space"
+        ) as error:
             take(backups, 2, files=large)
         assert error.value.retryable
         assert everything(disk) == before

@@ -40,7 +40,7 @@ REQUIRED = {
     "paused": "gauge",
     "paused_until_timestamp_seconds": "gauge",
     "last_result": "gauge",
-    "pass_interval_seconds": "gauge",
+    "reconcile_interval_seconds": "gauge",
     "commit_to_applied_seconds": "histogram",
     "failure_to_recovered_seconds": "histogram",
     "webhook_requests_total": "counter",

@@ -369,11 +369,11 @@ def test_opening_it_twice_in_one_process_keeps_the_first_safe(path: Path, opened
 def test_a_file_that_another_process_holds_is_not_called_damaged(
     path: Path, store: SqliteStore, opened: Callable[[], SqliteStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(module, "_LOCK_TIMEOUT", 0.05)
     hasty = opened()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailableError, match=r"locked.*Wait for the other reconciler to end") as error:
+        with pytest.raises(StoreUnavailableError, match=r"locked.*Wait for the other reconciler to finish") as error:
             hasty.begin(run_of())
         assert error.value.retryable
         assert hasty.environment("production") == NOTHING
@@ -529,7 +529,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path:
             store.begin(run_of(actions=(RESTART,)))
             filler = fill(disk)
             for _ in range(2):
-                with pytest.raises(StoreUnavailableError, match=r"full.*free some space; will retry") as error:
+                with pytest.raises(StoreUnavailableError, match=r"full.*free some space\. Will retry") as error:
                     finish(store, run_of(), record=record)
                 assert error.value.retryable
             assert store.pending_restarts("production") == (RESTART,)
@@ -609,7 +609,7 @@ def test_a_disk_error_is_not_called_damage_and_loses_nothing(path: Path, call: s
         inject = ["-P", log, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO"]
         command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "-c", SAVING, str(path)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert re.search(r"cannot be used now.*reports errors \(dmesg\).*will retry", done.stdout), done
+        assert re.search(r"cannot be used now.*reports errors \(dmesg\).*Will retry", done.stdout), done
         assert store.environment("production").degraded == "before"
     with contextlib.closing(SqliteStore(str(path))) as store:
         assert store.environment("production").degraded == "before"

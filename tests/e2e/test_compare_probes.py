@@ -97,7 +97,7 @@ def test_over_ssh_it_runs_in_the_directory_of_the_side(sshd: Sshd, tmp_path: Pat
     (tmp_path / "second" / "lock.txt").write_text("other\n")
     assert probed(tmp_path, *asked, run=CAT)["class"] == "differs"
     assert probed(tmp_path, *asked, run=["echo", "$HOME; id"], show=True, code=0)["right"] == "exit 0: $HOME; id"
-    assert probed(tmp_path, *asked, run=["sleep", "60"], timeout="1s")["right"] == "sleep did not end within 1 s"
+    assert probed(tmp_path, *asked, run=["sleep", "60"], timeout="1s")["right"] == "sleep timed out after 1 s"
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):

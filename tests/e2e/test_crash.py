@@ -33,6 +33,8 @@ from tests.support.killer import Ended
 from tests.support.server import ENVIRONMENT, Daemon, Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 # A live file as it must be seen: its bytes, mode, user and group.
 Facts = tuple[bytes, int, int, int]
 

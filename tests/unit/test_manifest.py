@@ -1,4 +1,4 @@
-"""environment.yaml: what it is read to, what is refused and how it is said, and that hostile manifests do no harm."""
+"""environment.yaml: how it is read, how mistakes are refused, and that hostile manifests do no harm."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refusal(text: str | bytes, server: ServerConfig = SERVER) -> list[str]:
 
 
 def target(text: str, server: ServerConfig = SERVER) -> Target:
-    """The one target of a manifest."""
+    """The only target of a manifest."""
     (only,) = read(text, server).targets
     return only
 
@@ -184,7 +184,7 @@ def test_the_short_form() -> None:
 def test_the_example_environments_are_read(environment: str) -> None:
     text = (ROOT / "envs" / environment / "environment.yaml").read_bytes()
     manifest = read_manifest(text, environment=environment, file="environment.yaml", server=MINIMAL_SERVER)
-    assert [one.source for one in manifest.targets] == ["api.env", "worker.env", "scheduler.env", "nginx.conf"]
+    assert [target.source for target in manifest.targets] == ["api.env", "worker.env", "scheduler.env", "nginx.conf"]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_live_paths_are_absolute_and_tidy(path: str, live: str) -> None:
 def test_stacks_of_other_hosts_are_left_out_with_their_targets(hosts: str | None, here: bool) -> None:
     manifest = read(app("a.env:", **({"hosts": hosts} if hosts else {})) + "\ntargets: {b: /opt/app/b}")
     assert [stack.name for stack in manifest.stacks] == (["app"] if here else [])
-    assert [one.source for one in manifest.targets] == (["a.env", "b"] if here else ["b"])
+    assert [target.source for target in manifest.targets] == (["a.env", "b"] if here else ["b"])
 
 
 @pytest.mark.parametrize("text", ["targets: {}", "stacks: {}", "stacks: {app: {directory: /opt/app}}"])
@@ -284,9 +284,9 @@ def test_an_environment_may_have_no_files(text: str) -> None:
 
 def test_the_paths_checks_and_health_of_another_hosts_stack_are_its_own() -> None:
     health = "{http: [{url: http://db.example.org/}]}"
-    other = f"{{directory: /srv/db, hosts: [web-2], health: {health}, targets: {{db.conf: {{check: pg}}}}}}"
-    assert read(f"stacks: {{db: {other}}}").stacks == ()
-    here = other.replace("web-2", SERVER.host)
+    database = f"{{directory: /srv/db, hosts: [web-2], health: {health}, targets: {{db.conf: {{check: pg}}}}}}"
+    assert read(f"stacks: {{db: {database}}}").stacks == ()
+    here = database.replace("web-2", SERVER.host)
     assert len(refusal(f"stacks: {{db: {here}}}")) == 3
 
 
@@ -476,8 +476,8 @@ def test_sources_are_plain_paths_below_the_environment(source: str) -> None:
 
 @pytest.mark.parametrize("source", ["$(reboot).env", "`reboot`", "a b.env", "a;b", "*.env", "%s", "größe.env", "a:b"])
 def test_names_that_only_a_shell_would_mind_are_names(source: str) -> None:
-    found = target(app(f"'{source}':"))
-    assert (found.source, found.path) == (source, f"/opt/app/{source}")
+    target_read = target(app(f"'{source}':"))
+    assert (target_read.source, target_read.path) == (source, f"/opt/app/{source}")
 
 
 IN_A_STACK = [
@@ -703,7 +703,7 @@ stacks:
 def test_stacks_that_never_share_a_host_may_share_paths(first: str, second: str, fine: bool) -> None:
     text = TWO_STACKS.format(first, second)
     if fine:
-        assert [one.stack for one in read(text).targets] == ["a"]
+        assert [target.stack for target in read(text).targets] == ["a"]
     else:
         assert len(refusal(text)) == 3
 
@@ -902,13 +902,13 @@ def test_whatever_is_read_stays_where_the_server_allows(data: Any) -> None:
         manifest = read(yaml.safe_dump(data))
     except ManifestError:
         return
-    assert all(one.path.startswith(("/opt/app/", "/srv/apps/")) for one in manifest.targets)
-    assert all(f"{one.directory}/".startswith(("/opt/app/", "/srv/apps/")) for one in manifest.stacks)
-    assert all(os.path.normpath(one.path) == one.path for one in manifest.targets)
-    assert all(one.mode & ~0o777 == 0 for one in manifest.targets)
+    assert all(target.path.startswith(("/opt/app/", "/srv/apps/")) for target in manifest.targets)
+    assert all(f"{stack.directory}/".startswith(("/opt/app/", "/srv/apps/")) for stack in manifest.stacks)
+    assert all(os.path.normpath(target.path) == target.path for target in manifest.targets)
+    assert all(target.mode & ~0o777 == 0 for target in manifest.targets)
     assert (
-        len({one.path for one in manifest.targets})
-        == len({one.id for one in manifest.targets})
+        len({target.path for target in manifest.targets})
+        == len({target.id for target in manifest.targets})
         == len(manifest.targets)
     )
 
@@ -964,7 +964,7 @@ def test_the_schema_refuses_the_sources_that_the_reader_refuses(source: str) -> 
     assert not schema_accepts(app(f"{source}: x"))
 
 
-def test_the_schema_wants_stacks_or_targets() -> None:
+def test_the_schema_requires_stacks_or_targets() -> None:
     assert not schema_accepts("defaults: {}")
 
 

@@ -19,7 +19,7 @@ from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secrets.names import names_a_secret
-from reconciler.core.secrets.plaintext import is_env_file, why_secret
+from reconciler.core.secrets.plaintext import is_env_file, reason_for_secrecy
 from reconciler.core.sops.adoption import UnfitError, read_lines
 from reconciler.core.sops.ciphertext import is_certainly_a_name
 from reconciler.core.sops.patterns import MAX_BYTES
@@ -163,7 +163,7 @@ class Plain:
 
 
 def _why_secret(file: FoundFile) -> str:
-    return why_secret(posixpath.basename(file.path), file.data.reveal())
+    return reason_for_secrecy(posixpath.basename(file.path), file.data.reveal())
 
 
 def draft(
