@@ -240,7 +240,7 @@ async def test_what_takes_too_long_is_gone_on_with_by_the_next_pass(
     began = time.monotonic()
     with pytest.raises(SignaturesUnavailableError, match=r"of 8 commits \d were checked") as caught:
         await mirror.verify(commit, accepted)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert caught.value.retryable
     for _ in range(20):
         try:
