@@ -66,6 +66,9 @@ class FoundProject:
 
     ``main_files`` are those of the compose files that Compose begins with; the others are included or extended by them.
     ``interpolated`` are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value.
+    ``env_files`` and ``project_directory`` are as it was started (--env-file, --project-directory); ``named`` is its
+    name where that is not the one Compose chooses (-p). All three empty where Compose does it by itself; ``options``
+    are what `docker compose` is given before its subcommand.
     ``problem`` says why some of it could not be found out (a compose file that cannot be read, a file that may not be
     read or is missing); "" otherwise.
     """
@@ -78,6 +81,10 @@ class FoundProject:
     containers: tuple[FoundContainer, ...] = ()
     interpolated: tuple[str, ...] = ()
     main_files: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    named: str = ""
+    project_directory: str = ""
+    options: tuple[str, ...] = ()
     problem: str = ""
 
 

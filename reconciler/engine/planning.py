@@ -11,7 +11,7 @@ from reconciler.core.decide import affected_services
 from reconciler.core.decide.classify import classify
 from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
-from reconciler.core.errors import GuardError, ModelRefusedError
+from reconciler.core.errors import GuardError, ModelRefusedError, StartedOtherwiseError
 from reconciler.core.model.compose import Action, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
 from reconciler.core.model.runs import Result
@@ -30,12 +30,12 @@ _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow 
 @dataclass(frozen=True, slots=True)
 class StackView:
     """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and the names
-    of the keys in its env files."""
+    of the keys in its managed env files, by path."""
 
     stack: Stack
     before: Project | None
     containers: tuple[Container, ...]
-    managed: frozenset[str]
+    managed: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
     ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
-    operator has accepted.
+    operator has accepted, ``notes`` what is to be noted about it.
     """
 
     plan: Plan
@@ -52,6 +52,7 @@ class Prepared:
     views: Mapping[str, StackView]
     written: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
@@ -106,11 +107,12 @@ async def prepare(
         snapshot.desired.revision,
         _mark_stale([_held(change, held) for change in changes], planning.actions, planning.unresolved),
         tuple(planning.actions),
+        tuple(note for sentences in planning.notes.values() for note in sentences),
         tuple(planning.held),
     )
     problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
-    return Prepared(plan, staged, tuple(problems), planning.views, written, tuple(planning.accepted))
+    return Prepared(plan, staged, tuple(problems), planning.views, written, tuple(planning.accepted), planning.notes)
 
 
 async def _classified(
@@ -156,6 +158,7 @@ class _StackPlanning:
     held: list[tuple[str, str]] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     unresolved: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def concerns(self, stack: Stack) -> bool:
         """Whether a file of the stack is written, or one of its services waits for a restart."""
@@ -166,7 +169,7 @@ class _StackPlanning:
         touched, pending = self._touched(stack), self._pending(stack)
         staged = {change.target.path: self.staged[change.target.path] for change in touched}
         try:
-            managed = _managed_keys(self.snapshot, stack, self.staged)
+            managed = await _managed_keys(self.ports, self.snapshot, stack, self.staged)
             view, after = await _look_at_stack(self.ports, stack, managed, staged)
         except ModelRefusedError as error:
             self.problems.append(str(error))
@@ -191,6 +194,8 @@ class _StackPlanning:
             self.unresolved[stack.name] = "its stack is held" if any(action.stale for action in due) else ""
         else:
             self.actions += due
+        env_files = await _env_files(self.ports, self.snapshot, stack)
+        self.notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
 
     def _touched(self, stack: Stack) -> list[Change]:
         return [change for change in self.changes if change.writes and change.target.stack == stack.name]
@@ -221,16 +226,21 @@ class _Corrections:
 
 
 async def _look_at_stack(
-    ports: Ports, stack: Stack, managed: frozenset[str], staged: Mapping[str, Secret | None]
+    ports: Ports, stack: Stack, managed: Mapping[str, frozenset[str]], staged: Mapping[str, Secret | None]
 ) -> tuple[StackView, Project | None]:
     """The stack as it is now, and its project with what is staged. Raises ModelRefusedError where Compose refuses that;
-    where it refuses the project before the change, that blames nobody."""
+    where it refuses the project before the change, that blames nobody. Raises StartedOtherwiseError."""
     # Compose takes the longest of all that comes before a write: the two projects are resolved side by side.
     resolving = asyncio.ensure_future(ports.compose.project(stack, staged)) if staged else None
     before: Project | None = None
     try:
-        with contextlib.suppress(ModelRefusedError):
+        try:
             before = await ports.compose.project(stack)
+        except StartedOtherwiseError:
+            if resolving is None:
+                raise
+        except ModelRefusedError:
+            pass
         containers = await ports.compose.containers(stack, before.name if before else None)
         view = StackView(stack, before, containers, managed)
         return view, before if resolving is None else await resolving
@@ -240,17 +250,31 @@ async def _look_at_stack(
             await asyncio.gather(resolving, return_exceptions=True)
 
 
-def _managed_keys(snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None]) -> frozenset[str]:
-    """The keys of the stack's env files, those on disk and those about to be."""
-    keys: set[str] = set()
-    for state in snapshot.states:
-        target = state.target
+async def _env_files(ports: Ports, snapshot: Snapshot, stack: Stack) -> dict[str, str]:
+    """The stack's targets that Compose is meant to read, and where their links lead."""
+    targets = [state.target for state in snapshot.states if state.target.stack == stack.name and state.desired]
+    paths = [target.path for target in targets if target.parser is Parser.COMPOSE]
+    return {path: await ports.host.resolve(path) for path in paths}
+
+
+async def _managed_keys(
+    ports: Ports, snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None]
+) -> dict[str, frozenset[str]]:
+    """The keys of the stack's env files, those on disk and those about to be, by path: as it is written, and with its
+    links resolved."""
+    managed: dict[str, frozenset[str]] = {}
+    targets = [state.target for state in snapshot.states if state.target.stack == stack.name]
+    for target in targets:
+        if target.parser is Parser.OPAQUE:
+            continue
         live = snapshot.live[target.path]
+        keys: set[str] = set()
         for data in (live.data if live else None, staged.get(target.path)):
-            if target.stack == stack.name and data is not None:
-                with contextlib.suppress(EnvFileError):  # nobody can read it: it gives no container a key
-                    keys |= {entry.key for entry in read_entries(data.reveal(), target.parser)}
-    return frozenset(keys)
+            with contextlib.suppress(EnvFileError):  # nobody can read it: it gives no container a key
+                keys |= {entry.key for entry in read_entries(data.reveal() if data else b"", target.parser)}
+        for path in (target.path, await ports.host.resolve(target.path)):
+            managed[path] = frozenset(keys)
+    return managed
 
 
 def affected(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from reconciler.core.decide import guards
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
-from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
+from reconciler.core.errors import EngineUnavailableError, ReconcilerError
 from reconciler.core.model.targets import Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
@@ -65,21 +65,18 @@ class ProjectFileGuard:
             environments |= mine[1]
         try:
             foreign = await self.ports.compose.other_project_files()
+            files |= foreign.files
+            environments |= foreign.environments
         except EngineUnavailableError:
-            foreign = (frozenset(), frozenset())  # without an engine no project runs that a file could change
-        names = await self._real(files | foreign[0]), await self._real(environments | foreign[1])
+            pass  # what is written meanwhile stays known: see refusals()
+        names = await self._real(files), await self._real(environments)
         return frozenset(map(guards.folded, names[0])), frozenset(map(guards.folded, names[1]))
 
     async def _of_stack(
         self, stack: Stack, staged: Mapping[str, Secret | None] | None
     ) -> tuple[frozenset[str], frozenset[str]]:
-        try:
-            return (
-                await self.ports.compose.project_files(stack, staged),
-                await self.ports.compose.environment_files(stack, staged),
-            )
-        except ModelRefusedError:
-            return frozenset(), frozenset()
+        files = await self.ports.compose.project_files(stack, staged)
+        return files.files, files.environments
 
     async def _real(self, paths: Iterable[str]) -> dict[str, str]:
         """The paths as they are typed and with links resolved: a link must not give a file a second name."""

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.core.decide.affected_services import is_stopped_on_purpose
+from reconciler.core.decide.affected_services import is_stopped_on_purpose, managed_keys
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.errors import ReconcilerError
@@ -27,13 +27,13 @@ _ALLOW = "the server configuration must set allow_compose_files: true for that"
 @dataclass(frozen=True, slots=True)
 class StackSides:
     """A stack before (None where Compose cannot resolve it) and after a change, with its containers; ``managed`` are
-    the keys of its env files in git, ``pending`` the services whose change passed the guard before."""
+    the keys of its env files in git, by path, ``pending`` the services whose change passed the guard before."""
 
     stack: Stack
     before: Project | None
     after: Project | None
     containers: Sequence[Container]
-    managed: frozenset[str]
+    managed: Mapping[str, frozenset[str]]
     pending: frozenset[str] = frozenset()
     hidden: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -63,14 +63,15 @@ async def judge_project(
     if changed:
         return ProjectVerdict(_git_may_not(sides.stack, changed, words))
     fresh = touched - sides.pending
-    found = edits(project, fresh, Grants(dict.fromkeys(fresh, sides.managed)), sides.hidden)
+    keys = {name: _explained_keys(project, name, sides.managed) for name in fresh}
+    found = edits(project, fresh, Grants(keys), sides.hidden)
     # What is pending passed the guard before its run began; the values it removes are in no file any more.
     known = {name: _all_keys(project, name) for name in touched & sides.pending}
     if not any_field:
         found += edits(project, known, Grants(known, allowed), sides.hidden)
     if not found:
         return ProjectVerdict()
-    return ProjectVerdict(accepted=". ".join(found)) if accepted else ProjectVerdict(_edited_since(sides.stack, found))
+    return ProjectVerdict(accepted=". ".join(found)) if accepted else ProjectVerdict(_edited_since(sides, found))
 
 
 def grants(settings: Settings, stack: Stack) -> frozenset[str]:
@@ -78,6 +79,12 @@ def grants(settings: Settings, stack: Stack) -> frozenset[str]:
     environment = environment_of(stack.environment)
     names = (stack.name, f"{environment}/{stack.name}")
     return frozenset(word for name in names for word in settings.git_may_change.get(name, ()))
+
+
+def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """The variables of a service that managed files explain, which Compose reads for it before or after the change."""
+    projects = [project for project in (sides.now, sides.after) if project and service in project.services]
+    return frozenset(key for project in projects for key in managed_keys(project, project.services[service], managed))
 
 
 def _all_keys(sides: ProjectSides, service: str) -> frozenset[str]:
@@ -96,11 +103,13 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
     return f"git would change more of the project than it may. {'. '.join(changed)}. {hint}"
 
 
-def _edited_since(stack: Stack, found: Sequence[str]) -> str:
-    accept = f"reconciler sync --accept-project {stack.id}"
+def _edited_since(sides: StackSides, found: Sequence[str]) -> str:
+    stack, accept = sides.stack, f"reconciler sync --accept-project {sides.stack.id}"
+    project = sides.before or sides.after
+    up = project.invocation.command("up -d") if project else "docker compose up -d"
     return (
         f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(found)}. "
-        f"Run `docker compose up -d` in {stack.directory} yourself, or accept the project as it stands with `{accept}`"
+        f"Run `{up}` in {stack.directory} yourself, or accept the project as it stands with `{accept}`"
     )
 
 
@@ -123,6 +132,6 @@ async def hold_of_rollback(ports: Ports, stack: Stack, services: Collection[str]
         containers = await ports.compose.containers(stack, project.name)
         pending = frozenset(services)
         due = [Action(stack.name, name, ActionKind.RECREATE, "rolled back") for name in services]
-        sides = StackSides(stack, project, project, containers, frozenset(), pending)
+        sides = StackSides(stack, project, project, containers, {}, pending)
         return (await judge_project(ports, sides, due)).hold
     return ""

@@ -278,7 +278,7 @@ class _Reconciliation:
             memory.keep_containers(containers, prepared, ports.clock.monotonic())
         if self.request.accept_projects and not prepared.accepted:
             self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
-        return prepared
+        return memory.with_notes(prepared, snapshot.desired.manifest.stacks)
 
     async def _containers_if_due(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
         """The container ids of each stack; None if they were looked at less than a drift interval ago."""

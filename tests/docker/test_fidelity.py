@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.compose.context import LocalPlace
+from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.core.fidelity import differences
 from reconciler.core.fidelity.compose_hash import HASH_LABEL, compose_hashes
@@ -68,7 +68,7 @@ async def test_a_project_that_was_started_and_not_edited_is_never_held(
 ) -> None:
     for variables in VERSIONS:
         made = start(compose_project, path, variables)
-        docker = DockerCompose(LocalPlace(str(tmp_path / "scratch"), {**os.environ, **variables}))
+        docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), {**os.environ, **variables}))
         try:
             sides = await sides_of(docker, made)
         finally:

@@ -19,7 +19,7 @@ from reconciler.core.model.targets import Format, Manifest, Parser
 from reconciler.core.onboarding import draft as importing
 from reconciler.core.onboarding.draft import Draft, Place, Plain
 from reconciler.core.secret import Secret
-from reconciler.core.secrets.plaintext import why_secret
+from reconciler.core.secrets.plaintext import reason_for_secrecy
 
 SHOP = "/opt/shop"
 
@@ -293,7 +293,7 @@ def test_a_binary_name_that_is_taken_gets_a_number() -> None:
     ],
 )
 def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> None:
-    assert why_secret(name, text.encode()) == ""
+    assert reason_for_secrecy(name, text.encode()) == ""
 
 
 @pytest.mark.parametrize(
@@ -340,6 +340,6 @@ def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> Non
     ],
 )
 def test_what_may_be_a_secret_is_not_plain_and_is_not_quoted(name: str, text: str) -> None:
-    why = why_secret(name, text.encode("latin-1"))
+    why = reason_for_secrecy(name, text.encode("latin-1"))
     assert why
     assert "hunter2" not in why

@@ -206,6 +206,7 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
         directory=_directory(inventory),
+        compose_options={project.directory: project.options for project in inventory.projects},
     )
 
 
@@ -293,7 +294,9 @@ async def _live(name: SideName, around: Surroundings) -> Side:
     machine = around.machines[name.text]
     files = await asyncio.gather(*(machine.read(target.path) for target in manifest.targets))
     directories = sorted({stack.directory for stack in manifest.stacks})
-    inventories = await asyncio.gather(*(local_wiring.take_inventory(machine, one) for one in directories))
+    inventories = await asyncio.gather(
+        *(local_wiring.take_inventory(machine, it, manifest.stacks) for it in directories)
+    )
     projects = [project for inventory in inventories for project in inventory.projects]
     known = await asyncio.gather(*(interpolation_of(project, around.reader) for project in projects))
     owners = {used.file.path: (one.project, used, one.around(used)) for one in known for used in one.project.files}
@@ -313,6 +316,7 @@ async def _live(name: SideName, around: Surroundings) -> Side:
         _containers(projects) if answers else None,
         _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
+        compose_options={project.directory: project.options for project in projects},
     )
 
 

@@ -301,7 +301,8 @@ async def _resolved(machine: Machine, host: str, inventory: Inventory) -> Place:
 
 
 def _parts(project: FoundProject) -> tuple[str, ...]:
-    return project.directory, *project.compose_files, *project.main_files
+    directory = [project.project_directory] if project.project_directory else []
+    return project.directory, *project.compose_files, *project.main_files, *project.env_files, *directory
 
 
 def _moved(project: FoundProject, real: Mapping[str, str]) -> FoundProject:
@@ -311,6 +312,8 @@ def _moved(project: FoundProject, real: Mapping[str, str]) -> FoundProject:
         directory=real[project.directory],
         compose_files=tuple(real[path] for path in project.compose_files),
         main_files=tuple(real[path] for path in project.main_files),
+        env_files=tuple(real[path] for path in project.env_files),
+        project_directory=real.get(project.project_directory, ""),
         files=tuple(replace(one, file=replace(one.file, path=real[one.file.path])) for one in files),
     )
 

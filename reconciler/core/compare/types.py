@@ -125,7 +125,8 @@ class SideFile:
 class Side:
     """``name`` as it was asked for; ``environment`` "" where it is not known which one it is; ``left_out`` says what
     was not looked at, ``problems`` what could not be; ``sealed`` counts the files that no key opened. ``services``
-    None: it cannot have any. ``directory`` is where probes are run. ``hosts`` are names that a manifest may have for
+    None: it cannot have any. ``directory`` is where probes are run, ``compose_options`` what
+    `docker compose` is given there, by the project's directory. ``hosts`` are names that a manifest may have for
     the machine, the surest first; () where it is none."""
 
     name: str
@@ -137,6 +138,7 @@ class Side:
     sealed: int = 0
     directory: str = ""
     hosts: tuple[str, ...] = ()
+    compose_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

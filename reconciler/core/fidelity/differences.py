@@ -57,7 +57,9 @@ def differences(
     keys = differing_variables(service, container)
     found = [FieldDifference(ENVIRONMENT, key) for key in sorted(keys)]
     if not container.facts:
-        return tuple(found)
+        image = json.loads(service.definition.reveal()).get("service", {}).get("image")
+        differs = image and container.image and image != container.image
+        return (*found, FieldDifference("image", "", container.image, image)) if differs else tuple(found)
     label = (container.facts["Config"].get("Labels") or {}).get(HASH_LABEL)
     same = label in compose_hashes(service.text, _as_it_runs(service, container, keys) if keys else None)
     said = defined_fields(service, project, container.image_facts)
@@ -115,7 +117,7 @@ def _comparable(
         has["ipc"] = {}
     name = has["container_name"].get("", "")
     if "container_name" not in says and not _is_usual_name(name, project, service.name):
-        says["container_name"] = {"": f"{project}-{service.name}-1"}
+        says["container_name"] = {"": f"{project}-{service.name}-{container.number}"}
     if "hostname" not in says and "network_mode" not in says and not says["uts"]:
         says["hostname"] = {"": container.id[:12]}
     if "aliases" in says:

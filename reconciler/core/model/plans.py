@@ -119,15 +119,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Data only: what a reconciliation would do for one environment at one revision.
+    """What a reconciliation would do for one environment at one revision.
 
-    ``held_stacks`` are pairs of a stack's name and why nothing of it may be touched.
+    ``notes`` are sentences about the stacks that were looked at: what keeps nothing from being done, and should be
+    known. ``held_stacks`` are pairs of a stack's name and why nothing of it may be touched.
     """
 
     environment: str
     revision: Revision
     changes: tuple[Change, ...]
     actions: tuple[Action, ...] = ()
+    notes: tuple[str, ...] = ()
     held_stacks: tuple[tuple[str, str], ...] = ()
 
     @property

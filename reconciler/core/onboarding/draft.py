@@ -19,7 +19,7 @@ from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secrets.names import names_a_secret
-from reconciler.core.secrets.plaintext import is_env_file, why_secret
+from reconciler.core.secrets.plaintext import is_env_file, reason_for_secrecy
 from reconciler.core.sops.adoption import UnfitError, read_lines
 from reconciler.core.sops.ciphertext import is_certainly_a_name
 from reconciler.core.sops.patterns import MAX_BYTES
@@ -105,13 +105,16 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class TakenStack:
-    """A Compose project; ``hosts`` is empty where it is the same on every machine. ``files`` are compose files below
-    the directory, where they are not those that Compose finds by itself."""
+    """A Compose project; ``hosts`` is empty where it is the same on every machine. The other fields are those of a
+    manifest's stack, empty where Compose does it by itself; paths below the directory are relative to it."""
 
     name: str
     directory: str
     hosts: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    project: str = ""
+    project_directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ class Plain:
 
 
 def _why_secret(file: FoundFile) -> str:
-    return why_secret(posixpath.basename(file.path), file.data.reveal())
+    return reason_for_secrecy(posixpath.basename(file.path), file.data.reveal())
 
 
 def draft(
@@ -244,7 +247,8 @@ def _alike(one: FoundProject, other: FoundProject) -> bool:
 
     def seen(project: FoundProject) -> object:
         files = [(_fields(used.file), used.file.data, used.use, used.raw) for used in project.files]
-        return project.name, project.directory, project.main_files, files
+        started = (project.main_files, project.env_files, project.project_directory)
+        return project.name, project.directory, started, files
 
     return seen(one) == seen(other)
 
@@ -268,16 +272,21 @@ def _stack(group: _Group, name: str, machines: int, notes: list[str]) -> TakenSt
     project = group.project
     if project.problem:
         notes.append(f"{name}: not everything could be found out: {project.problem}")
-    files = tuple(posixpath.relpath(path, project.directory) for path in project.main_files)
-    outside = [path for path in files if path.startswith("../")]
-    if outside:
-        notes.append(
-            f"{name}: {listed(outside)} lies outside of {project.directory}, and a stack's files cannot: Compose is "
-            "run with what it finds in the directory"
-        )
-    usual = outside or all(_USUAL_COMPOSE_FILES.fullmatch(path) for path in files)
-    hosts = () if len(group.hosts) == machines else group.hosts
-    return TakenStack(name, project.directory, hosts, () if usual else files)
+
+    def inside(path: str) -> str:
+        return posixpath.relpath(path, project.directory) if is_below(path, project.directory) else path
+
+    files = tuple(map(inside, project.main_files))
+    usual = not project.env_files and all(_USUAL_COMPOSE_FILES.fullmatch(path) for path in files)
+    return TakenStack(
+        name,
+        project.directory,
+        hosts=() if len(group.hosts) == machines else group.hosts,
+        files=() if usual else files,
+        env_files=tuple(map(inside, project.env_files)),
+        project=project.named,
+        project_directory=inside(project.project_directory) if project.project_directory else "",
+    )
 
 
 def _merged(project: FoundProject) -> list[_Used]:
@@ -316,7 +325,7 @@ def _why_not(file: FoundFile, uses: Collection[Use], exclude: Collection[str], c
 
 
 def _why_not_the_project(group: _Group) -> str:
-    paths = (group.project.directory, *group.project.main_files)
+    paths = (group.project.directory, *group.project.main_files, *group.project.env_files)
     return next((f"the path of its project {unfit}" for path in paths if (unfit := _unfit(path))), "")
 
 
@@ -542,10 +551,9 @@ def _stack_fields(
     stack: TakenStack, files: Iterable[Taken], defaults: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
 ) -> dict[str, object]:
     fields: dict[str, object] = {"directory": stack.directory}
-    if stack.files:
-        fields["files"] = list(stack.files)
-    if stack.hosts:
-        fields["hosts"] = list(stack.hosts)
+    for name in ("files", "env_files", "project", "project_directory", "hosts"):
+        if value := getattr(stack, name):
+            fields[name] = value if isinstance(value, str) else list(value)
     targets = {
         one.source: _target(one, stack.directory, defaults, contracts) for one in files if one.stack == stack.name
     }

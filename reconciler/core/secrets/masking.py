@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 
 from reconciler.core.secrets.names import names_a_secret
-from reconciler.core.secrets.plaintext import why_secret
+from reconciler.core.secrets.plaintext import reason_for_secrecy
 from reconciler.core.text import printable
 
 HIDDEN = "***"
@@ -64,4 +64,4 @@ def _masked_word(word: str, known: list[str]) -> str:
         word = word.replace(value, HIDDEN)
     if (match := _ASSIGNED.match(word)) and names_a_secret(match[1].lstrip("-")):
         return f"{match[1]}{match[2]}{HIDDEN}"
-    return HIDDEN if why_secret("word.conf", word.encode("utf-8", "replace")) else word
+    return HIDDEN if reason_for_secrecy("word.conf", word.encode("utf-8", "replace")) else word
