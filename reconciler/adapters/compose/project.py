@@ -29,6 +29,7 @@ from reconciler.adapters.compose.docker_api import (
     Engine,
     started_as,
 )
+from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import (
     label_invocation,
     manifest_invocation,
@@ -122,7 +123,7 @@ class DockerCompose:
         invocations = {manifest_invocation(stack)}
         invocations |= {label_invocation(stack, container) for container in self._started_as.get(stack.id, ())}
         # COMPOSE_* keys of the `.env` where Compose is started count, even where nothing is interpolated from it.
-        environments = frozenset({os.path.join(stack.directory, compose_files.ENVIRONMENT_NAME)})
+        environments = frozenset({os.path.join(stack.directory, ENVIRONMENT_NAME)})
         files: frozenset[str] = frozenset()
         for invocation in invocations:
             configuration = await self._context.configuration(invocation, staged or {})
@@ -139,7 +140,7 @@ class DockerCompose:
             if directory.startswith("/"):
                 invocation = Invocation(directory, named, env_files=env_files, project_directory=directory)
                 configuration = await self._context.configuration(invocation, {})
-                usual = os.path.join(directory, compose_files.ENVIRONMENT_NAME)
+                usual = os.path.join(directory, ENVIRONMENT_NAME)
                 files |= configuration.project
                 environments |= configuration.environments | {usual, *env_files}
         return ProjectFiles(files, environments)

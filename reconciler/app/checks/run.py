@@ -11,6 +11,7 @@ from typing import Protocol
 from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.exemptions import read_exemptions
 from reconciler.app.checks.parity import check_parity
+from reconciler.app.checks.project_files import check_project_files
 from reconciler.app.checks.recipients import check_copies, check_recipients
 from reconciler.app.checks.survey import Source, Survey, sentence, survey
 from reconciler.app.checks.values import (
@@ -102,6 +103,7 @@ async def check(
         raise RefusedError("there is no environment: no directory with an environment.yaml", where=prefix, hint=hint)
     exemptions, about_exemptions = read_exemptions(tree)
     findings = [*before, *found.findings, *about_exemptions, *_keyless(found)]
+    findings += check_project_files(found, servers or {})
     book = open_book(found)
     values = await open_all(found, tools)
     opened = values.opened

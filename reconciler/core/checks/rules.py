@@ -47,6 +47,7 @@ def _warning(identity: str, summary: str, *, keyed: bool = False) -> Rule:
 MANIFEST_INVALID = _error("manifest-invalid", "environment.yaml cannot be read, or breaks its schema")
 MANIFEST_MISSING = _warning("manifest-missing", "a directory holds encrypted files and no environment.yaml")
 SERVER_FILE_INVALID = _error("server-file-invalid", "a server's file given with --server cannot be used")
+PROJECT_FILE = _error("project-file", "a target that Compose reads as a project, given a server with --server")
 TARGET_CONFLICT = _error("target-conflict", "two targets want one live path, source or project")
 SOURCE_MISSING = _error("source-missing", "a target's source does not exist")
 SOURCE_UNUSABLE = _error(
