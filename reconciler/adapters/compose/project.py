@@ -29,6 +29,7 @@ from reconciler.adapters.compose.docker_api import (
     Engine,
     started_as,
 )
+from reconciler.adapters.compose.host_projects import host_project_files
 from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import (
     label_invocation,
@@ -134,16 +135,7 @@ class DockerCompose:
     async def other_project_files(self) -> ProjectFiles:
         """What Compose reads as any project that has a container on the engine, by what it has noted on them."""
         containers = [_started(container) for container in await self._engine.find(PROJECT_LABEL)]
-        files: frozenset[str] = frozenset()
-        environments: frozenset[str] = frozenset()
-        for directory, named, env_files in {(one.directory, one.files, one.env_files) for one in containers}:
-            if directory.startswith("/"):
-                invocation = Invocation(directory, named, env_files=env_files, project_directory=directory)
-                configuration = await self._context.configuration(invocation, {})
-                usual = os.path.join(directory, ENVIRONMENT_NAME)
-                files |= configuration.project
-                environments |= configuration.environments | {usual, *env_files}
-        return ProjectFiles(files, environments)
+        return await host_project_files(self._context, containers)
 
     async def images(self, references: Collection[str]) -> Mapping[str, str]:
         """The ids of the images that these references stand for now; one that is not there is left out."""
