@@ -666,9 +666,9 @@ async def test_every_project_file_is_one_that_compose_reads(everything: ComposeP
     [
         pytest.param(f'KEY="{CANARY}\n', "a quote is opened and never closed", id="double-quote"),
         pytest.param(f"KEY='{CANARY}\n", "a quote is opened and never closed", id="single-quote"),
-        pytest.param(f"A=1\nK/{CANARY}=x\n", "the name of a variable holds a character it must not", id="character"),
+        pytest.param(f"A=1\nK/{CANARY}=x\n", "a variable's name has a character that is not allowed", id="character"),
         pytest.param(f"{CANARY} and more\nA=1\n", "the name of a variable holds a space", id="space"),
-        pytest.param(f"A=${{{CANARY}\n", "cannot be understood", id="interpolation"),
+        pytest.param(f"A=${{{CANARY}\n", "is not valid", id="interpolation"),
         pytest.param(f"A=${{NEEDED:?{CANARY}}}\n", "the variable NEEDED is required and has no value", id="required"),
     ],
 )
@@ -1038,11 +1038,11 @@ async def test_a_project_is_not_resolved_while_nobody_can_say_how_it_was_started
 # --- health ---
 
 
-async def watch(docker: DockerCompose, made: ComposeProject, service: str, stable_for: float) -> health.Report:
+async def watch(docker: DockerCompose, made: ComposeProject, service: str, stable_for: float) -> health.HealthReport:
     """Look every fifth of a second until there is a verdict."""
     stack = stack_of(made, health=HealthPolicy(timeout=20, stable_for=stable_for))
     loop = asyncio.get_running_loop()
-    watching = health.watch(stack, [service], [], loop.time())
+    watching = health.watch_health(stack, [service], [], loop.time())
     while True:
         watching, report = watching.look(await docker.containers(stack, made.name), loop.time())
         if report.verdict is not health.Verdict.WAIT:
@@ -1062,7 +1062,7 @@ PROBED = "    healthcheck: {{test: '{test}', interval: 1s, retries: 1, start_per
         pytest.param(
             "    command: sh -c 'sleep 1.3; exit 3'\n", 600, False, "exited with code 3 after 1 s", id="exits"
         ),
-        pytest.param("    command: /nope\n", 600, False, "api exited with code 127 at once", id="cannot-run"),
+        pytest.param("    command: /nope\n", 600, False, "api exited with code 127 immediately", id="cannot-run"),
         pytest.param(
             "    restart: always\n    command: sh -c 'sleep 0.3; exit 4'\n", 600, False, "api ", id="crash-loop"
         ),

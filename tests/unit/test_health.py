@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.decide import health
-from reconciler.core.decide.health import Report, Verdict, failing
+from reconciler.core.decide.health import HealthReport, Verdict, failing
 from reconciler.core.model.compose import Container, Project, Service, ServiceHealth
 from reconciler.core.model.targets import HealthPolicy, HttpCheck, Stack
 from reconciler.core.secret import Secret
@@ -28,9 +28,9 @@ def look(
     services: tuple[str, ...] = ("api",),
     stack: Stack = STACK,
     answers: dict[str, bool] | None = None,
-) -> Report:
+) -> HealthReport:
     """What is said after the last of the moments (seconds since the watch began, containers)."""
-    watch = health.watch(stack, services, [BEFORE] if before is None else before, START)
+    watch = health.watch_health(stack, services, [BEFORE] if before is None else before, START)
     for seconds, containers in moments:
         watch, report = watch.look(containers, START + seconds, answers)
     return report
@@ -120,7 +120,7 @@ def test_a_service_that_is_stopped_from_outside_blames_nobody_at_once(code: int)
         ),
         pytest.param(
             replace(NEW, state="exited", exit_code=127, finished_at="2026-01-02T00:00:00.4Z"),
-            "api exited with code 127 at once",
+            "api exited with code 127 immediately",
             id="never-began",
         ),
         pytest.param(
@@ -228,7 +228,7 @@ def test_services_that_were_not_touched_do_not_matter() -> None:
 
 def test_service_that_is_scaled_to_none_needs_no_container() -> None:
     project = Project("app", {"api": Service("api", Secret(b"{}"), {}, replicas=0)})
-    watch = health.watch(STACK, ["api"], [BEFORE], START, project)
+    watch = health.watch_health(STACK, ["api"], [BEFORE], START, project)
     assert watch.look([], START)[1].verdict is Verdict.HEALTHY
 
 

@@ -2,7 +2,7 @@
 
 Compose files are read as text, by Compose's own rules (files.py), and Compose itself is not asked: its resolved
 project holds every secret and no longer says which env file a variable came from, while `--no-interpolate` refuses
-mounts such as `./${NAME:-x}.conf:/x.conf`. So a machine without docker, or with a broken env file, tells as much.
+mounts such as `./${NAME:-x}.conf:/x.conf`. So a machine without docker, or with a broken env file, says as much.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ async def _walk(machine: Machine, top: str) -> _Walk:
         if len(level) > room:
             walk.left_out.append(f"{top}: {len(level) - room} directories and what is below them: too many")
         level = level[:room]
-        results = await asyncio.gather(*(machine.list(one) for one in level), return_exceptions=depth > 0)
+        results = await asyncio.gather(*(machine.list(directory) for directory in level), return_exceptions=depth > 0)
         for directory, names in zip(level, results, strict=True):
             if isinstance(names, LiveFileError):
                 walk.unread.append(str(names))
@@ -182,21 +182,21 @@ async def _walk(machine: Machine, top: str) -> _Walk:
 
 async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, FoundFile], list[str]]:
     """The files that are there, by path, and what could not be read."""
-    wanted, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
-    found: dict[str, FoundFile] = {}
+    chosen, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
+    contents: dict[str, FoundFile] = {}
     problems = []
     for path, result in zip(
-        wanted, await asyncio.gather(*(machine.read(one) for one in wanted), return_exceptions=True), strict=True
+        chosen, await asyncio.gather(*map(machine.read, chosen), return_exceptions=True), strict=True
     ):
         if isinstance(result, LiveFileError):
             problems.append(str(result))
         elif isinstance(result, BaseException):
             raise result
         elif result is not None:
-            found[path] = result
+            contents[path] = result
     if too_many > 0:
         problems.append(f"{too_many} more files: too many")
-    return found, problems
+    return contents, problems
 
 
 # --- a project ---

@@ -231,7 +231,7 @@ def _key_difference(before: Mapping[str, str | None], after: Mapping[str, str | 
         "added": [key for key in after if key not in before],
         "removed": [key for key in before if key not in after],
     }
-    return "; ".join(f"{listed(sorted(keys))} {what}" for what, keys in groups.items() if keys)
+    return "; ".join(f"{listed(sorted(keys))} {change}" for change, keys in groups.items() if keys)
 
 
 def _parts(definition: Secret) -> dict[str, Any]:
