@@ -153,7 +153,7 @@ class _Walk:
 
 
 async def _walk(machine: Machine, top: str) -> _Walk:
-    """List the directories level by level, those of a level at once."""
+    """List the directories level by level, those of a level at the same time."""
     walk = _Walk()
     level = [top]
     for depth in range(DEEPEST + 1):

@@ -58,7 +58,7 @@ _KILLED = frozenset({255, 137})
 # Seconds before an `up` that met what an interrupted one left is tried again.
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
-_LAST_ORDERS = 60.0  # seconds that an `up` may go on after we were told to stop
+_LAST_ORDERS = 60.0  # seconds that an `up` may go on after we are to stop
 
 _MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
 
@@ -381,7 +381,7 @@ async def _finished(work: Coroutine[None, None, process.Completed]) -> process.C
 
 
 async def _together(work: Iterable[Awaitable[None]]) -> None:
-    """Do all of it at once and wait for all of it; then raise what went wrong first."""
+    """Do all of it at the same time and wait for all of it; then raise the first error."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
