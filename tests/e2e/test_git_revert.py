@@ -385,7 +385,7 @@ async def test_a_branch_that_always_moves_is_tried_again_later(site: Site) -> No
 
 
 @pytest.mark.parametrize("hook", ["pre-receive", "update"])
-async def test_a_protected_branch_is_told_in_the_servers_own_words(site: Site, hook: str) -> None:
+async def test_a_protected_branch_is_reported_in_the_servers_own_words(site: Site, hook: str) -> None:
     site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     long = "x" * 100_000
     site.remote.hook(
@@ -401,7 +401,7 @@ async def test_a_protected_branch_is_told_in_the_servers_own_words(site: Site, h
     assert "\n" not in caught.value.what
 
 
-async def test_a_repository_that_takes_nothing_is_told(site: Site) -> None:
+async def test_a_repository_that_takes_nothing_is_reported(site: Site) -> None:
     site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     site.remote.git("config", "receive.maxInputSize", "1")
     await refused(site, "refuses the push to main: ")
@@ -686,7 +686,7 @@ async def test_over_ssh_with_the_read_key(site: Site, sshd: Sshd) -> None:
 
 
 @pytest.mark.sshd
-async def test_over_ssh_a_read_only_key_is_told_and_a_key_of_its_own_pushes(
+async def test_over_ssh_a_read_only_key_is_reported_and_a_key_of_its_own_pushes(
     site: Site, sshd: Sshd, tmp_path: Path
 ) -> None:
     over_ssh(site, sshd)
@@ -725,7 +725,7 @@ async def test_whether_it_may_push_is_found_out_without_pushing(site: Site, sshd
 
 
 @pytest.mark.sshd
-async def test_over_ssh_a_protected_branch_is_told(site: Site, sshd: Sshd) -> None:
+async def test_over_ssh_a_protected_branch_is_reported(site: Site, sshd: Sshd) -> None:
     site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     site.remote.hook("update", "echo 'error: GH006: Protected branch update failed' >&2; exit 1")
     await refused(over_ssh(site, sshd), "push to main: .*hook declined.*: error: GH006: Protected branch")

@@ -318,7 +318,7 @@ async def test_a_git_that_cannot_ask_ssh_keygen_blames_no_commit(
         await verify(remote, tmp_path, signers)
 
 
-async def test_a_signer_who_is_taken_out_of_the_file_is_out_at_once(
+async def test_a_signer_who_is_taken_out_of_the_file_is_out_immediately(
     remote: GitRemote, tmp_path: Path, key: Path, signers: Path
 ) -> None:
     commit = remote.commit({API: b"A=1"}, signing_key=key)

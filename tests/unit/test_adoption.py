@@ -96,7 +96,7 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
         pytest.param("A=1\nB=2\n", "B=2\nexport A=1\n", {"export A": "1", "A": None}, id="exported-at-the-end"),
     ],
 )
-def test_sops_is_told_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
+def test_sops_is_reported_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
     assert edited(git, live) == told
 
 
@@ -109,7 +109,7 @@ FILES = st.dictionaries(st.sampled_from(NAMES), st.text("xyz\\n\"'#$ ", max_size
 
 
 @given(FILES, FILES, st.lists(st.sampled_from(NAMES), max_size=3))
-def test_what_sops_is_told_gives_what_is_proposed(
+def test_what_sops_is_reported_gives_what_is_proposed(
     before: dict[str, str], after: dict[str, str], keys: Sequence[str]
 ) -> None:
     """Or it is refused; with keys that differ, the file never is for what stands around them."""
