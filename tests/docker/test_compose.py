@@ -429,6 +429,7 @@ async def test_variables_of_the_daemon_do_not_reach_compose(compose_project: Mak
     environment = {**os.environ, "INHERITED": "daemon", "LEVEL": "daemon"}
     docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), environment))
     project = await docker.project(stack_of(made))
+    await docker.close()
     assert project.services["api"].environment == {"INHERITED": None, "LEVEL": "file"}
 
 
@@ -618,6 +619,7 @@ async def test_nothing_of_a_staged_file_touches_the_disk(compose_project: MakePr
         LocalComposeContext(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
     )
     project = await docker.project(stack_of(made), staged(made, {"api.env": f"KEY={canary}\n"}))
+    await docker.close()
     assert project.services["api"].environment == {"KEY": canary}
     assert f"/proc/{os.getpid()}/fd/" in (tmp_path / "report.listing").read_text()
     assert set(report.read_text().split()) == {str(spy)}
