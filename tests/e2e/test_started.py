@@ -131,7 +131,7 @@ def test_the_project_files_of_a_label_are_never_written(stack_server: MakeStackS
 
 
 def test_an_env_file_of_the_command_line_may_not_change_what_compose_runs(prod: tuple[Server, ComposeProject]) -> None:
-    server, project = prod
+    server, _ = prod
     server.sync()
     server.commit({"prod.env": b"DB_PASSWORD=pw-2\nCOMPOSE_FILE=other.yaml\n"})
     outcome = server.sync()

@@ -207,10 +207,10 @@ def test_one_shot_that_fails_is_a_failure() -> None:
 
 
 def test_all_replicas_must_be_healthy() -> None:
-    one, two = replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting")
-    assert look((1, [one, two])).verdict is Verdict.WAIT
-    assert look((1, [one, replace(two, health="healthy")])).verdict is Verdict.HEALTHY
-    assert look((1, [two, replace(one, health="unhealthy")])).verdict is Verdict.FAILED
+    first, second = replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting")
+    assert look((1, [first, second])).verdict is Verdict.WAIT
+    assert look((1, [first, replace(second, health="healthy")])).verdict is Verdict.HEALTHY
+    assert look((1, [second, replace(first, health="unhealthy")])).verdict is Verdict.FAILED
 
 
 def test_first_failure_ends_the_watch_though_others_are_still_waited_for() -> None:
@@ -280,12 +280,12 @@ def test_report_tells_the_state_of_each_service() -> None:
         pytest.param(replace(NEW, service="migrate", state="exited"), ("exited", True), id="one-shot-done"),
     ],
 )
-def test_assess_says_what_can_be_said_at_once(container: Container, expected: tuple[str, bool]) -> None:
-    (found,) = health.assess(STACK, [container])
-    assert (found.state, found.healthy) == expected
+def test_assess_says_what_is_known_without_waiting(container: Container, expected: tuple[str, bool]) -> None:
+    (service,) = health.assess(STACK, [container])
+    assert (service.state, service.healthy) == expected
 
 
-def test_assess_passes_over_what_was_stopped_on_purpose() -> None:
+def test_assess_skips_what_was_stopped_on_purpose() -> None:
     assert health.assess(STACK, [replace(NEW, state="exited", exit_code=143)]) == ()
 
 
@@ -301,5 +301,5 @@ def test_assess_passes_over_what_was_stopped_on_purpose() -> None:
     ],
 )
 def test_only_what_has_failed_before_a_change_is_excused_after_it(state: dict[str, Any], fails: bool) -> None:
-    found = failing(Stack("production", "app", "/opt/app"), [Container("1", "api", **state)])
-    assert found == (frozenset({"api"}) if fails else frozenset())
+    services = failing(Stack("production", "app", "/opt/app"), [Container("1", "api", **state)])
+    assert services == (frozenset({"api"}) if fails else frozenset())

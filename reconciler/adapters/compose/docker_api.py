@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters.compose import errors
@@ -256,6 +256,22 @@ async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any
         if error.status == _NOT_FOUND:
             return None
         raise
+
+
+def in_waves(containers: Sequence[DockerContainer]) -> Iterator[list[DockerContainer]]:
+    """Given containers, return them in groups such that each comes after those it depends on."""
+    waiting = list(containers)
+    while waiting:
+        services = {container["Labels"][SERVICE_LABEL] for container in waiting}
+        ready = [container for container in waiting if not services & _dependencies(container)] or waiting
+        yield ready
+        waiting = [container for container in waiting if container not in ready]
+
+
+def _dependencies(container: DockerContainer) -> set[str]:
+    """Names of services, from Compose's label "api:service_started:true,db:service_healthy:false"."""
+    label = container["Labels"].get(DEPENDENCIES_LABEL, "")
+    return {entry.split(":")[0] for entry in label.split(",")} - {container["Labels"][SERVICE_LABEL]}
 
 
 def variables(entries: Iterable[str]) -> dict[str, str]:
