@@ -19,4 +19,4 @@ def code(text: str) -> str:
 def plain(text: str) -> str:
     """Text as a part of a sentence."""
     escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
-    return _ACTS.sub(lambda found: f"{found[0]}\N{ZERO WIDTH SPACE}", escaped)
+    return _ACTS.sub(lambda match: f"{match[0]}\N{ZERO WIDTH SPACE}", escaped)

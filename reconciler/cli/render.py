@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reconciler.app.daemon.doctor import Finding
     from reconciler.app.onboarding.import_run import Imported
     from reconciler.app.onboarding.init import Beginning
-    from reconciler.core.onboarding.draft import Draft, Taken
+    from reconciler.core.onboarding.types import Draft, DraftFile
 
 _COLOURS = {
     "in_sync": "green",
@@ -148,17 +148,17 @@ def drafted(found: Draft) -> None:
         console.print(f"[bold]{_shown(title)}[/bold]", soft_wrap=True)
         console.print(_found_files(files, stack.directory if stack else ""))
     for one in found.files:
-        if one.why:
+        if one.reason:
             loss = ", so that git shows no diff by key" if one.keys else ""
-            said = f"{one.file.path} is encrypted as a whole{loss}: {one.why}"
+            said = f"{one.file.path} is encrypted as a whole{loss}: {one.reason}"
             console.print(f"[yellow]binary[/yellow] {_shown(said)}", soft_wrap=True)
     for left in found.left_out:
-        console.print(f"[yellow]left out[/yellow] {_shown(left.path)}: {_shown(left.why)}", soft_wrap=True)
+        console.print(f"[yellow]left out[/yellow] {_shown(left.path)}: {_shown(left.reason)}", soft_wrap=True)
     for note in found.notes:
         console.print(f"[yellow]note[/yellow] {_shown(note)}", soft_wrap=True)
 
 
-def _found_files(files: Sequence[Taken], directory: str) -> Table:
+def _found_files(files: Sequence[DraftFile], directory: str) -> Table:
     table = _table("file", "used", "mode", "owner", "as", "keys")
     for one in files:
         inside = one.file.path.removeprefix(f"{directory}/") if directory else one.file.path
@@ -175,23 +175,23 @@ def imported(done: Imported, *, as_json: bool) -> None:
     if as_json:
         _json(_imported(done))
         return
-    proof = done.proof
-    if proof is None:
+    verification = done.verification
+    if verification is None:
         console.print("nothing was written")
         return
-    for problem in proof.problems:
-        console.print(f"[red]not proven[/red] {_shown(problem)}", soft_wrap=True)
-    if proof.problems:
+    for problem in verification.problems:
+        console.print(f"[red]not verified[/red] {_shown(problem)}", soft_wrap=True)
+    if verification.problems:
         console.print("nothing was kept: there is no branch and no commit of this import")
         return
-    for note in proof.notes:
+    for note in verification.notes:
         console.print(f"[yellow]note[/yellow] {_shown(note)}", soft_wrap=True)
-    said = f"{proof.compared} live files are byte for byte what the commit gives"
-    if proof.empty:
-        said += f"; an empty plan on {listed(proof.empty)}"
-    if touched := [host for host in proof.planned if host not in proof.empty]:
+    said = f"{verification.compared} live files are byte for byte what the commit gives"
+    if verification.empty:
+        said += f"; an empty plan on {listed(verification.empty)}"
+    if touched := [host for host in verification.planned if host not in verification.empty]:
         said += f"; the plan on {listed(touched)} changes no file, and touches the services above"
-    console.print(f"[green]proven[/green] {_shown(said)}", soft_wrap=True)
+    console.print(f"[green]verified[/green] {_shown(said)}", soft_wrap=True)
     console.print(f"[green]committed[/green] {done.commit[:12]} on [bold]{_shown(done.branch)}[/bold]", soft_wrap=True)
     branch, base = _shown(done.branch), _shown(done.base_branch or "HEAD")
     console.print(f"look at it: `git show {branch}`, `reconciler diff {base}..{branch}`", soft_wrap=True)
@@ -214,7 +214,7 @@ def _imported(done: Imported) -> dict[str, Any]:
             "owner": one.owner,
             "group": one.group,
             "format": str(one.format),
-            "why": one.why,
+            "reason": one.reason,
         }
         for one in found.files
     ]
@@ -227,7 +227,7 @@ def _imported(done: Imported) -> dict[str, Any]:
         "branch": done.branch,
         "commit": done.commit,
         "written": list(done.written),
-        "proof": asdict(done.proof) if done.proof else None,
+        "verification": asdict(done.verification) if done.verification else None,
     }
 
 

@@ -98,9 +98,9 @@ def diff(
         typer.echo("nothing to compare with: origin/HEAD is not set (`git remote set-head origin --auto` sets it)")
         raise typer.Exit(IN_SYNC)
     with render.counted("decrypting") as progress:
-        found = diff_commits(span, path, environment or [], age_key_file, progress)
-    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
-    raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
+        changes = diff_commits(span, path, environment or [], age_key_file, progress)
+    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](changes))
+    raise typer.Exit(PENDING if exit_code and not changes.empty else IN_SYNC)
 
 
 class CompareForm(StrEnum):
@@ -149,12 +149,12 @@ def compare(
     file:PATH or container:SERVICE. Never shows a value; equal and different are told by fingerprints.
     Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
     """
-    from reconciler.app.compare.command import CompareRequest, compare_sides
+    from reconciler.app.compare.command import CompareRequest, run_comparison
     from reconciler.cli import compare_page, compare_reports, compare_table, render
 
-    asked = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
+    request = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
     with render.counted("looking") as progress:
-        report = compare_sides(left, right, asked, progress)
+        report = run_comparison(left, right, request, progress)
     form = CompareForm.JSON if as_json else form
     match form:
         case CompareForm.JSON:

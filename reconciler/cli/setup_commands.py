@@ -93,7 +93,7 @@ def import_(
     if not (yes or dry_run) and (as_json or not render.can_ask()):
         hint = "Give --yes, or look first with --dry-run"
         raise RefusedError("there is no terminal to ask at whether this is right", hint=hint)
-    asked = import_run.Asked(
+    request = import_run.ImportRequest(
         environment,
         tuple(side),
         path,
@@ -106,7 +106,9 @@ def import_(
         known_hosts,
     )
     with render.phases() as (progress, pause):
-        done = import_run.run(asked, lambda found: render.agrees(found, pause, yes, dry_run, as_json), progress)
+        done = import_run.import_environment(
+            request, lambda draft: render.agrees(draft, pause, yes, dry_run, as_json), progress
+        )
     render.imported(done, as_json=as_json)
     raise typer.Exit(IN_SYNC if done.commit or dry_run else ERROR)
 

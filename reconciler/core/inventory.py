@@ -96,4 +96,4 @@ class Inventory:
 
     @property
     def empty(self) -> bool:
-        return not (self.loose or any(one.files or one.containers for one in self.projects))
+        return not (self.loose or any(project.files or project.containers for project in self.projects))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from reconciler.app.checks.command import check_environments
-from reconciler.app.checks.run import Report
+from reconciler.app.checks.run import CheckReport
 from reconciler.core.checks import rules
 from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
 
@@ -27,12 +27,14 @@ def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site.root)
 
 
-def check(site: Site, *, key: bool = False, environments: Sequence[str] = (), servers: Sequence[str] = ()) -> Report:
+def check(
+    site: Site, *, key: bool = False, environments: Sequence[str] = (), servers: Sequence[str] = ()
+) -> CheckReport:
     key_file = str(site.keys) if key else None
     return check_environments("envs", environments, servers, key_file, lambda done, of: None)
 
 
-def told(report: Report) -> list[str]:
+def told(report: CheckReport) -> list[str]:
     return [f"{one.path}:{one.line} {one.rule.id} {one.message}" for one in report.findings]
 
 

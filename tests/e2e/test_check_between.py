@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from reconciler.app.checks.command import check_environments
-from reconciler.app.checks.run import Report
+from reconciler.app.checks.run import CheckReport
 from tests.support.site import API, ENVIRONMENTS, EXAMPLE, WORKER, Site
 
 pytestmark = pytest.mark.usefixtures("in_clone")
@@ -18,15 +18,15 @@ def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site.root)
 
 
-def check(site: Site, *, key: bool = False, only: Sequence[str] = (), servers: Sequence[str] = ()) -> Report:
+def check(site: Site, *, key: bool = False, only: Sequence[str] = (), servers: Sequence[str] = ()) -> CheckReport:
     return check_environments("envs", only, servers, str(site.keys) if key else None, lambda done, of: None)
 
 
-def rules_of(report: Report) -> list[str]:
+def rules_of(report: CheckReport) -> list[str]:
     return sorted(one.rule.id for one in report.findings)
 
 
-def told(report: Report) -> list[str]:
+def told(report: CheckReport) -> list[str]:
     return [f"{one.path}:{one.line} {one.rule.id} {one.message}" for one in report.findings]
 
 

@@ -206,8 +206,8 @@ def test_an_owner_without_a_name_is_compared_by_its_number(
     for side in (f"file:{live}", ssh(sshd, live)):
         asked = ("git:production", side, *trusting(sshd))
         found = one(data(committed.root, *asked, key=committed.keys))
-        facts = [fact for file in found["files"] for fact in file["facts"] if fact["what"] in ("owner", "group")]
-        told = {fact["what"]: (fact["left"], fact["right"], fact["class"]) for fact in facts}
+        facts = [fact for file in found["files"] for fact in file["facts"] if fact["name"] in ("owner", "group")]
+        told = {fact["name"]: (fact["left"], fact["right"], fact["class"]) for fact in facts}
         assert told == {"owner": ("root", "4242", DIFFERS), "group": ("4242", "4242", SAME)}
     other = written(tmp_path / "other", {"flags.env": FLAGS})
     sides = (f"file:{live}/flags.env", f"file:{other}/flags.env", "--same-environment")
@@ -607,7 +607,7 @@ def test_services_stand_side_by_side(
     run("docker", "stop", second.container("api")["Id"])
     sides = (f"file:{first.directory}", ssh(sshd, second.directory), "--same-environment", *trusting(sshd))
     found = one(data(tmp_path, *sides))
-    services = {one["service"]: {fact["what"]: fact for fact in one["facts"]} for one in found["services"]}
+    services = {one["service"]: {fact["name"]: fact for fact in one["facts"]} for one in found["services"]}
     api = services["api"]
     assert (api["state"]["left"], api["state"]["right"], api["state"]["class"]) == ("running", "exited", DIFFERS)
     assert (api["memory"]["left"], api["memory"]["right"]) == ("64 MiB", "96 MiB")
@@ -630,6 +630,6 @@ def test_a_second_project_on_one_side_does_not_hide_the_services_of_the_first(
     first.up()
     second.up()
     found = one(data(tmp_path, f"file:{first.directory}", f"file:{tmp_path}", "--same-environment"))
-    told = {one["service"]: {fact["what"]: fact["class"] for fact in one["facts"]} for one in found["services"]}
+    told = {one["service"]: {fact["name"]: fact["class"] for fact in one["facts"]} for one in found["services"]}
     assert set(told[f"{first.name}/api"].values()) == {SAME}
     assert told[f"{second.name}/api"] == {"container": "missing-left"}

@@ -24,7 +24,9 @@ def block(kind: str) -> str:
 def test_the_page_has_every_rule_of_risk_in_the_order_of_the_code() -> None:
     lines = PAGE.partition("<!-- table: risks -->\n")[2].partition("\n\n")[0].splitlines()[2:]
     documented = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-    assert documented == [(str(rule.risk), rule.why, ", ".join(f"`{word}`" for word in rule.words)) for rule in RULES]
+    assert documented == [
+        (str(rule.risk), rule.reason, ", ".join(f"`{word}`" for word in rule.words)) for rule in RULES
+    ]
 
 
 def test_the_page_names_every_class_and_remark() -> None:
@@ -83,5 +85,5 @@ def test_what_only_sounds_like_a_secret_need_not_differ(name: str) -> None:
 
 
 def test_every_word_of_the_rule_of_passwords_names_a_secret() -> None:
-    (rule,) = (rule for rule in RULES if rule.why == "a password or API key")
+    (rule,) = (rule for rule in RULES if rule.reason == "a password or API key")
     assert all(must_differ(f"SHOP_{word.rstrip('*')}") for word in rule.words)

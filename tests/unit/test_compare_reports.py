@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reconciler.app.compare.run import Report
+from reconciler.app.compare.run import ComparisonReport
 from reconciler.cli.compare_reports import as_markdown
 from reconciler.core.compare.types import Comparison, Fact, FileResult, ProbeResult, ServiceResult, Side, Status
 
@@ -19,7 +19,7 @@ def test_nothing_of_others_becomes_a_link_or_a_mention() -> None:
     probe = ProbeResult("version", Status.EXPECTED, HOSTILE, "exit 0: 1", reason=HOSTILE)
     left = Side("ssh://deploy@web-1/opt/app", (), left_out=(HOSTILE,), problems=(HOSTILE,))
     found = Comparison(left, Side("file:/opt", ()), False, (file,), (service,), (probe,))
-    text = as_markdown(Report((found,), (("ssh://ada@web-2/", HOSTILE),)))
+    text = as_markdown(ComparisonReport((found,), (("ssh://ada@web-2/", HOSTILE),)))
     outside = re.sub(r"`[^`\n]*`", "", text)
     assert outside.count("evil.example") >= 6
     assert _ACTS.findall(outside) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler.app.compare import run
-from reconciler.app.compare.command import CompareRequest, compare_sides
+from reconciler.app.compare.command import CompareRequest, run_comparison
 
 VALUE = "invented-s3cret"
 
@@ -26,7 +26,7 @@ def test_a_defect_at_one_side_is_that_sides_and_quotes_nothing(tmp_path: Path, m
     monkeypatch.setattr(run, "open_side", stumbling)
     asked = CompareRequest(repository=str(tmp_path), path="envs", config=str(tmp_path / "none"))
     left, *rights = (f"file:{tmp_path}/{name}.env" for name in ("left", "odd", "right"))
-    done = compare_sides(left, rights, asked, lambda done, of: None)
+    done = run_comparison(left, rights, asked, lambda done, of: None)
     assert [one.right.name for one in done.comparisons] == [rights[1]]
     ((side, why),) = done.failures
     assert side == rights[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.core.compare.comparison import compare
+from reconciler.core.compare.comparison import compare_sides
 from reconciler.core.compare.pairing import pair
 from reconciler.core.compare.probes import compare_answers
 from reconciler.core.compare.types import (
@@ -136,7 +136,9 @@ def machine(text: str, *hosts: str, more: bool = True) -> Side:
 
 
 def both_ways(machine: Side) -> Comparison:
-    other, found = (compare(*sides, Expectations(), different=False) for sides in ((machine, GIT), (GIT, machine)))
+    other, found = (
+        compare_sides(*sides, Expectations(), different=False) for sides in ((machine, GIT), (GIT, machine))
+    )
     assert found.unexplained == other.unexplained
     return found
 
@@ -171,7 +173,7 @@ def test_a_server_of_no_known_name_is_held_against_the_host_that_it_is_most_like
 
 def test_between_two_revisions_every_host_counts() -> None:
     later = Side("git:production@later", GIT.files[1:], "production")
-    found = compare(GIT, later, Expectations(), different=False)
+    found = compare_sides(GIT, later, Expectations(), different=False)
     assert ("shop-web-1/api.env", "") in paired(found)
     assert ("shop-web-2/api.env", "shop-web-2/api.env") in paired(found)
 
@@ -190,8 +192,8 @@ def services(
 ) -> dict[str, dict[str, Fact]]:
     """The facts that are not the same, by service."""
     sides = (Side("left", (), services=left), Side("right", (), services=right))
-    told = compare(*sides, Expectations(services=expected), different=False).services
-    return {one.service: {fact.what: fact for fact in one.facts if fact.status is not Status.SAME} for one in told}
+    told = compare_sides(*sides, Expectations(services=expected), different=False).services
+    return {one.service: {fact.name: fact for fact in one.facts if fact.status is not Status.SAME} for one in told}
 
 
 def test_a_project_that_one_side_has_beside_does_not_keep_the_others_apart() -> None:
@@ -260,12 +262,12 @@ def test_owners_are_compared_by_name_or_by_number(left: Holder, right: Holder, l
     for one, other in ((left, right), (right, left)):
         sides = (SideFile("a.env", ("a.env",), {}, None, owner=each, group=each) for each in (one, other))
         first, second = (Side("side", (file,)) for file in sides)
-        (file,) = compare(first, second, Expectations(), different=False).files
+        (file,) = compare_sides(first, second, Expectations(), different=False).files
         status = Status.SAME if like else Status.DIFFERS
-        assert {fact.what: fact.status for fact in file.facts} == {"owner": status, "group": status}
+        assert {fact.name: fact.status for fact in file.facts} == {"owner": status, "group": status}
 
 
 def test_an_owner_that_is_not_known_is_not_compared() -> None:
     sides = (SideFile("a.env", ("a.env",), {}, None, owner=each) for each in (Holder("app"), Holder()))
     first, second = (Side("side", (file,)) for file in sides)
-    assert compare(first, second, Expectations(), different=False).files[0].facts == ()
+    assert compare_sides(first, second, Expectations(), different=False).files[0].facts == ()

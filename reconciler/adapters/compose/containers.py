@@ -43,10 +43,16 @@ async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] |
     ids = [identity for identity, _, directory in lines if directory == below or is_below(directory, below)]
     try:
         facts = await _inspected(machine, "container", ids)
-        images = await _inspected(machine, "image", sorted({one["Image"] for one in facts}))
-        by_id = {one["Id"]: one for one in images}
-        found = [_labelled(one, by_id) for one in facts if (_labels(one).get(_ONE_OFF_LABEL) or "").lower() != "true"]
-        return tuple(sorted(found, key=lambda one: (one.directory, one.container.service, one.container.state)))
+        images = await _inspected(machine, "image", sorted({facts_of["Image"] for facts_of in facts}))
+        by_id = {image["Id"]: image for image in images}
+        containers = [
+            _labelled(facts_of, by_id)
+            for facts_of in facts
+            if (_labels(facts_of).get(_ONE_OFF_LABEL) or "").lower() != "true"
+        ]
+        return tuple(
+            sorted(containers, key=lambda entry: (entry.directory, entry.container.service, entry.container.state))
+        )
     except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError):
         return None
 
@@ -56,8 +62,8 @@ async def _inspected(machine: Machine, kind: str, ids: list[str]) -> list[dict[s
     if not ids:
         return []
     ran = await machine.run(["docker", kind, "inspect", *ids], "", _SECONDS)
-    found: list[dict[str, Any]] = json.loads(ran.output.reveal() or b"[]")
-    return found
+    facts: list[dict[str, Any]] = json.loads(ran.output.reveal() or b"[]")
+    return facts
 
 
 def _labels(facts: Mapping[str, Any]) -> Mapping[str, str]:
@@ -99,8 +105,8 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
 
 def _ports(bindings: Mapping[str, Any]) -> Iterable[str]:
     for inside, outside in bindings.items():
-        for one in outside or [{}]:
-            address, port = one.get("HostIp") or "", one.get("HostPort") or ""
+        for binding in outside or [{}]:
+            address, port = binding.get("HostIp") or "", binding.get("HostPort") or ""
             yield f"{address}:{port}->{inside}" if address else f"{port}->{inside}"
 
 
@@ -111,6 +117,6 @@ def _cpus(limits: Mapping[str, Any]) -> float:
     return float(quota) / float(period) if quota > 0 else 0.0
 
 
-def containers_of(found: Iterable[Labelled]) -> tuple[FoundContainer, ...]:
+def containers_of(containers: Iterable[Labelled]) -> tuple[FoundContainer, ...]:
     """The containers alone, sorted by service."""
-    return tuple(sorted((one.container for one in found), key=lambda one: (one.service, one.state)))
+    return tuple(sorted((entry.container for entry in containers), key=lambda entry: (entry.service, entry.state)))

@@ -55,14 +55,23 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
     # Asking docker costs more than all the rest: only where a compose file of whatever name may be.
     containers = await labelled(machine, path) if walk.may_hold_projects else None
     # A project that is run with -f: only its containers know which files those are.
-    told = {one.directory: one.files for one in containers or () if one.directory in walk.listings}
-    there = {one: files for one, files in told.items() if one not in walk.projects or walk.has(files)}
-    places = [_Place(one, walk.listings[one], there.get(one, ())) for one in sorted({*walk.projects, *there})]
+    compose_files_of = {
+        container.directory: container.files for container in containers or () if container.directory in walk.listings
+    }
+    there = {
+        directory: files
+        for directory, files in compose_files_of.items()
+        if directory not in walk.projects or walk.has(files)
+    }
+    places = [
+        _Place(directory, walk.listings[directory], there.get(directory, ()))
+        for directory in sorted({*walk.projects, *there})
+    ]
     projects = _not_included(await asyncio.gather(*(_project(machine, place, containers) for place in places)))
-    used = {one.file.path for project in projects for one in project.files}
-    loose = [one for one in walk.env_files if one not in used]
-    found, problems = await _read_all(machine, loose)
-    files = tuple(found[one] for one in loose if one in found)
+    used = {used.file.path for project in projects for used in project.files}
+    loose = [path for path in walk.env_files if path not in used]
+    found_files, problems = await _read_all(machine, loose)
+    files = tuple(found_files[path] for path in loose if path in found_files)
     unread = (*walk.unread, *problems)
     return Inventory(path, projects, files, tuple(walk.left_out), unread, engine=containers is not None)
 
@@ -70,10 +79,12 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
 def _not_included(projects: Sequence[FoundProject]) -> tuple[FoundProject, ...]:
     """Without those that are but parts of another, and have no container of their own."""
     return tuple(
-        one
-        for one in projects
-        if one.containers
-        or not any(set(one.compose_files) < set(other.compose_files) for other in projects if one.compose_files)
+        project
+        for project in projects
+        if project.containers
+        or not any(
+            set(project.compose_files) < set(larger.compose_files) for larger in projects if project.compose_files
+        )
     )
 
 
@@ -81,7 +92,7 @@ async def _everywhere(machine: Machine) -> Inventory:
     containers = await labelled(machine)
     if containers is None:
         return Inventory(machine.name, unread=(f"{machine.name}: docker does not answer; name a directory instead",))
-    directories = {one.directory: one.files for one in containers if one.directory}
+    directories = {container.directory: container.files for container in containers if container.directory}
     listings = await asyncio.gather(*(_listed(machine, directory) for directory in directories))
     places, gone = [], []
     for (directory, files), names in zip(directories.items(), listings, strict=True):
@@ -144,7 +155,7 @@ async def _walk(machine: Machine, top: str) -> _Walk:
         if len(level) > room:
             walk.left_out.append(f"{top}: {len(level) - room} directories and what is below them: too many")
         level = level[:room]
-        results = await asyncio.gather(*(machine.list(one) for one in level), return_exceptions=depth > 0)
+        results = await asyncio.gather(*(machine.list(directory) for directory in level), return_exceptions=depth > 0)
         for directory, names in zip(level, results, strict=True):
             if isinstance(names, LiveFileError):
                 walk.unread.append(str(names))
@@ -166,20 +177,20 @@ async def _walk(machine: Machine, top: str) -> _Walk:
 async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, FoundFile], list[str]]:
     """The files that are there, by path, and what could not be read."""
     wanted, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
-    found: dict[str, FoundFile] = {}
+    files: dict[str, FoundFile] = {}
     problems = []
     for path, result in zip(
-        wanted, await asyncio.gather(*(machine.read(one) for one in wanted), return_exceptions=True), strict=True
+        wanted, await asyncio.gather(*(machine.read(path) for path in wanted), return_exceptions=True), strict=True
     ):
         if isinstance(result, LiveFileError):
             problems.append(str(result))
         elif isinstance(result, BaseException):
             raise result
         elif result is not None:
-            found[path] = result
+            files[path] = result
     if too_many > 0:
         problems.append(f"{too_many} more files: too many")
-    return found, problems
+    return files, problems
 
 
 # --- a project ---
@@ -197,24 +208,26 @@ class _Place:
 async def _project(machine: Machine, place: _Place, containers: Sequence[Labelled] | None) -> FoundProject:
     configuration = await _configuration(machine, place)
     written = configuration.written
-    uses = [use for one in written if not one.extended for use in _uses(one, written)]
+    uses = [use for document in written if not document.extended for use in _uses(document, written)]
     uses += [_Named(path, Use.INTERPOLATION, "") for path in configuration.environments]
-    paths = sorted({one.path for one in uses})
-    found, problems = await _read_all(machine, paths)
-    missing = [path for path in paths if path not in found and any(one.required and one.path == path for one in uses)]
+    paths = sorted({use.path for use in uses})
+    files, problems = await _read_all(machine, paths)
+    missing = [path for path in paths if path not in files and any(use.required and use.path == path for use in uses)]
     problems += [f"{path} is missing" for path in missing if not any(path in problem for problem in problems)]
-    services = {name for one in written if not one.extended for name in _mapping(one.document.get("services"))}
+    services = {
+        name for document in written if not document.extended for name in _mapping(document.document.get("services"))
+    }
     problems += [] if written else [f"no compose file of {place.directory} can be read"]
-    here = [one for one in containers or () if one.directory == place.directory]
+    here = [container for container in containers or () if container.directory == place.directory]
     return FoundProject(
         name=_name(configuration, here, place.directory),
         directory=place.directory,
-        compose_files=tuple(dict.fromkeys(one.path for one in written)),
-        files=tuple(_used(found[path], uses) for path in paths if path in found),
+        compose_files=tuple(dict.fromkeys(document.path for document in written)),
+        files=tuple(_used(files[path], uses) for path in paths if path in files),
         services=tuple(sorted(services)),
         containers=containers_of(here),
-        interpolated=tuple(sorted({*_interpolated(written), *_inherited(written), *_in_env_files(found, uses)})),
-        main_files=tuple(dict.fromkeys(one.path for one in written if one.path in configuration.main)),
+        interpolated=tuple(sorted({*_interpolated(written), *_inherited(written), *_in_env_files(files, uses)})),
+        main_files=tuple(dict.fromkeys(document.path for document in written if document.path in configuration.main)),
         problem="; ".join(problems),
     )
 
@@ -239,23 +252,23 @@ async def _configuration(machine: Machine, place: _Place) -> compose_files.Confi
         configuration = compose_files.find(place.directory, place.files, {}, read)
         if not missed or len(known) > MOST_FILES:
             return configuration
-        found, _ = await _read_all(machine, sorted(missed))
-        known.update({path: found[path].data.reveal() if path in found else None for path in missed})
+        files, _ = await _read_all(machine, sorted(missed))
+        known.update({path: files[path].data.reveal() if path in files else None for path in missed})
 
 
 def _name(configuration: compose_files.Configuration, containers: Sequence[Labelled], directory: str) -> str:
     """As Compose names it: by its containers, its .env, its file, its directory."""
     if containers:
         return containers[0].project
-    said = [one.document.get("name") for one in configuration.written if one.path in configuration.main]
-    named = configuration.variables.get("COMPOSE_PROJECT_NAME") or next((str(one) for one in said if one), "")
+    said = [document.document.get("name") for document in configuration.written if document.path in configuration.main]
+    named = configuration.variables.get("COMPOSE_PROJECT_NAME") or next((str(name) for name in said if name), "")
     return expand(named, configuration.variables) or posixpath.basename(directory)
 
 
 def _interpolated(written: Iterable[Written]) -> Iterator[str]:
-    for one in written:
-        for text in _texts(one.document):
-            yield from (found[1] or found[2] for found in _VARIABLE.finditer(text.replace("$$", "")))
+    for document in written:
+        for text in _texts(document.document):
+            yield from (match[1] or match[2] for match in _VARIABLE.finditer(text.replace("$$", "")))
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -272,22 +285,22 @@ def _texts(value: object) -> Iterator[str]:
 
 def _inherited(written: Iterable[Written]) -> Iterator[str]:
     """Names without a value, which Compose fills in: of `environment`, of build arguments, of configs and secrets."""
-    for one in written:
-        for service in _mapping(one.document.get("services")).values():
+    for document in written:
+        for service in _mapping(document.document.get("services")).values():
             build = _mapping(_mapping(service).get("build"))
             for given in (_mapping(service).get("environment"), build.get("args")):
                 pairs = given.items() if isinstance(given, dict) else ((entry, None) for entry in as_list(given))
                 yield from (str(name) for name, value in pairs if value is None and "=" not in str(name))
         for kind in ("configs", "secrets"):
-            for definition in _mapping(one.document.get(kind)).values():
+            for definition in _mapping(document.document.get(kind)).values():
                 yield str(_mapping(definition).get("environment") or "")
 
 
-def _in_env_files(found: Mapping[str, FoundFile], uses: Iterable[_Named]) -> Iterator[str]:
+def _in_env_files(files: Mapping[str, FoundFile], uses: Iterable[_Named]) -> Iterator[str]:
     """What env files of services take from the project: bare names, and references in values."""
-    for path in {one.path for one in uses if one.use is Use.ENV_FILE and one.path in found}:
+    for path in {use.path for use in uses if use.use is Use.ENV_FILE and use.path in files}:
         try:
-            entries = dotenv.parse(found[path].data.reveal())
+            entries = dotenv.parse(files[path].data.reveal())
         except dotenv.EnvFileError:
             continue
         for entry in entries:
@@ -313,11 +326,11 @@ class _Named:
 def _uses(here: Written, every: Sequence[Written]) -> Iterator[_Named]:
     """What the services of one document use; the others hold definitions that it may refer to."""
     definitions: dict[str, dict[str, str]] = {"configs": {}, "secrets": {}}
-    for one in every:
-        for kind, found in definitions.items():
-            for name, definition in _mapping(one.document.get(kind)).items():
+    for document in every:
+        for kind, paths in definitions.items():
+            for name, definition in _mapping(document.document.get(kind)).items():
                 if isinstance(file := _mapping(definition).get("file"), str):
-                    found[name] = _path(file, one)
+                    paths[name] = _path(file, document)
     for name, service in _mapping(here.document.get("services")).items():
         yield from _of_service(name, _mapping(service), here, definitions)
         yield from _extended(name, _mapping(service), here, every, definitions)
@@ -337,7 +350,7 @@ def _extended(
         if not isinstance(extends, dict):
             return
         path = _path(str(extends["file"]), here) if extends.get("file") else here.path
-        here = next((one for one in every if one.path == path), here)
+        here = next((document for document in every if document.path == path), here)
         base = _mapping(_mapping(here.document.get("services")).get(str(extends.get("service"))))
         yield from _of_service(name, base, here, definitions)
         extends = base.get("extends")
@@ -385,9 +398,9 @@ def _used(file: FoundFile, uses: Iterable[_Named]) -> UsedFile:
     """The file with its most telling use: a service's own env file before a mounted one before interpolation."""
     services: defaultdict[Use, set[str]] = defaultdict(set)
     raw = False
-    for one in uses:
-        if one.path == file.path:
-            services[one.use].add(one.service)
-            raw = raw or one.raw
+    for reference in uses:
+        if reference.path == file.path:
+            services[reference.use].add(reference.service)
+            raw = raw or reference.raw
     use = next(use for use in (Use.ENV_FILE, Use.MOUNT, Use.INTERPOLATION) if use in services)
     return UsedFile(file, use, tuple(sorted(services[use] - {""})), raw)

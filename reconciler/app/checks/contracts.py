@@ -77,14 +77,14 @@ async def check_contracts(
 ) -> list[Finding]:
     """Ask about every source that names a contract. ``variables`` are the values that are known, by path; ``now`` in
     seconds since the epoch."""
-    asked = [source for source in survey.sources if book.of(source) and _names(source, variables) is not None]
+    sources = [source for source in survey.sources if book.of(source) and _names(source, variables) is not None]
     questions = [
         Question(book.of(source), tuple(_names(source, variables) or ()), variables.get(source.path))
-        for source in asked
+        for source in sources
     ]
     findings: list[Finding] = []
     answers = await _answers(list(book.contracts.values()), questions, engine, findings)
-    for source, breaches in zip(asked, answers, strict=True):
+    for source, breaches in zip(sources, answers, strict=True):
         findings += [_finding(source, breach) for breach in breaches if not source.is_left_to_server(breach.key)]
         findings += _noted(source, book.of(source), _names(source, variables) or (), now)
     return findings
@@ -116,7 +116,7 @@ async def _one_by_one(
     at_fault: set[str] = set()
     answers = []
     for question in questions:
-        told: list[Breach] = []
+        breaches: list[Breach] = []
         for contract in question.contracts:
             if contract.path in at_fault:
                 continue
@@ -127,8 +127,8 @@ async def _one_by_one(
                 findings.append(Finding(rules.CONTRACT_INVALID, contract.path, 1, error.what))
             else:
                 findings += _faults([contract], answer)
-                told += answer.breaches[0]
-        answers.append(told)
+                breaches += answer.breaches[0]
+        answers.append(breaches)
     return answers
 
 

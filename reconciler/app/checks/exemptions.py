@@ -68,8 +68,8 @@ class Exemptions:
         return remaining + (self._unused(used, sealed) if whole else [])
 
     def _exempted(self, finding: Finding) -> int | None:
-        for number, one in enumerate(self.exemptions):
-            if one.rule == finding.rule.id and fnmatchcase(finding.path, one.path):
+        for number, exemption in enumerate(self.exemptions):
+            if exemption.rule == finding.rule.id and fnmatchcase(finding.path, exemption.path):
                 return number
         return None
 
@@ -79,10 +79,10 @@ class Exemptions:
                 rules.EXEMPTION_UNUSED,
                 CHECK_SETTINGS,
                 line,
-                f"{one.rule} finds nothing at {one.path} any more: take it out",
+                f"{exemption.rule} finds nothing at {exemption.path} any more: take it out",
             )
-            for number, (one, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
-            if number not in used and not _needs(one, sealed)
+            for number, (exemption, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
+            if number not in used and not _needs(exemption, sealed)
         ]
 
 
@@ -105,8 +105,8 @@ def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
     except UnreadableError as error:
         return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, str(error))]
     settings, problems = validate(CheckFile, document)
-    told = document.sentences([*document.problems, *problems])
-    findings = [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in told]
+    sentences = document.sentences([*document.problems, *problems])
+    findings = [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in sentences]
     if settings is None:
         return Exemptions(), findings
     return _known(settings, document, findings), findings
@@ -114,13 +114,17 @@ def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
 
 def _known(settings: CheckFile, document: Document, findings: list[Finding]) -> Exemptions:
     kept = []
-    for number, one in enumerate(settings.exempt):
+    for number, exemption in enumerate(settings.exempt):
         line = document.line(("exempt", number))
-        if one.rule in rules.BY_ID and rules.BY_ID[one.rule] not in _ALWAYS_ON:
-            kept.append((one, line))
+        if exemption.rule in rules.BY_ID and rules.BY_ID[exemption.rule] not in _ALWAYS_ON:
+            kept.append((exemption, line))
         else:
-            what = "cannot be turned off" if one.rule in rules.BY_ID else "is no rule; docs/checks.md lists them"
-            findings.append(
-                Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, f"exempt[{number}].rule: {one.rule} {what}")
+            problem = (
+                "cannot be turned off" if exemption.rule in rules.BY_ID else "is no rule; docs/checks.md lists them"
             )
-    return Exemptions(tuple(one for one, _ in kept), tuple(line for _, line in kept))
+            findings.append(
+                Finding(
+                    rules.CHECK_SETTINGS, CHECK_SETTINGS, line, f"exempt[{number}].rule: {exemption.rule} {problem}"
+                )
+            )
+    return Exemptions(tuple(exemption for exemption, _ in kept), tuple(line for _, line in kept))

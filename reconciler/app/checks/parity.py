@@ -33,16 +33,16 @@ class _Example:
 
 def check_parity(survey: Survey) -> Iterator[Finding]:
     """Keys that are missing on either side."""
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
     yield from _groups_of_no_file(survey)
     for environment in survey.environments:
         for path, data in _examples(survey, environment):
             example, problems = _read(path, data)
             yield from problems
             for finding, key in _compare(environment, example):
-                told.add((finding.path, key))
+                reported.add((finding.path, key))
                 yield finding
-    yield from _between(survey, told)
+    yield from _between(survey, reported)
 
 
 # --- examples ---
@@ -67,7 +67,7 @@ def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
     except dotenv.EnvFileError as error:
         finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
         return _Example(path, {}), [finding]
-    problems = [one for one in line_lint.plain(path, entries) if one.rule is rules.KEY_NAME]
+    problems = [finding for finding in line_lint.plain(path, entries) if finding.rule is rules.KEY_NAME]
     entries = tuple(entry for entry in entries if not line_lint.may_be_a_value(entry.key, entry.template))
     problems += secrets_in_plain(path, entries, looks_real)
     if base not in _GENERAL:
@@ -105,8 +105,8 @@ def _missing(
     for key in sorted(wanted.keys() - there):
         if any(source.is_left_to_server(key) for source in sources):
             continue
-        shown = key_name(key)
-        message = f"{shown} is missing in {holder}; {example}:{wanted[key]} has it"
+        name = key_name(key)
+        message = f"{name} is missing in {holder}; {example}:{wanted[key]} has it"
         yield Finding(rules.EXAMPLE_KEY_MISSING, where, 1, message), key
 
 
@@ -129,7 +129,9 @@ def _groups_of_no_file(survey: Survey) -> Iterator[Finding]:
             for outline in (outlines(environment.manifest) if environment.manifest else ())
             for name in (outline.source, posixpath.basename(outline.source))
         }
-        if any(one.manifest is None for one in survey.environments if directory in ("", one.name)):
+        if any(
+            environment.manifest is None for environment in survey.environments if directory in ("", environment.name)
+        ):
             continue  # told already, and it may name any file
         for name, line in example.groups.items():
             if name not in names:
@@ -140,7 +142,7 @@ def _groups_of_no_file(survey: Survey) -> Iterator[Finding]:
 # --- environments ---
 
 
-def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Finding]:
+def _between(survey: Survey, reported: Collection[tuple[str, str]]) -> Iterator[Finding]:
     """Keys that the same source has in another environment. What an example has told of is not told twice."""
     by_name: dict[str, list[Source]] = {}
     for source in survey.sources:
@@ -155,7 +157,7 @@ def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Find
             for key in sorted(holders.keys() - (source.keys or {}).keys()):
                 if source.is_left_to_server(key):
                     continue
-                if (source.path, key) not in told and not any((path, key) in told for path in _paths(sources)):
+                if (source.path, key) not in reported and not any((path, key) in reported for path in _paths(sources)):
                     message = f"{key_name(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
                     yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message, tuple(holders[key]))
 

@@ -78,8 +78,8 @@ def _read(data: bytes) -> _Config:
         raise ValueError(f"is no YAML{f' (line {mark.line + 1})' if mark else ''}") from None
     except (RecursionError, UnicodeDecodeError):
         raise ValueError("is no YAML that can be read") from None
-    found = read_rules(parsed)
-    return _Config(found, tuple(_lines(node, len(found))))
+    result = read_rules(parsed)
+    return _Config(result, tuple(_lines(node, len(result))))
 
 
 def _check_depth(data: bytes) -> None:
@@ -144,11 +144,11 @@ def _compare(config: str, source: Source, rule: CreationRule) -> Iterator[Findin
     actual = {*metadata.age, *(fingerprint.upper() for fingerprint in metadata.pgp)}
     missing = sorted(rule.recipients - actual)
     extra = sorted(actual - rule.recipients)
-    told = [f"not for {listed(missing)}"] if missing else []
-    told += [f"for {listed(extra)}, whom the rule does not name"] if extra else []
-    if told:
+    problems = [f"not for {listed(missing)}"] if missing else []
+    problems += [f"for {listed(extra)}, whom the rule does not name"] if extra else []
+    if problems:
         message = (
-            f"is encrypted {', and '.join(told)} (creation_rules[{rule.number}] of {config}): "
+            f"is encrypted {', and '.join(problems)} (creation_rules[{rule.number}] of {config}): "
             "run `sops updatekeys`; whoever could read it before still can read its history"
         )
         yield Finding(rules.RECIPIENTS_DIFFER, source.path, 1, message)
@@ -172,10 +172,10 @@ def check_copies(survey: Survey) -> Iterator[Finding]:
                     f"{entry.key} holds the ciphertext of {first}: sops binds a value to its key and will refuse it"
                 )
                 yield Finding(rules.COPIED_CIPHERTEXT, source.path, entry.line or 1, message)
-            other = holders.setdefault((entry.key, entry.encrypted), source)
-            if other.environment != source.environment:
-                times = shared.get((other.path, source.path), (other, source, 0))[2]
-                shared[other.path, source.path] = (other, source, times + 1)
-    for other, source, times in shared.values():
-        message = f"{times} value(s) are the very ciphertext of {other.path}: a copied file, and so the same secrets"
-        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message, (other.environment,))
+            holder = holders.setdefault((entry.key, entry.encrypted), source)
+            if holder.environment != source.environment:
+                times = shared.get((holder.path, source.path), (holder, source, 0))[2]
+                shared[holder.path, source.path] = (holder, source, times + 1)
+    for holder, source, times in shared.values():
+        message = f"{times} value(s) are the very ciphertext of {holder.path}: a copied file, and so the same secrets"
+        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message, (holder.environment,))

@@ -98,18 +98,18 @@ def survey(
 ) -> Survey:
     """Read every environment of the tree. ``servers`` are server's files by the environment that they follow."""
     findings: list[Finding] = []
-    found = []
+    environments = []
     for name in tree.directories():
         reader = _Reader(tree, prefix, name, parse_yaml, findings)
         if f"{name}/{MANIFEST}" in (tree.files.keys() | tree.odd.keys()):
-            found.append(reader.environment((servers or {}).get(name, ())))
+            environments.append(reader.environment((servers or {}).get(name, ())))
         else:
             findings += _without_manifest(tree, name)
     for path, data in tree.files.items():
         findings += _anywhere(path, data)
     findings += _odd_ones(tree)
-    findings += _plain_env_files(tree, found, _Reader(tree, prefix, "", parse_yaml, findings))
-    return Survey(tree, prefix, tuple(found), tuple(findings))
+    findings += _plain_env_files(tree, environments, _Reader(tree, prefix, "", parse_yaml, findings))
+    return Survey(tree, prefix, tuple(environments), tuple(findings))
 
 
 def _without_manifest(tree: Tree, name: str) -> Iterator[Finding]:
@@ -121,11 +121,11 @@ def _without_manifest(tree: Tree, name: str) -> Iterator[Finding]:
 
 def _odd_ones(tree: Tree) -> Iterator[Finding]:
     """What looks like a part of the configuration, and is read by nobody."""
-    for path, what in tree.odd.items():
+    for path, kind in tree.odd.items():
         if posixpath.basename(path) == SOPS_CONFIG:
-            yield Finding(rules.SOPS_CONFIG_INVALID, path, 1, f"is {what}, which is not followed here")
+            yield Finding(rules.SOPS_CONFIG_INVALID, path, 1, f"is {kind}, which is not followed here")
         elif "/" not in path and not _BYSTANDER.fullmatch(path) and path != CHECK_SETTINGS:
-            message = f"is {what}: no server follows it; an environment is a directory of files"
+            message = f"is {kind}: no server follows it; an environment is a directory of files"
             yield Finding(rules.SOURCE_UNUSABLE, path, 1, message)
     for path in (*tree.files, *tree.odd):
         base = posixpath.basename(path)
@@ -133,15 +133,15 @@ def _odd_ones(tree: Tree) -> Iterator[Finding]:
             yield Finding(rules.MANIFEST_INVALID, path, 1, f"is read by no server: name it {MANIFEST}")
 
 
-def _plain_env_files(tree: Tree, found: Sequence[Environment], reader: _Reader) -> Iterator[Finding]:
+def _plain_env_files(tree: Tree, environments: Sequence[Environment], reader: _Reader) -> Iterator[Finding]:
     """Env files that are no sources, wherever they lie. Where a manifest cannot be used, it is not known which are."""
-    unknown = tuple(f"{one.name}/" for one in found if one.manifest is None)
-    manifests = tuple(f"{one.name}/" for one in found)
+    unknown = tuple(f"{environment.name}/" for environment in environments if environment.manifest is None)
+    manifests = tuple(f"{environment.name}/" for environment in environments)
     named = {
-        f"{one.name}/{outline.source}"
-        for one in found
-        if one.manifest is not None
-        for outline in outlines(one.manifest)
+        f"{environment.name}/{outline.source}"
+        for environment in environments
+        if environment.manifest is not None
+        for outline in outlines(environment.manifest)
     }
     for path, data in tree.files.items():
         if path in named or path.startswith(unknown) or not is_env_file(posixpath.basename(path)):
@@ -193,7 +193,7 @@ class _Reader:
         document, manifest = self._manifest(path, servers)
         named = {outline.source: outline for outline in outlines(manifest)} if manifest else {}
         sources = [source for outline in named.values() if (source := self._named(outline, document, path))]
-        sources += [source for other in self._others(named) if (source := self._unnamed(other, manifest is not None))]
+        sources += [source for path in self._others(named) if (source := self._unnamed(path, manifest is not None))]
         return Environment(self._name, document, manifest, tuple(sources))
 
     def look_at(self, path: str, data: bytes) -> None:
@@ -215,7 +215,7 @@ class _Reader:
             self._report(rules.MANIFEST_INVALID, path, *_placed(str(error), path))
             return None, None
         results = [validate(ManifestFile, document, server) for server in servers or (None,)]
-        manifest = next((one for one, _ in results if one), None)
+        manifest = next((host for host, _ in results if host), None)
         mistakes = [mistake for _, of_one in results for mistake in of_one]
         for line, text in dict.fromkeys(document.sentences([*document.problems, *mistakes])):
             self._report(rules.MANIFEST_INVALID, path, line, text)
@@ -233,10 +233,10 @@ class _Reader:
             return None
         if path not in self._tree.files:
             directory = path in self._directories
-            what = "is a directory" if directory else "does not exist"
+            problem = "is a directory" if directory else "does not exist"
             rule = rules.SOURCE_UNUSABLE if directory else rules.SOURCE_MISSING
             self._report(
-                rule, manifest, line, f"the source {outline.source} {what}: add the file, or remove its target"
+                rule, manifest, line, f"the source {outline.source} {problem}: add the file, or remove its target"
             )
             return None
         data = self._tree.files[path]
@@ -270,7 +270,7 @@ class _Reader:
 
     def _encrypted(self, path: str, data: bytes, outline: Outline | None) -> Source:
         name = path.removeprefix(f"{self._name}/")
-        shown = posixpath.normpath(posixpath.join(self._prefix, path))
+        shown_path = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")
         is_dotenv = ciphertext.format_of(name, data) is Format.DOTENV
         linted = line_lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
@@ -280,7 +280,7 @@ class _Reader:
         if not linted.conflict and not line_lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
             try:
-                cipher = ciphertext.read(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
+                cipher = ciphertext.read(shown_path, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
             except SourceError as error:
                 self._refused(path, rest, error)
         keys = None
@@ -305,13 +305,13 @@ class _Reader:
             return plain
         text = data.decode("utf-8", "surrogateescape")
         linted = line_lint.lint(path, text, encrypted=False)
-        self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
+        self._findings += [finding for finding in linted.findings if finding.rule is not rules.CONFLICT_MARKER]
         if linted.conflict:
             return plain
-        entries, found = read_entries(path, data, outline.parser)
-        self._findings += [*found, *secrets_in_plain(path, entries if not found else ())]
+        entries, problems = read_entries(path, data, outline.parser)
+        self._findings += [*problems, *secrets_in_plain(path, entries if not problems else ())]
         keys = {entry.key: entry.line for entry in entries}
-        return Source(self._name, name, path, data, outline, keys=keys if not found else None)
+        return Source(self._name, name, path, data, outline, keys=keys if not problems else None)
 
     def _report(self, rule: Rule, path: str, line: int, message: str) -> None:
         self._findings.append(Finding(rule, path, line, message))

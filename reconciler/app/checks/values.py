@@ -96,11 +96,11 @@ def check_shared_secrets(
             secret = said.secret or names_a_secret(key)
             if not secret or len(value) < _SHORTEST_SECRET or said.differs in (Differs.MAY, Differs.NEVER):
                 continue
-            other, name = holders.setdefault(digest(value.encode("utf-8", "surrogatepass")), (opened, key))
-            if other.source.environment != opened.source.environment:
-                message = f"{key_name(key)} is the same secret as {key_name(name)} of {other.source.path}"
+            holder, name = holders.setdefault(digest(value.encode("utf-8", "surrogatepass")), (opened, key))
+            if holder.source.environment != opened.source.environment:
+                message = f"{key_name(key)} is the same secret as {key_name(name)} of {holder.source.path}"
                 where = (opened.source.path, opened.source.line(key))
-                yield Finding(rules.SHARED_SECRET, *where, message, (other.source.environment,))
+                yield Finding(rules.SHARED_SECRET, *where, message, (holder.source.environment,))
 
 
 def check_differences(every: list[Opened], notes: Mapping[str, Mapping[str, Notes]]) -> Iterator[Finding]:
@@ -111,18 +111,18 @@ def check_differences(every: list[Opened], notes: Mapping[str, Mapping[str, Note
             by_name.setdefault((opened.source.name, key), []).append(opened)
     for (_, key), several in by_name.items():
         for number, opened in enumerate(several):
-            broken = (_broken(key, one, opened, notes) for one in several[:number])
+            broken = (_broken(key, earlier, opened, notes) for earlier in several[:number])
             yield from [finding for finding in broken if finding][:1]
 
 
-def _broken(key: str, one: Opened, other: Opened, notes: Mapping[str, Mapping[str, Notes]]) -> Finding | None:
+def _broken(key: str, earlier: Opened, later: Opened, notes: Mapping[str, Mapping[str, Notes]]) -> Finding | None:
     """Whether two environments break an ``x-differs`` that the contracts of either say."""
-    same = one.variables[key] == other.variables[key]
-    for opened in (other, one):
+    same = earlier.variables[key] == later.variables[key]
+    for opened in (later, earlier):
         said = notes.get(opened.source.path, {}).get(key, Notes())
         if said.differs is (Differs.MUST if same else Differs.NEVER):
-            what = "must differ, and is as in" if same else "must be as in"
-            message = f"{key_name(key)} {what} {one.source.path} ({said.contract}:{said.line})"
-            where = (other.source.path, other.source.line(key))
-            return Finding(rules.CONTRACT_DIFFERS, *where, message, (one.source.environment,))
+            verb = "must differ, and is as in" if same else "must be as in"
+            message = f"{key_name(key)} {verb} {earlier.source.path} ({said.contract}:{said.line})"
+            where = (later.source.path, later.source.line(key))
+            return Finding(rules.CONTRACT_DIFFERS, *where, message, (earlier.source.environment,))
     return None

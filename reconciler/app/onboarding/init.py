@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app.environment_name import check_environment
-from reconciler.app.onboarding.sops_config import Governed, governed, rule_text, with_rule
+from reconciler.app.onboarding.sops_config import GoverningRule, governing_rule, rule_text, with_rule
 from reconciler.app.wiring import clone
 from reconciler.core.errors import RefusedError
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
@@ -97,7 +97,7 @@ def begin(environment: str, path: str, key_file: str | None, recipients: Sequenc
 
 async def _begin(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> Beginning:
     top = clone.work_tree_top(os.getcwd())
-    git = clone.clone_writer(top)
+    git = clone.CloneWriter(top)
     directory = directory_in_git(path)
     texts = {
         posixpath.join(directory, ".gitattributes"): ATTRIBUTES,
@@ -107,12 +107,12 @@ async def _begin(environment: str, path: str, key_file: str | None, recipients: 
     # All that can stand in the way is looked at before anything is written.
     inside = posixpath.join(directory, environment)
     configs = _configs(top, inside)
-    found = governed(posixpath.join(inside, "any.env"), configs)
-    for one in (*([] if found.rule else [found.config or SOPS_CONFIG]), *texts):
-        _require_room(top, one, added_to=one in configs)
+    governing = governing_rule(posixpath.join(inside, "any.env"), configs)
+    for name in (*([] if governing.rule else [governing.config or SOPS_CONFIG]), *texts):
+        _require_room(top, name, added_to=name in configs)
     steps: list[Step] = []
     key, public = _key(top, key_file, recipients, steps)
-    notes = _sops_config(top, inside, public, configs, found, steps)
+    notes = _sops_config(top, inside, public, configs, governing, steps)
     for name, text in texts.items():
         _file(top, name, text, steps)
     changed = await git.uncommitted([step.path for step in steps if not os.path.isabs(step.path)])
@@ -132,7 +132,7 @@ def _key(top: str, key_file: str | None, recipients: Sequence[str], steps: list[
     if recipients:
         if key_file is not None:
             raise RefusedError("--recipient and --age-key-file exclude each other", hint="Leave one of them out")
-        if wrong := [one for one in recipients if not one.startswith("age1")] + mistyped(recipients):
+        if wrong := [recipient for recipient in recipients if not recipient.startswith("age1")] + mistyped(recipients):
             raise RefusedError(f"{', '.join(wrong)} is no public age key", hint="It is what `age-keygen -y` prints")
         return "", list(recipients)
     path = os.path.abspath(os.path.expanduser(key_file or default_key_file()))
@@ -143,12 +143,12 @@ def _key(top: str, key_file: str | None, recipients: Sequence[str], steps: list[
         public = clone.make_key_file(path)
         steps.append(Step("made", path, "the private key: keep a copy where only you get at it, and never commit it"))
         return path, [public]
-    found = clone.public_keys(path)
-    if len(found) != 1:
+    existing = clone.public_keys(path)
+    if len(existing) != 1:
         hint = "Say whom to encrypt for with --recipient age1…, or name another file with --age-key-file"
-        raise RefusedError(f"holds {len(found)} age keys, and only one is wanted", where=path, hint=hint)
+        raise RefusedError(f"holds {len(existing)} age keys, and only one is wanted", where=path, hint=hint)
     steps.append(Step("there", path, "the private key; files are encrypted for its public half"))
-    return path, list(found)
+    return path, list(existing)
 
 
 def _is_inside(path: str, top: str) -> bool:
@@ -161,7 +161,7 @@ def _configs(top: str, directory: str) -> dict[str, bytes]:
     candidates = [SOPS_CONFIG]
     for part in posixpath.dirname(directory).split("/"):
         candidates.append(posixpath.join(posixpath.dirname(candidates[-1]), part, SOPS_CONFIG))
-    return {one: data for one in candidates if (data := _read(top, one)) is not None}
+    return {name: data for name in candidates if (data := _read(top, name)) is not None}
 
 
 def _sops_config(
@@ -169,16 +169,16 @@ def _sops_config(
     directory: str,
     recipients: Sequence[str],
     configs: Mapping[str, bytes],
-    found: Governed,
+    governing: GoverningRule,
     steps: list[Step],
 ) -> list[str]:
     """See that a rule says for whom the environment's files are; what else a person must do about it."""
-    config = found.config or SOPS_CONFIG
-    if found.rule is not None:
+    config = governing.config or SOPS_CONFIG
+    if governing.rule is not None:
         note = f"its rule for {directory} is left as it is"
         steps.append(Step("there", config, note))
-        if found.rule.recipients != frozenset(recipients):
-            who = ", ".join(sorted(found.rule.recipients)) or "nobody with an age key"
+        if governing.rule.recipients != frozenset(recipients):
+            who = ", ".join(sorted(governing.rule.recipients)) or "nobody with an age key"
             return [f"{config} encrypts {directory} for {who}, and not for {', '.join(recipients)}"]
         return []
     relative = posixpath.relpath(directory, posixpath.dirname(config) or ".")
@@ -187,7 +187,7 @@ def _sops_config(
         steps.append(Step("there", config, "it is left as it is"))
         return [f"{config} has no rule for {directory}. Add this one:\n{rule_text(relative, recipients).rstrip()}"]
     _write(top, config, new, steps)
-    steps.append(Step("made" if found.config is None else "added to", config, f"a rule for {directory}"))
+    steps.append(Step("made" if governing.config is None else "added to", config, f"a rule for {directory}"))
     return []
 
 
@@ -213,15 +213,15 @@ def _directory(top: str, path: str) -> str:
     """
     full = top
     for part in posixpath.dirname(path).split("/") if "/" in path else ():
-        one = os.path.join(full, part)
-        where = os.path.relpath(one, top)
-        if os.path.islink(one):
+        directory = os.path.join(full, part)
+        where = os.path.relpath(directory, top)
+        if os.path.islink(directory):
             raise RefusedError("is a link, and nothing is written through one", where=where, hint="Name another --path")
-        if not os.path.lexists(one):
+        if not os.path.lexists(directory):
             return full
-        if not os.path.isdir(one):
+        if not os.path.isdir(directory):
             raise RefusedError("is no directory", where=where, hint="Name another --path, or take it away")
-        full = one
+        full = directory
     return full
 
 
@@ -281,10 +281,10 @@ def _as_before(full: str, descriptor: int) -> None:
 
 
 def _refused(error: OSError, where: str, steps: Sequence[Step] = ()) -> RefusedError:
-    why = (error.strerror or "unknown reason").lower()
+    reason = (error.strerror or "unknown reason").lower()
     made = [step.path for step in steps if step.what != "there"]
     hint = f"Made before that, and left: {listed(made)}" if made else "Nothing was written"
-    return RefusedError(f"it cannot be read or written ({why})", where=where, hint=hint)
+    return RefusedError(f"it cannot be read or written ({reason})", where=where, hint=hint)
 
 
 async def _server_file(git: clone.CloneWriter, environment: str, directory: str) -> str:

@@ -50,8 +50,8 @@ def conflict_markers(path: str, text: str) -> list[Finding]:
 def private_keys(path: str, text: str) -> list[Finding]:
     """A private key in plain text. Whoever can read the repository has it."""
     message = "a private key lies here in plain text: replace the key, git keeps this one for ever"
-    found = [_line(text, match.start()) for match in _PRIVATE_KEY.finditer(text)]
-    return [Finding(rules.PRIVATE_KEY, path, line, message) for line in found[:1]]
+    lines = [_line(text, match.start()) for match in _PRIVATE_KEY.finditer(text)]
+    return [Finding(rules.PRIVATE_KEY, path, line, message) for line in lines[:1]]
 
 
 def lint(path: str, text: str, *, encrypted: bool) -> Linted:
