@@ -1,4 +1,4 @@
-"""What `diff` found, as text, as data, and as a comment on a pull request. Pure: from a difference to text."""
+"""Renders the result of `diff` as text, as JSON, and as a comment on a pull request. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
-from reconciler.cli.markdown import code, plain
+from reconciler.cli.markdown import code, plain_text
 from reconciler.core.checks.rules import Finding
 from reconciler.core.text import printable
 
 MARKER = "<!-- reconciler-diff -->"
-"""By this a job finds its own comment again, to update it in place."""
+"""Marks the comment, so that a CI job finds it and updates it in place."""
 
-# GitHub takes comments of 65,536 characters; the parts below (two of them warnings) stay within that together.
+# GitHub accepts comments of 65,536 characters; the parts below (two of them warnings) stay within that together.
 _WARNING, _TABLE, _LIST = 8_000, 36_000, 10_000
 _MOST_NAMES = 20  # keys in one cell
 
@@ -23,11 +23,11 @@ FORMATS: dict[str, Callable[[CommitDiff], str]] = {
     "json": lambda difference: json.dumps(_data(difference), indent=2) + "\n",
     "markdown": lambda difference: _markdown(difference),
 }
-"""How a difference is written, by the name of the format; each with a newline at its end."""
+"""The renderer of each format; each text ends with a newline."""
 
 
-def summary(diff: CommitDiff) -> str:
-    """One sentence: how much changed."""
+def summarize_diff(diff: CommitDiff) -> str:
+    """Summarize the changes in one sentence."""
     if diff.empty:
         return "nothing changed"
     environments = len({file.environment for file in diff.files})
@@ -46,8 +46,7 @@ def _counted(number: int, singular: str, several: str) -> str:
 
 
 def _notes(file: FileChange, name: Callable[[str], str] = str, words: Callable[[str], str] = str) -> Iterator[str]:
-    """What is to be said beside the names of keys, a sentence each. ``name`` is how a key is written, ``words`` how
-    everything else is."""
+    """The notes beside the names of keys, one sentence each. ``name`` formats a key, ``words`` formats other text."""
     yield from (words(note) for note in _sentences(file))
     for key, when in file.equal.items():
         for word, names in when.items():
@@ -63,7 +62,7 @@ def _sentences(file: FileChange) -> Iterator[str]:
         yield "re-encrypted only: no value changed"
     if file.change.rotated:
         others = "value" if file.change.keys.empty else "other value"
-        yield f"every {others} was re-encrypted (rotate?); without a key it cannot be told whether values changed"
+        yield f"every {others} was re-encrypted (rotate?); without a key it is unknown whether values changed"
     if file.change.joined:
         yield f"can decrypt it now: {', '.join(file.change.joined)}"
     if file.change.left:
@@ -76,14 +75,14 @@ def _sentences(file: FileChange) -> Iterator[str]:
 
 
 def _text(diff: CommitDiff) -> str:
-    lines = [f"{_short(diff.base)}..{_short(diff.head)}: {summary(diff)}"]
+    lines = [f"{_short(diff.base)}..{_short(diff.head)}: {summarize_diff(diff)}"]
     for file in diff.files:
         lines.append(f"{file.environment}/{file.source}{_destination(file)}")
         lines += [f"  {sign}{name}" for sign, name in _signed(file)]
         lines += [f"  {note}" for note in _notes(file)]
     lines += [f"{target.environment}: {_target(target)}" for target in diff.targets]
     lines += [f"{path}: {status}" for path, status in diff.others]
-    lines += [f"a contract of it changed, and was asked: {path}" for path in diff.asked]
+    lines += [f"checked again, because its contract changed: {path}" for path in diff.rechecked]
     lines += [
         f"{finding.path}:{finding.line}: {finding.rule.severity} [{finding.rule.id}] {finding.message}"
         for finding in diff.findings
@@ -99,7 +98,7 @@ def _destination(file: FileChange) -> str:
 def _target(target: TargetChange) -> str:
     """Such as ``target changed: api.env (stack app; path /a → /b)``."""
     more = "; ".join([*([f"stack {target.stack}"] if target.stack else []), *target.details])
-    return f"target {target.what}: {target.source}" + (f" ({more})" if more else "")
+    return f"target {target.change}: {target.source}" + (f" ({more})" if more else "")
 
 
 def _signed(file: FileChange) -> Iterator[tuple[str, str]]:
@@ -120,20 +119,20 @@ def _data(diff: CommitDiff) -> dict[str, Any]:
         "base": diff.base,
         "head": diff.head,
         "directory": diff.directory,
-        "summary": summary(diff),
+        "summary": summarize_diff(diff),
         "with_values": diff.with_values,
         "files": [_file(file) for file in diff.files],
         "targets": [
             {
                 "environment": target.environment,
-                "change": target.what,
+                "change": target.change,
                 "source": target.source,
                 "stack": target.stack,
                 "details": list(target.details),
             }
             for target in diff.targets
         ],
-        "asked": list(diff.asked),
+        "rechecked": list(diff.rechecked),
         "findings": [{"path": finding.path, "line": finding.line, **_finding(finding)} for finding in diff.findings],
         "others": [{"path": path, "status": status} for path, status in diff.others],
     }
@@ -165,11 +164,11 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _markdown(diff: CommitDiff) -> str:
-    parts = [MARKER, "### Configuration changes", f"**{plain(summary(diff).capitalize())}**"]
+    parts = [MARKER, "### Configuration changes", f"**{plain_text(summarize_diff(diff).capitalize())}**"]
     if removed := _removed(diff.files):
-        parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one will not find it.")
+        parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one of them will not find it.")
     if diff.findings:
-        said = [f"> - ⚠️ {code(finding.path)}: {plain(finding.message)}" for finding in diff.findings]
+        said = [f"> - ⚠️ {code(finding.path)}: {plain_text(finding.message)}" for finding in diff.findings]
         lines, more = _within(_WARNING, said)
         parts.append("\n".join([*lines, *([f"> - and {more} more"] if more else [])]))
     if diff.files:
@@ -178,7 +177,7 @@ def _markdown(diff: CommitDiff) -> str:
         parts.append("\n".join([*head, *rows, *([f"| and {more} more files | | | | | | |"] if more else [])]))
     listed = [f"- {code(target.environment)}: {_target_in_markdown(target)}" for target in diff.targets]
     listed += [f"- {code(path)} {status}" for path, status in diff.others]
-    listed += [f"- a contract of {code(path)} changed, and was asked" for path in diff.asked]
+    listed += [f"- {code(path)} was checked again, because its contract changed" for path in diff.rechecked]
     if listed:
         lines, more = _within(_LIST, listed)
         parts.append("\n".join([*lines, *([f"- and {more} more"] if more else [])]))
@@ -189,7 +188,7 @@ def _markdown(diff: CommitDiff) -> str:
 
 def _target_in_markdown(target: TargetChange) -> str:
     details = [*([f"stack {target.stack}"] if target.stack else []), *target.details]
-    return f"target {target.what}: {code(target.source)}" + "".join(f"; {code(detail)}" for detail in details)
+    return f"target {target.change}: {code(target.source)}" + "".join(f"; {code(detail)}" for detail in details)
 
 
 def _removed(files: Iterable[FileChange]) -> str:
@@ -204,7 +203,7 @@ def _removed(files: Iterable[FileChange]) -> str:
 
 
 def _within(budget: int, parts: list[str]) -> tuple[list[str], int]:
-    """As many parts as fit into so many characters, and how many are left out."""
+    """The parts that fit into ``budget`` characters, and the number of parts left out."""
     kept = []
     for part in parts:
         budget -= len(part) + 2
@@ -218,8 +217,8 @@ def _row(file: FileChange) -> str:
     keys = file.change.keys
     stack = code(file.stack) if file.stack else ""
     names = " | ".join(_names(group) for group in (keys.added, keys.removed, keys.changed))
-    notes = "<br>".join(_notes(file, code, plain))
-    return f"| {plain(file.environment)} | {code(file.source)} | {stack} | {names} | {notes} |"
+    notes = "<br>".join(_notes(file, code, plain_text))
+    return f"| {plain_text(file.environment)} | {code(file.source)} | {stack} | {names} | {notes} |"
 
 
 def _names(keys: tuple[str, ...]) -> str:

@@ -1,6 +1,6 @@
-"""What `compare` found, as one HTML file that needs nothing else: no network, no other file. Pure.
+"""Renders the result of `compare` as one HTML file that loads nothing. Pure.
 
-The page's own policy lets only its style and its script act, by their hashes; everything else on it is escaped text.
+The page's content security policy allows only its own style and script, by hash; all other content is escaped text.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ _SCRIPT = """
 'use strict';
 const form = document.querySelector('form');
 const rows = [...document.querySelectorAll('tbody tr')];
-const shown = document.querySelector('#shown');
+const count_shown = document.querySelector('#shown');
 function apply() {
-  const wanted = Object.fromEntries(new FormData(form));
-  const words = wanted.search.toLowerCase().split(/\\s+/).filter(Boolean);
+  const chosen = Object.fromEntries(new FormData(form));
+  const words = chosen.search.toLowerCase().split(/\\s+/).filter(Boolean);
   let count = 0;
   for (const row of rows) {
     const data = row.dataset;
     const classes = data.classes.split(' ');
-    const fits = (wanted.class === 'all'
-        || (wanted.class === 'unexplained' ? data.unexplained === 'yes' : classes.includes(wanted.class))
-        || (wanted.class === 'not-same' && data.classes !== 'same'))
-      && (!wanted.risk || data.risk === wanted.risk)
-      && (!wanted.file || data.file === wanted.file)
-      && (!wanted.side || data.side === wanted.side)
+    const fits = (chosen.class === 'all'
+        || (chosen.class === 'unexplained' ? data.unexplained === 'yes' : classes.includes(chosen.class))
+        || (chosen.class === 'not-same' && data.classes !== 'same'))
+      && (!chosen.risk || data.risk === chosen.risk)
+      && (!chosen.file || data.file === chosen.file)
+      && (!chosen.side || data.side === chosen.side)
       && words.every(word => row.textContent.toLowerCase().includes(word));
     row.hidden = !fits;
     count += fits;
@@ -63,7 +63,7 @@ function apply() {
   for (const table of document.querySelectorAll('table')) {
     table.hidden = !table.querySelector('tbody tr:not([hidden])');
   }
-  shown.textContent = `${count} of ${rows.length} lines`;
+  count_shown.textContent = `${count} of ${rows.length} lines`;
 }
 form.addEventListener('input', apply);
 form.addEventListener('submit', event => event.preventDefault());
@@ -75,7 +75,7 @@ _COLOURS = {"high": "bad", "medium": "mid", "low": ""}
 
 
 def as_html(report: ComparisonReport) -> str:
-    """The whole page. Without its script every line is shown."""
+    """Return the whole page. Without its script, it shows every line."""
     every = [(comparison, compare_reports.rows(comparison)) for comparison in report.comparisons]
     return "".join(
         [
@@ -118,7 +118,7 @@ def _head(report: ComparisonReport, rows: list[Row]) -> Iterator[str]:
     colour, verdict = ("bad", f"{count} unexplained") if count else ("good", "nothing unexplained")
     yield f'<p class="verdict {colour}">{verdict}</p>\n'
     for side, error in report.failures:
-        yield f'<p class="bad">{_text(side)} could not be looked at: {_text(error)}</p>\n'
+        yield f'<p class="bad">{_text(side)} could not be read: {_text(error)}</p>\n'
     classes = Counter(name for row in rows for name in row.classes)
     cards = [(WORDS[Status(name)] if name in list(Status) else name, number) for name, number in classes.most_common()]
     high = sum(row.unexplained and row.risk == Risk.HIGH for row in rows)
@@ -129,7 +129,7 @@ def _head(report: ComparisonReport, rows: list[Row]) -> Iterator[str]:
 
 
 def _form(every: Iterable[tuple[Comparison, list[Row]]]) -> Iterator[str]:
-    """Hidden until the script is there to answer it."""
+    """The filters, hidden until the script runs."""
     pairs = list(every)
     rows = [row for _, group in pairs for row in group]
     present = {name for row in rows for name in row.classes}
@@ -142,7 +142,7 @@ def _form(every: Iterable[tuple[Comparison, list[Row]]]) -> Iterator[str]:
     yield _select("risk", "risk", [("", "any"), *((str(risk), str(risk)) for risk in Risk)], "")
     yield _select("file", "file or service", [("", "any"), *((name, name) for name in files)], "")
     sides = [(str(number), comparison.right.name) for number, (comparison, _) in enumerate(pairs)]
-    yield _select("side", "held against", [("", "any"), *sides], "")
+    yield _select("side", "compared with", [("", "any"), *sides], "")
     yield "<label>search<input type=search name=search></label>\n"
     yield "<label>shown<output id=shown></output></label>\n</form>\n"
 
@@ -158,10 +158,10 @@ def _select(name: str, label: str, choices: Iterable[tuple[str, str]], chosen: s
 def _section(report: ComparisonReport, number: int, comparison: Comparison, rows: list[Row]) -> Iterator[str]:
     colour = "bad" if comparison.unexplained else "good"
     yield f"<h2>{_text(comparison.left.name)} and {_text(comparison.right.name)}</h2>\n"
-    yield f'<p class="{colour}">{_text(compare_reports.summary(comparison))}</p>\n<ul>\n'
+    yield f'<p class="{colour}">{_text(compare_reports.summarize_comparison(comparison))}</p>\n<ul>\n'
     for problem in comparison.problems:
         yield f'<li class="bad">could not be compared: {_text(problem)}</li>\n'
-    for remark in compare_reports.remarks(comparison, with_key=report.with_key):
+    for remark in compare_reports.limits(comparison, with_key=report.with_key):
         yield f"<li>{_text(remark)}</li>\n"
     yield "</ul>\n<table>\n<thead><tr><th>file or service</th><th>key</th><th>class</th><th>risk</th><th>notes</th>"
     yield "</tr></thead>\n<tbody>\n"

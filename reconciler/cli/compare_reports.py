@@ -1,4 +1,4 @@
-"""What `compare` found, as data and as markdown. Pure: from a report to text; never a value."""
+"""Renders the result of `compare` as JSON and as Markdown. Pure; never shows a value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.app.compare.run import ComparisonReport
-from reconciler.cli.markdown import code, plain
+from reconciler.cli.markdown import code, plain_text
 from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
 from reconciler.core.text import printable
@@ -24,14 +24,14 @@ WORDS = {
     Status.FAILED: "no answer on either side",
     Status.UNKNOWN: "on both sides, values not compared",
 }
-"""The classes in words, the same in every form."""
+"""The classes in words, the same in every format."""
 
 _ORDER = {Risk.HIGH: 0, Risk.MEDIUM: 1, Risk.LOW: 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a report. ``classes`` are the status and the remarks, by which a page filters."""
+    """One line of a report. ``classes`` are the status and the remarks; the HTML page filters by them."""
 
     kind: str  # key, file, service or probe
     file: str
@@ -44,10 +44,10 @@ class Row:
 
 
 def rows(comparison: Comparison) -> list[Row]:
-    """Every line, what matters most first."""
-    every = [*_file_rows(comparison), *_service_rows(comparison), *(_probe_row(probe) for probe in comparison.probes)]
+    """All lines, the most important first."""
+    lines = [*_file_rows(comparison), *_service_rows(comparison), *(_probe_row(probe) for probe in comparison.probes)]
     kinds = {"key": 0, "file": 1, "service": 2, "probe": 3}
-    return sorted(every, key=lambda row: (not row.unexplained, _ORDER[Risk(row.risk)], kinds[row.kind], row.file))
+    return sorted(lines, key=lambda row: (not row.unexplained, _ORDER[Risk(row.risk)], kinds[row.kind], row.file))
 
 
 def _file_rows(comparison: Comparison) -> Iterator[Row]:
@@ -61,8 +61,8 @@ def _file_rows(comparison: Comparison) -> Iterator[Row]:
 
 
 def _remarks(key: KeyResult) -> Iterator[str]:
-    said = {"placeholder": "a placeholder", "deprecated": "deprecated", "unused": "named by no service"}
-    return (said[remark] for remark in key.remarks)
+    words = {"placeholder": "a placeholder", "deprecated": "deprecated", "unused": "used by no service"}
+    return (words[remark] for remark in key.remarks)
 
 
 def _service_rows(comparison: Comparison) -> Iterator[Row]:
@@ -86,14 +86,14 @@ def _probe_row(probe: ProbeResult) -> Row:
 
 
 def pair_name(file: FileResult) -> str:
-    """``api.env``, or ``api.env ↔ config/api.env`` where the sides call it otherwise."""
+    """``api.env``, or ``api.env ↔ config/api.env`` if the names differ."""
     if not file.left or not file.right:
         return file.name
     return file.left if file.left == file.right else f"{file.left} ↔ {file.right}"
 
 
-def summary(comparison: Comparison) -> str:
-    """One sentence: how the two sides stand."""
+def summarize_comparison(comparison: Comparison) -> str:
+    """Summarize a comparison in one sentence."""
     count = Counter(key.status for file in comparison.files for key in file.keys)
     counts = ", ".join(f"{count[status]} {word}" for status, word in WORDS.items() if count[status])
     pairs = sum(1 for file in comparison.files if file.left and file.right)
@@ -105,23 +105,27 @@ def summary(comparison: Comparison) -> str:
     return f"{verdict}; {files}; keys: {counts or 'none'}"
 
 
-def remarks(comparison: Comparison, *, with_key: bool) -> list[str]:
-    """What limits the comparison, a sentence each."""
+def limits(comparison: Comparison, *, with_key: bool) -> list[str]:
+    """The limits of the comparison, one sentence each."""
     kind = (
         "two environments: their secrets must differ" if comparison.different else "one environment: nothing may differ"
     )
-    said = [f"taken for {kind} (--different-environments or --same-environment says otherwise)"]
-    said += [sentence for side in (comparison.left, comparison.right) if (sentence := _sealed(side, with_key=with_key))]
-    said += [f"{side.name}: left out: {text}" for side in (comparison.left, comparison.right) for text in side.left_out]
-    return [printable(remark) for remark in said]
+    sentences = [f"compared as {kind} (change with --different-environments or --same-environment)"]
+    sentences += [
+        sentence for side in (comparison.left, comparison.right) if (sentence := _sealed(side, with_key=with_key))
+    ]
+    sentences += [
+        f"{side.name}: left out: {text}" for side in (comparison.left, comparison.right) for text in side.left_out
+    ]
+    return [printable(remark) for remark in sentences]
 
 
 def _sealed(side: Side, *, with_key: bool) -> str:
     if not side.sealed:
         return ""
     files = _counted(side.sealed, "encrypted file")
-    reason = "the key opens none of them" if with_key else "no age key was given (--age-key-file or SOPS_AGE_KEY_FILE)"
-    return f"{side.name}: of {files} only the names of keys are compared, not the values: {reason}"
+    reason = "the key cannot decrypt them" if with_key else "no age key was given (--age-key-file or SOPS_AGE_KEY_FILE)"
+    return f"{side.name}: compared {files} by key names only, without values: {reason}"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -132,11 +136,11 @@ def _counted(number: int, noun: str) -> str:
 
 
 def as_json(report: ComparisonReport) -> str:
-    return json.dumps(data(report), indent=2) + "\n"
+    return json.dumps(report_data(report), indent=2) + "\n"
 
 
-def data(report: ComparisonReport) -> dict[str, Any]:
-    """The report as data; no value of a variable, and no fingerprint of one."""
+def report_data(report: ComparisonReport) -> dict[str, Any]:
+    """The report as data, without values or fingerprints."""
     return {
         "unexplained": report.unexplained,
         "comparisons": [_comparison(comparison, with_key=report.with_key) for comparison in report.comparisons],
@@ -149,9 +153,9 @@ def _comparison(comparison: Comparison, *, with_key: bool) -> dict[str, Any]:
         "left": comparison.left.name,
         "right": comparison.right.name,
         "different_environments": comparison.different,
-        "summary": summary(comparison),
+        "summary": summarize_comparison(comparison),
         "unexplained": comparison.unexplained,
-        "remarks": remarks(comparison, with_key=with_key),
+        "remarks": limits(comparison, with_key=with_key),
         "problems": list(comparison.problems),
         "files": [_file(file) for file in comparison.files],
         "services": [
@@ -210,15 +214,15 @@ def _fact(fact: Fact) -> dict[str, Any]:
 
 def as_markdown(report: ComparisonReport) -> str:
     parts = [part for comparison in report.comparisons for part in _section(comparison, with_key=report.with_key)]
-    parts += [f"**{plain(side)} could not be looked at:** {plain(error)}" for side, error in report.failures]
+    parts += [f"**{plain_text(side)} could not be read:** {plain_text(error)}" for side, error in report.failures]
     return "\n\n".join(parts) + "\n"
 
 
 def _section(comparison: Comparison, *, with_key: bool) -> Iterator[str]:
-    yield f"## {plain(comparison.left.name)} and {plain(comparison.right.name)}"
-    yield f"**{plain(summary(comparison))}**"
-    notes = [f"- {plain(remark)}" for remark in remarks(comparison, with_key=with_key)]
-    notes += [f"- could not be compared: {plain(problem)}" for problem in comparison.problems]
+    yield f"## {plain_text(comparison.left.name)} and {plain_text(comparison.right.name)}"
+    yield f"**{plain_text(summarize_comparison(comparison))}**"
+    notes = [f"- {plain_text(remark)}" for remark in limits(comparison, with_key=with_key)]
+    notes += [f"- could not be compared: {plain_text(problem)}" for problem in comparison.problems]
     yield "\n".join(notes)
     visible = [row for row in rows(comparison) if row.classes != (str(Status.SAME),)]
     if visible:
@@ -228,5 +232,5 @@ def _section(comparison: Comparison, *, with_key: bool) -> Iterator[str]:
 
 def _line(row: Row) -> str:
     mark = "⚠️" if row.unexplained else ""
-    cells = [mark, code(row.file), code(row.name), plain(row.status), row.risk, plain(row.note)]
+    cells = [mark, code(row.file), code(row.name), plain_text(row.status), row.risk, plain_text(row.note)]
     return f"| {' | '.join(cells)} |"

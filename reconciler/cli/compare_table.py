@@ -1,4 +1,4 @@
-"""What `compare` found, as tables on a terminal."""
+"""Renders the result of `compare` as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from reconciler.core.text import printable
 _COLOURS = {"high": "red", "medium": "yellow", "low": "dim"}
 
 
-def show(report: ComparisonReport, *, everything: bool) -> None:
-    """Print it; what is the same on both sides only if ``everything``."""
+def print_comparison(report: ComparisonReport, *, everything: bool) -> None:
+    """Print the report; with ``everything``, also what is the same on both sides."""
     console = Console(highlight=False, soft_wrap=False)
     for comparison in report.comparisons:
         _comparison(console, comparison, everything=everything, with_key=report.with_key)
     for side, error in report.failures:
-        console.print(f"[red]error[/red] {_text(side)} could not be looked at: {_text(error)}")
+        console.print(f"[red]error[/red] {_text(side)} could not be read: {_text(error)}")
 
 
 def _comparison(console: Console, comparison: Comparison, *, everything: bool, with_key: bool) -> None:
@@ -32,15 +32,15 @@ def _comparison(console: Console, comparison: Comparison, *, everything: bool, w
     if variables:
         console.print(_table(("file", "key", "class", "risk", "notes"), variables))
     if services := [row for row in visible if row.kind == "service"]:
-        console.print(_table(("service", "what", "class", "risk", "left | right"), services))
+        console.print(_table(("service", "fact", "class", "risk", "left | right"), services))
     if probes := [row for row in every if row.kind == "probe"]:
         console.print(_table(("", "probe", "class", "risk", "left | right"), probes))
     for problem in comparison.problems:
         console.print(f"[red]could not be compared[/red] {_text(problem)}")
-    for remark in compare_reports.remarks(comparison, with_key=with_key):
+    for remark in compare_reports.limits(comparison, with_key=with_key):
         console.print(f"[dim]{_text(remark)}[/dim]")
     colour = "red" if comparison.unexplained else "green"
-    console.print(f"[{colour}]{_text(compare_reports.summary(comparison))}[/{colour}]\n")
+    console.print(f"[{colour}]{_text(compare_reports.summarize_comparison(comparison))}[/{colour}]\n")
 
 
 def _table(heads: tuple[str, ...], rows: list[Row]) -> Table:

@@ -20,7 +20,7 @@ from reconciler.core.text import listed, printable
 if TYPE_CHECKING:
     from reconciler.app.daemon.doctor import Finding
     from reconciler.app.onboarding.import_run import Imported
-    from reconciler.app.onboarding.init import Beginning
+    from reconciler.app.onboarding.init import InitResult
     from reconciler.core.onboarding.types import Draft, DraftFile
 
 _COLOURS = {
@@ -479,12 +479,12 @@ def findings(found: Iterable[Finding], *, as_json: bool) -> None:
     console.print(table)
 
 
-def begun(made: Beginning, *, as_json: bool) -> None:
+def initialized(made: InitResult, *, as_json: bool) -> None:
     if as_json:
         _json(asdict(made))
         return
     for step in made.steps:
-        word = "[green]made[/green]" if step.what == "made" else f"[cyan]{step.what}[/cyan]"
+        word = "[cyan]exists[/cyan]" if step.action == "exists" else f"[green]{step.action}[/green]"
         console.print(
             f"{word} {_shown(step.path)}" + (f"  [dim]{_shown(step.note)}[/dim]" if step.note else ""), soft_wrap=True
         )

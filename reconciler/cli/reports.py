@@ -1,4 +1,4 @@
-"""What `check` found, in the shapes that people and the pages of git servers read. Pure: from a report to text."""
+"""Renders the result of `check` for people and for CI servers. Pure."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ FORMATS: dict[str, Callable[[CheckReport], str]] = {
     "gitlab": lambda report: _json(_gitlab(report.findings)),
     "sarif": lambda report: _json(_sarif(report.findings)),
 }
-"""How a report is written, by the name of the format; each with a newline at its end."""
+"""The renderer of each format; each text ends with a newline."""
 
 
-def summary(report: CheckReport) -> str:
-    """One sentence: what was looked at and how it stands."""
-    looked = f"{_counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
-    values = f"values of {report.values}" if report.values else "no values, for want of a key"
+def summarize_check(report: CheckReport) -> str:
+    """Summarize a report in one sentence."""
+    scope = f"{_counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
+    values = f"values of {report.values}" if report.values else "no values, because there is no key"
     if report.key_opens_nothing:
-        values += "; the key opens none of these files"
+        values += "; the key cannot decrypt any of these files"
     if not report.findings:
-        return f"nothing found in {looked} ({values})"
+        return f"nothing found in {scope} ({values})"
     counts = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
-    return f"{counts} in {looked} ({values}); docs/checks.md explains each rule"
+    return f"{counts} in {scope} ({values}); docs/checks.md explains each rule"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -46,7 +46,7 @@ def _text(report: CheckReport) -> str:
         f"{printable(finding.path)}:{finding.line}: {finding.rule.severity} [{finding.rule.id}] {finding.message}"
         for finding in report.findings
     ]
-    return "\n".join([*lines, summary(report), ""])
+    return "\n".join([*lines, summarize_check(report), ""])
 
 
 def _json(data: Any) -> str:
@@ -77,7 +77,7 @@ def _data(report: CheckReport) -> dict[str, Any]:
 
 
 def _github(report: CheckReport) -> str:
-    return "".join(f"{_command(finding)}\n" for finding in report.findings) + f"{_escaped(summary(report))}\n"
+    return "".join(f"{_command(finding)}\n" for finding in report.findings) + f"{_escaped(summarize_check(report))}\n"
 
 
 def _command(finding: Finding) -> str:
@@ -111,7 +111,7 @@ def _gitlab(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 
 def _fingerprinted(findings: Iterable[Finding]) -> Iterable[tuple[Finding, str]]:
-    """Each finding with what recognises it in the next run: not its line, which moves; unique nevertheless."""
+    """Each finding with a unique fingerprint that identifies it in the next run, even if its line moves."""
     times: Counter[tuple[str, str, str]] = Counter()
     for finding in findings:
         identity = (finding.rule.id, finding.path, finding.message)
