@@ -83,7 +83,8 @@ def import_(
     path: EnvironmentsPath = "envs",
     as_json: Json = False,
 ) -> None:
-    """Import the env files and mounted files of Compose projects into this repository, on reconciler/import-ENVIRONMENT.
+    """Import the env files and mounted files of Compose projects into this repository, on
+    reconciler/import-ENVIRONMENT.
 
     Shows the files and asks; encrypts; commits without touching the working directory; pushes nothing. Then verifies
     that a server that follows the commit would change nothing, else removes the branch. Exits 0, or 1 if the
@@ -108,9 +109,7 @@ def import_(
         known_hosts,
     )
     with render.phases() as (progress, pause):
-        done = import_environment(
-            request, lambda draft: render.agrees(draft, pause, yes, dry_run, as_json), progress
-        )
+        done = import_environment(request, lambda draft: render.agrees(draft, pause, yes, dry_run, as_json), progress)
     render.imported(done, as_json=as_json)
     raise typer.Exit(IN_SYNC if done.commit or dry_run else ERROR)
 

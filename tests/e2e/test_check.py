@@ -34,8 +34,8 @@ def check(
     return check_environments("envs", environments, servers, key_file, lambda done, of: None)
 
 
-def told(report: CheckReport) -> list[str]:
-    return [f"{one.path}:{one.line} {one.rule.id} {one.message}" for one in report.findings]
+def lines_of(report: CheckReport) -> list[str]:
+    return [f"{finding.path}:{finding.line} {finding.rule.id} {finding.message}" for finding in report.findings]
 
 
 # --- mistakes ---
@@ -236,7 +236,7 @@ def a_line_without_an_equals_sign(site: Site) -> None:
     site.replace("production/worker.env", "\n", "\nWORKERS\n", 1)
 
 
-@mistake(rules.COPIED_CIPHERTEXT, "production/worker.env", 2, "WORKERS holds the ciphertext of QUEUE")
+@mistake(rules.COPIED_CIPHERTEXT, "production/worker.env", 2, "WORKERS has the ciphertext of QUEUE")
 def a_value_copied_to_another_key(site: Site) -> None:
     first, second, *rest = site.read("production/worker.env").splitlines()
     copied = "WORKERS=" + first.partition("=")[2]
@@ -245,7 +245,7 @@ def a_value_copied_to_another_key(site: Site) -> None:
 
 
 @mistake(
-    rules.SHARED_CIPHERTEXT, "staging/worker.env", 1, "3 value(s) are the very ciphertext of production/worker.env",
+    rules.SHARED_CIPHERTEXT, "staging/worker.env", 1, "3 value(s) have the same ciphertext as in production/worker.env",
     (rules.RECIPIENTS_DIFFER, "staging/worker.env", 1, "not for age1"),
 )  # fmt: skip
 def a_file_copied_to_another_environment(site: Site) -> None:
@@ -299,7 +299,7 @@ def an_environment_without_a_creation_rule(site: Site) -> None:
     site.replace(".sops.yaml", "^staging/", "^stage/")
 
 
-@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 2, "is no age key (a typing error?)")
+@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 2, "is not a valid age key (a typo?)")
 def a_mistyped_recipient(site: Site) -> None:
     key = site.production.public
     site.replace(".sops.yaml", key, key[:20] + ("q" if key[20] != "q" else "p") + key[21:])
@@ -502,13 +502,13 @@ def a_key_that_the_contract_requires(site: Site) -> None:
     site.replace("contracts/api.yaml", "required: [", "required: [REQUIRED_KEY, ")
 
 
-@mistake(rules.CONTRACT_FORBIDDEN, "production/api.env", 7, "OPTIONAL must not be there (`additionalProperties`",
+@mistake(rules.CONTRACT_FORBIDDEN, "production/api.env", 7, "OPTIONAL is not allowed (`additionalProperties`",
          (rules.CONTRACT_FORBIDDEN, "staging/api.env", 7, "OPTIONAL"))  # fmt: skip
 def a_key_that_the_contract_does_not_know(site: Site) -> None:
     site.replace("contracts/api.yaml", "  OPTIONAL: {type: string}\n", "")
 
 
-@mistake(rules.CONTRACT_FORBIDDEN, "production/api.env", 7, "OPTIONAL must not be there (`false`",
+@mistake(rules.CONTRACT_FORBIDDEN, "production/api.env", 7, "OPTIONAL is not allowed (`false`",
          (rules.CONTRACT_FORBIDDEN, "staging/api.env", 7, "OPTIONAL"))  # fmt: skip
 def a_key_that_the_contract_forbids(site: Site) -> None:
     site.replace("contracts/api.yaml", "OPTIONAL: {type: string}", "OPTIONAL: false")
@@ -683,15 +683,19 @@ def test_a_seeded_mistake_is_found_and_named(site: Site, name: str) -> None:
     report = check(site, key=seeded.key, servers=[str(server)] if server.exists() else [])
 
     # What a mistake entails (a file that cannot be read lacks its keys) is told as well, but the mistake itself once.
-    found = [(one.rule.id, os.path.relpath(one.path, "envs")) for one in report.findings]
-    assert sorted(found) == sorted((rule.id, path) for rule, path, _, _ in seeded.expected), told(report)
+    findings = [(finding.rule.id, os.path.relpath(finding.path, "envs")) for finding in report.findings]
+    assert sorted(findings) == sorted((rule.id, path) for rule, path, _, _ in seeded.expected), lines_of(report)
     for rule, path, line, says in seeded.expected:
-        of_it = [one for one in report.findings if one.rule is rule and os.path.relpath(one.path, "envs") == path]
-        assert any(line in (0, one.line) and says in one.message for one in of_it), told(report)
-    assert not any(CANARY in line for line in told(report))
+        of_it = [
+            matching
+            for matching in report.findings
+            if matching.rule is rule and os.path.relpath(matching.path, "envs") == path
+        ]
+        assert any(line in (0, finding.line) and says in finding.message for finding in of_it), lines_of(report)
+    assert not any(CANARY in line for line in lines_of(report))
 
 
 def test_there_are_enough_seeded_mistakes_and_every_rule_has_one() -> None:
     assert len(MISTAKES) >= 40
-    seeded = {rule.id for one in MISTAKES.values() for rule, _, _, _ in one.expected}
+    seeded = {rule.id for mistake in MISTAKES.values() for rule, _, _, _ in mistake.expected}
     assert seeded == set(rules.BY_ID)

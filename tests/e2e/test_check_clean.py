@@ -356,7 +356,7 @@ def test_nothing_is_reported_where_nothing_is_wrong(site: Site, name: str, with_
 
     report = check_environments("envs", [], [], str(site.keys) if with_key else None, lambda done, of: None)
 
-    assert [f"{one.path}:{one.line} {one.rule.id} {one.message}" for one in report.findings] == []
+    assert [f"{finding.path}:{finding.line} {finding.rule.id} {finding.message}" for finding in report.findings] == []
     assert report.values >= (3 if with_key else 1)
 
 
@@ -384,7 +384,7 @@ def test_a_file_for_a_pgp_key_is_read_and_named_as_what_servers_do_not_use(site:
 
     report = check_environments("envs", [], [], None, lambda done, of: None)
 
-    assert {(one.rule.id, one.path) for one in report.findings} == {
+    assert {(finding.rule.id, finding.path) for finding in report.findings} == {
         ("metadata-kind", "envs/production/api.env"),
         ("metadata-kind", "envs/production/worker.env"),
     }

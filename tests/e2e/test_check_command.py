@@ -110,7 +110,7 @@ def test_a_key_of_one_environment_looks_at_that_one_only(site: Site) -> None:
 def test_paths_are_told_relative_to_the_working_directory_however_it_is_named(broken: Site, path: str) -> None:
     data = json.loads(check(broken, path.format(root=broken.root), "--json").stdout)
     expected = "../clone/envs" if path.startswith("..") else "envs"
-    assert {one["path"].partition("/production/")[0] for one in data["findings"]} == {expected}
+    assert {finding["path"].partition("/production/")[0] for finding in data["findings"]} == {expected}
 
 
 def test_a_key_that_opens_nothing_is_said_so(site: Site, tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def unescaped(text: str) -> str:
 
 def test_github_gets_a_workflow_command_for_each_finding(broken: Site) -> None:
     *commands, summary = check(broken, "--format", "github").stdout.splitlines()
-    found = [match.groups() for command in commands if (match := COMMAND_LINE.fullmatch(command))]
-    assert len(found) == len(commands) == 2
-    level, path, line, title, _ = found[1]
+    annotations = [match.groups() for command in commands if (match := COMMAND_LINE.fullmatch(command))]
+    assert len(annotations) == len(commands) == 2
+    level, path, line, title, _ = annotations[1]
     assert (level, unescaped(path), line, title) == (
         "error",
         "envs/production/odd, name: 100%.env",
@@ -168,22 +168,22 @@ def test_a_name_cannot_smuggle_a_workflow_command(site: Site) -> None:
 def test_gitlab_gets_a_code_quality_report(broken: Site) -> None:
     report = json.loads(check(broken, "--format", "gitlab").stdout)
     assert len(report) == 2
-    for one in report:
-        assert set(one) == {"description", "check_name", "fingerprint", "severity", "location"}
-        assert one["severity"] in ("info", "minor", "major", "critical", "blocker")
-        assert one["check_name"] in rules.BY_ID
-        assert not one["location"]["path"].startswith(("./", "/"))
-        assert one["location"]["lines"]["begin"] >= 1
-    assert len({one["fingerprint"] for one in report}) == 2
+    for finding in report:
+        assert set(finding) == {"description", "check_name", "fingerprint", "severity", "location"}
+        assert finding["severity"] in ("info", "minor", "major", "critical", "blocker")
+        assert finding["check_name"] in rules.BY_ID
+        assert not finding["location"]["path"].startswith(("./", "/"))
+        assert finding["location"]["lines"]["begin"] >= 1
+    assert len({finding["fingerprint"] for finding in report}) == 2
 
 
 def test_fingerprints_stay_when_lines_move(broken: Site) -> None:
-    before = {one["fingerprint"] for one in json.loads(check(broken, "--format", "gitlab").stdout)}
+    before = {finding["fingerprint"] for finding in json.loads(check(broken, "--format", "gitlab").stdout)}
     path = "production/odd, name: 100%.env"
     lines = broken.read(path).splitlines()
     moved = [*lines[1:2], lines[0], *lines[2:]]
     broken.write(path, "\n".join([*moved, ""]))
-    assert before == {one["fingerprint"] for one in json.loads(check(broken, "--format", "gitlab").stdout)}
+    assert before == {finding["fingerprint"] for finding in json.loads(check(broken, "--format", "gitlab").stdout)}
 
 
 def test_sarif_has_what_the_specification_requires(broken: Site) -> None:
@@ -227,16 +227,16 @@ def test_no_value_is_in_any_output(site: Site, form: str, with_key: bool) -> Non
 
 
 def test_progress_is_shown_on_a_terminal_only(site: Site) -> None:
-    main, other = pty.openpty()
+    main, terminal = pty.openpty()
     env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "xterm", "SOPS_AGE_KEY_FILE": str(site.keys)}
     done = subprocess.run(
-        [COMMAND, "check"], cwd=site.root, env=env, stdout=subprocess.PIPE, stderr=other, check=False, timeout=60
+        [COMMAND, "check"], cwd=site.root, env=env, stdout=subprocess.PIPE, stderr=terminal, check=False, timeout=60
     )
-    os.close(other)
-    shown = os.read(main, 65536).decode(errors="replace")
+    os.close(terminal)
+    output = os.read(main, 65536).decode(errors="replace")
     os.close(main)
-    assert "decrypting" in shown
-    assert "4/4" in shown
+    assert "decrypting" in output
+    assert "4/4" in output
     assert done.stdout.startswith(b"nothing found")
 
 
@@ -253,7 +253,7 @@ def report(site: Site, *arguments: str) -> dict[str, Any]:
 
 
 def rules_of(data: dict[str, Any], path: str) -> set[str]:
-    return {one["rule"] for one in data["findings"] if one["path"] == path}
+    return {finding["rule"] for finding in data["findings"] if finding["path"] == path}
 
 
 def test_a_manifest_that_is_a_yaml_bomb_is_a_finding(site: Site) -> None:
@@ -290,7 +290,7 @@ def test_ten_thousand_targets_without_sources_are_told_in_time(site: Site) -> No
     for number in range(9_000):
         site.write(f"production/other/{number}.md", "")
     data = report(site)
-    assert sum(one["rule"] == "source-missing" for one in data["findings"]) == 9_000
+    assert sum(finding["rule"] == "source-missing" for finding in data["findings"]) == 9_000
 
 
 def test_bytes_that_are_no_text_are_a_finding_wherever_they_are(site: Site) -> None:
@@ -299,7 +299,7 @@ def test_bytes_that_are_no_text_are_a_finding_wherever_they_are(site: Site) -> N
                  "contracts/api.yaml", "staging/flags.env"):  # fmt: skip
         site.write(path, junk)
     data = report(site)
-    assert {one["path"].removeprefix("envs/") for one in data["findings"]} >= {
+    assert {finding["path"].removeprefix("envs/") for finding in data["findings"]} >= {
         "staging/worker.env", "production/environment.yaml", "check.yaml", ".sops.yaml", "contracts/api.yaml",
         "staging/flags.env",
     }  # fmt: skip

@@ -30,8 +30,8 @@ def data(site: Site, span: str = "HEAD~1..HEAD", *arguments: str) -> dict[str, A
     done = diff(site, span, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     assert CANARY not in done.stdout
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
 
 
 def one_file(site: Site, *arguments: str) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def test_of_a_rotated_file_only_a_key_tells_that_no_value_changed(committed: Sit
     file = one_file(committed)
     assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, True, False)
     said = diff(committed, "HEAD~1..HEAD").stdout
-    assert "every value was re-encrypted (rotate?); without a key it cannot be told whether values changed" in said
+    assert "every value was re-encrypted (rotate?); without a key it is unknown whether values changed" in said
     assert "no value changed" not in said
     file = one_file(committed, "--age-key-file", str(committed.keys))
     assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, False, True)
@@ -106,11 +106,11 @@ def test_new_recipients_are_told_and_no_key_is_changed(committed: Site) -> None:
     committed.write(".sops.yaml", rules)
     committed.in_place("updatekeys", "production/worker.env", "--yes")
     committed.commit()
-    found = data(committed)
-    (file,) = found["files"]
+    changes = data(committed)
+    (file,) = changes["files"]
     assert file["recipients"] == {"added": [committed.staging.public], "removed": []}
     assert (file["keys"], file["only_reencrypted"]) == (NOTHING, True)
-    assert found["others"] == [{"path": ".sops.yaml", "status": "modified"}]
+    assert changes["others"] == [{"path": ".sops.yaml", "status": "modified"}]
 
 
 def test_a_recipient_that_leaves_still_knows_the_old_values(committed: Site) -> None:
@@ -138,10 +138,10 @@ def test_files_that_come_and_go_are_told_with_all_their_keys(committed: Site) ->
     committed.encrypt("production/mailer.env", "MAIL_FROM=ada@example.org\n")
     committed.replace("production/environment.yaml", "      flags.env", "      mailer.env:\n      flags.env")
     committed.commit()
-    found = data(committed)
-    (file,) = found["files"]
+    changes = data(committed)
+    (file,) = changes["files"]
     assert (file["status"], file["keys"]["added"]) == ("added", ["MAIL_FROM"])
-    (target,) = found["targets"]
+    (target,) = changes["targets"]
     assert (target["environment"], target["change"], target["source"], target["stack"]) == (
         "production", "added", "mailer.env", "app",
     )  # fmt: skip
@@ -213,7 +213,7 @@ def test_what_a_manifest_says_otherwise_is_told_of_each_target(
     committed.replace("production/environment.yaml", old, new)
     committed.commit()
     targets = data(committed)["targets"]
-    assert detail in [one for target in targets for one in target["details"]]
+    assert detail in [detail_line for target in targets for detail_line in target["details"]]
     assert {target["stack"] for target in targets} == {"web" if "web" in new else "app"}
     assert detail in diff(committed, "HEAD~1..HEAD").stdout
     assert f"`{detail}`" in markdown(committed)
@@ -222,9 +222,9 @@ def test_what_a_manifest_says_otherwise_is_told_of_each_target(
 def test_a_contract_that_changes_alone_is_asked_of_the_files_that_have_it(committed: Site) -> None:
     committed.replace("contracts/api.yaml", "required: [", "required: [REQUIRED_KEY, ")
     committed.commit()
-    found = data(committed)
-    assert found["asked"] == ["production/api.env", "staging/api.env"]
-    assert [(one["rule"], one["path"]) for one in found["findings"]] == [
+    changes = data(committed)
+    assert changes["asked"] == ["production/api.env", "staging/api.env"]
+    assert [(finding["rule"], finding["path"]) for finding in changes["findings"]] == [
         ("contract-required", "production/api.env"), ("contract-required", "staging/api.env"),
     ]  # fmt: skip
     assert "REQUIRED" in markdown(committed)
@@ -233,7 +233,7 @@ def test_a_contract_that_changes_alone_is_asked_of_the_files_that_have_it(commit
 def test_a_plain_env_file_that_is_added_is_warned_of(committed: Site) -> None:
     committed.write("production/.env.bak", "API_TOKEN=invented-x\n")
     committed.commit()
-    assert [(one["rule"], one["path"]) for one in data(committed)["findings"]] == [
+    assert [(finding["rule"], finding["path"]) for finding in data(committed)["findings"]] == [
         ("not-encrypted", "production/.env.bak")
     ]
     assert "⚠️ `production/.env.bak`: is an env file in plain text" in markdown(committed)
@@ -267,8 +267,8 @@ def test_only_the_named_environments_are_told_of(committed: Site) -> None:
     for environment in ENVIRONMENTS:
         committed.in_place("set", f"{environment}/worker.env", value='["WORKERS"] "8"')
     committed.commit()
-    found = data(committed, "HEAD~1..HEAD", "--environment", "staging")
-    assert [file["environment"] for file in found["files"]] == ["staging"]
+    changes = data(committed, "HEAD~1..HEAD", "--environment", "staging")
+    assert [file["environment"] for file in changes["files"]] == ["staging"]
 
 
 def test_the_exit_code_tells_only_where_it_is_asked_to(committed: Site) -> None:
@@ -383,9 +383,9 @@ def test_contracts_are_asked_about_the_new_version(committed: Site) -> None:
     text = API.format(environment="production").replace("LOG_LEVEL=info", "LOG_LEVEL=invented-loud")
     committed.encrypt("production/api.env", text + "UNKNOWN=1\n")
     committed.commit()
-    assert [one["rule"] for one in one_file(committed)["findings"]] == ["contract-forbidden"]
+    assert [finding["rule"] for finding in one_file(committed)["findings"]] == ["contract-forbidden"]
     findings = one_file(committed, "--age-key-file", str(committed.keys))["findings"]
-    assert sorted(one["rule"] for one in findings) == ["contract-forbidden", "contract-value"]
+    assert sorted(finding["rule"] for finding in findings) == ["contract-forbidden", "contract-value"]
 
 
 def test_a_contract_that_lies_in_an_environment_is_asked_too(committed: Site) -> None:
@@ -394,7 +394,7 @@ def test_a_contract_that_lies_in_an_environment_is_asked_too(committed: Site) ->
     committed.commit()
     committed.encrypt("production/api.env", API.format(environment="production") + "UNKNOWN=1\n")
     committed.commit()
-    assert [one["rule"] for one in one_file(committed)["findings"]] == ["contract-forbidden"]
+    assert [finding["rule"] for finding in one_file(committed)["findings"]] == ["contract-forbidden"]
 
 
 # --- the comment ---

@@ -24,22 +24,22 @@ pytestmark = pytest.mark.docker  # on this machine an import is proven by a plan
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("begun") / "root"
     root.mkdir()
     return make_importer(root).root
 
 
 @pytest.fixture
-def importer(begun: Path, tmp_path: Path) -> Importer:
+def importer(template: Path, tmp_path: Path) -> Importer:
     """A copy: making one takes as long as most tests."""
-    return Importer(Path(shutil.copytree(begun, tmp_path / "import")))
+    return Importer(Path(shutil.copytree(template, tmp_path / "import")))
 
 
 def by_source(done: dict[str, object]) -> dict[str, dict[str, object]]:
     files = done["files"]
     assert isinstance(files, list)
-    return {one["source"]: one for one in files}
+    return {file["source"]: file for file in files}
 
 
 # --- what is written -------------------------------------------------------------------------------------------------
@@ -105,14 +105,14 @@ def test_check_finds_nothing_wrong_with_and_without_the_key(importer: Importer) 
     ],
 )
 def test_what_dotenv_cannot_hold_goes_in_as_binary_and_it_says_why(
-    importer: Importer, content: bytes, why: str
+    importer: Importer, content: bytes, reason: str
 ) -> None:
     importer.write({"api.env": content})
     done = importer.imports()
     assert done["exit_code"] == 0, done
-    found = by_source(done)["api.env.bin"]
-    assert found["format"] == "binary"
-    assert why in str(found["why"])
+    file = by_source(done)["api.env.bin"]
+    assert file["format"] == "binary"
+    assert reason in str(file["why"])
     assert importer.decrypted("api.env.bin") == content
     assert b"QmFzZTY0" not in importer.show("envs/contracts/common.yaml") + importer.show("envs/production/env.example")
     importer.git("merge", "--quiet", BRANCH)
@@ -124,9 +124,9 @@ def test_windows_line_ends_and_odd_bytes_are_kept(importer: Importer) -> None:
     importer.write(contents)
     done = importer.imports()
     assert done["exit_code"] == 0
-    found = {one["path"]: one["source"] for one in done["files"]}
+    sources = {file["path"]: file["source"] for file in done["files"]}
     for name, content in contents.items():
-        assert importer.decrypted(found[str(importer.stack / name)]) == content
+        assert importer.decrypted(sources[str(importer.stack / name)]) == content
     assert any("Windows line ends" in note for note in done["notes"])
 
 
@@ -142,8 +142,8 @@ def test_what_sops_would_give_back_otherwise_goes_in_as_binary(importer: Importe
     importer.write({"api.env": "A=1\n"})
     path = f"{tools}:{os.environ['PATH']}"
     done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
-    found = by_source(json.loads(done.stdout))
-    assert "other bytes" in str(found["api.env.bin"]["why"])
+    file = by_source(json.loads(done.stdout))
+    assert "other bytes" in str(file["api.env.bin"]["why"])
     assert importer.decrypted("api.env.bin") == b"A=1\n"
 
 
@@ -205,7 +205,7 @@ def test_a_clash_of_names_and_files_of_other_kinds(importer: Importer) -> None:
     assert paths["app.yaml.bin"] == "app.yaml"
     assert importer.decrypted("app.yaml.bin") == b"db_password: invented\n"
     assert (
-        f"{outside}/api.env lies outside of {importer.stack}: the server's allowed_paths must cover it" in done["notes"]
+        f"{outside}/api.env is outside {importer.stack}: add it to the server's allowed_paths" in done["notes"]
     )
 
 
@@ -248,7 +248,7 @@ def test_a_dotenv_that_steers_compose_is_told_and_the_compose_file_stays(importe
     done = importer.imports()
     assert done["exit_code"] == 0
     assert any("allow_compose_files: true" in note for note in done["notes"])
-    assert "compose.yaml" not in {os.path.basename(one["path"]) for one in done["files"]}
+    assert "compose.yaml" not in {os.path.basename(file["path"]) for file in done["files"]}
 
 
 def test_a_single_file_of_no_project_is_a_target_of_its_own(importer: Importer) -> None:
@@ -484,7 +484,7 @@ def linked(importer: Importer) -> Path:
 
 
 def paths(done: dict[str, Any]) -> set[str]:
-    return {one["path"] for one in done["files"]}
+    return {file["path"] for file in done["files"]}
 
 
 def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(importer: Importer) -> None:
@@ -498,9 +498,9 @@ def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(
     (tools / "realpath").chmod(0o755)
     path = f"{tools}:{os.environ['PATH']}"
     done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
-    told = json.loads(done.stdout)
-    assert str(real) in paths(told)
-    (left,) = (one for one in told["left_out"] if one["path"].endswith("/token.txt"))
+    result = json.loads(done.stdout)
+    assert str(real) in paths(result)
+    (left,) = (file for file in result["left_out"] if file["path"].endswith("/token.txt"))
     assert "cannot be resolved" in left["why"]
     assert done.returncode == 0
 
@@ -657,7 +657,7 @@ def test_two_servers_that_are_alike_are_one_stack(importer: Importer, machines: 
 
 @pytest.mark.sshd
 def test_a_machine_that_does_not_answer_is_named(importer: Importer, machines: list[Sshd]) -> None:
-    one = machines[0]
-    one.stop()
+    machine = machines[0]
+    machine.stop()
     said = importer.refused(f"ssh://web-1{importer.stack}", "--yes")
     assert "web-1" in said

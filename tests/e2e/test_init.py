@@ -71,9 +71,9 @@ def test_the_second_time_everything_is_left_and_told(repository: Path, init: Ini
     done = init("--json")
     assert snapshot(repository) == before
     assert key.read_bytes() == secret
-    told = json.loads(done.stdout)
-    assert {step["what"] for step in told["steps"]} == {"there"}
-    assert len(told["steps"]) == 5
+    result = json.loads(done.stdout)
+    assert {step["what"] for step in result["steps"]} == {"there"}
+    assert len(result["steps"]) == 5
 
 
 def test_a_second_environment_gets_a_rule_of_its_own_below_what_a_person_wrote(repository: Path, init: Init) -> None:
@@ -163,16 +163,16 @@ def test_what_stands_in_the_way_is_found_before_anything_is_made(repository: Pat
     assert "envs: is no directory" in refuse(repository)
     (repository / "envs").unlink()
     (repository / ".sops.yaml").mkdir()
-    assert ".sops.yaml: is no regular file" in refuse(repository)
+    assert ".sops.yaml: is not a regular file" in refuse(repository)
     (repository / ".sops.yaml").rmdir()
     (repository / ".sops.yaml").write_text("creation_rules: 7\n")
-    assert ".sops.yaml: sops would not encrypt by it" in refuse(repository)
+    assert ".sops.yaml: sops cannot use it" in refuse(repository)
 
 
 def test_a_repository_that_may_not_be_written_is_told(repository: Path) -> None:
     repository.chmod(0o555)
     try:
-        assert "nothing can be written there" in refuse(repository)
+        assert "is not writable" in refuse(repository)
     finally:
         repository.chmod(0o755)
 
@@ -186,7 +186,7 @@ def test_a_sops_config_that_may_not_be_read_is_told(repository: Path) -> None:
     done = run(*BOUND, COMMAND, "init", env=env, cwd=repository)
     config.chmod(0o600)
     assert done.returncode == 1
-    assert b".sops.yaml: it cannot be read or written (permission denied)" in done.stderr
+    assert b".sops.yaml: cannot be read or written (permission denied)" in done.stderr
     assert snapshot(repository.parent) == {"config/.sops.yaml": before.encode()}
 
 

@@ -95,8 +95,8 @@ class Importer:
 
     def imports(self, *arguments: str, environment: str = "production") -> dict[str, Any]:
         """``reconciler import --yes --json``, of the stack unless sides are given; with the exit code."""
-        sides = [one for one in arguments if ":" in one and not one.startswith("--")] or [self.side]
-        options = [one for one in arguments if one not in sides]
+        sides = [argument for argument in arguments if ":" in argument and not argument.startswith("--")] or [self.side]
+        options = [argument for argument in arguments if argument not in sides]
         done = self.reconciler("import", environment, *sides, "--yes", "--json", *options)
         assert done.stdout, done.stderr
         return {**json.loads(done.stdout), "exit_code": done.returncode}
@@ -113,8 +113,8 @@ class Importer:
         return output("git", "show", f"{commit}:{path}", cwd=self.clone, env=self.environment())
 
     def manifest(self, commit: str = BRANCH) -> dict[str, Any]:
-        found: dict[str, Any] = yaml.safe_load(self.show("envs/production/environment.yaml", commit))
-        return found
+        content: dict[str, Any] = yaml.safe_load(self.show("envs/production/environment.yaml", commit))
+        return content
 
     def decrypted(self, source: str, commit: str = BRANCH) -> bytes:
         """As sops itself decrypts the file by its name: it must not have to be told the format."""

@@ -18,8 +18,8 @@ def test_nothing_of_others_becomes_a_link_or_a_mention() -> None:
     service = ServiceResult("api", (Fact("image", HOSTILE, "api:1", Status.DIFFERS),))
     probe = ProbeResult("version", Status.EXPECTED, HOSTILE, "exit 0: 1", reason=HOSTILE)
     left = Side("ssh://deploy@web-1/opt/app", (), left_out=(HOSTILE,), problems=(HOSTILE,))
-    found = Comparison(left, Side("file:/opt", ()), False, (file,), (service,), (probe,))
-    text = as_markdown(ComparisonReport((found,), (("ssh://ada@web-2/", HOSTILE),)))
+    comparison = Comparison(left, Side("file:/opt", ()), False, (file,), (service,), (probe,))
+    text = as_markdown(ComparisonReport((comparison,), (("ssh://ada@web-2/", HOSTILE),)))
     outside = re.sub(r"`[^`\n]*`", "", text)
     assert outside.count("evil.example") >= 6
     assert _ACTS.findall(outside) == []

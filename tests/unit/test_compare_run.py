@@ -21,14 +21,14 @@ def test_a_defect_at_one_side_is_that_sides_and_quotes_nothing(tmp_path: Path, m
     async def stumbling(name: Any, around: Any) -> Any:
         if "odd" in name.text:
             raise TypeError(VALUE)
-        return await open_side(name, around)
+        return await open_side(name, context)
 
     monkeypatch.setattr(run, "open_side", stumbling)
-    asked = CompareRequest(repository=str(tmp_path), path="envs", config=str(tmp_path / "none"))
+    request = CompareRequest(repository=str(tmp_path), path="envs", config=str(tmp_path / "none"))
     left, *rights = (f"file:{tmp_path}/{name}.env" for name in ("left", "odd", "right"))
-    done = run_comparison(left, rights, asked, lambda done, of: None)
-    assert [one.right.name for one in done.comparisons] == [rights[1]]
-    ((side, why),) = done.failures
+    done = run_comparison(left, rights, request, lambda done, of: None)
+    assert [comparison.right.name for comparison in done.comparisons] == [rights[1]]
+    ((side, reason),) = done.failures
     assert side == rights[0]
-    assert "TypeError in test_compare_run.py" in why
-    assert VALUE not in why
+    assert "TypeError in test_compare_run.py" in reason
+    assert VALUE not in reason

@@ -14,8 +14,8 @@ from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 READER = Reader(Digester(bytes(DIGEST_KEY_BYTES)), parse_yaml, None)
 
 
-def file(text: str, around: KnownVariables = NO_VARIABLES, parser: Parser = Parser.COMPOSE) -> SideFile:
-    content = READER.plain(text.encode(), parser, around)
+def file(text: str, known: KnownVariables = NO_VARIABLES, parser: Parser = Parser.COMPOSE) -> SideFile:
+    content = READER.read_plain(text.encode(), parser, known)
     assert content.problem == ""
     return SideFile("api.env", ("api.env",), content.keys, content.digest)
 
@@ -30,7 +30,7 @@ def held(left: SideFile, right: SideFile, *, different: bool = False) -> Compari
 
 def key(left: SideFile, right: SideFile, name: str = "A", *, different: bool = False) -> KeyResult:
     (both,) = held(left, right, different=different).files
-    return next(one for one in both.keys if one.key == name)
+    return next(result for result in both.keys if result.key == name)
 
 
 def status(left: SideFile, right: SideFile, name: str = "A", *, different: bool = False) -> Status:
@@ -54,8 +54,8 @@ def status(left: SideFile, right: SideFile, name: str = "A", *, different: bool 
 )
 @pytest.mark.parametrize("beside", ["", "REQUIRED=${X:?}\n"])
 def test_values_with_other_references_are_not_the_same(left: str, right: str, beside: str) -> None:
-    told = key(file(left + beside), file(right + beside))
-    assert (told.status, told.unexplained) == (Status.DIFFERS, True)
+    result = key(file(left + beside), file(right + beside))
+    assert (result.status, result.unexplained) == (Status.DIFFERS, True)
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_a_long_chain_of_references_takes_no_longer_than_its_lines() -> None:
 
 
 def test_what_the_project_defines_is_filled_in() -> None:
-    one, other = KnownVariables({"X": "1"}), KnownVariables({"X": "2"})
-    assert status(file("A=${X}\n", one), file("A=1\n")) is Status.SAME
-    assert status(file("A=${X:-2}\n", one), file("A=2\n", other)) is Status.DIFFERS
-    assert status(file("A=${X}\n", one), file("A=${X}\n", other)) is Status.DIFFERS
-    assert status(file("A=${X}-${Y}\n", one), file("A=${X}-${Y}\n", other)) is Status.DIFFERS
-    assert status(file("A=${X}-${Y}\n", one), file("A=${X}-${Y}\n", one)) is Status.SAME
-    assert status(file("A\n", one), file("A\n", KnownVariables({"A": "1"}))) is Status.DIFFERS
+    first, second = KnownVariables({"X": "1"}), KnownVariables({"X": "2"})
+    assert status(file("A=${X}\n", first), file("A=1\n")) is Status.SAME
+    assert status(file("A=${X:-2}\n", first), file("A=2\n", second)) is Status.DIFFERS
+    assert status(file("A=${X}\n", first), file("A=${X}\n", second)) is Status.DIFFERS
+    assert status(file("A=${X}-${Y}\n", first), file("A=${X}-${Y}\n", second)) is Status.DIFFERS
+    assert status(file("A=${X}-${Y}\n", first), file("A=${X}-${Y}\n", first)) is Status.SAME
+    assert status(file("A\n", first), file("A\n", KnownVariables({"A": "1"}))) is Status.DIFFERS
 
 
 def test_a_side_that_knows_no_project_is_held_against_one_that_does_by_what_is_written() -> None:
@@ -127,8 +127,8 @@ def test_a_container_is_the_same_only_where_the_value_is_known() -> None:
     assert status(file("A=${X}\n", KnownVariables({"X": "x"})), container(A="x")) is Status.SAME
     assert status(file("A=${X}\n", KnownVariables({"X": "x"})), container(A="y")) is Status.DIFFERS
     for text, value in (("A=ab$cd9\n", "ab"), ("A=${X:-x}\n", "x"), ("A\n", ""), ("A=${X}\n", "${X}")):
-        told = key(file(text), container(A=value))
-        assert (told.status, told.reason) == (Status.DIFFERS, "refers to a variable whose value is not known")
+        result = key(file(text), container(A=value))
+        assert (result.status, result.reason) == (Status.DIFFERS, "refers to a variable whose value is not known")
     assert status(file("A=ab$cd9\n", parser=Parser.RAW), container(A="ab$cd9")) is Status.SAME
 
 
@@ -137,15 +137,15 @@ def test_a_container_is_the_same_only_where_the_value_is_known() -> None:
 
 def test_a_secret_behind_a_reference_is_neither_shared_nor_another() -> None:
     for left, right in (("${P}", "${P}"), ("${P}", "${Q}"), ("${P}", "invented")):
-        told = key(file(f"API_TOKEN={left}\n"), file(f"API_TOKEN={right}\n"), "API_TOKEN", different=True)
-        assert (told.status, told.unexplained) == (Status.UNKNOWN, False)
-        assert told.reason == "refers to a variable whose value is not known"
+        result = key(file(f"API_TOKEN={left}\n"), file(f"API_TOKEN={right}\n"), "API_TOKEN", different=True)
+        assert (result.status, result.unexplained) == (Status.UNKNOWN, False)
+        assert result.reason == "refers to a variable whose value is not known"
     known = file("API_TOKEN=${P}\n", KnownVariables({"P": "invented"}))
     assert status(known, file("API_TOKEN=invented\n"), "API_TOKEN", different=True) is Status.SAME_SECRET
 
 
 def test_what_no_key_opens_stays_unknown() -> None:
     sealed = SideFile("api.env", ("api.env",), {"A": Value(None)}, None)
-    for other in (file("A=1\n"), file("A=${X}\n"), sealed):
-        told = key(sealed, other)
-        assert (told.status, told.reason) == (Status.UNKNOWN, "")
+    for right in (file("A=1\n"), file("A=${X}\n"), sealed):
+        result = key(sealed, right)
+        assert (result.status, result.reason) == (Status.UNKNOWN, "")

@@ -1,4 +1,4 @@
-"""`reconciler check`: from its arguments to a report, without any server."""
+"""`reconciler check`: from the command's arguments to a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reconciler.core.tree import Tree
 def check_environments(
     path: str, environments: Sequence[str], servers: Sequence[str], key_file: str | None, progress: CountProgress
 ) -> CheckReport:
-    """Every rule over the directory ``path``; ``servers`` are server's files to hold the manifests against.
+    """Apply every rule to the directory ``path``; ``servers`` are paths of server configurations to check it with.
 
     Raises RefusedError, KeyUnavailableError, DecryptFailedError.
     """
@@ -35,7 +35,7 @@ def check_environments(
 
 
 def _servers(path: str, files: Sequence[str], tree: Tree) -> tuple[dict[str, list[ServerConfig]], list[Finding]]:
-    """The server's files by the environments they follow, and what is wrong with those that cannot be used."""
+    """The server configurations by the environments they follow, and findings for invalid ones."""
     configs: dict[str, list[ServerConfig]] = {}
     findings = []
     for file in files:
@@ -53,13 +53,13 @@ def _servers(path: str, files: Sequence[str], tree: Tree) -> tuple[dict[str, lis
             for name in config.environment:
                 configs.setdefault(name, []).append(config)
                 if name not in tree.directories():
-                    findings.append(_follows_nothing(os.path.relpath(file, path), file, name))
+                    findings.append(_missing_environment(os.path.relpath(file, path), file, name))
     return configs, findings
 
 
-def _follows_nothing(relative: str, file: str, environment: str) -> Finding:
+def _missing_environment(relative: str, file: str, environment: str) -> Finding:
     with open(file, "rb") as opened:
         lines = opened.read().split(b"\n")
     line = next((number for number, text in enumerate(lines, start=1) if text.startswith(b"environment")), 1)
-    message = f"environment: there is no directory {environment}, so this server would have nothing to follow"
+    message = f"environment: there is no directory {environment} for this server to follow"
     return Finding(rules.SERVER_FILE_INVALID, relative, line, message)

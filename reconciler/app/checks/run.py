@@ -1,4 +1,4 @@
-"""`reconciler check`: every rule over one directory, with the values where there is a key."""
+"""`reconciler check`: apply every rule to one directory, and to values if there is a key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.exemptions import read_exemptions
 from reconciler.app.checks.parity import check_parity
 from reconciler.app.checks.recipients import check_copies, check_recipients
-from reconciler.app.checks.survey import Source, Survey, sentence, survey
+from reconciler.app.checks.survey import Source, Survey, sentence, survey_environments
 from reconciler.app.checks.values import (
     Opened,
     check_differences,
@@ -32,8 +32,8 @@ from reconciler.core.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """``findings`` by path, line and rule, their paths as the person would type them; ``files`` and ``values`` count
-    the sources looked at, and those whose values were known."""
+    """``findings`` are sorted by path, line and rule, with paths relative to the working directory; ``files`` counts
+    the checked sources, ``values`` those with known values."""
 
     findings: tuple[Finding, ...]
     environments: tuple[str, ...]
@@ -59,19 +59,19 @@ async def check_tree(
     servers: Mapping[str, Sequence[ServerConfig]] | None = None,
     before: Iterable[Finding] = (),
 ) -> CheckReport:
-    """Apply every rule to ``tree``, which ``prefix`` leads to. ``only`` names environments to tell of; ``before`` are
-    findings made elsewhere. Raises RefusedError where there is no such environment, DecryptFailedError.
+    """Apply every rule to ``tree``, found at ``prefix``. ``only`` limits the report to these environments; ``before``
+    are findings from elsewhere. Raises RefusedError for an unknown environment, DecryptFailedError.
     """
-    surveyed = survey(tree, prefix, parse_yaml=tools.parse_yaml, servers=servers)
+    surveyed = survey_environments(tree, prefix, parse_yaml=tools.parse_yaml, servers=servers)
     names = tuple(environment.name for environment in surveyed.environments)
     if unknown := sorted(set(only) - set(names)):
-        there = (
-            f"There are: {printable(', '.join(names))}" if names else "There is no directory with an environment.yaml"
+        hint = (
+            f"Available: {printable(', '.join(names))}" if names else "There is no directory with an environment.yaml"
         )
-        raise RefusedError(f"no environment {', '.join(unknown)} in {prefix}", hint=there)
+        raise RefusedError(f"there is no environment {', '.join(unknown)} in {prefix}", hint=hint)
     if not names:
-        hint = "Name the directory that holds the environments: `reconciler check PATH`"
-        raise RefusedError("there is no environment: no directory with an environment.yaml", where=prefix, hint=hint)
+        hint = "Name the directory of the environments: `reconciler check PATH`"
+        raise RefusedError("has no directory with an environment.yaml", where=prefix, hint=hint)
     exemptions, about_exemptions = read_exemptions(tree)
     findings = [*before, *surveyed.findings, *about_exemptions, *_keyless(surveyed)]
     book = open_book(surveyed)
@@ -80,7 +80,7 @@ async def check_tree(
     variables = {source.source.path: source.variables for source in opened}
     findings += [*book.findings, *values.findings]
     findings += await check_contracts(surveyed, book, tools.contracts, variables, tools.now)
-    notes = book.notes(surveyed.sources)
+    notes = book.notes_of(surveyed.sources)
     findings += check_shared_secrets(opened, notes, Digester(secrets.token_bytes(DIGEST_KEY_BYTES)))
     findings += check_differences(opened, notes)
     remaining = exemptions.apply(findings, whole=not only, sealed=values.sealed)
@@ -101,7 +101,7 @@ def _keyless(surveyed: Survey) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The sources whose values are known, what values tell of each alone, and the paths of those that no key opened."""
+    """The sources with known values, the findings about these values, and the paths of sources that no key opened."""
 
     opened: list[Opened]
     findings: list[Finding]
@@ -110,11 +110,11 @@ class Values:
 
 
 async def open_all(surveyed: Survey, tools: Tools, paths: Collection[str] | None = None) -> Values:
-    """Open every source (or those at ``paths``) whose values can be known."""
-    wanted = [source for source in surveyed.sources if source.outline and (paths is None or source.path in paths)]
-    plain = [(source, source.data) for source in wanted if not source.encrypted]
+    """Open every source (or those at ``paths``) whose values can be read."""
+    selected = [source for source in surveyed.sources if source.outline and (paths is None or source.path in paths)]
+    plain = [(source, source.data) for source in selected if not source.encrypted]
     findings: list[Finding] = []
-    decrypted = await _decrypt(surveyed, wanted, tools, findings)
+    decrypted = await _decrypt(surveyed, selected, tools, findings)
     opened = []
     for source, data in [*plain, *decrypted]:
         content, problems = open_source(source, data)
@@ -127,19 +127,19 @@ async def open_all(surveyed: Survey, tools: Tools, paths: Collection[str] | None
     return Values(
         opened=sorted(opened, key=lambda content: order[content.source.path]),
         findings=findings,
-        sealed=frozenset(source.path for source in wanted if source.path not in known),
+        sealed=frozenset(source.path for source in selected if source.path not in known),
         decrypted=len(decrypted),
     )
 
 
 async def _decrypt(
-    surveyed: Survey, wanted: Iterable[Source], tools: Tools, findings: list[Finding]
+    surveyed: Survey, selected: Iterable[Source], tools: Tools, findings: list[Finding]
 ) -> list[tuple[Source, bytes]]:
-    """The sources that our key opens, decrypted. What is for others is left alone."""
+    """The sources that our key opens, decrypted."""
     opener = tools.opener
     if opener is None:
         return []
-    ours = [source for source in wanted if source.cipher and opener.opens(source.cipher.metadata.age)]
+    ours = [source for source in selected if source.cipher and opener.opens(source.cipher.metadata.age)]
     done = 0
 
     async def decrypt(source: Source) -> tuple[Source, bytes] | None:
@@ -149,7 +149,7 @@ async def _decrypt(
         except BadCiphertextError as error:
             findings.append(Finding(rules.DECRYPT_FAILED, source.path, 1, sentence(error)))
         except (KeyUnavailableError, SourceError):
-            pass  # for others after all, or of a kind that the survey has told of
+            pass  # not for our key after all, or reported by the survey
         finally:
             done += 1
             tools.progress(done, len(ours))
@@ -159,13 +159,13 @@ async def _decrypt(
 
 
 def _presented(surveyed: Survey, findings: Iterable[Finding], only: Sequence[str]) -> list[Finding]:
-    """Each finding once, in the order of files and lines, with the path as the person would type it."""
+    """Each finding once, sorted by file and line, with the path relative to the working directory."""
     elsewhere = tuple(f"{environment.name}/" for environment in surveyed.environments if environment.name not in only)
-    wanted = set(only)
+    names = set(only)
     selected = {
         finding
         for finding in findings
-        if not only or not finding.path.startswith(elsewhere) or not wanted.isdisjoint(finding.environments)
+        if not only or not finding.path.startswith(elsewhere) or not names.isdisjoint(finding.environments)
     }
     ordered = sorted(selected, key=lambda finding: (finding.path, finding.line, finding.rule.id, finding.message))
     return [

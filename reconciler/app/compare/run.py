@@ -28,8 +28,8 @@ from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """``different`` None: the sides' names decide. ``expected`` None: expected-differences.yaml beside the environments,
-    if it exists. ``ssh_key`` and ``known_hosts`` None: the user's own ssh settings apply."""
+    """``different`` None: the sides' names decide. ``expected`` None: expected-differences.yaml beside the
+    environments, if it exists. ``ssh_key`` and ``known_hosts`` None: the user's own ssh settings apply."""
 
     source: GitSource
     tools: Tools

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import open_book
-from reconciler.app.checks.survey import MANIFEST, Source, survey
+from reconciler.app.checks.survey import MANIFEST, Source, survey_environments
 from reconciler.app.compare.contents import NO_VARIABLES, Content, KnownVariables, Reader
 from reconciler.app.compare.interpolation import read_interpolation
 from reconciler.app.compare.side_names import SideKind, SideName
@@ -112,8 +112,8 @@ async def _git(name: SideName, context: SideContext) -> Side:
         )
         problem = f"that commit has no {environment}/{MANIFEST}"
         raise RefusedError(problem, where=name.text, hint=printable(there))
-    surveyed = survey(Tree(kept, tree.odd), context.source.path, parse_yaml=context.reader.parse_yaml)
-    notes = open_book(surveyed).notes(surveyed.sources)
+    surveyed = survey_environments(Tree(kept, tree.odd), context.source.path, parse_yaml=context.reader.parse_yaml)
+    notes = open_book(surveyed).notes_of(surveyed.sources)
     manifest = next(entry for entry in surveyed.environments if entry.name == environment).manifest
     problems = () if manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` shows why",)
     sources = {

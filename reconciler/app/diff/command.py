@@ -46,8 +46,8 @@ async def _diff(
 
 
 def pushed_span() -> str:
-    """The commits about to be pushed as BASE...HEAD: from pre-commit, else all that origin's default branch lacks; "" if
-    there is nothing to compare with, as at the first push."""
+    """The commits about to be pushed as BASE...HEAD: from pre-commit, else all that origin's default branch lacks; ""
+    if there is nothing to compare with, as at the first push."""
     base, head = os.environ.get("PRE_COMMIT_FROM_REF", ""), os.environ.get("PRE_COMMIT_TO_REF", "")
     base = base if base.strip("0") else "origin/HEAD"  # zeros stand for a new branch
     span = f"{base}...{head if head.strip('0') else 'HEAD'}"

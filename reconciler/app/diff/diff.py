@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.run import open_all
-from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey
+from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey_environments
 from reconciler.app.checks.values import Opened
 from reconciler.app.config.manifest import Outline, outlines
 from reconciler.app.wiring.tools import Tools
@@ -57,9 +57,9 @@ class TargetChange:
 
 @dataclass(frozen=True, slots=True)
 class CommitDiff:
-    """All changes between two commits below one directory. ``others`` are changed manifests and files of no environment.
-    ``rechecked`` are unchanged files whose contract changed; ``findings`` are those of their contracts, and changed
-    files with plain text."""
+    """All changes between two commits below one directory. ``others`` are changed manifests and files of no
+    environment. ``rechecked`` are unchanged files whose contract changed; ``findings`` are those of their contracts,
+    and changed files with plain text."""
 
     base: str
     head: str
@@ -86,7 +86,7 @@ async def compare_commits(
     _refuse_unknown(trees, only)
     changed = _changed(*trees)
     first, second = surveys = [
-        survey(_concerned(tree, changed), directory, parse_yaml=tools.parse_yaml) for tree in trees
+        survey_environments(_concerned(tree, changed), directory, parse_yaml=tools.parse_yaml) for tree in trees
     ]
     before, after = ({source.path: source for source in survey.sources} for survey in surveys)
     paths = [path for path in changed if not only or path.partition("/")[0] in only]

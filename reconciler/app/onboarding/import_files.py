@@ -44,7 +44,8 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class ContractFiles:
-    """``files`` are new contracts by path, below the directory of environments; ``by_source`` are the paths by source."""
+    """``files`` are new contracts by path, below the directory of environments; ``by_source`` are the paths by
+    source."""
 
     files: Mapping[str, bytes]
     by_source: Mapping[str, Sequence[str]]

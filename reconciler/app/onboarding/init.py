@@ -87,7 +87,8 @@ def default_key_file() -> str:
 
 
 def initialize_repository(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> InitResult:
-    """Create the missing files in the repository around the working directory. Raises RefusedError, KeyUnavailableError."""
+    """Create the missing files in the repository around the working directory. Raises RefusedError,
+    KeyUnavailableError."""
     check_environment(environment)
     try:
         return asyncio.run(_initialize(environment, path, key_file, recipients))
@@ -141,7 +142,9 @@ def _key(top: str, key_file: str | None, recipients: Sequence[str], steps: list[
         raise RefusedError("a private key inside the repository could be committed", where=path, hint=hint)
     if not os.path.lexists(path):
         public = clone.make_key_file(path)
-        steps.append(Step("created", path, "the private key: keep a backup that only you can read, and never commit it"))
+        steps.append(
+            Step("created", path, "the private key: keep a backup that only you can read, and never commit it")
+        )
         return path, [public]
     existing = clone.public_keys(path)
     if len(existing) != 1:
@@ -212,7 +215,9 @@ def _directory(top: str, path: str) -> str:
         directory = os.path.join(full, part)
         where = os.path.relpath(directory, top)
         if os.path.islink(directory):
-            raise RefusedError("is a link, and init does not write through links", where=where, hint="Use another --path")
+            raise RefusedError(
+                "is a link, and init does not write through links", where=where, hint="Use another --path"
+            )
         if not os.path.lexists(directory):
             return full
         if not os.path.isdir(directory):

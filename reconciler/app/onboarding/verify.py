@@ -43,8 +43,8 @@ async def verify_import(
     machines: Mapping[str, Machine],
     progress: Callable[[str, int, int], None],
 ) -> Verification:
-    """Compare the commit with every machine: each file byte for byte, with mode and owner, and on this machine also with
-    the plan that `reconciler plan` makes. ``machines`` by their names in the manifest."""
+    """Compare the commit with every machine: each file byte for byte, with mode and owner, and on this machine also
+    with the plan that `reconciler plan` makes. ``machines`` by their names in the manifest."""
     results = []
     for number, (host, machine) in enumerate(machines.items()):
         progress("verifying", number, len(machines))

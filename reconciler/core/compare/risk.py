@@ -62,7 +62,8 @@ RULES: tuple[RiskRule, ...] = (
     ),
     RiskRule(Risk.MEDIUM, ("FEATURE*", "ENABLE*", "DISABLE*", "VERSION", "IMAGE", "TAG"), "what it does"),
 )
-"""The first rule that matches counts; a name that none matches is low. Secrets, by name or contract, are always high."""
+"""The first rule that matches counts; a name that none matches is low. Secrets, by name or contract, are always
+high."""
 
 _DATA = RULES[:2]
 _ADDRESS = re.compile(r"(?:URL|URI|DSN)$", re.IGNORECASE)

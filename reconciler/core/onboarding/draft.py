@@ -161,8 +161,8 @@ def _stack(group: _Group, name: str, machines: int, notes: list[str]) -> DraftSt
     outside = [path for path in files if path.startswith("../")]
     if outside:
         notes.append(
-            f"{name}: {listed(outside)} is outside {project.directory}, where a stack's files must be: Compose runs with "
-            "the files that it finds in the directory"
+            f"{name}: {listed(outside)} is outside {project.directory}, where a stack's files must be: Compose "
+            "runs with the files that it finds in the directory"
         )
     usual = outside or all(_USUAL_COMPOSE_FILES.fullmatch(path) for path in files)
     hosts = () if len(group.hosts) == machines else group.hosts
@@ -289,7 +289,7 @@ def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:
         entries = dotenv.entries(data, reader)
     except dotenv.EnvFileError as error:
         return (), 0, f"it cannot be parsed ({error}), so its keys are not managed"
-    if findings := line_lint.plain("", entries):
+    if findings := line_lint.lint_entries("", entries):
         problem = f"line {findings[0].line}: {findings[0].message}"
         return _shown(entries), 0, f"{problem}. Until that is fixed, its keys are not managed"
     names = _shown(entries)

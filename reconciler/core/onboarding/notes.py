@@ -27,8 +27,8 @@ def file_notes(file: DraftFile, stacks: Iterable[DraftStack]) -> Iterator[str]:
         yield f"{path} is outside {directory}: add it to the server's allowed_paths"
     if control := control_keys(file.keys) if _is_dotenv_of(file, stacks) else ():
         yield (
-            f"{path}: {listed(control)} controls what Compose runs, so a server applies a change to this file only with "
-            "allow_compose_files: true"
+            f"{path}: {listed(control)} controls what Compose runs, so a server applies changes to this file only "
+            "with allow_compose_files: true"
         )
     if file.format is not Format.PLAIN and not file.looks_harmless and file.mode & 0o004:
         yield f'{path} is world-readable (mode {file.mode:04o}); set mode: "0600" to change that'
@@ -45,8 +45,8 @@ def plain_notes(files: Sequence[DraftFile], plain: PlainFiles) -> Iterator[str]:
     for file in files:
         if file.format is not Format.PLAIN and file.file.path in plain.kept:
             yield (
-                f"{file.file.path} was plain and is now encrypted, because it may hold a secret ({file.reason}); earlier "
-                "versions stay readable in git's history"
+                f"{file.file.path} was plain and is now encrypted, because it may hold a secret ({file.reason}); "
+                "earlier versions stay readable in git's history"
             )
     paths = [file.file.path for file in files if file.format is Format.PLAIN]
     for glob in plain.globs:

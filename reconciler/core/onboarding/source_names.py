@@ -50,7 +50,8 @@ def _source_name(file: DraftFile) -> str:
 
 
 def clean_name(text: str) -> str:
-    """Reduce ``text`` to letters, digits, dots and dashes, without a leading dot or dash and without two dots in a row."""
+    """Reduce ``text`` to letters, digits, dots and dashes, without a leading dot or dash and without two dots in a
+    row."""
     return re.sub(r"\.\.+", ".", _UNUSUAL.sub("-", text)).strip(".-_")[:80]
 
 

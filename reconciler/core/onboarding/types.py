@@ -19,8 +19,8 @@ _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}\$?")
 
 @dataclass(frozen=True, slots=True)
 class ImportSource:
-    """The inventory of one machine; ``host`` is its name in the manifest; ``left_out`` has the reason for each file that
-    cannot be imported, by path."""
+    """The inventory of one machine; ``host`` is its name in the manifest; ``left_out`` has the reason for each file
+    that cannot be imported, by path."""
 
     host: str
     inventory: Inventory
