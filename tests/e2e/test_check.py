@@ -117,7 +117,7 @@ def a_target_without_its_source(site: Site) -> None:
     site.remove("production/nginx.conf")
 
 
-@mistake(rules.SOURCE_UNUSED, "production/old.env", 1, "of no target")
+@mistake(rules.SOURCE_UNUSED, "production/old.env", 1, "not the source of a target")
 def a_source_without_a_target(site: Site) -> None:
     site.encrypt("production/old.env", "A=1\n")
 
@@ -150,7 +150,7 @@ def a_source_that_is_a_named_pipe(site: Site) -> None:
     os.mkfifo(site.envs / "production/nginx.conf")
 
 
-@mistake(rules.CHECK_SETTINGS, "check.yaml", 2, "no-such-rule is no rule")
+@mistake(rules.CHECK_SETTINGS, "check.yaml", 2, "no-such-rule is not a rule")
 def an_exemption_from_an_unknown_rule(site: Site) -> None:
     exempt(site, "no-such-rule", "x")
 
@@ -165,7 +165,7 @@ def an_exemption_from_the_rule_about_exemptions(site: Site) -> None:
     exempt(site, "exemption-unused", "check.yaml")
 
 
-@mistake(rules.EXEMPTION_UNUSED, "check.yaml", 2, "finds nothing")
+@mistake(rules.EXEMPTION_UNUSED, "check.yaml", 2, "no longer finds anything")
 def an_exemption_that_exempts_nothing_any_more(site: Site) -> None:
     exempt(site, "source-missing", "production/environment.yaml")
 
@@ -285,7 +285,7 @@ def a_file_that_was_not_updated_for_a_new_recipient(site: Site) -> None:
     site.write("production/api.env", text.replace(entry, more))
 
 
-@mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "whom the rule does not name")
+@mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "which the rule does not name")
 def a_recipient_that_has_left(site: Site) -> None:
     everybody = f"{site.production.public},{site.staging.public}"
     site.encrypt("production/worker.env", WORKER.format(environment="production"), recipients=everybody)
@@ -305,27 +305,27 @@ def a_mistyped_recipient(site: Site) -> None:
     site.replace(".sops.yaml", key, key[:20] + ("q" if key[20] != "q" else "p") + key[21:])
 
 
-@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 1, "is no YAML")
+@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 1, "is not valid YAML")
 def sops_settings_that_are_no_yaml(site: Site) -> None:
     site.write(".sops.yaml", "creation_rules: [\n")
 
 
-@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 1, "no regular expression")
+@mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 1, "not a supported regular expression")
 def a_creation_rule_with_a_broken_pattern(site: Site) -> None:
     site.replace(".sops.yaml", "^production/", '"^production/("')
 
 
 @mistake(rules.SOPS_CONFIG_INVALID, ".sops.yaml", 1, "takes too long")
 def a_creation_rule_whose_pattern_never_ends(site: Site) -> None:
-    site.replace(".sops.yaml", "^production/", "(.+.+.+.+.+.+.+.+.+.+.+.+.+)+$x|(p|r|o|d|u|c|t|i|n|/|[a-z]|.)+y")
+    site.replace(".sops.yaml", "^production/", "((.+)+)+$x")
 
 
-@mistake(rules.PRIVATE_KEY, "notes.txt", 2, "a private key lies here")
+@mistake(rules.PRIVATE_KEY, "notes.txt", 2, "contains a private key")
 def a_private_key_in_plain_text(site: Site) -> None:
     site.write("notes.txt", "the key:\n" + site.staging.path.read_text())
 
 
-@mistake(rules.PRIVATE_KEY, "production/nginx.conf", 1, "a private key lies here")
+@mistake(rules.PRIVATE_KEY, "production/nginx.conf", 1, "contains a private key")
 def a_private_key_in_a_plain_source(site: Site) -> None:
     site.write("production/nginx.conf", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n")
 
@@ -354,12 +354,12 @@ def a_merge_conflict_in_a_plain_file(site: Site) -> None:
     site.write("production/nginx.conf", "server {}\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> theirs\n")
 
 
-@mistake(rules.CONFLICT_MARKER, "production/worker.env", 2, "left over")
+@mistake(rules.CONFLICT_MARKER, "production/worker.env", 2, "is left from a merge conflict")
 def a_line_that_a_merge_conflict_left(site: Site) -> None:
     site.replace("production/worker.env", "\n", "\n=======\n", 1)
 
 
-@mistake(rules.CONFLICT_MARKER, "production/worker.env", 2, "left over")
+@mistake(rules.CONFLICT_MARKER, "production/worker.env", 2, "is left from a merge conflict")
 def a_line_that_a_merge_conflict_of_three_left(site: Site) -> None:
     site.replace("production/worker.env", "\n", "\n||||||| base\n", 1)
 
@@ -369,17 +369,17 @@ def a_byte_order_mark(site: Site) -> None:
     site.write("production/worker.env", "\ufeff" + site.read("production/worker.env"))
 
 
-@mistake(rules.LINE_ENDING, "production/worker.env", 1, "Windows line ends")
+@mistake(rules.LINE_ENDING, "production/worker.env", 1, "Windows line endings")
 def windows_line_ends_in_an_encrypted_file(site: Site) -> None:
     site.replace("production/worker.env", "\n", "\r\n")
 
 
-@mistake(rules.LINE_ENDING, "production/flags.env", 1, "Windows line ends")
+@mistake(rules.LINE_ENDING, "production/flags.env", 1, "Windows line endings")
 def windows_line_ends_in_a_plain_env_file(site: Site) -> None:
     site.replace("production/flags.env", "\n", "\r\n")
 
 
-@mistake(rules.LINE_ENDING, "production/settings.yaml", 1, "Windows line ends")
+@mistake(rules.LINE_ENDING, "production/settings.yaml", 1, "Windows line endings")
 def windows_line_ends_in_an_encrypted_yaml_file(site: Site) -> None:
     site.encrypt("production/settings.yaml", "a: invented-a\nb: invented-b\n", kind="yaml")
     site.replace("production/settings.yaml", "\n", "\r\n")
@@ -408,7 +408,7 @@ def metadata_in_a_plain_env_file(site: Site) -> None:
     site.write("production/flags.env", FLAGS + "sops_version=3.11.0\n")
 
 
-@mistake(rules.KEY_NAME, "production/worker.env", 2, "no name that Compose takes")
+@mistake(rules.KEY_NAME, "production/worker.env", 2, "not a name that Compose accepts")
 def a_name_that_compose_refuses(site: Site) -> None:
     lines = site.read("production/worker.env").splitlines()
     lines.insert(1, "NOT A NAME=")
@@ -444,7 +444,7 @@ def an_example_that_names_a_file_that_is_not_there(site: Site) -> None:
     site.replace("env.example", "# files: flags.env", "# files: flags.env mailer.env")
 
 
-@mistake(rules.ENVIRONMENT_PARITY, "staging/worker.env", 1, "NEW_KEY is missing here; it is in production")
+@mistake(rules.ENVIRONMENT_PARITY, "staging/worker.env", 1, "NEW_KEY is missing here, but exists in production")
 def a_key_that_one_environment_lacks(site: Site) -> None:
     site.replace("env.example", EXAMPLE.partition("# files: worker.env")[2].partition("# files: flags")[0], "\n")
     site.replace("env.example", "# files: worker.env\n", "")
@@ -541,7 +541,7 @@ def a_bad_merge_that_left_no_marks(site: Site) -> None:
     site.write("production/worker.env", "\n".join([theirs[0], *ours[1:], ""]))
 
 
-@mistake(rules.INTERPOLATION, "production/worker.env", 4, "MAIL_PASSWORD: Compose takes what follows a $", key=True)
+@mistake(rules.INTERPOLATION, "production/worker.env", 4, "MAIL_PASSWORD: Compose treats the text after a $", key=True)
 def an_unquoted_dollar_sign(site: Site) -> None:
     keyed(site, "MAIL_PASSWORD=invented-pa$sword", "MAIL_PASSWORD=invented-staging")
 
@@ -639,7 +639,7 @@ def a_value_that_must_differ_and_does_not(site: Site) -> None:
     api(site, "https://production.example.org", "https://staging.example.org")
 
 
-@mistake(rules.CONTRACT_DIFFERS, "staging/api.env", 3, "LOG_LEVEL must be as in production/api.env", key=True)
+@mistake(rules.CONTRACT_DIFFERS, "staging/api.env", 3, "LOG_LEVEL must be the same as in production/api.env", key=True)
 def a_value_that_must_never_differ_and_does(site: Site) -> None:
     site.replace("contracts/api.yaml", "LOG_LEVEL: {enum:", "LOG_LEVEL: {x-differs: never, enum:")
     api(site, "LOG_LEVEL=info", "LOG_LEVEL=error")

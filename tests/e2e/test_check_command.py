@@ -77,7 +77,7 @@ def test_errors_are_never_allowed(broken: Site) -> None:
     [
         pytest.param(["nowhere"], "no such file or directory", id="no directory"),
         pytest.param(["envs/production"], "no directory with an environment.yaml", id="too deep"),
-        pytest.param(["--environment", "prod"], "There are: production, staging", id="no such environment"),
+        pytest.param(["--environment", "prod"], "Available: production, staging", id="no such environment"),
         pytest.param(
             ["--age-key-file", "/nonexistent/key"], "--age-key-file /nonexistent/key: there is no", id="no key"
         ),

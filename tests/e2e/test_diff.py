@@ -223,7 +223,7 @@ def test_a_contract_that_changes_alone_is_asked_of_the_files_that_have_it(commit
     committed.replace("contracts/api.yaml", "required: [", "required: [REQUIRED_KEY, ")
     committed.commit()
     changes = data(committed)
-    assert changes["asked"] == ["production/api.env", "staging/api.env"]
+    assert changes["rechecked"] == ["production/api.env", "staging/api.env"]
     assert [(finding["rule"], finding["path"]) for finding in changes["findings"]] == [
         ("contract-required", "production/api.env"), ("contract-required", "staging/api.env"),
     ]  # fmt: skip
@@ -288,8 +288,8 @@ def test_the_exit_code_tells_only_where_it_is_asked_to(committed: Site) -> None:
         pytest.param(["--output=/tmp/x..HEAD"], "--help", id="option"),
         pytest.param(["HEAD..$(reboot)"], "there is no commit $(reboot)", id="shell"),
         pytest.param(["HEAD..--all"], "is no revision", id="option behind"),
-        pytest.param(["HEAD..HEAD", "--path", "nowhere"], "nothing in either commit", id="no directory"),
-        pytest.param(["HEAD..HEAD", "-e", "prod"], "There are: production, staging", id="no environment"),
+        pytest.param(["HEAD..HEAD", "--path", "nowhere"], "does not exist in either commit", id="no directory"),
+        pytest.param(["HEAD..HEAD", "-e", "prod"], "Available: production, staging", id="no environment"),
         pytest.param(["HEAD..HEAD", "--path", "../x"], "not a path inside the repository", id="outside"),
     ],
 )

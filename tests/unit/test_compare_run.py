@@ -18,7 +18,7 @@ def test_a_defect_at_one_side_is_that_sides_and_quotes_nothing(tmp_path: Path, m
         (tmp_path / f"{name}.env").write_text("A=1\n")
     open_side = run.open_side
 
-    async def stumbling(name: Any, around: Any) -> Any:
+    async def stumbling(name: Any, context: Any) -> Any:
         if "odd" in name.text:
             raise TypeError(VALUE)
         return await open_side(name, context)
