@@ -1,4 +1,4 @@
-# Every target works on a fresh clone. `make` alone lists them.
+# Every target works in a fresh clone. `make` alone lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-# Errors only: what pip tells otherwise is progress, and advice about other package sources.
+# Errors only: pip's other output is progress, and advice about package sources.
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 
 # The first Python that is new enough; `make venv PYTHON=python3.12` names another.
@@ -23,7 +23,7 @@ help:  ## list the targets
 	@awk -F ':|  ## ' '/^[a-z]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
 
 .PHONY: venv
-venv: $(INSTALLED)  ## make .venv with exactly what requirements.lock names
+venv: $(INSTALLED)  ## create .venv with exactly what requirements.lock names
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 1; }
@@ -49,12 +49,12 @@ lint: venv  ## ruff, formatting, mypy --strict, and which layer may import which
 	@$(VENV)/bin/lint-imports
 
 .PHONY: format
-format: venv  ## put the code into the one format
+format: venv  ## fix and format the code
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
 .PHONY: lock
-lock:  ## write requirements.lock anew from pyproject.toml; LOCK_ARGS=--upgrade takes the newest of everything
+lock:  ## regenerate requirements.lock from pyproject.toml; LOCK_ARGS=--upgrade takes the newest versions
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	$(PYTHON) -m venv "$$scratch"; \
 	"$$scratch/bin/python" -m pip --quiet --quiet --disable-pip-version-check install pip-tools; \
@@ -63,12 +63,16 @@ lock:  ## write requirements.lock anew from pyproject.toml; LOCK_ARGS=--upgrade 
 		$(LOCK_ARGS) --output-file requirements.lock pyproject.toml
 
 .PHONY: demo
-demo: provision venv  ## the whole story on a scratch directory, in about a minute
+demo: provision venv  ## the main job end to end in a scratch directory, in about a minute
 	@$(VENV)/bin/reconciler demo $(DEMO_ARGS)
 
 .PHONY: bench
 bench: provision venv  ## measure what docs/performance.md reports
 	@$(VENV)/bin/python benchmarks/run.py
+
+.PHONY: figures
+figures: venv  ## measure the code: lines, longest modules and functions, shared and vague names
+	@$(VENV)/bin/python benchmarks/structure.py
 
 .PHONY: clean
 clean:  ## remove .venv and everything made by the tools

@@ -26,7 +26,7 @@ DIFF_TARGET = 1.0  # s
 
 
 def measure(root: Path) -> list[Figure]:
-    """Both commands, in a clone that the whole repository was checked out in."""
+    """Both commands, in a full clone of the repository."""
     remote, clone = make_repository(root)
     files = f"{FILES * len(ENVIRONMENTS)} files of {KEYS} keys"
     base = remote.log()[-1]
@@ -78,7 +78,7 @@ def encrypted(key: AgeKey, name: str, changed: str) -> bytes:
 
 
 def _timed(argv: Sequence[str], directory: Path) -> tuple[float, float]:
-    """Seconds of one run: wall and CPU, git's included. Raises RuntimeError where it does not end well."""
+    """Seconds of one run: wall and CPU, git's included. Raises RuntimeError unless it exits with 0."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(argv, cwd=directory, capture_output=True, check=False)
     took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -27,7 +27,7 @@ COMPOSE = "services:\n" + "".join(f"  {name[:-4]}: {{image: x, env_file: {name}}
 
 
 def measure(root: Path) -> Iterator[Figure]:
-    """Wall and CPU time, that of the servers' side apart."""
+    """Wall and CPU time, without that of the servers."""
     name = f"compare with {HOSTS} hosts of {FILES} files over SSH"
     if (lack := missing("sshd")) is not None:
         yield skipped(name, str(lack))
@@ -67,7 +67,7 @@ def _repository(root: Path) -> tuple[Path, Path]:
 
 
 def _host(stack: ExitStack, root: Path, number: int) -> tuple[Sshd, Path]:
-    """An sshd of its own that lets the first one's key in, and its directory."""
+    """A separate sshd that accepts the first one's key, and its directory."""
     directory = root / f"host-{number:02}"
     app = directory / "app"
     app.mkdir(parents=True)
@@ -82,7 +82,7 @@ def _host(stack: ExitStack, root: Path, number: int) -> tuple[Sshd, Path]:
 
 
 def _timed(argv: list[str], directory: Path) -> tuple[float, float]:
-    """Seconds of one run. Raises RuntimeError where it does not find everything the same."""
+    """Seconds of one run. Raises RuntimeError unless everything is the same."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(argv, cwd=directory, capture_output=True, check=False)
     took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from benchmarks.figures import Figure
 from reconciler.app.config.server import load_server_config
-from reconciler.app.daemon.commands import make_pass
+from reconciler.app.daemon.commands import sync_environments
 from tests.support.server import ENVIRONMENT, Daemon, Server
 
 POLLS = 20
-MORE_PASSES = 300
+MORE_RECONCILIATIONS = 300
 LOOKS = 5
 RSS_TARGET = 70.0  # MB, of 10^6 bytes
 GROWTH_TARGET = 1.0  # MB
 
 
 def idle(server: Server, kind: str) -> list[Figure]:
-    """`reconciler run`, polling every second: after its first polls, and after many more passes.
+    """`reconciler run`, polling every second: after its first polls, and after many more reconciliations.
 
     It is scraped meanwhile, as a daemon is. Its short-lived children (git) are not counted.
     """
@@ -30,17 +30,17 @@ def idle(server: Server, kind: str) -> list[Figure]:
         while _polls(daemon) < POLLS:
             time.sleep(1)
         early = _looks(daemon)
-        for _ in range(MORE_PASSES):
-            make_pass(config, "manual", (), (), dry_run=False, tell=lambda _: None)
+        for _ in range(MORE_RECONCILIATIONS):
+            sync_environments(config, (), (), lambda _: None)
             daemon.metrics()
         polls = _polls(daemon)
         late = _looks(daemon)
     name = f"idle daemon, {kind}"
     figures = [Figure(f"{name}: resident memory", "MB", early["memory"], RSS_TARGET, f"after {POLLS} polls")]
-    for what, unit, target in (("memory", "MB", GROWTH_TARGET), ("threads", "", 0.0), ("descriptors", "", 0.0)):
-        grown = min(late[what]) - min(early[what])
-        note = f"after {polls:.0f} polls, from {min(early[what]):g} to {min(late[what]):g}"
-        figures.append(Figure(f"{name}: growth of {what}", unit, (grown,), target, note))
+    for quantity, unit, target in (("memory", "MB", GROWTH_TARGET), ("threads", "", 0.0), ("descriptors", "", 0.0)):
+        grown = min(late[quantity]) - min(early[quantity])
+        note = f"after {polls:.0f} polls, from {min(early[quantity]):g} to {min(late[quantity]):g}"
+        figures.append(Figure(f"{name}: growth of {quantity}", unit, (grown,), target, note))
     return figures
 
 
@@ -50,11 +50,11 @@ def _polls(daemon: Daemon) -> float:
 
 def _looks(daemon: Daemon) -> dict[str, tuple[float, ...]]:
     """Some samples over a poll interval; while a poll runs there are a pipe or two more."""
-    found = []
+    samples = []
     for _ in range(LOOKS):
         time.sleep(0.3)
-        found.append(_look(daemon.process.pid))
-    return {what: tuple(one[what] for one in found) for what in found[0]}
+        samples.append(_look(daemon.process.pid))
+    return {quantity: tuple(sample[quantity] for sample in samples) for quantity in samples[0]}
 
 
 def _look(pid: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How soon a hand edit is repaired, and what a flood of changes beside the live files costs."""
+"""How soon a hand edit is restored, and what a flood of changes next to the live files costs."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, content
 from tests.support.server import Server
 
-REPAIR_TARGET = 300.0  # ms, for 19 of 20 edits
+RESTORE_TARGET = 300.0  # ms, for 19 of 20 edits
 PATIENCE = 30.0  # seconds
-REST = 2.5  # seconds between two edits: after a pass the daemon rests four times its length before what is touched next
+REST = 2.5  # seconds between two edits: the daemon rests four times the length of a reconciliation caused by an edit
 FLOOD = 10_000
 FLOOD_FILES = 100
 CPU_TARGET = 20.0  # percent of a core
 MEMORY_TARGET = 100.0  # MB
 
 
-def repairs(server: Server, kind: str) -> list[Figure]:
-    """`reconciler run`, with nothing to do: every live file is edited once, one after the other."""
+def restores(server: Server, kind: str) -> list[Figure]:
+    """`reconciler run`, idle: every live file is edited once, one after another."""
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "10m"
     with server.daemon():
-        took = tuple(_repair(server.app / source, source) for source in SOURCES)
+        took = tuple(_restore(server.app / source, source) for source in SOURCES)
     slow = statistics.quantiles(took, n=20)[-1]
-    name = f"hand edit to repaired file, {kind}"
-    return [Figure(name, "ms", took), Figure(f"{name}: 95th percentile", "ms", (slow,), REPAIR_TARGET)]
+    name = f"hand edit to restored file, {kind}"
+    return [Figure(name, "ms", took), Figure(f"{name}: 95th percentile", "ms", (slow,), RESTORE_TARGET)]
 
 
-def _repair(live: Path, source: str) -> float:
-    """Milliseconds until the file is git's again."""
+def _restore(live: Path, source: str) -> float:
+    """Milliseconds until the file matches git again."""
     time.sleep(REST)
-    wanted = live.read_bytes()  # other measurements have changed some
+    desired = live.read_bytes()  # other measurements have changed some
     began = time.perf_counter()
     live.write_bytes(content(source, "by hand"))
-    while live.read_bytes() != wanted:
+    while live.read_bytes() != desired:
         if time.perf_counter() - began > PATIENCE:
-            raise RuntimeError(f"{live} was not repaired within {PATIENCE:g} s")
+            raise RuntimeError(f"{live} was not restored within {PATIENCE:g} s")
         time.sleep(0.001)
     return (time.perf_counter() - began) * 1000
 
@@ -54,7 +54,7 @@ def flood(server: Server) -> list[Figure]:
             time.sleep(max(0.0, began + number / 1000 - time.perf_counter()))
         share = 100 * (_cpu(pid) - before) / (time.perf_counter() - began)
         memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    name = f"a flood of {FLOOD:,} changes beside the live files"
+    name = f"a flood of {FLOOD:,} changes next to the live files"
     return [
         Figure(f"{name}: CPU", "% of a core", (share,), CPU_TARGET),
         Figure(f"{name}: resident memory", "MB", (memory,), MEMORY_TARGET),

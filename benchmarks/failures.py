@@ -26,10 +26,10 @@ from tests.support.waiting import eventually
 ROLLBACKS = 5
 ROLLBACK_TARGET = 1.5  # times what Compose alone takes
 KILLS = 200
-LONGEST_LIFE = 1.2  # times what a whole pass takes that recreates both services
+LONGEST_LIFE = 1.2  # times the length of a reconciliation that recreates both services
 DISK = 256 * 1024  # bytes of the small file systems
-KEYS_ON_DISK = 1000  # in each file: so that it takes many pages
-STEP = 4096  # bytes: a page, what a tmpfs gives at a time
+KEYS_ON_DISK = 1000  # in each file, so that it takes many pages
+STEP = 4096  # bytes: a page, the unit of a tmpfs
 IMAGE = "reconciler-benchmark/busybox:1"
 NAMES = ("api.env", "worker.env")
 COMPOSE = f"""\
@@ -50,7 +50,7 @@ services:
 
 @contextlib.contextmanager
 def stack(root: Path) -> Iterator[tuple[Server, ComposeProject]]:
-    """A server with two services, in sync and running; everything is taken away at the end."""
+    """A server with two services, in sync and running; everything is removed at the end."""
     dockerd.ensure_image(IMAGE)
     app = root / f"reconciler-benchmark-{os.getpid()}"
     app.mkdir(parents=True)
@@ -69,7 +69,7 @@ def stack(root: Path) -> Iterator[tuple[Server, ComposeProject]]:
 
 
 def files(mode: str, keys: int = 40) -> dict[str, bytes]:
-    """A revision: its mode is in every line of every file, so that half a file or an older one is known."""
+    """A revision: its mode is in every line of every file, so that half a file or an older one is recognized."""
     filling = "".join(f"KEY_{number}=value {number} of {mode}\n" for number in range(keys))
     return {name: f"MODE={mode}\n{filling}END={mode}\n".encode() for name in NAMES}
 
@@ -78,7 +78,7 @@ def files(mode: str, keys: int = 40) -> dict[str, bytes]:
 
 
 def rolling_back(server: Server, project: ComposeProject) -> list[Figure]:
-    """In turns: a revision makes api unhealthy and is rolled back, and Compose alone recreates api.
+    """Alternate: a revision makes api unhealthy and is rolled back, and Compose alone recreates api.
 
     The times are the engine's own: from its event "unhealthy" to its event "healthy" after the files were restored;
     for Compose alone, from the start of the command to that event.
@@ -90,7 +90,7 @@ def rolling_back(server: Server, project: ComposeProject) -> list[Figure]:
         since = time.time()
         _sync(server, "rolled_back")
         if server.live("api.env") != good["api.env"]:
-            raise RuntimeError("the pass says rolled back, but the live file is another")
+            raise RuntimeError("the result is rolled back, but the live file differs")
         events = _health(project, since)
         unhealthy = next(at for word, at in events if word == "unhealthy")
         rolled_back.append(next(at for word, at in events if word == "healthy" and at > unhealthy) - unhealthy)
@@ -107,9 +107,9 @@ def rolling_back(server: Server, project: ComposeProject) -> list[Figure]:
 
 
 def _health(project: ComposeProject, since: float) -> list[tuple[str, float]]:
-    """The engine's words on api's health since then, and when it said them (epoch seconds)."""
+    """The engine's health events for api since then, with their times (epoch seconds)."""
     mine = [f"label=com.docker.compose.project={project.name}", "label=com.docker.compose.service=api"]
-    filters = [word for one in (*mine, "event=health_status") for word in ("--filter", one)]
+    filters = [word for label in (*mine, "event=health_status") for word in ("--filter", label)]
     command = ("docker", "events", "--since", f"{since:.6f}", "--until", f"{time.time():.6f}", "--format", "{{json .}}")
     events = [json.loads(line) for line in output(*command, *filters).decode().splitlines()]
     return [(event["Action"].removeprefix("health_status: "), event["timeNano"] / 1e9) for event in events]
@@ -117,7 +117,7 @@ def _health(project: ComposeProject, since: float) -> list[tuple[str, float]]:
 
 def _wait_until_healthy(project: ComposeProject) -> None:
     def all_healthy() -> bool:
-        return all(project.container(one)["State"]["Health"]["Status"] == "healthy" for one in ("api", "worker"))
+        return all(project.container(name)["State"]["Health"]["Status"] == "healthy" for name in ("api", "worker"))
 
     eventually(all_healthy, timeout=60)
 
@@ -125,18 +125,18 @@ def _wait_until_healthy(project: ComposeProject) -> None:
 def _sync(server: Server, *results: str) -> None:
     outcome = server.sync()
     if outcome["result"] not in results:
-        raise RuntimeError(f"a pass ended with {outcome['result']} instead of {results}: {outcome['reason']}")
+        raise RuntimeError(f"a reconciliation ended with {outcome['result']} instead of {results}: {outcome['reason']}")
 
 
 # --- kills ---
 
 
 def killed(server: Server, project: ComposeProject, kills: int = KILLS, seed: int = 1) -> list[Figure]:
-    """A new revision for every kill; every fourth is bad. One pass is killed at a random instant of its life, with
-    the compose it started or without; the next one (of the next revision, or of the same) goes on.
+    """A new revision for every kill; every fourth is bad. A reconciliation is killed at a random instant, with or
+    without the compose it started; the next one (of the next revision, or of the same) continues.
 
-    After each kill every file must be one that git or a backup knows, whole; at the end, everything of the last
-    revision.
+    After each kill every file must be complete and known to git or a backup; at the end, everything must be of the
+    last revision.
     """
     chance = random.Random(seed)
     known: set[bytes] = {server.live(name) for name in NAMES}
@@ -147,11 +147,11 @@ def killed(server: Server, project: ComposeProject, kills: int = KILLS, seed: in
     life = LONGEST_LIFE * (time.monotonic() - began)
     known |= set(files("whole").values())
     for number in range(kills):
-        if number % 2 == 0:  # the other half of the kills meets a run that was killed before
+        if number % 2 == 0:  # the other half of the kills hits a run that was killed before
             revision = files(f"bad{number}" if number % 8 == 6 else f"mode{number}")
             known |= set(revision.values())
             server.commit(revision)
-        hit += _kill_one(server, chance.uniform(0, life), with_children=chance.random() < 0.5)
+        hit += _kill_run(server, chance.uniform(0, life), with_children=chance.random() < 0.5)
         inside += _has_unfinished(server)
         for name in NAMES:
             lost += not (server.app / name).exists()
@@ -163,21 +163,21 @@ def killed(server: Server, project: ComposeProject, kills: int = KILLS, seed: in
         server.sync()
     _wait_until_healthy(project)
     old = sum(
-        project.environment(one)["END"] != "last" or server.live(f"{one}.env") != last[f"{one}.env"]
-        for one in ("api", "worker")
+        project.environment(name)["END"] != "last" or server.live(f"{name}.env") != last[f"{name}.env"]
+        for name in ("api", "worker")
     )
-    beside = len(list(server.app.glob(".*.reconciler-*")))
-    note = f"{kills} kills, {hit} of them in the middle of a pass, {inside} of a transaction"
+    left = len(list(server.app.glob(".*.reconciler-*")))
+    note = f"{kills} kills, {hit} of them in the middle of a reconciliation, {inside} of a transaction"
     return [
         Figure("killed at random: live files lost", "", (float(lost),), 0.0, note),
         Figure("killed at random: live files truncated or unknown", "", (float(cut),), 0.0),
         Figure("killed at random: services left on old values", "", (float(old),), 0.0),
-        Figure("killed at random: files of ours left beside live ones", "", (float(beside),), 0.0),
+        Figure("killed at random: temporary files left next to live files", "", (float(left),), 0.0),
     ]
 
 
-def _kill_one(server: Server, life: float, *, with_children: bool) -> bool:
-    """Start a pass and kill it after so many seconds; return whether it was still at work."""
+def _kill_run(server: Server, life: float, *, with_children: bool) -> bool:
+    """Start a reconciliation and kill it after ``life`` seconds; return whether it was still running."""
     process = server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(life)
@@ -207,22 +207,22 @@ def _children(pid: int) -> list[int]:
 
 
 def _ups(project: ComposeProject) -> list[str]:
-    """Compose commands for this project that have outlived their pass."""
-    found = []
+    """Compose commands for this project that outlived their reconciliation."""
+    processes = []
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if b"compose" in (words := command.read_bytes().split(b"\0")) and project.name.encode() in words:
-                found.append(command.parent.name)
-    return found
+                processes.append(command.parent.name)
+    return processes
 
 
 # --- full disks ---
 
 
 def full_disks(root: Path, step: int = STEP) -> list[Figure]:
-    """The same change, again and again, on a disk with ``step`` bytes more room each time, until it fits.
+    """The same change, repeated, on a disk with ``step`` bytes more room each time, until it fits.
 
-    Once the disk is that of the live files, once that of the state: backups and the store.
+    First the disk of the live files, then the disk of the state: backups and the store.
     """
     if os.geteuid() != 0:
         return [skipped("full disks", "only root can mount a small file system")]
@@ -230,7 +230,7 @@ def full_disks(root: Path, step: int = STEP) -> list[Figure]:
     for kind in ("live files", "state"):
         with _small_disk(root / kind.replace(" ", "-"), kind) as (server, disk):
             damaged, tries = _fill_by_fill(server, disk, step)
-        note = f"{tries} passes, each with {step} bytes more room than the one before"
+        note = f"{tries} reconciliations, each with {step} more bytes of room than the one before"
         figures.append(Figure(f"disk of the {kind} full: live files damaged", "", (float(damaged),), 0.0, note))
     return figures
 
@@ -243,7 +243,7 @@ def _small_disk(root: Path, kind: str) -> Iterator[tuple[Server, Path]]:
     server.commit(files("first", KEYS_ON_DISK), server.plain(list(NAMES)))
     _sync(server, "applied")
     server.commit(files("second", KEYS_ON_DISK))
-    server.json("plan")  # has fetched it: what git needs of the disk is not the matter here
+    server.json("plan")  # fetches it: the room that git needs is not measured here
     disk = app if kind == "live files" else server.state
     aside = root / "aside"
     disk.rename(aside)
@@ -269,15 +269,15 @@ def _fill_by_fill(server: Server, disk: Path, step: int) -> tuple[int, int]:
         outcome = server.cli("sync", "--json")
         tries += 1
         live = {name: server.live(name) for name in NAMES}
-        damaged += sum(live[name] not in [one[name] for one in generations] for name in NAMES)
+        damaged += sum(live[name] not in [generation[name] for generation in generations] for name in NAMES)
         if outcome.stdout and json.loads(outcome.stdout)[0]["result"] == "applied":
             return damaged + (live != generations[1]), tries
 
 
 def _fill(disk: Path, room: int) -> None:
-    """Take all of the disk but so many bytes. Never of a disk that is not the small one."""
+    """Fill the disk except for ``room`` bytes. Never fill a disk other than the small one."""
     if not os.path.ismount(disk):
-        raise RuntimeError(f"somebody has unmounted {disk}")
+        raise RuntimeError(f"{disk} is no longer mounted")
     free = os.statvfs(disk)
     with (disk / "filler").open("wb") as file:
         file.write(bytes(max(0, free.f_bavail * free.f_frsize - room)))

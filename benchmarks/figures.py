@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.adapters.sops import sops
+from reconciler.adapters.sops.binary import find_sops
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def skipped(name: str, why: str) -> Figure:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """One line a figure: median, min, max, how many, the target and what came of it."""
+    """One line a figure: median, minimum, maximum, runs, target and verdict."""
     head = ("figure", "median", "min", "max", "runs", "target", "", "")
     rows = [head, *(_row(figure) for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
@@ -82,16 +82,16 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on beside the code."""
+    """What the figures depend on besides the code."""
     return {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "load": "{:.1f} {:.1f} {:.1f} (1, 5, 15 minutes)".format(*os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "git": _said("git", "--version"),
-        "sops": _said(sops.find_binary("sops"), "--version", "--disable-version-check"),
-        "docker": _said("docker", "version", "--format", "{{.Server.Version}}"),
-        "compose": _said("docker", "compose", "version", "--short"),
+        "git": _version("git", "--version"),
+        "sops": _version(find_sops("sops"), "--version", "--disable-version-check"),
+        "docker": _version("docker", "version", "--format", "{{.Server.Version}}"),
+        "compose": _version("docker", "compose", "version", "--short"),
     }
 
 
@@ -101,7 +101,7 @@ def _processor() -> str:
     return models[0] if models else platform.machine()
 
 
-def _said(program: str, *arguments: str) -> str:
+def _version(program: str, *arguments: str) -> str:
     if shutil.which(program) is None:
         return "not installed"
     done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=20, check=False)

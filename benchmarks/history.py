@@ -1,4 +1,4 @@
-"""How long it takes to learn the age of every secret from a long history, and from one commit more."""
+"""How long it takes to learn the age of every secret from a long history, and from one more commit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def _ages(remote: GitRemote, state_dir: str) -> list[Figure]:
     note = f"{len(seen)} values read"
     return [
         Figure(f"age of secrets, {COMMITS} commits", "s", tuple(whole), WHOLE_TARGET),
-        Figure("age of secrets, one commit more", "ms", tuple(1000 * sample for sample in more), note=note),
+        Figure("age of secrets, one more commit", "ms", tuple(1000 * sample for sample in more), note=note),
     ]
 
 

@@ -1,4 +1,4 @@
-"""A pass in which nothing changes, over hosts that are reached through kept SSH connections."""
+"""A reconciliation without a change, over hosts reached through kept SSH connections."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from benchmarks.figures import Figure
 from benchmarks.scratch import make_server
 from reconciler.app.config.server import load_server_config
 from reconciler.app.wiring.server import runtime
-from reconciler.core.model.runs import Outcome, Result
-from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Turn, take_turn
+from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.model.runs import Result
 from tests.support.server import Server
 from tests.support.sshd import Sshd, make_sshd
 
 HOSTS = 20
 FILES = 10
-PASSES = 15
+RECONCILIATIONS = 15
 TARGET = 0.5  # seconds of CPU
 
 
@@ -28,29 +27,26 @@ def unchanged(scratch: Path) -> Iterator[Figure]:
     """CPU time and wall time of our process, for all hosts together."""
     server = make_server(scratch)
     with _hosts(scratch) as hosts:
-        server.settings |= {"local": False, "hosts": {name: one.as_host() for name, one in hosts.items()}}
+        server.settings |= {"local": False, "hosts": {name: host.as_host() for name, host in hosts.items()}}
         names = [f"f{number}.env" for number in range(FILES)]
         server.commit(dict.fromkeys(names, b"A=1\nB=2\n"), server.plain(names))
-        samples = asyncio.run(_passes(server))
-    what = f"pass without a change over {HOSTS} hosts with {FILES} files each"
-    yield Figure(f"{what}, CPU", "s", tuple(cpu for cpu, _ in samples), TARGET)
-    yield Figure(f"{what}, wall", "s", tuple(wall for _, wall in samples))
+        samples = asyncio.run(_reconciliations(server))
+    name = f"reconciliation without a change over {HOSTS} hosts with {FILES} files each"
+    yield Figure(f"{name}, CPU", "s", tuple(cpu for cpu, _ in samples), TARGET)
+    yield Figure(f"{name}, wall", "s", tuple(wall for _, wall in samples))
 
 
-async def _passes(server: Server) -> list[tuple[float, float]]:
+async def _reconciliations(server: Server) -> list[tuple[float, float]]:
     samples = []
     async with runtime(load_server_config(str(server.config))) as built:
         (rollout,) = built.rollouts
 
-        async def make(host: Reconciler, turn: Turn) -> Outcome:
-            return await take_turn(host, "drift", turn)
-
-        await rollout.run(make)
-        for _ in range(PASSES):
+        await rollout.reconcile(ReconcileRequest("drift"))
+        for _ in range(RECONCILIATIONS):
             began = time.process_time(), time.monotonic()
-            outcomes = await rollout.run(make, poll=False)
+            outcomes = await rollout.reconcile(ReconcileRequest("drift", poll=False))
             samples.append((time.process_time() - began[0], time.monotonic() - began[1]))
-            assert [one.result for one in outcomes] == [Result.IN_SYNC] * HOSTS, outcomes
+            assert [outcome.result for outcome in outcomes] == [Result.IN_SYNC] * HOSTS, outcomes
     return samples
 
 

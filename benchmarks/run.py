@@ -1,6 +1,6 @@
-"""Measures what docs/performance.md explains: `make bench`, or `python benchmarks/run.py [--json FILE]`.
+"""Measure what docs/performance.md explains: `make bench`, or `python benchmarks/run.py [--json FILE]`.
 
-Prints medians, with minimum and maximum, beside their targets. Exit code 1: the median misses a target.
+Print medians, with minimum and maximum, next to their targets. Exit with 1 if a median misses its target.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import checks, compare, daemon, drift, failures, history, hosts, passes, services
+from benchmarks import checks, compare, daemon, drift, failures, history, hosts, reconciliations, services
 from benchmarks.figures import Figure, machine, skipped, table
 from benchmarks.scratch import TARGETS, make_server
 from tests.support.git_remote import make_git_remote
@@ -30,13 +30,13 @@ HELP_TARGET = 300.0  # ms
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure the reconciler on this machine, beside its targets.")
+    parser = argparse.ArgumentParser(description="Measure reconciler on this machine, next to its targets.")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write every sample to this file")
     parser.add_argument(
         "--kills", metavar="N", type=int, default=failures.KILLS, help="kills at random instants (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is taken away then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is cleaned up
     described = machine()
     print("\n".join(f"{name:>10}: {value}" for name, value in described.items()))
     if os.getloadavg()[0] > len(os.sched_getaffinity(0)):
@@ -47,7 +47,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="reconciler-benchmark-") as scratch:
             figures.extend(measure(Path(scratch), arguments.kills))
     finally:
-        print("\n" + table(figures))  # also when something fails half way
+        print("\n" + table(figures))  # also after a failure half way
     if arguments.json:
         data = {"machine": described, "figures": [figure.data() for figure in figures]}
         arguments.json.write_text(json.dumps(data, indent=2) + "\n")
@@ -57,16 +57,16 @@ def main() -> int:
 
 
 def measure(scratch: Path, kills: int) -> Iterator[Figure]:
-    """All figures, one after the other: they would disturb each other."""
+    """All figures, one after another: they would disturb each other."""
     yield from start_of_the_command()
     yield from checks.measure(scratch / "checks")
     yield from compare.measure(scratch / "compare")
     server = make_server(scratch / "files")
-    yield from asyncio.run(passes.parts(server))
-    yield from asyncio.run(passes.first(server))
-    yield from asyncio.run(passes.change(server))
-    yield from asyncio.run(passes.idle(server, f"{TARGETS} targets"))
-    yield from drift.repairs(server, "no stack")
+    yield from asyncio.run(reconciliations.parts(server))
+    yield from asyncio.run(reconciliations.first(server))
+    yield from asyncio.run(reconciliations.change(server))
+    yield from asyncio.run(reconciliations.idle(server, f"{TARGETS} targets"))
+    yield from drift.restores(server, "no stack")
     yield from drift.flood(server)
     yield from failures.full_disks(scratch / "disks")
     yield from hosts.unchanged(scratch / "hosts")
@@ -77,10 +77,10 @@ def measure(scratch: Path, kills: int) -> Iterator[Figure]:
         return
     with services.stack(scratch / "stack") as (with_stack, project):
         asyncio.run(services.start(with_stack, project))
-        yield from asyncio.run(passes.idle(with_stack, f"{TARGETS} targets in a stack"))
+        yield from asyncio.run(reconciliations.idle(with_stack, f"{TARGETS} targets in a stack"))
         yield from asyncio.run(services.change(with_stack, project))
         yield from daemon.idle(with_stack, f"{TARGETS} targets in a stack")
-        yield from drift.repairs(with_stack, "in a stack")
+        yield from drift.restores(with_stack, "in a stack")
     with failures.stack(scratch / "failures") as (failing, project):
         yield from failures.rolling_back(failing, project)
         yield from failures.killed(failing, project, kills)

@@ -1,4 +1,4 @@
-"""A server in a scratch directory: a git remote, an age key, a server's file and 50 encrypted targets."""
+"""A server in a scratch directory: a git remote, an age key, a server configuration and 50 encrypted targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A change that recreates a service, beside what Compose alone takes to recreate it."""
+"""A change that recreates a service, compared with Compose alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import passes
+from benchmarks import reconciliations
 from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, make_server
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.demo import dockerd
 from tests.support.commands import output, run
@@ -35,7 +36,7 @@ services:
 
 
 def obstacle() -> str | None:
-    """Why services cannot be measured here; None where they can. No engine is started for it."""
+    """Why services cannot be measured here; None if they can. Starts no engine."""
     if not dockerd.answers():
         return "no Docker Engine answers"
     return None if dockerd.static_busybox() else "there is no static busybox to make an image of"
@@ -55,21 +56,21 @@ def stack(root: Path) -> Iterator[tuple[Server, ComposeProject]]:
 
 
 async def start(server: Server, project: ComposeProject) -> None:
-    """The first pass writes the files; a person starts the services."""
-    async with passes.built(server) as (_, reconciler):
-        await passes.cost_of(reconciler, "start", Result.APPLIED)
+    """The first reconciliation writes the files; an operator starts the services."""
+    async with reconciliations.built(server) as (_, reconciler):
+        await reconciliations.cost_of(reconciler, "start", Result.APPLIED)
     project.up()
     _wait_until_healthy(project)
 
 
 async def change(server: Server, project: ComposeProject) -> list[Figure]:
-    """In turns: one key changes in git, and Compose alone recreates the service that uses it."""
+    """Alternate: one key changes in git, and Compose alone recreates the service that uses it."""
     costs, alone, healthy = [], [], []
-    async with passes.built(server) as (_, reconciler):
-        await reconciler.run("start")
+    async with reconciliations.built(server) as (_, reconciler):
+        await reconciler.reconcile(ReconcileRequest("start"))
         for _ in range(CHANGES):
-            passes.commit_change(server)
-            costs.append(await passes.cost_of(reconciler, "webhook", Result.APPLIED))
+            reconciliations.commit_change(server)
+            costs.append(await reconciliations.cost_of(reconciler, "webhook", Result.APPLIED))
             began = time.perf_counter()
             output(*UP, cwd=project.directory)
             alone.append((time.perf_counter() - began) * 1000)
@@ -77,7 +78,7 @@ async def change(server: Server, project: ComposeProject) -> list[Figure]:
             healthy.append((time.perf_counter() - began) * 1000)
     ratios = tuple(cost.wall / base for cost, base in zip(costs, healthy, strict=True))
     return [
-        *passes.wall_and_cpu("one key, from commit to service healthy", costs),
+        *reconciliations.wall_and_cpu("one key, from commit to service healthy", costs),
         Figure("compose alone, up --force-recreate: wall", "ms", tuple(alone)),
         Figure("compose alone, the same until healthy: wall", "ms", tuple(healthy)),
         Figure("commit to healthy, by compose alone until healthy", "", ratios),

@@ -239,7 +239,7 @@ def server(tmp_path: Path, git_remote: Callable[..., GitRemote], age_key: AgeKey
     """A server without an engine: an empty stack directory and a git remote without commits."""
     app = tmp_path / "app"
     app.mkdir()
-    return Server(tmp_path, app, git_remote(), age_key)
+    return Server(tmp_path, app, git_remote(), age_key, forked=True)
 
 
 @pytest.fixture
@@ -253,6 +253,6 @@ def stack_server(
 
     def make(compose: str, files: Mapping[str, str | bytes] | None = None) -> tuple[Server, ComposeProject]:
         project = compose_project(compose, files)
-        return Server(tmp_path, project.directory, git_remote(), age_key), project
+        return Server(tmp_path, project.directory, git_remote(), age_key, forked=True), project
 
     return make

@@ -23,14 +23,15 @@ from reconciler.core.errors import (
 from reconciler.core.model.compose import Action, Container, Project, Service, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
-from reconciler.core.model.requests import Order
-from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertOrder, RevertState, Revision
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
+from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, RevertState, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
-from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, Entry, Metadata
+from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry
+from reconciler.core.sops.metadata import SopsMetadata
 from reconciler.engine.reconcile import Reconciler
 
 APP = "/opt/app"
@@ -39,7 +40,7 @@ WORKER = f"{APP}/worker.env"
 
 
 class Killed(BaseException):
-    """Stands for the death of the process: nothing of ours may catch it."""
+    """The death of the process: no code of ours may catch it."""
 
 
 @dataclass(slots=True)
@@ -94,14 +95,14 @@ class FakeGit:
         return None if data is None else Blob(f"{hash(data):x}", data)
 
     async def descends(self, commit: str, ancestor: str) -> bool:
-        order = list(self.commits)
-        return not self.rewritten and ancestor in order[: order.index(commit) + 1]
+        history = list(self.commits)
+        return not self.rewritten and ancestor in history[: history.index(commit) + 1]
 
     async def resolve(self, name: str) -> str:
-        found = [commit for commit in self.commits if commit.startswith(name)]
-        if len(found) != 1:
+        matches = [commit for commit in self.commits if commit.startswith(name)]
+        if len(matches) != 1:
             raise RefusedError(f"no commit {name}")
-        return found[0]
+        return matches[0]
 
     async def first_seen(self, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
         self.journal.note(f"first-seen {since[:1] if since else ''}..{commit[:1]}")
@@ -115,16 +116,16 @@ class FakeGit:
 
 @dataclass(slots=True)
 class FakeGitWriter:
-    """Pushes every revert, unless it is told how else it ends."""
+    """Pushes every revert, unless the test sets another result."""
 
     journal: Journal
-    orders: list[tuple[RevertOrder, GitRevert]] = field(default_factory=list)
+    requests: list[tuple[RevertRequest, GitRevert]] = field(default_factory=list)
     ends: list[Reverted | ReconcilerError] = field(default_factory=list)
     proposed: list[tuple[str, dict[str, bytes], str]] = field(default_factory=list)
 
-    async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
-        self.journal.note(f"revert {order.good[:1]}..{order.failed[:1]}")
-        self.orders.append((order, mode))
+    async def revert(self, request: RevertRequest, mode: GitRevert) -> Reverted:
+        self.journal.note(f"revert {request.good[:1]}..{request.failed[:1]}")
+        self.requests.append((request, mode))
         end = self.ends.pop(0) if self.ends else Reverted(RevertState.PUSHED, "main", "r" * 40, "reverted in git")
         if isinstance(end, ReconcilerError):
             raise end
@@ -141,7 +142,7 @@ class FakeGitWriter:
 
 @dataclass(slots=True)
 class FakeDecryptor:
-    """ "Encrypted" is what is in git with a mark before it; a value's iv is the value itself, made longer."""
+    """Encrypts by putting a mark before the content; a value's iv is the value itself, made longer."""
 
     journal: Journal
     error: ReconcilerError | None = None
@@ -154,8 +155,8 @@ class FakeDecryptor:
 
     def read(self, name: str, data: bytes) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
-        entries = tuple(Entry(key, 1, value, iv(value)) for key, _, value in pairs)
-        return Ciphertext(Format.DOTENV, entries, Metadata((), (), "", "", ""))
+        entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)
+        return Ciphertext(Format.DOTENV, entries, SopsMetadata((), (), ""))
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         self.journal.note(f"amend {name}")
@@ -175,7 +176,7 @@ class FakeDecryptor:
 
 
 def iv(value: str) -> str:
-    """As long as a real one; "" for an empty value."""
+    """As long as a real iv; "" for an empty value."""
     return value.ljust(IV_CHARACTERS, "_")[:IV_CHARACTERS] if value else ""
 
 
@@ -215,7 +216,7 @@ class FakeHost:
 
     async def leftovers(self, path: str) -> tuple[str, ...]:
         directory, _, name = path.rpartition("/")
-        return tuple(sorted(other for other in self.files if other.startswith(f"{directory}/.{name}.reconciler-")))
+        return tuple(sorted(file for file in self.files if file.startswith(f"{directory}/.{name}.reconciler-")))
 
     async def check(self, check: Check, data: Secret) -> None:
         self.journal.note(f"check {check.name}")
@@ -262,12 +263,12 @@ class FakeCompose:
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
-        return tuple(one for name, one in self.running.items() if self.stack_of(name) == stack.name)
+        return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         self._reach()
         self.journal.note("glance")
-        return tuple(one for name, one in self.running.items() if self.stack_of(name) == stack.name)
+        return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
 
     async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
         self._reach()
@@ -348,7 +349,7 @@ class FakeBackups:
 
 
 class JournaledStore(SqliteStore):
-    """The real store, on a file of its own; its writes are noted, and the test looks at one environment."""
+    """The real store, on a file of its own; records its writes, and shows one environment to the test."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
         super().__init__(str(path))
@@ -450,7 +451,7 @@ class FakeProbe:
 
 
 class SilentMetrics:
-    """The Metrics port; remembers the last plan, the outcomes, and what tests ask for."""
+    """The Metrics port; keeps the last plan, the outcomes, and what tests need."""
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
@@ -469,7 +470,7 @@ class SilentMetrics:
 
     def backed_up(self, environment: str, ok: bool) -> None: ...
 
-    def backups(self, environment: str, found: Sequence[Backup]) -> None: ...
+    def backups(self, environment: str, backups: Sequence[Backup]) -> None: ...
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None: ...
 
@@ -506,7 +507,7 @@ class SilentMetrics:
 class World:
     """All fakes together, with a manifest whose targets are the ``*.env`` files of the commit.
 
-    They belong to the one stack ``app``, but for those that are named in ``compose.stacks``. The store's file lies in
+    They belong to the stack ``app``, except those named in ``compose.stacks``. The store's file lies in
     ``directory``.
     """
 
@@ -523,7 +524,7 @@ class World:
         self.metrics = SilentMetrics()
         self.contracts = FakeContracts(self.journal)
         self.stack = Stack("production", "app", APP)
-        self.others: tuple[Stack, ...] = ()
+        self.other_stacks: tuple[Stack, ...] = ()
         self.probe = FakeProbe()
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
@@ -568,9 +569,9 @@ class World:
             stack = self.compose.stack_of(_service(source))
             return Target(environment, source, f"{APP}/{source}", stack=stack, **self.target_fields)  # type: ignore[arg-type]
 
-        return Manifest(environment, (self.stack, *self.others), tuple(map(target, text.decode().split())))
+        return Manifest(environment, (self.stack, *self.other_stacks), tuple(map(target, text.decode().split())))
 
 
-async def one_pass(world: World, trigger: str = "manual", order: Order | None = None) -> Outcome:
-    """A pass as a freshly started daemon makes it."""
-    return await Reconciler(world.ports(), "production").run(trigger, order=order)
+async def reconcile_once(world: World, trigger: str = "manual", operator: OperatorRequest | None = None) -> Outcome:
+    """Reconcile as a daemon does that has just started."""
+    return await Reconciler(world.ports(), "production").reconcile(ReconcileRequest(trigger, operator=operator))

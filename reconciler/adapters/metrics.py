@@ -74,7 +74,7 @@ class PrometheusMetrics:
         gauge, counter = self._gauge, self._counter
         self._build_info = gauge("build_info", "The running version.", "version")
         self._revision_info = gauge(
-            "revision_info", "Revisions: head, wanted, applied, healthy.", "environment", "state", "revision"
+            "revision_info", "Revisions: head, desired, applied, healthy.", "environment", "state", "revision"
         )
         self._reconcile = counter("reconcile", "Passes by result.", "environment", "result")
         self._last_result = gauge("last_result", "1 for the result of the latest pass.", "environment", "result")
@@ -281,18 +281,18 @@ class PrometheusMetrics:
         self._failing_since.setdefault(environment, at)
 
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
-        self._forget_stacks(environment, {one.stack for one in stacks})
-        for one in stacks:
+        self._forget_stacks(environment, {stack.stack for stack in stacks})
+        for stack in stacks:
             for status in HealthStatus:
-                self._health.labels(environment, one.stack, status).set(int(status is one.status))
-            self._meet(environment, one.stack, [service.service for service in one.services])
-            self._service_healthy.remove_by_labels({"environment": environment, "stack": one.stack})
-            for service in one.services:
-                self._service_healthy.labels(environment, one.stack, service.service).set(int(service.healthy))
-        found = {one.status for one in stacks}
-        if HealthStatus.UNHEALTHY in found:
+                self._health.labels(environment, stack.stack, status).set(int(status is stack.status))
+            self._meet(environment, stack.stack, [service.service for service in stack.services])
+            self._service_healthy.remove_by_labels({"environment": environment, "stack": stack.stack})
+            for service in stack.services:
+                self._service_healthy.labels(environment, stack.stack, service.service).set(int(service.healthy))
+        statuses = {stack.status for stack in stacks}
+        if HealthStatus.UNHEALTHY in statuses:
             self.failed(environment, at)
-        elif found <= {HealthStatus.HEALTHY, HealthStatus.STOPPED} and environment in self._failing_since:
+        elif statuses <= {HealthStatus.HEALTHY, HealthStatus.STOPPED} and environment in self._failing_since:
             self._recovery.labels(environment).observe(max(0.0, at - self._failing_since.pop(environment)))
 
     def _forget_stacks(self, environment: str, there: set[str]) -> None:

@@ -38,7 +38,7 @@ _SCHEMA = (
     "CREATE INDEX run_by_environment ON run (environment, number)",
     "CREATE TABLE history (directory TEXT PRIMARY KEY, commit_id TEXT NOT NULL) STRICT",
     "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
-    "CREATE TABLE owed (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
+    "CREATE TABLE pending_restart (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -140,8 +140,11 @@ class SqliteStore:
 
     def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
         with self._transaction() as do:
-            for one in seen.items():
-                do("INSERT INTO first_seen VALUES (?, ?) ON CONFLICT (iv) DO UPDATE SET at = min(at, excluded.at)", one)
+            for appearance in seen.items():
+                do(
+                    "INSERT INTO first_seen VALUES (?, ?) ON CONFLICT (iv) DO UPDATE SET at = min(at, excluded.at)",
+                    appearance,
+                )
             do("INSERT OR REPLACE INTO history VALUES (?, ?)", (directory, commit))
 
     # --- runs ---
@@ -157,7 +160,7 @@ class SqliteStore:
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         with self._transaction() as do:
             do("UPDATE run SET facts = ?, reason = ? WHERE id = ?", (_run_facts(run), run.reason, run.id))
-            do("DELETE FROM owed WHERE run = ?", (run.id,))
+            do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
             _insert_owed(do, run.id, run.environment, run.actions)
             if record is not None:
                 do(*_upsert_environment(record))
@@ -179,7 +182,7 @@ class SqliteStore:
 
     def pending_restarts(self, environment: str) -> tuple[Action, ...]:
         rows = self._all(
-            "SELECT action FROM owed WHERE environment = ? GROUP BY action ORDER BY min(rowid)", environment
+            "SELECT action FROM pending_restart WHERE environment = ? GROUP BY action ORDER BY min(rowid)", environment
         )
         with self._decoding():
             return tuple(_action_from_json(json.loads(row[0])) for row in rows)
@@ -199,11 +202,13 @@ class SqliteStore:
     ) -> None:
         done = {(action.stack, action.service) for action in settled}
         with self._transaction() as do:
-            for rowid, text in self._all("SELECT rowid, action FROM owed WHERE environment = ?", run.environment):
+            for rowid, text in self._all(
+                "SELECT rowid, action FROM pending_restart WHERE environment = ?", run.environment
+            ):
                 action = _action_from_json(json.loads(text))
                 if (action.stack, action.service) in done:
-                    do("DELETE FROM owed WHERE rowid = ?", (rowid,))
-            do("DELETE FROM owed WHERE run = ?", (run.id,))
+                    do("DELETE FROM pending_restart WHERE rowid = ?", (rowid,))
+            do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
             _insert_owed(do, run.id, run.environment, pending_restarts)
             do(
                 "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
@@ -220,8 +225,8 @@ class SqliteStore:
             do(_FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
-            for one in applied:
-                do(*_upsert_applied(run.environment, one))
+            for record_applied in applied:
+                do(*_upsert_applied(run.environment, record_applied))
             do(*_upsert_environment(record))
 
     def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
@@ -261,12 +266,12 @@ class SqliteStore:
         with self._guarded():
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
-        found = self._version()
-        if found == 0:
+        version = self._version()
+        if version == 0:
             raise self._damaged("it has no version")
-        if found > VERSION:
+        if version > VERSION:
             hint = f"This one knows version {VERSION}: install the newer reconciler again, or name another state_dir"
-            what = f"the state database has version {found}, written by a newer reconciler"
+            what = f"the state database has version {version}, written by a newer reconciler"
             raise StoreError(what, where=self._path, hint=hint)
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
@@ -318,15 +323,15 @@ class SqliteStore:
         if hint is None:
             return self._damaged(str(error))
         what = f"the state database cannot be used now ({error})"
-        return StoreUnavailableError(what, where=self._path, hint=f"{hint}; it is tried again")
+        return StoreUnavailableError(what, where=self._path, hint=f"{hint}; will retry")
 
-    def _damaged(self, why: str) -> StoreError:
+    def _damaged(self, reason: str) -> StoreError:
         hint = (
             "Nothing was changed. Live files and backups are not part of it: stop the daemon, move it away with "
             "state.db-wal and state.db-shm, and start again; files equal to git are then recorded, one that differs is "
             "held as first contact"
         )
-        return StoreError(f"the state database is damaged ({why})", where=self._path, hint=hint)
+        return StoreError(f"the state database is damaged ({reason})", where=self._path, hint=hint)
 
 
 def _make_whole(path: str) -> None:
@@ -348,7 +353,7 @@ def _make_whole(path: str) -> None:
 def _insert_owed(do: Execute, run: str, environment: str, actions: Sequence[Action]) -> None:
     for action in actions:
         do(
-            "INSERT INTO owed VALUES (?, ?, ?)",
+            "INSERT INTO pending_restart VALUES (?, ?, ?)",
             (run, environment, json.dumps(dataclasses.asdict(action), sort_keys=True)),
         )
 
@@ -360,11 +365,21 @@ def _upsert_environment(record: EnvironmentRecord) -> tuple[str, tuple[str, str]
     )
 
 
-def _upsert_applied(environment: str, one: Applied) -> tuple[str, tuple[object, ...]]:
+def _upsert_applied(environment: str, applied: Applied) -> tuple[str, tuple[object, ...]]:
     return (
         "INSERT OR REPLACE INTO applied (environment, path, source, digest, mode, commit_id, at, stack, prune) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (environment, one.path, one.source, one.digest, one.mode, one.commit, one.at, one.stack, int(one.prune)),
+        (
+            environment,
+            applied.path,
+            applied.source,
+            applied.digest,
+            applied.mode,
+            applied.commit,
+            applied.at,
+            applied.stack,
+            int(applied.prune),
+        ),
     )
 
 

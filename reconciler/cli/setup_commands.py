@@ -39,10 +39,10 @@ def init(
     Existing files do not change, and nothing is committed. Exits 0, or 1 on errors.
     """
     from reconciler.app.onboarding.init import initialize_repository
-    from reconciler.cli import render
+    from reconciler.cli import setup_reports
 
     result = initialize_repository(environment, path, None if recipient else age_key_file, recipient or [])
-    render.initialized(result, as_json=as_json)
+    setup_reports.print_init_result(result, as_json=as_json)
 
 
 @commands.command("import", short_help="import the files of servers into git, encrypted, on a branch")
@@ -83,15 +83,14 @@ def import_(
     path: EnvironmentsPath = "envs",
     as_json: Json = False,
 ) -> None:
-    """Import the env files and mounted files of Compose projects into this repository, on
-    reconciler/import-ENVIRONMENT.
+    """Import the files of Compose projects into this repository, on the branch reconciler/import-ENVIRONMENT.
 
-    Shows the files and asks; encrypts; commits without touching the working directory; pushes nothing. Then verifies
-    that a server that follows the commit would change nothing, else removes the branch. Exits 0, or 1 if the
-    verification fails or nobody agrees, and on errors.
+    Shows the env files and mounted files and asks; encrypts; commits without touching the working directory; pushes
+    nothing. Then verifies that a server that follows the commit would change nothing, else removes the branch.
+    Exits 0, or 1 if the verification fails or nobody agrees, and on errors.
     """
     from reconciler.app.onboarding.import_run import ImportRequest, import_environment
-    from reconciler.cli import render
+    from reconciler.cli import render, setup_reports
 
     if not (yes or dry_run) and (as_json or not render.can_ask()):
         hint = "Give --yes, or --dry-run to look first"
@@ -109,9 +108,11 @@ def import_(
         known_hosts,
     )
     with render.phases() as (progress, pause):
-        done = import_environment(request, lambda draft: render.agrees(draft, pause, yes, dry_run, as_json), progress)
-    render.imported(done, as_json=as_json)
-    raise typer.Exit(IN_SYNC if done.commit or dry_run else ERROR)
+        result = import_environment(
+            request, lambda draft: setup_reports.confirm_import(draft, pause, yes, dry_run, as_json), progress
+        )
+    setup_reports.print_import_result(result, as_json=as_json)
+    raise typer.Exit(IN_SYNC if result.commit or dry_run else ERROR)
 
 
 class SchemaFile(StrEnum):
@@ -140,4 +141,4 @@ def demo(
     """Show the whole story in a scratch directory, in about a minute. Exits 0, or 1 if a component fails."""
     from reconciler.demo import story
 
-    story.tell(keep=keep, files_only=files_only)
+    story.run_demo(keep=keep, files_only=files_only)

@@ -102,7 +102,7 @@ class Question:
     values: Mapping[str, str] | None = None
 
     def __repr__(self) -> str:
-        return f"Question({[one.path for one in self.contracts]}, {self.names})"
+        return f"Question({[contract.path for contract in self.contracts]}, {self.names})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +119,11 @@ class Answer:
 
 def mistakes(schema: Mapping[str, Any]) -> list[Mistake]:
     """Given a contract, return what in it could never mean what its author thinks. The metaschema is asked apart."""
-    found = []
+    collected = []
     for field, node in _nodes(schema, ()):
-        found += [*_keyword_mistakes(field, node), *_reference_mistakes(field, node, schema)]
-        found += _node_mistakes(field, node)
-    return found
+        collected += [*_keyword_mistakes(field, node), *_reference_mistakes(field, node, schema)]
+        collected += _node_mistakes(field, node)
+    return collected
 
 
 def _keyword_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -177,14 +177,16 @@ def _node_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
 def _text_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
     """Values are texts, so that ``const: false`` would never hold."""
     const = [((*field, "const"), node["const"])] if "const" in node else []
-    listed = node.get("enum")
-    choices = [((*field, "enum", index), one) for index, one in enumerate(listed)] if isinstance(listed, list) else []
+    values = node.get("enum")
+    choices = (
+        [((*field, "enum", index), value) for index, value in enumerate(values)] if isinstance(values, list) else []
+    )
     for place, value in [*const, *choices]:
         if not isinstance(value, str):
             yield Mistake(place, "every value is text: put it in quotes")
     types = node.get("type", "string")
-    for one in types if isinstance(types, list) else [types]:
-        if one not in _TYPES:
+    for value in types if isinstance(types, list) else [types]:
+        if value not in _TYPES:
             yield Mistake((*field, "type"), "every value is text: type is string (and pattern says which text)")
 
 
@@ -195,12 +197,12 @@ def _nodes(node: Any, field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]
     yield field, node
     for keyword in ("properties", "patternProperties", *_DEFINITIONS, "dependentSchemas"):
         inner = node.get(keyword)
-        for name, one in inner.items() if isinstance(inner, Mapping) else ():
-            yield from _nodes(one, (*field, keyword, name))
+        for name, part in inner.items() if isinstance(inner, Mapping) else ():
+            yield from _nodes(part, (*field, keyword, name))
     for keyword in ("allOf", "anyOf", "oneOf"):
         inner = node.get(keyword)
-        for index, one in enumerate(inner) if isinstance(inner, list) else ():
-            yield from _nodes(one, (*field, keyword, index))
+        for index, part in enumerate(inner) if isinstance(inner, list) else ():
+            yield from _nodes(part, (*field, keyword, index))
     for keyword in ("not", "if", "then", "else", "additionalProperties", "propertyNames"):
         yield from _nodes(node.get(keyword), (*field, keyword))
 
@@ -222,15 +224,17 @@ class Notes:
 
 def notes(contracts: Sequence[Contract]) -> dict[str, Notes]:
     """Given the contracts of one file, return what they say of each key they name; of several, the last counts."""
-    found: dict[str, Notes] = {}
+    by_key: dict[str, Notes] = {}
     for contract in contracts:
         for field, node in _property_holders(contract.schema, ()):
             properties = node.get("properties")
-            for name, one in properties.items() if isinstance(properties, Mapping) else ():
-                if isinstance(one, Mapping):
+            for name, definition in properties.items() if isinstance(properties, Mapping) else ():
+                if isinstance(definition, Mapping):
                     place = contract.line((*field, "properties", name))
-                    found[name] = _noted(found.get(name, Notes()), _followed(contract.schema, one), contract, place)
-    return found
+                    by_key[name] = _noted(
+                        by_key.get(name, Notes()), _followed(contract.schema, definition), contract, place
+                    )
+    return by_key
 
 
 def _property_holders(schema: Mapping[str, Any], field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]:
@@ -244,14 +248,14 @@ def _property_holders(schema: Mapping[str, Any], field: Field) -> Iterator[tuple
 
 def _followed(root: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
     """The node together with what its references lead to."""
-    found = dict(node)
+    merged = dict(node)
     for _ in range(_DEEPEST):
-        keyword = next((one for one in contract_references.KEYWORDS if isinstance(found.get(one), str)), None)
-        target = contract_references.resolved(root, found.pop(keyword)) if keyword else None
+        keyword = next((known for known in contract_references.KEYWORDS if isinstance(merged.get(known), str)), None)
+        target = contract_references.resolved(root, merged.pop(keyword)) if keyword else None
         if not isinstance(target, Mapping):
             break
-        found = {**target, **found}
-    return found
+        merged = {**target, **merged}
+    return merged
 
 
 def _noted(before: Notes, node: Mapping[str, Any], contract: Contract, line: int) -> Notes:
@@ -290,16 +294,16 @@ def _of_names_only(schema: Any) -> Any:
     kept: dict[str, Any] = {keyword: schema[keyword] for keyword in (_STRUCTURE | _NAMED_PLACES) & schema.keys()}
     for keyword in ("properties", "patternProperties"):
         if isinstance(schema.get(keyword), Mapping):
-            kept[keyword] = {name: one is not False for name, one in schema[keyword].items()}
+            kept[keyword] = {name: part is not False for name, part in schema[keyword].items()}
     if schema.get("additionalProperties") is False:
         kept["additionalProperties"] = False
     if isinstance(schema.get("allOf"), list):
-        kept["allOf"] = [_of_names_only(one) for one in schema["allOf"]]
+        kept["allOf"] = [_of_names_only(part) for part in schema["allOf"]]
     for keyword in _DEFINITIONS:
         if isinstance(schema.get(keyword), Mapping):
-            kept[keyword] = {name: _of_names_only(one) for name, one in schema[keyword].items()}
+            kept[keyword] = {name: _of_names_only(part) for name, part in schema[keyword].items()}
     for keyword in ("anyOf", "oneOf"):
-        if isinstance(schema.get(keyword), list) and all(_of_names(one) for one in schema[keyword]):
+        if isinstance(schema.get(keyword), list) and all(_of_names(part) for part in schema[keyword]):
             kept[keyword] = schema[keyword]
     if "not" in schema and _of_names(schema["not"]):
         kept["not"] = schema["not"]
@@ -309,7 +313,7 @@ def _of_names_only(schema: Any) -> Any:
 def _without_dead_references(node: Any, root: Any) -> Any:
     """What led to a part that is true without values is true as well."""
     if isinstance(node, list):
-        return [_without_dead_references(one, root) for one in node]
+        return [_without_dead_references(part, root) for part in node]
     if not isinstance(node, Mapping):
         return node
     dead = {
@@ -317,7 +321,7 @@ def _without_dead_references(node: Any, root: Any) -> Any:
         for keyword in contract_references.KEYWORDS
         if isinstance(node.get(keyword), str) and contract_references.resolved(root, node[keyword]) is None
     }
-    return {key: _without_dead_references(one, root) for key, one in node.items() if key not in dead}
+    return {key: _without_dead_references(part, root) for key, part in node.items() if key not in dead}
 
 
 def _of_names(schema: Any) -> bool:

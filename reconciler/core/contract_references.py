@@ -15,7 +15,7 @@ def resolved(root: Any, reference: str) -> Any:
     """Given a contract and a reference in it, return the schema it leads to; None where there is none."""
     place = unquote(reference.removeprefix("#"))
     if place and not place.startswith("/"):
-        return next((node for node in _mappings(root, 0) if place in (node.get(one) for one in _ANCHORS)), None)
+        return next((node for node in _mappings(root, 0) if place in (node.get(anchor) for anchor in _ANCHORS)), None)
     node = root
     for part in place.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
@@ -41,12 +41,12 @@ def leads_to_itself(root: Any, node: Mapping[str, Any]) -> bool:
     """Whether, to know what ``node`` says of a value, one must already know what it says of that value."""
     waiting, seen = list(_asked(root, node)), set()
     while waiting:
-        one = waiting.pop()
-        if one is node:
+        schema = waiting.pop()
+        if schema is node:
             return True
-        if id(one) not in seen:
-            seen.add(id(one))
-            waiting += _asked(root, one)
+        if id(schema) not in seen:
+            seen.add(id(schema))
+            waiting += _asked(root, schema)
     return False
 
 
@@ -55,6 +55,6 @@ def _asked(root: Any, node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     inner = [resolved(root, node[keyword]) for keyword in KEYWORDS if isinstance(node.get(keyword), str)]
     inner += [node.get(keyword) for keyword in ("not", "if", "then", "else")]
     for keyword in ("allOf", "anyOf", "oneOf"):
-        listed = node.get(keyword)
-        inner += listed if isinstance(listed, list) else []
-    yield from (one for one in inner if isinstance(one, Mapping))
+        parts = node.get(keyword)
+        inner += parts if isinstance(parts, list) else []
+    yield from (schema for schema in inner if isinstance(schema, Mapping))

@@ -1,16 +1,16 @@
-"""The error tree: every class says what to do about it, every message says what, where and what next.
+"""The error tree: every class says what to do about it, every message says where, what and what next.
 
 Two class attributes steer the engine (see engine/reconcile.py), so that errors become outcomes at one boundary:
 
-``blames_revision``  the wanted revision is at fault: waiting does not help, a new commit does.
+``blames_revision``  the desired revision is at fault: waiting does not help, a new commit does.
 ``retryable``        the cause is outside (engine, network, disk): try again with backoff.
 
-No message may hold a value from an env file. Names of keys, files and people are fine.
+No message may hold a value from an env file. Names of keys and files are fine.
 """
 
 
 class ReconcilerError(Exception):
-    """Something a person must be told.
+    """An error to report to an operator.
 
     ``what`` is the fact, ``where`` the file, field, target or address it was found at, ``hint`` the next step.
     """
@@ -30,7 +30,7 @@ class ReconcilerError(Exception):
 
 
 class ConfigError(ReconcilerError):
-    """The server's own file cannot be used; ``what`` lists every problem, one a line."""
+    """The server configuration cannot be used; ``what`` lists every problem, one per line."""
 
 
 class LockedError(ReconcilerError):
@@ -49,7 +49,7 @@ class RefusedError(ReconcilerError):
 
 
 class RevisionError(ReconcilerError):
-    """The wanted revision cannot be applied as it stands."""
+    """The desired revision cannot be applied as it is."""
 
     blames_revision = True
 
@@ -83,7 +83,7 @@ class ContractError(RevisionError):
 
 
 class QuarantinedError(RevisionError):
-    """The wanted revision broke a service before, and no earlier revision is known to be good."""
+    """The desired revision broke a service before, and no earlier revision is known to be good."""
 
 
 class ModelRefusedError(RevisionError):
@@ -94,11 +94,11 @@ class UnhealthyError(RevisionError):
     """A service that was healthy before the change is not healthy after it."""
 
 
-# --- the world is at fault: services stay owed, retried with backoff ---
+# --- something outside is at fault: restarts stay pending, retried with backoff ---
 
 
 class OutsideError(ReconcilerError):
-    """Something outside failed; the revision is not to blame and the pass is tried again."""
+    """Something outside failed; the revision is not to blame, and the reconciliation is retried."""
 
     retryable = True
 
@@ -124,11 +124,11 @@ class UnverifiedError(RevisionError):
 
 
 class RevertRefusedError(ReconcilerError):
-    """A revert that a person must make: it conflicts, would undo a revert of ours, or may not be pushed."""
+    """A revert that an operator must make: it conflicts, would undo a revert of ours, or may not be pushed."""
 
 
 class HeldBackError(ReconcilerError):
-    """A new revision is not given to a host, as it has not gone well on one before it."""
+    """A new revision is not rolled out to a host, because it failed on another one."""
 
 
 class HistoryRewrittenError(ReconcilerError):
@@ -144,7 +144,7 @@ class BackupUnusableError(LiveFileError):
 
 
 class ChangedMeanwhileError(OutsideError):
-    """A third party changed a live file between our look and our write; nothing was overwritten."""
+    """A third party changed a live file between our read and our write; nothing was overwritten."""
 
 
 class StoreUnavailableError(OutsideError):
@@ -160,9 +160,9 @@ class StackGoneError(EngineUnavailableError):
 
 
 class HostUnreachableError(EngineUnavailableError):
-    """A machine that is reached over SSH does not answer, does not let us in, or is not the one we know; nor is its
-    engine to be reached."""
+    """A machine reached over SSH does not answer, does not let us in, or is not the one we know; its engine cannot be
+    reached either."""
 
 
 class ServiceFailedError(OutsideError):
-    """Services are not healthy, and were not before either, or the operator asked to keep the files."""
+    """Services are not healthy, and were not before either, or on_failure is hold."""

@@ -11,8 +11,8 @@ _LONGEST_NAME = 80
 
 def listed(names: Sequence[str]) -> str:
     """Given names, return the first few of them as words."""
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
+    first = ", ".join(names[:_NAMES_SHOWN])
+    return first if len(names) <= _NAMES_SHOWN else f"{first} and {len(names) - _NAMES_SHOWN} more"
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The demo's scratch directory: a git origin made from the example, a stack, a server's file, and the daemon."""
+"""The demo's scratch directory: a git origin made from the example, a stack, a server configuration, and the daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 
 from reconciler.adapters import process
-from reconciler.adapters.sops import sops
+from reconciler.adapters.sops.binary import find_sops
 from reconciler.core.errors import OutsideError, ReconcilerError
 
 ENVIRONMENT = "production"
@@ -30,7 +30,7 @@ _WEBHOOK_SECRET = b"the demo's webhook secret\n"
 
 @dataclass(slots=True)
 class Site:
-    """Everything the demo makes lies below ``root``; ``with_engine`` tells whether a real stack runs."""
+    """Everything the demo creates is below ``root``; ``with_engine``: whether a real stack runs."""
 
     root: str
     with_engine: bool
@@ -44,7 +44,7 @@ class Site:
 
     @property
     def clone(self) -> str:
-        """A person's clone of the configuration repository."""
+        """A developer's clone of the configuration repository."""
         return os.path.join(self.root, "clone")
 
     @property
@@ -62,10 +62,10 @@ class Site:
     def live(self, name: str) -> str:
         return os.path.join(self.app, name)
 
-    # --- making it ---
+    # --- creating it ---
 
-    async def make(self) -> None:
-        """The origin, the clone, the stack's directory and the server's file."""
+    async def create(self) -> None:
+        """Create the origin, the clone, the stack's directory and the server configuration."""
         await self.git("init", "--quiet", "--bare", "--initial-branch=main", self.origin, cwd=self.root)
         await self.git("clone", "--quiet", self.origin, self.clone, cwd=self.root)
         await self.git("checkout", "--quiet", "-b", "main")
@@ -116,10 +116,10 @@ class Site:
         with open(self.config, "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False)
 
-    # --- what people and machines do ---
+    # --- what developers and machines do ---
 
     async def git(self, *arguments: str, cwd: str | None = None) -> str:
-        """git as a person would use it, without that person's own settings. Raises ReconcilerError."""
+        """git as a developer uses it, without the user's own settings. Raises ReconcilerError."""
         identity = {"GIT_AUTHOR_NAME": "demo", "GIT_AUTHOR_EMAIL": "demo@example.org"}
         identity |= {"GIT_COMMITTER_NAME": "demo", "GIT_COMMITTER_EMAIL": "demo@example.org"}
         env = {**_plain_environment(), **identity, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
@@ -134,7 +134,7 @@ class Site:
         """Change one value of an encrypted file in the clone, with sops."""
         path = os.path.join(self.clone, "envs", ENVIRONMENT, source)
         env = {**_plain_environment(), "SOPS_AGE_KEY_FILE": os.path.join(self.root, "age.key")}
-        await _output([sops.find_binary("sops"), "set", path, f'["{key}"]', f'"{value}"'], env, self.clone)
+        await _output([find_sops("sops"), "set", path, f'["{key}"]', f'"{value}"'], env, self.clone)
 
     async def compose(self, *arguments: str) -> str:
         return await _output(["docker", "compose", *arguments], _plain_environment(), self.app)
@@ -178,20 +178,20 @@ class Site:
             return (await self.get("/readyz")) == "ready\n"
         return False
 
-    async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Wait for a condition. Raises OutsideError, with the end of the daemon's log, when it does not come true."""
+    async def until(self, condition: Callable[[], Awaitable[bool]], goal: str) -> None:
+        """Wait for a condition. Raises OutsideError, with the end of the daemon's log, if it does not become true."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 while not await condition():
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            raise OutsideError(f"waited {_PATIENCE:.0f} s for {what}", where=self.log, hint=self._last_log()) from None
+            raise OutsideError(f"waited {_PATIENCE:.0f} s for {goal}", where=self.log, hint=self._last_log()) from None
 
     def _last_log(self) -> str:
         return _read(self.log).decode()[-2000:]
 
     async def end(self, *, keep: bool) -> None:
-        """Stop the daemon and, unless it is to be kept, take everything away."""
+        """Stop the daemon and, without ``keep``, remove everything."""
         if self._daemon is not None and self._daemon.returncode is None:
             self._daemon.terminate()
             await self._daemon.wait()
@@ -235,8 +235,8 @@ def _plain_environment() -> dict[str, str]:
 async def _output(argv: list[str], env: Mapping[str, str], cwd: str) -> str:
     done = await process.run(argv, env=env, limits=_LIMITS, cwd=cwd)
     if not done.ok:
-        said = done.stderr.decode(errors="replace").strip()
-        raise OutsideError(f"{' '.join(argv[:3])} … failed with exit code {done.exit_code}", hint=said)
+        text = done.stderr.decode(errors="replace").strip()
+        raise OutsideError(f"{' '.join(argv[:3])} … failed with exit code {done.exit_code}", hint=text)
     return done.stdout.decode()
 
 

@@ -36,14 +36,14 @@ _METRICS = (
 _ROLLBACK_METRICS = ("reconciler_rollback_total", 'reconciler_reconcile_total{environment="production",result="rolled')
 
 
-def tell(*, keep: bool, files_only: bool) -> None:
-    """Run the story and clean up after it, unless ``keep``. Raises ReconcilerError where a component fails."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleaned up after, like Ctrl-C
+def run_demo(*, keep: bool, files_only: bool) -> None:
+    """Run the story and clean up after it, unless ``keep``. Raises ReconcilerError if a component fails."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, like Ctrl-C
     root = tempfile.mkdtemp(prefix="reconciler-demo-")
     console = Console(highlight=False)
     try:
         with _engine(root, files_only, console) as with_engine:
-            asyncio.run(_tell(console, Site(root, with_engine), keep))
+            asyncio.run(_run_story(console, Site(root, with_engine), keep))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
@@ -53,7 +53,7 @@ def tell(*, keep: bool, files_only: bool) -> None:
 
 @contextlib.contextmanager
 def _engine(root: str, files_only: bool, console: Console) -> Iterator[bool]:
-    """An engine while inside, where there is one or one can be started; yields whether there is."""
+    """An engine while inside, if there is one or one can be started; yields whether there is."""
     reason = "--files-only was given" if files_only else dockerd.obstacle()
     if reason is not None:
         console.print(f"[yellow]No Docker Engine ({reason}): the same story on files alone, without services.[/yellow]")
@@ -71,7 +71,7 @@ def _engine(root: str, files_only: bool, console: Console) -> Iterator[bool]:
         yield True
 
 
-async def _tell(console: Console, site: Site, keep: bool) -> None:
+async def _run_story(console: Console, site: Site, keep: bool) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # as asyncio does for Ctrl-C
@@ -80,7 +80,7 @@ async def _tell(console: Console, site: Site, keep: bool) -> None:
         await story.begin()
         await story.start()
         await story.merge()
-        await story.look()
+        await story.observe()
         await story.edit_by_hand()
         await story.revert()
         if site.with_engine:
@@ -91,7 +91,7 @@ async def _tell(console: Console, site: Site, keep: bool) -> None:
 
 
 class Story:
-    """The chapters, in order. Every command shown is really run, and what it prints is shown as it is."""
+    """The chapters, in order. Every command shown really runs, and its output is shown unchanged."""
 
     def __init__(self, console: Console, site: Site) -> None:
         self._console = console
@@ -99,7 +99,7 @@ class Story:
 
     async def begin(self) -> None:
         self._chapter("A server with an empty stack directory, and its configuration in git")
-        await self._site.make()
+        await self._site.create()
         self._say(f"The git origin holds the example's three environments; this server is {ENVIRONMENT}.")
         self._say("The env files are encrypted: key names can be read, values cannot.")
         source = os.path.join(self._site.clone, "envs", ENVIRONMENT, CHANGED_SOURCE)
@@ -118,7 +118,7 @@ class Story:
         self._chapter("The daemon starts")
         self._command(f"reconciler run --config {self._site.config} &")
         await self._site.start_daemon()
-        self._say("It polls git, looks at the live files, and serves /metrics, /healthz and /readyz.")
+        self._say("It polls git, checks the live files, and serves /metrics, /healthz and /readyz.")
         await self._run("status")
 
     async def merge(self) -> None:
@@ -130,7 +130,7 @@ class Story:
         self._say("What git shows of it, without any key:")
         diff = await self._site.git("show", "--format=%h %an: %s", "--stat", "HEAD")
         self._console.print(Text("\n".join(f"    {line}" for line in diff.strip().splitlines()), "dim"))
-        self._say("What the server would do, by the names of the keys:")
+        self._say("What the server would change, by key name:")
         await self._run("plan")
         self._say("The git server calls the webhook (without one, the next poll finds the change):")
         await self._site.merge_webhook()
@@ -139,8 +139,8 @@ class Story:
         await self._show_recreated(before)
         await self._show_value()
 
-    async def look(self) -> None:
-        self._chapter("What can be seen afterwards")
+    async def observe(self) -> None:
+        self._chapter("What the operator sees afterwards")
         await self._run("status")
         await self._run("backups")
         await self._metrics(_METRICS)
@@ -156,19 +156,19 @@ class Story:
             file.write("\n".join([*edited, "MADE_BY_HAND=yes", ""]))
         self._command(f"vi {path}")
         await self._run("plan")
-        self._say("The daemon puts git's file back; the hand edit is in a backup first.")
+        self._say("The daemon restores the file from git; the hand edit is backed up first.")
 
-        async def repaired() -> bool:
+        async def restored() -> bool:
             return len(await self._history()) > runs
 
-        await self._site.until(repaired, "the repair")
+        await self._site.until(restored, "the file to be restored")
         await self._run("history", "--limit", "1")
         with open(path, encoding="utf-8") as file:
             gone = "MADE_BY_HAND" not in file.read()
         self._console.print(f"    MADE_BY_HAND is {'gone from' if gone else 'STILL IN'} the live file")
 
     async def revert(self) -> None:
-        self._chapter("A person reverts the merge in git")
+        self._chapter("Somebody reverts the merge in git")
         before = await self._containers()
         self._command("git revert HEAD && git push")
         await self._site.git("revert", "--no-edit", "HEAD")
@@ -199,40 +199,42 @@ class Story:
         self._say(f"{time.monotonic() - merged:.0f} s after the merge it is over. What happened, and why:")
         await self._run("history", "--limit", "1")
         await self._show_recreated(before)
-        self._say("The server was put right first. Then git, so that the branch wants what runs:")
+        self._say(
+            "The server was rolled back first, then the commit was reverted in git, so the branch matches what runs:"
+        )
         self._command("git pull && git log -1")
         await self._site.git("pull", "--quiet")
         message = await self._site.git("log", "-1", "--format=%h %an%n%B")
         self._console.print(Text("\n".join(f"    {line}" for line in message.strip().splitlines()), "dim"))
         await self._metrics(_ROLLBACK_METRICS)
-        self._say("An alert on these metrics tells a person; the server runs the last good values meanwhile.")
+        self._say("An alert on these metrics informs an operator; meanwhile the server runs the last good values.")
         await self._site.merge_webhook()
         await self._applied((await self._site.git("rev-parse", "HEAD")).strip())
         await self._run("status")
 
     def end(self, keep: bool) -> None:
-        self._chapter("What was made")
+        self._chapter("What the demo created")
         site = self._site
-        for path, what in {
+        for path, content in {
             site.origin: "the git origin",
-            site.clone: "a person's clone of it",
+            site.clone: "a developer's clone of it",
             site.app: "the stack directory with the live files",
-            site.config: "the server's file",
+            site.config: "the server configuration",
             os.path.join(site.root, "state"): "the daemon's state and the backups",
             site.log: "the daemon's log",
         }.items():
-            self._console.print(f"    {escape(path)}  [dim]{what}[/dim]")
+            self._console.print(f"    {escape(path)}  [dim]{content}[/dim]")
         if not keep:
-            self._say("All of it is taken away now; `reconciler demo --keep` leaves it for you to look at.")
+            self._say("All of it is removed now; `reconciler demo --keep` keeps it for you to look at.")
             return
-        self._say("It stays. Look around, then take it away:")
+        self._say("It stays. Look around, then remove it:")
         self._command(f"export RECONCILER_CONFIG={site.config}")
         self._command("reconciler status; reconciler history; reconciler backups; reconciler doctor; reconciler run")
         if site.with_engine:
             self._command(f"docker compose --project-directory {site.app} down --volumes")
         self._command(f"rm -r {site.root}")
 
-    # --- telling ---
+    # --- output ---
 
     def _chapter(self, title: str) -> None:
         self._console.print()
@@ -256,10 +258,10 @@ class Story:
         if code == 1:
             raise ReconcilerError(f"`reconciler {' '.join(arguments)}` failed", where=self._site.root, hint=text)
 
-    async def _metrics(self, which: tuple[str, ...]) -> None:
+    async def _metrics(self, names: tuple[str, ...]) -> None:
         self._command(f"curl -s http://127.0.0.1:{self._site.port}/metrics | grep …")
         for line in (await self._site.get("/metrics")).splitlines():
-            if line.startswith(which) and not line.endswith(" 0.0"):
+            if line.startswith(names) and not line.endswith(" 0.0"):
                 self._console.print(Text(f"    {line}", "dim"), soft_wrap=True)
 
     async def _history(self) -> list[dict[str, object]]:
@@ -268,8 +270,8 @@ class Story:
 
     async def _applied(self, commit: str) -> None:
         async def healthy() -> bool:
-            found = json.loads(await self._site.get("/api/v1/status"))["environments"][0]
-            return bool(found["healthy"] and found["healthy"]["commit"] == commit)
+            status = json.loads(await self._site.get("/api/v1/status"))["environments"][0]
+            return bool(status["healthy"] and status["healthy"]["commit"] == commit)
 
         await self._site.until(healthy, f"revision {commit[:12]} to be healthy")
 

@@ -1,4 +1,4 @@
-"""A hand edit becomes a commit: the live file, or some keys of it, encrypted and pushed on a branch for review."""
+"""Adopts a hand edit: commits the live file, or some of its keys, encrypted, to a branch for review."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from reconciler.engine.target_revision import accepted_head
 async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[str] = ()) -> Adopted:
     """Propose the live file of the target, or only these ``keys`` of it, on top of the accepted head.
 
-    No secret but the server's own key is needed: whom to encrypt for stands in the source. What was written decrypts
-    to what was meant, or it is not pushed. Nothing changes on this server.
-    Raises RefusedError where it cannot or should not be, and as the ports do.
+    Needs no secret but the server's own key: the source names its recipients. Pushes only what decrypts to exactly the
+    adopted content. Nothing changes on this server. Raises RefusedError if it cannot or should not be adopted, and as
+    the ports do.
     """
     head = await _head(ports, environment)
     target = await _target(ports, environment, head, target_id)
     live = await ports.host.read(target.path)
     if live is None:
-        raise RefusedError("there is no live file", where=target.path, hint="A target is taken out in environment.yaml")
+        raise RefusedError("there is no live file", where=target.path, hint="Remove the target in environment.yaml")
     plaintexts, blob = Plaintexts(ports), await read_source(ports, head, target)
     file_format = _format(ports, target, blob)
     git = (await plaintexts.of(target, blob)).reveal()
@@ -43,7 +43,7 @@ async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[s
     written = await _written(ports, target, file_format, blob, git, proposal)
     await _require_round_trip(ports, target, blob, written, proposal)
     branch = adoption.branch(environment_of(environment), ports.clock.now())
-    message = adoption.message(target, proposal.keys, ports.settings.host)
+    message = adoption.adoption_message(target, proposal.keys, ports.settings.host)
     ports.progress(f"pushing {branch}")
     path = path_in_git(ports, environment, target.source)
     commit = await ports.git_writer.propose(branch, head.commit, {path: written}, message)
@@ -51,10 +51,10 @@ async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[s
 
 
 async def _head(ports: Ports, environment: str) -> Revision:
-    """The accepted head, newly asked for.
+    """The accepted head, after asking git.
 
-    A newer one whose signature does not count is for the passes to tell: this is built on the one before. But what
-    was built on a history that is no more would bring that back.
+    If a newer one is not accepted because of its signature, the commit goes on top of the one before. But on top of a
+    rewritten history it would bring that history back.
     """
     head, warning = await accepted_head(ports, environment, poll=True)
     if isinstance(warning, GitUnreachableError | HistoryRewrittenError):
@@ -72,23 +72,23 @@ async def _target(ports: Ports, environment: str, head: Revision, target_id: str
 
 
 def _format(ports: Ports, target: Target, blob: Blob) -> Format:
-    """Raises RefusedError for one that sops writes anew as a whole, in a form of its own."""
-    found = ports.decryptor.format_of(target.source, blob.data) if target.encrypted else Format.PLAIN
-    if found not in (Format.DOTENV, Format.BINARY, Format.PLAIN):
+    """The source's format. Raises RefusedError for one that sops rewrites as a whole, in a form of its own."""
+    file_format = ports.decryptor.format_of(target.source, blob.data) if target.encrypted else Format.PLAIN
+    if file_format not in (Format.DOTENV, Format.BINARY, Format.PLAIN):
         hint = f"Make the change with `sops edit {path_in_git(ports, target.environment, target.source)}`"
-        raise RefusedError(f"a {found} source cannot be adopted byte for byte", where=target.id, hint=hint)
-    return found
+        raise RefusedError(f"a {file_format} source cannot be adopted byte for byte", where=target.id, hint=hint)
+    return file_format
 
 
 async def _last_applied(ports: Ports, target: Target, git: bytes, plaintexts: Plaintexts) -> bytes | None:
-    """What was last applied here, to tell a hand edit from a change of git's that waits; None where it is not known."""
+    """The content last applied here, to tell a hand edit from a pending change in git; None if not known."""
     applied = ports.store.applied(target.environment).get(target.path)
     if applied is None or applied.digest == ports.digest(git):
         return None
     try:
         revision = Revision(applied.commit, "")
         last = (await plaintexts.of(target, await read_source(ports, revision, target))).reveal()
-    except SourceError:  # it had another name then, or was broken
+    except SourceError:  # its source had another name then, or was broken
         return None
     return last if ports.digest(last) == applied.digest else None
 
@@ -99,19 +99,19 @@ def _refuse_keys(target: Target, keys: Sequence[str]) -> None:
 
 
 def _ask_guards(target: Target, git: bytes, proposal: Proposal) -> None:
-    """Refuse what every server would refuse to apply."""
+    """Refuse content that every server would refuse to apply."""
     content = proposal.content.reveal()
     problems = guards.content(target, content, None)
     if git.strip() and not content.strip():
         problems.append("nothing would be left of the source")
     if problems:
-        raise RefusedError("\n".join(problems), where=target.path, hint="Mend the live file first")
+        raise RefusedError("\n".join(problems), where=target.path, hint="Fix the live file first")
 
 
 async def _written(
     ports: Ports, target: Target, file_format: Format, blob: Blob, git: bytes, proposal: Proposal
 ) -> bytes:
-    """The source as it is to be committed."""
+    """The source to commit."""
     name = path_in_git(ports, target.environment, target.source)
     if file_format is Format.DOTENV:
         return await ports.encryptor.amend(name, blob.data, adoption.edits(target, git, proposal))
@@ -121,8 +121,8 @@ async def _written(
 
 
 async def _require_round_trip(ports: Ports, target: Target, blob: Blob, written: bytes, proposal: Proposal) -> None:
-    """Raises RefusedError unless the new source gives exactly what was meant, to this server's key."""
-    back = await Plaintexts(ports).of(target, Blob(f"{blob.id} amended", written))
-    if back != proposal.content:
-        hint = "Make the change with `sops edit`, where the source is"
+    """Raises RefusedError unless the new source decrypts, with this server's key, to exactly the adopted content."""
+    decrypted = await Plaintexts(ports).of(target, Blob(f"{blob.id} amended", written))
+    if decrypted != proposal.content:
+        hint = "Make the change with `sops edit`, on the source"
         raise RefusedError("what sops wrote does not decrypt to the live file's bytes", where=target.id, hint=hint)

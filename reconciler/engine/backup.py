@@ -1,11 +1,11 @@
-"""Backups of live files: taken before a change, expired after what went well."""
+"""Backups of live files: taken before a change, expired after a successful one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reconciler.core.errors import ReconcilerError
-from reconciler.core.model.runs import BackupEntry, Run
+from reconciler.core.errors import BackupUnusableError, ReconcilerError
+from reconciler.core.model.runs import Backup, BackupEntry, Run
 from reconciler.core.model.targets import LiveFile
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
@@ -14,7 +14,7 @@ from reconciler.core.secret import Secret
 async def take_backup(
     ports: Ports, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
 ) -> str:
-    """Store the files and return the backup's id. Nothing old goes for it: see ``expire_backups``."""
+    """Store the files and return the backup's id. Removes no older backup: see ``expire_backups``."""
     environment = run.environment
     try:
         backup = await ports.backups.take(run, files, from_commit, to_commit)
@@ -25,8 +25,16 @@ async def take_backup(
     return backup.id
 
 
+def find_backup(ports: Ports, backup_id: str, environment: str | None = None) -> Backup:
+    """The backup with this id, of any environment if none is given. Raises BackupUnusableError."""
+    for backup in ports.backups.list(environment):
+        if backup.id == backup_id:
+            return backup
+    raise BackupUnusableError(f"there is no backup {backup_id}", hint="`reconciler backups` lists them")
+
+
 async def expire_backups(ports: Ports, environment: str) -> None:
-    """Drop backups that are too many or too old. Only at the end of what went well: until then each may be needed."""
+    """Drop backups that are too many or too old. Only after a success: until then each may be needed."""
     settings = ports.settings
     await ports.backups.expire(
         environment, keep=settings.keep_backups, max_age=settings.backup_max_age, now=ports.clock.now()
@@ -36,7 +44,7 @@ async def expire_backups(ports: Ports, environment: str) -> None:
 def entry_of(
     ports: Ports, number: int, source: str, path: str, live: LiveFile | None
 ) -> tuple[BackupEntry, Secret | None]:
-    """What a backup keeps of one live file; a file that is not there is kept as that."""
+    """A backup's entry for one live file, and its content; a missing file is recorded as missing."""
     if live is None:
         return BackupEntry(source, path, None), None
     name = f"{number:04}-{path.rsplit('/', 1)[-1]}"

@@ -1,9 +1,11 @@
-"""Whether the file about to be written keeps the contracts that its target names, as git has them at its revision."""
+"""Checks the content about to be written against its target's contracts, as git has them at its revision."""
 
 from __future__ import annotations
 
 from reconciler.core.contract import Contract, Question
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.ignored_keys import is_left_to_server
+from reconciler.core.dotenv.readings import known_variables
 from reconciler.core.errors import ContractError, SourceError
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Parser, Target
@@ -12,36 +14,36 @@ from reconciler.core.secret import Secret
 
 
 async def broken_contracts(ports: Ports, revision: Revision, target: Target, data: Secret) -> list[str]:
-    """What speaks against the content, in sentences that name keys and rules, never a value.
+    """The problems with the content, as sentences that name keys and rules, never a value.
 
     Raises GitUnreachableError.
     """
     if not target.contracts:
         return []
     if target.parser is Parser.OPAQUE:
-        return ["it has a schema, but no keys to hold against it (parser: opaque)"]
+        return ["it has a schema, but no keys to check against it (parser: opaque)"]
     try:
         contracts = tuple([await _read(ports, revision, path) for path in target.contracts])
-        variables = dotenv.variables(data.reveal(), target.parser)
+        variables = known_variables(data.reveal(), target.parser)
         answer = await ports.contracts.ask(contracts, [Question(contracts, tuple(variables), variables)])
     except (ContractError, SourceError) as error:
         return [str(error)]
-    except dotenv.EnvFileError:
-        return []  # the guards of the content say why
+    except EnvFileError:
+        return []  # the content guards say why
     faults = [f"{path}: {mistake.what}" for path, mistake in answer.faults.items()]
     broken = [
         str(breach)
         for breaches in answer.breaches
         for breach in breaches
-        if not dotenv.left_to_server(breach.key, target.ignore_keys)  # git is not to blame for their values
+        if not is_left_to_server(breach.key, target.ignore_keys)  # git is not to blame for their values
     ]
-    return faults + [f"{sentence}; correct the value with `sops edit`, or the contract" for sentence in broken]
+    return faults + [f"{sentence}; fix the value with `sops edit`, or the contract" for sentence in broken]
 
 
 async def _read(ports: Ports, revision: Revision, path: str) -> Contract:
     where = "/".join(part for part in (ports.settings.repository_path, path) if part)
     blob = await ports.git.read(revision.commit, where)
     if blob is None:
-        hint = "Commit the file, or take it out of the target's schema"
+        hint = "Commit the file, or remove it from the target's schema"
         raise ContractError(f"the contract does not exist at revision {revision.short}", where=where, hint=hint)
     return ports.read_contract(path, blob.data)

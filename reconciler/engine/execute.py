@@ -1,4 +1,4 @@
-"""The transaction: back up, begin, write, recreate, verify. Every step leaves a way back."""
+"""The steps of a transaction: back up, begin, write, recreate, verify. Every step leaves a way back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reconciler.engine.observe import Snapshot
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, StackView, affected
 
-_LOOK_AGAIN = 0.2  # seconds between two looks at the containers while waiting for health: a look costs some ms
+_HEALTH_INTERVAL = 0.2  # seconds between two looks at the containers while waiting for health; one costs some ms
 
 
 class Stage(Enum):
@@ -31,12 +31,12 @@ class Stage(Enum):
 
 
 @dataclass(slots=True)
-class Progress:
-    """How far a transaction has come: what a rollback must undo and a retry must redo.
+class Transaction:
+    """How far a run has come: what a rollback must undo and a retry must redo.
 
-    ``run`` is as it was last stored: what it writes, and what services are owed. ``spared`` are live paths that hold
-    somebody's edit made meanwhile; ``touched`` names the services, by stack, that were given something; ``projects``
-    are the stacks as Compose resolves them after the change.
+    ``run`` is as last stored, with its writes and pending actions. ``spared`` are live paths that somebody edited
+    during the run; ``touched`` are the (stack, service) pairs that were acted on; ``projects`` are the stacks as
+    Compose resolves them after the change.
     """
 
     run: Run
@@ -48,30 +48,30 @@ class Progress:
     services: tuple[ServiceHealth, ...] = ()
 
 
-def resume(run: Run) -> Progress:
-    """What is known of a run that another process began, or something outside stopped: anything may have been done."""
-    return Progress(run, resumed=True, touched={(action.stack, action.service) for action in run.actions})
+def resume(run: Run) -> Transaction:
+    """A run that another process began, or something outside stopped: any part of it may have been done."""
+    return Transaction(run, resumed=True, touched={(action.stack, action.service) for action in run.actions})
 
 
-async def execute(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
-    """Carry the plan out. ``progress`` is kept up to date, so that the caller can undo or owe.
+async def execute(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
+    """Apply the plan, and keep ``transaction`` up to date, so that the caller can undo it or leave it pending.
 
     Raises OutsideError (engine, disk), ModelRefusedError and UnhealthyError (the revision is to blame),
-    ServiceFailedError (unhealthy, but it was so before).
+    ServiceFailedError (unhealthy, as before the change).
     """
-    await _back_up(ports, progress, snapshot, prepared)
-    await _begin(ports, progress, prepared)
-    progress.stage = Stage.WRITE
-    await _write_all(ports, progress, snapshot, prepared)
-    progress.stage = Stage.SERVICES
-    views = await _store_pending_restarts(ports, progress, prepared)
-    await act(ports, progress, views)
-    progress.services = await verify(ports, progress, views)
+    await _back_up(ports, transaction, snapshot, prepared)
+    await _begin(ports, transaction, prepared)
+    transaction.stage = Stage.WRITE
+    await _write_all(ports, transaction, snapshot, prepared)
+    transaction.stage = Stage.SERVICES
+    views = await _store_pending_restarts(ports, transaction, prepared)
+    await act(ports, transaction, views)
+    transaction.services = await verify(ports, transaction, views)
 
 
-async def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
-    """Back up what the run is about to change, except for what its own backup already holds as it is now."""
-    plan, run = prepared.plan, progress.run
+async def _back_up(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
+    """Back up what the run is about to change, unless its own backup already holds that."""
+    plan, run = prepared.plan, transaction.run
     own = next((backup for backup in ports.backups.list(run.environment) if backup.id == run.backup), None)
     kept = {entry.path: entry for entry in own.entries} if own else {}
     files: list[tuple[BackupEntry, Secret | None]] = []
@@ -88,26 +88,26 @@ async def _back_up(ports: Ports, progress: Progress, snapshot: Snapshot, prepare
         backup = backup or taken
     changes = {change.target.path: _run_change(ports, prepared, change) for change in plan.writes}
     changes |= {change.path: change for change in run.changes}
-    progress.run = replace(run, backup=backup, actions=plan.actions, changes=tuple(changes.values()))
+    transaction.run = replace(run, backup=backup, actions=plan.actions, changes=tuple(changes.values()))
 
 
 def beside(ports: Ports, run: Run) -> Run:
-    """The run by another id, for a second backup of its own: the first stays its way back."""
+    """The run under another id, for a second backup: the first one stays its way back."""
     return replace(run, id=f"{run.id}-{ports.new_run_id()}", started_at=ports.clock.now())
 
 
-async def _begin(ports: Ports, progress: Progress, prepared: Prepared) -> None:
-    """Store the run before the first write, with what was not well before it: that it will not be blamed for."""
-    if progress.resumed:
-        ports.store.amend(progress.run)
+async def _begin(ports: Ports, transaction: Transaction, prepared: Prepared) -> None:
+    """Store the run before the first write, with what was unhealthy before: it is not to blame for that."""
+    if transaction.resumed:
+        ports.store.amend(transaction.run)
         return
     failing: list[str] = []
     silent: list[str] = []
     for view in prepared.views.values():
         failing += [_service_id(view.stack, name) for name in health.failing(view.stack, view.containers)]
         silent += [url for url, answers in (await ask_http(ports, view.stack)).items() if not answers]
-    progress.run = replace(progress.run, failing=tuple(sorted(failing)), silent=tuple(sorted(silent)))
-    ports.store.begin(progress.run)
+    transaction.run = replace(transaction.run, failing=tuple(sorted(failing)), silent=tuple(sorted(silent)))
+    ports.store.begin(transaction.run)
 
 
 def _service_id(stack: Stack, service: str) -> str:
@@ -115,14 +115,14 @@ def _service_id(stack: Stack, service: str) -> str:
 
 
 def matches(ports: Ports, entry: BackupEntry, live: LiveFile | None) -> bool:
-    """Whether the live file is as the backup has it, owner and mode included."""
+    """Whether the live file equals the backup's, owner and mode included."""
     if live is None or entry.file is None:
         return live is None and entry.file is None
     same = (live.mode, live.uid, live.gid) == (entry.mode, entry.uid, entry.gid)
     return same and ports.digest(live.data.reveal()) == entry.digest
 
 
-async def _write_all(ports: Ports, progress: Progress, snapshot: Snapshot, prepared: Prepared) -> None:
+async def _write_all(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
     writes = prepared.plan.writes
     with phase(ports, Phase.WRITE, f"writing {len(writes)} file(s)"):
         for change in writes:
@@ -131,22 +131,24 @@ async def _write_all(ports: Ports, progress: Progress, snapshot: Snapshot, prepa
             try:
                 await put(ports, path, data, mode=change.target.mode, ownership=snapshot.ownership[path], replaces=live)
             except ChangedMeanwhileError:
-                progress.spared.add(path)  # what lies there is somebody's edit: undoing must not touch it
+                transaction.spared.add(path)  # somebody's edit lies there: undoing must not touch it
                 raise
 
 
 async def put(
     ports: Ports, path: str, data: Secret | None, *, mode: int, ownership: Ownership, replaces: LiveFile | None
 ) -> None:
-    """Make the live file be ``data`` (None: gone)."""
+    """Make ``data`` the content of the live file (None: remove it)."""
     if data is not None:
         await ports.host.write(path, data, mode=mode, ownership=ownership, replaces=replaces)
     elif replaces is not None:
         await ports.host.remove(path, replaces=replaces)
 
 
-async def _store_pending_restarts(ports: Ports, progress: Progress, prepared: Prepared) -> Mapping[str, StackView]:
-    """Resolve the stacks again, now from the real files, and store what the services are owed."""
+async def _store_pending_restarts(
+    ports: Ports, transaction: Transaction, prepared: Prepared
+) -> Mapping[str, StackView]:
+    """Resolve the stacks again, now from the real files, and store the pending restarts."""
     actions: list[Action] = []
     for name, view in prepared.views.items():
         touched = [change for change in prepared.plan.writes if change.target.stack == name]
@@ -155,42 +157,44 @@ async def _store_pending_restarts(ports: Ports, progress: Progress, prepared: Pr
             continue
         after = await ports.compose.project(view.stack) if touched else view.before
         if after is not None:
-            progress.projects[name] = after
+            transaction.projects[name] = after
         actions += affected(view, after, touched, planned)
-    progress.run = replace(progress.run, actions=tuple(actions))
-    ports.store.amend(progress.run)
+    transaction.run = replace(transaction.run, actions=tuple(actions))
+    ports.store.amend(transaction.run)
     return prepared.views
 
 
-async def act(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> None:
-    """Give each stack's services what they are owed. It stays owed until they are seen healthy (``finish``)."""
+async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
+    """Recreate, restart or signal each stack's services. That stays pending until they are healthy (``finish``)."""
     for name, view in views.items():
-        actions = [action for action in progress.run.actions if action.stack == name]
+        actions = [action for action in transaction.run.actions if action.stack == name]
         if not actions:
             continue
-        project = (await _project(ports, progress, view)).name
+        project = (await _project(ports, transaction, view)).name
         for kind, signal, force in _in_order(actions):
             chosen = [
                 action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
             ]
-            await _act(ports, progress, view, project, chosen)
+            await _act(ports, transaction, view, project, chosen)
 
 
 def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:
-    """The kinds of actions, each once: recreate before restart, as a service may restart with a recreated one."""
+    """The distinct kinds of actions: recreate before restart, as a service may restart with a recreated one."""
     kinds = dict.fromkeys((action.kind, action.signal, action.force) for action in actions)
-    return sorted(kinds, key=lambda one: list(ActionKind).index(one[0]))
+    return sorted(kinds, key=lambda kind: list(ActionKind).index(kind[0]))
 
 
-async def _project(ports: Ports, progress: Progress, view: StackView) -> Project:
-    """The stack's project as it is after the change, or was before it; asked of Compose only where neither is known."""
-    return progress.projects.get(view.stack.name) or view.before or await ports.compose.project(view.stack)
+async def _project(ports: Ports, transaction: Transaction, view: StackView) -> Project:
+    """The stack's project after the change, or before it; asks Compose only if neither is known."""
+    return transaction.projects.get(view.stack.name) or view.before or await ports.compose.project(view.stack)
 
 
-async def _act(ports: Ports, progress: Progress, view: StackView, project: str, actions: Sequence[Action]) -> None:
-    """Carry out actions of one kind, on one stack."""
+async def _act(
+    ports: Ports, transaction: Transaction, view: StackView, project: str, actions: Sequence[Action]
+) -> None:
+    """Do actions of one kind, on one stack."""
     first, names = actions[0], [action.service for action in actions]
-    progress.touched |= {(view.stack.name, name) for name in names}
+    transaction.touched |= {(view.stack.name, name) for name in names}
     result = "failed"
     try:
         with phase(ports, Phase.RECREATE, f"{view.stack.name}: {first.kind} {', '.join(names)}"):
@@ -205,33 +209,33 @@ async def _act(ports: Ports, progress: Progress, view: StackView, project: str, 
         result = "ok"
     finally:
         for name in names:
-            ports.metrics.recreated(progress.run.environment, view.stack.name, name, result)
+            ports.metrics.recreated(transaction.run.environment, view.stack.name, name, result)
 
 
-async def verify(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> tuple[ServiceHealth, ...]:
-    """Watch the services that were touched until every one is healthy, or one is not.
+async def verify(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> tuple[ServiceHealth, ...]:
+    """Watch the touched services until all are healthy, or one fails.
 
-    Raises UnhealthyError, or ServiceFailedError where what fails was not healthy before either.
+    Raises UnhealthyError, or ServiceFailedError if what fails was unhealthy before too.
     """
-    found: list[ServiceHealth] = []
+    healthy: list[ServiceHealth] = []
     excused: list[ServiceFailedError] = []
     for name, view in views.items():
-        services = sorted({action.service for action in progress.run.actions if action.stack == name})
+        services = sorted({action.service for action in transaction.run.actions if action.stack == name})
         if services:
             with phase(ports, Phase.VERIFY, f"{name}: waiting for {', '.join(services)} to be healthy"):
                 try:
-                    found += await _watch(ports, progress, view, services)
+                    healthy += await _watch(ports, transaction, view, services)
                 except ServiceFailedError as error:
-                    excused.append(error)  # one stack must not hide what the change does to another
+                    excused.append(error)  # it must not hide what the change does to another stack
     if excused:
         raise excused[0] if len(excused) == 1 else ServiceFailedError("\n".join(map(str, excused)))
-    return tuple(found)
+    return tuple(healthy)
 
 
 async def _watch(
-    ports: Ports, progress: Progress, view: StackView, services: Sequence[str]
+    ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str]
 ) -> tuple[ServiceHealth, ...]:
-    stack, project = view.stack, await _project(ports, progress, view)
+    stack, project = view.stack, await _project(ports, transaction, view)
     watch = health.watch(stack, services, view.containers, ports.clock.monotonic(), project)
     excused: ServiceFailedError | None = None
     while True:
@@ -242,21 +246,21 @@ async def _watch(
                 raise excused
             return report.services
         if report.verdict is health.Verdict.FAILED:
-            excused = _excuse(progress.run, view, report)
-            # One that failed before must not hide what the change does to the others.
+            excused = _excuse(transaction.run, view, report)
+            # A service that failed before must not hide what the change does to the others.
             watch = watch.without(report.failed)
             if not report.failed or not watch.services:
                 raise excused
-        await ports.clock.sleep(_LOOK_AGAIN)
+        await ports.clock.sleep(_HEALTH_INTERVAL)
 
 
 async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
-    """Per URL of the stack's health policy: whether it answers as wanted."""
+    """Per URL of the stack's health policy: whether it answers as expected."""
     return {check.url: await ports.probe.ok(check) for check in stack.health.http}
 
 
 def _excuse(run: Run, view: StackView, report: health.Report) -> ServiceFailedError:
-    """Why the revision is not to blame: what fails now failed before it. Raises UnhealthyError where it is."""
+    """Why the revision is not to blame: what fails now failed before too. Raises UnhealthyError if it is."""
     where = f"stack {view.stack.name}"
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
     if broken or (not report.failed and set(report.silent) - set(run.silent)):

@@ -1,4 +1,4 @@
-"""What a killed run leaves beside live files: temporary files of ours, one of which may hold somebody's edit."""
+"""Clears temporary files that a killed run left beside live files. One of them may hold somebody's edit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from reconciler.engine.observe import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A live path, and the digests of what is known to be elsewhere too: left beside it, that may go."""
+class _LivePath:
+    """A live path, and the digests of content that exists elsewhere too, so that a leftover with it can go."""
 
     source: str
     path: str
@@ -24,47 +24,49 @@ class _Place:
 
 
 async def clear_leftovers(ports: Ports, snapshot: Snapshot) -> None:
-    """Remove them from beside all targets; what is neither git's content nor the live file's is in a backup first.
+    """Remove the leftovers beside all targets; back up first what is neither git's content nor the live file's.
 
-    Raises LiveFileError where one cannot be read, backed up or removed.
+    Raises LiveFileError if one cannot be read, backed up or removed.
     """
-    places = [
-        _Place(state.target.source, state.target.path, frozenset({state.desired, state.live}))
+    paths = [
+        _LivePath(state.target.source, state.target.path, frozenset({state.desired, state.live}))
         for state in snapshot.states
     ]
     desired = snapshot.desired
-    await _clear(ports, desired.manifest.environment, desired.revision, places)
+    await _clear(ports, desired.manifest.environment, desired.revision, paths)
 
 
 async def clear_leftovers_of(ports: Ports, run: Run) -> None:
-    """The same for the paths of a run that is undone: some of them may be no targets of any revision to come."""
-    backup = next((one for one in ports.backups.list(run.environment) if one.id == run.backup), None)
+    """The same for the paths of a run that is undone: they may not be targets of any later revision."""
+    backups = ports.backups.list(run.environment)
+    backup = next((backup for backup in backups if backup.id == run.backup), None)
     kept = {entry.path: entry.digest for entry in backup.entries if entry.file} if backup else {}
-    places = [
-        _Place(change.source, change.path, frozenset({change.digest, kept.get(change.path)})) for change in run.changes
+    paths = [
+        _LivePath(change.source, change.path, frozenset({change.digest, kept.get(change.path)}))
+        for change in run.changes
     ]
-    await _clear(ports, run.environment, run.revision, places)
+    await _clear(ports, run.environment, run.revision, paths)
 
 
 async def clear_leftovers_of_restore(ports: Ports, backup: Backup, entries: Sequence[BackupEntry]) -> None:
-    """The same for the paths of a backup that is put back: a restore that was killed may have left something there."""
-    places = [_Place(entry.source, entry.path, frozenset({entry.digest})) for entry in entries]
-    await _clear(ports, backup.environment, Revision(backup.to_commit, ""), places)
+    """The same for the paths of a backup to restore: a killed restore may have left something there."""
+    paths = [_LivePath(entry.source, entry.path, frozenset({entry.digest})) for entry in entries]
+    await _clear(ports, backup.environment, Revision(backup.to_commit, ""), paths)
 
 
-async def _clear(ports: Ports, environment: str, revision: Revision, places: Iterable[_Place]) -> None:
-    found: list[tuple[str, LiveFile]] = []
+async def _clear(ports: Ports, environment: str, revision: Revision, paths: Iterable[_LivePath]) -> None:
+    leftovers: list[tuple[str, LiveFile]] = []
     unknown: list[tuple[BackupEntry, Secret | None]] = []
-    for place in places:
-        for path in await ports.host.leftovers(place.path):
+    for live in paths:
+        for path in await ports.host.leftovers(live.path):
             file = await ports.host.read(path)
             if file is None:
                 continue
-            found.append((path, file))
-            if ports.digest(file.data.reveal()) not in place.known:
-                unknown.append(entry_of(ports, len(unknown), place.source, place.path, file))
+            leftovers.append((path, file))
+            if ports.digest(file.data.reveal()) not in live.known:
+                unknown.append(entry_of(ports, len(unknown), live.source, live.path, file))
     if unknown:
         run = Run(ports.new_run_id(), environment, "recovery", ports.clock.now(), revision)
         await take_backup(ports, run, unknown, revision.commit, revision.commit)
-    for path, file in found:
+    for path, file in leftovers:
         await ports.host.remove(path, replaces=file)

@@ -1,4 +1,4 @@
-"""Ports → what git wants (``Wanted``) and what is there (``Snapshot``). Reads only."""
+"""Observes git (``Desired``) and the server (``Snapshot``). Reads only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.ignored_keys import without_keys
+from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import (
     BadCiphertextError,
     GuardError,
@@ -28,7 +30,7 @@ MANIFEST_NAME = "environment.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """One environment at one revision: the manifest, and per source the blob and the digest of its plaintext."""
+    """One environment at one revision: the manifest, and by source the blob and the digest of its plaintext."""
 
     revision: Revision
     manifest: Manifest
@@ -38,7 +40,7 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The live side, at one moment: every target's states, and the files themselves by live path."""
+    """The server at one moment: every target's states; live files, ownership and last writes by live path."""
 
     desired: Desired
     states: tuple[TargetState, ...]
@@ -47,10 +49,10 @@ class Snapshot:
     applied: Mapping[str, Applied]
 
 
-async def load(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
-    """Read the environment at ``revision``. What was decrypted before is known by its digest.
+async def load_desired(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
+    """Read the environment at ``revision``. Decrypts only what the store has no digest of.
 
-    Raises ManifestError, SourceError and its kin (all problems of all sources in one), KeyUnavailableError.
+    Raises ManifestError, SourceError and its subclasses (all problems of all sources in one), KeyUnavailableError.
     """
     manifest = await read_manifest(ports, environment, revision)
     blobs: dict[str, Blob] = {}
@@ -73,7 +75,7 @@ async def read_manifest(ports: Ports, environment: str, revision: Revision) -> M
     blob = await ports.git.read(revision.commit, path)
     if blob is None:
         hint = (
-            "Add the file, or correct environment and repository.path in the server's file "
+            "Add the file, or fix environment and repository.path in the server configuration "
             f"(branch {ports.settings.branch})"
         )
         raise ManifestError(f"not found at revision {revision.short}", where=path, hint=hint)
@@ -81,12 +83,12 @@ async def read_manifest(ports: Ports, environment: str, revision: Revision) -> M
 
 
 def path_in_git(ports: Ports, environment: str, name: str = "") -> str:
-    """Where a file of the environment lies in the repository; without a ``name``, the environment's directory."""
+    """The path of an environment's file in the repository; without a ``name``, of the environment's directory."""
     return "/".join(part for part in (ports.settings.repository_path, environment_of(environment), name) if part)
 
 
 async def read_source(ports: Ports, revision: Revision, target: Target) -> Blob:
-    """What git has for the target. Raises SourceError."""
+    """The target's source in git. Raises SourceError."""
     path = path_in_git(ports, target.environment, target.source)
     blob = await ports.git.read(revision.commit, path)
     if blob is None:
@@ -108,19 +110,19 @@ async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintex
 
 
 def compared(ports: Ports, target: Target, data: bytes) -> str:
-    """The keyed digest by which the target's three states are compared: that of the keys that are git's to say."""
+    """The keyed digest by which the target's three states are compared, without the keys left to the server."""
     if target.ignore_keys:
-        data = dotenv.without(data, target.parser, target.ignore_keys)
+        data = without_keys(data, target.parser, target.ignore_keys)
     return ports.digest(data)
 
 
 def _as_compared(target: Target) -> tuple[str, ...]:
-    """What else such a digest depends on."""
+    """What else that digest depends on."""
     return (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
 
 
 class Plaintexts:
-    """What the sources hold, each decrypted once. Made for one pass, so that no plaintext is kept after it."""
+    """The plaintexts of sources, each decrypted once. Made for one reconciliation, so that none outlives it."""
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
@@ -138,7 +140,7 @@ class Plaintexts:
 
 async def _decrypt(ports: Ports, target: Target, blob: Blob) -> Secret:
     try:
-        # Its path in git names it: that is what the commands in a message are typed with.
+        # Name it by its path in git: the commands in a message are typed with that.
         data = await ports.decryptor.decrypt(path_in_git(ports, target.environment, target.source), blob.data)
     except ReconcilerError as error:
         ports.metrics.decrypted(target.environment, "failed", _decrypt_reason(error))
@@ -153,17 +155,17 @@ def _decrypt_reason(error: ReconcilerError) -> str:
     return "ciphertext" if isinstance(error, BadCiphertextError | SourceError) else "sops"
 
 
-async def look(ports: Ports, desired: Desired) -> Snapshot:
-    """Read the live files of every target, and of those that have left git.
+async def observe(ports: Ports, desired: Desired) -> Snapshot:
+    """Read the live files of every target, and of targets that have left git.
 
     Raises LiveFileError (a link, a directory …), GuardError for an owner that does not exist.
     """
     applied = ports.store.applied(desired.manifest.environment)
     paths = {target.path for target in desired.manifest.targets}
     targets = [*desired.manifest.targets, *_orphans(desired.manifest.environment, applied, paths)]
-    # All at once: over SSH each takes some round trips.
-    found = await asyncio.gather(*(ports.host.read(target.path) for target in targets))
-    live: dict[str, LiveFile | None] = {target.path: file for target, file in zip(targets, found, strict=True)}
+    # Concurrently: over SSH each takes some round trips.
+    files = await asyncio.gather(*(ports.host.read(target.path) for target in targets))
+    live: dict[str, LiveFile | None] = {target.path: file for target, file in zip(targets, files, strict=True)}
     ownership: dict[str, Ownership] = {}
     states = []
     for target in targets:
@@ -185,19 +187,19 @@ async def look(ports: Ports, desired: Desired) -> Snapshot:
 
 
 def _orphans(environment: str, applied: Mapping[str, Applied], desired: Collection[str]) -> list[Target]:
-    """What we once wrote and git no longer names."""
+    """Targets that we once wrote and git no longer names."""
     return [
         Target(
             environment=environment,
-            source=one.source,
-            path=one.path,
-            stack=one.stack,
-            mode=one.mode,
+            source=record.source,
+            path=record.path,
+            stack=record.stack,
+            mode=record.mode,
             parser=Parser.OPAQUE,
-            prune=one.prune,
+            prune=record.prune,
         )
-        for one in applied.values()
-        if one.path not in desired
+        for record in applied.values()
+        if record.path not in desired
     ]
 
 
@@ -213,28 +215,28 @@ def _owned(file: LiveFile, desired: Ownership) -> bool:
 
 
 def key_change(target: Target, desired: bytes | None, live: bytes | None) -> KeyChange:
-    """The names of the keys by which ``live`` would change to become ``desired``; nothing where they cannot be read."""
+    """The names of the keys by which ``live`` differs from ``desired``; empty if one cannot be read."""
     if target.parser is Parser.OPAQUE:
         return KeyChange()
     try:
-        found = dotenv.key_diff(live, desired, parser=target.parser)
-    except dotenv.EnvFileError:
+        difference = key_diff(live, desired, parser=target.parser)
+    except EnvFileError:
         return KeyChange()
-    told = named_keys(target, found.removed, live)
-    return replace(found, removed=told, cosmetic=found.empty and None not in (desired, live))
+    removed = named_keys(target, difference.removed, live)
+    return replace(difference, removed=removed, cosmetic=difference.empty and None not in (desired, live))
 
 
 def named_keys(target: Target, names: tuple[str, ...], live: bytes | None) -> tuple[str, ...]:
-    """Names that only a live file has, as they may be told: a line of a pasted secret can look like a name, so one that
-    is not certainly one is told by its line."""
-    lines = {entry.key: entry for entry in dotenv.entries(live or b"", target.parser)}
+    """Names that only a live file has, fit to report: a line of a pasted secret can look like a name, so a name that is
+    not certainly one is reported as its line number."""
+    lines = {entry.key: entry for entry in read_entries(live or b"", target.parser)}
     return tuple(
         name if is_certainly_a_name(name, lines[name].template) else f"line {lines[name].line}" for name in names
     )
 
 
 async def last_written(ports: Ports, target: Target, last: Applied, plaintexts: Plaintexts) -> bytes | None:
-    """What we last wrote to a live file, from git; None where that cannot be told any more."""
+    """What we last wrote to a live file, from git; None if that is no longer known."""
     blob = await ports.git.read(last.commit, path_in_git(ports, target.environment, last.source))
     if blob is None:
         return None

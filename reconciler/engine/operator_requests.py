@@ -1,4 +1,4 @@
-"""What a person may order by hand: pin an earlier revision, unpin, pause, resume, retry, accept a rewritten branch."""
+"""Carries out operator requests: pin an earlier revision, unpin, pause, resume, retry, accept a rewritten branch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, RequestKind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
@@ -15,123 +15,125 @@ from reconciler.engine.observe import path_in_git, read_manifest
 from reconciler.engine.target_revision import accept
 from reconciler.engine.transaction import newest_good
 
-_FAR_BACK = 100  # runs
+_SEARCHED_RUNS = 100
 
 
-async def carry_out(ports: Ports, environment: str, order: Order) -> None:
-    """Change what is remembered of the environment; the pass that follows acts on it.
+async def carry_out(ports: Ports, environment: str, request: OperatorRequest) -> None:
+    """Change the environment's record; the reconciliation that follows acts on it.
 
-    Raises RefusedError where the order makes no sense here, GitUnreachableError, UnverifiedError.
+    Raises RefusedError if the request makes no sense here, GitUnreachableError, UnverifiedError.
     """
     record = ports.store.environment(environment)
-    match order.kind:
-        case OrderKind.PAUSE:
-            changed = await _paused(ports, record, order)
-        case OrderKind.RESUME:
-            changed = _resumed(ports, record, order)
-        case OrderKind.ROLLBACK:
-            changed = await _pinned(ports, record, order)
-        case OrderKind.UNPIN:
+    match request.kind:
+        case RequestKind.PAUSE:
+            changed = await _paused(ports, record, request)
+        case RequestKind.RESUME:
+            changed = _resumed(ports, record, request)
+        case RequestKind.ROLLBACK:
+            changed = await _pinned(ports, record, request)
+        case RequestKind.UNPIN:
             changed = _unpinned(record)
-        case OrderKind.RETRY:
+        case RequestKind.RETRY:
             changed = await _retried(ports, record)
-        case OrderKind.ACCEPT_REWRITE:
+        case RequestKind.ACCEPT_REWRITE:
             await _accept_rewrite(ports, record)
             return
-        case OrderKind.PLAN:  # only looks: see Reconciler
+        case RequestKind.PLAN:  # changes nothing: see reconcile.py
             return
     if changed != record:
         ports.store.save_environment(changed)
 
 
-async def _pinned(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
-    revision = await named_revision(ports, record, order.revision) if order.revision else await _before(ports, record)
-    # A person who pins a quarantined revision has been told why it was, and wants it nevertheless.
-    return replace(record.trusting(revision), pin=Pin(revision, order.reason, ports.clock.now()))
+async def _pinned(ports: Ports, record: EnvironmentRecord, request: OperatorRequest) -> EnvironmentRecord:
+    name = request.revision
+    revision = await named_revision(ports, record, name) if name else await _previous_good(ports, record)
+    # An operator who pins a quarantined revision has read why it is, and wants it nevertheless.
+    return replace(record.trusting(revision), pin=Pin(revision, request.reason, ports.clock.now()))
 
 
 async def named_revision(ports: Ports, record: EnvironmentRecord, name: str) -> Revision:
-    """The revision a person names, if it is in the accepted history. Raises RefusedError."""
+    """The revision an operator names, if it is in the accepted history. Raises RefusedError."""
     commit = await ports.git.resolve(name)
     where = f"branch {ports.settings.branch}"
     if record.head is None or not await ports.git.descends(record.head.commit, commit):
-        what = f"the commit {commit[:12]} is not part of the accepted history"
-        raise RefusedError(what, where=where, hint="Name a commit that the branch has")
+        problem = f"the commit {commit[:12]} is not part of the accepted history"
+        raise RefusedError(problem, where=where, hint="Name a commit that the branch has")
     revision = await ports.git.revision(commit, path_in_git(ports, record.name))
     if not revision.subtree:
-        what = f"the environment {record.name} does not exist at commit {revision.short}"
-        raise RefusedError(what, where=where, hint="Name a later commit")
+        problem = f"the environment {record.name} does not exist at commit {revision.short}"
+        raise RefusedError(problem, where=where, hint="Name a later commit")
     return revision
 
 
-async def _before(ports: Ports, record: EnvironmentRecord) -> Revision:
-    """The last revision that went well before the one that is applied, on the way to it."""
+async def _previous_good(ports: Ports, record: EnvironmentRecord) -> Revision:
+    """The last revision that succeeded before the applied one."""
     good = None if record.applied is None else await newest_good(ports, record, record.applied)
     if good is not None and record.quarantine_of(good) is None:
         return good
-    what = f"no revision before the one that is applied is known to have gone well in {record.name}"
-    raise RefusedError(what, hint="Name one with --to; `git log` lists them")
+    problem = f"no revision before the applied one is known to be good in {record.name}"
+    raise RefusedError(problem, hint="Name one with --to; `git log` lists them")
 
 
 async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord:
-    """Go on with a rollback that failed, if there is one: what it was to put back is still the way. Else lift the
-    quarantine of what is wanted.
-    """
+    """Continue a failed rollback, if there is one: its backup is still the way back. Otherwise lift the quarantine of
+    the desired revision."""
     run = ports.store.unfinished(record.name)
     if run is not None and run.rolling_back:
-        hint = "It goes on by itself; `reconciler status` tells what it waits for"
+        hint = "It continues by itself; `reconciler status` shows what it waits for"
         raise RefusedError(f"revision {run.revision.short} is being rolled back", where=record.name, hint=hint)
     if not record.stopped:
         desired = record.pin.revision if record.pin else record.head
         return record.trusting(desired) if desired else record
-    started = replace(record, stopped={})
+    resumed = replace(record, stopped={})
     backups = {backup.id for backup in ports.backups.list(record.name)}
-    for run in ports.store.runs(record.name, _FAR_BACK):
+    for run in ports.store.runs(record.name, _SEARCHED_RUNS):
         if run.result is Result.ROLLBACK_FAILED and run.backup in backups:
-            ports.store.reopen(run, started)
+            ports.store.reopen(run, resumed)
             break
-    return started
+    return resumed
 
 
-async def _paused(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
-    """A pause of the same scope gives way to the new one."""
-    if order.scope:
-        await _check_scope(ports, record, order.scope)
+async def _paused(ports: Ports, record: EnvironmentRecord, request: OperatorRequest) -> EnvironmentRecord:
+    """The new pause replaces one of the same scope."""
+    if request.scope:
+        await _check_scope(ports, record, request.scope)
     now = ports.clock.now()
-    pause = Pause(order.scope, now + order.seconds, order.reason, now)
-    others = tuple(one for one in _pauses(ports, record) if one.scope != order.scope)
-    return replace(record, pauses=(*others, pause))
+    pause = Pause(request.scope, now + request.seconds, request.reason, now)
+    kept = tuple(known for known in _pauses(ports, record) if known.scope != pause.scope)
+    return replace(record, pauses=(*kept, pause))
 
 
 async def _check_scope(ports: Ports, record: EnvironmentRecord, scope: str) -> None:
-    """Raises RefusedError unless it is a target or a stack of the accepted head, or a target that is still there."""
+    """Raises RefusedError unless the scope is a target or stack of the accepted head, or an applied target."""
     if record.head is None:
         raise RefusedError("no revision has been accepted yet", where=f"environment {record.name}", hint="Pause --all")
     manifest = await read_manifest(ports, record.name, record.head)
     known = {stack.id for stack in manifest.stacks} | {target.id for target in manifest.targets}
-    known |= {f"{record.name}/{one.source}" for one in ports.store.applied(record.name).values()}
+    known |= {f"{record.name}/{applied.source}" for applied in ports.store.applied(record.name).values()}
     if scope not in known:
         hint = f"There are: {', '.join(sorted(known))}"
         raise RefusedError(f"there is no target or stack {scope}", where=f"environment {record.name}", hint=hint)
 
 
-def _resumed(ports: Ports, record: EnvironmentRecord, order: Order) -> EnvironmentRecord:
+def _resumed(ports: Ports, record: EnvironmentRecord, request: OperatorRequest) -> EnvironmentRecord:
     pauses = _pauses(ports, record)
-    left = tuple(one for one in pauses if order.scope and one.scope != order.scope)
-    if len(left) == len(pauses):
-        listed = ", ".join(one.scope or "--all" for one in pauses) or "nothing"
-        raise RefusedError(f"{order.scope or record.name} is not paused", hint=f"Paused is: {listed}")
-    return replace(record, pauses=left)
+    kept = tuple(pause for pause in pauses if request.scope and pause.scope != request.scope)
+    if len(kept) == len(pauses):
+        scopes = ", ".join(pause.scope or "--all" for pause in pauses) or "nothing"
+        raise RefusedError(f"{request.scope or record.name} is not paused", hint=f"Paused: {scopes}")
+    return replace(record, pauses=kept)
 
 
 def _pauses(ports: Ports, record: EnvironmentRecord) -> tuple[Pause, ...]:
-    """Those that have not ended."""
+    """The pauses that have not ended."""
     return suspension_of(record, ports.clock.now()).pauses
 
 
 def _unpinned(record: EnvironmentRecord) -> EnvironmentRecord:
     if record.pin is None:
-        raise RefusedError(f"{record.name} is not pinned", hint="`reconciler status` tells what is wanted, and why")
+        raise RefusedError(
+            f"{record.name} is not pinned", hint="`reconciler status` shows the target revision, and why"
+        )
     return replace(record, pin=None)
 
 

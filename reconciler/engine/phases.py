@@ -10,11 +10,11 @@ from reconciler.core.ports import Ports
 
 
 @contextlib.contextmanager
-def phase(ports: Ports, which: Phase, saying: str) -> Iterator[None]:
-    """Time a part of the pass and tell the person who waits what is being done."""
-    ports.progress(saying)
+def phase(ports: Ports, part: Phase, progress: str) -> Iterator[None]:
+    """Time a part of the reconciliation, and report ``progress`` to whoever waits for it."""
+    ports.progress(progress)
     started = ports.clock.monotonic()
     try:
         yield
     finally:
-        ports.metrics.phase(which, ports.clock.monotonic() - started)
+        ports.metrics.phase(part, ports.clock.monotonic() - started)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.decide import affected_services, guards
 from reconciler.core.decide.classify import classify, with_authors, with_keys
 from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.ignored_keys import with_server_keys
 from reconciler.core.errors import GuardError, ModelRefusedError, ReconcilerError
 from reconciler.core.model.compose import Action, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
@@ -231,8 +232,8 @@ def _managed_keys(snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret 
         live = snapshot.live[target.path]
         for data in (live.data if live else None, staged.get(target.path)):
             if target.stack == stack.name and data is not None:
-                with contextlib.suppress(dotenv.EnvFileError):  # nobody can read it: it gives no container a key
-                    keys |= {entry.key for entry in dotenv.entries(data.reveal(), target.parser)}
+                with contextlib.suppress(EnvFileError):  # nobody can read it: it gives no container a key
+                    keys |= {entry.key for entry in read_entries(data.reveal(), target.parser)}
     return frozenset(keys)
 
 
@@ -262,7 +263,7 @@ async def _bytes(snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> 
     data = await plaintexts.of(target, snapshot.desired.blobs[target.source])
     if not target.ignore_keys or live is None:
         return data
-    return Secret(dotenv.overlaid(data.reveal(), live.data.reveal(), target.parser, target.ignore_keys))
+    return Secret(with_server_keys(data.reveal(), live.data.reveal(), target.parser, target.ignore_keys))
 
 
 def _of_stack(staged: Mapping[str, Secret | None], touched: list[Change]) -> dict[str, Secret | None]:

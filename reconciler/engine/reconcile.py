@@ -1,336 +1,296 @@
-"""One pass over one environment: decide, and do it. Errors become outcomes here and in transact.py, nowhere else."""
+"""One reconciliation of one environment. Errors become outcomes here and in transaction.py, nowhere else."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import health
 from reconciler.core.decide.suspension import suspension_of
-from reconciler.core.errors import HeldBackError, ManifestError, ReconcilerError, RefusedError, RevisionError
+from reconciler.core.errors import HeldBackError, ReconcilerError, RefusedError, RevisionError
 from reconciler.core.model.compose import ServiceHealth
-from reconciler.core.model.plans import Aspect
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome, Phase, Result, Run
-from reconciler.core.model.targets import Manifest, OnFailure
+from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
 from reconciler.engine.leftovers import clear_leftovers
-from reconciler.engine.observe import Desired, Plaintexts, Snapshot, load, look
+from reconciler.engine.memory import NEVER, Claims, Memory
+from reconciler.engine.observe import Desired, Plaintexts, Snapshot, load_desired, observe
 from reconciler.engine.operator_requests import carry_out, named_revision
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import KeyNames, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
-from reconciler.engine.secret_age import tell_ages
-from reconciler.engine.stack_health import look_at_stacks
-from reconciler.engine.target_revision import HeldBack, accepted_head, for_everybody, target_revision
-from reconciler.engine.transaction import held_reason, settle, transact
+from reconciler.engine.secret_age import publish_ages
+from reconciler.engine.stack_health import observe_stacks
+from reconciler.engine.target_revision import accepted_head, target_revision
+from reconciler.engine.transaction import finish_in_sync, held_reason, transact
 
-# A revision that cannot be applied is looked at again this often: the cause may lie on the server (a missing user).
-_REMEMBER_FAILURE = 300.0
-# Passes that no person has asked for: by the clock, and by what was touched (a live file, a container).
-_BY_ITSELF = ("poll", "drift", "watch", "engine")
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A revision that could not be applied, so that it is not decrypted again in every pass."""
-
-    subtree: str
-    error: ReconcilerError
-    until: float
-
-
-class Claims:
-    """Which environment writes which live path on this server: two that share one would undo each other for ever."""
-
-    def __init__(self) -> None:
-        self._owners: dict[str, str] = {}
-
-    def take(self, manifest: Manifest) -> None:
-        """Note the manifest's paths as its environment's own. Raises ManifestError where another has one of them."""
-        environment = manifest.environment
-        paths = {target.path for target in manifest.targets}
-        taken = [path for path in sorted(paths) if self._owners.get(path, environment) != environment]
-        if taken:
-            what = f"the environment {self._owners[taken[0]]} on this server has a target there too"
-            hint = "Give each environment its own path, or take one of them out of the server's file"
-            raise ManifestError(what, where=f"environment {environment}: {taken[0]}", hint=hint)
-        self._owners = {path: owner for path, owner in self._owners.items() if owner != environment}
-        self._owners |= dict.fromkeys(paths, environment)
+# Triggers that no operator is behind: the clock, or something that was touched (a live file, a container).
+_AUTOMATIC = ("poll", "drift", "watch", "engine")
 
 
 class Reconciler:
-    """The passes of one environment, with what is kept in memory between them.
-
-    ``claims`` is shared by all environments of the server.
-    """
+    """The reconciliations of one environment. ``claims`` are shared by all environments of the server."""
 
     def __init__(self, ports: Ports, environment: str, claims: Claims | None = None) -> None:
         self.environment = environment
         self._ports = ports
-        self._claims = claims or Claims()
-        self._names = KeyNames()
-        self._desired: Desired | None = None
-        self._failure: Failure | None = None
-        self._trouble: ReconcilerError | None = None
-        self._aimed_at: Revision | None = None
-        self._containers: Mapping[str, frozenset[str]] = {}
-        self._looked_at_stacks = float("-inf")
-        self._aged = ""  # the subtree whose secrets' ages were told
-        self._look_at_ages_again = float("-inf")
-        self._tidy = False  # whether what a killed run left behind is cleared: once is enough while nothing is written
+        self._memory = Memory(claims or Claims())
 
-    async def run(
-        self,
-        trigger: str,
-        *,
-        poll: bool = True,
-        dry_run: bool = False,
-        take_over: Collection[str] = (),
-        order: Order | None = None,
-        held_back: HeldBack = for_everybody,
-        revert: bool = True,
-    ) -> Outcome:
-        """One pass. ``poll`` asks git first; ``dry_run`` changes nothing live; never raises ReconcilerError.
-
-        ``order`` is carried out before it; where that is refused, there is no pass. ``held_back`` tells why a new head
-        is not for this host yet; without ``revert``, git is not asked to follow a rollback: see ``revert()``.
-        """
+    async def reconcile(self, request: ReconcileRequest) -> Outcome:
+        """Reconcile once. Never raises ReconcilerError."""
         clock, started = self._ports.clock, self._ports.clock.monotonic()
-        warnings: list[ReconcilerError] = []
-        try:
-            outcome = await self._decide(trigger, poll, dry_run, take_over, order, held_back, warnings)
-            if revert and not dry_run:
-                outcome = await self._revert(outcome, warnings)
-        except HeldBackError as error:
-            outcome = Outcome(self.environment, Result.HELD, str(error))
-        except ReconcilerError as error:
-            result = Result.STALLED if error.blames_revision else Result.FAILED
-            outcome = Outcome(self.environment, result, str(error), self._aimed_at, retry=error.retryable)
-        if not dry_run and not outcome.refused:
+        reconciliation = _Reconciliation(self._ports, self.environment, self._memory, request)
+        outcome = await reconciliation.run()
+        if not request.dry_run and not outcome.refused:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
-            self._tell_what_is_remembered()
-            await self._tell_ages()
-        return _with(warnings, outcome)
+            self._publish_record()
+            await self._publish_ages()
+        return _with_warnings(outcome, reconciliation.warnings)
 
     async def revert(self, outcome: Outcome) -> Outcome:
-        """Have git follow a rollback, after it, where that is owed; return the outcome with what came of it."""
-        warnings: list[ReconcilerError] = []
-        return _with(warnings, await self._revert(outcome, warnings))
-
-    @property
-    def holds_failures(self) -> bool:
-        """Whether a stack keeps the new files where they fail, for a person to look."""
-        return self._desired is not None and any(
-            stack.on_failure is OnFailure.HOLD for stack in self._desired.manifest.stacks
-        )
-
-    async def _decide(
-        self,
-        trigger: str,
-        poll: bool,
-        dry_run: bool,
-        take_over: Collection[str],
-        order: Order | None,
-        held_back: HeldBack,
-        warnings: list[ReconcilerError],
-    ) -> Outcome:
-        """What should be, and a pass towards it. ``troubles`` gets what a person should know of beside the outcome."""
-        ports, self._aimed_at = self._ports, None
-        if order is not None and order.kind is not OrderKind.PLAN:
-            try:
-                await carry_out(ports, self.environment, order)
-            except RefusedError as error:
-                return Outcome(self.environment, Result.FAILED, str(error), refused=True)
-            self._failure = self._desired = None
-        head, warning = await accepted_head(ports, self.environment, poll=poll)
-        self._trouble = warning if poll else self._trouble  # what the last poll met holds until the next one
-        if self._trouble:
-            warnings.append(self._trouble)
-        if order is not None and order.kind is OrderKind.PLAN:
-            return await self._plan_at(order.revision)
-        outcome = None if dry_run else await recover(ports, self.environment, head, held_back)
-        retried = order is not None and order.kind is OrderKind.RETRY
-        if outcome is None or (retried and outcome.result is Result.ROLLED_BACK):
-            self._aimed_at, quarantine = target_revision(ports, self.environment, head, held_back)
-            if quarantine:
-                warnings.append(quarantine)
-            outcome = await self._pass(self._aimed_at, trigger, dry_run, take_over)
-        return outcome
-
-    async def _tell_ages(self) -> None:
-        """Have the metrics tell how old the secrets are, once per revision that is wanted; after the pass, which it
-        can neither delay nor fail."""
-        desired, now = self._desired, self._ports.clock.monotonic()
-        if desired is None or desired.revision.subtree == self._aged or now < self._look_at_ages_again:
-            return
-        try:
-            with phase(self._ports, Phase.AGE, "reading how old the secrets are"):
-                await tell_ages(self._ports, desired)
-        except ReconcilerError:  # `reconciler age` tells it to whoever asks
-            self._look_at_ages_again = now + _REMEMBER_FAILURE
-        else:
-            self._aged = desired.revision.subtree
-
-    async def _revert(self, outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
-        """Have git follow a rollback, after it. That git does not let us changes nothing about the outcome."""
-        told, warning = await revert_in_git(self._ports, self.environment)
-        if warning:
-            warnings.append(warning)
-        return replace(outcome, reason=f"{outcome.reason}. {told}") if told else outcome
-
-    async def _pass(self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str]) -> Outcome:
-        """Raises ReconcilerError where nothing was changed, or what was changed is put back."""
-        unfinished = None if dry_run else self._ports.store.unfinished(self.environment)
-        try:
-            prepared, snapshot = await self._prepare(revision, trigger, dry_run, take_over, unfinished)
-            if dry_run:
-                return _preview(prepared)
-            if prepared.plan.empty and not prepared.problems and unfinished is None:
-                return settle(self._ports, snapshot, prepared, trigger)
-            self._check_guards(prepared)
-        except RevisionError as error:
-            if unfinished is not None:
-                await give_up(self._ports, unfinished, f"its revision cannot be applied any more: {error}")
-            raise
-        self._looked_at_stacks = float("-inf")
-        self._tidy = False  # a write that met somebody else's edit may leave it aside
-        try:
-            return await transact(self._ports, snapshot, prepared, trigger)
-        finally:
-            await self._tell_what_became()
-
-    async def _prepare(
-        self, revision: Revision, trigger: str, dry_run: bool, take_over: Collection[str], unfinished: Run | None
-    ) -> tuple[Prepared, Snapshot]:
-        """Look, and plan. What an unfinished run was to take over, it may still take over."""
-        ports, plaintexts = self._ports, Plaintexts(self._ports)
-        desired = await self._load(revision, plaintexts, trusting_memory=trigger in _BY_ITSELF)
-        if trigger == "engine":
-            self._looked_at_stacks = float("-inf")
-        with phase(ports, Phase.OBSERVE, "comparing the live files"):
-            snapshot = await look(ports, desired)
-            _check_names(snapshot, take_over)
-            if not dry_run and not self._tidy:
-                await clear_leftovers(ports, snapshot)
-                self._tidy = True
-            record = ports.store.environment(self.environment)
-            suspension = suspension_of(record, ports.clock.now(), unfinished)
-            pending_restarts, _ = suspension.split(ports.store.pending_restarts(self.environment))
-            containers = None if dry_run else await self._ask_for_containers(desired)
-            moved = containers is not None and containers != self._containers
-            begun = unfinished.changes if unfinished else ()
-            prepared = await prepare(
-                ports,
-                snapshot,
-                self._names,
-                plaintexts,
-                take_over={*take_over, *(f"{self.environment}/{change.source}" for change in begun)},
-                look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
-                pending_restarts=pending_restarts,
-                suspension=suspension,
-            )
-        if containers is not None:
-            self._have_looked(containers, prepared)
-        ports.metrics.observed(prepared.plan, ports.clock.now())
-        return prepared, snapshot
-
-    async def _plan_at(self, name: str) -> Outcome:
-        """What a pass would do if git wanted that revision. What is kept of the wanted one, and its metrics, stay."""
-        ports, plaintexts = self._ports, Plaintexts(self._ports)
-        record = ports.store.environment(self.environment)
-        self._aimed_at = await named_revision(ports, record, name)
-        snapshot = await look(ports, await load(ports, self.environment, self._aimed_at, plaintexts))
-        suspension = suspension_of(record, ports.clock.now())
-        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, suspension=suspension)
-        return _preview(prepared)
-
-    @property
-    def live_paths(self) -> frozenset[str]:
-        """The live files of the revision that was last wanted."""
-        return frozenset(target.path for target in self._desired.manifest.targets) if self._desired else frozenset()
-
-    @property
-    def stack_directories(self) -> frozenset[str]:
-        """The directories of the stacks of the revision that was last wanted."""
-        return frozenset(stack.directory for stack in self._desired.manifest.stacks) if self._desired else frozenset()
+        """Have git follow a rollback where that is pending; return the outcome with what came of it."""
+        outcome, warning = await _revert(self._ports, outcome)
+        return _with_warnings(outcome, [warning] if warning else [])
 
     async def reach(self) -> None:
         """Make sure that the host answers. Raises HostUnreachableError."""
         await self._ports.host.reach()
 
     async def health(self) -> tuple[ServiceHealth, ...]:
-        """The services of every stack of the wanted revision, as they are now. Raises EngineUnavailableError."""
-        found: list[ServiceHealth] = []
-        for stack in self._desired.manifest.stacks if self._desired else ():
-            found += health.assess(stack, await self._ports.compose.containers(stack, None))
-        return tuple(found)
+        """The services of every stack of the desired revision, as they are now. Raises EngineUnavailableError."""
+        services: list[ServiceHealth] = []
+        for stack in self._memory.desired.manifest.stacks if self._memory.desired else ():
+            services += health.assess(stack, await self._ports.compose.containers(stack, None))
+        return tuple(services)
 
-    async def _load(self, revision: Revision, plaintexts: Plaintexts, *, trusting_memory: bool) -> Desired:
-        if self._desired is not None and self._desired.revision == revision:
-            return self._desired
-        failure, now = self._failure, self._ports.clock.monotonic()
-        if failure and trusting_memory and failure.subtree == revision.subtree and now < failure.until:
-            raise failure.error.with_traceback(None)  # else every pass would add its frames
-        self._failure = None
+    @property
+    def holds_failures(self) -> bool:
+        """Whether a stack keeps new files that fail, for an operator to look at."""
+        desired = self._memory.desired
+        return desired is not None and any(stack.on_failure is OnFailure.HOLD for stack in desired.manifest.stacks)
+
+    @property
+    def live_paths(self) -> frozenset[str]:
+        """The live files of the last desired revision."""
+        desired = self._memory.desired
+        return frozenset(target.path for target in desired.manifest.targets) if desired else frozenset()
+
+    @property
+    def stack_directories(self) -> frozenset[str]:
+        """The directories of the stacks of the last desired revision."""
+        desired = self._memory.desired
+        return frozenset(stack.directory for stack in desired.manifest.stacks) if desired else frozenset()
+
+    def _publish_record(self) -> None:
+        with contextlib.suppress(ReconcilerError):
+            self._ports.metrics.remembered(self._ports.store.environment(self.environment), self._ports.clock.now())
+
+    async def _publish_ages(self) -> None:
+        """Publish how old the secrets are, once per desired revision; last, so that it can neither delay nor fail the
+        reconciliation."""
+        memory, now = self._memory, self._ports.clock.monotonic()
+        desired = memory.desired
+        if desired is None or desired.revision.subtree == memory.ages_published or now < memory.ages_retried_at:
+            return
         try:
-            desired = await load(self._ports, self.environment, revision, plaintexts)
-            self._claims.take(desired.manifest)
-            self._desired = desired
+            with phase(self._ports, Phase.AGE, "reading how old the secrets are"):
+                await publish_ages(self._ports, desired)
+        except ReconcilerError:  # `reconciler age` reports it
+            memory.retry_ages(now)
+        else:
+            memory.ages_published = desired.revision.subtree
+
+
+@dataclass(slots=True)
+class _Reconciliation:
+    """One reconciliation: what it was asked, the ``revision`` it works towards, and ``warnings`` beside its outcome."""
+
+    ports: Ports
+    environment: str
+    memory: Memory
+    request: ReconcileRequest
+    revision: Revision | None = None
+    warnings: list[ReconcilerError] = field(default_factory=list)
+
+    async def run(self) -> Outcome:
+        """Reconcile, and turn errors into the outcome."""
+        try:
+            outcome = await self._reconcile()
+            if self.request.revert and not self.request.dry_run:
+                outcome, warning = await _revert(self.ports, outcome)
+                self.warnings += [warning] if warning else []
+        except HeldBackError as error:
+            return Outcome(self.environment, Result.HELD, str(error))
+        except ReconcilerError as error:
+            result = Result.STALLED if error.blames_revision else Result.FAILED
+            return Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
+        return outcome
+
+    async def _reconcile(self) -> Outcome:
+        """Raises ReconcilerError if nothing was changed, or everything that was changed is restored."""
+        ports, request = self.ports, self.request
+        if refused := await self._carry_out_operator_request():
+            return refused
+        head = await self._accepted_head()
+        if request.operator is not None and request.asks(RequestKind.PLAN):
+            return await self._plan_for(request.operator.revision)
+        if rolled_back := await self._recover(head):
+            return rolled_back
+        revision = self.revision = self._target_revision(head)
+        unfinished = None if request.dry_run else ports.store.unfinished(self.environment)
+        try:
+            plaintexts = Plaintexts(ports)
+            desired = await self._load_desired(revision, plaintexts)
+            with phase(ports, Phase.OBSERVE, "comparing the live files"):
+                snapshot = await self._observe(desired)
+                prepared = await self._plan(snapshot, plaintexts, unfinished)
+            ports.metrics.observed(prepared.plan, ports.clock.now())
+            if request.dry_run:
+                return _preview(prepared)
+            if prepared.plan.empty and not prepared.problems and unfinished is None:
+                return finish_in_sync(ports, snapshot, prepared, request.trigger)
+            self._check_guards(prepared)
+        except RevisionError as error:
+            if unfinished is not None:
+                await give_up(ports, unfinished, f"its revision can no longer be applied: {error}")
+            raise
+        self.memory.forget_server()
+        try:
+            return await transact(ports, snapshot, prepared, request.trigger)
+        finally:
+            await self._publish_result(desired)
+
+    async def _carry_out_operator_request(self) -> Outcome | None:
+        """Do what the operator asks before reconciling; returns the outcome if it is refused."""
+        request = self.request.operator
+        if request is None or request.kind is RequestKind.PLAN:
+            return None
+        try:
+            await carry_out(self.ports, self.environment, request)
+        except RefusedError as error:
+            return Outcome(self.environment, Result.FAILED, str(error), refused=True)
+        self.memory.forget_revision()
+        return None
+
+    async def _accepted_head(self) -> Revision:
+        head, warning = await accepted_head(self.ports, self.environment, poll=self.request.poll)
+        if self.request.poll:
+            self.memory.git_warning = warning
+        if self.memory.git_warning:
+            self.warnings.append(self.memory.git_warning)
+        return head
+
+    async def _recover(self, head: Revision) -> Outcome | None:
+        """Deal with an unfinished run; returns the outcome if the reconciliation ends with that."""
+        if self.request.dry_run:
+            return None
+        outcome = await recover(self.ports, self.environment, head, self.request.held_back)
+        retried = self.request.asks(RequestKind.RETRY)
+        return None if outcome and retried and outcome.result is Result.ROLLED_BACK else outcome
+
+    def _target_revision(self, head: Revision) -> Revision:
+        revision, quarantine = target_revision(self.ports, self.environment, head, self.request.held_back)
+        if quarantine:
+            self.warnings.append(quarantine)
+        return revision
+
+    async def _load_desired(self, revision: Revision, plaintexts: Plaintexts) -> Desired:
+        """The environment at the revision, from memory if it is there. An operator's trigger retries a failure."""
+        ports, memory, now = self.ports, self.memory, self.ports.clock.monotonic()
+        if memory.desired is not None and memory.desired.revision == revision:
+            return memory.desired
+        if self.request.trigger in _AUTOMATIC and (known := memory.failure_of(revision, now)):
+            raise known.with_traceback(None)  # otherwise every reconciliation adds its frames
+        memory.failure = None
+        try:
+            desired = await load_desired(ports, self.environment, revision, plaintexts)
+            memory.claims.claim(desired.manifest)
         except ReconcilerError as error:
             if error.blames_revision:
-                self._remember(revision, error)
+                memory.fail(revision, error, now)
             raise
-        self._ports.metrics.revision(self.environment, "wanted", revision)
-        return self._desired
+        memory.desired = desired
+        ports.metrics.revision(self.environment, "desired", revision)
+        return desired
+
+    async def _observe(self, desired: Desired) -> Snapshot:
+        if self.request.trigger == "engine":
+            self.memory.stacks_observed_at = NEVER
+        snapshot = await observe(self.ports, desired)
+        self._check_take_over(snapshot)
+        if not self.request.dry_run and not self.memory.leftovers_cleared:
+            await clear_leftovers(self.ports, snapshot)
+            self.memory.leftovers_cleared = True
+        return snapshot
+
+    def _check_take_over(self, snapshot: Snapshot) -> None:
+        """Raises RefusedError if the request names a target that is not there."""
+        known = {state.target.id for state in snapshot.states}
+        mine = {name for name in self.request.take_over if name.startswith(f"{self.environment}/")}
+        if unknown := sorted(mine - known):
+            hint = f"The targets are: {', '.join(sorted(known))}"
+            where = f"environment {self.environment}"
+            raise RefusedError(f"there is no target {', '.join(unknown)}", where=where, hint=hint)
+
+    async def _plan(self, snapshot: Snapshot, plaintexts: Plaintexts, unfinished: Run | None) -> Prepared:
+        """Plan, also for containers if there is reason to look at them. What an unfinished run was to take over, it
+        may still take over."""
+        ports, memory, dry_run = self.ports, self.memory, self.request.dry_run
+        record = ports.store.environment(self.environment)
+        suspension = suspension_of(record, ports.clock.now(), unfinished)
+        pending_restarts, _ = suspension.split(ports.store.pending_restarts(self.environment))
+        containers = None if dry_run else await self._containers_if_due(snapshot.desired)
+        moved = containers is not None and containers != memory.containers
+        begun = unfinished.changes if unfinished else ()
+        prepared = await prepare(
+            ports,
+            snapshot,
+            memory.names,
+            plaintexts,
+            take_over={*self.request.take_over, *(f"{self.environment}/{change.source}" for change in begun)},
+            look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
+            pending_restarts=pending_restarts,
+            suspension=suspension,
+        )
+        if containers is not None:
+            memory.keep_containers(containers, prepared, ports.clock.monotonic())
+        return prepared
+
+    async def _containers_if_due(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
+        """The container ids of each stack; None if they were looked at less than a drift interval ago."""
+        if self.ports.clock.monotonic() - self.memory.stacks_observed_at < self.ports.settings.drift_interval:
+            return None
+        return await observe_stacks(self.ports, self.environment, desired.manifest.stacks)
+
+    async def _plan_for(self, name: str) -> Outcome:
+        """What a reconciliation would do if git had that revision; memory and metrics of the desired one stay."""
+        ports, plaintexts = self.ports, Plaintexts(self.ports)
+        record = ports.store.environment(self.environment)
+        self.revision = await named_revision(ports, record, name)
+        snapshot = await observe(ports, await load_desired(ports, self.environment, self.revision, plaintexts))
+        suspension = suspension_of(record, ports.clock.now())
+        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, suspension=suspension)
+        return _preview(prepared)
 
     def _check_guards(self, prepared: Prepared) -> None:
         """Raise what the guards found, and remember it for this revision."""
         try:
             prepared.check()
         except ReconcilerError as error:
-            self._remember(prepared.plan.revision, error)
-            self._desired = None
+            self.memory.fail(prepared.plan.revision, error, self.ports.clock.monotonic())
+            self.memory.desired = None
             raise
 
-    def _remember(self, revision: Revision, error: ReconcilerError) -> None:
-        self._failure = Failure(revision.subtree, error, self._ports.clock.monotonic() + _REMEMBER_FAILURE)
-
-    async def _ask_for_containers(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
-        """The ids of each stack's containers; None where the last look is not a drift interval ago."""
-        if self._ports.clock.monotonic() - self._looked_at_stacks < self._ports.settings.drift_interval:
-            return None
-        return await look_at_stacks(self._ports, self.environment, desired.manifest.stacks)
-
-    def _have_looked(self, containers: Mapping[str, frozenset[str]], prepared: Prepared) -> None:
-        """Remember the containers that were looked at, unless what was found about them still waits: then the next
-        pass must find it again."""
-        waits = prepared.problems or any(Aspect.STALE in change.aspects for change in prepared.plan.changes)
-        if not waits:
-            self._containers, self._looked_at_stacks = containers, self._ports.clock.monotonic()
-
-    async def _tell_what_became(self) -> None:
-        """Have the metrics tell how the services and the backups are after a transaction, however it ended."""
-        ports, environment = self._ports, self.environment
-        with contextlib.suppress(ReconcilerError):  # what is wrong with them is met by those who need them
-            ports.metrics.backups(environment, ports.backups.list(environment))
-            await look_at_stacks(ports, environment, self._desired.manifest.stacks if self._desired else ())
-
-    def _tell_what_is_remembered(self) -> None:
-        with contextlib.suppress(ReconcilerError):
-            self._ports.metrics.remembered(self._ports.store.environment(self.environment), self._ports.clock.now())
-
-
-def _check_names(snapshot: Snapshot, take_over: Collection[str]) -> None:
-    environment = snapshot.desired.manifest.environment
-    known = {state.target.id for state in snapshot.states}
-    mine = {name for name in take_over if name.startswith(f"{environment}/")}
-    if unknown := sorted(mine - known):
-        hint = f"The targets are: {', '.join(sorted(known))}"
-        raise RefusedError(f"there is no target {', '.join(unknown)}", where=f"environment {environment}", hint=hint)
+    async def _publish_result(self, desired: Desired) -> None:
+        """Publish how services and backups are after a transaction, however it ended."""
+        ports = self.ports
+        with contextlib.suppress(ReconcilerError):  # whoever needs them meets the error
+            ports.metrics.backups(self.environment, ports.backups.list(self.environment))
+            await observe_stacks(ports, self.environment, desired.manifest.stacks)
 
 
 def _preview(prepared: Prepared) -> Outcome:
@@ -344,7 +304,13 @@ def _preview(prepared: Prepared) -> Outcome:
     return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan, plan)
 
 
-def _with(warnings: list[ReconcilerError], outcome: Outcome) -> Outcome:
+async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerError | None]:
+    """Have git follow a rollback. If git does not let us, that changes nothing about the outcome."""
+    sentence, warning = await revert_in_git(ports, outcome.environment)
+    return replace(outcome, reason=f"{outcome.reason}. {sentence}") if sentence else outcome, warning
+
+
+def _with_warnings(outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
     if not warnings:
         return outcome
     text = "\n".join(filter(None, [outcome.warning, *map(str, warnings)]))

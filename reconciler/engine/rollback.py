@@ -1,4 +1,4 @@
-"""Put things back: the files first, then the services, then their health. Git comes last, in revert.py."""
+"""Rolls back a run: the files first, then the services, then their health. Git follows last, in revert.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from reconciler.core.dotenv import dotenv
 from reconciler.core.errors import (
     BackupUnusableError,
     EngineUnavailableError,
@@ -18,50 +17,47 @@ from reconciler.core.errors import (
 from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run, RunChange
-from reconciler.core.model.targets import LiveFile, Ownership
 from reconciler.core.ports import Ports
-from reconciler.core.secret import Secret
-from reconciler.engine.backup import entry_of, take_backup
-from reconciler.engine.execute import Progress, act, beside, matches, put, verify
+from reconciler.engine.backup import entry_of, find_backup, take_backup
+from reconciler.engine.execute import Transaction, act, beside, matches, verify
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import StackView
+from reconciler.engine.restore import restore_entry
 
 
 async def roll_back(
-    ports: Ports, progress: Progress, views: Mapping[str, StackView], record: EnvironmentRecord, error: str
+    ports: Ports, transaction: Transaction, views: Mapping[str, StackView], record: EnvironmentRecord, error: str
 ) -> Outcome:
-    """Undo a run whose revision broke something (``error``) and store how that ended.
+    """Undo a run whose revision broke something (``error``), and store how that ended.
 
-    ``record`` already holds the quarantine; of a stack without a view only the files are put back, and that is no
-    success. The outcome is rolled_back only where every file is back and every service as healthy as before; failed, to
-    be tried again, where the engine does not answer; else rollback_failed.
+    ``record`` already holds the quarantine. Of a stack without a view only the files are restored, and that counts as
+    a failure. The outcome is rolled_back only if every file is restored and every service as healthy as before; failed,
+    with retry, if the engine does not answer; otherwise rollback_failed.
     """
-    run = progress.run = replace(progress.run, rolling_back=error)
+    run = transaction.run = replace(transaction.run, rolling_back=error)
     _remember(ports, run, record)
     try:
         with phase(ports, Phase.ROLLBACK, f"rolling back: {error}"):
-            failures = await _undo(ports, progress, views)
+            failures = await _undo(ports, transaction, views)
     except EngineUnavailableError as failure:
-        reason = f"{error}. The files are as they were; the services wait for the engine: {failure}; it is tried again"
-        _remember(ports, replace(progress.run, reason=reason))
+        reason = f"{error}. The files are restored; the services wait for the engine: {failure}; will retry"
+        _remember(ports, replace(transaction.run, reason=reason))
         return Outcome(run.environment, Result.FAILED, reason, run.revision, run=run.id, backup=run.backup, retry=True)
     if failures:
-        backup = f"What was there before is in backup {run.backup}"
-        why = "; ".join(dict.fromkeys(failures.values()))
-        reason = f"{error}. The rollback failed too: {why}. {backup}; `reconciler retry` tries again"
+        causes = "; ".join(dict.fromkeys(failures.values()))
+        hint = f"The previous files are in backup {run.backup}; retry with `reconciler retry`"
+        reason = f"{error}. The rollback failed too: {causes}. {hint}"
         stopped = replace(record, stopped={**record.stopped, **dict.fromkeys(failures, reason)})
-        return _ended(ports, progress, Result.ROLLBACK_FAILED, reason, stopped)
-    reason = (
-        f"{error}. Everything is as it was before; revision {run.revision.short} is quarantined: merge a correction"
-    )
-    return _ended(ports, progress, Result.ROLLED_BACK, reason, record)
+        return _ended(ports, transaction, Result.ROLLBACK_FAILED, reason, stopped)
+    reason = f"{error}. Rolled back; revision {run.revision.short} is quarantined. Fix it with a new commit"
+    return _ended(ports, transaction, Result.ROLLED_BACK, reason, record)
 
 
-def _ended(ports: Ports, progress: Progress, result: Result, reason: str, record: EnvironmentRecord) -> Outcome:
-    run, well = progress.run, result is Result.ROLLED_BACK
-    ports.metrics.rolled_back(run.environment, "local", well)
+def _ended(ports: Ports, transaction: Transaction, result: Result, reason: str, record: EnvironmentRecord) -> Outcome:
+    run, rolled_back = transaction.run, result is Result.ROLLED_BACK
+    ports.metrics.rolled_back(run.environment, "local", rolled_back)
     now = ports.clock.now()
-    if well:
+    if rolled_back:
         ports.store.finish(run, result, reason, at=now, record=record, settled=run.actions)
     else:
         ports.store.finish(run, result, reason, at=now, record=record, pending_restarts=run.actions)
@@ -69,40 +65,40 @@ def _ended(ports: Ports, progress: Progress, result: Result, reason: str, record
 
 
 def _remember(ports: Ports, run: Run, record: EnvironmentRecord | None = None) -> None:
-    """Store how far it has come. A disk without room for that must not keep the files from being put back."""
+    """Store how far it has come. A full disk must not keep the files from being restored."""
     with contextlib.suppress(StoreUnavailableError):
         ports.store.amend(run, record)
 
 
-async def _undo(ports: Ports, progress: Progress, views: Mapping[str, StackView]) -> dict[str, str]:
-    """Restore every file the run has written, recreate the services it has touched, and see them healthy.
+async def _undo(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> dict[str, str]:
+    """Restore every file the run has written, recreate the services it has touched, and verify their health.
 
-    Returns by stack ("" for files of none) what could not be done; the others are done all the same. Raises
+    Returns by stack ("" for files of none) what failed; the others are undone nevertheless. Raises
     EngineUnavailableError.
     """
-    failures = {stack: str(error) for stack, error in (await put_back(ports, progress)).items()}
-    progress.projects.clear()
+    failures = {stack: str(error) for stack, error in (await _restore_written(ports, transaction)).items()}
+    transaction.projects.clear()
     actions = tuple(
         Action(stack, service, ActionKind.RECREATE, "rolled back", force=True)
-        for stack, service in sorted(progress.touched)
+        for stack, service in sorted(transaction.touched)
     )
-    progress.run = replace(progress.run, actions=actions)
-    _remember(ports, progress.run)
+    transaction.run = replace(transaction.run, actions=actions)
+    _remember(ports, transaction.run)
     for stack in sorted({action.stack for action in actions} - failures.keys()):
         if stack not in views:
-            failures[stack] = f"the stack {stack} is not known on this server any more"
-        elif why := await _recreate(ports, progress, {stack: views[stack]}):
-            failures[stack] = why
+            failures[stack] = f"the stack {stack} is no longer known on this server"
+        elif failure := await _recreate(ports, transaction, {stack: views[stack]}):
+            failures[stack] = failure
     return failures
 
 
-async def _recreate(ports: Ports, progress: Progress, view: Mapping[str, StackView]) -> str:
+async def _recreate(ports: Ports, transaction: Transaction, view: Mapping[str, StackView]) -> str:
     """Give the services of one stack their old values; returns why they are not as healthy as before, or ""."""
     try:
-        await act(ports, progress, view)
-        progress.services += await verify(ports, progress, view)
+        await act(ports, transaction, view)
+        transaction.services += await verify(ports, transaction, view)
     except ServiceFailedError:
-        return ""  # what failed before is as it was
+        return ""  # it failed before the change too
     except StackGoneError as error:
         return str(error)
     except EngineUnavailableError:
@@ -112,66 +108,43 @@ async def _recreate(ports: Ports, progress: Progress, view: Mapping[str, StackVi
     return ""
 
 
-async def restore_files(ports: Ports, progress: Progress) -> None:
-    """Put back from the run's backup every file the run may have written.
+async def restore_files(ports: Ports, transaction: Transaction) -> None:
+    """Restore from the run's backup every file the run may have written.
 
-    Raises BackupUnusableError; LiveFileError and ChangedMeanwhileError where a file cannot be put back: the others are.
+    Raises BackupUnusableError; LiveFileError and ChangedMeanwhileError for a file that fails, after restoring the rest.
     """
-    for error in (await put_back(ports, progress)).values():
+    for error in (await _restore_written(ports, transaction)).values():
         raise error
 
 
-async def put_back(ports: Ports, progress: Progress) -> dict[str, ReconcilerError]:
-    """Put back from the run's backup every file the run may have written; returns by stack what went wrong.
+async def _restore_written(ports: Ports, transaction: Transaction) -> dict[str, ReconcilerError]:
+    """Restore from the run's backup every file the run may have written; returns the first error by stack.
 
-    Somebody's edit is in a backup first; keys that are left to the server keep the value they have now.
+    Backs up somebody's edit first; keys that are left to the server keep their current value.
     """
-    written = {change.path: change for change in progress.run.changes if change.path not in progress.spared}
+    written = {change.path: change for change in transaction.run.changes if change.path not in transaction.spared}
     failures: dict[str, ReconcilerError] = {}
     try:
-        backup = find_backup(ports, progress.run.backup) if written else None
+        backup = find_backup(ports, transaction.run.backup) if written else None
     except BackupUnusableError as error:
-        return dict.fromkeys(progress.run.stacks, error)
+        return dict.fromkeys(transaction.run.stacks, error)
     for entry in backup.entries if backup else ():
         if change := written.get(entry.path):
             try:
-                await _put_back(ports, progress, backup, entry, change)
+                await _restore_file(ports, transaction, backup, entry, change)
             except ReconcilerError as error:
                 failures.setdefault(change.stack, error)
     return failures
 
 
-async def _put_back(
-    ports: Ports, progress: Progress, backup: Backup | None, entry: BackupEntry, change: RunChange
+async def _restore_file(
+    ports: Ports, transaction: Transaction, backup: Backup | None, entry: BackupEntry, change: RunChange
 ) -> None:
     current = await ports.host.read(entry.path)
-    # A disk that was too full for the new file has no room for a second copy of the old one either.
+    # A disk too full for the new file has no room for a second copy of the old one either.
     if backup is None or matches(ports, entry, current):
         return
     if current is not None and ports.digest(current.data.reveal()) not in (change.digest, entry.digest):
         foreign = entry_of(ports, 0, entry.source, entry.path, current)
-        await take_backup(ports, beside(ports, progress.run), [foreign], backup.to_commit, backup.from_commit)
+        await take_backup(ports, beside(ports, transaction.run), [foreign], backup.to_commit, backup.from_commit)
     await restore_entry(ports, backup, entry, current, change)
-
-
-async def restore_entry(
-    ports: Ports, backup: Backup, entry: BackupEntry, current: LiveFile | None, change: RunChange | None = None
-) -> None:
-    """Make one live file be what the backup holds, owner and mode included.
-
-    ``change`` tells of keys that are left to the server: they stay as they are now.
-    """
-    data: Secret | None = ports.backups.read(backup, entry) if entry.file is not None else None
-    if data is not None and current is not None and change is not None and change.ignore_keys:
-        live = current.data.reveal()
-        data = Secret(dotenv.overlaid(data.reveal(), live, change.parser, change.ignore_keys))
-    ownership = Ownership(entry.uid, entry.gid) if data is not None else Ownership()
-    await put(ports, entry.path, data, mode=entry.mode, ownership=ownership, replaces=current)
-
-
-def find_backup(ports: Ports, identity: str) -> Backup:
-    """The backup with this id. Raises BackupUnusableError."""
-    for backup in ports.backups.list():
-        if backup.id == identity:
-            return backup
-    raise BackupUnusableError(f"there is no backup {identity}", hint="`reconciler backups` lists those there are")

@@ -1,7 +1,7 @@
-"""One environment on several hosts: who is given a new revision when, and who goes back where it fails.
+"""One environment on several hosts: which host gets a new revision when, and which ones roll back if it fails.
 
-Each host makes its own passes (reconcile.py), with its own record, backups and rollback. Here is only what lies between
-them, and it is derived anew from their records at every turn, so that a process that was killed loses nothing.
+Each host has its own reconciliations (reconcile.py), record, backups and rollback. This module holds only what lies
+between hosts, and derives it from their records every time, so that a killed process loses nothing.
 """
 
 from __future__ import annotations
@@ -9,144 +9,138 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from reconciler.core.model.records import EnvironmentRecord, Quarantine
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import RevertState, Revision
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git
 from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.target_revision import HeldBack, for_everybody
 from reconciler.engine.transaction import newest_good
 
-_WELL = frozenset({Result.APPLIED, Result.IN_SYNC, Result.CORRECTED})
-_FAR_BACK = 100  # runs
+_SUCCEEDED = frozenset({Result.APPLIED, Result.IN_SYNC, Result.CORRECTED})
+_SEARCHED_RUNS = 100
+
+ReconcileHost = Callable[[Reconciler, ReconcileRequest], Awaitable[Outcome]]
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What a host's pass is to be like.
-
-    ``order`` is a person's, as it concerns this host; ``back``: it takes back what has failed on another host;
-    ``revert``: git may be asked to follow a rollback at once.
-    """
-
-    poll: bool
-    held_back: HeldBack = for_everybody
-    order: Order | None = None
-    back: bool = False
-    revert: bool = True
-
-
-Make = Callable[[Reconciler, Turn], Awaitable[Outcome]]
+async def reconcile_host(host: Reconciler, request: ReconcileRequest) -> Outcome:
+    """Reconcile one host, as ``Rollout.reconcile`` needs it."""
+    return await host.reconcile(request)
 
 
 class Rollout:
-    """The hosts of one environment, in the order in which they are given a new revision, so many at a time."""
+    """The hosts of one environment, in the order in which a new revision reaches them.
+
+    ``max_unavailable``: how many hosts after the first get it at the same time.
+    """
 
     def __init__(self, ports: Ports, hosts: Sequence[Reconciler], max_unavailable: int = 1) -> None:
         self._ports = ports
         self._hosts = tuple(hosts)
-        self._at_a_time = max_unavailable
+        self._max_unavailable = max_unavailable
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What the environment is called on each of its hosts."""
+        """The environment's name on each of its hosts."""
         return tuple(host.environment for host in self._hosts)
 
-    async def run(
+    async def reconcile(
         self,
-        make: Make,
+        request: ReconcileRequest,
+        reconcile: ReconcileHost = reconcile_host,
         *,
-        poll: bool = True,
-        dry_run: bool = False,
         only: Collection[str] | None = None,
-        order: Order | None = None,
     ) -> tuple[Outcome, ...]:
-        """A pass on every host, made by ``make``, and what follows from how it went; on ``only`` some, if given.
+        """Reconcile every host (or ``only`` these units) with ``reconcile``, and act on what that shows.
 
-        Git is asked once. Raises ReconcilerError where what lies between the hosts cannot be read or stored.
+        ``request`` may name targets and stacks for all hosts at once. Git is asked once. Raises ReconcilerError if what
+        lies between the hosts cannot be read or stored.
         """
         hosts = [host for host in self._hosts if only is None or host.environment in only]
         if len(self._hosts) == 1:
-            return tuple([await make(host, Turn(poll, order=order)) for host in hosts])
+            return tuple([await reconcile(host, _request_for(host, request)) for host in hosts])
         if not hosts:
             return ()
-        await asyncio.gather(*(host.reach() for host in hosts), return_exceptions=True)  # each tells of itself below
-        rollout = _Run(self._ports, self._hosts, make, dry_run, order)
-        await rollout.begin()
+        await asyncio.gather(*(host.reach() for host in hosts), return_exceptions=True)  # each one reports it below
+        run = _RolloutRun(self._ports, self._hosts, reconcile, request)
+        await run.begin()
         waiting = list(hosts)
-        while waiting:  # the first one alone; where its order makes no sense, it has not asked git either
+        while waiting:  # the first host goes alone; if it refuses the operator's request, it has not asked git either
             first = waiting.pop(0)
-            outcome = await rollout.turn(first, poll=poll)
+            outcome = await run.reconcile(first, poll=request.poll)
             if not outcome.refused:
-                rollout.pass_on_the_head(first)
+                run.share_head(first)
                 break
-        await rollout.go_back()
+        await run.roll_back_others()
         for wave in self._waves(waiting):
-            await asyncio.gather(*(rollout.turn(host) for host in wave))
-            await rollout.go_back()
-        return tuple(rollout.outcomes.values())
+            await asyncio.gather(*(run.reconcile(host) for host in wave))
+            await run.roll_back_others()
+        return tuple(run.outcomes.values())
 
     def _waves(self, hosts: Sequence[Reconciler]) -> Iterator[Sequence[Reconciler]]:
-        for start in range(0, len(hosts), self._at_a_time):
-            yield hosts[start : start + self._at_a_time]
+        for start in range(0, len(hosts), self._max_unavailable):
+            yield hosts[start : start + self._max_unavailable]
 
 
-class _Run:
-    """One turn of all hosts. ``outcomes`` are by what the environment is called on each."""
+class _RolloutRun:
+    """One reconciliation of all hosts. ``outcomes`` are by the environment's name on each host."""
 
     def __init__(
-        self, ports: Ports, hosts: Sequence[Reconciler], make: Make, dry_run: bool, order: Order | None
+        self, ports: Ports, hosts: Sequence[Reconciler], reconcile: ReconcileHost, request: ReconcileRequest
     ) -> None:
         self._ports = ports
         self._hosts = hosts
-        self._make = make
-        self._dry_run = dry_run
-        self._order = order
+        self._reconcile = reconcile
+        self._request = request
         self.outcomes: dict[str, Outcome] = {}
 
     async def begin(self) -> None:
-        """Give a new host the head that is known, have all of them try again if that is the order, and finish what a
-        killed process has left between the hosts."""
+        """Give a new host the known head, let all hosts retry if that is the request, and finish what a killed process
+        left between the hosts."""
         for host in self._hosts:
             if self._record(host).head is not None:
-                self.pass_on_the_head(host, only_new=True)
+                self.share_head(host, only_new=True)
                 break
-        if self._order is not None and self._order.kind is OrderKind.RETRY and not self._going_back():
-            for host in self._hosts:  # else the others' quarantine would take it back at once
+        if self._request.asks(RequestKind.RETRY) and not self._rolling_back():
+            for host in self._hosts:  # otherwise the other hosts' quarantine would roll it back immediately
                 record = self._record(host)
                 if desired := record.pin.revision if record.pin else record.head:
                     self._ports.store.save_environment(record.trusting(desired))
         else:
-            await self.go_back()
+            await self.roll_back_others()
 
-    async def turn(self, host: Reconciler, *, poll: bool = False) -> Outcome:
-        """The host's pass, and its revert in git, where other hosts are no reason against it."""
-        outcome = await self._make(
-            host, Turn(poll, functools.partial(self._why_not, host), self._order_for(host), revert=False)
+    async def reconcile(self, host: Reconciler, *, poll: bool = False) -> Outcome:
+        """Reconcile the host, and revert in git unless other hosts are a reason not to."""
+        request = replace(
+            self._request,
+            poll=poll,
+            operator=self._operator_request_for(host),
+            held_back=functools.partial(self._reason_to_hold_back, host),
+            revert=False,
         )
-        if not self._dry_run and not outcome.refused:
-            await self._weigh_revert(host)
+        outcome = await self._reconcile(host, _request_for(host, request))
+        if not request.dry_run and not outcome.refused:
+            await self._refuse_revert(host)
             outcome = await host.revert(outcome)
-        earlier = self.outcomes.get(host.environment)  # it has just gone back
+        earlier = self.outcomes.get(host.environment)  # it was rolled back in this same rollout
         self.outcomes[host.environment] = earlier if earlier and outcome.result is Result.IN_SYNC else outcome
         return outcome
 
-    def pass_on_the_head(self, source: Reconciler, *, only_new: bool = False) -> None:
-        """What one has accepted from git, all have accepted: it is one branch, asked once."""
+    def share_head(self, source: Reconciler, *, only_new: bool = False) -> None:
+        """Record the head one host has accepted for all hosts: it is one branch, asked once."""
         head = self._record(source).head
         for host in self._hosts:
             record = self._record(host)
             if head is not None and record.head != head and (record.head is None or not only_new):
                 self._ports.store.save_environment(replace(record, head=head))
 
-    async def go_back(self) -> None:
-        """What one host has in quarantine is no other's either: those that have it already go back, the last first."""
-        if self._dry_run:
+    async def roll_back_others(self) -> None:
+        """Roll back, last host first, every host that already has a revision which another host has quarantined."""
+        if self._request.dry_run:
             return
         for failed in self._hosts:
             record = self._record(failed)
@@ -154,22 +148,23 @@ class _Run:
             for host in reversed(self._hosts) if quarantine else ():
                 assert quarantine is not None
                 if host is not failed and self._record(host).quarantine_of(quarantine.revision) is None:
-                    await self._share(host, failed, quarantine)
+                    await self._roll_back(host, failed, quarantine)
 
-    # --- who may have a new revision ---
+    # --- which host may have a new revision ---
 
-    def _why_not(self, host: Reconciler, head: Revision) -> str:
-        """Why the host is not to be given the head yet; "" where it may have it, or is in the middle of it."""
+    def _reason_to_hold_back(self, host: Reconciler, head: Revision) -> str:
+        """Why the host does not get the head yet; "" if it may have it, or is in the middle of applying it."""
         unfinished = self._ports.store.unfinished(host.environment)
         if unfinished is not None and unfinished.revision.subtree == head.subtree:
             return ""
-        for other in self._hosts:
-            if other is not host and (why := self._trouble_with(head, other)):
-                return f"on {other.environment}: {why}"
+        for peer in self._hosts:
+            if peer is not host and (reason := self._failure_of(head, peer)):
+                return f"on {peer.environment}: {reason}"
         return ""
 
-    def _trouble_with(self, head: Revision, other: Reconciler) -> str:
-        record, outcome = self._record(other), self.outcomes.get(other.environment)
+    def _failure_of(self, head: Revision, host: Reconciler) -> str:
+        """How the head has failed on this host; "" if it has not."""
+        record, outcome = self._record(host), self.outcomes.get(host.environment)
         if quarantine := record.quarantine_of(head):
             return quarantine.reason
         if outcome is None or outcome.revision is None or outcome.revision.subtree != head.subtree:
@@ -177,73 +172,75 @@ class _Run:
         if outcome.result in (Result.STALLED, Result.ROLLED_BACK):
             return outcome.reason
         degraded = outcome.result is Result.FAILED and not outcome.retry and record.degraded
-        return record.degraded if degraded and other.holds_failures else ""
+        return record.degraded if degraded and host.holds_failures else ""
 
-    def _order_for(self, host: Reconciler) -> Order | None:
-        """A retry where a rollback has failed is for that host; a rollback leads all hosts to one revision, and ends
-        with the first host that does not take it."""
-        if self._order is None:
+    def _operator_request_for(self, host: Reconciler) -> OperatorRequest | None:
+        """A retry after a failed rollback is for the hosts it failed on; a rollback takes all hosts to one revision,
+        and ends at the first host that does not take it."""
+        request = self._request.operator
+        if request is None:
             return None
-        if self._order.kind is OrderKind.RETRY and (stuck := self._going_back()):
-            return self._order if host.environment in stuck else None
-        if self._order.kind is OrderKind.ROLLBACK and self.outcomes:
+        if request.kind is RequestKind.RETRY and (stuck := self._rolling_back()):
+            return request if host.environment in stuck else None
+        if request.kind is RequestKind.ROLLBACK and self.outcomes:
             pins = [pin for name in self.outcomes if (pin := self._ports.store.environment(name).pin)]
-            bad = any(one.result in (Result.ROLLED_BACK, Result.STALLED) for one in self.outcomes.values())
-            return replace(self._order, revision=pins[0].revision.commit) if pins and not bad else None
-        return self._order
+            failed = any(outcome.result in (Result.ROLLED_BACK, Result.STALLED) for outcome in self.outcomes.values())
+            return replace(request, revision=pins[0].revision.commit) if pins and not failed else None
+        return request
 
-    def _going_back(self) -> frozenset[str]:
-        """Hosts on which a rollback has failed, or is under way."""
+    def _rolling_back(self) -> frozenset[str]:
+        """The units on which a rollback has failed, or is under way."""
         runs = {host.environment: self._ports.store.unfinished(host.environment) for host in self._hosts}
         under_way = {unit for unit, run in runs.items() if run is not None and run.rolling_back}
         return frozenset(under_way | {unit for unit in runs if self._ports.store.environment(unit).stopped})
 
-    # --- who goes back ---
+    # --- which host rolls back ---
 
-    async def _share(self, host: Reconciler, failed: Reconciler, quarantine: Quarantine) -> None:
+    async def _roll_back(self, host: Reconciler, failed: Reconciler, quarantine: Quarantine) -> None:
+        """Roll the host back from the revision that ``failed`` has quarantined, if it has it and there is a way."""
         record, revision = self._record(host), quarantine.revision
         reason = f"on {failed.environment}: {quarantine.reason}"
         shared = replace(quarantine, reason=reason, good="", revert=None, revert_note="")
         if not _has(record, revision):
-            return  # it is held back for as long as the quarantine lasts
-        back = await newest_good(self._ports, record, revision)
-        if back is None or record.pin is not None:  # there is nothing to go back to, or a person has decided
+            return  # the revision is held back as long as the quarantine lasts
+        good = await newest_good(self._ports, record, revision)
+        if good is None or record.pin is not None:  # nothing to roll back to, or an operator has decided
             return
-        if not await self._in_step(failed, quarantine, back):
+        if not await self._came_from(failed, quarantine, good):
             return
-        # As if it had never gone further: should the old values fail now, it is not them that are rolled back.
-        behind = replace(record.quarantined(shared), healthy=back, applied=back)
+        # As if it had never gone further: if the old values fail now, they are not what gets rolled back.
+        behind = replace(record.quarantined(shared), healthy=good, applied=good)
         self._ports.store.save_environment(behind)
-        outcome = await self._make(host, Turn(poll=False, back=True))
-        if outcome.result in _WELL:
-            told = f"{reason}. Back at {back.short}: {outcome.reason}"
-            outcome = replace(outcome, result=Result.ROLLED_BACK, reason=told)
+        outcome = await self._reconcile(host, ReconcileRequest("rollback", poll=False))
+        if outcome.result in _SUCCEEDED:
+            reason = f"{reason}. Rolled back to {good.short}: {outcome.reason}"
+            outcome = replace(outcome, result=Result.ROLLED_BACK, reason=reason)
         self.outcomes[host.environment] = outcome
 
-    async def _in_step(self, failed: Reconciler, quarantine: Quarantine, back: Revision) -> bool:
-        """Whether the failed host came from where the others would go back to. One that is new, or was away for a
-        while, tells nothing of what has been well on the others since."""
-        run = next(
-            (run for run in self._ports.store.runs(failed.environment, _FAR_BACK) if run.id == quarantine.run), None
-        )
+    async def _came_from(self, failed: Reconciler, quarantine: Quarantine, good: Revision) -> bool:
+        """Whether the failed host had ``good`` before the quarantined revision. A new host, or one that was away for a
+        while, says nothing about what has worked on the others since."""
+        runs = self._ports.store.runs(failed.environment, _SEARCHED_RUNS)
+        run = next((run for run in runs if run.id == quarantine.run), None)
         if run is None or not run.from_commit:
             return False
         directory = path_in_git(self._ports, failed.environment)
-        return (await self._ports.git.revision(run.from_commit, directory)).subtree == back.subtree
+        return (await self._ports.git.revision(run.from_commit, directory)).subtree == good.subtree
 
-    async def _weigh_revert(self, host: Reconciler) -> None:
-        """Ask git for no revert of what is well on other hosts."""
+    async def _refuse_revert(self, host: Reconciler) -> None:
+        """Do not ask git to revert what works on other hosts."""
         record = self._record(host)
-        quarantine = next((one for one in record.quarantines if one.revert is RevertState.PENDING), None)
+        quarantine = record.pending_revert
         if quarantine is None:
             return
-        for other in self._hosts:
-            known = self._record(other)
-            back = await newest_good(self._ports, known, quarantine.revision) if other is not host else None
-            if back is not None and not await self._in_step(host, quarantine, back):
-                note = f"In git: not reverted, as {other.environment} went well with {back.short} meanwhile"
-                settled = replace(quarantine, revert=RevertState.REFUSED, revert_note=note)
-                self._ports.store.save_environment(record.quarantined(settled))
+        for peer in self._hosts:
+            if peer is host:
+                continue
+            good = await newest_good(self._ports, self._record(peer), quarantine.revision)
+            if good is not None and not await self._came_from(host, quarantine, good):
+                note = f"In git: not reverted, {good.short} works on {peer.environment} meanwhile"
+                refused = replace(quarantine, revert=RevertState.REFUSED, revert_note=note)
+                self._ports.store.save_environment(record.quarantined(refused))
                 return
 
     def _record(self, host: Reconciler) -> EnvironmentRecord:
@@ -254,37 +251,31 @@ def _has(record: EnvironmentRecord, revision: Revision) -> bool:
     return any(known is not None and known.subtree == revision.subtree for known in (record.applied, record.healthy))
 
 
-async def take_turn(
-    host: Reconciler, trigger: str, turn: Turn, *, dry_run: bool = False, take_over: Collection[str] = ()
-) -> Outcome:
-    """One pass of a host, as its turn says. An order, and names of targets, may be for all hosts of the environment."""
-    if turn.back:
-        return await host.run("rollback", poll=False)
-    here, order = host.environment, turn.order
-    mine = [name for name in take_over if name.partition("/")[0] in (here, environment_of(here))]
-    return await host.run(
-        trigger,
-        poll=turn.poll,
-        dry_run=dry_run,
-        take_over=frozenset(_here(name, here) for name in mine),
-        order=replace(order, scope=_here(order.scope, here)) if order else None,
-        held_back=turn.held_back,
-        revert=turn.revert,
+def _request_for(host: Reconciler, request: ReconcileRequest) -> ReconcileRequest:
+    """The request as it concerns this host: "production/api.env" names the target on every host of production."""
+    unit, operator = host.environment, request.operator
+    mine = [name for name in request.take_over if name.partition("/")[0] in (unit, environment_of(unit))]
+    return replace(
+        request,
+        take_over=frozenset(_name_on(unit, name) for name in mine),
+        operator=replace(operator, scope=_name_on(unit, operator.scope)) if operator else None,
     )
 
 
-def _here(name: str, unit: str) -> str:
-    """A target or stack as this host calls it: "production/api.env" names it on all of them."""
+def _name_on(unit: str, name: str) -> str:
+    """The name of a target or stack on one host, given its name there or the one shared by all hosts."""
     environment, slash, rest = name.partition("/")
     return f"{unit}/{rest}" if slash and environment == environment_of(unit) else name
 
 
-def chosen_units(units: Collection[str], asked: Collection[str]) -> frozenset[str]:
-    """Those that are meant: an environment means all of its hosts; nothing means all there are."""
-    return frozenset(unit for unit in units if not asked or unit in asked or environment_of(unit) in asked)
+def select_units(units: Collection[str], names: Collection[str]) -> frozenset[str]:
+    """The units that ``names`` mean: an environment means all of its hosts; no names mean all units."""
+    return frozenset(unit for unit in units if not names or unit in names or environment_of(unit) in names)
 
 
-def obeyed(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    """Without the hosts to which an order made no sense, if it did to another of the same environment."""
-    sensible = {environment_of(one.environment) for one in outcomes if not one.refused}
-    return tuple(one for one in outcomes if not one.refused or environment_of(one.environment) not in sensible)
+def without_needless_refusals(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """The outcomes without the hosts that refused a request, if another host of the environment did not."""
+    accepted = {environment_of(outcome.environment) for outcome in outcomes if not outcome.refused}
+    return tuple(
+        outcome for outcome in outcomes if not outcome.refused or environment_of(outcome.environment) not in accepted
+    )

@@ -1,4 +1,4 @@
-"""How old the secrets of an environment are: since when git has had the values that it has now. No key is needed."""
+"""How old the secrets of an environment are: since when git has their current values. Needs no key."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from reconciler.core.model.requests import KeyAge, TargetAge
 from reconciler.core.model.revisions import Blob, Revision
 from reconciler.core.model.targets import Format, Target
 from reconciler.core.ports import Ports
-from reconciler.core.sops.ciphertext import IV_CHARACTERS, Entry
+from reconciler.core.sops.ciphertext import IV_CHARACTERS, EncryptedEntry
 from reconciler.engine.observe import Desired, read_manifest, read_source
 
 
 async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tuple[TargetAge, ...]:
     """The encrypted targets at ``revision``, each with its keys.
 
-    Raises ManifestError, SourceError, GitUnreachableError, StoreUnavailableError, RefusedError for a history that is
-    too long.
+    Raises ManifestError, SourceError, GitUnreachableError, StoreUnavailableError, and RefusedError for a history that
+    is too long.
     """
     manifest = await read_manifest(ports, environment, revision)
     encrypted = [target for target in manifest.targets if target.encrypted]
@@ -24,12 +24,12 @@ async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tup
     return await _ages_of(ports, revision, encrypted, blobs)
 
 
-async def tell_ages(ports: Ports, desired: Desired) -> None:
-    """Have the metrics tell the age of each target's oldest secret. Raises as ``secret_ages`` does."""
+async def publish_ages(ports: Ports, desired: Desired) -> None:
+    """Publish the age of each target's oldest secret. Raises as ``secret_ages`` does."""
     targets = desired.manifest.targets
     encrypted = [target for target in targets if target.encrypted]
     ages = await _ages_of(ports, desired.revision, encrypted, desired.blobs)
-    oldest = {one.target.id: one.oldest for one in ages}
+    oldest = {age.target.id: age.oldest for age in ages}
     for target in targets:
         ports.metrics.rotated(target.environment, target.id, oldest.get(target.id))
 
@@ -37,19 +37,19 @@ async def tell_ages(ports: Ports, desired: Desired) -> None:
 async def _ages_of(
     ports: Ports, revision: Revision, targets: Sequence[Target], blobs: Mapping[str, Blob]
 ) -> tuple[TargetAge, ...]:
-    """A value that was there before is as old as it was then: a revert does not rotate a secret. What a history knew
-    before it was rewritten counts too."""
-    await _learn(ports, revision.commit)
-    found = []
+    """A value that git had before is as old as it was then: a revert does not rotate a secret. What was seen before a
+    history was rewritten counts too."""
+    await _read_history(ports, revision.commit)
+    ages = []
     for target in targets:
         source = ports.decryptor.read(target.source, blobs[target.source].data)
         entries = [entry for entry in source.entries if not entry.comment]
-        found.append(TargetAge(target, _keys(ports, revision, entries, whole=source.format is Format.BINARY)))
-    return tuple(found)
+        ages.append(TargetAge(target, _keys(ports, revision, entries, whole=source.format is Format.BINARY)))
+    return tuple(ages)
 
 
-async def _learn(ports: Ports, commit: str) -> None:
-    """Read what the history has become since it was last read."""
+async def _read_history(ports: Ports, commit: str) -> None:
+    """Read the commits that are new since the last time."""
     directory = ports.settings.repository_path
     known = ports.store.history_read(directory)
     if known != commit:
@@ -57,8 +57,8 @@ async def _learn(ports: Ports, commit: str) -> None:
         ports.store.remember_first_seen(directory, commit, seen)
 
 
-def _keys(ports: Ports, revision: Revision, entries: Sequence[Entry], *, whole: bool) -> tuple[KeyAge, ...]:
-    """A value that the history does not explain is as old as the revision that holds it."""
+def _keys(ports: Ports, revision: Revision, entries: Sequence[EncryptedEntry], *, whole: bool) -> tuple[KeyAge, ...]:
+    """A value that is not in the history is as old as the revision that holds it."""
     ivs = {entry.iv[:IV_CHARACTERS] for entry in entries}
     seen = ports.store.first_seen(ivs)
     return tuple(

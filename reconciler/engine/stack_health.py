@@ -1,4 +1,4 @@
-"""How the stacks of an environment are while nothing is applied: one cheap look at the engine, told to the metrics."""
+"""Publishes stack health while nothing is applied, from one cheap call to the engine per stack."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
 
 
-async def look_at_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]) -> Mapping[str, frozenset[str]]:
-    """Tell the metrics how every stack is, and return the ids of its containers by the stack's name.
+async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]) -> Mapping[str, frozenset[str]]:
+    """Publish the health of every stack, and return its container ids by the stack's name.
 
-    Raises EngineUnavailableError; then they are told that nothing is known.
+    Raises EngineUnavailableError, after publishing that nothing is known.
     """
-    seen: dict[str, Sequence[Container]] = {}
+    containers: dict[str, Sequence[Container]] = {}
     try:
         for stack in stacks:
-            seen[stack.name] = await ports.compose.glance(stack)
+            containers[stack.name] = await ports.compose.glance(stack)
     except EngineUnavailableError:
         unknown = [StackHealth(stack.name, HealthStatus.UNKNOWN) for stack in stacks]
         ports.metrics.health(environment, unknown, ports.clock.now())
         raise
-    found = [health.summary(stack, seen[stack.name]) for stack in stacks]
-    ports.metrics.health(environment, found, ports.clock.now())
-    return {name: frozenset(container.id for container in containers) for name, containers in seen.items()}
+    summaries = [health.summary(stack, containers[stack.name]) for stack in stacks]
+    ports.metrics.health(environment, summaries, ports.clock.now())
+    return {name: frozenset(container.id for container in group) for name, group in containers.items()}

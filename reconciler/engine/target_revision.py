@@ -1,8 +1,7 @@
-"""Which revision an environment should be at: git's answer, weighed against what is remembered."""
+"""The target revision: which commit an environment should be at, given git and the stored record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from reconciler.core.errors import (
@@ -15,6 +14,7 @@ from reconciler.core.errors import (
     UnverifiedError,
 )
 from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.requests import HeldBack, not_held_back
 from reconciler.core.model.revisions import Revision, Verify
 from reconciler.core.model.runs import Phase
 from reconciler.core.ports import Ports
@@ -23,10 +23,10 @@ from reconciler.engine.phases import phase
 
 
 async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[Revision, ReconcilerError | None]:
-    """The branch head that was last accepted, and the trouble in the way of a newer one that a person should know of.
+    """The last accepted head of the branch, and the error that keeps a newer one from being accepted.
 
-    ``poll`` asks git. Where it does not answer, its branch was rewritten, or the head's signature does not count or
-    cannot be checked, the last accepted head stays; where there is none, that trouble is raised.
+    ``poll`` asks git. If it does not answer, its branch was rewritten, or the head's signature does not count or cannot
+    be checked, the last accepted head stays; if there is none, raises that error.
     """
     record = ports.store.environment(environment)
     head = record.head
@@ -37,55 +37,49 @@ async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[
     except (GitUnreachableError, HistoryRewrittenError, UnverifiedError, SignaturesUnavailableError) as error:
         if head is None:
             raise
-        hint = f"{error.hint} Until then revision {head.short} stays wanted".lstrip()
+        hint = f"{error.hint} Until then the target revision stays {head.short}".lstrip()
         return head, type(error)(error.what, where=error.where, hint=hint)
 
 
-HeldBack = Callable[[Revision], str]
-"""Given a head, why it is not for this host yet; "" where it is."""
-
-
-def for_everybody(_: Revision) -> str:
-    """Nothing holds a head back."""
-    return ""
-
-
 def target_revision(
-    ports: Ports, environment: str, head: Revision, held_back: HeldBack = for_everybody
+    ports: Ports, environment: str, head: Revision, held_back: HeldBack = not_held_back
 ) -> tuple[Revision, ReconcilerError | None]:
-    """The pin if there is one, else the head, else what a quarantine puts in their place; and the quarantine.
+    """The pin if there is one, else the head; if that is quarantined, the last good revision; and a warning.
 
-    Where the head is ``held_back``, the host stays at the revision it has, and that is told.
-    Raises QuarantinedError where no revision is known to be good, HeldBackError where there was none before the head.
+    If the head is ``held_back``, the host stays at the revision it has, with a warning. Raises QuarantinedError if no
+    revision is known to be good, HeldBackError if there was none before the head.
     """
     record = ports.store.environment(environment)
     desired = record.pin.revision if record.pin else head
     quarantine = record.quarantine_of(desired)
     if quarantine is None:
         in_place = record.applied is not None and record.applied.subtree == desired.subtree
-        why = "" if in_place or record.pin is not None else held_back(head)
-        return _held_back(record, desired, why) if why else (desired, None)
+        reason = "" if in_place or record.pin is not None else held_back(head)
+        return _held_back(record, desired, reason) if reason else (desired, None)
     note = quarantine.revert_note
-    what = f"revision {desired.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
-    hint = "Merge a correction, or lift the quarantine with `reconciler retry`"
-    # What was healthy while a part of it was held back may have turned out bad as a whole.
-    good = next((one for one in (record.healthy, record.applied) if one and not record.quarantine_of(one)), None)
+    problem = f"revision {desired.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
+    hint = "Fix it with a new commit, or lift the quarantine with `reconciler retry`"
+    # A revision that was healthy while part of it was held back may have turned out bad as a whole.
+    good = next((known for known in (record.healthy, record.applied) if _is_good(record, known)), None)
     if good is None:
-        raise QuarantinedError(f"{what}; no revision is known to be good", hint=hint)
-    return good, QuarantinedError(what, hint=f"{hint}. Until then revision {good.short} stays wanted")
+        raise QuarantinedError(f"{problem}; no revision is known to be good", hint=hint)
+    return good, QuarantinedError(problem, hint=f"{hint}. Until then the target revision is {good.short}")
 
 
-def _held_back(record: EnvironmentRecord, desired: Revision, why: str) -> tuple[Revision, ReconcilerError | None]:
-    # What is in place stays in place, also what fails and is held for a person to look at.
-    known = (record.applied, record.healthy)
-    stay = next((one for one in known if one is not None and record.quarantine_of(one) is None), None)
-    if stay is not None and stay.subtree == desired.subtree:
+def _is_good(record: EnvironmentRecord, revision: Revision | None) -> bool:
+    return revision is not None and record.quarantine_of(revision) is None
+
+
+def _held_back(record: EnvironmentRecord, desired: Revision, reason: str) -> tuple[Revision, ReconcilerError | None]:
+    # What is in place stays, also if it fails and is held for an operator to look at.
+    current = next((known for known in (record.applied, record.healthy) if _is_good(record, known)), None)
+    if current is not None and current.subtree == desired.subtree:
         return desired, None
-    hint = "It goes on by itself once that is well, or with a corrected revision"
-    error = HeldBackError(f"revision {desired.short} is not given to this host: {why}", hint=hint)
-    if stay is None:
+    hint = "The rollout continues once that is fixed, or with a new commit"
+    error = HeldBackError(f"revision {desired.short} is not rolled out to this host: {reason}", hint=hint)
+    if current is None:
         raise error
-    return stay, error
+    return current, error
 
 
 async def _ask_git(ports: Ports, record: EnvironmentRecord) -> Revision:
@@ -102,22 +96,22 @@ async def _ask_git(ports: Ports, record: EnvironmentRecord) -> Revision:
 
 
 async def _accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revision:
-    """Fetch a head that was not seen before and remember it. Raises HistoryRewrittenError, UnverifiedError."""
+    """Fetch a new head and store it. Raises HistoryRewrittenError, UnverifiedError."""
     await ports.git.fetch(commit)
     known = None if ports.settings.accept_rewrites else record.head
     if known is not None and not await ports.git.descends(commit, known.commit):
         raise HistoryRewrittenError(
             f"the branch was rewritten: {commit[:12]} does not descend from {known.short}",
             where=f"branch {ports.settings.branch}",
-            hint="Restore the branch, or take it as it is with `reconciler accept-rewrite`.",
+            hint="Restore the branch, or accept it with `reconciler accept-rewrite`.",
         )
     return await accept(ports, record, commit)
 
 
 async def accept(ports: Ports, record: EnvironmentRecord, commit: str, *, tip_only: bool = False) -> Revision:
-    """Check the signatures of a fetched head as the server's file asks, and remember it as the accepted one.
+    """Check the signatures of a fetched head as the server configuration asks, and store it as the accepted one.
 
-    ``tip_only``: only its own, as a person has looked at what lies below it. Raises UnverifiedError,
+    ``tip_only``: only its own, as an operator has looked at the commits below it. Raises UnverifiedError,
     SignaturesUnavailableError.
     """
     if ports.settings.verify is not Verify.NONE:

@@ -294,8 +294,9 @@ def test_strange_things_in_the_directory_are_passed_over(directory: Path, backup
 CHILD = """
 import asyncio
 import sys
-from reconciler.adapters.backups import BackupDirectory
-from reconciler.core.model import BackupEntry, Revision, Run
+from reconciler.adapters.local.backups import BackupDirectory
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import BackupEntry, Run
 from reconciler.core.secret import Digester, Secret
 
 digest, data = Digester(b"k" * 32), b"A=1\\n"

@@ -16,7 +16,8 @@ from reconciler.app.onboarding.real_paths import real_paths
 from reconciler.app.wiring import clone
 from reconciler.core.errors import HostUnreachableError, LiveFileError
 from reconciler.core.inventory import FoundProject, Inventory, Use
-from reconciler.core.ports import Machine
+from reconciler.core.model.hosts import SshAddress
+from reconciler.core.ports.host import Machine
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
 from tests.support.sshd import Sshd
@@ -96,7 +97,7 @@ def write(directory: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def over_ssh(sshd: Sshd) -> AsyncIterator[Machine]:
-    address = clone.SshAddress(
+    address = SshAddress(
         sshd.host, sshd.port, sshd.user, key_file=str(sshd.key_path), known_hosts_file=str(sshd.known_hosts)
     )
     async with clone.machine(address) as machine:

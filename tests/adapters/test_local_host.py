@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.local import files
+from reconciler.adapters.local import files, renames
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.process import Limits
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
@@ -115,7 +115,7 @@ def test_reads_bytes_mode_and_owner(host: LocalHost, file: Path) -> None:
     live = seen(host, file)
     found = file.stat()
     assert live.data == Secret(OLD)
-    assert (live.mode, live.uid, live.gid, live.inode) == (0o640, found.st_uid, found.st_gid, found.st_ino)
+    assert (live.mode, live.uid, live.gid) == (0o640, found.st_uid, found.st_gid)
 
 
 @pytest.mark.parametrize("path", ["api.env", "config/deep/api.env"], ids=["file", "directory"])
@@ -535,8 +535,8 @@ def test_a_reader_does_not_hinder(host: LocalHost, file: Path) -> None:
 
 ASKED_BACK = """
 import asyncio, fcntl, os, sys, threading, time
-from reconciler.adapters.local_host import LocalHost
-from reconciler.core.model import Ownership
+from reconciler.adapters.local.files import LocalHost
+from reconciler.core.model.targets import Ownership
 from reconciler.core.secret import Secret
 
 root, path, other_name = sys.argv[1:]
@@ -575,7 +575,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], No
 
     def arrange(call: int, action: Callable[[], None]) -> None:
         left = call
-        rename = files._rename
+        rename = renames._rename
 
         def with_action(parent: int, old: str, new: str, flags: int) -> None:
             nonlocal left
@@ -584,7 +584,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], No
                 action()
             rename(parent, old, new, flags)
 
-        monkeypatch.setattr(files, "_rename", with_action)
+        monkeypatch.setattr(renames, "_rename", with_action)
 
     return arrange
 
@@ -674,8 +674,8 @@ def test_deleting_what_is_gone_is_done_already(host: LocalHost, root: Path, file
 
 CHILD = """
 import asyncio, sys
-from reconciler.adapters.local_host import LocalHost
-from reconciler.core.model import Ownership
+from reconciler.adapters.local.files import LocalHost
+from reconciler.core.model.targets import Ownership
 from reconciler.core.secret import Secret
 
 async def main(root, path, *data):
@@ -891,7 +891,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(tmp_path: Path
         host, file = LocalHost([str(root)]), root / "api.env"
         file.write_bytes(OLD)
         before = open_descriptors()
-        with pytest.raises(LiveFileError, match=r"No space left on device.*free some space; it is tried again"):
+        with pytest.raises(LiveFileError, match=r"No space left on device.*free some space; will retry"):
             put(host, file, b"A" * 100_000, replaces=seen(host, file))
         assert file.read_bytes() == OLD
         assert names(root) == ["api.env"]
@@ -993,7 +993,7 @@ def plain_renames(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(parent: int, old: str, new: str, flags: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    monkeypatch.setattr(files, "_rename", refuse)
+    monkeypatch.setattr(renames, "_rename", refuse)
 
 
 @pytest.mark.usefixtures("plain_renames")
@@ -1039,7 +1039,7 @@ def test_another_error_of_the_rename_is_told_and_leaves_nothing(
     def fail(parent: int, old: str, new: str, flags: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(files, "_rename", fail)
+    monkeypatch.setattr(renames, "_rename", fail)
     for path, live in ((file, seen(host, file)), (root / "new.env", None)):
         with pytest.raises(LiveFileError, match=r"cannot write the live file \(Input/output error\).*dmesg"):
             put(host, path, replaces=live)

@@ -120,7 +120,7 @@ def busy() -> PrometheusMetrics:
     metrics.decrypted("production", "failed", "key")
     metrics.backed_up("production", True)
     metrics.backups("production", [backup_of(API, at=102.0)])
-    metrics.revision("production", "wanted", REVISION)
+    metrics.revision("production", "desired", REVISION)
     keys = KeyChange(added=("SECRET_NAME",), changed=("DATABASE_URL",))
     metrics.observed(
         plan_of(

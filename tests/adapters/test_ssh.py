@@ -18,9 +18,10 @@ from reconciler.adapters.local.http_probe import TunnelledHealth
 from reconciler.adapters.ssh import connection as ssh
 from reconciler.adapters.ssh import files
 from reconciler.adapters.ssh.backups import SshBackups
-from reconciler.adapters.ssh.connection import SshAddress, SshConnection
+from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.adapters.ssh.files import SshHost
 from reconciler.core.errors import ChangedMeanwhileError, HostUnreachableError, LiveFileError
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import BackupEntry, Run
 from reconciler.core.model.targets import HttpCheck, LiveFile, Ownership

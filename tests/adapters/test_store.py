@@ -271,7 +271,10 @@ def test_the_history_keeps_a_thousand_runs(path: Path, store: SqliteStore) -> No
 SERIES = """
 import sys
 from reconciler.adapters.store import SqliteStore
-from reconciler.core.model import Action, ActionKind, Applied, EnvironmentRecord, Result, Revision, Run
+from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.records import Applied, EnvironmentRecord
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Result, Run
 
 store = SqliteStore(sys.argv[1])
 for number in range(int(sys.argv[2]), int(sys.argv[3])):
@@ -282,8 +285,8 @@ for number in range(int(sys.argv[2]), int(sys.argv[3])):
     store.finish(
         run, Result.APPLIED, name, at=float(number), record=EnvironmentRecord("production", healthy=revision),
         applied=[Applied("api.env", f"/{file}", name, 0o600, name, 0.0) for file in range(3)],
-        owed=[Action("app", name, ActionKind.RESTART, "")],
-        settled=store.owed("production"),
+        pending_restarts=[Action("app", name, ActionKind.RESTART, "")],
+        settled=store.pending_restarts("production"),
     )
     print(number, flush=True)
 """
@@ -467,7 +470,7 @@ def test_random_bytes_anywhere_are_damage_or_harmless_and_never_a_crash(path: Pa
         ("environment", "record", '{"name": "production", "head": 1, "applied": null, "healthy": null}'),
         ("run", "facts", "{}"),
         ("run", "result", "splendid"),
-        ("owed", "action", '{"kind": "dance"}'),
+        ("pending_restart", "action", '{"kind": "dance"}'),
     ],
 )
 def test_a_record_that_means_nothing_is_damage(path: Path, table: str, column: str, value: str) -> None:
@@ -481,7 +484,7 @@ def test_a_record_that_means_nothing_is_damage(path: Path, table: str, column: s
 def test_a_missing_table_is_damage(path: Path) -> None:
     filled(path)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
-        database.execute("DROP TABLE owed")
+        database.execute("DROP TABLE pending_restart")
     with pytest.raises(StoreError, match="damaged"):
         read_all(path)
 
@@ -526,7 +529,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path:
             store.begin(run_of(actions=(RESTART,)))
             filler = fill(disk)
             for _ in range(2):
-                with pytest.raises(StoreUnavailableError, match=r"full.*free some space; it is tried again") as error:
+                with pytest.raises(StoreUnavailableError, match=r"full.*free some space; will retry") as error:
                     finish(store, run_of(), record=record)
                 assert error.value.retryable
             assert store.pending_restarts("production") == (RESTART,)
@@ -586,7 +589,7 @@ SAVING = """
 import sys
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.errors import StoreUnavailableError
-from reconciler.core.model import EnvironmentRecord
+from reconciler.core.model.records import EnvironmentRecord
 
 store = SqliteStore(sys.argv[1])
 try:
@@ -606,7 +609,7 @@ def test_a_disk_error_is_not_called_damage_and_loses_nothing(path: Path, call: s
         inject = ["-P", log, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO"]
         command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "-c", SAVING, str(path)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert re.search(r"cannot be used now.*reports errors \(dmesg\).*it is tried again", done.stdout), done
+        assert re.search(r"cannot be used now.*reports errors \(dmesg\).*will retry", done.stdout), done
         assert store.environment("production").degraded == "before"
     with contextlib.closing(SqliteStore(str(path))) as store:
         assert store.environment("production").degraded == "before"
@@ -618,7 +621,9 @@ def test_a_disk_error_is_not_called_damage_and_loses_nothing(path: Path, call: s
 BEGINNER = """
 import dataclasses, os, sys
 from reconciler.adapters.store import SqliteStore
-from reconciler.core.model import Result, EnvironmentRecord, Revision, Run
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Result, Run
 
 store = SqliteStore(sys.argv[1])
 run = Run("r1", "production", "poll", 1.0, Revision("c" * 40, "t" * 40))

@@ -510,7 +510,6 @@ async def test_staging_what_is_there_gives_the_live_model(everything: ComposePro
         str(everything.directory.parent / "common.env"),
     }
     assert trial.services["extended"].namespace_of == {"api"}
-    assert (trial.services["api"].has_healthcheck, trial.services["more"].has_healthcheck) == (True, False)
 
 
 @pytest.mark.parametrize(

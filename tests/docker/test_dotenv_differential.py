@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.dotenv.dotenv import EnvFileError, resolve
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.interpolation import resolve_env_file
 
 pytestmark = pytest.mark.docker
 
@@ -107,7 +108,7 @@ def generate(seed: int, count: int) -> list[bytes]:
 
 def ours(data: bytes) -> dict[str, str] | None:
     try:
-        return resolve(data, SEEN)
+        return resolve_env_file(data, SEEN)
     except EnvFileError:
         return None
 

@@ -33,19 +33,19 @@ def site(server: Server) -> Server:
 
 
 def adopt(server: Server, *arguments: str) -> dict[str, Any]:
-    """What a successful adopt tells, with the new file and its plaintext. The branch itself and the server stay."""
+    """Adopt successfully, and return what it reports. The branch itself and the server stay as they are."""
     head, live = server.remote.head(), server.live("api.env") if (server.app / "api.env").exists() else b""
-    told: dict[str, Any] = server.json("adopt", *arguments)
+    adopted: dict[str, Any] = server.json("adopt", *arguments)
     assert server.remote.head() == head
-    assert server.remote.git("rev-parse", f"{told['branch']}^") == head == told["base"]
-    assert server.remote.head(told["branch"]) == told["commit"]
+    assert server.remote.git("rev-parse", f"{adopted['branch']}^") == head == adopted["base"]
+    assert server.remote.head(adopted["branch"]) == adopted["commit"]
     assert (server.live("api.env") if live else b"") == live
     assert [path.name for path in server.state.iterdir() if path.name.startswith("revert-")] == []
-    return told
+    return adopted
 
 
 def refused(server: Server, *arguments: str) -> str:
-    """What it says; nothing was pushed."""
+    """The refusal; nothing was pushed."""
     before = server.remote.git("for-each-ref")
     done = server.cli("adopt", *arguments)
     assert done.returncode == 1, done.stdout
@@ -54,12 +54,12 @@ def refused(server: Server, *arguments: str) -> str:
     return done.stderr
 
 
-def proposed(server: Server, told: dict[str, Any], path: str = API) -> bytes:
-    return server.remote.read(path, told["branch"])
+def proposed(server: Server, adopted: dict[str, Any], path: str = API) -> bytes:
+    return server.remote.read(path, adopted["branch"])
 
 
 def lines(data: bytes) -> dict[bytes, bytes]:
-    """By what stands before the ``=``; comments by themselves."""
+    """Lines by the text before the ``=``; comments by themselves."""
     return {line.partition(b"=")[0] if not line.startswith(b"#") else line: line for line in data.splitlines()}
 
 
@@ -69,23 +69,23 @@ def lines(data: bytes) -> dict[bytes, bytes]:
 def test_a_hand_edit_becomes_a_commit_that_changes_its_ciphertexts_only(site: Server) -> None:
     live = b"# the service\nLOG_LEVEL=debug\nEMPTY=no # more $X\n# last\nPASSWORD=\"a#b\"\nNEW=a\\nb 'c' \xc3\xbc\n"
     (site.app / "api.env").write_bytes(live)
-    told = adopt(site, TARGET)
-    old, new = lines(site.remote.read(API)), lines(proposed(site, told))
-    assert site.key.decrypt("api.env", proposed(site, told)) == live
+    adopted = adopt(site, TARGET)
+    old, new = lines(site.remote.read(API)), lines(proposed(site, adopted))
+    assert site.key.decrypt("api.env", proposed(site, adopted)) == live
     assert old.keys() ^ new.keys() == {b"NEW", b"export TOKEN"}
     changed = {key for key in old.keys() & new.keys() if old[key] != new[key]}
     assert changed - {b"sops_lastmodified"} == {b"LOG_LEVEL", b"EMPTY", b"sops_mac"}
     kept = [key for key in old if key in new]
     assert kept == [key for key in new if key in old]
-    assert site.remote.git("diff", "--name-only", "main", told["branch"]) == API
-    assert told["keys"] == {"added": ["NEW"], "removed": ["TOKEN"], "changed": ["EMPTY", "LOG_LEVEL"]}
-    assert re.fullmatch(r"reconciler/adopt-production-\d{8}T\d{6}\.\d{3}Z", told["branch"])
+    assert site.remote.git("diff", "--name-only", "main", adopted["branch"]) == API
+    assert adopted["keys"] == {"added": ["NEW"], "removed": ["TOKEN"], "changed": ["EMPTY", "LOG_LEVEL"]}
+    assert re.fullmatch(r"reconciler/adopt-production-\d{8}T\d{6}\.\d{3}Z", adopted["branch"])
 
 
 def test_the_commit_says_which_keys_of_what_from_where_and_by_whom(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
-    told = adopt(site, TARGET)
-    assert site.remote.git("log", "-1", "--format=%B%an <%ae>", told["branch"]) == (
+    adopted = adopt(site, TARGET)
+    assert site.remote.git("log", "-1", "--format=%B%an <%ae>", adopted["branch"]) == (
         "Adopt LOG_LEVEL of production/api.env from test\n\nEdited by hand on the server, now proposed for git.\n\n"
         "Changed: LOG_LEVEL\n\nReconciler-Adopt-Target: production/api.env\nReconciler-Adopt-Host: test\n"
         "reconciler <reconciler@test>"
@@ -98,8 +98,8 @@ def test_of_a_file_that_sops_cannot_hold_single_keys_are_adopted(site: Server) -
     said = refused(site, TARGET)
     assert f"{site.app}/api.env, line 2: sops' dotenv cannot hold the live file as it is: it is blank" in said
     assert "--key LOG_LEVEL" in said
-    told = adopt(site, TARGET, "--key", "LOG_LEVEL", "--key", "NEW", "--key", "EMPTY", "-k", "TOKEN")
-    plain = site.key.decrypt("api.env", proposed(site, told))
+    adopted = adopt(site, TARGET, "--key", "LOG_LEVEL", "--key", "NEW", "--key", "EMPTY", "-k", "TOKEN")
+    plain = site.key.decrypt("api.env", proposed(site, adopted))
     assert plain == b'# the service\nLOG_LEVEL=debug\n# last\nPASSWORD="a#b"\nTOKEN=mine\nNEW=1\n'
 
 
@@ -107,27 +107,27 @@ def test_odd_names_and_values_survive(site: Server) -> None:
     live = b"myKey=x\n\xc3\x84.b-c=y\nexport  E=$(z) \\\\n \xf0\x9f\x94\x91\r\n" + b"LONG=" + b"x" * 200_000 + b"\n"
     (site.app / "api.env").write_bytes(live)
     keys = ("myKey", "\u00c4.b-c", "E", "LONG")
-    told = adopt(site, TARGET, *(argument for key in keys for argument in ("--key", key)))
-    assert site.key.decrypt("api.env", proposed(site, told)) == GIT + live
+    adopted = adopt(site, TARGET, *(argument for key in keys for argument in ("--key", key)))
+    assert site.key.decrypt("api.env", proposed(site, adopted)) == GIT + live
 
 
 def test_what_was_adopted_and_merged_is_in_sync_and_touches_nothing(site: Server) -> None:
     live = GIT.replace(b"info", b"debug")
     (site.app / "api.env").write_bytes(live)
     before = (site.app / "api.env").stat()
-    told = adopt(site, TARGET)
-    site.remote.merge(told["branch"])
+    adopted = adopt(site, TARGET)
+    site.remote.merge(adopted["branch"])
     assert site.sync()["result"] == "in_sync"
     after = (site.app / "api.env").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert "nothing to adopt" in refused(site, TARGET)
 
 
-def test_the_daemon_adopts_between_two_passes(site: Server) -> None:
+def test_the_daemon_adopts_between_two_reconciliations(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     with site.daemon() as daemon:
-        told = adopt(site, TARGET)
-        assert site.key.decrypt("api.env", proposed(site, told)) == GIT.replace(b"info", b"debug")
+        adopted = adopt(site, TARGET)
+        assert site.key.decrypt("api.env", proposed(site, adopted)) == GIT.replace(b"info", b"debug")
         assert "neither git nor the live file has NOWHERE" in refused(site, TARGET, "--key", "NOWHERE")
         done: list[Any] = []
         threads = [threading.Thread(target=lambda: done.append(site.cli("sync").returncode)) for _ in range(2)]
@@ -147,27 +147,27 @@ def test_without_the_daemon_the_lock_is_held(site: Server) -> None:
     assert "(reconciler adopt)" in (site.root / "holder").read_text()
 
 
-def test_a_newer_revision_of_git_that_waits_is_kept(site: Server) -> None:
-    """The branch has moved since the last pass: the proposal stands on top of it, and takes nothing back."""
+def test_a_pending_newer_revision_is_kept(site: Server) -> None:
+    """The branch has moved since the last reconciliation: the proposal is on top of it, and reverts nothing."""
     (site.app / "api.env").write_bytes(GIT.replace(b"one two", b"by hand"))
     site.commit({"api.env": GIT.replace(b"info", b"warning")})
     assert "LOG_LEVEL: git has changed that since it was last applied here" in refused(site, TARGET)
-    told = adopt(site, TARGET, "--key", "TOKEN")
+    adopted = adopt(site, TARGET, "--key", "TOKEN")
     expected = GIT.replace(b"info", b"warning").replace(b"one two", b"by hand")
-    assert site.key.decrypt("api.env", proposed(site, told)) == expected
+    assert site.key.decrypt("api.env", proposed(site, adopted)) == expected
 
 
 def test_every_recipient_of_the_file_can_read_what_was_adopted(server: Server) -> None:
-    """Only what stands in the file counts: there is no .sops.yaml on a server."""
+    """Only the recipients in the file count: there is no .sops.yaml on a server."""
     (server.root / "other").mkdir()
-    other = make_age_key(server.root / "other")
+    colleague = make_age_key(server.root / "other")
     both = server.key._sops(
-        *("encrypt", "--age", f"{server.key.public},{other.public}", "--filename-override", "x"),
+        *("encrypt", "--age", f"{server.key.public},{colleague.public}", "--filename-override", "x"),
         kind="dotenv",
         stdin=b"A=1\n",
     )
     blob = server.key._sops(
-        *("encrypt", "--age", f"{server.key.public},{other.public}", "--filename-override", "x"),
+        *("encrypt", "--age", f"{server.key.public},{colleague.public}", "--filename-override", "x"),
         kind="binary",
         stdin=b"old",
     )
@@ -183,10 +183,10 @@ def test_every_recipient_of_the_file_can_read_what_was_adopted(server: Server) -
     server.sync()
     (server.app / "secret.env").write_bytes(b"A=2\n")
     (server.app / "blob").write_bytes(b"new")
-    told = server.json("adopt", "production/secret.env")
-    assert other.decrypt("x", proposed(server, told, "envs/production/secret.env")) == b"A=2\n"
-    told = server.json("adopt", "production/blob")
-    assert other.decrypt("x", proposed(server, told, "envs/production/blob"), "binary") == b"new"
+    adopted = server.json("adopt", "production/secret.env")
+    assert colleague.decrypt("x", proposed(server, adopted, "envs/production/secret.env")) == b"A=2\n"
+    adopted = server.json("adopt", "production/blob")
+    assert colleague.decrypt("x", proposed(server, adopted, "envs/production/blob"), "binary") == b"new"
 
 
 # --- other sources ---------------------------------------------------------------------------------------------------
@@ -202,9 +202,9 @@ def test_a_binary_source_is_adopted_whole(server: Server, live: bytes) -> None:
     if not live:
         assert "nothing would be left" in refused(server, "production/blob")
         return
-    told = server.json("adopt", "production/blob")
-    assert server.key.decrypt("blob", proposed(server, told, "envs/production/blob"), "binary") == live
-    assert "The file as a whole." in server.remote.git("log", "-1", "--format=%B", told["branch"])
+    adopted = server.json("adopt", "production/blob")
+    assert server.key.decrypt("blob", proposed(server, adopted, "envs/production/blob"), "binary") == live
+    assert "The file as a whole." in server.remote.git("log", "-1", "--format=%B", adopted["branch"])
     assert "Leave --key out" in refused(server, "production/blob", "--key", "A")
 
 
@@ -216,9 +216,9 @@ def test_a_plain_source_is_adopted_whole_and_keeps_its_mode(server: Server) -> N
     )
     server.sync()
     (server.app / "nginx.conf").write_bytes(b"new\n\n")
-    told = server.json("adopt", "production/nginx.conf")
-    assert proposed(server, told, path) == b"new\n\n"
-    assert server.remote.git("ls-tree", told["branch"], path).startswith("100755 blob")
+    adopted = server.json("adopt", "production/nginx.conf")
+    assert proposed(server, adopted, path) == b"new\n\n"
+    assert server.remote.git("ls-tree", adopted["branch"], path).startswith("100755 blob")
 
 
 def test_a_yaml_source_is_refused(server: Server) -> None:
@@ -231,7 +231,7 @@ def test_a_yaml_source_is_refused(server: Server) -> None:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_there_or_not_wanted_is_refused(site: Server) -> None:
+def test_a_missing_or_unsuitable_target_is_refused(site: Server) -> None:
     assert "there is no target production/other.env. The targets are: production/api.env" in " ".join(
         refused(site, "production/other.env").split()
     )
@@ -259,7 +259,7 @@ def test_a_remote_that_is_down_or_does_not_let_us_push(site: Server) -> None:
     site.remote.path.rename(site.root / "gone")
     done = site.cli("adopt", TARGET)
     assert done.returncode == 1
-    assert "it is tried again" in done.stderr.lower()
+    assert "will retry" in done.stderr.lower()
     (site.root / "gone").rename(site.remote.path)
 
 
@@ -272,7 +272,7 @@ def test_nothing_is_built_on_a_history_that_was_rewritten(site: Server) -> None:
     assert "the branch was rewritten" in refused(site, TARGET)
 
 
-def test_a_damaged_mirror_is_made_anew(site: Server) -> None:
+def test_a_damaged_mirror_is_recreated(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     for pack in (site.state / "mirror.git" / "objects" / "pack").iterdir():
         pack.chmod(0o600)
@@ -300,15 +300,15 @@ def test_it_is_pushed_over_ssh_with_the_push_key(
     (server.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     assert f"Allow the key {read_key} to push branches named reconciler/*" in refused(server, TARGET)
     server.settings["rollback"]["ssh_key_file"] = str(push_key)
-    told = adopt(server, TARGET)
-    assert server.key.decrypt("api.env", proposed(server, told)) == GIT.replace(b"info", b"debug")
+    adopted = adopt(server, TARGET)
+    assert server.key.decrypt("api.env", proposed(server, adopted)) == GIT.replace(b"info", b"debug")
 
 
 def test_it_is_signed_where_a_signing_key_is_given(site: Server, tmp_path: Path) -> None:
     key = make_ssh_key(tmp_path / "signing")
     site.settings["rollback"]["signing_key_file"] = str(key)
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
-    told = adopt(site, TARGET)
+    adopted = adopt(site, TARGET)
     allowed = tmp_path / "allowed"
     allowed.write_text(f"reconciler@test {output('ssh-keygen', '-y', '-f', key).decode()}")
-    site.remote.git("-c", f"gpg.ssh.allowedSignersFile={allowed}", "verify-commit", told["commit"])
+    site.remote.git("-c", f"gpg.ssh.allowedSignersFile={allowed}", "verify-commit", adopted["commit"])

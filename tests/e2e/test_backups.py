@@ -1,4 +1,4 @@
-"""Backups as a person meets them: listed, checked, kept as long as they are wanted, put back whole or not at all."""
+"""Backups as an operator uses them: listed, verified, kept as long as configured, restored whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CANARY = b"canary-of-the-backups"
 
 @pytest.fixture
 def settled(server: Server) -> Server:
-    """Two files at their second revision; the older of the two backups holds that nothing was there."""
+    """Two files at their second revision; the older of the two backups says that there were no files."""
     for number in (1, 2):
         server.commit(
             {"a.env": b"A=%d.%s\n" % (number, CANARY), "b.env": b"B=%d.%s\n" % (number, CANARY)},
@@ -30,7 +30,7 @@ def settled(server: Server) -> Server:
 
 
 def listed(server: Server) -> list[str]:
-    return [one["backup"] for one in server.json("backups")]
+    return [backup["backup"] for backup in server.json("backups")]
 
 
 def latest(server: Server) -> Path:
@@ -39,10 +39,10 @@ def latest(server: Server) -> Path:
 
 def tree(*directories: Path) -> dict[str, tuple[int, bytes | None]]:
     """Everything below the directories, apart from the database and the lock: mode and bytes."""
-    found = (path for directory in directories for path in directory.rglob("*") if not path.is_socket())
+    paths = (path for directory in directories for path in directory.rglob("*") if not path.is_socket())
     return {
         str(path): (stat.S_IMODE(path.stat().st_mode), path.read_bytes() if path.is_file() else None)
-        for path in found
+        for path in paths
         if not path.name.startswith(("state.db", "lock"))
     }
 
@@ -76,16 +76,16 @@ def open_parent(backup: Path) -> None:
     backup.parent.chmod(0o770)
 
 
-def test_verify_says_that_all_are_well_and_exits_0(settled: Server) -> None:
+def test_verify_says_that_all_are_intact_and_exits_0(settled: Server) -> None:
     done = settled.cli("backups", "--verify")
     assert done.returncode == 0
     assert "2 backup(s) read, 0 damaged" in done.stdout
-    assert [one["problems"] for one in settled.json("backups", "--verify")] == [[], []]
-    assert all("problems" not in one for one in settled.json("backups"))
+    assert [backup["problems"] for backup in settled.json("backups", "--verify")] == [[], []]
+    assert all("problems" not in backup for backup in settled.json("backups"))
 
 
 @pytest.mark.parametrize(
-    ("damage", "what", "damaged"),
+    ("damage", "problem", "damaged"),
     [
         pytest.param(flipped, "0000-a.env: the backup is damaged", 1, id="a flipped byte"),
         pytest.param(missing, "0000-a.env: the backup cannot be read (No such file or directory)", 1, id="missing"),
@@ -96,33 +96,38 @@ def test_verify_says_that_all_are_well_and_exits_0(settled: Server) -> None:
     ],
 )
 def test_verify_names_what_is_wrong_shows_no_value_and_exits_1(
-    settled: Server, damage: Callable[[Path], None], what: str, damaged: int
+    settled: Server, damage: Callable[[Path], None], problem: str, damaged: int
 ) -> None:
     damage(latest(settled))
     done = settled.cli("backups", "--verify", "--json")
-    found = json.loads(done.stdout)
+    backups = json.loads(done.stdout)
     assert done.returncode == 1
-    assert sum(bool(one["problems"]) for one in found) == damaged
-    problems = [problem for one in found for problem in one["problems"]]
-    assert what in problems[0]
-    assert {one["environment"] for one in found} == {"production"}
+    assert sum(bool(backup["problems"]) for backup in backups) == damaged
+    problems = [text for backup in backups for text in backup["problems"]]
+    assert problem in problems[0]
+    assert {backup["environment"] for backup in backups} == {"production"}
 
-    shown = settled.cli("backups", "--verify")
-    assert shown.returncode == 1
-    assert f"{len(found)} backup(s) read, {damaged} damaged" in shown.stdout
-    for text in (done.stdout, done.stderr, shown.stdout, shown.stderr):
+    table = settled.cli("backups", "--verify")
+    assert table.returncode == 1
+    assert f"{len(backups)} backup(s) read, {damaged} damaged" in table.stdout
+    for text in (done.stdout, done.stderr, table.stdout, table.stderr):
         assert CANARY.decode() not in text
         assert "Traceback" not in text
     assert settled.cli("backups").returncode == 0
 
 
-def test_a_copy_of_the_backups_in_another_environment_is_checked_as_well(settled: Server) -> None:
+def test_a_copy_of_the_backups_in_another_environment_is_checked_too(settled: Server) -> None:
     settled.settings["environment"] = ["production", "staging"]
     backups = settled.state / "backups"
     shutil.copytree(backups / "production", backups / "staging")
     flipped(backups / "staging" / latest(settled).name)
-    found = [(one["environment"], bool(one["problems"])) for one in settled.json("backups", "--verify")]
-    assert sorted(found) == [("production", False), ("production", False), ("staging", False), ("staging", True)]
+    backups = settled.json("backups", "--verify")
+    assert sorted((backup["environment"], bool(backup["problems"])) for backup in backups) == [
+        ("production", False),
+        ("production", False),
+        ("staging", False),
+        ("staging", True),
+    ]
     assert settled.cli("backups", "--verify", "--environment", "production").returncode == 0
 
 
@@ -148,11 +153,11 @@ def test_restore_of_a_backup_with_one_damaged_file_changes_nothing_at_all(settle
     assert CANARY.decode() not in done.stderr
     assert tree(settled.app, settled.state) == before
 
-    assert settled.cli("restore", latest(settled).name, "--target", "a.env").returncode == 0  # the other one is well
+    assert settled.cli("restore", latest(settled).name, "--target", "a.env").returncode == 0  # the other file is intact
     assert settled.live("a.env") == b"A=1.%s\n" % CANARY
 
 
-def test_restore_that_cannot_write_the_second_file_takes_the_first_back(settled: Server) -> None:
+def test_restore_that_cannot_write_the_second_file_undoes_the_first(settled: Server) -> None:
     backup, before = latest(settled).name, tree(settled.app)
     faults = make_faults(settled.root / "faults")
     faults.fail_disk(settled.app / ".b.env.")
@@ -166,10 +171,10 @@ def test_restore_that_cannot_write_the_second_file_takes_the_first_back(settled:
 
 @pytest.mark.parametrize("mode", [0o770, 0o707], ids=["group", "world"])
 @pytest.mark.parametrize("which", ["", "production"], ids=["all backups", "the environment's"])
-def test_backups_that_others_may_write_to_are_neither_taken_nor_put_back_until_that_is_mended(
+def test_backups_that_others_may_write_to_are_neither_taken_nor_restored_until_that_is_fixed(
     settled: Server, which: str, mode: int
 ) -> None:
-    oldest = listed(settled)[-1]  # putting it back deletes: no file of it is read
+    oldest = listed(settled)[-1]  # restoring it deletes: no file of it is read
     directory = settled.state / "backups" / which
     directory.chmod(mode)
     before = tree(settled.app, settled.state / "backups")
@@ -179,8 +184,8 @@ def test_backups_that_others_may_write_to_are_neither_taken_nor_put_back_until_t
         assert done.returncode == 1
         assert f"{directory}: others may enter the backup directory" in done.stderr
         assert fix in done.stderr
-    (found,) = [finding for finding in settled.json("doctor") if finding["what"] == "backups"]
-    assert (found["level"], fix in found["advice"]) == ("error", True)
+    (result,) = [finding for finding in settled.json("doctor") if finding["component"] == "backups"]
+    assert (result["level"], fix in result["advice"]) == ("error", True)
     settled.commit({"a.env": b"A=3\n"})
     outcome = settled.sync()
     assert (outcome["result"], outcome["retry"], outcome["exit_code"]) == ("failed", True, 1)
@@ -214,7 +219,9 @@ def test_old_and_surplus_backups_go_and_the_newest_of_each_path_stays(server: Se
     for number in range(1, 5):
         server.commit({"a.env": b"A=%d\n" % number})
         server.sync()
-    kept: dict[str, Any] = {one["backup"]: [file["source"] for file in one["files"]] for one in server.json("backups")}
+    kept: dict[str, Any] = {
+        backup["backup"]: [file["source"] for file in backup["files"]] for backup in server.json("backups")
+    }
     assert sorted(kept.values()) == [["a.env"], ["a.env"], ["a.env", "b.env"], ["b.env"]]
     assert of_b in kept
 
@@ -227,6 +234,6 @@ def test_old_and_surplus_backups_go_and_the_newest_of_each_path_stays(server: Se
 
 
 def aged(backup: Path) -> None:
-    """As if it had been taken an hour before."""
+    """Make it look as if taken an hour earlier."""
     manifest = json.loads((backup / "manifest.json").read_text())
     (backup / "manifest.json").write_text(json.dumps({**manifest, "at": manifest["at"] - 3600}))

@@ -18,6 +18,7 @@ import pytest
 from reconciler.core.checks import rules
 from tests.support.age_key import make_age_key
 from tests.support.commands import run
+from tests.support.forks import reconciler
 from tests.support.site import ENVIRONMENTS, MANIFEST, WORKER, Site
 
 COMMAND = Path(sys.executable).parent / "reconciler"
@@ -26,10 +27,9 @@ CANARY = "invented-"
 
 
 def check(site: Site, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The installed command in the clone, with nothing of the person's environment."""
+    """The command in the clone, with nothing of the person's environment."""
     given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", **env}
-    done = run(COMMAND, "check", *arguments, env=given, cwd=site.root)
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return reconciler("check", *arguments, env=given, cwd=site.root)
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_restore_puts_a_backup_back_and_backs_up_what_it_replaces(settled: Serve
 
 def test_restore_of_what_was_not_there_takes_the_file_away_again(settled: Server) -> None:
     (first,) = settled.json("backups")
-    assert first["files"] == [{"source": "api.env", "path": str(settled.app / "api.env"), "was_there": False}]
+    assert first["files"] == [{"source": "api.env", "path": str(settled.app / "api.env"), "existed": False}]
 
     assert settled.cli("restore", first["backup"]).returncode == 0
 
@@ -235,7 +235,7 @@ def test_restore_refuses_a_backup_and_a_file_that_are_not_there(settled: Server)
 
 def findings(server: Server) -> dict[str, dict[str, str]]:
     """What doctor found, by what it examined."""
-    return {finding["what"]: finding for finding in server.json("doctor")}
+    return {finding["component"]: finding for finding in server.json("doctor")}
 
 
 def test_doctor_finds_every_broken_piece_at_once_and_says_what_to_do(settled: Server, tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def test_doctor_finds_every_broken_piece_at_once_and_says_what_to_do(settled: Se
 
     assert done.returncode == 1
     bad = [finding for finding in json.loads(done.stdout) if finding["level"] == "error"]
-    assert {finding["what"] for finding in bad} == {"age key", "allowed path", "git remote", "check lint"}
-    advice = {finding["what"]: finding["advice"] for finding in bad}
+    assert {finding["component"] for finding in bad} == {"age key", "allowed path", "git remote", "check lint"}
+    advice = {finding["component"]: finding["advice"] for finding in bad}
     assert advice["age key"] == f"`chmod 0600 {key}`"
     assert advice["allowed path"].startswith(f"`mkdir -p {tmp_path}/missing`")
     assert all(advice.values())
@@ -291,13 +291,13 @@ def test_doctor_says_that_the_remote_lets_nobody_push_and_that_no_signature_is_g
 def test_doctor_reports_a_manifest_and_a_server_file_that_cannot_be_read(settled: Server, tmp_path: Path) -> None:
     settled.remote.commit({f"envs/{ENVIRONMENT}/environment.yaml": b"targets: {x: {path: /etc/passwd}}\n"})
     finding = findings(settled)[f"environment {ENVIRONMENT}"]
-    assert (finding["level"], "allowed_paths" in finding["found"]) == ("error", True)
+    assert (finding["level"], "allowed_paths" in finding["result"]) == ("error", True)
 
     broken = tmp_path / "broken.yaml"
     broken.write_text("environment: [\n")
     done = settled.cli("doctor", "--config", str(broken), "--json")
     assert done.returncode == 1
-    assert [finding["what"] for finding in json.loads(done.stdout)] == ["server's file"]
+    assert [finding["component"] for finding in json.loads(done.stdout)] == ["server configuration"]
 
 
 @pytest.mark.docker
@@ -314,7 +314,7 @@ def test_doctor_is_content_with_a_stack_in_sync_and_warns_of_one_without_contain
 
     project.up()
     done = server.cli("doctor", "--json")
-    levels = {finding["what"]: finding["level"] for finding in json.loads(done.stdout)}
+    levels = {finding["component"]: finding["level"] for finding in json.loads(done.stdout)}
     assert done.returncode == 0
     assert levels.pop("daemon") == "warning"
     assert set(levels.values()) == {"ok"}
@@ -437,6 +437,6 @@ def test_doctor_is_not_fooled_by_a_socket_that_a_killed_daemon_left(server: Serv
     server.sync()
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(server.state / "control.sock"))
-    (daemon,) = [finding for finding in server.json("doctor") if finding["what"] == "daemon"]
+    (daemon,) = [finding for finding in server.json("doctor") if finding["component"] == "daemon"]
     assert daemon["level"] == "warning"
-    assert "is not running" in daemon["found"]
+    assert "is not running" in daemon["result"]

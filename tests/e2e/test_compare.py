@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.commands import output, run
 from tests.support.compose import ComposeProject
+from tests.support.forks import reconciler
 from tests.support.server import Server
 from tests.support.site import API, FLAGS, WORKER, Site
 from tests.support.sshd import Sshd
@@ -31,10 +32,9 @@ def compare(
     docker = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
     given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", "COLUMNS": "200", **docker, **env}
     keys = ["--age-key-file", str(key)] if key else []
-    done = run(COMMAND, "compare", *arguments, *keys, env=given, cwd=root, timeout=60)
-    stdout, stderr = done.stdout.decode(), done.stderr.decode()
-    assert CANARY not in stdout + stderr
-    return subprocess.CompletedProcess(done.args, done.returncode, stdout, stderr)
+    done = reconciler("compare", *arguments, *keys, env=given, cwd=root)
+    assert CANARY not in done.stdout + done.stderr
+    return done
 
 
 def data(root: Path, *arguments: str | Path, key: Path | None = None, code: int = 2) -> dict[str, Any]:

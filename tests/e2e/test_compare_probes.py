@@ -174,9 +174,9 @@ def test_mistakes_in_a_file_of_probes_are_told_all_at_once(tmp_path: Path) -> No
     done = compare(tmp_path, "file:.", "file:.", "--probes", "probes.yaml")
     assert done.returncode == 1
     for message in (
-        "a host or port that cannot be",
+        "an invalid host or port",
         "must have either run or url",
         "must be a list, not text",
-        "is no regular expression",
+        "is not a regular expression",
     ):
         assert message in done.stderr

@@ -1,4 +1,4 @@
-"""SIGKILL at every step of everything that changes something, and what the next process makes of it.
+"""SIGKILL at every step of everything that changes something, and how the next process continues.
 
 The steps are those of tests/support/killer.py. Where there are hundreds of them, containers are on paper
 (tests/support/paper_engine.py); what Compose and the engine are given is killed on the real ones, below.
@@ -26,10 +26,10 @@ from benchmarks import failures
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
-from tests.support import paper_engine
+from tests.support import killer, paper_engine
 from tests.support.commands import lines
 from tests.support.compose import ComposeProject
-from tests.support.killer import Ended, Killer, killer
+from tests.support.killer import Ended
 from tests.support.server import ENVIRONMENT, Daemon, Server
 from tests.support.waiting import eventually
 
@@ -48,31 +48,24 @@ SHARES = 2  # of the steps, so that two workers can take them
 TWICE = 15  # runs that are killed, and then killed again
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Killer]:
-    with killer() as made:
-        yield made
-
-
 @dataclass(slots=True)
 class Site:
     """A server whose containers are on paper; each kill begins with everything as ``save`` found it."""
 
     server: Server
-    killer: Killer
 
     def commit(self, files: dict[str, bytes]) -> str:
-        """Make these files, and no others, the wanted ones. They are not encrypted: that makes a pass quick."""
+        """Commit these files, and no others. They are not encrypted, so that a reconciliation is quick."""
         common = {"encrypted": False, "allow_shrink": True, "prune": True}
         manifest = self.server.manifest({name: {**common, "mode": f"{modes_of(files)[name]:04o}"} for name in files})
-        wanted = {**dict.fromkeys({*OLD, *NEW} - files.keys()), **files, MANIFEST: yaml.safe_dump(manifest).encode()}
-        return self.server.remote.commit({f"envs/{ENVIRONMENT}/{name}": data for name, data in wanted.items()})
+        desired = {**dict.fromkeys({*OLD, *NEW} - files.keys()), **files, MANIFEST: yaml.safe_dump(manifest).encode()}
+        return self.server.remote.commit({f"envs/{ENVIRONMENT}/{name}": data for name, data in desired.items()})
 
     def sync(self, die_at: int = 0) -> Ended:
-        return self.killer.run(self.server, "sync", "--json", die_at=die_at)
+        return killer.run(self.server, "sync", "--json", die_at=die_at)
 
     def restore(self, backup: str, die_at: int = 0) -> Ended:
-        return self.killer.run(self.server, "restore", backup, die_at=die_at)
+        return killer.run(self.server, "restore", backup, die_at=die_at)
 
     # --- beginning again ---
 
@@ -99,28 +92,30 @@ class Site:
     @property
     def live(self) -> dict[str, Facts]:
         """Every file in the stack's directory, by its path in there."""
-        found = {}
+        files = {}
         for path in sorted(self.server.app.rglob("*")):
             if path.is_file():
                 facts = path.stat()
                 mode = stat.S_IMODE(facts.st_mode)
-                found[str(path.relative_to(self.server.app))] = (path.read_bytes(), mode, facts.st_uid, facts.st_gid)
-        return found
+                files[str(path.relative_to(self.server.app))] = (path.read_bytes(), mode, facts.st_uid, facts.st_gid)
+        return files
 
     @property
     def running(self) -> dict[str, tuple[dict[str, str], str]]:
-        """Of each service the variables it runs with, and its health."""
-        found = paper_engine.containers(self._engine)
-        return {one.service: (dict(one.environment), one.health) for one in found}
+        """By service, the variables it runs with, and its health."""
+        containers = paper_engine.containers(self._engine)
+        return {container.service: (dict(container.environment), container.health) for container in containers}
 
     @property
     def kept(self) -> set[bytes]:
         """The bytes of every file in every backup."""
         directories = (self.server.state / "backups" / ENVIRONMENT).glob("[!.]*")
-        return {path.read_bytes() for one in directories for path in one.iterdir() if path.name != "manifest.json"}
+        return {
+            path.read_bytes() for backup in directories for path in backup.iterdir() if path.name != "manifest.json"
+        }
 
     def remembered(self) -> tuple[tuple[Run, ...], EnvironmentRecord, bool]:
-        """The runs, newest first; what is known of the environment; and whether any service is owed anything."""
+        """The runs, newest first; what is known of the environment; and whether any restart is pending."""
         store = SqliteStore(str(self.server.state / "state.db"))
         try:
             return store.runs(ENVIRONMENT), store.environment(ENVIRONMENT), bool(store.pending_restarts(ENVIRONMENT))
@@ -133,26 +128,26 @@ class Site:
         assert ended.outcome["result"] in results, (ended.outcome["result"], ended.outcome["reason"])
 
     def assert_whole(self, *generations: dict[str, bytes]) -> None:
-        """Every live file is, in bytes, mode and owner, as one of the generations has it; or not there, as in one."""
+        """Every live file is, in bytes, mode and owner, as in one of the generations, or missing as in one of them."""
         live = self.live
         for name in {*OLD, *NEW}:
             known = [facts(files).get(name) for files in generations]
             assert live.get(name) in known, f"{name} is {live.get(name)}"
 
     def assert_settled(self, files: dict[str, bytes], *originals: dict[str, bytes]) -> None:
-        """The live files, and what the services run with, are these; nothing else is left, and nothing lost."""
+        """The live files and the services' variables are these; no other file is left, and none is lost."""
         assert self.live == facts(files)  # and so no temporary file
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in self.server.app.iterdir() if path.is_dir()}
         assert set(modes.items()) <= {("config", 0o755)}
-        wanted = {name: paper_engine.variables(files[paper_engine.source_of(name)]) for name in paper_engine.SERVICES}
-        assert self.running == {name: (variables, "healthy") for name, variables in wanted.items()}
+        expected = {name: paper_engine.variables(files[paper_engine.source_of(name)]) for name in paper_engine.SERVICES}
+        assert self.running == {name: (variables, "healthy") for name, variables in expected.items()}
         whole = self.kept | {data for data, *_ in self.live.values()}
         assert whole >= {data for original in originals for data in original.values()}
         runs, record, owing = self.remembered()
         assert [run.id for run in runs if run.result is None] == []
         assert (record.stopped, record.degraded, owing) == ({}, "", False)
         hidden = [path.name for path in (self.server.state / "backups").rglob(".*")]
-        assert hidden == [] or len(hidden) == 1, "half a backup goes when the next one is taken"
+        assert hidden == [] or len(hidden) == 1, "half a backup is removed when the next one is taken"
 
 
 def modes_of(files: dict[str, bytes]) -> dict[str, int]:
@@ -165,9 +160,9 @@ def facts(files: dict[str, bytes]) -> dict[str, Facts]:
 
 
 @pytest.fixture
-def site(server: Server, forks: Killer) -> Site:
+def site(server: Server) -> Site:
     """OLD is applied and running, and in the backup of an earlier change."""
-    made = Site(server, forks)
+    made = Site(server)
     made.commit(dict.fromkeys(OLD, b"FIRST=1\n"))
     assert made.sync().outcome["result"] == "applied"
     paper_engine.start_all(server.root / "engine.json", server.app)
@@ -202,7 +197,7 @@ def steps_of(site: Site, share: int, command: Callable[[int], Ended], every: int
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_a_change_killed_at_any_step_is_carried_on_and_loses_nothing(site: Site, share: int) -> None:
+def test_a_change_killed_at_any_step_is_resumed_and_loses_nothing(site: Site, share: int) -> None:
     site.commit(NEW)
     for killed in steps_of(site, share, site.sync):
         with telling(killed):
@@ -224,8 +219,8 @@ def test_a_bad_revision_killed_at_any_step_is_rolled_back(site: Site, share: int
             assert (last["result"], "quarantined" in last["warning"]) == ("in_sync", True)
             site.assert_settled(OLD, OLD)
             assert site.remembered()[0][0].result is Result.ROLLED_BACK
-            ran = [one.id for one in site.remembered()[0] if one.revision.commit == bad]
-            assert len(ran) == 1, "it is one run, however often it was killed"
+            runs = [run.id for run in site.remembered()[0] if run.revision.commit == bad]
+            assert len(runs) == 1, "it is one run, however often it was killed"
 
 
 def test_a_killed_change_gives_way_to_a_newer_one(site: Site) -> None:
@@ -248,7 +243,7 @@ def test_a_killed_change_gives_way_to_a_newer_one(site: Site) -> None:
             site.assert_settled(NEXT, OLD)
 
 
-@pytest.mark.parametrize("files", [NEW, BAD], ids=["a good revision", "a bad one"])
+@pytest.mark.parametrize("files", [NEW, BAD], ids=["a good revision", "a bad revision"])
 def test_recovery_is_killed_too(site: Site, files: dict[str, bytes]) -> None:
     site.commit(files)
     chance = random.Random(7)
@@ -304,7 +299,9 @@ def test_what_a_power_cut_must_find_is_on_disk_before_what_relies_on_it(site: Si
         directory, _, file = name.rpartition("/")
         assert begun < at(f"fsync {os.path.join(app, directory, '.' + file)}") < place
         assert f"fsync {os.path.join(app, directory).rstrip('/')}" in steps[place : place + 3]
-    pending_restarts = steps.index("commit update-run delete-owed insert-owed insert-owed")
+    pending_restarts = steps.index(
+        "commit update-run delete-pending_restart insert-pending_restart insert-pending_restart"
+    )
     assert at(f"rename {app}/gone.env") < pending_restarts < at("compose up api")
 
 
@@ -347,7 +344,7 @@ class RealSite:
         names = lines("docker", "ps", "-a", "--format", "{{.Names}}", "--filter", f"name={self.project.name}")
         assert sorted(names) == [f"{self.project.name}-{service}-1" for service in ("api", "worker")]
         assert self.project.environment("api")["MODE"] == self.project.environment("worker")["JOBS"] == mode
-        assert [self.project.container(one)["State"]["Status"] for one in ("api", "worker")] == ["running"] * 2
+        assert [self.project.container(name)["State"]["Status"] for name in ("api", "worker")] == ["running"] * 2
 
     def assert_kept(self, data: bytes) -> None:
         backups = (self.server.state / "backups" / ENVIRONMENT).glob("*/*api.env")
@@ -355,9 +352,9 @@ class RealSite:
         assert {run["result"] for run in self.server.json("history")} <= {"applied", "in_sync", "rolled_back", "failed"}
 
     def kill_at(self, event: str, *victims: str, daemon: Daemon | None = None) -> subprocess.Popen[bytes]:
-        """Ask for a pass, and SIGKILL the victims as soon as the engine tells of the event: reconciler, compose.
+        """Reconcile, and SIGKILL the victims as soon as the engine reports the event: reconciler, compose.
 
-        Returns the process that asked. It makes the pass itself where there is no daemon.
+        Returns the command's process, which reconciles itself if there is no daemon.
         """
         since = time.time()
         process = self.server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -383,13 +380,13 @@ class RealSite:
     def ups(self) -> list[int]:
         """Process ids of `docker compose up` for this project; each leads a session of its own."""
         name = self.project.name.encode()
-        found = []
+        pids = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = entry.read_bytes().split(b"\0")
                 if words[:2] == [b"docker", b"compose"] and name in words and b"up" in words:
-                    found.append(int(entry.parent.name))
-        return found
+                    pids.append(int(entry.parent.name))
+        return pids
 
 
 @pytest.fixture
@@ -402,23 +399,23 @@ def real(stack_server: Callable[..., tuple[Server, ComposeProject]]) -> RealSite
     return made
 
 
-def numbers(steps: Sequence[str], *wanted: str) -> list[int]:
+def numbers(steps: Sequence[str], *beginnings: str) -> list[int]:
     """Where steps with these beginnings are, counted from 1."""
-    found = [number for number, step in enumerate(steps, 1) if step.startswith(wanted)]
-    assert len(found) >= len(wanted), steps
-    return found
+    matches = [number for number, step in enumerate(steps, 1) if step.startswith(beginnings)]
+    assert len(matches) >= len(beginnings), steps
+    return matches
 
 
-SERVICE_STEPS = ("docker up", "commit delete-owed update-run")
+SERVICE_STEPS = ("docker up", "commit delete-pending_restart update-run")
 
 
 @pytest.mark.docker
-def test_killed_around_what_compose_is_given_the_services_get_it(real: RealSite, forks: Killer) -> None:
+def test_killed_around_a_compose_command_the_services_still_get_it(real: RealSite) -> None:
     real.commit("1")
-    everything = forks.run(real.server, "sync", "--json", on_paper=False).steps
+    everything = killer.run(real.server, "sync", "--json", on_paper=False).steps
     for mode, die_at in enumerate(numbers(everything, *SERVICE_STEPS), 2):
         before = real.commit(str(mode))
-        with telling(forks.run(real.server, "sync", "--json", die_at=die_at, on_paper=False)) as killed:
+        with telling(killer.run(real.server, "sync", "--json", die_at=die_at, on_paper=False)) as killed:
             assert killed.killed
             real.sync("applied")
             real.assert_runs(str(mode))
@@ -427,15 +424,13 @@ def test_killed_around_what_compose_is_given_the_services_get_it(real: RealSite,
 
 
 @pytest.mark.docker
-def test_killed_while_services_are_rolled_back_they_are_healthy_on_the_old_values(
-    real: RealSite, forks: Killer
-) -> None:
+def test_killed_while_services_are_rolled_back_they_are_healthy_on_the_old_values(real: RealSite) -> None:
     real.commit("bad")
-    everything = forks.run(real.server, "sync", "--json", on_paper=False).steps
+    everything = killer.run(real.server, "sync", "--json", on_paper=False).steps
     begun = next(number for number, step in enumerate(everything) if "insert-environment" in step and number > 20)
     for turn, die_at in enumerate(numbers(everything[begun:], *SERVICE_STEPS)):
         real.commit(f"bad{turn}")
-        with telling(forks.run(real.server, "sync", "--json", die_at=begun + die_at, on_paper=False)) as killed:
+        with telling(killer.run(real.server, "sync", "--json", die_at=begun + die_at, on_paper=False)) as killed:
             assert killed.killed
             real.sync("rolled_back")
             real.assert_runs("0")
@@ -468,11 +463,11 @@ def test_killed_in_the_middle_of_compose_the_services_run_on_the_new_values(
 
 
 @pytest.mark.docker
-def test_the_daemon_that_comes_after_a_killed_one_gives_the_services_what_they_are_owed(real: RealSite) -> None:
+def test_the_daemon_after_a_killed_one_does_the_pending_restarts(real: RealSite) -> None:
     with real.server.daemon() as daemon:
         before = real.commit("1")
         real.kill_at("die", "reconciler", "compose", daemon=daemon).wait(60)
-    with real.server.daemon():  # ready: its first pass has ended
+    with real.server.daemon():  # ready: its first reconciliation has ended
         real.assert_runs("1")
         assert real.server.json("history")[0]["result"] == "applied"
     real.assert_kept(before)
@@ -484,12 +479,12 @@ def test_the_daemon_that_comes_after_a_killed_one_gives_the_services_what_they_a
 @pytest.mark.docker
 def test_kills_at_random_instants_lose_nothing(docker_engine: str, tmp_path: Path) -> None:
     with failures.stack(tmp_path) as (server, project):
-        found = failures.killed(server, project, kills=8)
-    assert {figure.name: figure.median for figure in found if figure.median} == {}
+        figures = failures.killed(server, project, kills=8)
+    assert {figure.name: figure.median for figure in figures if figure.median} == {}
 
 
 @pytest.mark.root
-def test_a_disk_that_is_full_damages_no_live_file_wherever_that_is_noticed(tmp_path: Path) -> None:
-    found = failures.full_disks(tmp_path, step=16 * 1024)
-    assert [figure.name for figure in found if not figure.samples] == []
-    assert {figure.name: figure.median for figure in found if figure.median} == {}
+def test_a_disk_that_is_full_damages_no_live_file_wherever_it_is_noticed(tmp_path: Path) -> None:
+    figures = failures.full_disks(tmp_path, step=16 * 1024)
+    assert [figure.name for figure in figures if not figure.samples] == []
+    assert {figure.name: figure.median for figure in figures if figure.median} == {}

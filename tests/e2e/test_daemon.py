@@ -17,7 +17,9 @@ from typing import cast
 import pytest
 
 from reconciler.adapters.clock import SystemClock
+from reconciler.app.daemon.client import REQUEST_PATH
 from reconciler.app.daemon.loop import Daemon as Loop
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
@@ -61,7 +63,7 @@ def test_it_is_alive_at_once_and_ready_after_the_first_pass(server: Server) -> N
         assert daemon.get("/healthz") == (200, "alive\n")
         assert daemon.get("/readyz")[0] == 503
         (shown,) = json.loads(daemon.get("/api/v1/status")[1])["environments"]
-        assert (shown["result"], shown["reason"]) == (None, "no pass has ended yet")
+        assert (shown["result"], shown["reason"]) == (None, "not reconciled yet")
 
         gate.touch()
         daemon.wait_until_ready()
@@ -147,9 +149,53 @@ def test_commands_go_through_the_daemon_by_a_socket_that_is_only_ours(settled: S
         assert status["daemon"] == {"running": True, "pid": daemon.process.pid}
         assert status["environments"][0]["applied"]["commit"] == settled.remote.head()
         # The public door has no way in: only reading, and the webhook.
-        assert daemon.post("/api/v1/pass", b"{}", {})[0] == 404
+        assert daemon.post(REQUEST_PATH, b"{}", {})[0] == 404
     assert not (settled.state / "control.sock").exists()
     assert settled.json("status")["daemon"] == {"running": False, "pid": None}
+
+
+def test_restore_goes_through_the_daemon_and_holds_for_as_long_as_the_pause(settled: Server) -> None:
+    with settled.daemon():
+        settled.commit({"api.env": b"A=2\n"})
+        settled.sync()
+        backup = settled.json("backups")[0]["backup"]
+        assert settled.cli("pause", "--all").returncode == 0
+
+        restored = settled.json("restore", backup)
+
+        assert (restored["restored"], restored["from"]) == ([str(settled.app / "api.env")], backup)
+        assert settled.live("api.env") == b"A=1\n"
+        assert settled.backed_up(restored["backup"]) == {"api.env": b"A=2\n"}
+        settled.cli("sync")
+        (environment,) = settled.json("status")["environments"]
+        assert [change["sync"] for change in environment["after"]["changes"]] == ["held"]
+        assert settled.live("api.env") == b"A=1\n"
+
+        assert settled.cli("resume", "--all").returncode == 0
+        assert settled.live("api.env") == b"A=2\n"
+
+
+def test_restore_without_a_pause_is_drift_that_the_daemon_corrects(settled: Server) -> None:
+    with settled.daemon():
+        settled.commit({"api.env": b"A=2\n"})
+        settled.sync()
+        (newest, *_) = settled.json("backups")
+
+        done = settled.cli("restore", newest["backup"])
+
+        assert done.returncode == 0
+        assert "unless paused" in " ".join(done.stdout.split())
+        lives(settled, b"A=2\n")  # the touched file wakes the daemon
+        eventually(lambda: settled.json("history")[0]["result"] == "corrected", timeout=30)
+
+
+def test_what_the_daemon_refuses_is_an_error_of_the_command(settled: Server) -> None:
+    with settled.daemon() as daemon:
+        for arguments in (["restore", "20200101T000000Z-nothing"], ["adopt", "production/other.env"]):
+            done = settled.cli(*arguments)
+            assert (done.returncode, done.stdout) == (1, ""), arguments
+            assert done.stderr.startswith("reconciler: "), arguments
+        assert daemon.get("/healthz")[0] == 200
 
 
 def test_second_daemon_on_the_same_state_is_refused_and_told_who_holds_it(settled: Server) -> None:
@@ -172,7 +218,7 @@ def test_log_is_one_json_object_a_line_without_values(settled: Server) -> None:
         settled.sync()
         text, shown = daemon.log.read_bytes(), daemon.get("/api/v1/status")[1] + daemon.get("/metrics")[1]
     events = [json.loads(line) for line in text.splitlines()]
-    assert [(event["result"], event["level"]) for event in events if event["event"] == "pass"] == [
+    assert [(event["result"], event["level"]) for event in events if event["event"] == "reconciled"] == [
         ("applied", "info"),
         ("applied", "info"),
         ("stalled", "error"),
@@ -314,23 +360,24 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
     class Broken:
         environment = "broken"
 
-        async def run(self, *_: object, **__: object) -> Outcome:
+        async def reconcile(self, *_: object) -> Outcome:
             raise ZeroDivisionError("never seen before")
 
     class Sound:
         environment = "sound"
 
-        async def run(self, *_: object, **__: object) -> Outcome:
+        async def reconcile(self, *_: object) -> Outcome:
             return Outcome("sound", Result.IN_SYNC, "in sync")
 
     class Ticks:
         def tick(self, at: float) -> None: ...
 
-    passes = cast("dict[str, Reconciler]", {"broken": Broken(), "sound": Sound()})
-    rollouts = [Rollout(World(tmp_path).ports(), [one]) for one in passes.values()]
-    loop = Loop(passes, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+    hosts = cast("dict[str, Reconciler]", {"broken": Broken(), "sound": Sound()})
+    rollouts = [Rollout(World(tmp_path).ports(), [host]) for host in hosts.values()]
+    loop = Loop(hosts, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
     running = asyncio.create_task(loop.run())
-    outcomes = {one.environment: one for one in await loop.ask("manual")}
+    reconciled = await loop.between_reconciliations(lambda: loop.reconcile(ReconcileRequest("manual")))
+    outcomes = {outcome.environment: outcome for outcome in reconciled}
     loop.stop()
     await running
 

@@ -1,4 +1,4 @@
-"""`reconciler demo` tells its whole story on real components, and takes everything away again."""
+"""`reconciler demo` runs its whole story on real components, and removes everything again."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CHAPTERS = [
     "A server with an empty stack directory, and its configuration in git",
     "The daemon starts",
     "Somebody merges a change: WORKER_CONCURRENCY in worker.env",
-    "What can be seen afterwards",
+    "What the operator sees afterwards",
     "Somebody edits config/worker.env on the server: LOG_LEVEL by hand",
-    "A person reverts the merge in git",
+    "Somebody reverts the merge in git",
     "Somebody merges a bad value: DATABASE_URL in api.env",
-    "What was made",
+    "What the demo created",
 ]
 
 
@@ -55,7 +55,7 @@ class Demo:
         """What it has printed so far."""
         return (self.scratch.parent / f"{self.scratch.name}.txt").read_text()
 
-    def told(self) -> str:
+    def finished(self) -> str:
         """Wait for its end and return what it printed. It must exit with 0."""
         code = self.process.wait(PATIENCE)
         assert code == 0, self.text
@@ -69,24 +69,24 @@ class Demo:
     @property
     def project(self) -> ComposeProject:
         """Its stack; what it printed says where that was."""
-        found = re.search(rf"{self.scratch}/reconciler-(demo-\w+)/demo-", self.text)
-        assert found is not None
-        return ComposeProject(found[1], self.scratch / f"reconciler-{found[1]}" / found[1])
+        match = re.search(rf"{self.scratch}/reconciler-(demo-\w+)/demo-", self.text)
+        assert match is not None
+        return ComposeProject(match[1], self.scratch / f"reconciler-{match[1]}" / match[1])
 
     def processes(self) -> dict[int, str]:
         """Commands that still run for it, by process: all that it starts have its home directory."""
-        found = {}
+        commands = {}
         for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile, or is somebody else's
+            with contextlib.suppress(OSError):  # it has ended, or belongs to someone else
                 if f"HOME={self.scratch}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                    found[int(process.name)] = (process / "cmdline").read_text()
-        return found
+                    commands[int(process.name)] = (process / "cmdline").read_text()
+        return commands
 
     def wait_for_the_daemon(self) -> None:
         eventually(lambda: list(self.scratch.glob("*/daemon.log")), timeout=60)
 
     def end(self) -> None:
-        """Take away what it has left, however it ended."""
+        """Remove what it has left, however it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.send_signal(signal.SIGINT)
             self.process.wait(30)
@@ -116,12 +116,12 @@ def start() -> Iterator[Callable[..., Demo]]:
 
 
 @pytest.mark.docker
-def test_demo_recreates_one_service_and_leaves_nothing_unless_it_is_to_be_kept(
+def test_demo_recreates_one_service_and_leaves_nothing_without_keep(
     docker_engine: str, start: Callable[..., Demo]
 ) -> None:
     plain, kept = start(), start("--keep")  # at the same time: neither is in the other's way
 
-    text = plain.told()
+    text = plain.finished()
     assert_story(text, CHAPTERS)
     fates = re.findall(r"^ +(\w+) +(recreated|untouched)", text, re.MULTILINE)
     once = {"api": "untouched", "nginx": "untouched", "scheduler": "untouched", "worker": "recreated"}
@@ -130,21 +130,21 @@ def test_demo_recreates_one_service_and_leaves_nothing_unless_it_is_to_be_kept(
     assert_rolled_back(text.partition(CHAPTERS[-2])[2])
     assert_nothing_left(plain)
 
-    assert_story(kept.told(), CHAPTERS)
-    assert_kept_as_told(kept)
+    assert_story(kept.finished(), CHAPTERS)
+    assert_kept(kept)
 
 
 @pytest.mark.docker
-def test_demo_on_files_alone_tells_the_same_story_and_leaves_nothing(start: Callable[..., Demo]) -> None:
+def test_demo_on_files_alone_runs_the_same_story_and_leaves_nothing(start: Callable[..., Demo]) -> None:
     demo = start("--files-only")
 
-    text = demo.told()
+    text = demo.finished()
     assert_story(text, [chapter for chapter in CHAPTERS if "a bad value" not in chapter])
     assert "docker compose" not in text
     assert_nothing_left(demo)
 
 
-def test_demo_that_is_interrupted_takes_away_what_it_has_made(start: Callable[..., Demo]) -> None:
+def test_demo_that_is_interrupted_removes_what_it_created(start: Callable[..., Demo]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         demo = start("--files-only")
         demo.wait_for_the_daemon()
@@ -155,7 +155,7 @@ def test_demo_that_is_interrupted_takes_away_what_it_has_made(start: Callable[..
 
 
 def assert_rolled_back(chapter: str) -> None:
-    """The history, git and the metrics all tell of it, and the last look finds everything well."""
+    """The history, git and the metrics all show it, and the last status finds everything well."""
     history, _, later = chapter.partition("git pull && git log -1")
     assert "rolled_back" in history
     assert "api is unhealthy" in history
@@ -180,9 +180,9 @@ def assert_nothing_left(demo: Demo) -> None:
     assert left_behind(demo.project.name) == []
 
 
-def assert_kept_as_told(demo: Demo) -> None:
-    """Everything it lists is there and can be used, and the commands it prints take all of it away."""
-    text, root, project = demo.told(), demo.kept, demo.project
+def assert_kept(demo: Demo) -> None:
+    """Everything it lists is there and can be used, and the commands it prints remove all of it."""
+    text, root, project = demo.finished(), demo.kept, demo.project
     assert root is not None
     listed = re.findall(rf"^ +({root}/\S+)  ", text.partition(CHAPTERS[-1])[2], re.MULTILINE)
     assert len(listed) == 6

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import run
+from tests.support.forks import reconciler
 from tests.support.site import API, ENVIRONMENTS, WORKER, Site, sops_rules
 
 COMMAND = Path(sys.executable).parent / "reconciler"
@@ -22,8 +22,7 @@ NOTHING = {"added": [], "removed": [], "changed": []}
 
 def diff(site: Site, *arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", **env}
-    done = run(COMMAND, "diff", *arguments, env=given, cwd=cwd or site.root)
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return reconciler("diff", *arguments, env=given, cwd=cwd or site.root)
 
 
 def data(site: Site, span: str = "HEAD~1..HEAD", *arguments: str) -> dict[str, Any]:
@@ -284,10 +283,10 @@ def test_the_exit_code_tells_only_where_it_is_asked_to(committed: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        pytest.param(["nowhere..HEAD"], "there is no commit nowhere", id="unknown"),
+        pytest.param(["nowhere..HEAD"], "the commit nowhere does not exist", id="unknown"),
         pytest.param(["--output=/tmp/x..HEAD"], "--help", id="option"),
-        pytest.param(["HEAD..$(reboot)"], "there is no commit $(reboot)", id="shell"),
-        pytest.param(["HEAD..--all"], "is no revision", id="option behind"),
+        pytest.param(["HEAD..$(reboot)"], "the commit $(reboot) does not exist", id="shell"),
+        pytest.param(["HEAD..--all"], "is not a valid revision", id="option behind"),
         pytest.param(["HEAD..HEAD", "--path", "nowhere"], "does not exist in either commit", id="no directory"),
         pytest.param(["HEAD..HEAD", "-e", "prod"], "Available: production, staging", id="no environment"),
         pytest.param(["HEAD..HEAD", "--path", "../x"], "not a path inside the repository", id="outside"),
@@ -304,7 +303,7 @@ def test_what_cannot_be_compared_is_exit_1_and_says_what_to_do(
 def test_outside_of_a_repository_it_says_so(site: Site, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     done = diff(site, "HEAD~1..HEAD", cwd=tmp_path / "elsewhere")
-    assert (done.returncode, "is in no git repository" in done.stderr) == (1, True)
+    assert (done.returncode, "is not in a git repository" in done.stderr) == (1, True)
 
 
 def test_histories_without_a_common_ancestor_are_said_so(committed: Site) -> None:

@@ -1,4 +1,4 @@
-"""Drift: seen at once, told apart, repaired or left, with the real daemon, real inotify and a real engine."""
+"""Drift: seen immediately, attributed, corrected or left, with the real daemon, real inotify and a real engine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.server import ENVIRONMENT, Daemon, Server
 from tests.support.waiting import eventually
 
 GIT = b"DEBUG=false\nLOG_LEVEL=info\n"
-LONG = 60.0  # seconds: far below the ten minutes after which the daemon would look by itself
+LONG = 60.0  # seconds: far below the ten minutes after which the daemon looks by itself
 
 
 @pytest.fixture
 def quiet(server: Server) -> Server:
-    """In sync, with nothing but what is touched to make the daemon look: it polls and looks every ten minutes."""
+    """In sync; only a touched file makes the daemon look: it polls and looks every ten minutes."""
     server.commit({"api.env": GIT, "conf/worker.env": b"W=1\n"}, server.plain(["api.env", "conf/worker.env"]))
     assert server.sync()["result"] == "applied"
     return server
@@ -37,27 +37,27 @@ def is_back(server: Server, name: str = "api.env", content: bytes = GIT) -> Call
 
 
 def corrected(daemon: Daemon, target: str = "api.env") -> float:
-    """How often the target was put back."""
+    """How often the target was corrected."""
     labels = f'environment="{ENVIRONMENT}",target="{ENVIRONMENT}/{target}"'
     return daemon.metrics()[f"reconciler_drift_corrected_total{{{labels}}}"]
 
 
-# --- at once ---------------------------------------------------------------------------------------------------------
+# --- immediately------------------------------------------------------------------------------------------------------
 
 
-def test_a_hand_edit_is_repaired_at_once_and_is_in_a_backup_that_the_log_names(quiet: Server) -> None:
+def test_a_hand_edit_is_corrected_immediately_and_is_in_a_backup_that_the_log_names(quiet: Server) -> None:
     with quiet.daemon() as daemon:
         (quiet.app / "api.env").write_bytes(b"DEBUG=true\nLOG_LEVEL=info\n")
         eventually(is_back(quiet), timeout=LONG)
         eventually(lambda: corrected(daemon) == 1)
-        (told,) = [event for event in daemon.events() if event.get("result") == "corrected"]
-    assert told["trigger"] == "watch"
-    assert told["files"] == {f"{ENVIRONMENT}/api.env": ["DEBUG"]}
-    assert quiet.backed_up(told["backup"])["api.env"] == b"DEBUG=true\nLOG_LEVEL=info\n"
+        (event,) = [line for line in daemon.events() if line.get("result") == "corrected"]
+    assert event["trigger"] == "watch"
+    assert event["files"] == {f"{ENVIRONMENT}/api.env": ["DEBUG"]}
+    assert quiet.backed_up(event["backup"])["api.env"] == b"DEBUG=true\nLOG_LEVEL=info\n"
 
 
 def test_an_editors_save_is_one_drift(quiet: Server) -> None:
-    """As vim does it: the old file moved away, a new one written in its place, its mode set, the old one removed."""
+    """As vim saves: move the old file away, write a new one in its place, set its mode, remove the old one."""
     live = quiet.app / "api.env"
     with quiet.daemon() as daemon:
         backup = live.with_name("api.env~")
@@ -87,7 +87,7 @@ def test_our_own_write_is_no_drift(quiet: Server) -> None:
 
 
 @pytest.mark.root
-def test_a_changed_mode_and_a_changed_owner_are_repaired_at_once(server: Server) -> None:
+def test_a_changed_mode_and_a_changed_owner_are_corrected_immediately(server: Server) -> None:
     live = server.app / "api.env"
     server.commit({"api.env": GIT}, server.plain({"api.env": {"owner": "root", "group": "root"}}))
     with server.daemon() as daemon:
@@ -107,7 +107,7 @@ def test_a_changed_mode_and_a_changed_owner_are_repaired_at_once(server: Server)
         pytest.param(lambda directory: (shutil.rmtree(directory), directory.mkdir()), id="replaced"),
     ],
 )
-def test_a_directory_that_goes_is_made_again_and_watched_again(quiet: Server, harm: Callable[[Path], Any]) -> None:
+def test_a_removed_directory_is_recreated_and_watched_again(quiet: Server, harm: Callable[[Path], Any]) -> None:
     directory = quiet.app / "conf"
     with quiet.daemon():
         harm(directory)
@@ -116,7 +116,7 @@ def test_a_directory_that_goes_is_made_again_and_watched_again(quiet: Server, ha
         eventually(is_back(quiet, "conf/worker.env", b"W=1\n"), timeout=LONG)
 
 
-def test_a_directory_that_is_not_there_yet_is_watched_once_it_is(quiet: Server) -> None:
+def test_a_directory_that_does_not_exist_yet_is_watched_once_it_does(quiet: Server) -> None:
     quiet.commit({"new/deep/motd": b"one\n"}, quiet.plain({"new/deep/motd": {"encrypted": False}}))
     with quiet.daemon():
         eventually(is_back(quiet, "new/deep/motd", b"one\n"), timeout=LONG)
@@ -125,7 +125,7 @@ def test_a_directory_that_is_not_there_yet_is_watched_once_it_is(quiet: Server) 
 
 
 def test_ten_thousand_changes_beside_a_live_file_cost_little(quiet: Server) -> None:
-    """A fifth of a core and 100 MB at most, while a hand edit among them is still repaired."""
+    """A fifth of a core and 100 MB at most, while a hand edit among them is still corrected."""
     with quiet.daemon() as daemon:
         pid = daemon.process.pid
         before, began = _cpu(pid), time.monotonic()
@@ -140,7 +140,7 @@ def test_ten_thousand_changes_beside_a_live_file_cost_little(quiet: Server) -> N
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of CPU that the process and its ended children have had."""
+    """Seconds of CPU that the process and its ended children used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
@@ -150,7 +150,7 @@ def _resident(pid: int) -> int:
 
 
 @pytest.mark.docker
-def test_a_container_started_by_hand_with_other_values_is_seen_at_once(
+def test_a_container_started_by_hand_with_other_values_is_seen_immediately(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
     compose = "services: {api: {image: IMAGE, network_mode: none, env_file: [api.env], stop_grace_period: 0s}}"
@@ -163,23 +163,23 @@ def test_a_container_started_by_hand_with_other_values_is_seen_at_once(
         done = project.compose("-f", "compose.yaml", "-f", "hand.yaml", "up", "-d", "--pull", "never")
         assert done.returncode == 0, done.stderr
         eventually(lambda: project.environment("api")["MODE"] == "git", timeout=LONG)
-        eventually(lambda: [one for one in daemon.events() if one.get("services") == ["app/api"]], timeout=LONG)
-        (told,) = [one for one in daemon.events() if one.get("services") == ["app/api"]]
-    assert told["trigger"] == "engine"
+        eventually(lambda: [line for line in daemon.events() if line.get("services") == ["app/api"]], timeout=LONG)
+        (event,) = [line for line in daemon.events() if line.get("services") == ["app/api"]]
+    assert event["trigger"] == "engine"
     assert runs(server)[0]["actions"][0]["reason"] == "container runs older values of MODE"
 
 
-# --- told apart ------------------------------------------------------------------------------------------------------
+# --- attributed -----------------------------------------------------------------------------------------------------
 
 
-def shown(server: Server, target: str = "api.env") -> dict[str, Any]:
-    """A target as `status` has it."""
+def change_of(server: Server, target: str = "api.env") -> dict[str, Any]:
+    """The target's change, from `status`."""
     (environment,) = server.json("status")["environments"]
-    (found,) = [one for one in environment["after"]["changes"] if one["target"] == f"{ENVIRONMENT}/{target}"]
-    return dict(found)
+    changes = environment["after"]["changes"]
+    return dict(next(change for change in changes if change["target"] == f"{ENVIRONMENT}/{target}"))
 
 
-def test_what_a_hand_changed_and_what_git_changed_are_told_apart(quiet: Server) -> None:
+def test_hand_edits_and_changes_in_git_are_reported_separately(quiet: Server) -> None:
     assert quiet.cli("pause", f"{ENVIRONMENT}/api.env", "--reason", "looking into it").returncode == 0
     live = quiet.app / "api.env"
     live.write_bytes(b"DEBUG=true\nLOG_LEVEL=info\n")
@@ -189,21 +189,21 @@ def test_what_a_hand_changed_and_what_git_changed_are_told_apart(quiet: Server) 
     outcome = quiet.sync()
 
     assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
-    one = shown(quiet)
-    assert one["reason"].startswith(
-        "DEBUG was changed by hand at 2026-09-21 14:13:20Z, LOG_LEVEL is a change from git that waits"
+    change = change_of(quiet)
+    assert change["reason"].startswith(
+        "DEBUG was changed by hand at 2026-09-21 14:13:20Z, LOG_LEVEL has a pending change from git"
     )
-    assert "looking into it" in one["reason"]
-    assert (one["by_hand"]["changed"], one["from_git"]["changed"]) == (["DEBUG"], ["LOG_LEVEL"])
+    assert "looking into it" in change["reason"]
+    assert (change["by_hand"]["changed"], change["from_git"]["changed"]) == (["DEBUG"], ["LOG_LEVEL"])
     assert "DEBUG was changed by hand" in quiet.cli("status").stdout
 
 
-def test_a_reported_edit_names_the_keys_as_the_hand_changed_them(server: Server) -> None:
+def test_a_reported_edit_names_the_keys_changed_by_hand(server: Server) -> None:
     server.commit({"api.env": GIT}, server.plain({"api.env": {"on_drift": "report"}}))
     server.sync()
     (server.app / "api.env").write_bytes(b"DEBUG=true\nEXTRA=1\n")
     assert server.sync()["result"] == "held"
-    assert shown(server)["by_hand"] == {"added": ["EXTRA"], "removed": ["LOG_LEVEL"], "changed": ["DEBUG"]}
+    assert change_of(server)["by_hand"] == {"added": ["EXTRA"], "removed": ["LOG_LEVEL"], "changed": ["DEBUG"]}
 
 
 # --- policies --------------------------------------------------------------------------------------------------------
@@ -216,11 +216,11 @@ def test_a_pause_writes_nothing_outlives_the_daemon_and_ends_by_itself(quiet: Se
         paused = quiet.cli("pause", f"{ENVIRONMENT}/api.env", "--for", "8s", "--reason", "an incident")
         assert paused.returncode == 0, paused.stdout
         (quiet.app / "api.env").write_bytes(edit)
-        eventually(lambda: shown(quiet)["effect"] == "hold")
+        eventually(lambda: change_of(quiet)["effect"] == "hold")
     with quiet.daemon() as daemon:
         assert quiet.live("api.env") == edit
         assert "an incident" in quiet.cli("status").stdout
-        (quiet.app / "conf" / "worker.env").write_bytes(b"W=2\n")  # only the one target is paused
+        (quiet.app / "conf" / "worker.env").write_bytes(b"W=2\n")  # only api.env is paused
         eventually(is_back(quiet, "conf/worker.env", b"W=1\n"), timeout=LONG)
         eventually(is_back(quiet), timeout=LONG)
         assert corrected(daemon) == 1
@@ -279,7 +279,7 @@ def test_keys_left_to_the_server_keep_their_value_and_are_no_drift(server: Serve
     outcome = server.sync()
     assert outcome["result"] == "applied"
     assert server.live("api.env") == b"MODE=2\nFEATURE_X=on\nLOG_LEVEL=debug\n"
-    assert [one["keys"]["changed"] for one in outcome["plan"]["changes"]] == [["MODE"]]
+    assert [change["keys"]["changed"] for change in outcome["plan"]["changes"]] == [["MODE"]]
 
     (server.app / "api.env").write_bytes(b"MODE=hand\nFEATURE_X=maybe\n")
     assert server.sync()["result"] == "corrected"
@@ -288,15 +288,15 @@ def test_keys_left_to_the_server_keep_their_value_and_are_no_drift(server: Serve
     assert server.sync()["result"] == "in_sync"
 
 
-def test_a_repair_that_is_fought_backs_off_and_says_so(quiet: Server) -> None:
+def test_a_correction_that_is_undone_again_backs_off_and_says_so(quiet: Server) -> None:
     for number in range(3):
         (quiet.app / "api.env").write_bytes(b"DEBUG=%d\nLOG_LEVEL=info\n" % number)
         assert quiet.sync()["result"] == "corrected"
     (quiet.app / "api.env").write_bytes(b"DEBUG=again\nLOG_LEVEL=info\n")
     outcome = quiet.sync()
     assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
-    assert "contended: it was put back 3 times within an hour" in outcome["reason"]
+    assert "conflicting writer: restored 3 times within an hour" in outcome["reason"]
     assert quiet.live("api.env") == b"DEBUG=again\nLOG_LEVEL=info\n"
-    # What git changes meanwhile is no repair: it is written.
+    # A change in git meanwhile is no correction: it is written.
     quiet.commit({"api.env": b"DEBUG=false\nLOG_LEVEL=warning\n"})
     assert quiet.sync()["result"] == "applied"

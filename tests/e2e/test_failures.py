@@ -119,7 +119,7 @@ def test_where_the_second_file_does_not_fit_the_first_is_put_back(site: Site) ->
     done = run(site, "sync")
     assert done.returncode == 1
     assert "b.env: cannot write the live file" in said(done)
-    assert "The live files are as they were" in said(done)
+    assert "The live files are as before" in said(done)
     assert tree(site.directory) == before
 
 
@@ -162,7 +162,7 @@ def test_with_git_gone_a_hand_edit_is_still_repaired_to_the_last_known_revision(
     site.live.write_bytes(b"TOKEN=by-hand\n")
     done = run(site, "sync")
     assert "corrected production" in done.stdout
-    assert f"Until then revision {known[:12]} stays wanted" in said(done)
+    assert f"Until then the target revision stays {known[:12]}" in said(done)
     assert_told(failure, site, said(done))
     assert site.live.read_bytes() == site.plaintext(1)
 
@@ -172,7 +172,7 @@ def test_with_git_gone_a_hand_edit_is_still_repaired_to_the_last_known_revision(
 
 def passes(daemon: Daemon, environment: str) -> list[dict[str, object]]:
     """How its passes ended, as its log tells."""
-    events = [event for event in daemon.events() if event.get("event") == "pass"]
+    events = [event for event in daemon.events() if event.get("event") == "reconciled"]
     return [event for event in events if event["environment"] == environment]
 
 
@@ -319,7 +319,7 @@ def test_the_daemon_does_not_start_with_a_webhook_that_would_let_everybody_in(
         path.chmod(0o600)
     done = server.cli("run", timeout=20)
     assert done.returncode == 1
-    assert "the webhook's secret" in done.stderr
+    assert "the webhook secret" in done.stderr
     assert f"{path}:" in done.stderr
     assert "put the secret there, or correct webhook.secret_file" in done.stderr
     assert "Traceback" not in done.stderr

@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 from reconciler.adapters.git import command as git_command
-from reconciler.adapters.git import mirror as git
-from reconciler.adapters.git import objects
+from reconciler.adapters.git import mirror_directory, object_reader, objects
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
+from reconciler.core.text import instant
 from tests.support.commands import output, run
 from tests.support.git_https import TOKEN, HttpsRemote, https_server
 from tests.support.git_remote import EXECUTABLE, LINK, SUBMODULE, GitRemote
@@ -149,7 +149,7 @@ async def test_a_second_read_of_the_same_content_starts_no_process(
 async def test_what_is_too_much_to_remember_is_read_again(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
     commit = remote.commit({API: b"A=1", "envs/prod/b.env": b"B=1"})
     mirror = mirror_of(remote, state_dir)
-    mirror._kept = objects.KeptObjects(0)
+    mirror._objects._kept = objects.KeptObjects(0)
     await mirror.fetch(commit)
     spy.forget()
     for _ in range(2):
@@ -219,7 +219,7 @@ async def test_a_file_over_the_limit_is_refused_without_being_held(remote: GitRe
     assert len(at.data) == limit
     before = peak_memory()
     for name, said in (("over.env", "5.0 MiB"), ("far.env", "30.0 MiB")):
-        with pytest.raises(SourceError, match=rf"{name} cannot be used: it has {said}, and 5 MiB is the limit"):
+        with pytest.raises(SourceError, match=rf"{name} cannot be used: it has {said}, the limit is 5 MiB"):
             await mirror.read(commit, name)
     assert peak_memory() - before < 25 * 1024
 
@@ -266,16 +266,69 @@ HOSTILE = pytest.mark.parametrize(
 
 
 @HOSTILE
-async def test_a_hostile_tree_is_not_even_fetched(remote: GitRemote, state_dir: Path, name: str, mode: str) -> None:
+async def test_a_hostile_tree_stalls_only_until_a_later_commit_takes_it_out(
+    remote: GitRemote, state_dir: Path, name: str, mode: str
+) -> None:
     mirror = mirror_of(remote, state_dir)
     good = remote.commit({API: b"A=1"})
     await mirror.fetch(good)
     commit = hostile_commit(remote, name, mode)
-    with pytest.raises(SourceError, match="git refuses the object") as caught:
-        await mirror.fetch(commit)
+    await mirror.fetch(commit)
+    with pytest.raises(SourceError, match="malformed") as caught:
+        await mirror.revision(commit, "envs")
     assert caught.value.blames_revision
-    blob = await mirror.read(good, API)
+    clean = remote.git("commit-tree", "-m", "Take it out", "-p", commit, f"{good}^{{tree}}")
+    remote.git("update-ref", "refs/heads/main", clean)
+    await mirror.fetch(clean)
+    assert await mirror.read(clean, API) == await mirror.read(good, API)
+    assert await mirror.descends(clean, good) is False  # the hostile commit has no parent
+
+
+def raw_commit(remote: GitRemote, header: str, tree: str, parent: str) -> str:
+    """A commit with these author and committer lines, which git itself would never write."""
+    text = f"tree {tree}\nparent {parent}\n{header}\n\nOdd\n".encode()
+    commit = remote.git("hash-object", "-t", "commit", "--literally", "-w", "--stdin", stdin=text)
+    remote.git("update-ref", "refs/heads/main", commit)
+    return commit
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "author A <a@b> 99999999999999999999 +0000\ncommitter A <a@b> 99999999999999999999 +0000",
+        "author A <a@b> 1 +0000\nauthor B <b@b> 1 +0000\ncommitter A <a@b> 0001 +0000",
+        "author  <> 1 +0000\ncommitter A<a@b> 1 +0000",
+        "committer A <a@b> 1 +0000",
+    ],
+    ids=["date", "two authors", "names", "no author"],
+)
+async def test_an_odd_commit_stops_neither_itself_nor_what_follows(
+    remote: GitRemote, state_dir: Path, header: str
+) -> None:
+    mirror = mirror_of(remote, state_dir)
+    good = remote.commit({API: b"A=1"})
+    await mirror.fetch(good)
+    odd = raw_commit(remote, header, remote.git("rev-parse", f"{good}^{{tree}}"), good)
+    await mirror.fetch(odd)
+    instant((await mirror.revision(odd, "envs")).committed_at)
+    after = remote.commit({API: b"A=2"})
+    await mirror.fetch(after)
+    blob = await mirror.read(after, API)
     assert blob is not None
+    assert blob.data == b"A=2"
+    assert await mirror.descends(after, good)
+
+
+async def test_a_name_that_stands_twice_in_a_directory_is_refused(remote: GitRemote, state_dir: Path) -> None:
+    mirror = mirror_of(remote, state_dir)
+    blobs = [remote.git("hash-object", "-w", "--stdin", stdin=data) for data in (b"A=1", b"A=2")]
+    entries = b"".join(b"100644 api.env\0" + bytes.fromhex(blob) for blob in blobs)
+    tree = remote.git("hash-object", "-t", "tree", "--literally", "-w", "--stdin", stdin=entries)
+    commit = remote.git("commit-tree", "-m", "Twice", tree)
+    remote.git("update-ref", "refs/heads/main", commit)
+    await mirror.fetch(commit)
+    with pytest.raises(SourceError, match="stands twice"):
+        await mirror.read(commit, "api.env")
 
 
 @HOSTILE
@@ -292,7 +345,7 @@ async def test_a_hostile_tree_that_got_into_the_mirror_is_refused(
 async def test_a_large_directory_is_refused(
     remote: GitRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(git, "LARGEST_OBJECT", 4096)
+    monkeypatch.setattr(object_reader, "LARGEST_OBJECT", 4096)
     monkeypatch.setattr(objects, "LARGEST_OBJECT", 4096)
     commit = remote.commit({f"envs/{number:05}": b"" for number in range(500)})
     mirror = mirror_of(remote, state_dir)
@@ -304,7 +357,7 @@ async def test_a_large_directory_is_refused(
 async def test_a_repository_that_would_fill_the_disk_is_refused(
     remote: GitRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(git, "LARGEST_PACK", 1024 * 1024)
+    monkeypatch.setattr(mirror_directory, "LARGEST_PACK", 1024 * 1024)
     remote.commit({API: os.urandom(3 * 1024 * 1024)})
     with pytest.raises(GitUnreachableError, match="larger than"):
         await fetched(mirror_of(remote, state_dir))
@@ -375,12 +428,26 @@ async def test_configuration_and_variables_from_outside_do_not_act(
     assert not (tmp_path / "trace").exists()
 
 
-async def test_submodule_settings_that_would_run_a_command_are_not_even_fetched(
-    remote: GitRemote, state_dir: Path
+@pytest.mark.parametrize(
+    "settings",
+    [
+        b'[submodule "x"]\n\tpath = x\n\turl = ext::sh -c id\n\tupdate = !id\n',
+        b'[submodule "x"]\n\tpath = x\n\turl = -u./x\n',
+        b'[submodule "../x"]\n\tpath = -x\n\turl = y\n',
+    ],
+    ids=["command", "option", "path"],
+)
+async def test_submodule_settings_are_inert_and_stop_nothing(
+    remote: GitRemote, state_dir: Path, spy: Spy, settings: bytes
 ) -> None:
-    remote.commit({".gitmodules": b'[submodule "x"]\n\tpath = x\n\turl = ext::sh -c id\n\tupdate = !id\n'})
-    with pytest.raises(SourceError, match="gitmodules"):
-        await fetched(mirror_of(remote, state_dir))
+    mirror = mirror_of(remote, state_dir)
+    for files in ({".gitmodules": settings, API: b"A=1"}, {".gitmodules": None, API: b"A=2"}):
+        commit = remote.commit(files)
+        await mirror.fetch(commit)
+        blob = await mirror.read(commit, API)
+        assert blob is not None
+        assert blob.data == files[API]
+    assert not [command for command in spy.commands() if "submodule" in command]
 
 
 @pytest.mark.parametrize("branch", ["--upload-pack=touch proof", "-f"])
@@ -582,7 +649,7 @@ async def test_what_a_killed_git_left_behind_is_cleared(remote: GitRemote, state
     remote.commit({API: b"A=2"})
     assert await content(mirror) == b"A=2"
     assert not [file for file in left if file.exists()]
-    assert os.lstat(inside).st_ino == same, "it was enough to clear them; the mirror need not be made anew"
+    assert os.lstat(inside).st_ino == same, "it was enough to clear them; the mirror need not be rebuilt"
 
 
 async def test_a_git_killed_half_way_through_a_fetch_stops_nothing(
@@ -1036,7 +1103,7 @@ async def test_an_https_server_that_is_down(remote: GitRemote, state_dir: Path, 
 def test_gitpython_is_imported_when_needed_and_starts_no_process(spy: Spy) -> None:
     program = (
         "import sys\nfrom reconciler.adapters.git import objects\nassert 'git' not in sys.modules\n"
-        "git_objects.import_gitpython()\nimport git\nassert git.Commit\n"
+        "objects.import_gitpython()\nimport git\nassert git.Commit\n"
     )
     output(sys.executable, "-c", program, env={"PATH": os.environ["PATH"]})
     assert spy.commands() == []
@@ -1064,7 +1131,7 @@ async def test_nothing_grows_over_hundreds_of_fetches(remote: GitRemote, state_d
     assert children() <= before
     assert memory() - resident < 6 * 1024
     packs = list((state_dir / "mirror.git" / "objects" / "pack").glob("*.pack"))
-    assert len(packs) <= git.MOST_PACKS + 1
+    assert len(packs) <= mirror_directory.MOST_PACKS + 1
     assert await mirror.read(commits[0], API) is not None
 
 

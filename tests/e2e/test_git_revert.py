@@ -24,7 +24,7 @@ from reconciler.core.errors import (
     SignaturesUnavailableError,
     SourceError,
 )
-from reconciler.core.model.revisions import GitRevert, Reverted, RevertOrder, RevertState
+from reconciler.core.model.revisions import GitRevert, Reverted, RevertRequest, RevertState
 from tests.support.commands import output
 from tests.support.git_https import https_server
 from tests.support.git_remote import LINK, SUBMODULE, GitRemote, make_ssh_key
@@ -55,8 +55,8 @@ class Site:
         mirror = GitMirror(url=self.url or self.remote.url, branch="main", state_dir=str(self.state_dir), **self.mirror)
         return GitPusher(mirror, **{"author": "reconciler <reconciler@web-1>", **self.pusher})
 
-    def order(self, failed: str | None = None, **overrides: str) -> RevertOrder:
-        order = RevertOrder(
+    def order(self, failed: str | None = None, **overrides: str) -> RevertRequest:
+        order = RevertRequest(
             environment="prod",
             directory="envs/prod",
             failed=failed or self.remote.head(),
@@ -226,7 +226,7 @@ async def test_a_newer_change_of_the_environment_is_left_to_be_judged(site: Site
     done = await site.revert(failed)
     assert (done.state, done.commit) == (RevertState.OVERTAKEN, newer)
     assert done.reason == (
-        f"the branch has a newer change of the environment, {newer[:12]} (Mend A); it will be judged by itself"
+        f"the branch has a newer change of the environment, {newer[:12]} (Mend A); it is judged on its own"
     )
     assert site.remote.head() == newer
 
@@ -300,7 +300,7 @@ async def test_history_that_came_together_the_other_way_round_is_refused(site: S
     site.remote.commit({WORKER: b"W=bad\n"}, branch="mine")
     site.remote.merge("main", "Merge main into mine", branch="mine")
     site.remote.make_branch("main", "mine")
-    await refused(site, "does not give the environment as it was", good=good)
+    await refused(site, "does not restore the environment", good=good)
 
 
 async def test_nothing_to_undo_is_refused(site: Site) -> None:
@@ -334,7 +334,7 @@ async def test_what_git_must_not_be_given_never_reaches_it(site: Site) -> None:
         await pusher.revert(good, GitRevert.OFF)
     for author in ("nobody", "a <b", "a\n <b@c>", "<b@c>"):
         site.pusher["author"] = author
-        with pytest.raises(ConfigError, match="is no author"):
+        with pytest.raises(ConfigError, match="is not a valid author"):
             site.make()
 
 
@@ -654,7 +654,7 @@ async def test_a_git_that_fails_for_no_known_reason_is_tried_again_later(
 ) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Bad")
     spied(tmp_path, monkeypatch, 'test "$2" != write-tree || { echo "fatal: odd" >&2; exit 128; }')
-    with pytest.raises(GitUnreachableError, match="cannot be made, also after the mirror was made anew: fatal: odd"):
+    with pytest.raises(GitUnreachableError, match="the revert failed, even after the mirror was rebuilt: fatal: odd"):
         await site.revert(failed)
     assert site.remote.head() == failed
 

@@ -306,7 +306,7 @@ def test_a_backup_of_a_host_that_is_gone_from_the_file_is_put_nowhere_else(one: 
     hosts = one.server.settings["hosts"]
     hosts["web-9"] = hosts.pop("web-1")
     done = one.server.cli("restore", backup["backup"])
-    assert (done.returncode, "none of this server's hosts any more" in done.stderr) == (1, True)
+    assert (done.returncode, "no longer one of this server's hosts" in done.stderr) == (1, True)
     assert shared(one).read_bytes() == b"A=2\n"
 
 
@@ -358,7 +358,7 @@ def test_a_change_recreates_the_services_of_every_host(fleet: Callable[..., Flee
         "production@web-2",
     }
     assert set(made.results().values()) == {"in_sync"}
-    levels = {finding["what"]: finding["level"] for finding in made.server.json("doctor")}
+    levels = {finding["component"]: finding["level"] for finding in made.server.json("doctor")}
     assert levels["environment production@web-1: live files"] == "ok"
     assert levels["stack production@web-2/app-web-2"] == "ok"
 

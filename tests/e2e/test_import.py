@@ -204,9 +204,7 @@ def test_a_clash_of_names_and_files_of_other_kinds(importer: Importer) -> None:
     assert paths["settings.env"] == str(outside / "settings")
     assert paths["app.yaml.bin"] == "app.yaml"
     assert importer.decrypted("app.yaml.bin") == b"db_password: invented\n"
-    assert (
-        f"{outside}/api.env is outside {importer.stack}: add it to the server's allowed_paths" in done["notes"]
-    )
+    assert f"{outside}/api.env is outside {importer.stack}: add it to the server's allowed_paths" in done["notes"]
 
 
 def test_a_template_is_no_example_of_another_file(importer: Importer) -> None:

@@ -109,7 +109,7 @@ def test_sops_encrypts_by_what_it_made(repository: Path, init: Init) -> None:
     ("arguments", "said"),
     [
         pytest.param(("--age-key-file", "here.key"), b"inside the repository", id="a-key-that-could-be-committed"),
-        pytest.param(("a/b",), b"no environment's name", id="a-name-that-cannot-be"),
+        pytest.param(("a/b",), b"not a valid environment name", id="a-name-that-cannot-be"),
         pytest.param(("--path", "../x"), b"not a directory inside", id="a-path-that-leads-out"),
         pytest.param(("--recipient", "age1typo"), b"no public age key", id="a-mistyped-recipient"),
     ],

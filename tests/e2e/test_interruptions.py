@@ -1,5 +1,5 @@
-"""What stops in the middle of a pass: the engine, git, the clock, or another's edit. Nothing is lost, and no success
-is told before it is one."""
+"""Interruptions in the middle of a reconciliation: the engine, git, the clock, or somebody's edit. Nothing is lost, and
+no success is reported too early."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def quick(server: Server) -> Server:
     return server
 
 
-def told(daemon: Daemon) -> dict[str, Any]:
-    """How the daemon's last pass that it told of ended."""
-    return [event for event in daemon.events() if event.get("event") == "pass"][-1]
+def last_event(daemon: Daemon) -> dict[str, Any]:
+    """The daemon's last logged outcome."""
+    return [event for event in daemon.events() if event.get("event") == "reconciled"][-1]
 
 
 def run_of(server: Server, commit: str) -> str:
-    """How the history says that the commit's latest run ended."""
+    """The result of the commit's latest run, from the history."""
     return str(next(run["result"] for run in server.json("history") if run["revision"]["commit"] == commit))
 
 
@@ -71,9 +71,9 @@ def stack(stack_server: MakeStackServer) -> tuple[Server, ComposeProject]:
 
 
 def assert_waits_for_the_engine(server: Server, daemon: Daemon, commit: str, words: str) -> None:
-    eventually(lambda: words in told(daemon)["reason"], timeout=60)
-    assert (told(daemon)["result"], told(daemon)["retry"]) == ("failed", True)
-    assert "the Docker engine does not answer" in told(daemon)["reason"]
+    eventually(lambda: words in last_event(daemon)["reason"], timeout=60)
+    assert (last_event(daemon)["result"], last_event(daemon)["retry"]) == ("failed", True)
+    assert "the Docker engine does not answer" in last_event(daemon)["reason"]
     assert run_of(server, commit) == "unfinished"
     assert server.cli("status").returncode == 1
 
@@ -98,7 +98,7 @@ def test_engine_stopped_between_the_write_and_the_recreate(
         relay.cut_at(RECREATE)
         commit = server.commit({"api.env": f"MODE={mode}\n".encode()})
         assert relay.was_cut.wait(30)
-        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; still owed: api")
+        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; pending restarts: api")
         assert server.live("api.env") == f"MODE={mode}\n".encode()
         assert project.environment("api")["MODE"] == "good"
 
@@ -116,7 +116,7 @@ def test_engine_stopped_between_the_recreate_and_its_health(stack: tuple[Server,
         eventually(lambda: project.environment("api")["MODE"] == "better", timeout=30)
         eventually(lambda: project.container("api")["State"]["Running"], timeout=30)
         relay.cut()
-        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; still owed: api")
+        assert_waits_for_the_engine(server, daemon, commit, "The files are in place; pending restarts: api")
 
         (server.app / "gate/open").touch()
         relay.mend()
@@ -144,15 +144,15 @@ def test_engine_stopped_during_a_rollback(stack: tuple[Server, ComposeProject], 
 
 
 class Vanishing:
-    """A git for the daemon's PATH that takes the remote away when it is told to do ``what``, before it does that."""
+    """A git for the daemon's PATH that takes the remote away just before it runs ``command``."""
 
-    def __init__(self, server: Server, what: str) -> None:
+    def __init__(self, server: Server, command: str) -> None:
         self.remote, self.away = server.remote.path, server.root / "away.git"
         self._order, programs = server.root / "vanish", server.root / "programs"
         programs.mkdir()
         self.path = f"{programs}:{shutil.os.environ['PATH']}"
         (programs / "git").write_text(
-            f"#!/bin/sh\ncase \" $* \" in *' {what} '*)\n"
+            f"#!/bin/sh\ncase \" $* \" in *' {command} '*)\n"
             f"  test -e '{self._order}' && rm '{self._order}' && mv '{self.remote}' '{self.away}';;\nesac\n"
             f'exec {shutil.which("git")} "$@"\n'
         )
@@ -176,13 +176,15 @@ def test_git_gone_between_the_question_and_the_fetch(server: Server) -> None:
         git.order()
         server.commit({"api.env": b"A=2\n"})
         git.wait()
-        eventually(lambda: f"revision {known[:12]} stays wanted" in told(daemon).get("warning", ""), timeout=30)
+        eventually(
+            lambda: f"the target revision stays {known[:12]}" in last_event(daemon).get("warning", ""), timeout=30
+        )
         (server.app / "api.env").write_bytes(b"A=by hand\n")
         eventually(lambda: server.live("api.env") == b"A=1\n", timeout=30)
 
         git.come_back()
         eventually(lambda: server.live("api.env") == b"A=2\n", timeout=30)
-        eventually(lambda: "warning" not in told(daemon))
+        eventually(lambda: "warning" not in last_event(daemon))
         eventually(lambda: [run["result"] for run in server.json("history")] == ["applied", "corrected", "applied"])
 
 
@@ -195,8 +197,10 @@ def test_git_gone_during_the_push_of_a_revert(stack: tuple[Server, ComposeProjec
         git.order()
         bad = server.commit({"api.env": b"MODE=bad\n"})
         git.wait()
-        eventually(lambda: run_of(server, bad) == "rolled_back", timeout=30)  # it waits for no push
-        eventually(lambda: told(daemon)["result"] == "rolled_back" and told(daemon).get("warning"), timeout=30)
+        eventually(lambda: run_of(server, bad) == "rolled_back", timeout=30)  # it does not wait for the push
+        eventually(
+            lambda: last_event(daemon)["result"] == "rolled_back" and last_event(daemon).get("warning"), timeout=30
+        )
         (server.app / "api.env").write_bytes(b"MODE=by-hand\n")
         eventually(lambda: server.live("api.env") == b"MODE=good\n", timeout=30)
         eventually(lambda: project.environment("api")["MODE"] == "good", timeout=30)
@@ -230,7 +234,7 @@ def replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize("edit", [rewritten, replaced])
-def test_an_edit_between_our_look_and_our_rename_stays_and_then_goes_into_a_backup(
+def test_an_edit_between_our_read_and_our_rename_stays_and_then_goes_into_a_backup(
     server: Server, faults: Faults, edit: Callable[[Path], None]
 ) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
@@ -258,7 +262,7 @@ def test_an_edit_between_our_look_and_our_rename_stays_and_then_goes_into_a_back
 
 
 @pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
-def test_a_clock_that_jumps_an_hour_changes_neither_order_nor_retention_nor_the_passes(
+def test_a_clock_that_jumps_an_hour_changes_neither_order_nor_retention_nor_reconciliations(
     server: Server, faults: Faults, hours: int
 ) -> None:
     server.settings["backups"] = {"keep": 2}
@@ -269,14 +273,14 @@ def test_a_clock_that_jumps_an_hour_changes_neither_order_nor_retention_nor_the_
                 faults.set_clock(hours * 3600)
             server.commit({"api.env": b"A=%d\n" % number})
             eventually(lambda: server.live("api.env") == b"A=%d\n" % number, timeout=30)  # noqa: B023
-            eventually(lambda: told(daemon)["revision"] == server.remote.head()[:12], timeout=30)
+            eventually(lambda: last_event(daemon)["revision"] == server.remote.head()[:12], timeout=30)
         server.remote.path.rename(server.root / "away.git")
-        eventually(lambda: told(daemon).get("warning"), timeout=30)
-        faults.set_clock(-hours * 3600)  # while it waits to ask again
+        eventually(lambda: last_event(daemon).get("warning"), timeout=30)
+        faults.set_clock(-hours * 3600)  # while it waits to retry
         (server.root / "away.git").rename(server.remote.path)
-        eventually(lambda: "warning" not in told(daemon), timeout=30)
+        eventually(lambda: "warning" not in last_event(daemon), timeout=30)
 
-    backups = [server.backed_up(one["backup"])["api.env"] for one in server.json("backups")]
+    backups = [server.backed_up(backup["backup"])["api.env"] for backup in server.json("backups")]
     assert backups == [b"A=3\n", b"A=2\n"]
     runs = server.json("history")
     assert [run["revision"]["commit"] for run in runs] == server.remote.log()

@@ -143,7 +143,7 @@ def test_without_its_digest_key_nothing_is_judged_and_the_advice_leads_back(sett
         done = settled.cli(*command)
         assert (done.returncode, done.stdout) == (1, "")
         assert f"{settled.state}/digest.key: " in done.stderr
-        assert "Put the right one back from a backup of the machine" in done.stderr
+        assert "Restore the right one from a backup of the machine" in done.stderr
         assert "move state.db and digest.key away and start again" in done.stderr
     assert (settled.state / "digest.key").exists() == (key is not None)
     assert settled.cli("backups", "--verify").returncode == 1

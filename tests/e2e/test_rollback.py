@@ -1,5 +1,5 @@
-"""A bad revision is taken back: on the server first, then in git; and what a person may order by hand. Real git, real
-sops, a real Compose project, the installed command."""
+"""A bad revision is rolled back: on the server first, then in git; and rollbacks by hand. Real git, real sops, a real
+Compose project, the installed command."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Stack:
 
     @property
     def mode(self) -> str:
-        """What the running service was made with."""
+        """The MODE the running container was created with."""
         assert self.project.container(self.service)["State"]["Status"] == "running"
         return self.project.environment(self.service)["MODE"]
 
@@ -69,7 +69,7 @@ def trailers(remote: GitRemote, commit: str) -> dict[str, str]:
 
 
 @pytest.mark.docker
-def test_a_bad_revision_ends_with_its_revert_on_the_branch_and_the_history_tells_why(stack: Stack) -> None:
+def test_a_bad_revision_ends_with_its_revert_on_the_branch_and_the_history_says_why(stack: Stack) -> None:
     good = stack.server.remote.head()
     bad = stack.commit("bad", message="Switch the provider")
 
@@ -101,19 +101,19 @@ def test_a_bad_revision_ends_with_its_revert_on_the_branch_and_the_history_tells
 
 
 @pytest.mark.docker
-def test_the_same_content_merged_again_stays_quarantined_until_a_person_retries(stack: Stack) -> None:
+def test_the_same_content_merged_again_stays_quarantined_until_an_operator_retries(stack: Stack) -> None:
     bad = stack.commit("bad")
     stack.server.sync()
-    again = stack.server.remote.revert(stack.server.remote.head())  # a person reverts the revert
+    again = stack.server.remote.revert(stack.server.remote.head())  # somebody reverts the revert
 
     outcome = stack.server.sync()
 
     assert (outcome["result"], outcome["exit_code"]) == ("in_sync", 2)
     assert f"revision {again[:12]} is quarantined" in outcome["warning"]
     assert stack.mode == "good1"
-    shown = stack.server.json("status")["environments"][0]
-    assert shown["quarantine"]["revision"]["commit"] == bad
-    assert "api exited" in shown["quarantine"]["reason"]
+    environment = stack.server.json("status")["environments"][0]
+    assert environment["quarantine"]["revision"]["commit"] == bad
+    assert "api exited" in environment["quarantine"]["reason"]
 
     retried = stack.server.cli("retry")
     assert retried.returncode == 3, "it is tried, and fails as before"
@@ -145,7 +145,7 @@ def test_with_off_git_is_left_alone(stack: Stack) -> None:
 
 
 @pytest.mark.docker
-def test_a_protected_branch_is_told_once_and_the_server_stays_well(stack: Stack) -> None:
+def test_a_protected_branch_is_reported_once_and_the_server_stays_healthy(stack: Stack) -> None:
     hook = stack.server.remote.path / "hooks" / "pre-receive"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\necho 'main is protected: open a pull request' >&2\nexit 1\n")
@@ -165,7 +165,7 @@ def test_a_protected_branch_is_told_once_and_the_server_stays_well(stack: Stack)
 
 @pytest.mark.docker
 def test_a_remote_that_is_down_gets_the_revert_when_it_is_back(stack: Stack) -> None:
-    """The remote goes away while the services are recreated; the daemon alone brings it to its end."""
+    """The remote goes away while the services are recreated; the daemon finishes it alone."""
     path = stack.server.remote.path
     away = path.with_name("away.git")
     stack.server.settings["repository"]["poll_interval"] = "1s"
@@ -215,12 +215,12 @@ def _public(key: Path) -> str:
 def test_two_daemons_that_roll_back_the_same_revision_end_with_one_revert(
     stack: Stack, compose_project: Callable[..., ComposeProject], tmp_path: Path, age_key: AgeKey
 ) -> None:
-    one = stack
+    first = stack
     project = compose_project(MAY_CRASH.replace("SERVICE", "web"))
     root = tmp_path / "second"
     root.mkdir()
-    two = Stack(Server(root, project.directory, one.server.remote, age_key), project, "web")
-    for number, each in enumerate((one, two), 1):
+    second = Stack(Server(root, project.directory, first.server.remote, age_key, forked=True), project, "web")
+    for number, each in enumerate((first, second), 1):
         each.server.settings["host"] = f"web-{number}"
         each.server.settings["rollback"] = {"git": "push"}
         each.server.settings["repository"]["poll_interval"] = "1s"
@@ -232,30 +232,30 @@ def test_two_daemons_that_roll_back_the_same_revision_end_with_one_revert(
                 "health": {"timeout": "20s", "stable_for": "1s"},
                 "targets": {f"{each.service}.env": None},
             }
-            for number, each in enumerate((one, two), 1)
+            for number, each in enumerate((first, second), 1)
         }
     }
 
     def both(mode: str) -> dict[str, bytes]:
-        return {f"{each.service}.env": f"MODE={mode}\nTOKEN={CANARY}\n".encode() for each in (one, two)}
+        return {f"{each.service}.env": f"MODE={mode}\nTOKEN={CANARY}\n".encode() for each in (first, second)}
 
-    one.server.commit(both("good2"), manifest)
-    for each in (one, two):
+    first.server.commit(both("good2"), manifest)
+    for each in (first, second):
         outcome = each.server.sync()
         assert outcome["result"] == "applied", outcome["reason"]
         each.project.up()
-    good = one.server.remote.head()
+    good = first.server.remote.head()
 
-    with one.server.daemon() as first, two.server.daemon() as second:
-        bad = one.server.commit(both("bad"), message="Break both")
-        told = 'rollback_total{environment="production",kind="git",result="ok"} 1'
-        eventually(lambda: told in _text(first) and told in _text(second), timeout=90)
-        eventually(lambda: one.mode == two.mode == "good2", timeout=30)
-        assert first.stop() == second.stop() == 0
-    log = one.server.remote.log()
+    with first.server.daemon() as daemon, second.server.daemon() as other:
+        bad = first.server.commit(both("bad"), message="Break both")
+        reverted = 'rollback_total{environment="production",kind="git",result="ok"} 1'
+        eventually(lambda: reverted in _text(daemon) and reverted in _text(other), timeout=90)
+        eventually(lambda: first.mode == second.mode == "good2", timeout=30)
+        assert daemon.stop() == other.stop() == 0
+    log = first.server.remote.log()
     assert log[1:3] == [bad, good]
-    assert trailers(one.server.remote, log[0])["Reconciler-Rollback-Of"] == bad
-    for each in (one, two):
+    assert trailers(first.server.remote, log[0])["Reconciler-Rollback-Of"] == bad
+    for each in (first, second):
         assert each.server.sync()["result"] == "in_sync"
 
 
@@ -272,9 +272,9 @@ def test_a_rollback_by_hand_pins_the_revision_before_until_it_is_unpinned(stack:
 
     assert done.returncode == 0, done.stdout
     assert stack.mode == "good1"
-    shown = stack.server.json("status")["environments"][0]
-    assert shown["pin"]["revision"]["commit"] == first
-    assert shown["pin"]["reason"] == "slow since noon"
+    environment = stack.server.json("status")["environments"][0]
+    assert environment["pin"]["revision"]["commit"] == first
+    assert environment["pin"]["reason"] == "slow since noon"
     assert "pinned" in stack.server.cli("status").stdout
     stack.commit("good3")
     pinned = stack.server.sync()
@@ -289,7 +289,7 @@ def test_a_rollback_by_hand_pins_the_revision_before_until_it_is_unpinned(stack:
 
 
 @pytest.mark.docker
-def test_the_running_daemon_carries_out_an_order(stack: Stack) -> None:
+def test_the_running_daemon_carries_out_a_request(stack: Stack) -> None:
     first = stack.server.remote.head()
     stack.commit("good2")
     with stack.server.daemon() as daemon:
@@ -307,7 +307,7 @@ def test_the_running_daemon_carries_out_an_order(stack: Stack) -> None:
 
 @pytest.mark.docker
 def test_a_failed_rollback_stops_the_stack_and_retry_starts_it_again(stack: Stack) -> None:
-    """The stack's directory turns read-only between the write and the rollback: nothing can be put back."""
+    """The stack's directory turns read-only between the write and the rollback: nothing can be restored."""
     server = stack.server
     server.settings["rollback"]["git"] = "off"
     backups = server.state / "backups"
@@ -315,7 +315,7 @@ def test_a_failed_rollback_stops_the_stack_and_retry_starts_it_again(stack: Stac
     with server.daemon() as daemon:
         assert daemon.metrics()['reconciler_rollback_total{environment="production",kind="local",result="ok"}'] == 1
     assert stack.mode == "good1"
-    # The way back is damaged: the next rollback cannot put anything back.
+    # The backup is damaged: the next rollback cannot restore anything.
     stack.commit("bad2")
     hook = stack.project.directory / "compose.yaml"
     assert hook.exists()
@@ -326,7 +326,7 @@ def test_a_failed_rollback_stops_the_stack_and_retry_starts_it_again(stack: Stac
         eventually(lambda: server.json("history")[0]["result"] != "unfinished", timeout=60)
     assert server.json("history")[0]["result"] == "rollback_failed"
     stopped = server.json("status")["environments"][0]
-    assert list(stopped["stopped"]) == ["app"]
+    assert list(stopped["suspended"]) == ["app"]
     stack.commit("good4")
     left = server.sync()
     assert (left["result"], left["exit_code"]) == ("rollback_failed", 1)
@@ -339,7 +339,7 @@ def test_a_failed_rollback_stops_the_stack_and_retry_starts_it_again(stack: Stac
 # --- trust -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_rewritten_branch_waits_until_a_person_accepts_it(server: Server) -> None:
+def test_a_rewritten_branch_waits_until_an_operator_accepts_it(server: Server) -> None:
     first = server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     server.commit({"api.env": b"A=2\n"})
     assert server.sync()["result"] == "applied"
@@ -356,7 +356,7 @@ def test_a_rewritten_branch_waits_until_a_person_accepts_it(server: Server) -> N
 
 
 def signed(server: Server, tmp_path: Path, verify: str) -> Path:
-    """The server wants commits signed by the key that is returned."""
+    """Have the server require commits signed by the returned key."""
     key = make_ssh_key(tmp_path / "signer")
     signers = tmp_path / "allowed_signers"
     signers.write_text(f"ada@example.org {_public(key)}")
@@ -399,7 +399,7 @@ def test_range_refuses_a_signed_head_with_an_unsigned_commit_below_it(server: Se
 
 @pytest.mark.docker
 @pytest.mark.sshd
-def test_a_server_that_wants_signatures_accepts_its_own_revert(stack: Stack, tmp_path: Path) -> None:
+def test_a_server_that_requires_signatures_accepts_its_own_revert(stack: Stack, tmp_path: Path) -> None:
     server = stack.server
     key = signed(server, tmp_path, "range")
     server.settings["rollback"]["signing_key_file"] = str(key)

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.loop import Daemon as Loop
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
@@ -139,8 +140,8 @@ async def test_an_idle_loop_turns_long_before_the_next_pass(tmp_path: Path, monk
         environment = "production"
         live_paths: frozenset[str] = frozenset()
 
-        async def run(self, trigger: str, **_: object) -> Outcome:
-            passes.append(trigger)
+        async def reconcile(self, request: ReconcileRequest) -> Outcome:
+            passes.append(request.trigger)
             return Outcome("production", Result.IN_SYNC, "in sync")
 
     class Ticks:

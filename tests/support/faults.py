@@ -48,9 +48,9 @@ def held(call):
 os.write, os.fsync = failing(os.write), failing(os.fsync)
 time.time = shifted(time.time)
 
-from reconciler.adapters import local_host
+from reconciler.adapters.local import files
 
-local_host._exchange = held(local_host._exchange)
+files._exchange = held(files._exchange)
 """
 
 

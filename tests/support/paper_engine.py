@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.compose import Container, Project, Service
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
@@ -107,7 +107,7 @@ def start_all(path: Path, directory: Path) -> None:
 
 
 def variables(data: bytes) -> dict[str, str]:
-    return dotenv.resolve(data, {})
+    return resolve_env_file(data, {})
 
 
 def _data(path: str, staged: Mapping[str, Secret | None]) -> bytes:
@@ -119,7 +119,7 @@ def _data(path: str, staged: Mapping[str, Secret | None]) -> bytes:
 
 def _service(name: str, environment: Mapping[str, str]) -> Service:
     definition = json.dumps({"service": {"environment": dict(environment)}})
-    return Service(name, Secret(definition.encode()), environment, has_healthcheck=True)
+    return Service(name, Secret(definition.encode()), environment)
 
 
 def _container(name: str, environment: Mapping[str, str]) -> Container:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -19,10 +18,10 @@ import yaml
 
 from tests.support.age_key import AgeKey
 from tests.support.commands import run
+from tests.support.forks import COMMAND, reconciler
 from tests.support.git_remote import GitRemote
 from tests.support.waiting import eventually
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 ENVIRONMENT = "production"
 
 
@@ -35,6 +34,7 @@ class Server:
     remote: GitRemote
     key: AgeKey
     started_by: tuple[str, ...] = ()  # a program that starts the command, with its arguments
+    forked: bool = False  # its commands save the time that Python takes to begin: see tests/support/forks.py
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,8 +103,10 @@ class Server:
     def cli(
         self, *arguments: str, timeout: float = 60, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run the installed command with this server's file."""
+        """Run the command with this server's file."""
         env = {**self.variables(), **(environment or {})}
+        if self.forked and not self.started_by and "PYTHONPATH" not in env:
+            return reconciler(*arguments, env=env, timeout=timeout)
         done = run(*self.started_by, COMMAND, *arguments, env=env, timeout=timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 

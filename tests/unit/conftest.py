@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.model.runs import Result
-from tests.fakes import API, WORKER, World, one_pass
+from tests.fakes import API, WORKER, World, reconcile_once
 
 
 @pytest.fixture
 def new_world(tmp_path: Path) -> Iterator[Callable[[], World]]:
-    """``new_world()`` is one in which nothing has happened yet."""
+    """``new_world()`` makes a world in which nothing has happened yet."""
     with contextlib.ExitStack() as stack:
 
         def make() -> World:
@@ -33,7 +33,7 @@ async def world(new_world: Callable[[], World]) -> World:
     world.host.put(API, b"A=1\n")
     world.host.put(WORKER, b"W=1\n")
     world.compose.start("api", "worker")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.IN_SYNC, outcome.reason
     world.steps.clear()
     return world

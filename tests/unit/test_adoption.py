@@ -215,7 +215,7 @@ def test_a_live_file_that_its_reader_refuses_or_reads_twice() -> None:
 
 def test_a_named_key_whose_value_has_several_lines() -> None:
     error = refusal("A=1\n", f'A="{CANARY}\n{CANARY}"\n', "A")
-    assert "cannot hold A" in error.what
+    assert "cannot hold the live A" in error.what
 
 
 # --- git has moved as well -------------------------------------------------------------------------------------------
@@ -251,13 +251,13 @@ def test_a_file_without_keys_that_both_have_changed_is_for_a_person() -> None:
 
 def test_the_message_names_the_keys_the_target_and_the_host() -> None:
     keys = KeyChange(added=("NEW",), removed=("GONE",), changed=("A", "B"))
-    assert adoption.message(TARGET, keys, "web-1\nX: y") == (
+    assert adoption.adoption_message(TARGET, keys, "web-1\nX: y") == (
         "Adopt A, B, GONE and 1 more of prod/api.env from web-1 X: y\n\n"
         "Edited by hand on the server, now proposed for git.\n\n"
         "Changed: A, B\nAdded: NEW\nRemoved: GONE\n\n"
         "Reconciler-Adopt-Target: prod/api.env\nReconciler-Adopt-Host: web-1 X: y\n"
     )
-    assert "The file as a whole." in adoption.message(TARGET, KeyChange(), "web-1")
+    assert "The file as a whole." in adoption.adoption_message(TARGET, KeyChange(), "web-1")
 
 
 def test_the_branch_says_which_environment_and_when() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reconciler.app.compare.expected import read_expected
+from reconciler.app.config.expected import read_expected
 from reconciler.app.config.probes import ProbeFile
 from reconciler.core.compare.risk import RULES, Risk, RiskOverride, must_differ, risk_of
 from reconciler.core.compare.types import Allows, Attribute, Remark, Status

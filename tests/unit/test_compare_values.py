@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.adapters.sops.sops import parse_yaml
+from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.app.compare.contents import NO_VARIABLES, KnownVariables, Reader
 from reconciler.core.compare.comparison import compare_sides
 from reconciler.core.compare.types import Comparison, Expectations, KeyResult, Side, SideFile, Status, Value

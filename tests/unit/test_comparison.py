@@ -20,7 +20,7 @@ from reconciler.core.compare.types import (
     Value,
 )
 from reconciler.core.inventory import FoundContainer
-from reconciler.core.ports import Ran
+from reconciler.core.model.commands import CommandResult
 from reconciler.core.secret import Secret
 
 # --- probes ---
@@ -29,8 +29,8 @@ COMMAND = Probe("it", run=("alembic", "current"), expected="the second one is up
 ADDRESS = Probe("it", url="http://127.0.0.1/health", expected="each says its own name")
 
 
-def ran(code: int | None, text: str = "", problem: str = "") -> Ran:
-    return Ran(code, Secret(text.encode()), problem)
+def ran(code: int | None, text: str = "", problem: str = "") -> CommandResult:
+    return CommandResult(code, Secret(text.encode()), problem)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def ran(code: int | None, text: str = "", problem: str = "") -> Ran:
         (ADDRESS, ran(200, "ok"), ran(None, problem="no answer")),
     ],
 )
-def test_what_fails_on_one_side_is_expected_by_nobody(probe: Probe, good: Ran, bad: Ran) -> None:
+def test_what_fails_on_one_side_is_expected_by_nobody(probe: Probe, good: CommandResult, bad: CommandResult) -> None:
     for left, right in ((good, bad), (bad, good)):
         result = compare_answers(probe, left, right)
         assert (result.status, result.reason, result.unexplained) == (Status.DIFFERS, "", True)
@@ -56,7 +56,9 @@ def test_what_fails_on_one_side_is_expected_by_nobody(probe: Probe, good: Ran, b
     ("probe", "left", "right"),
     [(COMMAND, ran(0, "1"), ran(0, "2")), (ADDRESS, ran(200, "a"), ran(200, "b")), (ADDRESS, ran(200), ran(301))],
 )
-def test_other_answers_are_expected_for_the_probes_reason(probe: Probe, left: Ran, right: Ran) -> None:
+def test_other_answers_are_expected_for_the_probes_reason(
+    probe: Probe, left: CommandResult, right: CommandResult
+) -> None:
     result = compare_answers(probe, left, right)
     assert (result.status, result.reason, result.unexplained) == (Status.EXPECTED, probe.expected, False)
 
@@ -175,7 +177,9 @@ def test_a_server_of_no_known_name_is_held_against_the_host_that_it_is_most_like
     for text, host, more in (("A=2 B=2", "web-2", True), ("A=1 B=1", "web-1", False)):
         guessed = both_ways(machine(text, "elsewhere", more=more))
         assert (guessed.unexplained, (f"shop-{host}/api.env", "api.env") in paired(guessed)) == (0, True)
-        assert guessed.left.left_out == (f"files for hosts other than {host}, chosen because its files are the most similar",)
+        assert guessed.left.left_out == (
+            f"files for hosts other than {host}, chosen because its files are the most similar",
+        )
     assert both_ways(machine("A=1 B=2", "elsewhere")).unexplained == 1
     assert both_ways(machine("A=2 B=2", "elsewhere", more=False)).unexplained == 2
 

@@ -147,7 +147,7 @@ def test_an_environment_is_on_this_machine_first_then_on_its_hosts_in_their_orde
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (("environment: production}", "environment: prodution}"), "hosts.web-2.environment: prodution is none of"),
+        (("environment: production}", "environment: prodution}"), "hosts.web-2.environment: prodution is not one of"),
         (("host: control", "host: web-1"), "hosts.web-1: is this machine itself"),
     ],
     ids=["an environment that is not followed", "this machine"],
@@ -300,7 +300,7 @@ BAD_VALUES = [
     (
         "text for list",
         "health_hosts: a",
-        "FILE:4: health_hosts: must be a list, not text; accepted: a list such as [one",
+        "FILE:4: health_hosts: must be a list, not text; accepted: a list such as [a,",
     ),
     (
         "host with port",
@@ -350,7 +350,7 @@ BAD_VALUES = [
     (
         "check as text",
         "checks: {a: nginx -t}",
-        "FILE:4: checks.a: must be a list, not text; accepted: a list such as [on",
+        "FILE:4: checks.a: must be a list, not text; accepted: a list such as [a,",
     ),
     ("check empty", "checks: {a: []}", "FILE:4: checks.a: must not be empty; accepted: a list of at least one"),
     (

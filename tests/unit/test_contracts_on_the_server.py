@@ -1,13 +1,13 @@
-"""A contract that a revision breaks stalls it, and a look at another revision: on fakes."""
+"""A revision that breaks a contract is stalled; and plans for another revision: on fakes."""
 
 from __future__ import annotations
 
 from reconciler.core.errors import ContractError
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import Parser
 from reconciler.engine.reconcile import Reconciler
-from tests.fakes import API, World, one_pass
+from tests.fakes import API, World, reconcile_once
 
 CONTRACT = "contracts/api.yaml"
 
@@ -22,7 +22,7 @@ async def test_a_revision_that_breaks_its_contract_is_stalled_with_the_key_and_t
     world.commit("b", api="A=2", worker="W=1")
     with_contract(world, "A MISSING")
 
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
 
     assert outcome.result is Result.STALLED
     assert f"production/api.env: MISSING is missing; {CONTRACT}:1 requires it" in outcome.reason
@@ -34,7 +34,7 @@ async def test_a_revision_that_keeps_its_contract_is_applied(world: World) -> No
     world.commit("b", api="A=2", worker="W=1")
     with_contract(world, "A")
 
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
     assert world.live("api") == "A=2"
 
 
@@ -42,7 +42,7 @@ async def test_a_contract_that_is_not_in_git_stalls_the_revision_and_is_named(wo
     world.commit("b", api="A=2", worker="W=1")
     world.target_fields["contracts"] = (CONTRACT,)
 
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
 
     assert outcome.result is Result.STALLED
     assert f"envs/{CONTRACT}: the contract does not exist at revision b" in outcome.reason
@@ -53,7 +53,7 @@ async def test_a_contract_that_takes_too_long_stalls_the_revision(world: World) 
     with_contract(world, "A")
     world.journal.fail("contract", ContractError("a contract takes too long", where=CONTRACT))
 
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
 
     assert (outcome.result, outcome.reason) == (
         Result.STALLED,
@@ -61,39 +61,39 @@ async def test_a_contract_that_takes_too_long_stalls_the_revision(world: World) 
     )
 
 
-async def test_a_hand_edit_is_put_back_whatever_the_contract_says_by_now(world: World) -> None:
+async def test_a_hand_edit_is_reverted_whatever_the_contract_says_now(world: World) -> None:
     with_contract(world, "MISSING")
     world.host.put(API, b"A=by-hand\n")
 
-    assert (await one_pass(world)).result is Result.CORRECTED
+    assert (await reconcile_once(world)).result is Result.CORRECTED
     assert world.live("api") == "A=1"
 
 
-async def test_a_key_that_is_left_to_the_server_is_nothing_that_git_breaks(world: World) -> None:
+async def test_git_is_not_blamed_for_a_key_left_to_the_server(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     with_contract(world, "A LOCAL_ONE")
     world.target_fields["ignore_keys"] = ("LOCAL_*",)
 
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
 
 
-async def test_a_contract_for_a_file_without_keys_is_told(world: World) -> None:
+async def test_a_contract_for_a_file_without_keys_is_reported(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     with_contract(world, "A")
     world.target_fields["parser"] = Parser.OPAQUE
 
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
 
     assert outcome.result is Result.STALLED
-    assert "no keys to hold against it" in outcome.reason
+    assert "no keys to check against it" in outcome.reason
 
 
 async def plan_at(world: World, reconciler: Reconciler, name: str) -> Outcome:
-    order = Order(OrderKind.PLAN, name.ljust(40, "0"))
-    return await reconciler.run("plan", dry_run=True, order=order)
+    operator = OperatorRequest(RequestKind.PLAN, name.ljust(40, "0"))
+    return await reconciler.reconcile(ReconcileRequest("plan", dry_run=True, operator=operator))
 
 
-async def test_a_plan_for_another_revision_tells_keys_and_services(world: World) -> None:
+async def test_a_plan_for_another_revision_shows_keys_and_services(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.commit("c", api="A=1", worker="W=1")
 
@@ -110,7 +110,7 @@ async def test_a_plan_for_another_revision_changes_nothing_that_a_daemon_remembe
     world.commit("b", api="A=2", worker="W=1")
     world.commit("c", api="A=1", worker="W=1")
     reconciler = Reconciler(world.ports(), "production")
-    await reconciler.run("start")
+    await reconciler.reconcile(ReconcileRequest("start"))
     seen, steps = world.metrics.plan, len(world.steps)
 
     await plan_at(world, reconciler, "b")
@@ -118,8 +118,8 @@ async def test_a_plan_for_another_revision_changes_nothing_that_a_daemon_remembe
     assert world.metrics.plan is seen
     assert not {"backup", "begin", "write", "finish"} & {step.partition(" ")[0] for step in world.steps[steps:]}
     world.steps.clear()
-    assert (await reconciler.run("poll")).result is Result.IN_SYNC
-    assert world.steps == ["ls-remote"], "the wanted revision was read again"
+    assert (await reconciler.reconcile(ReconcileRequest("poll"))).result is Result.IN_SYNC
+    assert world.steps == ["ls-remote"], "the desired revision was read again"
 
 
 async def test_a_plan_for_a_revision_that_the_branch_does_not_have_is_an_error(world: World) -> None:

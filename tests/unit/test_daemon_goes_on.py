@@ -1,4 +1,4 @@
-"""What goes wrong beside a pass must not end the daemon: it is told of, and tried again."""
+"""An error outside a reconciliation must not end the daemon: it is reported, and the daemon will retry."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import StoreUnavailableError
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.reconcile import Reconciler
@@ -17,7 +18,7 @@ from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World
 
 UNITS = ("production@one", "production@two")
-LOCKED = StoreUnavailableError("the database is locked", where="state.db", hint="It is tried again")
+LOCKED = StoreUnavailableError("the database is locked", where="state.db", hint="Will retry")
 
 
 class NoMetrics:
@@ -25,7 +26,7 @@ class NoMetrics:
 
 
 def between_hosts(ports: Ports, error: Exception) -> Ports:
-    """The ports as what lies between the hosts has them: any use of the store raises ``error``."""
+    """Ports for the rollout itself: any use of the store raises ``error``."""
 
     class Store:
         def __getattr__(self, name: str) -> object:
@@ -35,22 +36,23 @@ def between_hosts(ports: Ports, error: Exception) -> Ports:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(LOCKED, str(LOCKED)), (ValueError("a defect"), "internal error; the log has the traceback")]
+    ("error", "reason"), [(LOCKED, str(LOCKED)), (ValueError("a defect"), "internal error; the log has the traceback")]
 )
-async def test_an_error_between_two_hosts(new_world: Callable[[], World], error: Exception, told: str) -> None:
-    world, other = new_world(), new_world()
+async def test_an_error_between_two_hosts(new_world: Callable[[], World], error: Exception, reason: str) -> None:
+    world, other_world = new_world(), new_world()
     world.commit("a", api="A=1")
-    sick = [Reconciler(world.ports(), unit) for unit in UNITS]
-    well = Reconciler(other.ports(), "staging")
-    rollouts = [Rollout(between_hosts(world.ports(), error), sick), Rollout(other.ports(), [well])]
-    passes = {one.environment: one for one in (*sick, well)}
-    daemon = Daemon(passes, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    broken = [Reconciler(world.ports(), unit) for unit in UNITS]
+    sound = Reconciler(other_world.ports(), "staging")
+    rollouts = [Rollout(between_hosts(world.ports(), error), broken), Rollout(other_world.ports(), [sound])]
+    hosts = {host.environment: host for host in (*broken, sound)}
+    daemon = Daemon(hosts, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
     task = asyncio.create_task(daemon.run())
     for _ in range(2):
-        outcomes = {one.environment: one for one in await daemon.ask("manual")}
-        assert (outcomes[UNITS[0]].result, outcomes[UNITS[0]].reason) == (Result.FAILED, told)
+        reconciled = await daemon.between_reconciliations(lambda: daemon.reconcile(ReconcileRequest("manual")))
+        outcomes = {outcome.environment: outcome for outcome in reconciled}
+        assert (outcomes[UNITS[0]].result, outcomes[UNITS[0]].reason) == (Result.FAILED, reason)
         assert outcomes[UNITS[0]].retry
         assert "staging" in outcomes
-    assert daemon.seen[UNITS[0]].outcome.reason == told
+    assert daemon.last_outcomes[UNITS[0]].outcome.reason == reason
     daemon.stop()
     await task

@@ -15,19 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.dotenv.dotenv import (
-    Entry,
+from reconciler.core.dotenv.grammar import (
+    DotenvEntry,
     EnvFileError,
     Quote,
-    duplicates,
-    key_diff,
-    overlaid,
-    parse,
-    parse_raw,
-    resolve,
-    resolve_raw,
-    without,
+    duplicate_keys,
+    parse_env_file,
+    parse_raw_env_file,
 )
+from reconciler.core.dotenv.ignored_keys import with_server_keys, without_keys
+from reconciler.core.dotenv.interpolation import resolve_env_file, resolve_raw_env_file
+from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Parser
 
@@ -66,20 +64,20 @@ def test_the_corpus_is_whole() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_compose_file_is_read_as_compose_reads_it(case: dict[str, Any]) -> None:
     if case["accepted"]:
-        assert resolve(content(case), ENVIRONMENT) == case["compose"]
+        assert resolve_env_file(content(case), ENVIRONMENT) == case["compose"]
     else:
-        refusal(lambda: resolve(content(case), ENVIRONMENT))
+        refusal(lambda: resolve_env_file(content(case), ENVIRONMENT))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_raw_file_is_read_as_docker_run_reads_it(case: dict[str, Any]) -> None:
     if case["docker_run"] is not None:
         expected = dict(variable.split("=", 1) for variable in case["docker_run"])
-        assert resolve_raw(content(case), ENVIRONMENT) == expected
+        assert resolve_raw_env_file(content(case), ENVIRONMENT) == expected
     elif case["id"] in RAW_WITHOUT_VARIABLES:
-        assert resolve_raw(content(case), ENVIRONMENT) == {}
+        assert resolve_raw_env_file(content(case), ENVIRONMENT) == {}
     else:
-        refusal(lambda: resolve_raw(content(case), ENVIRONMENT))
+        refusal(lambda: resolve_raw_env_file(content(case), ENVIRONMENT))
 
 
 # --- what the corpus leaves out; every line was read with Docker Compose 2.26.1 --------------------------------------
@@ -122,7 +120,7 @@ def test_raw_file_is_read_as_docker_run_reads_it(case: dict[str, Any]) -> None:
     ],
 )
 def test_rules_that_the_corpus_leaves_out(text: str, expected: dict[str, str]) -> None:
-    assert resolve(text.encode(), ENVIRONMENT) == expected
+    assert resolve_env_file(text.encode(), ENVIRONMENT) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,15 +132,15 @@ def test_rules_that_the_corpus_leaves_out(text: str, expected: dict[str, str]) -
     ],
 )
 def test_bytes_that_are_not_utf8(data: bytes, expected: dict[str, str]) -> None:
-    assert resolve(data, {}) == expected
+    assert resolve_env_file(data, {}) == expected
 
 
 def test_environment_wins_in_references_but_not_over_the_key_itself() -> None:
-    assert resolve(b"EL_SET=file\nA=$EL_SET\n", ENVIRONMENT) == {"EL_SET": "file", "A": "fromos"}
+    assert resolve_env_file(b"EL_SET=file\nA=$EL_SET\n", ENVIRONMENT) == {"EL_SET": "file", "A": "fromos"}
 
 
 def test_a_value_is_not_substituted_twice() -> None:
-    assert resolve(b"A=$OUTSIDE\nB=$A\n", {"OUTSIDE": "$A ${"}) == {"A": "$A ${", "B": "$A ${"}
+    assert resolve_env_file(b"A=$OUTSIDE\nB=$A\n", {"OUTSIDE": "$A ${"}) == {"A": "$A ${", "B": "$A ${"}
 
 
 @pytest.mark.parametrize(
@@ -152,17 +150,17 @@ def test_a_value_is_not_substituted_twice() -> None:
 def test_raw_line_length_is_limited_as_docker_limits_it(size: int, ending: bytes, accepted: bool) -> None:
     data = b"A=" + b"x" * size + ending
     if accepted:
-        assert resolve_raw(data, {}) == {"A": "x" * size}
+        assert resolve_raw_env_file(data, {}) == {"A": "x" * size}
     else:
-        assert refusal(lambda: resolve_raw(data, {})).code == "line-too-long"
+        assert refusal(lambda: resolve_raw_env_file(data, {})).code == "line-too-long"
 
 
 def test_raw_line_loses_one_carriage_return() -> None:
-    assert resolve_raw(b"A=1\r\r\n", {}) == {"A": "1\r"}
+    assert resolve_raw_env_file(b"A=1\r\r\n", {}) == {"A": "1\r"}
 
 
 def test_raw_byte_order_mark_counts_only_at_the_start() -> None:
-    assert resolve_raw(b"\xef\xbb\xbfA=1\n\xef\xbb\xbfB=2\r\n", {}) == {"A": "1", "\ufeffB": "2"}
+    assert resolve_raw_env_file(b"\xef\xbb\xbfA=1\n\xef\xbb\xbfB=2\r\n", {}) == {"A": "1", "\ufeffB": "2"}
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -191,7 +189,7 @@ def test_raw_byte_order_mark_counts_only_at_the_start() -> None:
     ],
 )
 def test_refusal_names_line_and_code(text: str, line: int, code: str) -> None:
-    error = refusal(lambda: resolve(text.encode(), ENVIRONMENT))
+    error = refusal(lambda: resolve_env_file(text.encode(), ENVIRONMENT))
     assert (error.line, error.code) == (line, code)
     assert str(error).startswith(f"line {line}: {code}: ")
 
@@ -207,20 +205,20 @@ def test_refusal_names_line_and_code(text: str, line: int, code: str) -> None:
     ],
 )
 def test_raw_refusal_names_line_and_code(data: bytes, line: int, code: str) -> None:
-    error = refusal(lambda: resolve_raw(data, ENVIRONMENT))
+    error = refusal(lambda: resolve_raw_env_file(data, ENVIRONMENT))
     assert (error.line, error.code) == (line, code)
 
 
 def test_values_that_double_each_other_are_refused_before_they_fill_the_memory() -> None:
     data = b"A=aaaaaaaaaaaaaaaa\n" + b"A=$A$A\n" * 100
-    assert refusal(lambda: resolve(data, {})).code == "too-large"
+    assert refusal(lambda: resolve_env_file(data, {})).code == "too-large"
 
 
 # --- entries ---------------------------------------------------------------------------------------------------------
 
 
 def test_entries_come_in_order_with_lines_and_quotes() -> None:
-    entries = parse(b"# c\nB='x\ny' A=\"$B\"\nexport C\n\nB: 2 # c\n")
+    entries = parse_env_file(b"# c\nB='x\ny' A=\"$B\"\nexport C\n\nB: 2 # c\n")
     assert [(entry.key, entry.line, entry.template, entry.inherited, entry.quote) for entry in entries] == [
         ("B", 2, "x\ny", False, Quote.SINGLE),
         ("A", 3, "$B", False, Quote.DOUBLE),
@@ -230,11 +228,11 @@ def test_entries_come_in_order_with_lines_and_quotes() -> None:
 
 
 def test_export_alone_is_no_entry() -> None:
-    assert parse(b"export\nexport \t\n") == ()
+    assert parse_env_file(b"export\nexport \t\n") == ()
 
 
 def test_raw_entries_keep_everything_after_the_equals_sign() -> None:
-    entries = parse_raw(b"B='x' # c\n\n  C\r\nB=\n")
+    entries = parse_raw_env_file(b"B='x' # c\n\n  C\r\nB=\n")
     assert [(entry.key, entry.line, entry.template, entry.inherited, entry.quote) for entry in entries] == [
         ("B", 1, "'x' # c", False, None),
         ("C", 3, "", True, None),
@@ -243,12 +241,12 @@ def test_raw_entries_keep_everything_after_the_equals_sign() -> None:
 
 
 def test_repr_of_an_entry_shows_no_value() -> None:
-    assert "canary" not in repr(parse(b"A='canary'\nB=$canary\n") + parse_raw(b"A=canary\n"))
+    assert "canary" not in repr(parse_env_file(b"A='canary'\nB=$canary\n") + parse_raw_env_file(b"A=canary\n"))
 
 
 def test_duplicates_are_the_keys_that_occur_twice() -> None:
-    assert duplicates(parse(b"B=1\nA=1\nC=1\nA\nB=2\nA=3\n")) == ("A", "B")
-    assert duplicates(parse(b"A=1\na=1\n")) == ()
+    assert duplicate_keys(parse_env_file(b"B=1\nA=1\nC=1\nA\nB=2\nA=3\n")) == ("A", "B")
+    assert duplicate_keys(parse_env_file(b"A=1\na=1\n")) == ()
 
 
 # --- differences -----------------------------------------------------------------------------------------------------
@@ -351,7 +349,9 @@ environments = st.dictionaries(st.sampled_from(["A", "B", "EL_SET", "é"]), writ
 
 
 Read = Callable[[bytes, Mapping[str, str]], dict[str, str]]
-readers = pytest.mark.parametrize(("read", "entries_of"), [(resolve, parse), (resolve_raw, parse_raw)])
+readers = pytest.mark.parametrize(
+    ("read", "entries_of"), [(resolve_env_file, parse_env_file), (resolve_raw_env_file, parse_raw_env_file)]
+)
 
 
 def attempt(read: Read, data: bytes, environment: Mapping[str, str]) -> dict[str, str] | EnvFileError:
@@ -365,7 +365,7 @@ def attempt(read: Read, data: bytes, environment: Mapping[str, str]) -> dict[str
 @relaxed
 @given(data=anything, environment=environments)
 def test_a_file_is_read_or_refused_and_nothing_else(
-    read: Read, entries_of: Callable[[bytes], tuple[Entry, ...]], data: bytes, environment: dict[str, str]
+    read: Read, entries_of: Callable[[bytes], tuple[DotenvEntry, ...]], data: bytes, environment: dict[str, str]
 ) -> None:
     values = attempt(read, data, environment)
     if isinstance(values, EnvFileError):
@@ -385,7 +385,7 @@ def test_a_file_does_not_differ_from_itself(data: bytes, environment: dict[str, 
         assert key_diff(data, data, environment, parser).empty
 
 
-@pytest.mark.parametrize("read", [resolve, resolve_raw])
+@pytest.mark.parametrize("read", [resolve_env_file, resolve_raw_env_file])
 @relaxed
 @given(before=st.lists(pieces, max_size=15), after=st.lists(pieces, max_size=15))
 def test_an_error_shows_nothing_of_the_file(read: Read, before: list[str], after: list[str]) -> None:
@@ -431,7 +431,7 @@ def test_order_quotes_and_comments_are_cosmetic(wanted: dict[str, tuple[str, str
     lines = [f"export {key} = {second} # why\n" for key, (_, _, second) in wanted.items()]
     rng.shuffle(lines)
     new = "# written anew\n\n" + "".join(lines)
-    assert resolve(old.encode(), {}) == {key: value for key, (value, _, _) in wanted.items()}
+    assert resolve_env_file(old.encode(), {}) == {key: value for key, (value, _, _) in wanted.items()}
     assert key_diff(old.encode(), new.encode()).empty
 
 
@@ -447,9 +447,9 @@ def test_a_changed_value_is_seen(old: str, new: str) -> None:
 
 def test_deep_nesting_is_read_without_recursion() -> None:
     depth = 200_000
-    assert resolve(b"A=" + b"${X:-" * depth + b"x" + b"}" * depth, {}) == {"A": "x"}
-    assert resolve(b"A=" + b"${X:+" * depth + b"x" + b"}" * depth, {"X": "y"}) == {"A": "x"}
-    assert refusal(lambda: resolve(b"A=" + b"${X:-" * depth, {})).code == "bad-substitution"
+    assert resolve_env_file(b"A=" + b"${X:-" * depth + b"x" + b"}" * depth, {}) == {"A": "x"}
+    assert resolve_env_file(b"A=" + b"${X:+" * depth + b"x" + b"}" * depth, {"X": "y"}) == {"A": "x"}
+    assert refusal(lambda: resolve_env_file(b"A=" + b"${X:-" * depth, {})).code == "bad-substitution"
 
 
 HOSTILE: dict[str, Callable[[int], bytes]] = {
@@ -483,7 +483,7 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
 def seconds(data: bytes) -> float:
     start = time.process_time()
     with contextlib.suppress(EnvFileError):
-        resolve(data, {"SET": "x"})
+        resolve_env_file(data, {"SET": "x"})
     return time.process_time() - start
 
 
@@ -501,17 +501,19 @@ def test_time_grows_no_faster_than_the_file(hostile: Callable[[int], bytes]) -> 
 @pytest.mark.parametrize("parser", [Parser.COMPOSE, Parser.RAW])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_a_file_without_nothing_is_the_file(case: dict[str, Any], parser: Parser) -> None:
-    assert without(content(case), parser, ["never-a-key"]) == content(case)
-    assert overlaid(content(case), b"other=1\n", parser, ["never-a-key"]) == content(case)
+    assert without_keys(content(case), parser, ["never-a-key"]) == content(case)
+    assert with_server_keys(content(case), b"other=1\n", parser, ["never-a-key"]) == content(case)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_a_file_without_everything_has_no_variable(case: dict[str, Any]) -> None:
     try:
-        parse(content(case))
+        parse_env_file(content(case))
     except EnvFileError:
         return
-    assert [entry.key for entry in parse(without(content(case), Parser.COMPOSE, ["*"])) if entry.key] == []
+    assert [
+        entry.key for entry in parse_env_file(without_keys(content(case), Parser.COMPOSE, ["*"])) if entry.key
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -527,22 +529,22 @@ def test_a_file_without_everything_has_no_variable(case: dict[str, Any]) -> None
     ids=["in-place", "added", "no-newline", "gone-from-the-server", "several-lines", "unreadable"],
 )
 def test_matching_keys_keep_their_live_statement(git: str, live: str, merged: str) -> None:
-    assert overlaid(git.encode(), live.encode(), Parser.COMPOSE, ["FLAG_*"]).decode() == merged
+    assert with_server_keys(git.encode(), live.encode(), Parser.COMPOSE, ["FLAG_*"]).decode() == merged
 
 
 def test_what_matches_makes_no_difference_between_two_files() -> None:
     one, two = b"A=1\nFLAG_X=on\n# c\nB=2\n", b"A=1\n# c\nB=2\n"
-    assert without(one, Parser.COMPOSE, ["FLAG_*"]) == without(two, Parser.COMPOSE, ["FLAG_*"]) == two
+    assert without_keys(one, Parser.COMPOSE, ["FLAG_*"]) == without_keys(two, Parser.COMPOSE, ["FLAG_*"]) == two
 
 
 @given(st.lists(st.tuples(st.sampled_from("ABXY"), st.text("ab \"'#$\\", max_size=6))), st.booleans())
 def test_an_overlaid_file_has_the_live_values_of_the_keys_left_to_it(pairs: list[tuple[str, str]], end: bool) -> None:
     live = "\n".join(f"{key}='{value.replace(chr(39), '')}'" for key, value in pairs) + "\n" * end
     try:
-        values = resolve(live.encode(), {})
+        values = resolve_env_file(live.encode(), {})
     except EnvFileError:
         return
-    merged = resolve(overlaid(b"A=git\nX=git\n", live.encode(), Parser.COMPOSE, ["X", "Y"]), {})
+    merged = resolve_env_file(with_server_keys(b"A=git\nX=git\n", live.encode(), Parser.COMPOSE, ["X", "Y"]), {})
     assert merged["A"] == "git"
     assert merged["X"] == values.get("X", "git")
     assert merged.get("Y") == values.get("Y")

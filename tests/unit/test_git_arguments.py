@@ -13,7 +13,7 @@ import pytest
 from reconciler.adapters.git import command as git_command
 from reconciler.adapters.git import errors, mirror, objects
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model.revisions import Blob, RevertOrder
+from reconciler.core.model.revisions import Blob, RevertRequest
 
 SECRET = "glpat-0123456789"  # stands for a token
 
@@ -199,7 +199,7 @@ def surroundings(**overrides: str | None) -> dict[str, str]:
         "token_file": None,
         **overrides,
     }
-    return git_command.environment(inherited=inherited, **facts)  # type: ignore[arg-type]
+    return git_command.git_environment(inherited=inherited, **facts)  # type: ignore[arg-type]
 
 
 def settings(variables: dict[str, str]) -> dict[str, str]:
@@ -270,7 +270,7 @@ def test_the_ssh_command_pins_key_and_known_hosts(path: str, quoted: str) -> Non
 
 
 def test_addresses_and_refs_stand_behind_the_end_of_options() -> None:
-    assert git_command.ls_remote("/r", "refs/heads/main") == [
+    assert git_command.ls_remote_command("/r", "refs/heads/main") == [
         "git",
         "ls-remote",
         "--exit-code",
@@ -278,7 +278,7 @@ def test_addresses_and_refs_stand_behind_the_end_of_options() -> None:
         "/r",
         "refs/heads/main",
     ]
-    command = git_command.fetch("/r", "main")
+    command = git_command.fetch_command("/r", "main")
     assert command[command.index("--") :] == ["--", "/r", "+refs/heads/main:refs/reconciler/head"]
     assert {"--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"} < set(command)
 
@@ -330,7 +330,7 @@ NO_RIGHTS = (
     ],
 )
 def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
-    warning = errors.explain(stderr)
+    warning = errors.known_failure(stderr)
     assert warning is not None
     assert said in warning.what
 
@@ -341,18 +341,18 @@ def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
     ids=["nothing", "damage", "claimed by the remote"],
 )
 def test_what_is_not_known_stays_unexplained(stderr: str) -> None:
-    assert errors.explain(stderr) is None
+    assert errors.known_failure(stderr) is None
 
 
 def test_the_line_shown_holds_no_credentials_and_no_control_characters() -> None:
     stderr = f"remote: hello\nfatal: cannot \x1b[31muse https://me:{SECRET}@host/x with {SECRET}\nmore"
-    line = errors.telling_line(stderr, SECRET)
+    line = errors.failure_line(stderr, SECRET)
     assert line == "fatal: cannot �[31muse https://***@host/x with ***"
-    assert SECRET not in errors.telling_line(f"fatal: {SECRET} is wrong", f"user:{SECRET}")
+    assert SECRET not in errors.failure_line(f"fatal: {SECRET} is wrong", f"user:{SECRET}")
 
 
 def test_a_message_names_the_files_and_the_command_that_helps() -> None:
-    for warning in errors.TROUBLES:
+    for warning in errors.KNOWN_FAILURES:
         facts = {"host": "h", "key": "/k", "known_hosts": "/n", "keyscan": "ssh-keyscan h", "state_dir": "/s"}
         text = warning.what.format(**facts) + warning.hint.format(**facts)
         assert "{" not in text
@@ -394,7 +394,7 @@ def test_output_that_was_cut_short_gives_what_came_whole_and_the_size_of_what_di
     large = b"f" * 40 + b" blob 1073741824\n" + b"x" * 1000
     found = objects.parse_batch(one + large)
     assert found[first] == Blob(first, b"A=1")
-    assert found["f" * 40] == objects.Refused("it has 1024.0 MiB, and 5 MiB is the limit")
+    assert found["f" * 40] == objects.RefusedObject("it has 1024.0 MiB, the limit is 5 MiB")
     _, second = record("blob", b"B=2")
     assert objects.parse_batch(second[:-3]) == {}
 
@@ -404,7 +404,7 @@ def test_a_directory_gives_modes_and_ids() -> None:
         "tree", entry(b"100644", b"a b") + entry(b"40000", "ü".encode()) + entry(b"120000", b"l")
     )
     tree = objects.parse_batch(output)[object_id]
-    assert isinstance(tree, objects.Tree)
+    assert isinstance(tree, objects.TreeListing)
     assert {name: oct(found.mode) for name, found in tree.entries.items()} == {
         "a b": "0o100644",
         "ü": "0o40000",
@@ -419,17 +419,17 @@ def test_a_directory_gives_modes_and_ids() -> None:
 )
 def test_a_hostile_directory_is_refused_as_a_whole(data: bytes) -> None:
     object_id, output = record("tree", data)
-    assert isinstance(objects.parse_batch(output)[object_id], objects.Refused)
+    assert isinstance(objects.parse_batch(output)[object_id], objects.RefusedObject)
 
 
-def commit(author: bytes, message: bytes, extra: bytes = b"") -> objects.Object:
+def commit(author: bytes, message: bytes, extra: bytes = b"") -> objects.GitObject:
     lines = b"tree " + b"2" * 40 + b"\nauthor " + author + b" 1700000000 +0100\ncommitter C <c@x> 1700000001 +0100\n"
     object_id, output = record("commit", lines + extra + b"\n" + message)
     return objects.parse_batch(output)[object_id]
 
 
 def test_a_commit_gives_author_time_and_subject() -> None:
-    assert commit("Ada Läufer <ada@example.org>".encode(), b"\nRotate the key\n\nBecause.\n") == objects.Commit(
+    assert commit("Ada Läufer <ada@example.org>".encode(), b"\nRotate the key\n\nBecause.\n") == objects.CommitObject(
         tree="2" * 40, author="Ada Läufer <ada@example.org>", committed_at=1700000001.0, subject="Rotate the key"
     )
 
@@ -444,7 +444,7 @@ def test_a_commit_of_an_odd_kind_is_still_read() -> None:
 
 def test_control_characters_of_a_commit_do_not_reach_a_terminal() -> None:
     found = commit(b"A\x1b[2J <a@x>", "s\x1b]0;t\x07 \N{RIGHT-TO-LEFT OVERRIDE}x".encode())
-    assert isinstance(found, objects.Commit)
+    assert isinstance(found, objects.CommitObject)
     assert found.author.isprintable()
     assert found.subject.isprintable()
 
@@ -470,7 +470,7 @@ def test_importing_gitpython_leaves_the_environment_alone() -> None:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def order(**overrides: str) -> RevertOrder:
+def order(**overrides: str) -> RevertRequest:
     fields = {
         "environment": "prod",
         "directory": "envs/prod",
@@ -480,11 +480,11 @@ def order(**overrides: str) -> RevertOrder:
         "run": "1a2b3c4d",
         "reason": "unhealthy",
     }
-    return RevertOrder(**{**fields, **overrides})
+    return RevertRequest(**{**fields, **overrides})
 
 
 def test_a_push_names_one_ref_and_never_forces() -> None:
-    command = git_command.push("/srv/config.git", "a" * 40, "refs/heads/main")
+    command = git_command.push_command("/srv/config.git", "a" * 40, "refs/heads/main")
     assert command[-3:] == ["--", "/srv/config.git", f"{'a' * 40}:refs/heads/main"]
     assert "--no-follow-tags" in command
     assert not any("force" in word or word.startswith("+") for word in command)
@@ -500,12 +500,12 @@ def test_the_branch_for_review_is_a_branch() -> None:
     "author", ["", "a", "a <>", "<a@b>", " <a@b>", "a <b@c> d", "a <b c>", "a\n <b@c>", "a <b\0@c>"]
 )
 def test_an_author_is_a_name_and_an_address(author: str) -> None:
-    with pytest.raises(ConfigError, match="is no author"):
-        git_command.identity(author)
+    with pytest.raises(ConfigError, match="is not a valid author"):
+        git_command.author_environment(author)
 
 
 def test_author_and_committer_are_the_same() -> None:
-    assert git_command.identity("Ada Example <ada@example.org>") == {
+    assert git_command.author_environment("Ada Example <ada@example.org>") == {
         "GIT_AUTHOR_NAME": "Ada Example",
         "GIT_AUTHOR_EMAIL": "ada@example.org",
         "GIT_COMMITTER_NAME": "Ada Example",
@@ -551,12 +551,12 @@ def test_no_word_from_outside_begins_a_line_of_the_message(text: str) -> None:
             "error: bad https://user:pw@host/\x1b[0m SECRET\n",
             "error: bad https://***@host/\N{REPLACEMENT CHARACTER}[0m ***",
         ),
-        ("", "", "it gives no reason"),
+        ("", "", "no reason given"),
     ],
     ids=["github", "gitlab", "bare", "http", "masked", "silent"],
 )
 def test_the_servers_own_reason_is_found(stdout: str, stderr: str, line: str) -> None:
-    assert errors.refusing_line(stdout, stderr, "SECRET").startswith(line)
+    assert errors.refusal_line(stdout, stderr, "SECRET").startswith(line)
 
 
 @pytest.mark.parametrize(

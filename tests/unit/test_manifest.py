@@ -440,7 +440,7 @@ def test_defaults_are_checked_like_targets() -> None:
 
 def test_a_server_without_checks_says_so() -> None:
     (line,) = refusal(app("a.env: {check: nginx}"), MINIMAL_SERVER)
-    assert line.endswith("is not a check of the server; accepted: none, the server's file defines no checks")
+    assert line.endswith("is not a check of the server; accepted: none, the server configuration has no checks")
 
 
 BAD_SOURCES = [
@@ -501,7 +501,7 @@ IN_A_STACK = [
     ("services", "{directory: /opt/app, one_shot: x}", "FILE:1: stacks.app.one_shot: must be a list, not text; acce"),
     ("health", "{directory: /opt/app, health: 5s}", "FILE:1: stacks.app.health: must be a mapping, not text; accept"),
     ("timeout", "{directory: /opt/app, health: {timeout: 5}}", "FILE:1: stacks.app.health.timeout: must be text, not"),
-    ("impossible", "{directory: /opt/app, health: {timeout: 5s}}", "FILE:1: stacks.app.health: can never be met: tim"),
+    ("impossible", "{directory: /opt/app, health: {timeout: 5s}}", "FILE:1: stacks.app.health: can never succeed: t"),
     ("status", "{directory: /opt/app, health: {http: [{url: http://localhost/, status: 99}]}}", "http[0].status: is o"),
     ("no url", "{directory: /opt/app, health: {http: [{}]}}", "FILE:1: stacks.app.health.http[0].url: is missing; acc"),
     ("targets", "{directory: /opt/app, targets: [a]}", "FILE:1: stacks.app.targets: must be a mapping, not a list; "),
@@ -530,7 +530,7 @@ def test_names_of_stacks(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "a\0", "../production"])
 def test_names_of_environments(name: str) -> None:
-    with pytest.raises(ManifestError, match="is no environment's name; accepted: up to 63 letters") as caught:
+    with pytest.raises(ManifestError, match="is not a valid environment name; accepted: up to 63 letters") as caught:
         read_manifest(b"targets: {}", environment=name, file="FILE", server=SERVER)
     assert str(caught.value).isprintable()
 
@@ -642,19 +642,19 @@ def test_health_asks_nobody_else(url: str) -> None:
         pytest.param(
             app("a.env: x,\nb.env: x/y/z"),
             "FILE:5: stacks.app.targets.a.env: has the live path /opt/app/x, which must be a directory for "
-            "stacks.app.targets.b.env; accepted: a path that is no directory",
+            "stacks.app.targets.b.env; accepted: a path that is not a directory",
             id="a file where a directory must be",
         ),
         pytest.param(
             "stacks:\n  a: {directory: /opt/app/x/y, targets: {}}\ntargets: {f: /opt/app/x/y}",
             "FILE:3: targets.f: has the live path /opt/app/x/y, which must be a directory for stacks.a.directory; "
-            "accepted: a path that is no directory",
+            "accepted: a path that is not a directory",
             id="a file where a stack is",
         ),
         pytest.param(
             "stacks:\n  a: {directory: /opt/app/x/y, targets: {}}\ntargets: {f: /opt/app/x}",
             "FILE:3: targets.f: has the live path /opt/app/x, which must be a directory for stacks.a.directory; "
-            "accepted: a path that is no directory",
+            "accepted: a path that is not a directory",
             id="a file above a stack",
         ),
         pytest.param(
@@ -728,7 +728,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
         "FILE:1: defaults.mode: must be text, not a number: put it in quotes",
         "FILE:3: stacks.app.directory: is missing",
         "FILE:4: stacks.app.directroy: is not a known field, did you mean directory?",
-        "FILE:5: stacks.app.health.http[0].url: asks a host that the server's health_hosts do not name",
+        "FILE:5: stacks.app.health.http[0].url: asks a host that is not in the server's health_hosts",
         "FILE:5: stacks.app.health.http[1]: must be a mapping, not a number",
         "FILE:7: stacks.app.targets.a.env.path: \"../x\" is not a file's path without '..'",
         'FILE:8: stacks.app.targets.b.env.check: "none" is not a check of the server',

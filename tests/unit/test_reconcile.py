@@ -1,4 +1,4 @@
-"""The pass and its transaction, on fakes: what happens in which order, and what every interruption leaves behind."""
+"""A reconciliation and its transaction, on fakes: the order of its steps, and what every interruption leaves behind."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model.plans import Aspect, Kind
 from reconciler.core.model.records import Pause
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import Manifest, OnDrift, OnFailure, Stack, Target
 from reconciler.engine.reconcile import Claims, Reconciler
-from tests.fakes import API, APP, WORKER, Killed, World, iv, one_pass
+from tests.fakes import API, APP, WORKER, Killed, World, iv, reconcile_once
 
 
 async def test_a_change_is_backed_up_begun_written_recreated_and_finished_in_this_order(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED
-    order = ["model-staged", f"backup {API}", "begin", f"write {API}", "model", "amend", "recreate api", "finish"]
-    assert [step for step in world.steps if step in order][-len(order) :] == order
+    expected = ["model-staged", f"backup {API}", "begin", f"write {API}", "model", "amend", "recreate api", "finish"]
+    assert [step for step in world.steps if step in expected][-len(expected) :] == expected
     assert "recreate worker" not in " ".join(world.steps)
     assert world.live("api") == "A=2"
 
 
-async def test_an_idle_pass_asks_git_and_nothing_else(world: World) -> None:
+async def test_an_idle_reconciliation_asks_git_and_nothing_else(world: World) -> None:
     reconciler = Reconciler(world.ports(), "production")
-    await reconciler.run("start")
+    await reconciler.reconcile(ReconcileRequest("start"))
     world.steps.clear()
-    outcome = await reconciler.run("poll")
+    outcome = await reconciler.reconcile(ReconcileRequest("poll"))
     assert outcome.result is Result.IN_SYNC
     assert world.steps == ["ls-remote"]
 
 
-async def test_a_commit_elsewhere_in_the_repository_is_no_run(world: World) -> None:
+async def test_a_commit_elsewhere_in_the_repository_starts_no_run(world: World) -> None:
     runs = len(world.store.finished)
     world.commit("b", api="A=1", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.IN_SYNC
     assert len(world.store.finished) == runs
 
 
 async def test_a_dry_run_changes_nothing(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
-    outcome = await Reconciler(world.ports(), "production").run("plan", dry_run=True)
+    outcome = await Reconciler(world.ports(), "production").reconcile(ReconcileRequest("plan", dry_run=True))
     assert outcome.plan is not None
     assert [change.keys.changed for change in outcome.plan.writes] == [("A",)]
     assert [action.service for action in outcome.plan.actions] == ["api"]
@@ -62,88 +63,88 @@ async def test_a_dry_run_changes_nothing(world: World) -> None:
 async def test_a_backup_that_cannot_be_stored_stops_before_anything_is_written(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("backup", LiveFileError("disk full"))
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert world.live("api") == "A=1"
     assert "begin" not in world.steps
 
 
-async def test_a_write_that_fails_half_way_puts_the_written_files_back(world: World) -> None:
+async def test_a_write_that_fails_half_way_restores_the_written_files(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     world.journal.fail("write", LiveFileError("disk full"), after=1)
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
-    assert "as they were" in outcome.reason
+    assert "as before" in outcome.reason
     assert world.store.debts == ()
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
 
 
-async def test_a_failed_try_leaves_no_backup_that_would_push_out_older_ones(world: World) -> None:
+async def test_a_failed_attempt_leaves_no_backup_that_would_push_out_older_ones(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     world.journal.fail("write", LiveFileError("read-only"), after=1)
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.backup is None
     assert world.backups.taken == []
 
 
-async def test_an_edit_made_between_look_and_write_stays_and_is_looked_at_by_the_next_pass(world: World) -> None:
+async def test_an_edit_between_read_and_write_stays_for_the_next_reconciliation(world: World) -> None:
     world.target_fields = {"on_drift": OnDrift.REPORT}
     world.commit("b", api="A=2", worker="W=2")
     world.journal.hooks["begin"] = lambda: world.host.put(WORKER, b"W=hand\n")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=hand")
     world.journal.hooks.clear()
-    assert (await one_pass(world)).result is Result.HELD
+    assert (await reconcile_once(world)).result is Result.HELD
     assert world.live("worker") == "W=hand"
 
 
-async def test_the_engine_going_away_after_the_write_leaves_the_service_owed(
+async def test_an_engine_that_goes_away_after_the_write_leaves_the_restart_pending(
     world: World,
 ) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"))
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert "api" in outcome.reason
     assert world.live("api") == "A=2"
     assert [action.service for action in world.store.debts] == ["api"]
     world.steps.clear()
-    again = await one_pass(world)
+    again = await reconcile_once(world)
     assert (again.result, again.run) == (Result.APPLIED, outcome.run)
     assert "recreate api" in world.steps
     assert world.store.debts == ()
     assert world.store.record.healthy == again.revision
 
 
-async def test_what_a_killed_run_owed_is_done_by_the_next_process(world: World) -> None:
+async def test_pending_restarts_of_a_killed_run_are_done_by_the_next_process(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("recreate", Killed())
     with pytest.raises(Killed):
-        await one_pass(world)
+        await reconcile_once(world)
     assert world.live("api") == "A=2"
     assert [action.service for action in world.store.debts] == ["api"]
     world.steps.clear()
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
     assert "recreate api" in world.steps
 
 
 async def test_an_unhealthy_service_is_rolled_back_and_its_revision_quarantined(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK, outcome.reason
     assert "api is unhealthy" in outcome.reason
     assert world.live("api") == "A=1"
     assert world.compose.running["api"].environment == {"A": "1"}
     world.steps.clear()
-    later = await one_pass(world)
+    later = await reconcile_once(world)
     assert later.result is Result.IN_SYNC
     assert "quarantined" in later.warning
     assert not [step for step in world.steps if step.startswith(("write", "recreate"))]
     world.commit("c", api="A=3", worker="W=1")
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
     assert world.live("api") == "A=3"
 
 
@@ -151,7 +152,7 @@ async def test_a_service_that_was_unhealthy_before_blames_nobody(world: World) -
     world.compose.sick["A="] = "unhealthy"
     world.compose.start("api")
     world.commit("b", api="A=2", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.FAILED
     assert "as before" in outcome.reason
     assert world.live("api") == "A=2"
@@ -161,17 +162,17 @@ async def test_hold_keeps_the_new_files_of_a_failed_revision(world: World) -> No
     world.stack = Stack("production", "app", APP, on_failure=OnFailure.HOLD)
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.FAILED
     assert "hold" in outcome.reason
     assert world.live("api") == "A=bad"
-    again = await one_pass(world)
+    again = await reconcile_once(world)
     assert (again.result, again.reason) == (Result.FAILED, outcome.reason)
     assert world.store.record.healthy is not None
     assert world.store.record.healthy.commit.startswith("a")
     world.compose.sick.clear()
     world.compose.start("api")
-    assert (await one_pass(world)).result is Result.IN_SYNC
+    assert (await reconcile_once(world)).result is Result.IN_SYNC
     assert world.store.record.healthy.commit.startswith("b")
 
 
@@ -179,13 +180,13 @@ async def test_a_rollback_that_fails_says_so_and_names_the_backup(world: World) 
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("write", LiveFileError("read-only now"), after=1)
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLBACK_FAILED
     assert outcome.backup is not None
     assert outcome.backup in outcome.reason
 
 
-async def test_a_rollback_keeps_an_edit_that_was_made_meanwhile_in_a_backup(world: World) -> None:
+async def test_a_rollback_backs_up_an_edit_made_during_the_run(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     edits = [b"A=hand\n"]
@@ -195,7 +196,7 @@ async def test_a_rollback_keeps_an_edit_that_was_made_meanwhile_in_a_backup(worl
             world.host.put(API, edits.pop())
 
     world.compose.after_recreate = edit_once
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK, outcome.reason
     assert world.live("api") == "A=1"
     assert any(secret.reveal() == b"A=hand\n" for _, data in world.backups.taken for secret in data.values())
@@ -204,36 +205,36 @@ async def test_a_rollback_keeps_an_edit_that_was_made_meanwhile_in_a_backup(worl
 async def test_compose_refusing_the_staged_files_stalls_before_anything_is_written(world: World) -> None:
     world.compose.refuses = lambda files: ModelRefusedError("bad") if b"A=2\n" in files.values() else None
     world.commit("b", api="A=2", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.STALLED
     assert "begin" not in world.steps
     assert world.live("api") == "A=1"
 
 
-async def test_a_stalled_revision_is_not_decrypted_in_every_pass(world: World) -> None:
+async def test_a_stalled_revision_is_not_decrypted_in_every_reconciliation(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.decryptor.error = BadCiphertextError("MAC mismatch")
     reconciler = Reconciler(world.ports(), "production")
-    results = [(await reconciler.run("poll")).result for _ in range(3)]
+    results = [(await reconciler.reconcile(ReconcileRequest("poll"))).result for _ in range(3)]
     assert results == [Result.STALLED] * 3
     assert len([step for step in world.steps if step.startswith("decrypt")]) == 1
-    await reconciler.run("manual")
+    await reconciler.reconcile(ReconcileRequest("manual"))
     assert len([step for step in world.steps if step.startswith("decrypt")]) == 2
 
 
 async def test_with_git_gone_drift_is_still_repaired_and_the_warning_says_so(world: World) -> None:
     world.git.reachable = False
     world.host.put(API, b"A=hand\n")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.CORRECTED
     assert "does not answer" in outcome.warning
     assert world.live("api") == "A=1"
 
 
-async def test_a_rewritten_branch_is_refused_and_the_last_accepted_revision_stays_wanted(world: World) -> None:
+async def test_a_rewritten_branch_is_refused_and_the_last_accepted_revision_stays_the_target(world: World) -> None:
     world.git.rewritten = True
     world.commit("b", api="A=2", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.IN_SYNC
     assert "rewritten" in outcome.warning
     assert world.live("api") == "A=1"
@@ -242,32 +243,32 @@ async def test_a_rewritten_branch_is_refused_and_the_last_accepted_revision_stay
 async def test_reported_drift_is_held_and_not_written(world: World) -> None:
     world.target_fields = {"on_drift": OnDrift.REPORT}
     world.host.put(API, b"A=hand\n")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.HELD
     assert world.live("api") == "A=hand"
     assert world.metrics.plan is not None
     assert [change.kind for change in world.metrics.plan.reported] == [Kind.DRIFT]
 
 
-async def test_drift_is_put_back_even_if_most_keys_of_the_hand_edit_go(world: World) -> None:
+async def test_drift_is_restored_even_if_most_keys_of_the_hand_edit_go(world: World) -> None:
     world.host.put(API, b"A=1\nB=1\nC=1\nD=1\n")
-    assert (await one_pass(world)).result is Result.CORRECTED
+    assert (await reconcile_once(world)).result is Result.CORRECTED
     assert world.live("api") == "A=1"
 
 
 async def test_a_store_that_cannot_be_written_stops_before_the_first_write(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("begin", StoreUnavailableError("disk full"))
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert world.live("api") == "A=1"
 
 
-async def test_what_a_killed_run_left_beside_a_live_file_is_backed_up_if_unknown_and_taken_away(world: World) -> None:
+async def test_leftovers_of_a_killed_run_are_backed_up_if_unknown_and_removed(world: World) -> None:
     ours, edit = f"{APP}/.api.env.reconciler-000000000001", f"{APP}/.api.env.reconciler-000000000002"
     world.host.put(ours, b"A=1\n")
     world.host.put(edit, b"A=hand\n")
-    assert (await one_pass(world)).result is Result.IN_SYNC
+    assert (await reconcile_once(world)).result is Result.IN_SYNC
     assert not {ours, edit} & world.host.files.keys()
     ((_, kept),) = world.backups.taken
     assert [data.reveal() for data in kept.values()] == [b"A=hand\n"]
@@ -279,33 +280,33 @@ def test_two_environments_on_one_server_cannot_claim_one_live_path() -> None:
         return Manifest(environment, (), tuple(Target(environment, path.strip("/"), path) for path in paths))
 
     claims = Claims()
-    claims.take(manifest("staging", "/opt/app/a.env", "/opt/app/b.env"))
+    claims.claim(manifest("staging", "/opt/app/a.env", "/opt/app/b.env"))
     with pytest.raises(ManifestError, match=r"/opt/app/b\.env: the environment staging"):
-        claims.take(manifest("production", "/opt/app/b.env"))
-    claims.take(manifest("staging", "/opt/app/a.env"))
-    claims.take(manifest("production", "/opt/app/b.env"))
+        claims.claim(manifest("production", "/opt/app/b.env"))
+    claims.claim(manifest("staging", "/opt/app/a.env"))
+    claims.claim(manifest("production", "/opt/app/b.env"))
 
 
 async def test_a_run_that_cannot_be_begun_leaves_no_backup_that_would_push_out_older_ones(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     for _ in range(2):
         world.journal.fail("begin", StoreUnavailableError("the disk reports an error"))
-        outcome = await one_pass(world)
+        outcome = await reconcile_once(world)
         assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert world.backups.taken == []
     assert world.live("api") == "A=1"
 
 
-async def test_the_backup_stays_until_it_is_stored_that_nothing_was_written(world: World) -> None:
+async def test_the_backup_stays_until_the_store_says_that_nothing_was_written(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     world.journal.fail("write", LiveFileError("the disk reports an error"), after=1)
     world.journal.fail("finish", StoreUnavailableError("the disk reports an error"))
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
     assert world.store.open_run is not None
     assert world.store.open_run.backup in {backup.id for backup, _ in world.backups.taken}
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
     assert len(world.backups.taken) == 1
 
 
@@ -313,11 +314,11 @@ async def test_the_backup_stays_until_it_is_stored_that_nothing_was_written(worl
 
 
 async def stale(world: World) -> Outcome:
-    """api's container was made from other values than its file holds."""
+    """api's container runs other values than its file holds."""
     world.host.put(API, b"A=old\n")
     world.compose.start("api")
     world.host.put(API, b"A=1\n")
-    return await one_pass(world)
+    return await reconcile_once(world)
 
 
 async def test_a_container_that_runs_older_values_is_recreated(world: World) -> None:
@@ -325,7 +326,7 @@ async def test_a_container_that_runs_older_values_is_recreated(world: World) -> 
     assert world.compose.running["api"].environment == {"A": "1"}
 
 
-async def test_with_report_a_stale_container_is_told_of_and_left(world: World) -> None:
+async def test_with_report_a_stale_container_is_reported_and_left(world: World) -> None:
     world.target_fields = {"on_drift": OnDrift.REPORT}
     outcome = await stale(world)
     assert outcome.result is Result.HELD
@@ -333,7 +334,7 @@ async def test_with_report_a_stale_container_is_told_of_and_left(world: World) -
     assert world.compose.running["api"].environment == {"A": "old"}
 
 
-async def test_a_stale_container_of_a_paused_stack_is_told_of_and_left(world: World) -> None:
+async def test_a_stale_container_of_a_paused_stack_is_reported_and_left(world: World) -> None:
     record = world.store.record
     world.store.record = replace(record, pauses=(Pause("production/app", 2e9, "an incident", 0.0),))
     outcome = await stale(world)
@@ -343,42 +344,42 @@ async def test_a_stale_container_of_a_paused_stack_is_told_of_and_left(world: Wo
     assert world.metrics.plan is not None
     assert all(Aspect.STALE in change.aspects for change in world.metrics.plan.changes)
     world.store.record = record
-    assert (await one_pass(world)).result is Result.CORRECTED
+    assert (await reconcile_once(world)).result is Result.CORRECTED
 
 
 # --- how old the secrets are -----------------------------------------------------------------------------------------
 
 
-async def test_the_age_of_secrets_is_told_once_for_a_revision_and_after_the_pass(world: World) -> None:
+async def test_the_age_of_secrets_is_published_once_per_revision_and_last(world: World) -> None:
     world.store.remember_first_seen("envs", "a", {iv("1"): 5.0, iv("2"): 9.0})
     reconciler = Reconciler(world.ports(), "production")
-    await reconciler.run("start")
+    await reconciler.reconcile(ReconcileRequest("start"))
     assert world.metrics.ages == {"production/api.env": 5.0, "production/worker.env": 5.0}
     world.commit("b", api="A=2", worker="W=1")
     world.steps.clear()
-    await reconciler.run("poll")
+    await reconciler.reconcile(ReconcileRequest("poll"))
     assert world.metrics.ages["production/api.env"] == 9.0
     assert world.steps[-2:] == ["first-seen a..b", "remember-first-seen"]
     world.steps.clear()
-    await reconciler.run("poll")
+    await reconciler.reconcile(ReconcileRequest("poll"))
     assert not [step for step in world.steps if "first-seen" in step]
 
 
-async def test_a_history_that_cannot_be_read_fails_no_pass_and_is_tried_again_later(world: World) -> None:
+async def test_a_history_that_cannot_be_read_fails_no_reconciliation_and_is_retried_later(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("first-seen", GitUnreachableError("no answer"))
     reconciler = Reconciler(world.ports(), "production")
-    outcome = await reconciler.run("start")
+    outcome = await reconciler.reconcile(ReconcileRequest("start"))
     assert (outcome.result, outcome.warning, outcome.retry) == (Result.APPLIED, "", False)
     world.metrics.ages.clear()
-    await reconciler.run("poll")
+    await reconciler.reconcile(ReconcileRequest("poll"))
     assert world.metrics.ages == {}
     world.clock.time += 301
-    await reconciler.run("poll")
+    await reconciler.reconcile(ReconcileRequest("poll"))
     assert world.metrics.ages.keys() == {"production/api.env", "production/worker.env"}
 
 
 async def test_a_dry_run_reads_no_history(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
-    await Reconciler(world.ports(), "production").run("plan", dry_run=True)
+    await Reconciler(world.ports(), "production").reconcile(ReconcileRequest("plan", dry_run=True))
     assert not [step for step in world.steps if step.startswith("first-seen")]

@@ -1,4 +1,4 @@
-"""A run that is cut off, at any step, and what the next process makes of it."""
+"""A run that is interrupted at any step, and how the next process continues."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from reconciler.core.errors import (
     StoreUnavailableError,
 )
 from reconciler.core.model.compose import Container
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import OnDrift, OnFirstContact
 from reconciler.engine.reconcile import Reconciler
-from tests.fakes import API, WORKER, Killed, World, one_pass
+from tests.fakes import API, WORKER, Killed, World, reconcile_once
 
 STEPS = ("backup", "begin", "write", "model", "amend", "recreate", "finish")
 
@@ -28,10 +29,10 @@ def kept(world: World) -> set[bytes]:
 
 
 async def killed(world: World, step: str, after: int) -> bool:
-    """Run a pass that dies when ``step`` comes for the ``after``-th time; whether it came that often."""
+    """Reconcile, and die when ``step`` comes for the ``after``-th time; returns whether it came that often."""
     world.journal.fail(step, Killed(), after=after)
     try:
-        await one_pass(world)
+        await reconcile_once(world)
     except Killed:
         return True
     world.journal.failures.clear()
@@ -40,25 +41,25 @@ async def killed(world: World, step: str, after: int) -> bool:
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_run_killed_at_any_step_is_carried_on_and_nothing_is_lost(world: World, step: str, after: int) -> None:
+async def test_a_run_killed_at_any_step_is_resumed_and_nothing_is_lost(world: World, step: str, after: int) -> None:
     world.commit("b", api="A=2", worker="W=2")
     if not await killed(world, step, after):
         assert after > 0, f"{step} never came"
         return
     assert (world.live("api"), world.live("worker")) in {("A=1", "W=1"), ("A=2", "W=1"), ("A=2", "W=2")}
 
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
 
     assert outcome.result is Result.APPLIED, outcome.reason
     assert (world.live("api"), world.live("worker")) == ("A=2", "W=2")
-    assert {name: one.environment for name, one in world.compose.running.items()} == {
+    assert {name: container.environment for name, container in world.compose.running.items()} == {
         "api": {"A": "2"},
         "worker": {"W": "2"},
     }
     assert kept(world) >= {b"A=1\n", b"W=1\n"}
     assert world.store.debts == ()
     assert world.store.open_run is None
-    assert (await one_pass(world)).result is Result.IN_SYNC
+    assert (await reconcile_once(world)).result is Result.IN_SYNC
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5])
@@ -70,13 +71,13 @@ async def test_a_run_of_a_bad_revision_killed_at_any_step_ends_rolled_back(world
         assert after > 0, f"{step} never came"
         return
 
-    first = await one_pass(world)
-    last = await one_pass(world)
+    first = await reconcile_once(world)
+    last = await reconcile_once(world)
 
     assert last.result is Result.IN_SYNC, (first, last)
     assert "quarantined" in last.warning
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
-    assert {name: one.environment for name, one in world.compose.running.items()} == {
+    assert {name: container.environment for name, container in world.compose.running.items()} == {
         "api": {"A": "1"},
         "worker": {"W": "1"},
     }
@@ -89,17 +90,17 @@ async def test_the_backup_of_the_killed_run_stays_the_way_back_of_the_resumed_on
     world.commit("b", api="A=bad", worker="W=2")
     assert await killed(world, "write", 1)
     assert (world.live("api"), world.live("worker")) == ("A=bad", "W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
-    assert len(world.backups.taken) == 1, "what is backed up already is not backed up again"
+    assert len(world.backups.taken) == 1, "it is backed up only once"
 
 
-async def test_an_edit_made_while_the_daemon_was_dead_is_backed_up_before_the_run_goes_on(world: World) -> None:
+async def test_an_edit_made_while_the_daemon_was_dead_is_backed_up_before_the_run_resumes(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.host.put(WORKER, b"W=hand\n")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.live("worker") == "W=2"
     assert b"W=hand\n" in kept(world)
@@ -114,15 +115,15 @@ async def test_a_service_that_the_killed_run_broke_is_not_excused_by_being_broke
     world.store.amend(not_yet, replace(world.store.record, quarantines=()))
     world.host.put(API, b"A=bad\n")
     world.compose.start("api")
-    assert (await one_pass(world)).result is Result.ROLLED_BACK
+    assert (await reconcile_once(world)).result is Result.ROLLED_BACK
 
 
-async def test_a_killed_run_whose_revision_is_not_wanted_any_more_is_undone_before_the_new_one(world: World) -> None:
+async def test_a_killed_run_whose_revision_is_no_longer_desired_is_undone_before_the_new_one(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.commit("c", api="A=1", worker="W=3")
     world.steps.clear()
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=3")
     assert [(result, "interrupted" in reason) for _, result, reason in world.store.finished[-2:]] == [
@@ -133,31 +134,29 @@ async def test_a_killed_run_whose_revision_is_not_wanted_any_more_is_undone_befo
     assert writes == [f"write {API}", f"write {WORKER}"]
 
 
-async def test_a_killed_run_without_its_backup_says_so_and_goes_on(world: World) -> None:
+async def test_a_killed_run_without_its_backup_says_so_and_continues(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.backups.taken.clear()
     world.commit("c", api="A=3", worker="W=3")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED
     assert "there is no backup" in world.store.finished[-2][2]
     assert kept(world) >= {b"A=2\n", b"W=1\n"}
 
 
-async def test_a_killed_run_that_a_guard_now_stops_is_undone(world: World) -> None:
+async def test_a_killed_run_that_a_guard_stops_now_is_undone(world: World) -> None:
     world.commit("b", api="A=2", worker="W=2")
     assert await killed(world, "write", 1)
     world.compose.refuses = lambda files: ModelRefusedError("no") if b"W=2\n" in files.values() else None
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.STALLED
     assert (world.live("api"), world.live("worker")) == ("A=1", "W=1")
     assert world.store.open_run is None
 
 
 @pytest.mark.parametrize("undone_by", ["rollback", "newer revision"])
-async def test_what_a_killed_run_left_beside_a_file_that_is_no_target_any_more_goes_with_it(
-    world: World, undone_by: str
-) -> None:
+async def test_leftovers_of_a_killed_run_beside_a_former_target_are_removed(world: World, undone_by: str) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=2", new="N=2")
     assert await killed(world, "amend", 2 if undone_by == "rollback" else 0)
@@ -165,21 +164,23 @@ async def test_what_a_killed_run_left_beside_a_file_that_is_no_target_any_more_g
     world.host.put("/opt/app/.new.env.reconciler-2", b"N=hand\n")
     if undone_by == "newer revision":
         world.commit("c", api="A=1", worker="W=3")
-    await one_pass(world)
+    await reconcile_once(world)
     assert [path for path in world.host.files if "reconciler" in path] == []
     assert b"N=hand\n" in kept(world)
     assert b"N=2\n" not in kept(world)
     assert world.live("new") is None
 
 
-async def test_a_first_contact_that_a_person_allowed_stays_allowed_after_a_kill(world: World) -> None:
+async def test_a_first_contact_that_an_operator_allowed_stays_allowed_after_a_kill(world: World) -> None:
     world.target_fields = {"on_first_contact": OnFirstContact.HOLD}
     world.host.put("/opt/app/new.env", b"N=hand\n")
     world.commit("b", api="A=2", worker="W=1", new="N=1")
     world.journal.fail("write", Killed())
     with pytest.raises(Killed):
-        await Reconciler(world.ports(), "production").run("manual", take_over=("production/new.env",))
-    outcome = await one_pass(world)
+        await Reconciler(world.ports(), "production").reconcile(
+            ReconcileRequest("manual", take_over=("production/new.env",))
+        )
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.live("new") == "N=1"
     assert b"N=hand\n" in kept(world)
@@ -190,29 +191,29 @@ async def test_a_reported_hand_edit_is_left_alone_by_a_resumed_run(world: World)
     world.commit("b", api="A=2", worker="W=1")
     assert await killed(world, "write", 0)
     world.host.put(WORKER, b"W=hand\n")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.HELD
     assert (world.live("api"), world.live("worker")) == ("A=2", "W=hand")
 
 
 @pytest.mark.parametrize("step", ["write", "model", "amend", "recreate", "finish"])
-async def test_a_resumed_run_may_take_a_variable_away(world: World, step: str) -> None:
+async def test_a_resumed_run_may_remove_a_variable(world: World, step: str) -> None:
     """The guard against foreign variables was asked before the run began; its file no longer names the key."""
     world.target_fields = {"allow_shrink": True}
     world.commit("b", api="B=2", worker="W=1")
     assert await killed(world, step, 0)
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.compose.running["api"].environment == {"B": "2"}
 
 
-async def test_a_newer_revision_may_take_away_what_a_killed_run_gave_to_a_container(world: World) -> None:
+async def test_a_newer_revision_may_remove_what_a_killed_run_gave_to_a_container(world: World) -> None:
     world.target_fields = {"allow_shrink": True}
     world.commit("b", api="B=2", worker="W=1")
     assert await killed(world, "finish", 0)
     assert world.compose.running["api"].environment == {"B": "2"}
     world.commit("c", api="C=3", worker="W=1")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.compose.running["api"].environment == {"C": "3"}
 
@@ -224,25 +225,25 @@ async def test_with_the_engine_gone_before_the_recreate_a_bad_revision_is_still_
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"))
-    assert (await one_pass(world)).retry
+    assert (await reconcile_once(world)).retry
     assert world.live("api") == "A=bad"
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK, outcome.reason
     assert world.live("api") == "A=1"
 
 
-async def test_with_the_engine_gone_a_newer_revision_first_takes_the_files_back_and_later_goes_live(
+async def test_with_the_engine_gone_a_newer_revision_first_restores_the_files_and_is_applied_later(
     world: World,
 ) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"))
-    await one_pass(world)
+    await reconcile_once(world)
     world.compose.reachable = False
     world.commit("c", api="A=3", worker="W=1")
-    assert (await one_pass(world)).retry
+    assert (await reconcile_once(world)).retry
     assert world.live("api") == "A=1"
     world.compose.reachable = True
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
     assert world.compose.running["api"].environment == {"A": "3"}
 
 
@@ -250,22 +251,22 @@ async def test_a_rollback_waits_for_the_engine_and_is_no_success_until_then(worl
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"), after=1)
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert "wait for the engine" in outcome.reason
     assert world.live("api") == "A=1"
-    again = await one_pass(world)
+    again = await reconcile_once(world)
     assert (again.result, again.run) == (Result.ROLLED_BACK, outcome.run)
     assert world.compose.running["api"].environment == {"A": "1"}
 
 
-async def test_a_full_disk_below_the_state_does_not_keep_the_files_from_being_put_back(world: World) -> None:
+async def test_a_full_state_disk_does_not_keep_the_files_from_being_restored(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     full = StoreUnavailableError("disk full")
     world.journal.failures["amend"] = [None, full, full, full]
     world.journal.failures["finish"] = [full]
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert "disk full" in outcome.reason
     assert world.live("api") == "A=1"
@@ -279,15 +280,15 @@ async def failed_rollback(world: World) -> Outcome:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("write", LiveFileError("read-only now"), after=1)
-    return await one_pass(world)
+    return await reconcile_once(world)
 
 
-async def test_after_a_failed_rollback_nothing_is_done_about_the_stack_until_a_person_says_so(world: World) -> None:
+async def test_after_a_failed_rollback_the_stack_is_suspended_until_an_operator_retries(world: World) -> None:
     first = await failed_rollback(world)
     assert first.result is Result.ROLLBACK_FAILED
     world.commit("c", api="A=3", worker="W=3")
     world.steps.clear()
-    later = await one_pass(world)
+    later = await reconcile_once(world)
     assert later.result is Result.ROLLBACK_FAILED
     assert "reconciler retry" in later.reason
     assert not [step for step in world.steps if step.startswith(("write", "recreate"))]
@@ -297,7 +298,7 @@ async def test_after_a_failed_rollback_nothing_is_done_about_the_stack_until_a_p
 async def test_health_is_not_claimed_while_a_rollback_has_failed(world: World) -> None:
     await failed_rollback(world)
     world.commit("c", api="A=3", worker="W=3")
-    await one_pass(world)
+    await reconcile_once(world)
     assert world.store.record.healthy is not None
     assert world.store.record.healthy.commit.startswith("a")
 
@@ -311,13 +312,13 @@ async def test_a_service_that_failed_before_does_not_hide_what_the_change_does_t
     slow = _healthy_then_unhealthy(world, "api")
     world.commit("b", api="A=bad", worker="W=2")
     world.compose.after_recreate = slow
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.ROLLED_BACK, outcome.reason
     assert "api" in outcome.reason
 
 
 def _healthy_then_unhealthy(world: World, service: str) -> Callable[[], None]:
-    """After a recreate the service is starting, and turns to what its file says at a later look."""
+    """After a recreate the service is starting; only a later look shows what its file says."""
     states: dict[str, Container] = {}
 
     def begin() -> None:

@@ -1,4 +1,4 @@
-"""One environment on several hosts: waves, what stops them, and who goes back; also after a kill between two hosts."""
+"""One environment on several hosts: waves, what stops them, and who rolls back; also after a kill between two."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 
 from reconciler.core.errors import HostUnreachableError
 from reconciler.core.model.records import Pin
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import GitRevert
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.runs import Result
 from reconciler.core.model.targets import OnFailure, Stack
 from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Rollout, Turn, take_turn
+from reconciler.engine.rollout import Rollout
 from tests.fakes import World
 
 
 class Hosts:
-    """Three worlds that share git and the store, as hosts of one environment do; each with the service api."""
+    """Three worlds that share git and the store, like hosts of one environment; each has the service api."""
 
     def __init__(self, new_world: Callable[[], World], at_a_time: int = 1) -> None:
         self.worlds = {f"production@{name}": new_world() for name in ("one", "two", "three")}
@@ -33,22 +33,19 @@ class Hosts:
         self.commit = first.commit
 
     def rollout(self) -> Rollout:
-        """As a freshly started process has it."""
+        """As a process has it that has just started."""
         hosts = [Reconciler(world.ports(), unit) for unit, world in self.worlds.items()]
         return Rollout(next(iter(self.worlds.values())).ports(), hosts, self.at_a_time)
 
-    async def make(self, host: Reconciler, turn: Turn) -> Outcome:
-        return await take_turn(host, "manual", turn)
-
-    async def run(self, *only: str, order: Order | None = None, poll: bool = True) -> dict[str, Result]:
-        """A turn of all hosts, or of those that are named."""
+    async def run(self, *only: str, operator: OperatorRequest | None = None, poll: bool = True) -> dict[str, Result]:
+        """Reconcile all hosts, or ``only`` these; returns their results by short name."""
         units = [f"production@{name}" for name in only] or None
-        done = await self.rollout().run(self.make, only=units, order=order, poll=poll)
-        self.outcomes = {one.environment: one for one in done}
-        return {unit.partition("@")[2]: one.result for unit, one in self.outcomes.items()}
+        outcomes = await self.rollout().reconcile(ReconcileRequest("manual", poll=poll, operator=operator), only=units)
+        self.outcomes = {outcome.environment: outcome for outcome in outcomes}
+        return {unit.partition("@")[2]: outcome.result for unit, outcome in self.outcomes.items()}
 
     async def start(self, *names: str) -> None:
-        """Revision a is well on all hosts, or on those that are named."""
+        """Revision a is applied and healthy on all hosts, or on ``names``."""
         self.commit("a", api="A=1")
         for world in self.worlds.values():
             world.compose.start("api")
@@ -78,7 +75,9 @@ async def test_git_is_asked_once_for_all_hosts(hosts: Hosts) -> None:
     assert hosts.live == ["A=2"] * 3
 
 
-async def test_what_fails_on_one_host_is_given_to_no_further_one_and_taken_from_those_before(hosts: Hosts) -> None:
+async def test_a_revision_that_fails_on_one_host_reaches_no_further_one_and_is_rolled_back_on_those_before(
+    hosts: Hosts,
+) -> None:
     hosts.sicken("two", "A=2")
     hosts.commit("b", api="A=2")
     before = len(hosts.worlds["production@three"].steps)
@@ -91,19 +90,19 @@ async def test_what_fails_on_one_host_is_given_to_no_further_one_and_taken_from_
     assert await hosts.run() == dict.fromkeys(("one", "two", "three"), Result.APPLIED)
 
 
-async def test_a_kill_between_the_failure_and_the_others_loses_nothing(hosts: Hosts) -> None:
-    """The hosts that are done go back at the next start: it is found in what is stored."""
+async def test_a_kill_between_the_failure_and_the_other_rollbacks_loses_nothing(hosts: Hosts) -> None:
+    """The hosts that have it roll back at the next start, from what is stored."""
     hosts.sicken("two", "A=2")
     hosts.commit("b", api="A=2")
     units = list(hosts.worlds)
-    for unit in units[:2]:  # as they run one by one, without what lies between them
-        await Reconciler(hosts.worlds[unit].ports(), unit).run("manual")
+    for unit in units[:2]:  # each host alone, without what lies between them
+        await Reconciler(hosts.worlds[unit].ports(), unit).reconcile(ReconcileRequest("manual"))
     assert hosts.live == ["A=2", "A=1", "A=1"]
     assert await hosts.run() == {"one": Result.ROLLED_BACK, "two": Result.IN_SYNC, "three": Result.IN_SYNC}
     assert hosts.live == ["A=1"] * 3
 
 
-async def test_hosts_that_do_not_answer_stop_nobody_and_follow_later(hosts: Hosts) -> None:
+async def test_hosts_that_do_not_answer_stop_no_other_and_follow_later(hosts: Hosts) -> None:
     world = hosts.worlds["production@one"]
     gone = HostUnreachableError("gone")
     world.journal.fail("write", gone)
@@ -114,7 +113,7 @@ async def test_hosts_that_do_not_answer_stop_nobody_and_follow_later(hosts: Host
     assert (await hosts.run())["one"] is Result.APPLIED
 
 
-async def test_a_revision_that_a_guard_refuses_on_one_host_waits_for_the_others(hosts: Hosts) -> None:
+async def test_a_revision_that_a_guard_refuses_on_one_host_is_held_back_on_the_others(hosts: Hosts) -> None:
     world = hosts.worlds["production@one"]
     world.settings = replace(world.settings, allowed_paths=("/elsewhere",))
     hosts.commit("b", api="A=2")
@@ -123,7 +122,7 @@ async def test_a_revision_that_a_guard_refuses_on_one_host_waits_for_the_others(
     assert hosts.live == ["A=1"] * 3
 
 
-async def test_a_host_that_never_had_a_revision_waits_too(new_world: Callable[[], World]) -> None:
+async def test_a_host_without_any_revision_waits_too(new_world: Callable[[], World]) -> None:
     made = Hosts(new_world)
     made.commit("a", api="A=1")
     for world in made.worlds.values():
@@ -134,11 +133,11 @@ async def test_a_host_that_never_had_a_revision_waits_too(new_world: Callable[[]
     assert made.live == [None] * 3
 
 
-async def test_a_host_that_a_person_has_pinned_stays_where_it_is(hosts: Hosts) -> None:
+async def test_a_pinned_host_stays_where_it_is(hosts: Hosts) -> None:
     hosts.sicken("two", "A=2")
     hosts.commit("b", api="A=2")
     record = hosts.store.environment("production@one")
-    await Reconciler(hosts.worlds["production@one"].ports(), "production@one").run("manual")
+    await Reconciler(hosts.worlds["production@one"].ports(), "production@one").reconcile(ReconcileRequest("manual"))
     record = hosts.store.environment("production@one")
     assert record.applied
     hosts.store.save_environment(replace(record, pin=Pin(record.applied, "mine", 0.0)))
@@ -151,26 +150,25 @@ async def test_retry_is_for_all_hosts(hosts: Hosts) -> None:
     hosts.commit("b", api="A=2")
     await hosts.run()
     hosts.sicken("two", "nothing")
-    assert await hosts.run(order=Order(OrderKind.RETRY)) == dict.fromkeys(("one", "two", "three"), Result.APPLIED)
+    assert await hosts.run(operator=OperatorRequest(RequestKind.RETRY)) == dict.fromkeys(
+        ("one", "two", "three"), Result.APPLIED
+    )
 
 
-async def test_a_dry_run_sends_nobody_back(hosts: Hosts) -> None:
+async def test_a_dry_run_rolls_no_host_back(hosts: Hosts) -> None:
     hosts.sicken("two", "A=2")
     hosts.commit("b", api="A=2")
     for unit in list(hosts.worlds)[:2]:
-        await Reconciler(hosts.worlds[unit].ports(), unit).run("manual")
+        await Reconciler(hosts.worlds[unit].ports(), unit).reconcile(ReconcileRequest("manual"))
 
-    async def look(host: Reconciler, turn: Turn) -> Outcome:
-        return await take_turn(host, "plan", turn, dry_run=True)
-
-    await hosts.rollout().run(look, dry_run=True)
+    await hosts.rollout().reconcile(ReconcileRequest("plan", dry_run=True))
     assert hosts.live == ["A=2", "A=1", "A=1"]
 
 
 # --- hosts that are not in step --------------------------------------------------------------------------------------
 
 
-async def test_a_revision_that_fails_on_a_new_host_stays_where_it_has_long_been_well(
+async def test_a_revision_that_fails_on_a_new_host_stays_where_it_is_healthy(
     new_world: Callable[[], World],
 ) -> None:
     hosts = Hosts(new_world)
@@ -182,7 +180,7 @@ async def test_a_revision_that_fails_on_a_new_host_stays_where_it_has_long_been_
     assert hosts.live == ["A=2", "A=2", None]
 
 
-async def test_a_host_that_was_away_takes_back_nothing_that_was_well_meanwhile(hosts: Hosts) -> None:
+async def test_a_host_that_was_away_reverts_nothing_that_works_on_others(hosts: Hosts) -> None:
     three = hosts.worlds["production@three"]
     for world in hosts.worlds.values():
         world.settings = replace(world.settings, git_revert=GitRevert.PUSH)
@@ -195,10 +193,10 @@ async def test_a_host_that_was_away_takes_back_nothing_that_was_well_meanwhile(h
     assert hosts.live == ["A=3", "A=3", "A=1"]
     assert not any(step.startswith("revert") for step in three.steps)
     note = hosts.store.environment("production@three").quarantines[0].revert_note
-    assert "not reverted, as production@one went well" in note
+    assert note.endswith("works on production@one meanwhile")
 
 
-async def test_git_is_asked_to_take_back_what_failed_on_a_host_that_was_in_step(hosts: Hosts) -> None:
+async def test_a_revision_that_failed_on_a_host_in_step_is_reverted_in_git(hosts: Hosts) -> None:
     two = hosts.worlds["production@two"]
     two.settings = replace(two.settings, git_revert=GitRevert.PUSH)
     hosts.sicken("two", "A=2")
@@ -220,109 +218,110 @@ async def test_the_hosts_of_an_environment_share_its_budget_of_reverts(hosts: Ho
     assert "max_per_day" in hosts.outcomes["production@one"].reason
 
 
-async def test_quarantined_before_a_restart_it_is_given_to_no_host_in_the_same_wave(
+async def test_a_revision_quarantined_before_a_restart_reaches_no_host_of_the_same_wave(
     new_world: Callable[[], World],
 ) -> None:
     hosts = Hosts(new_world, at_a_time=3)
     await hosts.start()
     hosts.sicken("two", "A=2")
     hosts.commit("b", api="A=2")
-    await Reconciler(hosts.worlds["production@two"].ports(), "production@two").run("manual")
+    await Reconciler(hosts.worlds["production@two"].ports(), "production@two").reconcile(ReconcileRequest("manual"))
     before = len(hosts.worlds["production@three"].steps)
     await hosts.run()
     assert hosts.live == ["A=1"] * 3
     assert not any(step.startswith("write") for step in hosts.worlds["production@three"].steps[before:])
 
 
-async def test_one_that_is_asked_for_alone_does_not_fall_back_to_an_older_head(hosts: Hosts) -> None:
+async def test_a_host_reconciled_alone_does_not_fall_back_to_an_older_head(hosts: Hosts) -> None:
     hosts.commit("b", api="A=2")
     assert await hosts.run("three") == {"three": Result.APPLIED}
     assert (await hosts.run(poll=False))["three"] is Result.IN_SYNC
     assert hosts.live == ["A=2"] * 3
 
 
-async def test_what_is_held_for_a_person_stays_while_a_newer_revision_waits(hosts: Hosts) -> None:
+async def test_files_held_for_an_operator_stay_while_a_newer_revision_waits(hosts: Hosts) -> None:
     three = hosts.worlds["production@three"]
     three.stack = replace(three.stack, on_failure=OnFailure.HOLD)
     hosts.sicken("three", "A=2")
     hosts.commit("b", api="A=2")
     assert (await hosts.run())["three"] is Result.FAILED
-    one = hosts.worlds["production@one"]
-    one.settings = replace(one.settings, allowed_paths=("/elsewhere",))
+    world = hosts.worlds["production@one"]
+    world.settings = replace(world.settings, allowed_paths=("/elsewhere",))
     hosts.commit("c", api="A=3")
     assert (await hosts.run())["one"] is Result.STALLED
     assert hosts.live == ["A=2"] * 3
 
 
-async def test_old_values_that_fail_as_well_are_no_success_and_bring_the_bad_ones_not_back(hosts: Hosts) -> None:
+async def test_old_values_that_fail_too_are_no_success_and_do_not_bring_back_the_bad_ones(hosts: Hosts) -> None:
     hosts.commit("b", api="A=2")
     hosts.sicken("two", "A=2")
-    one = hosts.worlds["production@one"]
+    world = hosts.worlds["production@one"]
     units = list(hosts.worlds)
-    await Reconciler(one.ports(), units[0]).run("manual")
+    await Reconciler(world.ports(), units[0]).reconcile(ReconcileRequest("manual"))
     hosts.sicken("one", "A=1")
     assert await hosts.run() == {"one": Result.FAILED, "two": Result.ROLLED_BACK, "three": Result.IN_SYNC}
     assert hosts.live == ["A=1"] * 3
-    assert [one.revision.short[0] for one in hosts.store.environment(units[0]).quarantines] == ["b"]
+    assert [quarantine.revision.short[0] for quarantine in hosts.store.environment(units[0]).quarantines] == ["b"]
 
 
-# --- what stops the others, and what does not ------------------------------------------------------------------------
+# --- what stops other hosts, and what does not -----------------------------------------------------------------------
 
 
-async def test_a_host_that_is_unwell_from_before_and_does_not_answer_stops_nobody(hosts: Hosts) -> None:
-    one = hosts.worlds["production@one"]
+async def test_a_degraded_host_that_does_not_answer_stops_no_other(hosts: Hosts) -> None:
+    world = hosts.worlds["production@one"]
     record = hosts.store.environment("production@one")
     hosts.store.save_environment(replace(record, degraded="api is not healthy"))
-    one.journal.fail("write", HostUnreachableError("gone"))
+    world.journal.fail("write", HostUnreachableError("gone"))
     hosts.commit("b", api="A=2")
-    found = await hosts.run()
-    assert (found["two"], found["three"]) == (Result.APPLIED, Result.APPLIED)
+    results = await hosts.run()
+    assert (results["two"], results["three"]) == (Result.APPLIED, Result.APPLIED)
 
 
-async def test_where_a_rollback_has_failed_only_that_host_waits_for_a_person(hosts: Hosts) -> None:
+async def test_after_a_failed_rollback_only_that_host_waits_for_an_operator(hosts: Hosts) -> None:
     record = hosts.store.environment("production@one")
     hosts.store.save_environment(replace(record, stopped={"app": "it does not come back"}))
     hosts.commit("b", api="A=2")
-    found = await hosts.run()
-    assert (found["two"], found["three"]) == (Result.APPLIED, Result.APPLIED)
+    results = await hosts.run()
+    assert (results["two"], results["three"]) == (Result.APPLIED, Result.APPLIED)
 
 
 async def test_a_retry_of_another_environment_lifts_nothing_here(hosts: Hosts) -> None:
     hosts.sicken("two", "A=2")
     hosts.commit("b", api="A=2")
     await hosts.run()
-    assert await hosts.rollout().run(hosts.make, only=frozenset(), order=Order(OrderKind.RETRY)) == ()
+    retry = ReconcileRequest("retry", operator=OperatorRequest(RequestKind.RETRY))
+    assert await hosts.rollout().reconcile(retry, only=frozenset()) == ()
     assert hosts.store.environment("production@two").quarantines
 
 
-async def test_a_retry_of_a_failed_rollback_gives_the_bad_revision_to_nobody(hosts: Hosts) -> None:
+async def test_a_retry_of_a_failed_rollback_rolls_the_bad_revision_out_to_no_host(hosts: Hosts) -> None:
     hosts.sicken("two", "A=2")
     hosts.commit("b", api="A=2")
     await hosts.run()
     record = hosts.store.environment("production@two")
     hosts.store.save_environment(replace(record, stopped={"app": "it does not come back"}))
-    await hosts.run(order=Order(OrderKind.RETRY))
+    await hosts.run(operator=OperatorRequest(RequestKind.RETRY))
     assert hosts.live == ["A=1"] * 3
     assert hosts.store.environment("production@two").stopped == {}
     assert hosts.store.environment("production@two").quarantines
 
 
-# --- a person's rollback ---------------------------------------------------------------------------------------------
+# --- rollback by hand ----------------------------------------------------------------------------------------------
 
 
-async def test_a_rollback_by_hand_leads_all_hosts_to_one_revision(hosts: Hosts) -> None:
+async def test_a_rollback_by_hand_takes_all_hosts_to_one_revision(hosts: Hosts) -> None:
     hosts.commit("b", api="A=2")
     await hosts.run()
     hosts.commit("c", api="A=3")
     await hosts.run("one", "two")
-    await hosts.run(order=Order(OrderKind.ROLLBACK, reason="x"))
+    await hosts.run(operator=OperatorRequest(RequestKind.ROLLBACK, reason="x"))
     assert hosts.live == ["A=2"] * 3
 
 
-async def test_a_rollback_by_hand_that_fails_on_one_host_is_not_carried_on(hosts: Hosts) -> None:
+async def test_a_rollback_by_hand_stops_at_the_first_host_it_fails_on(hosts: Hosts) -> None:
     hosts.commit("b", api="A=2")
     await hosts.run()
     hosts.sicken("one", "A=1")
-    await hosts.run(order=Order(OrderKind.ROLLBACK, reason="x"))
+    await hosts.run(operator=OperatorRequest(RequestKind.ROLLBACK, reason="x"))
     assert hosts.live == ["A=2"] * 3
     assert hosts.store.environment("production@two").pin is None

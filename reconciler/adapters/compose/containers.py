@@ -10,7 +10,7 @@ from typing import Any
 from reconciler.adapters.compose.docker_api import DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, variables
 from reconciler.core.decide.guards import is_below
 from reconciler.core.inventory import FoundContainer
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
 _FILES_LABEL = "com.docker.compose.project.config_files"

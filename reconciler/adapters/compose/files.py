@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.interpolation import resolve_env_file
 
 BASE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 OVERRIDE_NAMES = tuple(
     f"{stem}.override.{suffix}" for stem in ("compose", "docker-compose") for suffix in ("yml", "yaml")
 )
 ENVIRONMENT_NAME = ".env"
-
 Read = Callable[[str], bytes | None]
 
 
@@ -201,8 +201,8 @@ def _define(variables: dict[str, str], data: bytes | None) -> None:
     if data is None:
         return
     try:
-        defined = dotenv.resolve(data, variables)
-    except dotenv.EnvFileError:
+        defined = resolve_env_file(data, variables)
+    except EnvFileError:
         return
     for key, value in defined.items():
         variables.setdefault(key, value)
@@ -222,8 +222,8 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
     try:
-        return dotenv.resolve(f'_="{quoted}"'.encode(), variables)["_"]
-    except dotenv.EnvFileError:
+        return resolve_env_file(f'_="{quoted}"'.encode(), variables)["_"]
+    except EnvFileError:
         return text
 
 

@@ -18,10 +18,10 @@ from typing import Any
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.containers import Labelled, containers_of, labelled
 from reconciler.adapters.compose.files import Written, as_list, expand, join
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, Quote, parse_env_file
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secrets.plaintext import is_env_file
 
 DEEPEST = 3
@@ -300,12 +300,12 @@ def _in_env_files(files: Mapping[str, FoundFile], uses: Iterable[_Named]) -> Ite
     """What env files of services take from the project: bare names, and references in values."""
     for path in {use.path for use in uses if use.use is Use.ENV_FILE and use.path in files}:
         try:
-            entries = dotenv.parse(files[path].data.reveal())
-        except dotenv.EnvFileError:
+            entries = parse_env_file(files[path].data.reveal())
+        except EnvFileError:
             continue
         for entry in entries:
             yield entry.key if entry.inherited else ""
-            if entry.quote is not dotenv.Quote.SINGLE:
+            if entry.quote is not Quote.SINGLE:
                 yield from (match[1] or match[2] for match in _VARIABLE.finditer(entry.template))
 
 

@@ -78,7 +78,6 @@ def _service(name: str, fields: Model, model: Model) -> Service:
             other for other, how in (fields.get("depends_on") or {}).items() if how and how.get("restart")
         ),
         replicas=_replicas(fields),
-        has_healthcheck=_has_healthcheck(fields.get("healthcheck") or {}),
     )
 
 
@@ -129,7 +128,3 @@ def _replicas(fields: Model) -> int:
         if wanted is not None:
             return int(wanted)
     return 1
-
-
-def _has_healthcheck(healthcheck: Model) -> bool:
-    return bool(healthcheck) and not healthcheck.get("disable") and healthcheck.get("test") != ["NONE"]

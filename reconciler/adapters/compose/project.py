@@ -26,7 +26,7 @@ from reconciler.adapters.compose.docker_api import (
     SERVICE_LABEL,
     Engine,
 )
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError
 from reconciler.core.model.compose import Container, Project
 from reconciler.core.model.targets import Stack
@@ -325,7 +325,7 @@ def _error(
 def _broken_env_file(staged: Staged) -> str | None:
     for path, data in staged.items():
         try:
-            dotenv.parse(data.reveal() if data else b"")
-        except dotenv.EnvFileError:
+            parse_env_file(data.reveal() if data else b"")
+        except EnvFileError:
             return path
     return None

@@ -1,4 +1,4 @@
-"""What git may be asked for, and how it is started: pure, no process is started here."""
+"""The git commands we use, and the environment they run in. Pure: no process is started here."""
 
 from __future__ import annotations
 
@@ -10,35 +10,51 @@ from urllib.parse import SplitResult, urlsplit
 
 from reconciler.adapters import process
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
-from reconciler.core.model.revisions import RevertOrder
+from reconciler.core.model.revisions import RevertRequest
 from reconciler.core.text import printable
 
-LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; sops gets no more either
+LARGEST_OBJECT = 5 * process.MIB  # of a file, a directory or a commit; the same limit as for sops
 DEEPEST_PATH = 32
 
 SSH_KEYGEN = "ssh-keygen"  # looked up on PATH
+# What fsck reports about an object that does no harm here: nothing is checked out, no submodule or attribute is
+# followed, and objects.py judges every commit and tree that is read. Were it an error, one merged commit would stop
+# every later fetch until the history is rewritten. What stays an error, git itself cannot read (docs/security.md).
+HARMLESS_FINDINGS = (
+    *(
+        f"gitmodules{kind}"
+        for kind in ("Blob", "Large", "Missing", "Name", "Parse", "Path", "Symlink", "Update", "Url")
+    ),
+    *(f"gitattributes{kind}" for kind in ("Blob", "Large", "LineLength", "Missing", "Symlink")),
+    *("gitignoreSymlink", "mailmapSymlink", "nulInCommit", "multipleAuthors", "missingAuthor", "missingCommitter"),
+    *("badDate", "badDateOverflow", "badTimezone", "zeroPaddedDate", "missingSpaceBeforeDate"),
+    *("badName", "badEmail", "missingEmail", "missingNameBeforeEmail", "missingSpaceBeforeEmail"),
+    *("hasDot", "hasDotdot", "hasDotgit", "emptyName", "fullPathname", "largePathname", "nullSha1"),
+    *("treeNotSorted", "duplicateEntries", "zeroPaddedFilemode", "badFilemode"),
+)
 HEAD_REF = "refs/reconciler/head"  # one name for any branch: "a" and "a/b" could not follow each other as files
 SETTINGS = {
     "core.hooksPath": os.devnull,
     "core.fsmonitor": "false",
-    "core.fsync": "all",  # a ref that is empty after a power cut would stop every later fetch
-    "core.bigFileThreshold": str(LARGEST_OBJECT),  # stream what is larger instead of holding it in memory
+    "core.fsync": "all",  # a ref left empty by a power failure would block every later fetch
+    "core.bigFileThreshold": str(LARGEST_OBJECT),  # stream larger files instead of holding them in memory
     "transfer.fsckObjects": "true",
-    "fetch.unpackLimit": "1",  # always a pack, which appears at once or not at all; loose objects come one by one
+    **{f"fetch.fsck.{finding}": "ignore" for finding in HARMLESS_FINDINGS},
+    "fetch.unpackLimit": "1",  # always a pack, which appears as a whole or not at all; loose objects appear one by one
     "gc.auto": "0",
     "maintenance.auto": "false",
     "init.defaultBranch": "main",
     "credential.helper": "",
-    # A signature names its own kind. Only SSH's counts, so nothing is ever run for another.
+    # A signature names its own kind. Only SSH's counts, so no program is ever run for another.
     "gpg.program": os.devnull,
     "gpg.openpgp.program": os.devnull,
     "gpg.x509.program": os.devnull,
     "gpg.ssh.program": SSH_KEYGEN,
 }
-# Where a company reaches its git server only through a proxy, or with a CA of its own.
+# For companies that reach their git server only through a proxy, or with their own CA.
 PASSED_ON = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO")
 # Run by git through sh, for this one address only: a redirect to another server gets nothing. The token goes from
-# the file through shell builtins to git's pipe, so no process has it among its arguments or in its environment.
+# the file through shell builtins to git's pipe, so no process has it in its arguments or environment.
 CREDENTIAL_HELPER = (
     '!f() { test "$1" = get || return 0; read -r token < "$RECONCILER_TOKEN_FILE"; '
     "case $token in *:*) user=${token%%:*} token=${token#*:};; *) user=x-access-token;; esac; "
@@ -55,27 +71,27 @@ _SSH_SHORTHAND = re.compile(r"(?P<host>[\w.-]+@[\w.-]+|[\w-]+(?:\.[\w-]+)+):(?!/
 def check_url(url: str) -> None:
     """Raises ConfigError unless ``url`` is ssh://, https:// or an absolute local path, without a secret in it.
 
-    The message never repeats the URL: it may hold a password or a token.
+    The message never quotes the URL: it may contain a password or a token.
     """
     if not url:
         raise _url_error("it is empty", "Write ssh://user@host/path, https://host/path or an absolute path.")
     if _CONTROL.search(url):
-        raise _url_error("it holds a space or a control character", "Remove it (in a path of ssh:// write %20).")
+        raise _url_error("it contains a space or a control character", "Remove it (in a path of ssh:// write %20).")
     if url.startswith("/"):
         return
     parts = _split(url)
     if parts.scheme not in ("ssh", "https"):
         raise _url_error("it is neither ssh://, https:// nor an absolute path", _other_form_hint(url, parts))
     if not parts.hostname or parts.hostname.startswith("-") or (parts.username or "").startswith("-"):
-        raise _url_error("it names no host, or one that starts with '-'", f"Write {parts.scheme}://host/path.")
+        raise _url_error("it has no host, or one that starts with '-'", f"Write {parts.scheme}://host/path.")
     if parts.path in ("", "/"):
-        raise _url_error("it names no repository", f"Write {parts.scheme}://host/path.")
+        raise _url_error("it has no path to a repository", f"Write {parts.scheme}://host/path.")
     if parts.query or parts.fragment:
         raise _url_error("it has a part after '?' or '#'", "Remove it; a token belongs in repository.token_file.")
     if parts.password is not None or (parts.scheme == "https" and parts.username is not None):
         raise _url_error(
-            "it holds a user name or a password",
-            "Remove it and change that password, as it has been seen. For https write the token, or user:token, into "
+            "it contains a user name or a password",
+            "Remove it, and change that password: it has been exposed. For https write the token, or user:token, into "
             "repository.token_file; for ssh use repository.ssh_key_file.",
         )
 
@@ -83,9 +99,11 @@ def check_url(url: str) -> None:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018  # raises for a port that is none
+        parts.port  # noqa: B018  # raises for an invalid port
     except ValueError:
-        raise _url_error("it is no URL: its host or port cannot be read", "Write ssh://user@host:port/path.") from None
+        raise _url_error(
+            "it is not a valid URL: its host or port cannot be read", "Write ssh://user@host:port/path."
+        ) from None
     return parts
 
 
@@ -96,16 +114,16 @@ def _other_form_hint(url: str, parts: SplitResult) -> str:
     if parts.scheme == "file":
         return "Write the path alone, such as /srv/git/config.git."
     if parts.scheme == "http":
-        return "http sends the token in the clear: write https://."
+        return "http sends the token in clear text: write https://."
     return "Write ssh://user@host/path, https://host/path or an absolute path."
 
 
 def _url_error(what: str, hint: str) -> ConfigError:
-    return ConfigError(f"the address of the repository cannot be used: {what}", where="repository.url", hint=hint)
+    return ConfigError(f"the repository URL cannot be used: {what}", where="repository.url", hint=hint)
 
 
 def check_branch(branch: str) -> None:
-    """Raises ConfigError unless ``branch`` may be a branch's name: the rules of git check-ref-format --branch."""
+    """Raises ConfigError unless ``branch`` is a valid branch name by the rules of git check-ref-format --branch."""
     parts = branch.split("/")
     broken = (
         not branch
@@ -117,23 +135,23 @@ def check_branch(branch: str) -> None:
     )
     if broken:
         raise ConfigError(
-            f"{branch!r} cannot be the name of a branch", where="repository.branch", hint="Write a name such as main."
+            f"{branch!r} is not a valid branch name", where="repository.branch", hint="Write a name such as main."
         )
 
 
 def check_commit(commit: str) -> None:
     """Raises RefusedError unless ``commit`` is a full object id, which git cannot take for an option."""
     if not COMMIT_ID.fullmatch(commit):
-        raise RefusedError(f"{plain(commit)!r} is not a full commit id", hint="Give all 40 hexadecimal digits.")
+        raise RefusedError(f"{sanitized(commit)!r} is not a full commit id", hint="Give all 40 hexadecimal digits.")
 
 
 def check_path(path: str) -> tuple[str, ...]:
-    """Given a path inside the repository, return its elements ("" is the root, and has none). Raises SourceError."""
+    """Given a path inside the repository, return its elements (none for "", the root). Raises SourceError."""
     elements = tuple(path.split("/")) if path else ()
     if len(elements) > DEEPEST_PATH or any(part in ("", ".", "..") for part in elements):
         raise _path_error(path, "a path in git is relative, without '.', '..' or empty parts")
     if any(character < " " or character == "\x7f" for character in path):
-        raise _path_error(path, "it holds a control character")
+        raise _path_error(path, "it contains a control character")
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -141,20 +159,21 @@ def check_path(path: str) -> tuple[str, ...]:
     return elements
 
 
-def _path_error(path: str, why: str) -> SourceError:
-    return SourceError(f"{plain(path)!r} cannot be read from git: {why}", hint="Correct it in environment.yaml.")
+def _path_error(path: str, reason: str) -> SourceError:
+    return SourceError(f"{sanitized(path)!r} cannot be read from git: {reason}", hint="Correct it in environment.yaml.")
 
 
-def plain(text: str, most: int = 200) -> str:
-    """Text from outside, made fit for a terminal and a log: one line, no control or direction characters."""
-    shown = printable(text[:most])
-    return shown if len(text) <= most else f"{shown}…"
+def sanitized(text: str, most: int = 200) -> str:
+    """Given text from outside, return it fit for a terminal and a log: one line, without control or direction
+    characters."""
+    line = printable(text[:most])
+    return line if len(text) <= most else f"{line}…"
 
 
 # --- how git is started ----------------------------------------------------------------------------------------------
 
 
-def environment(
+def git_environment(
     *,
     url: str,
     git_dir: str,
@@ -163,10 +182,11 @@ def environment(
     inherited: Mapping[str, str],
     settings: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Everything a git process gets. Of ``inherited`` only PATH and PASSED_ON remain; ``settings`` add to SETTINGS.
+    """The whole environment of a git process. Of ``inherited`` only PATH and PASSED_ON remain; ``settings`` add to
+    SETTINGS.
 
-    GIT_DIR is always set, so git never looks for a repository around the working directory. The settings travel as
-    GIT_CONFIG_*, which wins over the mirror's own config file.
+    GIT_DIR is always set, so git never searches for a repository around the working directory. The settings are passed
+    as GIT_CONFIG_*, which overrides the mirror's own config file.
     """
     settings = {**SETTINGS, **(settings or {})}
     passed_on = {name: inherited[name] for name in PASSED_ON if name in inherited}
@@ -196,10 +216,10 @@ def environment(
 
 
 def ssh_command(key_file: str, known_hosts_file: str) -> str:
-    """The value of GIT_SSH_COMMAND: this key and these known hosts only, nothing of the user's or the machine's own.
+    """The value of GIT_SSH_COMMAND: this key and these known hosts only, none of the user's or the machine's settings.
 
-    curve25519 goes first because the default, a post-quantum hybrid, costs 155 ms of CPU a poll against 18; the
-    others stay as a fallback for servers that do not have it.
+    curve25519 comes first because the default, a post-quantum hybrid, costs 155 ms of CPU per poll instead of 18; the
+    others remain as a fallback for servers that lack it.
     """
     options = (
         "BatchMode=yes",
@@ -219,17 +239,17 @@ def ssh_command(key_file: str, known_hosts_file: str) -> str:
 
 
 def _ssh_path(path: str) -> str:
-    """ssh expands "%" in the value of an option, and reads it with quotes and backslashes (not so that of -i)."""
+    """Quote an option's value: ssh expands "%" in it and interprets quotes and backslashes (unlike in -i)."""
     escaped = re.sub(r'(["\\])', r"\\\1", path.replace("%", "%%"))
     return f'"{escaped}"'
 
 
-def ls_remote(url: str, pattern: str) -> list[str]:
+def ls_remote_command(url: str, pattern: str) -> list[str]:
     return ["git", "ls-remote", "--exit-code", "--", url, pattern]
 
 
-def fetch(url: str, branch: str) -> list[str]:
-    """The branch and its history into HEAD_REF, also where the branch was rewritten (the ``+``)."""
+def fetch_command(url: str, branch: str) -> list[str]:
+    """Fetch the branch and its history into HEAD_REF, even where the branch was rewritten (the ``+``)."""
     options = ("--quiet", "--no-tags", "--no-auto-maintenance", "--no-write-fetch-head", "--no-recurse-submodules")
     return ["git", "fetch", *options, "--", url, f"+refs/heads/{branch}:{HEAD_REF}"]
 
@@ -246,44 +266,46 @@ _LONGEST_REASON = 1000
 _PERSON = re.compile(r"(?P<name>[^<>\x00-\x1f]*[^<>\x00-\x20]) <(?P<mail>[^<>\x00-\x20]+)>")
 
 
-def read_log(commit: str, since: str | None, directory: str) -> list[str]:
-    """Every commit that changes files of the directory, with the ids of what it makes of them.
+def log_command(commit: str, since: str | None, directory: str) -> list[str]:
+    """Every commit that changes files of the directory, with the object ids of the results.
 
-    Of a merge, what differs from all of its parents (``-c``). Nothing of the history is left out as redundant.
+    Of a merge, the files that differ from all of its parents (``-c``). History is not simplified.
     """
     form = ("--format=%x01%ct", "--raw", "-c", "--root", "-z", "--no-abbrev", "--no-renames", "--full-history")
     new = () if since is None else (f"^{since}",)
     return ["git", "--literal-pathspecs", "log", *form, commit, *new, "--", *((directory,) if directory else ())]
 
 
-def push(url: str, commit: str, ref: str, *, dry_run: bool = False) -> list[str]:
-    """Exactly one ref, and only where that is a fast-forward."""
+def push_command(url: str, commit: str, ref: str, *, dry_run: bool = False) -> list[str]:
+    """Push exactly one ref, and only as a fast-forward."""
     options = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed")
     return ["git", "push", *options, *(("--dry-run",) if dry_run else ()), "--", url, f"{commit}:{ref}"]
 
 
 def rollback_branch(environment: str, failed: str) -> str:
-    """Where a revert stands for review."""
+    """The branch on which a revert is proposed for review."""
     return f"reconciler/rollback-{environment}-{failed[:12]}"
 
 
-def identity(author: str) -> dict[str, str]:
-    """Given "Name <mail>", the variables that make git commit as that person. Raises ConfigError."""
+def author_environment(author: str) -> dict[str, str]:
+    """Given "Name <mail>", return the variables that make git commit as that author. Raises ConfigError."""
     person = _PERSON.fullmatch(author)
     if person is None:
         raise ConfigError(
-            f"{plain(author, 60)!r} is no author", where="rollback.author", hint="Write Name <address@host>."
+            f"{sanitized(author, 60)!r} is not a valid author",
+            where="rollback.author",
+            hint="Write Name <address@host>.",
         )
     roles = ("AUTHOR", "COMMITTER")
     names = {f"GIT_{role}_NAME": person["name"] for role in roles}
     return names | {f"GIT_{role}_EMAIL": person["mail"] for role in roles}
 
 
-def revert_message(order: RevertOrder, commit: str, subject: str, merged_into: str = "") -> str:
+def revert_message(order: RevertRequest, commit: str, subject: str, merged_into: str = "") -> str:
     """The message of the commit that undoes ``commit``; ``merged_into`` is the first parent of a merge.
 
-    What comes from outside stays in its line, and behind words of ours: a line of its own could look like a trailer,
-    or ("---") like the end of the message.
+    Text from outside stays in its line, after words of ours: on a line of its own it could look like a trailer, or
+    ("---") like the end of the message.
     """
     merge = f", reversing\nchanges made to {merged_into}" if merged_into else ""
     reason = _one_line(order.reason, _LONGEST_REASON) or "no reason given"
@@ -302,4 +324,4 @@ def revert_message(order: RevertOrder, commit: str, subject: str, merged_into: s
 
 
 def _one_line(text: str, most: int) -> str:
-    return plain(" ".join(text[: 2 * most].split()), most)
+    return sanitized(" ".join(text[: 2 * most].split()), most)

@@ -1,19 +1,19 @@
-"""What git, ssh and curl say when they fail, and what that means for a person. Nothing secret is repeated."""
+"""What the errors of git, ssh and curl mean to an operator. No secret is repeated."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from reconciler.adapters.git.command import plain
+from reconciler.adapters.git.command import sanitized
 from reconciler.core.errors import GitUnreachableError
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """``marks`` are pieces of git's, ssh's or curl's English, one of which is enough; the rest is ours to say.
+class KnownFailure:
+    """``marks`` are fragments of messages of git, ssh or curl, one of which is enough; ``what`` and ``hint`` are ours.
 
-    ``access``: the server answers, and does not let us.
+    ``access``: the server answers, but denies access.
     """
 
     marks: tuple[str, ...]
@@ -22,46 +22,46 @@ class Trouble:
     access: bool = False
 
 
-# The first that fits is told, so the particular stand before the general.
-TROUBLES = (
-    Trouble(
+# The first match wins, so specific failures come before general ones.
+KNOWN_FAILURES = (
+    KnownFailure(
         ("No space left on device", "Disk quota exceeded", "Read-only file system"),
         "the mirror cannot be written: the disk is full or read-only",
-        "Make room below {state_dir}.",
+        "Free some space below {state_dir}.",
     ),
-    Trouble(
+    KnownFailure(
         ("ssh: not found", "ssh: command not found", "cannot run ssh"),
         "the ssh program is not installed",
         "Install it: apt-get install openssh-client.",
     ),
-    Trouble(
+    KnownFailure(
         ("REMOTE HOST IDENTIFICATION HAS CHANGED", "has changed and you have requested strict checking"),
-        "the SSH host key of {host} has changed; the connection was refused, and nothing was sent",
+        "the SSH host key of {host} has changed. The connection was refused, nothing was sent",
         "Ask the administrator of {host} whether the key was replaced, and for its fingerprint. Only then replace the "
         "line in {known_hosts}.",
     ),
-    Trouble(
+    KnownFailure(
         ("and you have requested strict checking", "Host key verification failed"),
         "the SSH host key of {host} is not in {known_hosts}",
         "Run `{keyscan}`, compare the fingerprint with the one its administrator gives you, and add the line.",
     ),
-    Trouble(
+    KnownFailure(
         ("UNPROTECTED PRIVATE KEY FILE", "bad permissions"),
         "ssh refuses the key {key} because others may read it",
         "Run `chmod 600 {key}`.",
     ),
-    Trouble(
+    KnownFailure(
         ("Load key", "not accessible", "invalid format"),
         "the SSH key {key} cannot be read",
         "Check that it exists, has no passphrase, and belongs to the daemon's user.",
     ),
-    Trouble(
+    KnownFailure(
         ("Permission denied (", "Too many authentication failures"),
         "{host} does not accept the SSH key {key}",
         "Add its public half as a deploy key that may read the repository (`ssh-keygen -y -f {key}` prints it).",
         access=True,
     ),
-    Trouble(
+    KnownFailure(
         (
             "Authentication failed",
             "could not read Username",
@@ -73,37 +73,37 @@ TROUBLES = (
         "Check that the token in repository.token_file has not expired and may read this repository.",
         access=True,
     ),
-    Trouble(
+    KnownFailure(
         ("SSL certificate problem", "server certificate verification failed", "certificate verify failed"),
         "the TLS certificate of {host} cannot be verified",
         "Install the certificate's CA on this machine, or have the server renew it.",
     ),
-    Trouble(
+    KnownFailure(
         ("Could not resolve host", "Name or service not known", "Temporary failure in name resolution"),
         "the name {host} cannot be resolved",
         "Check the name in repository.url and this machine's DNS.",
     ),
-    Trouble(
+    KnownFailure(
         ("dubious ownership",),
         "git does not read a local repository that belongs to another user",
         "Run the daemon as that repository's owner, change its owner, or use an ssh:// address.",
     ),
-    Trouble(
+    KnownFailure(
         ("does not appear to be a git repository", "not found", "could not be found", "returned error: 404"),
-        "there is no such repository, or we may not see it",
+        "the repository does not exist, or we may not see it",
         "Check repository.url, and that the key or token may read this repository.",
     ),
-    Trouble(
+    KnownFailure(
         ("transport 'http' not allowed", "unable to update url base from redirection"),
-        "{host} sends us to another address, which is not followed",
-        "Write the repository's present address into repository.url.",
+        "{host} redirects us to another address, which is not followed",
+        "Write the repository's current address into repository.url.",
     ),
-    Trouble(
+    KnownFailure(
         ("couldn't find remote ref",),
         "the branch is gone",
         "Check repository.branch, or restore the branch.",
     ),
-    Trouble(
+    KnownFailure(
         (
             "Connection refused",
             "Connection timed out",
@@ -122,10 +122,10 @@ TROUBLES = (
         "{host} does not answer",
         "Check that the server is up and that this machine may reach it.",
     ),
-    Trouble(
+    KnownFailure(
         ("early EOF", "hung up", "RPC failed", "unexpected disconnect"),
-        "{host} broke off in the middle of its answer",
-        "Check the network, and on the server its log and the repository (git fsck).",
+        "{host} ended the connection in the middle of its answer",
+        "Check the network, the server's log, and the repository there (git fsck).",
     ),
 )
 REFUSED_OBJECT = re.compile(r"^error: object ([0-9a-f]{40}): (.+)$", re.MULTILINE)
@@ -138,34 +138,34 @@ class UnexplainedError(GitUnreachableError):
     """git failed for a reason that is not in TROUBLES: the mirror itself may be damaged."""
 
 
-def explain(stderr: str) -> Trouble | None:
-    """Given what git printed, return the trouble it tells of. Lines that the remote made git print do not count."""
+def known_failure(stderr: str) -> KnownFailure | None:
+    """Given what git printed, return the known failure it means. Lines from the remote do not count."""
     own = "\n".join(line for line in stderr.splitlines() if not line.startswith("remote:"))
-    return next((warning for warning in TROUBLES if any(mark in own for mark in warning.marks)), None)
+    return next((failure for failure in KNOWN_FAILURES if any(mark in own for mark in failure.marks)), None)
 
 
-def telling_line(stderr: str, token: str = "") -> str:
-    """Given what git printed, return the one line worth showing, without user info, token or control characters."""
+def failure_line(stderr: str, token: str = "") -> str:
+    """Given what git printed, return the most useful line, without user info, token or control characters."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith(_NOISE)]
     first = next((line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))), "".join(lines[:1]))
     return _shown(first, token)
 
 
 def means_refused(stderr: str) -> bool:
-    """Given what a push printed that came to no answer about its ref: did the server know us and say no?
+    """Given what a push printed that got no answer about its ref, return whether the server knew us and denied it.
 
-    Reading went well a moment before. Forges end the connection with words of their own, after which git only says
-    that it could not read from the remote repository.
+    Reading worked a moment before. Forges end the connection with their own message, after which git only says that it
+    could not read from the remote repository.
     """
-    warning = explain(stderr)
-    return "Could not read from remote repository" in stderr if warning is None else warning.access
+    failure = known_failure(stderr)
+    return "Could not read from remote repository" in stderr if failure is None else failure.access
 
 
-def refusing_line(stdout: str, stderr: str, token: str = "") -> str:
-    """Given what ``git push --porcelain`` printed, return the line in which the server says why not, likewise.
+def refusal_line(stdout: str, stderr: str, token: str = "") -> str:
+    """Given what ``git push --porcelain`` printed, return the line in which the server gives its reason, likewise.
 
-    Hooks and forges print theirs with "remote:" before it, and frames and empty lines around it; a server that ends
-    the connection prints it bare.
+    Hooks and forges print it after "remote:", with frames and empty lines around it; a server that ends the connection
+    prints it bare.
     """
     lines = [line for line in stderr.splitlines() if not line.startswith(_ADVICE)]
     theirs = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]
@@ -174,10 +174,10 @@ def refusing_line(stdout: str, stderr: str, token: str = "") -> str:
     said = next(iter(loud or telling), "")
     verdicts = (line.split("\t")[-1] for line in stdout.splitlines() if line.startswith("!"))
     verdict = next(verdicts, "").strip()
-    return _shown(": ".join(filter(None, (verdict, said))) or "it gives no reason", token)
+    return _shown(": ".join(filter(None, (verdict, said))) or "no reason given", token)
 
 
 def _shown(line: str, token: str) -> str:
     for secret in filter(None, (token, token.partition(":")[2])):
         line = line.replace(secret, "***")
-    return plain(_USER_INFO.sub("***@", line))
+    return sanitized(_USER_INFO.sub("***@", line))

@@ -1,11 +1,11 @@
-"""Since when the encrypted values of a directory have been in git, from its whole history and without a key.
+"""When each encrypted value of a directory first appeared in git, from its whole history and without a key.
 
-A value keeps its iv until it is written anew, also when ``sops rotate`` makes new ciphertext of all of them. So the age
-of a value is that of the oldest commit whose files hold its iv, in whichever file: renaming a file, merging a branch,
-removing a value and putting it back, or reverting to an older one makes no secret any younger.
+A value keeps its iv until it is rewritten, even when ``sops rotate`` re-encrypts all of them. So the age of a value is
+that of the oldest commit whose files contain its iv, in whichever file: renaming a file, merging a branch, removing and
+restoring a value, or reverting to an older one makes no secret younger.
 
-Three processes, whatever the length of the history: ``git log`` tells which files every commit made, ``git cat-file``
-how large they are, and then what is in them.
+Three processes, whatever the length of the history: ``git log`` lists the files each commit wrote, ``git cat-file``
+their sizes, and then their contents.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import LARGEST_OBJECT, read_log
+from reconciler.adapters.git.command import LARGEST_OBJECT, log_command
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import GitRunner
 from reconciler.core.errors import RefusedError
@@ -33,18 +33,18 @@ _NOTHING = b"0" * 40
 async def first_appearances(git: GitRunner, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
     """See the ``Git`` port's ``first_seen``; ``since`` is an ancestor or None.
 
-    Raises DamagedError for a mirror that cannot be read, GitUnreachableError where git does not end in time,
+    Raises DamagedError for a mirror that cannot be read, GitUnreachableError where git does not finish in time,
     RefusedError for a history that is too long.
     """
-    log = await _ask(git, read_log(commit, since, directory), LOG)
+    log = await _ask(git, log_command(commit, since, directory), LOG)
     blobs = await asyncio.to_thread(_blobs, log)
     sizes = await _ask(git, ["git", "cat-file", "--batch-check"], LOG, blobs)
-    found: dict[str, float] = {}
+    first_seen: dict[str, float] = {}
     for portion in _portions(sizes):
         room = AT_ONCE + LARGEST_OBJECT + len(portion) * process.KIB
         files = await _ask(git, ["git", "cat-file", "--batch"], room, portion)
-        await asyncio.to_thread(_take_in, files, blobs, found)
-    return found
+        await asyncio.to_thread(_take_in, files, blobs, first_seen)
+    return first_seen
 
 
 async def _ask(
@@ -55,7 +55,7 @@ async def _ask(
     if completed.timed_out:
         git.raise_failure(completed, SECONDS)
     if completed.overflowed:
-        what = f"the history of the environments is too long to be read ({stdout // process.MIB} MiB of it)"
+        what = f"the history of the environments is too long to read (over {stdout // process.MIB} MiB)"
         raise RefusedError(what, where=git.where, hint="Give the environments a repository of their own.")
     if not completed.ok:
         raise DamagedError("its history cannot be read")
@@ -63,20 +63,20 @@ async def _ask(
 
 
 def _blobs(log: bytes) -> dict[bytes, float]:
-    """Given the log, return the earliest date at which each file's content was made, by its object id."""
-    found: dict[bytes, float] = {}
+    """Given the log, return the earliest date at which each file content was written, by object id."""
+    earliest: dict[bytes, float] = {}
     at = 0.0
     for field in log.split(b"\0"):
         text = field.lstrip(b"\n")
         if moment := _MOMENT.fullmatch(text):
             at = float(moment[1])
         elif (made := _MADE.fullmatch(text)) and made[1] != _NOTHING:
-            found[made[1]] = min(at, found.get(made[1], at))
-    return found
+            earliest[made[1]] = min(at, earliest.get(made[1], at))
+    return earliest
 
 
 def _portions(sizes: bytes) -> Iterator[list[bytes]]:
-    """The files to read at a time; none that is too large to be a source of ours, and no submodule."""
+    """Groups of files to read together, without submodules and files too large to be one of our sources."""
     portion: list[bytes] = []
     total = 0
     for line in sizes.splitlines():
@@ -92,13 +92,13 @@ def _portions(sizes: bytes) -> Iterator[list[bytes]]:
         yield portion
 
 
-def _take_in(files: bytes, blobs: Mapping[bytes, float], found: dict[str, float]) -> None:
-    """Note for every iv in the files, as ``git cat-file --batch`` printed them, when it was first there."""
+def _take_in(files: bytes, blobs: Mapping[bytes, float], first_seen: dict[str, float]) -> None:
+    """Record when each iv in the files, as ``git cat-file --batch`` printed them, first appeared."""
     position = 0
     while (end := files.find(b"\n", position)) >= 0:
         name, _, size = files[position:end].split()
         at, start = blobs[name], end + 1
         position = start + int(size) + 1
         for iv in ivs(files[start : position - 1]):
-            if at < found.get(iv, float("inf")):
-                found[iv] = at
+            if at < first_seen.get(iv, float("inf")):
+                first_seen[iv] = at

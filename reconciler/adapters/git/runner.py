@@ -1,4 +1,4 @@
-"""Starts git for one remote, and turns what it says when it fails into an error for a person."""
+"""Runs git for one remote, and turns its failures into errors for an operator."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import environment, plain, ssh_command
-from reconciler.adapters.git.errors import REFUSED_OBJECT, UnexplainedError, explain, telling_line
+from reconciler.adapters.git.command import git_environment, sanitized, ssh_command
+from reconciler.adapters.git.errors import REFUSED_OBJECT, UnexplainedError, failure_line, known_failure
 from reconciler.core.errors import GitUnreachableError, SourceError
 
-QUICK = 30.0  # seconds for a question to the mirror
+QUICK = 30.0  # seconds for a query of the mirror
 GRACE = 2.0  # seconds a stopped git may take to remove its own temporary files
 STDERR = 64 * process.KIB
 
 
 @dataclass(frozen=True, slots=True)
 class GitRunner:
-    """``git_dir`` is the repository that a call without another works in. A file that is "" is not used.
+    """``git_dir`` is the default repository of a call. A file that is "" is not used.
 
     ``key_field`` is the setting that ``key_file`` comes from, for messages.
     """
@@ -47,11 +47,11 @@ class GitRunner:
         settings: Mapping[str, str] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> process.Completed:
-        """Run git to its end. ``settings`` are added to those every git gets, ``variables`` to its environment.
+        """Run git to its end. ``settings`` are added to SETTINGS, ``variables`` to the environment.
 
         Raises GitUnreachableError where it cannot be started.
         """
-        surroundings = environment(
+        environment = git_environment(
             url=self.url,
             git_dir=git_dir or self.git_dir,
             ssh_command=ssh_command(self.key_file, self.known_hosts_file) if self.key_file else None,
@@ -61,15 +61,14 @@ class GitRunner:
         )
         limits = process.Limits(timeout=seconds, grace=GRACE, stdout=stdout, stderr=stderr, resources=resources or {})
         try:
-            return await process.run(argv, env={**surroundings, **(variables or {})}, limits=limits, stdin=stdin)
+            return await process.run(argv, env={**environment, **(variables or {})}, limits=limits, stdin=stdin)
         except process.MissingProgramError as error:
             raise self.unreachable("the git program is not installed", "Install it: apt-get install git.") from error
         except OSError as error:
             raise self.unreachable(f"git cannot be started ({error.strerror})", "Check memory and limits.") from error
 
     def require_files(self) -> None:
-        """ssh and git name a missing file in many ways; say it plainly before they start. Raises
-        GitUnreachableError."""
+        """Check the files first: ssh and git report a missing one in many ways. Raises GitUnreachableError."""
         files = {
             self.key_field: self.key_file,
             "repository.known_hosts_file": self.known_hosts_file,
@@ -82,8 +81,8 @@ class GitRunner:
                 )
 
     def raise_failure(self, completed: process.Completed, seconds: float) -> NoReturn:
-        """Raises SourceError for an object that git refuses, UnexplainedError where nothing is known of the reason,
-        else GitUnreachableError."""
+        """Raises SourceError for an object that git refuses, UnexplainedError where the reason is unknown, otherwise
+        GitUnreachableError."""
         stderr = completed.stderr.decode(errors="replace")
         if completed.timed_out:
             raise self.unreachable(
@@ -91,26 +90,26 @@ class GitRunner:
             )
         if refused := REFUSED_OBJECT.search(stderr):
             raise SourceError(
-                f"git refuses the object {refused[1][:12]} of the branch ({plain(refused[2])}); nothing was fetched",
+                f"git refuses object {refused[1][:12]} of the branch ({sanitized(refused[2])}); nothing was fetched",
                 where=self.where,
-                hint="Take it out of the branch's history.",
+                hint="Remove it from the branch's history.",
             )
-        warning = explain(stderr)
-        if warning is None:
-            line = telling_line(stderr, self.token()) or f"exit code {completed.exit_code}, without a word"
-            raise UnexplainedError(f"git failed: {line}", where=self.where, hint="It is tried again.")
+        failure = known_failure(stderr)
+        if failure is None:
+            line = failure_line(stderr, self.token()) or f"exit code {completed.exit_code}, no message"
+            raise UnexplainedError(f"git failed: {line}", where=self.where, hint="Will retry.")
         facts = self._facts()
-        raise self.unreachable(warning.what.format(**facts), warning.hint.format(**facts))
+        raise self.unreachable(failure.what.format(**facts), failure.hint.format(**facts))
 
     def unreachable(self, what: str, hint: str) -> GitUnreachableError:
-        return GitUnreachableError(what, where=self.where, hint=f"{hint} It is tried again.")
+        return GitUnreachableError(what, where=self.where, hint=f"{hint} Will retry.")
 
     @property
     def where(self) -> str:
         return f"{self.url} (branch {self.branch})"
 
     def token(self) -> str:
-        """Only to keep it out of a message."""
+        """For redacting it from messages."""
         try:
             with open(self.token_file or os.devnull, encoding="utf-8", errors="replace") as file:
                 return file.readline().strip()

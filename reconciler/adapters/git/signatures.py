@@ -1,14 +1,14 @@
-"""Whether commits carry a good SSH signature of a signer whom the server's file allows.
+"""Whether commits carry a good SSH signature of a signer whom the server configuration allows.
 
-git asks ssh-keygen, twice for each commit: 8 ms of CPU, so 80 s for 10,000 commits. What git makes of a signature, as
+git runs ssh-keygen twice for each commit: 8 ms of CPU, so 80 s for 10,000 commits. How git reports signatures, as
 measured with git 2.39 and OpenSSH 9.2:
 
-- %G? is G only where a principal of the allowed_signers file matches; a good signature of any other key is U, and so
-  is one of a key that had expired. Expired when? At the commit's own date, which its author chooses: ``valid-before``
-  keeps old commits good, and stops nobody who still has the key. A key that was lost must be removed from the file.
-- A missing allowed_signers file makes every signature U, a missing ssh-keygen B, no room for a temporary file N. So
-  these are looked for first, or git's complaints afterwards: they are not the commit's fault.
-- A signature of a kind that git does not know ends git in the middle of its answer.
+- %G? is G only where a principal of the allowed_signers file matches; a good signature of any other key is U, as is
+  one of an expired key. What counts is the commit's own date, which its author chooses: ``valid-before`` keeps old
+  commits good, and stops nobody who still has the key. A lost key must be removed from the file.
+- A missing allowed_signers file makes every signature U, a missing ssh-keygen B, no space for a temporary file N. So
+  these are checked first, and git's complaints afterwards: they are not the commit's fault.
+- A signature of a kind that git does not know ends git in the middle of its output.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import SSH_KEYGEN, plain
-from reconciler.adapters.git.errors import telling_line
-from reconciler.adapters.git.objects import DamagedError
+from reconciler.adapters.git.command import SSH_KEYGEN, sanitized
+from reconciler.adapters.git.errors import failure_line
+from reconciler.adapters.git.objects import MissingCommitError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.core.errors import SignaturesUnavailableError, UnverifiedError
 
 AT_ONCE = 100  # commits for one git
-ENOUGH = 120.0  # seconds of checking in one pass; the next one goes on from there
-MOST_KEPT = 10_000  # commits remembered as good after a check that came to its end
+ENOUGH = 120.0  # seconds of checking in one reconciliation; the next one continues from there
+MOST_KEPT = 10_000  # commits remembered as good after a complete check
 LARGEST_FILE = process.MIB
 
 _SIGNATURE = re.compile(rb"^gpgsig -----BEGIN ([A-Z0-9 ]+)-----$", re.MULTILINE)
@@ -40,12 +40,13 @@ _NOT_ITS_FAULT = ("cannot run", "cannot exec", "cannot fork", "could not create"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What git says of one commit: the letter of %G?, the key's fingerprint, what ssh-keygen said, what git said."""
+class SignatureVerdict:
+    """What git reports about one commit: the letter of %G?, the key's fingerprint, the output of ssh-keygen, and git's
+    own complaint."""
 
     letter: str
     key: str
-    told: str
+    output: str
     complaint: str
 
 
@@ -61,9 +62,9 @@ class Signatures:
     async def check(self, commits: Sequence[str]) -> None:
         """Given commit ids, oldest first, return if all are good.
 
-        Raises UnverifiedError for the first that is not; SignaturesUnavailableError where it cannot be told, or not
-        in ENOUGH seconds: those that were good are not asked about again, so the next call gets further. Raises
-        DamagedError where a commit is missing.
+        Raises UnverifiedError for the first that is not; SignaturesUnavailableError where checking is impossible, or
+        takes more than ENOUGH seconds: good ones are not checked again, so the next call gets further; DamagedError
+        where a commit is missing.
         """
         self._read_signers()
         ends = time.monotonic() + ENOUGH
@@ -74,16 +75,16 @@ class Signatures:
                 raise SignaturesUnavailableError(
                     f"of {len(waiting)} commits {start} were checked within {ENOUGH:g} s",
                     where=self._git.where,
-                    hint="The next pass goes on from there.",
+                    hint="The next reconciliation continues from there.",
                 )
         if len(self._good) > MOST_KEPT:
             self._good = set(commits[-1:])
 
     def _read_signers(self) -> None:
-        """See that there is something to check with; forget what was good by an older file."""
+        """Require what is needed for checking; forget results that an older file gave."""
         if self._file is None:
             raise UnverifiedError(
-                "nobody's signature is allowed",
+                "no signer is allowed",
                 where=self._git.where,
                 hint="Set repository.allowed_signers_file.",
             )
@@ -91,7 +92,7 @@ class Signatures:
             raise SignaturesUnavailableError(
                 f"no signature can be checked: {SSH_KEYGEN} is not installed",
                 where=self._git.where,
-                hint="Install it: apt-get install openssh-client. It is tried again.",
+                hint="Install it: apt-get install openssh-client. Will retry.",
             )
         signers = _content(self._file)
         if signers != self._signers:
@@ -99,7 +100,7 @@ class Signatures:
             self._good.clear()
 
     async def _check_some(self, commits: Sequence[str], seconds: float) -> bool:
-        """Whether git came to an end in time. Raises as ``check`` does."""
+        """Whether git finished in time. Raises as ``check`` does."""
         completed = await self._log("%H %G?", commits, seconds)
         lines = iter(completed.stdout.decode(errors="replace").splitlines())
         for commit in commits:
@@ -119,57 +120,56 @@ class Signatures:
         return await self._git.run(argv, stdin=given, seconds=seconds, settings=allowed)
 
     async def _objection(self, commit: str) -> Exception:
-        """Why the commit is not good. Raises DamagedError where it is missing."""
+        """The error for a commit that is not good. Raises DamagedError where it is missing."""
         raw = await self._git.run(["git", "cat-file", "commit", commit])
         header = raw.stdout.partition(b"\n\n")[0]
         if not header:
-            raise DamagedError(f"the commit {commit[:12]} is missing")
+            raise MissingCommitError(commit)
         completed = await self._log("%G?%x00%GF%x00%GG", [commit])
-        letter, key, told = (*completed.stdout.decode(errors="replace").split("\0"), "", "")[:3]
+        letter, key, output = (*completed.stdout.decode(errors="replace").split("\0"), "", "")[:3]
         complaint = completed.stderr.decode(errors="replace")
-        kind = found[1].decode() if (found := _SIGNATURE.search(header)) else ""
-        author = plain(found[1].decode(errors="replace"), 100) if (found := _AUTHOR.search(header)) else "nobody"
+        kind = match[1].decode() if (match := _SIGNATURE.search(header)) else ""
+        author = sanitized(match[1].decode(errors="replace"), 100) if (match := _AUTHOR.search(header)) else "nobody"
         if kind == "SSH SIGNATURE" and (letter in "GN" or any(mark in complaint for mark in _NOT_ITS_FAULT)):
             return SignaturesUnavailableError(
-                f"the signature of {commit[:12]} could not be checked ({telling_line(complaint) or 'no reason given'})",
+                f"the signature of {commit[:12]} could not be checked ({failure_line(complaint) or 'no reason given'})",
                 where=self._git.where,
-                hint=f"Check {SSH_KEYGEN}, and space in /tmp. It is tried again.",
+                hint=f"Check {SSH_KEYGEN}, and space in /tmp. Will retry.",
             )
-        why, hint = self._reason(kind, Verdict(letter, plain(key.strip()), told, complaint))
-        return UnverifiedError(f"the commit {commit[:12]} by {author} {why}", where=self._git.where, hint=hint)
+        reason, hint = self._reason(kind, SignatureVerdict(letter, sanitized(key.strip()), output, complaint))
+        return UnverifiedError(f"the commit {commit[:12]} by {author} {reason}", where=self._git.where, hint=hint)
 
-    def _reason(self, kind: str, verdict: Verdict) -> tuple[str, str]:
+    def _reason(self, kind: str, verdict: SignatureVerdict) -> tuple[str, str]:
         """What is wrong with a signature of this kind ("" for none), and the next step."""
-        anew = "Ask the author whether it is theirs, and to sign it with an SSH key and push it anew."
+        again = "Ask the author whether it is theirs, and to sign it with an SSH key and push it again."
         if not kind:
-            return "is not signed", anew
+            return "is not signed", again
         if kind != "SSH SIGNATURE":
             name = _KINDS.get(kind, "unknown")
-            return f"carries a signature of another kind ({name}); only those made with an SSH key count", anew
-        if "not permitted for use in signature namespace" in verdict.told:
-            return f"is signed by a key that by {self._file} may not sign commits (namespaces)", anew
+            return f"carries a signature of another kind ({name}); only SSH signatures count", again
+        if "not permitted for use in signature namespace" in verdict.output:
+            return f"is signed by a key that may not sign commits by {self._file} (namespaces)", again
         if verdict.letter != "U":
-            return "carries a bad signature: one of the two was changed after it was signed", anew
+            return "carries a bad signature: commit or signature was changed afterwards", again
         add = f"Ask the author whether it is theirs; if so, add the key to {self._file}."
-        if "key has expired" in verdict.told or "not yet valid" in verdict.told:
-            when = f"on the commit's date the key was not valid by {self._file}"
-            return f"is signed by {verdict.key}, but {when}", f"{anew} Or correct the dates of the key."
-        return f"is signed by {verdict.key}, a key that {self._file} does not name", add
+        if "key has expired" in verdict.output or "not yet valid" in verdict.output:
+            when = f"by {self._file} the key was not valid on the commit's date"
+            return f"is signed by {verdict.key}, but {when}", f"{again} Or correct the dates of the key."
+        return f"is signed by {verdict.key}, a key that is not in {self._file}", add
 
 
 def _content(path: str) -> bytes:
-    """Raises SignaturesUnavailableError where the file cannot be read. Never waits: it may be a pipe."""
+    """Raises SignaturesUnavailableError where the file cannot be read. Never blocks, even on a pipe."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             content = file.read(LARGEST_FILE + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-        why = "it is no regular file" if content is None else "" if len(content) <= LARGEST_FILE else "it is too large"
+        reason = "not a regular file" if content is None else "" if len(content) <= LARGEST_FILE else "too large"
     except OSError as error:
-        content, why = None, error.strerror or "it cannot be opened"
-    if content is None or why:
+        content, reason = None, error.strerror or "it cannot be opened"
+    if content is None or reason:
         raise SignaturesUnavailableError(
-            f"no signature can be checked: {path} cannot be read ({why})",
-            hint="Put it there, readable for the daemon's user, or correct repository.allowed_signers_file. It is "
-            "tried again.",
+            f"no signature can be checked: {path} cannot be read ({reason})",
+            hint="Make it readable for the daemon's user, or correct repository.allowed_signers_file. Will retry.",
         )
     return content

@@ -1,4 +1,4 @@
-"""Reads a working directory into a Tree: regular files only, no link followed, within limits."""
+"""Reads a work tree into a Tree: regular files only, links not followed, within limits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import stat
 from collections.abc import Iterator
 
 from reconciler.core.errors import RefusedError
-from reconciler.core.sops.ciphertext import MAX_BYTES
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
+from reconciler.core.sops.patterns import MAX_BYTES
 from reconciler.core.tree import MAX_FILES, MAX_TOTAL, Tree
 
 _DEEPEST = 32
@@ -24,9 +24,9 @@ _KINDS = (
 
 
 def read_tree(directory: str) -> Tree:
-    """Everything below ``directory``, which may itself be a link: the person named it.
+    """Everything below ``directory``, which may itself be a link: the user named it.
 
-    Raises RefusedError where it is no directory, cannot be read, or holds more than MAX_FILES or MAX_TOTAL.
+    Raises RefusedError where it is not a directory, cannot be read, or holds more than MAX_FILES or MAX_TOTAL.
     """
     try:
         top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -54,15 +54,15 @@ class _Reader:
             path = prefix + os.fsencode(name).decode("utf-8", "backslashreplace")
             if len(self.files) + len(self.odd) >= MAX_FILES:
                 hint = "Name the directory that holds the environments, and nothing else"
-                raise RefusedError(f"there are more than {MAX_FILES} files", where=path, hint=hint)
+                raise RefusedError(f"more than {MAX_FILES} files", where=path, hint=hint)
             if name not in _SKIPPED:
                 self._take(directory, name, path, depth)
 
     def _take(self, directory: int, name: str, path: str, depth: int) -> None:
-        """Look at what is there, then open just that: neither a link nor a pipe that takes its place is followed."""
+        """Examine the entry, then open just that: a link or pipe that replaces it meanwhile is not followed."""
         try:
-            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if stat.S_ISDIR(found.st_mode):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
                 if depth >= _DEEPEST:
                     self.odd[path] = f"deeper than {_DEEPEST} directories"
                     return
@@ -71,10 +71,10 @@ class _Reader:
                     self.read(inner, f"{path}/", depth + 1)
                 finally:
                     os.close(inner)
-            elif stat.S_ISREG(found.st_mode):
+            elif stat.S_ISREG(status.st_mode):
                 self._read_file(directory, name, path)
             else:
-                self.odd[path] = next((what for is_kind, what in _KINDS if is_kind(found.st_mode)), "not a file")
+                self.odd[path] = next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), "not a file")
         except OSError as error:
             self.odd[path] = f"not readable ({_why(error)})"
 
@@ -87,7 +87,7 @@ class _Reader:
         self._total += len(data)
         if self._total > MAX_TOTAL:
             hint = "Name the directory that holds the environments, and nothing else"
-            raise RefusedError(f"the files have more than {MAX_TOTAL} bytes", where=path, hint=hint)
+            raise RefusedError(f"the files have more than {MAX_TOTAL} bytes in total", where=path, hint=hint)
         if len(data) > MAX_BYTES:
             self.odd[path] = f"larger than {MAX_BYTES} bytes"
         else:

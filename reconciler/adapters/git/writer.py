@@ -1,8 +1,8 @@
 """Reverts commits on the remote's branch, and proposes others: fast-forward only, never forced.
 
-A commit is made in a throw-away repository below the state directory, which reads the mirror's objects and writes
-its own. So the mirror goes on holding packs only and no worktree is registered in it; what a killed daemon leaves
-behind is one directory.
+A commit is made in a temporary repository below the state directory, which reads the mirror's objects and writes
+its own. So the mirror still holds packs only, no worktree is registered in it, and a killed daemon leaves behind just
+one directory.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from dataclasses import dataclass, replace
 from reconciler.adapters import process
 from reconciler.adapters.git.command import (
     OWN_REVERT,
+    author_environment,
     check_branch,
     check_commit,
     check_path,
-    identity,
-    plain,
-    push,
+    push_command,
     revert_message,
     rollback_branch,
+    sanitized,
 )
-from reconciler.adapters.git.errors import means_refused, refusing_line
+from reconciler.adapters.git.errors import means_refused, refusal_line
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.objects import DamagedError
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.adapters.git.scratch_repository import ScratchRepository, make_scratch
 from reconciler.core.errors import ConfigError, RefusedError, RevertRefusedError, UnverifiedError
-from reconciler.core.model.revisions import GitRevert, Reverted, RevertOrder, RevertState
+from reconciler.core.model.revisions import GitRevert, Reverted, RevertRequest, RevertState
 
 ATTEMPTS = 5  # how often the branch may move while the revert is made
-MOST_COMMITS = 50  # in one revert; more than that a person should look at
+MOST_COMMITS = 50  # in one revert; more than that need an operator
 MOST_NAMED = 5  # paths or commits in a message
-PREFIX = "revert-"  # of the throw-away directory
-_BY_HAND = "Revert it by hand (git revert), or push a corrected revision."
+PREFIX = "revert-"  # of the temporary directory
+_BY_HAND = "Revert it manually (git revert), or push a corrected revision."
 
 
 class GitPusher:
     """The ``GitWriter`` port, for the branch of ``mirror``.
 
-    ``author`` ("Name <mail>") makes the commits. ``push_key_file`` is used instead of the mirror's key to push over
-    ssh. With ``signing_key_file``, an SSH key without a passphrase, the commits are signed. ``verifies``: signatures
-    are asked for on the branch, so nothing is put on top of a head without a good one. ``push_timeout`` in seconds.
-    Raises ConfigError for an author who is none.
+    ``author`` ("Name <mail>") makes the commits. ``push_key_file`` replaces the mirror's key to push over ssh.
+    ``signing_key_file``, an SSH key without a passphrase, signs the commits. ``verifies``: the branch requires
+    signatures, so nothing is committed on top of a head without a good one. ``push_timeout`` in seconds. Raises
+    ConfigError for an invalid author.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class GitPusher:
         push_timeout: float = 120.0,
     ) -> None:
         self.mirror = mirror
-        self._identity = identity(author)
+        self._identity = author_environment(author)
         self._signing_key = signing_key_file
         self._verifies = verifies
         self._push_timeout = push_timeout
@@ -69,26 +69,26 @@ class GitPusher:
         if push_key_file and mirror.git.key_file:
             self._pushing = replace(mirror.git, key_file=push_key_file, key_field="rollback.ssh_key_file")
 
-    async def revert(self, order: RevertOrder, mode: GitRevert) -> Reverted:
+    async def revert(self, order: RevertRequest, mode: GitRevert) -> Reverted:
         _check(order, mode)
         self._pushing.require_files()
-        mended = False
+        repaired = False
         for _ in range(ATTEMPTS):
             try:
                 if done := await self._try(order, mode):
                     return done
             except DamagedError as error:
-                if mended:
+                if repaired:
                     raise self.mirror.git.unreachable(
-                        f"the revert cannot be made, also after the mirror was made anew: {error}", "Check the disk."
+                        f"the revert failed, even after the mirror was rebuilt: {error}", "Check the disk."
                     ) from error
-                mended = True
-                self.mirror.distrust()
+                repaired = True
+                self.mirror.mark_damaged()
         raise self.mirror.git.unreachable(
             f"the branch moved {ATTEMPTS} times while the revert was made", "Nothing was pushed."
         )
 
-    async def _try(self, order: RevertOrder, mode: GitRevert) -> Reverted | None:
+    async def _try(self, order: RevertRequest, mode: GitRevert) -> Reverted | None:
         """None where the branch moved meanwhile."""
         async with self.mirror.latest() as head:
             with self._scratch() as directory:
@@ -99,9 +99,9 @@ class GitPusher:
         self._pushing.require_files()
         async with self.mirror.held(commit):
             runner = self._pushing
-            command = push(runner.url, commit, f"refs/heads/{runner.branch}", dry_run=True)
+            command = push_command(runner.url, commit, f"refs/heads/{runner.branch}", dry_run=True)
             completed = await runner.run(command, seconds=self._push_timeout, stderr=process.MIB)
-        # Where the branch has moved meanwhile, it says so: then it knows us.
+        # A server that reports that the branch has moved has let us in.
         if not (completed.ok or _rejected(completed)):
             self._require_refused(runner, completed)
             raise self._refused(runner, completed, "")
@@ -114,12 +114,12 @@ class GitPusher:
         try:
             return await self._propose(branch, base, files, message)
         except DamagedError:
-            self.mirror.distrust()
+            self.mirror.mark_damaged()
         try:
             return await self._propose(branch, base, files, message)
         except DamagedError as error:
             raise self.mirror.git.unreachable(
-                f"the commit cannot be made, also after the mirror was made anew: {error}", "Check the disk."
+                f"the commit failed, even after the mirror was rebuilt: {error}", "Check the disk."
             ) from error
 
     async def _propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
@@ -139,7 +139,7 @@ class GitPusher:
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[str]:
-        """An empty directory for us only. The mirror's lock is held, so any other was left by a killed daemon."""
+        """An empty private directory. We hold the mirror's lock, so any other one was left by a killed daemon."""
         state_dir = self.mirror.git.state_dir
         for name in os.listdir(state_dir):
             if name.startswith(PREFIX):
@@ -151,7 +151,7 @@ class GitPusher:
             shutil.rmtree(directory, ignore_errors=True)
 
     async def require_signed(self, head: str) -> None:
-        """A server that looks at the tip alone would take our signature for that of everything below it.
+        """Require a good signature of the head: a server that checks only the tip would take ours for all below it.
 
         Raises RevertRefusedError.
         """
@@ -165,12 +165,14 @@ class GitPusher:
             ) from error
 
     async def push(self, repository: ScratchRepository, commit: str, ref: str, expected: str | None) -> bool:
-        """Push ``commit`` to ``ref``, which was at ``expected`` (None: was not there). False if it has moved.
+        """Push ``commit`` to ``ref``, which was at ``expected`` (None: did not exist). False if it has moved.
 
         Raises RevertRefusedError, GitUnreachableError.
         """
         runner = replace(self._pushing, git_dir=repository.runner.git_dir)
-        completed = await runner.run(push(runner.url, commit, ref), seconds=self._push_timeout, stderr=process.MIB)
+        completed = await runner.run(
+            push_command(runner.url, commit, ref), seconds=self._push_timeout, stderr=process.MIB
+        )
         if completed.ok:
             return True
         if not _rejected(completed):
@@ -180,29 +182,29 @@ class GitPusher:
         raise self._refused(runner, completed, ref.removeprefix("refs/heads/"))
 
     def _require_refused(self, runner: GitRunner, completed: process.Completed) -> None:
-        """Raises GitUnreachableError where the server did not say no: it may be tried again."""
+        """Raises GitUnreachableError where the server did not refuse: a retry may succeed."""
         if completed.timed_out or not means_refused(completed.stderr.decode(errors="replace")):
             runner.raise_failure(completed, self._push_timeout)
 
     def _refused(self, runner: GitRunner, completed: process.Completed, branch: str) -> RevertRefusedError:
-        """``branch`` "" where it is not about one."""
+        """``branch`` is "" where no particular one is concerned."""
         stdout, stderr = (text.decode(errors="replace") for text in (completed.stdout, completed.stderr))
-        line = refusing_line(stdout, stderr, runner.token())
-        other = {"": ", or set rollback.git: off", runner.branch: ", or set rollback.git: branch"}.get(branch, "")
+        line = refusal_line(stdout, stderr, runner.token())
+        alternative = {"": ", or set rollback.git: off", runner.branch: ", or set rollback.git: branch"}.get(branch, "")
         return RevertRefusedError(
-            f"the remote does not let us push{f' to {branch}' if branch else ''}: {line}",
+            f"the remote refuses the push{f' to {branch}' if branch else ''}: {line}",
             where=runner.where,
-            hint=f"Allow {_who_pushes(runner)} to push there{other}. Until then revert by hand.",
+            hint=f"Allow {_who_pushes(runner)} to push there{alternative}. Until then revert manually.",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One try, on the branch's head as it was a moment ago."""
+    """One attempt, on the branch's head as it was a moment ago."""
 
     pusher: GitPusher
     repository: ScratchRepository
-    order: RevertOrder
+    order: RevertRequest
     head: str
 
     async def run(self, mode: GitRevert) -> Reverted | None:
@@ -222,8 +224,8 @@ class _Attempt:
         tip = await self._undo(commits)
         if await repository.subtree(tip, order.directory) != await repository.subtree(order.good, order.directory):
             raise self._refused(
-                f"undoing what lies between {order.good[:12]} and {order.failed[:12]} does not give the environment "
-                "as it was: history came together there in another order",
+                f"undoing the commits between {order.good[:12]} and {order.failed[:12]} does not restore the "
+                "environment: merges combined them in another order",
                 _BY_HAND,
             )
         branch = self.repository.runner.branch if mode is GitRevert.PUSH else self._branch
@@ -238,7 +240,7 @@ class _Attempt:
         return rollback_branch(self.order.environment, self.order.failed)
 
     async def _overtaken(self) -> Reverted:
-        """The head no longer wants the failed revision: who has seen to that?"""
+        """The head no longer has the failed revision's content: find out which commit replaced it."""
         repository, order = self.repository, self.order
         newest = await repository.git(
             "rev-list", "--max-count=1", "--first-parent", self.head, f"^{order.failed}", "--", *self._paths
@@ -248,14 +250,14 @@ class _Attempt:
         if await repository.subtree(self.head, order.directory) != await repository.subtree(
             order.good, order.directory
         ):
-            reason = f"the branch has a newer change of the environment, {change.named}; it will be judged by itself"
+            reason = f"the branch has a newer change of the environment, {change.named}; it is judged on its own"
             return Reverted(RevertState.OVERTAKEN, branch, change.id, reason)
-        if change.is_of(order):  # and the answer to our push was lost
+        if change.is_of(order):  # the answer to our push was lost
             return Reverted(RevertState.PUSHED, branch, change.id, f"pushed {change.id[:12]} to {branch} before")
         return Reverted(RevertState.OVERTAKEN, branch, change.id, f"already reverted by {change.named}")
 
     async def _earlier(self) -> Reverted | None:
-        """What stands on the branch for review already."""
+        """What an earlier attempt has pushed for review."""
         ref = f"refs/heads/{self._branch}"
         tip = (await self.pusher.mirror.refs(ref)).get(ref)
         if tip is None:
@@ -273,43 +275,43 @@ class _Attempt:
         return (self.order.directory,) if self.order.directory else ()
 
     async def _commits(self) -> list[str]:
-        """What is to be undone, newest first."""
+        """The commits to undo, newest first."""
         between = (self.order.failed, f"^{self.order.good}", "--", *self._paths)
         chain = await self.repository.git("rev-list", "--first-parent", f"--max-count={MOST_COMMITS + 1}", *between)
         commits = chain.split()
         if not commits:
             raise self._refused("none of the new commits touches the environment's directory", _BY_HAND)
         if len(commits) > MOST_COMMITS:
-            raise self._refused(f"more than {MOST_COMMITS} commits would have to be undone", _BY_HAND)
-        await self._require_others(commits)
+            raise self._refused(f"more than {MOST_COMMITS} commits would need to be undone", _BY_HAND)
+        await self._require_foreign(commits)
         return commits
 
-    async def _require_others(self, commits: list[str]) -> None:
-        """Raises RevertRefusedError where one of these is a revert of ours, or a merge that brought one."""
+    async def _require_foreign(self, commits: list[str]) -> None:
+        """Raises RevertRefusedError where one of the commits is our own revert, or a merge of one."""
         for commit in commits:
             brought = (f"{commit}^1..{commit}", "--", *self._paths)
-            found = ("--max-count=1", "--regexp-ignore-case", f"--grep={OWN_REVERT}")
-            if own := await self.repository.git("rev-list", *found, *brought):
+            search = ("--max-count=1", "--regexp-ignore-case", f"--grep={OWN_REVERT}")
+            if own := await self.repository.git("rev-list", *search, *brought):
                 change = await self.repository.describe(own)
                 raise self._refused(
                     f"it would undo our own revert {change.named}",
-                    "Two revisions of the environment are broken, the older one too: push a corrected one.",
+                    "The older revision of the environment is broken too: push a corrected one.",
                 )
 
     async def _undo(self, commits: list[str]) -> str:
-        """The commit that undoes these on top of the head; the head itself where there is nothing to undo."""
+        """The commit that undoes ``commits`` on top of the head; the head itself where nothing needs undoing."""
         repository, tip = self.repository, self.head
         await repository.git("update-ref", "--no-deref", "HEAD", tip)
         await repository.git("read-tree", "-m", "-u", tip)
         for commit in commits:
-            tree = await self._undo_one(commit)
+            tree = await self._undo_commit(commit)
             if tree != await repository.subtree(tip, ""):
                 tip = await repository.commit(tip, tree, await self._message(commit))
                 await repository.git("update-ref", "--no-deref", "HEAD", tip)
         return tip
 
-    async def _undo_one(self, commit: str) -> str:
-        """Undo the commit in the index, on top of HEAD, and return the tree that comes of it."""
+    async def _undo_commit(self, commit: str) -> str:
+        """Undo the commit in the index, on top of HEAD, and return the resulting tree."""
         mainline = ("-m", "1") if len(await self.repository.parents(commit)) > 1 else ()
         completed = await self.repository.ask(
             "revert", "--no-commit", "--strategy=recursive", "--strategy-option=no-renames", *mainline, commit
@@ -319,9 +321,9 @@ class _Attempt:
         conflicts = await self.repository.git("ls-files", "--unmerged", "-z")
         if completed.timed_out or not conflicts:
             self.repository.runner.raise_failure(completed, QUICK)
-        shown = _some(sorted({plain(entry.partition("\t")[2], 100) for entry in conflicts.split("\0") if entry}))
+        paths = _some(sorted({sanitized(entry.partition("\t")[2], 100) for entry in conflicts.split("\0") if entry}))
         change = await self.repository.describe(commit)
-        raise self._refused(f"reverting {change.named} conflicts with later commits in {shown}", _BY_HAND)
+        raise self._refused(f"reverting {change.named} conflicts with later commits in {paths}", _BY_HAND)
 
     async def _message(self, commit: str) -> str:
         parents = await self.repository.parents(commit)
@@ -333,7 +335,7 @@ class _Attempt:
 
 
 def _rejected(completed: process.Completed) -> bool:
-    """Whether the server came to an answer about the ref, and it was no."""
+    """Whether the server answered about the ref, and refused it."""
     return not completed.timed_out and any(line.startswith(b"!") for line in completed.stdout.splitlines())
 
 
@@ -347,11 +349,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
 
 
-def _check(order: RevertOrder, mode: GitRevert) -> None:
-    """Raises RefusedError, SourceError or ConfigError for what git must not be given."""
+def _check(order: RevertRequest, mode: GitRevert) -> None:
+    """Raises RefusedError, SourceError or ConfigError for arguments that git must not get."""
     check_commit(order.failed)
     check_commit(order.good)
     check_path(order.directory)
     check_branch(rollback_branch(order.environment, order.failed))
     if mode is GitRevert.OFF:
-        raise ConfigError("git is to be left alone", where="rollback.git", hint="Set it to push or branch.")
+        raise ConfigError("reverting in git is switched off", where="rollback.git", hint="Set it to push or branch.")

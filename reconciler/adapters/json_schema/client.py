@@ -51,7 +51,7 @@ class JsonSchemaContracts:
         env = {"PATH": os.defpath, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
         done = await process.run(argv, env=env, limits=self._limits, stdin=asked)
         if done.timed_out:  # without having used up its CPU time: the machine is to blame
-            hint = "It is tried again; the machine is busy with something else"
+            hint = "Will retry; the machine is busy with something else"
             raise OutsideError("contracts could not be evaluated in time", hint=hint)
         if not done.ok:
             slow = done.exit_code < 0

@@ -82,18 +82,18 @@ class BackupDirectory:
         """Environment and name of what lies among them and is no backup, as its manifest cannot be read; sorted."""
         known = {(backup.environment, backup.id) for backup in self.list(environment)}
         names = [environment] if environment else _names(self._directory)
-        found = {(name, identity) for name in names for identity in _names(os.path.join(self._directory, name))}
-        return tuple(sorted(found - known))
+        present = {(name, identity) for name in names for identity in _names(os.path.join(self._directory, name))}
+        return tuple(sorted(present - known))
 
     def problems(self, backup: Backup) -> tuple[str, ...]:
         """What is wrong with its files, after reading all of them."""
-        found = []
+        errors = []
         for entry in backup.entries:
             try:
                 self.read(backup, entry)
             except LiveFileError as error:
-                found.append(str(error))
-        return tuple(dict.fromkeys(found))
+                errors.append(str(error))
+        return tuple(dict.fromkeys(errors))
 
     def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
         parent = os.path.join(self._directory, backup.environment)
@@ -145,13 +145,13 @@ class BackupDirectory:
 
     def _numbered(self, environment: str | None = None) -> tuple[tuple[int, Backup], ...]:
         """Newest first. One whose manifest cannot be read is passed over."""
-        found = []
+        numbered = []
         for name in [environment] if environment else _names(self._directory):
             for identity in _names(os.path.join(self._directory, name)):
                 manifest = os.path.join(self._directory, name, identity, MANIFEST)
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(manifest, "rb") as file:
-                    found.append(_from_json(json.load(file), name, identity))
-        return tuple(sorted(found, key=lambda one: one[0], reverse=True))
+                    numbered.append(_from_json(json.load(file), name, identity))
+        return tuple(sorted(numbered, key=lambda item: item[0], reverse=True))
 
 
 def _make_private(directory: str) -> None:
@@ -165,15 +165,15 @@ def _make_private(directory: str) -> None:
 def _check_private(directory: str) -> None:
     """Raises LiveFileError for what is no directory of ours alone: others could have put anything there."""
     try:
-        found = os.lstat(directory)
+        status = os.lstat(directory)
     except OSError as error:
         what = f"the backup directory cannot be looked at ({os.strerror(error.errno or 0)})"
         raise LiveFileError(what, where=directory, hint="Restore it from a backup of the machine") from error
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         raise LiveFileError(
             "is a link or a file, not a directory", where=directory, hint="Backups are never stored through a link"
         )
-    if found.st_mode & 0o077 or found.st_uid != os.geteuid():
+    if status.st_mode & 0o077 or status.st_uid != os.geteuid():
         hint = f"`chown {os.geteuid()} {directory} && chmod 0700 {directory}`"
         raise LiveFileError("others may enter the backup directory", where=directory, hint=hint)
 

@@ -10,10 +10,8 @@ such a name is found by ``leftovers``.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
-import functools
 import grp
 import os
 import pwd
@@ -31,6 +29,7 @@ from reconciler.adapters.local.live_files import (
     require_regular,
     require_small,
 )
+from reconciler.adapters.local.renames import claim_directory_name, claim_name, exchange
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError
 from reconciler.core.model.targets import Check, LiveFile, Ownership
@@ -44,30 +43,25 @@ _CHECK_LIMITS = process.Limits(timeout=30, grace=2)
 # Where a root shell finds programs: nginx and the like are in sbin, which os.defpath lacks.
 _PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LARGEST_ID = 2**32 - 2  # the last one means "unchanged"
-# renameat2(2), Linux 3.15: fail where the new name exists; swap the two names. NFS and some FUSE file systems do not.
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
-_NO_RENAME_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-
 # The kernel's words for what O_NOFOLLOW met mislead.
 _REASONS = {
     errno.ELOOP: "it is a symbolic link",
     errno.ENOTDIR: "a link or a file stands where a directory should",
 }
 _HINTS = {
-    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it; it is tried again",
-    errno.ENOSPC: "The disk is full: free some space; it is tried again",
-    errno.EDQUOT: "The quota is used up: raise it; it is tried again",
-    errno.EROFS: "The file system is mounted read-only: remount it read-write; it is tried again",
-    errno.EACCES: "Run the daemon as root, or give its user write access to the directory; it is tried again",
-    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr); it is tried again",
-    errno.EIO: "The disk reports an error (dmesg); it is tried again",
+    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it; will retry",
+    errno.ENOSPC: "The disk is full: free some space; will retry",
+    errno.EDQUOT: "The quota is used up: raise it; will retry",
+    errno.EROFS: "The file system is mounted read-only: remount it read-write; will retry",
+    errno.EACCES: "Run the daemon as root, or give its user write access to the directory; will retry",
+    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr); will retry",
+    errno.EIO: "The disk reports an error (dmesg); will retry",
     errno.ELOOP: "Links are never followed: name the real path in the manifest, or put the file in the link's place",
     errno.ENOTDIR: "Links are never followed: name the real path in the manifest",
     errno.EBUSY: "The file itself is a mount point: mount the directory that holds it instead",
     errno.ENAMETOOLONG: "A temporary file lies beside it under a name 25 bytes longer: choose a shorter name",
-    errno.ENXIO: "A socket lies in its place: move it away; it is tried again",
+    errno.ENXIO: "A socket lies in its place: move it away; will retry",
 }
 
 
@@ -116,12 +110,12 @@ class LocalHost:
     async def leftovers(self, path: str) -> tuple[str, ...]:
         try:
             with self._parent(path) as (parent, name):
-                found = [other for other in os.listdir(parent) if is_left_of(name, other) and _is_file(parent, other)]
+                names = [entry for entry in os.listdir(parent) if is_left_of(name, entry) and _is_file(parent, entry)]
         except FileNotFoundError:
             return ()
         except OSError as error:
             raise _live_file_error("cannot look for what an earlier run left beside it", path, error) from error
-        return tuple(os.path.join(os.path.dirname(path), other) for other in sorted(found))
+        return tuple(os.path.join(os.path.dirname(path), entry) for entry in sorted(names))
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership(
@@ -193,7 +187,7 @@ def _make(parent: int, name: str, ownership: Ownership) -> int:
     try:
         os.fchown(made, *_chown_arguments(ownership))
         os.fchmod(made, 0o755)  # whatever the umask: the files in it have modes of their own
-        _appear_as_directory(parent, temporary, name)
+        claim_directory_name(parent, temporary, name)
         os.fsync(parent)
     except BaseException as error:
         os.close(made)
@@ -207,10 +201,10 @@ def _make(parent: int, name: str, ownership: Ownership) -> int:
 
 def _remove_half_made(parent: int, name: str) -> None:
     """Remove what a kill has left of an earlier try; only a directory that is empty goes."""
-    for other in os.listdir(parent):
-        if is_left_of(name, other):
+    for entry in os.listdir(parent):
+        if is_left_of(name, entry):
             with contextlib.suppress(OSError):
-                os.rmdir(other, dir_fd=parent)
+                os.rmdir(entry, dir_fd=parent)
 
 
 # --- reading ---
@@ -219,8 +213,8 @@ def _remove_half_made(parent: int, name: str) -> None:
 def _read(parent: int, name: str, path: str) -> LiveFile:
     descriptor = os.open(name, _TO_READ, dir_fd=parent)
     try:
-        found = os.fstat(descriptor)
-        require_regular(path, found.st_mode)
+        status = os.fstat(descriptor)
+        require_regular(path, status.st_mode)
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(LARGEST_FILE + 1)
     finally:
@@ -228,11 +222,10 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
     require_small(path, len(data))
     return LiveFile(
         data=Secret(data),
-        mode=stat.S_IMODE(found.st_mode),
-        uid=found.st_uid,
-        gid=found.st_gid,
-        inode=found.st_ino,
-        modified_at=found.st_mtime,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        modified_at=status.st_mtime,
     )
 
 
@@ -249,7 +242,7 @@ def _is_file(parent: int, name: str) -> bool:
 def _create(parent: int, name: str, path: str, data: Secret, mode: int, ownership: Ownership) -> None:
     with _temporary(parent, name, data, mode, ownership) as temporary:
         try:
-            _appear(parent, temporary, name)
+            claim_name(parent, temporary, name)
         except FileExistsError:
             raise changed(path, "somebody has put a file there meanwhile") from None
     os.fsync(parent)
@@ -266,9 +259,9 @@ def _replace(
     gid = expected.gid if ownership.gid is None else ownership.gid
     with _temporary(parent, name, data, mode, Ownership(uid, gid)) as temporary:
         try:
-            _exchange(parent, temporary, name)
+            exchange(parent, temporary, name)
             if edit := _edit(parent, temporary, path, expected):
-                _exchange(parent, temporary, name)
+                exchange(parent, temporary, name)
                 raise changed(path, edit)
         except FileNotFoundError:
             raise changed(path, "somebody has removed the live file meanwhile") from None
@@ -281,7 +274,7 @@ def _remove(parent: int, name: str, path: str, expected: LiveFile) -> None:
     os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
     if edit := _edit(parent, aside, path, expected):
         with contextlib.suppress(FileExistsError):  # then the edit stays aside, as a leftover
-            _appear(parent, aside, name)
+            claim_name(parent, aside, name)
         raise changed(path, edit)
     os.unlink(aside, dir_fd=parent)
     os.fsync(parent)
@@ -334,10 +327,10 @@ def _edit(parent: int, name: str, path: str, expected: LiveFile) -> str:
     try:
         if _is_being_written(parent, name):
             return "somebody is writing to the live file"
-        found = _read(parent, name, path)
+        live = _read(parent, name, path)
     except (OSError, LiveFileError):
         return "something else lies where the live file was"
-    return edit_of(found, expected)
+    return edit_of(live, expected)
 
 
 def _holds(parent: int, name: str, data: Secret) -> bool:
@@ -371,63 +364,6 @@ def _is_being_written(parent: int, name: str) -> bool:
 # --- names ---
 
 
-def _appear(parent: int, old: str, new: str) -> None:
-    """Give a file a name that must be free. Raises FileExistsError."""
-    try:
-        _rename(parent, old, new, _RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in _NO_RENAME_FLAGS:
-            raise
-        os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
-        os.unlink(old, dir_fd=parent)
-
-
-def _appear_as_directory(parent: int, old: str, new: str) -> None:
-    """Give a directory a name that must be free. Raises FileExistsError."""
-    try:
-        _rename(parent, old, new, _RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in _NO_RENAME_FLAGS:
-            raise
-        os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)  # the next best thing: an empty one is replaced
-
-
-def _exchange(parent: int, ours: str, name: str) -> None:
-    """Swap two files, so that there is one under ``name`` at every moment. Raises FileNotFoundError."""
-    try:
-        _rename(parent, ours, name, _RENAME_EXCHANGE)
-    except OSError as error:
-        if error.errno not in _NO_RENAME_FLAGS:
-            raise
-        _exchange_in_steps(parent, ours, name)
-
-
-def _exchange_in_steps(parent: int, ours: str, name: str) -> None:
-    """The next best thing: a file that somebody renames to ``name`` between the first two steps is lost."""
-    old = new_name(name)
-    os.link(name, old, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
-    try:
-        os.rename(ours, name, src_dir_fd=parent, dst_dir_fd=parent)
-    except OSError:
-        os.unlink(old, dir_fd=parent)
-        raise
-    os.rename(old, ours, src_dir_fd=parent, dst_dir_fd=parent)
-
-
-@functools.cache
-def _renameat2() -> ctypes._NamedFuncPointer:
-    # Python has no binding for it; glibc has since 2.28.
-    function = ctypes.CDLL(None, use_errno=True).renameat2
-    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-    return function
-
-
-def _rename(parent: int, old: str, new: str, flags: int) -> None:
-    if _renameat2()(parent, os.fsencode(old), parent, os.fsencode(new), flags) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
 # --- words ---
 
 
@@ -445,13 +381,13 @@ def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]
         raise GuardError(f"the {kind} {name!r} does not exist on this machine", hint=hint) from None
 
 
-def _why(done: process.Completed) -> str:
-    if done.timed_out:
+def _why(completed: process.Completed) -> str:
+    if completed.timed_out:
         return f"did not end within {_CHECK_LIMITS.timeout:g} s"
-    return "printed too much" if done.overflowed else f"exit code {done.exit_code}"
+    return "printed too much" if completed.overflowed else f"exit code {completed.exit_code}"
 
 
 def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
-    hint = _HINTS.get(error.errno or 0, "It is tried again")
-    why = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
-    return LiveFileError(f"{what} ({why})", where=path, hint=hint)
+    hint = _HINTS.get(error.errno or 0, "Will retry")
+    reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+    return LiveFileError(f"{what} ({reason})", where=path, hint=hint)

@@ -30,9 +30,9 @@ class TunnelledHealth:
     async def ok(self, check: HttpCheck) -> bool:
         import aiohttp
 
-        from reconciler.adapters.ssh.tunnel import door
+        from reconciler.adapters.ssh.tunnel import tunnel_socket
 
-        async with door(self._connection, check.url) as path:
+        async with tunnel_socket(self._connection, check.url) as path:
             return await _answers(check, aiohttp.UnixConnector(path))
 
 

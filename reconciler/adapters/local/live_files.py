@@ -19,11 +19,11 @@ def new_name(name: str) -> str:
     return f".{name}.reconciler-{secrets.token_hex(6)}"
 
 
-def is_left_of(name: str, other: str) -> bool:
+def is_left_of(name: str, candidate: str) -> bool:
     """Whether ``other`` is a name of ours for the file ``name``, or for such a file in its turn."""
-    while found := _LEFTOVER.fullmatch(other):
-        other = found[1]
-        if other == name:
+    while match := _LEFTOVER.fullmatch(candidate):
+        candidate = match[1]
+        if candidate == name:
             return True
     return False
 
@@ -32,7 +32,7 @@ def require_regular(path: str, mode: int) -> None:
     """Raises LiveFileError for anything but a regular file; ``mode`` with its type, as stat gives it."""
     if not stat.S_ISREG(mode):
         what = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
-        hint = "An ordinary file belongs there: move it away, or correct the target's path; it is tried again"
+        hint = "An ordinary file belongs there: move it away, or correct the target's path; will retry"
         raise LiveFileError(what, where=path, hint=hint)
 
 
@@ -43,9 +43,9 @@ def require_small(path: str, size: int) -> None:
         raise LiveFileError(what, where=path, hint="No env file is; move it away")
 
 
-def edit_of(found: LiveFile, expected: LiveFile) -> str:
+def edit_of(live: LiveFile, expected: LiveFile) -> str:
     """What somebody has done to a file since the caller looked, in words; "" where nothing."""
-    same = (found.data, found.mode, found.uid, found.gid) == (expected.data, expected.mode, expected.uid, expected.gid)
+    same = (live.data, live.mode, live.uid, live.gid) == (expected.data, expected.mode, expected.uid, expected.gid)
     return "" if same else "somebody has changed the live file meanwhile"
 
 

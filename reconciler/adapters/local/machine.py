@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reconciler.adapters import process
 from reconciler.adapters.ssh.connection import SshConnection
-from reconciler.adapters.ssh.tunnel import door
+from reconciler.adapters.ssh.tunnel import tunnel_socket
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
-from reconciler.core.ports import Ran
+from reconciler.core.model.commands import CommandResult
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
@@ -59,24 +59,24 @@ class LocalMachine:
         _require_name(directory)
         return await asyncio.to_thread(_list, directory)
 
-    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> Ran:
+    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> CommandResult:
         if directory and not await asyncio.to_thread(os.path.isdir, directory):
-            return Ran(None, Secret(b""), f"there is no directory {directory}")
+            return CommandResult(None, Secret(b""), f"there is no directory {directory}")
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         running = process.run(argv, env=self._environment, limits=limits, cwd=directory or "/")
         return await _ran(running, seconds)
 
-    async def get(self, url: str, seconds: float) -> Ran:
+    async def get(self, url: str, seconds: float) -> CommandResult:
         return await _get(url, seconds)
 
 
 def _read(path: str) -> FoundFile | None:
     try:
         real = os.path.realpath(path)
-        found = os.stat(real)
-        if not stat.S_ISREG(found.st_mode) or _is_kernels(real):
+        status = os.stat(real)
+        if not stat.S_ISREG(status.st_mode) or _is_kernels(real):
             return None
-        _refuse_large(path, found.st_size)
+        _refuse_large(path, status.st_size)
         # Not blocking, in case a pipe takes its place meanwhile.
         with open(os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -85,9 +85,9 @@ def _read(path: str) -> FoundFile | None:
     except OSError as error:
         raise _unreadable(path, (error.strerror or "unknown reason").lower()) from None
     _refuse_large(path, len(data))
-    owner, group = _user_name(found.st_uid), _group_name(found.st_gid)
+    owner, group = _user_name(status.st_uid), _group_name(status.st_gid)
     return FoundFile(
-        path, Secret(data), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, owner=owner, group=group
+        path, Secret(data), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, owner=owner, group=group
     )
 
 
@@ -188,7 +188,7 @@ class SshMachine:
         ]
         # What was listed just now is not looked at again before it is read.
         self._listed |= {posixpath.join(directory, name): attributes for name, attributes in entries}
-        return tuple(sorted(await asyncio.gather(*(self._marked(directory, *one) for one in entries))))
+        return tuple(sorted(await asyncio.gather(*(self._marked(directory, *entry) for entry in entries))))
 
     async def _marked(self, directory: str, name: str, attributes: SFTPAttrs) -> str:
         """The name, with a / where it is a directory or a link to one."""
@@ -202,15 +202,15 @@ class SshMachine:
                     mode = (led_to.permissions or 0) if led_to else mode
         return f"{name}/" if stat.S_ISDIR(mode) else name
 
-    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> Ran:
+    async def run(self, argv: Sequence[str], directory: str, seconds: float) -> CommandResult:
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         return await _ran(self._connection.run(argv, limits=limits, directory=directory), seconds)
 
-    async def get(self, url: str, seconds: float) -> Ran:
+    async def get(self, url: str, seconds: float) -> CommandResult:
         """The address as it is seen from there."""
         import aiohttp
 
-        async with door(self._connection, url) as path:
+        async with tunnel_socket(self._connection, url) as path:
             return await _get(url, seconds, aiohttp.UnixConnector(path))
 
     async def _names_of(self, uid: int, gid: int) -> tuple[Mapping[int, str], Mapping[int, str]]:
@@ -272,11 +272,11 @@ def _require_name(path: str) -> None:
         raise _unreadable(path.replace("\0", "\\0"), "no file can have this name")
 
 
-def _unreadable(path: str, why: str) -> LiveFileError:
-    return LiveFileError(f"may not be read ({why})", where=path, hint="Ask as a user who may read it")
+def _unreadable(path: str, reason: str) -> LiveFileError:
+    return LiveFileError(f"may not be read ({reason})", where=path, hint="Ask as a user who may read it")
 
 
-async def _get(url: str, seconds: float, connector: BaseConnector | None = None) -> Ran:
+async def _get(url: str, seconds: float, connector: BaseConnector | None = None) -> CommandResult:
     import aiohttp
 
     try:
@@ -288,21 +288,23 @@ async def _get(url: str, seconds: float, connector: BaseConnector | None = None)
             async for chunk in answer.content.iter_chunked(64 * process.KIB):
                 data += chunk
                 if len(data) > _MOST_PRINTED:
-                    return Ran(None, Secret(b""), f"the answer has more than {_MOST_PRINTED // process.MIB} MiB")
-            return Ran(answer.status, Secret(data))
+                    return CommandResult(
+                        None, Secret(b""), f"the answer has more than {_MOST_PRINTED // process.MIB} MiB"
+                    )
+            return CommandResult(answer.status, Secret(data))
     except TimeoutError:
-        return Ran(None, Secret(b""), f"no answer within {seconds:g} s")
+        return CommandResult(None, Secret(b""), f"no answer within {seconds:g} s")
     except (aiohttp.ClientError, OSError):
-        return Ran(None, Secret(b""), "no answer")
+        return CommandResult(None, Secret(b""), "no answer")
 
 
-async def _ran(running: Awaitable[process.Completed], seconds: float) -> Ran:
+async def _ran(running: Awaitable[process.Completed], seconds: float) -> CommandResult:
     try:
         done = await running
     except process.MissingProgramError as missing:
-        return Ran(None, Secret(b""), f"{missing.args[0]} is not there")
+        return CommandResult(None, Secret(b""), f"{missing.args[0]} is not there")
     if done.timed_out:
-        return Ran(None, Secret(b""), f"{done.program} did not end within {seconds:g} s")
+        return CommandResult(None, Secret(b""), f"{done.program} did not end within {seconds:g} s")
     if done.overflowed:
-        return Ran(None, Secret(b""), f"{done.program} printed more than {_MOST_PRINTED // process.MIB} MiB")
-    return Ran(done.exit_code, Secret(done.stdout))
+        return CommandResult(None, Secret(b""), f"{done.program} printed more than {_MOST_PRINTED // process.MIB} MiB")
+    return CommandResult(done.exit_code, Secret(done.stdout))

@@ -79,13 +79,13 @@ class FileWatch:
 
     def _way(self, file: str) -> list[str]:
         """The directories from a live file up to its allowed path, and that one's parent."""
-        found = []
+        directories = []
         root = next((root for root in self._roots if file.startswith(f"{root}/")), os.path.dirname(file))
         directory = os.path.dirname(file)
         while directory.startswith(root):
-            found.append(directory)
+            directories.append(directory)
             directory = os.path.dirname(directory)
-        return [*found, os.path.dirname(root)]
+        return [*directories, os.path.dirname(root)]
 
     def _tell(self, sentence: str) -> None:
         if sentence != self._said:

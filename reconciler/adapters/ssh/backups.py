@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.local.backups import MANIFEST, BackupDirectory, manifest_of
-from reconciler.adapters.ssh.compose_context import flush
+from reconciler.adapters.ssh.compose_context import flush_directory
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.errors import HostUnreachableError, LiveFileError
 from reconciler.core.model.runs import Backup, BackupEntry, Run
@@ -87,7 +87,7 @@ class SshBackups:
                     await out.fsync()
             async with self._connection.answering():
                 await sftp.posix_rename(making, name)
-            await flush(self._connection, parent, _QUICK)
+            await flush_directory(self._connection, parent, _QUICK)
         except asyncssh.SFTPError as error:
             await self._clear(parent)
             hint = f"Nothing was changed; make room there, or correct hosts.{self._connection.name}.backup_dir"
@@ -96,8 +96,8 @@ class SshBackups:
 
     async def _require_private(self, directory: str) -> None:
         sftp = await self._connection.sftp()
-        found = await sftp.lstat(directory)
-        if (found.permissions or 0) & 0o077:
+        status = await sftp.lstat(directory)
+        if (status.permissions or 0) & 0o077:
             where = f"{self._connection.name}: {directory}"
             hint = f"`chmod 0700 {directory}` there"
             raise LiveFileError("others may enter the backup directory", where=where, hint=hint)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _QUICK = process.Limits(timeout=20.0)
 
 
-class SshPlace:
+class SshComposeContext:
     """The ``Place`` of a stack on another machine.
 
     ``tunnel`` is the path of the socket here that leads to its Docker engine; ``memory`` a directory there, below a
@@ -70,12 +70,12 @@ class SshPlace:
             return await sftp.isfile(path)
 
     async def resolve(self, path: str) -> str:
-        return await resolve(self._connection, path)
+        return await resolve_path(self._connection, path)
 
     @contextlib.asynccontextmanager
     async def farm(self, directory: str, staged: Staged) -> AsyncIterator[str]:
         """As compose_stage.py makes it here: links to what there is, and the staged files, which lie in memory."""
-        async with self._staging, staging(self._connection, self._memory) as root:
+        async with self._staging, staging_directory(self._connection, self._memory) as root:
             sftp, farm = await self._connection.sftp(), f"{root}/farm"
             for place in ancestors(directory, staged):
                 async with self._connection.answering():
@@ -95,7 +95,7 @@ class SshPlace:
         with contextlib.suppress(FileNotFoundError):
             await _unlink(sftp, inside)
         await sftp.mkdir(inside, _attributes(0o700))
-        names = await listed(self._connection, place)
+        names = await list_directory(self._connection, place)
         await asyncio.gather(
             *(sftp.symlink(posixpath.join(place, name), posixpath.join(inside, name)) for name in names)
         )
@@ -122,7 +122,7 @@ class SshPlace:
         return self._login
 
 
-async def resolve(connection: SshConnection, path: str) -> str:
+async def resolve_path(connection: SshConnection, path: str) -> str:
     """``path`` there with every link resolved, as far as it exists."""
     import asyncssh
 
@@ -131,8 +131,8 @@ async def resolve(connection: SshConnection, path: str) -> str:
     while True:
         try:
             async with connection.answering():
-                found = str(await sftp.realpath(path or "/"))
-            return posixpath.join(found, *reversed(rest))
+                resolved = str(await sftp.realpath(path or "/"))
+            return posixpath.join(resolved, *reversed(rest))
         except asyncssh.SFTPError:  # it is not there, or not for us to see
             if path in ("", "/"):
                 return posixpath.join("/", *reversed(rest))
@@ -140,7 +140,7 @@ async def resolve(connection: SshConnection, path: str) -> str:
             rest.append(name)
 
 
-async def listed(connection: SshConnection, directory: str) -> list[str]:
+async def list_directory(connection: SshConnection, directory: str) -> list[str]:
     """Names in the directory; none where there is none, or none that we may see."""
     import asyncssh
 
@@ -152,14 +152,14 @@ async def listed(connection: SshConnection, directory: str) -> list[str]:
     return [os.fsdecode(name) for name in names if name not in (".", "..", b".", b"..")]
 
 
-async def flush(connection: SshConnection, directory: str, limits: process.Limits) -> None:
+async def flush_directory(connection: SshConnection, directory: str, limits: process.Limits) -> None:
     """Have the directory there on disk. Coreutils' sync takes a file or directory; any other flushes everything."""
     script = 'sync -- "$1" 2>/dev/null || sync'
     await connection.run(["sh", "-c", script, "sh", directory], limits=limits)
 
 
 @contextlib.asynccontextmanager
-async def staging(connection: SshConnection, memory: str) -> AsyncIterator[str]:
+async def staging_directory(connection: SshConnection, memory: str) -> AsyncIterator[str]:
     """Make the directory ``memory`` there, 0700, and remove it with all that is in it at the end.
 
     What a killed process left of an earlier one is removed first.

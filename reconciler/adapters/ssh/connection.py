@@ -11,11 +11,11 @@ import os
 import shlex
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import process
 from reconciler.core.errors import HostUnreachableError
+from reconciler.core.model.hosts import SshAddress
 
 if TYPE_CHECKING:
     from asyncssh import SFTPClient, SSHClientConnection
@@ -32,31 +32,7 @@ _KEEPALIVE = 10.0
 # packets AES-GCM takes a third of the CPU time of asyncssh's first choice, ChaCha20.
 _KEY_EXCHANGES = "^curve25519-sha256,curve25519-sha256@libssh.org"
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-_TRIED_AGAIN = "it is tried again"
-
-
-@dataclass(frozen=True, slots=True)
-class SshAddress:
-    """How to reach a machine. ``user`` "" is the person's own, or what their ssh_config says.
-
-    Without ``key_file`` the agent is asked. ``known_hosts_file`` None and ``personal`` mean: as the person's own ssh,
-    with ~/.ssh/config, known_hosts and keys. ``jump`` is the machine on the way.
-    """
-
-    host: str
-    port: int = 22
-    user: str = ""
-    key_file: str | None = None
-    known_hosts_file: str | None = None
-    jump: SshAddress | None = None
-    personal: bool = False
-
-    @property
-    def shown(self) -> str:
-        """As a URL, for messages."""
-        user = f"{self.user}@" if self.user else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"ssh://{user}{host}{'' if self.port == 22 else f':{self.port}'}"
+_TRIED_AGAIN = "will retry"
 
 
 class SshConnection:
@@ -217,8 +193,8 @@ async def _ended(stack: contextlib.AsyncExitStack) -> None:
         await stack.aclose()
 
 
-def _gone(connection: SshConnection, why: str) -> HostUnreachableError:
-    return HostUnreachableError(why, where=connection.name, hint="Look at its sshd and the network; it is tried again")
+def _gone(connection: SshConnection, reason: str) -> HostUnreachableError:
+    return HostUnreachableError(reason, where=connection.name, hint="Look at its sshd and the network; will retry")
 
 
 def _readable(connection: SshConnection, path: str) -> str:
@@ -227,9 +203,9 @@ def _readable(connection: SshConnection, path: str) -> str:
         with open(path, "rb"):
             return path
     except OSError as error:
-        why = os.strerror(error.errno or 0)
+        reason = os.strerror(error.errno or 0)
         hint = f"Correct hosts.{connection.name} in the server's file, or put the file there"
-        raise HostUnreachableError(f"{path} cannot be read ({why})", where=connection.name, hint=hint) from None
+        raise HostUnreachableError(f"{path} cannot be read ({reason})", where=connection.name, hint=hint) from None
 
 
 def _unreachable(connection: SshConnection, error: Exception) -> HostUnreachableError:

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import process
 from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name, require_regular, require_small
-from reconciler.adapters.ssh.compose_context import flush, listed, put_private, resolve, staging
+from reconciler.adapters.ssh.compose_context import (
+    flush_directory,
+    list_directory,
+    put_private,
+    resolve_path,
+    staging_directory,
+)
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
@@ -34,8 +40,8 @@ _QUICK = process.Limits(timeout=20.0)
 _CHECK = process.Limits(timeout=30.0)
 _REMEMBER_IDS = 300.0  # seconds: a user is rarely made anew
 _HINTS = {
-    "permission": "Its directory must be writable for the user we log in as there; it is tried again",
-    "failure": "Is the disk full, or mounted read-only? (`df`, `mount`); it is tried again",
+    "permission": "Its directory must be writable for the user we log in as there; will retry",
+    "failure": "Is the disk full, or mounted read-only? (`df`, `mount`); will retry",
 }
 
 
@@ -79,7 +85,7 @@ class SshHost:
                     await _create(sftp, path, data, mode, ownership)
                 else:
                     await _replace(sftp, path, data, mode, ownership, replaces)
-            await flush(self._connection, posixpath.dirname(path), _QUICK)
+            await flush_directory(self._connection, posixpath.dirname(path), _QUICK)
         except asyncssh.SFTPError as error:
             raise self._error("cannot write the live file", path, error) from None
 
@@ -91,7 +97,7 @@ class SshHost:
             async with self._connection.answering():
                 await self._check_way(sftp, path)
                 await _remove(sftp, path, replaces)
-            await flush(self._connection, posixpath.dirname(path), _QUICK)
+            await flush_directory(self._connection, posixpath.dirname(path), _QUICK)
         except asyncssh.SFTPNoSuchFile:
             return
         except asyncssh.SFTPError as error:
@@ -103,14 +109,14 @@ class SshHost:
             self._cleared = True
         directory, name = posixpath.split(path)
         async with self._connection.answering():
-            found = [other for other in await listed(self._connection, directory) if is_left_of(name, other)]
-        return tuple(posixpath.join(directory, other) for other in sorted(found))
+            names = [entry for entry in await list_directory(self._connection, directory) if is_left_of(name, entry)]
+        return tuple(posixpath.join(directory, entry) for entry in sorted(names))
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership(await self._id("passwd", "user", owner), await self._id("group", "group", group))
 
     async def resolve(self, path: str) -> str:
-        return await resolve(self._connection, path)
+        return await resolve_path(self._connection, path)
 
     async def check(self, check: Check, data: Secret) -> None:
         """The staged bytes lie there in memory only."""
@@ -118,7 +124,7 @@ class SshHost:
 
         where = f"check {check.name}"
         try:
-            async with staging(self._connection, f"{self._memory}-check") as directory:
+            async with staging_directory(self._connection, f"{self._memory}-check") as directory:
                 async with self._connection.answering():
                     await put_private(self._connection, f"{directory}/staged", data)
                 argv = [part.replace("{file}", f"{directory}/staged") for part in check.argv]
@@ -129,9 +135,9 @@ class SshHost:
         except asyncssh.SFTPError as error:
             raise self._error("cannot stage the file for its check", self._memory, error) from None
         if not done.ok:
-            why = "did not end in time" if done.timed_out else f"exit code {done.exit_code}"
+            reason = "did not end in time" if done.timed_out else f"exit code {done.exit_code}"
             hint = f"Run `{' '.join(check.argv)}` on {self._connection.name} by hand on the decrypted file"
-            raise GuardError(f"the check refuses the new file ({why})", where=where, hint=hint)
+            raise GuardError(f"the check refuses the new file ({reason})", where=where, hint=hint)
 
     # --- ways ---
 
@@ -222,26 +228,26 @@ async def _read(sftp: SFTPClient, path: str) -> LiveFile:
     size = seen.size or 0
     require_small(path, size)
     async with sftp.open(path, "rb") as file:
-        found, data = await asyncio.gather(file.stat(), file.read(size + 1))
+        status, data = await asyncio.gather(file.stat(), file.read(size + 1))
     assert isinstance(data, bytes)
-    if _facts(found) != _facts(seen) or len(data) != (found.size or 0):
+    if _facts(status) != _facts(seen) or len(data) != (status.size or 0):
         raise ChangedMeanwhileError("it changes while it is read", where=path, hint="It is looked at again")
-    if found.permissions is None or found.uid is None or found.gid is None:
+    if status.permissions is None or status.uid is None or status.gid is None:
         raise asyncssh.SFTPOpUnsupported("its SSH server does not tell modes and owners")
-    return LiveFile(Secret(data), stat.S_IMODE(found.permissions), found.uid, found.gid, 0, float(found.mtime or 0))
+    return LiveFile(Secret(data), stat.S_IMODE(status.permissions), status.uid, status.gid, 0, float(status.mtime or 0))
 
 
-def _require_file(path: str, found: SFTPAttrs) -> None:
+def _require_file(path: str, status: SFTPAttrs) -> None:
     """Raises LiveFileError for a link, and anything else but a regular file."""
-    mode = found.permissions or 0
+    mode = status.permissions or 0
     if stat.S_ISLNK(mode):
         hint = "Links are never followed: name the real path in the manifest, or put the file in the link's place"
         raise LiveFileError("it is a symbolic link", where=path, hint=hint)
     require_regular(path, mode)
 
 
-def _facts(found: SFTPAttrs) -> tuple[object, ...]:
-    return found.permissions, found.uid, found.gid, found.size, found.mtime
+def _facts(status: SFTPAttrs) -> tuple[object, ...]:
+    return status.permissions, status.uid, status.gid, status.size, status.mtime
 
 
 async def _create(sftp: SFTPClient, path: str, data: Secret, mode: int, ownership: Ownership) -> None:
@@ -293,12 +299,12 @@ async def _remove(sftp: SFTPClient, path: str, expected: LiveFile) -> None:
 async def _edit(sftp: SFTPClient, path: str, expected: LiveFile) -> str:
     """What somebody has done to the file since the caller looked, in words; "" where nothing."""
     try:
-        found = await _read(sftp, path)
+        live = await _read(sftp, path)
     except LiveFileError:
         return "something else lies where the live file was"
     except ChangedMeanwhileError:
         return "somebody is writing to the live file"
-    return edit_of(found, expected)
+    return edit_of(live, expected)
 
 
 @contextlib.asynccontextmanager
@@ -325,12 +331,12 @@ async def _discard(sftp: SFTPClient, path: str) -> None:
         await sftp.unlink(path)
 
 
-def _attributes(mode: int, ownership: Ownership, found: SFTPAttrs) -> Any:
+def _attributes(mode: int, ownership: Ownership, current: SFTPAttrs) -> Any:
     """Mode, and owner where one is wanted: SFTP sets both numbers or none."""
     import asyncssh
 
-    uid = found.uid if ownership.uid is None else ownership.uid
-    gid = found.gid if ownership.gid is None else ownership.gid
+    uid = current.uid if ownership.uid is None else ownership.uid
+    gid = current.gid if ownership.gid is None else ownership.gid
     return asyncssh.SFTPAttrs(permissions=mode, uid=uid, gid=gid)
 
 

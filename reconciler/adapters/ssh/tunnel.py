@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def door(connection: SshConnection, url: str) -> AsyncIterator[str]:
+async def tunnel_socket(connection: SshConnection, url: str) -> AsyncIterator[str]:
     """The path of a socket here, ours alone, that leads to the host and port of the URL as they are reached from there.
 
     At the end everything of it is gone, also what the other side keeps open without an answer. Raises
@@ -66,7 +66,7 @@ async def _lead(
 
 
 async def _first_end(*work: Any) -> None:
-    tasks = [asyncio.ensure_future(one) for one in work]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

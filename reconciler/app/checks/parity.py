@@ -11,7 +11,7 @@ from reconciler.app.checks.survey import Environment, Source, Survey, secrets_in
 from reconciler.app.config.manifest import outlines
 from reconciler.core.checks import line_lint, rules
 from reconciler.core.checks.rules import Finding
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.model.targets import Parser
 from reconciler.core.secrets.plaintext import looks_real
 from reconciler.core.text import key_name, printable
@@ -63,8 +63,8 @@ def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
     base = posixpath.basename(path)
     text = data.decode("utf-8", "surrogateescape")
     try:
-        entries = dotenv.parse(data)
-    except dotenv.EnvFileError as error:
+        entries = parse_env_file(data)
+    except EnvFileError as error:
         finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
         return _Example(path, {}), [finding]
     problems = [finding for finding in line_lint.lint_entries(path, entries) if finding.rule is rules.KEY_NAME]

@@ -12,8 +12,8 @@ from reconciler.app.checks.survey import Source, Survey
 from reconciler.app.checks.time_limit import limited, matches
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
-from reconciler.core.sops.ciphertext import listed
 from reconciler.core.sops.creation_rules import NAME, CreationRule, governing, mistyped, read_rules, rule_for
+from reconciler.core.sops.patterns import first_names
 from reconciler.core.text import printable
 
 _MAX_BYTES = 64 * 1024
@@ -42,9 +42,8 @@ def check_recipients(survey: Survey) -> Iterator[Finding]:
                 message = f"creation_rules[{rule.number}] leaves values in plain text ({rule.partial}): remove it"
                 yield Finding(rules.PARTIAL_ENCRYPTION, path, line, message)
             if wrong := mistyped(rule.recipients):
-                message = (
-                    f"creation_rules[{rule.number}].age: {printable(listed(wrong))} is not a valid age key (a typo?)"
-                )
+                keys = printable(first_names(wrong))
+                message = f"creation_rules[{rule.number}].age: {keys} is not a valid age key (a typo?)"
                 yield Finding(rules.SOPS_CONFIG_INVALID, path, line, message)
             if rule.others:
                 kinds = ", ".join(rule.others)
@@ -142,8 +141,8 @@ def _compare(config: str, source: Source, rule: CreationRule) -> Iterator[Findin
     actual = {*metadata.age, *(fingerprint.upper() for fingerprint in metadata.pgp)}
     missing = sorted(rule.recipients - actual)
     extra = sorted(actual - rule.recipients)
-    problems = [f"not for {listed(missing)}"] if missing else []
-    problems += [f"for {listed(extra)}, which the rule does not name"] if extra else []
+    problems = [f"not for {first_names(missing)}"] if missing else []
+    problems += [f"for {first_names(extra)}, which the rule does not name"] if extra else []
     if problems:
         message = (
             f"is encrypted {', and '.join(problems)} (creation_rules[{rule.number}] of {config}): "

@@ -14,14 +14,16 @@ from reconciler.app.config.server import ServerConfig
 from reconciler.app.config.strict_yaml import Document, UnreadableError, read_document
 from reconciler.core.checks import line_lint, rules
 from reconciler.core.checks.rules import Finding, Rule
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, read_entries
+from reconciler.core.dotenv.ignored_keys import is_left_to_server
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, NotEncryptedError, ReconcilerError, SourceError
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
 from reconciler.core.secrets.plaintext import first_plain_line, is_env_file
-from reconciler.core.sops import ciphertext
-from reconciler.core.sops.ciphertext import Ciphertext, YamlParser
+from reconciler.core.sops.ciphertext import Ciphertext, YamlParser, read_ciphertext
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
+from reconciler.core.sops.file_format import format_of
 from reconciler.core.text import key_name
 from reconciler.core.tree import Tree
 
@@ -59,7 +61,7 @@ class Source:
 
     def is_left_to_server(self, key: str) -> bool:
         """Whether the server decides the key's value, so that git may lack it."""
-        return self.outline is not None and dotenv.left_to_server(key, self.outline.ignore_keys)
+        return self.outline is not None and is_left_to_server(key, self.outline.ignore_keys)
 
     def line(self, key: str) -> int:
         return (self.keys or {}).get(key, 1)
@@ -158,7 +160,7 @@ def _plain_env_files(tree: Tree, environments: Sequence[Environment], reader: _R
 
 
 def secrets_in_plain(
-    path: str, entries: Iterable[dotenv.Entry], real: Callable[[str], bool] = bool
+    path: str, entries: Iterable[DotenvEntry], real: Callable[[str], bool] = bool
 ) -> Iterator[Finding]:
     """Find secrets, by name, in a file that is not encrypted. ``real`` filters placeholder values."""
     for entry in entries:
@@ -272,7 +274,7 @@ class _Reader:
         name = path.removeprefix(f"{self._name}/")
         shown_path = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")
-        is_dotenv = ciphertext.format_of(name, data) is Format.DOTENV
+        is_dotenv = format_of(name, data) is Format.DOTENV
         linted = line_lint.lint_text(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
         # Conflict markers are reported for all files at once.
         self._findings += [] if linted.conflict else linted.findings
@@ -280,7 +282,7 @@ class _Reader:
         if not linted.conflict and not line_lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
             try:
-                cipher = ciphertext.read(shown_path, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
+                cipher = read_ciphertext(shown_path, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
             except SourceError as error:
                 self._report_error(path, rest, error)
         keys = None
@@ -308,7 +310,7 @@ class _Reader:
         self._findings += [finding for finding in linted.findings if finding.rule is not rules.CONFLICT_MARKER]
         if linted.conflict:
             return plain
-        entries, problems = read_entries(path, data, outline.parser)
+        entries, problems = checked_entries(path, data, outline.parser)
         self._findings += [*problems, *secrets_in_plain(path, entries if not problems else ())]
         keys = {entry.key: entry.line for entry in entries}
         return Source(self._name, name, path, data, outline, keys=keys if not problems else None)
@@ -324,13 +326,13 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def read_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[dotenv.Entry], list[Finding]]:
+def checked_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[DotenvEntry], list[Finding]]:
     """The entries of a plain env file, and findings about them."""
     try:
-        entries = dotenv.entries(data, parser)
+        entries = read_entries(data, parser)
         if parser is Parser.COMPOSE:
-            dotenv.resolve(data, {})
-    except dotenv.EnvFileError as error:
+            resolve_env_file(data, {})
+    except EnvFileError as error:
         if error.code != "required-variable":  # the server's environment may define it
             return (), [Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])]
     return entries, line_lint.lint_entries(path, entries)

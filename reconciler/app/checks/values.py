@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from reconciler.app.checks.survey import Source, read_entries
+from reconciler.app.checks.survey import Source, checked_entries
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.contract import Differs, Notes
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import DotenvEntry, Quote
+from reconciler.core.dotenv.interpolation import unbraced_references
+from reconciler.core.dotenv.readings import known_variables
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Digester
 from reconciler.core.secrets.names import names_a_secret
@@ -32,7 +34,7 @@ class Opened:
     """A source with known values: the entries as written, and the variables that a container gets."""
 
     source: Source
-    entries: tuple[dotenv.Entry, ...] = field(repr=False)
+    entries: tuple[DotenvEntry, ...] = field(repr=False)
     variables: Mapping[str, str] = field(repr=False)
 
 
@@ -40,9 +42,9 @@ def open_source(source: Source, data: bytes) -> tuple[Opened | None, list[Findin
     """Given a source and its plaintext, return it opened (None if it has no readable variables), and findings."""
     if source.parser is Parser.OPAQUE:
         return None, []
-    entries, findings = read_entries(source.path, data, source.parser)
+    entries, findings = checked_entries(source.path, data, source.parser)
     unreadable = any(finding.rule in (rules.ENV_UNREADABLE, rules.KEY_NAME) for finding in findings)
-    variables = {} if unreadable else dotenv.variables(data, source.parser)
+    variables = {} if unreadable else known_variables(data, source.parser)
     # The survey reports those of plain files. In an encrypted file, the line numbers of the plaintext differ.
     findings = [_moved(source, finding) for finding in findings] if source.encrypted else []
     return None if unreadable else Opened(source, tuple(entries), variables), findings
@@ -58,7 +60,7 @@ def check_interpolation(opened: Opened) -> Iterator[Finding]:
         return
     defined: set[str] = set()
     for entry in opened.entries:
-        if entry.quote is not dotenv.Quote.SINGLE and dotenv.plain_references(entry) - defined:
+        if entry.quote is not Quote.SINGLE and unbraced_references(entry) - defined:
             message = (
                 f"{key_name(entry.key)}: Compose treats the text after a $ in it as a variable name; put the value in "
                 "single quotes, or write $$"
@@ -81,7 +83,7 @@ def is_placeholder(text: str) -> bool:
     return len(value) <= 300 and bool(_PLACEHOLDER.fullmatch(value) or _CHANGE_ME.search(value))
 
 
-def _line(opened: Opened, entry: dotenv.Entry) -> int:
+def _line(opened: Opened, entry: DotenvEntry) -> int:
     return opened.source.line(entry.key) if opened.source.encrypted else entry.line
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from reconciler.app.compare.side_names import SideKind, SideName
-from reconciler.app.wiring.clone import SshAddress
+from reconciler.core.model.hosts import SshAddress
 
 
 def ssh_address(name: SideName, ssh_key: str | None, known_hosts: str | None) -> SshAddress | None:

@@ -9,8 +9,8 @@ from reconciler.app.checks.values import is_placeholder
 from reconciler.app.wiring.tools import Opener
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.compare.types import SEALED, Value
-from reconciler.core.dotenv import dotenv
-from reconciler.core.dotenv.dotenv import Reading
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.readings import KeyReading, read_keys
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, SourceError
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Digester
@@ -57,7 +57,7 @@ class Reader:
         if b"ENC[AES256_GCM," not in data:
             return self.read_plain(data, parser, known)
         try:
-            cipher = ciphertext.read(name, data, parse_yaml=self.parse_yaml, key_types=_KEY_TYPES)
+            cipher = ciphertext.read_ciphertext(name, data, parse_yaml=self.parse_yaml, key_types=_KEY_TYPES)
         except SourceError as error:
             return Content(problem=f"{error.what.rstrip('.')}; `reconciler check` shows details")
         plain = await self._decrypted(name, data, cipher)
@@ -85,9 +85,9 @@ class Reader:
         if parser is Parser.OPAQUE:
             return Content(digest=whole)
         try:
-            readings = dotenv.readings(data, parser, self.digest, known.variables, known.unsure)
-            entries = dotenv.entries(data, parser)
-        except dotenv.EnvFileError as error:
+            readings = read_keys(data, parser, self.digest, known.variables, known.unsure)
+            entries = read_entries(data, parser)
+        except EnvFileError as error:
             return Content(digest=whole, problem=str(error))
         keys = {}
         for entry in entries:
@@ -97,7 +97,7 @@ class Reader:
         variables = {key: reading.value for key, reading in readings.items() if reading.value is not None}
         return Content(keys, whole, variables=variables)
 
-    def _read_value(self, reading: Reading) -> Value:
+    def _read_value(self, reading: KeyReading) -> Value:
         if reading.value is None:
             return Value(
                 None, placeholder=is_placeholder(reading.template), written=reading.written, given=reading.given

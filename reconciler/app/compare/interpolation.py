@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.app.compare.contents import NO_VARIABLES, KnownVariables, Reader
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.inventory import FoundProject, Use, UsedFile
 from reconciler.core.model.targets import Parser
 
@@ -61,7 +61,7 @@ async def read_interpolation(project: FoundProject, reader: Reader) -> Interpola
 
 def _names(used: UsedFile) -> Iterator[str]:
     try:
-        entries = dotenv.entries(used.file.data.reveal(), Parser.RAW if used.raw else Parser.COMPOSE)
-    except dotenv.EnvFileError:
+        entries = read_entries(used.file.data.reveal(), Parser.RAW if used.raw else Parser.COMPOSE)
+    except EnvFileError:
         return iter(())
     return (entry.key for entry in entries)

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
-from reconciler.app.compare.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.compare.side_names import SideKind, SideName, read_side
 from reconciler.app.compare.sides import GitSource, SideContext, open_side, tree_of
+from reconciler.app.config.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.wiring import clone
 from reconciler.app.wiring.tools import CountProgress, Tools
 from reconciler.core.compare.comparison import are_different, compare_sides
 from reconciler.core.compare.probes import compare_answers
 from reconciler.core.compare.types import Comparison, Expectations, Probe, ProbeResult, Side
 from reconciler.core.errors import OutsideError, ReconcilerError
+from reconciler.core.model.commands import CommandResult
 from reconciler.core.model.targets import Manifest
-from reconciler.core.ports import Machine, Ran
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 
 
@@ -116,7 +117,7 @@ class _ProbeRuns:
     """Runs probes, each once per machine and directory, even if a side is in several comparisons."""
 
     machines: Mapping[str, Machine]
-    answers: dict[tuple[str, str, str], asyncio.Task[Ran]] = field(default_factory=dict)
+    answers: dict[tuple[str, str, str], asyncio.Task[CommandResult]] = field(default_factory=dict)
 
     async def both(
         self, probes: Sequence[Probe], left: tuple[SideName, Side], right: tuple[SideName, Side]
@@ -129,19 +130,19 @@ class _ProbeRuns:
             for probe in probes
         ]
 
-    async def _run(self, probe: Probe, name: SideName, side: Side) -> Ran:
+    async def _run(self, probe: Probe, name: SideName, side: Side) -> CommandResult:
         key = (probe.name, name.text, side.directory)
         if key not in self.answers:
             self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side.directory))
         return await asyncio.shield(self.answers[key])
 
 
-async def _answer(probe: Probe, machine: Machine, directory: str) -> Ran:
+async def _answer(probe: Probe, machine: Machine, directory: str) -> CommandResult:
     if probe.url:
         return await machine.get(probe.url, probe.seconds)
     directory = probe.directory or directory
     if not directory:
-        return Ran(None, Secret(b""), "it has no directory to run in: set `directory`")
+        return CommandResult(None, Secret(b""), "it has no directory to run in: set `directory`")
     argv = ["docker", "compose", "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
     return await machine.run(argv, directory, probe.seconds)
 

@@ -22,7 +22,7 @@ from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model.targets import Manifest, Parser
 from reconciler.core.onboarding.source_names import host_name
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.plaintext import is_env_file
 from reconciler.core.text import listed, printable

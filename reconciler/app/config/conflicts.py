@@ -1,6 +1,6 @@
-"""What no single field of environment.yaml can tell: who wants the same source, live path or project.
+"""Conflicts within environment.yaml: sources, live paths and projects that are claimed twice.
 
-It reads the data as it was written, whatever its shape, so that conflicts are reported beside mistakes of shape.
+The data is read as written, whatever its shape, so that conflicts are reported with mistakes of shape.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from reconciler.app.config.strict_yaml import Document, FieldPath, Problem, dott
 
 MAX_TARGETS = 10_000
 MAX_HOSTS = 64
-"""Of one stack; a bound on what comparing live paths host by host can cost."""
+"""Of one stack; limits the cost of comparing live paths host by host."""
 
 
 def conflicts(document: Document) -> Iterator[Problem]:
-    """Given a manifest, return what its parts take from each other, or from what a directory must be."""
+    """Given a manifest, return what is claimed twice, and files where a directory must be."""
     data = document.data
     if not data.keys() & {"stacks", "targets"}:
         yield Problem((), "has neither stacks nor targets", "at least one of them; `targets: {}` for none at all")
@@ -39,7 +39,7 @@ def conflicts(document: Document) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """A name or path that something at ``field`` wants for itself, on ``hosts`` (empty: on every host)."""
+    """A name or path that the part at ``field`` needs for itself, on ``hosts`` (empty: on every host)."""
 
     field: FieldPath
     hosts: tuple[str, ...]
@@ -47,13 +47,13 @@ class _Claim:
 
 
 class _Claims:
-    """Who wants what, host by host; letters' case does not tell two names apart."""
+    """The claims host by host; names that differ only in case are the same."""
 
     def __init__(self) -> None:
         self._taken: dict[str, dict[str, _Claim]] = {}
 
     def add(self, claim: _Claim) -> _Claim | None:
-        """Note the claim; return an earlier one for the same name on one of its hosts."""
+        """Record the claim; return an earlier one for the same name on one of its hosts."""
         earlier = self.find(claim.name, claim.hosts)
         taken = self._taken.setdefault(_folded(claim.name), {})
         for host in claim.hosts or ("",):
@@ -71,12 +71,12 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _taken_twice(document: Document, claims: Iterable[_Claim], what: str, ok: str) -> Iterator[Problem]:
+def _taken_twice(document: Document, claims: Iterable[_Claim], conflict: str, accepted: str) -> Iterator[Problem]:
     seen = _Claims()
     for claim in claims:
         if earlier := seen.add(claim):
-            other = f"{dotted(earlier.field)} in line {document.line(earlier.field)}"
-            yield Problem(claim.field, f"{what} of {other}", ok)
+            first = f"{dotted(earlier.field)} in line {document.line(earlier.field)}"
+            yield Problem(claim.field, f"{conflict} of {first}", accepted)
 
 
 def _files_above(files: list[_Claim], directories: list[_Claim]) -> Iterator[Problem]:
@@ -92,8 +92,8 @@ def _files_above(files: list[_Claim], directories: list[_Claim]) -> Iterator[Pro
         needed.setdefault((claim.name, claim.hosts), claim)
     for (path, hosts), claim in needed.items():
         if above := taken.find(path, hosts):
-            what = f"has the live path {shown(path)}, which must be a directory for {dotted(claim.field)}"
-            yield Problem(above.field, what, "a path that is no directory")
+            problem = f"has the live path {shown(path)}, which must be a directory for {dotted(claim.field)}"
+            yield Problem(above.field, problem, "a path that is not a directory")
 
 
 def _parents(path: str) -> list[str]:
@@ -102,7 +102,7 @@ def _parents(path: str) -> list[str]:
 
 
 def _stacks(data: Mapping[str, Any]) -> Iterator[tuple[FieldPath, Mapping[str, Any], tuple[str, ...]]]:
-    """Every stack that has the shape of one: where, what, and on which hosts."""
+    """Every stack with a valid shape: its field, content and hosts."""
     for name, stack in _mapping(data.get("stacks")).items():
         hosts = _mapping(stack).get("hosts") or []
         if isinstance(stack, dict) and isinstance(hosts, list) and len(hosts) <= MAX_HOSTS:
@@ -124,7 +124,7 @@ def _directories(data: Mapping[str, Any]) -> Iterator[_Claim]:
 
 
 def _projects(data: Mapping[str, Any]) -> Iterator[_Claim]:
-    """Each stack's directory together with its files: the same in both, and it is one project under two names."""
+    """Each stack's directory with its Compose files: two stacks with the same ones are one project."""
     for claim in _directories(data):
         files = _mapping(_mapping(data.get("stacks")).get(str(claim.field[1]))).get("files") or []
         yield _Claim(claim.field, claim.hosts, f"{claim.name}\0{files}")

@@ -1,4 +1,4 @@
-"""environment.yaml: what git wants in one environment, resolved against the server's file (docs/configuration.md)."""
+"""environment.yaml: the desired state of one environment, resolved for this server (docs/configuration.md)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ from reconciler.core.model.targets import (
 _ENV_FILES = ("*.env", ".env*", "*.env.*")
 
 
-# --- what only the server can tell: the validators' context is its file, or None where none is known ---
+# --- what depends on the server: the validators' context is its configuration, or None where that is unknown ---
 
 
 def _allowed(path: str, info: ValidationInfo) -> str:
@@ -93,7 +93,7 @@ def _outside(server: ServerConfig) -> PydanticCustomError:
 def _known_check(name: str, info: ValidationInfo) -> str:
     server: ServerConfig | None = info.context
     if server and name not in server.checks:
-        known = ", ".join(server.checks) or "none, the server's file defines no checks"
+        known = ", ".join(server.checks) or "none, the server configuration has no checks"
         raise mistake("is not a check of the server", known, quote=True)
     return name
 
@@ -101,9 +101,9 @@ def _known_check(name: str, info: ValidationInfo) -> str:
 def _near(url: str, info: ValidationInfo) -> str:
     server: ServerConfig | None = info.context
     host = urlsplit(url).hostname or ""
-    others = [name.lower() for name in server.health_hosts] if server else [host]
-    if not _is_loopback(host) and host not in others:
-        raise mistake("asks a host that the server's health_hosts do not name", "localhost, 127.0.0.1, [::1]")
+    allowed = [name.lower() for name in server.health_hosts] if server else [host]
+    if not _is_loopback(host) and host not in allowed:
+        raise mistake("asks a host that is not in the server's health_hosts", "localhost, 127.0.0.1, [::1]")
     return url
 
 
@@ -131,21 +131,21 @@ HEALTH_URL = Form(
 
 
 class TargetFields(Section):
-    """What can be said of every target, and so also in `defaults`."""
+    """The fields of every target, which `defaults` can set too."""
 
     encrypted: bool = Field(default=True, description="Whether the source is SOPS-encrypted; plaintext is refused.")
     mode: Mode = written("0600", MODE, "The live file's mode, in octal and in quotes.")
     owner: Person | None = Field(default=None, description="Its owner. Default: as it is; the daemon's for a new file.")
     group: Person | None = Field(default=None, description="Its group. Default: as the owner's.")
     on_drift: Annotated[OnDrift, Choice()] = decided_elsewhere(
-        OnDrift.RESTORE, "What is done about a hand edit. Default: drift.on_drift of the server's file."
+        OnDrift.RESTORE, "What happens to a hand edit. Default: drift.on_drift of the server configuration."
     )
     on_change: Annotated[OnChange, ON_CHANGE] = written(
-        "recreate", ON_CHANGE, "For a file that services mount: what a change of it does to them."
+        "recreate", ON_CHANGE, "For a file that services mount: what a change does to them."
     )
     on_first_contact: Annotated[OnFirstContact, Choice()] = Field(
         default=OnFirstContact.HOLD,
-        description="A different file is already there: hold for a person, or take it over with a backup.",
+        description="A different file already exists: hold for an operator, or take it over with a backup.",
     )
     parser: Annotated[Parser, Choice()] = decided_elsewhere(
         Parser.COMPOSE,
@@ -153,7 +153,8 @@ class TargetFields(Section):
         "Default: compose for a source named *.env, .env* or *.env.*, else opaque.",
     )
     check: Annotated[str, NAME, AfterValidator(_known_check)] | None = Field(
-        default=None, description="A check of the server's file that the staged file must pass before it is written."
+        default=None,
+        description="A check of the server configuration; the staged file must pass it to be written.",
     )
     # By another name inside, since pydantic's models have a method called schema.
     contracts: Annotated[tuple[Annotated[str, CONTRACT], ...], Items(), OneOrMany(CONTRACT)] = Field(
@@ -166,7 +167,7 @@ class TargetFields(Section):
     ignore_keys: Annotated[tuple[Annotated[str, KEY_PATTERN], ...], Items()] = Field(
         default=(),
         description="Keys that are left to the server, as names or globs: they keep their live value when the file is "
-        "written, and are no drift. Not for an opaque file.",
+        "written, and never count as drift. Not for an opaque file.",
     )
 
 
@@ -182,7 +183,7 @@ class LoneTarget(TargetFields):
     """A live file that belongs to no stack."""
 
     path: Annotated[str, ABSOLUTE_FILE, AfterValidator(_allowed)] = Field(
-        description="Where it goes; absolute, for want of a stack's directory."
+        description="Where it goes; absolute, as there is no stack directory."
     )
 
 
@@ -207,7 +208,7 @@ class Health(Section):
     @model_validator(mode="after")
     def _can_be_met(self) -> Health:
         if self.stable_for > self.timeout:
-            raise mistake("can never be met: timeout is shorter than stable_for", "a timeout above stable_for")
+            raise mistake("can never succeed: timeout is shorter than stable_for", "a timeout above stable_for")
         return self
 
 
@@ -227,7 +228,7 @@ class StackFields(Section):
     health: Health = Field(default_factory=Health, description="When it counts as healthy after a change.")
     on_failure: Annotated[OnFailure, Choice()] = Field(
         default=OnFailure.ROLLBACK,
-        description="A change that is not healthy: roll back, or hold the new files and page a person.",
+        description="A change that is not healthy: roll back, or hold the new files and page an operator.",
     )
     one_shot: Annotated[tuple[Name, ...], Items()] = Field(default=(), description="Services that are meant to exit.")
     targets: dict[Annotated[str, SOURCE], Annotated[StackTarget, Short("path", LIVE_FILE, empty=True)]] = Field(
@@ -246,7 +247,7 @@ def _by_its_host(data: Any, checked: ValidatorFunctionWrapHandler, info: Validat
 
 
 class ManifestFile(Section):
-    """What git wants in one environment: live files, and the Compose projects that use them."""
+    """The desired state of one environment: live files, and the Compose projects that use them."""
 
     model_config = ConfigDict(
         title="environment.yaml",
@@ -268,7 +269,7 @@ class ManifestFile(Section):
 
 
 def read_manifest(text: bytes, *, environment: str, file: str, server: ServerConfig) -> Manifest:
-    """Given the bytes of environment.yaml, return what this host is to have; stacks of other hosts are left out.
+    """Given the bytes of environment.yaml, return what concerns this host; stacks of other hosts are left out.
 
     ``environment`` may be the part of it on another host ("production@web-2"), whose name ``server`` then has.
     ``file`` is what messages call it. Raises ManifestError with every problem, one a line.
@@ -276,10 +277,12 @@ def read_manifest(text: bytes, *, environment: str, file: str, server: ServerCon
     try:
         NAME.read(environment_of(environment))
     except PydanticCustomError:
-        raise ManifestError(f"{shown(environment)!r} is no environment's name; accepted: {NAME.accepted}") from None
-    written_down = read_sections(ManifestFile, text, file=file, error=ManifestError, rules=conflicts, context=server)
-    stacks = {name: stack for name, stack in written_down.stacks.items() if _is_here(stack, server.host)}
-    resolver = _Resolver(environment, server, written_down.defaults)
+        raise ManifestError(
+            f"{shown(environment)!r} is not a valid environment name; accepted: {NAME.accepted}"
+        ) from None
+    manifest = read_sections(ManifestFile, text, file=file, error=ManifestError, rules=conflicts, context=server)
+    stacks = {name: stack for name, stack in manifest.stacks.items() if _is_here(stack, server.host)}
+    resolver = _Resolver(environment, server, manifest.defaults)
     return Manifest(
         environment,
         stacks=tuple(resolver.stack(name, stack) for name, stack in stacks.items()),
@@ -289,15 +292,15 @@ def read_manifest(text: bytes, *, environment: str, file: str, server: ServerCon
                 for name, stack in stacks.items()
                 for source, target in stack.targets.items()
             ),
-            *(resolver.target(source, target) for source, target in written_down.targets.items()),
+            *(resolver.target(source, target) for source, target in manifest.targets.items()),
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What a manifest says of one target whoever's server it is on. ``field`` is where it says so;
-    ``owner`` and ``group`` are "" where it does not say; ``directory`` and ``hosts`` are the stack's, () for every
+    """What a manifest says about one target, on any server. ``field`` is where it says so;
+    ``owner`` and ``group`` are "" if not given; ``directory`` and ``hosts`` are the stack's, () for every
     host."""
 
     source: str
@@ -316,7 +319,7 @@ class Outline:
 
 
 def outlines(manifest: ManifestFile) -> Iterator[Outline]:
-    """Every target of every stack and host, for those who know no server's file."""
+    """Every target of every stack and host, without a server configuration."""
     for name, stack in manifest.stacks.items():
         for source, target in stack.targets.items():
             field = ("stacks", name, "targets", source)
@@ -334,19 +337,19 @@ def _outline(
     directory: str = "/",
     hosts: tuple[str, ...] = (),
 ) -> Outline:
-    said = _said(defaults) | _said(target)
+    fields = _given(defaults) | _given(target)
     return Outline(
         source=source,
-        path=posixpath.join(directory, said.get("path") or source),
+        path=posixpath.join(directory, fields.get("path") or source),
         stack=stack,
-        encrypted=said.get("encrypted", True),
-        parser=said.get("parser", _parser_of(source)),
-        contracts=said.get("contracts", ()),
-        ignore_keys=said.get("ignore_keys", ()),
+        encrypted=fields.get("encrypted", True),
+        parser=fields.get("parser", _parser_of(source)),
+        contracts=fields.get("contracts", ()),
+        ignore_keys=fields.get("ignore_keys", ()),
         field=field,
-        mode=f"{said['mode']:04o}" if isinstance(said.get("mode"), int) else str(said.get("mode", "0600")),
-        owner=said.get("owner") or "",
-        group=said.get("group") or "",
+        mode=f"{fields['mode']:04o}" if isinstance(fields.get("mode"), int) else str(fields.get("mode", "0600")),
+        owner=fields.get("owner") or "",
+        group=fields.get("group") or "",
         directory=directory,
         hosts=hosts,
     )
@@ -358,7 +361,7 @@ def _is_here(stack: StackFields, host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Resolver:
-    """Turns what is written into core types. What is not said comes from ``defaults``, then the server, then us."""
+    """Turns the file into core types. Missing fields come from ``defaults``, then the server, then our defaults."""
 
     environment: str
     server: ServerConfig
@@ -382,14 +385,14 @@ class _Resolver:
         self, source: str, target: StackTarget | LoneTarget, stack: str | None = None, directory: str = "/"
     ) -> Target:
         fields: dict[str, Any] = {"on_drift": self.server.drift.on_drift, "parser": _parser_of(source)}
-        fields |= _said(self.defaults) | _said(target)
+        fields |= _given(self.defaults) | _given(target)
         fields["path"] = posixpath.join(directory, fields.get("path") or source)
         if fields.get("check"):
             fields["check"] = self.server.check(fields["check"])
         return Target(environment=self.environment, source=source, stack=stack, **fields)
 
 
-def _said(section: TargetFields) -> dict[str, Any]:
+def _given(section: TargetFields) -> dict[str, Any]:
     """The fields that the file gives, read."""
     return {name: getattr(section, name) for name in section.model_fields_set}
 

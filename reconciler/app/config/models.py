@@ -1,4 +1,4 @@
-"""From a YAML document to a model: everything that is wrong with it, in one error."""
+"""Reads a YAML document as a model, and reports every mistake in one error."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """Lets a mapping be written shorter: text stands for the one field ``field``; with ``empty``, nothing stands for
-    a mapping without fields. ``form`` is the field's."""
+    """A short form of a mapping: text is the value of ``field``; with ``empty``, nothing is a mapping without fields.
+    ``form`` is the field's."""
 
     field: str
     form: Form
@@ -84,7 +84,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class OneOrMany:
-    """Lets a list of one text be written as that text. ``form`` is the items'."""
+    """A short form of a list with one text: that text. ``form`` is the items'."""
 
     form: Form
 
@@ -109,8 +109,8 @@ def read_sections(
 ) -> AnySection:
     """Given the content of ``file``, return it as ``model``; ``context`` goes to the model's validators.
 
-    ``rules`` finds what no single field can tell, in data of any shape, so that it is reported beside mistakes of
-    shape. Raises ``error`` with every problem.
+    ``rules`` finds problems between fields, in data of any shape, so that they are reported with mistakes of shape.
+    Raises ``error`` with every problem.
     """
     try:
         document = read_document(content, file)
@@ -134,11 +134,11 @@ def validate(
 
 
 def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
-    """pydantic's error as a plain sentence that shows no more of the value than it may."""
+    """pydantic's error as a plain sentence, which quotes the value only where that is safe."""
     path = detail["loc"]
     if path[-1:] == ("[key]",) and detail["type"] != "extra_forbidden":  # the mistake is in the name itself
         path = path[:-1]
-    found = kind_of(detail["input"])
+    kind = kind_of(detail["input"])
     match detail["type"]:
         case scalars.MISTAKE:
             context = detail["ctx"]
@@ -149,17 +149,17 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         case "missing":
             return Problem(path, "is missing", _accepted(path, model))
         case "bool_type":
-            return Problem(path, f"must be true or false, not {found}", "true, false")
+            return Problem(path, f"must be true or false, not {kind}", "true, false")
         case "tuple_type":
-            return Problem(path, f"must be a list, not {found}", "a list such as [one, two]")
+            return Problem(path, f"must be a list, not {kind}", "a list such as [a, b]")
         case "dict_type" | "model_type":
-            return Problem(path, f"must be a mapping, not {found}", _accepted(path, model))
-        case other:
-            return Problem(path, f"cannot be used ({other})", _accepted(path, model))
+            return Problem(path, f"must be a mapping, not {kind}", _accepted(path, model))
+        case error_type:
+            return Problem(path, f"cannot be used ({error_type})", _accepted(path, model))
 
 
 def _quote(value: object, path: FieldPath) -> str:
-    """The value in quotes, or nothing where it is long or may be a secret put into the wrong field."""
+    """The value in quotes; "" if it is long, or may be a secret in the wrong field."""
     names = "".join(part for part in path if isinstance(part, str))
     if not isinstance(value, str) or len(value) > _LONGEST_QUOTE or any(word in names for word in _NEVER_QUOTED):
         return ""
@@ -174,7 +174,7 @@ def _unknown_field(path: FieldPath, model: type[BaseModel]) -> Problem:
 
 
 def _accepted(path: FieldPath, model: type[BaseModel]) -> str:
-    """What may stand at ``path``, in words."""
+    """What is accepted at ``path``, in words."""
     if path:
         field = _fields_at(path[:-1], model).get(str(path[-1]))
         form = next((form for form in field.metadata if isinstance(form, Form)), None) if field else None
@@ -185,11 +185,13 @@ def _accepted(path: FieldPath, model: type[BaseModel]) -> str:
 
 
 def _fields_at(path: FieldPath, model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields of the model that stands at ``path`` below ``model``; none where that is no model."""
+    """The fields of the model at ``path`` below ``model``; none if there is no model."""
     annotation: Any = model
     for part in path:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            field = next((one for name, one in annotation.model_fields.items() if part in (one.alias, name)), None)
+            field = next(
+                (known for name, known in annotation.model_fields.items() if part in (known.alias, name)), None
+            )
             annotation = field.annotation if field else None
         else:
             annotation = _item(annotation)

@@ -1,4 +1,4 @@
-"""Parity probes: what an operator has asked of both sides. They stand in the server's file or one of its own.
+"""Parity probes: what an operator has asked of both sides. They are in the server configuration or a file of their own.
 
 Never in git: whoever may merge there must not thereby be able to run a command.
 """
@@ -43,7 +43,7 @@ def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"is no regular expression ({error})") from None
+        raise ValueError(f"is not a regular expression ({error})") from None
     return text
 
 
@@ -63,15 +63,15 @@ class ProbeFields(Section):
         default=None, description="Run it in this service's container (docker compose exec -T) and not beside it."
     )
     directory: AbsolutePath | None = Field(
-        default=None, description="Where it runs. Default: the directory that the side names."
+        default=None, description="Where it runs. Default: the directory of the side."
     )
     ignore: Annotated[str, _PATTERN] | None = Field(
         default=None, description="What of the output may differ: every match is cut out before it is compared."
     )
     timeout: Duration = written("30s", DURATION, "How long it may take.")
-    show: bool = Field(default=False, description="Show what it printed; without this nobody sees it.")
+    show: bool = Field(default=False, description="Show what it printed; hidden by default.")
     expected: Annotated[str, _REASON] | None = Field(
-        default=None, description="Why the two sides differ: then it is no unexplained difference."
+        default=None, description="Why the two sides may differ: then the difference is explained."
     )
 
     @model_validator(mode="after")

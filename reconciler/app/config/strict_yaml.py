@@ -1,7 +1,7 @@
 """Strict YAML: bytes to plain data and a line number for every value, within limits that make hostile files cheap.
 
 PyYAML (libyaml where it is there) reads the events; the values are built here because its loaders let duplicate keys,
-aliases, tags and dates pass, and forget the lines.
+aliases, tags and dates pass, and lose the lines.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 20
 MAX_VALUES = 100_000
 MAX_PROBLEMS = 100
-"""How many problems one message lists; the rest is counted."""
+"""How many problems a message lists; it counts the rest."""
 
 FieldPath = tuple[str | int, ...]
 
@@ -26,7 +26,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake at one field. ``line`` is for what has no line of its own, such as a key's second appearance."""
+    """A mistake at one field. ``line`` is for what has no line of its own, such as a duplicate key."""
 
     path: FieldPath
     what: str
@@ -35,13 +35,13 @@ class Problem:
 
 
 class UnreadableError(Exception):
-    """The bytes are no YAML mapping within the limits; the message names file and line."""
+    """The bytes are not a YAML mapping within the limits; the message names file and line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """A YAML mapping: text keys; lists, mappings, text, numbers, booleans and None below. ``problems`` has what
-    PyYAML would have let pass; the rest of the data is there, so that it can be checked as well."""
+    PyYAML would accept; the rest of the data is kept, so that it can be checked too."""
 
     file: str
     data: Mapping[str, Any]
@@ -69,7 +69,7 @@ class Document:
     def _sentence(self, problem: Problem) -> tuple[int, str]:
         path = problem.path
         if path and isinstance(path[-1], int) and path not in self.lines:
-            path = path[:-1]  # a lone value that stands for a list of one
+            path = path[:-1]  # a single value in place of a list
         field = f"{dotted(path)}: " if path else ""
         accepted = f"; accepted: {problem.accepted}" if problem.accepted else ""
         return problem.line or self.line(path), f"{field}{problem.what}{accepted}"
@@ -144,7 +144,7 @@ class _Composer:
             raise UnreadableError(f"{self._file}: cannot be read as YAML") from None
 
     def _syntax_error(self, error: yaml.MarkedYAMLError) -> str:
-        """Where and what, in the parser's words, which quote no more than one character of the file."""
+        """The position, and the parser's message, which quotes at most one character of the file."""
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
         begun = error.context_mark
@@ -197,7 +197,7 @@ class _Composer:
         return fields
 
     def _key(self, event: yaml.Event, path: FieldPath) -> str | None:
-        """The key as text, or None, with a problem noted, for one that cannot be used."""
+        """The key as text; None, with a problem recorded, if it cannot be used."""
         line = _line(event)
         key = self._value(event, (*path, f"(key in line {line})"))
         if isinstance(key, str):
@@ -206,7 +206,7 @@ class _Composer:
         return None
 
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
-        """The value by the rules of YAML 1.1; what is neither empty, boolean nor number is text (also dates)."""
+        """The value by the rules of YAML 1.1; whatever is not empty, boolean or a number is text (also dates)."""
         if not event.implicit[0]:
             return event.value
         tag = self._resolver.resolve(yaml.ScalarNode, event.value, (True, False))

@@ -1,167 +1,129 @@
-"""What the commands do: functions from the server's file to plain data. A daemon that answers does the work."""
+"""One function per operator command: from the server configuration to plain data. See client.py for who does the work.
+
+Modules that take time to load are imported where they are used: with a daemon, most commands need none of them.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import json
 import os
-import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from pydantic_core import PydanticCustomError
+from reconciler.app.daemon import serialize
+from reconciler.app.daemon.client import Progress, Request, serve_request
+from reconciler.core.errors import RefusedError
+from reconciler.core.model.targets import environment_of
 
-from reconciler.app.config.scalars import DURATION
-from reconciler.app.config.server import ServerConfig
-from reconciler.app.daemon import logs, requests
-from reconciler.app.daemon import serialize as show
-from reconciler.app.daemon.lock import exclusive
-from reconciler.app.daemon.loop import Daemon
-from reconciler.app.wiring.server import Runtime, open_backups, open_store, prepare_state_dir, runtime
-from reconciler.core.errors import ConfigError, OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model.requests import Order
-from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Run
-from reconciler.core.model.targets import LiveFile
-from reconciler.core.ports import Ports
-from reconciler.engine.backup import entry_of, take_backup
-from reconciler.engine.leftovers import clear_leftovers_of_restore
-from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollback import find_backup, restore_entry
-from reconciler.engine.rollout import Turn, chosen_units, obeyed, take_turn
+if TYPE_CHECKING:
+    from reconciler.app.config.server import ServerConfig
 
-Tell = Callable[[str], None]
-
-_SEE_ITS_LOG = "Its log says why: `journalctl -u reconciler`"
+_TARGET_FORM = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
 
 
-# --- the daemon ---
-
-
-def run_daemon(config: ServerConfig) -> None:
-    """Run until SIGTERM or SIGINT. Raises LockedError, ConfigError, StoreError, RefusedError (address in use)."""
-    logs.set_up()
-    prepare_state_dir(config.state_dir)
-    with exclusive(config.state_dir, "reconciler run"):
-        asyncio.run(_run_daemon(config))
-
-
-async def _run_daemon(config: ServerConfig) -> None:
-    from reconciler.app.daemon.http import Views, serving
-
-    async with runtime(config) as built:
-        daemon = Daemon(
-            built.passes,
-            built.rollouts,
-            clock=built.ports.clock,
-            metrics=built.metrics,
-            poll_interval=config.repository.poll_interval,
-            drift_interval=config.drift.interval,
-            watch=built.watch,
-            on_progress=built.relay.listen,
-        )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, daemon.stop)
-        views = Views(
-            daemon,
-            built.ports.store,
-            built.metrics.render,
-            functools.partial(requests.carry_out, built.ports_of, tuple(built.passes)),
-            _webhook_secret(config),
-            announced=built.metrics.announced,
-        )
-        address = config.http.listen
-        async with serving(views, host=address.host, port=address.port, control_socket=control_socket(config)) as bound:
-            logger = logs.get_logger()
-            logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
-            listening = [
-                asyncio.create_task(built.watch.run(lambda: daemon.look_soon("watch"))),
-                asyncio.create_task(built.follow_engines(lambda: daemon.look_soon("engine"))),
-            ]
-            try:
-                await daemon.run()
-            finally:
-                for task in listening:
-                    task.cancel()
-                await asyncio.gather(*listening, return_exceptions=True)
-            logger.info("stopped")
-
-
-def _webhook_secret(config: ServerConfig) -> bytes | None:
-    """What signs announcements; None where there are none. Raises ConfigError: an empty one would let everybody in."""
-    if config.webhook is None:
-        return None
-    path, hint = config.webhook.secret_file, "put the secret there, or correct webhook.secret_file"
-    try:
-        with open(path, "rb") as file:
-            secret = file.read().strip()
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise ConfigError(f"the webhook's secret cannot be read ({why})", where=path, hint=hint) from error
-    if not secret:
-        raise ConfigError("the webhook's secret is empty", where=path, hint=hint)
-    return secret
-
-
-def control_socket(config: ServerConfig) -> str:
-    return os.path.join(config.state_dir, "control.sock")
-
-
-# --- one pass ---
-
-
-def make_pass(
-    config: ServerConfig,
-    trigger: str,
-    environments: Sequence[str],
-    take_over: Sequence[str],
-    *,
-    dry_run: bool,
-    tell: Tell,
-    order: Order | None = None,
+def sync_environments(
+    config: ServerConfig, environments: Sequence[str], take_over: Sequence[str], progress: Progress
 ) -> list[dict[str, Any]]:
-    """One pass, after the ``order`` if there is one; in the daemon if it answers, else here under the same lock.
-
-    Raises RefusedError for an environment the server's file does not name, LockedError.
-    """
+    """Reconcile now. Raises RefusedError for an environment that is not on this server, LockedError."""
     _check_environments(config, environments)
-    if foreign := [name for name in take_over if not _is_known(config, name.partition("/")[0])]:
-        hint = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
-        raise RefusedError(f"no target {', '.join(foreign)} here", hint=hint)
-    asked = {
-        "trigger": trigger,
-        "dry_run": dry_run,
-        "take_over": list(take_over),
-        "environments": list(environments),
-        "order": show.order(order),
-    }
-    return asyncio.run(_make_pass(config, asked, tell))
+    if unknown := [target for target in take_over if not _is_known(config, target.partition("/")[0])]:
+        raise RefusedError(f"no target {', '.join(unknown)} here", hint=_TARGET_FORM)
+    request = {"kind": "sync", "environments": list(environments), "take_over": list(take_over)}
+    return list(serve_request(config, request, progress))
 
 
-def order(config: ServerConfig, environment: str | None, wish: Order, *, tell: Tell) -> list[dict[str, Any]]:
-    """Carry out a person's order on one environment, and make the pass that follows from it. Raises as make_pass."""
+def plan_environments(
+    config: ServerConfig, environments: Sequence[str], revision: str, progress: Progress
+) -> list[dict[str, Any]]:
+    """What a reconciliation would change, at ``revision`` if it is not "". Raises as sync_environments."""
+    _check_environments(config, environments)
+    request = {"kind": "plan", "environments": list(environments), "revision": revision}
+    return list(serve_request(config, request, progress))
+
+
+def change_environment(
+    config: ServerConfig, environment: str | None, request: Request, progress: Progress
+) -> list[dict[str, Any]]:
+    """Roll back, unpin, pause, resume, retry or accept a rewrite (the request's ``kind``), then reconcile.
+
+    ``environment`` may be None where the server follows only one. Raises as sync_environments.
+    """
     if environment is None and len(config.environment) > 1:
         hint = f"Name one with --environment: {', '.join(config.environment)}"
         raise RefusedError("this server follows several environments", hint=hint)
     name = environment or config.environment[0]
-    return make_pass(config, wish.kind.value, [name], [], dry_run=False, tell=tell, order=wish)
+    _check_environments(config, [name])
+    return list(serve_request(config, {**request, "environments": [name]}, progress))
 
 
-def seconds(text: str, *, where: str) -> float:
-    """Given a duration as in the files (30m), return it in seconds. Raises RefusedError."""
+def restore_files(config: ServerConfig, backup: str, only: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Restore the files of a backup, or those of ``only`` (sources or live paths). Raises ReconcilerError."""
+    _require_state(config)
+    return dict(serve_request(config, {"kind": "restore", "backup": backup, "only": list(only)}, progress))
+
+
+def adopt_target(config: ServerConfig, target: str, keys: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Propose a live file, or some of its keys, for git: see engine/adopt.py. Raises ReconcilerError, LockedError."""
+    environment, _, source = target.partition("/")
+    if environment not in config.units or not source:
+        raise RefusedError(f"no target {target} here", hint=_TARGET_FORM)
+    return dict(serve_request(config, {"kind": "adopt", "target": target, "keys": list(keys)}, progress))
+
+
+def read_secret_ages(
+    config: ServerConfig, environment: str | None, max_age: float | None, progress: Progress
+) -> dict[str, Any]:
+    """How old the secrets are; ``max_age`` in seconds. Raises ReconcilerError, LockedError."""
+    _check_environments(config, [environment] if environment else [])
+    chosen = [environment] if environment else list(config.environment)
+    return dict(serve_request(config, {"kind": "age", "environments": chosen, "max_age": max_age}, progress))
+
+
+def read_status(config: ServerConfig, progress: Progress) -> dict[str, Any]:
+    """Each environment, target and stack: from the daemon's memory, or from the live files where none runs."""
+    return dict(serve_request(config, {"kind": "status"}, progress))
+
+
+def list_runs(config: ServerConfig, environment: str | None, limit: int) -> list[dict[str, Any]]:
+    """Runs, newest first. Raises RefusedError for an environment that is not on this server."""
+    from reconciler.app.wiring.server import open_store
+
+    _check_environments(config, [environment] if environment else [])
+    _require_state(config)
+    store = open_store(config)
     try:
-        return float(DURATION.read(text))
-    except PydanticCustomError as error:
-        hint = f"Write it as {DURATION.accepted}"
-        raise RefusedError(f"{text!r} is not a duration", where=where, hint=hint) from error
+        return [serialize.serialize_run(run) for run in store.runs(_units_of(config, environment), limit)]
+    finally:
+        store.close()
+
+
+def list_backups(config: ServerConfig, environment: str | None, *, verify: bool) -> list[dict[str, Any]]:
+    """Backups, newest first; with ``verify`` each has the ``problems`` found by reading all of its files.
+
+    Raises RefusedError for an environment that is not on this server.
+    """
+    from reconciler.app.wiring.server import open_backups
+
+    _check_environments(config, [environment] if environment else [])
+    _require_state(config)
+    directory, units = open_backups(config), _units_of(config, environment)
+    listed = [backup for backup in directory.list() if units is None or backup.environment in units]
+    if not verify:
+        return [serialize.serialize_backup(backup) for backup in listed]
+    problem = "its manifest.json cannot be read, so it cannot be restored. Check its files yourself, or move it away"
+    return [
+        *({**serialize.serialize_backup(backup), "problems": list(directory.problems(backup))} for backup in listed),
+        *(
+            {"backup": identity, "environment": name, "files": [], "problems": [problem]}
+            for name, identity in directory.unreadable()
+            if units is None or name in units
+        ),
+    ]
 
 
 def _check_environments(config: ServerConfig, names: Iterable[str]) -> None:
     if unknown := sorted(name for name in names if not _is_known(config, name)):
-        hint = f"This server's file names: {', '.join(dict.fromkeys([*config.environment, *config.units]))}"
-        raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
+        known = ", ".join(dict.fromkeys([*config.environment, *config.units]))
+        raise RefusedError(f"no environment {', '.join(unknown)} here", hint=f"The server configuration has: {known}")
 
 
 def _is_known(config: ServerConfig, name: str) -> bool:
@@ -169,264 +131,14 @@ def _is_known(config: ServerConfig, name: str) -> bool:
     return name in config.environment or name in config.units
 
 
-async def _make_pass(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
-    answer = await _ask_daemon(config, "pass", asked, tell)
-    return list(answer["outcomes"]) if answer is not None else await _pass_here(config, asked, tell)
-
-
-async def _pass_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> list[dict[str, Any]]:
-    prepare_state_dir(config.state_dir)
-    with exclusive(config.state_dir, f"reconciler {'sync' if asked['trigger'] == 'manual' else asked['trigger']}"):
-        async with runtime(config) as built:
-            built.relay.listen(tell)
-            return list(await _uninterrupted(_passes(built, asked)))
-
-
-async def _passes(built: Runtime, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    dry_run, order = asked["dry_run"], show.order_from(asked["order"])
-
-    async def make(host: Reconciler, turn: Turn) -> Outcome:
-        return await take_turn(host, asked["trigger"], turn, dry_run=dry_run, take_over=asked["take_over"])
-
-    only = chosen_units(built.passes, asked["environments"])
-    found: list[Outcome] = []
-    for rollout in built.rollouts:
-        found += await rollout.run(make, dry_run=dry_run, only=only, order=order)
-    return [show.outcome(one) for one in obeyed(found)]
-
-
-# --- errands ---
-
-
-def adopt(config: ServerConfig, target: str, keys: Sequence[str], *, tell: Tell) -> dict[str, Any]:
-    """Propose a live file, or some keys of it, for git; see engine/adopt.py. Raises ReconcilerError, LockedError."""
-    environment, _, source = target.partition("/")
-    if environment not in config.units or not source:
-        hint = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
-        raise RefusedError(f"no target {target} here", hint=hint)
-    return _run_errand(config, {"errand": "adopt", "target": target, "keys": list(keys)}, tell)
-
-
-def age(config: ServerConfig, environment: str | None, max_age: float | None, *, tell: Tell) -> dict[str, Any]:
-    """How old the secrets are; ``max_age`` in seconds. Raises ReconcilerError, LockedError."""
-    _check_environments(config, [environment] if environment else [])
-    chosen = [environment] if environment else list(config.environment)
-    return _run_errand(config, {"errand": "age", "environments": chosen, "max_age": max_age}, tell)
-
-
-def _run_errand(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """In the daemon if it answers, between two passes; else here under the same lock."""
-    return asyncio.run(_errand(config, asked, tell))
-
-
-async def _errand(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    answer = await _ask_daemon(config, "errand", asked, tell)
-    if answer is None:
-        return await _errand_here(config, asked, tell)
-    if "refused" in answer:
-        raise ReconcilerError(**answer["refused"])
-    return dict(answer["done"])
-
-
-async def _errand_here(config: ServerConfig, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    prepare_state_dir(config.state_dir)
-    with exclusive(config.state_dir, f"reconciler {asked['errand']}"):
-        async with runtime(config) as built:
-            built.relay.listen(tell)
-            done = requests.carry_out(built.ports_of, tuple(built.passes), asked)
-            return dict(await _uninterrupted(done))
-
-
-async def _uninterrupted(work: Any) -> Any:
-    """A pass is never cancelled half way: Ctrl-C and SIGTERM wait for its end."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: None)
-    try:
-        return await task
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-async def _ask_daemon(config: ServerConfig, what: str, asked: dict[str, Any], tell: Tell) -> dict[str, Any] | None:
-    """The daemon's answer, or None where no daemon listens. ``what`` is "pass" or "errand"."""
-    if (path := _socket_left(config)) is None:
-        return None
-    import aiohttp
-
-    connector = aiohttp.UnixConnector(path)
-    try:
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session,
-            session.post(f"http://daemon/api/v1/{what}", json=asked) as answer,
-        ):
-            answer.raise_for_status()
-            async for line in answer.content:
-                data = json.loads(line)
-                if "progress" not in data:
-                    return dict(data)
-                tell(data["progress"])
-    except aiohttp.ClientConnectorError:
-        return None  # a killed daemon has left the socket behind
-    except aiohttp.ClientError as error:
-        raise OutsideError("the daemon did not answer to the end", where=path, hint=_SEE_ITS_LOG) from error
-    raise OutsideError("the daemon stopped before it was done", where=path, hint=_SEE_ITS_LOG)
-
-
-def _socket_left(config: ServerConfig) -> str | None:
-    """The control socket, if it is there: else aiohttp, which takes its time to load, is not needed."""
-    path = control_socket(config)
-    return path if os.path.exists(path) else None
-
-
-# --- looking ---
-
-
-def status(config: ServerConfig, *, tell: Tell) -> dict[str, Any]:
-    """Per environment, target and stack, from the daemon, or from a look at the live files where none runs."""
-    return asyncio.run(_status(config, tell))
-
-
-async def _status(config: ServerConfig, tell: Tell) -> dict[str, Any]:
-    answer = await _ask_daemon_status(config)
-    return answer if answer is not None else await _status_here(config, tell)
-
-
-async def _ask_daemon_status(config: ServerConfig) -> dict[str, Any] | None:
-    """The daemon's answer, or None where no daemon listens."""
-    if (path := _socket_left(config)) is None:
-        return None
-    import aiohttp
-
-    try:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session,
-            session.get("http://daemon/api/v1/status") as answer,
-        ):
-            return dict(await answer.json())
-    except aiohttp.ClientConnectorError:
-        return None  # a killed daemon has left the socket behind
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise OutsideError("the daemon did not answer", where=path, hint=_SEE_ITS_LOG) from error
-
-
-async def _status_here(config: ServerConfig, tell: Tell) -> dict[str, Any]:
-    prepare_state_dir(config.state_dir)
-    with exclusive(config.state_dir, "reconciler status"):
-        async with runtime(config) as built:
-            built.relay.listen(tell)
-            shown = [await _look(built, name) for name in built.passes]
-    return {"daemon": {"running": False, "pid": None}, "environments": shown}
-
-
-async def _look(built: Runtime, name: str) -> dict[str, Any]:
-    one = built.passes[name]
-    outcome = await one.run("status", poll=False, dry_run=True)
-    record = built.ports.store.environment(name)
-    return {**show.environment(record, outcome, at=built.ports.clock.now()), **await show.health_of(one)}
-
-
-def history(config: ServerConfig, environment: str | None, limit: int) -> list[dict[str, Any]]:
-    """Runs, newest first. Raises RefusedError for an environment the server's file does not name."""
-    _check_environments(config, [environment] if environment else [])
-    _need_state(config)
-    store = open_store(config)
-    try:
-        return [show.run(one) for one in store.runs(_units_of(config, environment), limit)]
-    finally:
-        store.close()
-
-
-def backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any]]:
-    """Backups, newest first. Raises RefusedError for an environment the server's file does not name."""
-    _check_environments(config, [environment] if environment else [])
-    _need_state(config)
-    units = _units_of(config, environment)
-    return [show.backup(one) for one in open_backups(config).list() if units is None or one.environment in units]
-
-
-def verified_backups(config: ServerConfig, environment: str | None) -> list[dict[str, Any]]:
-    """The same, each with the ``problems`` that reading all of its files and comparing their digests finds."""
-    _check_environments(config, [environment] if environment else [])
-    _need_state(config)
-    directory = open_backups(config)
-    units = _units_of(config, environment)
-    found = [
-        {**show.backup(one), "problems": list(directory.problems(one))}
-        for one in directory.list()
-        if units is None or one.environment in units
-    ]
-    problem = "its manifest.json cannot be read, so it cannot be restored. Look at its files yourself, or move it away"
-    return found + [
-        {"backup": identity, "environment": name, "files": [], "problems": [problem]}
-        for name, identity in directory.unreadable()
-        if units is None or name in units
-    ]
-
-
 def _units_of(config: ServerConfig, environment: str | None) -> frozenset[str] | None:
-    """What an environment is called, also on each of its hosts; None for everything there is."""
-    return None if environment is None else frozenset({environment, *chosen_units(config.units, [environment])})
+    """What an environment is called, also on each of its hosts; None for all environments."""
+    if environment is None:
+        return None
+    return frozenset({environment, *(unit for unit in config.units if environment_of(unit) == environment)})
 
 
-def _need_state(config: ServerConfig) -> None:
+def _require_state(config: ServerConfig) -> None:
     if not os.path.isdir(config.state_dir):
         hint = "Run `reconciler sync` or start the daemon first, or correct state_dir"
         raise RefusedError("nothing has run here yet", where=config.state_dir, hint=hint)
-
-
-# --- putting a backup back ---
-
-
-def restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[str, Any]:
-    """Put the files of a backup back; what they replace is backed up first. Raises ReconcilerError, LockedError."""
-    _need_state(config)
-    with exclusive(config.state_dir, "reconciler restore"):
-        return asyncio.run(_restore(config, identity, only))
-
-
-async def _restore(config: ServerConfig, identity: str, only: Sequence[str]) -> dict[str, Any]:
-    async with runtime(config) as built:
-        backup = find_backup(built.ports, identity)
-        ports = built.ports_of(backup.environment)
-        entries = [entry for entry in backup.entries if not only or entry.source in only or entry.path in only]
-        if not entries:
-            names = ", ".join(entry.source for entry in backup.entries)
-            raise RefusedError("no file of the backup has that name", where=identity, hint=f"It holds: {names}")
-        for entry in entries:
-            ports.backups.read(backup, entry)  # a damaged one is found before anything is changed
-        await clear_leftovers_of_restore(ports, backup, entries)
-        current = {entry.path: await ports.host.read(entry.path) for entry in entries}
-        own = await _back_up_current(ports, backup, entries, current)
-        await _put_back(ports, backup, entries, current, own)
-        return {"restored": [entry.path for entry in entries], "from": backup.id, "backup": own}
-
-
-async def _put_back(
-    ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None], own: str
-) -> None:
-    """All of the entries, or none: where one cannot be written, those before it are made what they were."""
-    done: list[str] = []
-    try:
-        for entry in entries:
-            await restore_entry(ports, backup, entry, current[entry.path])
-            done.append(entry.path)
-    except ReconcilerError:
-        before = find_backup(ports, own)
-        for entry in before.entries:
-            if entry.path in done:
-                await restore_entry(ports, before, entry, await ports.host.read(entry.path))
-        raise
-
-
-async def _back_up_current(
-    ports: Ports, backup: Backup, entries: Sequence[BackupEntry], current: Mapping[str, LiveFile | None]
-) -> str:
-    applied = ports.store.environment(backup.environment).applied or Revision(backup.to_commit, "")
-    run = Run(ports.new_run_id(), backup.environment, "restore", ports.clock.now(), applied)
-    files = [
-        entry_of(ports, number, entry.source, entry.path, current[entry.path]) for number, entry in enumerate(entries)
-    ]
-    return await take_backup(ports, run, files, backup.to_commit, backup.from_commit)

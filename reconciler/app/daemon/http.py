@@ -1,4 +1,4 @@
-"""The daemon's two doors: HTTP for machines (read only, and the webhook), a 0600 socket for this host's commands."""
+"""The daemon's two interfaces: HTTP (read-only, plus the webhook), and a 0600 socket for the commands on this host."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from reconciler.app.daemon import serialize
+from reconciler.app.daemon.client import REQUEST_PATH, Progress, Request
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import ReconcilerError, RefusedError
-from reconciler.core.ports import Store
+from reconciler.core.ports.store import Store
 
 _LARGEST_WEBHOOK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What the handlers show: the daemon, its memory, and the text of a scrape. ``errand`` is app/daemon/requests.py's.
+    """What the handlers use: the daemon, its memory, the text of a scrape, and ``serve``, which serves a request.
 
-    ``announced`` is told the status that the webhook answers with.
+    ``announced`` takes the status that the webhook answers with.
     """
 
     daemon: Daemon
     store: Store
     render_metrics: Callable[[], bytes]
-    errand: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+    serve: Callable[[Request], Awaitable[Any]]
     webhook_secret: bytes | None = None
     announced: Callable[[int], None] = lambda _: None
 
@@ -41,18 +42,18 @@ class Views:
         return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
-        seen, record = self.daemon.seen.get(name), self.store.environment(name)
-        if seen is None:
-            return {**serialize.environment(record, None), "services": []}
-        shown = serialize.environment(record, seen.outcome, at=seen.at, since=seen.since)
-        for change in (shown["after"] or {"changes": []})["changes"]:
-            change["since"] = serialize.instant(seen.targets[change["target"]][1])
-        return {**shown, **await serialize.health_of(self.daemon.passes[name])}
+        last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
+        if last is None:
+            return {**serialize.serialize_environment(record, None), "services": []}
+        status = serialize.serialize_environment(record, last.outcome, at=last.at, since=last.since)
+        for change in (status["after"] or {"changes": []})["changes"]:
+            change["since"] = serialize.format_instant(last.targets[change["target"]][1])
+        return {**status, **await serialize.serialize_services(self.daemon.reconcilers[name])}
 
 
 @contextlib.asynccontextmanager
-async def serving(views: Views, *, host: str, port: int, control_socket: str) -> AsyncIterator[int]:
-    """Serve both doors while inside; yields the TCP port (useful where 0 was asked for).
+async def serve_http(views: Views, *, host: str, port: int, control_socket: str) -> AsyncIterator[int]:
+    """Serve both interfaces while inside; yields the TCP port, which the kernel chooses where ``port`` is 0.
 
     Raises RefusedError where the address is in use.
     """
@@ -80,8 +81,8 @@ async def _start(site: web.BaseSite, where: str, setting: str) -> None:
     try:
         await site.start()
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)  # a socket's path of more than 107 bytes
-        raise RefusedError(f"cannot listen ({why})", where=where, hint=f"Choose another {setting}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)  # a socket's path of more than 107 bytes
+        raise RefusedError(f"cannot listen ({reason})", where=where, hint=f"Choose another {setting}") from error
 
 
 def _public(views: Views) -> web.Application:
@@ -93,10 +94,10 @@ def _public(views: Views) -> web.Application:
         )
 
     async def healthz(_: web.Request) -> web.Response:
-        return _yes_or_no(views.daemon.alive, "alive", "the loop has not turned lately")
+        return _probe_response(views.daemon.alive, "alive", "the loop has not turned lately")
 
     async def readyz(_: web.Request) -> web.Response:
-        return _yes_or_no(views.daemon.ready, "ready", "the first pass has not ended")
+        return _probe_response(views.daemon.ready, "ready", "the first reconciliation has not ended")
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(await views.status())
@@ -115,7 +116,7 @@ def _public(views: Views) -> web.Application:
         if views.webhook_secret is None or not _authentic(request, body, views.webhook_secret):
             return web.Response(status=403, text="the signature or token does not match webhook.secret_file\n")
         views.daemon.poll_now("webhook")
-        return web.Response(status=202, text="a pass starts\n")
+        return web.Response(status=202, text="reconciling\n")
 
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
     app.add_routes([web.get("/api/v1/status", show_status), web.post("/webhook", webhook)])
@@ -125,62 +126,41 @@ def _public(views: Views) -> web.Application:
 def _control(views: Views) -> web.Application:
     app = web.Application()
 
-    async def show_status(_: web.Request) -> web.Response:
-        return web.json_response(await views.status())
-
-    async def run_pass(request: web.Request) -> web.StreamResponse:
-        asked = await request.json()
+    async def serve(http_request: web.Request) -> web.StreamResponse:
+        request = await http_request.json()
+        if request["kind"] == "status":  # from memory, also while something is reconciled
+            return await _stream(http_request, lambda _: views.status())
         return await _stream(
-            request,
-            lambda progress: views.daemon.ask(
-                asked["trigger"],
-                dry_run=asked["dry_run"],
-                take_over=frozenset(asked["take_over"]),
-                environments=frozenset(asked["environments"]),
-                order=serialize.order_from(asked["order"]),
-                progress=progress,
-            ),
-            lambda outcomes: {"outcomes": [serialize.outcome(one) for one in outcomes]},
+            http_request,
+            lambda progress: views.daemon.between_reconciliations(lambda: views.serve(request), progress),
         )
 
-    async def run_errand(request: web.Request) -> web.StreamResponse:
-        asked = await request.json()
-        return await _stream(
-            request,
-            lambda progress: views.daemon.between_passes(lambda: views.errand(asked), progress),
-            lambda done: {"done": done},
-        )
-
-    app.add_routes([web.get("/api/v1/status", show_status), web.post("/api/v1/pass", run_pass)])
-    app.add_routes([web.post("/api/v1/errand", run_errand)])
+    app.add_routes([web.post(REQUEST_PATH, serve)])
     return app
 
 
 async def _stream(
-    request: web.Request,
-    work: Callable[[Callable[[str], None]], Coroutine[Any, Any, Any]],
-    show: Callable[[Any], dict[str, Any]],
+    http_request: web.Request, work: Callable[[Progress], Coroutine[Any, Any, Any]]
 ) -> web.StreamResponse:
-    """Answer with one JSON object a line: progress while the work is done, at its end what came of it, or why it was
-    refused."""
+    """Answer with one JSON object a line: progress during the work, then its result or why it was refused."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue()
     task = asyncio.create_task(work(lambda text: lines.put_nowait(_line({"progress": text}))))
     task.add_done_callback(lambda _: lines.put_nowait(None))
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    with contextlib.suppress(ConnectionResetError):  # the reader has gone: the pass goes on without it
-        await response.prepare(request)
+    with contextlib.suppress(ConnectionResetError):  # the reader has gone: the work goes on without it
+        await response.prepare(http_request)
         while (line := await lines.get()) is not None:
             await response.write(line)
-        await response.write(_line(_ending(task, show)))
+        await response.write(_line(_last_line(task)))
         await response.write_eof()
     return response
 
 
-def _ending(task: asyncio.Task[Any], show: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def _last_line(task: asyncio.Task[Any]) -> dict[str, Any]:
     try:
-        return show(task.result())
+        return {"result": task.result()}
     except ReconcilerError as error:
-        return {"refused": {"what": error.what, "where": error.where, "hint": error.hint}}
+        return {"error": {"what": error.what, "where": error.where, "hint": error.hint}}
 
 
 def _line(data: dict[str, Any]) -> bytes:
@@ -197,5 +177,5 @@ def _authentic(request: web.Request, body: bytes, secret: bytes) -> bool:
     return hmac.compare_digest(given[0], expected.encode()) or hmac.compare_digest(given[1], secret)
 
 
-def _yes_or_no(yes: bool, good: str, bad: str) -> web.Response:
-    return web.Response(text=f"{good}\n") if yes else web.Response(status=503, text=f"{bad}\n")
+def _probe_response(good: bool, text: str, problem: str) -> web.Response:
+    return web.Response(text=f"{text}\n") if good else web.Response(status=503, text=f"{problem}\n")

@@ -13,10 +13,10 @@ from reconciler.core.errors import LockedError, StoreError
 
 @contextlib.contextmanager
 def exclusive(state_dir: str, purpose: str) -> Iterator[None]:
-    """Hold the state directory's lock. ``purpose`` tells the next one who holds it.
+    """Hold the state directory's lock. ``purpose`` names the holder to the next process.
 
-    Raises LockedError with the holder's process id, purpose and since when. The kernel frees the lock when its
-    holder dies, however it dies. Raises StoreError where there is no lock to be had.
+    Raises LockedError with the holder's process id, purpose and since when; StoreError where the lock cannot be made.
+    The kernel frees the lock when its holder dies, however it dies.
     """
     path = os.path.join(state_dir, "lock")
     try:
@@ -29,10 +29,10 @@ def exclusive(state_dir: str, purpose: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            hint = "Wait for it to end; a daemon that no longer answers is restarted by `systemctl restart reconciler`"
+            hint = "Wait for it to end; if a daemon no longer answers, `systemctl restart reconciler`"
             raise LockedError(f"the state directory is in use by {holder}", where=state_dir, hint=hint) from None
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        with contextlib.suppress(OSError):  # on a full disk the lock holds as well, it only does not say for whom
+        with contextlib.suppress(OSError):  # on a full disk the lock still holds, it only does not name its holder
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} ({purpose}) since {since}\n".encode(), 0)
         yield

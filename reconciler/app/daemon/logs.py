@@ -1,7 +1,7 @@
 """Structured logs on standard error: JSON for machines, coloured lines on a terminal.
 
 The only module that imports structlog, which takes rich and pygments with it for tracebacks that are never shown:
-4 MB that the daemon would hold for ever. Where they seem not to be installed, it goes without.
+4 MB that the daemon would never free. Where they seem not to be installed, structlog does without.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from reconciler.core.secret import Secret
 if TYPE_CHECKING or "rich" in sys.modules:
     import structlog
 else:
-    sys.modules["rich"] = None  # import takes it for a module that is not there
+    sys.modules["rich"] = None  # import takes this for a missing module
     try:
         import structlog
     finally:
@@ -62,29 +62,29 @@ def set_up() -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
-def outcome(result: Outcome, trigger: str) -> None:
-    """Log how a pass ended: names of targets, keys and services, never values."""
+def log_outcome(outcome: Outcome, trigger: str) -> None:
+    """Log how a reconciliation ended: names of targets, keys and services, never values."""
     logger = get_logger()
-    plan = result.plan
+    plan = outcome.plan
     facts: dict[str, Any] = {
-        "environment": result.environment,
+        "environment": outcome.environment,
         "trigger": trigger,
-        "result": result.result.value,
-        "reason": result.reason,
-        "revision": result.revision.short if result.revision else None,
+        "result": outcome.result.value,
+        "reason": outcome.reason,
+        "revision": outcome.revision.short if outcome.revision else None,
     }
     if plan is not None and not plan.empty:
         facts["files"] = {change.target.id: list(change.keys.names) for change in plan.writes}
         facts["services"] = [f"{action.stack}/{action.service}" for action in plan.actions]
     for name in ("run", "backup", "warning", "retry"):
-        if getattr(result, name):
-            facts[name] = getattr(result, name)
-    if result.result in _BAD:
-        logger.error("pass", **facts)
-    elif result.warning:
-        logger.warning("pass", **facts)
+        if getattr(outcome, name):
+            facts[name] = getattr(outcome, name)
+    if outcome.result in _BAD:
+        logger.error("reconciled", **facts)
+    elif outcome.warning:
+        logger.warning("reconciled", **facts)
     else:
-        logger.info("pass", **facts)
+        logger.info("reconciled", **facts)
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

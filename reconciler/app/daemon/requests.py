@@ -1,82 +1,104 @@
-"""What a person asks for beside passes: adopt a hand edit, tell the age of secrets. Done while no pass runs."""
+"""What an operator can request, by ``kind``: plain JSON in, plain JSON out. Served while nothing is reconciled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from reconciler.app.daemon import serialize
+from reconciler.app.daemon.client import Request
+from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.requests import Adopted, KeyAge, TargetAge
-from reconciler.core.model.revisions import Revision
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
+from reconciler.core.model.runs import Outcome
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.engine.adopt import adopt
-from reconciler.engine.rollout import chosen_units
+from reconciler.engine.backup import find_backup
+from reconciler.engine.restore import restore_backup
+from reconciler.engine.rollout import select_units, without_needless_refusals
 from reconciler.engine.secret_age import secret_ages
 from reconciler.engine.target_revision import accepted_head, target_revision
 
+Reconcile = Callable[[ReconcileRequest, Collection[str]], Awaitable[tuple[Outcome, ...]]]
+"""Reconciles some environments (all, where none is given), and returns the outcome of each."""
 
-async def carry_out(ports_of: Callable[[str], Ports], units: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Given what travelled through the control socket, do it and return plain data: names and times, never values.
 
-    Raises ReconcilerError.
-    """
-    match asked["errand"]:
+async def serve(built: Runtime, reconcile: Reconcile, request: Request) -> Any:
+    """Do what is requested and return plain data: names and times, never values. Raises ReconcilerError."""
+    match request["kind"]:
+        case "restore":
+            return await _restore(built, request)
         case "adopt":
-            environment = asked["target"].partition("/")[0]
-            ports = ports_of(environment)
-            return adopted(await adopt(ports, environment, asked["target"], asked["keys"]), ports.settings.branch)
+            return await _adopt(built, request)
         case "age":
-            # Ages are git's: they are the same on every host of an environment.
-            chosen = sorted(chosen_units(units, asked["environments"]), key=list(units).index)
-            first = {environment_of(unit): unit for unit in reversed(chosen)}
-            return {
-                "environments": [await _age(ports_of(one), one, asked["max_age"]) for one in reversed(first.values())]
-            }
-    raise RefusedError("this daemon does not know that", hint="It is older or newer than the command: restart it")
+            return await _age(built, request)
+    outcomes = await reconcile(_reconcile_request(request), request["environments"])
+    return [serialize.serialize_outcome(outcome) for outcome in outcomes]
 
 
-async def _age(ports: Ports, environment: str, max_age: float | None) -> dict[str, Any]:
+async def serve_without_daemon(built: Runtime, request: Request) -> Any:
+    """The same where no daemon runs; also ``status``, which a daemon answers from memory. Raises ReconcilerError."""
+    if request["kind"] == "status":
+        environments = [await _status_of(built, unit) for unit in built.reconcilers]
+        return {"daemon": {"running": False, "pid": None}, "environments": environments}
+
+    async def reconcile(request: ReconcileRequest, environments: Collection[str]) -> tuple[Outcome, ...]:
+        only = select_units(built.reconcilers, environments)
+        outcomes = [outcome for rollout in built.rollouts for outcome in await rollout.reconcile(request, only=only)]
+        return without_needless_refusals(outcomes)
+
+    return await serve(built, reconcile, request)
+
+
+def _reconcile_request(request: Request) -> ReconcileRequest:
+    """The reconciliation that a request starts. Raises RefusedError for an unknown kind."""
+    match request["kind"]:
+        case "sync":
+            return ReconcileRequest("manual", take_over=request["take_over"])
+        case "plan":
+            operator = OperatorRequest(RequestKind.PLAN, request["revision"]) if request["revision"] else None
+            return ReconcileRequest("plan", dry_run=True, operator=operator)
+        case kind if kind in list(RequestKind):
+            fields = {name: request[name] for name in ("revision", "reason", "scope", "seconds") if name in request}
+            return ReconcileRequest(kind, operator=OperatorRequest(RequestKind(kind), **fields))
+    hint = "It is older or newer than the command: restart it"
+    raise RefusedError("this daemon does not know that request", hint=hint)
+
+
+async def _status_of(built: Runtime, unit: str) -> dict[str, Any]:
+    reconciler = built.reconcilers[unit]
+    outcome = await reconciler.reconcile(ReconcileRequest("status", poll=False, dry_run=True))
+    record = built.ports.store.environment(unit)
+    status = serialize.serialize_environment(record, outcome, at=built.ports.clock.now())
+    return {**status, **await serialize.serialize_services(reconciler)}
+
+
+async def _restore(built: Runtime, request: Request) -> dict[str, Any]:
+    unit = find_backup(built.ports, request["backup"]).environment
+    restored = await restore_backup(built.ports_of(unit), unit, request["backup"], request["only"])
+    return serialize.serialize_restored(restored)
+
+
+async def _adopt(built: Runtime, request: Request) -> dict[str, Any]:
+    unit = request["target"].partition("/")[0]
+    ports = built.ports_of(unit)
+    adopted = await adopt(ports, unit, request["target"], request["keys"])
+    return serialize.serialize_adopted(adopted, ports.settings.branch)
+
+
+async def _age(built: Runtime, request: Request) -> dict[str, Any]:
+    # Ages come from git: they are the same on every host of an environment.
+    units = list(built.reconcilers)
+    chosen = sorted(select_units(units, request["environments"]), key=units.index)
+    first = {environment_of(unit): unit for unit in reversed(chosen)}
+    ages = [await _age_of(built.ports_of(unit), unit, request["max_age"]) for unit in reversed(first.values())]
+    return {"environments": ages}
+
+
+async def _age_of(ports: Ports, environment: str, max_age: float | None) -> dict[str, Any]:
     head, _ = await accepted_head(ports, environment, poll=False)
     revision, _ = target_revision(ports, environment, head)
-    found = await secret_ages(ports, environment, revision)
-    latest = None if max_age is None else ports.clock.now() - max_age
-    return ages(environment, revision, found, latest)
-
-
-def adopted(one: Adopted, base_branch: str) -> dict[str, Any]:
-    return {
-        "target": one.target.id,
-        "branch": one.branch,
-        "commit": one.commit,
-        "base": one.base.commit,
-        "base_branch": base_branch,
-        "keys": {"added": one.keys.added, "removed": one.keys.removed, "changed": one.keys.changed},
-        "whole": one.whole,
-    }
-
-
-def ages(environment: str, revision: Revision, found: Sequence[TargetAge], latest: float | None) -> dict[str, Any]:
-    """``latest``: what was made before that instant (epoch seconds) is too old; None: nothing is."""
-    return {
-        "environment": environment,
-        "revision": serialize.revision(revision),
-        "targets": [
-            {
-                "target": one.target.id,
-                "last_rotated": serialize.instant(one.oldest),
-                "keys": [_key(key, latest) for key in one.keys],
-            }
-            for one in found
-        ],
-    }
-
-
-def _key(one: KeyAge, latest: float | None) -> dict[str, Any]:
-    return {
-        "key": one.key,
-        "empty": one.at is None,
-        "last_rotated": serialize.instant(one.at),
-        "too_old": latest is not None and one.at is not None and one.at < latest,
-    }
+    ages = await secret_ages(ports, environment, revision)
+    oldest = None if max_age is None else ports.clock.now() - max_age
+    return serialize.serialize_ages(environment, revision, ages, oldest)

@@ -1,203 +1,244 @@
-"""What `status`, the HTTP interface and the control socket tell: plain data, names and reasons, never values."""
+"""What the commands, the HTTP interface and the control socket report: names and reasons as plain data, no values."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.compose import Action, ServiceHealth
 from reconciler.core.model.plans import Change, KeyChange, Plan
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Run
-from reconciler.engine.reconcile import Reconciler
+
+if TYPE_CHECKING:
+    from reconciler.engine.reconcile import Reconciler
 
 
-def instant(seconds: float | None) -> str | None:
+def format_instant(seconds: float | None) -> str | None:
     """Seconds since the epoch as ISO 8601 in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def change(one: Change) -> dict[str, Any]:
+def _serialize_change(change: Change) -> dict[str, Any]:
     return {
-        "target": one.target.id,
-        "path": one.target.path,
-        "stack": one.target.stack,
-        "sync": sync_status(one).value,
-        "kind": one.kind.value,
-        "effect": one.effect.value,
-        "aspects": sorted(aspect.value for aspect in one.aspects),
-        "keys": _keys(one.keys),
-        "by_hand": _keys(one.by_hand),
-        "from_git": _keys(one.from_git),
-        "edited_at": instant(one.edited_at),
-        "reason": one.reason,
+        "target": change.target.id,
+        "path": change.target.path,
+        "stack": change.target.stack,
+        "sync": sync_status(change).value,
+        "kind": change.kind.value,
+        "effect": change.effect.value,
+        "aspects": sorted(aspect.value for aspect in change.aspects),
+        "keys": _keys(change.keys),
+        "by_hand": _keys(change.by_hand),
+        "from_git": _keys(change.from_git),
+        "edited_at": format_instant(change.edited_at),
+        "reason": change.reason,
     }
 
 
-def _keys(one: KeyChange) -> dict[str, tuple[str, ...]]:
-    return {"added": one.added, "removed": one.removed, "changed": one.changed}
+def _keys(keys: KeyChange) -> dict[str, tuple[str, ...]]:
+    return {"added": keys.added, "removed": keys.removed, "changed": keys.changed}
 
 
-def action(one: Action) -> dict[str, Any]:
-    return {"stack": one.stack, "service": one.service, "action": one.kind.value, "reason": one.reason}
+def _serialize_action(action: Action) -> dict[str, Any]:
+    return {"stack": action.stack, "service": action.service, "action": action.kind.value, "reason": action.reason}
 
 
-def revision(one: Revision | None) -> dict[str, Any] | None:
-    if one is None:
+def serialize_revision(revision: Revision | None) -> dict[str, Any] | None:
+    if revision is None:
         return None
     return {
-        "commit": one.commit,
-        "author": one.author,
-        "committed_at": instant(one.committed_at),
-        "subject": one.subject,
+        "commit": revision.commit,
+        "author": revision.author,
+        "committed_at": format_instant(revision.committed_at),
+        "subject": revision.subject,
     }
 
 
-def plan(one: Plan | None) -> dict[str, Any] | None:
-    if one is None:
+def _serialize_plan(plan: Plan | None) -> dict[str, Any] | None:
+    if plan is None:
         return None
-    return {"changes": [change(each) for each in one.changes], "actions": [action(each) for each in one.actions]}
-
-
-def outcome(one: Outcome) -> dict[str, Any]:
     return {
-        "environment": one.environment,
-        "result": one.result.value,
-        "reason": one.reason,
-        "revision": revision(one.revision),
-        "run": one.run,
-        "backup": one.backup,
-        "retry": one.retry,
-        "warning": one.warning,
-        "pending": one.plan is not None and not one.plan.empty and one.run is None,
-        "plan": plan(one.plan),
-        "after": plan(one.after),
+        "changes": [_serialize_change(change) for change in plan.changes],
+        "actions": [_serialize_action(action) for action in plan.actions],
     }
 
 
-def order(one: Order | None) -> dict[str, Any] | None:
-    """An order as it travels through the control socket."""
-    return None if one is None else dataclasses.asdict(one)
-
-
-def order_from(data: Mapping[str, Any] | None) -> Order | None:
-    return Order(**{**data, "kind": OrderKind(data["kind"])}) if data else None
-
-
-def run(one: Run) -> dict[str, Any]:
+def serialize_outcome(outcome: Outcome) -> dict[str, Any]:
     return {
-        "run": one.id,
-        "environment": one.environment,
-        "trigger": one.trigger,
-        "started_at": instant(one.started_at),
-        "finished_at": instant(one.finished_at),
-        "revision": revision(one.revision),
-        "from_commit": one.from_commit,
+        "environment": outcome.environment,
+        "result": outcome.result.value,
+        "reason": outcome.reason,
+        "revision": serialize_revision(outcome.revision),
+        "run": outcome.run,
+        "backup": outcome.backup,
+        "retry": outcome.retry,
+        "warning": outcome.warning,
+        "pending": outcome.plan is not None and not outcome.plan.empty and outcome.run is None,
+        "plan": _serialize_plan(outcome.plan),
+        "after": _serialize_plan(outcome.after),
+    }
+
+
+def serialize_run(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "environment": run.environment,
+        "trigger": run.trigger,
+        "started_at": format_instant(run.started_at),
+        "finished_at": format_instant(run.finished_at),
+        "revision": serialize_revision(run.revision),
+        "from_commit": run.from_commit,
         "changes": [
             {
-                "source": each.source,
-                "kind": each.kind,
-                "added": each.added,
-                "removed": each.removed,
-                "changed": each.changed,
+                "source": change.source,
+                "kind": change.kind,
+                "added": change.added,
+                "removed": change.removed,
+                "changed": change.changed,
             }
-            for each in one.changes
+            for change in run.changes
         ],
-        "actions": [action(each) for each in one.actions],
-        "backup": one.backup or None,
-        "result": one.result.value if one.result else "unfinished",
-        "reason": one.reason,
+        "actions": [_serialize_action(action) for action in run.actions],
+        "backup": run.backup or None,
+        "result": run.result.value if run.result else "unfinished",
+        "reason": run.reason,
     }
 
 
-def backup(one: Backup) -> dict[str, Any]:
+def serialize_backup(backup: Backup) -> dict[str, Any]:
     return {
-        "backup": one.id,
-        "environment": one.environment,
-        "run": one.run,
-        "at": instant(one.at),
-        "from_commit": one.from_commit,
-        "to_commit": one.to_commit,
+        "backup": backup.id,
+        "environment": backup.environment,
+        "run": backup.run,
+        "at": format_instant(backup.at),
+        "from_commit": backup.from_commit,
+        "to_commit": backup.to_commit,
         "files": [
-            {"source": entry.source, "path": entry.path, "was_there": entry.file is not None} for entry in one.entries
+            {"source": entry.source, "path": entry.path, "existed": entry.file is not None} for entry in backup.entries
         ],
     }
 
 
-def environment(
+def serialize_environment(
     record: EnvironmentRecord, last: Outcome | None, *, at: float | None = None, since: float | None = None
 ) -> dict[str, Any]:
-    """One environment: its revisions and how the last pass ended. ``at`` and ``since`` are epoch seconds."""
+    """One environment: its revisions and its last outcome. ``at`` and ``since`` are epoch seconds."""
     return {
-        **(_UNKNOWN if last is None else outcome(last)),
+        **(_NO_OUTCOME if last is None else serialize_outcome(last)),
         "environment": record.name,
-        "head": revision(record.head),
-        "applied": revision(record.applied),
-        "healthy": revision(record.healthy),
-        "pin": _pin(record.pin),
-        "pauses": [_pause(one) for one in record.pauses if at is None or one.until > at],
-        "quarantine": _quarantine(record),
-        "stopped": dict(record.stopped),
-        "checked_at": instant(at),
-        "since": instant(since),
+        "head": serialize_revision(record.head),
+        "applied": serialize_revision(record.applied),
+        "healthy": serialize_revision(record.healthy),
+        "pin": _serialize_pin(record.pin),
+        "pauses": [_serialize_pause(pause) for pause in record.pauses if at is None or pause.until > at],
+        "quarantine": _serialize_quarantine(record),
+        "suspended": dict(record.stopped),
+        "checked_at": format_instant(at),
+        "since": format_instant(since),
     }
 
 
-def _pin(one: Pin | None) -> dict[str, Any] | None:
-    if one is None:
+def _serialize_pin(pin: Pin | None) -> dict[str, Any] | None:
+    if pin is None:
         return None
-    return {"revision": revision(one.revision), "reason": one.reason, "since": instant(one.at)}
+    return {"revision": serialize_revision(pin.revision), "reason": pin.reason, "since": format_instant(pin.at)}
 
 
-def _pause(one: Pause) -> dict[str, Any]:
-    return {"scope": one.scope, "until": instant(one.until), "reason": one.reason, "since": instant(one.at)}
+def _serialize_pause(pause: Pause) -> dict[str, Any]:
+    return {
+        "scope": pause.scope,
+        "until": format_instant(pause.until),
+        "reason": pause.reason,
+        "since": format_instant(pause.at),
+    }
 
 
-def _quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
-    """What keeps the branch's head, or the pin, from being applied; one that neither runs into any more is no news."""
-    wanted = record.pin.revision if record.pin else record.head
-    one = record.quarantine_of(wanted) if wanted else None
-    if one is None:
+def _serialize_quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
+    """The quarantine that keeps the branch's head, or the pin, from being applied; others do not matter any more."""
+    target = record.pin.revision if record.pin else record.head
+    quarantine = record.quarantine_of(target) if target else None
+    if quarantine is None:
         return None
     return {
-        "revision": revision(one.revision),
-        "reason": one.reason,
-        "since": instant(one.at),
-        "run": one.run,
-        "revert": {"state": one.revert.value, "reason": one.revert_note} if one.revert else None,
+        "revision": serialize_revision(quarantine.revision),
+        "reason": quarantine.reason,
+        "since": format_instant(quarantine.at),
+        "run": quarantine.run,
+        "revert": {"state": quarantine.revert.value, "reason": quarantine.revert_note} if quarantine.revert else None,
     }
 
 
-async def health_of(one: Reconciler) -> dict[str, Any]:
+async def serialize_services(reconciler: Reconciler) -> dict[str, Any]:
     """The services as they are now; where the engine does not answer, why."""
     try:
-        return {"services": services(await one.health())}
+        services = await reconciler.health()
     except ReconcilerError as error:
         return {"services": [], "services_unknown": str(error)}
+    return {"services": [_serialize_service(service) for service in services]}
 
 
-def services(found: Iterable[ServiceHealth]) -> list[dict[str, Any]]:
-    return [
-        {
-            "stack": one.stack,
-            "service": one.service,
-            "state": one.state,
-            "healthy": one.healthy,
-            "restarts": one.restarts,
-        }
-        for one in found
-    ]
+def _serialize_service(service: ServiceHealth) -> dict[str, Any]:
+    return {
+        "stack": service.stack,
+        "service": service.service,
+        "state": service.state,
+        "healthy": service.healthy,
+        "restarts": service.restarts,
+    }
 
 
-_UNKNOWN = {
+def serialize_restored(restored: Restored) -> dict[str, Any]:
+    return {"restored": list(restored.paths), "from": restored.source, "backup": restored.backup}
+
+
+def serialize_adopted(adopted: Adopted, base_branch: str) -> dict[str, Any]:
+    return {
+        "target": adopted.target.id,
+        "branch": adopted.branch,
+        "commit": adopted.commit,
+        "base": adopted.base.commit,
+        "base_branch": base_branch,
+        "keys": _keys(adopted.keys),
+        "whole": adopted.whole,
+    }
+
+
+def serialize_ages(
+    environment: str, revision: Revision, ages: Sequence[TargetAge], oldest: float | None
+) -> dict[str, Any]:
+    """``oldest``: a secret from before that instant (epoch seconds) is too old; None: none is."""
+    return {
+        "environment": environment,
+        "revision": serialize_revision(revision),
+        "targets": [
+            {
+                "target": age.target.id,
+                "last_rotated": format_instant(age.oldest),
+                "keys": [_serialize_key_age(key, oldest) for key in age.keys],
+            }
+            for age in ages
+        ],
+    }
+
+
+def _serialize_key_age(age: KeyAge, oldest: float | None) -> dict[str, Any]:
+    return {
+        "key": age.key,
+        "empty": age.at is None,
+        "last_rotated": format_instant(age.at),
+        "too_old": oldest is not None and age.at is not None and age.at < oldest,
+    }
+
+
+_NO_OUTCOME = {
     "result": None,
-    "reason": "no pass has ended yet",
+    "reason": "not reconciled yet",
     "warning": "",
     "pending": True,
     "plan": None,

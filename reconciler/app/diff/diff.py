@@ -14,12 +14,14 @@ from reconciler.app.wiring.tools import Tools
 from reconciler.core.checks import rules
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.checks.rules import Finding
-from reconciler.core.dotenv import dotenv
-from reconciler.core.dotenv.key_diff import CipherChange, compare
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Format, Parser
-from reconciler.core.sops.ciphertext import format_of, is_certainly_a_name
+from reconciler.core.sops.cipher_diff import CipherChange, compare_ciphertexts
+from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.file_format import format_of
 from reconciler.core.text import printable
 from reconciler.core.tree import Tree
 
@@ -179,7 +181,7 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
         note = "is encrypted now" if sides[1].cipher else "is no longer encrypted"
         return CipherChange(replace(_by_lines(old, new), changed=())), note
     if sides[0].cipher is not None:
-        change = compare(old.cipher if old else None, new.cipher if new else None)
+        change = compare_ciphertexts(old.cipher if old else None, new.cipher if new else None)
         if sides[-1].cipher and sides[-1].cipher.format is Format.BINARY:  # one value that is the whole file
             content = "" if change.only_reencrypted or change.rotated else "content changed (names only with a key)"
             return replace(change, keys=KeyChange()), content
@@ -216,10 +218,10 @@ def _name(name: str, value: str, line: int) -> str:
 
 def _plain_change(old: Source | None, new: Source | None, parser: Parser) -> KeyChange:
     try:
-        return dotenv.key_diff(old.data if old else None, new.data if new else None, parser=parser)
-    except dotenv.EnvFileError:  # a variable that only the server has: by the entries as they are written
+        return key_diff(old.data if old else None, new.data if new else None, parser=parser)
+    except EnvFileError:  # a variable that only the server has: by the entries as they are written
         before, after = (
-            {entry.key: entry.template for entry in dotenv.entries(side.data, parser)} if side else {}
+            {entry.key: entry.template for entry in read_entries(side.data, parser)} if side else {}
             for side in (old, new)
         )
         return _between(before, after)

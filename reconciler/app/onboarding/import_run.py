@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.app.checks.run import check_tree
 from reconciler.app.checks.survey import MANIFEST
-from reconciler.app.environment_name import check_environment
+from reconciler.app.config.scalars import check_environment_name
 from reconciler.app.onboarding import import_files
 from reconciler.app.onboarding.import_sources import (
     ImportSide,
@@ -35,7 +35,7 @@ from reconciler.core.onboarding.draft import draft_environment
 from reconciler.core.onboarding.manifest import example_env
 from reconciler.core.onboarding.source_names import as_binary
 from reconciler.core.onboarding.types import Draft, DraftFile, ImportSource, PlainFiles
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.sops.creation_rules import mistyped
 from reconciler.core.text import listed
@@ -81,7 +81,7 @@ def import_environment(request: ImportRequest, agree: Agree, progress: StepProgr
 
     Raises RefusedError, HostUnreachableError, LiveFileError, KeyUnavailableError.
     """
-    check_environment(request.environment)
+    check_environment_name(request.environment)
     sides = [read_import_side(side, request.ssh_key, request.known_hosts) for side in request.sides]
     return asyncio.run(_import(request, sides, agree, progress))
 

@@ -11,12 +11,12 @@ from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.side_names import SideKind, read_side
 from reconciler.app.onboarding.real_paths import UNRESOLVED, real_paths
 from reconciler.app.wiring import clone
-from reconciler.app.wiring.clone import SshAddress
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundProject, Inventory
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.onboarding.source_names import host_name
 from reconciler.core.onboarding.types import ImportSource
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.text import printable
 
 StepProgress = Callable[[str, int, int], None]

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.app.environment_name import check_environment
+from reconciler.app.config.scalars import check_environment_name
 from reconciler.app.onboarding.sops_config import GoverningRule, governing_rule, rule_text, with_rule
 from reconciler.app.wiring import clone
 from reconciler.core.errors import RefusedError
@@ -89,7 +89,7 @@ def default_key_file() -> str:
 def initialize_repository(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> InitResult:
     """Create the missing files in the repository around the working directory. Raises RefusedError,
     KeyUnavailableError."""
-    check_environment(environment)
+    check_environment_name(environment)
     try:
         return asyncio.run(_initialize(environment, path, key_file, recipients))
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 
 UNRESOLVED = "cannot be resolved by `realpath`: it may be gone or inaccessible"
 """Why a path has no real path."""

@@ -18,9 +18,10 @@ from reconciler.app.onboarding.real_paths import UNRESOLVED, real_paths
 from reconciler.app.wiring import clone
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.targets import Target
 from reconciler.core.onboarding.types import Draft
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
 
@@ -149,8 +150,8 @@ async def _plan(commit: Committed, draft: Draft, host: str) -> Verification:
     try:
         settings = server_settings(commit, draft, host, os.path.join(directory, "state"))
         async with runtime(ServerConfig.model_validate(settings)) as built:
-            outcome = await built.passes[commit.environment].run("plan", dry_run=True)
-        return _judged(serialize.outcome(outcome), host)
+            outcome = await built.reconcilers[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
+        return _judged(serialize.serialize_outcome(outcome), host)
     finally:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 

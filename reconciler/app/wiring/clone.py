@@ -13,19 +13,20 @@ from reconciler.adapters.git.clone_writer import CloneWriter
 from reconciler.adapters.git.work_tree import read_tree
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.machine import LocalMachine, SshMachine
-from reconciler.adapters.sops.sops import Sops, parse_yaml
-from reconciler.adapters.ssh.connection import SshAddress, SshConnection
+from reconciler.adapters.sops.program import Sops
+from reconciler.adapters.sops.yaml_reader import parse_yaml
+from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.app.wiring.tools import CountProgress, Tools
 from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Format
-from reconciler.core.ports import Machine
+from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
 __all__ = [
     "Clone",
     "CloneWriter",
     "Keys",
-    "SshAddress",
     "containers",
     "is_here",
     "machine",
@@ -36,7 +37,6 @@ __all__ = [
     "tools",
     "work_tree_top",
 ]
-
 _KEY_TYPES = frozenset({"age", "pgp"})
 
 
@@ -106,7 +106,7 @@ def work_tree_top(directory: str) -> str:
 
 def make_key_file(path: str) -> str:
     """Make an age key and return its public half. Raises RefusedError."""
-    from reconciler.adapters.sops.age_key import make_key_file as make
+    from reconciler.adapters.sops.age_key_file import make_age_key_file as make
 
     return make(path)
 

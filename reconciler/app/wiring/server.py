@@ -1,8 +1,7 @@
-"""The composition root: the only module that knows both the server's file and the adapters."""
+"""The composition root: the only module that knows both the server configuration and the adapters."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -13,7 +12,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose.context import LocalPlace
@@ -26,35 +24,32 @@ from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.local.watch import FileWatch
 from reconciler.adapters.metrics import PrometheusMetrics
-from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.app.config.contract import read_contract
 from reconciler.app.config.manifest import read_manifest
-from reconciler.app.config.server import HistoryRewrites, ServerConfig, SshHost, SshServer
-from reconciler.app.daemon import logs
+from reconciler.app.config.server import HistoryRewrites, HostSettings, ServerConfig, SshServer
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.revisions import Verify
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
-from reconciler.engine.reconcile import Claims, Reconciler
+from reconciler.engine.memory import Claims
+from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
-if TYPE_CHECKING:
-    from reconciler.adapters.ssh.connection import SshAddress
-
-_FOLLOW_AGAIN = 60.0  # seconds
 _ANOTHER_KEY = (
-    "Put the right one back from a backup of the machine. If it is lost, move state.db and digest.key away and start "
-    "again: files equal to git are then recorded, one that differs is held as first contact. The backups so far stay, "
-    "but can only be put back by hand"
+    "Restore the right one from a backup of the machine. If it is lost, move state.db and digest.key away and start "
+    "again: files equal to git are then recorded, one that differs is held as first contact. Existing backups stay, "
+    "but can only be restored by hand"
 )
 
 
 @dataclass(slots=True)
 class Relay:
-    """Carries a pass's progress to whoever listens now."""
+    """Carries a reconciliation's progress to whoever listens now."""
 
     listener: Callable[[str], None] | None = None
 
@@ -68,62 +63,55 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything built from one server's file. ``passes`` are by environment, and by host where it has several."""
+    """Everything built from one server configuration. ``reconcilers`` are by unit: the
+    name of an environment, with its host (production@web-2) where that is another machine."""
 
     ports: Ports
     on_hosts: Mapping[str, Ports]
-    passes: dict[str, Reconciler]
+    reconcilers: dict[str, Reconciler]
     rollouts: tuple[Rollout, ...]
     metrics: PrometheusMetrics
     relay: Relay
-    watch: FileWatch
     engines: Mapping[str, DockerCompose]
 
     def ports_of(self, unit: str) -> Ports:
-        """The ports of the host that the part of an environment is on. Raises RefusedError for a host that is none of
-        this server's any more: its files are nowhere else."""
+        """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
+        nowhere else."""
         if unit in self.on_hosts:
             return self.on_hosts[unit]
         if environment_of(unit) == unit:
             return self.ports
-        hint = "Name the host in hosts of the server's file again, or put the files back there by hand"
-        raise RefusedError("its host is none of this server's hosts any more", where=unit, hint=hint)
-
-    async def follow_engines(self, touched: Callable[[], None]) -> None:
-        """Call ``touched`` whenever something happens to a container of a stack of ours. Runs until cancelled."""
-        await asyncio.gather(*(self._follow(unit, engine, touched) for unit, engine in self.engines.items()))
-
-    async def _follow(self, unit: str, engine: DockerCompose, touched: Callable[[], None]) -> None:
-        while True:
-            try:
-                await engine.follow(touched, lambda: self.passes[unit].stack_directories)
-            except Exception:  # noqa: BLE001  # a defect with one host must not end it for the others
-                logs.get_logger().exception("following an engine failed", environment=unit)
-                await asyncio.sleep(_FOLLOW_AGAIN)
+        hint = "Add the host to hosts in the server configuration again, or restore the files there by hand"
+        raise RefusedError("its host is no longer one of this server's hosts", where=unit, hint=hint)
 
 
 def prepare_state_dir(path: str) -> None:
-    """Make the state directory, 0700. Raises ConfigError where it cannot be made or others may write to it."""
+    """Create the state directory, 0700. Raises ConfigError if that fails or if others may write to it."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError as error:
-        hint = "Correct state_dir in the server's file, or run as root"
+        hint = "Correct state_dir in the server configuration, or run as root"
         raise ConfigError(
-            f"cannot make the state directory ({os.strerror(error.errno or 0)})", where=path, hint=hint
+            f"cannot create the state directory ({os.strerror(error.errno or 0)})", where=path, hint=hint
         ) from error
-    if found.st_mode & 0o022:
+    if status.st_mode & 0o022:
         raise ConfigError("others may write to the state directory", where=path, hint=f"`chmod 0700 {path}`")
 
 
 def open_store(config: ServerConfig) -> SqliteStore:
-    """What history and status read. Raises StoreError."""
+    """The database of the state directory. Raises StoreError."""
     return SqliteStore(os.path.join(config.state_dir, "state.db"))
 
 
 def open_backups(config: ServerConfig) -> BackupDirectory:
-    """What the commands read. The digest key is asked for only where a file is compared: StoreError without one."""
+    """The backups of the state directory. The digest key is read only to compare a file: StoreError without one."""
     return BackupDirectory(_backups_dir(config), lambda data: _read_digest_key(config.state_dir)(data))
+
+
+def open_watch(config: ServerConfig, warn: Callable[[str], None]) -> FileWatch:
+    """What notices changes of live files; ``warn`` takes what keeps it from watching."""
+    return FileWatch(config.allowed_paths, warn)
 
 
 def _backups_dir(config: ServerConfig) -> str:
@@ -145,7 +133,7 @@ async def manifest_at_head(config: ServerConfig, environment: str) -> Manifest:
     path = posixpath.normpath(posixpath.join(config.repository.path, environment, "environment.yaml"))
     blob = await mirror.read(commit, path)
     if blob is None:
-        raise ManifestError("is not there", where=path, hint="Name another environment")
+        raise ManifestError("does not exist", where=path, hint="Name another environment")
     return read_manifest(blob.data, environment=environment, file=path, server=config)
 
 
@@ -163,7 +151,7 @@ def _mirror(config: ServerConfig) -> GitMirror:
 
 @contextlib.asynccontextmanager
 async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
-    """Build every port for ``config``; what was opened is closed at the end. The caller holds the lock."""
+    """Build every port for ``config``, and close them at the end. The caller holds the lock."""
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
@@ -211,26 +199,25 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     hosts = HostPorts(config, ports, stack)
     on_hosts = {unit: hosts.of(unit, host) for unit, host in units.items() if host is not None}
     claims: defaultdict[str, Claims] = defaultdict(Claims)
-    passes = {
+    reconcilers = {
         unit: Reconciler(on_hosts.get(unit, ports), unit, claims[on_hosts.get(unit, ports).settings.host])
         for unit in units
     }
     rollouts = tuple(
         Rollout(
             ports,
-            [one for unit, one in passes.items() if environment_of(unit) == environment],
+            [host for unit, host in reconcilers.items() if environment_of(unit) == environment],
             config.rollout.max_unavailable,
         )
         for environment in config.environment
         if any(environment_of(unit) == environment for unit in units)
     )
-    watch = FileWatch(config.allowed_paths, lambda text: logs.get_logger().warning(text))
     here = {unit: compose for unit, host in units.items() if host is None}
-    return Runtime(ports, on_hosts, passes, rollouts, metrics, relay, watch, {**here, **hosts.engines})
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines})
 
 
 class HostPorts:
-    """Builds what is another host's own: its files, engine, backups and health checks, over one connection each."""
+    """Builds the ports of other hosts: files, engine, backups and health checks, over one connection each."""
 
     def __init__(self, config: ServerConfig, ports: Ports, stack: contextlib.AsyncExitStack) -> None:
         self._config = config
@@ -240,7 +227,7 @@ class HostPorts:
         self._sockets = ""
         self.engines: dict[str, DockerCompose] = {}
 
-    def of(self, unit: str, host: SshHost) -> Ports:
+    def of(self, unit: str, host: HostSettings) -> Ports:
         name = unit.partition("@")[2]
         if name not in self._built:
             self._built[name] = self._build(name, host)
@@ -249,28 +236,28 @@ class HostPorts:
         self.engines[unit] = ports.compose
         return ports
 
-    def _build(self, name: str, host: SshHost) -> Ports:
-        # Only where there are hosts: the daemon of a single machine does without their memory.
+    def _build(self, name: str, host: HostSettings) -> Ports:
+        # Imported here: the daemon of a single machine does not pay for their memory.
         from reconciler.adapters.ssh.backups import SshBackups
-        from reconciler.adapters.ssh.compose_context import SshPlace
+        from reconciler.adapters.ssh.compose_context import SshComposeContext
         from reconciler.adapters.ssh.connection import SshConnection
-        from reconciler.adapters.ssh.files import SshHost as SshHostFiles
+        from reconciler.adapters.ssh.files import SshHost
 
         connection = SshConnection(_address(host), name)
         self._stack.push_async_callback(connection.close)
         socket = os.path.join(self._socket_directory(), f"{len(self._built)}.sock")
         connection.tunnel(socket, host.docker_socket)
-        # Ours alone there, also where several servers reach the same host.
+        # Unique there, even if several servers manage the same host.
         mark = hashlib.sha256(f"{self._config.host} {self._config.state_dir} {name}".encode()).hexdigest()[:12]
-        memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # made 0700 there, or not used
-        compose = DockerCompose(SshPlace(connection, socket, memory))
+        memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # created 0700 there, or not used
+        compose = DockerCompose(SshComposeContext(connection, socket, memory))
         self._stack.push_async_callback(compose.close)
         here = self._ports.backups
         assert isinstance(here, BackupDirectory)
         server = self._config.model_copy(update={"host": name})
         return replace(
             self._ports,
-            host=SshHostFiles(connection, self._config.allowed_paths, memory),
+            host=SshHost(connection, self._config.allowed_paths, memory),
             compose=compose,
             backups=SshBackups(here, connection, host.backup_dir or ".reconciler/backups", mark),
             probe=TunnelledHealth(connection),
@@ -279,16 +266,14 @@ class HostPorts:
         )
 
     def _socket_directory(self) -> str:
-        """A private directory with a short name: a socket's path has 107 bytes at most."""
+        """A private directory with a short name: the path of a socket has at most 107 bytes."""
         if not self._sockets:
             self._sockets = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="reconciler-"))
         return self._sockets
 
 
 def _address(server: SshServer) -> SshAddress:
-    from reconciler.adapters.ssh.connection import SshAddress
-
-    jump = server.jump if isinstance(server, SshHost) else None
+    jump = server.jump if isinstance(server, HostSettings) else None
     return SshAddress(
         host=server.address,
         port=server.port,
@@ -321,10 +306,10 @@ def _settings(config: ServerConfig) -> Settings:
 
 
 def _digester(state_dir: str, store: SqliteStore) -> Digester:
-    """The server's own digest key, made at first start (0600).
+    """The server's own digest key, created at the first start (0600).
 
-    Raises StoreError for one of the wrong size, that cannot be made or read, or that is not the one by which the
-    store's digests were made: with another, every file would look changed, in every pass.
+    Raises StoreError if it cannot be created or read, has the wrong size, or is not the one that the store's digests
+    were made with: with another, every file would look changed in every reconciliation.
     """
     path, known = _digest_key_file(state_dir), store.digest_key()
     try:
@@ -332,7 +317,7 @@ def _digester(state_dir: str, store: SqliteStore) -> Digester:
             _make_digest_key(path)
     except OSError as error:
         hint = "Make the state directory writable for the daemon's user, with room in it"
-        what = f"the digest key cannot be made ({os.strerror(error.errno or 0)})"
+        what = f"the digest key cannot be created ({os.strerror(error.errno or 0)})"
         raise StoreError(what, where=path, hint=hint) from error
     digester = _read_digest_key(state_dir)
     mark = digester(b"the digest key")
@@ -365,7 +350,7 @@ def _read_digest_key(state_dir: str) -> Digester:
 
 
 def _make_digest_key(path: str) -> None:
-    """Whole, or not at all; where another process is faster, its key stays."""
+    """All or nothing; if another process is faster, its key stays."""
     new = f"{path}.new"
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Rule
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, parse_env_file
 from reconciler.core.sops import ciphertext
+from reconciler.core.sops.metadata import is_metadata_key
 from reconciler.core.text import key_name
 
 _CERTAIN_MARKER = re.compile(r"^(?:<{7}|>{7})(?: .*)?\r?$", re.MULTILINE)
@@ -90,7 +91,7 @@ def _lint_lines(path: str, text: str, findings: list[Finding]) -> str:
 
 def _fault(key: str, value: str, number: int, first: dict[str, int]) -> tuple[Rule, str] | None:
     if key.startswith("sops_"):
-        if ciphertext.is_metadata(key):
+        if is_metadata_key(key):
             return None
         return rules.SOPS_KEY, "a variable's name cannot begin with sops_: sops uses such names for its own data"
     name = key.strip(" \t").removeprefix("export ").strip(" \t")
@@ -116,13 +117,13 @@ def name_problem(name: str) -> str:
     if re.fullmatch(r"[\w.\-]+", name):
         return ""
     try:
-        dotenv.parse(f"{name}=x\n".encode("utf-8", "surrogatepass"))
-    except dotenv.EnvFileError:
+        parse_env_file(f"{name}=x\n".encode("utf-8", "surrogatepass"))
+    except EnvFileError:
         return "the text before = is not a name that Compose accepts: letters, digits, _ . and - only"
     return "the text before = is not a name that reconciler can manage: letters, digits, _ . and - only"
 
 
-def lint_entries(path: str, entries: tuple[dotenv.Entry, ...]) -> list[Finding]:
+def lint_entries(path: str, entries: tuple[DotenvEntry, ...]) -> list[Finding]:
     """Check the entries of a plain or decrypted env file: duplicates, sops' own names, bare secrets."""
     findings = []
     first: dict[str, int] = {}

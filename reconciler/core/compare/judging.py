@@ -25,7 +25,7 @@ from reconciler.core.compare.types import (
     Value,
 )
 from reconciler.core.contract import Differs, Notes
-from reconciler.core.dotenv.dotenv import left_to_server
+from reconciler.core.dotenv.ignored_keys import is_left_to_server
 
 
 class _Relation(Enum):
@@ -115,7 +115,7 @@ class Judge:
         for key in sorted((ours.keys() | theirs.keys()) - idle):
             notes = [file.notes[key] for file in present if key in file.notes]
             result = self._key(names, key, (ours.get(key), theirs.get(key)), notes, _remarks(key, present, notes))
-            if result.status in _ALLOWS and any(left_to_server(key, file.ignored) for file in present):
+            if result.status in _ALLOWS and any(is_left_to_server(key, file.ignored) for file in present):
                 result = replace(result, status=Status.EXPECTED, reason="left to the server (ignore_keys)")
             yield result
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from reconciler.core.compare.types import Probe, ProbeResult, Status
-from reconciler.core.ports import Ran
+from reconciler.core.model.commands import CommandResult
 from reconciler.core.text import printable
 
 _BAD_REQUEST = 400  # from this status on, an address has not answered
 _LONGEST_SHOWN = 500  # characters of what a probe printed
 
 
-def compare_answers(probe: Probe, left: Ran, right: Ran) -> ProbeResult:
+def compare_answers(probe: Probe, left: CommandResult, right: CommandResult) -> ProbeResult:
     """Given the answers of a probe on two sides, return the result. White space alone makes no difference."""
     left_lines, right_lines = (_answer(ran, probe.ignore) for ran in (left, right))
     line = _first_difference(left_lines, right_lines)
@@ -32,14 +32,14 @@ def compare_answers(probe: Probe, left: Ran, right: Ran) -> ProbeResult:
     return ProbeResult(probe.name, status, ours, theirs, line, reason)
 
 
-def _answered(ran: Ran, probe: Probe) -> bool:
+def _answered(ran: CommandResult, probe: Probe) -> bool:
     """Whether the command ran and ended with 0, or the address answered with a status below 400."""
     if ran.exit_code is None:
         return False
     return ran.exit_code < _BAD_REQUEST if probe.url else ran.exit_code == 0
 
 
-def _answer(ran: Ran, ignore: str) -> list[str]:
+def _answer(ran: CommandResult, ignore: str) -> list[str]:
     text = ran.output.reveal().decode("utf-8", "surrogateescape")  # bytes that are not UTF-8 still make a difference
     if ignore:
         text = re.sub(ignore, "", text)
@@ -57,7 +57,7 @@ def _first_difference(left: Sequence[str], right: Sequence[str]) -> int:
     return 0
 
 
-def _shown(ran: Ran, probe: Probe, lines: Sequence[str]) -> str:
+def _shown(ran: CommandResult, probe: Probe, lines: Sequence[str]) -> str:
     if ran.exit_code is None:
         return ran.problem
     ended = f"status {ran.exit_code}" if probe.url else f"exit {ran.exit_code}"

@@ -1,4 +1,4 @@
-"""Decides, from three states, what is to be done. Pure: everything here is a function of its arguments."""
+"""Decides, from a target's three states, what to do about it. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from reconciler.core.text import instant, listed
 
 
 def classify(state: TargetState, *, take_over: bool = False) -> Change:
-    """Given one target's desired, live and last-applied state, return what it is and what to do about it.
+    """Given one target's desired, live and last-applied state, return its kind and what to do about it.
 
-    ``take_over`` is a person's word that a different file found at first contact may be replaced. Has no effects.
+    ``take_over``: an operator allows a different file found at first contact to be replaced. Has no effects.
     """
     if state.desired is None:
         return _left_git(state)
@@ -30,7 +30,7 @@ def classify(state: TargetState, *, take_over: bool = False) -> Change:
 
 
 def sync_status(change: Change) -> SyncStatus:
-    """Given what was decided for a target, return the one word for how it stands."""
+    """Given what was decided for a target, return its status as one word."""
     if change.effect is Effect.HOLD:
         return SyncStatus.HELD
     if change.drifted:
@@ -57,15 +57,15 @@ def with_keys(change: Change, keys: KeyChange) -> Change:
 
 
 def with_authors(change: Change, by_hand: KeyChange, from_git: KeyChange, edited_at: float | None) -> Change:
-    """Given what a hand and what git have changed since the file was last written, return the change that says so."""
+    """Given what was changed by hand and in git since the file was last written, return the change that says so."""
     sentences = []
     if by_hand.names:
         when = f" at {instant(edited_at)}" if edited_at else ""
         verb = "were" if len(by_hand.names) > 1 else "was"
         sentences.append(f"{listed(by_hand.names)} {verb} changed by hand{when}")
     if from_git.names:
-        verb = "are changes" if len(from_git.names) > 1 else "is a change"
-        sentences.append(f"{listed(from_git.names)} {verb} from git that waits")
+        verb = "have pending changes" if len(from_git.names) > 1 else "has a pending change"
+        sentences.append(f"{listed(from_git.names)} {verb} from git")
     head, _, tail = change.reason.partition("; ")
     reason = "; ".join(filter(None, [", ".join(sentences) or head, tail]))
     return replace(change, by_hand=by_hand, from_git=from_git, edited_at=edited_at, reason=reason)
@@ -100,16 +100,16 @@ def _same_content(state: TargetState) -> Change:
     aspects = _aspects(state)
     if not aspects:
         return Change(state.target, Kind.IN_SYNC, Effect.NONE, "in sync")
-    which = " and ".join(sorted(aspects))
+    names = " and ".join(sorted(aspects))
     if state.last_mode != state.target.mode:
-        # Git wants another mode than we last set, or nothing was ours yet: no hand has undone anything.
-        return Change(state.target, Kind.UPDATE, Effect.WRITE, f"git wants another {which}", aspects)
-    return _drift(state, aspects, f"the {which} of the live file was changed by hand")
+        # Git has another mode than we last set, or we have not written it yet: this is no hand edit.
+        return Change(state.target, Kind.UPDATE, Effect.WRITE, f"git has another {names}", aspects)
+    return _drift(state, aspects, f"the {names} of the live file was changed by hand")
 
 
 def _first_contact(state: TargetState, take_over: bool) -> Change:
     if take_over or state.target.on_first_contact is OnFirstContact.TAKE_OVER:
-        reason = "a different file is already there; it is taken over, the old one is in the backup"
+        reason = "a different file is already there; taken over, the old one is in the backup"
         return Change(state.target, Kind.FIRST_CONTACT, Effect.WRITE, reason, _aspects(state))
     reason = (
         "a different file is already there and was never ours; compare the keys, then run "
@@ -127,15 +127,17 @@ def _drift(state: TargetState, aspects: frozenset[Aspect], reason: str) -> Chang
 def _conflict(state: TargetState, aspects: frozenset[Aspect], reason: str, kept: str = "") -> Change:
     if state.target.on_drift is OnDrift.RESTORE:
         return Change(state.target, Kind.CONFLICT, Effect.WRITE, f"{reason}; git wins{kept}", aspects)
-    return Change(state.target, Kind.CONFLICT, Effect.HOLD, f"{reason}; on_drift is report: a person decides", aspects)
+    return Change(
+        state.target, Kind.CONFLICT, Effect.HOLD, f"{reason}; on_drift is report: an operator decides", aspects
+    )
 
 
 def _aspects(state: TargetState) -> frozenset[Aspect]:
-    found = set()
+    aspects = set()
     if state.live != state.desired:
-        found.add(Aspect.CONTENT)
+        aspects.add(Aspect.CONTENT)
     if state.live_mode is not None and state.live_mode != state.target.mode:
-        found.add(Aspect.MODE)
+        aspects.add(Aspect.MODE)
     if not state.ownership_ok:
-        found.add(Aspect.OWNER)
-    return frozenset(found)
+        aspects.add(Aspect.OWNER)
+    return frozenset(aspects)

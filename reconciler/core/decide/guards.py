@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Sequence
 
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries
+from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.targets import Parser, Target
 
 # A revision may drop this share of a file's keys before a person must say allow_shrink.
@@ -36,10 +37,10 @@ def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
 
 def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
     try:
-        entries = dotenv.entries(desired, target.parser)
+        entries = read_entries(desired, target.parser)
         if target.parser is Parser.COMPOSE:
-            dotenv.resolve(desired, {})
-    except dotenv.EnvFileError as error:
+            resolve_env_file(desired, {})
+    except EnvFileError as error:
         # A ${NAME:?} may be defined where Compose runs: the stack's model tells.
         if error.code != "required-variable":
             return [f"{_READER[target.parser]} could not read it: {error}"]
@@ -47,7 +48,7 @@ def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str
     keys = {entry.key for entry in entries}
     if left := sorted(key for key in keys if key.startswith("sops_")):
         problems.append(f"the plaintext holds sops metadata ({', '.join(left)}): it was encrypted twice")
-    if twice := dotenv.duplicates(entries):
+    if twice := duplicate_keys(entries):
         problems.append(f"defined twice: {', '.join(twice)}; keep one")
     if gone := _shrinks(target, keys, live):
         problems.append(
@@ -60,8 +61,8 @@ def _shrinks(target: Target, keys: set[str], live: bytes | None) -> str:
     if live is None or target.allow_shrink:
         return ""
     try:
-        before = {entry.key for entry in dotenv.entries(live, target.parser)}
-    except dotenv.EnvFileError:
+        before = {entry.key for entry in read_entries(live, target.parser)}
+    except EnvFileError:
         return ""  # a live file that nobody can read is no measure
     gone = before - keys
     return f"{len(gone)} of {len(before)}" if len(gone) > SHRINK_LIMIT * len(before) else ""
@@ -80,8 +81,8 @@ def project_files(
     if target.path not in environment_files:
         return []
     try:
-        keys = {entry.key for entry in dotenv.parse(desired)}
-    except dotenv.EnvFileError as error:
+        keys = {entry.key for entry in parse_env_file(desired)}
+    except EnvFileError as error:
         return [f"Compose reads this file as the project's .env and could not: {error}"]
     control = control_keys(keys)
     return [f"{', '.join(control)} would change what Compose runs; {_ALLOW}"] if control else []

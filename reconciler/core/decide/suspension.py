@@ -1,5 +1,5 @@
-"""What is left alone for a while, and why: what a person has paused, what a failed rollback has stopped, and what
-somebody else keeps changing back. Pure."""
+"""What is suspended, and why: paused by an operator, stopped by a failed rollback, or changed back by a conflicting
+writer. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from reconciler.core.model.targets import Target
 from reconciler.core.text import instant
 
 HOUR = 3600.0
-# So many corrections of one target within an hour mean that something fights us.
-CONTENDED = 3
-_FIRST_WAIT = 60.0  # seconds; doubled with every further correction, up to an hour
+# This many corrections of one target within an hour mean that there is a conflicting writer.
+CONFLICTING = 3
+_FIRST_BACKOFF = 60.0  # seconds; doubles with every further correction, up to an hour
 
 
 @dataclass(frozen=True, slots=True)
 class Suspension:
-    """``stopped`` tells by stack ("" for targets of none) why nothing is done about it; ``pauses`` have not ended.
+    """``stopped`` gives, by stack ("" for targets of none), why it is suspended; ``pauses`` have not ended.
 
-    ``begun`` is a run that is brought to its end, whatever was paused since.
+    ``begun`` is a run that is finished whatever was paused since.
     """
 
     environment: str = ""
@@ -32,15 +32,15 @@ class Suspension:
     begun: Run | None = None
 
     def of_target(self, target: Target) -> str:
-        """Why nothing may be written to the target; "" where it may."""
-        if why := self.stopped.get(target.stack or ""):
-            return f"the stack is left alone until `reconciler retry`: {why}"
+        """Why nothing may be written to the target; "" if it may."""
+        if reason := self.stopped.get(target.stack or ""):
+            return f"the stack is suspended until `reconciler retry`: {reason}"
         if self.begun and target.path in {change.path for change in self.begun.changes}:
             return ""
         return _until([pause for pause in self.pauses if pause.covers(target)])
 
     def of_stack(self, name: str) -> str:
-        """Why nothing may be done to the stack's services; "" where it may."""
+        """Why nothing may be done to the stack's services; "" if it may."""
         if name in self.stopped:
             return self.stopped[name]
         if self.begun and name in self.begun.stacks:
@@ -48,38 +48,38 @@ class Suspension:
         return _until([pause for pause in self.pauses if pause.scope in ("", f"{self.environment}/{name}")])
 
     def split(self, pending_restarts: Sequence[Action]) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
-        """Given what services are owed, return what may be given to them now, and what has to wait."""
+        """Given the pending restarts, return those that may happen now, and those that have to wait."""
         now = tuple(action for action in pending_restarts if not self.of_stack(action.stack))
         return now, tuple(action for action in pending_restarts if action not in now)
 
 
 def suspension_of(record: EnvironmentRecord, now: float, begun: Run | None = None) -> Suspension:
-    """Given what is remembered of an environment, return what is left alone at ``now`` (epoch seconds)."""
+    """Given an environment's record, return what is suspended at ``now`` (epoch seconds)."""
     pauses = tuple(pause for pause in record.pauses if pause.until > now)
     return Suspension(record.name, record.stopped, pauses, begun)
 
 
-def suspended(change: Change, why: str) -> Change:
-    """Given why nothing may be written, return the change that waits; one that writes nothing stays as it is."""
-    if not why or not change.writes:
+def suspended(change: Change, reason: str) -> Change:
+    """Given why nothing may be written, return the change held; one that writes nothing stays as it is."""
+    if not reason or not change.writes:
         return change
-    return replace(change, effect=Effect.HOLD, reason=f"{change.reason}; {why}")
+    return replace(change, effect=Effect.HOLD, reason=f"{change.reason}; {reason}")
 
 
 def conflicting_writer(change: Change, corrections: Sequence[float], now: float) -> str:
-    """Given when the target was corrected, return why it is not corrected again yet; "" where it may be.
+    """Given when the target was corrected, return why it is not corrected again yet; "" if it may be.
 
-    Times are epoch seconds. A clock that was set back gives times in the future; they do not count.
+    Times are epoch seconds. If the clock was set back, some lie in the future; they do not count.
     """
-    lately = sorted(at for at in corrections if 0 <= now - at < HOUR)
-    if change.kind is not Kind.DRIFT or len(lately) < CONTENDED:
+    recent = sorted(at for at in corrections if 0 <= now - at < HOUR)
+    if change.kind is not Kind.DRIFT or len(recent) < CONFLICTING:
         return ""
-    again = lately[-1] + min(HOUR, _FIRST_WAIT * 2 ** (len(lately) - CONTENDED))
-    if now >= again:
+    next_try = recent[-1] + min(HOUR, _FIRST_BACKOFF * 2 ** (len(recent) - CONFLICTING))
+    if now >= next_try:
         return ""
     return (
-        f"contended: it was put back {len(lately)} times within an hour and is changed again, so something else writes "
-        f"it; the next try is at {instant(again)}"
+        f"conflicting writer: restored {len(recent)} times within an hour and changed again; "
+        f"backing off, next try at {instant(next_try)}"
     )
 
 
@@ -87,5 +87,5 @@ def _until(pauses: Sequence[Pause]) -> str:
     if not pauses:
         return ""
     last = max(pauses, key=lambda pause: pause.until)
-    why = f": {last.reason}" if last.reason else ""
-    return f"paused until {instant(last.until)}{why}"
+    reason = f": {last.reason}" if last.reason else ""
+    return f"paused until {instant(last.until)}{reason}"

@@ -1,4 +1,4 @@
-"""What Compose makes of the files: services, containers, their health, and what a service needs."""
+"""Compose projects, containers, their health, and actions on services."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reconciler.core.secret import Secret
 
 
 class HealthStatus(StrEnum):
-    """One word for a stack: how its services are. ``unknown``: the engine does not answer."""
+    """The health of a stack's services as one word. ``unknown``: the engine does not answer."""
 
     HEALTHY = "healthy"
     STARTING = "starting"
@@ -38,7 +38,6 @@ class Service:
     volumes_of: frozenset[str] = frozenset()
     restarts_with: frozenset[str] = frozenset()
     replicas: int = 1
-    has_healthcheck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +50,10 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as the engine's inspect tells it.
+    """A container as the engine's inspect shows it.
 
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
-    or unhealthy; ``image`` is the reference it was made from; ``out_of_memory`` says that the kernel ended it;
+    or unhealthy; ``image`` is the reference it was made from; ``out_of_memory`` says that the kernel killed it;
     ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock.
     """
 
@@ -83,7 +82,7 @@ class Action:
     """What one service needs, and the reason in words.
 
     ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale``: its
-    containers run older values than those the files already held before this change.
+    containers run older values than the files held before this change.
     """
 
     stack: str
@@ -108,7 +107,7 @@ class ServiceHealth:
 
 @dataclass(frozen=True, slots=True)
 class StackHealth:
-    """A stack at one look: the word for it, and its services; none where the engine does not answer."""
+    """The health of a stack at one moment; no services if the engine does not answer."""
 
     stack: str
     status: HealthStatus

@@ -11,7 +11,7 @@ from reconciler.core.model.targets import Target
 
 
 class Kind(StrEnum):
-    """What one target's three states amount to (the table in docs/architecture.md)."""
+    """How one target's three states relate (the table in docs/architecture.md)."""
 
     IN_SYNC = "in_sync"
     CREATE = "create"
@@ -24,7 +24,7 @@ class Kind(StrEnum):
 
 
 class Aspect(StrEnum):
-    """In what way a live file (or, for stale, a container) differs from what git wants."""
+    """In what way a live file (or, for stale, a container) differs from git."""
 
     CONTENT = "content"
     MODE = "mode"
@@ -35,7 +35,7 @@ class Aspect(StrEnum):
 
 
 class SyncStatus(StrEnum):
-    """One word for a target: how its live file stands to what git wants."""
+    """How a target's live file relates to git, as one word."""
 
     IN_SYNC = "in_sync"
     PENDING = "pending"
@@ -45,7 +45,7 @@ class SyncStatus(StrEnum):
 
 
 class Effect(StrEnum):
-    """What the pass does about a target."""
+    """What the reconciliation does about a target."""
 
     NONE = "none"
     WRITE = "write"
@@ -69,16 +69,15 @@ class KeyChange:
 
     @property
     def empty(self) -> bool:
-        """Whether a container could not tell the two files apart."""
+        """Whether a container sees no difference between the two files."""
         return not (self.added or self.removed or self.changed)
 
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """The three states of one target, as observed. Digests are keyed; ``None`` means the thing is not there.
+    """The three states of one target, as observed. Digests are keyed; ``None`` means that there is no file.
 
-    ``last_path`` is where we last wrote; ``ownership_ok`` whether owner and group are as wanted (True where
-    nothing is wanted).
+    ``ownership_ok``: owner and group are as desired, or the target names none.
     """
 
     target: Target
@@ -94,8 +93,8 @@ class TargetState:
 class Change:
     """What was decided for one target, and why.
 
-    ``keys`` are what the live file lacks of git's; ``by_hand`` what somebody has changed in it since we last wrote it,
-    ``from_git`` what git has changed since then and waits. ``edited_at`` is when the live file was last written to.
+    ``keys`` are the differences from the live file to git; ``by_hand`` what somebody changed in the live file since we
+    last wrote it, ``from_git`` what changed in git since then. ``edited_at`` is when the live file was last written.
     """
 
     target: Target
@@ -114,13 +113,13 @@ class Change:
 
     @property
     def drifted(self) -> bool:
-        """Whether somebody other than us moved the live file."""
+        """Whether somebody else changed the live file."""
         return self.kind in (Kind.DRIFT, Kind.CONFLICT)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Data only: what a pass would do for one environment at one revision."""
+    """What a reconciliation would do for one environment at one revision."""
 
     environment: str
     revision: Revision

@@ -11,9 +11,9 @@ from reconciler.core.model.targets import Target
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What we last wrote to a target (or found already right): the third of the three states.
+    """What we last wrote to a target (or found already in place): the third of the three states.
 
-    ``prune`` and ``stack`` are remembered because they are needed when the target has left git.
+    ``prune`` and ``stack`` are needed when the target has left git.
     """
 
     source: str
@@ -28,7 +28,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """The revision at which a person holds an environment, why (in their words) and since when."""
+    """The revision at which an operator holds an environment, why (in their words) and since when."""
 
     revision: Revision
     reason: str
@@ -37,7 +37,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Until then (epoch seconds) a person wants nothing to be written to a target or stack; ``scope`` as in Order."""
+    """Until then (epoch seconds) nothing is written to a target or stack; ``scope`` as in OperatorRequest."""
 
     scope: str
     until: float
@@ -51,10 +51,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """A revision that broke a service: whatever has its subtree is not applied again.
+    """A revision that broke a service: no revision with its subtree is applied again.
 
-    ``revert`` says how far its revert in git has come (None: none is wanted), ``revert_note`` tells of it in words;
-    it is to undo what came after the revision ``good``.
+    ``revert`` is the state of its revert in git (None: there is none), ``revert_note`` that in words; it undoes the
+    commits after the revision ``good``.
     """
 
     revision: Revision
@@ -71,11 +71,11 @@ _MOST_QUARANTINES = 49  # beside the newest
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentRecord:
-    """What is known of an environment between passes.
+    """What is known of an environment between reconciliations.
 
-    ``degraded`` is why a service is not healthy on files that stay nevertheless; "" where all is well. ``stopped``
-    tells by stack ("" for targets of none) why nothing is done about it any more until a person says so. ``reverts``
-    are the times (epoch seconds) of the last pushes of reverts.
+    ``degraded`` is why a service is unhealthy on files that stay nevertheless; "" if none is. ``stopped`` gives, by
+    stack ("" for targets of none), why it is suspended until an operator retries. ``reverts`` are the times (epoch
+    seconds) of the last pushes of reverts.
     """
 
     name: str
@@ -90,12 +90,17 @@ class EnvironmentRecord:
     reverts: tuple[float, ...] = ()
 
     def quarantine_of(self, revision: Revision) -> Quarantine | None:
-        return next((one for one in self.quarantines if one.revision.subtree == revision.subtree), None)
+        return next((known for known in self.quarantines if known.revision.subtree == revision.subtree), None)
 
-    def quarantined(self, one: Quarantine) -> EnvironmentRecord:
-        """The record with this quarantine, in the place of an earlier one of the same subtree."""
-        others = self.trusting(one.revision).quarantines
-        return replace(self, quarantines=(*others[-_MOST_QUARANTINES:], one))
+    @property
+    def pending_revert(self) -> Quarantine | None:
+        """The first quarantine that git has not followed yet."""
+        return next((known for known in self.quarantines if known.revert is RevertState.PENDING), None)
+
+    def quarantined(self, quarantine: Quarantine) -> EnvironmentRecord:
+        """The record with this quarantine, which replaces an earlier one of the same subtree."""
+        others = self.trusting(quarantine.revision).quarantines
+        return replace(self, quarantines=(*others[-_MOST_QUARANTINES:], quarantine))
 
     def trusting(self, revision: Revision) -> EnvironmentRecord:
         """The record without a quarantine of the revision's subtree."""

@@ -1,7 +1,8 @@
-"""What an operator asks for, and what comes of it."""
+"""What the engine is asked to do, and what comes of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,8 +11,8 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Target
 
 
-class OrderKind(StrEnum):
-    """What a person may order an environment to do before its next pass; ``plan``: to look at another revision."""
+class RequestKind(StrEnum):
+    """What an operator can ask of an environment before its next reconciliation; ``plan`` only plans for a revision."""
 
     ROLLBACK = "rollback"
     UNPIN = "unpin"
@@ -23,24 +24,55 @@ class OrderKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A person's order; ``revision`` (a commit's id; for a rollback, "" for the one before) and ``reason`` as typed.
+class OperatorRequest:
+    """``revision`` (a commit id; for a rollback, "" means the previous one) and ``reason`` are as typed.
 
-    ``scope`` is what a pause is about: a target, a stack, or "" for the whole environment; it lasts ``seconds``.
+    ``scope`` is what a pause covers: a target, a stack, or "" for the whole environment; it lasts ``seconds``.
     """
 
-    kind: OrderKind
+    kind: RequestKind
     revision: str = ""
     reason: str = ""
     scope: str = ""
     seconds: float = 0.0
 
 
+HeldBack = Callable[[Revision], str]
+"""Given a head, returns why it is not rolled out to this host yet; "" if it may be."""
+
+
+def not_held_back(_: Revision) -> str:
+    """Holds no head back."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileRequest:
+    """One reconciliation of one environment.
+
+    ``poll`` asks git for a new head first; ``dry_run`` changes nothing live. ``take_over`` names targets
+    (ENVIRONMENT/SOURCE) whose unknown live file may be replaced. ``operator`` is carried out first; if it is refused,
+    nothing is reconciled. Without ``revert``, git is not asked to follow a rollback: see ``Reconciler.revert``.
+    """
+
+    trigger: str
+    poll: bool = True
+    dry_run: bool = False
+    take_over: Collection[str] = ()
+    operator: OperatorRequest | None = None
+    held_back: HeldBack = not_held_back
+    revert: bool = True
+
+    def asks(self, kind: RequestKind) -> bool:
+        """Whether the operator asks for this."""
+        return self.operator is not None and self.operator.kind is kind
+
+
 @dataclass(frozen=True, slots=True)
 class Adopted:
     """A live file, or ``keys`` of it (names), proposed for git: ``commit`` on ``branch``, on top of ``base``.
 
-    ``whole``: the file has no keys to sops.
+    ``whole``: the file has no keys that sops encrypts one by one.
     """
 
     target: Target
@@ -52,8 +84,17 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """The live ``paths`` restored from the backup ``source``; what they replaced is in ``backup`` (both are ids)."""
+
+    source: str
+    paths: tuple[str, ...]
+    backup: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyAge:
-    """Since when (epoch seconds) a secret has had the value it has; None: it is empty, and no secret.
+    """Since when (epoch seconds) a secret has its current value; None: it is empty, so no secret.
 
     ``key`` is "" for a source that is one secret as a whole.
     """

@@ -1,4 +1,4 @@
-"""What git says: revisions, their blobs, and how one is reverted."""
+"""Revisions, their blobs, and reverts in git."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Verify(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One commit, and the id of the environment's subtree in it (equal subtree: nothing changed for us)."""
+    """One commit, and the id of the environment's subtree in it (equal subtree: nothing changed here)."""
 
     commit: str
     subtree: str
@@ -46,11 +46,11 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
-class RevertOrder:
-    """What is to be undone in git, and why: the commits in (``good`` .. ``failed``] that touch ``directory``.
+class RevertRequest:
+    """What to undo in git, and why: the commits in (``good`` .. ``failed``] that touch ``directory``.
 
     ``good`` and ``failed`` are commit ids; ``directory`` is the environment's in the repository; ``run`` and ``host``
-    say who asks.
+    are where it failed.
     """
 
     environment: str
@@ -65,11 +65,11 @@ class RevertOrder:
 class RevertState(StrEnum):
     """How far a revert in git has come.
 
-    ``owed``: git did not answer yet, it is tried again; ``pushed``: by us; ``overtaken``: the branch no longer wants
-    the failed revision (another server has reverted it, or a person has changed it); ``refused``: a person must act.
+    ``pending``: git has not answered yet, will retry; ``pushed``: by us; ``overtaken``: the branch no longer has
+    the failed revision (another server reverted it, or somebody changed it); ``refused``: an operator must act.
     """
 
-    PENDING = "owed"
+    PENDING = "pending"
     PUSHED = "pushed"
     OVERTAKEN = "overtaken"
     REFUSED = "refused"
@@ -77,7 +77,7 @@ class RevertState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reverted:
-    """What became of a revert: pushed (``commit`` is now the head of ``branch``) or overtaken; and why, in words."""
+    """The result of a revert: pushed (``commit`` is now the head of ``branch``), overtaken or refused; and why."""
 
     state: RevertState
     branch: str

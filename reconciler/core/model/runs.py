@@ -1,4 +1,4 @@
-"""What a reconciliation did: its run, outcome and backup."""
+"""What a reconciliation did: its outcome, run and backup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reconciler.core.model.targets import Parser
 
 
 class Result(StrEnum):
-    """How a pass ended, for one environment."""
+    """How a reconciliation of one environment ended."""
 
     APPLIED = "applied"
     IN_SYNC = "in_sync"
@@ -25,11 +25,10 @@ class Result(StrEnum):
 
 
 class Phase(StrEnum):
-    """The parts of a pass that are timed."""
+    """The parts of a reconciliation that are timed."""
 
     FETCH = "fetch"
     OBSERVE = "observe"
-    GUARD = "guard"
     BACKUP = "backup"
     WRITE = "write"
     RECREATE = "recreate"
@@ -40,11 +39,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a pass ended for one environment; ``reason`` is one sentence a person can read.
+    """How a reconciliation of one environment ended, and why, as a sentence (``reason``).
 
-    ``plan`` is what was to be done, ``after`` how things stand now. ``retry`` says that the same pass is worth
-    repeating without a new revision; ``refused`` that it is the answer to an order that makes no sense: there was no
-    pass.
+    ``plan`` is what was to be done, ``after`` the state now. ``retry``: it is worth repeating without a new revision.
+    ``refused``: an operator request made no sense, so nothing was reconciled.
     """
 
     environment: str
@@ -65,7 +63,7 @@ class RunChange:
     """One target's part of a run; ``stack`` is "" for a target of none.
 
     ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file. ``parser`` and
-    ``ignore_keys`` are the target's: keys that are left to the server keep their value when the file is put back, too.
+    ``ignore_keys`` are the target's: keys that are left to the server keep their value also in a rollback.
     """
 
     source: str
@@ -84,9 +82,9 @@ class RunChange:
 class Run:
     """One transaction, from ``begin`` to ``finish``; ``result`` is None while it is unfinished.
 
-    What follows is what a process that takes up another's unfinished run must know. ``failing`` names the services
-    (stack/service) that were not healthy before it, ``silent`` the URLs of health checks that did not answer then:
-    for those it is not to blame. ``rolling_back`` is why it is being undone; "" while it is not.
+    Another process can resume it from this. ``failing`` names the services (stack/service) that were unhealthy before
+    it, ``silent`` the URLs of health checks that did not answer then: it is not to blame for those. ``rolling_back``
+    is why it is being rolled back; "" if it is not.
     """
 
     id: str
@@ -107,13 +105,13 @@ class Run:
 
     @property
     def stacks(self) -> frozenset[str]:
-        """The stacks it has to do with; "" for targets of none."""
+        """The stacks it changes; "" for targets of none."""
         return frozenset({change.stack for change in self.changes} | {action.stack for action in self.actions})
 
 
 @dataclass(frozen=True, slots=True)
 class BackupEntry:
-    """One file in a backup. ``file`` is its name in the backup's directory, None where nothing was there."""
+    """One file in a backup. ``file`` is its name in the backup's directory, None if there was no file."""
 
     source: str
     path: str
@@ -126,7 +124,7 @@ class BackupEntry:
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """Everything a run was about to change, as it was. ``id`` is the directory's name."""
+    """The files a run was about to change, as they were. ``id`` is the directory's name."""
 
     id: str
     environment: str

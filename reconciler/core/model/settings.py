@@ -9,7 +9,7 @@ from reconciler.core.model.revisions import GitRevert, Verify
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The part of the server's file that the engine decides by. Durations in seconds."""
+    """Durations in seconds."""
 
     repository_path: str = "envs"
     branch: str = "main"

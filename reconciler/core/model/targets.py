@@ -1,4 +1,4 @@
-"""What the manifest names: targets, stacks, and the live files they stand for."""
+"""What a manifest names: targets, their live files, and stacks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class OnChange:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A command of the server's file that must succeed on the staged file; ``{file}`` stands for its path."""
+    """A command of the server configuration that must succeed on the staged file; ``{file}`` stands for its path."""
 
     name: str
     argv: tuple[str, ...]
@@ -132,37 +132,33 @@ class Stack:
 
 
 def environment_of(unit: str) -> str:
-    """What an environment is called in git: "production", also for the part of it that is on another host, which goes
-    by "production@web-2" everywhere else."""
+    """The environment's name in git: "production", also for its part on another host, whose name is "production@web-2"
+    everywhere else."""
     return unit.partition("@")[0]
 
 
 def on_host(environment: str, host: str) -> str:
-    """What the part of the environment on another host is called."""
+    """The name of an environment's part on another host."""
     return f"{environment}@{host}"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """environment.yaml at one revision, read and resolved against the server's file."""
+    """environment.yaml at one revision, resolved against the server configuration."""
 
     environment: str
     stacks: tuple[Stack, ...]
     targets: tuple[Target, ...]
 
-    def stack(self, name: str) -> Stack:
-        return next(stack for stack in self.stacks if stack.name == name)
-
 
 @dataclass(frozen=True, slots=True)
 class LiveFile:
-    """A regular file as it was read. ``inode`` tells a replaced file from a rewritten one."""
+    """A regular file as it was read. ``modified_at`` in epoch seconds."""
 
     data: Secret
     mode: int
     uid: int
     gid: int
-    inode: int = 0
     modified_at: float = 0.0
 
 

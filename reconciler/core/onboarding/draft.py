@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from reconciler.core.checks import line_lint
 from reconciler.core.decide.guards import is_below
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import DotenvEntry, EnvFileError, read_entries
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, FoundProject, Use
 from reconciler.core.model.targets import Format, Parser
@@ -32,7 +32,8 @@ from reconciler.core.onboarding.types import (
     secret_reason,
 )
 from reconciler.core.sops.adoption import UnfitError, read_lines
-from reconciler.core.sops.ciphertext import MAX_BYTES, is_certainly_a_name
+from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.patterns import MAX_BYTES
 from reconciler.core.text import listed
 
 # Compose finds these in a directory by itself.
@@ -286,8 +287,8 @@ def _dotenv_obstacle(data: bytes, reader: Parser) -> str:
 def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:
     """The names that can be shown, the number of others, and why the keys cannot be managed ("" if they can)."""
     try:
-        entries = dotenv.entries(data, reader)
-    except dotenv.EnvFileError as error:
+        entries = read_entries(data, reader)
+    except EnvFileError as error:
         return (), 0, f"it cannot be parsed ({error}), so its keys are not managed"
     if findings := line_lint.lint_entries("", entries):
         problem = f"line {findings[0].line}: {findings[0].message}"
@@ -296,5 +297,5 @@ def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:
     return names, len({entry.key for entry in entries}) - len(names), ""
 
 
-def _shown(entries: Iterable[dotenv.Entry]) -> tuple[str, ...]:
+def _shown(entries: Iterable[DotenvEntry]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.key for entry in entries if is_certainly_a_name(entry.key, entry.template or "x")))

@@ -57,7 +57,7 @@ def names_a_secret(name: str) -> bool:
 
 def words_of(name: str) -> list[str]:
     """The words of a name in capitals, as underscores, dots, dashes and capitals in it part them."""
-    return [part.upper() for one in _SEPARATORS.split(name) for part in _CAMEL.split(one) if part]
+    return [part.upper() for part_of_name in _SEPARATORS.split(name) for part in _CAMEL.split(part_of_name) if part]
 
 
 def is_no_secret_value(value: str) -> bool:

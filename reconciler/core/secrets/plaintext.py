@@ -133,15 +133,15 @@ def why_secret(name: str, data: bytes) -> str:
         return "it is not text"
     if "\0" in text:
         return "it is not text"
-    found = min(_signs(text), default=None)
-    return f"line {text.count(chr(10), 0, found[0]) + 1} {found[1]}" if found else ""
+    sign = min(_signs(text), default=None)
+    return f"line {text.count(chr(10), 0, sign[0]) + 1} {sign[1]}" if sign else ""
 
 
 def _signs(text: str) -> Iterator[tuple[int, str]]:
     """Where something looks like a secret, and what it looks like: the first of each kind."""
-    for pattern, what in _SHAPES:
+    for pattern, reason in _SHAPES:
         if match := pattern.search(text):
-            yield match.start(), what
+            yield match.start(), reason
     for pattern in _SETTINGS:
         if match := next(filter(_sets_a_secret, pattern.finditer(text)), None):
             yield match.start(1), "gives a value to what is named like a secret"

@@ -13,12 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Parser, Target
 from reconciler.core.secret import Secret
-from reconciler.core.sops.ciphertext import is_certainly_a_name, listed
+from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.patterns import first_names
 
 _LABEL = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
 _SOPS_OWN = "sops_"
@@ -91,19 +92,19 @@ def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: 
     ours = {line.name: line for line in _lines_in_git(target, git, reader) if line.name}
     theirs = _live_lines(target, live, reader)
     differing = [name for name in _in_order(ours, theirs) if _text(ours, name) != _text(theirs, name)]
-    told = [name for name in differing if name in ours or _is_certain(theirs[name])]
-    wanted = _named(target, keys, {*ours, *theirs}, differing, told) if keys else differing
+    nameable = [name for name in differing if name in ours or _is_certain(theirs[name])]
+    chosen = _named(target, keys, {*ours, *theirs}, differing, nameable) if keys else differing
     if last is not None and last != git:
         before = _lines_by_name(last, reader)
-        if waiting := [name for name in wanted if _text(before, name) == _text(theirs, name)]:
-            raise _only_git_moved(target, waiting, [name for name in wanted if name not in waiting])
+        if waiting := [name for name in chosen if _text(before, name) == _text(theirs, name)]:
+            raise _only_git_moved(target, waiting, [name for name in chosen if name not in waiting])
     if keys:
-        content = _merged(target, git, reader, theirs, wanted)
+        content = _merged(target, git, reader, theirs, chosen)
     else:
-        _require_fit(target, live, reader, [name for name in told if name not in theirs or theirs[name]])
-        _require_certain(target, theirs, wanted, told)
+        _require_fit(target, live, reader, [name for name in nameable if name not in theirs or theirs[name]])
+        _require_certain(target, theirs, chosen, nameable)
         content = live
-    return Proposal(Secret(content), _key_change(ours, theirs, wanted))
+    return Proposal(Secret(content), _key_change(ours, theirs, chosen))
 
 
 def edits(target: Target, git: bytes, proposal: Proposal) -> dict[str, Secret | None]:
@@ -137,14 +138,14 @@ def read_lines(data: bytes, reader: Parser) -> tuple[Line, ...]:
         position = -1
     if position >= 0:
         raise UnfitError(data.count(b"\n", 0, position) + 1, "it is not UTF-8")
-    found = tuple(_line(number, line, reader) for number, line in enumerate(text.split("\n")[:-1], start=1))
+    lines = tuple(_line(number, line, reader) for number, line in enumerate(text.split("\n")[:-1], start=1))
     if not text.endswith("\n") and text:
         raise UnfitError(text.count("\n") + 1, "the file does not end with a line feed, and sops would add one")
     seen: dict[str, int] = {}
-    for line in found:
+    for line in lines:
         if line.name and seen.setdefault(line.name, line.number) != line.number:
             raise UnfitError(line.number, f"{line.name} is set already in line {seen[line.name]}")
-    return found
+    return lines
 
 
 def _line(number: int, text: str, reader: Parser) -> Line:
@@ -168,10 +169,10 @@ def _line(number: int, text: str, reader: Parser) -> Line:
 def _stands_alone(text: str, name: str, reader: Parser) -> bool:
     """Whether the line by itself is exactly one assignment of ``name``: no piece of a value of several lines."""
     try:
-        found = dotenv.entries(f"{text}\n".encode(), reader)
-    except dotenv.EnvFileError:
+        entries = read_entries(f"{text}\n".encode(), reader)
+    except EnvFileError:
         return False
-    return [entry.key for entry in found] == [name]
+    return [entry.key for entry in entries] == [name]
 
 
 def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line | None]:
@@ -181,8 +182,8 @@ def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line |
     like one, and what looks like a name would be a piece of a secret.
     """
     try:
-        entries = dotenv.entries(live, reader)
-    except dotenv.EnvFileError as error:
+        entries = read_entries(live, reader)
+    except EnvFileError as error:
         raise RefusedError(f"the live file cannot be read: {error}", where=target.path, hint="Mend it first") from None
     seen: set[str] = set()
     for entry in entries:
@@ -191,14 +192,14 @@ def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line |
             raise RefusedError("an earlier line sets the same variable", where=where, hint="Keep one of them")
         seen.add(entry.key)
     texts = live.split(b"\n")
-    found: dict[str, Line | None] = {}
+    lines: dict[str, Line | None] = {}
     for entry in entries:
         line = None
         with contextlib.suppress(UnfitError, UnicodeDecodeError):
             line = _line(entry.line, texts[entry.line - 1].decode(), reader)
-        found[entry.key] = line if line and line.name == entry.key else None
-    found.pop("", None)  # a bare KEY that ends the file
-    return found
+        lines[entry.key] = line if line and line.name == entry.key else None
+    lines.pop("", None)  # a bare KEY that ends the file
+    return lines
 
 
 def _lines_in_git(target: Target, git: bytes, reader: Parser) -> tuple[Line, ...]:
@@ -235,35 +236,33 @@ def _reader(target: Target) -> Parser:
 
 
 def _named(
-    target: Target, keys: Collection[str], known: Collection[str], differing: Sequence[str], told: Sequence[str]
+    target: Target, keys: Collection[str], known: Collection[str], differing: Sequence[str], nameable: Sequence[str]
 ) -> list[str]:
     """The keys that a person names. Raises RefusedError for one that is nowhere, or does not differ.
 
     Of those that differ, ``told`` may be shown.
     """
-    hint = f"What differs: {listed(told) or 'no key, only comments, order or blank lines'}"
+    hint = f"What differs: {first_names(nameable) or 'no key, only comments, order or blank lines'}"
     if unknown := sorted(set(keys) - set(known)):
-        raise RefusedError(f"neither git nor the live file has {listed(unknown)}", where=target.id, hint=hint)
+        raise RefusedError(f"neither git nor the live file has {first_names(unknown)}", where=target.id, hint=hint)
     if same := sorted(set(keys) - set(differing)):
-        raise RefusedError(f"{listed(same)} is as git has it", where=target.id, hint=hint)
+        raise RefusedError(f"{first_names(same)} is as git has it", where=target.id, hint=hint)
     return [name for name in differing if name in keys]
 
 
 def _merged(
-    target: Target, git: bytes, reader: Parser, theirs: Mapping[str, Line | None], wanted: Sequence[str]
+    target: Target, git: bytes, reader: Parser, theirs: Mapping[str, Line | None], chosen: Sequence[str]
 ) -> bytes:
     """Git's content with the wanted keys as the live file has them; what is not in git by that label is added last."""
-    unfit = [name for name in wanted if name in theirs and theirs[name] is None]
+    unfit = [name for name in chosen if name in theirs and theirs[name] is None]
     if unfit:
-        what = (
-            f"sops' dotenv cannot hold {listed(unfit)} as the live file has it (a value of several lines? a bare KEY?)"
-        )
+        what = f"sops' dotenv cannot hold the live {first_names(unfit)} (a value of several lines? a bare KEY?)"
         raise RefusedError(what, where=target.path, hint=f"Write it in one KEY=value line, or {AS_BINARY}")
     old = _lines_in_git(target, git, reader)
     labels = {line.label for line in old}
-    new = [line for name in wanted if (line := theirs.get(name))]
+    new = [line for name in chosen if (line := theirs.get(name))]
     in_place = {line.label: line for line in new if line.label in labels}
-    kept = [in_place.get(line.label) if line.name in wanted else line for line in old]
+    kept = [in_place.get(line.label) if line.name in chosen else line for line in old]
     texts = [line.text for line in (*kept, *(line for line in new if line.label not in labels)) if line]
     return "".join(f"{text}\n" for text in texts).encode()
 
@@ -286,12 +285,12 @@ def _is_certain(line: Line | None) -> bool:
 
 
 def _require_certain(
-    target: Target, theirs: Mapping[str, Line | None], wanted: Sequence[str], told: Sequence[str]
+    target: Target, theirs: Mapping[str, Line | None], chosen: Sequence[str], nameable: Sequence[str]
 ) -> None:
     """Names stay readable in git. Raises RefusedError for a new one that might be a piece of a value."""
-    for name in wanted:
+    for name in chosen:
         line = theirs.get(name)
-        if line is not None and name not in told:
+        if line is not None and name not in nameable:
             what = "what stands before the = may be a piece of a value (its letters' case is mixed, or nothing follows)"
             hint = "If it is a name, adopt it by that: --key NAME"
             raise RefusedError(what, where=f"{target.path}, line {line.number}", hint=hint)
@@ -299,10 +298,10 @@ def _require_certain(
 
 def _require_same(target: Target, made: Sequence[Line], new: Sequence[Line], keys: KeyChange) -> None:
     for number in range(max(len(made), len(new))):
-        got, wanted = (lines[number] if number < len(lines) else None for lines in (made, new))
-        if got and wanted and got.text == wanted.text:
+        got, expected = (lines[number] if number < len(lines) else None for lines in (made, new))
+        if got and expected and got.text == expected.text:
             continue
-        comment = any(line is not None and not line.name for line in (got, wanted))
+        comment = any(line is not None and not line.name for line in (got, expected))
         reason = (
             "a comment differs from git's" if comment else "the keys stand in another order, or a new one is not last"
         )
@@ -315,15 +314,15 @@ def _by_key(names: Sequence[str]) -> str:
     """How to adopt the keys without what stands around them."""
     if not names:
         return ""
-    shown = " ".join(f"--key {name}" for name in names[:10])
-    return f"Adopt the keys alone ({shown}{' …' if names[10:] else ''}). "
+    options = " ".join(f"--key {name}" for name in names[:10])
+    return f"Adopt the keys alone ({options}{' …' if names[10:] else ''}). "
 
 
-def _key_change(ours: Mapping[str, Line | None], theirs: Mapping[str, Line | None], wanted: Sequence[str]) -> KeyChange:
+def _key_change(ours: Mapping[str, Line | None], theirs: Mapping[str, Line | None], chosen: Sequence[str]) -> KeyChange:
     return KeyChange(
-        added=tuple(sorted(name for name in wanted if name not in ours)),
-        removed=tuple(sorted(name for name in wanted if name not in theirs)),
-        changed=tuple(sorted(name for name in wanted if name in ours and name in theirs)),
+        added=tuple(sorted(name for name in chosen if name not in ours)),
+        removed=tuple(sorted(name for name in chosen if name not in theirs)),
+        changed=tuple(sorted(name for name in chosen if name in ours and name in theirs)),
     )
 
 
@@ -337,10 +336,10 @@ def _both_moved(target: Target) -> RefusedError:
     return RefusedError(what, where=target.id, hint="Merge the two by hand: adopting would undo the change in git")
 
 
-def _only_git_moved(target: Target, names: Sequence[str], others: Sequence[str] = ()) -> RefusedError:
-    of = f"{listed(names)}: git has changed that" if names else "git has changed the file"
+def _only_git_moved(target: Target, names: Sequence[str], edited: Sequence[str] = ()) -> RefusedError:
+    of = f"{first_names(names)}: git has changed that" if names else "git has changed the file"
     what = f"{of} since it was last applied here, nobody on this server has; adopting would undo the change in git"
-    return RefusedError(what, where=target.id, hint=_by_key(others) or "`reconciler sync` applies what git has")
+    return RefusedError(what, where=target.id, hint=_by_key(edited) or "`reconciler sync` applies what git has")
 
 
 # --- the commit ---
@@ -352,14 +351,17 @@ def branch(environment: str, at: float) -> str:
     return f"reconciler/adopt-{environment}-{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
 
 
-def message(target: Target, keys: KeyChange, host: str) -> str:
+def adoption_message(target: Target, keys: KeyChange, host: str) -> str:
     """What the commit says: names, never values."""
     host = " ".join(host.split())
     names = keys.names
     more = f" and {len(names) - _IN_A_SUBJECT} more" if names[_IN_A_SUBJECT:] else ""
     subject = f"Adopt {', '.join(names[:_IN_A_SUBJECT])}{more} of {target.id}" if names else f"Adopt {target.id}"
-    told = (("Changed", keys.changed), ("Added", keys.added), ("Removed", keys.removed))
-    body = "".join(f"{what}: {', '.join(some)}\n" for what, some in told if some) or "The file as a whole.\n"
+    groups = (("Changed", keys.changed), ("Added", keys.added), ("Removed", keys.removed))
+    body = (
+        "".join(f"{heading}: {', '.join(names_of_group)}\n" for heading, names_of_group in groups if names_of_group)
+        or "The file as a whole.\n"
+    )
     return (
         f"{subject} from {host}\n\nEdited by hand on the server, now proposed for git.\n\n{body}\n"
         f"Reconciler-Adopt-Target: {target.id}\nReconciler-Adopt-Host: {host}\n"

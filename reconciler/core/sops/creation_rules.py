@@ -64,12 +64,12 @@ def _read_rule(number: int, rule: Any) -> CreationRule:
     if not isinstance(regex, str):
         raise CreationRulesError(f"creation_rules[{number}].path_regex is not text")
     groups = _groups(rule, number)
-    found = frozenset(key for group in groups for key in _recipients(group, number))
+    recipients = frozenset(key for group in groups for key in _recipients(group, number))
     others = {kind for group in groups for kind in group if kind not in ("age", "pgp", "merge")}
     if len(groups) > 1:
         others.add("key_groups")
     partial = next((name for name in _PARTIAL if rule.get(name) and rule.get(name) != "_unencrypted"), "")
-    return CreationRule(number, regex, found, tuple(sorted(others)), partial)
+    return CreationRule(number, regex, recipients, tuple(sorted(others)), partial)
 
 
 def _groups(rule: Mapping[str, Any], number: int) -> list[Mapping[str, Any]]:
@@ -85,7 +85,7 @@ def _groups(rule: Mapping[str, Any], number: int) -> list[Mapping[str, Any]]:
 
 def _merged(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     merge = group.get("merge") or []
-    parts = [one for one in merge if isinstance(one, dict)] if isinstance(merge, list) else []
+    parts = [rule for rule in merge if isinstance(rule, dict)] if isinstance(merge, list) else []
     keys: dict[str, Any] = {}
     for part in (group, *parts):
         for kind, value in part.items():
@@ -104,14 +104,19 @@ def _recipients(group: Mapping[str, Any], number: int) -> list[str]:
 
 def mistyped(recipients: Iterable[str]) -> list[str]:
     """Given public keys of a rule, return the age ones whose checksum (bech32, BIP 173) says that they are mistyped."""
-    return sorted(one for one in recipients if one.startswith("age1") and not _is_bech32(one))
+    return sorted(recipient for recipient in recipients if recipient.startswith("age1") and not _is_bech32(recipient))
 
 
 def _is_bech32(text: str) -> bool:
     prefix, _, data = text.rpartition("1")
     if len(data) < 6 or set(data) - set(_BECH32):
         return False
-    values = [*(ord(one) >> 5 for one in prefix), 0, *(ord(one) & 31 for one in prefix), *map(_BECH32.index, data)]
+    values = [
+        *(ord(character) >> 5 for character in prefix),
+        0,
+        *(ord(character) & 31 for character in prefix),
+        *map(_BECH32.index, data),
+    ]
     checksum = 1
     for value in values:
         top, checksum = checksum >> 25, (checksum & 0x1FFFFFF) << 5 ^ value

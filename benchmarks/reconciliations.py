@@ -1,4 +1,4 @@
-"""What a pass costs, measured in a process that lives as long as a daemon does, on what the daemon is built of."""
+"""What a reconciliation costs, in a long-lived process built like the daemon."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from typing import Any
 
 from benchmarks.figures import Figure
 from benchmarks.scratch import SOURCES, content
-from reconciler.adapters.sops.sops import Sops
+from reconciler.adapters.sops.program import Sops
 from reconciler.app.config.server import load_server_config
 from reconciler.app.wiring.server import Runtime, runtime
-from reconciler.core.dotenv import dotenv
+from reconciler.core.dotenv.interpolation import resolve_env_file
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.engine.reconcile import Reconciler
 from tests.support.server import ENVIRONMENT, Server
 
 WARM_UP = 10
-IDLE_PASSES = 50
+IDLE_RECONCILIATIONS = 50
 IDLE_TARGET = 40.0  # ms of CPU
-FIRST_PASSES = 3
+FIRST_RECONCILIATIONS = 3
 CHANGES = 7
 PARTS = 20
 TOKENIZED_KEYS = 1000
@@ -42,7 +43,7 @@ def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
         _started[f"{os.path.basename(program)} {command}".strip()] += 1
 
 
-sys.addaudithook(_note_process)  # Python itself tells of every process that it starts
+sys.addaudithook(_note_process)  # Python audits every process that it starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +56,24 @@ class Cost:
 
 
 async def cost_of(reconciler: Reconciler, trigger: str, expected: Result) -> Cost:
-    """Make one pass. Raises RuntimeError unless it ends as expected: a pass that fails is quick."""
+    """Reconcile once. Raises RuntimeError unless it ends as expected: a failing reconciliation is quick."""
     _started.clear()
     cpu, wall = _cpu(), time.perf_counter()
-    outcome = await reconciler.run(trigger)
+    outcome = await reconciler.reconcile(ReconcileRequest(trigger))
     cost = Cost((time.perf_counter() - wall) * 1000, _cpu() - cpu, dict(_started))
     if outcome.result is not expected:
-        raise RuntimeError(f"a pass ended with {outcome.result} instead of {expected}: {outcome.reason}")
+        raise RuntimeError(f"a reconciliation ended with {outcome.result} instead of {expected}: {outcome.reason}")
     return cost
 
 
 def _cpu() -> float:
-    """Children count once they have ended and been waited for, which is so before a pass goes on."""
+    """Children count once they have ended and been waited for, which a reconciliation does before it continues."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used) * 1000
+    return sum(usage.ru_utime + usage.ru_stime for usage in used) * 1000
 
 
 def wall_and_cpu(name: str, costs: Sequence[Cost], target: float | None = None) -> list[Figure]:
-    """Two figures of passes of one kind; ``target`` is for the CPU. The programs are those of the last pass."""
+    """Two figures for reconciliations of one kind; ``target`` is for the CPU. The programs are the last one's."""
     programs = ", ".join(f"{program} x{number}" for program, number in costs[-1].processes.items())
     return [
         Figure(f"{name}: CPU", "ms", tuple(cost.cpu for cost in costs), target, f"starts {programs or 'nothing'}"),
@@ -82,45 +83,45 @@ def wall_and_cpu(name: str, costs: Sequence[Cost], target: float | None = None) 
 
 @asynccontextmanager
 async def built(server: Server) -> AsyncIterator[tuple[Runtime, Reconciler]]:
-    """What the daemon is built of. Every pass asks for the containers, which a daemon does once a drift interval."""
+    """What the daemon is built of, except that every reconciliation, not one per drift interval, queries containers."""
     async with runtime(load_server_config(str(server.config))) as made:
         settings = replace(made.ports.settings, drift_interval=0.0)
         yield made, Reconciler(replace(made.ports, settings=settings), ENVIRONMENT)
 
 
 async def idle(server: Server, kind: str) -> list[Figure]:
-    """A pass that finds nothing to do. ``kind`` is told in the figures' names."""
+    """A reconciliation that finds nothing to do. ``kind`` goes into the names of the figures."""
     async with built(server) as (made, reconciler):
         for _ in range(WARM_UP):
-            await reconciler.run("poll")
+            await reconciler.reconcile(ReconcileRequest("poll"))
         before = _decrypts(made)
-        costs = [await cost_of(reconciler, "poll", Result.IN_SYNC) for _ in range(IDLE_PASSES)]
+        costs = [await cost_of(reconciler, "poll", Result.IN_SYNC) for _ in range(IDLE_RECONCILIATIONS)]
         decrypts = _decrypts(made) - before
     sops = sum(number for cost in costs for name, number in cost.processes.items() if name.startswith("sops"))
     processes = tuple(float(sum(cost.processes.values())) for cost in costs)
     return [
-        *wall_and_cpu(f"idle pass, {kind}", costs, IDLE_TARGET),
-        Figure(f"idle pass, {kind}: processes started", "", processes),
-        Figure(f"idle pass, {kind}: decrypts in all of them", "", (float(max(sops, decrypts)),), 0.0),
+        *wall_and_cpu(f"idle reconciliation, {kind}", costs, IDLE_TARGET),
+        Figure(f"idle reconciliation, {kind}: processes started", "", processes),
+        Figure(f"idle reconciliation, {kind}: decrypts in all of them", "", (float(max(sops, decrypts)),), 0.0),
     ]
 
 
 def _decrypts(made: Runtime) -> int:
     """What the daemon's own metric says."""
     families = (family for family in made.metrics.registry.collect() if family.name == "reconciler_decrypt")
-    return sum(int(one.value) for family in families for one in family.samples if one.name.endswith("_total"))
+    return sum(int(each.value) for family in families for each in family.samples if each.name.endswith("_total"))
 
 
 async def first(server: Server) -> list[Figure]:
-    """The first pass of a new server: an empty state directory and no live files."""
+    """The first reconciliation of a new server: an empty state directory and no live files."""
     costs = []
-    for number in range(FIRST_PASSES):
+    for number in range(FIRST_RECONCILIATIONS):
         server.settings["state_dir"] = str(server.root / f"first-{number}")
         for source in SOURCES:
             (server.app / source).unlink(missing_ok=True)
         async with built(server) as (_, reconciler):
             costs.append(await cost_of(reconciler, "start", Result.APPLIED))
-    return wall_and_cpu(f"first pass over {len(SOURCES)} encrypted targets", costs)
+    return wall_and_cpu(f"first reconciliation of {len(SOURCES)} encrypted targets", costs)
 
 
 def commit_change(server: Server) -> bytes:
@@ -131,15 +132,15 @@ def commit_change(server: Server) -> bytes:
 
 
 async def change(server: Server) -> list[Figure]:
-    """One key changes in git; no service is concerned."""
+    """One key changes in git; no service is affected."""
     costs = []
     async with built(server) as (_, reconciler):
-        await reconciler.run("start")
+        await reconciler.reconcile(ReconcileRequest("start"))
         for _ in range(CHANGES):
             committed = commit_change(server)
             costs.append(await cost_of(reconciler, "webhook", Result.APPLIED))
             if server.live(SOURCES[0]) != committed:
-                raise RuntimeError("the pass says applied, but the live file is another")
+                raise RuntimeError("the result is applied, but the live file differs")
     return wall_and_cpu("one key, from commit to applied, files only", costs)
 
 
@@ -151,7 +152,7 @@ async def parts(server: Server) -> list[Figure]:
     resolved, decrypted = [], []
     for _ in range(PARTS):
         began = time.perf_counter()
-        dotenv.resolve(text, {})
+        resolve_env_file(text, {})
         between = time.perf_counter()
         await decryptor.decrypt(SOURCES[0], encrypted)
         resolved.append((between - began) * 1000)

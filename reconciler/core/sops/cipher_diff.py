@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Format
-from reconciler.core.sops.ciphertext import Ciphertext, Entry
+from reconciler.core.sops.ciphertext import Ciphertext, EncryptedEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class CipherChange:
     rotated: bool = False
 
 
-def compare(old: Ciphertext | None, new: Ciphertext | None) -> CipherChange:
+def compare_ciphertexts(old: Ciphertext | None, new: Ciphertext | None) -> CipherChange:
     """Given two versions of a file (None where it is absent), return what changed, by name."""
     before, after = _values(old), _values(new)
     common = sorted(before.keys() & after.keys())
@@ -53,14 +53,14 @@ def compare(old: Ciphertext | None, new: Ciphertext | None) -> CipherChange:
     )
 
 
-def _values(version: Ciphertext | None) -> Mapping[str, Entry]:
+def _values(version: Ciphertext | None) -> Mapping[str, EncryptedEntry]:
     """By name; what may be a secret that stands alone, by its line."""
-    found = {}
+    entries = {}
     for entry in version.entries if version else ():
         if not entry.comment:
             alone = version and version.format is Format.DOTENV and may_be_a_value(entry.key, entry.encrypted)
-            found[f"line {entry.line}" if alone else entry.key] = entry
-    return found
+            entries[f"line {entry.line}" if alone else entry.key] = entry
+    return entries
 
 
 def _comments(version: Ciphertext | None) -> list[str]:
@@ -71,19 +71,19 @@ def _recipients(version: Ciphertext | None) -> frozenset[str]:
     return frozenset({*version.metadata.age, *version.metadata.pgp}) if version else frozenset()
 
 
-def _is_rotated(pairs: list[tuple[Entry, Entry]]) -> bool:
+def _is_rotated(pairs: list[tuple[EncryptedEntry, EncryptedEntry]]) -> bool:
     """Whether the file has a new data key: then no ciphertext is as it was. A single value that changed under its old
     ``iv`` is none of sops' doing, and counts as changed."""
     encrypted = [(old, new) for old, new in pairs if old.encrypted and new.encrypted]
     return bool(encrypted) and all(old.encrypted != new.encrypted for old, new in encrypted)
 
 
-def _is_changed(old: Entry, new: Entry, *, rotated: bool) -> bool:
+def _is_changed(old: EncryptedEntry, new: EncryptedEntry, *, rotated: bool) -> bool:
     if old.encrypted == new.encrypted:
         return False
     return not rotated or (old.iv, old.type, _length(old)) != (new.iv, new.type, _length(new))
 
 
-def _length(entry: Entry) -> int:
+def _length(entry: EncryptedEntry) -> int:
     """Of the value, in base64 without its padding."""
     return len(entry.encrypted.partition("data:")[2].partition(",")[0].rstrip("="))

@@ -1,4 +1,4 @@
-"""Desired, live, last applied: what each combination is called, and what is done about it."""
+"""Desired, live, last applied: how each combination is classified, and what is done about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTENT, MODE, OWNER, MISSING = Aspect.CONTENT, Aspect.MODE, Aspect.OWNER, Aspec
 def state(
     desired: str | None, live: str | None, last: str | None, target: Target = TARGET, **fields: object
 ) -> TargetState:
-    """Digests as letters; modes as they should be, unless said otherwise."""
+    """Digests as letters; modes as desired unless given."""
     modes = {
         "live_mode": None if live is None else target.mode,
         "last_mode": None if last is None else target.mode,
@@ -31,7 +31,7 @@ def state(
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table, and what must come of it."""
+    """A row of the table, and the change expected for it."""
 
     id: str
     state: TargetState
@@ -41,8 +41,8 @@ class Row:
     reason: str
 
 
-def row(name: str, found: TargetState, kind: Kind, effect: Effect, *aspects: Aspect, reason: str) -> Row:
-    return Row(name, found, kind, effect, frozenset(aspects), reason)
+def row(name: str, state: TargetState, kind: Kind, effect: Effect, *aspects: Aspect, reason: str) -> Row:
+    return Row(name, state, kind, effect, frozenset(aspects), reason)
 
 
 TABLE = [
@@ -77,10 +77,10 @@ TABLE = [
         Kind.FIRST_CONTACT,
         Effect.WRITE,
         CONTENT,
-        reason="it is taken over",
+        reason="taken over, the old one",
     ),
     row(
-        "first contact with another mode as well",
+        "first contact with another mode too",
         state("D", "L", None, live_mode=0o644),
         Kind.FIRST_CONTACT,
         Effect.HOLD,
@@ -161,22 +161,22 @@ TABLE = [
         OWNER,
         reason="changed by hand",
     ),
-    # another mode or owner, though no hand has undone anything
+    # another mode or owner, without a hand edit
     row(
-        "git wants another mode",
+        "git has another mode",
         state("D", "D", "D", live_mode=0o640, last_mode=0o640),
         Kind.UPDATE,
         Effect.WRITE,
         MODE,
-        reason="git wants another mode",
+        reason="git has another mode",
     ),
     row(
-        "git wants another mode, report",
+        "git has another mode, report",
         state("D", "D", "D", REPORT, live_mode=0o640, last_mode=0o640),
         Kind.UPDATE,
         Effect.WRITE,
         MODE,
-        reason="git wants another mode",
+        reason="git has another mode",
     ),
     row(
         "the right content, never ours, another mode and owner",
@@ -185,7 +185,7 @@ TABLE = [
         Effect.WRITE,
         MODE,
         OWNER,
-        reason="git wants another mode and owner",
+        reason="git has another mode and owner",
     ),
     row(
         "the mode that git has come to want was set by hand",
@@ -209,7 +209,7 @@ TABLE = [
         Kind.CONFLICT,
         Effect.HOLD,
         CONTENT,
-        reason="a person decides",
+        reason="an operator decides",
     ),
     row(
         "conflict with a missing file",
@@ -225,7 +225,7 @@ TABLE = [
         Kind.CONFLICT,
         Effect.HOLD,
         MISSING,
-        reason="a person decides",
+        reason="an operator decides",
     ),
     # left git
     row("orphan", state(None, "L", "L"), Kind.ORPHAN, Effect.REPORT, reason="set prune to have it deleted"),
@@ -247,21 +247,21 @@ def test_the_table(expected: Row) -> None:
     assert change.keys == KeyChange()
 
 
-def test_a_person_may_take_a_file_over_by_name() -> None:
+def test_an_operator_may_take_a_file_over_by_name() -> None:
     change = classify(state("D", "L", None), take_over=True)
     assert (change.kind, change.effect) == (Kind.FIRST_CONTACT, Effect.WRITE)
 
 
 @pytest.mark.parametrize(
-    "found",
+    "state",
     [
         pytest.param(state("D", "L", "D", REPORT), id="drift"),
         pytest.param(state("D", "L", "O", REPORT), id="conflict"),
         pytest.param(state(None, "L", None), id="not ours"),
     ],
 )
-def test_taking_over_is_for_first_contact_only(found: TargetState) -> None:
-    assert classify(found, take_over=True) == classify(found)
+def test_taking_over_is_for_first_contact_only(state: TargetState) -> None:
+    assert classify(state, take_over=True) == classify(state)
 
 
 def everything() -> list[TargetState]:
@@ -287,47 +287,47 @@ def everything() -> list[TargetState]:
     ]
 
 
-def test_whatever_is_found_a_file_nobody_has_seen_is_never_written_over() -> None:
-    for found in everything():
-        change = classify(found)
-        unknown = found.live is not None and found.live not in (found.last, found.desired)
+def test_in_any_state_an_unknown_file_is_never_overwritten() -> None:
+    for state in everything():
+        change = classify(state)
+        unknown = state.live is not None and state.live not in (state.last, state.desired)
         if unknown and change.writes:
-            restores = found.last is not None and found.target.on_drift is OnDrift.RESTORE
-            takes_over = found.last is None and found.target.on_first_contact is OnFirstContact.TAKE_OVER
-            assert restores or takes_over, found
+            restores = state.last is not None and state.target.on_drift is OnDrift.RESTORE
+            takes_over = state.last is None and state.target.on_first_contact is OnFirstContact.TAKE_OVER
+            assert restores or takes_over, state
 
 
-def test_whatever_is_found_only_an_untouched_file_of_ours_is_deleted() -> None:
-    for found in everything():
-        if classify(found).effect is Effect.DELETE:
-            assert found.desired is None
-            assert found.live == found.last
-            assert found.target.prune
+def test_in_any_state_only_an_untouched_file_of_ours_is_deleted() -> None:
+    for state in everything():
+        if classify(state).effect is Effect.DELETE:
+            assert state.desired is None
+            assert state.live == state.last
+            assert state.target.prune
 
 
-def test_whatever_is_found_report_never_undoes_what_a_hand_has_done() -> None:
-    for found in everything():
-        change = classify(found)
-        if found.target.on_drift is OnDrift.REPORT and change.drifted:
-            assert not change.writes, found
+def test_in_any_state_report_never_undoes_a_hand_edit() -> None:
+    for state in everything():
+        change = classify(state)
+        if state.target.on_drift is OnDrift.REPORT and change.drifted:
+            assert not change.writes, state
 
 
-def test_whatever_is_found_nothing_is_left_undone_in_silence() -> None:
-    for found in everything():
-        change = classify(found)
-        right = found.live == found.desired and not change.aspects
-        left = found.desired is None
-        assert (change.effect is Effect.NONE) == (right or (left and change.kind is not Kind.ORPHAN)), found
+def test_in_any_state_no_difference_is_ignored_silently() -> None:
+    for state in everything():
+        change = classify(state)
+        right = state.live == state.desired and not change.aspects
+        left = state.desired is None
+        assert (change.effect is Effect.NONE) == (right or (left and change.kind is not Kind.ORPHAN)), state
         assert change.reason
 
 
-def test_whatever_is_found_writing_ends_in_sync() -> None:
-    for found in everything():
-        if classify(found).effect is Effect.WRITE:
-            assert found.desired is not None
-            mode = found.target.mode
+def test_in_any_state_writing_ends_in_sync() -> None:
+    for state in everything():
+        if classify(state).effect is Effect.WRITE:
+            assert state.desired is not None
+            mode = state.target.mode
             written = replace(
-                found, live=found.desired, last=found.desired, live_mode=mode, last_mode=mode, ownership_ok=True
+                state, live=state.desired, last=state.desired, live_mode=mode, last_mode=mode, ownership_ok=True
             )
             assert classify(written).kind is Kind.IN_SYNC
 
@@ -344,7 +344,7 @@ def test_a_change_names_its_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "kind", "effect"),
+    ("state", "kind", "effect"),
     [
         pytest.param(state("D", "L", "D"), Kind.DRIFT, Effect.WRITE, id="put back"),
         pytest.param(state("D", "L", "D", REPORT), Kind.DRIFT, Effect.REPORT, id="reported"),
@@ -352,8 +352,8 @@ def test_a_change_names_its_keys() -> None:
         pytest.param(state("D", "L", None), Kind.FIRST_CONTACT, Effect.HOLD, id="first contact"),
     ],
 )
-def test_other_bytes_with_the_same_variables_are_cosmetic(found: TargetState, kind: Kind, effect: Effect) -> None:
-    change = with_keys(classify(found), KeyChange(cosmetic=True))
+def test_other_bytes_with_the_same_variables_are_cosmetic(state: TargetState, kind: Kind, effect: Effect) -> None:
+    change = with_keys(classify(state), KeyChange(cosmetic=True))
     assert (change.kind, change.effect, change.aspects) == (kind, effect, frozenset({Aspect.COSMETIC}))
     assert "no service needs it" in change.reason
 

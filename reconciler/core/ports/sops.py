@@ -1,0 +1,53 @@
+"""What sops does: decrypt, and encrypt for the recipients a source already has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from reconciler.core.model.targets import Format
+from reconciler.core.secret import Secret
+from reconciler.core.sops.ciphertext import Ciphertext
+
+
+class Decryptor(Protocol):
+    async def identity(self) -> str:
+        """What a remembered result depends on beside the blob: sops' version and a fingerprint of our key.
+
+        Raises KeyUnavailableError, DecryptFailedError.
+        """
+        ...
+
+    def format_of(self, name: str, data: bytes) -> Format:
+        """The format to give sops, from an encrypted source's name and bytes."""
+        ...
+
+    def read(self, name: str, data: bytes) -> Ciphertext:
+        """What an encrypted source says without a key. Raises SourceError and its subclasses."""
+        ...
+
+    async def decrypt(self, name: str, data: bytes) -> Secret:
+        """Pre-check and decrypt ``data``; ``name`` gives the format and appears in messages.
+
+        Raises SourceError (NotEncryptedError, BadCiphertextError, ForeignKeyError), KeyUnavailableError,
+        DecryptFailedError.
+        """
+        ...
+
+
+class Encryptor(Protocol):
+    """Writes ciphertext. It puts no value of a variable in an argument, an environment, or a file."""
+
+    async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
+        """Set values of a dotenv source by what stands before their ``=`` (None: remove); other ciphertexts stay.
+
+        Raises as ``Decryptor.decrypt`` does.
+        """
+        ...
+
+    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+        """Given a binary source, return one that holds ``content``, for the same recipients.
+
+        Raises RefusedError if that is impossible, and as ``Decryptor.decrypt`` does.
+        """
+        ...

@@ -1,0 +1,130 @@
+"""What outlives a process: records and runs in the store, copies of live files in backups."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from reconciler.core.model.compose import Action
+from reconciler.core.model.records import Applied, EnvironmentRecord
+from reconciler.core.model.runs import Backup, BackupEntry, Result, Run
+from reconciler.core.secret import Secret
+
+
+class Backups(Protocol):
+    """Copies of live files as they were, 0700/0600: on this machine, and on the one they are of."""
+
+    async def take(
+        self, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
+    ) -> Backup:
+        """Store the files durably (fsynced) with a manifest that says where they belong; None: there was no file.
+
+        Raises LiveFileError if they cannot be stored: then nothing may be changed.
+        """
+        ...
+
+    def list(self, environment: str | None = None) -> tuple[Backup, ...]:
+        """Newest first, by the order in which they were taken. Raises LiveFileError if they cannot be listed."""
+        ...
+
+    def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
+        """The bytes of one entry; None: there was no file.
+
+        Raises LiveFileError if they are gone or differ from the manifest's digest, or if others could have changed
+        the backup.
+        """
+        ...
+
+    async def discard(self, environment: str, identity: str) -> None:
+        """Remove the backup of a run that changed nothing. Ignores one that is gone or cannot be removed."""
+        ...
+
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+        """Remove old backups, counted per live path; keeps the newest of each path. Returns how many are removed.
+
+        One that cannot be removed stays: that must not keep new files from being written.
+        """
+        ...
+
+
+class Store(Protocol):
+    """What is remembered between reconciliations. Every change is durable when the call returns."""
+
+    def environment(self, name: str) -> EnvironmentRecord: ...
+
+    def environments(self) -> tuple[str, ...]:
+        """The names of all environments with a record, on any host."""
+        ...
+
+    def save_environment(self, record: EnvironmentRecord) -> None: ...
+
+    def applied(self, environment: str) -> Mapping[str, Applied]:
+        """By live path."""
+        ...
+
+    def digest(self, blob: str, format: str, identity: str) -> str | None:
+        """The remembered keyed digest of a blob's plaintext."""
+        ...
+
+    def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None: ...
+
+    def begin(self, run: Run) -> None:
+        """Record that ``run`` is about to change files; its actions become pending restarts."""
+        ...
+
+    def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
+        """Replace what is known of an unfinished run, its pending restarts (actions) included, and in the same
+        database transaction the environment's record."""
+        ...
+
+    def unfinished(self, environment: str) -> Run | None:
+        """The run that was begun and not finished: its process was killed, or something outside stopped it."""
+        ...
+
+    def pending_restarts(self, environment: str) -> tuple[Action, ...]:
+        """What services still need from runs that could not do it."""
+        ...
+
+    def finish(
+        self,
+        run: Run,
+        result: Result,
+        reason: str,
+        *,
+        at: float,
+        record: EnvironmentRecord,
+        applied: Sequence[Applied] = (),
+        forgotten: Sequence[str] = (),
+        pending_restarts: Sequence[Action] = (),
+        settled: Sequence[Action] = (),
+    ) -> None:
+        """In one database transaction: the run's end, what was applied (and forgotten, by path), the record.
+
+        Closes older unfinished runs of the environment too. ``pending_restarts`` are what this run leaves to do; those
+        of other runs stay, except for the services of ``settled``.
+        """
+        ...
+
+    def reopen(self, run: Run, record: EnvironmentRecord) -> None:
+        """Make a finished run unfinished again, and store the environment's record in the same transaction."""
+        ...
+
+    def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
+        """Add a sentence to a finished run's reason, and store the environment's record in the same transaction."""
+        ...
+
+    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
+        """The runs of one environment, of several, or of all; newest first."""
+        ...
+
+    def history_read(self, directory: str) -> str | None:
+        """Up to which commit the history of the directory in git was read for ``first_seen``."""
+        ...
+
+    def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
+        """When these values came into git's history (epoch seconds), as far as that is known."""
+        ...
+
+    def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
+        """Record when values came into the history, read up to ``commit``; the earlier time of two stays."""
+        ...

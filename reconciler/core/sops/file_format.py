@@ -1,0 +1,61 @@
+"""Which of its formats sops must be told for a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from reconciler.core.model.targets import Format
+from reconciler.core.sops.patterns import ENCRYPTED, MAX_BYTES, VERSION
+
+
+def format_of(name: str, data: bytes) -> Format:
+    """Given a source's name and bytes, return the format sops must be told.
+
+    sops goes by the suffix alone and takes ``.env.production`` for binary. Here too the name decides, unless the
+    content is sops' binary store whatever its name: a JSON object that holds ``data`` and ``sops``.
+    """
+    by_name = _format_by_name(name.rpartition("/")[2])
+    store = None if by_name is Format.BINARY else _json_object(data)
+    if store is None or not {"data", "sops"} <= store.keys():
+        return by_name
+    return Format.JSON if by_name is Format.JSON and not _is_binary_store(store) else Format.BINARY
+
+
+def _format_by_name(base: str) -> Format:
+    suffix = base.rpartition(".")[2]
+    if suffix in ("yaml", "yml"):
+        return Format.YAML
+    if suffix in ("json", "ini"):
+        return Format(suffix)
+    return Format.DOTENV if base.startswith(".env") or ".env." in f"{base}." else Format.BINARY
+
+
+def _json_object(data: bytes) -> dict[str, object] | None:
+    if len(data) > MAX_BYTES or re.match(rb"\s*\{", data) is None:
+        return None
+    try:
+        parsed = json.loads(data, parse_int=any_number, parse_float=any_number)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _is_binary_store(store: Mapping[str, object]) -> bool:
+    """Whether a file named .json is a binary store, and not a JSON document with the one key ``data``.
+
+    They look alike, but since 3.11 sops states a rule (unencrypted_suffix …) in all files except binary stores.
+    """
+    data, metadata = store["data"], store["sops"]
+    if len(store) != 2 or not isinstance(data, str) or not (data == "" or ENCRYPTED.fullmatch(data)):
+        return False
+    if not isinstance(metadata, dict):
+        return True
+    version = VERSION.fullmatch(str(metadata.get("version")))
+    states_rule = any(key.startswith(("unencrypted_", "encrypted_")) for key in metadata)
+    return not (states_rule and version and (int(version[1]), int(version[2])) >= (3, 11))
+
+
+def any_number(_: str) -> int:
+    return 0  # only that it is one matters; converting a number of a million digits takes minutes

@@ -1,0 +1,143 @@
+"""The ``sops`` section of an encrypted file: who can decrypt it, and that it holds only what sops writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from reconciler.core.errors import BadCiphertextError, ForeignKeyError
+from reconciler.core.sops.patterns import BASE64, ENCRYPTED, UNPRINTABLE, VERSION, place_in, restore_hint
+from reconciler.core.text import key_name
+
+_INDEX = r"(?:0|[1-9][0-9]{0,2})"
+_METADATA = re.compile(
+    rf"(?P<age>age__list_{_INDEX}__map_(?:recipient|enc))|(?P<pgp>pgp__list_{_INDEX}__map_(?:fp|enc|created_at))"
+    r"|mac|lastmodified|version|mac_only_encrypted|(?:un)?encrypted_(?:suffix|regex|comment_regex)"
+)
+_RECIPIENT = re.compile(rf"age1[0-9a-z]{{8,}}|ssh-(?:ed25519|rsa) {BASE64}(?: [ -~]*)?")
+_FINGERPRINT = re.compile(r"[0-9A-Fa-f]{8,64}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})")
+_OTHER_KEYS = {
+    "kms": "AWS KMS",
+    "gcp_kms": "Google Cloud KMS",
+    "azure_kv": "Azure Key Vault",
+    "hc_vault": "HashiCorp Vault",
+    "hckms": "Huawei Cloud KMS",
+    "pgp": "PGP",
+    "key_groups": "groups of keys",
+    "shamir_threshold": "a split (Shamir) key",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SopsMetadata:
+    """Who can decrypt the file (public keys), and when it was last written.
+
+    ``rule`` is the name of the setting by which sops left values in plain text, "" where it encrypts all.
+    """
+
+    age: tuple[str, ...]
+    pgp: tuple[str, ...]
+    lastmodified: str
+    rule: str = ""
+
+
+class Fields(list[tuple[str, int, object]]):
+    """A mapping of a YAML or JSON file as (key, line, value); a value is Fields, list, str, None or another scalar.
+
+    Not a dict: duplicate keys must be seen to be refused.
+    """
+
+
+def check_keys(name: str, fields: Fields) -> None:
+    seen: set[str] = set()
+    for key, line, _ in fields:
+        if key in seen:
+            raise BadCiphertextError(
+                f"has {key_name(key)} twice", where=place_in(name, line), hint="Remove one of them"
+            )
+        if UNPRINTABLE.search(key):
+            raise BadCiphertextError(
+                "a key has unprintable characters", where=place_in(name, line), hint=restore_hint(name)
+            )
+        seen.add(key)
+
+
+def flat_metadata(name: str, section: Fields) -> dict[str, tuple[str, int]]:
+    """The `sops` section of a nested file as dotenv writes it: ``age__list_0__map_enc`` → (value, line)."""
+    flat: dict[str, tuple[str, int]] = {}
+    check_keys(name, section)
+    for key, line, value in section:
+        if value is None:  # older versions write `kms: null`, or `kms: []`
+            continue
+        if "__" in key or isinstance(value, Fields):
+            _refuse_metadata(name, key, line)
+        if not isinstance(value, list):
+            flat[key] = (str(value), line)
+            continue
+        for index, element in enumerate(value):
+            if not isinstance(element, Fields) or not element:
+                _refuse_metadata(name, key, line)
+            check_keys(name, element)
+            for field, at, text in element:
+                if not isinstance(text, str):
+                    _refuse_metadata(name, key, at)
+                flat[f"{key}__list_{index}__map_{field}"] = (text, at)
+    return flat
+
+
+def read_metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: frozenset[str]) -> SopsMetadata:
+    for key, (_, line) in flat.items():
+        match = _METADATA.fullmatch(key)
+        if match is None or not {kind for kind in ("age", "pgp") if match[kind]} <= key_types:
+            _refuse_metadata(name, key, line)
+    for key, pattern in (("mac", ENCRYPTED), ("lastmodified", _TIME), ("version", VERSION)):
+        value, line = flat.get(key, ("", 0))
+        if not pattern.fullmatch(value):
+            raise BadCiphertextError(
+                f"its SOPS metadata has no valid {key}", where=place_in(name, line), hint=restore_hint(name)
+            )
+    age = _public_keys(name, flat, "__map_recipient", _RECIPIENT)
+    pgp = _public_keys(name, flat, "__map_fp", _FINGERPRINT)
+    if not age and not pgp:
+        raise BadCiphertextError("its SOPS metadata names no key", where=name, hint=restore_hint(name))
+    return SopsMetadata(age, pgp, flat["lastmodified"][0], _rule(flat))
+
+
+def _public_keys(
+    name: str, flat: Mapping[str, tuple[str, int]], ending: str, pattern: re.Pattern[str]
+) -> tuple[str, ...]:
+    fields = [field for key, field in flat.items() if key.endswith(ending)]
+    for value, line in fields:
+        if not pattern.fullmatch(value):  # they are shown in messages
+            raise BadCiphertextError("does not name a public key", where=place_in(name, line), hint=restore_hint(name))
+    return tuple(value for value, _ in fields)
+
+
+def is_metadata_key(line_key: str) -> bool:
+    """Whether a dotenv key such as ``sops_mac`` is one that some sops writes, for any kind of key."""
+    key = line_key.removeprefix("sops_")
+    return bool(_METADATA.fullmatch(key)) or key.partition("__")[0].lower() in _OTHER_KEYS
+
+
+def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
+    """The setting that leaves values in plain text; the suffix ``_unencrypted`` is sops' default and none."""
+    for key, (value, _) in flat.items():
+        if key.startswith(("encrypted_", "unencrypted_")) and value not in ("", "_unencrypted"):
+            return key
+    return ""
+
+
+def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
+    service = _OTHER_KEYS.get(key.partition("__")[0].lower())
+    if service is None:
+        raise BadCiphertextError(
+            "its SOPS metadata holds what sops does not write", where=place_in(name, line), hint=restore_hint(name)
+        )
+    raise ForeignKeyError(
+        f"is encrypted for {service} as well, which this server does not use",
+        where=place_in(name, line),
+        hint=f"sops would contact any address the file names. Take it out of .sops.yaml, then `sops updatekeys {name}`",
+    )

@@ -1,0 +1,93 @@
+"""What the reconciliations of one environment keep in memory, so that an idle one is cheap. A restart loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from reconciler.core.errors import ManifestError, ReconcilerError
+from reconciler.core.model.plans import Aspect
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.targets import Manifest
+from reconciler.engine.observe import Desired
+from reconciler.engine.planning import KeyNames, Prepared
+
+# After this many seconds a failed revision is tried again: the cause may lie on the server (a missing user).
+_RETRY_FAILURE_AFTER = 300.0
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A revision that cannot be applied, remembered so that not every reconciliation decrypts it again."""
+
+    subtree: str
+    error: ReconcilerError
+    until: float
+
+
+class Claims:
+    """Which environment of this server writes which live path: two that share one would undo each other forever."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+
+    def claim(self, manifest: Manifest) -> None:
+        """Claim the manifest's paths for its environment. Raises ManifestError if another environment has one."""
+        environment = manifest.environment
+        paths = {target.path for target in manifest.targets}
+        taken = [path for path in sorted(paths) if self._owners.get(path, environment) != environment]
+        if taken:
+            problem = f"the environment {self._owners[taken[0]]} on this server also has a target there"
+            hint = "Give each environment its own path, or remove one of them from the server configuration"
+            raise ManifestError(problem, where=f"environment {environment}: {taken[0]}", hint=hint)
+        self._owners = {path: owner for path, owner in self._owners.items() if owner != environment}
+        self._owners |= dict.fromkeys(paths, environment)
+
+
+@dataclass(slots=True)
+class Memory:
+    """``claims`` are shared by all environments of the server; times are monotonic seconds.
+
+    ``git_warning`` is what the last poll met, and stands until the next one. ``containers`` are the container ids by
+    stack, as of ``stacks_observed_at``. ``ages_published`` is the subtree whose secret ages the metrics have.
+    """
+
+    claims: Claims
+    names: KeyNames = field(default_factory=KeyNames)
+    desired: Desired | None = None
+    failure: Failure | None = None
+    git_warning: ReconcilerError | None = None
+    containers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    stacks_observed_at: float = NEVER
+    ages_published: str = ""
+    ages_retried_at: float = NEVER
+    leftovers_cleared: bool = False
+
+    def forget_revision(self) -> None:
+        """Load the desired revision again next time, whatever is known of it."""
+        self.failure = self.desired = None
+
+    def forget_server(self) -> None:
+        """Look at the containers again, and for leftovers: a write may leave another process's edit beside a file."""
+        self.stacks_observed_at = NEVER
+        self.leftovers_cleared = False
+
+    def fail(self, revision: Revision, error: ReconcilerError, now: float) -> None:
+        self.failure = Failure(revision.subtree, error, now + _RETRY_FAILURE_AFTER)
+
+    def failure_of(self, revision: Revision, now: float) -> ReconcilerError | None:
+        """Why the revision cannot be applied, if that is known and recent."""
+        failure = self.failure
+        return failure.error if failure and failure.subtree == revision.subtree and now < failure.until else None
+
+    def keep_containers(self, containers: Mapping[str, frozenset[str]], prepared: Prepared, now: float) -> None:
+        """Remember the containers, unless something about them is still to be done: the next reconciliation must find
+        that again."""
+        unresolved = prepared.problems or any(Aspect.STALE in change.aspects for change in prepared.plan.changes)
+        if not unresolved:
+            self.containers, self.stacks_observed_at = containers, now
+
+    def retry_ages(self, now: float) -> None:
+        """Do not try to read the ages of secrets for a while."""
+        self.ages_retried_at = now + _RETRY_FAILURE_AFTER

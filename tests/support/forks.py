@@ -1,0 +1,163 @@
+"""Runs reconciler commands in processes of their own that are forked from one that has everything imported.
+
+A command spends most of its time on imports; a forked one begins after them and is the installed command in all else:
+its own process, session, environment, directory and standard streams. The process that they are forked from belongs to
+the test process and ends with it. Run as a program, this file is that process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+COMMAND = Path(sys.executable).parent / "reconciler"
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 60.0  # seconds
+LONGEST = 256 * 1024  # bytes of a request
+PRELOADED = (
+    "aiodocker",
+    "asyncssh",
+    "git",
+    "reconciler.app.daemon.commands",
+    "reconciler.app.wiring.server",
+    "reconciler.cli.main",
+    "reconciler.cli.render",
+    "tests.support.killer",
+    "tests.support.paper_engine",
+)
+
+Hook = tuple[str, Mapping[str, Any]]
+
+
+# --- for the tests ---------------------------------------------------------------------------------------------------
+
+
+def reconciler(
+    *arguments: str | Path,
+    stdin: bytes | None = None,
+    env: Mapping[str, str],
+    cwd: str | Path = ".",
+    timeout: float = TIMEOUT,
+    hook: Hook | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to the end, whatever the exit code, and return it with its output as text.
+
+    ``hook`` names a module of tests.support whose ``prepare`` is called in the process first, and its arguments. Raises
+    subprocess.TimeoutExpired after ending the command and all it started.
+    """
+    command = [str(COMMAND), *map(str, arguments)]
+    request = json.dumps([command, dict(env), str(Path(cwd).absolute()), hook]).encode()
+    ours, theirs = socket.socketpair()
+    with ours, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin or b"")
+        given.seek(0)
+        with theirs:
+            streams = [file.fileno() for file in (given, out, err)]
+            socket.send_fds(_origin()[0], [request], [*streams, theirs.fileno()])
+        answer = ours.makefile()
+        pid = int(answer.readline())
+        try:
+            ours.settimeout(timeout)
+            exit_code = int(answer.readline())
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(command, timeout) from None
+        finally:
+            answer.close()
+            if "exit_code" not in locals():
+                os.killpg(pid, signal.SIGKILL)
+        stdout, stderr = (os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err))
+    return subprocess.CompletedProcess(command, exit_code, stdout, stderr)
+
+
+@functools.cache
+def _origin() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Where the process that forks takes its requests, and that process; it ends when this one has."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", __file__, str(theirs.fileno())],
+            env={"PATH": os.defpath, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    return ours, process
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+def _next_request(requests: socket.socket) -> tuple[Any, list[int]]:
+    """Fork for each request; return, in the child, what it is and its descriptors."""
+    while True:
+        request, descriptors, *_ = socket.recv_fds(requests, LONGEST, 4)
+        if not request:
+            os._exit(0)
+        if os.fork() == 0:
+            requests.close()
+            return json.loads(request), descriptors
+        for descriptor in descriptors:
+            os.close(descriptor)
+        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
+            pass
+
+
+def _report_child(*streams: int, answer: int) -> None:
+    """Fork; return in the child only. The parent answers with its process id and, in the end, with its exit code."""
+    if (child := os.fork()) == 0:
+        os.close(answer)
+        return
+    for stream in streams:
+        os.close(stream)
+    os.write(answer, b"%d\n" % child)
+    _, status = os.waitpid(child, 0)
+    os.write(answer, b"%d\n" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def _become(command: list[str], env: Mapping[str, str], cwd: str, streams: list[int]) -> None:
+    os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    tempfile.tempdir = None
+    sys.argv = command
+
+
+def main() -> None:
+    for module in PRELOADED:
+        importlib.import_module(module)
+    gc.freeze()
+    (command, env, cwd, hook), (*streams, answer) = _next_request(socket.socket(fileno=int(sys.argv[1])))
+    _report_child(*streams, answer=answer)
+    _become(command, env, cwd, streams)
+    if hook:
+        importlib.import_module(hook[0]).prepare(**hook[1])
+    try:
+        importlib.import_module("reconciler.cli.main").main()
+    except SystemExit as end:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(end.code or 0)  # taking down all that was imported would cost more than many a command
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the documentation names exists: links, anchors, and paths of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path for pattern in ("*.md", "docs/**/*.md", "envs/*.md", "tests/data/*.md") for path in ROOT.glob(pattern)
+)
+EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+# Folders of the project's own files; those below the package may be named without it: `engine/execute.py`.
+FOLDERS = "adapters|app|benchmarks|cli|core|demo|deploy|docs|engine|reconciler|tests"
+NAMED_PATH = re.compile(rf"(?<![\w./<>-])(?:{FOLDERS})/[\w./-]*(?:\.(?:py|md|yml|json|sh|service)\b|/(?=[`\s)]))")
+NAMED_MODULE = re.compile(r"`(\w+\.py)`")
+MODULES = {path.name for folder in ("reconciler", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that forges make of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page.read_text()), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@EACH
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", without_code(page.read_text()))
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        if not linked.exists() or (anchor and anchor not in anchors(linked)):
+            broken.append(link)
+    assert broken == []
+
+
+@EACH
+def test_every_path_that_is_named_exists(page: Path) -> None:
+    text = page.read_text()
+    named = set(NAMED_PATH.findall(text))
+    missing = {path for path in named if not any((root / path).exists() for root in (ROOT, ROOT / "reconciler"))}
+    assert sorted(missing | set(NAMED_MODULE.findall(text)) - MODULES) == []
+
+
+def test_the_readme_has_a_row_for_each_command() -> None:
+    from reconciler.cli.main import app  # here, so that a broken command fails this test alone
+
+    table = (ROOT / "README.md").read_text().partition("| command |")[2].partition("\n\n")[0]
+    cells = " ".join(row.split(" | ")[0] for row in table.splitlines())
+    groups = [app, *(group.typer_instance for group in app.registered_groups)]
+    names = {
+        command.name or command.callback.__name__.rstrip("_").replace("_", "-")
+        for group in groups
+        for command in group.registered_commands
+        if command.callback
+    }
+    assert sorted(name for name in names if not re.search(rf"`{name}\b", cells)) == []

@@ -1,0 +1,90 @@
+"""What an operator asks for beside reconciliations is done between two of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from reconciler.app.daemon.loop import Daemon
+from reconciler.core.errors import RefusedError
+from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.model.runs import Outcome, Result
+from reconciler.engine.reconcile import Reconciler
+from reconciler.engine.rollout import Rollout
+from tests.fakes import FakeClock, World
+
+
+class SlowReconciler(Reconciler):
+    """Records when a reconciliation begins and ends, and lets everything else run in between."""
+
+    def __init__(self, steps: list[str]) -> None:
+        self.environment = "production"
+        self.steps = steps
+
+    async def reconcile(self, request: ReconcileRequest) -> Outcome:
+        self.steps.append("reconciliation begins")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.steps.append("reconciliation ends")
+        return Outcome("production", Result.IN_SYNC, "in sync")
+
+
+class NoMetrics:
+    def tick(self, at: float) -> None: ...
+
+
+@asynccontextmanager
+async def running(steps: list[str], tmp_path: Path) -> AsyncIterator[Daemon]:
+    hosts = {"production": SlowReconciler(steps)}
+    rollouts = [Rollout(World(tmp_path).ports(), [hosts["production"]])]
+    daemon = Daemon(hosts, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    task = asyncio.create_task(daemon.run())
+    yield daemon
+    daemon.stop()
+    await task
+
+
+async def sync(daemon: Daemon) -> tuple[Outcome, ...]:
+    outcomes: tuple[Outcome, ...] = await daemon.between_reconciliations(
+        lambda: daemon.reconcile(ReconcileRequest("manual"))
+    )
+    return outcomes
+
+
+async def test_a_request_waits_for_the_reconciliation_and_the_next_one_waits_for_it(tmp_path: Path) -> None:
+    steps: list[str] = []
+
+    async def work() -> str:
+        steps.append("request begins")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        steps.append("request ends")
+        return "done"
+
+    async with running(steps, tmp_path) as daemon:
+        done = await asyncio.gather(sync(daemon), daemon.between_reconciliations(work), sync(daemon))
+    assert done[1] == "done"
+    between = ["request begins", "request ends"]
+    reconciliation = ["reconciliation begins", "reconciliation ends"]
+    position = steps.index("request begins")
+    assert steps[position : position + 2] == between
+    rest = [step for step in steps if step not in between]
+    assert rest == reconciliation * (len(rest) // 2)
+
+
+@pytest.mark.parametrize("error", [RefusedError("no"), ValueError("a defect")], ids=repr)
+async def test_an_error_goes_to_whoever_sent_the_request_and_the_daemon_goes_on(
+    error: Exception, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        raise error
+
+    async with running([], tmp_path) as daemon:
+        with pytest.raises(type(error)):
+            await daemon.between_reconciliations(work)
+        (outcome,) = await sync(daemon)
+    assert outcome.result is Result.IN_SYNC
