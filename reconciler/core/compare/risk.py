@@ -41,7 +41,7 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
 
 RULES: tuple[RiskRule, ...] = (
     RiskRule(Risk.HIGH, ("DATABASE", "DB", "POSTGRES", "POSTGRESQL", "PG*", "MYSQL", "MARIADB"), "a database"),
-    RiskRule(Risk.HIGH, ("MONGO*", "REDIS", "AMQP", "RABBITMQ", "KAFKA", "ELASTIC*", "S3"), "a store of data"),
+    RiskRule(Risk.HIGH, ("MONGO*", "REDIS", "AMQP", "RABBITMQ", "KAFKA", "ELASTIC*", "S3"), "a data store"),
     RiskRule(Risk.HIGH, ("OAUTH*", "OIDC", "SAML", "SSO", "LDAP", "AUTH", "CLIENT_ID"), "who may log in"),
     RiskRule(Risk.HIGH, ("TLS", "SSL", "CERT*", "CA", "CIPHERS"), "TLS and certificates"),
     RiskRule(
@@ -52,15 +52,15 @@ RULES: tuple[RiskRule, ...] = (
         ),
         "a password or API key",
     ),
-    RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "what signs and encrypts"),
+    RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "signing and encryption"),
     RiskRule(Risk.HIGH, ("STRIPE", "PAYPAL", "PAYMENT*", "BILLING"), "payments"),
-    RiskRule(Risk.MEDIUM, ("URL", "URI", "HOST", "HOSTS", "HOSTNAME", "PORT", "ENDPOINT", "ADDRESS"), "where it goes"),
-    RiskRule(Risk.MEDIUM, ("DOMAIN", "DOMAINS", "ORIGIN", "ORIGINS", "CORS", "COOKIE*", "ALLOWED"), "who may ask it"),
-    RiskRule(Risk.MEDIUM, ("DEBUG", "ENV", "ENVIRONMENT", "MODE", "PROFILE"), "how it takes itself"),
+    RiskRule(Risk.MEDIUM, ("URL", "URI", "HOST", "HOSTS", "HOSTNAME", "PORT", "ENDPOINT", "ADDRESS"), "addresses"),
+    RiskRule(Risk.MEDIUM, ("DOMAIN", "DOMAINS", "ORIGIN", "ORIGINS", "CORS", "COOKIE*", "ALLOWED"), "who has access"),
+    RiskRule(Risk.MEDIUM, ("DEBUG", "ENV", "ENVIRONMENT", "MODE", "PROFILE"), "the mode it runs in"),
     RiskRule(
-        Risk.MEDIUM, ("SMTP", "MAIL", "EMAIL", "WEBHOOK*", "BUCKET", "QUEUE", "TOPIC", "REGION"), "what it reaches"
+        Risk.MEDIUM, ("SMTP", "MAIL", "EMAIL", "WEBHOOK*", "BUCKET", "QUEUE", "TOPIC", "REGION"), "other services"
     ),
-    RiskRule(Risk.MEDIUM, ("FEATURE*", "ENABLE*", "DISABLE*", "VERSION", "IMAGE", "TAG"), "what it does"),
+    RiskRule(Risk.MEDIUM, ("FEATURE*", "ENABLE*", "DISABLE*", "VERSION", "IMAGE", "TAG"), "features and versions"),
 )
 """The first rule that matches counts; a name that none matches is low. Secrets, by name or contract, are always
 high."""
