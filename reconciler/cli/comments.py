@@ -168,8 +168,8 @@ def _markdown(diff: CommitDiff) -> str:
     if removed := _removed(diff.files):
         parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one of them will not find it.")
     if diff.findings:
-        said = [f"> - ⚠️ {code(finding.path)}: {plain_text(finding.message)}" for finding in diff.findings]
-        lines, more = _within(_WARNING, said)
+        warnings = [f"> - ⚠️ {code(finding.path)}: {plain_text(finding.message)}" for finding in diff.findings]
+        lines, more = _within(_WARNING, warnings)
         parts.append("\n".join([*lines, *([f"> - and {more} more"] if more else [])]))
     if diff.files:
         head = ["| environment | file | stack | added | removed | changed | notes |", "|---|---|---|---|---|---|---|"]

@@ -140,7 +140,7 @@ async def test_without_docker_the_compose_files_are_read_as_text(tmp_path: Path)
 @pytest.mark.sshd
 @pytest.mark.docker
 @pytest.mark.usefixtures("docker_engine")
-async def test_over_ssh_compose_there_tells_the_same(sshd: Sshd, tmp_path: Path) -> None:
+async def test_the_inventory_over_ssh_is_the_same(sshd: Sshd, tmp_path: Path) -> None:
     directory = write(tmp_path / f"app-{secrets.token_hex(3)}")
     async with over_ssh(sshd) as remote, clone.machine(None) as here:
         inventory = await clone.take_inventory(remote, str(directory))
@@ -229,7 +229,7 @@ async def test_a_compose_file_that_is_an_attack_is_one_that_cannot_be_read(tmp_p
 
 
 @pytest.mark.usefixtures("without_docker")
-async def test_names_that_another_yaml_takes_for_something_else_are_names(tmp_path: Path) -> None:
+async def test_names_that_yaml_1_1_reads_as_other_types_are_names(tmp_path: Path) -> None:
     text = """
 x-a: {2024-01-01: "${DATED}", 1: y}
 services: {on: {image: x, env_file: on.env}, 2024-01-01: {image: x}, 8: {image: x}, ~: {image: x}, api: {image: x}}
@@ -294,7 +294,7 @@ async def test_many_paths_that_lead_nowhere_are_not_too_much_for_an_ssh_server(s
 
 
 @pytest.mark.sshd
-async def test_a_machine_with_another_host_key_is_not_asked(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_machine_with_another_host_key_is_not_read(sshd: Sshd, tmp_path: Path) -> None:
     sshd.rotate_host_key()
     async with over_ssh(sshd) as machine:
         with pytest.raises(HostUnreachableError, match="host key"):
@@ -302,7 +302,7 @@ async def test_a_machine_with_another_host_key_is_not_asked(sshd: Sshd, tmp_path
 
 
 @pytest.mark.docker
-async def test_the_containers_of_a_project_are_told_with_image_ports_and_limits(
+async def test_the_containers_of_a_project_have_image_ports_and_limits(
     compose_project: Callable[..., ComposeProject],
 ) -> None:
     project = compose_project(COMPOSE, FILES)

@@ -34,14 +34,14 @@ def lines_of(report: CheckReport) -> list[str]:
 
 
 @pytest.mark.parametrize("only", ENVIRONMENTS)
-def test_a_shared_secret_is_told_whichever_environment_is_asked_about(site: Site, only: str) -> None:
+def test_a_shared_secret_is_reported_whichever_environment_is_asked_about(site: Site, only: str) -> None:
     for environment in ENVIRONMENTS:
         site.encrypt(f"{environment}/worker.env", WORKER.replace("{environment}", "same"))
     assert rules_of(check(site, key=True, only=[only])) == ["shared-secret"]
 
 
 @pytest.mark.parametrize("only", ENVIRONMENTS)
-def test_a_broken_x_differs_is_told_whichever_environment_is_asked_about(site: Site, only: str) -> None:
+def test_a_broken_x_differs_is_reported_whichever_environment_is_asked_about(site: Site, only: str) -> None:
     for environment in ENVIRONMENTS:
         text = API.format(environment=environment).replace(f"https://{environment}.", "https://same.")
         site.encrypt(f"{environment}/api.env", text)
@@ -49,13 +49,13 @@ def test_a_broken_x_differs_is_told_whichever_environment_is_asked_about(site: S
 
 
 @pytest.mark.parametrize("only", ENVIRONMENTS)
-def test_a_key_that_one_lacks_is_told_whichever_environment_is_asked_about(site: Site, only: str) -> None:
+def test_a_key_that_one_lacks_is_reported_whichever_environment_is_asked_about(site: Site, only: str) -> None:
     site.remove("env.example")
     site.encrypt("production/worker.env", WORKER.format(environment="production") + "NEW_KEY=1\n")
     assert rules_of(check(site, only=[only])) == ["environment-parity"]
 
 
-def test_what_concerns_two_others_is_not_told(site: Site) -> None:
+def test_a_finding_between_two_other_environments_is_not_reported(site: Site) -> None:
     site.write("testing/environment.yaml", "targets: {}\n")
     for environment in ENVIRONMENTS:
         site.encrypt(f"{environment}/worker.env", WORKER.replace("{environment}", "same"))
@@ -80,7 +80,7 @@ def test_x_differs_counts_whichever_contract_says_it(site: Site, differs: str, v
 # --- names of secrets ---
 
 
-def test_a_name_in_which_a_secret_is_only_mentioned_is_no_secrets(site: Site) -> None:
+def test_a_name_that_only_mentions_a_secret_is_not_one(site: Site) -> None:
     lines = (
         "ISSUER_TOKEN_URL=https://id.example.org\nCACHE_KEY_PREFIX=application:\nPASSWORD_RESET_PATH=/account/reset\n"
         "VAPID_PUBLIC_KEY=BNcRdreALRFXTkOO\nTOKEN_ISSUER=https://id.example.org\nSTRIPE_PUBLISHABLE_KEY=pk_live_value\n"
@@ -149,14 +149,14 @@ def server(site: Site, name: str, allowed: str, environment: str = "production")
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_every_server_of_an_environment_is_asked(site: Site, order: int) -> None:
+def test_every_server_of_an_environment_is_checked(site: Site, order: int) -> None:
     servers = [server(site, "a.yaml", "/opt/app"), server(site, "b.yaml", "/srv/other")][::order]
     report = check(site, servers=servers)
     assert set(rules_of(report)) == {"manifest-invalid"}
     assert any("allowed_paths" in line for line in lines_of(report))
 
 
-def test_a_server_that_follows_an_environment_that_is_not_there_is_told(site: Site) -> None:
+def test_a_server_that_follows_a_missing_environment_is_reported(site: Site) -> None:
     (finding,) = check(site, servers=[server(site, "a.yaml", "/opt/app", "producton")]).findings
     assert (finding.rule.id, finding.path, finding.line) == ("server-file-invalid", "a.yaml", 1)
     assert "producton" in finding.message

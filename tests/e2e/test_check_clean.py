@@ -365,7 +365,7 @@ def test_there_are_enough_clean_variants() -> None:
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed: apt-get install gnupg")
-def test_a_file_for_a_pgp_key_is_read_and_named_as_what_servers_do_not_use(site: Site, tmp_path: Path) -> None:
+def test_a_file_for_a_pgp_key_is_read_and_reported(site: Site, tmp_path: Path) -> None:
     home = tmp_path / "g"
     home.mkdir(mode=0o700)
     env = {"PATH": os.environ["PATH"], "GNUPGHOME": str(home), "HOME": str(tmp_path)}

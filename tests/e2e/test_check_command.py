@@ -46,7 +46,7 @@ def broken(site: Site) -> Site:
 # --- exit codes ---
 
 
-def test_nothing_found_is_exit_0_and_says_what_was_looked_at(site: Site) -> None:
+def test_no_findings_exit_0_with_the_scope_of_the_check(site: Site) -> None:
     done = check(site)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "nothing found in 8 files of production, staging (values of 2)\n"
@@ -85,13 +85,13 @@ def test_errors_are_never_allowed(broken: Site) -> None:
         pytest.param(["--format", "xml"], "--help", id="no such format"),
     ],
 )
-def test_what_cannot_be_checked_is_exit_1_and_says_what_to_do(site: Site, arguments: list[str], says: str) -> None:
+def test_a_check_that_cannot_run_exits_1_and_says_what_to_do(site: Site, arguments: list[str], says: str) -> None:
     done = check(site, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert says in done.stderr
 
 
-def test_only_the_named_environments_are_told_of(broken: Site) -> None:
+def test_only_the_named_environments_are_reported(broken: Site) -> None:
     assert check(broken, "--environment", "staging").returncode == 0
     assert check(broken, "--environment", "staging", "-e", "production").returncode == 2
 
@@ -107,7 +107,7 @@ def test_a_key_of_one_environment_looks_at_that_one_only(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["envs/", "./envs", "../clone/envs", "{root}/envs"])
-def test_paths_are_told_relative_to_the_working_directory_however_it_is_named(broken: Site, path: str) -> None:
+def test_paths_are_relative_to_the_working_directory(broken: Site, path: str) -> None:
     data = json.loads(check(broken, path.format(root=broken.root), "--json").stdout)
     expected = "../clone/envs" if path.startswith("..") else "envs"
     assert {finding["path"].partition("/production/")[0] for finding in data["findings"]} == {expected}
@@ -284,7 +284,7 @@ def test_files_of_five_mebibytes_are_looked_at_in_time(site: Site) -> None:
     assert rules_of(report(site), "envs/production/worker.env")
 
 
-def test_ten_thousand_targets_without_sources_are_told_in_time(site: Site) -> None:
+def test_ten_thousand_targets_without_sources_are_reported_in_time(site: Site) -> None:
     targets = "".join(f"      file-{number}.env:\n" for number in range(9_000))
     site.write("production/environment.yaml", f"{MANIFEST}{targets}")
     for number in range(9_000):
@@ -293,7 +293,7 @@ def test_ten_thousand_targets_without_sources_are_told_in_time(site: Site) -> No
     assert sum(finding["rule"] == "source-missing" for finding in data["findings"]) == 9_000
 
 
-def test_bytes_that_are_no_text_are_a_finding_wherever_they_are(site: Site) -> None:
+def test_bytes_that_are_not_text_are_a_finding_in_any_file(site: Site) -> None:
     junk = bytes(range(256)) * 64
     for path in ("staging/worker.env", "production/environment.yaml", "env.example", "check.yaml", ".sops.yaml",
                  "contracts/api.yaml", "staging/flags.env"):  # fmt: skip

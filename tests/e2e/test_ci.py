@@ -292,7 +292,7 @@ def hook(site: Site, name: str, *, code: int = 0, **env: str) -> str:
     return bash(shlex.join([*shlex.split(settings["entry"]), *settings.get("args", [])]), site.root, env, code=code)
 
 
-def test_a_push_is_described_as_pre_commit_tells_and_never_blocked(branch: Site) -> None:
+def test_a_push_is_described_by_the_refs_of_pre_commit_and_never_blocked(branch: Site) -> None:
     """A clone made by `git init` and `git fetch`, as CI makes it, has no origin/HEAD."""
     assert "origin/HEAD is not set" in hook(branch, "reconciler-diff")
     refs = {
@@ -305,7 +305,7 @@ def test_a_push_is_described_as_pre_commit_tells_and_never_blocked(branch: Site)
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_the_hooks_look_at_the_rules_beside_the_environments_too(name: str) -> None:
+def test_the_hooks_also_check_the_rules_beside_the_environments(name: str) -> None:
     for path in (".sops.yaml", "envs/production/api.env"):
         assert re.search(HOOKS[name]["files"], path)
 

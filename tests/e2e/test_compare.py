@@ -116,7 +116,7 @@ differences:
 """
 
 
-def test_a_server_that_is_what_git_says_leaves_nothing_unexplained(committed: Site, live: Path) -> None:
+def test_a_server_in_sync_with_git_has_no_unexplained_difference(committed: Site, live: Path) -> None:
     expect(committed, WITHOUT_NGINX)
     comparison = only_comparison(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
     assert comparison["different_environments"] is False
@@ -128,7 +128,7 @@ def test_a_server_that_is_what_git_says_leaves_nothing_unexplained(committed: Si
     assert ("worker.env", "config/worker.env") in pairs
 
 
-def test_a_changed_a_missing_and_an_added_key_are_told_apart(committed: Site, live: Path) -> None:
+def test_changed_missing_and_added_keys_have_their_own_class(committed: Site, live: Path) -> None:
     change(live / "api.env", "LOG_LEVEL=info", "LOG_LEVEL=debug")
     change(live / "api.env", "OPTIONAL=\n", "")
     with (live / "api.env").open("a") as file:
@@ -155,7 +155,7 @@ def test_listed_differences_with_a_reason_are_expected(committed: Site, live: Pa
     assert classes(comparison)["api.env:mode"] == EXPECTED
 
 
-def test_a_reason_is_required_and_mistakes_are_told_with_their_line(committed: Site, live: Path) -> None:
+def test_a_reason_is_required_and_mistakes_have_their_line(committed: Site, live: Path) -> None:
     expect(
         committed,
         "differences:\n  - {file: api.env, keys: LOG_LEVEL}\n"
@@ -283,7 +283,7 @@ def test_a_reference_is_not_the_same_as_another_or_as_a_value(tmp_path: Path, be
     )
 
 
-def test_what_a_projects_dot_env_defines_is_filled_in(tmp_path: Path) -> None:
+def test_variables_of_the_projects_dot_env_are_resolved(tmp_path: Path) -> None:
     compose = "services: {api: {image: x, env_file: [common.env, api.env]}}\n"
     files = {"compose.yaml": compose, ".env": "WEB=one\nBOTH=1\n", "common.env": "BOTH=2\n"}
     first = written(tmp_path / "a", {**files, "api.env": "PAGE=${WEB}\nMORE=${BOTH}\n"})
@@ -299,7 +299,7 @@ def test_what_a_projects_dot_env_defines_is_filled_in(tmp_path: Path) -> None:
 # --- pairs ---
 
 
-def test_two_single_files_are_paired_whatever_their_names(tmp_path: Path) -> None:
+def test_two_single_files_are_paired_despite_their_names(tmp_path: Path) -> None:
     first = written(tmp_path / "a", {"production.env": "A=1\nB=2\n"})
     second = written(tmp_path / "b", {"app.conf": "A=1\nB=3\n"})
     comparison = only_comparison(data(tmp_path, f"file:{first}/production.env", f"file:{second}/app.conf"))
@@ -315,7 +315,7 @@ def test_files_are_paired_by_path_then_name_then_keys(tmp_path: Path) -> None:
     assert pairs == {("x/api.env", "y/api.env"), ("old.env", "new.env"), ("only.env", None)}
 
 
-def test_what_may_be_a_secret_on_a_line_of_its_own_is_not_shown(tmp_path: Path) -> None:
+def test_a_line_that_may_be_a_bare_secret_is_not_shown(tmp_path: Path) -> None:
     file = written(tmp_path / "a", {"app.env": "A=1\ninvented-3f9a8b7c6d5e4f3a2b1c\n"})
     second = written(tmp_path / "b", {"app.env": "A=1\n"})
     comparison = only_comparison(data(tmp_path, f"file:{file}", f"file:{second}"))
@@ -347,7 +347,7 @@ def test_encrypted_files_of_a_working_directory_are_read_with_the_key(committed:
     "side",
     ["production", "git:", "git:../x", "git:production@", "ssh://", "ssh://u:invented-pw@host/x", "live:a@b", "http:x"],
 )
-def test_what_names_no_side_is_refused(tmp_path: Path, side: str) -> None:
+def test_an_invalid_side_is_refused(tmp_path: Path, side: str) -> None:
     done = compare(tmp_path, side, "file:.")
     assert done.returncode == 1
     assert "accepted: git:ENVIRONMENT" in done.stderr
@@ -398,7 +398,7 @@ def test_two_servers_of_which_neither_is_named_must_not_share_a_secret(live: Pat
 
 
 @pytest.mark.sshd
-def test_a_server_that_is_gone_or_another_does_not_hide_the_others(
+def test_an_unreachable_or_changed_server_does_not_hide_the_others(
     committed: Site, live: Path, sshd: Sshd, tmp_path: Path
 ) -> None:
     unreachable = f"ssh://{sshd.user}@{sshd.host}:1{live}"
@@ -422,7 +422,7 @@ def test_a_changed_host_key_is_refused(live: Path, sshd: Sshd, tmp_path: Path) -
 
 
 @pytest.mark.sshd
-def test_by_default_the_persons_own_ssh_configuration_counts(live: Path, sshd: Sshd, tmp_path: Path) -> None:
+def test_the_users_own_ssh_configuration_is_the_default(live: Path, sshd: Sshd, tmp_path: Path) -> None:
     home = tmp_path / "me"
     (home / ".ssh").mkdir(parents=True)
     config = f"Host web-1\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n"
@@ -462,7 +462,7 @@ def servers(site: Site, sshd: Sshd, root: Path, *names: str) -> tuple[Path, list
 
 @pytest.mark.sshd
 @pytest.mark.parametrize("names", [("web-1", "web-2"), ("web-1.example.org", "web-2.example.org"), ("one", "two")])
-def test_each_server_is_held_against_the_sources_of_its_own_host(
+def test_each_server_is_compared_with_the_sources_for_its_host(
     site: Site, sshd: Sshd, tmp_path: Path, names: tuple[str, str]
 ) -> None:
     home, sides = servers(site, sshd, tmp_path, *names)
@@ -517,7 +517,7 @@ services:
 
 
 @pytest.mark.docker
-def test_a_running_container_is_held_against_its_file(
+def test_a_running_container_is_compared_with_its_file(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
     project = compose_project(SERVICE, {"api.env": "A=invented-1\nB=2\n", ".env": "LEVEL=1\n"})
@@ -566,7 +566,7 @@ def image_with_variables(docker_engine: str) -> Iterator[str]:
 
 
 @pytest.mark.docker
-def test_what_a_container_has_from_its_image_counts_only_where_the_file_sets_it_too(
+def test_variables_of_the_image_count_only_if_the_file_sets_them_too(
     compose_project: Callable[..., ComposeProject], tmp_path: Path, image_with_variables: str
 ) -> None:
     project = compose_project(

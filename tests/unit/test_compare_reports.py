@@ -13,7 +13,7 @@ _ACTS = re.compile(r"(?i)[a-z]://|www\.|\w@\w|@\w|#\d|GH-\d")
 HOSTILE = "HTTPS://evil.example/y www.evil.example/x ftp://z @team a@evil.example mailto:b@evil.example #12 GH-12"
 
 
-def test_nothing_of_others_becomes_a_link_or_a_mention() -> None:
+def test_foreign_text_does_not_become_a_link_or_a_mention() -> None:
     file = FileResult(HOSTILE, "", (), (Fact("file", HOSTILE, "", Status.MISSING_RIGHT),), problem=HOSTILE)
     service = ServiceResult("api", (Fact("image", HOSTILE, "api:1", Status.DIFFERS),))
     probe = ProbeResult("version", Status.EXPECTED, HOSTILE, "exit 0: 1", reason=HOSTILE)

@@ -13,7 +13,9 @@ from reconciler.app.compare.command import CompareRequest, run_comparison
 VALUE = "invented-s3cret"
 
 
-def test_a_defect_at_one_side_is_that_sides_and_quotes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_on_one_side_affects_only_that_side_and_quotes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("left", "odd", "right"):
         (tmp_path / f"{name}.env").write_text("A=1\n")
     open_side = run.open_side

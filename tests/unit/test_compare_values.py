@@ -74,7 +74,7 @@ def test_values_with_other_references_are_not_the_same(left: str, right: str, be
     ],
 )
 @pytest.mark.parametrize("beside", ["", "REQUIRED=${Z:?}\n"])
-def test_values_that_mean_the_same_are_the_same_whatever_their_quotes(left: str, right: str, beside: str) -> None:
+def test_values_with_the_same_meaning_are_the_same_despite_their_quotes(left: str, right: str, beside: str) -> None:
     assert status(file(left + beside), file(right + beside)) is Status.SAME
 
 
@@ -94,7 +94,7 @@ def test_a_long_chain_of_references_takes_no_longer_than_its_lines() -> None:
 # --- what is known of the project ---
 
 
-def test_what_the_project_defines_is_filled_in() -> None:
+def test_variables_of_the_project_are_resolved() -> None:
     first, second = KnownVariables({"X": "1"}), KnownVariables({"X": "2"})
     assert status(file("A=${X}\n", first), file("A=1\n")) is Status.SAME
     assert status(file("A=${X:-2}\n", first), file("A=2\n", second)) is Status.DIFFERS
@@ -104,7 +104,7 @@ def test_what_the_project_defines_is_filled_in() -> None:
     assert status(file("A\n", first), file("A\n", KnownVariables({"A": "1"}))) is Status.DIFFERS
 
 
-def test_a_side_that_knows_no_project_is_held_against_one_that_does_by_what_is_written() -> None:
+def test_a_side_without_a_project_is_compared_with_one_that_has_it_as_written() -> None:
     assert status(file("A=${X}\n"), file("A=${X}\n", KnownVariables({"X": "1"}))) is Status.SAME
     assert status(file("A=${Y}\n"), file("A=${X}\n", KnownVariables({"X": "1"}))) is Status.DIFFERS
     text = "X=1\nA=${X}\n"  # the project's own X wins, of which the other side cannot know
@@ -112,7 +112,7 @@ def test_a_side_that_knows_no_project_is_held_against_one_that_does_by_what_is_w
     assert status(file(text), file("X=1\nA=2\n")) is Status.DIFFERS
 
 
-def test_a_name_that_may_come_from_another_env_file_is_not_filled_in() -> None:
+def test_a_name_that_may_come_from_another_env_file_is_not_resolved() -> None:
     unsure = KnownVariables({}, frozenset({"X"}))
     assert status(file("X=1\nA=${X}\n", unsure), file("X=1\nA=1\n", unsure)) is Status.DIFFERS
     assert status(file("X=1\nA=${X}\n", unsure), file("X=1\nA=${X}\n")) is Status.SAME
@@ -144,7 +144,7 @@ def test_a_secret_behind_a_reference_is_neither_shared_nor_another() -> None:
     assert status(known, file("API_TOKEN=invented\n"), "API_TOKEN", different=True) is Status.SAME_SECRET
 
 
-def test_what_no_key_opens_stays_unknown() -> None:
+def test_a_sealed_value_stays_unknown() -> None:
     sealed = SideFile("api.env", ("api.env",), {"A": Value(None)}, None)
     for right in (file("A=1\n"), file("A=${X}\n"), sealed):
         result = key(sealed, right)

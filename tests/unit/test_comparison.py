@@ -45,7 +45,9 @@ def ran(code: int | None, text: str = "", problem: str = "") -> CommandResult:
         (ADDRESS, ran(200, "ok"), ran(None, problem="no answer")),
     ],
 )
-def test_what_fails_on_one_side_is_expected_by_nobody(probe: Probe, good: CommandResult, bad: CommandResult) -> None:
+def test_a_probe_that_fails_on_one_side_is_never_expected(
+    probe: Probe, good: CommandResult, bad: CommandResult
+) -> None:
     for left, right in ((good, bad), (bad, good)):
         result = compare_answers(probe, left, right)
         assert (result.status, result.reason, result.unexplained) == (Status.DIFFERS, "", True)
@@ -84,7 +86,7 @@ def names(left: list[SideFile], right: list[SideFile]) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_file_with_the_same_path_is_nobody_elses() -> None:
+def test_a_file_with_the_same_path_is_not_paired_with_another() -> None:
     left = [live_file(name, top="/left", project=name[0]) for name in ("a/.env", "b/.env")]
     right = [live_file("b/.env", top="/right", project="b")]
     assert names(left, right) == [("a/.env", ""), ("b/.env", "b/.env")]
@@ -158,7 +160,7 @@ def paired(comparison: Comparison) -> set[tuple[str, str]]:
     return {(file.left, file.right) for file in comparison.files}
 
 
-def test_a_server_is_held_against_the_sources_for_its_own_host() -> None:
+def test_a_server_is_compared_with_the_sources_for_its_host() -> None:
     exact = both_ways(machine("A=2 B=2", "web-2.example.org", "WEB-2"))
     assert (exact.unexplained, len(exact.files)) == (0, 3)
     assert exact.left.left_out == ("files for hosts other than web-2",)
@@ -173,7 +175,7 @@ def test_another_hosts_values_are_not_taken_for_this_ones() -> None:
     assert both_ways(machine("A=1 B=1", "web-1")).unexplained == 2  # more.env with its key is not for it
 
 
-def test_a_server_of_no_known_name_is_held_against_the_host_that_it_is_most_like() -> None:
+def test_a_server_without_a_known_name_is_compared_with_the_most_similar_host() -> None:
     for text, host, more in (("A=2 B=2", "web-2", True), ("A=1 B=1", "web-1", False)):
         guessed = both_ways(machine(text, "elsewhere", more=more))
         assert (guessed.unexplained, (f"shop-{host}/api.env", "api.env") in paired(guessed)) == (0, True)
@@ -212,7 +214,7 @@ def services(
     }
 
 
-def test_a_project_that_one_side_has_beside_does_not_keep_the_others_apart() -> None:
+def test_an_additional_project_on_one_side_does_not_separate_the_others() -> None:
     facts = services(containers("shop/api", "shop/web"), containers("shop/api", "shop/web", "mon/web"))
     assert {name: list(by_name) for name, by_name in facts.items()} == {
         "shop/api": [],

@@ -103,7 +103,7 @@ def test_a_project_of_one_machine_only_is_for_that_host() -> None:
     assert set(paths(drafted, "web-2")) == {"shop/api.env"}
 
 
-def test_a_file_that_two_projects_use_is_one_target_and_told() -> None:
+def test_a_file_that_two_projects_use_is_one_target_with_a_note() -> None:
     shared = "/opt/shared.env"
     drafted = draft([project(used(shared)), project(used(shared), name="blog", directory="/opt/blog")])
     assert [(entry.stack, entry.file.path) for entry in drafted.files] == [("shop", shared)]
@@ -184,7 +184,7 @@ def formats(drafted: Draft) -> dict[str, Format]:
     return {entry.file.path: entry.format for entry in drafted.files if entry.mounted}
 
 
-def test_every_mounted_file_is_encrypted_unless_a_person_says_otherwise() -> None:
+def test_every_mounted_file_is_encrypted_by_default() -> None:
     drafted = draft(mounted())
     assert formats(drafted) == {NGINX: Format.BINARY, REDIS: Format.BINARY}
     (note,) = (note for note in drafted.notes if "--plain" in note)
@@ -193,7 +193,7 @@ def test_every_mounted_file_is_encrypted_unless_a_person_says_otherwise() -> Non
     assert all(target.encrypted for target in manifest(drafted).targets)
 
 
-def test_what_a_person_calls_plain_is() -> None:
+def test_a_file_named_with_plain_is_plain() -> None:
     drafted = draft(mounted(), plain=PlainFiles((f"{SHOP}/nginx*",)))
     assert formats(drafted) == {NGINX: Format.PLAIN, REDIS: Format.BINARY}
     assert not [note for note in drafted.notes if "--plain" in note]
@@ -209,13 +209,13 @@ def test_a_pattern_does_not_make_a_secret_plain_and_the_name_of_the_file_does() 
     assert formats(draft(mounted(), plain=PlainFiles((REDIS,))))[REDIS] is Format.PLAIN
 
 
-def test_variables_are_never_plain_and_a_pattern_that_names_nothing_is_told() -> None:
+def test_variables_are_never_plain_and_a_pattern_without_a_match_is_reported() -> None:
     with pytest.raises(RefusedError):
         draft(mounted(), plain=PlainFiles((f"{SHOP}/api.env",)))
     assert any("--plain *.cfg names no" in note for note in draft(mounted(), plain=PlainFiles(("*.cfg",))).notes)
 
 
-def test_what_was_plain_stays_so_unless_it_looks_like_a_secret_now() -> None:
+def test_a_plain_file_stays_plain_unless_it_looks_like_a_secret_now() -> None:
     earlier = PlainFiles(kept=(NGINX,))
     assert formats(draft(mounted(), plain=earlier)) == {NGINX: Format.PLAIN, REDIS: Format.BINARY}
     drafted = draft(mounted(b"auth_token hunter2;\n"), plain=earlier)
@@ -223,13 +223,13 @@ def test_what_was_plain_stays_so_unless_it_looks_like_a_secret_now() -> None:
     assert any(f"{NGINX} was plain and is encrypted from now on" in note for note in drafted.notes)
 
 
-def test_what_is_included_is_not_run_as_a_file_of_its_own() -> None:
+def test_an_included_compose_file_is_not_a_file_of_the_stack() -> None:
     both = (f"{SHOP}/compose.yaml", f"{SHOP}/part/compose.yaml")
     drafted = draft([replace(project(used(f"{SHOP}/api.env")), compose_files=both)])
     assert manifest(drafted).stacks[0].files == ()
 
 
-def test_files_of_the_system_project_configuration_and_ciphertext_are_left_out_and_told() -> None:
+def test_system_files_compose_files_and_ciphertexts_are_left_out_and_reported() -> None:
     mounts = ("/etc/localtime", "/usr/share/zoneinfo/UTC", f"{SHOP}/compose.yaml")
     files = [used(path, Use.MOUNT) for path in mounts] + [
         used(f"{SHOP}/api.env"),
@@ -240,14 +240,14 @@ def test_files_of_the_system_project_configuration_and_ciphertext_are_left_out_a
     assert {left.path for left in drafted.left_out} == {*mounts, f"{SHOP}/e.env"}
 
 
-def test_loose_files_come_only_where_there_is_no_project_and_all_machines_have_them() -> None:
+def test_loose_files_are_imported_only_without_projects_and_if_all_machines_have_them() -> None:
     lone = file("/etc/a/b.env")
     assert paths(draft([], loose=[lone])) == {"b.env": "/etc/a/b.env"}
     for drafted in (draft([project(used(f"{SHOP}/api.env"))], loose=[lone]), draft([], [], loose=[lone])):
         assert [left.path for left in drafted.left_out] == ["/etc/a/b.env"]
 
 
-def test_what_could_not_be_found_out_is_told() -> None:
+def test_gaps_of_the_inventory_are_reported() -> None:
     source = ImportSource(
         "web-1", Inventory("/", (project(used(f"{SHOP}/a.env"), problem="x is missing"),), unread=("no y",))
     )
@@ -345,7 +345,7 @@ def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> Non
         ("x.conf", "p\0a\0s\0s\0"),
     ],
 )
-def test_what_may_be_a_secret_is_not_plain_and_is_not_quoted(name: str, text: str) -> None:
+def test_a_possible_secret_is_not_plain_and_not_quoted(name: str, text: str) -> None:
     reason = why_secret(name, text.encode("latin-1"))
     assert reason
     assert "hunter2" not in reason

@@ -1,4 +1,4 @@
-"""The containers of Compose projects on a machine that is only looked at, by the docker command there."""
+"""Reads the containers of Compose projects on a machine with its docker command."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A container with what Compose has noted on it; ``files`` as -f; ``defaults`` are the variables that are as its
-    image has them."""
+    """A container with Compose's labels; ``files`` as for -f; ``defaults`` are the variables with the values of the
+    image."""
 
     project: str
     directory: str
@@ -32,8 +32,8 @@ class Labelled:
 
 
 async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] | None:
-    """Every container of a Compose project there whose directory is ``below`` or lies below it, sorted; None where
-    docker is not there, does not answer, or answers as no docker does."""
+    """Every container of a Compose project whose directory is ``below`` or inside it, sorted; None if Docker is
+    missing, does not answer, or gives an invalid answer."""
     form = f'{{{{.ID}}}}\t{{{{.Label "{DIRECTORY_LABEL}"}}}}'
     listing = ["docker", "ps", "--all", "--no-trunc", "--filter", f"label={PROJECT_LABEL}", "--format", form]
     listed = await machine.run(listing, "", _SECONDS)
@@ -43,12 +43,12 @@ async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] |
     ids = [identity for identity, _, directory in lines if directory == below or is_below(directory, below)]
     try:
         facts = await _inspected(machine, "container", ids)
-        images = await _inspected(machine, "image", sorted({facts_of["Image"] for facts_of in facts}))
+        images = await _inspected(machine, "image", sorted({container["Image"] for container in facts}))
         by_id = {image["Id"]: image for image in images}
         containers = [
-            _labelled(facts_of, by_id)
-            for facts_of in facts
-            if (_labels(facts_of).get(_ONE_OFF_LABEL) or "").lower() != "true"
+            _labelled(container, by_id)
+            for container in facts
+            if (_labels(container).get(_ONE_OFF_LABEL) or "").lower() != "true"
         ]
         return tuple(
             sorted(containers, key=lambda entry: (entry.directory, entry.container.service, entry.container.state))
@@ -58,7 +58,7 @@ async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] |
 
 
 async def _inspected(machine: Machine, kind: str, ids: list[str]) -> list[dict[str, Any]]:
-    """What docker knows of them; one that has gone meanwhile is left out."""
+    """The output of docker inspect, without containers that are gone by now."""
     if not ids:
         return []
     ran = await machine.run(["docker", kind, "inspect", *ids], "", _SECONDS)
@@ -71,7 +71,7 @@ def _labels(facts: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _digest(image: Mapping[str, Any]) -> str:
-    """By what a registry knows the image; of one that was built there, its own id."""
+    """The image's digest in its registry; for a local build, its id."""
     known = image.get("RepoDigests") or []
     return str(known[0]).rpartition("@")[2] if known else str(image.get("Id", ""))
 

@@ -1,8 +1,9 @@
-"""What a machine has: its Compose projects with the env files and mounted files they use, and loose env files.
+"""Takes the inventory of a machine: Compose projects with the env files and mounted files they use, and other env
+files.
 
-Compose files are read as text, by Compose's own rules (compose_files.py), and Compose itself is not asked: its resolved
-project holds every secret and no longer says which env file a variable came from, while `--no-interpolate` refuses
-mounts such as `./${NAME:-x}.conf:/x.conf`. So a machine without docker, or with a broken env file, tells as much.
+Compose files are read as text, by Compose's own rules (files.py), without running Compose: its resolved project
+contains every secret and no longer shows which env file a variable came from, and `--no-interpolate` refuses mounts
+such as `./${NAME:-x}.conf:/x.conf`. This also works without Docker, or with a broken env file.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from reconciler.core.ports.host import Machine
 from reconciler.core.secrets.plaintext import is_env_file
 
 DEEPEST = 3
-"""How many directories below the named one are looked into."""
+"""How many levels of directories below the named one are read."""
 MOST_DIRECTORIES = 400
 MOST_FILES = 400
 
 _SKIPPED = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
-# Mounted from the machine into nearly every container, and nobody's configuration.
+# Files of the operating system that many containers mount.
 _SYSTEM = ("/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/", "/boot/", "/run/", "/var/run/", "/dev/", "/proc/", "/sys/")
 _SYSTEM_FILES = frozenset(
     f"/etc/{name}" for name in ("localtime", "timezone", "hosts", "passwd", "group", "resolv.conf", "machine-id")
 )
-# PATH:TARGET, where PATH may hold ${NAME:-default}; a name alone is a volume's.
+# PATH:TARGET, where PATH may contain ${NAME:-default}; a bare name is a volume.
 _SHORT_MOUNT = re.compile(r"((?=[./~$])(?:\$\{[^}]*\}|[^:])+):")
 _VARIABLE = re.compile(r"\$(?:\{([_A-Za-z]\w*)|([_A-Za-z]\w*))", re.ASCII)
 
 
 async def take_inventory(machine: Machine, path: str | None) -> Inventory:
-    """What lies at ``path``, an absolute path: a file, or a directory with env files and Compose projects in it or
-    below it. None stands for every Compose project that the machine has containers of.
+    """Take the inventory of ``path``, an absolute path: a file, or a directory that contains env files and Compose
+    projects. None stands for every Compose project that has containers on the machine.
 
-    Raises LiveFileError where the path itself may not be read, HostUnreachableError.
+    Raises LiveFileError if the path itself cannot be read, HostUnreachableError.
     """
     if path is None:
         return await _everywhere(machine)
@@ -52,9 +53,9 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
     if file := await machine.read(path):
         return Inventory(path, loose=(file,))
     walk = await _walk(machine, path)
-    # Asking docker costs more than all the rest: only where a compose file of whatever name may be.
+    # Docker takes longer than everything else, so ask it only if there may be a compose file of any name.
     containers = await labelled(machine, path) if walk.may_hold_projects else None
-    # A project that is run with -f: only its containers know which files those are.
+    # Only the containers of a project that runs with -f know its compose files.
     compose_files_of = {
         container.directory: container.files for container in containers or () if container.directory in walk.listings
     }
@@ -77,7 +78,7 @@ async def take_inventory(machine: Machine, path: str | None) -> Inventory:
 
 
 def _not_included(projects: Sequence[FoundProject]) -> tuple[FoundProject, ...]:
-    """Without those that are but parts of another, and have no container of their own."""
+    """Drop projects that are only a part of another one and have no container."""
     return tuple(
         project
         for project in projects
@@ -91,7 +92,7 @@ def _not_included(projects: Sequence[FoundProject]) -> tuple[FoundProject, ...]:
 async def _everywhere(machine: Machine) -> Inventory:
     containers = await labelled(machine)
     if containers is None:
-        return Inventory(machine.name, unread=(f"{machine.name}: docker does not answer; name a directory instead",))
+        return Inventory(machine.name, unread=(f"{machine.name}: Docker does not answer; name a directory instead",))
     directories = {container.directory: container.files for container in containers if container.directory}
     listings = await asyncio.gather(*(_listed(machine, directory) for directory in directories))
     places, gone = [], []
@@ -99,7 +100,7 @@ async def _everywhere(machine: Machine) -> Inventory:
         if names:
             places.append(_Place(directory, names, files))
         else:
-            gone.append(f"{directory}: there is no such directory any more, or it may not be read")
+            gone.append(f"{directory}: the directory is gone or cannot be read")
     projects = await asyncio.gather(*(_project(machine, place, containers) for place in places))
     return Inventory(machine.name, tuple(projects), unread=tuple(gone), engine=True)
 
@@ -132,7 +133,7 @@ class _Walk:
         return any(name.endswith((".yaml", ".yml")) for listed in self.listings.values() for name in listed)
 
     def has(self, files: Sequence[str]) -> bool:
-        """Whether these files are still there, as far as their directories were listed."""
+        """Whether these files still exist, as far as their directories were listed."""
         places = [posixpath.split(file) for file in files]
         return all(name in self.listings.get(directory, (name,)) for directory, name in places)
 
@@ -147,13 +148,13 @@ class _Walk:
 
 
 async def _walk(machine: Machine, top: str) -> _Walk:
-    """List the directories level by level, those of a level at once."""
+    """List the directories level by level, each level at the same time."""
     walk = _Walk()
     level = [top]
     for depth in range(DEEPEST + 1):
         room = MOST_DIRECTORIES - len(walk.listings)
         if len(level) > room:
-            walk.left_out.append(f"{top}: {len(level) - room} directories and what is below them: too many")
+            walk.left_out.append(f"{top}: skipped {len(level) - room} directories and everything below them: too many")
         level = level[:room]
         results = await asyncio.gather(*(machine.list(directory) for directory in level), return_exceptions=depth > 0)
         for directory, names in zip(level, results, strict=True):
@@ -170,17 +171,17 @@ async def _walk(machine: Machine, top: str) -> _Walk:
             if name.endswith("/") and name[:-1] not in _SKIPPED and not name.startswith(".")
         ]
     if level:
-        walk.left_out.append(f"{top}: what lies deeper than {DEEPEST} directories")
+        walk.left_out.append(f"{top}: skipped everything deeper than {DEEPEST} directories")
     return walk
 
 
 async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, FoundFile], list[str]]:
-    """The files that are there, by path, and what could not be read."""
-    wanted, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
+    """The files that exist, by path, and problems reading others."""
+    selected, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
     files: dict[str, FoundFile] = {}
     problems = []
     for path, result in zip(
-        wanted, await asyncio.gather(*(machine.read(path) for path in wanted), return_exceptions=True), strict=True
+        selected, await asyncio.gather(*(machine.read(path) for path in selected), return_exceptions=True), strict=True
     ):
         if isinstance(result, LiveFileError):
             problems.append(str(result))
@@ -189,7 +190,7 @@ async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, F
         elif result is not None:
             files[path] = result
     if too_many > 0:
-        problems.append(f"{too_many} more files: too many")
+        problems.append(f"skipped {too_many} more files: too many")
     return files, problems
 
 
@@ -198,7 +199,7 @@ async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, F
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A project's directory with the names in it; ``files`` as compose -f, where its containers tell."""
+    """A project's directory with the names in it; ``files`` as for compose -f, if its containers know them."""
 
     directory: str
     names: tuple[str, ...]
@@ -233,8 +234,8 @@ async def _project(machine: Machine, place: _Place, containers: Sequence[Labelle
 
 
 async def _configuration(machine: Machine, place: _Place) -> compose_files.Configuration:
-    """The compose files and `.env` of the project, whatever includes or extends whatever: what one look misses is
-    fetched for the next."""
+    """The compose files and `.env` of the project, with everything they include or extend. Files that are missing in
+    one round are read for the next."""
     known: dict[str, bytes | None] = {
         join(place.directory, name): None
         for name in (*compose_files.BASE_NAMES, *compose_files.OVERRIDE_NAMES, compose_files.ENVIRONMENT_NAME)
@@ -257,11 +258,11 @@ async def _configuration(machine: Machine, place: _Place) -> compose_files.Confi
 
 
 def _name(configuration: compose_files.Configuration, containers: Sequence[Labelled], directory: str) -> str:
-    """As Compose names it: by its containers, its .env, its file, its directory."""
+    """The name that Compose uses: of its containers, in its .env, its compose file, or of its directory."""
     if containers:
         return containers[0].project
-    said = [document.document.get("name") for document in configuration.written if document.path in configuration.main]
-    named = configuration.variables.get("COMPOSE_PROJECT_NAME") or next((str(name) for name in said if name), "")
+    names = [document.document.get("name") for document in configuration.written if document.path in configuration.main]
+    named = configuration.variables.get("COMPOSE_PROJECT_NAME") or next((str(name) for name in names if name), "")
     return expand(named, configuration.variables) or posixpath.basename(directory)
 
 
@@ -272,7 +273,7 @@ def _interpolated(written: Iterable[Written]) -> Iterator[str]:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Every text in a document, keys as well."""
+    """Every string in a document, including keys."""
     if isinstance(value, dict):
         for name, inside in value.items():
             yield from (*_texts(name), *_texts(inside))
@@ -284,7 +285,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _inherited(written: Iterable[Written]) -> Iterator[str]:
-    """Names without a value, which Compose fills in: of `environment`, of build arguments, of configs and secrets."""
+    """Names without a value that Compose fills in: in `environment`, build arguments, configs and secrets."""
     for document in written:
         for service in _mapping(document.document.get("services")).values():
             build = _mapping(_mapping(service).get("build"))
@@ -297,7 +298,7 @@ def _inherited(written: Iterable[Written]) -> Iterator[str]:
 
 
 def _in_env_files(files: Mapping[str, FoundFile], uses: Iterable[_Named]) -> Iterator[str]:
-    """What env files of services take from the project: bare names, and references in values."""
+    """Variables that env files of services take from the project: bare names, and references in values."""
     for path in {use.path for use in uses if use.use is Use.ENV_FILE and use.path in files}:
         try:
             entries = parse_env_file(files[path].data.reveal())
@@ -314,7 +315,7 @@ def _in_env_files(files: Mapping[str, FoundFile], uses: Iterable[_Named]) -> Ite
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A path that a compose file names, with the service that gets it."""
+    """A path in a compose file, with the service that uses it."""
 
     path: str
     use: Use
@@ -324,7 +325,7 @@ class _Named:
 
 
 def _uses(here: Written, every: Sequence[Written]) -> Iterator[_Named]:
-    """What the services of one document use; the others hold definitions that it may refer to."""
+    """The files that the services of one document use; it may refer to definitions in the others."""
     definitions: dict[str, dict[str, str]] = {"configs": {}, "secrets": {}}
     for document in every:
         for kind, paths in definitions.items():
@@ -343,7 +344,7 @@ def _extended(
     every: Sequence[Written],
     definitions: Mapping[str, Mapping[str, str]],
 ) -> Iterator[_Named]:
-    """What a service has from the one that it extends, and from the one which that extends."""
+    """The files of a service that come from those it extends, directly or not."""
     extends = service.get("extends")
     for _ in range(DEEPEST):
         extends = {"service": extends} if isinstance(extends, str) else extends
@@ -372,13 +373,13 @@ def _of_service(
                 yield _Named(path, Use.MOUNT, name)
     for kind, defined in definitions.items():
         for entry in as_list(service.get(kind)):
-            wanted = str(entry.get("source") if isinstance(entry, dict) else entry)
-            if wanted in defined:
-                yield _Named(defined[wanted], Use.MOUNT, name)
+            definition = str(entry.get("source") if isinstance(entry, dict) else entry)
+            if definition in defined:
+                yield _Named(defined[definition], Use.MOUNT, name)
 
 
 def _bound(mount: Any) -> str:
-    """What of the machine is mounted: a path, or "" for a named volume."""
+    """The mounted path of the machine, "" for a named volume."""
     if isinstance(mount, dict):
         source = mount.get("source")
         return source if mount.get("type") == "bind" and isinstance(source, str) else ""
@@ -395,7 +396,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _used(file: FoundFile, uses: Iterable[_Named]) -> UsedFile:
-    """The file with its most telling use: a service's own env file before a mounted one before interpolation."""
+    """The file with its most specific use: a service's env file, then a mount, then interpolation."""
     services: defaultdict[Use, set[str]] = defaultdict(set)
     raw = False
     for reference in uses:

@@ -33,7 +33,7 @@ _NEARLY_A_MANIFEST = re.compile(r"(?i)environments?\.ya?ml")
 _LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _LINE = re.compile(r", line (\d+)$")
 _KEY_TYPES = frozenset({"age", "pgp"})
-# Files beside sources that are no configuration: documentation, settings of git and editors, example env files.
+# Files beside sources that are not configuration: documentation, settings of git and editors, example env files.
 _BYSTANDER = re.compile(r"(?i)readme(\..*)?|.*\.md|\..*|.*\.(example|template|sample|dist)|(env)\.(example|template)")
 
 

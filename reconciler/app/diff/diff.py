@@ -135,9 +135,9 @@ def _changed(old: Tree, new: Tree) -> list[str]:
 
 
 def _concerned(tree: Tree, changed: Sequence[str]) -> Tree:
-    """The part of a tree that can tell anything of the change: files of a changed one's name, in any environment, and
-    what may be a contract. Not reading the others halves the time."""
-    if any(path.endswith((".yaml", ".yml")) for path in changed):  # any file may have it for a contract
+    """The part of a tree that the change concerns: files with the name of a changed one, in any environment, and
+    possible contracts. Skipping the rest halves the time."""
+    if any(path.endswith((".yaml", ".yml")) for path in changed):  # it may be the contract of any file
         return tree
     names = {path.partition("/")[2] for path in changed}
     environments = {path.partition("/")[0] for path in tree.files if path.endswith(f"/{MANIFEST}")}
@@ -172,10 +172,10 @@ def _file(trees: tuple[Tree, Tree], path: str, old: Source | None, new: Source |
 
 
 def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str]:
-    """What changed, and a word on it where keys cannot tell."""
+    """The changed keys, and a note on changes that keys do not show."""
     sides = [side for side in (old, new) if side is not None]
     if any(side.encrypted and side.cipher is None for side in sides):
-        note = "is damaged, or not all of it is encrypted: `reconciler check` says why"
+        note = "is damaged, or not all of it is encrypted: `reconciler check` shows why"
         return CipherChange(_by_lines(old, new)), note if new and new.encrypted and new.cipher is None else ""
     if len({side.cipher is None for side in sides}) == 2:
         note = "is encrypted now" if sides[1].cipher else "is no longer encrypted"
@@ -189,17 +189,17 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
     if all(side.parser is not Parser.OPAQUE and side.keys is not None for side in sides):
         return CipherChange(_plain_change(old, new, sides[-1].parser)), ""
     if all(side.parser is not Parser.OPAQUE for side in sides):
-        return CipherChange(_by_lines(old, new)), "cannot be read to its end: `reconciler check` says why"
+        return CipherChange(_by_lines(old, new)), "cannot be parsed completely: `reconciler check` shows why"
     return CipherChange(KeyChange()), "content changed"
 
 
 def _by_lines(old: Source | None, new: Source | None) -> KeyChange:
-    """What can be read of files that are damaged or partly plain: the names, and which lines are others."""
+    """The keys of damaged or partly plain files, by lines."""
     return _between(*({} if side is None else _lines(side) for side in (old, new)))
 
 
 def _lines(source: Source) -> dict[str, str]:
-    """What stands behind each name; only of files in which a line is a variable."""
+    """The raw text after each name, for files in which a line is a variable."""
     if format_of(source.name, source.data) is not Format.DOTENV and source.parser is Parser.OPAQUE:
         return {}
     values = {}
@@ -211,7 +211,7 @@ def _lines(source: Source) -> dict[str, str]:
 
 
 def _name(name: str, value: str, line: int) -> str:
-    """The name, or where it may be a secret that stands alone, its line."""
+    """The name, or its line if it may be a bare secret."""
     certain = is_certainly_a_name(name, value) if value else not may_be_a_value(name, value)
     return name if certain else f"line {line}"
 
@@ -219,7 +219,7 @@ def _name(name: str, value: str, line: int) -> str:
 def _plain_change(old: Source | None, new: Source | None, parser: Parser) -> KeyChange:
     try:
         return key_diff(old.data if old else None, new.data if new else None, parser=parser)
-    except EnvFileError:  # a variable that only the server has: by the entries as they are written
+    except EnvFileError:  # a variable that only the server has: compare the entries as written
         before, after = (
             {entry.key: entry.template for entry in read_entries(side.data, parser)} if side else {}
             for side in (old, new)
@@ -249,7 +249,7 @@ def _targets(old: Survey, new: Survey, only: Sequence[str]) -> Iterator[TargetCh
 
 
 def _details(old: Outline, new: Outline) -> Iterator[str]:
-    """What a manifest says otherwise of one target."""
+    """The changed fields of a target."""
     fields = (
         ("stack", old.stack or "none", new.stack or "none"),
         ("path", old.path, new.path),
@@ -263,20 +263,20 @@ def _details(old: Outline, new: Outline) -> Iterator[str]:
 
 
 def _named(survey: Survey) -> dict[tuple[str, str], tuple[Outline, ...]]:
-    """What the manifests say, by environment and source; a source may go to several hosts."""
-    said: dict[tuple[str, str], tuple[Outline, ...]] = {}
+    """The targets by environment and source; a source may have several, on different hosts."""
+    outlines_by_source: dict[tuple[str, str], tuple[Outline, ...]] = {}
     for environment in survey.environments:
         for outline in outlines(environment.manifest) if environment.manifest else ():
             key = (environment.name, outline.source)
-            said[key] = (*said.get(key, ()), outline)
-    return said
+            outlines_by_source[key] = (*outlines_by_source.get(key, ()), outline)
+    return outlines_by_source
 
 
-# --- contracts, and values where there is a key ---
+# --- contracts, and values with a key ---
 
 
 def _with_new_contract(before: Survey, after: Survey, changed: Sequence[str], only: Sequence[str]) -> set[str]:
-    """The paths of sources of which a contract changed, or which have another one now."""
+    """The paths of sources whose contract changed, or that now name another one."""
     had = {source.path: source.outline.contracts for source in before.sources if source.outline}
     paths = set()
     for source in after.sources:
@@ -288,7 +288,7 @@ def _with_new_contract(before: Survey, after: Survey, changed: Sequence[str], on
 
 
 async def _check_contracts(after: Survey, paths: set[str], tools: Tools) -> list[Finding]:
-    """What the contracts at the second commit say of the files at ``paths``, and which of them cannot be used."""
+    """Findings of the second commit's contracts for the files at ``paths``, and of the contracts themselves."""
     sources = [
         source for source in after.sources if source.path in paths and source.outline and source.outline.contracts
     ]
@@ -297,13 +297,13 @@ async def _check_contracts(after: Survey, paths: set[str], tools: Tools) -> list
     opened = await _open(after, paths, tools)
     book = open_book(after)
     variables = {path: content.variables for path, content in opened.items()}
-    said = await check_contracts(after, book, tools.contracts, variables, tools.now)
+    findings = await check_contracts(after, book, tools.contracts, variables, tools.now)
     named = {path for source in sources if source.outline for path in source.outline.contracts}
-    return [finding for finding in [*book.findings, *said] if finding.path in paths | named]
+    return [finding for finding in [*book.findings, *findings] if finding.path in paths | named]
 
 
 async def _with_values(files: list[FileChange], surveys: Sequence[Survey], tools: Tools) -> list[FileChange]:
-    """The same files, with the names that only values tell, and where else their values are or were the same."""
+    """The same files, with keys known from values, and other environments with the same values."""
     names = {file.source for file in files}
     before, after = [
         await _open(survey, {source.path for source in survey.sources if source.name in names}, tools)
@@ -317,7 +317,7 @@ def _with_values_of(file: FileChange, before: Mapping[str, Opened], after: Mappi
     if old is None and new is None:
         return file
     keys, reencrypted, rotated = file.change.keys, file.change.only_reencrypted, file.change.rotated
-    if file.status != "modified" or (old and new):  # now it is known which values really changed
+    if file.status != "modified" or (old and new):  # the values show what really changed
         keys = _between(old.variables if old else {}, new.variables if new else {})
         reencrypted, rotated = file.status == "modified" and keys.empty, False
     equal = {}
@@ -330,7 +330,7 @@ def _with_values_of(file: FileChange, before: Mapping[str, Opened], after: Mappi
 
 
 def _elsewhere(file: FileChange, key: str, opened: Opened | None, every: Mapping[str, Opened]) -> tuple[str, ...]:
-    """The other environments whose file of the same name has the same value for the key. Empty values are not told."""
+    """The other environments whose file of the same name has the same, non-empty value for the key."""
     value = opened.variables.get(key) if opened else None
     if not value:
         return ()

@@ -49,14 +49,14 @@ def _target(
     fields: dict[str, object] = {} if directory is not None and path == file.source else {"path": path}
     if file.format is Format.PLAIN:
         fields["encrypted"] = False
-    said = {"mode": f"{DEFAULT_MODE:04o}", "owner": "root", "group": "root", **defaults}
-    fields |= {name: value for name, value in _attributes(file).items() if said[name] != value}
+    implied = {"mode": f"{DEFAULT_MODE:04o}", "owner": "root", "group": "root", **defaults}
+    fields |= {name: value for name, value in _attributes(file).items() if implied[name] != value}
     if file.mounted:
         fields["on_change"] = "restart"
     if file.parser is not Parser.COMPOSE and holds_variables(file.file.path, file.uses):
         fields["parser"] = str(file.parser)
-    if said_by := contracts.get(file.source, ()):
-        fields["schema"] = said_by[0] if len(said_by) == 1 else list(said_by)
+    if paths := contracts.get(file.source, ()):
+        fields["schema"] = paths[0] if len(paths) == 1 else list(paths)
     if not fields:
         return None
     return str(fields["path"]) if fields.keys() == {"path"} else fields
