@@ -200,7 +200,7 @@ async def test_a_directory_that_leads_back_to_itself_and_deep_ones_end(sshd: Ssh
     async with over_ssh(sshd) as machine:
         inventory = await clone.take_inventory(machine, str(tmp_path / "top"))
     assert loose(inventory) == ["deep.env"]
-    assert inventory.left_out == (f"{tmp_path / 'top'}: what lies deeper than 3 directories",)
+    assert inventory.left_out == (f"{tmp_path / 'top'}: skipped everything deeper than 3 directories",)
 
 
 BOMB = "x-0: &a0 [x]\n" + "".join(f"x-{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))

@@ -116,7 +116,7 @@ def test_paths_are_relative_to_the_working_directory(broken: Site, path: str) ->
 def test_a_key_that_opens_nothing_is_said_so(site: Site, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     done = check(site, "--age-key-file", str(make_age_key(tmp_path / "other").path))
-    assert (done.returncode, "the key opens none of these files" in done.stdout) == (0, True)
+    assert (done.returncode, "the key cannot decrypt any of these files" in done.stdout) == (0, True)
 
 
 def test_an_error_cannot_write_to_the_terminal(site: Site) -> None:

@@ -82,9 +82,9 @@ def test_only_a_key_shows_that_a_rotated_file_has_the_same_values(committed: Sit
     committed.commit()
     file = one_file(committed)
     assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, True, False)
-    said = diff(committed, "HEAD~1..HEAD").stdout
-    assert "every value was re-encrypted (rotate?); without a key it is unknown whether values changed" in said
-    assert "no value changed" not in said
+    message = diff(committed, "HEAD~1..HEAD").stdout
+    assert "every value was re-encrypted (rotate?); without a key it is unknown whether values changed" in message
+    assert "no value changed" not in message
     file = one_file(committed, "--age-key-file", str(committed.keys))
     assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, False, True)
 

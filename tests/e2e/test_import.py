@@ -20,7 +20,7 @@ from tests.support.compose import ComposeProject
 from tests.support.importer import BRANCH, COMMAND, FILES, Importer, make_importer
 from tests.support.sshd import Sshd, make_sshd
 
-pytestmark = pytest.mark.docker  # on this machine an import is proven by a plan, which asks Compose
+pytestmark = pytest.mark.docker  # on this machine an import is verified by a plan, which asks Compose
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def test_a_project_becomes_an_environment_that_changes_nothing(importer: Importe
     head = importer.git("rev-parse", "HEAD")
     done = importer.imports("--plain=*/site.conf")
     assert done["exit_code"] == 0
-    assert done["proof"]["problems"] == []
-    assert done["proof"]["compared"] == len(FILES)
-    assert len(done["proof"]["planned"]) == 1  # the real plan was made
-    assert done["proof"]["empty"] == done["proof"]["planned"]
+    assert done["verification"]["problems"] == []
+    assert done["verification"]["compared"] == len(FILES)
+    assert len(done["verification"]["planned"]) == 1  # the real plan was made
+    assert done["verification"]["empty"] == done["verification"]["planned"]
     assert importer.git("rev-parse", "HEAD") == head
     assert importer.git("status", "--porcelain") == ""
     assert importer.git("rev-parse", f"{BRANCH}^") == head
@@ -93,14 +93,14 @@ def test_check_finds_nothing_wrong_with_and_without_the_key(importer: Importer) 
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "reason"),
     [
         pytest.param(b"A=1\n\nB=2\n", "line 2: it is blank", id="a-blank-line"),
         pytest.param(b"A=1\nB=2", "does not end with a line feed", id="no-last-line-feed"),
         pytest.param(b'A="one\ntwo"\n', "line 1", id="a-value-of-several-lines"),
         pytest.param(b"A=1\n  # indented\n", "line 2", id="an-indented-comment"),
         pytest.param(b"A_unencrypted=1\n", "plain text", id="a-name-that-sops-leaves-plain"),
-        pytest.param(b"A=1\nQmFzZTY0cGllY2U=\n", "may be a secret that stands alone", id="a-line-that-may-be-a-secret"),
+        pytest.param(b"A=1\nQmFzZTY0cGllY2U=\n", "may be a bare secret", id="a-line-that-may-be-a-secret"),
         pytest.param(b"", "no lines", id="empty"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_file_that_dotenv_cannot_store_becomes_binary_with_a_reason(
     assert done["exit_code"] == 0, done
     file = by_source(done)["api.env.bin"]
     assert file["format"] == "binary"
-    assert reason in str(file["why"])
+    assert reason in str(file["reason"])
     assert importer.decrypted("api.env.bin") == content
     assert b"QmFzZTY0" not in importer.show("envs/contracts/common.yaml") + importer.show("envs/production/env.example")
     importer.git("merge", "--quiet", BRANCH)
@@ -127,7 +127,7 @@ def test_windows_line_ends_and_odd_bytes_are_kept(importer: Importer) -> None:
     sources = {file["path"]: file["source"] for file in done["files"]}
     for name, content in contents.items():
         assert importer.decrypted(sources[str(importer.stack / name)]) == content
-    assert any("Windows line ends" in note for note in done["notes"])
+    assert any("Windows line endings" in note for note in done["notes"])
 
 
 def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer) -> None:
@@ -143,7 +143,7 @@ def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer)
     path = f"{tools}:{os.environ['PATH']}"
     done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
     file = by_source(json.loads(done.stdout))
-    assert "other bytes" in str(file["api.env.bin"]["why"])
+    assert "does not preserve its bytes" in str(file["api.env.bin"]["reason"])
     assert importer.decrypted("api.env.bin") == b"A=1\n"
 
 
@@ -151,7 +151,7 @@ def test_a_duplicate_key_is_reported_and_the_keys_are_not_managed(importer: Impo
     importer.write({"api.env": "A=1\nA=2\n"})
     done = importer.imports()
     assert done["exit_code"] == 0
-    assert "A is already set in line 1" in str(by_source(done)["api.env.bin"]["why"])
+    assert "A is already set in line 1" in str(by_source(done)["api.env.bin"]["reason"])
     assert importer.manifest()["stacks"]["shop"]["targets"]["api.env.bin"]["parser"] == "opaque"
 
 
@@ -180,9 +180,9 @@ def test_a_mounted_file_is_encrypted(importer: Importer, content: str) -> None:
 def test_a_pattern_that_would_leave_a_secret_readable_is_refused(importer: Importer) -> None:
     importer.write({"nginx/site.conf": "requirepass Tr0ub4dor\n"})
     path = importer.stack / "nginx" / "site.conf"
-    said = importer.refused(importer.side, "--yes", "--plain", "*.conf")
-    assert f"{path}: it may hold a secret (line 1" in said
-    assert "Tr0ub4dor" not in said
+    message = importer.refused(importer.side, "--yes", "--plain", "*.conf")
+    assert f"{path}: it may hold a secret (line 1" in message
+    assert "Tr0ub4dor" not in message
     assert by_source(importer.imports(f"--plain={path}"))["site.conf"]["format"] == "plain"
 
 
@@ -223,7 +223,7 @@ def test_a_file_behind_a_link_is_imported_by_its_real_path(importer: Importer) -
     (importer.stack / "api.env").unlink()
     (importer.stack / "api.env").symlink_to(real / "api.env")
     done = importer.imports()
-    assert done["exit_code"] == 0, done["proof"]
+    assert done["exit_code"] == 0, done["verification"]
     assert importer.manifest()["stacks"]["shop"]["targets"]["api.env"]["path"] == str(real / "api.env")
 
 
@@ -233,7 +233,7 @@ def test_owners_are_kept_in_the_shortest_form(importer: Importer) -> None:
         os.chown(importer.stack / name, 12345, 12345)
     (importer.stack / "api.env").chmod(0o640)
     done = importer.imports()
-    assert done["exit_code"] == 0, done["proof"]
+    assert done["exit_code"] == 0, done["verification"]
     manifest = importer.manifest()
     assert manifest["defaults"] == {"owner": "12345", "group": "12345"}
     targets = manifest["stacks"]["shop"]["targets"]
@@ -319,7 +319,7 @@ def test_update_keeps_contracts_and_plain_files(importer: Importer) -> None:
     importer.git("branch", "--delete", "--force", BRANCH)
     done = importer.imports("--update")
     assert by_source(done)["site.conf"]["format"] == "binary"
-    assert any("was plain and is encrypted from now on" in note for note in done["notes"])
+    assert any("was plain and is now encrypted" in note for note in done["notes"])
 
 
 def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: Importer) -> None:
@@ -332,9 +332,9 @@ def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: I
 
 
 def test_without_a_terminal_it_does_not_ask_and_says_so(importer: Importer) -> None:
-    said = importer.refused(importer.side)
-    assert "no terminal" in said
-    assert "--yes" in said
+    message = importer.refused(importer.side)
+    assert "no terminal" in message
+    assert "--yes" in message
 
 
 @pytest.mark.parametrize(("answer", "committed"), [("n\n", False), ("y\n", True), ("\x04", False)])
@@ -350,10 +350,10 @@ def test_on_a_terminal_it_asks(importer: Importer, answer: str, committed: bool)
         stderr=theirs,
     ) as process:
         os.close(theirs)
-        said = b"".join(iter(lambda: _read(ours), b""))
+        message = b"".join(iter(lambda: _read(ours), b""))
     os.close(ours)
-    assert b"Encrypt and commit this as production?" in said
-    assert b"Traceback" not in said
+    assert b"Encrypt and commit this as production?" in message
+    assert b"Traceback" not in message
     assert (BRANCH in importer.git("branch", "--list", BRANCH)) is committed
     assert process.returncode == (0 if committed else 1)
 
@@ -374,25 +374,25 @@ def test_a_dry_run_shows_names_and_writes_nothing(importer: Importer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "said"),
+    ("prepare", "message"),
     [
         pytest.param("echo x >> envs/production/environment.yaml", "not committed yet", id="a-dirty-manifest"),
         pytest.param("echo A=1 > envs/production/new.env", "not committed yet", id="an-untracked-source"),
         pytest.param("echo '# x' >> .sops.yaml && git add .sops.yaml", "not committed yet", id="a-staged-sops-yaml"),
         pytest.param(f"git branch {BRANCH}", "earlier import", id="a-branch-that-is-there"),
-        pytest.param("git rm -q .sops.yaml && git commit -qm x", "no rule of .sops.yaml", id="no-rule"),
+        pytest.param("git rm -q .sops.yaml && git commit -qm x", ".sops.yaml has no rule for", id="no-rule"),
         pytest.param("rm ~/.config/sops/age/keys.txt", "there is no age key", id="no-key"),
         pytest.param(
-            "echo 'creation_rules: [{pgp: ABCD}]' > .sops.yaml && git commit -qam x", "age keys alone", id="pgp"
+            "echo 'creation_rules: [{pgp: ABCD}]' > .sops.yaml && git commit -qam x", "only age keys", id="pgp"
         ),
         pytest.param("git config --global --unset user.email", "Tell git who you are", id="nobody"),
-        pytest.param("git config --global commit.gpgsign true", "git does not commit", id="no-signing-key"),
+        pytest.param("git config --global commit.gpgsign true", "git cannot commit", id="no-signing-key"),
     ],
 )
-def test_an_obstacle_is_reported_and_nothing_is_written(importer: Importer, prepare: str, said: str) -> None:
+def test_an_obstacle_is_reported_and_nothing_is_written(importer: Importer, prepare: str, message: str) -> None:
     env = importer.environment(GIT_CONFIG_NOSYSTEM="1", EMAIL="")
     output("sh", "-c", prepare, cwd=importer.clone, env=env)
-    assert said in importer.refused(importer.side, "--yes")
+    assert message in importer.refused(importer.side, "--yes")
 
 
 @pytest.mark.parametrize(
@@ -409,13 +409,13 @@ def test_all_projects_of_this_machine_need_docker_and_it_says_so(importer: Impor
         (tools / name).symlink_to(str(shutil.which(name)))
     done = importer.reconciler("import", "production", "here:", "--yes", PATH=str(tools))
     assert done.returncode == 1
-    assert "docker does not answer" in done.stderr
+    assert "Docker does not answer" in done.stderr
 
 
 def test_findings_of_check_are_reported_before_anything_is_written(importer: Importer) -> None:
     importer.write({"nginx/site.conf": "<<<<<<< ours\nserver {}\n>>>>>>> theirs\n"})
-    said = importer.refused(importer.side, "--yes", "--plain=*/site.conf")
-    assert "envs/production/site.conf:1: conflict-marker" in said
+    message = importer.refused(importer.side, "--yes", "--plain=*/site.conf")
+    assert "envs/production/site.conf:1: conflict-marker" in message
     assert importer.imports("--exclude", "*/site.conf")["exit_code"] == 0
 
 
@@ -448,9 +448,9 @@ def assert_told(importer: Importer, side: str) -> None:
         done = importer.reconciler("import", "production", side, option)
         assert done.returncode == 0, done.stderr
         assert not {"\x1b", "\x9b"} & set(done.stdout + done.stderr)
-        assert "caf\N{REPLACEMENT CHARACTER}.env: its path is not UTF-8" in done.stdout
-        assert "loose\N{REPLACEMENT CHARACTER}[2J.env: its path holds an invisible character" in done.stdout
-        assert "csi\N{REPLACEMENT CHARACTER}31m.env: its path holds an invisible character" in done.stdout
+        assert "caf\N{REPLACEMENT CHARACTER}.env: its path is not valid UTF-8" in done.stdout
+        assert "loose\N{REPLACEMENT CHARACTER}[2J.env: its path contains an invisible character" in done.stdout
+        assert "csi\N{REPLACEMENT CHARACTER}31m.env: its path contains an invisible character" in done.stdout
         assert "used[red].env" in done.stdout
     targets = importer.manifest()["stacks"]["shop"]["targets"].values()
     assert "used[red].env" in [(fields or {}).get("path") for fields in targets]
@@ -463,9 +463,9 @@ def test_names_steer_no_terminal_and_need_not_be_utf8(importer: Importer) -> Non
 
 def test_a_directory_that_no_manifest_can_name_is_reported(importer: Importer) -> None:
     odd = importer.stack.rename(os.fsdecode(os.fsencode(importer.root) + b"/caf\xe9"))
-    said = importer.refused(f"file:{odd}", "--yes")
-    assert "not UTF-8" in said
-    assert "Traceback" not in said
+    message = importer.refused(f"file:{odd}", "--yes")
+    assert "not valid UTF-8" in message
+    assert "Traceback" not in message
 
 
 # --- where paths lead ------------------------------------------------------------------------------------------------
@@ -499,11 +499,11 @@ def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(
     result = json.loads(done.stdout)
     assert str(real) in paths(result)
     (left,) = (file for file in result["left_out"] if file["path"].endswith("/token.txt"))
-    assert "cannot be resolved" in left["why"]
+    assert "cannot be resolved" in left["reason"]
     assert done.returncode == 0
 
 
-# --- the proof -------------------------------------------------------------------------------------------------------
+# --- the verification ---
 
 
 def test_a_file_that_changes_during_the_import_fails_the_verification_and_leaves_no_branch(importer: Importer) -> None:
@@ -511,7 +511,7 @@ def test_a_file_that_changes_during_the_import_fails_the_verification_and_leaves
     meanwhile(importer, f"echo LATE=1 >> {live}")
     done = importer.imports()
     assert done["exit_code"] == 1
-    assert done["proof"]["problems"] == [f"production/api.env: {live} has other bytes now; it was changed meanwhile"]
+    assert done["verification"]["problems"] == [f"production/api.env: {live} has changed since it was read"]
     assert (done["branch"], done["commit"]) == ("", "")
     assert importer.git("branch", "--list", BRANCH) == ""
 
@@ -536,15 +536,15 @@ def test_running_services_are_found_and_older_values_are_reported(tmp_path: Path
         importer.write({"config/common.env": "REDIS_URL=redis://changed\nLOG_LEVEL=info\n"})
         done = importer.imports()
         assert done["exit_code"] == 0, done
-        assert [note.split(" of ")[0] for note in done["proof"]["notes"]] == ["api", "worker"]
-        assert len(done["proof"]["planned"]) == 1
-        assert done["proof"]["empty"] == []
+        assert [note.split(" of ")[0] for note in done["verification"]["notes"]] == ["api", "worker"]
+        assert len(done["verification"]["planned"]) == 1
+        assert done["verification"]["empty"] == []
         importer.git("branch", "--delete", "--force", BRANCH)
-        said = importer.reconciler("import", "production", importer.side, "--yes").stdout
-        assert "api of rct" in said
-        assert "changes no file, and touches the services above" in said
-        assert "empty plan" not in said
-        assert "invented" not in str(done["proof"]["notes"])
+        message = importer.reconciler("import", "production", importer.side, "--yes").stdout
+        assert "api of rct" in message
+        assert "changes no file, but acts on the services above" in message
+        assert "empty plan" not in message
+        assert "invented" not in str(done["verification"]["notes"])
     finally:
         project.remove()
 
@@ -605,8 +605,8 @@ def machines(importer: Importer) -> Iterator[list[Sshd]]:
 def test_a_server_is_imported_over_ssh(importer: Importer, machines: list[Sshd]) -> None:
     done = importer.imports(f"ssh://web-1{importer.stack}")
     assert done["exit_code"] == 0, done
-    assert done["proof"]["compared"] == len(FILES)
-    assert done["proof"]["planned"] == []
+    assert done["verification"]["compared"] == len(FILES)
+    assert done["verification"]["planned"] == []
     assert importer.decrypted("api.env") == FILES["api.env"].encode()
     assert "hosts" not in importer.manifest()["stacks"]["shop"]
 
@@ -628,19 +628,19 @@ def test_a_name_with_a_form_feed_hides_no_link(importer: Importer, machines: lis
 
 @pytest.mark.sshd
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        pytest.param("mv api.env old.env; ln -s old.env api.env", "reconciler follows no link", id="a-link"),
-        pytest.param("chmod 644 api.env", "has the mode 0644", id="another-mode"),
+        pytest.param("mv api.env old.env; ln -s old.env api.env", "reconciler follows no links", id="a-link"),
+        pytest.param("chmod 644 api.env", "has mode 0644", id="another-mode"),
     ],
 )
 def test_a_file_that_changes_during_the_import_fails_the_verification_over_ssh(
-    importer: Importer, machines: list[Sshd], change: str, said: str
+    importer: Importer, machines: list[Sshd], change: str, message: str
 ) -> None:
     meanwhile(importer, f"cd {importer.stack}; {change}")
     done = importer.imports(f"ssh://web-1{importer.stack}")
     assert done["exit_code"] == 1
-    assert [said in problem for problem in done["proof"]["problems"]] == [True]
+    assert [message in problem for problem in done["verification"]["problems"]] == [True]
     assert importer.git("branch", "--list", BRANCH) == ""
 
 
@@ -650,12 +650,12 @@ def test_two_servers_that_are_alike_are_one_stack(importer: Importer, machines: 
     done = importer.imports(*sides)
     assert done["exit_code"] == 0, done
     assert list(importer.manifest()["stacks"]) == ["shop"]
-    assert done["proof"]["compared"] == 2 * len(FILES)
+    assert done["verification"]["compared"] == 2 * len(FILES)
 
 
 @pytest.mark.sshd
 def test_a_machine_that_does_not_answer_is_named(importer: Importer, machines: list[Sshd]) -> None:
     machine = machines[0]
     machine.stop()
-    said = importer.refused(f"ssh://web-1{importer.stack}", "--yes")
-    assert "web-1" in said
+    message = importer.refused(f"ssh://web-1{importer.stack}", "--yes")
+    assert "web-1" in message

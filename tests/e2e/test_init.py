@@ -72,7 +72,7 @@ def test_a_second_run_changes_nothing_and_reports_it(repository: Path, init: Ini
     assert snapshot(repository) == before
     assert key.read_bytes() == secret
     result = json.loads(done.stdout)
-    assert {step["what"] for step in result["steps"]} == {"there"}
+    assert {step["action"] for step in result["steps"]} == {"exists"}
     assert len(result["steps"]) == 5
 
 
@@ -106,22 +106,24 @@ def test_sops_encrypts_by_the_created_rule(repository: Path, init: Init) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         pytest.param(("--age-key-file", "here.key"), b"inside the repository", id="a-key-that-could-be-committed"),
         pytest.param(("a/b",), b"not a valid environment name", id="a-name-that-cannot-be"),
         pytest.param(("--path", "../x"), b"not a directory inside", id="a-path-that-leads-out"),
-        pytest.param(("--recipient", "age1typo"), b"no public age key", id="a-mistyped-recipient"),
+        pytest.param(("--recipient", "age1typo"), b"not a public age key", id="a-mistyped-recipient"),
     ],
 )
-def test_a_refused_init_leaves_nothing(repository: Path, init: Init, arguments: tuple[str, ...], said: bytes) -> None:
+def test_a_refused_init_leaves_nothing(
+    repository: Path, init: Init, arguments: tuple[str, ...], message: bytes
+) -> None:
     done = init(*arguments)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert snapshot(repository.parent) == {}
 
 
-def test_with_recipients_no_key_is_made(repository: Path, init: Init) -> None:
+def test_with_recipients_no_key_is_created(repository: Path, init: Init) -> None:
     public = "age1p99jypfcr3j9gq2qx5qrev87hdayelul2v4d3tfmg4lktqsdayps5h3t4d"
     assert init("--recipient", public).returncode == 0
     assert not (repository.parent / "home" / KEY).exists()
@@ -149,7 +151,7 @@ BOUND = ["setpriv", f"--bounding-set={DROPPED}", f"--inh-caps={DROPPED}"] if os.
 
 
 def refuse(repository: Path, *arguments: str) -> str:
-    """What `reconciler init` says when it is refused, as such a user; nothing may have been made anywhere."""
+    """What `reconciler init` says when it is refused, as such a user; nothing may have been created."""
     before = snapshot(repository.parent)
     env = {"PATH": os.environ["PATH"], "HOME": str(repository.parent / "home")}
     done = run(*BOUND, COMMAND, "init", *arguments, env=env, cwd=repository)
@@ -160,7 +162,7 @@ def refuse(repository: Path, *arguments: str) -> str:
 
 def test_an_obstacle_is_found_before_anything_is_created(repository: Path) -> None:
     (repository / "envs").write_text("a file\n")
-    assert "envs: is no directory" in refuse(repository)
+    assert "envs: is not a directory" in refuse(repository)
     (repository / "envs").unlink()
     (repository / ".sops.yaml").mkdir()
     assert ".sops.yaml: is not a regular file" in refuse(repository)

@@ -100,12 +100,12 @@ def judge(page: list[Block], done: subprocess.CompletedProcess[bytes]) -> None:
     assert "an-invented" not in rest + errors  # no value of a secret
     for number, block in enumerate(page):
         where = f"{PAGE.name}, line {block.line}"
-        said, mark, rest = rest.partition(MARK.format(number, block.exit_code) + "\n")
-        assert mark, f"{where}: it did not end with {block.exit_code}:\n{said}\n{errors}"
+        output, mark, rest = rest.partition(MARK.format(number, block.exit_code) + "\n")
+        assert mark, f"{where}: it did not end with {block.exit_code}:\n{output}\n{errors}"
         position = 0
         for line in block.shown:
-            match = as_pattern(line).search(said, position)
-            assert match, f"{where}: its output does not show {line!r} (there):\n{said}"
+            match = as_pattern(line).search(output, position)
+            assert match, f"{where}: its output does not show {line!r} (there):\n{output}"
             position = match.end()
 
 

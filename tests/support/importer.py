@@ -1,4 +1,4 @@
-"""A person who imports: a clone begun with `reconciler init`, a HOME with a key, and a hand-made Compose project."""
+"""A user who imports: a clone set up with `reconciler init`, a HOME with a key, and a hand-made Compose project."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FILES = {
 
 @dataclass(slots=True)
 class Importer:
-    """``clone`` is the working tree, ``home`` the person's HOME, ``stack`` the directory of the project ``shop``."""
+    """``clone`` is the working tree, ``home`` the user's HOME, ``stack`` the directory of the project ``shop``."""
 
     root: Path
 
@@ -128,7 +128,7 @@ class Importer:
 
 
 def make_importer(root: Path, image: str = "none") -> Importer:
-    """The project with its files, and a repository that `reconciler init` has begun, committed."""
+    """The project with its files, and a repository set up by `reconciler init`, committed."""
     importer = Importer(root)
     for directory in (importer.clone, importer.home, importer.stack):
         directory.mkdir(parents=True)

@@ -150,7 +150,10 @@ def test_the_environments_differ_in_what_happens_on_drift_and_failure() -> None:
         "staging": {OnDrift.RESTORE},
         "production": {OnDrift.RESTORE},
     }
-    failure = {environment: manifest.stack("app").on_failure for environment, manifest in read.items()}
+    failure = {
+        environment: {stack.name: stack for stack in manifest.stacks}["app"].on_failure
+        for environment, manifest in read.items()
+    }
     assert failure == {
         "development": OnFailure.ROLLBACK,
         "staging": OnFailure.HOLD,

@@ -212,7 +212,7 @@ def test_a_pattern_does_not_make_a_secret_plain_and_the_name_of_the_file_does() 
 def test_variables_are_never_plain_and_a_pattern_without_a_match_is_reported() -> None:
     with pytest.raises(RefusedError):
         draft(mounted(), plain=PlainFiles((f"{SHOP}/api.env",)))
-    assert any("--plain *.cfg names no" in note for note in draft(mounted(), plain=PlainFiles(("*.cfg",))).notes)
+    assert any("--plain *.cfg matches no" in note for note in draft(mounted(), plain=PlainFiles(("*.cfg",))).notes)
 
 
 def test_a_plain_file_stays_plain_unless_it_looks_like_a_secret_now() -> None:
@@ -220,7 +220,7 @@ def test_a_plain_file_stays_plain_unless_it_looks_like_a_secret_now() -> None:
     assert formats(draft(mounted(), plain=earlier)) == {NGINX: Format.PLAIN, REDIS: Format.BINARY}
     drafted = draft(mounted(b"auth_token hunter2;\n"), plain=earlier)
     assert formats(drafted)[NGINX] is Format.BINARY
-    assert any(f"{NGINX} was plain and is encrypted from now on" in note for note in drafted.notes)
+    assert any(f"{NGINX} was plain and is now encrypted" in note for note in drafted.notes)
 
 
 def test_an_included_compose_file_is_not_a_file_of_the_stack() -> None:
@@ -264,7 +264,7 @@ def test_the_commonest_owner_is_the_default_and_a_mode_never_is() -> None:
     assert {target.path: target.mode for target in manifest(drafted).targets} == {
         target.file.path: target.mode for target in drafted.files
     }
-    assert sum("readable for everybody" in note for note in drafted.notes) == 2
+    assert sum("world-readable" in note for note in drafted.notes) == 2
 
 
 def test_names_of_services_cannot_break_the_manifest() -> None:
