@@ -14,13 +14,13 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 PYTEST_ARGS ?=
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 4
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':|  ## ' '/^[a-z]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
+	@awk -F ':|  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(INSTALLED)  ## create .venv with exactly what requirements.lock names
@@ -40,6 +40,11 @@ provision:  ## install Docker, Compose, sshd, Prometheus … where missing (Debi
 .PHONY: test
 test: provision venv  ## run all tests; PYTEST_ARGS="-k drift" picks some, PYTEST_ARGS=--require-real skips none
 	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: test-fast
+test-fast: venv  ## run the tests that need no real component, in less than a minute
+	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS) \
+		-m "not (docker or sshd or prometheus or browser or root or slow)"
 
 .PHONY: lint
 lint: venv  ## ruff, formatting, mypy --strict, and which layer may import which
@@ -71,7 +76,7 @@ bench: provision venv  ## measure what docs/performance.md reports
 	@$(VENV)/bin/python benchmarks/run.py
 
 .PHONY: figures
-figures: venv  ## measure the code: lines, longest modules and functions, shared and vague names
+figures: venv  ## measure the code in lines, longest modules and functions, shared and vague names
 	@$(VENV)/bin/python benchmarks/structure.py
 
 .PHONY: clean

@@ -20,7 +20,7 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.compose import Action, Container, Project, Service, StackHealth
+from reconciler.core.model.compose import Action, Container, Project, ProjectFiles, Service, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
@@ -165,7 +165,7 @@ class FakeDecryptor:
             lines.pop(label, None) if value is None else lines.update({label: f"{label}={value.reveal().decode()}"})
         return "".join(f"{line}\n" for line in lines.values()).encode()
 
-    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+    async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         return content.reveal()
 
     async def decrypt(self, name: str, data: bytes) -> Secret:
@@ -255,11 +255,8 @@ class FakeCompose:
         mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
         return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
 
-    async def project_files(self, stack: Stack) -> frozenset[str]:
-        return frozenset({f"{APP}/compose.yaml"})
-
-    async def environment_files(self, stack: Stack) -> frozenset[str]:
-        return frozenset({f"{APP}/.env"})
+    async def project_files(self, stack: Stack) -> ProjectFiles:
+        return ProjectFiles(frozenset({f"{APP}/compose.yaml"}), frozenset({f"{APP}/.env"}))
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
@@ -270,16 +267,18 @@ class FakeCompose:
         self.journal.note("glance")
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
 
-    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
+    async def recreate(
+        self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
+    ) -> None:
         self._reach()
         self.journal.note(f"recreate {' '.join(services)}")
         self.start(*services)
         self.after_recreate()
 
-    async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: str, services: Sequence[str]) -> None:
         self.journal.note(f"restart {' '.join(services)}")
 
-    async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: str, service: str, signal: str) -> None:
         self.journal.note(f"signal {service} {signal}")
 
     def _reach(self) -> None:
@@ -308,7 +307,7 @@ class FakeCompose:
 def _resolved(path: str, data: bytes) -> Service:
     environment = _environment(data)
     definition = json.dumps({"service": {"environment": environment}})
-    return Service(_service(path), Secret(definition.encode()), environment)
+    return Service(_service(path), Secret(definition.encode()), environment, env_files=frozenset({path}))
 
 
 def _service(path: str) -> str:

@@ -17,8 +17,9 @@ from reconciler.demo import dockerd
 from tests.support.age_key import AgeKey
 from tests.support.commands import CommandFailed, output, run
 from tests.support.compose import ComposeProject, left_behind
-from tests.support.engine import SharedEngine
+from tests.support.engine import SharedEngine, private_place
 from tests.support.git_remote import EXECUTABLE, GitRemote
+from tests.support.server import Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
@@ -76,7 +77,7 @@ def test_container_that_ignores_sigterm_stops_at_once(docker_engine: str) -> Non
 @pytest.mark.docker
 @pytest.mark.root
 def test_engine_is_started_where_none_answers_and_ended_after(short_directory: Path) -> None:
-    place = dockerd.private_place(str(short_directory))
+    place = private_place(str(short_directory))
 
     with dockerd.engine(str(short_directory / "log"), place) as started:
         assert started
@@ -95,7 +96,7 @@ def test_engine_is_started_where_none_answers_and_ended_after(short_directory: P
 @pytest.mark.docker
 @pytest.mark.root
 def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(short_directory: Path) -> None:
-    place = dockerd.private_place(str(short_directory))
+    place = private_place(str(short_directory))
     first, second = SharedEngine(short_directory, place), SharedEngine(short_directory, place)
     try:
         assert first.ensure()
@@ -110,7 +111,7 @@ def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(shor
 @pytest.mark.docker
 @pytest.mark.root
 def test_pid_file_of_a_killed_engine_is_no_obstacle(short_directory: Path) -> None:
-    place = dockerd.private_place(str(short_directory))
+    place = private_place(str(short_directory))
     Path(place.pid_file).write_text(str(os.getpid()))  # its number belongs to another process by now
 
     with dockerd.engine(str(short_directory / "log"), place) as started:
@@ -120,7 +121,7 @@ def test_pid_file_of_a_killed_engine_is_no_obstacle(short_directory: Path) -> No
 @pytest.mark.docker
 @pytest.mark.root
 def test_engine_that_does_not_start_is_an_error_with_the_end_of_its_log(short_directory: Path) -> None:
-    usual = dockerd.private_place(str(short_directory))
+    usual = private_place(str(short_directory))
     broken = dockerd.EnginePlace(usual.docker_host, usual.pid_file, ("dockerd", "--no-such-option"))
 
     with (
@@ -281,6 +282,23 @@ def test_command_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path
 
     child = Path("/proc", pid_file.read_text().strip(), "stat")
     eventually(lambda: not child.exists() or " Z " in child.read_text())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sideways"], ["history"], ["check", "--path", "nowhere"]], ids=str)
+def test_a_forked_command_does_what_the_installed_one_does(server: Server, arguments: list[str]) -> None:
+    answers = [[], []]
+    for server.forked in (True, False):
+        done = server.cli(*arguments)
+        answers[server.forked] = [done.returncode, done.stdout, done.stderr]
+    assert answers[True] == answers[False]
+
+
+def test_a_forked_command_that_takes_too_long_is_ended(server: Server) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.cli("run", timeout=5)
+    with server.daemon():  # or another would hold the state directory
+        pass
 
 
 # --- missing components ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Prometheus metrics, in a registry of their own. No label holds a key, a value, a path or a URL."""
+"""Prometheus metrics, in a separate registry. No label contains a key, a value, a path or a URL."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from reconciler.core.model.runs import Backup, Outcome, Phase, Result
 from reconciler.core.model.targets import Target
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-# From a commit to its services, and from a failure to its end: people merge, images start, somebody gets up at night.
+# From a commit to its services, and from a failure to its end: people merge, images start, somebody wakes up at night.
 _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
 _DECRYPT_RESULTS = (("ok", ""), ("failed", "key"), ("failed", "ciphertext"), ("failed", "sops"))
 _KEY_KINDS = ("added", "removed", "changed")
 _VERIFICATION_RESULTS = (("ok", ""), ("failed", "signature"), ("failed", "unavailable"))
 _ENDS = ("ok", "failed")
-# What the webhook answers: taken, not authentic, too large.
+# What the webhook answers: accepted, not authentic, too large.
 _WEBHOOK_CODES = (202, 403, 413)
-# An orphan is no target any more: it has no series.
+# An orphan is no longer a target: it has no series.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
-# What git no longer names is no target any more.
+# What git no longer names is no longer a target.
 _LEFT_GIT = (Kind.ORPHAN, Kind.NOT_OURS)
-# What lies on the server is not what git wants, and git has not just changed its mind.
+# The live file differs from git, and not because git just changed.
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
 class PrometheusMetrics:
-    """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks vanish.
+    """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks are removed.
 
-    ``pass_interval``: seconds between two passes while all is well, by which "for too long" is judged.
+    ``interval``: seconds between two reconciliations while all is well, the unit for alerts on missing ones.
     """
 
-    def __init__(self, version: str, environments: Sequence[str], pass_interval: float = 0.0) -> None:
-        # One more series for each counter, which nothing here asks for.
+    def __init__(self, version: str, environments: Sequence[str], interval: float = 0.0) -> None:
+        # Would add one more series for each counter, which nothing here uses.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -56,13 +56,15 @@ class PrometheusMetrics:
         self._revisions: dict[tuple[str, str], str] = {}
         self._drift_since: dict[tuple[str, str], float] = {}
         self._failing_since: dict[str, float] = {}
-        self._kept: dict[str, dict[str, tuple[int, float]]] = {}  # backups of each target: how many, and the newest
+        self._kept: dict[
+            str, dict[str, tuple[int, float]]
+        ] = {}  # backups of each target: how many, and when the newest was taken
         self._define()
         self._define_by_environment()
         self._define_by_target()
         self._define_by_stack()
         self._build_info.labels(version).set(1)
-        self._pass_interval.set(pass_interval)
+        self._interval.set(interval)
         for code in _WEBHOOK_CODES:
             self._webhook.labels(code)
         for environment in environments:
@@ -76,17 +78,23 @@ class PrometheusMetrics:
         self._revision_info = gauge(
             "revision_info", "Revisions: head, desired, applied, healthy.", "environment", "state", "revision"
         )
-        self._reconcile = counter("reconcile", "Passes by result.", "environment", "result")
-        self._last_result = gauge("last_result", "1 for the result of the latest pass.", "environment", "result")
-        self._reconcile_duration = self._histogram("reconcile_duration_seconds", "Length of a pass.", "environment")
-        self._phase_duration = self._histogram("phase_duration_seconds", "Length of a part of a pass.", "phase")
-        self._last_attempt = gauge("last_attempt_timestamp_seconds", "When a pass last ended.", "environment")
+        self._reconcile = counter("reconcile", "Reconciliations by result.", "environment", "result")
+        self._last_result = gauge(
+            "last_result", "1 for the result of the latest reconciliation.", "environment", "result"
+        )
+        self._reconcile_duration = self._histogram(
+            "reconcile_duration_seconds", "Duration of a reconciliation.", "environment"
+        )
+        self._phase_duration = self._histogram(
+            "phase_duration_seconds", "Duration of a phase of a reconciliation.", "phase"
+        )
+        self._last_attempt = gauge("last_attempt_timestamp_seconds", "When a reconciliation last ended.", "environment")
         self._last_success = gauge(
-            "last_success_timestamp_seconds", "When a pass last ended in sync or applied.", "environment"
+            "last_success_timestamp_seconds", "When a reconciliation last succeeded.", "environment"
         )
         self._tick = gauge("loop_last_tick_timestamp_seconds", "When the daemon's loop last turned.")
-        self._pass_interval = gauge("pass_interval_seconds", "Seconds between two passes while all is well.")
-        self._webhook = counter("webhook_requests", "Announcements of a push, by the answer's status.", "code")
+        self._interval = gauge("reconcile_interval_seconds", "Seconds between two reconciliations while all is well.")
+        self._webhook = counter("webhook_requests", "Webhook requests, by the status of the response.", "code")
 
     def _define_by_environment(self) -> None:
         gauge, counter = self._gauge, self._counter
@@ -98,11 +106,11 @@ class PrometheusMetrics:
         )
         self._recovery = self._histogram(
             "failure_to_recovered_seconds",
-            "From the first sight of a failing service to its end.",
+            "From the first detection of a failing service to its recovery.",
             "environment",
             buckets=_LONG,
         )
-        self._git_fetch = counter("git_fetch", "Questions to the git remote.", "environment", "result")
+        self._git_fetch = counter("git_fetch", "Queries of the git remote.", "environment", "result")
         self._git_last = gauge(
             "git_last_fetch_success_timestamp_seconds", "When the git remote last answered.", "environment"
         )
@@ -110,7 +118,7 @@ class PrometheusMetrics:
         self._backup = counter("backup", "Backups taken.", "environment", "result")
         self._rollback = counter("rollback", "Rollbacks.", "environment", "kind", "result")
         self._quarantined = gauge("quarantined", "1 while a revision is quarantined.", "environment")
-        self._pinned = gauge("pinned", "1 while a person holds the environment at a revision.", "environment")
+        self._pinned = gauge("pinned", "1 while an operator pins the environment to a revision.", "environment")
         self._verification = counter(
             "source_verification", "Checks of commits' signatures.", "environment", "result", "reason"
         )
@@ -119,15 +127,17 @@ class PrometheusMetrics:
         gauge, counter = self._gauge, self._counter
         self._target_info = gauge("target_info", "A managed live file.", "environment", "target", "stack", "on_drift")
         self._drift_keys = gauge("drift_keys", "Keys that differ from git.", "environment", "target", "kind")
-        self._drift = gauge("drift", "1 where the live side differs from git.", "environment", "target", "kind")
-        self._drift_since_gauge = gauge(
-            "drift_since_timestamp_seconds", "When the drift was first seen; 0: none.", "environment", "target"
+        self._drift = gauge(
+            "drift", "1 where the live file or its containers differ from git.", "environment", "target", "kind"
         )
-        self._drift_detected = counter("drift_detected", "Times drift was first seen.", "environment", "target")
-        self._drift_corrected = counter("drift_corrected", "Times drift was repaired.", "environment", "target")
+        self._drift_since_gauge = gauge(
+            "drift_since_timestamp_seconds", "When the drift was first detected; 0: none.", "environment", "target"
+        )
+        self._drift_detected = counter("drift_detected", "Times drift was detected.", "environment", "target")
+        self._drift_corrected = counter("drift_corrected", "Times drift was corrected.", "environment", "target")
         self._pending = gauge("pending_changes", "1 where git has content not yet applied.", "environment", "target")
-        self._sync = gauge("sync_status", "1 for how the live file stands.", "environment", "target", "status")
-        self._paused = gauge("paused", "1 while a person wants nothing to be written.", "environment", "target")
+        self._sync = gauge("sync_status", "1 for the status of the live file.", "environment", "target", "status")
+        self._paused = gauge("paused", "1 while an operator has paused the target.", "environment", "target")
         self._paused_until = gauge(
             "paused_until_timestamp_seconds", "When the pause ends; 0: none.", "environment", "target"
         )
@@ -137,7 +147,7 @@ class PrometheusMetrics:
         )
         self._rotated = gauge(
             "secret_last_rotated_timestamp_seconds",
-            "When the oldest secret of the target was made.",
+            "When the oldest secret of the target was created.",
             "environment",
             "target",
         )
@@ -149,7 +159,7 @@ class PrometheusMetrics:
         )
         self._service_healthy = self._gauge("service_healthy", "1 where the service is healthy.", *service)
         self._health = self._gauge(
-            "health_status", "1 for how the stack's services are.", "environment", "stack", "status"
+            "health_status", "1 for the health of the stack's services.", "environment", "stack", "status"
         )
 
     def _start_at_zero(self, environment: str) -> None:
@@ -188,18 +198,18 @@ class PrometheusMetrics:
     def backed_up(self, environment: str, ok: bool) -> None:
         self._backup.labels(environment, "ok" if ok else "failed").inc()
 
-    def backups(self, environment: str, found: Sequence[Backup]) -> None:
+    def backups(self, environment: str, backups: Sequence[Backup]) -> None:
         kept: dict[str, tuple[int, float]] = {}
-        for backup in found:
+        for backup in backups:
             for source in {entry.source for entry in backup.entries}:
                 target = f"{environment}/{source}"
                 number, newest = kept.get(target, (0, 0.0))
                 kept[target] = (number + 1, max(newest, backup.at))
         self._kept[environment] = kept
-        self._show_backups(environment)
+        self._set_backups(environment)
 
-    def _show_backups(self, environment: str) -> None:
-        """Of the targets there are: a backup of what has left git is no target's."""
+    def _set_backups(self, environment: str) -> None:
+        """For the current targets: a backup of a file that left git belongs to none."""
         kept = self._kept.get(environment, {})
         for target in self._targets.get(environment, ()):
             number, newest = kept.get(target, (0, 0.0))
@@ -207,7 +217,7 @@ class PrometheusMetrics:
             self._backup_last.labels(environment, target).set(newest)
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None:
-        self._meet(environment, stack, [service])
+        self._start_services_at_zero(environment, stack, [service])
         self._recreate.labels(environment, stack, service, result).inc()
 
     def revision(self, environment: str, state: str, revision: Revision | None) -> None:
@@ -219,7 +229,7 @@ class PrometheusMetrics:
             self._revision_info.labels(environment, state, revision.short).set(1)
 
     def observed(self, plan: Plan, at: float) -> None:
-        # A target whose path has moved is there twice, under one name: the wanted one comes first, and counts.
+        # A target whose path has moved exists twice, under one name: the desired one comes first, and counts.
         changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in _LEFT_GIT}
         targets = {identity: change.target for identity, change in changes.items()}
         known = self._targets.get(plan.environment, {})
@@ -233,11 +243,11 @@ class PrometheusMetrics:
         for change in changes.values():
             self._observe(plan.environment, change, at)
         if known.keys() != targets.keys():
-            self._show_backups(plan.environment)
+            self._set_backups(plan.environment)
         for action in plan.actions:
-            self._meet(plan.environment, action.stack, [action.service])
+            self._start_services_at_zero(plan.environment, action.stack, [action.service])
 
-    def _meet(self, environment: str, stack: str, services: Iterable[str]) -> None:
+    def _start_services_at_zero(self, environment: str, stack: str, services: Iterable[str]) -> None:
         """Start the services' counters at 0, so that the first increase is seen as one."""
         for service in services:
             for end in _ENDS:
@@ -285,7 +295,7 @@ class PrometheusMetrics:
         for stack in stacks:
             for status in HealthStatus:
                 self._health.labels(environment, stack.stack, status).set(int(status is stack.status))
-            self._meet(environment, stack.stack, [service.service for service in stack.services])
+            self._start_services_at_zero(environment, stack.stack, [service.service for service in stack.services])
             self._service_healthy.remove_by_labels({"environment": environment, "stack": stack.stack})
             for service in stack.services:
                 self._service_healthy.labels(environment, stack.stack, service.service).set(int(service.healthy))
@@ -295,19 +305,21 @@ class PrometheusMetrics:
         elif statuses <= {HealthStatus.HEALTHY, HealthStatus.STOPPED} and environment in self._failing_since:
             self._recovery.labels(environment).observe(max(0.0, at - self._failing_since.pop(environment)))
 
-    def _forget_stacks(self, environment: str, there: set[str]) -> None:
-        """Else a service that was unhealthy when its stack was removed would alert for ever."""
-        for gone in self._stacks.get(environment, set()) - there:
+    def _forget_stacks(self, environment: str, present: set[str]) -> None:
+        """Otherwise a service that was unhealthy when its stack was removed would alert forever."""
+        for gone in self._stacks.get(environment, set()) - present:
             for series in (self._health, self._service_healthy, self._recreate):
                 series.remove_by_labels({"environment": environment, "stack": gone})
-        self._stacks[environment] = there
+        self._stacks[environment] = present
 
     def remembered(self, record: EnvironmentRecord, at: float) -> None:
         for state, revision in (("head", record.head), ("applied", record.applied), ("healthy", record.healthy)):
             self.revision(record.name, state, revision)
-        wanted = record.pin.revision if record.pin else record.head
+        desired = record.pin.revision if record.pin else record.head
         self._pinned.labels(record.name).set(int(record.pin is not None))
-        self._quarantined.labels(record.name).set(int(wanted is not None and record.quarantine_of(wanted) is not None))
+        self._quarantined.labels(record.name).set(
+            int(desired is not None and record.quarantine_of(desired) is not None)
+        )
         pauses = suspension_of(record, at).pauses
         for target in self._targets.get(record.name, {}).values():
             until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)
@@ -341,11 +353,11 @@ class PrometheusMetrics:
         self._tick.set(at)
 
     def announced(self, code: int) -> None:
-        """The webhook was asked, and answered with this HTTP status."""
+        """The webhook has answered a request with this HTTP status."""
         self._webhook.labels(code).inc()
 
     def render(self) -> bytes:
-        """The text a scrape gets."""
+        """The text for a scrape."""
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, help: str, *labels: str) -> Gauge:

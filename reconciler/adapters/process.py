@@ -1,8 +1,8 @@
-"""The only place that starts a process.
+"""The only module that starts processes.
 
 An argument list, never a shell; an explicit environment; its own process group; a timeout that ends the group;
 capped output that is drained past the cap (a full pipe would keep asyncio's ``wait()`` from returning).
-Nothing here logs: standard error may quote secrets, so each adapter decides what of it may be said.
+Nothing here logs: standard error may quote secrets, so each adapter decides what of it may be shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 KIB = 1024
 MIB = 1024 * KIB
-_LINGER = 2.0  # seconds for pipes to close after SIGKILL; a process that left the group may hold them for ever
+_LINGER = 2.0  # seconds for pipes to close after SIGKILL; a process that left the group may hold them forever
 
 
 class MissingProgramError(Exception):
@@ -46,7 +46,7 @@ class Completed:
 class Limits:
     """``timeout`` in seconds; ``stdout`` and ``stderr`` in bytes; ``resources`` maps resource.RLIMIT_* to a value.
 
-    ``grace`` is how long, in seconds, the group may take to end after SIGTERM before SIGKILL; 0 kills at once.
+    ``grace`` is how long, in seconds, the group may take to end after SIGTERM before SIGKILL; 0 kills immediately.
     """
 
     timeout: float
@@ -98,7 +98,7 @@ async def _start(
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # asyncio would end the program alone, and then wait for as long as its children hold the pipes.
+        # asyncio would end only the program, and then wait for as long as its children hold the pipes.
         await asyncio.wait({starting})
         if starting.exception() is None:
             process = starting.result()
@@ -113,7 +113,7 @@ async def _start(
 def _limit(pid: int, kind: int, value: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         _, hard = resource.prlimit(pid, kind)
-        # A service may itself run under a lower limit, which only root may raise.
+        # We may run under a lower limit ourselves, which only root may raise.
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.prlimit(pid, kind, (value, value))
 
@@ -147,7 +147,7 @@ async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None
     if data is None:
         return
     assert process.stdin is not None
-    # A process that ends early closes the pipe: its exit code says why.
+    # A process that ends early closes the pipe: its exit code gives the reason.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         process.stdin.write(data)
         await process.stdin.drain()
@@ -164,7 +164,7 @@ async def _drain(stream: asyncio.StreamReader, limit: int, kept: bytearray, over
 
 
 async def _end(process: asyncio.subprocess.Process, pipes: asyncio.Future[Any], grace: float) -> None:
-    """End the group where it has not ended, and wait for that; but not for what has left the group."""
+    """End the group if it still runs, and wait for it; but not for processes that have left it."""
     try:
         if grace > 0 and not pipes.done():
             _signal_group(process, signal.SIGTERM)
@@ -180,7 +180,7 @@ async def _end(process: asyncio.subprocess.Process, pipes: asyncio.Future[Any], 
 
 
 def _close(process: asyncio.subprocess.Process) -> None:
-    process._transport.close()  # type: ignore[attr-defined]  # there is no public way to let go of the pipes
+    process._transport.close()  # type: ignore[attr-defined]  # no public API closes the pipes
 
 
 def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
@@ -191,7 +191,7 @@ def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -
 async def start(
     argv: Sequence[str], *, env: Mapping[str, str], log_path: str, cwd: str = "/"
 ) -> asyncio.subprocess.Process:
-    """Start a process that goes on in the background, its output in ``log_path`` (0600); the caller ends it.
+    """Start a background process with its output in ``log_path`` (0600); the caller ends it.
 
     Raises MissingProgramError where it cannot be started.
     """

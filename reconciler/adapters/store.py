@@ -1,6 +1,7 @@
-"""What is remembered between passes, in one sqlite file (0600).
+"""What is remembered between reconciliations, in one sqlite file (0600).
 
-Durable when a call returns: write-ahead log with synchronous=FULL. Holds names, digests and commit ids; never a value.
+Durable when a call returns: write-ahead log with synchronous=FULL. Contains names, digests and commit ids, never a
+value.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from reconciler.core.model.targets import Parser
 
 VERSION = 1
 _KEEP_RUNS = 1000
-_PATIENCE = 10.0  # seconds to wait for another process that is writing
+_LOCK_TIMEOUT = 10.0  # seconds to wait for another process that is writing
 
 _SCHEMA = (
     "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
@@ -47,7 +48,7 @@ _FORGET_RUNS = (
     "(SELECT number FROM run WHERE environment = ? AND result IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?)"
 )
 _SELECT_RUN = "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run"
-# Errors of sqlite, by its primary result code, that say nothing about the file: what to do about each.
+# Errors of sqlite, by primary result code, that do not mean a damaged file: what to do about each.
 _OUTSIDE = {
     sqlite3.SQLITE_FULL: "The state directory's disk is full: free some space",
     sqlite3.SQLITE_IOERR: "The state directory's disk is full or reports errors (dmesg): free some space",
@@ -55,9 +56,9 @@ _OUTSIDE = {
     sqlite3.SQLITE_CANTOPEN: "Make state_dir, and the file, writable for the daemon's user",
     sqlite3.SQLITE_PERM: "Make state_dir writable for the daemon's user",
     sqlite3.SQLITE_AUTH: "Make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_BUSY: "Wait for the other reconciler to end",
-    sqlite3.SQLITE_LOCKED: "Wait for the other reconciler to end",
-    sqlite3.SQLITE_PROTOCOL: "Wait for the other reconciler to end",
+    sqlite3.SQLITE_BUSY: "Wait for the other reconciler to finish",
+    sqlite3.SQLITE_LOCKED: "Wait for the other reconciler to finish",
+    sqlite3.SQLITE_PROTOCOL: "Wait for the other reconciler to finish",
     sqlite3.SQLITE_NOMEM: "Free some memory",
 }
 
@@ -65,16 +66,16 @@ Execute = Callable[..., sqlite3.Cursor]
 
 
 class SqliteStore:
-    """The ``Store`` port. Raises StoreError for a file that is damaged or was written by a newer version.
+    """The ``Store`` port. Raises StoreError for a file that is damaged or has another version.
 
-    Another process may read while this one writes, and the other way round.
+    Another process may read while this one writes, and vice versa.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         with self._guarded():
-            self._make()
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
+            self._create()
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_TIMEOUT)
         try:
             self._prepare()
         except BaseException:
@@ -84,10 +85,10 @@ class SqliteStore:
     def close(self) -> None:
         self._database.close()
 
-    # --- the key of the digests in it ---
+    # --- the key of the stored digests ---
 
     def digest_key(self) -> str | None:
-        """The mark of the key by which what is remembered was digested; None: nothing was yet."""
+        """The mark of the key that made the stored digests; None: there are none yet."""
         row = self._one("SELECT mark FROM digest_key")
         return row[0] if row else None
 
@@ -128,15 +129,17 @@ class SqliteStore:
         with self._transaction() as do:
             do("INSERT OR REPLACE INTO plaintext VALUES (?, ?, ?, ?)", (blob, format, identity, digest))
 
-    # --- since when the values of git's history have been there ---
+    # --- when the values in git's history first appeared ---
 
     def history_read(self, directory: str) -> str | None:
         row = self._one("SELECT commit_id FROM history WHERE directory = ?", directory)
         return row[0] if row else None
 
     def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
-        wanted = json.dumps(list(ivs))
-        return dict(self._all("SELECT iv, at FROM first_seen WHERE iv IN (SELECT value FROM json_each(?))", wanted))
+        ivs_as_json = json.dumps(list(ivs))
+        return dict(
+            self._all("SELECT iv, at FROM first_seen WHERE iv IN (SELECT value FROM json_each(?))", ivs_as_json)
+        )
 
     def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
         with self._transaction() as do:
@@ -155,13 +158,13 @@ class SqliteStore:
                 "INSERT INTO run (id, environment, started_at, facts) VALUES (?, ?, ?, ?)",
                 (run.id, run.environment, run.started_at, _run_facts(run)),
             )
-            _insert_owed(do, run.id, run.environment, run.actions)
+            _insert_pending_restarts(do, run.id, run.environment, run.actions)
 
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         with self._transaction() as do:
             do("UPDATE run SET facts = ?, reason = ? WHERE id = ?", (_run_facts(run), run.reason, run.id))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
-            _insert_owed(do, run.id, run.environment, run.actions)
+            _insert_pending_restarts(do, run.id, run.environment, run.actions)
             if record is not None:
                 do(*_upsert_environment(record))
 
@@ -209,7 +212,7 @@ class SqliteStore:
                 if (action.stack, action.service) in done:
                     do("DELETE FROM pending_restart WHERE rowid = ?", (rowid,))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
-            _insert_owed(do, run.id, run.environment, pending_restarts)
+            _insert_pending_restarts(do, run.id, run.environment, pending_restarts)
             do(
                 "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
                 "WHERE environment = ? AND result IS NULL AND id != ?",
@@ -225,8 +228,8 @@ class SqliteStore:
             do(_FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
-            for record_applied in applied:
-                do(*_upsert_applied(run.environment, record_applied))
+            for state in applied:
+                do(*_upsert_applied(run.environment, state))
             do(*_upsert_environment(record))
 
     def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
@@ -239,26 +242,25 @@ class SqliteStore:
 
     # --- the connection ---
 
-    def _make(self) -> None:
-        """Make the file with its tables, 0600, if there is none.
+    def _create(self) -> None:
+        """Create the file with its tables, 0600, if it does not exist.
 
-        Whole or not at all, so that an empty one is known to be damaged and not taken for new. One that is there is
-        not even opened: closing any descriptor of it would drop the locks that this process already holds on it,
-        fcntl(2).
+        Atomically, so that an empty file is known to be damaged, not new. An existing one is not even opened: closing
+        any descriptor of it would drop the locks that this process already holds on it, fcntl(2).
         """
         log = f"{self._path}-wal"
-        log_left = os.path.exists(log)  # asked first: another process may be making the file
+        log_left = os.path.exists(log)  # checked first: another process may be creating the file
         if os.path.exists(self._path):
             return
         if log_left:
-            hint = "Put the database back, or move this file away too: a new database must not be mixed with it"
-            raise StoreError("belongs to a state database that is gone", where=log, hint=hint)
+            hint = "Restore the database, or move this file away too: a new database must not be mixed with it"
+            raise StoreError("belongs to a state database that no longer exists", where=log, hint=hint)
         try:
-            _make_whole(self._path)
+            _create_atomically(self._path)
         except OSError as error:
-            hint = "Make state_dir writable for the daemon's user, with room in it"
-            what = f"cannot create the state database ({os.strerror(error.errno or 0)})"
-            raise StoreError(what, where=self._path, hint=hint) from error
+            hint = "Make state_dir writable for the daemon's user, with free space in it"
+            problem = f"cannot create the state database ({os.strerror(error.errno or 0)})"
+            raise StoreError(problem, where=self._path, hint=hint) from error
 
     def _prepare(self) -> None:
         if os.path.getsize(self._path) == 0:
@@ -271,8 +273,8 @@ class SqliteStore:
             raise self._damaged("it has no version")
         if version > VERSION:
             hint = f"This one knows version {VERSION}: install the newer reconciler again, or name another state_dir"
-            what = f"the state database has version {version}, written by a newer reconciler"
-            raise StoreError(what, where=self._path, hint=hint)
+            problem = f"the state database has version {version}, written by a newer reconciler"
+            raise StoreError(problem, where=self._path, hint=hint)
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
             raise self._damaged(state.splitlines()[-1])  # after a heading
@@ -305,10 +307,10 @@ class SqliteStore:
         try:
             yield
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-            raise  # a defect of ours
+            raise  # a bug of ours
         except sqlite3.DatabaseError as error:
             raise self._error(error) from error
-        except UnicodeDecodeError as error:  # sqlite's message quoted the damage
+        except UnicodeDecodeError as error:  # sqlite's message quotes the damage
             raise self._damaged("it holds text that is not UTF-8") from error
 
     @contextlib.contextmanager
@@ -322,20 +324,20 @@ class SqliteStore:
         hint = _OUTSIDE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
         if hint is None:
             return self._damaged(str(error))
-        what = f"the state database cannot be used now ({error})"
-        return StoreUnavailableError(what, where=self._path, hint=f"{hint}; will retry")
+        problem = f"the state database cannot be used now ({error})"
+        return StoreUnavailableError(problem, where=self._path, hint=f"{hint}. Will retry")
 
     def _damaged(self, reason: str) -> StoreError:
         hint = (
             "Nothing was changed. Live files and backups are not part of it: stop the daemon, move it away with "
-            "state.db-wal and state.db-shm, and start again; files equal to git are then recorded, one that differs is "
+            "state.db-wal and state.db-shm, and start again. Files equal to git are then recorded, one that differs is "
             "held as first contact"
         )
         return StoreError(f"the state database is damaged ({reason})", where=self._path, hint=hint)
 
 
-def _make_whole(path: str) -> None:
-    """Make the database under another name first. Where another process is faster, its own stays. Raises OSError."""
+def _create_atomically(path: str) -> None:
+    """Create the database under another name first. Where another process is faster, its file stays. Raises OSError."""
     new = f"{path}.new-{secrets.token_hex(4)}"
     descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -350,7 +352,7 @@ def _make_whole(path: str) -> None:
         os.unlink(new)
 
 
-def _insert_owed(do: Execute, run: str, environment: str, actions: Sequence[Action]) -> None:
+def _insert_pending_restarts(do: Execute, run: str, environment: str, actions: Sequence[Action]) -> None:
     for action in actions:
         do(
             "INSERT INTO pending_restart VALUES (?, ?, ?)",
@@ -400,7 +402,7 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
     return Quarantine(**{**data, "revision": Revision(**data["revision"]), "revert": state})
 
 
-# What the columns of a run do not hold.
+# Fields of a run that have no column.
 _FACTS = ("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back")
 
 

@@ -73,6 +73,12 @@ def _plan(plan: dict[str, Any]) -> None:
         for action in plan["actions"]:
             table.add_row(*(escape(action[name]) for name in ("stack", "service", "action", "reason")))
         console.print(table)
+    _notes(plan)
+
+
+def _notes(plan: dict[str, Any]) -> None:
+    for note in plan["notes"]:
+        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
 
 
 def show_status(status: dict[str, Any], *, as_json: bool) -> None:
@@ -98,6 +104,7 @@ def _environment(environment: dict[str, Any]) -> None:
     console.print(f"[dim]checked {_instant(environment['checked_at'])}{since}[/dim]")
     if environment["after"]:
         _targets(environment["after"]["changes"])
+        _notes(environment["after"])
     _services(environment)
 
 

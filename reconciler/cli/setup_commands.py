@@ -13,6 +13,27 @@ from reconciler.core.errors import RefusedError
 
 commands = typer.Typer()
 
+ImportSides = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SIDE…",
+        help="ssh://user@host[:port]/path, or without a path for all of its Compose projects; file:PATH and here: "
+        "for this machine.",
+    ),
+]
+PlainGlobs = Annotated[
+    list[str] | None,
+    typer.Option("--plain", metavar="GLOB", help="Leave matching mounted files unencrypted in git (repeatable)."),
+]
+VerificationKey = Annotated[
+    str | None,
+    typer.Option(
+        "--age-key-file",
+        envvar="SOPS_AGE_KEY_FILE",
+        help="A private key to verify the result with. Default: ~/.config/sops/age/keys.txt.",
+    ),
+]
+
 
 @commands.command(short_help="set up a configuration repository")
 def init(
@@ -48,36 +69,19 @@ def init(
 @commands.command("import", short_help="import the files of servers into git, encrypted, on a branch")
 def import_(
     environment: Annotated[str, typer.Argument(help="The name of the environment.")],
-    side: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SIDE…",
-            help="ssh://user@host[:port]/path, or without a path for all of its Compose projects; file:PATH and here: "
-            "for this machine.",
-        ),
-    ],
+    side: ImportSides,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files, and write nothing.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Replace an existing environment.")] = False,
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching live paths (repeatable).")
     ] = None,
-    plain: Annotated[
-        list[str] | None,
-        typer.Option("--plain", metavar="GLOB", help="Leave matching mounted files unencrypted in git (repeatable)."),
-    ] = None,
+    plain: PlainGlobs = None,
     recipient: Annotated[
         list[str] | None,
         typer.Option("--recipient", metavar="age1…", help="Encrypt for this key, if .sops.yaml has no rule yet."),
     ] = None,
-    age_key_file: Annotated[
-        str | None,
-        typer.Option(
-            "--age-key-file",
-            envvar="SOPS_AGE_KEY_FILE",
-            help="A private key to verify the result with. Default: ~/.config/sops/age/keys.txt.",
-        ),
-    ] = None,
+    age_key_file: VerificationKey = None,
     ssh_key: SshKey = None,
     known_hosts: KnownHosts = None,
     path: EnvironmentsPath = "envs",

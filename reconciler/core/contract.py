@@ -1,7 +1,7 @@
-"""Contracts: what a JSON Schema (2020-12) says of the variables of an env file, a mapping of names to texts.
+"""Contracts: JSON Schemas (2020-12) for the variables of an env file, a mapping of names to strings.
 
-This is the part that needs no JSON Schema engine: what may stand in a contract, what beside JSON Schema it says
-(``writeOnly``, ``x-max-age``, ``x-differs``, ``deprecated``), and which part of it holds without values.
+This is the part that needs no JSON Schema engine: what a contract may contain, our annotations (``writeOnly``,
+``x-max-age``, ``x-differs``, ``deprecated``), and the part that can be checked without values.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 from reconciler.core import contract_references
 
 Field = tuple[str | int, ...]
-"""Where in a contract: the keys and indexes on the way."""
+"""A path in a contract: keys and indexes."""
 
 FORMATS = frozenset({"date", "email", "hostname", "ipv4", "ipv6", "regex", "uri", "uuid"})
 MAX_VALUE = 256 * 1024
-"""Characters of a value that rules may be tried on; no process is given a longer one (MAX_ARG_STRLEN is 128 KiB)."""
+"""Characters of a value that rules are tried on; no process can get a longer one (MAX_ARG_STRLEN is 128 KiB)."""
 
 _STRUCTURE = frozenset({"required", "minProperties", "maxProperties", "propertyNames", "dependentRequired"})
 _NAMED_PLACES = frozenset({"$anchor", "$dynamicAnchor", *contract_references.KEYWORDS})
-_DEFINITIONS = ("$defs", "definitions")  # the latter is the name before 2019, and still usual
+_DEFINITIONS = ("$defs", "definitions")  # the latter is the name before 2019, still common
 _KEYWORDS = sorted(
     {
         *_STRUCTURE,
@@ -54,15 +54,15 @@ class Differs(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """``path`` is the file's, below the directory of environments; ``schema`` its content; ``lines`` a line for each
-    field of it."""
+    """``path`` is relative to the directory of environments; ``schema`` the content; ``lines`` a line for each
+    field."""
 
     path: str
     schema: Mapping[str, Any]
     lines: Mapping[Field, int]
 
     def line(self, field: Field) -> int:
-        """The line of ``field``, or of the nearest around it."""
+        """The line of ``field``, or of the nearest field around it."""
         while field and field not in self.lines:
             field = field[:-1]
         return self.lines.get(field, 1)
@@ -70,8 +70,8 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A rule that does not hold. ``key`` is "" where several are concerned; ``keyword`` is the rule's, such as
-    ``required`` or ``pattern``; never a value."""
+    """A broken rule. ``key`` is "" where several are concerned; ``keyword`` is the rule's, such as ``required`` or
+    ``pattern``; never a value."""
 
     key: str
     keyword: str
@@ -86,7 +86,7 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What a contract may not say, and where."""
+    """An error in a contract, and where."""
 
     field: Field
     what: str
@@ -94,8 +94,8 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Contracts, all of which must hold, and the variables of one file. ``values`` is None where no key is at hand:
-    then only what the names tell is asked."""
+    """Contracts, all of which must hold, and the variables of one file. ``values`` is None without a key: then only the
+    names are checked."""
 
     contracts: tuple[Contract, ...]
     names: tuple[str, ...]
@@ -107,18 +107,18 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``faults`` tells by path where a contract is no JSON Schema; ``breaches`` has per question every rule that does
-    not hold, each once. A contract with a fault breaks nothing."""
+    """``faults`` has by path the error of each contract that is not a valid JSON Schema; ``breaches`` has per question
+    every broken rule, each once. A contract with a fault breaks nothing."""
 
     faults: Mapping[str, Mistake]
     breaches: tuple[tuple[Breach, ...], ...]
 
 
-# --- what may stand in a contract ---
+# --- what a contract may contain ---
 
 
 def mistakes(schema: Mapping[str, Any]) -> list[Mistake]:
-    """Given a contract, return what in it could never mean what its author thinks. The metaschema is asked apart."""
+    """Given a contract, return what cannot mean what its author intended. The metaschema is checked separately."""
     collected = []
     for field, node in _nodes(schema, ()):
         collected += [*_keyword_mistakes(field, node), *_reference_mistakes(field, node, schema)]
@@ -127,7 +127,7 @@ def mistakes(schema: Mapping[str, Any]) -> list[Mistake]:
 
 
 def _keyword_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Words that are no keywords: the standard lets them pass, and the rule that was meant would never hold."""
+    """Unknown keywords: the standard ignores them, so the intended rule would never apply."""
     for keyword in node:
         if keyword in _KEYWORDS:
             continue
@@ -136,8 +136,8 @@ def _keyword_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake
         same = [known for known in like if known.lower() == str(keyword).lower()]
         same = same or difflib.get_close_matches(str(keyword), like, n=1, cutoff=0.8 if own else 0.6)
         if same or not own:
-            advice = f"; did you mean {same[0]}?" if same else "; an own note begins with x-"
-            yield Mistake((*field, keyword), f"is no keyword of a contract{advice}")
+            advice = f"; did you mean {same[0]}?" if same else "; custom annotations begin with x-"
+            yield Mistake((*field, keyword), f"is not a keyword of a contract{advice}")
 
 
 def _reference_mistakes(field: Field, node: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -147,12 +147,12 @@ def _reference_mistakes(field: Field, node: Mapping[str, Any], root: Mapping[str
             continue
         if not reference.startswith("#"):
             yield Mistake(
-                (*field, keyword), "leads out of the file; only '#…' is followed. List several contracts instead"
+                (*field, keyword), "points out of the file; only '#…' is followed. List several contracts instead"
             )
         elif contract_references.resolved(root, reference) is None:
-            yield Mistake((*field, keyword), "leads nowhere in this file")
-        elif contract_references.leads_to_itself(root, node):
-            yield Mistake((*field, keyword), "leads to itself")
+            yield Mistake((*field, keyword), "points to nothing in this file")
+        elif contract_references.points_to_itself(root, node):
+            yield Mistake((*field, keyword), "points to itself")
 
 
 def _node_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -175,7 +175,7 @@ def _node_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _text_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Values are texts, so that ``const: false`` would never hold."""
+    """Values are strings, so ``const: false`` would never hold."""
     const = [((*field, "const"), node["const"])] if "const" in node else []
     values = node.get("enum")
     choices = (
@@ -183,15 +183,15 @@ def _text_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
     )
     for place, value in [*const, *choices]:
         if not isinstance(value, str):
-            yield Mistake(place, "every value is text: put it in quotes")
+            yield Mistake(place, "every value is a string: put it in quotes")
     types = node.get("type", "string")
     for value in types if isinstance(types, list) else [types]:
         if value not in _TYPES:
-            yield Mistake((*field, "type"), "every value is text: type is string (and pattern says which text)")
+            yield Mistake((*field, "type"), "every value is a string: use type string (and pattern for its form)")
 
 
 def _nodes(node: Any, field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]:
-    """The schema and every schema in it, with where it stands."""
+    """The schema and every schema in it, with their paths."""
     if not isinstance(node, Mapping) or len(field) > _DEEPEST:
         return
     yield field, node
@@ -207,12 +207,12 @@ def _nodes(node: Any, field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]
         yield from _nodes(node.get(keyword), (*field, keyword))
 
 
-# --- what it says beside JSON Schema ---
+# --- annotations ---
 
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What the contracts of a file say of one key."""
+    """What the contracts of a file say about one key."""
 
     secret: bool = False
     deprecated: bool = False
@@ -223,7 +223,7 @@ class Notes:
 
 
 def notes(contracts: Sequence[Contract]) -> dict[str, Notes]:
-    """Given the contracts of one file, return what they say of each key they name; of several, the last counts."""
+    """Given the contracts of one file, return their notes by key; of several, the last one counts."""
     by_key: dict[str, Notes] = {}
     for contract in contracts:
         for field, node in _property_holders(contract.schema, ()):
@@ -238,7 +238,7 @@ def notes(contracts: Sequence[Contract]) -> dict[str, Notes]:
 
 
 def _property_holders(schema: Mapping[str, Any], field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]:
-    """Where properties that always hold stand: the schema itself, and those that allOf adds."""
+    """The schemas whose properties always hold: the schema itself, and those that allOf adds."""
     yield field, schema
     parts = schema.get("allOf")
     for index, part in enumerate(parts) if isinstance(parts, list) and len(field) < _DEEPEST else ():
@@ -247,7 +247,7 @@ def _property_holders(schema: Mapping[str, Any], field: Field) -> Iterator[tuple
 
 
 def _followed(root: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The node together with what its references lead to."""
+    """The node merged with what its references point to."""
     merged = dict(node)
     for _ in range(_DEEPEST):
         keyword = next((known for known in contract_references.KEYWORDS if isinstance(merged.get(known), str)), None)
@@ -264,25 +264,25 @@ def _noted(before: Notes, node: Mapping[str, Any], contract: Contract, line: int
         secret=bool(node.get("writeOnly", before.secret)),
         deprecated=bool(node.get("deprecated", before.deprecated)),
         differs=Differs(differs) if differs in list(Differs) else before.differs,
-        max_age=seconds(age) if isinstance(age, str) and _DURATION.fullmatch(age) else before.max_age,
+        max_age=duration_seconds(age) if isinstance(age, str) and _DURATION.fullmatch(age) else before.max_age,
         contract=contract.path,
         line=line,
     )
 
 
-def seconds(duration: str) -> float:
+def duration_seconds(duration: str) -> float:
     """``90d`` in seconds."""
     return float(int(duration[:-1]) * _SECONDS[duration[-1]])
 
 
-# --- what holds without values ---
+# --- what can be checked without values ---
 
 
 def without_values(schema: Any) -> Any:
-    """Given a contract, return one that says no more than this does, and of names only.
+    """Given a contract, return a weaker one, about names only.
 
-    Whatever depends on a value becomes true: better to stay silent than to accuse wrongly. So a negation or a choice
-    stays only where all of it is about names.
+    Whatever depends on a value becomes true: silence is better than a false report. So a negation or a choice stays
+    only where all of it is about names.
     """
     kept = _of_names_only(schema)
     return _without_dead_references(kept, kept)
@@ -311,7 +311,7 @@ def _of_names_only(schema: Any) -> Any:
 
 
 def _without_dead_references(node: Any, root: Any) -> Any:
-    """What led to a part that is true without values is true as well."""
+    """A reference to a part that is true without values is true as well."""
     if isinstance(node, list):
         return [_without_dead_references(part, root) for part in node]
     if not isinstance(node, Mapping):

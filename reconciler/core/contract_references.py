@@ -1,4 +1,4 @@
-"""Where ``$ref: '#…'`` leads in a contract: a place such as ``#/$defs/NAME``, or an anchor. Pure."""
+"""Resolves ``$ref: '#…'`` in a contract: a pointer such as ``#/$defs/NAME``, or an anchor. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DEEPEST = 32
 
 
 def resolved(root: Any, reference: str) -> Any:
-    """Given a contract and a reference in it, return the schema it leads to; None where there is none."""
+    """Given a contract and a reference in it, return the schema it points to, or None."""
     place = unquote(reference.removeprefix("#"))
     if place and not place.startswith("/"):
         return next((node for node in _mappings(root, 0) if place in (node.get(anchor) for anchor in _ANCHORS)), None)
@@ -37,21 +37,21 @@ def _mappings(node: Any, depth: int) -> Iterator[Mapping[str, Any]]:
         yield from _mappings(inner, depth + 1)
 
 
-def leads_to_itself(root: Any, node: Mapping[str, Any]) -> bool:
-    """Whether, to know what ``node`` says of a value, one must already know what it says of that value."""
-    waiting, seen = list(_asked(root, node)), set()
+def points_to_itself(root: Any, node: Mapping[str, Any]) -> bool:
+    """Whether evaluating ``node`` for a value requires evaluating it for that same value."""
+    waiting, seen = list(_same_value(root, node)), set()
     while waiting:
         schema = waiting.pop()
         if schema is node:
             return True
         if id(schema) not in seen:
             seen.add(id(schema))
-            waiting += _asked(root, schema)
+            waiting += _same_value(root, schema)
     return False
 
 
-def _asked(root: Any, node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The schemas that are asked about the same value as ``node``."""
+def _same_value(root: Any, node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The schemas that are evaluated for the same value as ``node``."""
     inner = [resolved(root, node[keyword]) for keyword in KEYWORDS if isinstance(node.get(keyword), str)]
     inner += [node.get(keyword) for keyword in ("not", "if", "then", "else")]
     for keyword in ("allOf", "anyOf", "oneOf"):

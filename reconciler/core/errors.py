@@ -90,6 +90,11 @@ class ModelRefusedError(RevisionError):
     """Docker Compose refuses the project with the new files."""
 
 
+class StartedOtherwiseError(ModelRefusedError):
+    """The manifest and the running containers disagree about how the project is run, or that can no longer be
+    repeated: nothing of the stack is touched."""
+
+
 class UnhealthyError(RevisionError):
     """A service that was healthy before the change is not healthy after it."""
 

@@ -64,8 +64,10 @@ class FoundProject:
     """A Compose project: its name, its directory, the files it uses, sorted by path, and its containers.
 
     ``main_files`` are the compose files that Compose starts with; they include or extend the others. ``interpolated``
-    are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value. ``problem`` says why
-    the inventory is incomplete (a file that is missing or cannot be read); "" otherwise.
+    are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value. ``env_files``,
+    ``project_directory`` and ``named`` (its name) are what it was started with (--env-file, --project-directory, -p),
+    empty for Compose's defaults; ``options`` are the options of `docker compose` before its subcommand. ``problem``
+    says why the inventory is incomplete (a file that is missing or cannot be read); "" otherwise.
     """
 
     name: str
@@ -76,6 +78,10 @@ class FoundProject:
     containers: tuple[FoundContainer, ...] = ()
     interpolated: tuple[str, ...] = ()
     main_files: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    named: str = ""
+    project_directory: str = ""
+    options: tuple[str, ...] = ()
     problem: str = ""
 
 

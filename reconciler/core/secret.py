@@ -1,4 +1,4 @@
-"""Values that must not be shown, and keyed digests to compare them by."""
+"""Values that must not be shown, and keyed digests to compare them."""
 
 import hashlib
 import hmac
@@ -9,9 +9,9 @@ _DIGEST_BYTES = 16
 
 
 class Secret:
-    """Bytes whose ``repr``, ``str`` and ``format`` are redacted; ``reveal()`` gives them.
+    """Bytes whose ``repr``, ``str`` and ``format`` are redacted; ``reveal()`` returns them.
 
-    Comparison takes constant time. It cannot be pickled, so it cannot travel to a file by accident.
+    Comparison takes constant time. It cannot be pickled, so it cannot get into a file by accident.
     """
 
     __slots__ = ("_data",)
@@ -20,7 +20,7 @@ class Secret:
         self._data = data
 
     def reveal(self) -> bytes:
-        """The bytes themselves. Call it at the last moment, and never for a message."""
+        """The bytes. Call this as late as possible, and never for a message."""
         return self._data
 
     def __repr__(self) -> str:
@@ -45,8 +45,8 @@ class Secret:
 class Digester:
     """Given bytes, return a digest that cannot be guessed without the server's own key.
 
-    A plain hash of a small env file can be found by trying values, so every digest that is stored, logged or
-    shown is BLAKE2b keyed with 32 random bytes made at first start (state_dir/digest.key, 0600).
+    A plain hash of a small env file can be guessed by trying values, so every digest that is stored, logged or
+    shown is BLAKE2b keyed with 32 random bytes generated at first start (state_dir/digest.key, 0600).
     """
 
     def __init__(self, key: bytes) -> None:

@@ -1,4 +1,4 @@
-"""How names and instants are written in sentences for people. Pure."""
+"""How names and instants are written in messages. Pure."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ _NAMES_SHOWN = 5
 _LONGEST_NAME = 80
 
 
-def listed(names: Sequence[str]) -> str:
-    """Given names, return the first few of them as words."""
-    first = ", ".join(names[:_NAMES_SHOWN])
-    return first if len(names) <= _NAMES_SHOWN else f"{first} and {len(names) - _NAMES_SHOWN} more"
+def listed(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
+    """Given names, return the first ``most`` of them for a sentence, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def printable(text: str) -> str:
-    """Given somebody else's text, return one line of it that is fit for a terminal, a log and a comment: no control or
+    """Given text from outside, return it as one line fit for a terminal, a log and a comment: without control or
     direction characters."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def key_name(text: str) -> str:
-    """Given the name of a key, return it for a message: one that is printable and not too long, else said so."""
+    """Given the name of a key, return it for a message; a placeholder for one that is unprintable or too long."""
     return text if text.isprintable() and len(text) <= _LONGEST_NAME else "a key with an unusual name"
 
 

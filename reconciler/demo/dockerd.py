@@ -43,18 +43,6 @@ class EnginePlace:
 USUAL_PLACE = EnginePlace(None, "/var/run/docker.pid", ("dockerd",))
 
 
-def private_place(directory: str) -> EnginePlace:
-    """A place for an engine beside the machine's own one, all files below ``directory``.
-
-    The path must be short: a socket's holds 107 bytes. The engine gets its own network and mount namespaces: in the
-    machine's, even one with ``--bridge none`` takes away docker0, and with it the other engine's network.
-    """
-    host = f"unix://{directory}/docker.sock"
-    pid_file = f"{directory}/docker.pid"
-    files = ("--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec", "--pidfile", pid_file)
-    return EnginePlace(host, pid_file, ("unshare", "--net", "--mount", "dockerd", "--host", host, *files))
-
-
 # --- finding ---------------------------------------------------------------------------------------------------------
 
 

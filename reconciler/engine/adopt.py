@@ -116,7 +116,7 @@ async def _written(
     if file_format is Format.DOTENV:
         return await ports.encryptor.amend(name, blob.data, adoption.edits(target, git, proposal))
     if file_format is Format.BINARY:
-        return await ports.encryptor.encrypt_anew(name, blob.data, proposal.content)
+        return await ports.encryptor.reencrypt(name, blob.data, proposal.content)
     return proposal.content.reveal()
 
 

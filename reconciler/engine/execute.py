@@ -170,7 +170,7 @@ async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackV
         actions = [action for action in transaction.run.actions if action.stack == name]
         if not actions:
             continue
-        project = (await _project(ports, transaction, view)).name
+        project = await _project(ports, transaction, view)
         for kind, signal, force in _in_order(actions):
             chosen = [
                 action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
@@ -190,7 +190,7 @@ async def _project(ports: Ports, transaction: Transaction, view: StackView) -> P
 
 
 async def _act(
-    ports: Ports, transaction: Transaction, view: StackView, project: str, actions: Sequence[Action]
+    ports: Ports, transaction: Transaction, view: StackView, project: Project, actions: Sequence[Action]
 ) -> None:
     """Do actions of one kind, on one stack."""
     first, names = actions[0], [action.service for action in actions]
@@ -200,12 +200,13 @@ async def _act(
         with phase(ports, Phase.RECREATE, f"{view.stack.name}: {first.kind} {', '.join(names)}"):
             match first.kind:
                 case ActionKind.RECREATE:
-                    await ports.compose.recreate(view.stack, project, names, force=first.force)
+                    scale = {action.service: action.scale for action in actions if action.scale is not None}
+                    await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
-                    await ports.compose.restart(view.stack, project, names)
+                    await ports.compose.restart(project.name, names)
                 case ActionKind.SIGNAL:
                     for name in names:
-                        await ports.compose.signal(view.stack, project, name, first.signal)
+                        await ports.compose.signal(project.name, name, first.signal)
         result = "ok"
     finally:
         for name in names:
@@ -246,7 +247,7 @@ async def _watch(
                 raise excused
             return report.services
         if report.verdict is health.Verdict.FAILED:
-            excused = _excuse(transaction.run, view, report)
+            excused = _excuse(transaction.run, view, report, project)
             # A service that failed before must not hide what the change does to the others.
             watch = watch.without(report.failed)
             if not report.failed or not watch.services:
@@ -259,13 +260,13 @@ async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
     return {check.url: await ports.probe.ok(check) for check in stack.health.http}
 
 
-def _excuse(run: Run, view: StackView, report: health.Report) -> ServiceFailedError:
+def _excuse(run: Run, view: StackView, report: health.Report, project: Project) -> ServiceFailedError:
     """Why the revision is not to blame: what fails now failed before too. Raises UnhealthyError if it is."""
     where = f"stack {view.stack.name}"
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
     if broken or (not report.failed and set(report.silent) - set(run.silent)):
         raise UnhealthyError(report.reason, where=where)
-    hint = "See the service's own log: `docker compose logs`"
+    hint = f"See the service's own log: `{project.invocation.command('logs')}` in {view.stack.directory}"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from reconciler.core.errors import ManifestError, ReconcilerError
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.targets import Manifest
+from reconciler.core.model.targets import Manifest, Stack
 from reconciler.engine.observe import Desired
 from reconciler.engine.planning import KeyNames, Prepared
 
@@ -50,7 +50,8 @@ class Memory:
     """``claims`` are shared by all environments of the server; times are monotonic seconds.
 
     ``git_warning`` is what the last poll met, and stands until the next one. ``containers`` are the container ids by
-    stack, as of ``stacks_observed_at``. ``ages_published`` is the subtree whose secret ages the metrics have.
+    stack, as of ``stacks_observed_at``; ``notes`` by stack, from when it was last looked at. ``ages_published`` is the
+    subtree whose secret ages the metrics have.
     """
 
     claims: Claims
@@ -60,6 +61,7 @@ class Memory:
     git_warning: ReconcilerError | None = None
     containers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     stacks_observed_at: float = NEVER
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ages_published: str = ""
     ages_retried_at: float = NEVER
     leftovers_cleared: bool = False
@@ -87,6 +89,13 @@ class Memory:
         unresolved = prepared.problems or any(Aspect.STALE in change.aspects for change in prepared.plan.changes)
         if not unresolved:
             self.containers, self.stacks_observed_at = containers, now
+
+    def with_notes(self, prepared: Prepared, stacks: Iterable[Stack]) -> Prepared:
+        """Remember what is noted about the stacks; returns what is prepared with the notes on all of them."""
+        known = {**self.notes, **prepared.notes}
+        self.notes = {stack.name: known[stack.name] for stack in stacks if stack.name in known}
+        notes = tuple(note for sentences in self.notes.values() for note in sentences)
+        return replace(prepared, plan=replace(prepared.plan, notes=notes))
 
     def retry_ages(self, now: float) -> None:
         """Do not try to read the ages of secrets for a while."""

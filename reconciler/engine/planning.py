@@ -12,7 +12,7 @@ from reconciler.core.decide.classify import classify, with_authors, with_keys
 from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.dotenv.ignored_keys import with_server_keys
-from reconciler.core.errors import GuardError, ModelRefusedError, ReconcilerError
+from reconciler.core.errors import GuardError, ModelRefusedError, ReconcilerError, StartedOtherwiseError
 from reconciler.core.model.compose import Action, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
 from reconciler.core.model.runs import Result
@@ -28,22 +28,24 @@ _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow 
 @dataclass(frozen=True, slots=True)
 class StackView:
     """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and the names
-    of the keys in its env files."""
+    of the keys in its managed env files, by path."""
 
     stack: Stack
     before: Project | None
     containers: tuple[Container, ...]
-    managed: frozenset[str]
+    managed: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are."""
+    """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are,
+    with what is to be noted about each."""
 
     plan: Plan
     staged: Mapping[str, Secret | None] = field(repr=False)
     problems: tuple[str, ...]
     views: Mapping[str, StackView]
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
@@ -152,12 +154,13 @@ async def prepare(
     views: dict[str, StackView] = {}
     actions: list[Action] = []
     left: dict[str, str] = {}
+    notes: dict[str, tuple[str, ...]] = {}
     for stack in snapshot.desired.manifest.stacks:
         if stack.name in suspension.stopped:
             continue
         touched = [change for change in writes if change.target.stack == stack.name]
         if touched or look_at_stacks or any(action.stack == stack.name for action in pending_restarts):
-            managed = _managed_keys(snapshot, stack, staged)
+            managed = await _managed_keys(ports, snapshot, stack, staged)
             try:
                 view, after = await _look_at_stack(ports, stack, managed, _of_stack(staged, touched))
             except ModelRefusedError as error:
@@ -174,13 +177,16 @@ async def prepare(
             new = [action for action in due if action.service not in pending_here]
             problems += affected_services.foreign(view.before, view.containers, new, view.managed)
             actions += due
+            env_files = await _env_files(ports, snapshot, stack)
+            notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
     plan = Plan(
         snapshot.desired.manifest.environment,
         snapshot.desired.revision,
         _mark_stale(changes, actions, left),
         tuple(actions),
+        tuple(note for sentences in notes.values() for note in sentences),
     )
-    return Prepared(plan, staged, tuple(problems), views)
+    return Prepared(plan, staged, tuple(problems), views, notes)
 
 
 class _Corrections:
@@ -205,16 +211,21 @@ class _Corrections:
 
 
 async def _look_at_stack(
-    ports: Ports, stack: Stack, managed: frozenset[str], staged: Mapping[str, Secret | None]
+    ports: Ports, stack: Stack, managed: Mapping[str, frozenset[str]], staged: Mapping[str, Secret | None]
 ) -> tuple[StackView, Project | None]:
     """The stack as it is now, and its project with what is staged. Raises ModelRefusedError where Compose refuses that;
-    where it refuses the project before the change, that blames nobody."""
+    where it refuses the project before the change, that blames nobody. Raises StartedOtherwiseError."""
     # Compose takes the longest of all that comes before a write: the two projects are resolved side by side.
     resolving = asyncio.ensure_future(ports.compose.project(stack, staged)) if staged else None
     before: Project | None = None
     try:
-        with contextlib.suppress(ModelRefusedError):
+        try:
             before = await ports.compose.project(stack)
+        except StartedOtherwiseError:
+            if resolving is None:
+                raise
+        except ModelRefusedError:
+            pass
         containers = await ports.compose.containers(stack, before.name if before else None)
         view = StackView(stack, before, containers, managed)
         return view, before if resolving is None else await resolving
@@ -224,17 +235,31 @@ async def _look_at_stack(
             await asyncio.gather(resolving, return_exceptions=True)
 
 
-def _managed_keys(snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None]) -> frozenset[str]:
-    """The keys of the stack's env files, those on disk and those about to be."""
-    keys: set[str] = set()
-    for state in snapshot.states:
-        target = state.target
+async def _env_files(ports: Ports, snapshot: Snapshot, stack: Stack) -> dict[str, str]:
+    """The stack's targets that Compose is meant to read, and where their links lead."""
+    targets = [state.target for state in snapshot.states if state.target.stack == stack.name and state.desired]
+    paths = [target.path for target in targets if target.parser is Parser.COMPOSE]
+    return {path: await ports.host.resolve(path) for path in paths}
+
+
+async def _managed_keys(
+    ports: Ports, snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None]
+) -> dict[str, frozenset[str]]:
+    """The keys of the stack's env files, those on disk and those about to be, by path: as it is written, and with its
+    links resolved."""
+    managed: dict[str, frozenset[str]] = {}
+    targets = [state.target for state in snapshot.states if state.target.stack == stack.name]
+    for target in targets:
+        if target.parser is Parser.OPAQUE:
+            continue
         live = snapshot.live[target.path]
+        keys: set[str] = set()
         for data in (live.data if live else None, staged.get(target.path)):
-            if target.stack == stack.name and data is not None:
-                with contextlib.suppress(EnvFileError):  # nobody can read it: it gives no container a key
-                    keys |= {entry.key for entry in read_entries(data.reveal(), target.parser)}
-    return frozenset(keys)
+            with contextlib.suppress(EnvFileError):  # nobody can read it: it gives no container a key
+                keys |= {entry.key for entry in read_entries(data.reveal() if data else b"", target.parser)}
+        for path in (target.path, await ports.host.resolve(target.path)):
+            managed[path] = frozenset(keys)
+    return managed
 
 
 def affected(
@@ -302,8 +327,9 @@ async def _project_files(
     projects: frozenset[str] = frozenset()
     environments: frozenset[str] = frozenset()
     for stack in snapshot.desired.manifest.stacks:
-        projects |= await ports.compose.project_files(stack)
-        environments |= await ports.compose.environment_files(stack)
+        read = await ports.compose.project_files(stack)
+        projects |= read.files
+        environments |= read.environments
     return await _resolved(ports, projects), await _resolved(ports, environments)
 
 

@@ -258,7 +258,7 @@ class _Reconciliation:
         )
         if containers is not None:
             memory.keep_containers(containers, prepared, ports.clock.monotonic())
-        return prepared
+        return memory.with_notes(prepared, snapshot.desired.manifest.stacks)
 
     async def _containers_if_due(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
         """The container ids of each stack; None if they were looked at less than a drift interval ago."""

@@ -68,5 +68,5 @@ async def _continue_rollback(ports: Ports, run: Run) -> Outcome:
     stacks: tuple[Stack, ...] = ()
     with contextlib.suppress(ReconcilerError):  # the rollback then says which stack it does not know
         stacks = (await read_manifest(ports, run.environment, run.revision)).stacks
-    views = {stack.name: StackView(stack, None, (), frozenset()) for stack in stacks}
+    views = {stack.name: StackView(stack, None, ()) for stack in stacks}
     return await roll_back(ports, transaction, views, ports.store.environment(run.environment), run.rolling_back)

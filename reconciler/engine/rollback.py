@@ -78,9 +78,10 @@ async def _undo(ports: Ports, transaction: Transaction, views: Mapping[str, Stac
     """
     failures = {stack: str(error) for stack, error in (await _restore_written(ports, transaction)).items()}
     transaction.projects.clear()
+    scales = {(action.stack, action.service): action.scale for action in transaction.run.actions}
     actions = tuple(
-        Action(stack, service, ActionKind.RECREATE, "rolled back", force=True)
-        for stack, service in sorted(transaction.touched)
+        Action(*touched, ActionKind.RECREATE, "rolled back", force=True, scale=scales.get(touched))
+        for touched in sorted(transaction.touched)
     )
     transaction.run = replace(transaction.run, actions=actions)
     _remember(ports, transaction.run)

@@ -142,7 +142,9 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
     ports, plan, record = planned.ports, planned.plan, planned.record
     ports.metrics.failed(plan.environment, ports.clock.now())
     run, views = planned.transaction.run, planned.prepared.views
-    look = "Look at the service (`docker compose logs`), or fix it with a new commit"
+    projects = [planned.transaction.projects.get(name) or view.before for name, view in views.items()]
+    logs = [f"`{project.invocation.command('logs')}`" for project in projects if project]
+    look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or fix it with a new commit"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
         return _degraded(planned, f"{error}. on_failure is hold: the new files stay. {look}")
     good = all(known and known.subtree == plan.revision.subtree for known in (record.healthy, record.applied))

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.compose.context import LocalPlace
+from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.core.decide import affected_services, health
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
-from reconciler.core.model.compose import Action, ActionKind, Project
+from reconciler.core.model.compose import Action, ActionKind, Invocation, Project
 from reconciler.core.model.targets import ChangeMode, HealthPolicy, OnChange, Stack
 from reconciler.core.secret import Secret
 from tests.support.commands import lines, output, run
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.docker
 
 MakeProject = Callable[..., ComposeProject]
 CANARY = "c4n4ry-value"
+MISSING = "the env file does not exist"
 RECREATE = OnChange(ChangeMode.RECREATE)
 
 # PID 1 of the test image ends at once when stopped; `init` passes signals on where a test sends one.
@@ -43,13 +44,18 @@ SLEEPER = """
 
 @pytest.fixture
 async def docker(tmp_path: Path) -> AsyncIterator[DockerCompose]:
-    compose = DockerCompose(LocalPlace(str(tmp_path / "scratch"), os.environ))
+    compose = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), os.environ))
     yield compose
     await compose.close()
 
 
 def stack_of(project: ComposeProject, **more: object) -> Stack:
     return replace(Stack("production", "app", str(project.directory)), **more)  # type: ignore[arg-type]
+
+
+def project_of(project: ComposeProject) -> Project:
+    """What it takes to recreate its services."""
+    return Project(project.name, {}, Invocation(str(project.directory)))
 
 
 def ids(project: ComposeProject) -> dict[str, str]:
@@ -61,14 +67,11 @@ def ids(project: ComposeProject) -> dict[str, str]:
     return {name.removeprefix(f"{project.name}-"): identity for name, identity in (line.split() for line in listed)}
 
 
-class Everything(frozenset[str]):
-    """Stands for the keys of env files that git manages: all there are."""
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-
-ALL_KEYS = Everything()
+def all_managed(project: Project) -> dict[str, frozenset[str]]:
+    """As if git managed every env file that Compose reads, and every variable came from one."""
+    services = project.services.values()
+    keys = frozenset(key for service in services for key in service.environment)
+    return dict.fromkeys(project.environments.union(*(service.env_files for service in services)), keys)
 
 
 def inside(project: ComposeProject, service: str, *command: str) -> str:
@@ -86,12 +89,13 @@ async def carry_out(docker: DockerCompose, stack: Stack, project: Project, actio
     """Do what was decided, as the engine does it."""
     recreate = [action for action in actions if action.kind is ActionKind.RECREATE]
     force = any(action.force for action in recreate)
-    await docker.recreate(stack, project.name, [action.service for action in recreate], force=force)
+    scale = {action.service: action.scale for action in recreate if action.scale is not None}
+    await docker.recreate(project, [action.service for action in recreate], scale=scale, force=force)
     restart = [action.service for action in actions if action.kind is ActionKind.RESTART]
-    await docker.restart(stack, project.name, restart)
+    await docker.restart(project.name, restart)
     for action in actions:
         if action.kind is ActionKind.SIGNAL:
-            await docker.signal(stack, project.name, action.service, action.signal)
+            await docker.signal(project.name, action.service, action.signal)
 
 
 async def change(
@@ -108,7 +112,7 @@ async def change(
     assert trial == after
     paths = {str(made.directory / name): on_change for name in files}
     actions = affected_services.affected(
-        stack, before, after, await docker.containers(stack, after.name), paths, managed=ALL_KEYS
+        stack, before, after, await docker.containers(stack, after.name), paths, managed=all_managed(after)
     )
     await carry_out(docker, stack, after, actions)
     return actions
@@ -162,17 +166,19 @@ async def test_restart_does_not_load_new_values(compose_project: MakeProject, do
     made.up()
     made.write("api.env", "KEY=2\n")
     stack = stack_of(made)
-    await docker.restart(stack, made.name, ["api"])
+    await docker.restart(made.name, ["api"])
     assert made.environment("api")["KEY"] == "1"
     now = await docker.project(stack)
     (action,) = affected_services.affected(
-        stack, now, now, await docker.containers(stack, made.name), {}, managed=ALL_KEYS
+        stack, now, now, await docker.containers(stack, made.name), {}, managed=all_managed(now)
     )
     assert (action.reason, action.stale) == ("container runs older values of KEY", True)
     await carry_out(docker, stack, now, (action,))
     assert made.environment("api")["KEY"] == "2"
     assert (
-        affected_services.affected(stack, now, now, await docker.containers(stack, made.name), {}, managed=ALL_KEYS)
+        affected_services.affected(
+            stack, now, now, await docker.containers(stack, made.name), {}, managed=all_managed(now)
+        )
         == ()
     )
 
@@ -203,9 +209,9 @@ async def test_compose_alone_would_leave_a_container_with_the_old_mounted_file(
     made = compose_project(MOUNTED, {"web.conf": "old", "conf.d/x.conf": "old"})
     made.up()
     made.write("web.conf.new", "new").rename(made.directory / "web.conf")
-    await docker.recreate(stack_of(made), made.name, ["web"])
+    await docker.recreate(project_of(made), ["web"])
     assert inside(made, "web", "cat", "/web.conf") == "old"
-    await docker.recreate(stack_of(made), made.name, ["web"], force=True)
+    await docker.recreate(project_of(made), ["web"], force=True)
     assert inside(made, "web", "cat", "/web.conf") == "new"
 
 
@@ -232,7 +238,7 @@ async def test_signal_goes_to_the_containers_that_run(compose_project: MakeProje
     made = compose_project(f"services:\n  api:{SLEEPER}    deploy: {{replicas: 2}}\n")
     made.up()
     output("docker", "stop", ids(made)["api-1"])
-    await docker.signal(stack_of(made), made.name, "api", "KILL")
+    await docker.signal(made.name, "api", "KILL")
     found = [one.exit_code for one in await docker.containers(stack_of(made), made.name)]
     assert found == [137, 137]
 
@@ -243,7 +249,7 @@ async def test_signal_that_the_engine_does_not_know_is_refused(
     made = compose_project(f"services:\n  api:{SLEEPER}")
     made.up()
     with pytest.raises(ModelRefusedError, match="cannot send NONSENSE to api") as raised:
-        await docker.signal(stack_of(made), made.name, "api", "NONSENSE")
+        await docker.signal(made.name, "api", "NONSENSE")
     assert raised.value.where == str(made.directory)
     assert (raised.value.__cause__, raised.value.__context__) == (None, None)
 
@@ -421,7 +427,7 @@ async def test_variables_of_the_daemon_do_not_reach_compose(compose_project: Mak
         f"services:\n  api:{SLEEPER}    environment: [INHERITED, 'LEVEL=${{LEVEL:-none}}']\n", {".env": "LEVEL=file\n"}
     )
     environment = {**os.environ, "INHERITED": "daemon", "LEVEL": "daemon"}
-    docker = DockerCompose(LocalPlace(str(tmp_path / "scratch"), environment))
+    docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), environment))
     project = await docker.project(stack_of(made))
     assert project.services["api"].environment == {"INHERITED": None, "LEVEL": "file"}
 
@@ -586,7 +592,7 @@ async def test_staged_project_may_begin_where_the_live_one_is_broken(
     assert (glanced.id, glanced.service, glanced.state) == (found[0].id, "api", "running")
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
     assert after.name == made.name
-    (action,) = affected_services.affected(stack, None, after, found, {}, managed=ALL_KEYS)
+    (action,) = affected_services.affected(stack, None, after, found, {}, managed=all_managed(after))
     assert action.reason == "container runs older values of KEY"
 
 
@@ -608,7 +614,9 @@ async def test_nothing_of_a_staged_file_touches_the_disk(compose_project: MakePr
     spy.write_text(SPY.format(canary=canary, places=f"{tmp_path} /tmp /dev/shm", report=report, docker=real))
     spy.chmod(0o755)
     # The spy's own text holds the secret; it stands for the proof that the search finds one.
-    docker = DockerCompose(LocalPlace(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}))
+    docker = DockerCompose(
+        LocalComposeContext(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
+    )
     project = await docker.project(stack_of(made), staged(made, {"api.env": f"KEY={canary}\n"}))
     assert project.services["api"].environment == {"KEY": canary}
     assert f"/proc/{os.getpid()}/fd/" in (tmp_path / "report.listing").read_text()
@@ -636,7 +644,8 @@ async def test_what_a_killed_run_left_is_removed_and_what_is_in_use_stays(
 async def test_every_project_file_is_one_that_compose_reads(everything: ComposeProject, docker: DockerCompose) -> None:
     """Broken in turn, each existing one of them must stop Compose; so must each environment file."""
     stack = stack_of(everything)
-    project, environments = await docker.project_files(stack), await docker.environment_files(stack)
+    read = await docker.project_files(stack)
+    project, environments = read.files, read.environments
     directory = everything.directory
     existing = set(filter(os.path.exists, project))
     unused = "more/home/extended-3.yaml"
@@ -729,8 +738,9 @@ async def test_profile_without_its_env_file_is_left_out_unless_the_stack_names_i
     made.up()
     project = await docker.project(stack_of(made))
     assert project.services.keys() == {"api"}
+    assert project.unresolved == {"db": f"{made.directory}/db.env: Compose cannot resolve the project: {MISSING}"}
     made.write("api.env", "KEY=2\n")
-    await docker.recreate(stack_of(made), project.name, ["api"])
+    await docker.recreate(project, ["api"])
     assert made.environment("api")["KEY"] == "2"
     with pytest.raises(ModelRefusedError):
         await docker.project(stack_of(made, profiles=("db",)))
@@ -746,7 +756,7 @@ async def test_compose_file_of_a_directory_above_is_never_taken(
         assert raised.value.where == str(directory)
         assert raised.value.hint
     with pytest.raises(EngineUnavailableError, match="directory does not exist"):
-        await docker.recreate(replace(stack_of(made), directory=str(made.directory / "absent")), made.name, ["api"])
+        await docker.recreate(Project("x", {}, Invocation(str(made.directory / "absent"))), ["api"])
     with pytest.raises(EngineUnavailableError, match="the compose file is missing"):
         await docker.project(stack_of(made, files=("absent.yaml",)))
 
@@ -756,7 +766,7 @@ async def test_compose_file_may_be_named_by_dotenv(compose_project: MakeProject,
     made.write("deploy/b.yaml", "services: {b: {image: x}}")
     (made.directory / "compose.yaml").unlink()
     assert (await docker.project(stack_of(made))).services.keys() == {"b"}
-    assert str(made.directory / "deploy/b.yaml") in await docker.project_files(stack_of(made))
+    assert str(made.directory / "deploy/b.yaml") in (await docker.project_files(stack_of(made))).files
 
 
 # --- starting services ---
@@ -785,7 +795,7 @@ async def test_service_that_cannot_be_started_is_explained(
     kept = [line for line in SLEEPER.splitlines() if line.split(":")[0].strip() not in keys]
     made = compose_project("services:\n  api:" + "\n".join(kept) + f"\n{extra}    environment: {{KEY: {CANARY}}}\n")
     with pytest.raises(ModelRefusedError) as raised:
-        await docker.recreate(stack_of(made), made.name, ["api"])
+        await docker.recreate(project_of(made), ["api"])
     assert words in str(raised.value)
     assert CANARY not in everything_said(raised.value)
 
@@ -794,7 +804,7 @@ async def test_cancelled_recreate_is_finished_first(compose_project: MakeProject
     made = compose_project(f"services:\n  api:{DEAF}    env_file: [x.env]\n", {"x.env": "KEY=1\n"})
     made.up()
     made.write("x.env", "KEY=2\n")
-    task = asyncio.create_task(docker.recreate(stack_of(made), made.name, ["api"]))
+    task = asyncio.create_task(docker.recreate(project_of(made), ["api"]))
     await asyncio.to_thread(eventually, lambda: len(ids(made)) == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -828,7 +838,7 @@ async def test_what_an_interrupted_compose_left_does_not_stop_the_next_recreate(
     made.write("x.env", "KEY=2\n")
     interrupt_up(made, number)
     assert len(ids(made)) == 2
-    await docker.recreate(stack_of(made), made.name, ["api"])
+    await docker.recreate(project_of(made), ["api"])
     assert ids(made).keys() == {"api-1"}
     assert made.environment("api")["KEY"] == "2"
 
@@ -860,7 +870,7 @@ async def stumbling(tmp_path: Path) -> AsyncIterator[Callable[[int, str], Docker
         spy.write_text(STUMBLES.format(tries=tries, times=times, said=said, docker=real))
         spy.chmod(0o755)
         path = f"{spy.parent}:{os.environ['PATH']}"
-        made.append(DockerCompose(LocalPlace(str(tmp_path / "scratch"), {**os.environ, "PATH": path})))
+        made.append(DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), {**os.environ, "PATH": path})))
         return made[-1]
 
     yield make
@@ -873,7 +883,7 @@ async def test_an_interrupted_compose_may_have_left_something_of_several_service
     compose_project: MakeProject, stumbling: Callable[[int, str], DockerCompose], said: str
 ) -> None:
     made = compose_project(f"services:\n  a:{SLEEPER}\n  b:{SLEEPER}")
-    await stumbling(3, said).recreate(stack_of(made), made.name, ["a", "b"])
+    await stumbling(3, said).recreate(project_of(made), ["a", "b"])
     assert ids(made).keys() == {"a-1", "b-1"}
 
 
@@ -887,7 +897,7 @@ async def test_an_engine_that_does_not_get_rid_of_a_container_blames_no_revision
     monkeypatch.setattr("reconciler.adapters.compose.project._PAUSES", (0.0, 0.1))
     made = compose_project(f"services:\n  a:{SLEEPER}")
     with pytest.raises(EngineUnavailableError, match="still removing a container"):
-        await stumbling(99, said).recreate(stack_of(made), made.name, ["a"])
+        await stumbling(99, said).recreate(project_of(made), ["a"])
 
 
 async def test_container_that_kept_its_temporary_name_gets_its_own_back(
@@ -897,7 +907,7 @@ async def test_container_that_kept_its_temporary_name_gets_its_own_back(
     made = compose_project(f"services:\n  api:{SLEEPER}")
     made.up()
     output("docker", "rename", f"{made.name}-api-1", f"0123456789ab_{made.name}-api-1")
-    await docker.recreate(stack_of(made), made.name, ["api"])
+    await docker.recreate(project_of(made), ["api"])
     assert ids(made).keys() == {"api-1"}
 
 
@@ -905,8 +915,7 @@ async def test_two_recreates_of_one_project_take_turns(compose_project: MakeProj
     made = compose_project(f"services:\n  a:{SLEEPER}\n  b:{SLEEPER}")
     made.up()
     before = ids(made)
-    stack = stack_of(made)
-    await asyncio.gather(*(docker.recreate(stack, made.name, ["a", "b"], force=True) for _ in range(2)))
+    await asyncio.gather(*(docker.recreate(project_of(made), ["a", "b"], force=True) for _ in range(2)))
     assert ids(made).keys() == before.keys()
     assert not set(before.values()) & set(ids(made).values())
 
@@ -961,9 +970,9 @@ async def test_containers_of_compose_run_are_not_the_services(
 CALLS: list[Callable[[DockerCompose, Stack], Awaitable[object]]] = [
     lambda docker, stack: docker.containers(stack, "x"),
     lambda docker, stack: docker.glance(stack),
-    lambda docker, stack: docker.recreate(stack, "x", ["api"]),
-    lambda docker, stack: docker.restart(stack, "x", ["api"]),
-    lambda docker, stack: docker.signal(stack, "x", "api", "HUP"),
+    lambda docker, stack: docker.recreate(Project("x", {}, Invocation(stack.directory)), ["api"]),
+    lambda docker, stack: docker.restart("x", ["api"]),
+    lambda docker, stack: docker.signal("x", "api", "HUP"),
 ]
 
 
@@ -977,7 +986,7 @@ async def test_engine_that_does_not_answer(
 ) -> None:
     made = compose_project("services: {api: {image: x}}")
     environment = {**os.environ, "DOCKER_HOST": host.format(tmp_path=tmp_path)}
-    docker = DockerCompose(LocalPlace(str(tmp_path / "scratch"), environment))
+    docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), environment))
     with pytest.raises(EngineUnavailableError, match="the Docker engine does not answer") as raised:
         await call(docker, stack_of(made))
     assert raised.value.retryable
@@ -1004,18 +1013,26 @@ async def test_docker_command_that_does_not_work(
     if script is not None:
         (programs / "docker").write_text(f"#!/bin/sh\n{script}\n")
         (programs / "docker").chmod(0o755)
-    docker = DockerCompose(LocalPlace(str(tmp_path / "scratch"), {"PATH": str(programs), "HOME": str(tmp_path)}))
+    docker = DockerCompose(
+        LocalComposeContext(str(tmp_path / "scratch"), {"PATH": str(programs), "HOME": str(tmp_path)})
+    )
     with pytest.raises(ReconcilerError, match=words) as raised:
         await docker.project(stack_of(made))
     assert CANARY not in everything_said(raised.value)
+    await docker.close()
 
 
-async def test_project_needs_no_engine(compose_project: MakeProject, tmp_path: Path) -> None:
+async def test_a_project_is_not_resolved_while_nobody_can_say_how_it_was_started(
+    compose_project: MakeProject, tmp_path: Path
+) -> None:
     made = compose_project("services: {api: {image: x}}")
     docker = DockerCompose(
-        LocalPlace(str(tmp_path / "scratch"), {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/dead.sock"})
+        LocalComposeContext(str(tmp_path / "scratch"), {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/dead.sock"})
     )
-    assert (await docker.project(stack_of(made))).services.keys() == {"api"}
+    with pytest.raises(EngineUnavailableError):
+        await docker.project(stack_of(made))
+    assert str(made.directory / "compose.yaml") in (await docker.project_files(stack_of(made))).files
+    await docker.close()
 
 
 # --- health ---
@@ -1073,7 +1090,7 @@ async def test_crash_after_a_restart_by_hand_is_counted_from_zero(
     await asyncio.to_thread(eventually, lambda: made.container("api")["RestartCount"] >= 2)
     before = await docker.containers(stack_of(made), made.name)
     made.write("compose.yaml", "")
-    await docker.restart(stack_of(made), made.name, ["api"])
+    await docker.restart(made.name, ["api"])
     assert made.container("api")["RestartCount"] < before[0].restarts
     run("docker", "stop", before[0].id)
 
@@ -1086,12 +1103,13 @@ async def test_variables_of_the_shell_that_started_a_container_are_not_lost_unsa
     output("docker", "compose", "up", "-d", cwd=made.directory, env={**os.environ, "VERSION": "v2"})
     stack = stack_of(made)
     before = await docker.project(stack)
+    managed = {str(made.directory / "api.env"): {"KEY"}}
     found = await docker.containers(stack, before.name)
-    assert affected_services.affected(stack, before, before, found, {}, managed={"KEY"}) == ()
+    assert affected_services.affected(stack, before, before, found, {}, managed=managed) == ()
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
-    actions = affected_services.affected(stack, before, after, found, {}, managed={"KEY"})
-    (problem,) = affected_services.foreign(before, found, actions, {"KEY"})
+    actions = affected_services.affected(stack, before, after, found, {}, managed=managed)
+    (problem,) = affected_services.foreign(before, found, actions, managed)
     assert "VERSION" in problem
     assert "v2" not in problem
     made.up()
-    assert affected_services.foreign(before, await docker.containers(stack, before.name), actions, {"KEY"}) == []
+    assert affected_services.foreign(before, await docker.containers(stack, before.name), actions, managed) == []

@@ -86,7 +86,7 @@ def test_the_commit_says_which_keys_of_what_from_where_and_by_whom(site: Server)
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     adopted = adopt(site, TARGET)
     assert site.remote.git("log", "-1", "--format=%B%an <%ae>", adopted["branch"]) == (
-        "Adopt LOG_LEVEL of production/api.env from test\n\nEdited by hand on the server, now proposed for git.\n\n"
+        "Adopt LOG_LEVEL of production/api.env from test\n\nEdited manually on the server, now proposed for git.\n\n"
         "Changed: LOG_LEVEL\n\nReconciler-Adopt-Target: production/api.env\nReconciler-Adopt-Host: test\n"
         "reconciler <reconciler@test>"
     )
@@ -96,7 +96,7 @@ def test_of_a_file_that_sops_cannot_hold_single_keys_are_adopted(site: Server) -
     live = b'TOKEN=mine\n\nLOG_LEVEL=debug\nKEY="two\nlines"\nNEW=1\n'
     (site.app / "api.env").write_bytes(live)
     said = refused(site, TARGET)
-    assert f"{site.app}/api.env, line 2: sops' dotenv cannot hold the live file as it is: it is blank" in said
+    assert f"{site.app}/api.env, line 2: sops' dotenv cannot hold the live file unchanged: it is blank" in said
     assert "--key LOG_LEVEL" in said
     adopted = adopt(site, TARGET, "--key", "LOG_LEVEL", "--key", "NEW", "--key", "EMPTY", "-k", "TOKEN")
     plain = site.key.decrypt("api.env", proposed(site, adopted))
@@ -133,7 +133,7 @@ def test_the_daemon_adopts_between_two_reconciliations(site: Server) -> None:
         threads = [threading.Thread(target=lambda: done.append(site.cli("sync").returncode)) for _ in range(2)]
         for thread in threads:
             thread.start()
-        assert "LOG_LEVEL is as git has it" not in refused(site, TARGET, "--key", "EMPTY")
+        assert "LOG_LEVEL is the same in git" not in refused(site, TARGET, "--key", "EMPTY")
         for thread in threads:
             thread.join()
         assert done == [2, 2]
@@ -151,7 +151,7 @@ def test_a_pending_newer_revision_is_kept(site: Server) -> None:
     """The branch has moved since the last reconciliation: the proposal is on top of it, and reverts nothing."""
     (site.app / "api.env").write_bytes(GIT.replace(b"one two", b"by hand"))
     site.commit({"api.env": GIT.replace(b"info", b"warning")})
-    assert "LOG_LEVEL: git has changed that since it was last applied here" in refused(site, TARGET)
+    assert "LOG_LEVEL: only git has changed it since it was last applied here" in refused(site, TARGET)
     adopted = adopt(site, TARGET, "--key", "TOKEN")
     expected = GIT.replace(b"info", b"warning").replace(b"one two", b"by hand")
     assert site.key.decrypt("api.env", proposed(site, adopted)) == expected
@@ -247,14 +247,14 @@ def test_a_missing_or_unsuitable_target_is_refused(site: Server) -> None:
 def test_a_name_whose_value_sops_would_leave_in_plain_text_is_refused(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT + b"TOKEN_unencrypted=secret\n")
     assert "in plain text" in refused(site, TARGET)
-    assert "cannot hold TOKEN_unencrypted" in refused(site, TARGET, "--key", "TOKEN_unencrypted")
+    assert "cannot hold the live TOKEN_unencrypted" in refused(site, TARGET, "--key", "TOKEN_unencrypted")
 
 
 def test_a_remote_that_is_down_or_does_not_let_us_push(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     site.remote.hook("pre-receive", "echo branches are protected >&2; exit 1")
     said = refused(site, TARGET)
-    assert "the remote does not let us push to reconciler/adopt-production-" in said
+    assert "the remote refuses the push to reconciler/adopt-production-" in said
     assert "revert" not in said
     site.remote.path.rename(site.root / "gone")
     done = site.cli("adopt", TARGET)

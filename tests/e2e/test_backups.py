@@ -14,6 +14,8 @@ import pytest
 from tests.support.faults import make_faults
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 CANARY = b"canary-of-the-backups"
 
 
@@ -91,8 +93,8 @@ def test_verify_says_that_all_are_intact_and_exits_0(settled: Server) -> None:
         pytest.param(missing, "0000-a.env: the backup cannot be read (No such file or directory)", 1, id="missing"),
         pytest.param(unreadable, "its manifest.json cannot be read", 1, id="manifest"),
         pytest.param(foreign, "its manifest.json cannot be read", 1, id="foreign directory"),
-        pytest.param(open_to_all, "others may enter the backup directory", 1, id="backup open to all"),
-        pytest.param(open_parent, "others may enter the backup directory", 2, id="parent open to a group"),
+        pytest.param(open_to_all, "other users may enter the backup directory", 1, id="backup open to all"),
+        pytest.param(open_parent, "other users may enter the backup directory", 2, id="parent open to a group"),
     ],
 )
 def test_verify_names_what_is_wrong_shows_no_value_and_exits_1(
@@ -182,7 +184,7 @@ def test_backups_that_others_may_write_to_are_neither_taken_nor_restored_until_t
 
     for done in (settled.cli("restore", oldest), settled.cli("restore", listed(settled)[0])):
         assert done.returncode == 1
-        assert f"{directory}: others may enter the backup directory" in done.stderr
+        assert f"{directory}: other users may enter the backup directory" in done.stderr
         assert fix in done.stderr
     (result,) = [finding for finding in settled.json("doctor") if finding["component"] == "backups"]
     assert (result["level"], fix in result["advice"]) == ("error", True)

@@ -7,12 +7,15 @@ the same is shown by tests/e2e/test_check_command.py.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
 
+from reconciler.adapters.json_schema import client
+from reconciler.app.checks import time_limit
 from reconciler.app.checks.command import check_environments
 from reconciler.app.checks.run import CheckReport
 from reconciler.core.checks import rules
@@ -24,7 +27,10 @@ CANARY = "invented-"  # every secret of the site begins so
 
 @pytest.fixture(autouse=True)
 def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its directory, and with less time for what never ends."""
     monkeypatch.chdir(site.root)
+    monkeypatch.setattr(time_limit, "_LIMIT", 0.5)
+    monkeypatch.setitem(client.LIMITS.resources, resource.RLIMIT_CPU, 2)
 
 
 def check(
@@ -466,7 +472,7 @@ def a_contract_that_is_no_json_schema(site: Site) -> None:
     site.replace("contracts/api.yaml", "required: [PUBLIC_URL, LOG_LEVEL, SESSION_SECRET]", "required: PUBLIC_URL")
 
 
-@mistake(rules.CONTRACT_INVALID, "contracts/api.yaml", 6, "leads out of the file")
+@mistake(rules.CONTRACT_INVALID, "contracts/api.yaml", 6, "points out of the file")
 def a_contract_that_refers_to_the_network(site: Site) -> None:
     site.replace("contracts/api.yaml", "{type: string, format: uri,", '{$ref: "https://192.0.2.1/x", format: uri,')
 

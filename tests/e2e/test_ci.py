@@ -86,7 +86,7 @@ def test_the_command_is_installed(command: str, tmp_path: Path) -> None:
     settings = {"PIP_TARGET": str(target), "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "false", "PIP_NO_INDEX": "1"}
     bash(command, tmp_path, {"RECONCILER": str(ROOT), **settings})
     assert (target / "bin" / "reconciler").exists()
-    assert (target / "reconciler" / "adapters" / "contract_evaluator.py").exists()
+    assert (target / "reconciler" / "adapters" / "json_schema" / "worker.py").exists()
 
 
 # --- GitHub ---

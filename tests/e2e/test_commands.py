@@ -41,8 +41,8 @@ def settled(server: Server) -> Server:
 
 
 @contextlib.contextmanager
-def held_pass(server: Server) -> Iterator[Callable[[], None]]:
-    """Passes that write api.env wait, in a check of the server, for the function that this yields; or for the end."""
+def held_reconciliation(server: Server) -> Iterator[Callable[[], None]]:
+    """Reconciliations that write api.env wait, in a check of the server, until the yielded function is called."""
     gate = server.root / "gate"
     waiting = 'while ! test -e "$1"; do sleep 0.05; done'
     server.settings["checks"] = {"gate": ["sh", "-c", waiting, "{file}", str(gate)]}
@@ -96,7 +96,7 @@ def test_unknown_environment_and_unknown_target_are_refused_by_name(settled: Ser
         assert f"no target {name}" in done.stdout + done.stderr
 
 
-def test_nothing_to_show_before_the_first_pass_is_said_so(server: Server) -> None:
+def test_nothing_to_show_before_the_first_reconciliation_is_an_error(server: Server) -> None:
     for command in ("history", "backups"):
         done = server.cli(command)
         assert (done.returncode, done.stdout) == (1, "")
@@ -106,7 +106,7 @@ def test_nothing_to_show_before_the_first_pass_is_said_so(server: Server) -> Non
 # --- sync, plan, status ----------------------------------------------------------------------------------------------
 
 
-def test_pass_in_json_has_one_outcome_per_environment_with_what_was_planned_and_what_is(settled: Server) -> None:
+def test_sync_in_json_has_one_outcome_per_environment_with_the_plan_and_the_state_after_it(settled: Server) -> None:
     commit = settled.commit({"api.env": b"A=1\nB=3\nD=4\nC=3\n"}, message="Change B", author="Bob <bob@example.org>")
 
     planned = settled.cli("plan", "--json")
@@ -114,16 +114,16 @@ def test_pass_in_json_has_one_outcome_per_environment_with_what_was_planned_and_
 
     assert (planned.returncode, done.returncode) == (2, 0)
     ((before,), (outcome,)) = (json.loads(planned.stdout), json.loads(done.stdout))
-    for one in (before, outcome):
-        assert one.keys() == OUTCOME
-        assert one["environment"] == ENVIRONMENT
-        assert (one["revision"]["commit"], one["revision"]["subject"]) == (commit, "Change B")
-        assert one["revision"]["author"] == "Bob <bob@example.org>"
-        (change,) = one["plan"]["changes"]
+    for result in (before, outcome):
+        assert result.keys() == OUTCOME
+        assert result["environment"] == ENVIRONMENT
+        assert (result["revision"]["commit"], result["revision"]["subject"]) == (commit, "Change B")
+        assert result["revision"]["author"] == "Bob <bob@example.org>"
+        (change,) = result["plan"]["changes"]
         assert change.keys() == CHANGE
         assert change["keys"] == {"added": ["D"], "removed": [], "changed": ["B"]}
         assert (change["kind"], change["effect"], change["sync"]) == ("update", "write", "pending")
-        assert one["plan"]["actions"] == []
+        assert result["plan"]["actions"] == []
     assert (before["result"], before["pending"], before["run"], before["backup"]) == ("in_sync", True, None, None)
     assert (outcome["result"], outcome["pending"]) == ("applied", False)
     assert outcome["run"]
@@ -157,19 +157,19 @@ def test_plan_and_sync_exit_1_for_a_revision_that_cannot_be_applied_and_say_why(
 
 def test_status_names_the_revisions_and_how_each_target_stands(settled: Server) -> None:
     done = settled.cli("status", "--json")
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["daemon"]) == (0, {"running": False, "pid": None})
-    (shown,) = found["environments"]
+    status = json.loads(done.stdout)
+    assert (done.returncode, status["daemon"]) == (0, {"running": False, "pid": None})
+    (environment,) = status["environments"]
     head = settled.remote.head()
-    assert [shown[name]["commit"] for name in ("head", "applied", "healthy")] == [head, head, head]
-    assert (shown["result"], shown["quarantine"], shown["services"]) == ("in_sync", None, [])
-    assert [change["sync"] for change in shown["after"]["changes"]] == ["in_sync"]
+    assert [environment[name]["commit"] for name in ("head", "applied", "healthy")] == [head, head, head]
+    assert (environment["result"], environment["quarantine"], environment["services"]) == ("in_sync", None, [])
+    assert [change["sync"] for change in environment["after"]["changes"]] == ["in_sync"]
 
     (settled.app / "api.env").write_bytes(b"A=by hand\nB=2\nC=3\n")
     done = settled.cli("status", "--json")
-    (shown,) = json.loads(done.stdout)["environments"]
+    (environment,) = json.loads(done.stdout)["environments"]
     assert done.returncode == 2
-    assert [change["sync"] for change in shown["after"]["changes"]] == ["drifted"]
+    assert [change["sync"] for change in environment["after"]["changes"]] == ["drifted"]
     assert "drifted" in settled.cli("status").stdout
     assert settled.live("api.env").startswith(b"A=by hand")
 
@@ -181,19 +181,19 @@ def test_history_lists_runs_newest_first_as_many_as_asked_for(settled: Server) -
     settled.commit({"api.env": b"A=2\nB=2\nC=3\n"}, message="Second", author="Bob <bob@example.org>")
     settled.sync()
 
-    found = settled.json("history")
-    assert [run["revision"]["subject"] for run in found] == ["Second", "Start"]
-    assert {run["trigger"] for run in found} == {"manual"}
-    assert {run["result"] for run in found} == {"applied"}
-    assert all(run["finished_at"] >= run["started_at"] for run in found)
-    assert found[0]["from_commit"] == found[1]["revision"]["commit"]
+    runs = settled.json("history")
+    assert [run["revision"]["subject"] for run in runs] == ["Second", "Start"]
+    assert {run["trigger"] for run in runs} == {"manual"}
+    assert {run["result"] for run in runs} == {"applied"}
+    assert all(run["finished_at"] >= run["started_at"] for run in runs)
+    assert runs[0]["from_commit"] == runs[1]["revision"]["commit"]
     assert len(settled.json("history", "--limit", "1")) == 1
     table = settled.cli("history").stdout
     assert "~A" in table
     assert "Bob" in table
 
 
-def test_restore_puts_a_backup_back_and_backs_up_what_it_replaces(settled: Server) -> None:
+def test_restore_backs_up_what_it_replaces(settled: Server) -> None:
     settled.commit({"api.env": b"A=2\nB=2\nC=3\n"})
     old = settled.sync()["backup"]
     assert settled.json("backups")[0]["backup"] == old
@@ -207,10 +207,10 @@ def test_restore_puts_a_backup_back_and_backs_up_what_it_replaces(settled: Serve
     assert settled.live("api.env") == b"A=1\nB=2\nC=3\n"
     assert settled.backed_up(restored["backup"]) == {"api.env": b"A=2\nB=2\nC=3\n"}
     assert settled.json("backups")[0]["backup"] == restored["backup"]
-    assert settled.cli("plan").returncode == 2  # git wants something else: a person has been told so
+    assert settled.cli("plan").returncode == 2  # to git it is drift
 
 
-def test_restore_of_what_was_not_there_takes_the_file_away_again(settled: Server) -> None:
+def test_restore_of_a_file_that_did_not_exist_removes_it(settled: Server) -> None:
     (first,) = settled.json("backups")
     assert first["files"] == [{"source": "api.env", "path": str(settled.app / "api.env"), "existed": False}]
 
@@ -219,14 +219,14 @@ def test_restore_of_what_was_not_there_takes_the_file_away_again(settled: Server
     assert not (settled.app / "api.env").exists()
 
 
-def test_restore_refuses_a_backup_and_a_file_that_are_not_there(settled: Server) -> None:
+def test_restore_refuses_an_unknown_backup_and_an_unknown_file(settled: Server) -> None:
     (backup,) = settled.json("backups")
     unknown = settled.cli("restore", "20200101T000000Z-nothing")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "reconciler backups" in unknown.stderr
-    other = settled.cli("restore", backup["backup"], "--target", "worker.env")
-    assert (other.returncode, other.stdout) == (1, "")
-    assert "api.env" in other.stderr
+    unknown = settled.cli("restore", backup["backup"], "--target", "worker.env")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "api.env" in unknown.stderr
     assert settled.live("api.env") == b"A=1\nB=2\nC=3\n"
 
 
@@ -234,11 +234,11 @@ def test_restore_refuses_a_backup_and_a_file_that_are_not_there(settled: Server)
 
 
 def findings(server: Server) -> dict[str, dict[str, str]]:
-    """What doctor found, by what it examined."""
+    """The findings of doctor, by component."""
     return {finding["component"]: finding for finding in server.json("doctor")}
 
 
-def test_doctor_finds_every_broken_piece_at_once_and_says_what_to_do(settled: Server, tmp_path: Path) -> None:
+def test_doctor_finds_every_broken_component_and_says_what_to_do(settled: Server, tmp_path: Path) -> None:
     key = tmp_path / "age.key"
     key.write_bytes(settled.key.path.read_bytes())
     key.chmod(0o644)
@@ -262,7 +262,7 @@ def test_doctor_finds_every_broken_piece_at_once_and_says_what_to_do(settled: Se
 
 
 @pytest.mark.sshd
-def test_doctor_says_that_the_remote_lets_nobody_push_and_that_no_signature_is_good(
+def test_doctor_says_that_the_remote_refuses_a_push_and_that_no_signature_is_good(
     settled: Server, sshd: Sshd, tmp_path: Path
 ) -> None:
     reader, signers = make_ssh_key(tmp_path / "reader"), tmp_path / "signers"
@@ -277,14 +277,14 @@ def test_doctor_says_that_the_remote_lets_nobody_push_and_that_no_signature_is_g
         "allowed_signers_file": str(signers),
     }
     settled.settings["rollback"] = {"git": "push", "signing_key_file": str(signing)}
-    bad = {what: one for what, one in findings(settled).items() if one["level"] == "error"}
+    bad = {name: finding for name, finding in findings(settled).items() if finding["level"] == "error"}
     assert bad.keys() == {"git push", "signatures", "signing key"}
     assert f"Allow the key {reader} to push there, or set rollback.git: off" in bad["git push"]["advice"]
-    assert all(one["advice"] for one in bad.values())
+    assert all(finding["advice"] for finding in bad.values())
 
     settled.settings["rollback"]["git"] = "off"
     signers.chmod(0o666)
-    bad = {what: one for what, one in findings(settled).items() if one["level"] == "error"}
+    bad = {name: finding for name, finding in findings(settled).items() if finding["level"] == "error"}
     assert bad.keys() == {"signers", "signatures", "signing key"}
 
 
@@ -308,9 +308,9 @@ def test_doctor_is_content_with_a_stack_in_sync_and_warns_of_one_without_contain
     server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
     server.sync()
 
-    found = findings(server)
-    assert found["stack production/app"]["level"] == "warning"
-    assert f"`docker compose up -d` in {server.app}" in found["stack production/app"]["advice"]
+    by_component = findings(server)
+    assert by_component["stack production/app"]["level"] == "warning"
+    assert f"`docker compose up -d` in {server.app}" in by_component["stack production/app"]["advice"]
 
     project.up()
     done = server.cli("doctor", "--json")
@@ -350,8 +350,8 @@ def test_schema_is_valid_and_accepts_the_example_files(
 # --- two at once -----------------------------------------------------------------------------------------------------
 
 
-def test_second_command_is_told_who_works_on_the_state_directory(settled: Server) -> None:
-    with held_pass(settled) as go, settled.start("sync", stdout=subprocess.DEVNULL) as first:
+def test_second_command_learns_who_works_on_the_state_directory(settled: Server) -> None:
+    with held_reconciliation(settled) as go, settled.start("sync", stdout=subprocess.DEVNULL) as first:
         lock = settled.state / "lock"
         eventually(lambda: f"process {first.pid} " in lock.read_text())
         for command in ("sync", "status"):
@@ -360,7 +360,7 @@ def test_second_command_is_told_who_works_on_the_state_directory(settled: Server
             assert f"in use by process {first.pid} (reconciler sync) since " in done.stderr
         assert settled.cli("history").returncode == 0  # reading is always possible
         go()
-        assert first.wait(30) == 0
+        assert first.wait(120) == 0
     assert settled.live("api.env") == b"A=2\nB=2\nC=3\n"
     assert settled.cli("sync").returncode == 0
 
@@ -378,8 +378,8 @@ def test_no_command_needs_a_terminal_and_what_is_piped_has_no_escape_codes(settl
         assert "Traceback" not in done.stderr
 
 
-def test_pass_that_takes_longer_than_a_second_shows_what_it_is_doing_on_a_terminal(settled: Server) -> None:
-    with held_pass(settled) as go, terminal(settled, "sync") as read:
+def test_sync_that_takes_longer_than_a_second_shows_its_progress_on_a_terminal(settled: Server) -> None:
+    with held_reconciliation(settled) as go, terminal(settled, "sync") as read:
         eventually(lambda: "comparing the live files" in read(), timeout=30)
         go()
         eventually(lambda: "applied" in read(), timeout=30)
@@ -388,28 +388,28 @@ def test_pass_that_takes_longer_than_a_second_shows_what_it_is_doing_on_a_termin
 
 @contextlib.contextmanager
 def terminal(server: Server, *arguments: str) -> Iterator[Callable[[], str]]:
-    """Run the command in a terminal; yields a function that gives all it has shown so far. It must exit with 0."""
+    """Run the command in a terminal; yields a function that returns its output so far. It must exit with 0."""
     ours, theirs = pty.openpty()
-    shown = bytearray()
+    output = bytearray()
 
     def read() -> str:
         with contextlib.suppress(OSError):  # the command has closed its side
             while select.select([ours], [], [], 0)[0]:
-                shown.extend(os.read(ours, 65536))
-        return shown.decode(errors="replace")
+                output.extend(os.read(ours, 65536))
+        return output.decode(errors="replace")
 
     process = server.start(*arguments, environment={"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     try:
         with process:
             yield read
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
     finally:
         process.kill()
         os.close(ours)
 
 
-def test_a_temporary_file_of_a_killed_run_is_taken_away_and_an_edit_in_it_kept(server: Server) -> None:
+def test_a_temporary_file_of_a_killed_run_is_removed_and_an_edit_in_it_kept(server: Server) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     server.sync()
     left = server.app / ".api.env.reconciler-0123456789ab"

@@ -97,7 +97,7 @@ def test_over_ssh_it_runs_in_the_directory_of_the_side(sshd: Sshd, tmp_path: Pat
     (tmp_path / "second" / "lock.txt").write_text("other\n")
     assert probed(tmp_path, *arguments, run=CAT)["class"] == "differs"
     assert probed(tmp_path, *arguments, run=["echo", "$HOME; id"], show=True, code=0)["right"] == "exit 0: $HOME; id"
-    assert probed(tmp_path, *arguments, run=["sleep", "60"], timeout="1s")["right"] == "sleep did not end within 1 s"
+    assert probed(tmp_path, *arguments, run=["sleep", "60"], timeout="1s")["right"] == "sleep timed out after 1 s"
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -146,6 +146,19 @@ def test_a_probe_runs_in_the_container_of_a_service(
     arguments = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
     probe = probed(tmp_path, *arguments, run=["hostname"], service="api", show=True)
     assert (probe["left"], probe["right"], probe["class"]) == ("exit 0: one", "exit 0: two", "differs")
+
+
+@pytest.mark.docker
+def test_a_probe_of_a_service_finds_a_project_that_was_started_with_options(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path
+) -> None:
+    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s, hostname: '${NAME:?}'}}\n"
+    first, second = (compose_project(text, {"prod.env": f"NAME={name}\n"}) for name in ("one", "two"))
+    for project in (first, second):
+        assert project.compose("--env-file", "prod.env", "up", "-d", "--pull", "never").returncode == 0
+    asked = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
+    found = probed(tmp_path, *asked, run=["hostname"], service="api", show=True)
+    assert (found["left"], found["right"]) == ("exit 0: one", "exit 0: two")
 
 
 def test_the_servers_file_has_probes_and_git_has_none(server: Server, tmp_path: Path) -> None:

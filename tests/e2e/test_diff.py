@@ -163,7 +163,7 @@ def test_other_plain_files_are_reported_as_changed(committed: Site) -> None:
 def test_a_file_that_cannot_be_read_is_reported(committed: Site) -> None:
     committed.write("production/worker.env", "<<<<<<< ours\n" + committed.read("production/worker.env"))
     committed.commit()
-    assert "`reconciler check` says why" in one_file(committed)["note"]
+    assert "`reconciler check` shows why" in one_file(committed)["note"]
 
 
 def test_a_file_that_is_no_longer_encrypted_is_reported(committed: Site) -> None:
@@ -185,7 +185,7 @@ def test_readable_names_of_a_damaged_or_plain_file_are_reported(committed: Site,
     file = one_file(committed)
     assert file["keys"]["removed"] == ["QUEUE"]
     assert "WORKERS" in file["keys"]["changed"]
-    assert "check` says why" in file["note"]
+    assert "check` shows why" in file["note"]
     assert "without a key" not in file["note"]
     assert "**Keys are removed:** `QUEUE`" in markdown(committed)
 

@@ -15,6 +15,8 @@ from tests.support.compose import ComposeProject
 from tests.support.server import ENVIRONMENT, Daemon, Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 GIT = b"DEBUG=false\nLOG_LEVEL=info\n"
 LONG = 60.0  # seconds: far below the ten minutes after which the daemon looks by itself
 

@@ -18,6 +18,8 @@ from tests.support.failures import ENVIRONMENT_FAILURES, FAILURES, SERVER_FAILUR
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 ERRORS = Path(__file__).parents[2] / "docs" / "errors.md"
 Completed = subprocess.CompletedProcess[str]
 

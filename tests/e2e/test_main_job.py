@@ -30,7 +30,7 @@ services:
 """
 TWO_SOURCES = {"api.env": b"COLOUR=red\nSIZE=1\n", "worker.env": b"JOBS=4\n"}
 
-# Ends at once where MODE begins with bad.
+# Ends immediately if MODE begins with bad.
 ONE_THAT_MAY_CRASH = """\
 services:
   api:
@@ -62,7 +62,7 @@ def start(stack_server: MakeStackServer) -> Start:
 
 
 def applied(server: Server, *arguments: str) -> dict[str, Any]:
-    """One pass that must end so."""
+    """A reconciliation that must have this result."""
     outcome = server.sync(*arguments)
     assert (outcome["result"], outcome["exit_code"]) == ("applied", 0), outcome["reason"]
     return outcome
@@ -82,12 +82,12 @@ def printed(project: ComposeProject, service: str, *command: str) -> str:
 
 def change(outcome: Mapping[str, Any], source: str, *, environment: str = ENVIRONMENT) -> dict[str, Any]:
     """The part of an outcome's plan that is about one target."""
-    (found,) = (one for one in outcome["plan"]["changes"] if one["target"] == f"{environment}/{source}")
-    return dict(found)
+    (change,) = (change for change in outcome["plan"]["changes"] if change["target"] == f"{environment}/{source}")
+    return dict(change)
 
 
 def touched(outcome: Mapping[str, Any]) -> dict[str, str]:
-    """What the pass did to services, by service."""
+    """What the reconciliation did to services, by service."""
     return {action["service"]: action["action"] for action in outcome["plan"]["actions"]}
 
 
@@ -95,7 +95,9 @@ def touched(outcome: Mapping[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.docker
-def test_first_pass_on_an_empty_directory_writes_the_files_and_starts_nothing(stack_server: MakeStackServer) -> None:
+def test_first_reconciliation_on_an_empty_directory_writes_the_files_and_starts_nothing(
+    stack_server: MakeStackServer,
+) -> None:
     server, project = stack_server(TWO_SERVICES)
     targets = {"api.env": {"mode": "0640"}, "worker.env": None, "etc/app.conf": {"encrypted": False, "mode": "0644"}}
     commit = server.commit({**TWO_SOURCES, "etc/app.conf": b"listen 80;\n"}, server.manifest(targets))
@@ -118,8 +120,8 @@ def test_written_file_belongs_to_the_owner_and_group_that_git_names(server: Serv
 
     server.sync()
 
-    found = (server.app / "api.env").stat()
-    assert (found.st_uid, found.st_gid) == (nobody.pw_uid, nobody.pw_gid)
+    status = (server.app / "api.env").stat()
+    assert (status.st_uid, status.st_gid) == (nobody.pw_uid, nobody.pw_gid)
 
 
 # --- a change in git -------------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def test_changed_key_recreates_only_the_service_that_reads_it(start: Start) -> N
     assert latest["changes"] == [
         {"source": "api.env", "kind": "update", "added": [], "removed": [], "changed": ["COLOUR"]}
     ]
-    assert [(one["service"], one["reason"]) for one in latest["actions"]] == [("api", "COLOUR changed")]
+    assert [(action["service"], action["reason"]) for action in latest["actions"]] == [("api", "COLOUR changed")]
     assert latest["backup"] == outcome["backup"]
 
     recreated = 'reconciler_service_recreate_total{environment="production",result="ok",service="%s",stack="app"}'
@@ -270,7 +272,7 @@ def test_commit_elsewhere_in_the_repository_is_no_change(server: Server) -> None
 
 
 @pytest.mark.docker
-def test_git_revert_by_a_person_brings_the_old_values_back(start: Start) -> None:
+def test_git_revert_by_hand_restores_the_old_values(start: Start) -> None:
     server, project = start()
     bad = server.commit({"api.env": b"COLOUR=blue\nSIZE=1\n"})
     server.sync()
@@ -288,7 +290,7 @@ def test_git_revert_by_a_person_brings_the_old_values_back(start: Start) -> None
 
 
 @pytest.mark.docker
-def test_services_that_a_person_stopped_or_never_started_stay_so(start: Start) -> None:
+def test_services_that_were_stopped_by_hand_or_never_started_stay_so(start: Start) -> None:
     compose = """\
 x-common: &common {image: IMAGE, network_mode: none, env_file: [api.env]}
 services:
@@ -359,7 +361,7 @@ def test_change_for_one_of_two_stacks_leaves_the_other_alone(
     server.commit({"db.env": b"NAME=other\n"})
     outcome = server.sync()
 
-    assert [(one["stack"], one["service"]) for one in outcome["plan"]["actions"]] == [("data", "db")]
+    assert [(action["stack"], action["service"]) for action in outcome["plan"]["actions"]] == [("data", "db")]
     assert second.environment("db")["NAME"] == "other"
     assert ids(project, "api", "worker") == before
 
@@ -373,13 +375,13 @@ def test_environments_of_one_server_stand_and_fall_each_by_itself(server: Server
     server.commit({"tool.env": b"T=1\n"}, tools, environment="tools")
 
     first = server.outcomes()
-    assert {name: one["result"] for name, one in first.items()} == {ENVIRONMENT: "applied", "tools": "applied"}
+    assert {name: outcome["result"] for name, outcome in first.items()} == {ENVIRONMENT: "applied", "tools": "applied"}
     assert (server.live("api.env"), (other / "tool.env").read_bytes()) == (b"A=1\n", b"T=1\n")
 
     server.commit({"tool.env": b"T=2\n"}, environment="tools")
     server.commit({"api.env": None})
     second = server.outcomes()
-    assert {name: one["result"] for name, one in second.items()} == {ENVIRONMENT: "stalled", "tools": "applied"}
+    assert {name: outcome["result"] for name, outcome in second.items()} == {ENVIRONMENT: "stalled", "tools": "applied"}
     assert (server.live("api.env"), (other / "tool.env").read_bytes()) == (b"A=1\n", b"T=2\n")
 
 
@@ -396,9 +398,9 @@ def test_hand_edit_that_no_container_has_seen_is_put_back_without_touching_it(st
     outcome = server.sync()
 
     assert (outcome["result"], outcome["exit_code"]) == ("corrected", 0)
-    found = change(outcome, "api.env")
-    assert (found["kind"], found["sync"]) == ("drift", "drifted")
-    assert found["keys"] == {"added": ["SIZE"], "removed": ["EXTRA"], "changed": ["COLOUR"]}
+    drift = change(outcome, "api.env")
+    assert (drift["kind"], drift["sync"]) == ("drift", "drifted")
+    assert drift["keys"] == {"added": ["SIZE"], "removed": ["EXTRA"], "changed": ["COLOUR"]}
     assert server.live("api.env") == TWO_SOURCES["api.env"]
     assert server.backed_up(outcome["backup"]) == {"api.env": by_hand}
     assert touched(outcome) == {}
@@ -502,7 +504,7 @@ def test_deleted_live_file_is_written_again_and_its_container_left_alone(start: 
 @pytest.mark.parametrize(
     ("on_drift", "result", "live"),
     [("restore", "applied", b"A=git\n"), ("report", "held", b"A=hand\n")],
-    ids=["git wins, the hand edit is in the backup", "held for a person"],
+    ids=["git wins, the hand edit is in the backup", "held for an operator"],
 )
 def test_file_that_git_and_a_hand_both_changed(server: Server, on_drift: str, result: str, live: bytes) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain({"api.env": {"on_drift": on_drift}}))
@@ -522,7 +524,7 @@ def test_file_that_git_and_a_hand_both_changed(server: Server, on_drift: str, re
 # --- first contact, and leaving git ----------------------------------------------------------------------------------
 
 
-def test_file_that_was_there_before_is_held_until_a_person_takes_it_over(server: Server) -> None:
+def test_file_that_existed_before_is_held_until_an_operator_takes_it_over(server: Server) -> None:
     (server.app / "api.env").write_bytes(b"A=mine\n")
     server.commit({"api.env": b"A=git\n", "new.env": b"N=1\n"}, server.plain(["api.env", "new.env"]))
 
@@ -549,7 +551,7 @@ def test_first_contact_with_an_equal_file_is_in_sync_at_once(server: Server) -> 
     assert change(server.sync(), "api.env")["kind"] == "drift"
 
 
-def test_policy_take_over_needs_no_person(server: Server) -> None:
+def test_policy_take_over_needs_no_operator(server: Server) -> None:
     (server.app / "api.env").write_bytes(b"A=mine\n")
     server.commit({"api.env": b"A=git\n"}, server.plain({"api.env": {"on_first_contact": "take_over"}}))
 
@@ -608,7 +610,7 @@ def test_unhealthy_revision_is_rolled_back_and_quarantined_until_a_correction(st
     running = ids(project, "api", "worker")
 
     after = server.sync()
-    assert (after["result"], after["exit_code"]) == ("in_sync", 2)  # the branch's head waits for a person
+    assert (after["result"], after["exit_code"]) == ("in_sync", 2)  # the branch's head needs an operator
     assert after["revision"]["commit"] == healthy
     assert "quarantined" in after["warning"]
     assert "api exited with code 1" in after["warning"]
@@ -697,7 +699,7 @@ def test_plan_of_another_revision_names_the_services_it_would_touch_and_why(star
 
     (planned,) = server.json("plan", "--revision", first[:10])
 
-    assert [(one["service"], one["action"], one["reason"]) for one in planned["plan"]["actions"]] == [
+    assert [(action["service"], action["action"], action["reason"]) for action in planned["plan"]["actions"]] == [
         ("api", "recreate", "COLOUR changed")
     ]
     assert change(planned, "api.env")["keys"]["changed"] == ["COLOUR"]

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 STATE = ("state.db", "state.db-wal", "state.db-shm")
 
 

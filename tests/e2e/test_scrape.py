@@ -1,4 +1,4 @@
-"""What a scrape of a real daemon tells: every documented metric, and the facts that only a running daemon knows."""
+"""What a scrape of a real daemon shows: every documented metric, and the facts that only a running daemon knows."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def value(daemon: Daemon, name: str, **labels: str) -> float | None:
 
 def names(daemon: Daemon) -> set[str]:
     families = list(text_string_to_metric_families(daemon.get("/metrics")[1]))
-    found = {family.name + ("_total" if family.type == "counter" else "") for family in families if family.samples}
-    return {name.removeprefix("reconciler_") for name in found if name.startswith("reconciler_")}
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in families if family.samples}
+    return {name.removeprefix("reconciler_") for name in names if name.startswith("reconciler_")}
 
 
 @pytest.mark.docker
@@ -72,7 +72,7 @@ def test_a_daemon_with_a_stack_tells_every_documented_metric_in_good_form(
 
 
 @pytest.mark.docker
-def test_a_service_that_dies_and_comes_back_is_told_though_nothing_is_applied(
+def test_a_service_that_dies_and_comes_back_is_reported_though_nothing_is_applied(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
     server, project = stack_server(MORTAL, {"order/none": ""})
@@ -107,7 +107,7 @@ def test_a_new_revision_a_pause_and_announcements_are_told(server: Server) -> No
     with server.daemon() as daemon:
         assert value(daemon, "commit_to_applied_seconds_count") == 0
         assert value(daemon, "last_result", result="applied") == 1
-        assert value(daemon, "pass_interval_seconds") == 600
+        assert value(daemon, "reconcile_interval_seconds") == 600
         assert value(daemon, "webhook_requests_total", code="202") == 0
 
         server.commit({"api.env": b"A=2\n"})
@@ -131,17 +131,19 @@ def test_a_new_revision_a_pause_and_announcements_are_told(server: Server) -> No
         assert "production/b.env" not in daemon.get("/metrics")[1]
 
 
-async def test_an_idle_loop_turns_long_before_the_next_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_loop_turns_long_before_the_next_reconciliation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else a daemon that looks rarely would seem to hang."""
     monkeypatch.setattr("reconciler.app.daemon.loop._TURN", 0.01)
-    turned, passes = asyncio.Event(), []
+    turned, triggers = asyncio.Event(), []
 
     class Idle:
         environment = "production"
         live_paths: frozenset[str] = frozenset()
 
         async def reconcile(self, request: ReconcileRequest) -> Outcome:
-            passes.append(request.trigger)
+            triggers.append(request.trigger)
             return Outcome("production", Result.IN_SYNC, "in sync")
 
     class Ticks:
@@ -156,7 +158,7 @@ async def test_an_idle_loop_turns_long_before_the_next_pass(tmp_path: Path, monk
     rollouts = [Rollout(World(tmp_path).ports(), list(only.values()))]
     loop = Loop(only, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
     running = asyncio.create_task(loop.run())
-    await asyncio.wait_for(turned.wait(), 30)
+    await asyncio.wait_for(turned.wait(), 120)
     loop.stop()
     await running
-    assert passes == ["start"]
+    assert triggers == ["start"]

@@ -26,11 +26,11 @@ DASHBOARD = DEPLOY / "grafana/dashboards/reconciler.json"
 SEVERITIES = {"critical", "warning", "info"}
 # Alerts that are not about one environment, or not about one target.
 OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck"}
-OF_A_TARGET = {"Drift", "DriftContended", "Conflict", "PausedLong", "SecretTooOld"}
+OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "SecretTooOld"}
 EXPECTED = {
-    "Down", "LoopStuck", "Drift", "DriftContended", "Conflict", "Stalled", "Stale", "GitUnreachable", "DecryptFailed",
-    "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy", "BackupFailed",
-    "SecretTooOld",
+    "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
+    "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy",
+    "BackupFailed", "SecretTooOld",
 }  # fmt: skip
 
 

@@ -13,6 +13,19 @@ from reconciler.demo import dockerd
 IMAGE = "reconciler-test/busybox:1"
 
 
+def private_place(directory: str) -> dockerd.EnginePlace:
+    """A place for an engine beside the machine's own, with all files below ``directory``.
+
+    The path must be short: that of a socket has at most 107 bytes. The engine gets its own network and mount
+    namespaces: in the machine's, even an engine with ``--bridge none`` removes docker0, and with it the other engine's
+    network.
+    """
+    host = f"unix://{directory}/docker.sock"
+    pid_file = f"{directory}/docker.pid"
+    files = ("--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec", "--pidfile", pid_file)
+    return dockerd.EnginePlace(host, pid_file, ("unshare", "--net", "--mount", "dockerd", "--host", host, *files))
+
+
 class SharedEngine:
     """Starts an engine at most once for everybody who shares ``directory``; anybody may end it.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.waiting import eventually
 
 _HOOKS = """\
-import errno, os, time
+import errno, os, resource, time
 
 ORDERS = os.environ["FAULTS"]
 
@@ -48,9 +48,13 @@ def held(call):
 os.write, os.fsync = failing(os.write), failing(os.fsync)
 time.time = shifted(time.time)
 
+from reconciler.adapters.json_schema import client
 from reconciler.adapters.local import files
 
-files._exchange = held(files._exchange)
+if order("contract-seconds"):
+    client.LIMITS.resources[resource.RLIMIT_CPU] = int(order("contract-seconds"))
+
+files.exchange = held(files.exchange)
 """
 
 
@@ -70,6 +74,10 @@ class Faults:
 
     def mend_disk(self) -> None:
         (self.directory / "disk-error").unlink()
+
+    def limit_contracts(self, seconds: int) -> None:
+        """Give contracts so much CPU time, where one of them would take all that there is."""
+        (self.directory / "contract-seconds").write_text(str(seconds))
 
     def set_clock(self, seconds: float) -> None:
         """Have the wall clock show so many seconds more than it is; only that, as time_t is not monotonic."""

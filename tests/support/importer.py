@@ -91,7 +91,7 @@ class Importer:
         return output("git", *arguments, cwd=self.clone, env=self.environment()).decode()
 
     def reconciler(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return reconciler(*arguments, cwd=self.clone, env=self.environment(**variables), timeout=120)
+        return reconciler(*arguments, cwd=self.clone, env=self.environment(**variables))
 
     def imports(self, *arguments: str, environment: str = "production") -> dict[str, Any]:
         """``reconciler import --yes --json``, of the stack unless sides are given; with the exit code."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.core.dotenv.interpolation import resolve_env_file
-from reconciler.core.model.compose import Container, Project, Service
+from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -44,14 +44,12 @@ class PaperEngine:
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._step("compose config")
-        found = {name: variables(_data(f"{stack.directory}/{source_of(name)}", staged or {})) for name in SERVICES}
-        return Project("app", {name: _service(name, found[name]) for name in SERVICES})
+        paths = {name: f"{stack.directory}/{source_of(name)}" for name in SERVICES}
+        services = {name: _service(name, path, variables(_data(path, staged or {}))) for name, path in paths.items()}
+        return Project("app", services, Invocation(stack.directory))
 
-    async def project_files(self, stack: Stack) -> frozenset[str]:
-        return frozenset({f"{stack.directory}/compose.yaml"})
-
-    async def environment_files(self, stack: Stack) -> frozenset[str]:
-        return frozenset({f"{stack.directory}/.env"})
+    async def project_files(self, stack: Stack) -> ProjectFiles:
+        return ProjectFiles(frozenset({f"{stack.directory}/compose.yaml"}), frozenset({f"{stack.directory}/.env"}))
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._step("engine inspect")
@@ -60,21 +58,23 @@ class PaperEngine:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         return containers(self._path)
 
-    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
+    async def recreate(
+        self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
+    ) -> None:
         """One service after the other. As in Compose, the same variables mean no change, unless forced."""
         for name in services:
             now = {container.service: container for container in containers(self._path)}
-            wanted = variables(_data(f"{stack.directory}/{source_of(name)}", {}))
-            if force or name not in now or now[name].environment != wanted:
+            desired = variables(_data(f"{project.invocation.directory}/{source_of(name)}", {}))
+            if force or name not in now or now[name].environment != desired:
                 self._step(f"compose up {name}")
-                now[name] = _container(name, wanted)
+                now[name] = _container(name, desired)
                 _store(self._path, now)
         self._step("compose up, ended")
 
-    async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: str, services: Sequence[str]) -> None:
         raise NotImplementedError
 
-    async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: str, service: str, signal: str) -> None:
         raise NotImplementedError
 
 
@@ -117,9 +117,10 @@ def _data(path: str, staged: Mapping[str, Secret | None]) -> bytes:
     return Path(path).read_bytes() if os.path.exists(path) else b""
 
 
-def _service(name: str, environment: Mapping[str, str]) -> Service:
+def _service(name: str, path: str, environment: Mapping[str, str]) -> Service:
     definition = json.dumps({"service": {"environment": dict(environment)}})
-    return Service(name, Secret(definition.encode()), environment)
+    env_files = frozenset({path})
+    return Service(name, Secret(definition.encode()), environment, env_files=env_files)
 
 
 def _container(name: str, environment: Mapping[str, str]) -> Container:

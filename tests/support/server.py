@@ -18,7 +18,7 @@ import yaml
 
 from tests.support.age_key import AgeKey
 from tests.support.commands import run
-from tests.support.forks import COMMAND, reconciler
+from tests.support.forks import COMMAND, TIMEOUT, reconciler
 from tests.support.git_remote import GitRemote
 from tests.support.waiting import eventually
 
@@ -101,11 +101,11 @@ class Server:
         return (self.app / name).read_bytes()
 
     def cli(
-        self, *arguments: str, timeout: float = 60, environment: Mapping[str, str] | None = None
+        self, *arguments: str, timeout: float = TIMEOUT, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run the command with this server's file."""
         env = {**self.variables(), **(environment or {})}
-        if self.forked and not self.started_by and "PYTHONPATH" not in env:
+        if self.forked and not self.started_by:
             return reconciler(*arguments, env=env, timeout=timeout)
         done = run(*self.started_by, COMMAND, *arguments, env=env, timeout=timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -222,11 +222,11 @@ class Daemon:
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM and wait for the end; returns the exit code. After 30 s, SIGKILL."""
+        """SIGTERM and wait for the end; returns the exit code. After two minutes, SIGKILL."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(30)
+                self.process.wait(120)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()

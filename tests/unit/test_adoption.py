@@ -96,7 +96,7 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
         pytest.param("A=1\nB=2\n", "B=2\nexport A=1\n", {"export A": "1", "A": None}, id="exported-at-the-end"),
     ],
 )
-def test_sops_is_told_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
+def test_sops_is_reported_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
     assert edited(git, live) == told
 
 
@@ -109,7 +109,7 @@ FILES = st.dictionaries(st.sampled_from(NAMES), st.text("xyz\\n\"'#$ ", max_size
 
 
 @given(FILES, FILES, st.lists(st.sampled_from(NAMES), max_size=3))
-def test_what_sops_is_told_gives_what_is_proposed(
+def test_what_sops_is_reported_gives_what_is_proposed(
     before: dict[str, str], after: dict[str, str], keys: Sequence[str]
 ) -> None:
     """Or it is refused; with keys that differ, the file never is for what stands around them."""
@@ -204,7 +204,7 @@ def test_nothing_to_adopt() -> None:
 def test_a_key_that_is_nowhere_and_one_that_does_not_differ() -> None:
     assert "neither git nor the live file has X" in refusal("A=1\nB=2\n", "A=1\nB=3\n", "X").what
     same = refusal("A=1\nB=2\n", "A=1\nB=3\n", "A")
-    assert same.what == "A is as git has it"
+    assert same.what == "A is the same in git"
     assert same.hint == "What differs: B"
 
 
@@ -224,11 +224,11 @@ def test_a_named_key_whose_value_has_several_lines() -> None:
 def test_a_change_of_gits_that_waits_is_never_undone() -> None:
     """Last applied A=1 B=2; git now wants A=9; by hand B=3. The whole live file would take A back."""
     error = refusal("A=9\nB=2\n", "A=1\nB=3\n", last="A=1\nB=2\n")
-    assert error.what.startswith("A: git has changed that")
+    assert error.what.startswith("A: only git has changed it")
     assert "--key B" in error.hint
     assert proposed("A=9\nB=2\n", "A=1\nB=3\n", "B", last="A=1\nB=2\n")[0] == "A=9\nB=3\n"
-    assert "A: git" in refusal("A=9\nB=2\n", "A=1\nB=3\n", "A", last="A=1\nB=2\n").what
-    assert "N: git" in refusal("A=1\nN=1\n", "A=1\n", last="A=1\n").what
+    assert "A: only git" in refusal("A=9\nB=2\n", "A=1\nB=3\n", "A", last="A=1\nB=2\n").what
+    assert "N: only git" in refusal("A=1\nN=1\n", "A=1\n", last="A=1\n").what
 
 
 def test_a_key_that_both_have_changed_can_be_adopted() -> None:
@@ -241,7 +241,7 @@ def test_a_file_without_keys_that_both_have_changed_is_for_a_person() -> None:
 
     assert whole(b"1", b"2", None).content.reveal() == b"2"
     assert whole(b"1", b"2", b"1").content.reveal() == b"2"
-    for live, said in ((b"1", "nothing to adopt"), (b"3", "so has somebody"), (b"0", "nobody on this server")):
+    for live, said in ((b"1", "nothing to adopt"), (b"3", "by somebody here too"), (b"0", "only git has changed")):
         with pytest.raises(RefusedError, match=said):
             whole(b"1", live, b"0")
 
@@ -253,7 +253,7 @@ def test_the_message_names_the_keys_the_target_and_the_host() -> None:
     keys = KeyChange(added=("NEW",), removed=("GONE",), changed=("A", "B"))
     assert adoption.adoption_message(TARGET, keys, "web-1\nX: y") == (
         "Adopt A, B, GONE and 1 more of prod/api.env from web-1 X: y\n\n"
-        "Edited by hand on the server, now proposed for git.\n\n"
+        "Edited manually on the server, now proposed for git.\n\n"
         "Changed: A, B\nAdded: NEW\nRemoved: GONE\n\n"
         "Reconciler-Adopt-Target: prod/api.env\nReconciler-Adopt-Host: web-1 X: y\n"
     )

@@ -38,8 +38,8 @@ def ran(code: int | None, text: str = "", problem: str = "") -> CommandResult:
     [
         (COMMAND, ran(0, "1"), ran(127)),
         (COMMAND, ran(0, "1"), ran(1, "1")),
-        (COMMAND, ran(0, "1"), ran(None, problem="alembic is not there")),
-        (COMMAND, ran(0), ran(None, problem="alembic did not end within 30 s")),
+        (COMMAND, ran(0, "1"), ran(None, problem="alembic is not installed")),
+        (COMMAND, ran(0), ran(None, problem="alembic timed out after 30 s")),
         (ADDRESS, ran(200, "ok"), ran(503, "ok")),
         (ADDRESS, ran(200, "ok"), ran(404, "ok")),
         (ADDRESS, ran(200, "ok"), ran(None, problem="no answer")),

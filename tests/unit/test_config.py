@@ -1,4 +1,4 @@
-"""The server's file: what is read, what is refused and how it is said, its JSON Schema and its page."""
+"""The server configuration: how it is read, which mistakes are refused with which message, its JSON Schema and page."""
 
 from __future__ import annotations
 
@@ -145,15 +145,15 @@ def test_an_environment_is_on_this_machine_first_then_on_its_hosts_in_their_orde
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (("environment: production}", "environment: prodution}"), "hosts.web-2.environment: prodution is not one of"),
         (("host: control", "host: web-1"), "hosts.web-1: is this machine itself"),
     ],
     ids=["an environment that is not followed", "this machine"],
 )
-def test_hosts_that_make_no_sense_are_refused(load: Load, change: tuple[str, str], told: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(told)):
+def test_hosts_that_make_no_sense_are_refused(load: Load, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         load(MINIMAL.replace("environment: production\n", HOSTS.replace(*change)))
 
 
@@ -379,8 +379,8 @@ BAD_VALUES = [
 @pytest.mark.parametrize(("text", "line"), [pytest.param(*case[1:], id=case[0]) for case in BAD_VALUES])
 def test_a_mistake_is_named_with_file_line_field_and_what_is_accepted(load: Load, text: str, line: str) -> None:
     lines = refusal(load, MINIMAL + text)
-    assert any(line in found for found in lines), lines
-    assert all(re.match(r"FILE:4: [a-z_\[\]]+.*; accepted: \S", found) for found in lines), lines
+    assert any(line in refused for refused in lines), lines
+    assert all(re.match(r"FILE:4: [a-z_\[\]]+.*; accepted: \S", refused) for refused in lines), lines
 
 
 BAD_MINIMAL = [
@@ -429,7 +429,7 @@ BAD_MINIMAL = [
 @pytest.mark.parametrize(("old", "new", "line"), [pytest.param(*case[1:], id=case[0]) for case in BAD_MINIMAL])
 def test_what_every_file_has_is_checked_too(load: Load, old: str, new: str, line: str) -> None:
     lines = refusal(load, MINIMAL.replace(old, new, 1))
-    assert any(found.startswith(line) for found in lines), lines
+    assert any(refused.startswith(line) for refused in lines), lines
 
 
 VERIFYING = MINIMAL.replace("url:", "verify: VERIFY, allowed_signers_file: /etc/signers, url:")
@@ -439,8 +439,8 @@ VERIFYING = MINIMAL.replace("url:", "verify: VERIFY, allowed_signers_file: /etc/
 @pytest.mark.parametrize("rollback", ["", "rollback: {}", "rollback: {git: push}", "rollback: {signing_key_file: ~}"])
 def test_a_revert_that_a_verified_branch_would_refuse_is_not_pushed(load: Load, verify: str, rollback: str) -> None:
     (line,) = refusal(load, VERIFYING.replace("VERIFY", verify) + rollback)
-    what = "rollback.signing_key_file: is missing, and repository.verify with rollback.git: push needs it"
-    assert line.partition(" ")[2] == f"{what}; accepted: an absolute path"
+    problem = "rollback.signing_key_file: is missing, and repository.verify with rollback.git: push needs it"
+    assert line.partition(" ")[2] == f"{problem}; accepted: an absolute path"
 
 
 @pytest.mark.parametrize(
@@ -524,7 +524,7 @@ def test_allowed_paths_do_not_reach_into_the_default_state(load: Load) -> None:
     assert lines == ["FILE:3: allowed_paths: reaches into state_dir; accepted: directories of live files"]
 
 
-# --- what is no YAML mapping ---
+# --- what is not a YAML mapping ---
 
 UNREADABLE = [
     pytest.param(b"", "FILE:1: is empty", id="empty"),
@@ -604,7 +604,7 @@ def test_a_broken_line_is_not_quoted(load: Load) -> None:
         ),
     ],
 )
-def test_yaml_that_pyyaml_would_let_pass_is_refused(load: Load, text: str, message: str) -> None:
+def test_yaml_that_pyyaml_would_accept_is_refused(load: Load, text: str, message: str) -> None:
     lines = refusal(load, MINIMAL + text)
     assert any(message in line for line in lines), lines
 
@@ -828,7 +828,7 @@ def schema_field(which: Which, path: str) -> tuple[dict[str, Any], bool]:
             current = current["properties"][name]
             current = current.get("items", current) if part.endswith("[]") else current
         reference = current.get("$ref") or next(
-            (one["$ref"] for one in current.get("anyOf", ()) if "$ref" in one), None
+            (choice["$ref"] for choice in current.get("anyOf", ()) if "$ref" in choice), None
         )
         current = root["$defs"][reference.rpartition("/")[2]] if reference else current
     return current, required
@@ -857,8 +857,8 @@ def check_default(path: str, documented: str, schema: dict[str, Any], required: 
         assert documented == "–", path
     elif "default" in schema:
         default = schema["default"]
-        shown = default if isinstance(default, str) else json.dumps(default)
-        assert documented.strip("`").strip('"') == shown, path
+        written = default if isinstance(default, str) else json.dumps(default)
+        assert documented.strip("`").strip('"') == written, path
     else:
         assert documented not in ("required", ""), path
 

@@ -53,11 +53,11 @@ def test_an_address_of_the_three_kinds_is_accepted(url: str) -> None:
         ("file:///srv/git/config.git", "Write the path alone"),
         ("git@git.example.org:acme/config.git", "Write ssh://git@git.example.org/acme/config.git."),
         ("git.example.org:acme/config.git", "Write ssh://git.example.org/acme/config.git."),
-        ("ssh://-oProxyCommand=id/config.git", "names no host"),
-        ("ssh://-oProxyCommand=id@host/config.git", "names no host"),
-        ("ssh:///config.git", "names no host"),
-        ("ssh://git@host", "names no repository"),
-        ("https://host/", "names no repository"),
+        ("ssh://-oProxyCommand=id/config.git", "has no host"),
+        ("ssh://-oProxyCommand=id@host/config.git", "has no host"),
+        ("ssh:///config.git", "has no host"),
+        ("ssh://git@host", "has no path to a repository"),
+        ("https://host/", "has no path to a repository"),
         ("ssh://git@host:notaport/config.git", "host or port cannot be read"),
         ("ssh://git@host:99999/config.git", "host or port cannot be read"),
         ("https://[::1/config.git", "host or port cannot be read"),
@@ -138,7 +138,7 @@ def test_a_branch_name_is_accepted(branch: str) -> None:
     ],
 )
 def test_what_git_would_not_take_for_a_branch_is_refused(branch: str) -> None:
-    with pytest.raises(ConfigError, match="name of a branch"):
+    with pytest.raises(ConfigError, match="not a valid branch name"):
         git_command.check_branch(branch)
 
 
@@ -297,7 +297,7 @@ NO_RIGHTS = (
         ("ssh: connect to host h port 22: Connection refused\n" + NO_RIGHTS, "does not answer"),
         ("ssh: connect to host h port 22: Connection timed out\n" + NO_RIGHTS, "does not answer"),
         ("fatal: unable to access 'https://h/r/': Failed to connect to h port 443: x", "does not answer"),
-        ("error: RPC failed; curl 18 transfer closed\nfatal: early EOF\n", "broke off"),
+        ("error: RPC failed; curl 18 transfer closed\nfatal: early EOF\n", "ended the connection"),
         ("fatal: unable to access 'https://h/r/': The requested URL returned error: 503", "does not answer"),
         ("ssh: Could not resolve hostname h: Name or service not known\n" + NO_RIGHTS, "cannot be resolved"),
         ("fatal: unable to access 'https://h/r/': Could not resolve host: h", "cannot be resolved"),
@@ -319,9 +319,9 @@ NO_RIGHTS = (
         ("fatal: Authentication failed for 'https://h/r/'", "refuses access"),
         ("fatal: could not read Username for 'https://h': terminal prompts disabled", "refuses access"),
         ("fatal: unable to access 'https://h/r/': SSL certificate problem: self-signed certificate", "TLS certificate"),
-        ("fatal: '/srv/x' does not appear to be a git repository\n" + NO_RIGHTS, "no such repository"),
-        ("remote: Not Found\nfatal: repository 'https://h/r/' not found", "no such repository"),
-        ("ERROR: Repository not found.\n" + NO_RIGHTS, "no such repository"),
+        ("fatal: '/srv/x' does not appear to be a git repository\n" + NO_RIGHTS, "repository does not exist"),
+        ("remote: Not Found\nfatal: repository 'https://h/r/' not found", "repository does not exist"),
+        ("ERROR: Repository not found.\n" + NO_RIGHTS, "repository does not exist"),
         ("fatal: detected dubious ownership in repository at '/srv/x'\n" + NO_RIGHTS, "another user"),
         ("error: file write error: No space left on device\nfatal: unable to write", "disk is full"),
         ("fatal: transport 'http' not allowed", "another address"),
@@ -329,7 +329,7 @@ NO_RIGHTS = (
         ("warning: redirecting to https://h/r.git/\nfatal: unable to access: Failed to connect", "does not answer"),
     ],
 )
-def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
+def test_what_git_says_is_reported_apart(stderr: str, said: str) -> None:
     warning = errors.known_failure(stderr)
     assert warning is not None
     assert said in warning.what
@@ -385,7 +385,7 @@ def test_objects_are_read_in_their_order_and_missing_ones_left_out() -> None:
 
 def test_an_object_that_does_not_hash_to_its_id_is_damage() -> None:
     _, output = record("blob", b"A=1")
-    with pytest.raises(objects.DamagedError, match="other content"):
+    with pytest.raises(objects.DamagedError, match="does not match its id"):
         objects.parse_batch(output.replace(b"A=1", b"A=2"))
 
 
@@ -572,5 +572,5 @@ def test_the_servers_own_reason_is_found(stdout: str, stderr: str, line: str) ->
         ("", False),
     ],
 )
-def test_a_server_that_says_no_is_told_from_one_that_is_gone(stderr: str, refused: bool) -> None:
+def test_a_server_that_says_no_is_reported_from_one_that_is_gone(stderr: str, refused: bool) -> None:
     assert errors.means_refused(stderr) is refused

@@ -21,7 +21,7 @@ from reconciler.core.onboarding.manifest import contract_schema
 from reconciler.core.onboarding.source_names import as_binary
 from reconciler.core.onboarding.types import Draft, ImportSource, PlainFiles
 from reconciler.core.secret import Secret
-from reconciler.core.secrets.plaintext import why_secret
+from reconciler.core.secrets.plaintext import reason_for_secrecy
 
 SHOP = "/opt/shop"
 
@@ -299,7 +299,7 @@ def test_a_binary_name_that_is_taken_gets_a_number() -> None:
     ],
 )
 def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> None:
-    assert why_secret(name, text.encode()) == ""
+    assert reason_for_secrecy(name, text.encode()) == ""
 
 
 @pytest.mark.parametrize(
@@ -346,6 +346,6 @@ def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> Non
     ],
 )
 def test_a_possible_secret_is_not_plain_and_not_quoted(name: str, text: str) -> None:
-    reason = why_secret(name, text.encode("latin-1"))
+    reason = reason_for_secrecy(name, text.encode("latin-1"))
     assert reason
     assert "hunter2" not in reason

@@ -1,4 +1,4 @@
-"""One process at a time works on a state directory, and the next one is told who."""
+"""One process at a time works on a state directory, and the next one learns which."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def free(state_dir: Path) -> bool:
         return False
 
 
-def test_the_second_is_told_who_holds_it_for_what_and_since_when(tmp_path: Path) -> None:
-    with holder(tmp_path) as other:
+def test_the_second_learns_who_holds_it_for_what_and_since_when(tmp_path: Path) -> None:
+    with holder(tmp_path) as first:
         with pytest.raises(LockedError) as error, exclusive(str(tmp_path), "reconciler sync"):
             pass
-        who = rf"in use by process {other.pid} \(reconciler run\) since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\dZ"
+        who = rf"in use by process {first.pid} \(reconciler run\) since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\dZ"
         assert re.search(who, str(error.value))
         assert error.value.where == str(tmp_path)
         assert "Wait for it to end" in error.value.hint
@@ -69,10 +69,10 @@ def test_it_is_free_again_after_an_error(tmp_path: Path) -> None:
 
 
 def test_it_is_free_again_after_a_kill(tmp_path: Path) -> None:
-    with holder(tmp_path) as other:
+    with holder(tmp_path) as first:
         assert not free(tmp_path)
-        other.send_signal(signal.SIGKILL)
-        other.wait()
+        first.send_signal(signal.SIGKILL)
+        first.wait()
         assert free(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""environment.yaml: what it is read to, what is refused and how it is said, and that hostile manifests do no harm."""
+"""environment.yaml: how it is read, how mistakes are refused, and that hostile manifests do no harm."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refusal(text: str | bytes, server: ServerConfig = SERVER) -> list[str]:
 
 
 def target(text: str, server: ServerConfig = SERVER) -> Target:
-    """The one target of a manifest."""
+    """The only target of a manifest."""
     (only,) = read(text, server).targets
     return only
 
@@ -75,6 +75,9 @@ def test_every_field_is_read() -> None:
             name="app",
             directory="/opt/app",
             files=("compose.yaml", "override/compose.yaml"),
+            env_files=(".env.prod", "/srv/apps/extra.env"),
+            project="shop",
+            project_directory="deploy",
             profiles=("web",),
             hosts=("web-1", "web-2"),
             health=HealthPolicy(
@@ -181,7 +184,7 @@ def test_the_short_form() -> None:
 def test_the_example_environments_are_read(environment: str) -> None:
     text = (ROOT / "envs" / environment / "environment.yaml").read_bytes()
     manifest = read_manifest(text, environment=environment, file="environment.yaml", server=MINIMAL_SERVER)
-    assert [one.source for one in manifest.targets] == ["api.env", "worker.env", "scheduler.env", "nginx.conf"]
+    assert [target.source for target in manifest.targets] == ["api.env", "worker.env", "scheduler.env", "nginx.conf"]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +274,7 @@ def test_live_paths_are_absolute_and_tidy(path: str, live: str) -> None:
 def test_stacks_of_other_hosts_are_left_out_with_their_targets(hosts: str | None, here: bool) -> None:
     manifest = read(app("a.env:", **({"hosts": hosts} if hosts else {})) + "\ntargets: {b: /opt/app/b}")
     assert [stack.name for stack in manifest.stacks] == (["app"] if here else [])
-    assert [one.source for one in manifest.targets] == (["a.env", "b"] if here else ["b"])
+    assert [target.source for target in manifest.targets] == (["a.env", "b"] if here else ["b"])
 
 
 @pytest.mark.parametrize("text", ["targets: {}", "stacks: {}", "stacks: {app: {directory: /opt/app}}"])
@@ -281,9 +284,9 @@ def test_an_environment_may_have_no_files(text: str) -> None:
 
 def test_the_paths_checks_and_health_of_another_hosts_stack_are_its_own() -> None:
     health = "{http: [{url: http://db.example.org/}]}"
-    other = f"{{directory: /srv/db, hosts: [web-2], health: {health}, targets: {{db.conf: {{check: pg}}}}}}"
-    assert read(f"stacks: {{db: {other}}}").stacks == ()
-    here = other.replace("web-2", SERVER.host)
+    database = f"{{directory: /srv/db, hosts: [web-2], health: {health}, targets: {{db.conf: {{check: pg}}}}}}"
+    assert read(f"stacks: {{db: {database}}}").stacks == ()
+    here = database.replace("web-2", SERVER.host)
     assert len(refusal(f"stacks: {{db: {here}}}")) == 3
 
 
@@ -473,8 +476,8 @@ def test_sources_are_plain_paths_below_the_environment(source: str) -> None:
 
 @pytest.mark.parametrize("source", ["$(reboot).env", "`reboot`", "a b.env", "a;b", "*.env", "%s", "größe.env", "a:b"])
 def test_names_that_only_a_shell_would_mind_are_names(source: str) -> None:
-    found = target(app(f"'{source}':"))
-    assert (found.source, found.path) == (source, f"/opt/app/{source}")
+    target_read = target(app(f"'{source}':"))
+    assert (target_read.source, target_read.path) == (source, f"/opt/app/{source}")
 
 
 IN_A_STACK = [
@@ -482,17 +485,28 @@ IN_A_STACK = [
     (
         "nothing",
         "",
-        "FILE:1: stacks.app: must be a mapping, not nothing; accepted: a mapping with directory, files, pr",
+        "FILE:1: stacks.app: must be a mapping, not nothing; accepted: a mapping with directory, files, en",
     ),
     ("no directory", "{}", "FILE:1: stacks.app.directory: is missing; accepted: a path such as /opt/app"),
     ("relative", "{directory: app}", "FILE:1: stacks.app.directory: \"app\" is not an absolute path without '..'; ac"),
     ("upwards", "{directory: /opt/app/../../etc}", 'FILE:1: stacks.app.directory: "/opt/app/../../etc" is not an ab'),
     ("outside", "{directory: /etc}", 'FILE:1: stacks.app.directory: "/etc" lies outside allowed_paths (/opt/app, /sr'),
     ("root", "{directory: /}", 'FILE:1: stacks.app.directory: "/" lies outside allowed_paths (/opt/app, /srv/apps); '),
-    ("file option", "{directory: /opt/app, files: ['-']}", 'FILE:1: stacks.app.files[0]: "-" is not a path below the'),
-    ("file upwards", "{directory: /opt/app, files: [../x]}", 'FILE:1: stacks.app.files[0]: "../x" is not a path belo'),
-    ("file outside", "{directory: /opt/app, files: [/x]}", 'FILE:1: stacks.app.files[0]: "/x" is not a path below th'),
+    ("file option", "{directory: /opt/app, files: ['-']}", 'FILE:1: stacks.app.files[0]: "-" is not a file\'s path w'),
+    ("file upwards", "{directory: /opt/app, files: [../x]}", 'FILE:1: stacks.app.files[0]: "../x" is not a file\'s pa'),
+    ("file outside", "{directory: /opt/app, files: [/x]}", 'FILE:1: stacks.app.files[0]: "/x" lies outside allowed_pa'),
     ("file as text", "{directory: /opt/app, files: x}", "FILE:1: stacks.app.files: must be a list, not text; accepted"),
+    (
+        "env file outside",
+        "{directory: /opt/app, env_files: [/x]}",
+        'stacks.app.env_files[0]: "/x" lies outside allowed_',
+    ),
+    (
+        "project",
+        "{directory: /opt/app, project: A b}",
+        'FILE:1: stacks.app.project: "A b" is not the name of a Compose',
+    ),
+    ("elsewhere", "{directory: /opt/app, project_directory: /x}", 'project_directory: "/x" lies outside allowed_paths'),
     ("profile", "{directory: /opt/app, profiles: [--x]}", 'FILE:1: stacks.app.profiles[0]: "--x" is not a name; acc'),
     ("no host", "{directory: /opt/app, hosts: []}", "FILE:1: stacks.app.hosts: must not be empty; accepted: a list o"),
     ("host", "{directory: /opt/app, hosts: [a b]}", 'FILE:1: stacks.app.hosts[0]: "a b" is not a name; accepted: up'),
@@ -689,7 +703,7 @@ stacks:
 def test_stacks_that_never_share_a_host_may_share_paths(first: str, second: str, fine: bool) -> None:
     text = TWO_STACKS.format(first, second)
     if fine:
-        assert [one.stack for one in read(text).targets] == ["a"]
+        assert [target.stack for target in read(text).targets] == ["a"]
     else:
         assert len(refusal(text)) == 3
 
@@ -888,13 +902,13 @@ def test_whatever_is_read_stays_where_the_server_allows(data: Any) -> None:
         manifest = read(yaml.safe_dump(data))
     except ManifestError:
         return
-    assert all(one.path.startswith(("/opt/app/", "/srv/apps/")) for one in manifest.targets)
-    assert all(f"{one.directory}/".startswith(("/opt/app/", "/srv/apps/")) for one in manifest.stacks)
-    assert all(os.path.normpath(one.path) == one.path for one in manifest.targets)
-    assert all(one.mode & ~0o777 == 0 for one in manifest.targets)
+    assert all(target.path.startswith(("/opt/app/", "/srv/apps/")) for target in manifest.targets)
+    assert all(f"{stack.directory}/".startswith(("/opt/app/", "/srv/apps/")) for stack in manifest.stacks)
+    assert all(os.path.normpath(target.path) == target.path for target in manifest.targets)
+    assert all(target.mode & ~0o777 == 0 for target in manifest.targets)
     assert (
-        len({one.path for one in manifest.targets})
-        == len({one.id for one in manifest.targets})
+        len({target.path for target in manifest.targets})
+        == len({target.id for target in manifest.targets})
         == len(manifest.targets)
     )
 
@@ -935,7 +949,11 @@ def test_the_schema_refuses_what_the_reader_refuses_of_a_target(text: str) -> No
 
 @pytest.mark.parametrize(
     "stack",
-    [pytest.param(case[1], id=case[0]) for case in IN_A_STACK if case[0] not in ("outside", "root", "impossible")],
+    [
+        pytest.param(case[1], id=case[0])
+        for case in IN_A_STACK
+        if case[0] not in ("outside", "root", "impossible", "file outside", "env file outside", "elsewhere")
+    ],
 )
 def test_the_schema_refuses_what_the_reader_refuses_of_a_stack(stack: str) -> None:
     assert not schema_accepts(f"stacks: {{app: {stack}}}")
@@ -946,7 +964,7 @@ def test_the_schema_refuses_the_sources_that_the_reader_refuses(source: str) -> 
     assert not schema_accepts(app(f"{source}: x"))
 
 
-def test_the_schema_wants_stacks_or_targets() -> None:
+def test_the_schema_requires_stacks_or_targets() -> None:
     assert not schema_accepts("defaults: {}")
 
 

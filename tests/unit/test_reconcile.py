@@ -20,7 +20,8 @@ from reconciler.core.model.records import Pause
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import Manifest, OnDrift, OnFailure, Stack, Target
-from reconciler.engine.reconcile import Claims, Reconciler
+from reconciler.engine.memory import Claims
+from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, APP, WORKER, Killed, World, iv, reconcile_once
 
 

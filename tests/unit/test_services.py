@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.decide.affected_services import affected, foreign, stale_keys
-from reconciler.core.model.compose import Action, ActionKind, Container, Project, Service
+from reconciler.core.decide.affected_services import affected, foreign, notes, stale_keys
+from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
 
 STACK = Stack("production", "app", "/opt/app", one_shot=frozenset({"migrate"}))
+FILE = "/opt/app/api.env"
 IMAGE_ENVIRONMENT = {"PATH": "/bin"}
 RECREATE = OnChange(ChangeMode.RECREATE)
 RESTART = OnChange(ChangeMode.RESTART)
@@ -30,10 +31,13 @@ def service(
     references: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Service:
-    """A service as Compose resolves it; ``fields`` are its own, ``references`` such as {"configs": {…}}."""
+    """A service as Compose resolves it, whose values come from FILE; ``fields`` are its own, ``references`` such as
+    {"configs": {…}}."""
     environment = {"KEY": "1"} if environment is None else environment
     definition = {"service": {**(fields or {}), "environment": environment}, **(references or {})}
-    return Service(name, Secret(json.dumps(definition).encode()), environment, **more)
+    return Service(
+        name, Secret(json.dumps(definition).encode()), environment, **{"env_files": frozenset({FILE}), **more}
+    )
 
 
 def project(*services: Service) -> Project:
@@ -68,7 +72,13 @@ def decide(
         key for one in after.services.values() for key in one.environment
     }
     return affected(
-        STACK, before, after, made, changed or {}, pending_restarts, managed=keys if managed is None else managed
+        STACK,
+        before,
+        after,
+        made,
+        changed or {},
+        pending_restarts,
+        managed={FILE: keys if managed is None else managed},
     )
 
 
@@ -235,7 +245,7 @@ BEFORE, AFTER = project(service()), project(service(environment={"KEY": "2"}))
     ],
 )
 def test_services_stopped_on_purpose_are_left_alone(containers: list[Container], touched: bool) -> None:
-    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed={"KEY"})
+    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed={FILE: {"KEY"}})
     assert kinds(actions) == ({"api": ActionKind.RECREATE} if touched else {})
 
 
@@ -484,14 +494,14 @@ def recreate(name: str = "api") -> list[Action]:
 def test_values_from_a_shell_that_a_recreate_would_lose_are_named() -> None:
     before = project(service(environment={"KEY": "1", "VERSION": ""}))
     started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "1", "VERSION": "v2"})
-    (problem,) = foreign(before, [started], recreate(), {"KEY"})
+    (problem,) = foreign(before, [started], recreate(), {FILE: {"KEY"}})
     assert "VERSION" in problem
     assert "v2" not in problem
 
 
 def test_an_image_that_a_recreate_would_change_is_named() -> None:
     before = project(service(fields={"image": "app:latest"}))
-    (problem,) = foreign(before, [container(image="app:v2")], recreate(), {"KEY"})
+    (problem,) = foreign(before, [container(image="app:v2")], recreate(), {FILE: {"KEY"}})
     assert "from app:v2 to app:latest" in problem
 
 
@@ -509,4 +519,80 @@ def test_an_image_that_a_recreate_would_change_is_named() -> None:
 )
 def test_what_a_recreate_does_not_change_is_no_problem(started: Container, actions: list[Action]) -> None:
     before = project(service(fields={"image": "app:v1"}), service("worker"))
-    assert foreign(before, [started], actions, {"KEY", *IMAGE_ENVIRONMENT}) == []
+    assert foreign(before, [started], actions, {FILE: {"KEY", *IMAGE_ENVIRONMENT}}) == []
+
+
+# --- which file explains a key, and what is only noted ---
+
+
+def test_a_key_is_explained_by_a_file_that_compose_reads_only() -> None:
+    """Case env-file-1: prod.env is managed and holds the name, and this project does not interpolate with it."""
+    before = project(service(environment={"KEY": "", "OWN": "1"}))
+    started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "secret", "OWN": "1"})
+    managed = {FILE: {"OWN"}, "/opt/app/prod.env": {"KEY"}}
+    (problem,) = foreign(before, [started], recreate(), managed)
+    assert "would also change KEY, which no managed file holds" in problem
+    assert affected(STACK, before, before, [started], {}, managed=managed) == ()
+
+
+def test_a_key_is_explained_by_a_managed_file_that_its_value_is_interpolated_from() -> None:
+    interpolated = service(environment={"PASSWORD": "2"}, references={}, env_files=frozenset())
+    after = replace(
+        project(replace(interpolated, references={"PASSWORD": frozenset({"DB_PASSWORD"})})),
+        environments=frozenset({"/opt/app/prod.env"}),
+    )
+    started = container(environment={**IMAGE_ENVIRONMENT, "PASSWORD": "1"})
+    managed = {"/opt/app/prod.env": {"DB_PASSWORD"}}
+    (action,) = affected(STACK, after, after, [started], {}, managed=managed)
+    assert action.reason == "container runs older values of PASSWORD"
+    assert foreign(after, [started], [action], managed) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "before", "after", "scale"),
+    [
+        pytest.param([1], 1, 1, None, id="as the project says"),
+        pytest.param([1, 2, 3], 1, 1, 3, id="scaled by hand"),
+        pytest.param([1, 2], 3, 3, 2, id="scaled down by hand"),
+        pytest.param([1, 3], 3, 3, None, id="one was removed from between"),
+        pytest.param([1, 4], 3, 3, None, id="one was removed after a scale down and up"),
+        pytest.param([1, 3, 4], 1, 1, 3, id="one was made again"),
+        pytest.param([1, 2, 2], 2, 2, None, id="an interrupted up left two of one number"),
+        pytest.param([1, 2], 2, 3, None, id="git scales"),
+        pytest.param([1, 2, 3], 2, 4, 3, id="git scales what is scaled by hand"),
+    ],
+)
+def test_the_count_that_runs_is_kept(numbers: list[int], before: int, after: int, scale: int | None) -> None:
+    old, new = service(replicas=before), service(environment={"KEY": "2"}, replicas=after)
+    containers = [container(id=f"api-{at}", number=number) for at, number in enumerate(numbers)]
+    (action,) = decide(project(old), project(new), containers)
+    assert action.scale == scale
+
+
+def test_a_dead_replica_counts_and_a_pending_restart_keeps_its_count() -> None:
+    dead = container(number=2, state="exited", exit_code=1)
+    (action,) = decide(project(service()), project(service(environment={"KEY": "2"})), [container(number=1), dead])
+    assert action.scale == 2
+    pending = replace(action, scale=3)
+    (again,) = decide(project(service()), project(service()), [container()], pending_restarts=(pending,))
+    assert again.scale == 3
+    (again,) = decide(project(service()), project(service()), [], pending_restarts=(replace(action, scale=None),))
+    assert again.scale is None
+
+
+def test_what_holds_nothing_is_noted() -> None:
+    here = replace(
+        project(service(sources=frozenset({"/opt/app/conf"}))),
+        environments=frozenset({"/opt/app/.env"}),
+        unresolved={"broken": "x.env: the env file does not exist"},
+        invocation=Invocation("/opt/app", project="blue"),
+    )
+    env_files = {path: path for path in (FILE, "/opt/app/.env", "/opt/app/conf/mounted.env", "/opt/app/prod.env")}
+    containers = [container(), container("gone"), container("stopped", state="exited"), container("broken")]
+    assert notes(STACK, here, containers, env_files) == [
+        "stack app: prod.env: no service reads this env file",
+        "stack app: gone still runs, and the project has no such service any more. "
+        "`docker compose -p blue up -d --remove-orphans` in /opt/app removes it",
+        "stack app: left out broken, which Compose cannot resolve: x.env: the env file does not exist",
+    ]
+    assert notes(STACK, None, containers, env_files) == []

@@ -1,39 +1,51 @@
-"""Reads the containers of Compose projects on a machine with its docker command."""
+"""The containers of Compose projects on a read-only machine, by the docker command there."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from reconciler.adapters.compose.docker_api import DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, variables
+from reconciler.adapters.compose.docker_api import (
+    DIRECTORY_LABEL,
+    PROJECT_LABEL,
+    SERVICE_LABEL,
+    started_as,
+    variables,
+)
 from reconciler.core.decide.guards import is_below
 from reconciler.core.inventory import FoundContainer
+from reconciler.core.model.compose import StartedAs
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
-_FILES_LABEL = "com.docker.compose.project.config_files"
 _ONE_OFF_LABEL = "com.docker.compose.oneoff"
 _SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A container with Compose's labels; ``files`` as for -f; ``defaults`` are the variables with the values of the
-    image."""
+    """A container with what Compose has noted on it; ``defaults`` are the variables that are as its image has them."""
 
-    project: str
-    directory: str
-    files: tuple[str, ...]
+    started: StartedAs
     container: FoundContainer
     environment: Mapping[str, Secret] = field(repr=False)
     defaults: frozenset[str] = frozenset()
 
+    @property
+    def project(self) -> str:
+        return self.started.project
+
+    @property
+    def directory(self) -> str:
+        return self.started.directory
+
 
 async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] | None:
-    """Every container of a Compose project whose directory is ``below`` or inside it, sorted; None if Docker is
-    missing, does not answer, or gives an invalid answer."""
+    """Every container of a Compose project there whose directory is ``below`` or lies below it, sorted; None where
+    docker is missing, does not answer, or gives an answer that is not docker's."""
     form = f'{{{{.ID}}}}\t{{{{.Label "{DIRECTORY_LABEL}"}}}}'
     listing = ["docker", "ps", "--all", "--no-trunc", "--filter", f"label={PROJECT_LABEL}", "--format", form]
     listed = await machine.run(listing, "", _SECONDS)
@@ -50,20 +62,18 @@ async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] |
             for container in facts
             if (_labels(container).get(_ONE_OFF_LABEL) or "").lower() != "true"
         ]
-        return tuple(
-            sorted(containers, key=lambda entry: (entry.directory, entry.container.service, entry.container.state))
-        )
+        return tuple(sorted(containers, key=lambda it: (it.directory, it.container.service, it.container.state)))
     except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError):
         return None
 
 
 async def _inspected(machine: Machine, kind: str, ids: list[str]) -> list[dict[str, Any]]:
-    """The output of docker inspect, without containers that are gone by now."""
+    """What docker knows of them; one that has gone meanwhile is left out."""
     if not ids:
         return []
     ran = await machine.run(["docker", kind, "inspect", *ids], "", _SECONDS)
-    facts: list[dict[str, Any]] = json.loads(ran.output.reveal() or b"[]")
-    return facts
+    inspected: list[dict[str, Any]] = json.loads(ran.output.reveal() or b"[]")
+    return inspected
 
 
 def _labels(facts: Mapping[str, Any]) -> Mapping[str, str]:
@@ -71,7 +81,7 @@ def _labels(facts: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _digest(image: Mapping[str, Any]) -> str:
-    """The image's digest in its registry; for a local build, its id."""
+    """By what a registry knows the image; of one that was built there, its own id."""
     known = image.get("RepoDigests") or []
     return str(known[0]).rpartition("@")[2] if known else str(image.get("Id", ""))
 
@@ -94,13 +104,19 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
     default = variables((image.get("Config") or {}).get("Env") or ())
     environment = variables(facts["Config"].get("Env") or ())
     return Labelled(
-        project=labels.get(PROJECT_LABEL, ""),
-        directory=labels.get(DIRECTORY_LABEL, ""),
-        files=tuple(file for file in labels.get(_FILES_LABEL, "").split(",") if file),
+        started=started_as(labels, running=container.state == "running", created=_seconds(facts.get("Created"))),
         container=container,
         environment={name: Secret(value.encode("utf-8", "surrogateescape")) for name, value in environment.items()},
         defaults=frozenset(name for name, value in environment.items() if default.get(name) == value),
     )
+
+
+def _seconds(time: Any) -> float:
+    """Given an RFC 3339 time of the engine, return seconds; 0 for none."""
+    try:
+        return datetime.fromisoformat(str(time)).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _ports(bindings: Mapping[str, Any]) -> Iterable[str]:
@@ -117,6 +133,7 @@ def _cpus(limits: Mapping[str, Any]) -> float:
     return float(quota) / float(period) if quota > 0 else 0.0
 
 
-def containers_of(containers: Iterable[Labelled]) -> tuple[FoundContainer, ...]:
+def containers_of(labelled: Iterable[Labelled]) -> tuple[FoundContainer, ...]:
     """The containers alone, sorted by service."""
-    return tuple(sorted((entry.container for entry in containers), key=lambda entry: (entry.service, entry.state)))
+    containers = (container.container for container in labelled)
+    return tuple(sorted(containers, key=lambda container: (container.service, container.state)))

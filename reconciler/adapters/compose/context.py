@@ -1,4 +1,4 @@
-"""Where a stack lives: what DockerCompose needs of a machine. This one here; one over SSH in ssh_place.py."""
+"""What DockerCompose needs of the machine where a stack runs: this one here, one over SSH in ssh/compose_context.py."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import staging
 from reconciler.core.errors import EngineUnavailableError
+from reconciler.core.model.compose import Invocation
 from reconciler.core.secret import Secret
 
 Staged = Mapping[str, Secret | None]
@@ -20,15 +21,15 @@ Staged = Mapping[str, Secret | None]
 
 @dataclass(frozen=True, slots=True)
 class EngineAddress:
-    """How the Docker engine is reached from here: ``url`` and ``context`` as in DOCKER_HOST and DOCKER_CONTEXT, None
-    for the usual ones; ``shown`` for messages."""
+    """How to reach the Docker engine from here: ``url`` and ``context`` as in DOCKER_HOST and DOCKER_CONTEXT, None
+    for the defaults; ``shown`` for messages."""
 
     url: str | None = None
     context: str | None = None
     shown: str = ""
 
 
-class Place(Protocol):
+class ComposeContext(Protocol):
     """The machine of some stacks. Everything raises EngineUnavailableError where it cannot be reached."""
 
     async def engine(self) -> EngineAddress: ...
@@ -37,24 +38,32 @@ class Place(Protocol):
         """Run a docker command there. Raises MissingProgramError."""
         ...
 
-    async def configuration(self, directory: str, files: Sequence[str], staged: Staged) -> compose_files.Configuration:
+    async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         """What Compose would read, as if the staged files were in place."""
+        ...
+
+    async def main_files(self, invocation: Invocation) -> tuple[str, ...]:
+        """The compose files that Compose would begin with."""
         ...
 
     async def has_directory(self, path: str) -> bool: ...
 
     async def has_file(self, path: str) -> bool: ...
 
+    async def read_file(self, path: str) -> bytes | None:
+        """Its bytes; None where there is none that we may read."""
+        ...
+
     async def resolve(self, path: str) -> str:
         """``path`` with every link resolved."""
         ...
 
     def farm(self, directory: str, staged: Staged) -> contextlib.AbstractAsyncContextManager[str]:
-        """Surroundings of the stack's directory with the staged files in place: see compose_stage.py."""
+        """Surroundings of the stack's directory with the staged files in place: see staging.py."""
         ...
 
 
-class LocalPlace:
+class LocalComposeContext:
     """This machine. ``scratch`` is where staged projects are laid out; ``environment`` is the process's own."""
 
     def __init__(self, scratch: str, environment: Mapping[str, str]) -> None:
@@ -70,14 +79,21 @@ class LocalPlace:
     async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
         return await process.run(argv, env=self._environment_in(directory), cwd=directory, limits=limits)
 
-    async def configuration(self, directory: str, files: Sequence[str], staged: Staged) -> compose_files.Configuration:
-        return compose_files.find(directory, files, self._environment_in(directory), reader(staged))
+    async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
+        environment = self._environment_in(invocation.directory)
+        return compose_files.read_configuration(invocation, environment, reader(staged))
+
+    async def main_files(self, invocation: Invocation) -> tuple[str, ...]:
+        return compose_files.choose(invocation, self._environment_in(invocation.directory)).main
 
     async def has_directory(self, path: str) -> bool:
         return os.path.isdir(path)  # noqa: ASYNC240  # on this machine that is a matter of microseconds
 
     async def has_file(self, path: str) -> bool:
         return compose_files.read_file(path) is not None
+
+    async def read_file(self, path: str) -> bytes | None:
+        return compose_files.read_file(path)
 
     async def resolve(self, path: str) -> str:
         return os.path.realpath(path)  # noqa: ASYNC240
@@ -107,5 +123,5 @@ def reader(staged: Staged, read: compose_files.Read = compose_files.read_file) -
     return read_staged
 
 
-def cannot_stage(why: str, where: str, hint: str = "state_dir must be writable, with room in it") -> Exception:
-    return EngineUnavailableError(f"cannot lay out the files for a trial: {why}", where=where, hint=hint)
+def cannot_stage(reason: str, where: str, hint: str = "state_dir must be writable, with room in it") -> Exception:
+    return EngineUnavailableError(f"cannot stage the files for a dry run: {reason}", where=where, hint=hint)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.adapters.compose import errors
 from reconciler.adapters.compose.context import EngineAddress
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model.compose import Container
+from reconciler.core.model.compose import Container, StartedAs
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 PROJECT_LABEL = "com.docker.compose.project"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
+FILES_LABEL = "com.docker.compose.project.config_files"
+ENV_FILES_LABEL = "com.docker.compose.project.environment_file"
 SERVICE_LABEL = "com.docker.compose.service"
+NUMBER_LABEL = "com.docker.compose.container-number"
 DEPENDENCIES_LABEL = "com.docker.compose.depends_on"
 # `docker compose run` makes containers of a service too; they are somebody's command, not the service.
 NOT_ONE_OFF = "com.docker.compose.oneoff=False"
@@ -125,6 +128,7 @@ class Engine:
         return Container(
             id=identity,
             service=config["Labels"].get(SERVICE_LABEL, ""),
+            number=number_of(config["Labels"]),
             state=state["Status"],
             health="" if health == "none" else health,
             exit_code=state.get("ExitCode", 0),
@@ -213,10 +217,29 @@ def _summary(listed: DockerContainer) -> Container:
     return Container(
         id=listed.id,
         service=listed["Labels"].get(SERVICE_LABEL, ""),
+        number=number_of(listed["Labels"]),
         state=listed["State"],
         health=health[1] if health else "",
         exit_code=int(code[1]) if code else 0,
     )
+
+
+def started_as(labels: Mapping[str, str], *, running: bool, created: float) -> StartedAs:
+    """What the labels of a container say about the command that made it."""
+    return StartedAs(
+        project=labels.get(PROJECT_LABEL, ""),
+        directory=labels.get(DIRECTORY_LABEL, ""),
+        files=tuple(path for path in labels.get(FILES_LABEL, "").split(",") if path),
+        env_files=tuple(path for path in labels.get(ENV_FILES_LABEL, "").split(",") if path),
+        running=running,
+        created=created,
+    )
+
+
+def number_of(labels: Mapping[str, str]) -> int:
+    """Which replica of its service a container is."""
+    text = labels.get(NUMBER_LABEL, "")
+    return int(text) if text.isdecimal() else 1
 
 
 async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

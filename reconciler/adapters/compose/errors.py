@@ -74,6 +74,11 @@ _MODEL = (
         "Define it in the project's .env, or in the env file that uses it",
     ),
     _cause(rf"env file (?P<path>{_PATH}) not found", "the env file does not exist"),
+    _cause(
+        rf'unsupported env_file format "?(?P<name>{_NAME})',
+        "it does not know the env_file format {name}",
+        "Upgrade the Compose plugin, or write the env file for Compose and leave `format` out",
+    ),
     _cause(r"invalid interpolation format for (?P<name>[\w.\[\]-]+)\.\s", "the ${{…}} in {name} cannot be understood"),
     _cause(
         "[Ii]nvalid template|invalid interpolation format",
@@ -156,31 +161,32 @@ def lacks_env_file(stderr: str) -> bool:
     return _ENV_FILE_MISSING.search(stderr) is not None
 
 
-def blames_unnamed_env_file(stderr: str) -> bool:
-    """Whether a line of an env file is at fault, and Compose does not say of which."""
+def line_of_unnamed_env_file(stderr: str) -> int | None:
+    """The line of an env file that is at fault, where Compose does not say of which file; else None."""
     found = _ENV_FILE_SYNTAX.search(stderr)
-    return found is not None and found["path"] is None
+    return int(found["line"]) if found is not None and found["path"] is None else None
 
 
 def explain(
-    stderr: str, exit_code: int, *, directory: str, doing: str, command: str, suspect: str | None = None
+    stderr: str, exit_code: int, *, directory: str, doing: str, command: str, suspect: tuple[str, int] | None = None
 ) -> ReconcilerError:
     """Given what a failed command printed, return the error to raise: ModelRefusedError where the project is at fault,
     EngineUnavailableError where the machine is.
 
-    `doing` is what was asked, such as "resolve the project"; `command` is what a person would type to see the whole
+    `doing` is what was asked, such as "resolve the project"; `command` is what an operator would type to see the whole
     message; `suspect` is the env file that a line number without a name must belong to.
     """
     for cause in _OUTSIDE:
         if found := cause.pattern.search(stderr):
             path = found.groupdict().get("path")
             return EngineUnavailableError(cause.words, where=path or directory, hint=cause.hint)
-    see = f"`{command}` in {directory} shows more; keep what it prints to yourself, it may hold secrets"
+    see = f"`{command}` in {directory} shows more. Keep its output to yourself, it may hold secrets"
     for cause in (*_START, *_MODEL):
         if found := cause.pattern.search(stderr):
             groups = {name: value or "" for name, value in found.groupdict().items()}
-            place = groups.get("path") or (suspect if groups.get("line") else None) or directory
-            line = f" (line {groups['line']})" if groups.get("line") else ""
-            what = f"Compose cannot {doing}: {cause.words.format(**groups)}{line}"
-            return ModelRefusedError(what, where=place, hint=cause.hint or see)
+            where, line = groups.get("path"), groups.get("line")
+            if line and not where and suspect:
+                where, line = suspect[0], str(suspect[1])
+            what = f"Compose cannot {doing}: {cause.words.format(**groups)}{f' (line {line})' if line else ''}"
+            return ModelRefusedError(what, where=where or directory, hint=cause.hint or see)
     return ModelRefusedError(f"Compose cannot {doing} (exit code {exit_code})", where=directory, hint=see)

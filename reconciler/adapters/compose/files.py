@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
+from reconciler.core.model.compose import Invocation
 
 BASE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 OVERRIDE_NAMES = tuple(
@@ -77,7 +78,8 @@ class Configuration:
     """Absolute paths: `directory` is the project's, `main` the files Compose begins with, `project` those it may read
     as configuration, `environments` its `.env` files; existing or not.
 
-    `variables` is what Compose interpolates with; it holds secrets. `written` are the compose files that were read.
+    `variables` is what Compose interpolates with; it holds secrets. `usual_name` is the project's name that they give,
+    if no -p does; "" for none. `written` are the compose files that were read.
     """
 
     directory: str
@@ -85,35 +87,61 @@ class Configuration:
     project: frozenset[str]
     environments: frozenset[str]
     variables: Mapping[str, str] = field(repr=False)
+    usual_name: str = ""
     written: tuple[Written, ...] = ()
 
 
-def find(directory: str, files: Sequence[str], environment: Mapping[str, str], read: Read = read_file) -> Configuration:
-    """Given a stack's directory, its `-f` files and the environment Compose is started with, return what it reads.
+def choose(invocation: Invocation, environment: Mapping[str, str], read: Read = read_file) -> Configuration:
+    """Given how Compose is run and the environment it is started with, return where it begins; nothing is followed.
 
-    Without `-f`, and with no COMPOSE_FILE in `.env`, `main` are the default names that exist: none if there is none.
+    Without files, and with no COMPOSE_FILE in its env files, `main` are the usual names that exist: none if none does.
+    COMPOSE_ENV_FILES counts in a shell only, never in `.env`.
     """
-    top = os.path.join(directory, ENVIRONMENT_NAME)
-    environments = {top}
+    top = invocation.project_directory or invocation.directory
     variables = dict(environment)
-    chosen = list(files)
+    environments = list(invocation.env_files)
+    if not environments and not invocation.files:
+        environments = [os.path.join(top, ENVIRONMENT_NAME)]
+    for path in reversed(environments):  # the last of several wins
+        _define(variables, read(path))
+    chosen = list(invocation.files)
     if not chosen:
-        _define(variables, read(top))
         separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
         chosen = [name for name in variables.get("COMPOSE_FILE", "").split(separator) if name]
-    main = [join(directory, name) for name in chosen]
-    defaults = [os.path.join(directory, name) for name in (*BASE_NAMES, *OVERRIDE_NAMES)]
-    if not main:
-        main = [path for path in defaults if read(path) is not None]
-    base = os.path.dirname(main[0]) if main else directory
-    if (beside := os.path.join(base, ENVIRONMENT_NAME)) != top or files:
-        environments.add(beside)
+    main = [join(invocation.directory, name) for name in chosen] or _usual(top, read)
+    base = invocation.project_directory or (os.path.dirname(main[0]) if main else invocation.directory)
+    beside = os.path.join(base, ENVIRONMENT_NAME)
+    if not invocation.env_files and beside not in environments:
+        environments.append(beside)
         _define(variables, read(beside))
-    walk = _Walk(read, {*defaults, *main}, environments)
-    for path in main:
-        walk.follow(path, base, variables)
-    project, written = frozenset(walk.project), tuple(walk.written)
-    return Configuration(base, tuple(main), project, frozenset(environments), variables, written)
+    usual_name = variables.get("COMPOSE_PROJECT_NAME", "")
+    if invocation.project:
+        variables["COMPOSE_PROJECT_NAME"] = invocation.project
+    files = frozenset({*(os.path.join(top, name) for name in (*BASE_NAMES, *OVERRIDE_NAMES)), *main})
+    return Configuration(base, tuple(main), files, frozenset(environments), variables, usual_name)
+
+
+def _usual(directory: str, read: Read) -> list[str]:
+    """The compose file of the first usual name that exists, and the first override beside it."""
+    base, override = (
+        [path for path in (os.path.join(directory, name) for name in names) if read(path) is not None][:1]
+        for names in (BASE_NAMES, OVERRIDE_NAMES)
+    )
+    return base + override if base else []
+
+
+def read_configuration(invocation: Invocation, environment: Mapping[str, str], read: Read = read_file) -> Configuration:
+    """Given how Compose is run and the environment it is started with, return all that it reads."""
+    begin = choose(invocation, environment, read)
+    walk = _Walk(read, set(begin.project), set(begin.environments))
+    for path in begin.main:
+        walk.follow(path, begin.directory, begin.variables)
+    return replace(
+        begin,
+        project=frozenset(walk.project),
+        environments=frozenset(walk.environments),
+        written=tuple(walk.written),
+    )
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
-"""Docker Compose: resolves projects, finds their containers and renews them. Implements the Compose port.
+"""Docker Compose: resolves projects, finds their containers and recreates them. Implements the Compose port.
 
-Compose is started where the stack lives (compose_place.py), with PATH, HOME, PWD and DOCKER_* only: the daemon's own
-variables would win over those of the files. Looking at containers goes to the engine directly (compose_engine.py): it
+Compose is started where the stack lives (context.py), with PATH, HOME, PWD and DOCKER_* only: the daemon's own
+variables would win over those of the files. Looking at containers goes to the engine directly (docker_api.py): it
 is cheap, and works while an env file is broken.
 """
 
@@ -9,27 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reconciler.adapters import process
-from reconciler.adapters.compose import errors
+from reconciler.adapters.compose import errors, uses
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import model as compose_model
-from reconciler.adapters.compose.context import Place, Staged
+from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.docker_api import (
     DEPENDENCIES_LABEL,
     DIRECTORY_LABEL,
     PROJECT_LABEL,
     SERVICE_LABEL,
     Engine,
+    started_as,
+)
+from reconciler.core.decide.invocation import (
+    label_invocation,
+    manifest_invocation,
+    named_paths,
+    of_stack,
+    project_directory,
+    resolve_invocation,
 )
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError
-from reconciler.core.model.compose import Container, Project
+from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
+from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service, StartedAs
 from reconciler.core.model.targets import Stack
+from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -52,99 +64,215 @@ _MISPLACED = "Correct the stack's directory or files in the manifest, or put the
 
 
 class DockerCompose:
-    """`docker compose` and the engine behind it, at one place."""
+    """`docker compose` and the engine behind it, on one machine."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._engine = Engine(place.engine)
+    def __init__(self, context: ComposeContext) -> None:
+        self._context = context
+        self._engine = Engine(context.engine)
         self._names: dict[str, str] = {}
+        self._started_as: dict[str, Sequence[StartedAs]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def close(self) -> None:
         await self._engine.close()
 
     async def follow(self, touched: Callable[[], None], directories: Callable[[], Collection[str]]) -> None:
-        """Call ``touched`` whenever a container of a stack in one of the ``directories`` starts, ends or goes; and once
+        """Call ``touched`` whenever a container of a stack in one of the ``directories`` starts, ends or goes; and when
         the engine answers (again), as some of that may have been missed. Runs until it is cancelled.
         """
 
-        async def told(labels: Mapping[str, str]) -> None:
-            place = await self._place.resolve(labels.get(DIRECTORY_LABEL, ""))
-            if place in [await self._place.resolve(directory) for directory in directories()]:
+        async def reported(labels: Mapping[str, str]) -> None:
+            directory = await self._context.resolve(labels.get(DIRECTORY_LABEL, ""))
+            followed = [await self._context.resolve(path) for path in directories()]
+            if directory in followed or labels.get(PROJECT_LABEL) in self._names.values():
                 touched()
 
         while True:
             with contextlib.suppress(EngineUnavailableError):
                 await self._engine.greet()
                 touched()
-                await self._engine.follow(told)
+                await self._engine.follow(reported)
             await asyncio.sleep(_LISTEN_AGAIN)
+
+    # --- how it is run ---
+
+    async def invocation(self, stack: Stack) -> Invocation:
+        """How the stack's project is run: as the manifest says and its containers were started.
+
+        Raises StartedOtherwiseError, EngineUnavailableError.
+        """
+        usual = await self._context.main_files(Invocation(stack.directory))
+        containers = [_started(container) for container in await self._engine.find(DIRECTORY_LABEL)]
+        paths = {stack.directory, project_directory(stack), *named_paths(stack), *usual}
+        for container in containers:
+            paths |= {container.directory, *container.files, *container.env_files}
+        paths |= {os.path.dirname(path) for path in paths}
+        # All at the same time: over SSH each takes some round trips.
+        ordered = sorted(paths)
+        real = dict(zip(ordered, await asyncio.gather(*map(self._context.resolve, ordered)), strict=True))
+        own = of_stack(stack, containers, usual, real.__getitem__)
+        self._started_as[stack.id] = own
+        return resolve_invocation(stack, own, usual, real.__getitem__)
+
+    async def project_files(self, stack: Stack) -> ProjectFiles:
+        """What Compose reads as the stack's project, by the manifest and by every one of its containers: by those seen
+        last, where the engine does not answer."""
+        with contextlib.suppress(EngineUnavailableError, StartedOtherwiseError):
+            await self.invocation(stack)
+        invocations = {manifest_invocation(stack)}
+        invocations |= {label_invocation(stack, container) for container in self._started_as.get(stack.id, ())}
+        # COMPOSE_* keys of the `.env` where Compose is started count, even where nothing is interpolated from it.
+        environments = frozenset({os.path.join(stack.directory, compose_files.ENVIRONMENT_NAME)})
+        files: frozenset[str] = frozenset()
+        for invocation in invocations:
+            configuration = await self._context.configuration(invocation, {})
+            files |= configuration.project
+            environments |= configuration.environments
+        return ProjectFiles(files, environments)
 
     # --- the project ---
 
     async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
         """The project as Compose resolves it, all profiles; with `staged` as if those files were in place.
 
-        A profile whose env file is missing is left out, unless the stack names it: it belongs to another machine.
-        What is staged is seen through relative paths only; see compose_stage.py.
-        Raises ModelRefusedError, EngineUnavailableError.
+        Where a service of some profile cannot be resolved for want of its env file, only the profiles of running
+        services and those that the stack names are active: it belongs to another machine.
+        What is staged is not seen where the compose file names it by an absolute path; see staging.py.
+        Raises ModelRefusedError, StartedOtherwiseError, EngineUnavailableError.
         """
         await self._require_directory(stack.directory)
-        configuration = await self._configuration(stack, staged)
-        await self._require_compose_file(stack, configuration, staged or {})
+        invocation = await self.invocation(stack)
+        configuration = await self._context.configuration(invocation, staged or {})
+        await self._require_files(stack, invocation, configuration, staged or {})
         if staged is None:
-            output = await self._config(stack, stack.directory, "", {})
-            model = _parsed(stack, output, "")
+            resolved = await self._resolve(stack, invocation, configuration, "", {})
         else:
-            async with self._place.farm(stack.directory, staged) as root:
-                output = await self._config(stack, root + stack.directory, root, staged)
-                model = _parsed(stack, output, root)
-        if compose_model.names_variables(model):
-            compose_model.add_variables(model, configuration.variables.get)
-        project = compose_model.project(model)
+            async with self._context.farm(stack.directory, staged) as root:
+                resolved = await self._resolve(stack, invocation, configuration, root, staged)
         if staged is None:
-            self._names[stack.id] = project.name
-        return project
-
-    async def project_files(self, stack: Stack) -> frozenset[str]:
-        """Absolute paths of the files Compose reads as project configuration, whether they exist or not."""
-        return (await self._configuration(stack)).project
-
-    async def environment_files(self, stack: Stack) -> frozenset[str]:
-        """Absolute paths of the files whose variables Compose interpolates with: `.env`, and those of includes."""
-        return (await self._configuration(stack)).environments
-
-    async def _configuration(self, stack: Stack, staged: Staged | None = None) -> compose_files.Configuration:
-        return await self._place.configuration(stack.directory, stack.files, staged or {})
+            self._names[stack.id] = resolved.name
+        return resolved
 
     async def _require_directory(self, path: str) -> None:
-        if not await self._place.has_directory(path):
+        if not await self._context.has_directory(path):
             raise StackGoneError("the stack's directory does not exist", where=path, hint=_MISPLACED)
 
-    async def _require_compose_file(
-        self, stack: Stack, configuration: compose_files.Configuration, staged: Staged
+    async def _require_files(
+        self, stack: Stack, invocation: Invocation, configuration: compose_files.Configuration, staged: Staged
     ) -> None:
         """Without a compose file here, Compose would take one from a directory above: another project's."""
         if not configuration.main:
             raise StackGoneError("there is no compose file", where=stack.directory, hint=_MISPLACED)
-        for path in configuration.main:
-            if staged.get(path) is None and (path in staged or not await self._place.has_file(path)):
-                raise StackGoneError("the compose file is missing, or cannot be read", where=path, hint=_MISPLACED)
+        named = frozenset(named_paths(stack))
+        for path in (*configuration.main, *invocation.env_files):
+            if staged.get(path) is not None or (path not in staged and await self._context.has_file(path)):
+                continue
+            if path not in named and path in (*invocation.files, *invocation.env_files):
+                raise StartedOtherwiseError(
+                    "the running containers were started with this file, and it is missing or cannot be read",
+                    where=path,
+                    hint=f"Restore it, or start the project without it by hand, in {stack.directory}",
+                )
+            kind = "env file" if path in invocation.env_files else "compose file"
+            raise StackGoneError(f"the {kind} is missing, or cannot be read", where=path, hint=_MISPLACED)
 
-    async def _config(self, stack: Stack, directory: str, root: str, staged: Staged) -> bytes:
-        async def attempt(profiles: Sequence[str]) -> process.Completed:
-            argv = [*_compose(stack, profiles), "config", "--format", "json"]
-            return await self._run(argv, directory, _RESOLVE)
+    async def _resolve(
+        self,
+        stack: Stack,
+        invocation: Invocation,
+        configuration: compose_files.Configuration,
+        root: str,
+        staged: Staged,
+    ) -> Project:
+        """Run `config` there; ``root`` is the farm's, "" for the files as they are."""
 
-        completed = await _with_profiles(stack, attempt)
+        async def attempt(active: Iterable[str]) -> process.Completed:
+            argv = ["docker", "compose", *invocation.options(active, root), "config", "--format", "json"]
+            return await self._run(argv, root + stack.directory, _RESOLVE)
+
+        active: tuple[str, ...] = ("*",)
+        completed = await attempt(active)
+        reason: ReconcilerError | None = None
+        if not completed.ok and errors.lacks_env_file(_stderr(completed)):
+            reason = await self._refusal(invocation, completed, configuration, root, staged)
+            active = await self._active_profiles(stack, invocation, configuration)
+            completed = await attempt(active)
         if not completed.ok:
-            raise _error(stack, completed, "resolve the project", "docker compose config", root, staged)
-        return completed.stdout
+            raise await self._refusal(invocation, completed, configuration, root, staged)
+        model = _parsed(stack, completed.stdout, root)
+        if compose_model.names_variables(model):
+            compose_model.add_variables(model, configuration.variables.get)
+        project = compose_model.project(model)
+        left_out = uses.profiles(configuration.written).keys() - project.services.keys() if reason else set()
+        return replace(
+            project,
+            services=await self._with_uses(project.services, configuration.written),
+            invocation=invocation,
+            profiles=active,
+            environments=await self._with_real(configuration.environments),
+            unresolved=dict.fromkeys(left_out, f"{reason.where}: {reason.what}") if reason else {},
+        )
+
+    async def _with_uses(
+        self, services: Mapping[str, Service], written: Sequence[compose_files.Written]
+    ) -> dict[str, Service]:
+        """The services with what only the compose files' text tells of them."""
+        env_files, references = uses.env_files(written), uses.references(written)
+        return {
+            name: replace(
+                service,
+                env_files=await self._with_real(env_files.get(name, frozenset())),
+                references=references.get(name, {}),
+            )
+            for name, service in services.items()
+        }
+
+    async def _with_real(self, paths: frozenset[str]) -> frozenset[str]:
+        """The paths, and where a link leads elsewhere that place too."""
+        return paths | frozenset(await asyncio.gather(*map(self._context.resolve, paths)))
+
+    async def _active_profiles(
+        self, stack: Stack, invocation: Invocation, configuration: compose_files.Configuration
+    ) -> tuple[str, ...]:
+        """The profiles of the services that have a container, and those that the stack names."""
+        containers = await self._list(stack, invocation.project or None)
+        services = {container["Labels"].get(SERVICE_LABEL, "") for container in containers}
+        by_service = uses.profiles(configuration.written)
+        used = {profile for service in services for profile in by_service.get(service, frozenset())}
+        return tuple(sorted({*stack.profiles, *used}))
+
+    async def _refusal(
+        self,
+        invocation: Invocation,
+        completed: process.Completed,
+        configuration: compose_files.Configuration,
+        root: str,
+        staged: Staged,
+    ) -> ReconcilerError:
+        suspect = None
+        if (line := errors.line_of_unnamed_env_file(_stderr(completed))) is not None:
+            paths = set(staged) | set(configuration.environments)
+            for env_files in uses.env_files(configuration.written).values():
+                paths |= env_files
+            suspect = await self._broken_env_file(sorted(paths), staged, line)
+        return _error(invocation, completed, "resolve the project", "config", root, suspect)
+
+    async def _broken_env_file(self, paths: Iterable[str], staged: Staged, line: int) -> tuple[str, int] | None:
+        """The env file that Compose could not read, with the line. Of several it names the line of one only, and an
+        older one counts it from the end of what it could not understand."""
+        broken = []
+        for path in paths:
+            data = staged[path] if path in staged else Secret(await self._context.read_file(path) or b"")
+            try:
+                parse_env_file(data.reveal() if data else b"")
+            except EnvFileError as error:
+                broken.append((path, error.line))
+        return next((file for file in broken if file[1] == line), broken[0] if broken else None)
 
     # --- containers ---
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
-        """Containers of the project, found by their labels (by the stack's directory where the name is unknown).
+        """Containers of the project, found by their labels (as the stack's where the name is unknown).
 
         Raises EngineUnavailableError.
         """
@@ -155,71 +283,71 @@ class DockerCompose:
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
 
     async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
-        if project is not None:
-            return await self._engine.find(f"{PROJECT_LABEL}={project}")
-        # Compose notes the directory as it was typed, which may have led through a link.
-        place = await self._place.resolve((await self._configuration(stack)).directory)
-        found = await self._engine.find(DIRECTORY_LABEL)
-        return [one for one in found if await self._place.resolve(one["Labels"][DIRECTORY_LABEL]) == place]
+        if project is None:
+            with contextlib.suppress(StartedOtherwiseError):
+                project = (await self.invocation(stack)).project
+        return await self._engine.find(f"{PROJECT_LABEL}={project}") if project else []
 
     # --- changes ---
 
-    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
+    async def recreate(
+        self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
+    ) -> None:
         """`up -d --no-deps` for these services, all their replicas, in the order of their dependencies.
 
-        `force` also recreates those in which Compose sees no difference: it does not see a changed mounted file or
-        inline config. Cancelling lets Compose finish, for a while. Raises ModelRefusedError, EngineUnavailableError.
+        `scale` has the number of containers of those services that run another number than the project says. `force`
+        also recreates those in which Compose sees no difference: it does not see a changed mounted file or inline
+        config. Cancelling lets Compose finish, for a while. Raises ModelRefusedError, EngineUnavailableError.
         """
         if not services:
             return
+        invocation = replace(project.invocation, project=project.name)
         flags = ["--detach", "--no-deps", "--no-build", "--pull", "never", *(["--force-recreate"] if force else [])]
-
-        async def attempt(profiles: Sequence[str]) -> process.Completed:
-            argv = [*_compose(stack, profiles), "--project-name", project, "up", *flags, "--", *services]
-            return await self._run(argv, stack.directory, _UP)
-
-        async with self._locks[project]:
-            completed = await _finished(_with_profiles(stack, attempt))
+        flags += [word for service, count in (scale or {}).items() for word in ("--scale", f"{service}={count}")]
+        argv = ["docker", "compose", *invocation.options(project.profiles), "up", *flags, "--", *services]
+        async with self._locks[project.name]:
+            completed = await _finished(self._run(argv, invocation.directory, _UP))
             for pause in _PAUSES:
-                if not errors.is_conflict(_said(completed)):
+                if not errors.is_conflict(_stderr(completed)):
                     break
                 # An `up` that was cut off left a container with a temporary name, at worst one per service; each try
                 # has one removed, and the engine may take its time with that.
                 await asyncio.sleep(pause)
-                completed = await _finished(_with_profiles(stack, attempt))
+                completed = await _finished(self._run(argv, invocation.directory, _UP))
             if not completed.ok:
-                raise _error(stack, completed, f"start {', '.join(services)}", "docker compose up")
-            await self._restore_names(stack, project, services)
+                raise _error(invocation, completed, f"start {', '.join(services)}", "up")
+            await self._restore_names(project.name, services)
 
-    async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: str, services: Sequence[str]) -> None:
         """Restart the containers of these services; each after those of them that it depends on.
 
         Their environment stays what it was. Raises ModelRefusedError, EngineUnavailableError.
         """
         async with self._locks[project]:
-            containers = await self._of_services(stack, project, services)
+            containers = await self._of_services(project, services)
             for wave in _waves(containers):
                 await _together(self._engine.restart(container) for container in wave)
 
-    async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: str, service: str, signal: str) -> None:
         """Send the running containers of the service a signal, such as HUP.
 
         Raises ModelRefusedError, EngineUnavailableError.
         """
-        containers = await self._of_services(stack, project, [service])
-        await _together(self._engine.kill(one, signal) for one in containers if one["State"] == "running")
+        containers = await self._of_services(project, [service])
+        running = [container for container in containers if container["State"] == "running"]
+        await _together(self._engine.kill(container, signal) for container in running)
 
-    async def _restore_names(self, stack: Stack, project: str, services: Sequence[str]) -> None:
+    async def _restore_names(self, project: str, services: Sequence[str]) -> None:
         """Rename containers that still have the temporary name of an `up` that was cut off."""
-        containers = await self._list(stack, project)
+        containers = await self._engine.find(f"{PROJECT_LABEL}={project}")
         taken = {name for container in containers for name in container["Names"]}
         for container in containers:
-            found = _TEMPORARY_NAME.fullmatch(container["Names"][0])
-            if found and f"/{found[1]}" not in taken and container["Labels"].get(SERVICE_LABEL) in services:
-                await self._engine.rename(container, found[1])
+            temporary = _TEMPORARY_NAME.fullmatch(container["Names"][0])
+            if temporary and f"/{temporary[1]}" not in taken and container["Labels"].get(SERVICE_LABEL) in services:
+                await self._engine.rename(container, temporary[1])
 
-    async def _of_services(self, stack: Stack, project: str, services: Sequence[str]) -> list[DockerContainer]:
-        containers = await self._list(stack, project)
+    async def _of_services(self, project: str, services: Sequence[str]) -> list[DockerContainer]:
+        containers = await self._engine.find(f"{PROJECT_LABEL}={project}")
         return [container for container in containers if container["Labels"].get(SERVICE_LABEL) in services]
 
     # --- processes ---
@@ -227,25 +355,15 @@ class DockerCompose:
     async def _run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
         await self._require_directory(directory)
         try:
-            return await self._place.run(argv, directory, limits)
+            return await self._context.run(argv, directory, limits)
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
 
 
-def _compose(stack: Stack, profiles: Sequence[str]) -> list[str]:
-    files = [word for name in stack.files for word in ("--file", name)]
-    return ["docker", "compose", *files, *(word for name in profiles for word in ("--profile", name))]
-
-
-async def _with_profiles(
-    stack: Stack, attempt: Callable[[Sequence[str]], Awaitable[process.Completed]]
-) -> process.Completed:
-    """Try with all profiles; where one lacks its env file, with those the stack names."""
-    completed = await attempt(["*"])
-    if not completed.ok and errors.lacks_env_file(_said(completed)):
-        completed = await attempt(stack.profiles)
-    return completed
+def _started(container: DockerContainer) -> StartedAs:
+    running = container["State"] in ("running", "restarting", "paused")
+    return started_as(container["Labels"], running=running, created=float(container["Created"]))
 
 
 async def _finished(work: Coroutine[None, None, process.Completed]) -> process.Completed:
@@ -293,39 +411,33 @@ def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:
     raise EngineUnavailableError("what `docker compose config` printed is no JSON", where=stack.directory)
 
 
-def _said(completed: process.Completed) -> str:
+def _stderr(completed: process.Completed) -> str:
     return completed.stderr.decode(errors="replace")
 
 
 def _error(
-    stack: Stack,
+    invocation: Invocation,
     completed: process.Completed,
     doing: str,
-    command: str,
+    subcommand: str,
     root: str = "",
-    staged: Staged | None = None,
+    suspect: tuple[str, int] | None = None,
 ) -> ReconcilerError:
     """What a failed command means. `root` is the farm's, where it ran in one."""
+    where = invocation.directory
     if completed.timed_out:
-        return EngineUnavailableError(f"docker compose took too long to {doing}", where=stack.directory)
+        return EngineUnavailableError(f"docker compose took too long to {doing}", where=where)
     if completed.exit_code < 0 or completed.exit_code in _KILLED:
-        hint = "Look for the kernel's out-of-memory killer (dmesg); it is tried again"
-        return EngineUnavailableError(
-            f"docker compose was killed before it could {doing}", where=stack.directory, hint=hint
-        )
-    stderr = _said(completed)
+        hint = "Look for the kernel's out-of-memory killer (dmesg). Will retry"
+        return EngineUnavailableError(f"docker compose was killed before it could {doing}", where=where, hint=hint)
+    stderr = _stderr(completed)
     if root:
         stderr = stderr.replace(root, "")
-    suspect = _broken_env_file(staged or {}) if errors.blames_unnamed_env_file(stderr) else None
     return errors.explain(
-        stderr, completed.exit_code, directory=stack.directory, doing=doing, command=command, suspect=suspect
+        stderr,
+        completed.exit_code,
+        directory=where,
+        doing=doing,
+        command=invocation.command(subcommand),
+        suspect=suspect,
     )
-
-
-def _broken_env_file(staged: Staged) -> str | None:
-    for path, data in staged.items():
-        try:
-            parse_env_file(data.reveal() if data else b"")
-        except EnvFileError:
-            return path
-    return None

@@ -1,4 +1,4 @@
-"""Asks whether variables keep their contracts, in a process of its own: worker.py, which can be ended."""
+"""Checks variables against their contracts in a separate process, worker.py, which can be killed."""
 
 from __future__ import annotations
 
@@ -50,33 +50,33 @@ class JsonSchemaContracts:
         argv = [sys.executable, "-I", "-m", "reconciler.adapters.json_schema.worker"]
         env = {"PATH": os.defpath, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
         done = await process.run(argv, env=env, limits=self._limits, stdin=asked)
-        if done.timed_out:  # without having used up its CPU time: the machine is to blame
-            hint = "Will retry; the machine is busy with something else"
+        if done.timed_out:  # within its CPU time limit: the machine is to blame
+            hint = "Will retry; the machine is busy"
             raise OutsideError("contracts could not be evaluated in time", hint=hint)
         if not done.ok:
             slow = done.exit_code < 0
-            why = "takes too long (a regular expression with nested repetitions?)" if slow else "cannot be evaluated"
+            reason = "takes too long (a regular expression with nested repetitions?)" if slow else "cannot be evaluated"
             where = ", ".join(sorted({one.path for one in contracts})[:_NAMED])
-            raise ContractError(f"a contract {why}", where=where, hint="Make its patterns simpler")
+            raise ContractError(f"a contract {reason}", where=where, hint="Make its patterns simpler")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
 
 def _mistake(fault: dict[str, Any]) -> Mistake:
-    return Mistake(tuple(fault["field"]), f"is no JSON Schema: breaks `{fault['keyword']}` of the metaschema")
+    return Mistake(tuple(fault["field"]), f"is not a valid JSON Schema: breaks `{fault['keyword']}` of the metaschema")
 
 
 def _numbered(
     contracts: Sequence[Contract], questions: Sequence[Question]
 ) -> dict[tuple[str, bool], tuple[Contract, Any]]:
-    """What to send, each once: (path, with values) → the contract, and it as a schema. Those of no question as well."""
+    """The schemas to send, each once: (path, with values) → the contract and its schema, with or without a question."""
     found: dict[tuple[str, bool], tuple[Contract, Any]] = {}
     for question in questions:
         valued = question.values is not None
         for one in question.contracts:
             if (one.path, valued) not in found:
                 found[one.path, valued] = (one, one.schema if valued else without_values(one.schema))
-    # Without values a contract loses the parts that may be at fault.
+    # Without values a contract would lose the parts that may be at fault.
     return {(one.path, True): (one, one.schema) for one in contracts} | found
 
 

@@ -1,8 +1,8 @@
-"""A program of its own: reads questions about contracts on standard input, answers them with the jsonschema library.
+"""A separate program: reads questions about contracts on standard input, answers them with the jsonschema library.
 
-It is started by client.py with limits of time and memory, because a contract comes from git and a regular expression
-can take for ever. It reaches neither network nor files: references out of a contract are not followed.
-No answer holds a value; an error of the library, which would quote one, is never passed on.
+client.py starts it with limits of time and memory, because contracts come from git and a regular expression can take
+forever. It uses neither network nor files: references out of a contract are not followed. No answer contains a value;
+errors of the library, which would quote one, are never passed on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _fault(schema: Json) -> Json | None:
-    """Where a schema is none: the field. What the library says of it would be right to show, but quotes."""
+    """The field that makes a schema invalid. The library's own message is not used: it quotes."""
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
@@ -43,18 +43,18 @@ def _fault(schema: Json) -> Json | None:
 def _ask(schemas: list[Json], index: int, question: Json) -> Iterator[Json]:
     """The breaches of one schema: where in it, which key, which keyword."""
     checker = FormatChecker() if question["valued"] else None
-    # An empty registry: whatever leads out of the schema is not found, and nothing is fetched.
+    # An empty registry: references out of the schema are not found, and nothing is fetched.
     validator = Draft202012Validator(_explicit(schemas[index]), registry=Registry(), format_checker=checker)
     try:
         for error in validator.iter_errors(question["variables"]):
             for key, keyword in _concerned(error, question["variables"]):
                 yield {"schema": index, "key": key, "keyword": keyword, "field": list(error.absolute_schema_path)}
-    except Exception as error:  # noqa: BLE001  # whatever a hostile schema brings about; its text may quote a value
+    except Exception as error:  # noqa: BLE001  # whatever a hostile schema causes; its text may quote a value
         yield {"schema": index, "key": "", "keyword": f"unusable ({type(error).__name__})", "field": []}
 
 
 def _concerned(error: ValidationError, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The keys that break the rule, and what to call it."""
+    """The keys that break the rule, and the rule's keyword."""
     keyword, value = str(error.validator), cast("Any", error.validator_value)
     if keyword == "not" and value == {}:
         keyword = "false"
@@ -76,7 +76,7 @@ def _concerned(error: ValidationError, variables: Mapping[str, str]) -> Iterator
 
 
 def _explicit(schema: Any) -> Any:
-    """The schema with ``false`` written as ``not: {}``: of the former, the library does not tell which key it met."""
+    """The schema with ``false`` written as ``not: {}``: for that the library reports the key."""
     if isinstance(schema, dict):
         return {
             keyword: {"not": {}} if value is False and keyword != "additionalProperties" else _explicit(value)

@@ -1,7 +1,7 @@
-"""Copies of live files, as they were: ``state_dir/backups/<environment>/<UTC time>-<run>/``, 0700 and 0600.
+"""Backups of live files: ``state_dir/backups/<environment>/<UTC time>-<run>/``, 0700 and 0600.
 
-A directory is made, and deleted, under a name that begins with a dot, so that what a kill leaves half done is never
-taken for a backup; the next one that is taken clears it away.
+A directory is written, and deleted, under a name that begins with a dot, so that the leftovers of a kill are never
+mistaken for a backup; the next backup removes them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _HIDDEN = "."
 
 
 class BackupDirectory:
-    """The ``Backups`` port on a local directory, which is made 0700 and must be the daemon's alone.
+    """The ``Backups`` port on a local directory, which is created 0700 and must be private to the daemon.
 
-    Each backup has a number, one more than the highest there is: a clock that jumps back must not make the newest
-    look old, and so be the first to go.
+    Each backup has a number, one above the highest so far: a clock that jumps back must not make the newest look old,
+    and thus expire first.
     """
 
     def __init__(self, directory: str, digest: Callable[[bytes], str]) -> None:
@@ -56,7 +56,7 @@ class BackupDirectory:
             number = 1 + max((number for number, _ in self._numbered()), default=0)
             _store(parent, backup, number, files)
         except OSError as error:
-            hint = "Nothing was changed; free space or make the directory writable, it is tried again"
+            hint = "Nothing was changed. Free some space or make the directory writable. Will retry"
             raise LiveFileError(
                 f"cannot store the backup ({os.strerror(error.errno or 0)})", where=parent, hint=hint
             ) from error
@@ -79,14 +79,14 @@ class BackupDirectory:
                 _check_private(directory)
 
     def unreadable(self, environment: str | None = None) -> tuple[tuple[str, str], ...]:
-        """Environment and name of what lies among them and is no backup, as its manifest cannot be read; sorted."""
+        """Environment and name of each entry whose manifest cannot be read, sorted."""
         known = {(backup.environment, backup.id) for backup in self.list(environment)}
         names = [environment] if environment else _names(self._directory)
         present = {(name, identity) for name in names for identity in _names(os.path.join(self._directory, name))}
         return tuple(sorted(present - known))
 
     def problems(self, backup: Backup) -> tuple[str, ...]:
-        """What is wrong with its files, after reading all of them."""
+        """Read all of the backup's files; return what is wrong with them."""
         errors = []
         for entry in backup.entries:
             try:
@@ -115,9 +115,9 @@ class BackupDirectory:
                 f"the backup cannot be read ({os.strerror(error.errno or 0)})", where=path, hint=hint
             ) from error
         if self._digest(data) != entry.digest:
-            hint = "Look at the file yourself, or choose another one: `reconciler backups`"
-            what = "the backup is damaged, or was made with another digest.key: its digest differs"
-            raise BackupUnusableError(what, where=path, hint=hint)
+            hint = "Inspect the file yourself, or choose another one: `reconciler backups`"
+            problem = "the backup is damaged, or was made with another digest.key: its digest differs"
+            raise BackupUnusableError(problem, where=path, hint=hint)
         return Secret(data)
 
     async def discard(self, environment: str, identity: str) -> None:
@@ -126,9 +126,9 @@ class BackupDirectory:
                 _remove(os.path.join(self._directory, environment), identity)
 
     async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
-        """A backup goes when, for every path in it, it is not the newest and is too old or one too many.
+        """A backup expires when, for every path in it, it is not the newest and is too old or one too many.
 
-        One that cannot be removed stays: an old copy too many must not keep new files from being written.
+        One that cannot be removed stays: a surplus copy must not keep new files from being written.
         """
         seen: dict[str, int] = {}
         removed = 0
@@ -144,7 +144,7 @@ class BackupDirectory:
         return removed
 
     def _numbered(self, environment: str | None = None) -> tuple[tuple[int, Backup], ...]:
-        """Newest first. One whose manifest cannot be read is passed over."""
+        """Newest first, without those whose manifest cannot be read."""
         numbered = []
         for name in [environment] if environment else _names(self._directory):
             for identity in _names(os.path.join(self._directory, name)):
@@ -155,7 +155,7 @@ class BackupDirectory:
 
 
 def _make_private(directory: str) -> None:
-    """Make the directory if it is missing. Raises LiveFileError for a link, and for one that others may enter."""
+    """Create the directory if it is missing. Raises LiveFileError for a link, and for one that others may enter."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
         _sync_directory(os.path.dirname(directory))
@@ -163,19 +163,19 @@ def _make_private(directory: str) -> None:
 
 
 def _check_private(directory: str) -> None:
-    """Raises LiveFileError for what is no directory of ours alone: others could have put anything there."""
+    """Raises LiveFileError unless it is a private directory: others could have written anything there."""
     try:
         status = os.lstat(directory)
     except OSError as error:
-        what = f"the backup directory cannot be looked at ({os.strerror(error.errno or 0)})"
-        raise LiveFileError(what, where=directory, hint="Restore it from a backup of the machine") from error
+        problem = f"the backup directory cannot be examined ({os.strerror(error.errno or 0)})"
+        raise LiveFileError(problem, where=directory, hint="Restore it from a backup of the machine") from error
     if not stat.S_ISDIR(status.st_mode):
         raise LiveFileError(
             "is a link or a file, not a directory", where=directory, hint="Backups are never stored through a link"
         )
     if status.st_mode & 0o077 or status.st_uid != os.geteuid():
         hint = f"`chown {os.geteuid()} {directory} && chmod 0700 {directory}`"
-        raise LiveFileError("others may enter the backup directory", where=directory, hint=hint)
+        raise LiveFileError("other users may enter the backup directory", where=directory, hint=hint)
 
 
 def _store(parent: str, backup: Backup, number: int, files: Sequence[tuple[BackupEntry, Secret | None]]) -> None:
@@ -209,7 +209,7 @@ def _remove(parent: str, identity: str) -> None:
 
 
 def _clear(parent: str) -> None:
-    """Delete what a kill left half made or half deleted."""
+    """Delete what a kill left half written or half deleted."""
     for name in os.listdir(parent):
         if name.startswith(_HIDDEN):
             shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
@@ -231,14 +231,14 @@ def _names(directory: str) -> list[str]:
 
 
 def manifest_of(backup: Backup) -> dict[str, Any]:
-    """What manifest.json says of it."""
+    """The content of manifest.json."""
     return dataclasses.asdict(backup)
 
 
 def _from_json(data: Mapping[str, Any], environment: str, identity: str) -> tuple[int, Backup]:
-    """A manifest's number and backup, which is where it lies whatever the manifest says: directories get copied.
+    """A manifest's number and backup. Its directory decides the environment and id: directories get copied.
 
-    Raises KeyError, TypeError and ValueError for what is no manifest.
+    Raises KeyError, TypeError and ValueError for an invalid manifest.
     """
     backup = Backup(
         id=identity,

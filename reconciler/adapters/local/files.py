@@ -1,10 +1,10 @@
 """Live files on this machine: read and replaced through directory descriptors, so that no link is ever followed.
 
-The directories of ``allowed_paths`` are opened with their links resolved; from there every step is taken with
-O_NOFOLLOW, so a link that is swapped in at any moment ends the operation instead of leading it elsewhere.
+The directories of ``allowed_paths`` are opened with their links resolved; from there every step uses O_NOFOLLOW, so a
+link that is swapped in at any moment ends the operation instead of redirecting it.
 
-A replaced file is first taken out under a name of ours and looked at, and only then deleted. What a kill leaves under
-such a name is found by ``leftovers``.
+A replaced file first gets a name of ours and is examined, and only then deleted. ``leftovers`` finds what a kill leaves
+under such a name.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# A pipe or a terminal in the file's place must neither hold the daemon nor become its own.
+# A pipe in the file's place must not block the daemon, nor a terminal become its own.
 _TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHECK_LIMITS = process.Limits(timeout=30, grace=2)
-# Where a root shell finds programs: nginx and the like are in sbin, which os.defpath lacks.
+# The PATH of a root shell: nginx and the like are in sbin, which os.defpath lacks.
 _PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_LARGEST_ID = 2**32 - 2  # the last one means "unchanged"
+_LARGEST_ID = 2**32 - 2  # the next one means "unchanged"
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
-# The kernel's words for what O_NOFOLLOW met mislead.
+# The kernel's messages for links that O_NOFOLLOW meets are misleading.
 _REASONS = {
     errno.ELOOP: "it is a symbolic link",
-    errno.ENOTDIR: "a link or a file stands where a directory should",
+    errno.ENOTDIR: "a link or a file is in the place of a directory",
 }
 _HINTS = {
-    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it; will retry",
-    errno.ENOSPC: "The disk is full: free some space; will retry",
-    errno.EDQUOT: "The quota is used up: raise it; will retry",
-    errno.EROFS: "The file system is mounted read-only: remount it read-write; will retry",
-    errno.EACCES: "Run the daemon as root, or give its user write access to the directory; will retry",
-    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr); will retry",
-    errno.EIO: "The disk reports an error (dmesg); will retry",
-    errno.ELOOP: "Links are never followed: name the real path in the manifest, or put the file in the link's place",
+    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it. Will retry",
+    errno.ENOSPC: "The disk is full: free some space. Will retry",
+    errno.EDQUOT: "The quota is used up: raise it. Will retry",
+    errno.EROFS: "The file system is mounted read-only: remount it read-write. Will retry",
+    errno.EACCES: "Run the daemon as root, or give its user write access to the directory. Will retry",
+    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr). Will retry",
+    errno.EIO: "The disk reports an error (dmesg). Will retry",
+    errno.ELOOP: "Links are never followed: name the real path in the manifest, or replace the link by the file",
     errno.ENOTDIR: "Links are never followed: name the real path in the manifest",
     errno.EBUSY: "The file itself is a mount point: mount the directory that holds it instead",
-    errno.ENAMETOOLONG: "A temporary file lies beside it under a name 25 bytes longer: choose a shorter name",
-    errno.ENXIO: "A socket lies in its place: move it away; will retry",
+    errno.ENAMETOOLONG: "A temporary file beside it has a name 25 bytes longer: choose a shorter name",
+    errno.ENXIO: "A socket is in its place: move it away. Will retry",
 }
 
 
@@ -75,7 +75,7 @@ class LocalHost:
         self._allowed = tuple(os.path.normpath(path) for path in allowed_paths)
 
     async def reach(self) -> None:
-        """This machine is always there."""
+        """This machine always answers."""
 
     async def read(self, path: str) -> LiveFile | None:
         try:
@@ -114,7 +114,7 @@ class LocalHost:
         except FileNotFoundError:
             return ()
         except OSError as error:
-            raise _live_file_error("cannot look for what an earlier run left beside it", path, error) from error
+            raise _live_file_error("cannot look for leftovers of an earlier run", path, error) from error
         return tuple(os.path.join(os.path.dirname(path), entry) for entry in sorted(names))
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
@@ -124,10 +124,10 @@ class LocalHost:
         )
 
     async def resolve(self, path: str) -> str:
-        return os.path.realpath(path)  # noqa: ASYNC240  # a few stats; see compose_place.py too
+        return os.path.realpath(path)  # noqa: ASYNC240  # a few stat calls
 
     async def check(self, check: Check, data: Secret) -> None:
-        """The staged bytes are in memory only: ``{file}`` becomes a path under /proc that leads to them."""
+        """The staged bytes are in memory only: ``{file}`` becomes a path to them under /proc."""
         descriptor = os.memfd_create("staged")
         try:
             _write_all(descriptor, data)
@@ -135,24 +135,26 @@ class LocalHost:
             argv = [part.replace("{file}", staged) for part in check.argv]
             done = await process.run(argv, env={"PATH": _PROGRAMS}, limits=_CHECK_LIMITS)
         except process.MissingProgramError as error:
-            hint = "Install it, or correct checks in the server's file"
+            hint = "Install it, or correct checks in the server configuration"
             raise GuardError(
-                f"the check's program {error.args[0]} is not there", where=f"check {check.name}", hint=hint
+                f"the check's program {error.args[0]} is not installed", where=f"check {check.name}", hint=hint
             ) from None
         finally:
             os.close(descriptor)
         if not done.ok:
-            # What it printed may quote the file, so it is not repeated.
-            hint = f"Run `{' '.join(check.argv)}` by hand on the decrypted file"
-            raise GuardError(f"the check refuses the new file ({_why(done)})", where=f"check {check.name}", hint=hint)
+            # Its output may quote the file, so it is not repeated.
+            hint = f"Run `{' '.join(check.argv)}` manually on the decrypted file"
+            raise GuardError(
+                f"the check rejects the new file ({_check_failure(done)})", where=f"check {check.name}", hint=hint
+            )
 
     @contextlib.contextmanager
     def _parent(self, path: str, make: Ownership | None = None) -> Iterator[tuple[int, str]]:
-        """A descriptor of the directory that holds ``path``, and the file's own name."""
+        """A descriptor of the directory that contains ``path``, and the file's own name."""
         roots = [allowed for allowed in self._allowed if is_below(path, allowed)]
         if not roots:
             raise LiveFileError("lies outside allowed_paths", where=path, hint=f"Allowed: {', '.join(self._allowed)}")
-        root = max(roots, key=len)  # the deepest: it may be named because it lies behind a link
+        root = max(roots, key=len)  # the deepest: it may be listed because it is behind a link
         *directories, name = os.path.relpath(path, root).split(os.sep)
         descriptor = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
         try:
@@ -169,7 +171,7 @@ class LocalHost:
 
 
 def _enter(parent: int, name: str, make: Ownership | None) -> int:
-    """Open a directory; where it is missing and ``make`` says who is to own it, make it."""
+    """Open a directory; create it where it is missing and ``make`` gives its owner."""
     try:
         return os.open(name, _DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
@@ -179,28 +181,28 @@ def _enter(parent: int, name: str, make: Ownership | None) -> int:
 
 
 def _make(parent: int, name: str, ownership: Ownership) -> int:
-    """Make and open a directory. It gets its name with its owner and mode, so that a kill leaves no half of it."""
-    _remove_half_made(parent, name)
+    """Create and open a directory. It gets its name together with owner and mode, so a kill leaves no partial one."""
+    _remove_leftover_directories(parent, name)
     temporary = new_name(name)
     os.mkdir(temporary, 0o700, dir_fd=parent)
     made = os.open(temporary, _DIRECTORY, dir_fd=parent)
     try:
         os.fchown(made, *_chown_arguments(ownership))
-        os.fchmod(made, 0o755)  # whatever the umask: the files in it have modes of their own
+        os.fchmod(made, 0o755)  # whatever the umask: its files have their own modes
         claim_directory_name(parent, temporary, name)
         os.fsync(parent)
     except BaseException as error:
         os.close(made)
         with contextlib.suppress(OSError):
             os.rmdir(temporary, dir_fd=parent)
-        if isinstance(error, OSError) and error.errno in _TAKEN:  # somebody was faster: it is theirs
+        if isinstance(error, OSError) and error.errno in _TAKEN:  # another process was faster: use its directory
             return os.open(name, _DIRECTORY, dir_fd=parent)
         raise
     return made
 
 
-def _remove_half_made(parent: int, name: str) -> None:
-    """Remove what a kill has left of an earlier try; only a directory that is empty goes."""
+def _remove_leftover_directories(parent: int, name: str) -> None:
+    """Remove what a killed earlier attempt left; only an empty directory is removed."""
     for entry in os.listdir(parent):
         if is_left_of(name, entry):
             with contextlib.suppress(OSError):
@@ -244,16 +246,16 @@ def _create(parent: int, name: str, path: str, data: Secret, mode: int, ownershi
         try:
             claim_name(parent, temporary, name)
         except FileExistsError:
-            raise changed(path, "somebody has put a file there meanwhile") from None
+            raise changed(path, "somebody created the file meanwhile") from None
     os.fsync(parent)
 
 
 def _replace(
     parent: int, name: str, path: str, data: Secret, mode: int, ownership: Ownership, expected: LiveFile
 ) -> None:
-    """Exchange the two files, then look at what came out: if it is not what the caller saw, exchange them back.
+    """Exchange the two files, then examine the old one: if it is not what the caller saw, exchange them back.
 
-    A plain rename would lose an edit made between the caller's look and now.
+    A plain rename would lose an edit made since the caller read the file.
     """
     uid = expected.uid if ownership.uid is None else ownership.uid
     gid = expected.gid if ownership.gid is None else ownership.gid
@@ -264,7 +266,7 @@ def _replace(
                 exchange(parent, temporary, name)
                 raise changed(path, edit)
         except FileNotFoundError:
-            raise changed(path, "somebody has removed the live file meanwhile") from None
+            raise changed(path, "somebody removed the live file meanwhile") from None
         os.unlink(temporary, dir_fd=parent)
     os.fsync(parent)
 
@@ -273,7 +275,7 @@ def _remove(parent: int, name: str, path: str, expected: LiveFile) -> None:
     aside = new_name(name)
     os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
     if edit := _edit(parent, aside, path, expected):
-        with contextlib.suppress(FileExistsError):  # then the edit stays aside, as a leftover
+        with contextlib.suppress(FileExistsError):  # then the edit remains as a leftover
             claim_name(parent, aside, name)
         raise changed(path, edit)
     os.unlink(aside, dir_fd=parent)
@@ -282,7 +284,7 @@ def _remove(parent: int, name: str, path: str, expected: LiveFile) -> None:
 
 @contextlib.contextmanager
 def _temporary(parent: int, name: str, data: Secret, mode: int, ownership: Ownership) -> Iterator[str]:
-    """The name of a new file beside ``name``. At the end it is deleted, unless an exchange has left an edit there.
+    """The name of a new file beside ``name``. It is deleted at the end, unless an exchange left an edit there.
 
     Owner and mode are set before the first byte, and the bytes are on disk before anyone sees them under ``name``.
     """
@@ -319,22 +321,21 @@ def _chown_arguments(ownership: Ownership) -> tuple[int, int]:
 
 
 def _edit(parent: int, name: str, path: str, expected: LiveFile) -> str:
-    """What somebody has done to a file since the caller looked, in words; "" where nothing.
+    """How somebody changed a file since the caller read it; "" where nobody did.
 
-    ``name`` is one of ours, so that nobody can open the file any more: after the question whether somebody has it
-    open, its content is final.
+    ``name`` is one of ours, so nobody can open the file any more: once nobody has it open, its content is final.
     """
     try:
         if _is_being_written(parent, name):
             return "somebody is writing to the live file"
         live = _read(parent, name, path)
     except (OSError, LiveFileError):
-        return "something else lies where the live file was"
+        return "something else is in the place of the live file"
     return edit_of(live, expected)
 
 
 def _holds(parent: int, name: str, data: Secret) -> bool:
-    """Whether ``name`` is a file with exactly this content, and nobody is changing that."""
+    """Whether ``name`` is a file with exactly this content that nobody is writing to."""
     try:
         return not _is_being_written(parent, name) and _read(parent, name, name).data == data
     except (OSError, LiveFileError):
@@ -344,12 +345,12 @@ def _holds(parent: int, name: str, data: Secret) -> bool:
 def _is_being_written(parent: int, name: str) -> bool:
     """Whether a process has the file open for writing: what it writes next would go into a deleted file.
 
-    The kernel grants a read lease, fcntl(2), only where there is none. It grants it to root with CAP_LEASE and to the
-    file's owner, on local file systems; elsewhere nobody can tell, and the answer is no.
+    The kernel grants a read lease, fcntl(2), only where no process has. It grants it to root with CAP_LEASE and to the
+    file's owner, on local file systems; elsewhere this cannot be determined, and the answer is no.
     """
     descriptor = os.open(name, _TO_READ, dir_fd=parent)
     try:
-        # The signal for a lease that is asked back would be SIGIO, which ends a process; this one is ignored.
+        # When a lease is revoked the signal would be SIGIO, which ends a process; this one is ignored.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except BlockingIOError:
@@ -364,7 +365,7 @@ def _is_being_written(parent: int, name: str) -> bool:
 # --- names ---
 
 
-# --- words ---
+# --- ids and errors ---
 
 
 def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]) -> int | None:
@@ -373,7 +374,7 @@ def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]
     if name.isdecimal():
         if int(name) <= _LARGEST_ID:
             return int(name)
-        raise GuardError(f"{name} is too large for the number of a {kind}", hint="Correct it in the manifest")
+        raise GuardError(f"{name} is too large for a {kind} id", hint="Correct it in the manifest")
     try:
         return look_up(name)
     except KeyError:
@@ -381,13 +382,13 @@ def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]
         raise GuardError(f"the {kind} {name!r} does not exist on this machine", hint=hint) from None
 
 
-def _why(completed: process.Completed) -> str:
+def _check_failure(completed: process.Completed) -> str:
     if completed.timed_out:
-        return f"did not end within {_CHECK_LIMITS.timeout:g} s"
+        return f"timed out after {_CHECK_LIMITS.timeout:g} s"
     return "printed too much" if completed.overflowed else f"exit code {completed.exit_code}"
 
 
-def _live_file_error(what: str, path: str, error: OSError) -> LiveFileError:
+def _live_file_error(failure: str, path: str, error: OSError) -> LiveFileError:
     hint = _HINTS.get(error.errno or 0, "Will retry")
     reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
-    return LiveFileError(f"{what} ({reason})", where=path, hint=hint)
+    return LiveFileError(f"{failure} ({reason})", where=path, hint=hint)

@@ -1,4 +1,4 @@
-"""HTTP health checks of a manifest. The reader of the manifest has already refused hosts the server does not allow."""
+"""HTTP health checks of a manifest, whose reader has already refused hosts that the server does not allow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def _answers(check: HttpCheck, connector: BaseConnector | None = None) -> 
     import aiohttp
 
     try:
-        # Redirects are not followed: they could lead to a host the server's file does not allow.
+        # Redirects are not followed: they could lead to a host that the server configuration does not allow.
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session,
             session.get(check.url, allow_redirects=False) as answer,

@@ -1,4 +1,4 @@
-"""What local_host.py and ssh_host.py have in common: names of files that are half way, and what is said of files."""
+"""What live files here and over SSH share: names of temporary files, and how edits and errors are described."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LEFTOVER = re.compile(r"\.(.+)\.reconciler-[0-9a-f]{12}", re.DOTALL)
 
 
 def new_name(name: str) -> str:
-    """A name beside ``name`` for a file of ours that is not there yet, or not to be seen any more."""
+    """A temporary name beside ``name`` for a file that is not visible yet, or no longer."""
     return f".{name}.reconciler-{secrets.token_hex(6)}"
 
 
 def is_left_of(name: str, candidate: str) -> bool:
-    """Whether ``other`` is a name of ours for the file ``name``, or for such a file in its turn."""
+    """Whether ``other`` is a temporary name for the file ``name``, or for such a temporary file."""
     while match := _LEFTOVER.fullmatch(candidate):
         candidate = match[1]
         if candidate == name:
@@ -31,23 +31,24 @@ def is_left_of(name: str, candidate: str) -> bool:
 def require_regular(path: str, mode: int) -> None:
     """Raises LiveFileError for anything but a regular file; ``mode`` with its type, as stat gives it."""
     if not stat.S_ISREG(mode):
-        what = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
-        hint = "An ordinary file belongs there: move it away, or correct the target's path; will retry"
-        raise LiveFileError(what, where=path, hint=hint)
+        problem = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
+        hint = "Move it away, or correct the target's path. Will retry"
+        raise LiveFileError(problem, where=path, hint=hint)
 
 
 def require_small(path: str, size: int) -> None:
     """Raises LiveFileError for a file of more bytes than we read."""
     if size > LARGEST_FILE:
-        what = f"is larger than {LARGEST_FILE // process.MIB} MiB"
-        raise LiveFileError(what, where=path, hint="No env file is; move it away")
+        problem = f"is larger than {LARGEST_FILE // process.MIB} MiB"
+        raise LiveFileError(problem, where=path, hint="No env file is that large; move it away")
 
 
 def edit_of(live: LiveFile, expected: LiveFile) -> str:
-    """What somebody has done to a file since the caller looked, in words; "" where nothing."""
+    """How somebody changed a file since the caller read it; "" where nobody did."""
     same = (live.data, live.mode, live.uid, live.gid) == (expected.data, expected.mode, expected.uid, expected.gid)
-    return "" if same else "somebody has changed the live file meanwhile"
+    return "" if same else "somebody changed the live file meanwhile"
 
 
-def changed(path: str, what: str) -> ChangedMeanwhileError:
-    return ChangedMeanwhileError(what, where=path, hint="Nothing was overwritten; the next pass looks again")
+def changed(path: str, edit: str) -> ChangedMeanwhileError:
+    """The error for an edit that somebody made to a live file meanwhile."""
+    return ChangedMeanwhileError(edit, where=path, hint="Nothing was overwritten. Will retry")

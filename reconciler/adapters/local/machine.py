@@ -1,4 +1,4 @@
-"""Machines that are only looked at: this one, and one over SSH. Both implement the Machine port."""
+"""Machines that are only read: this one, and one over SSH. Both implement the Machine port."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from asyncssh import SFTPAttrs, SFTPClient
 
 MAX_FILE = 1024 * 1024
-"""Bytes of a file that is read; no env file is larger."""
+"""The most bytes of a file that are read; no env file is larger."""
 
-_AT_ONCE = 32  # files that are read at a time over one connection
+_AT_ONCE = 32  # files read at the same time over one connection
 _MOST_PRINTED = 4 * process.MIB
-# What the kernel makes up; reading it may block, or change something.
+# Virtual file systems of the kernel: reading may block, or have side effects.
 _KERNEL = ("/proc", "/sys", "/dev")
 _ROOT = {0: "root"}
 _ID = re.compile("[0-9]{1,10}")
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 
 class LocalMachine:
-    """This machine, as the user who asks."""
+    """This machine, as the current user."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         given = os.environ if environment is None else environment
@@ -61,7 +61,7 @@ class LocalMachine:
 
     async def run(self, argv: Sequence[str], directory: str, seconds: float) -> CommandResult:
         if directory and not await asyncio.to_thread(os.path.isdir, directory):
-            return CommandResult(None, Secret(b""), f"there is no directory {directory}")
+            return CommandResult(None, Secret(b""), f"the directory {directory} does not exist")
         limits = process.Limits(timeout=seconds, stdout=_MOST_PRINTED)
         running = process.run(argv, env=self._environment, limits=limits, cwd=directory or "/")
         return await _ran(running, seconds)
@@ -74,10 +74,10 @@ def _read(path: str) -> FoundFile | None:
     try:
         real = os.path.realpath(path)
         status = os.stat(real)
-        if not stat.S_ISREG(status.st_mode) or _is_kernels(real):
+        if not stat.S_ISREG(status.st_mode) or _is_virtual(real):
             return None
         _refuse_large(path, status.st_size)
-        # Not blocking, in case a pipe takes its place meanwhile.
+        # Non-blocking, in case a pipe replaces it meanwhile.
         with open(os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             data = file.read(MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +93,7 @@ def _read(path: str) -> FoundFile | None:
 
 def _list(directory: str) -> tuple[str, ...]:
     try:
-        if _is_kernels(os.path.realpath(directory)):
+        if _is_virtual(os.path.realpath(directory)):
             return ()
         with os.scandir(directory) as entries:
             return tuple(sorted(f"{entry.name}/" if _is_directory(entry) else entry.name for entry in entries))
@@ -106,7 +106,7 @@ def _list(directory: str) -> tuple[str, ...]:
 def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself, or to where we may not look
+    except OSError:  # a link to itself, or to where we may not look
         return False
 
 
@@ -125,11 +125,11 @@ def _group_name(number: int) -> str:
 
 
 class SshMachine:
-    """A machine over one kept connection: files by SFTP, many at a time, commands by exec."""
+    """A machine over one persistent connection: files by SFTP, many at the same time, commands by exec."""
 
     def __init__(self, connection: SshConnection) -> None:
         self._connection = connection
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
         self._names: asyncio.Task[tuple[Mapping[int, str], Mapping[int, str]]] | None = None
         self._listed: dict[str, SFTPAttrs] = {}
 
@@ -156,20 +156,20 @@ class SshMachine:
 
     async def _read(self, path: str) -> tuple[bytes, SFTPAttrs] | None:
         _require_name(path)
-        async with self._places:
+        async with self._slots:
             sftp = await self._connection.sftp()
             attributes, real = self._listed.get(path), path
             if attributes is None or not stat.S_ISREG(attributes.permissions or 0):
-                named = await self._asked(path, sftp.realpath(path))
-                if named is None or _is_kernels(real := _text(named)):
+                named = await self._answer(path, sftp.realpath(path))
+                if named is None or _is_virtual(real := _text(named)):
                     return None
-                # Looked at before it is opened: opening a pipe would hold up everything else.
-                attributes = await self._asked(path, sftp.stat(real))
+                # Checked before it is opened: opening a pipe would block everything else.
+                attributes = await self._answer(path, sftp.stat(real))
             if attributes is None or not stat.S_ISREG(attributes.permissions or 0):
                 return None
             size = attributes.size or 0
             _refuse_large(path, size)
-            data = await self._asked(path, _contents(sftp, real, size + 1))
+            data = await self._answer(path, _contents(sftp, real, size + 1))
             if data is None:
                 return None
             _refuse_large(path, len(data))
@@ -178,15 +178,15 @@ class SshMachine:
     async def list(self, directory: str) -> tuple[str, ...]:
         _require_name(directory)
         sftp = await self._connection.sftp()
-        named = await self._asked(directory, sftp.realpath(directory))
-        if named is None or _is_kernels(real := _text(named)):
+        named = await self._answer(directory, sftp.realpath(directory))
+        if named is None or _is_virtual(real := _text(named)):
             return ()
         entries = [
             (_text(entry.filename), entry.attrs)
-            for entry in await self._asked(directory, sftp.readdir(real)) or ()
+            for entry in await self._answer(directory, sftp.readdir(real)) or ()
             if _text(entry.filename) not in (".", "..")
         ]
-        # What was listed just now is not looked at again before it is read.
+        # An entry that was just listed needs no second stat before it is read.
         self._listed |= {posixpath.join(directory, name): attributes for name, attributes in entries}
         return tuple(sorted(await asyncio.gather(*(self._marked(directory, *entry) for entry in entries))))
 
@@ -195,10 +195,10 @@ class SshMachine:
         mode = attributes.permissions or 0
         if stat.S_ISLNK(mode):
             path = posixpath.join(directory, name)
-            async with self._places:
+            async with self._slots:
                 sftp = await self._connection.sftp()
                 with contextlib.suppress(LiveFileError):
-                    led_to = await self._asked(path, sftp.stat(path))
+                    led_to = await self._answer(path, sftp.stat(path))
                     mode = (led_to.permissions or 0) if led_to else mode
         return f"{name}/" if stat.S_ISDIR(mode) else name
 
@@ -207,14 +207,14 @@ class SshMachine:
         return await _ran(self._connection.run(argv, limits=limits, directory=directory), seconds)
 
     async def get(self, url: str, seconds: float) -> CommandResult:
-        """The address as it is seen from there."""
+        """Request the URL from there."""
         import aiohttp
 
         async with tunnel_socket(self._connection, url) as path:
             return await _get(url, seconds, aiohttp.UnixConnector(path))
 
     async def _names_of(self, uid: int, gid: int) -> tuple[Mapping[int, str], Mapping[int, str]]:
-        """Users and groups by number, read once for all files; nobody has to look up root."""
+        """Users and groups by number, read once for all files; root needs no lookup."""
         if uid == 0 and gid == 0:
             return _ROOT, _ROOT
         if self._names is None:
@@ -233,8 +233,8 @@ class SshMachine:
             return {int(field[2]): field[0] for field in reversed(fields) if len(field) > 2 and _ID.fullmatch(field[2])}
         return {}
 
-    async def _asked(self, path: str, question: Awaitable[_T]) -> _T | None:
-        """The answer; None where there is nothing of that name. Raises LiveFileError, HostUnreachableError."""
+    async def _answer(self, path: str, question: Awaitable[_T]) -> _T | None:
+        """The answer, None where the path does not exist. Raises LiveFileError, HostUnreachableError."""
         import asyncssh
 
         try:
@@ -247,7 +247,7 @@ class SshMachine:
 
 
 async def _contents(sftp: SFTPClient, path: str, size: int) -> bytes:
-    """At most ``size`` bytes of the file; asking for no more than it has saves round trips."""
+    """At most ``size`` bytes of the file; requesting no more than it has saves round trips."""
     async with sftp.open(path, "rb") as file:
         data = await file.read(size)
     return data if isinstance(data, bytes) else data.encode()
@@ -257,23 +257,23 @@ def _text(name: bytes | str) -> str:
     return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
 
 
-def _is_kernels(path: str) -> bool:
+def _is_virtual(path: str) -> bool:
     return any(path == root or path.startswith(f"{root}/") for root in _KERNEL)
 
 
 def _refuse_large(path: str, size: int) -> None:
     if size > MAX_FILE:
-        raise LiveFileError(f"is larger than {MAX_FILE // 1024} KiB", where=path, hint="No env file is so large")
+        raise LiveFileError(f"is larger than {MAX_FILE // 1024} KiB", where=path, hint="No env file is that large")
 
 
 def _require_name(path: str) -> None:
-    """Raises LiveFileError for what no file can be called; an SFTP server would end the session over it."""
+    """Raises LiveFileError for an impossible file name; an SFTP server would end the session over it."""
     if "\0" in path:
         raise _unreadable(path.replace("\0", "\\0"), "no file can have this name")
 
 
 def _unreadable(path: str, reason: str) -> LiveFileError:
-    return LiveFileError(f"may not be read ({reason})", where=path, hint="Ask as a user who may read it")
+    return LiveFileError(f"cannot be read ({reason})", where=path, hint="Run this as a user who may read it")
 
 
 async def _get(url: str, seconds: float, connector: BaseConnector | None = None) -> CommandResult:
@@ -302,9 +302,9 @@ async def _ran(running: Awaitable[process.Completed], seconds: float) -> Command
     try:
         done = await running
     except process.MissingProgramError as missing:
-        return CommandResult(None, Secret(b""), f"{missing.args[0]} is not there")
+        return CommandResult(None, Secret(b""), f"{missing.args[0]} is not installed")
     if done.timed_out:
-        return CommandResult(None, Secret(b""), f"{done.program} did not end within {seconds:g} s")
+        return CommandResult(None, Secret(b""), f"{done.program} timed out after {seconds:g} s")
     if done.overflowed:
         return CommandResult(None, Secret(b""), f"{done.program} printed more than {_MOST_PRINTED // process.MIB} MiB")
     return CommandResult(done.exit_code, Secret(done.stdout))

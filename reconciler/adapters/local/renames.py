@@ -1,4 +1,4 @@
-"""Renames below a directory descriptor that lose no file: where the new name must be free, or two are swapped."""
+"""Renames in a directory that lose no file: to a name that must be free, or by swapping two files."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def claim_directory_name(parent: int, old: str, new: str) -> None:
     except OSError as error:
         if error.errno not in _NO_RENAME_FLAGS:
             raise
-        os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)  # the next best thing: an empty one is replaced
+        os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)  # second best: an empty one is replaced
 
 
 def exchange(parent: int, ours: str, name: str) -> None:
-    """Swap two files, so that there is one under ``name`` at every moment. Raises FileNotFoundError."""
+    """Swap two files, so that one exists under ``name`` at every moment. Raises FileNotFoundError."""
     try:
         _rename(parent, ours, name, _RENAME_EXCHANGE)
     except OSError as error:
@@ -49,7 +49,7 @@ def exchange(parent: int, ours: str, name: str) -> None:
 
 
 def _exchange_in_steps(parent: int, ours: str, name: str) -> None:
-    """The next best thing: a file that somebody renames to ``name`` between the first two steps is lost."""
+    """Second best: a file that somebody renames to ``name`` between the first two steps is lost."""
     old = new_name(name)
     os.link(name, old, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
     try:

@@ -1,8 +1,8 @@
-"""Tells at once when somebody touches a live file, by inotify (watchfiles).
+"""Reports immediately when somebody touches a live file, by inotify (watchfiles).
 
-Directories are watched, not files: a file that is replaced is another file, and one that is not there yet cannot be
-watched. A directory may not be there yet either, or go, or be replaced: so every directory on the way down from the
-allowed path is watched as well, and what is watched is looked up anew when one of them comes or goes.
+Directories are watched, not files: a replaced file is another file, and one that does not exist yet cannot be watched.
+A directory may also not exist yet, be removed, or be replaced: so every directory from the allowed path down is
+watched, and the watches are renewed when one of them appears or disappears.
 """
 
 from __future__ import annotations
@@ -12,73 +12,73 @@ import contextlib
 import os
 from collections.abc import Callable, Collection
 
-# An editor's save is several changes within milliseconds: they are told of once, when it has been quiet for QUIET.
-QUIET = 20  # milliseconds; the library looks as often as this, which costs 0.2 % of a core
-AT_MOST = 200  # milliseconds until changes that do not end are told of all the same
-_FOR_EVER = 3_600_000  # milliseconds: a watch that hears nothing needs no waking
-_TRY_AGAIN = 5.0  # seconds, where the kernel refuses (too many watches) or what is watched is just going
+# An editor's save is several changes within milliseconds: they are reported once, after QUIET without a change.
+QUIET = 20  # milliseconds; the library polls at this interval, which costs 0.2 % of a core
+AT_MOST = 200  # milliseconds until changes are reported even if they continue
+_FOREVER = 3_600_000  # milliseconds: an idle watch needs no wake-up
+_RETRY = 5.0  # seconds, where the kernel refuses (too many watches) or a watched directory is just being removed
 
 
 class FileWatch:
-    """``roots`` are the allowed paths: nothing above them is watched but their own parents.
+    """``roots`` are the allowed paths: above them only their own parents are watched.
 
-    ``say`` takes a sentence about what keeps it from watching; the periodic look goes on then.
+    ``report`` takes a sentence about what prevents watching; the periodic comparison continues then.
     """
 
-    def __init__(self, roots: Collection[str], say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, roots: Collection[str], report: Callable[[str], None] = lambda _: None) -> None:
         self._roots = tuple(roots)
-        self._say = say
-        self._said = ""
+        self._report = report
+        self._reported = ""
         self._files: frozenset[str] = frozenset()
-        self._anew = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def follow(self, files: Collection[str]) -> None:
         """Watch these live files from now on."""
         if self._files != frozenset(files):
             self._files = frozenset(files)
-            self._anew.set()
+            self._changed.set()
 
     async def run(self, touched: Callable[[], None]) -> None:
         """Call ``touched`` whenever one of the files may have changed. Runs until it is cancelled."""
         while True:
-            self._anew = asyncio.Event()
-            ways = {directory for file in self._files for directory in self._way(file)}
-            there = await asyncio.to_thread(_existing, ways)
+            self._changed = asyncio.Event()
+            directories = {directory for file in self._files for directory in self._directories(file)}
+            existing = await asyncio.to_thread(_existing, directories)
             try:
-                if there:
-                    await self._watch(there, ways, touched)
+                if existing:
+                    await self._watch(existing, directories, touched)
                 else:
-                    await self._anew.wait()
+                    await self._changed.wait()
             except OSError as error:
-                self._tell(f"live files cannot be watched ({os.strerror(error.errno or 0)})")
+                self._report_once(f"live files cannot be watched ({os.strerror(error.errno or 0)})")
                 await self._pause()
 
-    async def _watch(self, directories: list[str], ways: set[str], touched: Callable[[], None]) -> None:
-        """Until what has to be watched is something else."""
+    async def _watch(self, existing: list[str], directories: set[str], touched: Callable[[], None]) -> None:
+        """Until other directories need watching."""
         from watchfiles import awatch
 
         changes = awatch(
-            *directories,
+            *existing,
             watch_filter=None,
             debounce=AT_MOST,
             step=QUIET,
-            stop_event=self._anew,
-            rust_timeout=_FOR_EVER,
+            stop_event=self._changed,
+            rust_timeout=_FOREVER,
             force_polling=False,
             recursive=False,
         )
         async with contextlib.aclosing(changes):
-            touched()  # what happened before the watch began was seen by nobody
+            touched()  # nobody saw what happened before the watch began
             async for batch in changes:
                 paths = {path for _, path in batch}
-                moved = not paths.isdisjoint(ways)
+                moved = not paths.isdisjoint(directories)
                 if moved or not paths.isdisjoint(self._files):
                     touched()
                 if moved:
                     return
 
-    def _way(self, file: str) -> list[str]:
-        """The directories from a live file up to its allowed path, and that one's parent."""
+    def _directories(self, file: str) -> list[str]:
+        """The directories from a live file up to its allowed path, and that path's parent."""
         directories = []
         root = next((root for root in self._roots if file.startswith(f"{root}/")), os.path.dirname(file))
         directory = os.path.dirname(file)
@@ -87,15 +87,15 @@ class FileWatch:
             directory = os.path.dirname(directory)
         return [*directories, os.path.dirname(root)]
 
-    def _tell(self, sentence: str) -> None:
-        if sentence != self._said:
-            self._said = sentence
-            self._say(sentence)
+    def _report_once(self, sentence: str) -> None:
+        if sentence != self._reported:
+            self._reported = sentence
+            self._report(sentence)
 
     async def _pause(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_TRY_AGAIN):
-                await self._anew.wait()
+            async with asyncio.timeout(_RETRY):
+                await self._changed.wait()
 
 
 def _existing(directories: Collection[str]) -> list[str]:

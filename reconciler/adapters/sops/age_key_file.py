@@ -1,4 +1,4 @@
-"""Makes an age key: a file that only its owner may read, and that never replaces another."""
+"""Files with age keys: creates one that only its owner may read, and reads the public keys of one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from reconciler.core.errors import (
 
 
 def make_age_key_file(path: str) -> str:
-    """Make a new key in the file at ``path``, 0600, whole or not at all; return its public half.
+    """Create a key file at ``path``, 0600, atomically; return the public key.
 
-    Raises RefusedError where something is there already, or it cannot be written.
+    Raises RefusedError where the path exists already, or cannot be written.
     """
     from pyrage import x25519
 
@@ -32,15 +32,15 @@ def make_age_key_file(path: str) -> str:
                 file.write(f"# public key: {public}\n{identity}\n")
                 file.flush()
                 os.fsync(descriptor)
-            os.link(new, path)  # unlike a rename, never over another
+            os.link(new, path)  # unlike a rename, this never overwrites
         finally:
             os.unlink(new)
     except FileExistsError as error:
-        hint = "Name another with --age-key-file; a key is never overwritten"
-        raise RefusedError("is there already", where=str(error.filename2 or error.filename), hint=hint) from None
+        hint = "Name another file with --age-key-file; a key is never overwritten"
+        raise RefusedError("exists already", where=str(error.filename2 or error.filename), hint=hint) from None
     except OSError as error:
         reason = (error.strerror or "unknown reason").lower()
-        hint = "Name another place with --age-key-file"
+        hint = "Name another path with --age-key-file"
         raise RefusedError(f"the key cannot be written ({reason})", where=path, hint=hint) from None
     return public
 
@@ -50,9 +50,9 @@ _KEY_FILE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AgeIdentities:
-    """What an age key file holds, as far as it may be told.
+    """What an age key file contains, without secrets.
 
-    ``recipients`` are the public halves, sorted; ``others`` counts identities whose public half we cannot derive
+    ``recipients`` are the public keys, sorted; ``others`` counts identities whose public key we cannot derive
     (plugins). ``fingerprint`` changes with any of them.
     """
 
@@ -62,7 +62,7 @@ class AgeIdentities:
 
 
 class AgeKeyFile:
-    """The file with our age identities ("": none is configured). It is read again when it changes."""
+    """The file with our age identities ("": none is configured). It is reread when it changes."""
 
     def __init__(self, path: str) -> None:
         self.path = path and os.path.abspath(path)  # sops runs in /
@@ -70,10 +70,11 @@ class AgeKeyFile:
         self._identities = AgeIdentities((), 0, "")
 
     def identities(self) -> AgeIdentities:
-        """What it holds. Raises KeyUnavailableError."""
+        """What the file contains. Raises KeyUnavailableError."""
         if not self.path:
             raise KeyUnavailableError(
-                "there is no age key", hint="Set decryption.age_key_file in the server's file; age-keygen writes a key"
+                "no age key is configured",
+                hint="Set decryption.age_key_file in the server configuration; age-keygen creates a key",
             )
         try:
             status = os.stat(self.path)
@@ -86,21 +87,21 @@ class AgeKeyFile:
         else:
             return self._identities
         raise KeyUnavailableError(
-            f"there is no usable age key: {reason}",
+            f"the age key is not usable: {reason}",
             where=self.path,
             hint=f"decryption.age_key_file must name a file of mode 0600 that uid {os.geteuid()} owns",
         )
 
 
 def _read_regular(path: str, status: os.stat_result) -> str:
-    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block forever
         raise OSError(errno.EINVAL, "it is not a regular file")
     with open(path, "rb") as file:
         return file.read(_KEY_FILE_BYTES).decode("utf-8", errors="replace")
 
 
 def _parse_identities(path: str, text: str) -> AgeIdentities:
-    """Given the text of a key file, return its public keys; as strict as sops, which refuses all for one bad line."""
+    """Given the text of a key file, return its public keys. As strict as sops, which refuses all for one bad line."""
     recipients: set[str] = set()
     plugins: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
@@ -117,7 +118,7 @@ def _parse_identities(path: str, text: str) -> AgeIdentities:
                 )
             recipients.add(recipient)
     if not recipients and not plugins:
-        raise KeyUnavailableError("holds no age key", where=path, hint="age-keygen writes such a file")
+        raise KeyUnavailableError("holds no age key", where=path, hint="age-keygen creates such a file")
     public = "\n".join(sorted(recipients | plugins))
     return AgeIdentities(tuple(sorted(recipients)), len(plugins), hashlib.sha256(public.encode()).hexdigest()[:16])
 
@@ -125,7 +126,7 @@ def _parse_identities(path: str, text: str) -> AgeIdentities:
 def _public_key(identity: str) -> str | None:
     from pyrage import IdentityError, x25519
 
-    if not identity.startswith("AGE-SECRET-KEY-1"):  # pyrage would take lower case, which sops does not
+    if not identity.startswith("AGE-SECRET-KEY-1"):  # pyrage accepts lower case, sops does not
         return None
     try:
         return str(x25519.Identity.from_str(identity).to_public())

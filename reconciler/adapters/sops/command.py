@@ -11,12 +11,12 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def decrypt_arguments(file_format: Format) -> list[str]:
-    """Arguments for ciphertext on standard input. No file of settings is searched for."""
+    """Arguments for ciphertext on standard input. sops searches for no configuration file."""
     return ["--config", "/dev/null", "decrypt", "--input-type", file_format, "--output-type", file_format]
 
 
 def encrypt_arguments(file_format: Format, recipients: Sequence[str]) -> list[str]:
-    """Arguments for plaintext on standard input, which sops refuses to read without a file's name."""
+    """Arguments for plaintext on standard input, which sops refuses without a file name."""
     types = ["--input-type", file_format, "--output-type", file_format, "--filename-override", "stdin"]
     return ["--config", "/dev/null", "encrypt", "--age", ",".join(recipients), *types]
 
@@ -29,7 +29,7 @@ def amend_arguments(file_format: Format, path: str, label: str, *, removes: bool
 
 
 def sops_environment(key_file: str | None) -> dict[str, str]:
-    """All that sops may see: no HOME, so no keys of a user's, and no address of a key service."""
+    """All that sops may see: no HOME, so no user's keys, and no address of a key service."""
     env = {
         "HOME": "/nonexistent",
         "PATH": _PATH,

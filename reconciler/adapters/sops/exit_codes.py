@@ -28,14 +28,14 @@ _VALUE_DAMAGED = 25
 def decrypt_error(
     name: str, checked: Ciphertext, ours: AgeIdentities, done: Completed, key_file: str
 ) -> ReconcilerError:
-    """What an unsuccessful decrypt means."""
+    """The error for a decrypt that failed."""
     if done.timed_out or done.overflowed:
         return sops_failure(name, done)
     if done.exit_code == _NO_USABLE_KEY:
         return _key_error(name, checked, ours, key_file)
     if done.exit_code in _MAC_MISMATCH:
         return BadCiphertextError(
-            "its MAC does not match: a line was changed, dropped or moved without sops (a merge by hand?)",
+            "its MAC does not match: a line was changed, dropped or moved without sops (a manual merge?)",
             where=name,
             hint=restore_hint(name),
         )
@@ -64,12 +64,12 @@ def _key_error(name: str, checked: Ciphertext, ours: AgeIdentities, key_file: st
 
 
 def _suspects(checked: Ciphertext) -> str:
-    """What the pre-check saw that would explain it: a copied value (each is bound to its key), a changed type."""
+    """What in the file may explain it: a copied value (each is bound to its key), or a changed type."""
     times = Counter(entry.encrypted for entry in checked.entries)
     copied = [entry.key for entry in checked.entries if entry.encrypted and times[entry.encrypted] > 1]
     retyped = [entry.key for entry in checked.entries if entry.type not in ("", "str", "comment")]
     if copied:
-        return f": {first_names(copied)} hold one ciphertext, but a value cannot be copied from key to key"
+        return f": {first_names(copied)} share one ciphertext, but a value cannot be copied from key to key"
     if retyped and checked.format is Format.DOTENV:
         return f", perhaps one that is not marked type:str: {first_names(retyped)}"
     return ""
@@ -83,13 +83,13 @@ def sops_failure(name: str, done: Completed) -> DecryptFailedError:
     return DecryptFailedError(
         f"sops failed: {exit_reason(done)}",
         where=name,
-        hint="Will retry; `reconciler doctor` checks sops and the key",
+        hint="Will retry. `reconciler doctor` checks sops and the key",
     )
 
 
 def exit_reason(done: Completed) -> str:
     if done.timed_out:
-        return "it did not end in time"
+        return "timed out"
     if done.overflowed:
         return "it printed too much"
     return f"killed by signal {-done.exit_code}" if done.exit_code < 0 else f"exit code {done.exit_code}"

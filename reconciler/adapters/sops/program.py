@@ -1,7 +1,7 @@
-"""Decrypts with the sops program: pre-checked input, nothing but the key in its environment, none of its messages.
+"""Runs the sops program: on pre-checked input, with nothing but the key in its environment, ignoring its messages.
 
-What sops prints on standard error can quote a decrypted value (a type changed to ``int`` is enough), so it is thrown
-away and only the exit code speaks. core/sops/ciphertext.py says why the input is checked before.
+sops can quote a decrypted value on standard error (a type changed to ``int`` is enough), so that is discarded and only
+the exit code counts. core/sops/ciphertext.py says why the input is checked first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LIMITS = Limits(
     stdout=4 * MIB,
     resources={resource.RLIMIT_AS: 2048 * MIB, resource.RLIMIT_CPU: 10, resource.RLIMIT_CORE: 0},
 )
-_AT_ONCE = 2  # sops is all start-up and CPU: more at a time than cores does not help
+_AT_ONCE = 2  # sops is all start-up and CPU: more processes than cores do not help
 
 
 class Sops:
@@ -61,19 +61,19 @@ class Sops:
         self._key_file = AgeKeyFile(age_key_file)
         self._key_types = key_types
         self._limits = limits
-        self._wanted_binary = binary
+        self._program = binary
         self._binary = ""
         self._version = ""
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def version(self) -> str:
-        """The version of sops, asked once. Raises DecryptFailedError."""
+        """The version of sops, cached. Raises DecryptFailedError."""
         if not self._version:
             done = await self._run("--version")
             match = re.match(rb"sops (\d+\.\d+\.\d+[0-9A-Za-z.+-]*)", done.stdout)
             if not done.ok or match is None:
                 raise DecryptFailedError(
-                    f"does not tell its version: {exit_reason(done)}", where=self._wanted_binary, hint=_CHECK_BINARY
+                    f"does not report its version: {exit_reason(done)}", where=self._program, hint=_CHECK_BINARY
                 )
             self._version = match[1].decode()
         return self._version
@@ -107,10 +107,10 @@ class Sops:
     async def encrypt(
         self, name: str, data: Secret, recipients: Sequence[str], *, file_format: Format | None = None
     ) -> bytes:
-        """Encrypt ``data`` for the age ``recipients``, in the format that the name tells unless it is given.
+        """Encrypt ``data`` for the age ``recipients``, in ``file_format`` or the format that the name implies.
 
-        Raises RefusedError where sops cannot write it so, NotEncryptedError where sops would leave a value plain (a
-        name ending in ``_unencrypted``), DecryptFailedError where sops itself fails.
+        Raises RefusedError where sops cannot write that format, NotEncryptedError where sops would leave a value plain
+        (a name ending in ``_unencrypted``), DecryptFailedError where sops itself fails.
         """
         if not recipients or not all(re.fullmatch(r"age1[0-9a-z]+", recipient) for recipient in recipients):
             raise RefusedError("needs public age keys (age1…) to encrypt for", where=name)
@@ -124,11 +124,11 @@ class Sops:
         raise RefusedError(
             f"sops cannot encrypt it as {chosen} ({exit_reason(done)})",
             where=name,
-            hint="A file of another shape (values of several lines, no KEY= lines) is encrypted as binary",
+            hint="Encrypt a file of another form (values of several lines, no KEY= lines) as binary",
         )
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
-        """One call of sops a value, on a copy in memory; the value travels on standard input."""
+        """One call of sops per value, on a copy in memory; the value is passed on standard input."""
         checked, ours = self.read(name, data), self.identities()
         with _in_memory(data) as file:
             for label, value in values.items():
@@ -143,7 +143,7 @@ class Sops:
         self.read(name, amended)
         return amended
 
-    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+    async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         checked = self.read(name, data)
         return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)
 
@@ -154,14 +154,14 @@ class Sops:
 
     async def _start(self, arguments: Sequence[str], stdin: bytes | None, env: dict[str, str]) -> Completed:
         try:
-            self._binary = self._binary or find_sops(self._wanted_binary)
+            self._binary = self._binary or find_sops(self._program)
             return await process.run([self._binary, *arguments], env=env, limits=self._limits, stdin=stdin)
         except process.MissingProgramError:
             reason = "not found, or not executable"
         except OSError as error:
             reason = error.strerror or "unknown reason"
-        self._binary = ""  # look again next time
-        raise DecryptFailedError(f"sops cannot be started: {reason}", where=self._wanted_binary, hint=_CHECK_BINARY)
+        self._binary = ""  # search again next time
+        raise DecryptFailedError(f"sops cannot be started: {reason}", where=self._program, hint=_CHECK_BINARY)
 
 
 # --- the call ---
@@ -169,7 +169,7 @@ class Sops:
 
 @dataclass(frozen=True, slots=True)
 class _MemoryFile:
-    """A file without a name; another process of the same user opens it at ``path``."""
+    """A file without a name; another process of the same user can open it at ``path``."""
 
     descriptor: int
 
@@ -183,7 +183,7 @@ class _MemoryFile:
 
 @contextlib.contextmanager
 def _in_memory(data: bytes) -> Iterator[_MemoryFile]:
-    """sops edits files only, in their place: this one leaves nothing behind, whatever ends first."""
+    """sops only edits files in place: this one leaves nothing behind, whichever process ends first."""
     descriptor = os.memfd_create("amended", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:

@@ -18,12 +18,12 @@ _YAML_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 def parse_yaml(name: str, text: str) -> object:
     """Given a YAML file, return its document (see core/sops/ciphertext.py) without resolving anything.
 
-    Raises BadCiphertextError for what is no YAML, SourceError for what sops never writes and would have to resolve.
+    Raises BadCiphertextError for invalid YAML, SourceError for what sops never writes and would have to resolve.
     An alias bomb ends at its first anchor.
     """
     import yaml
 
-    # libyaml is what sops' own parser was translated from, so that both see the same document.
+    # sops' own parser is a translation of libyaml, so both see the same document.
     reader = _YamlReader(name, yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     try:
         return reader.document()
@@ -83,9 +83,9 @@ class _YamlReader:
         event = next(self._events)
         return None if isinstance(event, end) else event
 
-    def _refuse(self, what: str, event: Any) -> NoReturn:
+    def _refuse(self, construct: str, event: Any) -> NoReturn:
         raise SourceError(
-            f"has {what}, which is not supported",
+            f"has {construct}, which is not supported",
             where=f"{self._name}, line {_line(event)}",
             hint="Write it out in the plain file and encrypt that, or encrypt it as binary",
         )

@@ -1,6 +1,6 @@
-"""Backups of another machine's live files: here, as all are, and a copy on that machine.
+"""Backups of another machine's live files: here, like all others, with a copy on that machine.
 
-The one here is what a rollback reads. The copy is for whoever stands before that machine when this one is gone:
+A rollback reads the local one. The copy is for an operator on that machine when this one is gone:
 <backup_dir>/<environment>/<backup>/, with the same files and the same manifest.json.
 """
 
@@ -23,8 +23,8 @@ _QUICK = process.Limits(timeout=60.0)
 
 
 class SshBackups:
-    """The ``Backups`` port for a machine over SSH. ``directory`` there may begin with the login's home (relative);
-    several servers may share it, each with a ``mark`` of its own for what is half done."""
+    """The ``Backups`` port for a machine over SSH. ``directory`` there may be relative to the login's home; several
+    servers may share it, each with its own ``mark`` for unfinished backups."""
 
     def __init__(self, here: BackupDirectory, connection: SshConnection, directory: str, mark: str) -> None:
         self._here = here
@@ -52,23 +52,23 @@ class SshBackups:
     async def discard(self, environment: str, identity: str) -> None:
         await self._here.discard(environment, identity)
         if identity:
-            await self._drop(environment, [identity])
+            await self._remove_copies(environment, [identity])
 
     async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
         before = {backup.id for backup in self._here.list(environment)}
         gone = await self._here.expire(environment, keep=keep, max_age=max_age, now=now)
-        # Those only: what else lies there may be another server's.
-        await self._drop(environment, sorted(before - {backup.id for backup in self._here.list(environment)}))
+        # Only these: others there may belong to another server.
+        await self._remove_copies(environment, sorted(before - {backup.id for backup in self._here.list(environment)}))
         return gone
 
-    def _place(self, environment: str) -> str:
+    def _directory_of(self, environment: str) -> str:
         return f"{self._directory}/{environment_of(environment)}"
 
     async def _copy(self, backup: Backup, files: Sequence[tuple[BackupEntry, Secret | None]]) -> None:
-        """Whole under its name, or not at all; on disk when this returns."""
+        """Copy the backup atomically; it is on disk when this returns."""
         import asyncssh
 
-        sftp, parent = await self._connection.sftp(), self._place(backup.environment)
+        sftp, parent = await self._connection.sftp(), self._directory_of(backup.environment)
         making, name = f"{parent}/.{self._mark}-{backup.id}", f"{parent}/{backup.id}"
         private = asyncssh.SFTPAttrs(permissions=0o600)
         contents = {entry.file: data.reveal() for entry, data in files if entry.file is not None and data is not None}
@@ -90,9 +90,9 @@ class SshBackups:
             await flush_directory(self._connection, parent, _QUICK)
         except asyncssh.SFTPError as error:
             await self._clear(parent)
-            hint = f"Nothing was changed; make room there, or correct hosts.{self._connection.name}.backup_dir"
-            what = f"cannot store the backup ({error.reason})"
-            raise LiveFileError(what, where=f"{self._connection.name}: {parent}", hint=hint) from None
+            hint = f"Nothing was changed. Free space there, or correct hosts.{self._connection.name}.backup_dir"
+            where = f"{self._connection.name}: {parent}"
+            raise LiveFileError(f"cannot store the backup ({error.reason})", where=where, hint=hint) from None
 
     async def _require_private(self, directory: str) -> None:
         sftp = await self._connection.sftp()
@@ -100,15 +100,15 @@ class SshBackups:
         if (status.permissions or 0) & 0o077:
             where = f"{self._connection.name}: {directory}"
             hint = f"`chmod 0700 {directory}` there"
-            raise LiveFileError("others may enter the backup directory", where=where, hint=hint)
+            raise LiveFileError("other users may enter the backup directory", where=where, hint=hint)
 
     async def _clear(self, parent: str) -> None:
-        """Remove what a pass of ours that was cut off has left half made."""
+        """Remove what our interrupted reconciliation left unfinished."""
         script = 'rm -rf -- "$1"/."$2"-*'
         await self._connection.run(["sh", "-c", script, "sh", parent, self._mark], limits=_QUICK)
 
-    async def _drop(self, environment: str, names: Sequence[str]) -> None:
+    async def _remove_copies(self, environment: str, names: Sequence[str]) -> None:
         if names:
-            paths = [f"{self._place(environment)}/{name}" for name in names]
+            paths = [f"{self._directory_of(environment)}/{name}" for name in names]
             with contextlib.suppress(HostUnreachableError):
                 await self._connection.run(["rm", "-rf", "--", *paths], limits=_QUICK)

@@ -1,6 +1,6 @@
-"""The machine of some stacks, reached over SSH: `docker compose` runs there, its engine is reached through a tunnel.
+"""Stacks on a machine over SSH: `docker compose` runs there, and a tunnel leads to its engine.
 
-Staged files lie there in memory only (/dev/shm), in a directory of ours alone, for as long as Compose reads them.
+Staged files are there in memory only (/dev/shm), in a private directory, while Compose reads them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import posixpath
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from reconciler.adapters import process
@@ -17,6 +17,7 @@ from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.context import EngineAddress, Staged, cannot_stage, reader
 from reconciler.adapters.compose.staging import ancestors
 from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.core.model.compose import Invocation
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ _QUICK = process.Limits(timeout=20.0)
 
 
 class SshComposeContext:
-    """The ``Place`` of a stack on another machine.
+    """The ``ComposeContext`` of a stack on another machine.
 
-    ``tunnel`` is the path of the socket here that leads to its Docker engine; ``memory`` a directory there, below a
-    file system in memory, for staged files: ours alone, made and removed by us.
+    ``tunnel`` is the path of the local socket that leads to its Docker engine; ``memory`` a private directory there, on
+    a file system in memory, for staged files: we create and remove it.
     """
 
     def __init__(self, connection: SshConnection, tunnel: str, memory: str) -> None:
@@ -49,15 +50,27 @@ class SshComposeContext:
         env = {**given, "PWD": directory}
         return await self._connection.run(argv, directory=directory, env=env, limits=limits)
 
-    async def configuration(self, directory: str, files: Sequence[str], staged: Staged) -> compose_files.Configuration:
-        environment = {**await self._environment(), "PWD": directory}
+    async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
+        return await self._reading(compose_files.read_configuration, invocation, staged)
+
+    async def main_files(self, invocation: Invocation) -> tuple[str, ...]:
+        return (await self._reading(compose_files.choose, invocation, {})).main
+
+    async def _reading(
+        self,
+        walk: Callable[[Invocation, Mapping[str, str], compose_files.Read], compose_files.Configuration],
+        invocation: Invocation,
+        staged: Staged,
+    ) -> compose_files.Configuration:
+        """Run a walk through files there: a plain function, and so beside the loop."""
+        environment = {**await self._environment(), "PWD": invocation.directory}
         loop = asyncio.get_running_loop()
 
         def read(path: str) -> bytes | None:
-            # The walk through includes is a plain function, and so runs beside the loop.
-            return asyncio.run_coroutine_threadsafe(self._read(path), loop).result()
+            # The walk through includes is synchronous, so it runs in a thread.
+            return asyncio.run_coroutine_threadsafe(self.read_file(path), loop).result()
 
-        return await asyncio.to_thread(compose_files.find, directory, files, environment, reader(staged, read))
+        return await asyncio.to_thread(walk, invocation, environment, reader(staged, read))
 
     async def has_directory(self, path: str) -> bool:
         sftp = await self._connection.sftp()
@@ -74,12 +87,12 @@ class SshComposeContext:
 
     @contextlib.asynccontextmanager
     async def farm(self, directory: str, staged: Staged) -> AsyncIterator[str]:
-        """As compose_stage.py makes it here: links to what there is, and the staged files, which lie in memory."""
+        """Like compose/staging.py locally: links to existing files, and to the staged ones, which are in memory."""
         async with self._staging, staging_directory(self._connection, self._memory) as root:
             sftp, farm = await self._connection.sftp(), f"{root}/farm"
-            for place in ancestors(directory, staged):
+            for ancestor in ancestors(directory, staged):
                 async with self._connection.answering():
-                    await self._mirror(farm, place)
+                    await self._mirror(farm, ancestor)
             for number, (path, data) in enumerate(staged.items()):
                 async with self._connection.answering():
                     with contextlib.suppress(FileNotFoundError):
@@ -89,18 +102,18 @@ class SshComposeContext:
                         await sftp.symlink(f"{root}/{number}", farm + path)
             yield farm
 
-    async def _mirror(self, farm: str, place: str) -> None:
-        """Make ``place`` a real directory in the farm, filled with links to what is in it."""
-        sftp, inside = await self._connection.sftp(), farm + place.rstrip("/")
+    async def _mirror(self, farm: str, directory: str) -> None:
+        """Create ``directory`` in the farm, filled with links to its entries."""
+        sftp, inside = await self._connection.sftp(), farm + directory.rstrip("/")
         with contextlib.suppress(FileNotFoundError):
             await _unlink(sftp, inside)
         await sftp.mkdir(inside, _attributes(0o700))
-        names = await list_directory(self._connection, place)
+        names = await list_directory(self._connection, directory)
         await asyncio.gather(
-            *(sftp.symlink(posixpath.join(place, name), posixpath.join(inside, name)) for name in names)
+            *(sftp.symlink(posixpath.join(directory, name), posixpath.join(inside, name)) for name in names)
         )
 
-    async def _read(self, path: str) -> bytes | None:
+    async def read_file(self, path: str) -> bytes | None:
         import asyncssh
 
         sftp = await self._connection.sftp()
@@ -112,7 +125,7 @@ class SshComposeContext:
             return None
 
     async def _environment(self) -> Mapping[str, str]:
-        """What of the login's environment Compose gets to see."""
+        """The part of the login's environment that Compose gets."""
         if self._login is None:
             names = ("HOME", "PATH", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG")
             script = "".join(f'printf "%s\\n" "{name}=${name}"; ' for name in names)
@@ -133,7 +146,7 @@ async def resolve_path(connection: SshConnection, path: str) -> str:
             async with connection.answering():
                 resolved = str(await sftp.realpath(path or "/"))
             return posixpath.join(resolved, *reversed(rest))
-        except asyncssh.SFTPError:  # it is not there, or not for us to see
+        except asyncssh.SFTPError:  # it does not exist, or we may not see it
             if path in ("", "/"):
                 return posixpath.join("/", *reversed(rest))
             path, name = posixpath.split(path)
@@ -141,7 +154,7 @@ async def resolve_path(connection: SshConnection, path: str) -> str:
 
 
 async def list_directory(connection: SshConnection, directory: str) -> list[str]:
-    """Names in the directory; none where there is none, or none that we may see."""
+    """Names in the directory; none where it does not exist or may not be read."""
     import asyncssh
 
     sftp = await connection.sftp()
@@ -153,16 +166,16 @@ async def list_directory(connection: SshConnection, directory: str) -> list[str]
 
 
 async def flush_directory(connection: SshConnection, directory: str, limits: process.Limits) -> None:
-    """Have the directory there on disk. Coreutils' sync takes a file or directory; any other flushes everything."""
+    """Flush the directory there to disk. Coreutils' sync takes a path; any other implementation flushes everything."""
     script = 'sync -- "$1" 2>/dev/null || sync'
     await connection.run(["sh", "-c", script, "sh", directory], limits=limits)
 
 
 @contextlib.asynccontextmanager
 async def staging_directory(connection: SshConnection, memory: str) -> AsyncIterator[str]:
-    """Make the directory ``memory`` there, 0700, and remove it with all that is in it at the end.
+    """Create the directory ``memory`` there, 0700, and remove it with its contents at the end.
 
-    What a killed process left of an earlier one is removed first.
+    Leftovers of a killed process are removed first.
     """
     import asyncssh
 
@@ -173,18 +186,18 @@ async def staging_directory(connection: SshConnection, memory: str) -> AsyncIter
         async with connection.answering():
             await sftp.mkdir(memory, _attributes(0o700))
     except asyncssh.SFTPError as error:
-        hint = "A file system in memory is needed at /dev/shm, with room in it, so that no secret touches the disk"
+        hint = "Provide a file system in memory at /dev/shm, with free space, so that no secret touches the disk"
         raise cannot_stage(error.reason, f"{connection.name}: {memory}", hint) from None
     try:
         yield memory
     except asyncssh.SFTPError as error:
-        raise cannot_stage(error.reason, f"{connection.name}: {memory}", "Is there room in it?") from None
+        raise cannot_stage(error.reason, f"{connection.name}: {memory}", "Free some space in it") from None
     finally:
         await connection.run(remove, limits=_QUICK)
 
 
 async def put_private(connection: SshConnection, path: str, data: Secret) -> None:
-    """A new file, 0600, whose directory is ours alone."""
+    """Write a new file, 0600, in a private directory."""
     sftp = await connection.sftp()
     async with sftp.open(path, "xb", attrs=_attributes(0o600)) as file:
         await file.write(data.reveal())

@@ -1,6 +1,6 @@
-"""One kept SSH connection to another machine: commands and SFTP over it, host keys held against known_hosts.
+"""A persistent SSH connection to another machine, for commands and SFTP; host keys are checked against known_hosts.
 
-asyncssh takes 0.2 s and 14 MB to load, so it is imported only once somebody connects.
+asyncssh takes 0.2 s and 14 MB to load, so it is only imported on the first connection.
 """
 
 from __future__ import annotations
@@ -23,29 +23,28 @@ if TYPE_CHECKING:
 CONNECT = 10.0  # seconds for the TCP connection, the key exchange and the login together
 ANSWER = 20.0  # seconds for one file operation
 _GIVEN_UP = 3.0  # seconds
-# Commands that run over one connection at a time: sshd allows 10 sessions unless it is told otherwise (MaxSessions),
-# and SFTP is one, for a while two.
+# Commands that run over one connection at the same time: sshd allows 10 sessions by default (MaxSessions), and SFTP
+# takes one, for a while two.
 _AT_ONCE = 8
-# A connection that says nothing for three times this long (seconds) is given up.
+# A connection that is silent for three times this long (seconds) is given up.
 _KEEPALIVE = 10.0
-# What costs least among what is good, preferred; the rest of asyncssh's own lists stays for other servers. For small
-# packets AES-GCM takes a third of the CPU time of asyncssh's first choice, ChaCha20.
+# The cheapest secure algorithms come first; the rest of asyncssh's lists remains for other servers. For small packets
+# AES-GCM takes a third of the CPU time of asyncssh's first choice, ChaCha20.
 _KEY_EXCHANGES = "^curve25519-sha256,curve25519-sha256@libssh.org"
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-_TRIED_AGAIN = "will retry"
 
 
 class SshConnection:
-    """A connection that is made when it is first needed, kept, and made again after it was lost.
+    """A connection that is opened on first use, kept, and reopened after it was lost.
 
-    ``name`` is what messages call the machine. Everything here raises HostUnreachableError where it does not answer.
+    ``name`` is what messages call the machine. Everything raises HostUnreachableError where it does not answer.
     """
 
     def __init__(self, address: SshAddress, name: str = "") -> None:
         self.address = address
         self.name = name or address.shown
         self._connecting = asyncio.Lock()
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tunnels: dict[str, str] = {}
         self._stack: contextlib.AsyncExitStack | None = None
         self._connection: SSHClientConnection | None = None
@@ -58,7 +57,7 @@ class SshConnection:
             await _ended(stack)
 
     async def connected(self) -> SSHClientConnection:
-        """The connection. At most one attempt to make it is under way."""
+        """The connection. At most one attempt to open it runs at a time."""
         async with self._connecting:
             if self._connection is None or self._connection.is_closed():
                 await self.close()
@@ -66,12 +65,12 @@ class SshConnection:
             return self._connection
 
     async def _make(self) -> SSHClientConnection:
-        """A new connection. One that could not be made just now is not tried again at once: that takes its time."""
+        """A new connection. A failed attempt is not repeated for _GIVEN_UP seconds: each takes time."""
         if self._failure is not None and time.monotonic() < self._failure[0]:
             raise self._failure[1].with_traceback(None)
         stack = contextlib.AsyncExitStack()
         try:
-            async with self._telling(CONNECT):
+            async with self._translating(CONNECT):
                 connection = await self._connect(stack, self.address)
                 for here, there in self._tunnels.items():
                     with contextlib.suppress(FileNotFoundError):
@@ -86,7 +85,7 @@ class SshConnection:
         return connection
 
     def tunnel(self, here: str, there: str) -> None:
-        """Have the socket at the path ``here`` lead to the one at ``there`` while there is a connection."""
+        """Make the socket at the path ``here`` lead to the one at ``there`` while connected."""
         self._tunnels[here] = there
 
     async def sftp(self) -> SFTPClient:
@@ -94,8 +93,8 @@ class SshConnection:
         connection = await self.connected()
         async with self._connecting:
             if self._sftp is None:
-                async with self._telling(CONNECT):
-                    # Names that are not UTF-8 are names as well.
+                async with self._translating(CONNECT):
+                    # Names that are not UTF-8 are valid too.
                     self._sftp = await connection.start_sftp_client(path_errors="surrogateescape")
             return self._sftp
 
@@ -108,14 +107,14 @@ class SshConnection:
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
     ) -> process.Completed:
-        """Run a command there and return what it printed, as ``process.run`` does here.
+        """Run a command there and return what it printed, as ``process.run`` does locally.
 
-        With ``env``, its environment is that, and PATH and HOME of the login. The words are quoted for a POSIX shell.
-        Raises MissingProgramError for a program that is not there.
+        With ``env``, its environment is that plus PATH and HOME of the login. The words are quoted for a POSIX shell.
+        Raises MissingProgramError for a program that is not installed.
         """
         connection = await self.connected()
-        async with self._places, self._telling(None):
-            command: Any = _command(argv, directory, env)  # asyncssh sends bytes as they are, and declares text alone
+        async with self._slots, self._translating(None):
+            command: Any = _command(argv, directory, env)  # asyncssh sends bytes unchanged, but declares only str
             running = await asyncio.wait_for(connection.create_process(command, encoding=None, term_type=None), ANSWER)
             try:
                 completed = await _collect(running, os.path.basename(argv[0]), stdin, limits)
@@ -130,14 +129,14 @@ class SshConnection:
 
     @contextlib.asynccontextmanager
     async def answering(self) -> AsyncIterator[None]:
-        """For one operation over ``sftp()``: its time limit, and what says that the machine is gone as our error.
+        """Limit the time of one operation over ``sftp()``, and translate a lost connection into our error.
 
-        Other errors of SFTP are the caller's. An operation that hangs ends its SFTP session, not the connection: a
-        command that runs beside it goes on, and a machine that is gone is found out by the keepalive.
+        Other SFTP errors are the caller's. An operation that hangs ends its SFTP session, not the connection: a command
+        that runs beside it continues, and the keepalive detects a dead machine.
         """
         used, session = self._connection, self._sftp
         try:
-            async with self._telling(ANSWER):
+            async with self._translating(ANSWER):
                 yield
         except HostUnreachableError as error:
             if isinstance(error.__cause__, TimeoutError):
@@ -147,7 +146,7 @@ class SshConnection:
             raise
 
     @contextlib.asynccontextmanager
-    async def _telling(self, seconds: float | None) -> AsyncIterator[None]:
+    async def _translating(self, seconds: float | None) -> AsyncIterator[None]:
         import asyncssh
 
         try:
@@ -158,7 +157,7 @@ class SshConnection:
                 raise _unreachable(self, error) from error
             raise
         except (asyncssh.Error, OSError, TimeoutError, ValueError) as error:
-            # A key or a file of known hosts that cannot be read is a ValueError of asyncssh's.
+            # asyncssh raises ValueError for a key or a known_hosts file that cannot be read.
             raise _unreachable(self, error) from error
 
     def _drop(self, session: SFTPClient | None) -> None:
@@ -194,17 +193,17 @@ async def _ended(stack: contextlib.AsyncExitStack) -> None:
 
 
 def _gone(connection: SshConnection, reason: str) -> HostUnreachableError:
-    return HostUnreachableError(reason, where=connection.name, hint="Look at its sshd and the network; will retry")
+    return HostUnreachableError(reason, where=connection.name, hint="Check its sshd and the network. Will retry")
 
 
 def _readable(connection: SshConnection, path: str) -> str:
-    """The path, if the file can be read: asyncssh takes a file of known hosts that is not there for an empty one."""
+    """The path, if the file can be read: asyncssh treats a missing known_hosts file as empty."""
     try:
         with open(path, "rb"):
             return path
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        hint = f"Correct hosts.{connection.name} in the server's file, or put the file there"
+        hint = f"Correct hosts.{connection.name} in the server configuration, or provide the file"
         raise HostUnreachableError(f"{path} cannot be read ({reason})", where=connection.name, hint=hint) from None
 
 
@@ -214,38 +213,38 @@ def _unreachable(connection: SshConnection, error: Exception) -> HostUnreachable
     address = connection.address
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         known = address.known_hosts_file or "~/.ssh/known_hosts"
-        what = "its host key is not the one we know, or we know none"
+        problem = "its host key is unknown, or not the one we know"
         hint = (
-            "Ask its administrator whether the key was changed. If so, put the new one (`ssh-keyscan "
-            f"-p {address.port} {address.host}`, compared with what they say) into {known}; "
-            "it is never learnt by itself"
+            "Ask its administrator whether the key was changed. If so, add the new one (`ssh-keyscan "
+            f"-p {address.port} {address.host}`, compared with what they say) to {known}; it is never "
+            "added automatically"
         )
-        return HostUnreachableError(what, where=connection.name, hint=hint)
+        return HostUnreachableError(problem, where=connection.name, hint=hint)
     if isinstance(error, asyncssh.PermissionDenied):
         key = f"the public half of {address.key_file}" if address.key_file else "your public key"
-        hint = f"Add {key} to authorized_keys of {address.user or 'the user'} there; {_TRIED_AGAIN}"
-        return HostUnreachableError("it does not let us log in", where=connection.name, hint=hint)
+        hint = f"Add {key} to authorized_keys of {address.user or 'the user'} there. Will retry"
+        return HostUnreachableError("it refuses our login", where=connection.name, hint=hint)
     if isinstance(error, asyncssh.KeyImportError):
-        hint = "It must be a private key without a passphrase, in OpenSSH's or PEM form"
-        return HostUnreachableError(f"{address.key_file} is no key we can use", where=connection.name, hint=hint)
+        hint = "It must be a private key without a passphrase, in OpenSSH or PEM format"
+        return HostUnreachableError(f"{address.key_file} is not a usable key", where=connection.name, hint=hint)
     if isinstance(error, asyncssh.ChannelOpenError):
-        return _gone(connection, f"it does not let us do one thing more at a time ({_reason(error)})")
+        return _gone(connection, f"it refuses another session ({_reason(error)})")
     if isinstance(error, ValueError):
         hint = f"A line of {address.known_hosts_file} may be damaged"
-        return HostUnreachableError("a file of the connection cannot be read", where=connection.name, hint=hint)
+        return HostUnreachableError("a file for the connection cannot be read", where=connection.name, hint=hint)
     return _gone(connection, f"the machine does not answer ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return "timed out"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return getattr(error, "reason", "") or type(error).__name__
 
 
 def _command(argv: Sequence[str], directory: str, env: Mapping[str, str] | None) -> bytes:
-    """The command as one line for the login's shell. Names that are not UTF-8 are names as well."""
+    """The command as one line for the login's shell. Names that are not UTF-8 are valid too."""
     words = shlex.join(argv)
     if env is not None:
         given = shlex.join(f"{name}={value}" for name, value in env.items())

@@ -1,11 +1,11 @@
-"""Live files on another machine, over SFTP, with the guarantees of local_host.py as far as SFTP gives them.
+"""Live files on another machine, over SFTP, with the guarantees of local/files.py as far as SFTP allows.
 
-No link is followed: the directory of a file must be, link by link resolved there, the one that its path says, and the
-file itself no link. A new file gets its owner and mode before its first byte, is fsynced, and appears by an atomic
-rename; the directory is fsynced by `sync`. The replaced file keeps a second name until it was looked at: an edit that
-was made since the caller's look is put back. What SFTP cannot do, and a local file has: two files cannot be exchanged
-in one step, so another file that is *renamed* to the live path in the instant between two requests is lost; and
-nobody can tell whether a process has the file open for writing.
+Links are not followed: the directory of a file, with all links resolved there, must be the one in its path, and the
+file itself not a link. A new file gets its owner and mode before its first byte, is fsynced, and appears by an atomic
+rename; `sync` flushes the directory. The replaced file keeps a second name until it was examined: an edit made since
+the caller read the file is restored. What SFTP cannot do: exchange two files in one step, so another file that is
+*renamed* to the live path in the instant between two requests is lost; and detect whether a process has the file open
+for writing.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 _QUICK = process.Limits(timeout=20.0)
 _CHECK = process.Limits(timeout=30.0)
-_REMEMBER_IDS = 300.0  # seconds: a user is rarely made anew
+_REMEMBER_IDS = 300.0  # seconds: a user is rarely recreated
 _HINTS = {
-    "permission": "Its directory must be writable for the user we log in as there; will retry",
-    "failure": "Is the disk full, or mounted read-only? (`df`, `mount`); will retry",
+    "permission": "Its directory must be writable for the user we log in as there. Will retry",
+    "failure": "Is the disk full, or mounted read-only? See `df` and `mount`. Will retry",
 }
 
 
 class SshHost:
-    """The ``Host`` port for a machine over SSH. ``memory``: see ssh_place.py."""
+    """The ``Host`` port for a machine over SSH. ``memory``: see compose_context.py."""
 
     def __init__(self, connection: SshConnection, allowed_paths: Sequence[str], memory: str) -> None:
         self._connection = connection
@@ -64,7 +64,7 @@ class SshHost:
         sftp = await self._connection.sftp()
         try:
             async with self._connection.answering():
-                await self._check_way(sftp, path)
+                await self._require_real_path(sftp, path)
                 return await _read(sftp, path)
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNotADirectory):
             return None
@@ -80,7 +80,7 @@ class SshHost:
         try:
             async with self._connection.answering():
                 await self._make_parents(sftp, path, ownership)
-                await self._check_way(sftp, path)
+                await self._require_real_path(sftp, path)
                 if replaces is None:
                     await _create(sftp, path, data, mode, ownership)
                 else:
@@ -95,7 +95,7 @@ class SshHost:
         sftp = await self._connection.sftp()
         try:
             async with self._connection.answering():
-                await self._check_way(sftp, path)
+                await self._require_real_path(sftp, path)
                 await _remove(sftp, path, replaces)
             await flush_directory(self._connection, posixpath.dirname(path), _QUICK)
         except asyncssh.SFTPNoSuchFile:
@@ -104,7 +104,7 @@ class SshHost:
             raise self._error("cannot delete the live file", path, error) from None
 
     async def leftovers(self, path: str) -> tuple[str, ...]:
-        if not self._cleared:  # what a killed process has staged
+        if not self._cleared:  # what a killed process had staged
             await self._connection.run(["rm", "-rf", "--", self._memory, f"{self._memory}-check"], limits=_QUICK)
             self._cleared = True
         directory, name = posixpath.split(path)
@@ -119,7 +119,7 @@ class SshHost:
         return await resolve_path(self._connection, path)
 
     async def check(self, check: Check, data: Secret) -> None:
-        """The staged bytes lie there in memory only."""
+        """The staged bytes are there in memory only."""
         import asyncssh
 
         where = f"check {check.name}"
@@ -130,36 +130,36 @@ class SshHost:
                 argv = [part.replace("{file}", f"{directory}/staged") for part in check.argv]
                 done = await self._connection.run(argv, limits=_CHECK)
         except process.MissingProgramError as error:
-            hint = f"Install it on {self._connection.name}, or correct checks in the server's file"
-            raise GuardError(f"the check's program {error.args[0]} is not there", where=where, hint=hint) from None
+            hint = f"Install it on {self._connection.name}, or correct checks in the server configuration"
+            raise GuardError(f"the check's program {error.args[0]} is not installed", where=where, hint=hint) from None
         except asyncssh.SFTPError as error:
             raise self._error("cannot stage the file for its check", self._memory, error) from None
         if not done.ok:
-            reason = "did not end in time" if done.timed_out else f"exit code {done.exit_code}"
-            hint = f"Run `{' '.join(check.argv)}` on {self._connection.name} by hand on the decrypted file"
-            raise GuardError(f"the check refuses the new file ({reason})", where=where, hint=hint)
+            reason = "timed out" if done.timed_out else f"exit code {done.exit_code}"
+            hint = f"Run `{' '.join(check.argv)}` on {self._connection.name} manually on the decrypted file"
+            raise GuardError(f"the check rejects the new file ({reason})", where=where, hint=hint)
 
-    # --- ways ---
+    # --- paths ---
 
     def _root(self, path: str) -> str:
         roots = [allowed for allowed in self._allowed if is_below(path, allowed)]
         if not roots:
             raise LiveFileError("lies outside allowed_paths", where=path, hint=f"Allowed: {', '.join(self._allowed)}")
-        return max(roots, key=len)  # the deepest: it may be named because it lies behind a link
+        return max(roots, key=len)  # the deepest: it may be listed because it is behind a link
 
-    async def _check_way(self, sftp: SFTPClient, path: str) -> None:
-        """Raises LiveFileError where a link below the allowed path leads elsewhere; SFTPNoSuchFile where a directory is
+    async def _require_real_path(self, sftp: SFTPClient, path: str) -> None:
+        """Raises LiveFileError where a link below the allowed path leads elsewhere, SFTPNoSuchFile where a directory is
         missing."""
-        await self._check_directory(sftp, path, posixpath.dirname(path))
+        await self._require_real_directory(sftp, path, posixpath.dirname(path))
 
-    async def _check_directory(self, sftp: SFTPClient, path: str, directory: str) -> None:
+    async def _require_real_directory(self, sftp: SFTPClient, path: str, directory: str) -> None:
         root = self._root(path)
         resolved_root, resolved = await asyncio.gather(sftp.realpath(root), sftp.realpath(directory))
-        wanted = posixpath.normpath(posixpath.join(str(resolved_root), posixpath.relpath(directory, root)))
-        if str(resolved) != wanted:
+        expected = posixpath.normpath(posixpath.join(str(resolved_root), posixpath.relpath(directory, root)))
+        if str(resolved) != expected:
             hint = "Links are never followed: name the real path in the manifest"
-            what = "a link stands where a directory should"
-            raise LiveFileError(what, where=f"{self._connection.name}: {path}", hint=hint)
+            where = f"{self._connection.name}: {path}"
+            raise LiveFileError("a link is in the place of a directory", where=where, hint=hint)
 
     async def _make_parents(self, sftp: SFTPClient, path: str, ownership: Ownership) -> None:
         import asyncssh
@@ -175,9 +175,11 @@ class SshHost:
                 missing.append(directory)
                 directory = posixpath.dirname(directory)
         if missing:
-            await self._check_directory(sftp, path, directory)
+            await self._require_real_directory(sftp, path, directory)
         for directory in reversed(missing):
-            with contextlib.suppress(asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):  # somebody was faster
+            with contextlib.suppress(
+                asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists
+            ):  # another process was faster
                 await sftp.mkdir(directory, asyncssh.SFTPAttrs(permissions=0o755))
             await sftp.setstat(directory, _attributes(0o755, ownership, await sftp.lstat(directory)))
 
@@ -205,16 +207,16 @@ class SshHost:
         )
         raise GuardError(f"the {kind} {name!r} does not exist on {self._connection.name}", hint=hint)
 
-    def _error(self, what: str, path: str, error: SFTPError) -> LiveFileError:
+    def _error(self, failure: str, path: str, error: SFTPError) -> LiveFileError:
         import asyncssh
 
         if isinstance(error, asyncssh.SFTPPermissionDenied):
             hint = _HINTS["permission"]
         elif isinstance(error, asyncssh.SFTPOpUnsupported):
-            hint = "It needs OpenSSH's SFTP server, with its extensions fsync, hardlink and posix-rename"
+            hint = "Use OpenSSH's SFTP server, with its extensions fsync, hardlink and posix-rename"
         else:
             hint = _HINTS["failure"]
-        return LiveFileError(f"{what} ({error.reason})", where=f"{self._connection.name}: {path}", hint=hint)
+        return LiveFileError(f"{failure} ({error.reason})", where=f"{self._connection.name}: {path}", hint=hint)
 
 
 # --- one file ---
@@ -231,17 +233,17 @@ async def _read(sftp: SFTPClient, path: str) -> LiveFile:
         status, data = await asyncio.gather(file.stat(), file.read(size + 1))
     assert isinstance(data, bytes)
     if _facts(status) != _facts(seen) or len(data) != (status.size or 0):
-        raise ChangedMeanwhileError("it changes while it is read", where=path, hint="It is looked at again")
+        raise ChangedMeanwhileError("it changed while it was read", where=path, hint="Will retry")
     if status.permissions is None or status.uid is None or status.gid is None:
-        raise asyncssh.SFTPOpUnsupported("its SSH server does not tell modes and owners")
-    return LiveFile(Secret(data), stat.S_IMODE(status.permissions), status.uid, status.gid, 0, float(status.mtime or 0))
+        raise asyncssh.SFTPOpUnsupported("its SSH server does not report modes and owners")
+    return LiveFile(Secret(data), stat.S_IMODE(status.permissions), status.uid, status.gid, float(status.mtime or 0))
 
 
 def _require_file(path: str, status: SFTPAttrs) -> None:
-    """Raises LiveFileError for a link, and anything else but a regular file."""
+    """Raises LiveFileError for anything but a regular file."""
     mode = status.permissions or 0
     if stat.S_ISLNK(mode):
-        hint = "Links are never followed: name the real path in the manifest, or put the file in the link's place"
+        hint = "Links are never followed: name the real path in the manifest, or replace the link by the file"
         raise LiveFileError("it is a symbolic link", where=path, hint=hint)
     require_regular(path, mode)
 
@@ -255,11 +257,11 @@ async def _create(sftp: SFTPClient, path: str, data: Secret, mode: int, ownershi
 
     async with _temporary(sftp, path, data, mode, ownership) as temporary:
         try:
-            # SFTP's own rename fails where the new name is taken; OpenSSH makes it of link and unlink.
+            # SFTP's own rename fails where the new name exists; OpenSSH implements it by link and unlink.
             await sftp.rename(temporary, path)
         except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
             if await sftp.lexists(path):
-                raise changed(path, "somebody has put a file there meanwhile") from None
+                raise changed(path, "somebody created the file meanwhile") from None
             raise
 
 
@@ -275,12 +277,12 @@ async def _replace(
         try:
             await sftp.link(path, old)
         except asyncssh.SFTPNoSuchFile:
-            raise changed(path, "somebody has removed the live file meanwhile") from None
+            raise changed(path, "somebody removed the live file meanwhile") from None
         if edit := await _edit(sftp, old, expected):
             await _discard(sftp, old)
             raise changed(path, edit)
         await sftp.posix_rename(temporary, path)
-        # From here on this may be the only name of somebody's edit. Where anything fails it stays, as a leftover.
+        # From here on this may be the only name of somebody's edit. If anything fails, it stays as a leftover.
         if edit := await _edit(sftp, old, expected):
             await sftp.posix_rename(old, path)
             raise changed(path, edit)
@@ -297,11 +299,11 @@ async def _remove(sftp: SFTPClient, path: str, expected: LiveFile) -> None:
 
 
 async def _edit(sftp: SFTPClient, path: str, expected: LiveFile) -> str:
-    """What somebody has done to the file since the caller looked, in words; "" where nothing."""
+    """How somebody changed the file since the caller read it; "" where nobody did."""
     try:
         live = await _read(sftp, path)
     except LiveFileError:
-        return "something else lies where the live file was"
+        return "something else is in the place of the live file"
     except ChangedMeanwhileError:
         return "somebody is writing to the live file"
     return edit_of(live, expected)
@@ -309,8 +311,8 @@ async def _edit(sftp: SFTPClient, path: str, expected: LiveFile) -> str:
 
 @contextlib.asynccontextmanager
 async def _temporary(sftp: SFTPClient, path: str, data: Secret, mode: int, ownership: Ownership) -> AsyncIterator[str]:
-    """The path of a new file beside ``path``, with its owner and mode from before its first byte, and on disk. It is
-    removed at the end, if it is there still."""
+    """The path of a new file beside ``path``, flushed to disk; owner and mode are set before the first byte. It is
+    removed at the end, if it still exists."""
     import asyncssh
 
     temporary = _beside(path)
@@ -332,7 +334,7 @@ async def _discard(sftp: SFTPClient, path: str) -> None:
 
 
 def _attributes(mode: int, ownership: Ownership, current: SFTPAttrs) -> Any:
-    """Mode, and owner where one is wanted: SFTP sets both numbers or none."""
+    """The mode, and the owner: SFTP sets both of its numbers or none."""
     import asyncssh
 
     uid = current.uid if ownership.uid is None else ownership.uid

@@ -1,4 +1,4 @@
-"""A way to a port that is reached from another machine, over its SSH connection: for whatever asks a URL there."""
+"""A tunnel over an SSH connection to a port that the other machine can reach, for HTTP requests."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def tunnel_socket(connection: SshConnection, url: str) -> AsyncIterator[str]:
-    """The path of a socket here, ours alone, that leads to the host and port of the URL as they are reached from there.
+    """The path of a private local socket that leads to the host and port of the URL, as the other machine reaches them.
 
-    At the end everything of it is gone, also what the other side keeps open without an answer. Raises
-    HostUnreachableError.
+    It is removed at the end, with all of its connections. Raises HostUnreachableError.
     """
-    there = urlsplit(url)
-    host, port = there.hostname or "", there.port or (443 if there.scheme == "https" else 80)
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     connected = await connection.connected()
     served: set[asyncio.Task[None]] = set()
 
     def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        served.add(asyncio.ensure_future(_lead(connected, host, port, reader, writer)))
+        served.add(asyncio.ensure_future(_forward(connected, host, port, reader, writer)))
 
     with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
-        path = os.path.join(directory, "door")
+        path = os.path.join(directory, "tunnel")
         server = await asyncio.start_unix_server(serve, path)
         try:
             yield path
@@ -43,7 +42,7 @@ async def tunnel_socket(connection: SshConnection, url: str) -> AsyncIterator[st
             await asyncio.gather(*served, return_exceptions=True)
 
 
-async def _lead(
+async def _forward(
     connection: SSHClientConnection,
     host: str,
     port: int,
@@ -60,7 +59,7 @@ async def _lead(
         finally:
             far_writer.channel.abort()
     except (asyncssh.Error, OSError):
-        pass  # nobody listens there: whoever asks gets no answer
+        pass  # nobody listens there: the client gets no answer
     finally:
         writer.close()
 

@@ -133,14 +133,14 @@ class _ProbeRuns:
     async def _run(self, probe: Probe, name: SideName, side: Side) -> CommandResult:
         key = (probe.name, name.text, side.directory)
         if key not in self.answers:
-            self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side.directory))
+            self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side))
         return await asyncio.shield(self.answers[key])
 
 
-async def _answer(probe: Probe, machine: Machine, directory: str) -> CommandResult:
+async def _answer(probe: Probe, machine: Machine, side: Side) -> CommandResult:
     if probe.url:
         return await machine.get(probe.url, probe.seconds)
-    directory = probe.directory or directory
+    directory = probe.directory or side.directory
     if not directory:
         return CommandResult(None, Secret(b""), "it has no directory to run in: set `directory`")
     argv = ["docker", "compose", "exec", "-T", probe.service, *probe.run] if probe.service else probe.run

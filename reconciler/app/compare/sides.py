@@ -210,6 +210,7 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
         directory=_directory(inventory),
+        compose_options={project.directory: project.options for project in inventory.projects},
     )
 
 
@@ -299,7 +300,9 @@ async def _live(name: SideName, context: SideContext) -> Side:
     machine = context.machines[name.text]
     files = await asyncio.gather(*(machine.read(target.path) for target in manifest.targets))
     directories = sorted({stack.directory for stack in manifest.stacks})
-    inventories = await asyncio.gather(*(clone.take_inventory(machine, directory) for directory in directories))
+    inventories = await asyncio.gather(
+        *(clone.take_inventory(machine, directory, manifest.stacks) for directory in directories)
+    )
     projects = [project for inventory in inventories for project in inventory.projects]
     interpolations = await asyncio.gather(*(read_interpolation(project, context.reader) for project in projects))
     owners = {
@@ -325,6 +328,7 @@ async def _live(name: SideName, context: SideContext) -> Side:
         _containers(projects) if answers else None,
         _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
+        compose_options={project.directory: project.options for project in projects},
     )
 
 

@@ -124,10 +124,11 @@ def _directories(data: Mapping[str, Any]) -> Iterator[_Claim]:
 
 
 def _projects(data: Mapping[str, Any]) -> Iterator[_Claim]:
-    """Each stack's directory with its Compose files: two stacks with the same ones are one project."""
+    """Each stack's directory with its Compose files and its project's name: two stacks with the same ones are one
+    project."""
     for claim in _directories(data):
-        files = _mapping(_mapping(data.get("stacks")).get(str(claim.field[1]))).get("files") or []
-        yield _Claim(claim.field, claim.hosts, f"{claim.name}\0{files}")
+        stack = _mapping(_mapping(data.get("stacks")).get(str(claim.field[1])))
+        yield _Claim(claim.field, claim.hosts, f"{claim.name}\0{stack.get('files') or []}\0{stack.get('project')}")
 
 
 def _live_files(data: Mapping[str, Any]) -> Iterator[_Claim]:

@@ -33,6 +33,8 @@ from reconciler.app.config.scalars import (
     MODE,
     NAME,
     ON_CHANGE,
+    PROJECT,
+    PROJECT_DIRECTORY,
     SOURCE,
     Choice,
     Duration,
@@ -212,14 +214,26 @@ class Health(Section):
         return self
 
 
+_AS_STARTED = "Default: as its containers were started, else as Compose does by itself."
+
+
 class StackFields(Section):
     """A Compose project."""
 
     directory: Annotated[str, ABSOLUTE_PATH, AfterValidator(_allowed_directory)] = Field(
         description="Where `docker compose` runs: absolute, below the server's allowed_paths."
     )
-    files: Annotated[tuple[Annotated[str, COMPOSE_FILE], ...], Items()] = Field(
-        default=(), description="Compose files below the directory, as `-f`. Default: those Compose finds itself."
+    files: Annotated[tuple[Annotated[str, COMPOSE_FILE, AfterValidator(_allowed)], ...], Items()] = Field(
+        default=(), description="Compose files, as `-f`: below the directory, or absolute. " + _AS_STARTED
+    )
+    env_files: Annotated[tuple[Annotated[str, COMPOSE_FILE, AfterValidator(_allowed)], ...], Items()] = Field(
+        default=(), description="Env files that Compose interpolates with, as `--env-file`. " + _AS_STARTED
+    )
+    project: Annotated[str, PROJECT] | None = Field(
+        default=None, description="The project's name, as `-p`. " + _AS_STARTED
+    )
+    project_directory: Annotated[str, PROJECT_DIRECTORY, AfterValidator(_allowed_directory)] | None = Field(
+        default=None, description="Where relative paths start, as `--project-directory`. " + _AS_STARTED
     )
     profiles: Annotated[tuple[Name, ...], Items()] = Field(default=(), description="Compose profiles to be active.")
     hosts: Annotated[tuple[Name, ...], Items(1, MAX_HOSTS)] | None = Field(
@@ -374,6 +388,9 @@ class _Resolver:
             name=name,
             directory=stack.directory,
             files=stack.files,
+            env_files=stack.env_files,
+            project=stack.project or "",
+            project_directory=stack.project_directory or "",
             profiles=stack.profiles,
             hosts=stack.hosts or (),
             health=HealthPolicy(stack.health.timeout, stack.health.stable_for, http),

@@ -249,10 +249,21 @@ CONTRACT = Form(
     _limited,
 )
 COMPOSE_FILE = Form(
-    "a path below the stack's directory",
-    "a path such as compose.yaml, without '..' and without a leading / or -",
-    rf"^(?![/-]){_UP}(?!(.*/)?\.?$){_CLEAN}+$",
+    "a file's path without '..'",
+    "a path below the stack's directory, such as compose.yaml, or an absolute one",
+    rf"^(?!-){_UP}(?!(.*/)?\.?$){_CLEAN}+$",
     normalised,
+)
+PROJECT_DIRECTORY = Form(
+    "a directory's path without '..'",
+    "a path below the stack's directory, such as deploy, or an absolute one",
+    rf"^(?!-){_UP}{_CLEAN}+$",
+    normalised,
+)
+PROJECT = Form(
+    "the name of a Compose project",
+    "lower-case letters, digits, dashes and underscores, beginning with a letter or digit",
+    r"^[a-z0-9][a-z0-9_-]{0,62}$",
 )
 DIRECTORY_IN_GIT = Form(
     "a directory of the repository",

@@ -225,7 +225,9 @@ async def _stacks(ports: Ports, manifest: Manifest) -> AsyncIterator[DoctorFindi
             yield _failed(component, error)
             continue
         text = f"project {project.name}: {len(project.services)} service(s), {len(containers)} container(s)"
-        advice = "" if containers else f"`docker compose up -d` in {stack.directory}: services are only ever recreated"
+        up = project.invocation.command("up -d")
+        text += f", run as `{up}`" if containers else ""
+        advice = "" if containers else f"`{up}` in {stack.directory}: services are only ever recreated"
         yield DoctorFinding(component, "ok" if containers else "warning", text, advice)
 
 

@@ -66,6 +66,7 @@ def _serialize_plan(plan: Plan | None) -> dict[str, Any] | None:
     return {
         "changes": [_serialize_change(change) for change in plan.changes],
         "actions": [_serialize_action(action) for action in plan.actions],
+        "notes": list(plan.notes),
     }
 
 

@@ -96,7 +96,8 @@ async def _resolved(machine: Machine, host: str, inventory: Inventory) -> Import
 
 
 def _project_paths(project: FoundProject) -> tuple[str, ...]:
-    return project.directory, *project.compose_files, *project.main_files
+    directory = [project.project_directory] if project.project_directory else []
+    return project.directory, *project.compose_files, *project.main_files, *project.env_files, *directory
 
 
 def _with_real_paths(project: FoundProject, real: Mapping[str, str]) -> FoundProject:
@@ -106,5 +107,7 @@ def _with_real_paths(project: FoundProject, real: Mapping[str, str]) -> FoundPro
         directory=real[project.directory],
         compose_files=tuple(real[path] for path in project.compose_files),
         main_files=tuple(real[path] for path in project.main_files),
+        env_files=tuple(real[path] for path in project.env_files),
+        project_directory=real.get(project.project_directory, ""),
         files=tuple(replace(used, file=replace(used.file, path=real[used.file.path])) for used in files),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.adapters.compose.context import LocalPlace
+from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.writer import GitPusher
@@ -164,7 +164,7 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval)
-    compose = DockerCompose(LocalPlace(os.path.join(config.state_dir, "stage"), os.environ))
+    compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
     sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)

@@ -125,7 +125,8 @@ class SideFile:
 class Side:
     """One side. ``name`` as typed; ``environment`` is "" if unknown; ``left_out`` says what was skipped, ``problems``
     what could not be read; ``sealed`` counts the files that no key opened. ``services`` is None if the side cannot have
-    containers. Probes run in ``directory``. ``hosts`` are names that a manifest may have for the machine, the most
+    containers. Probes run in ``directory``; ``compose_options`` are the options of `docker compose` there, by project
+    directory. ``hosts`` are names that a manifest may have for the machine, the most
     reliable first; () if the side is no machine."""
 
     name: str
@@ -137,6 +138,7 @@ class Side:
     sealed: int = 0
     directory: str = ""
     hosts: tuple[str, ...] = ()
+    compose_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ _STOPPED_CODES = frozenset({0, 130, 137, 143})
 _RUNNING = frozenset({"running", "paused", "restarting"})
 # Compose puts the proxies of the docker client's own settings into containers; no file names them.
 _PROXY_KEYS = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"})
-_FIRST = "define what it was started with in the stack's .env, or run `docker compose up -d` by hand first"
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
 _NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
 
@@ -46,30 +45,72 @@ def affected(
     changed: Mapping[str, OnChange],
     pending_restarts: Iterable[Action] = (),
     *,
-    managed: Collection[str],
+    managed: Mapping[str, Collection[str]],
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
     ``before`` is None where Compose could not resolve it; ``changed`` maps the live paths whose bytes change to what
-    that means for who mounts them; ``managed`` are the keys of the stack's env files that git manages: of what a
-    container has otherwise than the files say, only those make it stale; ``owed`` are actions that an earlier or
-    interrupted run still owes: they are due whatever state the interruption left the containers in. Other services
-    are touched only if they have a container that was not stopped on purpose. Has no effects.
+    that means for who mounts them; ``managed`` has by path the keys of the stack's env files that git manages: of
+    what a container has otherwise than the files say, only those make it stale; ``pending_restarts`` are actions of an
+    earlier or interrupted run: they are due whatever state the interruption left the containers in. Other services are
+    touched only if they have a container that was not stopped on purpose. Has no effects.
     """
     present = _present(stack, containers)
     causes: dict[str, list[_Cause]] = {}
     for name in sorted(present.keys() & after.services.keys()):
         service = after.services[name]
         old = before.services.get(name) if before else None
-        found = [*_own_causes(old, service, present[name], managed), *_mount_causes(stack, service, changed)]
-        if found:
-            causes[name] = found
-    for action in pending_restarts:
-        if action.service in after.services:
-            cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
-            causes.setdefault(action.service, []).append(cause)
+        keys = managed_keys(after, service, managed)
+        own = [*_own_causes(old, service, present[name], keys), *_mount_causes(stack, service, changed)]
+        if own:
+            causes[name] = own
+    pending = {action.service: action for action in pending_restarts if action.service in after.services}
+    for action in pending.values():
+        cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
+        causes.setdefault(action.service, []).append(cause)
     _follow(causes, after, frozenset(present))
-    return _alike(_action(stack, name, causes[name], present.get(name, ())) for name in sorted(causes))
+    scales = {name: _scale(before, after, name, containers) for name in causes}
+    scales |= {name: action.scale for name, action in pending.items()}
+    return _alike(_action(stack, name, causes[name], present.get(name, ()), scales[name]) for name in sorted(causes))
+
+
+def managed_keys(project: Project, service: Service, managed: Mapping[str, Collection[str]]) -> frozenset[str]:
+    """Given the keys of managed env files by path, return the variables of the service whose value comes from one that
+    Compose reads for it: from its own env files, or by interpolation from those of the project."""
+    interpolated = {key for path in project.environments & managed.keys() for key in managed[path]}
+    own = {key for path in service.env_files & managed.keys() for key in managed[path]}
+    return frozenset(own | {key for key, names in service.references.items() if names & interpolated})
+
+
+def notes(
+    stack: Stack, project: Project | None, containers: Iterable[Container], env_files: Mapping[str, str]
+) -> list[str]:
+    """Given a stack as it is, return what an operator should know although nothing is to be done, in sentences.
+
+    ``env_files`` are the managed ones that are meant for Compose: their paths, and those with links resolved.
+    """
+    if project is None:
+        return []
+    services = project.services.values()
+    sources = {source for service in services for source in service.sources}
+    read = project.environments.union(*(service.env_files for service in services))
+    mounted = {path for path in env_files if any(_holds(source, env_files[path]) for source in sources)}
+    unread = [path for path, real in env_files.items() if not read & {path, real} and path not in mounted]
+    by_reason: dict[str, list[str]] = {}
+    for service, reason in project.unresolved.items():
+        by_reason.setdefault(reason, []).append(service)
+    running = {container.service for container in containers if container.state in _RUNNING}
+    orphans = sorted(running - project.services.keys() - project.unresolved.keys())
+    where = f"stack {stack.name}"
+    sentences = [f"{where}: {_shown(stack, path)}: no service reads this env file" for path in sorted(unread)]
+    if orphans:
+        sentences.append(
+            f"{where}: {listed(orphans)} still runs, and the project has no such service any more. "
+            f"`{project.invocation.command('up -d --remove-orphans')}` in {stack.directory} removes it"
+        )
+    for reason, names in sorted(by_reason.items()):
+        sentences.append(f"{where}: left out {listed(sorted(names))}, which Compose cannot resolve: {reason}")
+    return sentences
 
 
 def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, ...]:
@@ -86,9 +127,12 @@ def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, 
 
 
 def foreign(
-    before: Project | None, containers: Iterable[Container], actions: Iterable[Action], managed: Collection[str]
+    before: Project | None,
+    containers: Iterable[Container],
+    actions: Iterable[Action],
+    managed: Mapping[str, Collection[str]],
 ) -> list[str]:
-    """What a recreate would change in running containers although no file of ours has anything to do with it.
+    """What a recreate would change in running containers although no managed file that Compose reads explains it.
 
     A container that was started with variables of somebody's shell (``TAG=v2 docker compose up``) would lose them, and
     with them perhaps its version. Returns sentences with names of keys and images, never values.
@@ -97,14 +141,18 @@ def foreign(
     problems = []
     for container in containers:
         service = before.services.get(container.service) if before else None
-        if service is None or container.service not in due or container.state not in _RUNNING:
+        if before is None or service is None or container.service not in due or container.state not in _RUNNING:
             continue
         image = _parts(service.definition).get("image")
+        first = (
+            "define what it was started with in an env file that Compose reads, or run "
+            f"`{before.invocation.command('up -d')}` by hand first"
+        )
         effect = f"recreating {container.service} would also change"
         if image and container.image and image != container.image:
-            problems.append(f"{effect} its image from {container.image} to {image}; {_FIRST}")
-        if keys := sorted(_differing(service, container) - set(managed)):
-            problems.append(f"{effect} {listed(keys)}, which no managed file holds; {_FIRST}")
+            problems.append(f"{effect} its image from {container.image} to {image}; {first}")
+        if keys := sorted(_differing(service, container) - managed_keys(before, service, managed)):
+            problems.append(f"{effect} {listed(keys)}, which no managed file holds; {first}")
     return list(dict.fromkeys(problems))
 
 
@@ -119,18 +167,34 @@ def is_stopped_on_purpose(stack: Stack, container: Container) -> bool:
 
 def _present(stack: Stack, containers: Iterable[Container]) -> dict[str, tuple[Container, ...]]:
     """Containers by service, of the services that are meant to run here."""
-    found: dict[str, tuple[Container, ...]] = {}
+    present: dict[str, tuple[Container, ...]] = {}
     for container in containers:
         if not is_stopped_on_purpose(stack, container):
-            found[container.service] = (*found.get(container.service, ()), container)
-    return found
+            present[container.service] = (*present.get(container.service, ()), container)
+    return present
+
+
+def _scale(before: Project | None, after: Project, name: str, containers: Iterable[Container]) -> int | None:
+    """The number of containers that a recreate must keep; None where the project says the right one.
+
+    Those that exited or died count: they are replicas that should run. Numbers count, not containers, as an interrupted
+    `up` leaves two of one number. Where one was removed from between (numbers 1 and 3), it is missing, up to the number
+    that the project says; where the last one was removed, nobody can tell that from a scale by hand.
+    """
+    numbers = {container.number for container in containers if container.service == name}
+    said = after.services[name].replicas
+    was = before.services[name].replicas if before and name in before.services else said
+    count = len(numbers)
+    if numbers and max(numbers) > count < was:
+        count = min(max(numbers), was)
+    return None if not numbers or count in (was, said) else count
 
 
 # --- the service itself: its definition, its values ---
 
 
 def _own_causes(
-    before: Service | None, after: Service, containers: Sequence[Container], managed: Collection[str]
+    before: Service | None, after: Service, containers: Sequence[Container], managed: frozenset[str]
 ) -> Iterator[_Cause]:
     if before is not None and (difference := _difference(before, after, containers)):
         yield difference
@@ -257,7 +321,9 @@ def _strongest(causes: Iterable[_Cause]) -> ActionKind:
     return max((cause.kind for cause in causes), key=_WEIGHT.__getitem__)
 
 
-def _action(stack: Stack, service: str, causes: Sequence[_Cause], containers: Iterable[Container]) -> Action:
+def _action(
+    stack: Stack, service: str, causes: Sequence[_Cause], containers: Iterable[Container], scale: int | None
+) -> Action:
     kind = _strongest(causes)
     signals = {cause.signal for cause in causes if cause.kind is ActionKind.SIGNAL}
     if kind is ActionKind.SIGNAL:
@@ -272,6 +338,7 @@ def _action(stack: Stack, service: str, causes: Sequence[_Cause], containers: It
         signal=signals.pop() if kind is ActionKind.SIGNAL else "",
         force=kind is ActionKind.RECREATE and any(cause.force for cause in causes),
         stale=any(cause.stale for cause in causes),
+        scale=scale if kind is ActionKind.RECREATE else None,
     )
 
 

@@ -1,10 +1,10 @@
-"""Env files as Docker reads them: ordered entries, the mapping a container gets, and the difference between two files.
+"""Env files as Docker parses them, into ordered entries.
 
 Two grammars: Docker Compose's for a service's ``env_file`` (compose-go, packages dotenv and template), and the raw one
-of ``docker run --env-file`` (docker/cli, package opts). Neither is a shell's, and no Python library reads either of
+of ``docker run --env-file`` (docker/cli, package opts). Neither is a shell's, and no Python library parses either of
 them the same way. The oracle for both is tests/data/env-corpus.jsonl.
 
-Values are secrets: no error, repr or difference that leaves this module shows one.
+Values are secrets: no error or repr of this package shows one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Quote(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DotenvEntry:
-    """One assignment of an env file, before the environment has been looked at.
+    """One assignment of an env file, before interpolation.
 
     ``line`` counts from 1. ``template`` is the value without its quotes, escapes and comment, but with its references
     (``$NAME``) unresolved; a byte that is not UTF-8 is kept as a surrogate escape. ``inherited`` marks a bare ``KEY``,
@@ -42,27 +42,27 @@ class DotenvEntry:
 
 
 _ADVICE = {
-    "bad-key": "a name holds a character other than letters, digits, '_', '.', '-', '[' and ']'; "
-    "write NAME=value, and put a value of several lines in quotes",
+    "bad-key": "a name contains a character other than letters, digits, '_', '.', '-', '[' and ']'; "
+    "write NAME=value, and quote a value of several lines",
     "bad-substitution": "a '${' is not followed by a reference such as NAME} or NAME:-default} on the same line; "
     "write '$$' for a literal '$', or put the value in single quotes",
     "line-too-long": "the line is longer than 65535 bytes, the most that docker reads; "
     "shorten it, or mount the value as a file",
-    "missing-key": "no name stands before the value; write NAME=value",
-    "not-utf8": "the line holds bytes that are not UTF-8; save the file as UTF-8",
+    "missing-key": "the name before the value is missing; write NAME=value",
+    "not-utf8": "the line contains bytes that are not UTF-8; save the file as UTF-8",
     "required-variable": "a '${NAME:?message}' names a variable that is unset or empty; define it before this line",
-    "space-in-key": "a name holds a space; write NAME=value, and put a value of several lines in quotes",
-    "too-large": "references make the values larger than any process can be given; "
+    "space-in-key": "a name contains a space; write NAME=value, and quote a value of several lines",
+    "too-large": "references make the values larger than any process can get; "
     "look for a value that repeats another one",
     "unterminated-quote": "a quote is opened and never closed; close it, or write \\ before a quote inside the value",
 }
 
 
 class EnvFileError(ValueError):
-    """A file that its reader would refuse.
+    """A file that Docker would refuse.
 
-    ``line`` counts from 1; ``code`` is one of a short stable list. The message says what to do and holds nothing of the
-    file's text, not even a key: when a file is broken, a piece of a value can look like one.
+    ``line`` counts from 1; ``code`` is one of a short stable list. The message says what to do and quotes nothing of
+    the file, not even a key: in a broken file, a piece of a value can look like one.
     """
 
     def __init__(self, line: int, code: str) -> None:
@@ -71,7 +71,7 @@ class EnvFileError(ValueError):
         self.code = code
 
 
-# Go's unicode.IsSpace. Python's own idea of white space has U+001C to U+001F as well.
+# Go's unicode.IsSpace. Python's white space also includes U+001C to U+001F.
 BLANK = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a" + (
     "\u2028\u2029\u202f\u205f\u3000"
 )
@@ -80,8 +80,8 @@ _SPACE = "\t\v\f\r \x85\xa0"
 _GAP = re.compile(rf"(?:[{BLANK}]++|\#[^\n]*+)*+")
 _SPACES = re.compile(rf"[{_SPACE}]*+")
 _EXPORT = re.compile(r"export(?=[\t\n\f\r ])")
-# \w is '_' and what Go calls a letter or a number (but for letters newer than Python's Unicode tables). Blanks belong
-# to the key: those at its end are cut off, a tab within stays, a space within is refused.
+# \w is '_' and what Go calls a letter or a number (except letters newer than Python's Unicode tables). Blanks belong
+# to the key: those at its end are stripped, a tab inside stays, a space inside is refused.
 _KEY = re.compile(rf"[\w.\-\[\]{_SPACE}]*+")
 _QUOTED = {
     Quote.SINGLE: re.compile(r"'((?:[^'\\]++|\\.)*+)'", re.DOTALL),
@@ -93,7 +93,7 @@ _QUOTES = {quote.value: quote for quote in Quote}
 def parse_env_file(data: bytes) -> tuple[DotenvEntry, ...]:
     """Given an env file in Compose's grammar, return its entries in the order of the file.
 
-    References are not looked at, so a file that parses may still be refused by ``resolve``.
+    References are not interpolated, so ``resolve_env_file`` may still refuse a file that parses.
     Raises EnvFileError where Compose refuses the file.
     """
     return tuple(_entries(data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")))
@@ -104,7 +104,7 @@ def _entries(text: str) -> Iterator[DotenvEntry]:
 
 
 def statements(text: str) -> Iterator[tuple[DotenvEntry, int, int]]:
-    """The entries, each with where its text begins and ends."""
+    """The entries of a file, each with where its text begins and ends."""
     position, line = 0, 1
     while True:
         start = skip(_GAP, text, position)
@@ -119,14 +119,14 @@ def statements(text: str) -> Iterator[tuple[DotenvEntry, int, int]]:
 
 
 def _entry(text: str, start: int, line: int) -> tuple[DotenvEntry, int]:
-    """Read the statement at ``start``; return it and where the next one may begin."""
+    """Parse the statement at ``start``; return it and where the next one may begin."""
     if _EXPORT.match(text, start):
         start = skip(_SPACES, text, start + len("export"))
     stop = skip(_KEY, text, start)
     if stop == len(text):
         if start == stop:
             raise EnvFileError(line, "missing-key")
-        # The file ends before any delimiter: Compose takes what is there for the value of a nameless key.
+        # The file ends before any delimiter: Compose takes the rest for the value of a nameless key.
         template, quote, stop = _value(text, start, line)
         return DotenvEntry("", line, template, quote=quote), stop
     if text[stop] not in "=:\n":
@@ -141,7 +141,7 @@ def _entry(text: str, start: int, line: int) -> tuple[DotenvEntry, int]:
 
 
 def _value(text: str, start: int, line: int) -> tuple[str, Quote | None, int]:
-    """Read the value at ``start``; return its template, its quotes and where it ends."""
+    """Parse the value at ``start``; return its template, its quotes and where it ends."""
     quote = _QUOTES.get(text[start : start + 1])
     if quote is None:
         newline = text.find("\n", start)
@@ -170,7 +170,7 @@ _ESCAPES = {
     r"\v": "\v",
     r"\\": "\\",
     r"\"": '"',
-    r"\$": "$$",  # substitution comes next and makes one '$' of it
+    r"\$": "$$",  # interpolation comes next and makes one '$' of it
 }
 
 
@@ -231,7 +231,7 @@ def read_entries(data: bytes, parser: Parser) -> tuple[DotenvEntry, ...]:
 
 
 def duplicate_keys(entries: Iterable[DotenvEntry]) -> tuple[str, ...]:
-    """Return the keys that occur more than once, sorted; of these the last one counts, which is seldom meant."""
+    """Return the keys that occur more than once, sorted; the last one counts, which is rarely intended."""
     seen: set[str] = set()
     again: set[str] = set()
     for entry in entries:

@@ -1,4 +1,4 @@
-"""The keys that ``ignore_keys`` leaves to the server: cut out of a file, or taken over from the live one."""
+"""The keys that ``ignore_keys`` leaves to the server: removed from a file, or taken from the live one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REST_OF_LINE = re.compile(r"(?:[^\S\n]*+(?:\#[^\n]*+)?\n)?")
 def without_keys(data: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
     """Given an env file, return it without the statements whose key matches one of the glob ``patterns``.
 
-    A file that its reader would refuse comes back as it is.
+    A file that Docker would refuse is returned unchanged.
     """
     try:
         pieces = _pieces(data, parser)
@@ -27,8 +27,8 @@ def without_keys(data: bytes, parser: Parser, patterns: Collection[str]) -> byte
 def with_server_keys(data: bytes, live: bytes, parser: Parser, patterns: Collection[str]) -> bytes:
     """Given two versions of an env file, return ``data`` with the statements of ``live`` for matching keys.
 
-    A key that only ``live`` has comes at the end, one that only ``data`` has stays. Where either would be refused by
-    its reader, ``data`` comes back as it is.
+    A key that only ``live`` has is appended, one that only ``data`` has stays. Where Docker would refuse either file,
+    ``data`` is returned unchanged.
     """
     try:
         ours, theirs = _pieces(data, parser), _pieces(live, parser)
@@ -55,9 +55,9 @@ def is_left_to_server(key: str, patterns: Collection[str]) -> bool:
 
 
 def _pieces(data: bytes, parser: Parser) -> list[tuple[str, bytes]]:
-    """The file cut into statements, each with its key and its newline, and what lies between them, with the key "".
+    """The file split into statements, each with its key and newline, and the text between them, with the key "".
 
-    Together they are the file. Raises EnvFileError.
+    Joined they are the file. Raises EnvFileError.
     """
     if parser is Parser.OPAQUE:
         return [("", data)]

@@ -1,4 +1,4 @@
-"""What references in an env file stand for, and so the variables that a container gets from the file."""
+"""Interpolates the references in an env file: the variables that a container gets from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def resolve_env_file(data: bytes, environment: Mapping[str, str]) -> dict[str, s
 
 
 # Linux starts no process with more than 6 MiB of arguments and environment: execve(2).
-_MOST_SUBSTITUTED = 8 * 1024 * 1024
+_MOST_INTERPOLATED = 8 * 1024 * 1024
 _NAME = "[_A-Za-z\u017f\u212a][_A-Za-z0-9\u017f\u212a]*+"  # the two that Go's case folding adds to A-Z
 REFERENCE = re.compile(
     rf"\$(?:(?P<dollar>\$)|(?P<plain>{_NAME})|\{{(?P<braced>{_NAME})(?:\}}|(?P<operator>:?[-+?]))|(?P<broken>\{{))"
@@ -40,7 +40,7 @@ REFERENCE = re.compile(
 
 
 def unbraced_references(entry: DotenvEntry) -> frozenset[str]:
-    """The names that an entry refers to as ``$NAME``, without braces: often a piece of a value by accident."""
+    """The names that an entry refers to as ``$NAME``, without braces: often accidentally a piece of a value."""
     if entry.quote is Quote.SINGLE or "$" not in entry.template:
         return frozenset()
     return frozenset(match["plain"] for match in REFERENCE.finditer(entry.template) if match["plain"])
@@ -48,9 +48,9 @@ def unbraced_references(entry: DotenvEntry) -> frozenset[str]:
 
 @dataclass(slots=True)
 class _Opened:
-    """A ``${NAME:-text}`` whose text is being read.
+    """A ``${NAME:-text}`` whose text is being interpolated.
 
-    ``close`` is its closing brace, ``outer`` the end of what it stands in, ``mark`` the first piece of its text.
+    ``close`` is its closing brace, ``outer`` the end of the enclosing text, ``mark`` the first piece of its text.
     """
 
     name: str
@@ -61,15 +61,14 @@ class _Opened:
 
 
 class Scope:
-    """What the references of one file see, and the keys it has defined so far. ``missed`` tells whether one of them
-    has found nothing."""
+    """What the references of one file see, and the keys it has defined so far. ``missed``: one was undefined."""
 
     def __init__(self, environment: Mapping[str, str], unsure: Collection[str] = ()) -> None:
         self.values: dict[str, str] = {}
         self.missed = False
         self._environment = environment
         self._unsure = unsure
-        self._substituted = 0
+        self._interpolated = 0
 
     def define(self, entry: DotenvEntry) -> None:
         """Give the entry's key its value; an inherited key that the environment lacks stays undefined."""
@@ -80,7 +79,7 @@ class Scope:
             self.values[entry.key] = value
 
     def given(self, name: str) -> str | None:
-        """What the environment has under that name, as far as it is known."""
+        """The environment's value of that name, as far as it is known."""
         return None if name in self._unsure else self._environment.get(name)
 
     def _expand(self, text: str, line: int) -> str:
@@ -118,9 +117,9 @@ class Scope:
                 pieces.append(self._find(reference["plain"] or reference["braced"], line) or "")
 
     def _choose(self, inner: _Opened, pieces: list[str], line: int) -> None:
-        """Leave in ``pieces`` what a reference with an operator stands for: its own text, or the variable's value.
+        """Leave in ``pieces`` the result of a reference with an operator: its own text, or the variable's value.
 
-        The text has been substituted by then, and an error in it refuses the file even where the text is not kept.
+        The text has been interpolated by then, and an error in it refuses the file even where the text is not kept.
         """
         value = self._find(inner.name, line)
         present = bool(value) if inner.operator.startswith(":") else value is not None
@@ -136,9 +135,9 @@ class Scope:
         if value is None and name not in self._unsure:
             value = self.values.get(name)
         self.missed = self.missed or value is None
-        # A few lines that double each other would otherwise fill the memory.
-        self._substituted += len(value or "")
-        if self._substituted > _MOST_SUBSTITUTED:
+        # Otherwise a few lines that double each other would fill the memory.
+        self._interpolated += len(value or "")
+        if self._interpolated > _MOST_INTERPOLATED:
             raise EnvFileError(line, "too-large")
         return value
 
@@ -157,8 +156,8 @@ class _Braces:
     def closing(self, brace: int, start: int, end: int) -> int:
         """Return where the reference closes whose brace is at ``brace`` and whose text begins at ``start``, or -1.
 
-        It closes at its own brace; where that one is missing, or lies beyond ``end`` or the line, at the last brace
-        before those. ``brace`` must not fall from call to call.
+        It closes at its own brace; where that is missing, or is beyond ``end`` or the line, at the last brace before
+        those. ``brace`` must not decrease from call to call.
         """
         if self._line_end < brace:
             newline = self._text.find("\n", brace)
@@ -171,7 +170,7 @@ class _Braces:
 
 
 def _pairs(text: str) -> dict[int, int]:
-    """Return the closing brace of each opening one. The character after an opening brace is not looked at."""
+    """Return the closing brace of each opening one. The character after an opening brace is ignored."""
     pairs: dict[int, int] = {}
     opened: list[int] = []
     for brace in _BRACE.finditer(text):
@@ -189,7 +188,7 @@ def as_sent(text: str) -> str:
     """Return ``text`` as JSON carries it: a byte that is not UTF-8 becomes U+FFFD."""
     if text.isascii():
         return text
-    # Substitution can have joined the bytes of one character, so decode anew.
+    # Interpolation can have joined the bytes of one character, so decode again.
     data = _LONE_SURROGATE.sub("\ufffd", text).encode("utf-8", "surrogateescape")
     return ESCAPED_BYTE.sub("\ufffd", data.decode("utf-8", "surrogateescape"))
 
@@ -209,7 +208,7 @@ def resolve_raw_env_file(data: bytes, environment: Mapping[str, str]) -> dict[st
 
 
 def references(entry: DotenvEntry) -> frozenset[str]:
-    """Every name that an entry refers to, in whatever way."""
+    """Every name that an entry refers to, in any form."""
     if entry.quote is Quote.SINGLE or "$" not in entry.template:
         return frozenset()
     matches = REFERENCE.finditer(entry.template)

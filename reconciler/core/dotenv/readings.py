@@ -1,4 +1,4 @@
-"""What can be said of each key of an env file, and which keys differ between two versions of it."""
+"""The values of an env file as far as they are known, and which keys differ between two versions of it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def key_diff(
     environment: Mapping[str, str] = {},
     parser: Parser = Parser.COMPOSE,
 ) -> KeyChange:
-    """Given two versions of a file (None where it is absent), return the names of the keys a container sees change.
+    """Given two versions of a file (None where it is absent), return the names of the keys that change for a container.
 
-    Order, quotes and comments make no difference by themselves. A value that refers to what neither the file nor
-    ``environment`` defines is compared as it is written. Raises EnvFileError if either version is refused.
+    Order, quotes and comments alone make no difference. A value that refers to what neither the file nor
+    ``environment`` defines is compared as written. Raises EnvFileError if either version is refused.
     """
     before, after = (_comparable(data, environment, parser) for data in (old, new))
     return KeyChange(
@@ -39,7 +39,7 @@ def key_diff(
 
 
 def _comparable(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, tuple[bool, str]]:
-    """By key what the value is, or where that is not known, a digest of how it is written."""
+    """By key the value, or where that is unknown, a digest of how it is written."""
     keys = read_keys(data or b"", parser, lambda text: hashlib.sha256(text).hexdigest(), environment or None)
     return {
         key: (reading.value is not None, reading.written if reading.value is None else reading.value)
@@ -48,9 +48,9 @@ def _comparable(data: bytes | None, environment: Mapping[str, str], parser: Pars
 
 
 def known_variables(data: bytes, parser: Parser) -> dict[str, str]:
-    """The variables that a container gets, as far as the file alone tells; an opaque file has none.
+    """The variables that a container gets, as far as the file alone defines them; an opaque file has none.
 
-    Where it asks for a variable that must be defined elsewhere (``${NAME:?}``), references stay as they are written.
+    Where it requires a variable that is defined elsewhere (``${NAME:?}``), references stay as written.
     Raises EnvFileError.
     """
     if parser is Parser.OPAQUE:
@@ -65,11 +65,11 @@ def known_variables(data: bytes, parser: Parser) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class KeyReading:
-    """What can be told of a key's value. ``value`` is what a container gets, None where that hangs on a name which
+    """What is known of a key's value. ``value`` is what a container gets, None where that depends on a name which
     neither the file nor the known environment defines. ``template`` is how the file writes it.
 
-    ``written`` is a digest of how the file writes it, whatever its quotes, together with the keys of the file that it
-    refers to; ``given`` one of what it takes from the known environment, None where that is not known.
+    ``written`` is a digest of how the file writes it, regardless of quotes, together with the keys of the file that it
+    refers to; ``given`` is a digest of what it takes from the known environment, None where that is unknown.
     """
 
     value: str | None = field(repr=False)
@@ -85,15 +85,15 @@ def read_keys(
     environment: Mapping[str, str] | None = None,
     unsure: Collection[str] = (),
 ) -> dict[str, KeyReading]:
-    """Given an env file, return what can be told of each key; of several entries the last counts.
+    """Given an env file, return what is known of each key; of several entries the last one counts.
 
-    ``environment`` is what is known of the variables of the Compose project, None for nothing. What a name of
-    ``unsure`` stands for is not known, even where the file defines it. An opaque file has no keys. Raises EnvFileError.
+    ``environment`` has the known variables of the Compose project, None for nothing. The value of a name in ``unsure``
+    is unknown, even where the file defines it. An opaque file has no keys. Raises EnvFileError.
     """
     reader = _Reader(digest, environment, unsure)
     for entry in read_entries(data, parser):
         reader.read(replace(entry, quote=Quote.SINGLE) if parser is Parser.RAW else entry)
-    return reader.found
+    return reader.readings
 
 
 class _Reader:
@@ -102,7 +102,7 @@ class _Reader:
     def __init__(
         self, digest: Callable[[bytes], str], environment: Mapping[str, str] | None, unsure: Collection[str]
     ) -> None:
-        self.found: dict[str, KeyReading] = {}
+        self.readings: dict[str, KeyReading] = {}
         self._digest = digest
         self._unsure = unsure
         self._scope = Scope(environment or {}, unsure)
@@ -113,10 +113,10 @@ class _Reader:
         value = self._value(entry)
         written = self._written(entry, value, names)
         given = self._given(entry, names) if self._knows_environment else None
-        self.found[entry.key] = KeyReading(None if value is None else as_sent(value), entry.template, written, given)
+        self.readings[entry.key] = KeyReading(None if value is None else as_sent(value), entry.template, written, given)
 
     def _value(self, entry: DotenvEntry) -> str | None:
-        """What a container gets, None where that is not known, as it then is not to later references either."""
+        """What a container gets; None where that is unknown, which it then is to later references too."""
         scope = self._scope
         scope.missed = entry.inherited and scope.given(entry.key) is None
         try:
@@ -135,19 +135,19 @@ class _Reader:
         if not names:
             return self._digest_of("value", value or "")
         template = REFERENCE.sub(lambda match: f"${{{match['plain']}}}" if match["plain"] else match[0], entry.template)
-        inner = (f"{name}={self.found[name].written}" for name in names if name in self.found)
+        inner = (f"{name}={self.readings[name].written}" for name in names if name in self.readings)
         return self._digest_of("template", template, *inner)
 
     def _given(self, entry: DotenvEntry, names: Sequence[str]) -> str | None:
-        """None also where one of the names is unsure."""
+        """A digest of what the entry takes from the environment; None where that is unknown."""
         parts = []
         for name in names:
             if (value := self._scope.given(name)) is not None:
                 parts.append(f"{name}={value}")
             elif name in self._unsure:
                 return None
-            elif name in self.found and not entry.inherited:
-                if (inner := self.found[name].given) is None:
+            elif name in self.readings and not entry.inherited:
+                if (inner := self.readings[name].given) is None:
                     return None
                 parts.append(f"{name}:{inner}")
             else:

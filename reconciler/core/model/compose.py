@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -20,6 +21,60 @@ class HealthStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Invocation:
+    """How `docker compose` is run for a project: in ``directory``, with these options before its subcommand.
+
+    Paths are absolute. What is empty is not given: Compose then does what it does by itself.
+    """
+
+    directory: str
+    files: tuple[str, ...] = ()
+    project: str = ""
+    env_files: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    project_directory: str = ""
+
+    def options(self, profiles: Iterable[str] | None = None, root: str = "") -> list[str]:
+        """Words for a command line; with other profiles, and with every path below ``root``, where those are given."""
+        given = {
+            "--project-directory": [root + self.project_directory] if self.project_directory else [],
+            "-p": [self.project] if self.project else [],
+            "-f": [root + path for path in self.files],
+            "--env-file": [root + path for path in self.env_files],
+            "--profile": self.profiles if profiles is None else profiles,
+        }
+        return [word for option, values in given.items() for value in values for word in (option, value)]
+
+    def command(self, subcommand: str) -> str:
+        """The command line that an operator types in ``directory``; paths in it are as short as they can be."""
+        inside = f"{self.directory.rstrip('/')}/"
+        options = [word.removeprefix(inside) for word in self.options()]
+        return " ".join(["docker compose", *map(shlex.quote, options), subcommand])
+
+
+@dataclass(frozen=True, slots=True)
+class StartedAs:
+    """What Compose noted on a container about the command that made it. ``directory`` is the project's; paths are
+    absolute; ``created`` in seconds, to tell which is newer."""
+
+    project: str
+    directory: str
+    files: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    running: bool = True
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFiles:
+    """What Compose reads as a project, as absolute paths, whether they exist or not: its compose ``files``, with what
+    they include and extend, and the ``environments`` it interpolates with (`.env`, --env-file, those of includes)."""
+
+    files: frozenset[str]
+    environments: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """A service of a resolved project.
 
@@ -27,7 +82,8 @@ class Service:
     service itself under "service", the configs, secrets, networks and volumes it refers to beside it;
     ``environment`` the resolved variables (None: named without a value and unset); ``sources`` the absolute host
     paths of its binds, configs and secrets; ``namespace_of`` the services whose network, IPC or PID namespace it
-    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows.
+    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows;
+    ``env_files`` the absolute paths of its env files, ``references`` per variable those that its value is made of.
     """
 
     name: str
@@ -38,14 +94,25 @@ class Service:
     volumes_of: frozenset[str] = frozenset()
     restarts_with: frozenset[str] = frozenset()
     replicas: int = 1
+    env_files: frozenset[str] = frozenset()
+    references: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """`docker compose config`, read: the project's name and its services by name."""
+    """`docker compose config`, read: the project's name and its services by name.
+
+    ``invocation`` is how Compose was run, ``profiles`` those that were active for it, ``environments`` the files it
+    interpolates with; ``unresolved`` has the services that were left out, as Compose cannot resolve them and none of
+    them runs, with the reason.
+    """
 
     name: str
     services: Mapping[str, Service] = field(repr=False)
+    invocation: Invocation = Invocation("/")
+    profiles: tuple[str, ...] = ("*",)
+    environments: frozenset[str] = frozenset()
+    unresolved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +120,8 @@ class Container:
     """A container as the engine's inspect shows it.
 
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
-    or unhealthy; ``image`` is the reference it was made from; ``out_of_memory`` says that the kernel killed it;
+    or unhealthy; ``number`` tells the replicas of a service apart; ``image`` is the reference it was made from;
+    ``out_of_memory`` says that the kernel killed it;
     ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock.
     """
 
@@ -67,6 +135,7 @@ class Container:
     finished_at: str = ""
     image: str = ""
     out_of_memory: bool = False
+    number: int = 1
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -82,7 +151,8 @@ class Action:
     """What one service needs, and the reason in words.
 
     ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale``: its
-    containers run older values than the files held before this change.
+    containers run older values than the files held before this change. ``scale`` is the number of containers to keep,
+    None for the number that the project says.
     """
 
     stack: str
@@ -92,6 +162,7 @@ class Action:
     signal: str = ""
     force: bool = False
     stale: bool = False
+    scale: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,12 +119,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a reconciliation would do for one environment at one revision."""
+    """What a reconciliation would do for one environment at one revision.
+
+    ``notes`` are sentences about the stacks that were looked at: what keeps nothing from being done, and should be
+    known.
+    """
 
     environment: str
     revision: Revision
     changes: tuple[Change, ...]
     actions: tuple[Action, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def writes(self) -> tuple[Change, ...]:

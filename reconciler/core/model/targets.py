@@ -114,13 +114,20 @@ class HealthPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One Compose project on this host. ``directory`` is absolute; ``files`` are relative to it (compose -f)."""
+    """One Compose project on this host. ``directory`` is absolute.
+
+    ``files`` (-f), ``env_files`` (--env-file) and ``project_directory`` are absolute or relative to it; ``project`` is
+    the project's name (-p). Empty means: as its containers were started, else as Compose does by itself.
+    """
 
     environment: str
     name: str
     directory: str
     files: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    project: str = ""
+    project_directory: str = ""
     hosts: tuple[str, ...] = ()
     health: HealthPolicy = HealthPolicy()
     on_failure: OnFailure = OnFailure.ROLLBACK

@@ -34,7 +34,6 @@ from reconciler.core.onboarding.types import (
 from reconciler.core.sops.adoption import UnfitError, read_lines
 from reconciler.core.sops.ciphertext import is_certainly_a_name
 from reconciler.core.sops.patterns import MAX_BYTES
-from reconciler.core.text import listed
 
 # Compose finds these in a directory by itself.
 _USUAL_COMPOSE_FILES = re.compile(r"(docker-)?compose(\.override)?\.ya?ml")
@@ -132,7 +131,8 @@ def _alike(left: FoundProject, right: FoundProject) -> bool:
 
     def identity(project: FoundProject) -> object:
         files = [(_fields(used.file), used.file.data, used.use, used.raw) for used in project.files]
-        return project.name, project.directory, project.main_files, files
+        started = (project.main_files, project.env_files, project.project_directory)
+        return project.name, project.directory, started, files
 
     return identity(left) == identity(right)
 
@@ -158,16 +158,21 @@ def _stack(group: _Group, name: str, machines: int, notes: list[str]) -> DraftSt
     project = group.project
     if project.problem:
         notes.append(f"{name}: the inventory is incomplete: {project.problem}")
-    files = tuple(posixpath.relpath(path, project.directory) for path in project.main_files)
-    outside = [path for path in files if path.startswith("../")]
-    if outside:
-        notes.append(
-            f"{name}: {listed(outside)} is outside {project.directory}, where a stack's files must be: Compose "
-            "runs with the files that it finds in the directory"
-        )
-    usual = outside or all(_USUAL_COMPOSE_FILES.fullmatch(path) for path in files)
-    hosts = () if len(group.hosts) == machines else group.hosts
-    return DraftStack(name, project.directory, hosts, () if usual else files)
+
+    def relative(path: str) -> str:
+        return posixpath.relpath(path, project.directory) if is_below(path, project.directory) else path
+
+    files = tuple(map(relative, project.main_files))
+    usual = not project.env_files and all(_USUAL_COMPOSE_FILES.fullmatch(path) for path in files)
+    return DraftStack(
+        name,
+        project.directory,
+        hosts=() if len(group.hosts) == machines else group.hosts,
+        files=() if usual else files,
+        env_files=tuple(map(relative, project.env_files)),
+        project=project.named,
+        project_directory=relative(project.project_directory) if project.project_directory else "",
+    )
 
 
 def _merged(project: FoundProject) -> list[_UsedFile]:
@@ -208,7 +213,7 @@ def _obstacle(file: FoundFile, uses: Collection[Use], exclude: Collection[str], 
 
 
 def _project_obstacle(group: _Group) -> str:
-    paths = (group.project.directory, *group.project.main_files)
+    paths = (group.project.directory, *group.project.main_files, *group.project.env_files)
     return next((f"the path of its project {unfit}" for path in paths if (unfit := _path_obstacle(path))), "")
 
 

@@ -30,10 +30,9 @@ def _stack_fields(
     stack: DraftStack, files: Iterable[DraftFile], defaults: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
 ) -> dict[str, object]:
     fields: dict[str, object] = {"directory": stack.directory}
-    if stack.files:
-        fields["files"] = list(stack.files)
-    if stack.hosts:
-        fields["hosts"] = list(stack.hosts)
+    for name in ("files", "env_files", "project", "project_directory", "hosts"):
+        if value := getattr(stack, name):
+            fields[name] = value if isinstance(value, str) else list(value)
     targets = {
         file.source: _target(file, stack.directory, defaults, contracts) for file in files if file.stack == stack.name
     }

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, Inventory, Use
 from reconciler.core.model.targets import Format, Parser
-from reconciler.core.secrets.plaintext import is_env_file, why_secret
+from reconciler.core.secrets.plaintext import is_env_file, reason_for_secrecy
 
 DEFAULT_MODE = 0o600
 _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}\$?")
@@ -73,13 +73,16 @@ class DraftFile:
 
 @dataclass(frozen=True, slots=True)
 class DraftStack:
-    """A Compose project; ``hosts`` is empty if it is the same on every machine. ``files`` are its compose files, unless
-    Compose finds them by itself."""
+    """A Compose project; ``hosts`` is empty if it is the same on every machine. The other fields are those of a stack
+    in the manifest, empty for Compose's defaults; paths below the directory are relative to it."""
 
     name: str
     directory: str
     hosts: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    env_files: tuple[str, ...] = ()
+    project: str = ""
+    project_directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ class PlainFiles:
 
 def secret_reason(file: FoundFile) -> str:
     """Why a file may hold a secret; "" if nothing in it looks like one."""
-    return why_secret(posixpath.basename(file.path), file.data.reveal())
+    return reason_for_secrecy(posixpath.basename(file.path), file.data.reveal())
 
 
 def account_name(name: str, number: int) -> str:

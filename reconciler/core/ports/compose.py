@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from reconciler.core.model.compose import Container, Project
+from reconciler.core.model.compose import Container, Project, ProjectFiles
 from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
 
@@ -16,16 +16,13 @@ class Compose(Protocol):
 
         ``staged`` (absolute path → bytes, None: removed) resolves it as if those files were in place, without a write;
         a file that the compose file reaches only by an absolute path is not seen. Raises ModelRefusedError (Compose
-        refuses; says why without quoting a value), EngineUnavailableError (no docker, no compose file).
+        refuses; says why without quoting a value), StartedOtherwiseError (the containers were started in another way
+        than the manifest says), EngineUnavailableError (no docker, no compose file).
         """
         ...
 
-    async def project_files(self, stack: Stack) -> frozenset[str]:
-        """Absolute paths of the files Compose reads as project configuration, whether they exist or not."""
-        ...
-
-    async def environment_files(self, stack: Stack) -> frozenset[str]:
-        """Absolute paths of the files whose COMPOSE_* and DOCKER_* keys change what Compose runs (the .env)."""
+    async def project_files(self, stack: Stack) -> ProjectFiles:
+        """What Compose reads as the stack's project, by the manifest and by every one of its containers."""
         ...
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
@@ -42,16 +39,19 @@ class Compose(Protocol):
         """
         ...
 
-    async def recreate(self, stack: Stack, project: str, services: Sequence[str], *, force: bool = False) -> None:
-        """``up -d --no-deps`` for these services; ``force`` if Compose itself would see no difference.
+    async def recreate(
+        self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
+    ) -> None:
+        """``up -d --no-deps`` for these services, run as the project was resolved; ``scale`` has the number of
+        containers if it is not the project's; ``force`` if Compose itself would see no difference.
 
         Raises ModelRefusedError, EngineUnavailableError. ``restart`` and ``signal`` raise the latter.
         """
         ...
 
-    async def restart(self, stack: Stack, project: str, services: Sequence[str]) -> None: ...
+    async def restart(self, project: str, services: Sequence[str]) -> None: ...
 
-    async def signal(self, stack: Stack, project: str, service: str, signal: str) -> None: ...
+    async def signal(self, project: str, service: str, signal: str) -> None: ...
 
 
 class HttpProbe(Protocol):

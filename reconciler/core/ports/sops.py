@@ -45,7 +45,7 @@ class Encryptor(Protocol):
         """
         ...
 
-    async def encrypt_anew(self, name: str, data: bytes, content: Secret) -> bytes:
+    async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         """Given a binary source, return one that holds ``content``, for the same recipients.
 
         Raises RefusedError if that is impossible, and as ``Decryptor.decrypt`` does.

@@ -1,4 +1,4 @@
-"""Under which names secrets go, where no contract says so, and which values under such a name are none."""
+"""Which variable names mean a secret, where no contract says so, and which values of theirs are none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECRET = re.compile(
     r"|(?:.*(?:API|SECRET|PRIVATE|ACCESS|AUTH|SIGNING|ENCRYPTION|MASTER))?KEY)"
 )
 _NUMBER = re.compile(r"[0-9]+$")
-# What may follow the word: which of several it is, and how it is written down.
+# What may follow the word: which of several it is, and its encoding.
 _WHICH = frozenset(
     (
         *("OLD", "NEW", "PREVIOUS", "CURRENT", "NEXT", "PRIMARY", "SECONDARY", "FALLBACK", "BACKUP"),
@@ -26,7 +26,7 @@ _HASH_OF_SOMETHING_PUBLIC = frozenset(
 )
 _DIRECTORIES = frozenset(("PWD", "OLDPWD"))  # of the shell
 
-# What stands for a value that is elsewhere: ${VAR}, $VAR, {{ var }}, %(var)s, %VAR%, <what belongs here>, *alias.
+# What refers to a value elsewhere: ${VAR}, $VAR, {{ var }}, %(var)s, %VAR%, <what belongs here>, *alias.
 _REFERENCE = re.compile(
     r"(?:\$\{[\w.]+(?:\}|:?\?[^}]*\}|:?-\})|\$(?:[A-Z_][A-Z0-9_]*|[a-z_][a-z0-9_]*|[0-9])(?![A-Za-z0-9]))+"
     r"|\{\{.*|\$\(.*|\{%.*|%\(\w+\)s|%env\(.*|%\w+%|<[^<>]*>?|[*&][\w-]+"
@@ -40,9 +40,9 @@ _NOTHING = re.compile(r"(?i)(?:true|false|yes|no|on|off|null|none|nil|undefined|
 
 
 def names_a_secret(name: str) -> bool:
-    """Given a variable's name, return whether its value is a secret by all that a name tells.
+    """Given a variable's name, return whether the name suggests a secret.
 
-    Case counts for nothing, and words may be joined: DB_PASS, dbPassword, PGPASSWORD and requirepass are names alike.
+    Case does not matter, and words may be joined: DB_PASS, dbPassword, PGPASSWORD and requirepass all match.
     """
     if name in _DIRECTORIES:
         return False
@@ -56,10 +56,10 @@ def names_a_secret(name: str) -> bool:
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a name in capitals, as underscores, dots, dashes and capitals in it part them."""
-    return [part.upper() for part_of_name in _SEPARATORS.split(name) for part in _CAMEL.split(part_of_name) if part]
+    """The words of a name in capitals, split at underscores, dots, dashes and capitals."""
+    return [part.upper() for chunk in _SEPARATORS.split(name) for part in _CAMEL.split(chunk) if part]
 
 
 def is_no_secret_value(value: str) -> bool:
-    """Whether what is set under a secret's name is clearly none: a reference, a path to a file, a switch, nothing."""
+    """Whether the value under a secret's name is clearly none: a reference, a path to a file, a switch, nothing."""
     return any(pattern.fullmatch(value) is not None for pattern in (_NOTHING, _REFERENCE, _PATH))

@@ -1,4 +1,4 @@
-"""Which files hold variables by the look of their names, and what in them must not be plain."""
+"""Which files contain variables by their names, and what in them must not be in plain text."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _STANDS_FOR_ONE = re.compile(
 )
 _SHORTEST_REAL = 16  # characters
 
-# Configuration whose form tells what is a secret in it. Anything else may be one as a whole.
+# Configuration whose syntax shows what is a secret in it. Any other file may be one as a whole.
 _CONFIGURATION = re.compile(
     r"(?i)(.*\.(conf|cfg|cnf|ini|toml|ya?ml|json|xml|properties|html?|css|js|vcl|rules|lua)|caddyfile|corefile|haproxy.*)"
     r"(\.(template|tmpl|tpl|j2))?"
 )
-# What is set to what: name = value, "name": value, 'name' => value, name value.
+# Assignments: name = value, "name": value, 'name' => value, name value.
 _NAME = r"(?<![\w.\-])[\w.\-]{2,200}"
 _VALUE = r"[\"']?((?:\$\{[^}\n]{0,200}\}|[^\s\"',;}]){1,200})"
 _TEXT = r"\s*(?:<!\[CDATA\[)?([^<>\s]{1,200})"
 _GAP = r"[ \t]{0,200}"
 _SPACE = r"\s{0,200}"
 _SETTINGS = (
-    # The value is looked ahead at: it may be the next name.
+    # A lookahead for the value: it may be the next name.
     re.compile(rf"({_NAME})[\"']?\]?(?:{_GAP}(?:=>|:=|[:=]){_GAP}|[ \t]{{1,200}})(?={_VALUE})"),
-    # YAML with the value in the next line, which is no mapping.
+    # YAML with the value in the next line, which is not a mapping.
     re.compile(
         rf"^[ \t-]*[\"']?({_NAME})[\"']?{_GAP}:{_GAP}(?:[|>][-+0-9]*)?{_GAP}(?:#.*)?\r?\n"
         rf"(?:[ \t]*\r?\n)*[ \t]+(?:-[ \t]+)?(?![\"']?[\w.\-]+[\"']?[ \t]*:(?:\s|$)){_VALUE}",
@@ -41,38 +41,38 @@ _SETTINGS = (
     # Elements and properties of XML.
     re.compile(rf"<(?:[\w-]+:)?({_NAME})(?:\s[^<>]*)?>{_TEXT}"),
     re.compile(rf"<[\w:-]+\s[^<>]*\b(?i:name|key|id)\s*=\s*[\"']({_NAME})[\"'][^<>]*>{_TEXT}"),
-    # The name and the value as two fields, as a container's environment is often written.
+    # The name and the value as two fields, a common form of a container's environment.
     re.compile(
         rf"\b(?i:name|key|id)[\"']?{_SPACE}[:=]{_SPACE}[\"']?({_NAME})[\"']?{_SPACE}[,;]?{_SPACE}"
         rf"[\"']?(?i:value)[\"']?{_SPACE}[:=]{_SPACE}{_VALUE}"
     ),
 )
-# Words of every sentence: between white space they are a name only where the line begins with them, or quotes follow.
+# Everyday words: before white space they are a name only at the beginning of a line, or where quotes follow.
 _EVERYDAY = re.compile(r"(?:pass|hash|pat)[ \t]+", re.IGNORECASE)
-# nginx passes requests on by these; only with a sign between do they set a password.
+# nginx forwards requests with these; they only set a password with a sign in between.
 _PASSED_ON = re.compile(r"(?:proxy|fastcgi|uwsgi|scgi|grpc|memcached|js)_pass[ \t]")
 _SHAPES = (
-    (re.compile(r"AGE-SECRET-KEY-1|-----BEGIN [A-Z0-9 ]*PRIVATE KEY"), "holds a private key"),
-    (re.compile(r"://[^\s/:@]*:(?!\$\{?\w+\}?@)[^\s/@]+@"), "holds an address with a password"),
+    (re.compile(r"AGE-SECRET-KEY-1|-----BEGIN [A-Z0-9 ]*PRIVATE KEY"), "contains a private key"),
+    (re.compile(r"://[^\s/:@]*:(?!\$\{?\w+\}?@)[^\s/@]+@"), "contains a URL with a password"),
     (
         re.compile(
             r"(?i:hooks\.slack\.com/|discord(?:app)?\.com/api/webhooks/|webhook\.office\.com/|api\.telegram\.org/bot)\w"
             r"|https?://[^\s\"'<>]{1,300}/(?=[^/\s]*[0-9][^/\s]*[0-9])(?=[^/\s]*[A-Z])(?=[^/\s]*[a-z])[\w-]{20,}(?![\w.-])"
         ),
-        "holds an address that is a secret itself, such as a webhook's",
+        "contains a URL that is itself a secret, such as a webhook",
     ),
     (
         re.compile(
             r"\$(?:apr1|[156]|2[abxy]|y|argon2\w*)\$|\{(?:S?SHA[0-9]*|CRYPT|PBKDF2\S*)\}|SCRAM-SHA-[0-9]+\$|pbkdf2[_:]sha"
         ),
-        "holds a password's hash",
+        "contains a password hash",
     ),
     (
         re.compile(
             r"\beyJ[\w-]{8,}\.[\w-]{8,}|\bA[KS]IA[0-9A-Z]{16}\b|\b(?:gh[opsru]_|github_pat_|glpat-|xox[a-z]-|[rs]k_live_)"
             r"[\w-]{8,}|\bsk-[\w-]{20,}"
         ),
-        "holds a token of a known form",
+        "contains a token of a known form",
     ),
     (
         re.compile(
@@ -80,30 +80,30 @@ _SHAPES = (
             r"|^[ \t]*user[ \t]+\S+[ \t].*[ \t]>\S",
             re.MULTILINE,
         ),
-        "holds what signs somebody in",
+        "contains login credentials",
     ),
     (
         re.compile(
             r"(?<![\w/.+-])(?=[A-Za-z+/_-]*[0-9][A-Za-z+/_-]*[0-9])(?=[^\s]*[A-Za-z])[A-Za-z0-9+/_-]{24,}={0,2}(?![\w/.-])"
         ),
-        "holds a long run of letters and digits",
+        "contains a long run of letters and digits",
     ),
 )
 
 
 def is_env_file(name: str) -> bool:
-    """Whether a file of this name, without its directory, holds variables that somebody uses."""
+    """Whether a file of this name, without its directory, contains variables in use."""
     return _ENV_FILE.fullmatch(name) is not None and not is_example(name)
 
 
 def is_example(name: str) -> bool:
-    """Whether a file of this name is a template, of which only the names matter."""
+    """Whether a file of this name is a template, in which only the names matter."""
     return _EXAMPLE.fullmatch(name) is not None
 
 
 def first_plain_line(data: bytes) -> int | None:
-    """Given an env file that is not encrypted, return the first line with a value in it; of an editor's own format, 1;
-    None where there are but names and comments."""
+    """Given an env file that is not encrypted, return the first line with a value; 1 for an editor's own
+    format; None where there are only names and comments."""
     if b"\0" in data:
         return 1
     for number, line in enumerate(data.split(b"\n"), start=1):
@@ -114,19 +114,20 @@ def first_plain_line(data: bytes) -> int | None:
 
 
 def looks_real(value: str) -> bool:
-    """Whether a value in an example looks like a secret, and not like words that stand for one."""
+    """Whether a value in an example looks like a secret, not like a placeholder."""
     long = len(value) >= _SHORTEST_REAL and " " not in value
     mixed = re.search("[0-9]", value) and re.search("[A-Za-z]", value)
     return bool(long and mixed) and _STANDS_FOR_ONE.search(value) is None
 
 
-def why_secret(name: str, data: bytes) -> str:
-    """Given a configuration file, return why it may hold a secret, without quoting it; "" where nothing looks like one.
+def reason_for_secrecy(name: str, data: bytes) -> str:
+    """Given a configuration file, return why it may contain a secret, without quoting it; "" where nothing looks like
+    one.
 
-    In doubt it does: a plain file in git is readable for ever.
+    When in doubt it does: a plain file in git is readable forever.
     """
     if _CONFIGURATION.fullmatch(name) is None:
-        return "its name does not tell that it is no secret"
+        return "its name does not rule out a secret"
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -144,7 +145,7 @@ def _signs(text: str) -> Iterator[tuple[int, str]]:
             yield match.start(), reason
     for pattern in _SETTINGS:
         if match := next(filter(_sets_a_secret, pattern.finditer(text)), None):
-            yield match.start(1), "gives a value to what is named like a secret"
+            yield match.start(1), "sets a value for what is named like a secret"
 
 
 def _sets_a_secret(match: re.Match[str]) -> bool:

@@ -1,8 +1,8 @@
-"""What of a live file goes into git, and how sops is told: the decisions of `reconciler adopt`. Pure.
+"""The decisions of `reconciler adopt`: what of a live file goes into git, and with which edits of sops. Pure.
 
-A SOPS dotenv file is a list of lines, and sops changes one value at a time: it can set a value in its place, remove it,
-and add one at the end. It drops blank lines, ends every line, and has no word for comments or an order. What a live
-file has beyond that cannot be adopted byte for byte, and is refused with its line; never with a value.
+A SOPS dotenv file is a list of lines, and sops changes one value at a time: it can set a value in place, remove it, and
+append one. It drops blank lines, ends every line, and cannot edit comments or the order. What a live file has beyond
+that cannot be adopted byte for byte, and is refused with its line; never with a value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reconciler.core.sops.patterns import first_names
 
 _LABEL = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
 _SOPS_OWN = "sops_"
-_LEFT_PLAIN = "_unencrypted"  # sops leaves the values of such keys as they are
+_LEFT_PLAIN = "_unencrypted"  # sops leaves the values of such keys in plain text
 _IN_A_SUBJECT = 3  # names
 AS_BINARY = "encrypt the source as binary (`sops encrypt --input-type binary --output-type binary`)"
 
@@ -32,8 +32,8 @@ AS_BINARY = "encrypt the source as binary (`sops encrypt --input-type binary --o
 class Line:
     """One line of a dotenv file as sops sees it; ``number`` counts from 1.
 
-    ``name`` is the variable, "" for a comment; ``label`` is all that stands before the ``=``, which is what sops calls
-    the value; ``text`` is the whole line without its end.
+    ``name`` is the variable, "" for a comment; ``label`` is all of the text before the ``=``, by which sops names the
+    value; ``text`` is the whole line without its end.
     """
 
     number: int
@@ -43,20 +43,20 @@ class Line:
 
     @property
     def value(self) -> Secret:
-        """What sops must be given: it writes a line feed as the two characters ``\\n``."""
+        """The value for sops, which writes a line feed as the two characters ``\\n``."""
         return Secret(self.text[len(self.label) + 1 :].replace("\\n", "\n").encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What the source is to hold, and the names of the keys by which that differs from git's content."""
+    """The content for the source, and the names of the keys that differ from git's content."""
 
     content: Secret
     keys: KeyChange
 
 
 class UnfitError(Exception):
-    """A line that sops cannot keep as it is. ``reason`` continues "line 3: "; it holds no value."""
+    """A line that sops cannot keep unchanged. ``reason`` continues "line 3: "; it contains no value."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"line {line}: {reason}")
@@ -64,14 +64,14 @@ class UnfitError(Exception):
         self.reason = reason
 
 
-# --- what is to be in git ---
+# --- proposals ---
 
 
 def whole(target: Target, git: bytes, live: bytes, last: bytes | None) -> Proposal:
-    """Given git's content, the live one and the one that was last applied (None: not known), propose the live file as
-    it is, for a source that has no keys to sops.
+    """Given git's content, the live one and the last applied one (None: unknown), propose the whole live file, for a
+    source without keys.
 
-    Raises RefusedError where nothing was edited here, or git has moved as well.
+    Raises RefusedError where nothing was edited here, or git has changed as well.
     """
     if live == git:
         raise _nothing(target)
@@ -83,8 +83,8 @@ def whole(target: Target, git: bytes, live: bytes, last: bytes | None) -> Propos
 def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: Collection[str]) -> Proposal:
     """The same for a dotenv source: the whole live file, or git's content with only these ``keys`` taken from it.
 
-    A key that is new goes to the end, one that is gone here is taken out. Raises RefusedError also for a live file
-    that its reader or sops would not take, and for keys that are nowhere or do not differ.
+    A new key is appended, one that was removed here is removed. Raises RefusedError also for a live file that Docker
+    or sops would refuse, and for keys that do not exist or do not differ.
     """
     if live == git:
         raise _nothing(target)
@@ -108,9 +108,9 @@ def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: 
 
 
 def edits(target: Target, git: bytes, proposal: Proposal) -> dict[str, Secret | None]:
-    """Given git's content, return what sops is to do to make the proposal of it: label → value, None to remove it.
+    """Given git's content, return the edits of sops that lead to the proposal: label → value, None to remove it.
 
-    Raises RefusedError where sops cannot get there: other comments, another order, a new key that is not at the end.
+    Raises RefusedError where sops cannot do it: other comments, another order, a new key that is not at the end.
     """
     reader, content = _reader(target), proposal.content.reveal()
     old, new = _lines_in_git(target, git, reader), read_lines(content, reader)
@@ -133,7 +133,7 @@ def read_lines(data: bytes, reader: Parser) -> tuple[Line, ...]:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        position = error.start  # the error itself holds the file
+        position = error.start  # the error itself contains the file
     else:
         position = -1
     if position >= 0:
@@ -144,7 +144,7 @@ def read_lines(data: bytes, reader: Parser) -> tuple[Line, ...]:
     seen: dict[str, int] = {}
     for line in lines:
         if line.name and seen.setdefault(line.name, line.number) != line.number:
-            raise UnfitError(line.number, f"{line.name} is set already in line {seen[line.name]}")
+            raise UnfitError(line.number, f"{line.name} is already set in line {seen[line.name]}")
     return lines
 
 
@@ -154,20 +154,20 @@ def _line(number: int, text: str, reader: Parser) -> Line:
     if not text.strip():
         raise UnfitError(number, "it is blank, and sops drops blank lines")
     if text.lstrip().startswith("#"):
-        raise UnfitError(number, "it is an indented comment, which sops does not take")
+        raise UnfitError(number, "it is an indented comment, which sops refuses")
     label, equals, _ = text.partition("=")
     match = _LABEL.fullmatch(label)
     if not equals or match is None or not _stands_alone(text, match[1], reader):
         raise UnfitError(number, "it is not one KEY=value (a value of several lines? KEY: value? a bare KEY?)")
     if match[1].startswith(_SOPS_OWN):
-        raise UnfitError(number, f"{match[1]} would be taken for sops' own metadata")
+        raise UnfitError(number, f"sops would take {match[1]} for its own metadata")
     if label.endswith(_LEFT_PLAIN):
         raise UnfitError(number, f"sops would leave {match[1]} in plain text, because its name ends in {_LEFT_PLAIN}")
     return Line(number, match[1], label, text)
 
 
 def _stands_alone(text: str, name: str, reader: Parser) -> bool:
-    """Whether the line by itself is exactly one assignment of ``name``: no piece of a value of several lines."""
+    """Whether the line alone is exactly one assignment of ``name``: not a piece of a value of several lines."""
     try:
         entries = read_entries(f"{text}\n".encode(), reader)
     except EnvFileError:
@@ -178,18 +178,18 @@ def _stands_alone(text: str, name: str, reader: Parser) -> bool:
 def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line | None]:
     """The live file's assignments by name; None for one that sops could not hold.
 
-    Only what the reader of the whole file takes for an assignment counts: in a value of several lines, a line may look
-    like one, and what looks like a name would be a piece of a secret.
+    Only an assignment in the parsed whole file counts: in a value of several lines, a line may look like one, and what
+    looks like a name would be a piece of a secret.
     """
     try:
         entries = read_entries(live, reader)
     except EnvFileError as error:
-        raise RefusedError(f"the live file cannot be read: {error}", where=target.path, hint="Mend it first") from None
+        raise RefusedError(f"the live file cannot be read: {error}", where=target.path, hint="Fix it first") from None
     seen: set[str] = set()
     for entry in entries:
         if entry.key in seen:
             where = f"{target.path}, line {entry.line}"
-            raise RefusedError("an earlier line sets the same variable", where=where, hint="Keep one of them")
+            raise RefusedError("an earlier line sets the same variable", where=where, hint="Remove one of them")
         seen.add(entry.key)
     texts = live.split(b"\n")
     lines: dict[str, Line | None] = {}
@@ -198,7 +198,7 @@ def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line |
         with contextlib.suppress(UnfitError, UnicodeDecodeError):
             line = _line(entry.line, texts[entry.line - 1].decode(), reader)
         lines[entry.key] = line if line and line.name == entry.key else None
-    lines.pop("", None)  # a bare KEY that ends the file
+    lines.pop("", None)  # a bare KEY at the end of the file
     return lines
 
 
@@ -207,18 +207,18 @@ def _lines_in_git(target: Target, git: bytes, reader: Parser) -> tuple[Line, ...
         return read_lines(git, reader)
     except UnfitError as unfit:
         hint = "Correct the source with `sops edit` first"
-        raise RefusedError(f"git's own content cannot be edited: {unfit}", where=target.id, hint=hint) from None
+        raise RefusedError(f"git's content cannot be edited: {unfit}", where=target.id, hint=hint) from None
 
 
 def _lines_by_name(data: bytes, reader: Parser) -> dict[str, Line]:
     try:
         return {line.name: line for line in read_lines(data, reader) if line.name}
-    except UnfitError:  # git held it in another form then
+    except UnfitError:  # git had it in another form then
         return {}
 
 
 def _text(lines: Mapping[str, Line | None], name: str) -> str | None:
-    """The line of that name; "" for one that sops could not hold, None where there is none."""
+    """The line of that name; "" for one that sops could not hold, None for none."""
     line = lines.get(name)
     return line.text if line else ("" if name in lines else None)
 
@@ -228,7 +228,7 @@ def _in_order(ours: Collection[str], theirs: Collection[str]) -> list[str]:
 
 
 def _reader(target: Target) -> Parser:
-    """How the lines of a target are told apart; one that is opaque is still dotenv to sops."""
+    """The parser for the lines of a target; an opaque one is still dotenv to sops."""
     return Parser.COMPOSE if target.parser is Parser.OPAQUE else target.parser
 
 
@@ -238,26 +238,26 @@ def _reader(target: Target) -> Parser:
 def _named(
     target: Target, keys: Collection[str], known: Collection[str], differing: Sequence[str], nameable: Sequence[str]
 ) -> list[str]:
-    """The keys that a person names. Raises RefusedError for one that is nowhere, or does not differ.
+    """The keys that the operator names. Raises RefusedError for one that does not exist, or does not differ.
 
-    Of those that differ, ``told`` may be shown.
+    Of those that differ, messages may show ``nameable``.
     """
     hint = f"What differs: {first_names(nameable) or 'no key, only comments, order or blank lines'}"
     if unknown := sorted(set(keys) - set(known)):
         raise RefusedError(f"neither git nor the live file has {first_names(unknown)}", where=target.id, hint=hint)
     if same := sorted(set(keys) - set(differing)):
-        raise RefusedError(f"{first_names(same)} is as git has it", where=target.id, hint=hint)
+        raise RefusedError(f"{first_names(same)} is the same in git", where=target.id, hint=hint)
     return [name for name in differing if name in keys]
 
 
 def _merged(
     target: Target, git: bytes, reader: Parser, theirs: Mapping[str, Line | None], chosen: Sequence[str]
 ) -> bytes:
-    """Git's content with the wanted keys as the live file has them; what is not in git by that label is added last."""
+    """Git's content with the chosen keys as in the live file; a label that git does not have is appended."""
     unfit = [name for name in chosen if name in theirs and theirs[name] is None]
     if unfit:
-        what = f"sops' dotenv cannot hold the live {first_names(unfit)} (a value of several lines? a bare KEY?)"
-        raise RefusedError(what, where=target.path, hint=f"Write it in one KEY=value line, or {AS_BINARY}")
+        problem = f"sops' dotenv cannot hold the live {first_names(unfit)} (a value of several lines? a bare KEY?)"
+        raise RefusedError(problem, where=target.path, hint=f"Write it in one KEY=value line, or {AS_BINARY}")
     old = _lines_in_git(target, git, reader)
     labels = {line.label for line in old}
     new = [line for name in chosen if (line := theirs.get(name))]
@@ -275,12 +275,12 @@ def _require_fit(target: Target, live: bytes, reader: Parser, differing: Sequenc
         where, reason = f"{target.path}, line {unfit.line}", unfit.reason
     else:
         return
-    what = f"sops' dotenv cannot hold the live file as it is: {reason}"
-    raise RefusedError(what, where=where, hint=f"{_by_key(differing)}Or mend the line, or {AS_BINARY}")
+    problem = f"sops' dotenv cannot hold the live file unchanged: {reason}"
+    raise RefusedError(problem, where=where, hint=f"{_by_key(differing)}Or fix the line, or {AS_BINARY}")
 
 
 def _is_certain(line: Line | None) -> bool:
-    """Whether what stands before the ``=`` is certainly a name: a line of a pasted key may look like one."""
+    """Whether the text before the ``=`` is certainly a name: a line of a pasted key may look like one."""
     return line is not None and is_certainly_a_name(line.name, line.text[len(line.label) + 1 :])
 
 
@@ -291,9 +291,9 @@ def _require_certain(
     for name in chosen:
         line = theirs.get(name)
         if line is not None and name not in nameable:
-            what = "what stands before the = may be a piece of a value (its letters' case is mixed, or nothing follows)"
-            hint = "If it is a name, adopt it by that: --key NAME"
-            raise RefusedError(what, where=f"{target.path}, line {line.number}", hint=hint)
+            problem = "the text before the = may be a piece of a value (mixed case, or nothing follows)"
+            hint = "If it is a name, adopt it by name: --key NAME"
+            raise RefusedError(problem, where=f"{target.path}, line {line.number}", hint=hint)
 
 
 def _require_same(target: Target, made: Sequence[Line], new: Sequence[Line], keys: KeyChange) -> None:
@@ -303,15 +303,15 @@ def _require_same(target: Target, made: Sequence[Line], new: Sequence[Line], key
             continue
         comment = any(line is not None and not line.name for line in (got, expected))
         reason = (
-            "a comment differs from git's" if comment else "the keys stand in another order, or a new one is not last"
+            "a comment differs from git's" if comment else "the keys are in another order, or a new one is not last"
         )
-        what = f"sops can set values in their place and add new ones at the end, no more: {reason}"
-        hint = f"{_by_key(keys.names)}Comments and order are changed with `sops edit`, where the source is"
-        raise RefusedError(what, where=f"{target.path}, line {number + 1}", hint=hint)
+        problem = f"sops can only set values in place and append new ones: {reason}"
+        hint = f"{_by_key(keys.names)}Change comments and order in the source with `sops edit`"
+        raise RefusedError(problem, where=f"{target.path}, line {number + 1}", hint=hint)
 
 
 def _by_key(names: Sequence[str]) -> str:
-    """How to adopt the keys without what stands around them."""
+    """How to adopt only the keys."""
     if not names:
         return ""
     options = " ".join(f"--key {name}" for name in names[:10])
@@ -332,37 +332,34 @@ def _nothing(target: Target) -> RefusedError:
 
 
 def _both_moved(target: Target) -> RefusedError:
-    what = "git has changed the file since it was last applied here, and so has somebody on this server"
-    return RefusedError(what, where=target.id, hint="Merge the two by hand: adopting would undo the change in git")
+    problem = "the file was changed in git since it was last applied here, and by somebody here too"
+    return RefusedError(problem, where=target.id, hint="Merge them manually: adopting would undo the change in git")
 
 
 def _only_git_moved(target: Target, names: Sequence[str], edited: Sequence[str] = ()) -> RefusedError:
-    of = f"{first_names(names)}: git has changed that" if names else "git has changed the file"
-    what = f"{of} since it was last applied here, nobody on this server has; adopting would undo the change in git"
-    return RefusedError(what, where=target.id, hint=_by_key(edited) or "`reconciler sync` applies what git has")
+    changed = f"{first_names(names)}: only git has changed it" if names else "only git has changed the file"
+    problem = f"{changed} since it was last applied here; adopting would undo that"
+    return RefusedError(problem, where=target.id, hint=_by_key(edited) or "`reconciler sync` applies what git has")
 
 
 # --- the commit ---
 
 
 def branch(environment: str, at: float) -> str:
-    """Where a proposal stands for review; ``at`` in epoch seconds. Two within a second have branches of their own."""
+    """The branch for a proposal; ``at`` in epoch seconds. Two within a second get different branches."""
     moment = datetime.fromtimestamp(at, UTC)
     return f"reconciler/adopt-{environment}-{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
 
 
 def adoption_message(target: Target, keys: KeyChange, host: str) -> str:
-    """What the commit says: names, never values."""
+    """The commit message: names, never values."""
     host = " ".join(host.split())
     names = keys.names
     more = f" and {len(names) - _IN_A_SUBJECT} more" if names[_IN_A_SUBJECT:] else ""
     subject = f"Adopt {', '.join(names[:_IN_A_SUBJECT])}{more} of {target.id}" if names else f"Adopt {target.id}"
     groups = (("Changed", keys.changed), ("Added", keys.added), ("Removed", keys.removed))
-    body = (
-        "".join(f"{heading}: {', '.join(names_of_group)}\n" for heading, names_of_group in groups if names_of_group)
-        or "The file as a whole.\n"
-    )
+    body = "".join(f"{heading}: {', '.join(group)}\n" for heading, group in groups if group) or "The file as a whole.\n"
     return (
-        f"{subject} from {host}\n\nEdited by hand on the server, now proposed for git.\n\n{body}\n"
+        f"{subject} from {host}\n\nEdited manually on the server, now proposed for git.\n\n{body}\n"
         f"Reconciler-Adopt-Target: {target.id}\nReconciler-Adopt-Host: {host}\n"
     )

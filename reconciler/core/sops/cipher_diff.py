@@ -1,8 +1,8 @@
-"""What two versions of an encrypted file tell of each other without any key.
+"""Compares two versions of an encrypted file without a key.
 
-sops keeps the names of variables readable, writes a value anew under a new ``iv``, keeps the ``iv`` where it only
-re-encrypts (``rotate``) and the ciphertext where it re-addresses (``updatekeys``) the file. That a value is the same
-under its old ``iv`` is sops' habit and no proof: whoever has the public key can encrypt another one under it.
+sops keeps the names of variables readable, gives a rewritten value a new ``iv``, keeps the ``iv`` where it only
+re-encrypts (``rotate``), and the ciphertext where it only changes the recipients (``updatekeys``). That a value with
+its old ``iv`` is unchanged is sops' habit, not a proof: whoever has the public key can encrypt another one under it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from reconciler.core.sops.ciphertext import Ciphertext, EncryptedEntry
 
 @dataclass(frozen=True, slots=True)
 class CipherChange:
-    """``keys`` names what was written anew; ``joined`` and ``left`` are public keys that can and can no longer decrypt
-    it; ``only_reencrypted``: no value, name or comment changed; ``rotated``: every other value was encrypted anew, so
-    that only a key tells whether it changed."""
+    """``keys`` names what was rewritten; ``joined`` and ``left`` are public keys that can now, and can no longer,
+    decrypt it; ``only_reencrypted``: no value, name or comment changed; ``rotated``: all others were re-encrypted,
+    so only a key could show whether they changed."""
 
     keys: KeyChange
     joined: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ def compare_ciphertexts(old: Ciphertext | None, new: Ciphertext | None) -> Ciphe
 
 
 def _values(version: Ciphertext | None) -> Mapping[str, EncryptedEntry]:
-    """By name; what may be a secret that stands alone, by its line."""
+    """By name; by line where the name may itself be a secret."""
     entries = {}
     for entry in version.entries if version else ():
         if not entry.comment:
@@ -72,8 +72,8 @@ def _recipients(version: Ciphertext | None) -> frozenset[str]:
 
 
 def _is_rotated(pairs: list[tuple[EncryptedEntry, EncryptedEntry]]) -> bool:
-    """Whether the file has a new data key: then no ciphertext is as it was. A single value that changed under its old
-    ``iv`` is none of sops' doing, and counts as changed."""
+    """Whether the file has a new data key: then every ciphertext differs. A single value that changed under its old
+    ``iv`` was not written by sops, and counts as changed."""
     encrypted = [(old, new) for old, new in pairs if old.encrypted and new.encrypted]
     return bool(encrypted) and all(old.encrypted != new.encrypted for old, new in encrypted)
 
@@ -85,5 +85,5 @@ def _is_changed(old: EncryptedEntry, new: EncryptedEntry, *, rotated: bool) -> b
 
 
 def _length(entry: EncryptedEntry) -> int:
-    """Of the value, in base64 without its padding."""
+    """The length of the value, in base64 without its padding."""
     return len(entry.encrypted.partition("data:")[2].partition(",")[0].rstrip("="))

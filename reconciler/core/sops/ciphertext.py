@@ -1,10 +1,10 @@
-"""What a SOPS file says without any key, and what must hold before sops sees a byte of it.
+"""Reads SOPS files without a key, and refuses what sops must not be given.
 
-A SOPS file keeps its keys readable and encrypts its values, so a diff by key needs no key. The same reading is the
-gate in front of sops, because sops itself is too trusting: its metadata names network endpoints to call, a list index
-in it can eat all memory, and lines that nobody with a key ever wrote (``KEY=``, ``KEY: value=``, junk after a value)
-pass with exit 0. Hence lists of what is allowed, never of what is forbidden, in the exact spelling sops writes: sops
-matches the names in its metadata without regard to case.
+A SOPS file keeps its keys readable and encrypts its values, so a diff by key needs no key. The same reader is the gate
+in front of sops, because sops itself is too trusting: its metadata names network endpoints to call, a list index in it
+can exhaust memory, and lines that nobody with a key ever wrote (``KEY=``, ``KEY: value=``, junk after a value) pass
+with exit 0. Hence allow-lists, never deny-lists, in the exact spelling that sops writes: sops matches the names in its
+metadata case-insensitively.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _VALUE_TYPES = {
     Format.YAML: ("str", "int", "float", "bool", "time"),
     Format.BINARY: ("str",),
 }
-# Only what Compose takes for a name: it also splits at a colon, so that `A: x=`, empty to sops, would set A to `x=`.
+# Only what Compose takes for a name: it also splits at a colon, so `A: x=`, empty to sops, would set A to `x=`.
 _VARIABLE = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
 _CERTAINLY_A_NAME = re.compile(r"[A-Z_][A-Z0-9_.\-]{0,63}|[a-z_][a-z0-9_.\-]{0,63}")
 _CONFLICT_MARKER = re.compile(r"^(?:<{7}|\|{7}|>{7})(?: .*)?$", re.MULTILINE)
-_CONFLICT_SIGNS = ("<<<<<<<", "|||||||", ">>>>>>>")  # looked for first: that is much faster
+_CONFLICT_SIGNS = ("<<<<<<<", "|||||||", ">>>>>>>")  # searched first: much faster
 _YAML_COMMENT = re.compile(r"(?:^|(?<=[ \t]))#(.*)$", re.MULTILINE)
 _TOP_LEVEL_KEY = re.compile(r"^(?:  |\t)?[\"']?([A-Za-z_][\w.\-]*)[\"']?:", re.MULTILINE)
 _IV = re.compile(rb",iv:([A-Za-z0-9+/]{16})")
-IV_CHARACTERS = 16  # of an iv tell it from any other: 96 random bits
+IV_CHARACTERS = 16  # enough of an iv to be unique: 96 random bits
 _AS_BINARY = "`sops encrypt --input-type binary --output-type binary` takes a file as it is"
 
 
-# --- what is read ---
+# --- results ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class EncryptedEntry:
 
     ``key`` is the variable's name, or a path such as ``db.users[0]`` (YAML, JSON); "" for a comment. ``line`` counts
     from 1, and is 0 where unknown (JSON). ``encrypted`` is the ``ENC[…]`` text, "" for an empty value. ``iv`` stays
-    the same until the value is written anew, even when the file's data key is rotated.
+    the same until the value is rewritten, even when the file's data key is rotated.
     """
 
     key: str
@@ -70,13 +70,13 @@ class EncryptedEntry:
 
     @property
     def type(self) -> str:
-        """What sops will make of the value: "str", "int" …; "" for an empty one. Anyone can change it unnoticed."""
+        """The type that sops gives the value: "str", "int" …; "" for an empty one. Anyone can change it unnoticed."""
         return self.encrypted.rpartition("type:")[2].rstrip("]")
 
 
 @dataclass(frozen=True, slots=True)
 class Ciphertext:
-    """A file that may be handed to sops."""
+    """A file that may be passed to sops."""
 
     format: Format
     entries: tuple[EncryptedEntry, ...]
@@ -84,20 +84,20 @@ class Ciphertext:
 
 
 YamlParser = Callable[[str, str], object]
-"""Given a file's name and text, return the document; raises SourceError. Passed in, for PyYAML is no part of core."""
+"""Given a file's name and text, return the document; raises SourceError. Passed in: core does not use PyYAML."""
 
 
-# --- the two entrances ---
+# --- entry points ---
 
 
 def read_ciphertext(
     name: str, data: bytes, *, parse_yaml: YamlParser, key_types: frozenset[str] = frozenset({"age"})
 ) -> Ciphertext:
-    """Given a source, return what it says without a key; nothing of it is decrypted or verified.
+    """Given a source, return what is readable without a key; nothing is decrypted or verified.
 
     ``key_types`` are the kinds of keys it may be encrypted for: "age", "pgp".
-    Raises NotEncryptedError for plaintext in it (names the keys, never a value), BadCiphertextError for what sops
-    never writes, SourceError for what sops may write and we refuse. No error quotes the file.
+    Raises NotEncryptedError for plaintext (naming the keys, never a value), BadCiphertextError for what sops never
+    writes, SourceError for what sops may write but we refuse. No error quotes the file.
     """
     if len(data) > MAX_BYTES:
         raise SourceError(f"is too large: {len(data)} bytes, the limit is {MAX_BYTES}", where=name, hint="Split it")
@@ -109,37 +109,34 @@ def read_ciphertext(
         _refuse_undecodable(name, data)
     if any(sign in text for sign in _CONFLICT_SIGNS) and (marker := _CONFLICT_MARKER.search(text)):
         raise BadCiphertextError(
-            "a merge conflict is not resolved",
+            "has an unresolved merge conflict",
             where=place_in(name, line_at(text, marker.start())),
-            hint="Take one side whole (git checkout --ours or --theirs), make the other's change with `sops edit`",
+            hint="Take one side completely (git checkout --ours or --theirs), make the other's change with `sops edit`",
         )
     if text.count("\n") > MAX_NODES:
         raise SourceError(f"has more than {MAX_NODES} lines", where=name, hint="Split it")
-    findings = _Findings(name, file_format)
+    entries = _Entries(name, file_format)
     if file_format is Format.DOTENV:
-        flat = _read_dotenv(findings, text)
+        flat = _read_dotenv(entries, text)
     else:
-        flat = _read_tree(findings, text, parse_yaml if file_format is Format.YAML else _parse_json)
+        flat = _read_tree(entries, text, parse_yaml if file_format is Format.YAML else _parse_json)
     metadata = read_metadata(name, flat, key_types)
-    findings.refuse_plaintext(metadata.rule)
-    return Ciphertext(file_format, tuple(sorted(findings.entries, key=lambda entry: entry.line)), metadata)
+    entries.refuse_plaintext(metadata.rule)
+    return Ciphertext(file_format, tuple(sorted(entries.entries, key=lambda entry: entry.line)), metadata)
 
 
 def ivs(data: bytes) -> frozenset[str]:
-    """The beginnings (IV_CHARACTERS) of all ivs in a file, those of comments and metadata included.
+    """The beginnings (IV_CHARACTERS) of all ivs in a file, including those of comments and metadata.
 
-    For files of long ago: nothing is checked, and a file that is not encrypted has none.
+    For old versions of files: nothing is checked, and a file that is not encrypted has none.
     """
     return frozenset(iv.decode() for iv in _IV.findall(data))
 
 
-# --- the format ---
+# --- collecting ---
 
 
-# --- gathering ---
-
-
-class _Findings:
+class _Entries:
     """The entries of a file, and the names of those that are not encrypted."""
 
     def __init__(self, name: str, file_format: Format) -> None:
@@ -149,7 +146,7 @@ class _Findings:
         self._plain: list[str] = []
 
     def add_value(self, key: str, line: int, value: object, label: str) -> None:
-        """Take in a value; ``shown`` is what an error may call it. Raises BadCiphertextError for a damaged one."""
+        """Add a value; errors call it ``label``. Raises BadCiphertextError for a damaged one."""
         match = ENCRYPTED.fullmatch(value) if isinstance(value, str) else None
         if match is not None and match["type"] in _VALUE_TYPES[self.format]:
             self.entries.append(EncryptedEntry(key, line, match[0], match["iv"]))
@@ -165,8 +162,8 @@ class _Findings:
             self._plain.append(label)
 
     def add_comment(self, text: str, line: int) -> None:
-        """Take in what follows a ``#``. Plain comments count as plaintext: inside a quoted value of several lines,
-        which nobody can see without the key, the line would be part of the value.
+        """Add what follows a ``#``. Plain comments count as plaintext: inside a quoted value of several lines, which
+        nobody can see without the key, the line would be part of the value.
         """
         match = ENCRYPTED.fullmatch(text)
         if match is not None and match["type"] == "comment":
@@ -178,9 +175,9 @@ class _Findings:
         if not self._plain:
             return
         hint = (
-            f"Its rule {rule} leaves them in plain text: take it out of .sops.yaml and encrypt the file anew"
+            f"Its rule {rule} leaves them in plain text: remove it from .sops.yaml and encrypt the file again"
             if rule
-            else f"Take them out, add them again with `sops edit {self.name}`, and replace the values: git keeps them"
+            else f"Remove them, add them again with `sops edit {self.name}`, and replace the values: git keeps them"
         )
         raise NotEncryptedError(f"is not encrypted at {first_names(self._plain)}", where=self.name, hint=hint)
 
@@ -188,25 +185,25 @@ class _Findings:
 # --- dotenv ---
 
 
-def _read_dotenv(findings: _Findings, text: str) -> dict[str, tuple[str, int]]:
-    """Gather the entries of a dotenv file and return its metadata: key → (value, line)."""
+def _read_dotenv(entries: _Entries, text: str) -> dict[str, tuple[str, int]]:
+    """Collect the entries of a dotenv file and return its metadata: key → (value, line)."""
     lines = text.split("\n")
     if not any(line.startswith("sops_") for line in lines):
-        _refuse_plain_dotenv(findings.name, lines)
-    _check_characters(findings.name, text)
+        _refuse_plain_dotenv(entries.name, lines)
+    _check_characters(entries.name, text)
     metadata: dict[str, tuple[str, int]] = {}
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         key, equals, value = line.partition("=")
-        where = place_in(findings.name, number)
+        where = place_in(entries.name, number)
         if line.startswith("#"):
-            findings.add_comment(line[1:], number)
+            entries.add_comment(line[1:], number)
         elif not equals and line:
-            raise BadCiphertextError("is not of the form KEY=ENC[…]", where=where, hint=restore_hint(findings.name))
+            raise BadCiphertextError("is not of the form KEY=ENC[…]", where=where, hint=restore_hint(entries.name))
         elif key.startswith("sops_"):
             if key in metadata:
                 raise BadCiphertextError(
-                    "repeats a line of the SOPS metadata", where=where, hint=restore_hint(findings.name)
+                    "repeats a line of the SOPS metadata", where=where, hint=restore_hint(entries.name)
                 )
             metadata[key] = (value, number)
         elif line:
@@ -216,9 +213,9 @@ def _read_dotenv(findings: _Findings, text: str) -> dict[str, tuple[str, int]]:
                 raise BadCiphertextError(
                     f"{label} is already set in line {first[variable]}",
                     where=where,
-                    hint="Remove one: sops lets through an empty duplicate that was added without any key",
+                    hint="Remove one: sops accepts an empty duplicate that was added without a key",
                 )
-            findings.add_value(variable, number, value, label)
+            entries.add_value(variable, number, value, label)
     return {key.removeprefix("sops_"): value for key, value in metadata.items()}
 
 
@@ -226,7 +223,7 @@ def _variable(key: str, where: str) -> str:
     match = _VARIABLE.fullmatch(key)
     if match is None or match[1].startswith("sops_"):
         raise BadCiphertextError(
-            "the text before = is not the name of a variable",
+            "the text before = is not a valid variable name",
             where=where,
             hint=f"A name has letters, digits, _ . and - only. For others, {_AS_BINARY}",
         )
@@ -234,7 +231,7 @@ def _variable(key: str, where: str) -> str:
 
 
 def _shown(variable: str, value: str, line: int) -> str:
-    """The variable where it is certainly a name, else its line.
+    """The variable where it is certainly a name, otherwise its line.
 
     In a plain or broken file, a line of a wrapped private key can look like ``name=`` or ``name==``; but names keep to
     one case, and base64 (or base32, which has one case) ends in several equals signs.
@@ -243,7 +240,7 @@ def _shown(variable: str, value: str, line: int) -> str:
 
 
 def is_certainly_a_name(variable: str, value: str) -> bool:
-    """Given what stands before and after the ``=`` of a line, tell whether it can be shown (see ``_shown``)."""
+    """Given the text before and after the ``=`` of a line, return whether the former can be shown (see ``_shown``)."""
     return _CERTAINLY_A_NAME.fullmatch(variable) is not None and bool(value.strip("=\r") or not value)
 
 
@@ -262,9 +259,9 @@ def _refuse_plain_dotenv(name: str, lines: Sequence[str]) -> NoReturn:
 # --- YAML, JSON, and the binary store, which is JSON ---
 
 
-def _read_tree(findings: _Findings, text: str, parse: YamlParser) -> dict[str, tuple[str, int]]:
-    """Gather the entries of a nested file and return its metadata in dotenv's flat form: key → (value, line)."""
-    name = findings.name
+def _read_tree(entries: _Entries, text: str, parse: YamlParser) -> dict[str, tuple[str, int]]:
+    """Collect the entries of a nested file and return its metadata in dotenv's flat form: key → (value, line)."""
+    name = entries.name
     if "sops" not in text:
         _refuse_unencrypted(name, _TOP_LEVEL_KEY.findall(text))
     document = parse(name, text)
@@ -277,14 +274,16 @@ def _read_tree(findings: _Findings, text: str, parse: YamlParser) -> dict[str, t
         _refuse_unencrypted(name, [key_name(key) for key, _, _ in content])
     _check_characters(name, text)
     if not isinstance(metadata, Fields) or any(key.casefold() == "sops" for key, _, _ in content):
-        raise BadCiphertextError("must have one `sops` section, spelled so", where=name, hint=restore_hint(name))
-    if findings.format is Format.BINARY and [key for key, _, _ in content] != ["data"]:
+        raise BadCiphertextError(
+            "must have exactly one `sops` section, in lower case", where=name, hint=restore_hint(name)
+        )
+    if entries.format is Format.BINARY and [key for key, _, _ in content] != ["data"]:
         raise BadCiphertextError("a binary store holds `data` and `sops` only", where=name, hint=restore_hint(name))
-    if findings.format is Format.YAML:
+    if entries.format is Format.YAML:
         for comment, line in _yaml_comments(text):
-            findings.add_comment(comment, line)
+            entries.add_comment(comment, line)
     for path, line, value in _leaves(name, content):
-        findings.add_value(path, line, value, key_name(path))
+        entries.add_value(path, line, value, key_name(path))
     return flat_metadata(name, metadata)
 
 
@@ -295,7 +294,7 @@ def _parse_json(name: str, text: str) -> object:
         return json.loads(text, object_pairs_hook=_fields, parse_int=any_number, parse_float=any_number)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 0)
-    # Raised out here: as the cause or context, the parser's own error would carry the whole file along.
+    # Raised out here: as the cause or context, the parser's own error would include the whole file.
     raise BadCiphertextError("is not valid JSON", where=place_in(name, line), hint=restore_hint(name))
 
 
@@ -321,15 +320,12 @@ def _leaves(
 
 
 def _yaml_comments(text: str) -> Iterator[tuple[str, int]]:
-    """What follows each ``#``, and its line. A parser would drop comments, sops keeps them."""
+    """The text after each ``#``, and its line. A parser would drop comments, sops keeps them."""
     line, position = 1, 0
     for match in _YAML_COMMENT.finditer(text):
         line += text.count("\n", position, match.start())
         position = match.start()
         yield match[1], line
-
-
-# --- metadata ---
 
 
 # --- text ---
@@ -338,7 +334,7 @@ def _yaml_comments(text: str) -> Iterator[tuple[str, int]]:
 def _decoded(data: bytes) -> str | None:
     try:
         return data.decode("utf-8")
-    except UnicodeDecodeError:  # it holds the data: not to be anybody's cause or context
+    except UnicodeDecodeError:  # it contains the data: it must not become a cause or context
         return None
 
 
@@ -349,18 +345,18 @@ def _refuse_undecodable(name: str, data: bytes) -> NoReturn:
 
 
 def _check_characters(name: str, text: str) -> None:
-    """Refuse carriage returns and other characters that sops and the readers of its output see differently."""
+    """Refuse carriage returns and other characters that sops and the readers of its output treat differently."""
     if match := UNPRINTABLE.search(text):
-        character = "Windows line ends" if match[0] == "\r" else f"the unprintable character U+{ord(match[0]):04X}"
+        character = "Windows line endings" if match[0] == "\r" else f"the unprintable character U+{ord(match[0]):04X}"
         raise BadCiphertextError(
             f"has {character}",
             where=place_in(name, line_at(text, match.start())),
-            hint="sops writes neither: see core.autocrlf and .gitattributes",
+            hint="sops writes none of these: check core.autocrlf and .gitattributes",
         )
 
 
 def _refuse_unencrypted(name: str, keys: Sequence[str]) -> NoReturn:
-    values = f": it holds plain values for {first_names(keys)}" if keys else ""
+    values = f": it contains plain values for {first_names(keys)}" if keys else ""
     raise NotEncryptedError(
         f"is not encrypted{values}",
         where=name,

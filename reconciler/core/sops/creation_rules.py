@@ -1,8 +1,8 @@
-"""For whom sops encrypts a file: the creation rules of .sops.yaml, as far as age and pgp go.
+"""For whom sops encrypts a file: the creation rules of .sops.yaml, for age and pgp.
 
-sops 3.11 takes the .sops.yaml of its working directory or the nearest above, and the first rule whose ``path_regex``
+sops 3.11 uses the .sops.yaml of its working directory or the nearest above, and the first rule whose ``path_regex``
 matches somewhere in the path relative to that file. Here the nearest one above the encrypted file governs it, which is
-the same for everybody who runs sops at the top of the repository or beside the file.
+the same when sops runs at the top of the repository or beside the file.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 Matcher = Callable[[str, str], bool]
-"""Given a pattern and a text, whether it matches somewhere; raises ValueError for a pattern that cannot be used."""
+"""Given a pattern and a text, return whether it matches somewhere; raises ValueError for an invalid pattern."""
 
 
 class CreationRulesError(ValueError):
-    """.sops.yaml has another shape than sops reads; the message says where."""
+    """.sops.yaml has a structure that sops does not accept; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreationRule:
     """``recipients`` are public age keys and pgp fingerprints (upper case); ``others`` names further kinds of keys;
-    ``partial`` is the setting by which values stay plain, "" where there is none. ``number`` counts from 0."""
+    ``partial`` is the setting by which values stay plain, "" for none. ``number`` counts from 0."""
 
     number: int
     path_regex: str
@@ -46,7 +46,7 @@ class CreationRule:
 
 
 def read_rules(data: Any) -> tuple[CreationRule, ...]:
-    """Given what .sops.yaml holds, return its rules. Raises CreationRulesError for another shape."""
+    """Given the content of .sops.yaml, return its rules. Raises CreationRulesError for an invalid structure."""
     if not isinstance(data, dict):
         raise CreationRulesError("is not a mapping")
     rules = data.get("creation_rules")
@@ -62,7 +62,7 @@ def _read_rule(number: int, rule: Any) -> CreationRule:
         raise CreationRulesError(f"creation_rules[{number}] is not a mapping")
     regex = rule.get("path_regex") or ""
     if not isinstance(regex, str):
-        raise CreationRulesError(f"creation_rules[{number}].path_regex is not text")
+        raise CreationRulesError(f"creation_rules[{number}].path_regex is not a string")
     groups = _groups(rule, number)
     recipients = frozenset(key for group in groups for key in _recipients(group, number))
     others = {kind for group in groups for kind in group if kind not in ("age", "pgp", "merge")}
@@ -103,7 +103,7 @@ def _recipients(group: Mapping[str, Any], number: int) -> list[str]:
 
 
 def mistyped(recipients: Iterable[str]) -> list[str]:
-    """Given public keys of a rule, return the age ones whose checksum (bech32, BIP 173) says that they are mistyped."""
+    """Given public keys of a rule, return the age keys that are mistyped by their checksum (bech32, BIP 173)."""
     return sorted(recipient for recipient in recipients if recipient.startswith("age1") and not _is_bech32(recipient))
 
 
@@ -126,10 +126,10 @@ def _is_bech32(text: str) -> bool:
 
 
 def _split(value: Any, field: str) -> list[str]:
-    """Keys are a list, or one text with commas between them."""
+    """Keys are a list, or a string with commas between them."""
     texts = value if isinstance(value, list) else [value or ""]
     if not all(isinstance(text, str) for text in texts):
-        raise CreationRulesError(f"{field} is neither text nor a list of texts")
+        raise CreationRulesError(f"{field} is neither a string nor a list of strings")
     return [key.strip() for text in texts for key in text.split(",") if key.strip()]
 
 

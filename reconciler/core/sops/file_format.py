@@ -1,4 +1,4 @@
-"""Which of its formats sops must be told for a file."""
+"""The format that sops must be given for a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reconciler.core.sops.patterns import ENCRYPTED, MAX_BYTES, VERSION
 
 
 def format_of(name: str, data: bytes) -> Format:
-    """Given a source's name and bytes, return the format sops must be told.
+    """Given a source's name and bytes, return the format that sops must be given.
 
-    sops goes by the suffix alone and takes ``.env.production`` for binary. Here too the name decides, unless the
-    content is sops' binary store whatever its name: a JSON object that holds ``data`` and ``sops``.
+    sops uses the suffix alone and takes ``.env.production`` for binary. Here too the name decides, unless the content
+    is sops' binary store: a JSON object with ``data`` and ``sops``.
     """
     by_name = _format_by_name(name.rpartition("/")[2])
     store = None if by_name is Format.BINARY else _json_object(data)
@@ -43,7 +43,7 @@ def _json_object(data: bytes) -> dict[str, object] | None:
 
 
 def _is_binary_store(store: Mapping[str, object]) -> bool:
-    """Whether a file named .json is a binary store, and not a JSON document with the one key ``data``.
+    """Whether a file named .json is a binary store, and not a JSON document with the single key ``data``.
 
     They look alike, but since 3.11 sops states a rule (unencrypted_suffix …) in all files except binary stores.
     """
@@ -58,4 +58,5 @@ def _is_binary_store(store: Mapping[str, object]) -> bool:
 
 
 def any_number(_: str) -> int:
-    return 0  # only that it is one matters; converting a number of a million digits takes minutes
+    """A placeholder for a number of a JSON file: converting one of a million digits takes minutes."""
+    return 0

@@ -1,4 +1,4 @@
-"""The ``sops`` section of an encrypted file: who can decrypt it, and that it holds only what sops writes."""
+"""The ``sops`` section of an encrypted file: who can decrypt it. It must contain only what sops writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OTHER_KEYS = {
 class SopsMetadata:
     """Who can decrypt the file (public keys), and when it was last written.
 
-    ``rule`` is the name of the setting by which sops left values in plain text, "" where it encrypts all.
+    ``rule`` is the setting by which sops leaves values in plain text; "" where it encrypts all.
     """
 
     age: tuple[str, ...]
@@ -47,11 +47,12 @@ class SopsMetadata:
 class Fields(list[tuple[str, int, object]]):
     """A mapping of a YAML or JSON file as (key, line, value); a value is Fields, list, str, None or another scalar.
 
-    Not a dict: duplicate keys must be seen to be refused.
+    Not a dict: duplicate keys must be visible to be refused.
     """
 
 
 def check_keys(name: str, fields: Fields) -> None:
+    """Raises BadCiphertextError for a duplicate or unprintable key."""
     seen: set[str] = set()
     for key, line, _ in fields:
         if key in seen:
@@ -89,6 +90,7 @@ def flat_metadata(name: str, section: Fields) -> dict[str, tuple[str, int]]:
 
 
 def read_metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: frozenset[str]) -> SopsMetadata:
+    """Raises BadCiphertextError for metadata that sops never writes, ForeignKeyError for other kinds of keys."""
     for key, (_, line) in flat.items():
         match = _METADATA.fullmatch(key)
         if match is None or not {kind for kind in ("age", "pgp") if match[kind]} <= key_types:
@@ -111,19 +113,19 @@ def _public_keys(
 ) -> tuple[str, ...]:
     fields = [field for key, field in flat.items() if key.endswith(ending)]
     for value, line in fields:
-        if not pattern.fullmatch(value):  # they are shown in messages
+        if not pattern.fullmatch(value):  # messages show them
             raise BadCiphertextError("does not name a public key", where=place_in(name, line), hint=restore_hint(name))
     return tuple(value for value, _ in fields)
 
 
 def is_metadata_key(line_key: str) -> bool:
-    """Whether a dotenv key such as ``sops_mac`` is one that some sops writes, for any kind of key."""
+    """Whether a dotenv key such as ``sops_mac`` is one that sops writes, for any kind of key."""
     key = line_key.removeprefix("sops_")
     return bool(_METADATA.fullmatch(key)) or key.partition("__")[0].lower() in _OTHER_KEYS
 
 
 def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
-    """The setting that leaves values in plain text; the suffix ``_unencrypted`` is sops' default and none."""
+    """The setting that leaves values in plain text; the suffix ``_unencrypted`` is sops' default and does not count."""
     for key, (value, _) in flat.items():
         if key.startswith(("encrypted_", "unencrypted_")) and value not in ("", "_unencrypted"):
             return key
@@ -134,10 +136,11 @@ def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
     service = _OTHER_KEYS.get(key.partition("__")[0].lower())
     if service is None:
         raise BadCiphertextError(
-            "its SOPS metadata holds what sops does not write", where=place_in(name, line), hint=restore_hint(name)
+            "its SOPS metadata contains what sops never writes", where=place_in(name, line), hint=restore_hint(name)
         )
     raise ForeignKeyError(
         f"is encrypted for {service} as well, which this server does not use",
         where=place_in(name, line),
-        hint=f"sops would contact any address the file names. Take it out of .sops.yaml, then `sops updatekeys {name}`",
+        hint="sops would contact any address the file names. Remove it from .sops.yaml, then run "
+        f"`sops updatekeys {name}`",
     )

@@ -1,9 +1,11 @@
-"""What the readers of encrypted files share: limits, patterns, and how messages name places and keys."""
+"""What the readers of encrypted files share: limits, patterns, and how messages name lines and keys."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+from reconciler.core.text import listed
 
 MAX_BYTES = 5 * 1024 * 1024
 MAX_DEPTH = 32
@@ -17,11 +19,11 @@ VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})[0-9A-Za-z.+-]{0,40}")
 
 def first_names(names: Sequence[str]) -> str:
     """The first ten names, and how many more there are."""
-    shown, more = names[:_NAMES_SHOWN], len(names) - _NAMES_SHOWN
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return listed(names, _NAMES_SHOWN)
 
 
 def place_in(name: str, line: int) -> str:
+    """The ``where`` of an error; line 0: unknown."""
     return f"{name}, line {line}" if line else name
 
 
