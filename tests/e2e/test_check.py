@@ -688,7 +688,7 @@ def test_a_seeded_mistake_is_found_and_named(site: Site, name: str) -> None:
 
     report = check(site, key=seeded.key, servers=[str(server)] if server.exists() else [])
 
-    # What a mistake entails (a file that cannot be read lacks its keys) is told as well, but the mistake itself once.
+    # Consequences of a mistake (an unreadable file lacks its keys) are reported too, but the mistake itself only once.
     findings = [(finding.rule.id, os.path.relpath(finding.path, "envs")) for finding in report.findings]
     assert sorted(findings) == sorted((rule.id, path) for rule, path, _, _ in seeded.expected), lines_of(report)
     for rule, path, line, says in seeded.expected:

@@ -1,4 +1,4 @@
-"""What `check` tells between environments, of servers' files, and of which findings it must not make."""
+"""Findings of `check` between environments and for server configurations, and those it must not report."""
 
 from __future__ import annotations
 

@@ -27,14 +27,14 @@ CANARY = "invented-"
 
 
 def check(site: Site, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command in the clone, with nothing of the person's environment."""
+    """The command in the clone, without the user's environment."""
     given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", **env}
     return reconciler("check", *arguments, env=given, cwd=site.root)
 
 
 @pytest.fixture
 def broken(site: Site) -> Site:
-    """An error and a warning; the error is in a file whose name git servers must be told with care."""
+    """An error and a warning; the error is in a file whose name needs escaping for git servers."""
     name = "odd, name: 100%.env"
     site.encrypt(f"production/{name}", "A=1\n")
     site.write(f"production/{name}", "A=plain\n" + site.read(f"production/{name}").partition("\n")[2])

@@ -185,7 +185,7 @@ def test_without_a_key_names_are_compared_and_it_says_so(committed: Site, live: 
     assert by_key["api.env/LOG_LEVEL"] == "unknown"
     assert by_key["api.env/ADDED"] == "missing-left"
     assert by_key["flags.env/FEATURE_SEARCH"] == SAME
-    assert any("only the names of keys are compared" in remark for remark in comparison["remarks"])
+    assert any("by key names only, without values" in remark for remark in comparison["remarks"])
     assert "no age key was given" in compare(committed.root, "git:production", f"file:{live}").stdout
 
 
@@ -355,7 +355,7 @@ def test_an_invalid_side_is_refused(tmp_path: Path, side: str) -> None:
 
 def test_an_unknown_environment_and_a_place_with_nothing_are_errors(committed: Site, tmp_path: Path) -> None:
     done = compare(committed.root, "git:nowhere", "git:staging")
-    assert (done.returncode, "There are: production, staging" in done.stderr) == (1, True)
+    assert (done.returncode, "Available: production, staging" in done.stderr) == (1, True)
     done = compare(committed.root, f"file:{tmp_path / 'nothing'}", "git:staging")
     assert (done.returncode, "has nothing to compare" in done.stderr) == (1, True)
 
@@ -531,7 +531,7 @@ def test_a_running_container_is_compared_with_its_file(
     key = key_of(comparison, "api.env", "B")
     assert (key["class"], key["reason"]) == (DIFFERS, "refers to a variable whose value is not known")
     done = compare(tmp_path, side.replace("/api", "/none"), f"file:{project.directory}")
-    assert (done.returncode, "no container of that service" in done.stderr) == (1, True)
+    assert (done.returncode, "that service has no container" in done.stderr) == (1, True)
 
 
 @pytest.mark.docker

@@ -16,7 +16,7 @@ HOSTILE = "<img src=x onerror=document.title=1>"
 
 
 def report(site: Site, tmp_path: Path) -> Path:
-    """Production held against staging and against a directory whose file has a name that is markup."""
+    """Production compared with staging and with a directory whose file has a name that is markup."""
     files = {"api.env": "LOG_LEVEL=info\nDATABASE_URL=invented-x\n", f"{HOSTILE}.env": "A=1\n"}
     second = written(tmp_path / "other", files)
     site.commit("Start")
@@ -45,7 +45,7 @@ async def lines(page: Page) -> list[str]:
 
 
 async def choose(page: Page, **fields: str) -> list[str]:
-    """Set fields of the form as a person would, and return what can be seen then."""
+    """Set fields of the form as a user would, and return the visible lines."""
     for name, value in fields.items():
         await page.evaluate(
             f"(() => {{ const field = document.querySelector('[name={name}]'); field.value = {value!r};"

@@ -156,9 +156,9 @@ def test_a_probe_of_a_service_finds_a_project_that_was_started_with_options(
     first, second = (compose_project(text, {"prod.env": f"NAME={name}\n"}) for name in ("one", "two"))
     for project in (first, second):
         assert project.compose("--env-file", "prod.env", "up", "-d", "--pull", "never").returncode == 0
-    asked = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
-    found = probed(tmp_path, *asked, run=["hostname"], service="api", show=True)
-    assert (found["left"], found["right"]) == ("exit 0: one", "exit 0: two")
+    arguments = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
+    probe = probed(tmp_path, *arguments, run=["hostname"], service="api", show=True)
+    assert (probe["left"], probe["right"]) == ("exit 0: one", "exit 0: two")
 
 
 def test_the_servers_file_has_probes_and_git_has_none(server: Server, tmp_path: Path) -> None:

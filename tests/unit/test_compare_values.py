@@ -1,4 +1,4 @@
-"""What `compare` says of values: written plainly, in quotes, and with references to variables from elsewhere."""
+"""Comparisons of values: plain, quoted, and with references to other variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two sides held against each other: probes, pairs of files, hosts, services, owners."""
+"""Comparisons of two sides: probes, pairs of files, hosts, services, owners."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_a_project_of_another_name_is_paired_by_its_services() -> None:
         "mon/web": [],
         "mon/db": ["container"],
     }
-    facts = services(containers("a/api", "b/api"), containers("c/api"))  # it cannot be told which of them
+    facts = services(containers("a/api", "b/api"), containers("c/api"))  # it is unknown which one
     assert [list(by_name) for by_name in facts.values()] == [["container"]] * 3
 
 
@@ -272,7 +272,7 @@ def test_an_expected_service_may_be_named_with_and_without_its_project(service: 
         (Holder("app", 1000), Holder("", 1000), True),
         (Holder(number=1000), Holder("app", 1000), True),  # a number in the manifest
         (Holder(number=1000), Holder("app", 1001), False),
-        (Holder("app"), Holder("", 1000), False),  # nobody there has that name
+        (Holder("app"), Holder("", 1000), False),  # that name does not exist there
         (Holder("root", 0), Holder("", 0), True),
     ],
 )

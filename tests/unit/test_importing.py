@@ -1,4 +1,4 @@
-"""What an import makes of what was found: one machine or several, on values alone."""
+"""The draft of an import from the inventories of one or several machines."""
 
 from __future__ import annotations
 

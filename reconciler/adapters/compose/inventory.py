@@ -161,7 +161,7 @@ async def _walk(machine: Machine, top: str) -> _Walk:
         if len(level) > room:
             walk.left_out.append(f"{top}: skipped {len(level) - room} directories and everything below them: too many")
         level = level[:room]
-        results = await asyncio.gather(*(machine.list(one) for one in level), return_exceptions=depth > 0)
+        results = await asyncio.gather(*(machine.list(directory) for directory in level), return_exceptions=depth > 0)
         for directory, names in zip(level, results, strict=True):
             if isinstance(names, LiveFileError):
                 walk.unread.append(str(names))
@@ -183,20 +183,20 @@ async def _walk(machine: Machine, top: str) -> _Walk:
 async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, FoundFile], list[str]]:
     """The files that exist, by path, and problems reading others."""
     selected, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
-    found: dict[str, FoundFile] = {}
+    files: dict[str, FoundFile] = {}
     problems = []
     for path, result in zip(
-        selected, await asyncio.gather(*(machine.read(one) for one in selected), return_exceptions=True), strict=True
+        selected, await asyncio.gather(*(machine.read(path) for path in selected), return_exceptions=True), strict=True
     ):
         if isinstance(result, LiveFileError):
             problems.append(str(result))
         elif isinstance(result, BaseException):
             raise result
         elif result is not None:
-            found[path] = result
+            files[path] = result
     if too_many > 0:
         problems.append(f"skipped {too_many} more files: too many")
-    return found, problems
+    return files, problems
 
 
 # --- a project ---
