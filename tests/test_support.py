@@ -19,6 +19,7 @@ from tests.support.commands import CommandFailed, output, run
 from tests.support.compose import ComposeProject, left_behind
 from tests.support.engine import SharedEngine, private_place
 from tests.support.git_remote import EXECUTABLE, GitRemote
+from tests.support.server import Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
@@ -281,6 +282,23 @@ def test_command_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path
 
     child = Path("/proc", pid_file.read_text().strip(), "stat")
     eventually(lambda: not child.exists() or " Z " in child.read_text())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sideways"], ["history"], ["check", "--path", "nowhere"]], ids=str)
+def test_a_forked_command_does_what_the_installed_one_does(server: Server, arguments: list[str]) -> None:
+    answers = [[], []]
+    for server.forked in (True, False):
+        done = server.cli(*arguments)
+        answers[server.forked] = [done.returncode, done.stdout, done.stderr]
+    assert answers[True] == answers[False]
+
+
+def test_a_forked_command_that_takes_too_long_is_ended(server: Server) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.cli("run", timeout=5)
+    with server.daemon():  # or another would hold the state directory
+        pass
 
 
 # --- missing components ----------------------------------------------------------------------------------------------

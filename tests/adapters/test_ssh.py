@@ -310,7 +310,7 @@ async def test_a_service_that_never_answers_is_not_healthy_and_leaves_nothing_op
     monkeypatch.setattr("tempfile.tempdir", str(directory))
     asked = TunnelledHealth(connection)
     assert not await asked.ok(HttpCheck(url))
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 120)
     before = open_files()
     for _ in range(3):
         assert not await asked.ok(HttpCheck(url))

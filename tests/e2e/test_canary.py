@@ -386,7 +386,7 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
                 pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
                 with server.start("adopt", target, *more, **pipes) as process:
                     watcher = started(process)
-                    said, _ = process.communicate(timeout=60)
+                    said, _ = process.communicate(timeout=120)
                     if watcher:
                         watcher.end()
                 ear.hear(f"adopt {target} {content[:2]}", said.decode())

@@ -360,7 +360,7 @@ def test_second_command_learns_who_works_on_the_state_directory(settled: Server)
             assert f"in use by process {first.pid} (reconciler sync) since " in done.stderr
         assert settled.cli("history").returncode == 0  # reading is always possible
         go()
-        assert first.wait(30) == 0
+        assert first.wait(120) == 0
     assert settled.live("api.env") == b"A=2\nB=2\nC=3\n"
     assert settled.cli("sync").returncode == 0
 
@@ -403,7 +403,7 @@ def terminal(server: Server, *arguments: str) -> Iterator[Callable[[], str]]:
     try:
         with process:
             yield read
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
     finally:
         process.kill()
         os.close(ours)

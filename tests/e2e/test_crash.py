@@ -455,7 +455,7 @@ def test_killed_in_the_middle_of_compose_the_services_run_on_the_new_values(
     for mode, event in enumerate(events, 1):
         before = real.commit(str(mode))
         process = real.kill_at(event, *victims)
-        process.wait(60)
+        process.wait(120)
         # A compose that lives on has the project to itself until it has ended.
         eventually(lambda: not real.ups, timeout=30)
         real.sync("applied", "in_sync")
@@ -468,7 +468,7 @@ def test_killed_in_the_middle_of_compose_the_services_run_on_the_new_values(
 def test_the_daemon_after_a_killed_one_does_the_pending_restarts(real: RealSite) -> None:
     with real.server.daemon() as daemon:
         before = real.commit("1")
-        real.kill_at("die", "reconciler", "compose", daemon=daemon).wait(60)
+        real.kill_at("die", "reconciler", "compose", daemon=daemon).wait(120)
     with real.server.daemon():  # ready: its first reconciliation has ended
         real.assert_runs("1")
         assert real.server.json("history")[0]["result"] == "applied"

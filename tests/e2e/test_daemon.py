@@ -281,7 +281,7 @@ def test_sigterm_lets_the_running_reconciliation_end(waiting: tuple[Server, Comp
 
     (server.app / "gate/open").touch()
 
-    assert daemon.process.wait(30) == 0
+    assert daemon.process.wait(120) == 0
     latest = server.json("history")[0]
     assert (latest["result"], latest["changes"][0]["changed"]) == ("applied", ["A"])
     assert daemon.events()[-1]["event"] == "stopped"

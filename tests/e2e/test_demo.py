@@ -89,7 +89,7 @@ class Demo:
         """Remove what it has left, however it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(30)
+            self.process.wait(120)
         for process in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -149,7 +149,7 @@ def test_demo_that_is_interrupted_removes_what_it_created(start: Callable[..., D
         demo = start("--files-only")
         demo.wait_for_the_daemon()
         demo.process.send_signal(number)
-        assert demo.process.wait(30) == 130
+        assert demo.process.wait(120) == 130
         assert list(demo.scratch.iterdir()) == []
         assert demo.processes() == {}
 

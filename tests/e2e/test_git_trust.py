@@ -240,7 +240,7 @@ async def test_what_takes_too_long_is_gone_on_with_by_the_next_pass(
     began = time.monotonic()
     with pytest.raises(SignaturesUnavailableError, match=r"of 8 commits \d were checked") as caught:
         await mirror.verify(commit, accepted)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert caught.value.retryable
     for _ in range(20):
         try:
@@ -269,7 +269,7 @@ async def test_an_accepted_commit_that_is_gone_accepts_nothing(
     remote: GitRemote, tmp_path: Path, key: Path, signers: Path
 ) -> None:
     remote.commit({API: b"A=1"}, signing_key=key)
-    with pytest.raises(UnverifiedError, match="the last accepted commit 111111111111 is not in the repository"):
+    with pytest.raises(UnverifiedError, match="the last accepted commit 111111111111 is no longer in the repository"):
         await verify(remote, tmp_path, signers, "1" * 40)
 
 
@@ -349,7 +349,7 @@ async def test_an_abbreviated_id_is_found_on_the_branch(remote: GitRemote, tmp_p
     first = remote.commit({API: b"A=1"})
     last = remote.commit({API: b"A=2"})
     mirror = mirror_of(remote, tmp_path, None)
-    with pytest.raises(RefusedError, match="nothing was fetched"):
+    with pytest.raises(RefusedError, match="nothing is fetched"):
         await mirror.resolve(first)
     await mirror.fetch(last)
     for commit in (first, last):

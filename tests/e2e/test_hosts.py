@@ -448,7 +448,7 @@ def test_cut_off_in_the_middle_the_host_has_whole_files_and_gets_what_it_is_owed
             process.kill()
         else:
             sshd.stop()  # with all that it serves, compose among it
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
         events.terminate()
     assert made.live("web-1") == b"MODE=1\n"
     if lost == "connection":

@@ -99,7 +99,7 @@ def test_engine_stopped_between_the_write_and_the_recreate(
     with server.daemon(DOCKER_HOST=relay.docker_host) as daemon:
         relay.cut_at(RECREATE)
         commit = server.commit({"api.env": f"MODE={mode}\n".encode()})
-        assert relay.was_cut.wait(30)
+        assert relay.was_cut.wait(120)
         assert_waits_for_the_engine(server, daemon, commit, "The files are in place; pending restarts: api")
         assert server.live("api.env") == f"MODE={mode}\n".encode()
         assert project.environment("api")["MODE"] == "good"
@@ -132,7 +132,7 @@ def test_engine_stopped_during_a_rollback(stack: tuple[Server, ComposeProject], 
     with server.daemon(DOCKER_HOST=relay.docker_host) as daemon:
         relay.cut_at(RECREATE, after=1)
         commit = server.commit({"api.env": b"MODE=bad\n"})
-        assert relay.was_cut.wait(60)
+        assert relay.was_cut.wait(120)
         assert_waits_for_the_engine(server, daemon, commit, "the services wait for the engine")
         assert server.live("api.env") == b"MODE=good\n"
 

@@ -158,7 +158,7 @@ async def test_an_idle_loop_turns_long_before_the_next_reconciliation(
     rollouts = [Rollout(World(tmp_path).ports(), list(only.values()))]
     loop = Loop(only, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
     running = asyncio.create_task(loop.run())
-    await asyncio.wait_for(turned.wait(), 30)
+    await asyncio.wait_for(turned.wait(), 120)
     loop.stop()
     await running
     assert triggers == ["start"]

@@ -54,7 +54,7 @@ from reconciler.adapters.local import files
 if order("contract-seconds"):
     client.LIMITS.resources[resource.RLIMIT_CPU] = int(order("contract-seconds"))
 
-files._exchange = held(files._exchange)
+files.exchange = held(files.exchange)
 """
 
 

@@ -109,7 +109,7 @@ _FILE_CALLS = ("write", "fsync", "fchown", "fchmod", "rename", "link", "unlink",
 
 
 def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
-    from reconciler.adapters.local import files
+    from reconciler.adapters.local import renames
 
     def concerns(path: str | int, directory: int | None) -> str:
         """The watched path that a call is about; "" where it is about none."""
@@ -127,7 +127,7 @@ def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
 
     for name in _FILE_CALLS:
         setattr(os, name, watching(name, getattr(os, name)))
-    opening, renaming = os.open, files._rename
+    opening, renaming = os.open, renames._rename
 
     def open_(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
         if flags & os.O_CREAT and (found := concerns(path, options.get("dir_fd"))):
@@ -139,7 +139,7 @@ def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
         renaming(parent, old, new, flags)
 
     os.open = open_
-    files._rename = rename
+    renames._rename = rename
 
 
 def _watch_store(steps: Steps) -> None:

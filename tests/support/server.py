@@ -222,11 +222,11 @@ class Daemon:
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM and wait for the end; returns the exit code. After 30 s, SIGKILL."""
+        """SIGTERM and wait for the end; returns the exit code. After two minutes, SIGKILL."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(30)
+                self.process.wait(120)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()

@@ -228,7 +228,7 @@ def test_a_change_of_gits_that_waits_is_never_undone() -> None:
     assert "--key B" in error.hint
     assert proposed("A=9\nB=2\n", "A=1\nB=3\n", "B", last="A=1\nB=2\n")[0] == "A=9\nB=3\n"
     assert "A: only git" in refusal("A=9\nB=2\n", "A=1\nB=3\n", "A", last="A=1\nB=2\n").what
-    assert "N: git" in refusal("A=1\nN=1\n", "A=1\n", last="A=1\n").what
+    assert "N: only git" in refusal("A=1\nN=1\n", "A=1\n", last="A=1\n").what
 
 
 def test_a_key_that_both_have_changed_can_be_adopted() -> None:
