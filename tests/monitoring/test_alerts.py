@@ -29,8 +29,8 @@ OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck"}
 OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "SecretTooOld"}
 EXPECTED = {
     "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
-    "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy", "BackupFailed",
-    "SecretTooOld",
+    "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy",
+    "BackupFailed", "SecretTooOld",
 }  # fmt: skip
 
 
