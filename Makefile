@@ -20,7 +20,7 @@ LOCK_ARGS ?=
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':|  ## ' '/^[a-z]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
+	@awk -F ':|  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(INSTALLED)  ## create .venv with exactly what requirements.lock names
@@ -76,7 +76,7 @@ bench: provision venv  ## measure what docs/performance.md reports
 	@$(VENV)/bin/python benchmarks/run.py
 
 .PHONY: figures
-figures: venv  ## measure the code: lines, longest modules and functions, shared and vague names
+figures: venv  ## measure the code in lines, longest modules and functions, shared and vague names
 	@$(VENV)/bin/python benchmarks/structure.py
 
 .PHONY: clean

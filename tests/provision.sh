@@ -3,6 +3,8 @@
 #
 #   tests/provision.sh            install what is missing; exit 0 even if something could not be had
 #   tests/provision.sh --require  the same, but exit 1 if anything is missing in the end
+#   tests/provision.sh --newest   also Compose and engine of Debian sid, beside the machine's own:
+#                                 DOCKER_CONFIG=/usr/local/lib/reconciler-tests/newest has tests use that Compose
 #
 # Installs on Debian as root; elsewhere it only says what is missing and how to get it. No service is started or
 # left enabled to start during the installation: the tests start what they need and end it again.
@@ -11,6 +13,7 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 readonly compose_plugin=/usr/libexec/docker/cli-plugins/docker-compose
+readonly newest=/usr/local/lib/reconciler-tests/newest
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
 readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv)
@@ -106,25 +109,44 @@ install_component() { # COMPONENT
 # Debian 12 has only Compose v1. One file of Debian 13's package is all it takes, so the machine's own package
 # sources stay as they are: the lists and the download live in the scratch directory.
 install_compose_plugin() {
+    unpack_from trixie docker-compose || return 1
+    install -D -m 755 "$scratch/trixie$compose_plugin" "$compose_plugin"
+}
+
+# Compose and engine of Debian sid, as files beside the machine's own: nothing else uses them. An engine is started with
+# PATH=$newest/bin:$PATH and places of its own, as reconciler/demo/dockerd.py does; the machine's runc serves it.
+install_newest() {
+    unpack_from sid docker-compose docker.io docker-cli containerd || return 1
+    install -D -m 755 "$scratch/sid$compose_plugin" "$newest/cli-plugins/docker-compose"
+    install -D -m 755 -t "$newest/bin" "$scratch/sid"/usr/sbin/dockerd "$scratch/sid"/usr/bin/docker \
+        "$scratch/sid"/usr/bin/{containerd,containerd-shim-runc-v2}
+    find "$scratch/sid" -name docker-proxy -type f -exec install -m 755 -t "$newest/bin" {} +
+    "$newest/cli-plugins/docker-compose" version && "$newest/bin/dockerd" --version
+}
+
+unpack_from() { # RELEASE PACKAGE…: their files, below $scratch/RELEASE
+    local release=$1 package
+    shift
     local options=(
-        "-oDir::Etc::sourcelist=$scratch/trixie.list" -oDir::Etc::sourceparts=-
-        "-oDir::State::Lists=$scratch/lists" "-oDir::Cache=$scratch/cache"
+        "-oDir::Etc::sourcelist=$scratch/$release.list" -oDir::Etc::sourceparts=-
+        "-oDir::State::Lists=$scratch/lists-$release" "-oDir::Cache=$scratch/cache-$release"
     )
     update_lists_once
-    trixie_source >"$scratch/trixie.list"
-    mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial"
+    debian_source "$release" >"$scratch/$release.list"
+    mkdir -p "$scratch/lists-$release/partial" "$scratch/cache-$release/archives/partial" "$scratch/debs-$release"
     if ! apt "${options[@]}" update; then
         echo '    trying again with the newest archive keys' >&2
         install_packages debian-archive-keyring
         apt "${options[@]}" update || return 1
     fi
-    (cd "$scratch" && apt "${options[@]}" download docker-compose) || return 1
-    dpkg-deb --extract "$scratch"/docker-compose_*.deb "$scratch/unpacked" || return 1
-    install -D -m 755 "$scratch/unpacked$compose_plugin" "$compose_plugin"
+    (cd "$scratch/debs-$release" && apt "${options[@]}" download "$@") || return 1
+    for package in "$scratch/debs-$release"/*.deb; do
+        dpkg-deb --extract "$package" "$scratch/$release" || return 1
+    done
 }
 
-# The machine's own Debian mirror, and the key file its entry names, with Debian 13 in place of 12.
-trixie_source() {
+# The machine's own Debian mirror, and the key file its entry names, with another release.
+debian_source() { # RELEASE
     local mirror='' entry='' keyring=''
     # shellcheck disable=SC2016  # apt fills these in
     read -r mirror entry < <(
@@ -137,7 +159,7 @@ trixie_source() {
     if [[ -z $keyring && -f /usr/share/keyrings/debian-archive-keyring.gpg ]]; then
         keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     fi
-    echo "deb ${keyring:+[signed-by=$keyring] }${mirror:-http://deb.debian.org/debian} trixie main"
+    echo "deb ${keyring:+[signed-by=$keyring] }${mirror:-http://deb.debian.org/debian} $1 main"
 }
 
 hold_services() { # a package must not start what it brings
@@ -197,8 +219,14 @@ main() {
     case ${1:-} in
         '') ;;
         --require) require=yes ;;
+        --newest)
+            can_install || { echo "only on Debian, as root" >&2 && exit 1; }
+            prepare
+            install_newest
+            exit
+            ;;
         *)
-            echo "usage: $0 [--require]" >&2
+            echo "usage: $0 [--require | --newest]" >&2
             exit 2
             ;;
     esac

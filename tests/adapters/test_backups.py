@@ -244,7 +244,7 @@ def test_an_entry_without_a_file_is_read_as_that_but_only_where_nobody_else_coul
     assert backups.read(backup, backup.entries[0]) is None
     for place in (directory, directory / "production", directory / "production" / backup.id):
         place.chmod(0o770)
-        with pytest.raises(LiveFileError, match="others may enter"):
+        with pytest.raises(LiveFileError, match="other users may enter"):
             backups.read(backup, backup.entries[0])
         place.chmod(0o700)
 
@@ -367,7 +367,7 @@ def test_a_directory_that_others_may_enter_is_refused(
     take(backups, 1)
     (directory / which).chmod(mode)
     before = everything(directory)
-    with pytest.raises(LiveFileError, match=r"others may enter.*chmod 0700"):
+    with pytest.raises(LiveFileError, match=r"other users may enter.*chmod 0700"):
         take(backups, 2)
     assert everything(directory) == before
 
@@ -437,7 +437,7 @@ def test_a_read_only_disk_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_another_user_is_told_who_may_look(directory: Path, backups: BackupDirectory) -> None:
+def test_another_user_is_reported_who_may_look(directory: Path, backups: BackupDirectory) -> None:
     take(backups, 1)
     os.seteuid(65534)
     try:

@@ -618,7 +618,7 @@ def test_an_edit_survives_even_if_the_file_is_then_deleted(
     assert leftovers(host, file) == [b"A=first edit\n"]
 
 
-def test_an_edit_is_kept_aside_where_a_new_file_has_come_before_it_is_put_back(
+def test_an_edit_is_kept_aside_where_a_new_file_has_come_before_it_is_restored(
     host: LocalHost, file: Path, meanwhile: Callable[[int, Callable[[], None]], None]
 ) -> None:
     live = seen(host, file)
@@ -746,7 +746,7 @@ def test_a_directory_that_is_made_is_on_disk_before_the_file_in_it(root: Path, t
 
 
 @pytest.mark.usefixtures("strace")
-def test_a_deletion_is_on_disk_when_it_is_told(root: Path, file: Path, tmp_path: Path) -> None:
+def test_a_deletion_is_on_disk_when_it_is_reported(root: Path, file: Path, tmp_path: Path) -> None:
     log = tmp_path / "calls"
     done = traced(["-y", "-o", str(log), "-e", "trace=renameat,unlinkat,fsync"], str(root), str(file))
     assert done.returncode == 0, done.stderr.decode()
@@ -1033,7 +1033,7 @@ def test_without_exchange_there_is_a_file_at_every_moment(host: LocalHost, file:
     test_a_reader_sees_the_old_or_the_new_bytes_and_never_a_part(host, file)
 
 
-def test_another_error_of_the_rename_is_told_and_leaves_nothing(
+def test_another_error_of_the_rename_is_reported_and_leaves_nothing(
     host: LocalHost, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(parent: int, old: str, new: str, flags: int) -> None:

@@ -110,7 +110,7 @@ def drift_of(metrics: PrometheusMetrics, target: str) -> set[str]:
 
 
 def busy() -> PrometheusMetrics:
-    """Metrics after a pass in which everything happened."""
+    """Metrics after a reconciliation in which everything happened."""
     metrics = PrometheusMetrics("1.2.3", ["production"])
     for phase in Phase:
         metrics.phase(phase, 0.2)
@@ -270,7 +270,7 @@ def test_a_service_has_its_counter_at_0_before_it_is_touched(metrics: Prometheus
 
 
 @pytest.mark.parametrize("aspect", Aspect)
-def test_each_kind_of_drift_is_told_by_its_name(metrics: PrometheusMetrics, aspect: Aspect) -> None:
+def test_each_kind_of_drift_is_reported_by_its_name(metrics: PrometheusMetrics, aspect: Aspect) -> None:
     metrics.observed(plan_of(changed(API, Kind.DRIFT, aspect), changed(WORKER, Kind.IN_SYNC)), 100.0)
     assert drift_of(metrics, API.id) == {aspect.value}
     assert drift_of(metrics, WORKER.id) == set()
@@ -334,7 +334,7 @@ def test_a_correction_is_counted(metrics: PrometheusMetrics) -> None:
 
 
 def test_a_target_whose_path_has_moved_is_judged_by_the_new_one(metrics: PrometheusMetrics) -> None:
-    """The old file stays as an orphan of the same name; it must neither hide the drift nor count it in every pass."""
+    """The old file stays as an orphan of the same name; it must not hide the drift, nor count it repeatedly."""
     old = replace(API, path="/opt/app/old.env", on_drift=OnDrift.RESTORE)
     moved = replace(API, on_drift=OnDrift.REPORT)
     for at, rest in ((100.0, Kind.ORPHAN), (160.0, Kind.NOT_OURS), (220.0, Kind.IN_SYNC)):
@@ -472,7 +472,7 @@ def test_an_unanswered_question_leaves_the_time_of_the_last_answer(metrics: Prom
     assert series(metrics, "git_fetch_total") == {("ok",): 1, ("failed",): 1}
 
 
-def test_backups_are_told_for_each_target_there_is(metrics: PrometheusMetrics) -> None:
+def test_backups_are_reported_for_each_target_there_is(metrics: PrometheusMetrics) -> None:
     """Also those from before the daemon's start, which are told before the targets are known."""
     metrics.backups("production", [backup_of(API, WORKER, at=160.0), backup_of(API, MOTD, at=100.0)])
     assert series(metrics, "backups") == {}
@@ -490,7 +490,7 @@ def test_backups_are_counted_by_how_they_ended(metrics: PrometheusMetrics) -> No
     assert series(metrics, "backup_total") == {("ok",): 1, ("failed",): 1}
 
 
-def test_a_pause_is_told_for_each_target_it_covers_until_it_ends(metrics: PrometheusMetrics) -> None:
+def test_a_pause_is_reported_for_each_target_it_covers_until_it_ends(metrics: PrometheusMetrics) -> None:
     metrics.observed(in_sync(API, WORKER, MOTD), 100.0)
     stack, target = Pause("production/app", 300.0, "", 1.0), Pause(API.id, 500.0, "", 1.0)
     record = EnvironmentRecord("production", pauses=(stack, target))
@@ -504,7 +504,7 @@ def test_a_pause_is_told_for_each_target_it_covers_until_it_ends(metrics: Promet
     assert series(metrics, "paused_until_timestamp_seconds") == dict.fromkeys(until, 0)
 
 
-def test_only_a_quarantine_that_the_wanted_revision_runs_into_is_told(metrics: PrometheusMetrics) -> None:
+def test_only_a_quarantine_that_the_target_revision_runs_into_is_reported(metrics: PrometheusMetrics) -> None:
     quarantine, newer = Quarantine(REVISION, "", 1.0, "run"), Revision("f" * 40, "6" * 40)
     metrics.remembered(EnvironmentRecord("production", head=REVISION, quarantines=(quarantine,)), 1.0)
     assert series(metrics, "quarantined") == {(): 1}
@@ -545,7 +545,7 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
     ],
     ids=["phases", "services", "health", "webhook", "delivery", "quarantine", "tick"],
 )
-def test_what_happened_is_told(name: str, expected: dict[tuple[str, ...], float]) -> None:
+def test_what_happened_is_reported(name: str, expected: dict[tuple[str, ...], float]) -> None:
     assert series(busy(), name) == expected
 
 

@@ -89,7 +89,7 @@ async def test_an_edit_since_the_look_is_never_overwritten(host: SshHost, file: 
     assert (file.read_bytes(), names(file)) == (b"A=hand\n", ["api.env"])
 
 
-async def test_an_edit_in_the_middle_of_the_exchange_is_put_back(
+async def test_an_edit_in_the_middle_of_the_exchange_is_restored(
     host: SshHost, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look, original = await seen(host, file), files._edit
@@ -186,7 +186,7 @@ async def test_a_machine_that_hangs_is_given_up_and_found_again(
     assert (await seen(host, file)).data == Secret(b"A=old\n")
 
 
-async def test_a_failed_login_is_not_tried_again_at_once(connection: SshConnection, sshd: Sshd) -> None:
+async def test_a_failed_login_is_not_tried_again_immediately(connection: SshConnection, sshd: Sshd) -> None:
     (sshd.directory / "authorized_keys").write_text("")
     told = []
     for _ in range(3):
@@ -196,7 +196,7 @@ async def test_a_failed_login_is_not_tried_again_at_once(connection: SshConnecti
     assert told[1] is told[2] is told[0]
 
 
-async def test_commands_are_quoted_bounded_and_told_apart(connection: SshConnection, tmp_path: Path) -> None:
+async def test_commands_are_quoted_bounded_and_reported_apart(connection: SshConnection, tmp_path: Path) -> None:
     limits = process.Limits(timeout=10.0, stdout=1000)
     odd = "a b'c\"d$HOME`id`;\n*"
     done = await connection.run(["printf", "%s", odd], limits=limits)
@@ -257,7 +257,9 @@ async def test_a_late_error_of_a_lost_connection_does_not_end_the_new_one(
 
 
 @pytest.mark.parametrize("what", ["key", "known hosts"])
-async def test_a_file_of_the_connection_that_makes_no_sense_is_told_of(sshd: Sshd, tmp_path: Path, what: str) -> None:
+async def test_a_file_of_the_connection_that_makes_no_sense_is_reported_of(
+    sshd: Sshd, tmp_path: Path, what: str
+) -> None:
     damaged = tmp_path / "damaged"
     damaged.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n" if what == "key" else "[127.0.0.1]:1 ssh-ed25519 x\n")
     key, known = (damaged, sshd.known_hosts) if what == "key" else (sshd.key_path, damaged)

@@ -214,7 +214,7 @@ def test_what_stays_owed_is_what_the_end_says(store: SqliteStore) -> None:
     assert store.pending_restarts("production") == (RECREATE,)
 
 
-def test_what_several_runs_owe_is_told_once_and_in_order(store: SqliteStore) -> None:
+def test_what_several_runs_owe_is_reported_once_and_in_order(store: SqliteStore) -> None:
     store.begin(run_of("r1", actions=(SIGNAL, RECREATE)))
     store.begin(run_of("r2", actions=(RESTART, RECREATE)))
     store.begin(run_of("r3", "staging", actions=(RECREATE,)))
@@ -297,7 +297,7 @@ def series(path: Path, first: int, last: int = 1_000_000) -> subprocess.Popen[st
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_killed_in_a_series_of_ends_all_parts_of_one_are_there_and_the_last_told_is(
+def test_killed_in_a_series_of_ends_all_parts_of_one_are_there_and_the_last_reported_is(
     path: Path, opened: Callable[[], SqliteStore]
 ) -> None:
     first = 0
@@ -339,7 +339,7 @@ def test_one_process_reads_while_another_writes(path: Path) -> None:
         assert store.runs()[0].id == "000059"
 
 
-def test_several_processes_may_start_at_once(path: Path) -> None:
+def test_several_processes_may_start_immediately(path: Path) -> None:
     script = "import sys; from reconciler.adapters.store import SqliteStore; SqliteStore(sys.argv[1]).runs()"
     children = [
         subprocess.Popen([sys.executable, "-c", script, str(path)], stderr=subprocess.PIPE, text=True) for _ in range(4)

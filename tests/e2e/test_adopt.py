@@ -247,14 +247,14 @@ def test_a_missing_or_unsuitable_target_is_refused(site: Server) -> None:
 def test_a_name_whose_value_sops_would_leave_in_plain_text_is_refused(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT + b"TOKEN_unencrypted=secret\n")
     assert "in plain text" in refused(site, TARGET)
-    assert "cannot hold TOKEN_unencrypted" in refused(site, TARGET, "--key", "TOKEN_unencrypted")
+    assert "cannot hold the live TOKEN_unencrypted" in refused(site, TARGET, "--key", "TOKEN_unencrypted")
 
 
 def test_a_remote_that_is_down_or_does_not_let_us_push(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     site.remote.hook("pre-receive", "echo branches are protected >&2; exit 1")
     said = refused(site, TARGET)
-    assert "the remote does not let us push to reconciler/adopt-production-" in said
+    assert "the remote refuses the push to reconciler/adopt-production-" in said
     assert "revert" not in said
     site.remote.path.rename(site.root / "gone")
     done = site.cli("adopt", TARGET)

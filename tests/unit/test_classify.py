@@ -346,7 +346,7 @@ def test_a_change_names_its_keys() -> None:
 @pytest.mark.parametrize(
     ("state", "kind", "effect"),
     [
-        pytest.param(state("D", "L", "D"), Kind.DRIFT, Effect.WRITE, id="put back"),
+        pytest.param(state("D", "L", "D"), Kind.DRIFT, Effect.WRITE, id="restored"),
         pytest.param(state("D", "L", "D", REPORT), Kind.DRIFT, Effect.REPORT, id="reported"),
         pytest.param(state("D", "L", "L"), Kind.UPDATE, Effect.WRITE, id="new in git"),
         pytest.param(state("D", "L", None), Kind.FIRST_CONTACT, Effect.HOLD, id="first contact"),

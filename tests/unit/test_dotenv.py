@@ -430,7 +430,7 @@ def test_order_quotes_and_comments_are_cosmetic(wanted: dict[str, tuple[str, str
     old = "".join(f"{key}={first}\n" for key, (_, first, _) in wanted.items())
     lines = [f"export {key} = {second} # why\n" for key, (_, _, second) in wanted.items()]
     rng.shuffle(lines)
-    new = "# written anew\n\n" + "".join(lines)
+    new = "# rewritten\n\n" + "".join(lines)
     assert resolve_env_file(old.encode(), {}) == {key: value for key, (value, _, _) in wanted.items()}
     assert key_diff(old.encode(), new.encode()).empty
 

@@ -329,7 +329,7 @@ NO_RIGHTS = (
         ("warning: redirecting to https://h/r.git/\nfatal: unable to access: Failed to connect", "does not answer"),
     ],
 )
-def test_what_git_says_is_told_apart(stderr: str, said: str) -> None:
+def test_what_git_says_is_reported_apart(stderr: str, said: str) -> None:
     warning = errors.known_failure(stderr)
     assert warning is not None
     assert said in warning.what
@@ -572,5 +572,5 @@ def test_the_servers_own_reason_is_found(stdout: str, stderr: str, line: str) ->
         ("", False),
     ],
 )
-def test_a_server_that_says_no_is_told_from_one_that_is_gone(stderr: str, refused: bool) -> None:
+def test_a_server_that_says_no_is_reported_from_one_that_is_gone(stderr: str, refused: bool) -> None:
     assert errors.means_refused(stderr) is refused

@@ -236,7 +236,7 @@ async def _read(sftp: SFTPClient, path: str) -> LiveFile:
         raise ChangedMeanwhileError("it changed while it was read", where=path, hint="Will retry")
     if status.permissions is None or status.uid is None or status.gid is None:
         raise asyncssh.SFTPOpUnsupported("its SSH server does not report modes and owners")
-    return LiveFile(Secret(data), stat.S_IMODE(status.permissions), status.uid, status.gid, 0, float(status.mtime or 0))
+    return LiveFile(Secret(data), stat.S_IMODE(status.permissions), status.uid, status.gid, float(status.mtime or 0))
 
 
 def _require_file(path: str, status: SFTPAttrs) -> None:
