@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ import pytest
 from reconciler.core.checks import rules
 from tests.support.age_key import make_age_key
 from tests.support.commands import run
-from tests.support.forks import reconciler
+from tests.support.forks import COMMAND, reconciler
 from tests.support.site import ENVIRONMENTS, MANIFEST, WORKER, Site
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 ROOT = Path(__file__).parents[2]
 CANARY = "invented-"
 

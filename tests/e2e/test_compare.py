@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from tests.support.server import Server
 from tests.support.site import API, FLAGS, WORKER, Site
 from tests.support.sshd import Sshd
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 CANARY = "invented-"
 SAME, DIFFERS, EXPECTED = "same", "differs", "expected"
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from tests.support.forks import reconciler
 from tests.support.site import API, ENVIRONMENTS, WORKER, Site, sops_rules
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 CANARY = "invented-"
 NOTHING = {"added": [], "removed": [], "changed": []}
 

@@ -17,7 +17,8 @@ import yaml
 
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
-from tests.support.importer import BRANCH, COMMAND, FILES, Importer, make_importer
+from tests.support.forks import COMMAND
+from tests.support.importer import BRANCH, FILES, Importer, make_importer
 from tests.support.sshd import Sshd, make_sshd
 
 pytestmark = pytest.mark.docker  # on this machine an import is verified by a plan, which asks Compose

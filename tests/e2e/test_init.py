@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import pytest
 import yaml
 
 from tests.support.commands import output, run
+from tests.support.forks import COMMAND
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 KEY = Path(".config") / "sops" / "age" / "keys.txt"
 
 

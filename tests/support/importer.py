@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import yaml
 from tests.support.commands import output
 from tests.support.forks import reconciler
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 BRANCH = "reconciler/import-production"
 
 COMPOSE = """\
