@@ -352,5 +352,5 @@ def test_no_other_reason_to_skip_is_good_enough_where_the_real_ones_are_required
 
 
 def _processes_that_name(directory: Path) -> list[str]:
-    found = run("pgrep", "--full", "--list-full", str(directory)).stdout.decode().splitlines()
-    return [line for line in found if "pgrep" not in line]
+    processes = run("pgrep", "--full", "--list-full", str(directory)).stdout.decode().splitlines()
+    return [line for line in processes if "pgrep" not in line]

@@ -66,7 +66,7 @@ def said(done: Completed) -> str:
 
 
 def assert_told(failure: Failure, site: Site, text: str) -> None:
-    for words in (failure.what, failure.where, failure.next_step):
+    for words in (failure.message, failure.where, failure.next_step):
         assert words.replace("{root}", str(site.server.root)) in text
     assert "Traceback" not in text
 
@@ -100,7 +100,7 @@ def test_a_broken_environment_is_told_and_left_alone_and_the_other_goes_on(failu
     assert healthy.live.read_bytes() == healthy.plaintext(2)
     assert {path.name for path in healthy.directory.iterdir()} == {"api.env"}
 
-    failure.mended(broken)
+    failure.fixed(broken)
     assert run(broken, "sync").returncode == 0
     assert broken.live.read_bytes() == broken.plaintext(failure.heals_to)
     assert not [path for path in broken.directory.iterdir() if ".reconciler-" in path.name]
@@ -150,7 +150,7 @@ def test_a_failure_of_the_server_is_told_and_nothing_is_written(failure: Failure
         assert done.stdout == ""
     assert site.live.read_bytes() == site.plaintext(generation)
 
-    failure.mended(site)
+    failure.fixed(site)
     done = run(site, "sync", *([] if failure.applied else ["--take-over", "production/api.env"]))
     assert done.returncode == 0, done.stdout
     assert site.live.read_bytes() == site.plaintext(failure.heals_to)
@@ -201,7 +201,7 @@ def test_the_daemon_logs_the_reason_goes_on_and_recovers_by_itself(failure: Fail
         healthy.commit(2)
         eventually(lambda: healthy.live.read_bytes() == healthy.plaintext(2), timeout=30)
 
-        failure.mended(broken)
+        failure.fixed(broken)
         eventually(lambda: broken.live.read_bytes() == broken.plaintext(failure.heals_to), timeout=30)
         eventually(lambda: passes(daemon, "broken")[-1]["result"] == "applied")
         assert ended(daemon, "healthy", result) == 0
@@ -227,7 +227,7 @@ def test_the_daemon_says_that_git_is_gone_and_that_it_is_back(site: Site) -> Non
         eventually(lambda: ended(daemon, "production", "corrected") == 1, timeout=30)
         assert site.live.read_bytes() != b"TOKEN=by-hand\n"
 
-        failure.mended(site)
+        failure.fixed(site)
         eventually(lambda: site.live.read_bytes() == site.plaintext(2), timeout=30)
         eventually(lambda: "warning" not in passes(daemon, "production")[-1])
 
@@ -245,7 +245,7 @@ def test_between_two_polls_the_daemon_still_knows_that_git_is_gone(site: Site) -
         assert_told(failure, site, str(told["warning"]))
         assert server.cli("status").returncode == 1
 
-        failure.mended(site)
+        failure.fixed(site)
         assert server.cli("sync").returncode == 0
         assert server.cli("status").returncode == 0
 

@@ -200,7 +200,7 @@ async def test_two_servers_at_once_end_with_one_revert(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Raise A")
     servers = [replace(site, root=site.root / name) for name in ("one", "two", "three")]
     done = await asyncio.gather(*(server.revert(failed, host=server.root.name) for server in servers))
-    assert sorted(one.state for one in done) == ["overtaken", "overtaken", "pushed"]
+    assert sorted(result.state for result in done) == ["overtaken", "overtaken", "pushed"]
     assert len(site.remote.log()) == 3
 
 
@@ -457,8 +457,8 @@ async def test_for_review_the_revert_goes_to_a_branch_of_its_own(site: Site) -> 
 async def test_a_branch_for_review_that_another_server_pushed_stays(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     done = await site.revert(failed, BRANCH)
-    for other in ({"host": "web-2"}, {"run": "ffffffff"}):
-        again = await site.revert(failed, BRANCH, **other)
+    for origin in ({"host": "web-2"}, {"run": "ffffffff"}):
+        again = await site.revert(failed, BRANCH, **origin)
         assert (again.state, again.commit) == (RevertState.OVERTAKEN, done.commit)
         assert f"has pushed {done.branch}" in again.reason
     assert site.remote.head(done.branch) == done.commit

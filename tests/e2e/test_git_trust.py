@@ -390,11 +390,11 @@ async def test_an_id_that_fits_two_commits_is_refused(remote: GitRemote, tmp_pat
     commits = [remote.commit({API: b"A=%d" % number}) for number in range(2)]
     mirror = mirror_of(remote, tmp_path, None)
     await mirror.fetch(commits[-1])
-    asked = mirror._ask
+    original = mirror._ask
 
     async def ask(*arguments: str, stdin: str | None = None) -> str:
         # Two real ids with 7 digits in common take 16,000 commits to find.
-        return "\n".join(commits) if "--disambiguate=1234567" in arguments else await asked(*arguments, stdin=stdin)
+        return "\n".join(commits) if "--disambiguate=1234567" in arguments else await original(*arguments, stdin=stdin)
 
     mirror._ask = ask  # type: ignore[method-assign]
     with pytest.raises(RefusedError, match="1234567 fits more than one commit"):

@@ -367,22 +367,22 @@ def test_change_for_one_of_two_stacks_leaves_the_other_alone(
 
 
 def test_environments_of_one_server_stand_and_fall_each_by_itself(server: Server, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    server.settings |= {"environment": [ENVIRONMENT, "tools"], "allowed_paths": [str(server.app), str(other)]}
+    tools_directory = tmp_path / "other"
+    tools_directory.mkdir()
+    server.settings |= {"environment": [ENVIRONMENT, "tools"], "allowed_paths": [str(server.app), str(tools_directory)]}
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
-    tools = {"targets": {"tool.env": {"path": str(other / "tool.env")}}}
+    tools = {"targets": {"tool.env": {"path": str(tools_directory / "tool.env")}}}
     server.commit({"tool.env": b"T=1\n"}, tools, environment="tools")
 
     first = server.outcomes()
     assert {name: outcome["result"] for name, outcome in first.items()} == {ENVIRONMENT: "applied", "tools": "applied"}
-    assert (server.live("api.env"), (other / "tool.env").read_bytes()) == (b"A=1\n", b"T=1\n")
+    assert (server.live("api.env"), (tools_directory / "tool.env").read_bytes()) == (b"A=1\n", b"T=1\n")
 
     server.commit({"tool.env": b"T=2\n"}, environment="tools")
     server.commit({"api.env": None})
     second = server.outcomes()
     assert {name: outcome["result"] for name, outcome in second.items()} == {ENVIRONMENT: "stalled", "tools": "applied"}
-    assert (server.live("api.env"), (other / "tool.env").read_bytes()) == (b"A=1\n", b"T=2\n")
+    assert (server.live("api.env"), (tools_directory / "tool.env").read_bytes()) == (b"A=1\n", b"T=2\n")
 
 
 # --- a change on the server ------------------------------------------------------------------------------------------
@@ -744,8 +744,8 @@ def test_revision_that_compose_would_refuse_is_stalled_with_nothing_written(stac
 def test_git_changes_what_compose_runs_only_where_the_server_allows_it(
     stack_server: MakeStackServer, source: str, content: bytes
 ) -> None:
-    other = "services: {other: {image: busybox}}\n"
-    server, _ = stack_server("services: {api: {image: IMAGE, network_mode: none}}", {"other.yaml": other})
+    override = "services: {other: {image: busybox}}\n"
+    server, _ = stack_server("services: {api: {image: IMAGE, network_mode: none}}", {"other.yaml": override})
     target = {"encrypted": source == ".env", "on_first_contact": "take_over"}
     before = (server.app / source).read_bytes() if (server.app / source).exists() else None
     data = server.key.encrypt(source, content) if source == ".env" else content

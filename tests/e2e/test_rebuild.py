@@ -36,7 +36,9 @@ def move_away(server: Server, *names: str) -> None:
 
 
 def contents(*directories: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for one in directories for path in one.rglob("*") if path.is_file()}
+    return {
+        str(path): path.read_bytes() for directory in directories for path in directory.rglob("*") if path.is_file()
+    }
 
 
 def noise(database: Path) -> None:

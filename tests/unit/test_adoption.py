@@ -24,16 +24,16 @@ def proposed(
     git: str, live: str, *keys: str, last: str | None = None, parser: Parser = Parser.COMPOSE
 ) -> tuple[str, KeyChange]:
     target = replace(TARGET, parser=parser)
-    one = adoption.lines_of(target, git.encode(), live.encode(), None if last is None else last.encode(), keys)
-    return one.content.reveal().decode(), one.keys
+    pairs = adoption.lines_of(target, git.encode(), live.encode(), None if last is None else last.encode(), keys)
+    return pairs.content.reveal().decode(), pairs.keys
 
 
 def edited(git: str, live: str, *keys: str, parser: Parser = Parser.COMPOSE) -> dict[str, str | None]:
     """What sops is told to do: label → value."""
     target = replace(TARGET, parser=parser)
-    one = adoption.lines_of(target, git.encode(), live.encode(), None, keys)
-    told = adoption.edits(target, git.encode(), one)
-    return {label: value.reveal().decode() if value else None for label, value in told.items()}
+    pairs = adoption.lines_of(target, git.encode(), live.encode(), None, keys)
+    edits = adoption.edits(target, git.encode(), pairs)
+    return {label: value.reveal().decode() if value else None for label, value in edits.items()}
 
 
 def told_to_sops(git: bytes, live: bytes, last: bytes | None, keys: Sequence[str]) -> dict[str, Secret | None]:
@@ -84,7 +84,7 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("git", "live", "told"),
+    ("git", "live", "expected"),
     [
         pytest.param("A=1\nB=2\n", "A=1\nB=3\n", {"B": "3"}, id="changed"),
         pytest.param("A=1\nB=2\n", "B=2\n", {"A": None}, id="removed"),
@@ -96,8 +96,10 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
         pytest.param("A=1\nB=2\n", "B=2\nexport A=1\n", {"export A": "1", "A": None}, id="exported-at-the-end"),
     ],
 )
-def test_sops_is_reported_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
-    assert edited(git, live) == told
+def test_sops_is_reported_of_what_differs_and_of_nothing_else(
+    git: str, live: str, expected: dict[str, str | None]
+) -> None:
+    assert edited(git, live) == expected
 
 
 def test_the_order_in_which_sops_adds_keys_is_that_of_the_live_file() -> None:
@@ -113,22 +115,24 @@ def test_what_sops_is_reported_gives_what_is_proposed(
     before: dict[str, str], after: dict[str, str], keys: Sequence[str]
 ) -> None:
     """Or it is refused; with keys that differ, the file never is for what stands around them."""
-    git, live = (("".join(f"{name}={value}\n" for name, value in one.items())).encode() for one in (before, after))
+    git, live = (
+        ("".join(f"{name}={value}\n" for name, value in variables.items())).encode() for variables in (before, after)
+    )
     target = replace(TARGET, parser=Parser.RAW)
     try:
-        one = adoption.lines_of(target, git, live, None, keys)
-        told = adoption.edits(target, git, one)
+        pairs = adoption.lines_of(target, git, live, None, keys)
+        edits = adoption.edits(target, git, pairs)
     except RefusedError:
         differing = {name for name in NAMES if before.get(name) != after.get(name)}
         assert not keys or not differing.issuperset(keys)
         return
     made: dict[str, bytes] = {name: value.encode() for name, value in before.items()}
-    for label, value in told.items():
+    for label, value in edits.items():
         if value is None:
             del made[label]
         else:
             made[label] = value.reveal().replace(b"\n", b"\\n")
-    assert b"".join(name.encode() + b"=" + value + b"\n" for name, value in made.items()) == one.content.reveal()
+    assert b"".join(name.encode() + b"=" + value + b"\n" for name, value in made.items()) == pairs.content.reveal()
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

@@ -184,14 +184,14 @@ async def test_the_first_head_must_be_signed_too(new_world: Callable[[], World])
     assert fresh.live("api") is None
 
 
-@pytest.mark.parametrize(("verify", "asked"), [(Verify.TIP, "verify b"), (Verify.RANGE, "verify a")])
+@pytest.mark.parametrize(("verify", "revision"), [(Verify.TIP, "verify b"), (Verify.RANGE, "verify a")])
 async def test_tip_checks_the_head_and_range_all_since_the_last_accepted(
-    world: World, verify: Verify, asked: str
+    world: World, verify: Verify, revision: str
 ) -> None:
     world.settings = replace(world.settings, verify=verify)
     await applied(world, "b", api="A=2", worker="W=1")
     (step,) = [step for step in world.steps if step.startswith("verify")]
-    assert step.startswith(asked)
+    assert step.startswith(revision)
     assert (".." in step) == (verify is Verify.RANGE)
 
 
