@@ -88,7 +88,7 @@ def test_what_was_taken_is_listed_and_read_back(backups: BackupDirectory) -> Non
     assert backups.read(backup, backup.entries[0]) == Secret(b"A=\x00\xff\n")
 
 
-def test_a_listed_backup_knows_all_that_is_needed_to_put_it_back(directory: Path, backups: BackupDirectory) -> None:
+def test_a_listed_backup_has_all_that_a_restore_needs(directory: Path, backups: BackupDirectory) -> None:
     backup = take(backups, 1)
     (listed,) = BackupDirectory(str(directory), DIGEST).list()
     entry = listed.entries[0]
@@ -101,7 +101,7 @@ def test_without_any_backup_the_list_is_empty(backups: BackupDirectory) -> None:
     assert backups.list("production") == ()
 
 
-def test_directories_are_0700_and_files_0600_whatever_the_umask(directory: Path, backups: BackupDirectory) -> None:
+def test_directories_are_0700_and_files_0600_under_any_umask(directory: Path, backups: BackupDirectory) -> None:
     old_mask = os.umask(0)
     try:
         take(backups, 1)
@@ -176,7 +176,7 @@ def test_paths_are_counted_by_themselves(backups: BackupDirectory) -> None:
     assert len(backups.list()) == 4
 
 
-def test_other_environments_are_left_alone(backups: BackupDirectory) -> None:
+def test_other_environments_are_not_touched(backups: BackupDirectory) -> None:
     for environment in ("production", "staging"):
         for number in range(3):
             take(backups, number, environment=environment)

@@ -156,7 +156,7 @@ IRREGULAR = [
 
 
 @pytest.mark.parametrize(("make", "message"), IRREGULAR)
-def test_what_is_no_file_is_refused_and_leaks_no_descriptor(
+def test_anything_but_a_file_is_refused_and_leaks_no_descriptor(
     host: LocalHost, root: Path, make: Callable[[Path], None], message: str
 ) -> None:
     path = root / "api.env"
@@ -171,7 +171,7 @@ def test_what_is_no_file_is_refused_and_leaks_no_descriptor(
 
 
 @pytest.mark.parametrize(("make", "message"), IRREGULAR)
-def test_what_is_no_file_is_never_replaced(
+def test_anything_but_a_file_is_never_replaced(
     host: LocalHost, root: Path, file: Path, make: Callable[[Path], None], message: str
 ) -> None:
     live = seen(host, file)
@@ -198,7 +198,7 @@ def test_a_file_that_no_env_file_can_be_is_not_read_into_memory(host: LocalHost,
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_file_has_the_mode_whatever_the_umask(host: LocalHost, root: Path) -> None:
+def test_a_new_file_has_the_mode_under_any_umask(host: LocalHost, root: Path) -> None:
     old_mask = os.umask(0o077)
     try:
         put(host, root / "api.env", mode=0o644)
@@ -504,7 +504,7 @@ def test_a_file_that_appeared_meanwhile_stays(host: LocalHost, root: Path, file:
     assert names(root) == ["api.env"]
 
 
-def test_a_touched_file_is_no_edit(host: LocalHost, file: Path) -> None:
+def test_a_touched_file_is_not_an_edit(host: LocalHost, file: Path) -> None:
     live = seen(host, file)
     os.utime(file, (1, 1))
     put(host, file, replaces=live)

@@ -152,7 +152,7 @@ async def test_an_edited_file_is_not_removed(host: SshHost, file: Path) -> None:
     assert (file.read_bytes(), names(file)) == (b"A=hand\n", ["api.env"])
 
 
-async def test_what_is_no_regular_file_is_refused_and_not_opened(host: SshHost, file: Path) -> None:
+async def test_anything_but_a_regular_file_is_refused_and_not_opened(host: SshHost, file: Path) -> None:
     file.unlink()
     os.mkfifo(file)  # opening it would wait for a writer for ever
     with pytest.raises(LiveFileError, match="not a regular file"):
@@ -209,12 +209,12 @@ async def test_commands_are_quoted_bounded_and_reported_apart(connection: SshCon
         await connection.run(["no-such-program"], limits=limits)
 
 
-async def test_many_who_ask_at_once_share_one_connection(connection: SshConnection, sshd: Sshd) -> None:
+async def test_concurrent_users_share_one_connection(connection: SshConnection, sshd: Sshd) -> None:
     await asyncio.gather(*(connection.sftp() for _ in range(5)), *(connection.connected() for _ in range(5)))
     assert sshd.log.count("Accepted publickey") == 1
 
 
-async def test_more_commands_at_once_than_a_server_takes_wait_for_each_other(connection: SshConnection) -> None:
+async def test_more_concurrent_commands_than_a_server_accepts_wait_for_each_other(connection: SshConnection) -> None:
     await connection.sftp()
     commands = [connection.run(["sh", "-c", f"sleep 0.05; echo {n}"], limits=process.Limits(30.0)) for n in range(30)]
     done = await asyncio.gather(*commands)
@@ -257,9 +257,7 @@ async def test_a_late_error_of_a_lost_connection_does_not_end_the_new_one(
 
 
 @pytest.mark.parametrize("damage", ["key", "known hosts"])
-async def test_a_file_of_the_connection_that_makes_no_sense_is_reported_of(
-    sshd: Sshd, tmp_path: Path, damage: str
-) -> None:
+async def test_a_damaged_key_or_known_hosts_file_is_reported(sshd: Sshd, tmp_path: Path, damage: str) -> None:
     damaged = tmp_path / "damaged"
     damaged.write_text(
         "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n" if damage == "key" else "[127.0.0.1]:1 ssh-ed25519 x\n"

@@ -35,7 +35,7 @@ async def ask(text: str, values: dict[str, str] | None = None, names: tuple[str,
     return breaches
 
 
-def told(breaches: tuple[Breach, ...]) -> list[tuple[str, str, int]]:
+def broken(breaches: tuple[Breach, ...]) -> list[tuple[str, str, int]]:
     return [(breach.key, breach.keyword, breach.line) for breach in breaches]
 
 
@@ -68,7 +68,7 @@ async def test_a_value_that_breaks_a_rule_is_reported_by_key_keyword_and_line(
     rule: str, value: str, keyword: str
 ) -> None:
     text = f'$defs: {{one: {{const: "one"}}}}\nproperties:\n  KEY: {rule}\n'
-    ((key, word, _),) = told(await ask(text, {"KEY": value}))
+    ((key, word, _),) = broken(await ask(text, {"KEY": value}))
     assert (key, word) == ("KEY", keyword)
 
 
@@ -89,7 +89,7 @@ async def test_a_value_that_keeps_a_rule_is_not_reported(rule: str, value: str) 
 
 async def test_the_line_is_that_of_the_rule() -> None:
     text = "type: object\nrequired:\n  - A\nproperties:\n  B:\n    minLength: 3\n    pattern: x\n"
-    assert told(await ask(text, {"B": "y"})) == [("A", "required", 2), ("B", "minLength", 6), ("B", "pattern", 7)]
+    assert broken(await ask(text, {"B": "y"})) == [("A", "required", 2), ("B", "minLength", 6), ("B", "pattern", 7)]
 
 
 async def test_no_answer_repeats_a_value_whatever_breaks() -> None:
@@ -124,7 +124,7 @@ async def test_no_answer_repeats_a_value_whatever_breaks() -> None:
         pytest.param("additionalProperties: {const: x}", ("A",), [], id="additional values"),
     ],
 )  # fmt: skip
-async def test_without_values_it_tells_what_names_tell_and_no_more(
+async def test_without_values_only_names_are_checked(
     text: str, names: tuple[str, ...], expected: list[tuple[str, str]]
 ) -> None:
     assert [(breach.key, breach.keyword) for breach in await ask(text, None, names)] == expected
@@ -150,7 +150,7 @@ async def test_a_machine_too_busy_to_answer_is_not_the_contracts_fault() -> None
     assert not isinstance(raised.value, ContractError)
 
 
-async def test_a_contract_that_leads_to_itself_for_ever_is_no_crash() -> None:
+async def test_a_contract_that_leads_to_itself_for_ever_is_not_a_crash() -> None:
     """It is refused when it is read; the evaluation does not rely on that."""
     looping = Contract("x.yaml", {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, {})
     answer = await JsonSchemaContracts().ask([looping], [Question((looping,), ("A",), {"A": "x"})])
@@ -197,7 +197,7 @@ def test_what_a_contract_could_never_mean_is_refused(text: str, line: int, says:
     assert says in str(raised.value)
 
 
-async def test_what_is_no_json_schema_is_a_fault_and_breaks_nothing() -> None:
+async def test_anything_but_a_json_schema_is_a_fault_and_breaks_nothing() -> None:
     invalid = contract("required: A\nproperties:\n  B: {pattern: '('}\n")
     answer = await JsonSchemaContracts().ask([invalid], [Question((invalid,), ("B",), {"B": CANARY})])
     assert isinstance(answer, Answer)
@@ -236,7 +236,7 @@ def test_a_revision_that_breaks_its_contract_is_stalled_and_nothing_is_written(s
     assert server.sync()["result"] == "applied"
 
 
-def test_a_plan_for_a_revision_of_the_branch_tells_what_it_would_change(server: Server) -> None:
+def test_a_plan_for_a_revision_of_the_branch_shows_its_changes(server: Server) -> None:
     first = server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     server.commit({"api.env": b"A=2\nB=2\n"})
     assert server.sync()["result"] == "applied"

@@ -101,7 +101,7 @@ def test_a_daemon_does_not_start_on_a_damaged_database(settled: Server) -> None:
     assert settled.live("b.env") == b"B=by hand\n"
 
 
-def test_a_database_that_cannot_be_opened_is_told_without_calling_it_damaged(settled: Server) -> None:
+def test_a_database_that_cannot_be_opened_is_not_called_damaged(settled: Server) -> None:
     move_away(settled, "state.db")
     (settled.state / "state.db").mkdir()
     for command in ("sync", "history"):

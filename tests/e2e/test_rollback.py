@@ -137,7 +137,7 @@ def test_with_branch_the_revert_waits_for_review_on_a_branch_of_its_own(stack: S
 
 
 @pytest.mark.docker
-def test_with_off_git_is_left_alone(stack: Stack) -> None:
+def test_with_off_git_is_not_touched(stack: Stack) -> None:
     stack.server.settings["rollback"] = {"git": "off"}
     bad = stack.commit("bad")
     assert stack.server.sync()["result"] == "rolled_back"

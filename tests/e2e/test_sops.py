@@ -109,12 +109,12 @@ async def refusal(sops: Sops, name: str, data: str | bytes, kind: type[Reconcile
     assert type(raised.value) is kind, raised.value
     assert name in raised.value.where
     assert raised.value.hint
-    assert CANARY not in everything_told(raised.value)
+    assert CANARY not in everything_shown(raised.value)
     assert CANARY not in locals_of_our_code(raised.value) or CANARY in str(data)
     return raised.value
 
 
-def everything_told(error: BaseException) -> str:
+def everything_shown(error: BaseException) -> str:
     """All that a log may show of an error: its text, what it carries along, and where it came from."""
     texts = ["".join(traceback.format_exception(error))]
     link: BaseException | None = error
@@ -262,7 +262,7 @@ async def test_an_env_file_that_dotenv_refuses_can_be_encrypted_as_binary(sops: 
     plain = Secret(f'A="{CANARY}\nsecond line"\n'.encode())
     with pytest.raises(RefusedError) as raised:
         await sops.encrypt("api.env", plain, [key.public])
-    assert CANARY not in everything_told(raised.value)
+    assert CANARY not in everything_shown(raised.value)
     data = await sops.encrypt("api.env", plain, [key.public], file_format=Format.BINARY)
     assert await sops.decrypt("api.env", data) == plain
 
@@ -421,7 +421,7 @@ async def test_a_relative_key_file_is_found_though_sops_runs_in_the_root_directo
     assert await Sops(key.path.name).decrypt("api.env", encrypt("A=1\n", key).encode()) == Secret(b"A=1\n")
 
 
-async def test_the_identity_tells_version_and_keys_but_nothing_secret(tmp_path: Path, key: Key, other_key: Key) -> None:
+async def test_the_identity_names_version_and_keys_but_nothing_secret(tmp_path: Path, key: Key, other_key: Key) -> None:
     path = tmp_path / "age.key"
     sops = Sops(str(path))
 
@@ -593,7 +593,7 @@ async def test_what_is_refused_never_reaches_sops(
     with pytest.raises(SourceError) as raised:
         await sops.decrypt(name, damage(encrypt(plain, key, kind=kind)).encode())
     assert time.process_time() - started < 3
-    assert CANARY not in everything_told(raised.value)
+    assert CANARY not in everything_shown(raised.value)
     assert "192.0.2.1" not in str(raised.value)
     assert not marker.exists()
 
@@ -750,7 +750,7 @@ def files_of(record: Path) -> list[Path]:
     return list(record.parent.glob(f"{record.name}.*"))
 
 
-async def test_two_run_at_once_and_no_more(tmp_path: Path, key: Key) -> None:
+async def test_at_most_two_run_at_the_same_time(tmp_path: Path, key: Key) -> None:
     running = tmp_path / "running"
     body = f"echo + >> {running}; cat; sleep 0.2; echo - >> {running}"
     sops = with_fake(tmp_path, key, body)

@@ -344,7 +344,7 @@ def _disk_error(site: Site) -> None:
 
 
 def _disk_well(site: Site) -> None:
-    site.faults.mend_disk()
+    site.faults.repair_disk()
 
 
 def fill(directory: Path) -> None:

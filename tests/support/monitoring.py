@@ -161,7 +161,7 @@ class Receiver:
     url: str
     alerts: list[dict[str, Any]] = field(default_factory=list)
 
-    def told(self, name: str, status: str) -> dict[str, Any] | None:
+    def notification(self, name: str, status: str) -> dict[str, Any] | None:
         """The latest notification of this alert with this status (firing, resolved)."""
         alerts = [alert for alert in self.alerts if (alert["labels"]["alertname"], alert["status"]) == (name, status)]
         return alerts[-1] if alerts else None

@@ -23,13 +23,13 @@ class Relay:
         self._listener: socket.socket | None = None
         self._last_words: tuple[re.Pattern[bytes], int] | None = None
         self.was_cut = threading.Event()
-        self.mend()
+        self.repair()
 
     @property
     def docker_host(self) -> str:
         return f"unix://{self._path}"
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self.was_cut.clear()
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self._path))

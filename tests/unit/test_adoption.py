@@ -36,7 +36,7 @@ def edited(git: str, live: str, *keys: str, parser: Parser = Parser.COMPOSE) -> 
     return {label: value.reveal().decode() if value else None for label, value in edits.items()}
 
 
-def told_to_sops(git: bytes, live: bytes, last: bytes | None, keys: Sequence[str]) -> dict[str, Secret | None]:
+def edits_for_sops(git: bytes, live: bytes, last: bytes | None, keys: Sequence[str]) -> dict[str, Secret | None]:
     return adoption.edits(TARGET, git, adoption.lines_of(TARGET, git, live, last, keys))
 
 
@@ -44,7 +44,7 @@ def refusal(git: str | bytes, live: str | bytes, *keys: str, last: str | None = 
     """Why it is refused; whatever the values, none is told."""
     data = [text.encode() if isinstance(text, str) else text for text in (git, live)]
     with pytest.raises(RefusedError) as caught:
-        told_to_sops(data[0], data[1], None if last is None else last.encode(), keys)
+        edits_for_sops(data[0], data[1], None if last is None else last.encode(), keys)
     error: BaseException | None = caught.value
     while error is not None:
         assert CANARY not in f"{error} {error.args} {vars(error)}"
@@ -96,9 +96,7 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
         pytest.param("A=1\nB=2\n", "B=2\nexport A=1\n", {"export A": "1", "A": None}, id="exported-at-the-end"),
     ],
 )
-def test_sops_is_reported_of_what_differs_and_of_nothing_else(
-    git: str, live: str, expected: dict[str, str | None]
-) -> None:
+def test_sops_gets_the_differences_and_nothing_else(git: str, live: str, expected: dict[str, str | None]) -> None:
     assert edited(git, live) == expected
 
 
@@ -111,7 +109,7 @@ FILES = st.dictionaries(st.sampled_from(NAMES), st.text("xyz\\n\"'#$ ", max_size
 
 
 @given(FILES, FILES, st.lists(st.sampled_from(NAMES), max_size=3))
-def test_what_sops_is_reported_gives_what_is_proposed(
+def test_the_edits_for_sops_give_the_proposed_content(
     before: dict[str, str], after: dict[str, str], keys: Sequence[str]
 ) -> None:
     """Or it is refused; with keys that differ, the file never is for what stands around them."""
@@ -193,11 +191,11 @@ def test_a_refusal_names_the_keys_that_can_be_adopted_alone() -> None:
         pytest.param(f"A=1\nB={CANARY}\n{CANARY}\n", id="bare"),
     ],
 )
-def test_what_may_be_a_piece_of_a_pasted_key_is_no_name_and_is_not_shown(live: str) -> None:
+def test_what_may_be_a_piece_of_a_pasted_key_is_not_a_name_and_is_not_shown(live: str) -> None:
     assert "line " in refusal("A=1\n", live).where
 
 
-def test_a_name_of_mixed_case_is_adopted_where_a_person_calls_it_one() -> None:
+def test_a_name_of_mixed_case_is_adopted_if_the_operator_names_it() -> None:
     assert proposed("A=1\n", "A=1\nmyKey=2\n", "myKey")[0] == "A=1\nmyKey=2\n"
 
 
@@ -239,7 +237,7 @@ def test_a_key_that_both_have_changed_can_be_adopted() -> None:
     assert proposed("A=9\n", "A=3\n", last="A=1\n")[0] == "A=3\n"
 
 
-def test_a_file_without_keys_that_both_have_changed_is_for_a_person() -> None:
+def test_a_file_without_keys_that_both_have_changed_is_for_an_operator() -> None:
     def whole(git: bytes, live: bytes, last: bytes | None) -> Proposal:
         return adoption.whole(TARGET, git, live, last)
 

@@ -227,7 +227,7 @@ def test_entries_come_in_order_with_lines_and_quotes() -> None:
     ]
 
 
-def test_export_alone_is_no_entry() -> None:
+def test_export_alone_is_not_an_entry() -> None:
     assert parse_env_file(b"export\nexport \t\n") == ()
 
 

@@ -109,7 +109,7 @@ async def test_a_commit_outside_the_accepted_history_cannot_be_pinned(world: Wor
     assert world.store.record.pin is None
 
 
-async def test_a_pinned_revision_that_breaks_a_service_is_rolled_back_and_git_left_alone(world: World) -> None:
+async def test_a_pinned_revision_that_breaks_a_service_is_rolled_back_and_git_not_touched(world: World) -> None:
     world.settings = replace(world.settings, git_revert=GitRevert.PUSH)
     await applied(world, "b", api="A=2", worker="W=1")
     world.compose.sick["A=1"] = "unhealthy"
@@ -232,7 +232,7 @@ async def test_the_server_is_healthy_again_before_git_is_asked(pushing: World) -
     assert steps.index("revert") > steps.index("finish")
 
 
-async def test_with_off_git_is_left_alone(world: World) -> None:
+async def test_with_off_git_is_not_touched(world: World) -> None:
     await rolled_back(world)
     assert world.git_writer.requests == []
 
