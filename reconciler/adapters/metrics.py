@@ -99,10 +99,7 @@ class PrometheusMetrics:
     def _define_by_environment(self) -> None:
         gauge, counter = self._gauge, self._counter
         self._delivery = self._histogram(
-            "commit_to_applied_seconds",
-            "From a commit to healthy services on it.",
-            "environment",
-            buckets=_LONG,
+            "commit_to_applied_seconds", "From a commit to healthy services on it.", "environment", buckets=_LONG
         )
         self._recovery = self._histogram(
             "failure_to_recovered_seconds",

@@ -45,10 +45,7 @@ _PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LARGEST_ID = 2**32 - 2  # the next one means "unchanged"
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
 # The kernel's messages for links that O_NOFOLLOW meets are misleading.
-_REASONS = {
-    errno.ELOOP: "it is a symbolic link",
-    errno.ENOTDIR: "a link or a file is in the place of a directory",
-}
+_REASONS = {errno.ELOOP: "it is a symbolic link", errno.ENOTDIR: "a link or a file is in the place of a directory"}
 _HINTS = {
     errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it. Will retry",
     errno.ENOSPC: "The disk is full: free some space. Will retry",

@@ -7,9 +7,7 @@ import errno
 import functools
 import os
 
-from reconciler.adapters.local.live_files import (
-    new_name,
-)
+from reconciler.adapters.local.live_files import new_name
 
 # renameat2(2), Linux 3.15: fail where the new name exists; swap the two names. NFS and some FUSE file systems do not.
 _RENAME_NOREPLACE = 1

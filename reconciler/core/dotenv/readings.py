@@ -20,10 +20,7 @@ from reconciler.core.model.targets import Parser
 
 
 def key_diff(
-    old: bytes | None,
-    new: bytes | None,
-    environment: Mapping[str, str] = {},
-    parser: Parser = Parser.COMPOSE,
+    old: bytes | None, new: bytes | None, environment: Mapping[str, str] = {}, parser: Parser = Parser.COMPOSE
 ) -> KeyChange:
     """Given two versions of a file (None where it is absent), return the names of the keys that change for a container.
 
