@@ -312,11 +312,9 @@ class PrometheusMetrics:
     def remembered(self, record: EnvironmentRecord, at: float) -> None:
         for state, revision in (("head", record.head), ("applied", record.applied), ("healthy", record.healthy)):
             self.revision(record.name, state, revision)
-        desired = record.pin.revision if record.pin else record.head
         self._pinned.labels(record.name).set(int(record.pin is not None))
-        self._quarantined.labels(record.name).set(
-            int(desired is not None and record.quarantine_of(desired) is not None)
-        )
+        quarantine = record.quarantine_of(record.desired) if record.desired else None
+        self._quarantined.labels(record.name).set(int(quarantine is not None))
         pauses = suspension_of(record, at).pauses
         for target in self._targets.get(record.name, {}).values():
             until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)

@@ -35,8 +35,8 @@ class Backups(Protocol):
     async def discard(self, environment: str, identity: str) -> None:
         """Remove the backup of a run that changed nothing. Ignores one that is gone or cannot be removed."""
 
-    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
-        """Remove old backups, counted per live path; keeps the newest of each path. Returns how many are removed.
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> None:
+        """Remove old backups, counted per live path; keeps the newest of each path.
 
         One that cannot be removed stays: that must not keep new files from being written.
         """
