@@ -150,9 +150,6 @@ class FakeDecryptor:
     async def identity(self) -> str:
         return "fake"
 
-    def format_of(self, name: str, data: bytes) -> Format:
-        return Format.DOTENV
-
     def read(self, name: str, data: bytes) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
         entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)

@@ -45,7 +45,10 @@ class Row:
 
 def rows(comparison: Comparison) -> list[Row]:
     """All lines, the most important first."""
-    lines = [*_file_rows(comparison), *_service_rows(comparison), *(_probe_row(probe) for probe in comparison.probes)]
+    services = (
+        _fact_row("service", service.service, fact) for service in comparison.services for fact in service.facts
+    )
+    lines = [*_file_rows(comparison), *services, *(_probe_row(probe) for probe in comparison.probes)]
     kinds = {"key": 0, "file": 1, "service": 2, "probe": 3}
     return sorted(lines, key=lambda row: (not row.unexplained, _ORDER[Risk(row.risk)], kinds[row.kind], row.file))
 
@@ -63,11 +66,6 @@ def _file_rows(comparison: Comparison) -> Iterator[Row]:
 def _remarks(key: KeyResult) -> Iterator[str]:
     words = {"placeholder": "a placeholder", "deprecated": "deprecated", "unused": "used by no service"}
     return (words[remark] for remark in key.remarks)
-
-
-def _service_rows(comparison: Comparison) -> Iterator[Row]:
-    for service in comparison.services:
-        yield from (_fact_row("service", service.service, fact) for fact in service.facts)
 
 
 def _fact_row(kind: str, name: str, fact: Fact) -> Row:

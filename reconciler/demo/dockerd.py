@@ -89,7 +89,7 @@ class StartedEngine:
         _wait(lambda: answers(self.place.docker_host) or not self.running(), timeout)
         if answers(self.place.docker_host):
             return self.running()
-        fate = "does not answer" if self.running() else "ended at once"
+        fate = "does not answer" if self.running() else "ended immediately"
         log = _last_lines(self.log_path)
         raise EngineUnavailableError(f"dockerd {fate}; its log ends:\n{log}", where=self.log_path)
 

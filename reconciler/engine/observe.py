@@ -24,6 +24,7 @@ from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser,
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.file_format import format_of
 
 MANIFEST_NAME = "environment.yaml"
 
@@ -100,7 +101,8 @@ async def read_source(ports: Ports, revision: Revision, target: Target) -> Blob:
 async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintexts) -> str:
     if not target.encrypted:
         return compared(ports, target, blob.data)
-    kind = " ".join([ports.decryptor.format_of(target.source, blob.data), *_as_compared(target)])
+    as_compared = (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
+    kind = " ".join([format_of(target.source, blob.data), *as_compared])
     identity = await ports.decryptor.identity()
     known = ports.store.digest(blob.id, kind, identity)
     if known is None:
@@ -114,11 +116,6 @@ def compared(ports: Ports, target: Target, data: bytes) -> str:
     if target.ignore_keys:
         data = without_keys(data, target.parser, target.ignore_keys)
     return ports.digest(data)
-
-
-def _as_compared(target: Target) -> tuple[str, ...]:
-    """What else that digest depends on."""
-    return (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
 
 
 class Plaintexts:

@@ -21,7 +21,7 @@ _SEARCHED_RUNS = 100
 async def carry_out(ports: Ports, environment: str, request: OperatorRequest) -> None:
     """Change the environment's record; the reconciliation that follows acts on it.
 
-    Raises RefusedError if the request makes no sense here, GitUnreachableError, UnverifiedError.
+    Raises RefusedError if the request does not apply here, GitUnreachableError, UnverifiedError.
     """
     record = ports.store.environment(environment)
     match request.kind:

@@ -55,8 +55,12 @@ async def judge_project(
         return ProjectVerdict()
     touched = {action.service for action in due if action.kind is not ActionKind.SIGNAL}
     allowed = grants(ports.settings, sides.stack)
-    containers = [one for one in sides.containers if not is_stopped_on_purpose(sides.stack, one)]
-    images = await ports.compose.images({one.image for one in containers if one.service in touched}) if touched else {}
+    containers = [container for container in sides.containers if not is_stopped_on_purpose(sides.stack, container)]
+    images = (
+        await ports.compose.images({container.image for container in containers if container.service in touched})
+        if touched
+        else {}
+    )
     project = ProjectSides(sides.before, sides.after, containers, images)
     any_field = ports.settings.allow_compose_files
     changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)
@@ -64,14 +68,16 @@ async def judge_project(
         return ProjectVerdict(_git_may_not(sides.stack, changed, words))
     fresh = touched - sides.pending
     keys = {name: _explained_keys(project, name, sides.managed) for name in fresh}
-    found = edits(project, fresh, Grants(keys), sides.hidden)
+    sentences = edits(project, fresh, Grants(keys), sides.hidden)
     # What is pending passed the guard before its run began; the values it removes are in no file any more.
     known = {name: _all_keys(project, name) for name in touched & sides.pending}
     if not any_field:
-        found += edits(project, known, Grants(known, allowed), sides.hidden)
-    if not found:
+        sentences += edits(project, known, Grants(known, allowed), sides.hidden)
+    if not sentences:
         return ProjectVerdict()
-    return ProjectVerdict(accepted=". ".join(found)) if accepted else ProjectVerdict(_edited_since(sides, found))
+    return (
+        ProjectVerdict(accepted=". ".join(sentences)) if accepted else ProjectVerdict(_edited_since(sides, sentences))
+    )
 
 
 def grants(settings: Settings, stack: Stack) -> frozenset[str]:
@@ -88,7 +94,7 @@ def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, fro
 
 
 def _all_keys(sides: ProjectSides, service: str) -> frozenset[str]:
-    keys = {key for one in sides.containers if one.service == service for key in one.environment}
+    keys = {key for container in sides.containers if container.service == service for key in container.environment}
     for project in (sides.now, sides.after):
         if project and service in project.services:
             keys |= project.services[service].environment.keys()
@@ -103,12 +109,12 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
     return f"git would change more of the project than it may. {'. '.join(changed)}. {hint}"
 
 
-def _edited_since(sides: StackSides, found: Sequence[str]) -> str:
+def _edited_since(sides: StackSides, sentences: Sequence[str]) -> str:
     stack, accept = sides.stack, f"reconciler sync --accept-project {sides.stack.id}"
     project = sides.before or sides.after
     up = project.invocation.command("up -d") if project else "docker compose up -d"
     return (
-        f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(found)}. "
+        f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
         f"Run `{up}` in {stack.directory} yourself, or accept the project as it stands with `{accept}`"
     )
 

@@ -27,11 +27,6 @@ _SEARCHED_RUNS = 100
 ReconcileHost = Callable[[Reconciler, ReconcileRequest], Awaitable[Outcome]]
 
 
-async def reconcile_host(host: Reconciler, request: ReconcileRequest) -> Outcome:
-    """Reconcile one host, as ``Rollout.reconcile`` needs it."""
-    return await host.reconcile(request)
-
-
 class Rollout:
     """The hosts of one environment, in the order in which a new revision reaches them.
 
@@ -51,7 +46,7 @@ class Rollout:
     async def reconcile(
         self,
         request: ReconcileRequest,
-        reconcile: ReconcileHost = reconcile_host,
+        reconcile: ReconcileHost = Reconciler.reconcile,
         *,
         only: Collection[str] | None = None,
     ) -> tuple[Outcome, ...]:

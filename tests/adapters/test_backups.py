@@ -54,11 +54,7 @@ def copy_of(path: str, data: bytes | None = b"A=1\n") -> tuple[BackupEntry, Secr
 
 
 def take(
-    backups: BackupDirectory,
-    number: int,
-    at: float = NOON,
-    files: Files | None = None,
-    environment: str = "production",
+    backups: BackupDirectory, number: int, at: float = NOON, files: Files | None = None, environment: str = "production"
 ) -> Backup:
     chosen = [copy_of("/opt/app/api.env")] if files is None else files
     return asyncio.run(backups.take(run_of(f"{number:08x}", at, environment), chosen, "from", "to"))
@@ -282,7 +278,7 @@ def test_a_manifest_that_cannot_be_read_hides_only_its_own_backup(
     assert backups.list() == (good,)
     newest = take(backups, 3)
     assert backups.list() == (newest, good)
-    # A person may still want its files.
+    # An operator may still need its files.
     asyncio.run(backups.expire("production", keep=1, max_age=1, now=NOON + DAY))
     assert (directory / "production" / bad.id / "0000-api.env").exists()
 

@@ -562,7 +562,7 @@ asyncio.run(main())
 
 
 def test_a_writer_who_comes_while_we_ask_whether_there_is_one_does_no_harm(root: Path, file: Path) -> None:
-    """The kernel then tells us by a signal, which by default would end the process."""
+    """The kernel then sends us a signal, which by default would end the process."""
     command = [sys.executable, "-c", ASKED_BACK, str(root), str(file), str(root / "other name")]
     done = subprocess.run(command, check=False, capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -376,7 +376,7 @@ def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after
     metrics.observed(after, 160.0)
     assert samples_about(metrics, "target", MOTD.id) == []
     assert sorted(samples_about(metrics, "target", API.id)) == alike
-    # Back again, it starts anew.
+    # Back again, it starts again.
     metrics.observed(plan_of(changed(MOTD, Kind.DRIFT, Aspect.MODE)), 220.0)
     assert series(metrics, "drift_since_timestamp_seconds")[MOTD.id,] == 220.0
 
@@ -475,7 +475,7 @@ def test_an_unanswered_question_leaves_the_time_of_the_last_answer(metrics: Prom
 
 
 def test_backups_are_reported_for_each_target_there_is(metrics: PrometheusMetrics) -> None:
-    """Also those from before the daemon's start, which are told before the targets are known."""
+    """Also those from before the daemon's start, which are reported before the targets are known."""
     metrics.backups("production", [backup_of(API, WORKER, at=160.0), backup_of(API, MOTD, at=100.0)])
     assert series(metrics, "backups") == {}
     metrics.observed(in_sync(API, WORKER), 200.0)

@@ -1,4 +1,4 @@
-"""The state database, on a real disk: what was stored is there after any end, and trouble is told apart from damage."""
+"""The state database, on a real disk: what was stored is there after any end, and damage has its own error."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def test_an_unknown_environment_has_an_empty_record(store: SqliteStore) -> None:
 
 
 def test_a_record_comes_back_after_reopening(opened: Callable[[], SqliteStore]) -> None:
-    other = replace(REVISION, commit="o" * 40)
+    earlier = replace(REVISION, commit="o" * 40)
     record = EnvironmentRecord(
         "production",
         head=REVISION,
-        applied=other,
+        applied=earlier,
         healthy=REVISION,
-        pin=Pin(other, "until Monday", 7.5),
+        pin=Pin(earlier, "until Monday", 7.5),
         quarantines=(Quarantine(REVISION, "api exited", 8.5, "r1", "g" * 40, RevertState.REFUSED, "it conflicts"),),
         degraded="api is unhealthy",
         stopped={"app": "a rollback failed", "": "a disk is read-only"},
@@ -102,13 +102,13 @@ def test_a_record_comes_back_after_reopening(opened: Callable[[], SqliteStore]) 
 
 
 def test_what_was_applied_comes_back_by_path(opened: Callable[[], SqliteStore]) -> None:
-    one = applied_at("/opt/app/api.env", stack="app", prune=True)
-    two = applied_at("/etc/app/motd")
-    finish(opened(), run_of(), applied=[one, two])
-    found = opened().applied("production")
-    assert found == {"/opt/app/api.env": one, "/etc/app/motd": two}
-    assert found["/opt/app/api.env"].prune is True
-    assert found["/etc/app/motd"].prune is False
+    first = applied_at("/opt/app/api.env", stack="app", prune=True)
+    second = applied_at("/etc/app/motd")
+    finish(opened(), run_of(), applied=[first, second])
+    applied = opened().applied("production")
+    assert applied == {"/opt/app/api.env": first, "/etc/app/motd": second}
+    assert applied["/opt/app/api.env"].prune is True
+    assert applied["/etc/app/motd"].prune is False
     assert opened().applied("staging") == {}
 
 
@@ -304,22 +304,22 @@ def test_killed_in_a_series_of_ends_all_parts_of_one_are_there_and_the_last_repo
     for kill in range(4):
         with series(path, first) as child:
             assert child.stdout is not None
-            told = first
+            reported = first
             for _ in range(random.Random(kill).randint(3, 20)):
-                told = int(child.stdout.readline())
+                reported = int(child.stdout.readline())
             child.kill()
             rest = child.stdout.read().split("\n")
-        told = int([line for line in rest if line.isdecimal()][-1]) if any(rest) else told
+        reported = int([line for line in rest if line.isdecimal()][-1]) if any(rest) else reported
         store = opened()
         record = store.environment("production")
         assert record.healthy is not None
-        found = record.healthy.commit
-        assert int(found) in (told, told + 1)
-        assert {one.digest for one in store.applied("production").values()} == {found}
-        assert [action.service for action in store.pending_restarts("production")] == [found]
+        number = record.healthy.commit
+        assert int(number) in (reported, reported + 1)
+        assert {target.digest for target in store.applied("production").values()} == {number}
+        assert [action.service for action in store.pending_restarts("production")] == [number]
         ended = [run.id for run in store.runs() if run.result is not None]
-        assert ended[0] == found
-        first = int(found) + 2
+        assert ended[0] == number
+        first = int(number) + 2
 
 
 def test_one_process_reads_while_another_writes(path: Path) -> None:
@@ -371,19 +371,19 @@ def test_a_file_that_another_process_holds_is_not_called_damaged(
 ) -> None:
     monkeypatch.setattr(module, "_LOCK_TIMEOUT", 0.05)
     hasty = opened()
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailableError, match=r"locked.*Wait for the other reconciler to finish") as error:
             hasty.begin(run_of())
         assert error.value.retryable
         assert hasty.environment("production") == NOTHING
-        other.execute("ROLLBACK")
-        other.execute("PRAGMA locking_mode = EXCLUSIVE")
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        connection.execute("ROLLBACK")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         store.close()
         hasty.close()
-        other.execute("PRAGMA journal_mode = DELETE")
-        other.execute("BEGIN EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreUnavailableError, match="locked"):
             opened()
     opened().begin(run_of())
@@ -451,14 +451,14 @@ def test_a_damaged_file_says_what_to_do_and_is_left_alone(path: Path, damage: Ca
 
 def test_random_bytes_anywhere_are_damage_or_harmless_and_never_a_crash(path: Path) -> None:
     data = filled(path)
-    noise, found = random.Random(1), 0
+    noise, refused = random.Random(1), 0
     for offset in range(0, len(data), 509):
         path.write_bytes(data[:offset] + noise.randbytes(64) + data[offset + 64 :])
         try:
             read_all(path)
         except (StoreError, StoreUnavailableError):
-            found += 1
-    assert found > 20
+            refused += 1
+    assert refused > 20
 
 
 @pytest.mark.parametrize(
@@ -664,11 +664,11 @@ def test_what_a_call_stores_is_on_disk_when_it_returns(tmp_path: Path) -> None:
     assert done.stdout == b"beginamendfinish"
     journal = re.escape(f"{path}-wal")
     order = re.findall(rf'(pwrite64|f(?:data)?sync)\(\d+<{journal}>|write\(1<.*?>, "(\w+)"', log.read_text())
-    calls = [call.replace("fsync", "fdatasync") or told for call, told in order]
-    for told in ("begin", "amend", "finish"):
-        stored, calls = calls[: calls.index(told)], calls[calls.index(told) + 1 :]
-        assert "pwrite64" in stored, told
-        assert stored[-1] == "fdatasync", f"{told} returned before its last byte was on disk"
+    calls = [call.replace("fsync", "fdatasync") or step for call, step in order]
+    for step in ("begin", "amend", "finish"):
+        stored, calls = calls[: calls.index(step)], calls[calls.index(step) + 1 :]
+        assert "pwrite64" in stored, step
+        assert stored[-1] == "fdatasync", f"{step} returned before its last byte was on disk"
 
 
 # --- since when the values of git's history have been there ----------------------------------------------------------

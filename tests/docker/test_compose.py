@@ -34,7 +34,7 @@ CANARY = "c4n4ry-value"
 MISSING = "the env file does not exist"
 RECREATE = OnChange(ChangeMode.RECREATE)
 
-# PID 1 of the test image ends at once when stopped; `init` passes signals on where a test sends one.
+# PID 1 of the test image ends immediately when stopped; `init` forwards signals where a test sends one.
 SLEEPER = """
     image: IMAGE
     init: true
@@ -378,10 +378,10 @@ async def test_running_service_of_a_profile_is_seen_and_renewed(
         {"x.env": "KEY=1\n"},
     )
     made.compose("--profile", "*", "up", "--detach")
-    other = ids(made)["other-1"]
+    container = ids(made)["other-1"]
     assert [action.service for action in await change(docker, made, {"x.env": "KEY=2\n"})] == ["debug"]
     assert made.environment("debug")["KEY"] == "2"
-    assert ids(made)["other-1"] == other
+    assert ids(made)["other-1"] == container
 
 
 async def test_all_replicas_are_renewed(compose_project: MakeProject, docker: DockerCompose) -> None:
@@ -536,12 +536,7 @@ async def test_staging_what_is_there_gives_the_live_model(everything: ComposePro
     ],
 )
 async def test_staged_file_is_seen_wherever_compose_reads_it(
-    everything: ComposeProject,
-    docker: DockerCompose,
-    name: str,
-    text: str,
-    service: str,
-    environment: dict[str, str],
+    everything: ComposeProject, docker: DockerCompose, name: str, text: str, service: str, environment: dict[str, str]
 ) -> None:
     project = await docker.project(stack_of(everything), staged(everything, {name: text}))
     assert environment.items() <= project.services[service].environment.items()
@@ -986,10 +981,7 @@ CALLS: list[Callable[[DockerCompose, Stack], Awaitable[object]]] = [
 @pytest.mark.parametrize("call", CALLS, ids=["containers", "glance", "recreate", "restart", "signal"])
 @pytest.mark.parametrize("host", ["unix://{tmp_path}/dead.sock", "tcp://127.0.0.1:1"], ids=["socket", "tcp"])
 async def test_engine_that_does_not_answer(
-    compose_project: MakeProject,
-    tmp_path: Path,
-    host: str,
-    call: Callable[[DockerCompose, Stack], Awaitable[object]],
+    compose_project: MakeProject, tmp_path: Path, host: str, call: Callable[[DockerCompose, Stack], Awaitable[object]]
 ) -> None:
     made = compose_project("services: {api: {image: x}}")
     environment = {**os.environ, "DOCKER_HOST": host.format(tmp_path=tmp_path)}

@@ -267,8 +267,8 @@ def test_nothing_is_built_on_a_history_that_was_rewritten(site: Server) -> None:
     (site.app / "api.env").write_bytes(GIT.replace(b"info", b"debug"))
     manifest = site.remote.read("envs/production/environment.yaml")
     files = {API: site.remote.read(API), "envs/production/environment.yaml": manifest}
-    site.remote.commit(files, "Begin anew", branch="anew")
-    site.remote.make_branch("main", "anew")
+    site.remote.commit(files, "Begin again", branch="again")
+    site.remote.make_branch("main", "again")
     assert "the branch was rewritten" in refused(site, TARGET)
 
 

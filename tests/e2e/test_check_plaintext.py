@@ -68,10 +68,7 @@ def test_a_secrets_name_in_a_plain_target_is_reported(site: Site) -> None:
     site.remove("env.example")
     for environment in ("production", "staging"):
         site.write(f"{environment}/flags.env", f"{FLAGS}API_TOKEN={SECRET}{environment}\nOTHER_TOKEN=\nTOKEN_URL=x\n")
-    assert findings_of(site) == [
-        ("plain-secret", "production/flags.env", 2),
-        ("plain-secret", "staging/flags.env", 2),
-    ]
+    assert findings_of(site) == [("plain-secret", "production/flags.env", 2), ("plain-secret", "staging/flags.env", 2)]
 
 
 # --- odd entries ---

@@ -347,7 +347,7 @@ def test_schema_is_valid_and_accepts_the_example_files(
     assert list(validator.iter_errors({"stakcs": {}}))
 
 
-# --- two at once -----------------------------------------------------------------------------------------------------
+# --- two at the same time --------------------------------------------------------------------------------------------
 
 
 def test_second_command_learns_who_works_on_the_state_directory(settled: Server) -> None:

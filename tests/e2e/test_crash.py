@@ -322,7 +322,7 @@ services:
 
 @dataclass(slots=True)
 class RealSite:
-    """A server with a stack of two services, in sync; ``api`` ends at once where MODE begins with bad."""
+    """A server with a stack of two services, in sync; ``api`` ends immediately where MODE begins with bad."""
 
     server: Server
     project: ComposeProject

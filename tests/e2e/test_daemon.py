@@ -354,8 +354,7 @@ def test_start_without_git_is_retried_long_before_the_next_poll(settled: Server)
 
 
 async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_the_daemon(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Broken:
         environment = "broken"

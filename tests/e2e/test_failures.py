@@ -1,4 +1,4 @@
-"""Everything that can go wrong, case by case: what a person is told, and what is left alone meanwhile.
+"""Everything that can go wrong, case by case: what is reported, and what stays unchanged meanwhile.
 
 The cases are in tests/support/failures.py. Each begins with a live file that was applied from git before.
 """
@@ -175,7 +175,7 @@ def test_with_git_gone_a_hand_edit_is_still_repaired_to_the_last_known_revision(
 
 
 def passes(daemon: Daemon, environment: str) -> list[dict[str, object]]:
-    """How its passes ended, as its log tells."""
+    """How its reconciliations ended, according to its log."""
     events = [event for event in daemon.events() if event.get("event") == "reconciled"]
     return [event for event in events if event["environment"] == environment]
 

@@ -222,11 +222,11 @@ async def test_a_manual_revert_is_found_too(site: Site) -> None:
 
 async def test_a_newer_change_of_the_environment_is_left_to_be_judged(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"})
-    newer = site.remote.commit({API: b"A=3\r\nB=1\r\n"}, "Mend A")
+    newer = site.remote.commit({API: b"A=3\r\nB=1\r\n"}, "Fix A")
     done = await site.revert(failed)
     assert (done.state, done.commit) == (RevertState.OVERTAKEN, newer)
     assert done.reason == (
-        f"the branch has a newer change of the environment, {newer[:12]} (Mend A); it is judged on its own"
+        f"the branch has a newer change of the environment, {newer[:12]} (Fix A); it is judged on its own"
     )
     assert site.remote.head() == newer
 
@@ -365,9 +365,9 @@ async def test_a_branch_that_moves_meanwhile_is_fetched_and_the_revert_made_agai
 
 async def test_a_branch_that_moves_to_a_new_change_meanwhile_is_not_touched(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Bad")
-    move_once(site, API, "mended")
+    move_once(site, API, "fixed")
     assert (await site.revert(failed)).state is RevertState.OVERTAKEN
-    assert site.remote.read(API) == b"mended"
+    assert site.remote.read(API) == b"fixed"
 
 
 async def test_a_branch_that_always_moves_is_tried_again_later(site: Site) -> None:

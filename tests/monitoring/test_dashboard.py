@@ -22,12 +22,7 @@ DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboards/reconciler.
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
 ROWS = ["Overview", "Drift", "Delivery", "Health and rollbacks", "Source and crypto", "Backups", "Daemon"]
-VARIABLES = {
-    "$instance": ".*",
-    "$environment": ".*",
-    "$__rate_interval": "1m",
-    "$__range": "5m",
-}
+VARIABLES = {"$instance": ".*", "$environment": ".*", "$__rate_interval": "1m", "$__range": "5m"}
 
 MAY_CRASH = """\
 services:

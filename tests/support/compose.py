@@ -91,7 +91,7 @@ def _remove_labelled(name: str) -> bool:
     for kind, remove in KINDS.items():
         if identifiers := _labelled(kind, name):
             anything = True
-            run(*remove, *identifiers)  # one that has gone by itself is no failure: the next look tells
+            run(*remove, *identifiers)  # one that has gone by itself is not a failure
     return anything
 
 

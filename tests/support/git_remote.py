@@ -17,7 +17,7 @@ FILE, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
 
 @dataclass(frozen=True, slots=True)
 class GitRemote:
-    """``path`` is the bare repository; its branch is main unless a method is told another."""
+    """``path`` is the bare repository; its branch is main unless a method gets another."""
 
     path: Path
 
@@ -145,12 +145,7 @@ def _environment(path: Path) -> dict[str, str]:
 def _identity(author: str) -> dict[str, str]:
     """Given "Name <mail>", the variables that make git author and commit as that person."""
     name, _, mail = author.removesuffix(">").partition(" <")
-    return {
-        "GIT_AUTHOR_NAME": name,
-        "GIT_AUTHOR_EMAIL": mail,
-        "GIT_COMMITTER_NAME": name,
-        "GIT_COMMITTER_EMAIL": mail,
-    }
+    return {"GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": mail, "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": mail}
 
 
 def _stream(

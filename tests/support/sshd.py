@@ -65,7 +65,7 @@ class Sshd:
         return f"ssh://{self.user}@{self.host}:{self.port}{path}"
 
     def as_host(self, **more: Any) -> dict[str, Any]:
-        """An entry of hosts in the server's file."""
+        """An entry of hosts in the server configuration."""
         return {
             "address": "127.0.0.1",
             "port": self.port,
@@ -104,7 +104,7 @@ class Sshd:
         raise AssertionError(f"sshd does not start:\n{self.log}")
 
     def stop(self) -> None:
-        """End it and all it serves, at once, as when a server loses power. Does nothing if it does not run."""
+        """End it and all it serves immediately, as when a server loses power. Does nothing if it does not run."""
         if self._process is not None:
             served = _descendants(self._process.pid)
             self._process.terminate()
@@ -186,7 +186,7 @@ UsePAM no
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-# Tests open many connections at once.
+# Tests open many connections at the same time.
 MaxStartups 100
 Subsystem sftp internal-sftp
 SetEnv PATH={SEARCH_PATH}

@@ -29,7 +29,7 @@ def proposed(
 
 
 def edited(git: str, live: str, *keys: str, parser: Parser = Parser.COMPOSE) -> dict[str, str | None]:
-    """What sops is told to do: label → value."""
+    """The edits for sops: label → value."""
     target = replace(TARGET, parser=parser)
     pairs = adoption.lines_of(target, git.encode(), live.encode(), None, keys)
     edits = adoption.edits(target, git.encode(), pairs)
@@ -41,7 +41,7 @@ def edits_for_sops(git: bytes, live: bytes, last: bytes | None, keys: Sequence[s
 
 
 def refusal(git: str | bytes, live: str | bytes, *keys: str, last: str | None = None) -> RefusedError:
-    """Why it is refused; whatever the values, none is told."""
+    """Why it is refused; no value is ever shown."""
     data = [text.encode() if isinstance(text, str) else text for text in (git, live)]
     with pytest.raises(RefusedError) as caught:
         edits_for_sops(data[0], data[1], None if last is None else last.encode(), keys)

@@ -22,10 +22,7 @@ def state(
     desired: str | None, live: str | None, last: str | None, target: Target = TARGET, **fields: object
 ) -> TargetState:
     """Digests as letters; modes as desired unless given."""
-    modes = {
-        "live_mode": None if live is None else target.mode,
-        "last_mode": None if last is None else target.mode,
-    }
+    modes = {"live_mode": None if live is None else target.mode, "last_mode": None if last is None else target.mode}
     return TargetState(target, desired, live, last, **{**modes, **fields})  # type: ignore[arg-type]
 
 

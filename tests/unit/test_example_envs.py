@@ -145,20 +145,12 @@ def test_the_environments_differ_in_what_happens_on_drift_and_failure() -> None:
     """As the manifests' own comments say."""
     read = {environment: manifest(environment) for environment in ENVIRONMENTS}
     drift = {environment: {target.on_drift for target in manifest.targets} for environment, manifest in read.items()}
-    assert drift == {
-        "development": {OnDrift.REPORT},
-        "staging": {OnDrift.RESTORE},
-        "production": {OnDrift.RESTORE},
-    }
+    assert drift == {"development": {OnDrift.REPORT}, "staging": {OnDrift.RESTORE}, "production": {OnDrift.RESTORE}}
     failure = {
         environment: {stack.name: stack for stack in manifest.stacks}["app"].on_failure
         for environment, manifest in read.items()
     }
-    assert failure == {
-        "development": OnFailure.ROLLBACK,
-        "staging": OnFailure.HOLD,
-        "production": OnFailure.ROLLBACK,
-    }
+    assert failure == {"development": OnFailure.ROLLBACK, "staging": OnFailure.HOLD, "production": OnFailure.ROLLBACK}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

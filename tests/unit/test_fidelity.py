@@ -149,7 +149,7 @@ def test_an_image_gives_what_the_service_leaves_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ('["sleep","1"]', "sleep 1"),
         ('["db","--password","hunter2"]', "db --password ***"),
@@ -161,5 +161,5 @@ def test_an_image_gives_what_the_service_leaves_out() -> None:
         ("/srv/data", "/srv/data"),
     ],
 )
-def test_no_secret_of_a_command_line_or_a_path_is_shown(text: str, shown: str) -> None:
-    assert masked(text, ["known-value-1"]) == shown
+def test_no_secret_of_a_command_line_or_a_path_is_shown(text: str, expected: str) -> None:
+    assert masked(text, ["known-value-1"]) == expected

@@ -1,4 +1,4 @@
-"""Several things at once: two stacks, pauses, pins, quarantines, unfinished runs, an engine or a disk that is gone."""
+"""Several things together: two stacks, pauses, pins, quarantines, unfinished runs, an engine or a disk that is gone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.errors import (
-    BackupUnusableError,
-    EngineUnavailableError,
-    LiveFileError,
-    ManifestError,
-)
+from reconciler.core.errors import BackupUnusableError, EngineUnavailableError, LiveFileError, ManifestError
 from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind

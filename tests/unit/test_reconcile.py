@@ -101,9 +101,7 @@ async def test_an_edit_between_read_and_write_stays_for_the_next_reconciliation(
     assert world.live("worker") == "W=hand"
 
 
-async def test_an_engine_that_goes_away_after_the_write_leaves_the_restart_pending(
-    world: World,
-) -> None:
+async def test_an_engine_that_goes_away_after_the_write_leaves_the_restart_pending(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"))
     outcome = await reconcile_once(world)

@@ -7,12 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.errors import (
-    EngineUnavailableError,
-    LiveFileError,
-    ModelRefusedError,
-    StoreUnavailableError,
-)
+from reconciler.core.errors import EngineUnavailableError, LiveFileError, ModelRefusedError, StoreUnavailableError
 from reconciler.core.model.compose import Container
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result

@@ -168,9 +168,7 @@ async def test_a_dry_run_rolls_no_host_back(hosts: Hosts) -> None:
 # --- hosts that are not in step --------------------------------------------------------------------------------------
 
 
-async def test_a_revision_that_fails_on_a_new_host_stays_where_it_is_healthy(
-    new_world: Callable[[], World],
-) -> None:
+async def test_a_revision_that_fails_on_a_new_host_stays_where_it_is_healthy(new_world: Callable[[], World]) -> None:
     hosts = Hosts(new_world)
     await hosts.start("one", "two")
     hosts.commit("b", api="A=2")

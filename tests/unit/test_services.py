@@ -363,10 +363,7 @@ def shares(field: str, owner: str) -> Mapping[str, Any]:
             id="pid",
         ),
         pytest.param(
-            {"volumes_of": frozenset({"api"})},
-            (ActionKind.RECREATE, "uses the volumes of api"),
-            None,
-            id="volumes",
+            {"volumes_of": frozenset({"api"})}, (ActionKind.RECREATE, "uses the volumes of api"), None, id="volumes"
         ),
         pytest.param(
             {"restarts_with": frozenset({"api"})},
@@ -438,7 +435,7 @@ def test_dependent_that_was_stopped_on_purpose_stays_stopped() -> None:
     assert kinds(decide(same, same, containers, {CONF: RECREATE})) == {"api": ActionKind.RECREATE}
 
 
-# --- what is owed ---
+# --- pending restarts ---
 
 
 @pytest.mark.parametrize(

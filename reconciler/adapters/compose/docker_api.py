@@ -147,8 +147,8 @@ class Engine:
         """The ids of the images that these names stand for now; one that is not there is left out."""
         names = sorted(set(references))
         async with self._connected() as docker:
-            found = await asyncio.gather(*(_unless_gone(docker.images.inspect(name)) for name in names))
-        return {name: facts["Id"] for name, facts in zip(names, found, strict=True) if facts is not None}
+            images = await asyncio.gather(*(_unless_gone(docker.images.inspect(name)) for name in names))
+        return {name: facts["Id"] for name, facts in zip(names, images, strict=True) if facts is not None}
 
     async def _image_configuration(self, image: str, default: Mapping[str, Any]) -> Mapping[str, Any]:
         """What an image gives to its containers; `default` where somebody has removed the image."""

@@ -1,5 +1,5 @@
 """What the services of compose files use, read from the files as they are written: env files, mounted files, and the
-variables that a value is made of. Compose's resolved project no longer tells where a value came from."""
+variables that a value is made of. Compose's resolved project no longer shows where a value came from."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from reconciler.core.errors import GitUnreachableError
 
 @dataclass(frozen=True, slots=True)
 class KnownFailure:
-    """``marks`` are fragments of messages of git, ssh or curl, one of which is enough; ``what`` and ``hint`` are ours.
+    """``marks`` are fragments of output of git, ssh or curl; one is enough. ``message`` and ``hint`` are ours.
 
     ``access``: the server answers, but denies access.
     """
@@ -133,7 +133,7 @@ _USER_INFO = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 class UnexplainedError(GitUnreachableError):
-    """git failed for a reason that is not in TROUBLES: the mirror itself may be damaged."""
+    """git failed for a reason that is not in KNOWN_FAILURES: the mirror itself may be damaged."""
 
 
 def known_failure(stderr: str) -> KnownFailure | None:
@@ -167,9 +167,9 @@ def refusal_line(stdout: str, stderr: str, token: str = "") -> str:
     """
     lines = [line for line in stderr.splitlines() if not line.startswith(_ADVICE)]
     theirs = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]
-    telling = [line for line in (theirs or lines) if any(character.isalnum() for character in line)]
-    loud = [line for line in telling if line.lower().startswith(("error:", "fatal:", "gitlab:", "gitea:"))]
-    said = next(iter(loud or telling), "")
+    worded = [line for line in (theirs or lines) if any(character.isalnum() for character in line)]
+    loud = [line for line in worded if line.lower().startswith(("error:", "fatal:", "gitlab:", "gitea:"))]
+    said = next(iter(loud or worded), "")
     verdicts = (line.split("\t")[-1] for line in stdout.splitlines() if line.startswith("!"))
     verdict = next(verdicts, "").strip()
     return _shown(": ".join(filter(None, (verdict, said))) or "no reason given", token)

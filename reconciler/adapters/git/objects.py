@@ -157,7 +157,7 @@ def _parse_commit(object_id: str, data: bytes) -> CommitObject:
 def import_gitpython() -> None:
     """Import GitPython without letting it start a process: it is given a git that cannot be executed.
 
-    It asks that one for its version, and has been told to ignore the failure. We never let it run git.
+    It asks that one for its version, and is set to ignore the failure. We never let it run git.
     """
     if "git" in sys.modules:
         return

@@ -82,9 +82,6 @@ class Sops:
         """Our public keys. Raises KeyUnavailableError."""
         return self._key_file.identities()
 
-    def format_of(self, name: str, data: bytes) -> Format:
-        return format_of(name, data)
-
     def read(self, name: str, data: bytes) -> Ciphertext:
         """The pre-check alone: what the file says without a key. Raises SourceError and its kinds."""
         return read_ciphertext(name, data, parse_yaml=parse_yaml, key_types=self._key_types)
@@ -110,7 +107,7 @@ class Sops:
         """
         if not recipients or not all(re.fullmatch(r"age1[0-9a-z]+", recipient) for recipient in recipients):
             raise RefusedError("needs public age keys (age1…) to encrypt for", where=name)
-        chosen = file_format or self.format_of(name, data.reveal())
+        chosen = file_format or format_of(name, data.reveal())
         done = await self._run(*encrypt_arguments(chosen, recipients), stdin=data.reveal())
         if done.ok:
             self.read(name, done.stdout)

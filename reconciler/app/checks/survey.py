@@ -198,10 +198,6 @@ class _Reader:
         sources += [source for path in self._others(named) if (source := self._unnamed(path, manifest is not None))]
         return Environment(self._name, document, manifest, tuple(sources))
 
-    def check_encrypted(self, path: str, data: bytes) -> None:
-        """Report mistakes in an encrypted file that no manifest names."""
-        self._encrypted(path, data, None)
-
     # --- the manifest ---
 
     def _manifest(self, path: str, servers: Sequence[ServerConfig]) -> tuple[Document | None, ManifestFile | None]:
@@ -246,7 +242,7 @@ class _Reader:
             self._report(rules.SOURCE_UNUSABLE, path, 1, "is a Git LFS pointer, which no server follows")
             return None
         if outline.encrypted:
-            return self._encrypted(path, data, outline)
+            return self.check_encrypted(path, data, outline)
         return self._plain(path, data, outline)
 
     def _others(self, named: Mapping[str, Outline]) -> Iterator[str]:
@@ -268,9 +264,10 @@ class _Reader:
         if manifest_usable:
             self._report(rules.SOURCE_UNUSED, path, 1, f"is not the source of a target in {self._name}/{MANIFEST}")
         data = self._tree.files.get(path)
-        return self._encrypted(path, data, None) if data and b"ENC[AES256_GCM," in data else None
+        return self.check_encrypted(path, data) if data and b"ENC[AES256_GCM," in data else None
 
-    def _encrypted(self, path: str, data: bytes, outline: Outline | None) -> Source:
+    def check_encrypted(self, path: str, data: bytes, outline: Outline | None = None) -> Source:
+        """Report mistakes in an encrypted file; without an ``outline``, no manifest names it."""
         name = path.removeprefix(f"{self._name}/")
         shown_path = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")

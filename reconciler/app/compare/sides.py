@@ -121,7 +121,9 @@ async def _git(name: SideName, context: SideContext) -> Side:
     }
     selected = [outline for outline in (outlines(manifest) if manifest else ()) if outline.source in sources]
     pairs = [(sources[outline.source], outline) for outline in selected]
-    contents = await asyncio.gather(*(_content(*pair, context.reader) for pair in pairs))
+    contents = await asyncio.gather(
+        *(context.reader.read(source.name, source.data, outline.parser) for source, outline in pairs)
+    )
     return Side(
         name.text,
         tuple(
@@ -146,10 +148,6 @@ async def _read_tree(revision: str, source: GitSource) -> Tree:
     commit, _ = await repository.resolve(revision, revision, from_fork_point=False)
     (tree,) = await repository.trees([commit], source.path)
     return tree
-
-
-async def _content(source: Source, outline: Outline, reader: Reader) -> Content:
-    return await reader.read(source.name, source.data, outline.parser)
 
 
 def _of_source(source: Source, outline: Outline, content: Content, notes: Mapping[str, Notes]) -> SideFile:

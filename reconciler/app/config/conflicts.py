@@ -6,7 +6,6 @@ The data is read as written, whatever its shape, so that conflicts are reported 
 from __future__ import annotations
 
 import posixpath
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from reconciler.app.config.scalars import ABSOLUTE_FILE, ABSOLUTE_PATH, LIVE_FILE, Form
 from reconciler.app.config.strict_yaml import Document, FieldPath, Problem, dotted, shown
+from reconciler.core.decide.guards import folded
 
 MAX_TARGETS = 10_000
 MAX_HOSTS = 64
@@ -55,20 +55,16 @@ class _Claims:
     def add(self, claim: _Claim) -> _Claim | None:
         """Record the claim; return an earlier one for the same name on one of its hosts."""
         earlier = self.find(claim.name, claim.hosts)
-        taken = self._taken.setdefault(_folded(claim.name), {})
+        taken = self._taken.setdefault(folded(claim.name), {})
         for host in claim.hosts or ("",):
             taken.setdefault(host, claim)
         return earlier
 
     def find(self, name: str, hosts: tuple[str, ...]) -> _Claim | None:
-        taken = self._taken.get(_folded(name), {})
+        taken = self._taken.get(folded(name), {})
         if not hosts:
             return next(iter(taken.values()), None)
         return next((taken[host] for host in (*hosts, "") if host in taken), None)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _taken_twice(document: Document, claims: Iterable[_Claim], conflict: str, accepted: str) -> Iterator[Problem]:

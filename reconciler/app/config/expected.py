@@ -1,4 +1,4 @@
-"""expected-differences.yaml: what may differ, and why; and risks that a person sets otherwise."""
+"""expected-differences.yaml: what may differ, and why; and risks that the user sets otherwise."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         case scalars.MISTAKE:
             context = detail["ctx"]
             quote = _quote(detail["input"], path) if context["quote"] else ""
-            return Problem(path, quote + context["what"], context["accepted"])
+            return Problem(path, quote + context["problem"], context["accepted"])
         case "extra_forbidden":
             return _unknown_field(path, model)
         case "missing":

@@ -32,9 +32,9 @@ _LONGEST = 3650 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def mistake(what: str, accepted: str, *, quote: bool = False) -> PydanticCustomError:
-    """The error for one value; ``quote`` puts the value before ``what``, unless it is long or may be a secret."""
-    return PydanticCustomError(MISTAKE, "{what}", {"what": what, "accepted": accepted, "quote": quote})
+def mistake(problem: str, accepted: str, *, quote: bool = False) -> PydanticCustomError:
+    """The error for one value; ``quote`` puts the value before ``problem``, unless it is long or may be a secret."""
+    return PydanticCustomError(MISTAKE, "{problem}", {"problem": problem, "accepted": accepted, "quote": quote})
 
 
 def kind_of(value: object) -> str:

@@ -318,8 +318,8 @@ def _digester(state_dir: str, store: SqliteStore) -> Digester:
             _make_digest_key(path)
     except OSError as error:
         hint = "Make the state directory writable for the daemon's user, with room in it"
-        what = f"the digest key cannot be created ({os.strerror(error.errno or 0)})"
-        raise StoreError(what, where=path, hint=hint) from error
+        problem = f"the digest key cannot be created ({os.strerror(error.errno or 0)})"
+        raise StoreError(problem, where=path, hint=hint) from error
     digester = _read_digest_key(state_dir)
     mark = digester(b"the digest key")
     if known is None:
@@ -343,8 +343,8 @@ def _read_digest_key(state_dir: str) -> Digester:
         raise StoreError("the digest key is gone", where=path, hint=_ANOTHER_KEY) from error
     except OSError as error:
         hint = "Make it readable for the daemon's user"
-        what = f"the digest key cannot be read ({os.strerror(error.errno or 0)})"
-        raise StoreError(what, where=path, hint=hint) from error
+        problem = f"the digest key cannot be read ({os.strerror(error.errno or 0)})"
+        raise StoreError(problem, where=path, hint=hint) from error
     if len(key) != DIGEST_KEY_BYTES:
         raise StoreError(f"the digest key does not have {DIGEST_KEY_BYTES} bytes", where=path, hint=_ANOTHER_KEY)
     return Digester(key)

@@ -96,11 +96,8 @@ def parse_env_file(data: bytes) -> tuple[DotenvEntry, ...]:
     References are not interpolated, so ``resolve_env_file`` may still refuse a file that parses.
     Raises EnvFileError where Compose refuses the file.
     """
-    return tuple(_entries(data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")))
-
-
-def _entries(text: str) -> Iterator[DotenvEntry]:
-    return (entry for entry, _, _ in statements(text))
+    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    return tuple(entry for entry, _, _ in statements(text))
 
 
 def statements(text: str) -> Iterator[tuple[DotenvEntry, int, int]]:

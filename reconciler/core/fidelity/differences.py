@@ -55,11 +55,11 @@ def differences(
     but its environment is compared by that.
     """
     keys = differing_variables(service, container)
-    found = [FieldDifference(ENVIRONMENT, key) for key in sorted(keys)]
+    fields = [FieldDifference(ENVIRONMENT, key) for key in sorted(keys)]
     if not container.facts:
         image = json.loads(service.definition.reveal()).get("service", {}).get("image")
         differs = image and container.image and image != container.image
-        return (*found, FieldDifference("image", "", container.image, image)) if differs else tuple(found)
+        return (*fields, FieldDifference("image", "", container.image, image)) if differs else tuple(fields)
     label = (container.facts["Config"].get("Labels") or {}).get(HASH_LABEL)
     same = label in compose_hashes(service.text, _as_it_runs(service, container, keys) if keys else None)
     said = defined_fields(service, project, container.image_facts)
@@ -67,8 +67,8 @@ def differences(
     said, runs = _comparable(said, runs, service, project, container, owners)
     for name in said:
         if not same or name in _CHANGED_BY_HAND:
-            found += _items(name, runs.get(name, {}), said[name])
-    return tuple(found)
+            fields += _items(name, runs.get(name, {}), said[name])
+    return tuple(fields)
 
 
 def differing_variables(service: Service, container: Container) -> frozenset[str]:
@@ -258,11 +258,11 @@ def grant_of(difference: FieldDifference) -> str | None:
 
 
 def unexplained(
-    found: Iterable[FieldDifference], keys: Collection[str], grants: Collection[str]
+    fields: Iterable[FieldDifference], keys: Collection[str], grants: Collection[str]
 ) -> tuple[FieldDifference, ...]:
     """Those that no managed file explains: it holds ``keys`` that the service reads, or may change the ``grants``."""
     return tuple(
         difference
-        for difference in found
+        for difference in fields
         if not (difference.item in keys if difference.name == ENVIRONMENT else grant_of(difference) in grants)
     )

@@ -50,10 +50,10 @@ def edits(sides: ProjectSides, services: Collection[str], grants: Grants, hidden
     """
     sentences = []
     for name in sorted(services):
-        found = list(dict.fromkeys(_edits(sides, name, grants)))
-        if found:
+        fields = list(dict.fromkeys(_edits(sides, name, grants)))
+        if fields:
             values = {*hidden, *_values(sides, name)}
-            sentences.append(f"{name}: {'; '.join(_edit_sentences(found, values))}")
+            sentences.append(f"{name}: {'; '.join(_edit_sentences(fields, values))}")
     return sentences
 
 
@@ -67,10 +67,10 @@ def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDiff
         later = set(differences(after, sides.after.name, container, owners))
         if not later and not _moved(after, container, sides.images):
             continue  # it is as it will be: whatever stands in the files now, the change takes it back
-        found = differences(now, sides.after.name, container, owners) if now is not after else tuple(later)
+        fields = differences(now, sides.after.name, container, owners) if now is not after else tuple(later)
         # What the change brings to the container as it runs already is no edit that comes along.
         places = {(difference.name, difference.item) for difference in later}
-        effective = [difference for difference in found if (difference.name, difference.item) in places]
+        effective = [difference for difference in fields if (difference.name, difference.item) in places]
         yield from unexplained(effective, grants.keys.get(name, ()), grants.fields)
         yield from _moved(now, container, sides.images)
 
@@ -123,12 +123,12 @@ def _values(sides: ProjectSides, name: str) -> set[str]:
     return values
 
 
-def _edit_sentences(found: Iterable[FieldDifference], values: Collection[str]) -> Iterator[str]:
-    found = list(found)
-    if keys := sorted(difference.item for difference in found if difference.name == ENVIRONMENT):
+def _edit_sentences(fields: Iterable[FieldDifference], values: Collection[str]) -> Iterator[str]:
+    fields = list(fields)
+    if keys := sorted(difference.item for difference in fields if difference.name == ENVIRONMENT):
         subject = f"{listed([key_name(key) for key in keys])} {'differs' if len(keys) == 1 else 'differ'}"
         yield f"environment: {subject}, and no managed file that it reads explains that"
-    rest = [difference for difference in found if difference.name != ENVIRONMENT]
+    rest = [difference for difference in fields if difference.name != ENVIRONMENT]
     for difference in rest[:_MOST_SHOWN]:
         runs, says = _shown(difference.runs, difference, values), _shown(difference.says, difference, values)
         yield f"{_place(difference)}: the container has {runs}, the project now says {says}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext
 
@@ -16,9 +15,6 @@ class Decryptor(Protocol):
 
         Raises KeyUnavailableError, DecryptFailedError.
         """
-
-    def format_of(self, name: str, data: bytes) -> Format:
-        """The format to give sops, from an encrypted source's name and bytes."""
 
     def read(self, name: str, data: bytes) -> Ciphertext:
         """What an encrypted source says without a key. Raises SourceError and its subclasses."""

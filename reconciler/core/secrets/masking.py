@@ -27,8 +27,8 @@ def masked(text: str, values: Iterable[str], name: str = "") -> str:
     if names_a_secret(name):
         return HIDDEN
     known = sorted({value for value in values if len(value) >= _SHORTEST_VALUE}, key=len, reverse=True)
-    shown = " ".join(_shown(_words(text), known))
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+    line = " ".join(_shown(_words(text), known))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def _words(text: str) -> list[str]:
