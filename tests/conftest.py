@@ -10,7 +10,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.support.commands import run
 from tests.support.components import CHECKS, REMEDIES, Missing, missing
 from tests.support.compose import ComposeProject, make_project
 from tests.support.engine import IMAGE, SharedEngine
+from tests.support.forks import COMMAND
 from tests.support.git_remote import GitRemote, make_git_remote
 from tests.support.server import Server
 from tests.support.site import ENVIRONMENTS, Site, fill
@@ -221,7 +221,7 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         *arguments: str, env: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
         completed = run(
-            Path(sys.executable).parent / "reconciler",
+            COMMAND,
             *arguments,
             stdin=None if stdin is None else stdin.encode(),
             env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), **(env or {})},

@@ -1,4 +1,4 @@
-"""What `diff` found, as text, as data, and as a comment on a pull request. Pure: from a difference to text."""
+"""Renders the result of `diff` as text, as JSON, and as a comment on a pull request. Pure."""
 
 from __future__ import annotations
 
@@ -6,101 +6,103 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from reconciler.app.diff.diff import Difference, FileChange, TargetChange
-from reconciler.cli.markdown import code, plain
+from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
+from reconciler.cli.markdown import code, plain_text
 from reconciler.core.checks.rules import Finding
 from reconciler.core.text import printable
 
 MARKER = "<!-- reconciler-diff -->"
-"""By this a job finds its own comment again, to update it in place."""
+"""Marks the comment, so that a CI job finds it and updates it in place."""
 
-# GitHub takes comments of 65,536 characters; the parts below (two of them warnings) stay within that together.
+# GitHub accepts comments of 65,536 characters; the parts below (two of them warnings) stay within that together.
 _WARNING, _TABLE, _LIST = 8_000, 36_000, 10_000
 _MOST_NAMES = 20  # keys in one cell
 
-FORMATS: dict[str, Callable[[Difference], str]] = {
+FORMATS: dict[str, Callable[[CommitDiff], str]] = {
     "text": lambda difference: _text(difference),
     "json": lambda difference: json.dumps(_data(difference), indent=2) + "\n",
     "markdown": lambda difference: _markdown(difference),
 }
-"""How a difference is written, by the name of the format; each with a newline at its end."""
+"""The renderer of each format; each text ends with a newline."""
 
 
-def summary(found: Difference) -> str:
-    """One sentence: how much changed."""
-    if found.empty:
+def summarize_diff(diff: CommitDiff) -> str:
+    """Summarize the changes in one sentence."""
+    if diff.empty:
         return "nothing changed"
-    environments = len({one.environment for one in found.files})
+    environments = len({file.environment for file in diff.files})
     counts = [
-        _counted(sum(len(getattr(one.change.keys, what)) for one in found.files), f"key {what}", f"keys {what}")
-        for what in ("added", "removed", "changed")
+        _counted(sum(len(getattr(file.change.keys, kind)) for file in diff.files), f"key {kind}", f"keys {kind}")
+        for kind in ("added", "removed", "changed")
     ]
-    files = _counted(len(found.files), "file", "files")
+    files = _counted(len(diff.files), "file", "files")
     where = _counted(environments, "environment", "environments")
-    others = f"; {_counted(len(found.others), 'other file', 'other files')}" if found.others else ""
+    others = f"; {_counted(len(diff.others), 'other file', 'other files')}" if diff.others else ""
     return f"{files} in {where}: {', '.join(counts)}{others}"
 
 
-def _counted(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
+def _counted(number: int, singular: str, several: str) -> str:
+    return f"{number} {singular if number == 1 else several}"
 
 
-def _notes(one: FileChange, name: Callable[[str], str] = str, words: Callable[[str], str] = str) -> Iterator[str]:
-    """What is to be said beside the names of keys, a sentence each. ``name`` is how a key is written, ``words`` how
-    everything else is."""
-    yield from (words(note) for note in _sentences(one))
-    for key, when in one.equal.items():
+def _notes(file: FileChange, name: Callable[[str], str] = str, words: Callable[[str], str] = str) -> Iterator[str]:
+    """The notes beside the names of keys, one sentence each. ``name`` formats a key, ``words`` formats other text."""
+    yield from (words(note) for note in _sentences(file))
+    for key, when in file.equal.items():
         for word, names in when.items():
             where = ", ".join(names)
             yield f"{name(key)}: {words(f'{word} value as in {where}')}"
-    yield from (words(f"{finding.rule.severity}: {finding.message}") for finding in one.findings)
+    yield from (words(f"{finding.rule.severity}: {finding.message}") for finding in file.findings)
 
 
-def _sentences(one: FileChange) -> Iterator[str]:
-    if one.status != "modified":
-        yield f"{one.status} file"
-    if one.change.only_reencrypted:
+def _sentences(file: FileChange) -> Iterator[str]:
+    if file.status != "modified":
+        yield f"{file.status} file"
+    if file.change.only_reencrypted:
         yield "re-encrypted only: no value changed"
-    if one.change.rotated:
-        others = "value" if one.change.keys.empty else "other value"
-        yield f"every {others} was re-encrypted (rotate?); without a key it cannot be told whether values changed"
-    if one.change.joined:
-        yield f"can decrypt it now: {', '.join(one.change.joined)}"
-    if one.change.left:
-        yield f"can no longer decrypt it, but knows the old values: {', '.join(one.change.left)}"
-    if one.note:
-        yield one.note
+    if file.change.rotated:
+        others = "value" if file.change.keys.empty else "other value"
+        yield f"every {others} was re-encrypted (rotate?); without a key it is unknown whether values changed"
+    if file.change.joined:
+        yield f"can decrypt it now: {', '.join(file.change.joined)}"
+    if file.change.left:
+        yield f"can no longer decrypt it, but knows the old values: {', '.join(file.change.left)}"
+    if file.note:
+        yield file.note
 
 
 # --- text ---
 
 
-def _text(found: Difference) -> str:
-    lines = [f"{_short(found.base)}..{_short(found.head)}: {summary(found)}"]
-    for one in found.files:
-        lines.append(f"{one.environment}/{one.source}{_destination(one)}")
-        lines += [f"  {sign}{name}" for sign, name in _signed(one)]
-        lines += [f"  {note}" for note in _notes(one)]
-    lines += [f"{one.environment}: {_target(one)}" for one in found.targets]
-    lines += [f"{path}: {status}" for path, status in found.others]
-    lines += [f"a contract of it changed, and was asked: {path}" for path in found.asked]
-    lines += [f"{one.path}:{one.line}: {one.rule.severity} [{one.rule.id}] {one.message}" for one in found.findings]
+def _text(diff: CommitDiff) -> str:
+    lines = [f"{_short(diff.base)}..{_short(diff.head)}: {summarize_diff(diff)}"]
+    for file in diff.files:
+        lines.append(f"{file.environment}/{file.source}{_destination(file)}")
+        lines += [f"  {sign}{name}" for sign, name in _signed(file)]
+        lines += [f"  {note}" for note in _notes(file)]
+    lines += [f"{target.environment}: {_target(target)}" for target in diff.targets]
+    lines += [f"{path}: {status}" for path, status in diff.others]
+    lines += [f"checked again, because its contract changed: {path}" for path in diff.rechecked]
+    lines += [
+        f"{finding.path}:{finding.line}: {finding.rule.severity} [{finding.rule.id}] {finding.message}"
+        for finding in diff.findings
+    ]
     return "".join(f"{printable(line)}\n" for line in lines)
 
 
-def _destination(one: FileChange) -> str:
-    stack = f"stack {one.stack}" if one.stack else "no stack"
-    return f" → {one.live} ({stack})" if one.live else ""
+def _destination(file: FileChange) -> str:
+    stack = f"stack {file.stack}" if file.stack else "no stack"
+    return f" → {file.live} ({stack})" if file.live else ""
 
 
-def _target(one: TargetChange) -> str:
+def _target(target: TargetChange) -> str:
     """Such as ``target changed: api.env (stack app; path /a → /b)``."""
-    more = "; ".join([*([f"stack {one.stack}"] if one.stack else []), *one.details])
-    return f"target {one.what}: {one.source}" + (f" ({more})" if more else "")
+    more = "; ".join([*([f"stack {target.stack}"] if target.stack else []), *target.details])
+    return f"target {target.change}: {target.source}" + (f" ({more})" if more else "")
 
 
-def _signed(one: FileChange) -> Iterator[tuple[str, str]]:
-    keys = one.change.keys
+def _signed(file: FileChange) -> Iterator[tuple[str, str]]:
+    keys = file.change.keys
     for sign, names in (("+", keys.added), ("-", keys.removed), ("~", keys.changed)):
         yield from ((sign, name) for name in names)
 
@@ -112,96 +114,96 @@ def _short(commit: str) -> str:
 # --- data ---
 
 
-def _data(found: Difference) -> dict[str, Any]:
+def _data(diff: CommitDiff) -> dict[str, Any]:
     return {
-        "base": found.base,
-        "head": found.head,
-        "directory": found.directory,
-        "summary": summary(found),
-        "with_values": found.with_values,
-        "files": [_file(one) for one in found.files],
+        "base": diff.base,
+        "head": diff.head,
+        "directory": diff.directory,
+        "summary": summarize_diff(diff),
+        "with_values": diff.with_values,
+        "files": [_file(file) for file in diff.files],
         "targets": [
             {
-                "environment": one.environment,
-                "change": one.what,
-                "source": one.source,
-                "stack": one.stack,
-                "details": list(one.details),
+                "environment": target.environment,
+                "change": target.change,
+                "source": target.source,
+                "stack": target.stack,
+                "details": list(target.details),
             }
-            for one in found.targets
+            for target in diff.targets
         ],
-        "asked": list(found.asked),
-        "findings": [{"path": one.path, "line": one.line, **_finding(one)} for one in found.findings],
-        "others": [{"path": path, "status": status} for path, status in found.others],
+        "rechecked": list(diff.rechecked),
+        "findings": [{"path": finding.path, "line": finding.line, **_finding(finding)} for finding in diff.findings],
+        "others": [{"path": path, "status": status} for path, status in diff.others],
     }
 
 
-def _file(one: FileChange) -> dict[str, Any]:
-    keys = one.change.keys
+def _file(file: FileChange) -> dict[str, Any]:
+    keys = file.change.keys
     return {
-        "environment": one.environment,
-        "source": one.source,
-        "status": one.status,
-        "stack": one.stack,
-        "live": one.live,
+        "environment": file.environment,
+        "source": file.source,
+        "status": file.status,
+        "stack": file.stack,
+        "live": file.live,
         "keys": {"added": list(keys.added), "removed": list(keys.removed), "changed": list(keys.changed)},
-        "recipients": {"added": list(one.change.joined), "removed": list(one.change.left)},
-        "only_reencrypted": one.change.only_reencrypted,
-        "rotated": one.change.rotated,
-        "note": one.note,
-        "equal": {key: {when: list(names) for when, names in one.equal[key].items()} for key in one.equal},
-        "findings": [_finding(finding) for finding in one.findings],
+        "recipients": {"added": list(file.change.joined), "removed": list(file.change.left)},
+        "only_reencrypted": file.change.only_reencrypted,
+        "rotated": file.change.rotated,
+        "note": file.note,
+        "equal": {key: {when: list(names) for when, names in file.equal[key].items()} for key in file.equal},
+        "findings": [_finding(finding) for finding in file.findings],
     }
 
 
-def _finding(one: Finding) -> dict[str, Any]:
-    return {"rule": one.rule.id, "severity": str(one.rule.severity), "message": one.message}
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {"rule": finding.rule.id, "severity": str(finding.rule.severity), "message": finding.message}
 
 
 # --- markdown ---
 
 
-def _markdown(found: Difference) -> str:
-    parts = [MARKER, "### Configuration changes", f"**{plain(summary(found).capitalize())}**"]
-    if removed := _removed(found.files):
-        parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one will not find it.")
-    if found.findings:
-        said = [f"> - ⚠️ {code(one.path)}: {plain(one.message)}" for one in found.findings]
-        lines, more = _within(_WARNING, said)
+def _markdown(diff: CommitDiff) -> str:
+    parts = [MARKER, "### Configuration changes", f"**{plain_text(summarize_diff(diff).capitalize())}**"]
+    if removed := _removed(diff.files):
+        parts.append(f"> ⚠️ **Keys are removed:** {removed}. A service that still reads one of them will not find it.")
+    if diff.findings:
+        warnings = [f"> - ⚠️ {code(finding.path)}: {plain_text(finding.message)}" for finding in diff.findings]
+        lines, more = _within(_WARNING, warnings)
         parts.append("\n".join([*lines, *([f"> - and {more} more"] if more else [])]))
-    if found.files:
+    if diff.files:
         head = ["| environment | file | stack | added | removed | changed | notes |", "|---|---|---|---|---|---|---|"]
-        rows, more = _within(_TABLE, [_row(one) for one in found.files])
+        rows, more = _within(_TABLE, [_row(file) for file in diff.files])
         parts.append("\n".join([*head, *rows, *([f"| and {more} more files | | | | | | |"] if more else [])]))
-    listed = [f"- {code(one.environment)}: {_target_in_markdown(one)}" for one in found.targets]
-    listed += [f"- {code(path)} {status}" for path, status in found.others]
-    listed += [f"- a contract of {code(path)} changed, and was asked" for path in found.asked]
+    listed = [f"- {code(target.environment)}: {_target_in_markdown(target)}" for target in diff.targets]
+    listed += [f"- {code(path)} {status}" for path, status in diff.others]
+    listed += [f"- {code(path)} was checked again, because its contract changed" for path in diff.rechecked]
     if listed:
         lines, more = _within(_LIST, listed)
         parts.append("\n".join([*lines, *([f"- and {more} more"] if more else [])]))
-    values = "with values" if found.with_values else "names only, without a key"
-    parts.append(f"<sub>{code(_short(found.base))} → {code(_short(found.head))}, {values}; no value is shown</sub>")
+    values = "with values" if diff.with_values else "names only, without a key"
+    parts.append(f"<sub>{code(_short(diff.base))} → {code(_short(diff.head))}, {values}; no value is shown</sub>")
     return "\n\n".join(parts) + "\n"
 
 
-def _target_in_markdown(one: TargetChange) -> str:
-    details = [*([f"stack {one.stack}"] if one.stack else []), *one.details]
-    return f"target {one.what}: {code(one.source)}" + "".join(f"; {code(detail)}" for detail in details)
+def _target_in_markdown(target: TargetChange) -> str:
+    details = [*([f"stack {target.stack}"] if target.stack else []), *target.details]
+    return f"target {target.change}: {code(target.source)}" + "".join(f"; {code(detail)}" for detail in details)
 
 
 def _removed(files: Iterable[FileChange]) -> str:
     places = [
-        f"{_names(one.change.keys.removed)} from {code(f'{one.environment}/{one.source}')}"
-        for one in files
-        if one.change.keys.removed and one.status != "removed"
+        f"{_names(file.change.keys.removed)} from {code(f'{file.environment}/{file.source}')}"
+        for file in files
+        if file.change.keys.removed and file.status != "removed"
     ]
-    places += [f"all of {code(f'{one.environment}/{one.source}')}" for one in files if one.status == "removed"]
-    shown, more = _within(_WARNING, places)
-    return "; ".join(shown) + (f"; and {more} more files" if more else "")
+    places += [f"all of {code(f'{file.environment}/{file.source}')}" for file in files if file.status == "removed"]
+    listed, more = _within(_WARNING, places)
+    return "; ".join(listed) + (f"; and {more} more files" if more else "")
 
 
 def _within(budget: int, parts: list[str]) -> tuple[list[str], int]:
-    """As many parts as fit into so many characters, and how many are left out."""
+    """The parts that fit into ``budget`` characters, and the number of parts left out."""
     kept = []
     for part in parts:
         budget -= len(part) + 2
@@ -211,12 +213,12 @@ def _within(budget: int, parts: list[str]) -> tuple[list[str], int]:
     return kept, len(parts) - len(kept)
 
 
-def _row(one: FileChange) -> str:
-    keys = one.change.keys
-    stack = code(one.stack) if one.stack else ""
+def _row(file: FileChange) -> str:
+    keys = file.change.keys
+    stack = code(file.stack) if file.stack else ""
     names = " | ".join(_names(group) for group in (keys.added, keys.removed, keys.changed))
-    notes = "<br>".join(_notes(one, code, plain))
-    return f"| {plain(one.environment)} | {code(one.source)} | {stack} | {names} | {notes} |"
+    notes = "<br>".join(_notes(file, code, plain_text))
+    return f"| {plain_text(file.environment)} | {code(file.source)} | {stack} | {names} | {notes} |"
 
 
 def _names(keys: tuple[str, ...]) -> str:

@@ -1,6 +1,6 @@
-"""What `compare` found, as one HTML file that needs nothing else: no network, no other file. Pure.
+"""Renders the result of `compare` as one HTML file that loads nothing. Pure.
 
-The page's own policy lets only its style and its script act, by their hashes; everything else on it is escaped text.
+The page's content security policy allows only its own style and script, by hash; all other content is escaped text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from html import escape
 
-from reconciler.app.compare.run import Report
+from reconciler.app.compare.run import ComparisonReport
 from reconciler.cli import compare_reports
 from reconciler.cli.compare_reports import WORDS, Row
 from reconciler.core.compare.risk import Risk
@@ -42,20 +42,20 @@ _SCRIPT = """
 'use strict';
 const form = document.querySelector('form');
 const rows = [...document.querySelectorAll('tbody tr')];
-const shown = document.querySelector('#shown');
+const count_shown = document.querySelector('#shown');
 function apply() {
-  const wanted = Object.fromEntries(new FormData(form));
-  const words = wanted.search.toLowerCase().split(/\\s+/).filter(Boolean);
+  const chosen = Object.fromEntries(new FormData(form));
+  const words = chosen.search.toLowerCase().split(/\\s+/).filter(Boolean);
   let count = 0;
   for (const row of rows) {
     const data = row.dataset;
     const classes = data.classes.split(' ');
-    const fits = (wanted.class === 'all'
-        || (wanted.class === 'unexplained' ? data.unexplained === 'yes' : classes.includes(wanted.class))
-        || (wanted.class === 'not-same' && data.classes !== 'same'))
-      && (!wanted.risk || data.risk === wanted.risk)
-      && (!wanted.file || data.file === wanted.file)
-      && (!wanted.side || data.side === wanted.side)
+    const fits = (chosen.class === 'all'
+        || (chosen.class === 'unexplained' ? data.unexplained === 'yes' : classes.includes(chosen.class))
+        || (chosen.class === 'not-same' && data.classes !== 'same'))
+      && (!chosen.risk || data.risk === chosen.risk)
+      && (!chosen.file || data.file === chosen.file)
+      && (!chosen.side || data.side === chosen.side)
       && words.every(word => row.textContent.toLowerCase().includes(word));
     row.hidden = !fits;
     count += fits;
@@ -63,7 +63,7 @@ function apply() {
   for (const table of document.querySelectorAll('table')) {
     table.hidden = !table.querySelector('tbody tr:not([hidden])');
   }
-  shown.textContent = `${count} of ${rows.length} lines`;
+  count_shown.textContent = `${count} of ${rows.length} lines`;
 }
 form.addEventListener('input', apply);
 form.addEventListener('submit', event => event.preventDefault());
@@ -74,9 +74,9 @@ apply();
 _COLOURS = {"high": "bad", "medium": "mid", "low": ""}
 
 
-def as_html(report: Report) -> str:
-    """The whole page. Without its script every line is shown."""
-    every = [(one, compare_reports.rows(one)) for one in report.comparisons]
+def as_html(report: ComparisonReport) -> str:
+    """Return the whole page. Without its script, it shows every line."""
+    every = [(comparison, compare_reports.rows(comparison)) for comparison in report.comparisons]
     return "".join(
         [
             "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n",
@@ -86,7 +86,11 @@ def as_html(report: Report) -> str:
             f"<h1>{_text(_title(report))}</h1>\n",
             *_head(report, [row for _, rows in every for row in rows]),
             *_form(every),
-            *(part for number, (one, rows) in enumerate(every) for part in _section(report, number, one, rows)),
+            *(
+                part
+                for number, (comparison, rows) in enumerate(every)
+                for part in _section(report, number, comparison, rows)
+            ),
             f"<script>{_SCRIPT}</script>\n</body>\n</html>\n",
         ]
     )
@@ -101,7 +105,7 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _title(report: Report) -> str:
+def _title(report: ComparisonReport) -> str:
     if not report.comparisons:
         return "Nothing could be compared"
     first, *more = report.comparisons
@@ -109,13 +113,13 @@ def _title(report: Report) -> str:
     return f"{first.left.name} and {others}"
 
 
-def _head(report: Report, rows: list[Row]) -> Iterator[str]:
+def _head(report: ComparisonReport, rows: list[Row]) -> Iterator[str]:
     count = report.unexplained
     colour, verdict = ("bad", f"{count} unexplained") if count else ("good", "nothing unexplained")
     yield f'<p class="verdict {colour}">{verdict}</p>\n'
     for side, error in report.failures:
-        yield f'<p class="bad">{_text(side)} could not be looked at: {_text(error)}</p>\n'
-    classes = Counter(one for row in rows for one in row.classes)
+        yield f'<p class="bad">{_text(side)} could not be read: {_text(error)}</p>\n'
+    classes = Counter(name for row in rows for name in row.classes)
     cards = [(WORDS[Status(name)] if name in list(Status) else name, number) for name, number in classes.most_common()]
     high = sum(row.unexplained and row.risk == Risk.HIGH for row in rows)
     yield "<div class=cards id=summary>\n"
@@ -125,10 +129,10 @@ def _head(report: Report, rows: list[Row]) -> Iterator[str]:
 
 
 def _form(every: Iterable[tuple[Comparison, list[Row]]]) -> Iterator[str]:
-    """Hidden until the script is there to answer it."""
+    """The filters, hidden until the script runs."""
     pairs = list(every)
-    rows = [row for _, found in pairs for row in found]
-    present = {one for row in rows for one in row.classes}
+    rows = [row for _, group in pairs for row in group]
+    present = {name for row in rows for name in row.classes}
     classes = [("all", "everything"), ("not-same", "all but the same"), ("unexplained", "unexplained")]
     classes += [(str(status), WORDS[status]) for status in Status if status in present]
     classes += [(str(remark), str(remark)) for remark in Remark if remark in present]
@@ -137,8 +141,8 @@ def _form(every: Iterable[tuple[Comparison, list[Row]]]) -> Iterator[str]:
     yield _select("class", "class", classes, "not-same")
     yield _select("risk", "risk", [("", "any"), *((str(risk), str(risk)) for risk in Risk)], "")
     yield _select("file", "file or service", [("", "any"), *((name, name) for name in files)], "")
-    sides = [(str(number), one.right.name) for number, (one, _) in enumerate(pairs)]
-    yield _select("side", "held against", [("", "any"), *sides], "")
+    sides = [(str(number), comparison.right.name) for number, (comparison, _) in enumerate(pairs)]
+    yield _select("side", "compared with", [("", "any"), *sides], "")
     yield "<label>search<input type=search name=search></label>\n"
     yield "<label>shown<output id=shown></output></label>\n</form>\n"
 
@@ -151,13 +155,13 @@ def _select(name: str, label: str, choices: Iterable[tuple[str, str]], chosen: s
     return f"<label>{label}<select name={name}>{options}</select></label>\n"
 
 
-def _section(report: Report, number: int, found: Comparison, rows: list[Row]) -> Iterator[str]:
-    colour = "bad" if found.unexplained else "good"
-    yield f"<h2>{_text(found.left.name)} and {_text(found.right.name)}</h2>\n"
-    yield f'<p class="{colour}">{_text(compare_reports.summary(found))}</p>\n<ul>\n'
-    for problem in found.problems:
+def _section(report: ComparisonReport, number: int, comparison: Comparison, rows: list[Row]) -> Iterator[str]:
+    colour = "bad" if comparison.unexplained else "good"
+    yield f"<h2>{_text(comparison.left.name)} and {_text(comparison.right.name)}</h2>\n"
+    yield f'<p class="{colour}">{_text(compare_reports.summarize_comparison(comparison))}</p>\n<ul>\n'
+    for problem in comparison.problems:
         yield f'<li class="bad">could not be compared: {_text(problem)}</li>\n'
-    for remark in compare_reports.remarks(found, with_key=report.with_key):
+    for remark in compare_reports.limits(comparison, with_key=report.with_key):
         yield f"<li>{_text(remark)}</li>\n"
     yield "</ul>\n<table>\n<thead><tr><th>file or service</th><th>key</th><th>class</th><th>risk</th><th>notes</th>"
     yield "</tr></thead>\n<tbody>\n"

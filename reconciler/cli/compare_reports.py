@@ -1,4 +1,4 @@
-"""What `compare` found, as data and as markdown. Pure: from a report to text; never a value."""
+"""Renders the result of `compare` as JSON and as Markdown. Pure; never shows a value."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.app.compare.run import Report
-from reconciler.cli.markdown import code, plain
+from reconciler.app.compare.run import ComparisonReport
+from reconciler.cli.markdown import code, plain_text
 from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
 from reconciler.core.text import printable
@@ -24,14 +24,14 @@ WORDS = {
     Status.FAILED: "no answer on either side",
     Status.UNKNOWN: "on both sides, values not compared",
 }
-"""The classes in words, the same in every form."""
+"""The classes in words, the same in every format."""
 
 _ORDER = {Risk.HIGH: 0, Risk.MEDIUM: 1, Risk.LOW: 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a report. ``classes`` are the status and the remarks, by which a page filters."""
+    """One line of a report. ``classes`` are the status and the remarks; the HTML page filters by them."""
 
     kind: str  # key, file, service or probe
     file: str
@@ -43,15 +43,15 @@ class Row:
     unexplained: bool
 
 
-def rows(found: Comparison) -> list[Row]:
-    """Every line, what matters most first."""
-    every = [*_file_rows(found), *_service_rows(found), *(_probe_row(one) for one in found.probes)]
+def rows(comparison: Comparison) -> list[Row]:
+    """All lines, the most important first."""
+    lines = [*_file_rows(comparison), *_service_rows(comparison), *(_probe_row(probe) for probe in comparison.probes)]
     kinds = {"key": 0, "file": 1, "service": 2, "probe": 3}
-    return sorted(every, key=lambda row: (not row.unexplained, _ORDER[Risk(row.risk)], kinds[row.kind], row.file))
+    return sorted(lines, key=lambda row: (not row.unexplained, _ORDER[Risk(row.risk)], kinds[row.kind], row.file))
 
 
-def _file_rows(found: Comparison) -> Iterator[Row]:
-    for file in found.files:
+def _file_rows(comparison: Comparison) -> Iterator[Row]:
+    for file in comparison.files:
         name = pair_name(file)
         for key in file.keys:
             classes = (str(key.status), *map(str, key.remarks))
@@ -61,61 +61,71 @@ def _file_rows(found: Comparison) -> Iterator[Row]:
 
 
 def _remarks(key: KeyResult) -> Iterator[str]:
-    said = {"placeholder": "a placeholder", "deprecated": "deprecated", "unused": "named by no service"}
-    return (said[remark] for remark in key.remarks)
+    words = {"placeholder": "a placeholder", "deprecated": "deprecated", "unused": "used by no service"}
+    return (words[remark] for remark in key.remarks)
 
 
-def _service_rows(found: Comparison) -> Iterator[Row]:
-    for service in found.services:
+def _service_rows(comparison: Comparison) -> Iterator[Row]:
+    for service in comparison.services:
         yield from (_fact_row("service", service.service, fact) for fact in service.facts)
 
 
 def _fact_row(kind: str, name: str, fact: Fact) -> Row:
-    shown = f"{fact.left or 'none'} | {fact.right or 'none'}" if fact.left or fact.right else ""
-    note = "; ".join(part for part in (shown, fact.reason) if part)
-    status = WORDS[fact.status] if fact.what != "file" else "only on one side"
-    return Row(kind, name, fact.what, status, fact.risk, (str(fact.status),), note, fact.unexplained)
+    text = f"{fact.left or 'none'} | {fact.right or 'none'}" if fact.left or fact.right else ""
+    note = "; ".join(part for part in (text, fact.reason) if part)
+    status = WORDS[fact.status] if fact.name != "file" else "only on one side"
+    return Row(kind, name, fact.name, status, fact.risk, (str(fact.status),), note, fact.unexplained)
 
 
-def _probe_row(one: ProbeResult) -> Row:
-    where = f"first in line {one.line}" if one.line else ""
-    note = "; ".join(part for part in (f"{one.left} | {one.right}", where, one.reason) if part)
-    return Row("probe", "", one.probe, WORDS[one.status], Risk.MEDIUM, (str(one.status),), note, one.unexplained)
+def _probe_row(probe: ProbeResult) -> Row:
+    where = f"first in line {probe.line}" if probe.line else ""
+    note = "; ".join(part for part in (f"{probe.left} | {probe.right}", where, probe.reason) if part)
+    return Row(
+        "probe", "", probe.probe, WORDS[probe.status], Risk.MEDIUM, (str(probe.status),), note, probe.unexplained
+    )
 
 
 def pair_name(file: FileResult) -> str:
-    """``api.env``, or ``api.env ↔ config/api.env`` where the sides call it otherwise."""
+    """``api.env``, or ``api.env ↔ config/api.env`` if the names differ."""
     if not file.left or not file.right:
         return file.name
     return file.left if file.left == file.right else f"{file.left} ↔ {file.right}"
 
 
-def summary(found: Comparison) -> str:
-    """One sentence: how the two sides stand."""
-    count = Counter(key.status for file in found.files for key in file.keys)
-    told = ", ".join(f"{count[status]} {word}" for status, word in WORDS.items() if count[status])
-    pairs = sum(1 for file in found.files if file.left and file.right)
-    alone = len(found.files) - pairs
+def summarize_comparison(comparison: Comparison) -> str:
+    """Summarize a comparison in one sentence."""
+    count = Counter(key.status for file in comparison.files for key in file.keys)
+    counts = ", ".join(f"{count[status]} {word}" for status, word in WORDS.items() if count[status])
+    pairs = sum(1 for file in comparison.files if file.left and file.right)
+    alone = len(comparison.files) - pairs
     files = f"{_counted(pairs, 'file')} paired" + (f", {alone} on one side only" if alone else "")
-    verdict = _counted(found.unexplained, "unexplained difference") if found.unexplained else "nothing unexplained"
-    return f"{verdict}; {files}; keys: {told or 'none'}"
+    verdict = (
+        _counted(comparison.unexplained, "unexplained difference") if comparison.unexplained else "nothing unexplained"
+    )
+    return f"{verdict}; {files}; keys: {counts or 'none'}"
 
 
-def remarks(found: Comparison, *, with_key: bool) -> list[str]:
-    """What limits the comparison, a sentence each."""
-    kind = "two environments: their secrets must differ" if found.different else "one environment: nothing may differ"
-    said = [f"taken for {kind} (--different-environments or --same-environment says otherwise)"]
-    said += [sentence for side in (found.left, found.right) if (sentence := _sealed(side, with_key=with_key))]
-    said += [f"{side.name}: left out: {what}" for side in (found.left, found.right) for what in side.left_out]
-    return [printable(one) for one in said]
+def limits(comparison: Comparison, *, with_key: bool) -> list[str]:
+    """The limits of the comparison, one sentence each."""
+    kind = (
+        "two environments: their secrets must differ" if comparison.different else "one environment: nothing may differ"
+    )
+    sentences = [f"compared as {kind} (change with --different-environments or --same-environment)"]
+    sentences += [
+        sentence for side in (comparison.left, comparison.right) if (sentence := _sealed(side, with_key=with_key))
+    ]
+    sentences += [
+        f"{side.name}: left out: {text}" for side in (comparison.left, comparison.right) for text in side.left_out
+    ]
+    return [printable(remark) for remark in sentences]
 
 
 def _sealed(side: Side, *, with_key: bool) -> str:
     if not side.sealed:
         return ""
     files = _counted(side.sealed, "encrypted file")
-    why = "the key opens none of them" if with_key else "no age key was given (--age-key-file or SOPS_AGE_KEY_FILE)"
-    return f"{side.name}: of {files} only the names of keys are compared, not the values: {why}"
+    reason = "the key cannot decrypt them" if with_key else "no age key was given (--age-key-file or SOPS_AGE_KEY_FILE)"
+    return f"{side.name}: compared {files} by key names only, without values: {reason}"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -125,50 +135,53 @@ def _counted(number: int, noun: str) -> str:
 # --- data ---
 
 
-def as_json(report: Report) -> str:
-    return json.dumps(data(report), indent=2) + "\n"
+def as_json(report: ComparisonReport) -> str:
+    return json.dumps(report_data(report), indent=2) + "\n"
 
 
-def data(report: Report) -> dict[str, Any]:
-    """The report as data; no value of a variable, and no fingerprint of one."""
+def report_data(report: ComparisonReport) -> dict[str, Any]:
+    """The report as data, without values or fingerprints."""
     return {
         "unexplained": report.unexplained,
-        "comparisons": [_comparison(one, with_key=report.with_key) for one in report.comparisons],
+        "comparisons": [_comparison(comparison, with_key=report.with_key) for comparison in report.comparisons],
         "failures": [{"side": side, "error": error} for side, error in report.failures],
     }
 
 
-def _comparison(found: Comparison, *, with_key: bool) -> dict[str, Any]:
+def _comparison(comparison: Comparison, *, with_key: bool) -> dict[str, Any]:
     return {
-        "left": found.left.name,
-        "right": found.right.name,
-        "different_environments": found.different,
-        "summary": summary(found),
-        "unexplained": found.unexplained,
-        "remarks": remarks(found, with_key=with_key),
-        "problems": list(found.problems),
-        "files": [_file(one) for one in found.files],
-        "services": [{"service": one.service, "facts": [_fact(fact) for fact in one.facts]} for one in found.services],
+        "left": comparison.left.name,
+        "right": comparison.right.name,
+        "different_environments": comparison.different,
+        "summary": summarize_comparison(comparison),
+        "unexplained": comparison.unexplained,
+        "remarks": limits(comparison, with_key=with_key),
+        "problems": list(comparison.problems),
+        "files": [_file(file) for file in comparison.files],
+        "services": [
+            {"service": service.service, "facts": [_fact(fact) for fact in service.facts]}
+            for service in comparison.services
+        ],
         "probes": [
             {
-                "probe": one.probe,
-                "class": str(one.status),
-                "left": one.left,
-                "right": one.right,
-                "first_different_line": one.line or None,
-                "reason": one.reason,
+                "probe": probe.probe,
+                "class": str(probe.status),
+                "left": probe.left,
+                "right": probe.right,
+                "first_different_line": probe.line or None,
+                "reason": probe.reason,
             }
-            for one in found.probes
+            for probe in comparison.probes
         ],
     }
 
 
-def _file(one: FileResult) -> dict[str, Any]:
+def _file(file: FileResult) -> dict[str, Any]:
     return {
-        "left": one.left or None,
-        "right": one.right or None,
-        "services": list(one.services),
-        "problem": one.problem,
+        "left": file.left or None,
+        "right": file.right or None,
+        "services": list(file.services),
+        "problem": file.problem,
         "keys": [
             {
                 "key": key.key,
@@ -178,15 +191,15 @@ def _file(one: FileResult) -> dict[str, Any]:
                 "unexplained": key.unexplained,
                 "reason": key.reason,
             }
-            for key in one.keys
+            for key in file.keys
         ],
-        "facts": [_fact(fact) for fact in one.facts],
+        "facts": [_fact(fact) for fact in file.facts],
     }
 
 
 def _fact(fact: Fact) -> dict[str, Any]:
     return {
-        "what": str(fact.what),
+        "name": str(fact.name),
         "left": fact.left,
         "right": fact.right,
         "class": str(fact.status),
@@ -199,25 +212,25 @@ def _fact(fact: Fact) -> dict[str, Any]:
 # --- markdown ---
 
 
-def as_markdown(report: Report) -> str:
-    parts = [part for one in report.comparisons for part in _section(one, with_key=report.with_key)]
-    parts += [f"**{plain(side)} could not be looked at:** {plain(error)}" for side, error in report.failures]
+def as_markdown(report: ComparisonReport) -> str:
+    parts = [part for comparison in report.comparisons for part in _section(comparison, with_key=report.with_key)]
+    parts += [f"**{plain_text(side)} could not be read:** {plain_text(error)}" for side, error in report.failures]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(found: Comparison, *, with_key: bool) -> Iterator[str]:
-    yield f"## {plain(found.left.name)} and {plain(found.right.name)}"
-    yield f"**{plain(summary(found))}**"
-    notes = [f"- {plain(one)}" for one in remarks(found, with_key=with_key)]
-    notes += [f"- could not be compared: {plain(one)}" for one in found.problems]
+def _section(comparison: Comparison, *, with_key: bool) -> Iterator[str]:
+    yield f"## {plain_text(comparison.left.name)} and {plain_text(comparison.right.name)}"
+    yield f"**{plain_text(summarize_comparison(comparison))}**"
+    notes = [f"- {plain_text(remark)}" for remark in limits(comparison, with_key=with_key)]
+    notes += [f"- could not be compared: {plain_text(problem)}" for problem in comparison.problems]
     yield "\n".join(notes)
-    shown = [row for row in rows(found) if row.classes != (str(Status.SAME),)]
-    if shown:
+    visible = [row for row in rows(comparison) if row.classes != (str(Status.SAME),)]
+    if visible:
         head = ["| | file or service | key | class | risk | notes |", "|---|---|---|---|---|---|"]
-        yield "\n".join([*head, *(_line(row) for row in shown)])
+        yield "\n".join([*head, *(_line(row) for row in visible)])
 
 
 def _line(row: Row) -> str:
     mark = "⚠️" if row.unexplained else ""
-    cells = [mark, code(row.file), code(row.name), plain(row.status), row.risk, plain(row.note)]
+    cells = [mark, code(row.file), code(row.name), plain_text(row.status), row.risk, plain_text(row.note)]
     return f"| {' | '.join(cells)} |"

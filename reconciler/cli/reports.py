@@ -1,4 +1,4 @@
-"""What `check` found, in the shapes that people and the pages of git servers read. Pure: from a report to text."""
+"""Renders the result of `check` for people and for CI servers. Pure."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
-from reconciler.app.checks.run import Report
+from reconciler.app.checks.run import CheckReport
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Severity
 from reconciler.core.text import printable
 
-FORMATS: dict[str, Callable[[Report], str]] = {
+FORMATS: dict[str, Callable[[CheckReport], str]] = {
     "text": lambda report: _text(report),
     "json": lambda report: _json(_data(report)),
     "github": lambda report: _github(report),
     "gitlab": lambda report: _json(_gitlab(report.findings)),
     "sarif": lambda report: _json(_sarif(report.findings)),
 }
-"""How a report is written, by the name of the format; each with a newline at its end."""
+"""The renderer of each format; each text ends with a newline."""
 
 
-def summary(report: Report) -> str:
-    """One sentence: what was looked at and how it stands."""
-    looked = f"{_counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
-    values = f"values of {report.values}" if report.values else "no values, for want of a key"
+def summarize_check(report: CheckReport) -> str:
+    """Summarize a report in one sentence."""
+    scope = f"{_counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
+    values = f"values of {report.values}" if report.values else "no values, because there is no key"
     if report.key_opens_nothing:
-        values += "; the key opens none of these files"
+        values += "; the key cannot decrypt any of these files"
     if not report.findings:
-        return f"nothing found in {looked} ({values})"
-    found = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
-    return f"{found} in {looked} ({values}); docs/checks.md explains each rule"
+        return f"nothing found in {scope} ({values})"
+    counts = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
+    return f"{counts} in {scope} ({values}); docs/checks.md explains each rule"
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _text(report: Report) -> str:
+def _text(report: CheckReport) -> str:
     lines = [
-        f"{printable(one.path)}:{one.line}: {one.rule.severity} [{one.rule.id}] {one.message}"
-        for one in report.findings
+        f"{printable(finding.path)}:{finding.line}: {finding.rule.severity} [{finding.rule.id}] {finding.message}"
+        for finding in report.findings
     ]
-    return "\n".join([*lines, summary(report), ""])
+    return "\n".join([*lines, summarize_check(report), ""])
 
 
 def _json(data: Any) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def _data(report: Report) -> dict[str, Any]:
+def _data(report: CheckReport) -> dict[str, Any]:
     return {
         "environments": list(report.environments),
         "files": report.files,
@@ -62,13 +62,13 @@ def _data(report: Report) -> dict[str, Any]:
         "warnings": report.warnings,
         "findings": [
             {
-                "rule": one.rule.id,
-                "severity": str(one.rule.severity),
-                "path": one.path,
-                "line": one.line,
-                "message": one.message,
+                "rule": finding.rule.id,
+                "severity": str(finding.rule.severity),
+                "path": finding.path,
+                "line": finding.line,
+                "message": finding.message,
             }
-            for one in report.findings
+            for finding in report.findings
         ],
     }
 
@@ -76,13 +76,13 @@ def _data(report: Report) -> dict[str, Any]:
 # --- GitHub: workflow commands on standard output, which become annotations ---
 
 
-def _github(report: Report) -> str:
-    return "".join(f"{_command(one)}\n" for one in report.findings) + f"{_escaped(summary(report))}\n"
+def _github(report: CheckReport) -> str:
+    return "".join(f"{_command(finding)}\n" for finding in report.findings) + f"{_escaped(summarize_check(report))}\n"
 
 
-def _command(one: Finding) -> str:
-    place = f"file={_property(printable(one.path))},line={one.line},title={_property(one.rule.id)}"
-    return f"::{one.rule.severity} {place}::{_escaped(one.message)}"
+def _command(finding: Finding) -> str:
+    place = f"file={_property(printable(finding.path))},line={finding.line},title={_property(finding.rule.id)}"
+    return f"::{finding.rule.severity} {place}::{_escaped(finding.message)}"
 
 
 def _escaped(text: str) -> str:
@@ -100,31 +100,35 @@ def _gitlab(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     levels = {Severity.ERROR: "critical", Severity.WARNING: "minor"}
     return [
         {
-            "description": one.message,
-            "check_name": one.rule.id,
+            "description": finding.message,
+            "check_name": finding.rule.id,
             "fingerprint": fingerprint,
-            "severity": levels[one.rule.severity],
-            "location": {"path": one.path, "lines": {"begin": one.line}},
+            "severity": levels[finding.rule.severity],
+            "location": {"path": finding.path, "lines": {"begin": finding.line}},
         }
-        for one, fingerprint in _fingerprinted(findings)
+        for finding, fingerprint in _fingerprinted(findings)
     ]
 
 
 def _fingerprinted(findings: Iterable[Finding]) -> Iterable[tuple[Finding, str]]:
-    """Each finding with what recognises it in the next run: not its line, which moves; unique nevertheless."""
+    """Each finding with a unique fingerprint that identifies it in the next run, even if its line moves."""
     times: Counter[tuple[str, str, str]] = Counter()
-    for one in findings:
-        what = (one.rule.id, one.path, one.message)
-        times[what] += 1
-        yield one, hashlib.sha256("\0".join([*what, str(times[what])]).encode()).hexdigest()
+    for finding in findings:
+        identity = (finding.rule.id, finding.path, finding.message)
+        times[identity] += 1
+        yield finding, hashlib.sha256("\0".join([*identity, str(times[identity])]).encode()).hexdigest()
 
 
 # --- SARIF 2.1.0 (OASIS), for code scanning ---
 
 
 def _sarif(findings: Iterable[Finding]) -> dict[str, Any]:
-    driver = {"name": "reconciler", "version": version("reconciler"), "rules": [_sarif_rule(one) for one in rules.ALL]}
-    results = [_sarif_result(one, fingerprint) for one, fingerprint in _fingerprinted(findings)]
+    driver = {
+        "name": "reconciler",
+        "version": version("reconciler"),
+        "rules": [_sarif_rule(rule) for rule in rules.ALL],
+    }
+    results = [_sarif_result(finding, fingerprint) for finding, fingerprint in _fingerprinted(findings)]
     return {
         "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
         "version": "2.1.0",
@@ -140,13 +144,16 @@ def _sarif_rule(rule: rules.Rule) -> dict[str, Any]:
     }
 
 
-def _sarif_result(one: Finding, fingerprint: str) -> dict[str, Any]:
-    where = {"artifactLocation": {"uri": quote(one.path), "uriBaseId": "%SRCROOT%"}, "region": {"startLine": one.line}}
+def _sarif_result(finding: Finding, fingerprint: str) -> dict[str, Any]:
+    where = {
+        "artifactLocation": {"uri": quote(finding.path), "uriBaseId": "%SRCROOT%"},
+        "region": {"startLine": finding.line},
+    }
     return {
-        "ruleId": one.rule.id,
-        "ruleIndex": rules.ALL.index(one.rule),
-        "level": str(one.rule.severity),
-        "message": {"text": one.message},
+        "ruleId": finding.rule.id,
+        "ruleIndex": rules.ALL.index(finding.rule),
+        "level": str(finding.rule.severity),
+        "message": {"text": finding.message},
         "locations": [{"physicalLocation": where}],
         "partialFingerprints": {"reconciler/v1": fingerprint},
     }

@@ -24,8 +24,8 @@ from reconciler.core.errors import RefusedError
 commands = typer.Typer()
 
 
-class ReportForm(StrEnum):
-    """How `check` writes what it found."""
+class CheckForm(StrEnum):
+    """Output formats of `check`."""
 
     TEXT = "text"
     JSON = "json"
@@ -36,21 +36,21 @@ class ReportForm(StrEnum):
 
 @commands.command(short_help="before the merge: find mistakes, without any key")
 def check(
-    path: Annotated[str, typer.Argument(help="The directory that holds the environments.")] = "envs",
+    path: Annotated[str, typer.Argument(help="The directory of the environments.")] = "envs",
     environment: Environment = None,
-    form: Annotated[ReportForm, typer.Option("--format", help="How findings are written.")] = ReportForm.TEXT,
+    form: Annotated[CheckForm, typer.Option("--format", help="Output format.")] = CheckForm.TEXT,
     age_key_file: KeyFile = None,
     server: Annotated[
-        list[str] | None, typer.Option("--server", help="A server's file to check as well (may be repeated).")
+        list[str] | None, typer.Option("--server", help="A server configuration to check as well (may be repeated).")
     ] = None,
     allow_warnings: Annotated[
         bool, typer.Option("--allow-warnings", help="Exit 0 if there are only warnings.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for mistakes in a directory of environments, before they are merged; docs/checks.md explains each rule.
+    """Find mistakes in a directory of environments before they are merged; docs/checks.md explains each rule.
 
-    Without a key everything but values is looked at. Exits 0 if nothing was found, 2 if something was, 1 on errors.
+    Without a key, check everything but values. Exits 0 without findings, 2 with findings, 1 on errors.
     """
     from reconciler.app.checks.command import check_environments
     from reconciler.cli import render, reports
@@ -62,49 +62,50 @@ def check(
 
 
 class DiffForm(StrEnum):
-    """How `diff` writes what changed."""
+    """Output formats of `diff`."""
 
     TEXT = "text"
     JSON = "json"
     MARKDOWN = "markdown"
 
 
-@commands.command(short_help="before the merge: what changed, by key, without any key")
+@commands.command(short_help="before the merge: show changes by key, without any key")
 def diff(
     span: Annotated[
-        str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD is from where they forked.")
+        str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD starts where they forked.")
     ] = "",
     path: EnvironmentsPath = "envs",
     environment: Environment = None,
-    form: Annotated[DiffForm, typer.Option("--format", help="How the changes are written.")] = DiffForm.TEXT,
+    form: Annotated[DiffForm, typer.Option("--format", help="Output format.")] = DiffForm.TEXT,
     age_key_file: KeyFile = None,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 2 if something changed.")] = False,
     hook: Annotated[
-        bool, typer.Option("--hook", help="For pre-commit: the commits about to be pushed; never blocks a push.")
+        bool,
+        typer.Option("--hook", help="For pre-commit: compare the commits about to be pushed; never blocks a push."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what changed between two commits of this clone: per environment and file the keys, and who can decrypt.
+    """Show the changes between two commits of this clone: by environment and file, the keys and who can decrypt them.
 
-    Never shows a value. With a key also where else values are the same. Exits 0 (2 with --exit-code if something
-    changed), or 1 on errors.
+    Never shows a value. With a key, also shows which other environments have the same value. Exits 0 (2 with
+    --exit-code if something changed), or 1 on errors.
     """
     from reconciler.app.diff.command import diff_commits, pushed_span
     from reconciler.cli import comments, render
 
     if bool(span) == hook:
-        raise RefusedError("name two commits, or give --hook", hint="Such as `reconciler diff origin/main...HEAD`")
+        raise RefusedError("give two commits or --hook", hint="For example `reconciler diff origin/main...HEAD`")
     if hook and not (span := pushed_span()):
-        typer.echo("nothing to compare with: origin/HEAD is not set (`git remote set-head origin --auto` sets it)")
+        typer.echo("nothing to compare with: origin/HEAD is not set. Set it with `git remote set-head origin --auto`")
         raise typer.Exit(IN_SYNC)
     with render.counted("decrypting") as progress:
-        found = diff_commits(span, path, environment or [], age_key_file, progress)
-    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](found))
-    raise typer.Exit(PENDING if exit_code and not found.empty else IN_SYNC)
+        changes = diff_commits(span, path, environment or [], age_key_file, progress)
+    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](changes))
+    raise typer.Exit(PENDING if exit_code and not changes.empty else IN_SYNC)
 
 
 class CompareForm(StrEnum):
-    """How `compare` writes what it found."""
+    """Output formats of `compare`."""
 
     TABLE = "table"
     JSON = "json"
@@ -112,49 +113,53 @@ class CompareForm(StrEnum):
     HTML = "html"
 
 
-@commands.command(short_help="how far apart environments and servers are: keys, files, services")
+@commands.command(short_help="compare environments and servers: keys, files, services")
 def compare(
     left: Annotated[str, typer.Argument(metavar="LEFT", help="git:production[@REV], live:production, ssh://…, file:…")],
-    right: Annotated[list[str], typer.Argument(metavar="RIGHT…", help="One side or several, each held against LEFT.")],
+    right: Annotated[list[str], typer.Argument(metavar="RIGHT…", help="One or more sides, each compared with LEFT.")],
     repository: Annotated[
-        str, typer.Option("--repository", help="The clone that git sides are read from.", show_default=True)
+        str, typer.Option("--repository", help="The clone to read git sides from.", show_default=True)
     ] = ".",
     path: EnvironmentsPath = "envs",
-    form: Annotated[CompareForm, typer.Option("--format", help="How it is written.")] = CompareForm.TABLE,
-    everything: Annotated[bool, typer.Option("--all", help="Show what is the same, too.")] = False,
+    form: Annotated[CompareForm, typer.Option("--format", help="Output format.")] = CompareForm.TABLE,
+    everything: Annotated[bool, typer.Option("--all", help="Also show what is the same.")] = False,
     expected: Annotated[
         str | None,
-        typer.Option("--expected", help="What may differ, and why. Default: expected-differences.yaml below --path."),
+        typer.Option(
+            "--expected", help="The file of expected differences. Default: expected-differences.yaml below --path."
+        ),
     ] = None,
     different: Annotated[
         bool | None,
         typer.Option(
             "--different-environments/--same-environment",
-            help="Whether secrets must differ, or nothing may. Default: as the sides' names tell.",
+            help="Whether secrets must differ, or nothing may. Default: by the names of the sides.",
         ),
     ] = None,
     ssh_key: SshKey = None,
     known_hosts: KnownHosts = None,
     probes: Annotated[
         str | None,
-        typer.Option("--probes", help="A file of parity probes, beside those of the server's file; never from git."),
+        typer.Option(
+            "--probes", help="A file of parity probes, in addition to the server configuration; never from git."
+        ),
     ] = None,
     age_key_file: KeyFile = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
-    """Hold one side against others: the env files of a git environment, a server, a directory, or a container.
+    """Compare one side with others: the env files of a git environment, a server, a directory, or a container.
 
     A side is git:ENVIRONMENT[@REVISION], live:ENVIRONMENT (this server, by --config), ssh://USER@HOST[:PORT]/PATH,
-    file:PATH or container:SERVICE. Never shows a value; equal and different are told by fingerprints.
-    Exits 0 where nothing is unexplained, 2 where something is, 1 on errors.
+    file:PATH or container:SERVICE. Never shows a value; values are compared by fingerprint.
+    Exits 0 if every difference is explained, 2 if not, 1 on errors.
     """
-    from reconciler.app.compare.command import CompareRequest, compare_sides
+    from reconciler.app.compare.command import CompareRequest, run_comparison
     from reconciler.cli import compare_page, compare_reports, compare_table, render
 
-    asked = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
-    with render.counted("looking") as progress:
-        report = compare_sides(left, right, asked, progress)
+    request = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
+    with render.counted("reading") as progress:
+        report = run_comparison(left, right, request, progress)
     form = CompareForm.JSON if as_json else form
     match form:
         case CompareForm.JSON:
@@ -164,5 +169,5 @@ def compare(
         case CompareForm.HTML:
             sys.stdout.write(compare_page.as_html(report))
         case CompareForm.TABLE:
-            compare_table.show(report, everything=everything)
+            compare_table.print_comparison(report, everything=everything)
     raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)

@@ -13,8 +13,29 @@ from reconciler.core.errors import RefusedError
 
 commands = typer.Typer()
 
+ImportSides = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SIDE…",
+        help="ssh://user@host[:port]/path, or without a path for all of its Compose projects; file:PATH and here: "
+        "for this machine.",
+    ),
+]
+PlainGlobs = Annotated[
+    list[str] | None,
+    typer.Option("--plain", metavar="GLOB", help="Leave matching mounted files unencrypted in git (repeatable)."),
+]
+VerificationKey = Annotated[
+    str | None,
+    typer.Option(
+        "--age-key-file",
+        envvar="SOPS_AGE_KEY_FILE",
+        help="A private key to verify the result with. Default: ~/.config/sops/age/keys.txt.",
+    ),
+]
 
-@commands.command(short_help="what a configuration repository begins with")
+
+@commands.command(short_help="set up a configuration repository")
 def init(
     environment: Annotated[str, typer.Argument(help="The first environment.")] = "production",
     path: EnvironmentsPath = "envs",
@@ -23,77 +44,62 @@ def init(
         typer.Option(
             "--age-key-file",
             envvar="SOPS_AGE_KEY_FILE",
-            help="Where the private key is, or is made. Default: where sops looks for it, ~/.config/sops/age/keys.txt.",
+            help="The private key file, created if missing. Default: that of sops, ~/.config/sops/age/keys.txt.",
         ),
     ] = None,
     recipient: Annotated[
         list[str] | None,
-        typer.Option("--recipient", metavar="age1…", help="Encrypt for this public key, and make none (repeatable)."),
+        typer.Option(
+            "--recipient", metavar="age1…", help="Encrypt for this public key instead of creating one (repeatable)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make what is missing in this git repository: an age key, .sops.yaml, envs/ and a server's first file.
+    """Create what this git repository lacks: an age key, .sops.yaml, envs/ and a first server configuration.
 
-    What is there is left as it is, and told; nothing is committed. Exits 0, or 1 on errors.
+    Existing files do not change, and nothing is committed. Exits 0, or 1 on errors.
     """
-    from reconciler.app.onboarding import init as beginning
+    from reconciler.app.onboarding.init import initialize_repository
     from reconciler.cli import setup_reports
 
-    made = beginning.begin(environment, path, None if recipient else age_key_file, recipient or [])
-    setup_reports.begun(made, as_json=as_json)
+    result = initialize_repository(environment, path, None if recipient else age_key_file, recipient or [])
+    setup_reports.print_init_result(result, as_json=as_json)
 
 
-@commands.command("import", short_help="take what servers have into git, encrypted, on a branch")
+@commands.command("import", short_help="import the files of servers into git, encrypted, on a branch")
 def import_(
-    environment: Annotated[str, typer.Argument(help="What the environment is to be called.")],
-    side: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SIDE…",
-            help="ssh://user@host[:port]/path, or without a path for all of its Compose projects; file:PATH and here: "
-            "for this machine.",
-        ),
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what was found, and write nothing.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="Write an environment anew that is there already.")] = False,
+    environment: Annotated[str, typer.Argument(help="The name of the environment.")],
+    side: ImportSides,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files, and write nothing.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Replace an existing environment.")] = False,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out such live paths (repeatable).")
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching live paths (repeatable).")
     ] = None,
-    plain: Annotated[
-        list[str] | None,
-        typer.Option("--plain", metavar="GLOB", help="Leave such mounted files unencrypted in git (repeatable)."),
-    ] = None,
+    plain: PlainGlobs = None,
     recipient: Annotated[
         list[str] | None,
-        typer.Option("--recipient", metavar="age1…", help="Encrypt for this key, where .sops.yaml has no rule yet."),
+        typer.Option("--recipient", metavar="age1…", help="Encrypt for this key, if .sops.yaml has no rule yet."),
     ] = None,
-    age_key_file: Annotated[
-        str | None,
-        typer.Option(
-            "--age-key-file",
-            envvar="SOPS_AGE_KEY_FILE",
-            help="A private key to prove the result with. Default: ~/.config/sops/age/keys.txt.",
-        ),
-    ] = None,
+    age_key_file: VerificationKey = None,
     ssh_key: SshKey = None,
     known_hosts: KnownHosts = None,
     path: EnvironmentsPath = "envs",
     as_json: Json = False,
 ) -> None:
-    """Take the env files and mounted files of Compose projects into this repository, on reconciler/import-ENVIRONMENT.
+    """Import the files of Compose projects into this repository, on the branch reconciler/import-ENVIRONMENT.
 
-    Shows what it found and asks; encrypts; commits without touching the working directory, and pushes nothing. Then it
-    proves that a server which follows the commit would change nothing, else there is no branch. Exits 0, or 1 where
-    the proof fails, nobody agreed, and on errors.
+    Shows the env files and mounted files and asks; encrypts; commits without touching the working directory; pushes
+    nothing. Then verifies that a server that follows the commit would change nothing, else removes the branch.
+    Exits 0, or 1 if the verification fails or nobody agrees, and on errors.
     """
-    from reconciler.app.onboarding import import_run
+    from reconciler.app.onboarding.import_run import ImportRequest, import_environment
     from reconciler.cli import render, setup_reports
 
     if not (yes or dry_run) and (as_json or not render.can_ask()):
-        hint = "Give --yes, or look first with --dry-run"
-        raise RefusedError("there is no terminal to ask at whether this is right", hint=hint)
-    asked = import_run.Asked(
+        hint = "Give --yes, or --dry-run to look first"
+        raise RefusedError("there is no terminal to ask for confirmation", hint=hint)
+    request = ImportRequest(
         environment,
         tuple(side),
         path,
@@ -106,35 +112,37 @@ def import_(
         known_hosts,
     )
     with render.phases() as (progress, pause):
-        done = import_run.run(asked, lambda found: setup_reports.agrees(found, pause, yes, dry_run, as_json), progress)
-    setup_reports.imported(done, as_json=as_json)
-    raise typer.Exit(IN_SYNC if done.commit or dry_run else ERROR)
+        result = import_environment(
+            request, lambda draft: setup_reports.confirm_import(draft, pause, yes, dry_run, as_json), progress
+        )
+    setup_reports.print_import_result(result, as_json=as_json)
+    raise typer.Exit(IN_SYNC if result.commit or dry_run else ERROR)
 
 
-class Which(StrEnum):
-    """Which of the files."""
+class SchemaFile(StrEnum):
+    """The files that have a JSON Schema."""
 
     SERVER = "server"
     MANIFEST = "manifest"
     EXPECTED = "expected"
 
 
-@commands.command(short_help="the JSON Schema of one of the files")
-def schema(which: Annotated[Which, typer.Argument(help="Which of the files.")]) -> None:
-    """Print the JSON Schema (2020-12) of one of the files, for editors. Exits 0."""
+@commands.command(short_help="print the JSON Schema of a file")
+def schema(file: Annotated[SchemaFile, typer.Argument(help="The file.")]) -> None:
+    """Print the JSON Schema (2020-12) of a configuration file, for editors. Exits 0."""
     import json
 
     from reconciler.app.config.schema import json_schema
 
-    typer.echo(json.dumps(json_schema(which.value), indent=2))
+    typer.echo(json.dumps(json_schema(file.value), indent=2))
 
 
-@commands.command(short_help="the whole story on a scratch directory, in about a minute")
+@commands.command(short_help="show everything in a scratch directory, in about a minute")
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything in place to look at.")] = False,
-    files_only: Annotated[bool, typer.Option("--files-only", help="Without services.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the directory afterwards.")] = False,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Skip the services.")] = False,
 ) -> None:
-    """Tell the whole story on a scratch directory in about a minute. Exits 0, or 1 where a component fails."""
+    """Show the whole story in a scratch directory, in about a minute. Exits 0, or 1 if a component fails."""
     from reconciler.demo import story
 
     story.run_demo(keep=keep, files_only=files_only)

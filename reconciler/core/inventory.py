@@ -1,4 +1,4 @@
-"""What is found on a machine that is only looked at: files, Compose projects, containers."""
+"""The inventory of a machine: files, Compose projects, containers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reconciler.core.secret import Secret
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A regular file as it lies there. ``owner`` and ``group`` are names, where the machine knows them."""
+    """A regular file. ``owner`` and ``group`` are names, "" if the machine has none."""
 
     path: str
     data: Secret
@@ -25,14 +25,14 @@ class Use(enum.StrEnum):
     """How a Compose project uses a file."""
 
     ENV_FILE = "env_file"  # of a service
-    INTERPOLATION = ".env"  # what Compose fills in ${…} with
+    INTERPOLATION = ".env"  # values for ${…}
     MOUNT = "mount"  # bind-mounted into a container, or a config or secret with `file:`
 
 
 @dataclass(frozen=True, slots=True)
 class UsedFile:
-    """A file with those who use it: services of the project; none for a ``.env`` that only interpolates. ``raw``: its
-    grammar is that of ``docker run --env-file``."""
+    """A file with the services that use it; none for a ``.env`` that only interpolates. ``raw``: it has the grammar of
+    ``docker run --env-file``."""
 
     file: FoundFile
     use: Use
@@ -42,10 +42,9 @@ class UsedFile:
 
 @dataclass(frozen=True, slots=True)
 class FoundContainer:
-    """A container of a service, for comparing two machines. ``image_digest`` "" where the image has none; ``project``
-    "" where only one can be meant.
+    """A container of a service. ``image_digest`` is "" if the image has none; ``project`` is "" if there is only one.
 
-    ``ports`` are like "127.0.0.1:8000->80/tcp"; ``memory`` in bytes and ``cpus`` are its limits, 0 for none.
+    ``ports`` look like "127.0.0.1:8000->80/tcp"; ``memory`` (bytes) and ``cpus`` are limits, 0 for none.
     """
 
     service: str
@@ -64,13 +63,11 @@ class FoundContainer:
 class FoundProject:
     """A Compose project: its name, its directory, the files it uses, sorted by path, and its containers.
 
-    ``main_files`` are those of the compose files that Compose begins with; the others are included or extended by them.
-    ``interpolated`` are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value.
-    ``env_files`` and ``project_directory`` are as it was started (--env-file, --project-directory); ``named`` is its
-    name where that is not the one Compose chooses (-p). All three empty where Compose does it by itself; ``options``
-    are what `docker compose` is given before its subcommand.
-    ``problem`` says why some of it could not be found out (a compose file that cannot be read, a file that may not be
-    read or is missing); "" otherwise.
+    ``main_files`` are the compose files that Compose starts with; they include or extend the others. ``interpolated``
+    are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value. ``env_files``,
+    ``project_directory`` and ``named`` (its name) are what it was started with (--env-file, --project-directory, -p),
+    empty for Compose's defaults; ``options`` are the options of `docker compose` before its subcommand. ``problem``
+    says why the inventory is incomplete (a file that is missing or cannot be read); "" otherwise.
     """
 
     name: str
@@ -90,9 +87,9 @@ class FoundProject:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything found at one place; ``loose`` are env files that no project found there uses; ``left_out`` says what
-    was not looked at for its amount, ``unread`` what could not be read. ``engine``: docker answered, so that
-    a service without a container has none."""
+    """Everything at one path of a machine, or on the whole machine. ``loose`` are env files that no project uses;
+    ``left_out`` says what was skipped because of its amount, ``unread`` what could not be read. ``engine``: Docker
+    answered, so a service without a container really has none."""
 
     place: str
     projects: tuple[FoundProject, ...] = ()
@@ -103,4 +100,4 @@ class Inventory:
 
     @property
     def empty(self) -> bool:
-        return not (self.loose or any(one.files or one.containers for one in self.projects))
+        return not (self.loose or any(project.files or project.containers for project in self.projects))

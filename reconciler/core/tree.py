@@ -1,4 +1,4 @@
-"""The files below one directory at one moment, wherever they were read from: a working directory or a commit."""
+"""The files below a directory, read from a working directory or a commit."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 MAX_FILES = 20_000
 MAX_TOTAL = 512 * 1024 * 1024
-"""Bytes of all files together; far above any configuration repository, and it fits into memory."""
+"""Bytes of all files together; far more than any configuration repository, and small enough for memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """``files`` are the regular ones by their path relative to the directory, with their bytes; ``odd`` says of
-    everything else what it is ("a symbolic link", "larger than 5 MiB"). ``above`` are the .sops.yaml files of the
-    directories above it, nearest first, by their path ("../.sops.yaml").
+    """``files`` has the content of regular files by path, relative to the directory; ``odd`` describes everything else
+    ("a symbolic link", "larger than 5 MiB"). ``above`` are the .sops.yaml files of the parent directories, nearest
+    first, by path ("../.sops.yaml").
     """
 
     files: Mapping[str, bytes] = field(repr=False)

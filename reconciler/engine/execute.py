@@ -238,7 +238,7 @@ async def _watch(
     ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str]
 ) -> tuple[ServiceHealth, ...]:
     stack, project = view.stack, await _project(ports, transaction, view)
-    watch = health.watch(stack, services, view.containers, ports.clock.monotonic(), project)
+    watch = health.watch_health(stack, services, view.containers, ports.clock.monotonic(), project)
     excused: ServiceFailedError | None = None
     while True:
         containers = await ports.compose.containers(stack, project.name)
@@ -261,7 +261,7 @@ async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
     return {check.url: await ports.probe.ok(check) for check in stack.health.http}
 
 
-def _excuse(run: Run, view: StackView, report: health.Report, project: Project) -> ServiceFailedError:
+def _excuse(run: Run, view: StackView, report: health.HealthReport, project: Project) -> ServiceFailedError:
     """Why the revision is not to blame: what fails now failed before too. Raises UnhealthyError if it is."""
     where = f"stack {view.stack.name}"
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from reconciler.core.decide import guards
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError
+from reconciler.core.model.compose import ProjectFiles
 from reconciler.core.model.targets import Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
@@ -25,7 +26,8 @@ class ProjectFileGuard:
 
     ports: Ports
     stacks: Sequence[Stack]
-    _known: tuple[frozenset[str], frozenset[str]] | None = field(default=None)
+    _known: tuple[frozenset[str], frozenset[str]] | None = None
+    _by_stack: dict[str, ProjectFiles] = field(default_factory=dict)
 
     async def unwritable(self, path: str, data: Secret | None) -> list[str]:
         """Given a real path and what would be written there (None: nothing, it would go), return why it may not be."""
@@ -39,10 +41,11 @@ class ProjectFileGuard:
         """Why the stack may not be touched: reconciler has written, some time, what Compose reads as its project."""
         if self.ports.settings.allow_compose_files:
             return []
-        now = await self._of_stack(stack, None)
-        after = await self._of_stack(stack, staged) if staged else now
-        files = await self._real(now[0] | after[0])
-        environments = await self._real(now[1] | after[1])
+        now = after = await self._of_stack(stack)
+        if staged.keys() & (now.files | now.environments):  # else the walk through the files is the same
+            after = await self.ports.compose.project_files(stack, staged)
+        files = await self._real(now.files | after.files)
+        environments = await self._real(now.environments | after.environments)
         written = self.ports.store.ever_written(host_of(stack.environment), {*files, *environments})
         problems = [
             f"Compose reads {path} as this project, and reconciler has written it before. {_MOVE}"
@@ -60,9 +63,9 @@ class ProjectFileGuard:
         files: set[str] = set()
         environments: set[str] = set()
         for stack in self.stacks:
-            mine = await self._of_stack(stack, None)
-            files |= mine[0]
-            environments |= mine[1]
+            mine = await self._of_stack(stack)
+            files |= mine.files
+            environments |= mine.environments
         try:
             foreign = await self.ports.compose.other_project_files()
             files |= foreign.files
@@ -72,11 +75,10 @@ class ProjectFileGuard:
         names = await self._real(files), await self._real(environments)
         return frozenset(map(guards.folded, names[0])), frozenset(map(guards.folded, names[1]))
 
-    async def _of_stack(
-        self, stack: Stack, staged: Mapping[str, Secret | None] | None
-    ) -> tuple[frozenset[str], frozenset[str]]:
-        files = await self.ports.compose.project_files(stack, staged)
-        return files.files, files.environments
+    async def _of_stack(self, stack: Stack) -> ProjectFiles:
+        if stack.id not in self._by_stack:
+            self._by_stack[stack.id] = await self.ports.compose.project_files(stack)
+        return self._by_stack[stack.id]
 
     async def _real(self, paths: Iterable[str]) -> dict[str, str]:
         """The paths as they are typed and with links resolved: a link must not give a file a second name."""

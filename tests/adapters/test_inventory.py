@@ -105,11 +105,14 @@ async def over_ssh(sshd: Sshd) -> AsyncIterator[Machine]:
 
 
 def used(project: FoundProject) -> dict[str, tuple[Use, tuple[str, ...]]]:
-    return {os.path.relpath(one.file.path, project.directory): (one.use, one.services) for one in project.files}
+    return {
+        os.path.relpath(used_file.file.path, project.directory): (used_file.use, used_file.services)
+        for used_file in project.files
+    }
 
 
-def loose(found: Inventory) -> list[str]:
-    return [os.path.basename(one.path) for one in found.loose]
+def loose(inventory: Inventory) -> list[str]:
+    return [os.path.basename(found_file.path) for found_file in inventory.loose]
 
 
 @pytest.fixture
@@ -121,15 +124,15 @@ def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_without_docker_the_compose_files_are_read_as_text(tmp_path: Path) -> None:
     directory = write(tmp_path / "app")
     async with clone.machine(None) as machine:
-        found = await clone.take_inventory(machine, str(directory))
-    (project,) = found.projects
+        inventory = await clone.take_inventory(machine, str(directory))
+    (project,) = inventory.projects
     assert used(project) == USED
     assert (project.name, project.directory, project.services) == ("app", str(directory), ("api", "worker"))
     assert {"CONF", "LEVEL"} <= set(project.interpolated)
     assert "NOBODY" not in project.interpolated
     assert project.problem == ""
-    assert loose(found) == ["old.env"]
-    api = next(one.file for one in project.files if one.file.path.endswith("/api.env"))
+    assert loose(inventory) == ["old.env"]
+    api = next(used_file.file for used_file in project.files if used_file.file.path.endswith("/api.env"))
     assert (api.mode, api.owner, api.uid) == (0o640, pwd.getpwuid(os.getuid()).pw_name, os.getuid())
     assert api.data.reveal() == b"A=invented-1\n"
 
@@ -137,14 +140,14 @@ async def test_without_docker_the_compose_files_are_read_as_text(tmp_path: Path)
 @pytest.mark.sshd
 @pytest.mark.docker
 @pytest.mark.usefixtures("docker_engine")
-async def test_over_ssh_compose_there_tells_the_same(sshd: Sshd, tmp_path: Path) -> None:
+async def test_the_inventory_over_ssh_is_the_same(sshd: Sshd, tmp_path: Path) -> None:
     directory = write(tmp_path / f"app-{secrets.token_hex(3)}")
     async with over_ssh(sshd) as remote, clone.machine(None) as here:
-        found = await clone.take_inventory(remote, str(directory))
+        inventory = await clone.take_inventory(remote, str(directory))
         local = await clone.take_inventory(here, str(directory))
-    (project,) = found.projects
+    (project,) = inventory.projects
     assert used(project) == USED
-    assert (found.projects, found.loose) == (local.projects, local.loose)
+    assert (inventory.projects, inventory.loose) == (local.projects, local.loose)
 
 
 @pytest.mark.sshd
@@ -152,8 +155,8 @@ async def test_a_single_file_a_missing_path_and_one_that_is_too_large(sshd: Sshd
     (tmp_path / "one.env").write_text("A=1\n")
     (tmp_path / "large.env").write_bytes(b"x" * (1024 * 1024 + 1))
     async with over_ssh(sshd) as machine:
-        found = await clone.take_inventory(machine, str(tmp_path / "one.env"))
-        assert loose(found) == ["one.env"]
+        inventory = await clone.take_inventory(machine, str(tmp_path / "one.env"))
+        assert loose(inventory) == ["one.env"]
         assert (await clone.take_inventory(machine, str(tmp_path / "no" / "where"))).empty
         with pytest.raises(LiveFileError, match="is larger than 1024 KiB"):
             await clone.take_inventory(machine, str(tmp_path / "large.env"))
@@ -173,8 +176,8 @@ async def test_neither_pipes_nor_the_kernels_files_are_read(sshd: Sshd, tmp_path
     (tmp_path / "real.env").write_text("A=1\n")
     async with over_ssh(sshd) as remote, clone.machine(None) as here:
         for machine in (remote, here):
-            found = await clone.take_inventory(machine, str(directory))
-            assert loose(found) == ["linked.env"], machine.name
+            inventory = await clone.take_inventory(machine, str(directory))
+            assert loose(inventory) == ["linked.env"], machine.name
 
 
 @pytest.mark.sshd
@@ -195,9 +198,9 @@ async def test_a_directory_that_leads_back_to_itself_and_deep_ones_end(sshd: Ssh
     (deep / "too-deep.env").write_text("A=1\n")
     (deep.parent / "deep.env").write_text("A=1\n")
     async with over_ssh(sshd) as machine:
-        found = await clone.take_inventory(machine, str(tmp_path / "top"))
-    assert loose(found) == ["deep.env"]
-    assert found.left_out == (f"{tmp_path / 'top'}: what lies deeper than 3 directories",)
+        inventory = await clone.take_inventory(machine, str(tmp_path / "top"))
+    assert loose(inventory) == ["deep.env"]
+    assert inventory.left_out == (f"{tmp_path / 'top'}: skipped everything deeper than 3 directories",)
 
 
 BOMB = "x-0: &a0 [x]\n" + "".join(f"x-{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
@@ -219,14 +222,14 @@ async def test_a_compose_file_that_is_an_attack_is_one_that_cannot_be_read(tmp_p
     (tmp_path / "compose.yaml").write_text(text)
     (tmp_path / "api.env").write_text("A=1\n")
     async with clone.machine(None) as machine:
-        found = await clone.take_inventory(machine, str(tmp_path))
-    (project,) = found.projects
+        inventory = await clone.take_inventory(machine, str(tmp_path))
+    (project,) = inventory.projects
     assert "no compose file" in project.problem
-    assert loose(found) == ["api.env"]
+    assert loose(inventory) == ["api.env"]
 
 
 @pytest.mark.usefixtures("without_docker")
-async def test_names_that_another_yaml_takes_for_something_else_are_names(tmp_path: Path) -> None:
+async def test_names_that_yaml_1_1_reads_as_other_types_are_names(tmp_path: Path) -> None:
     text = """
 x-a: {2024-01-01: "${DATED}", 1: y}
 services: {on: {image: x, env_file: on.env}, 2024-01-01: {image: x}, 8: {image: x}, ~: {image: x}, api: {image: x}}
@@ -253,9 +256,9 @@ async def test_names_that_no_file_can_have_and_links_that_lead_nowhere_hide_noth
     (directory / "loop").symlink_to("loop")
     async with over_ssh(sshd) as remote, clone.machine(None) as here:
         for machine in (remote, here):
-            found = await clone.take_inventory(machine, str(directory))
-            assert "a.env" in used(found.projects[0]), machine.name
-            assert loose(found) == ["b.env"], machine.name
+            inventory = await clone.take_inventory(machine, str(directory))
+            assert "a.env" in used(inventory.projects[0]), machine.name
+            assert loose(inventory) == ["b.env"], machine.name
 
 
 NONSENSE = ["[1]", "[{}]", "{}", "null", "no json", '[{"Config": {"Labels": [1]}}]']
@@ -274,24 +277,24 @@ async def test_a_docker_that_talks_nonsense_is_none(
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     write(directory)
     async with clone.machine(None) as machine:
-        found = await clone.take_inventory(machine, str(directory))
-    (project,) = found.projects
+        inventory = await clone.take_inventory(machine, str(directory))
+    (project,) = inventory.projects
     assert project.services == ("api", "worker")
     assert project.containers == ()
 
 
 @pytest.mark.sshd
 async def test_many_paths_that_lead_nowhere_are_not_too_much_for_an_ssh_server(sshd: Sshd, tmp_path: Path) -> None:
-    there = [tmp_path / f"{number}.env" for number in range(20)]
-    for one in there:
-        one.write_text("A=1\n")
-    asked = [path for one in there for path in (str(one), f"{one}/no/where")]
+    existing = [tmp_path / f"{number}.env" for number in range(20)]
+    for path in existing:
+        path.write_text("A=1\n")
+    paths = [name for path in existing for name in (str(path), f"{path}/no/where")]
     async with over_ssh(sshd) as machine:
-        assert await real_paths(machine, asked) == {str(one): str(one) for one in there}
+        assert await real_paths(machine, paths) == {str(path): str(path) for path in existing}
 
 
 @pytest.mark.sshd
-async def test_a_machine_with_another_host_key_is_not_asked(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_machine_with_another_host_key_is_not_read(sshd: Sshd, tmp_path: Path) -> None:
     sshd.rotate_host_key()
     async with over_ssh(sshd) as machine:
         with pytest.raises(HostUnreachableError, match="host key"):
@@ -299,16 +302,16 @@ async def test_a_machine_with_another_host_key_is_not_asked(sshd: Sshd, tmp_path
 
 
 @pytest.mark.docker
-async def test_the_containers_of_a_project_are_told_with_image_ports_and_limits(
+async def test_the_containers_of_a_project_have_image_ports_and_limits(
     compose_project: Callable[..., ComposeProject],
 ) -> None:
     project = compose_project(COMPOSE, FILES)
     project.up("api")
     async with clone.machine(None) as machine:
-        found = await clone.take_inventory(machine, str(project.directory))
+        inventory = await clone.take_inventory(machine, str(project.directory))
         everywhere = await clone.take_inventory(machine, None)
-    (one,) = found.projects
-    (container,) = one.containers
+    (shop,) = inventory.projects
+    (container,) = shop.containers
     assert (container.service, container.state, container.restarts) == ("api", "running", 0)
     assert container.image_digest.startswith("sha256:")
     assert container.memory == 64 * 1024 * 1024
@@ -316,10 +319,10 @@ async def test_the_containers_of_a_project_are_told_with_image_ports_and_limits(
     (port,) = container.ports
     assert port.startswith("127.0.0.1:")
     assert port.endswith("->8000/tcp")
-    same = next(other for other in everywhere.projects if other.directory == one.directory)
+    same = next(candidate for candidate in everywhere.projects if candidate.directory == shop.directory)
     assert same.name == project.name
-    assert used(same) == used(one) == USED
-    assert same.containers == one.containers
+    assert used(same) == used(shop) == USED
+    assert same.containers == shop.containers
 
 
 @pytest.mark.docker
@@ -343,10 +346,12 @@ async def test_env_files_and_mounts_are_those_that_compose_itself_finds(tmp_path
     assert len(expected) == 9
     async with clone.machine(None) as machine:
         (project,) = (await clone.take_inventory(machine, str(directory))).projects
-    found = {
-        (service, str(Path(one.file.path).relative_to(directory))) for one in project.files for service in one.services
+    inventory = {
+        (service, str(Path(used_file.file.path).relative_to(directory)))
+        for used_file in project.files
+        for service in used_file.services
     }
-    assert found == expected
+    assert inventory == expected
     assert set(project.services) == set(services)
 
 

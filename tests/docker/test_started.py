@@ -241,6 +241,19 @@ async def test_of_two_projects_in_one_directory_the_one_that_is_named_counts(
         twin.remove()
 
 
+async def test_containers_of_the_same_name_from_elsewhere_hold_the_stack(
+    compose_project: MakeProject, docker: DockerCompose, tmp_path: Path
+) -> None:
+    """Of another directory, or started inside a container that sees other paths: a recreate would take them over."""
+    made = compose_project(f"services:\n  api:{SERVICE}", {})
+    start(made)
+    twin = tmp_path / "elsewhere" / made.name
+    twin.mkdir(parents=True)
+    (twin / "compose.yaml").write_text((made.directory / "compose.yaml").read_text())
+    with pytest.raises(StartedOtherwiseError, match=f"started with --project-directory {made.directory}"):
+        await docker.project(Stack("production", "app", str(twin)))
+
+
 async def test_a_file_that_a_label_names_and_that_is_gone_holds_the_stack(
     compose_project: MakeProject, docker: DockerCompose
 ) -> None:

@@ -29,7 +29,8 @@ from tests.support.age_key import AgeKey
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
 from tests.support.failures import ENVIRONMENT_FAILURES, SERVER_FAILURES, Failure, Site, sites
-from tests.support.importer import BRANCH, COMMAND, make_importer
+from tests.support.forks import COMMAND
+from tests.support.importer import BRANCH, make_importer
 from tests.support.server import Daemon, Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually

@@ -1,4 +1,4 @@
-"""What `check` tells between environments, of servers' files, and of which findings it must not make."""
+"""Findings of `check` between environments and for server configurations, and those it must not report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from reconciler.app.checks.command import check_environments
-from reconciler.app.checks.run import Report
+from reconciler.app.checks.run import CheckReport
 from tests.support.site import API, ENVIRONMENTS, EXAMPLE, WORKER, Site
 
 pytestmark = pytest.mark.usefixtures("in_clone")
@@ -18,30 +18,30 @@ def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site.root)
 
 
-def check(site: Site, *, key: bool = False, only: Sequence[str] = (), servers: Sequence[str] = ()) -> Report:
+def check(site: Site, *, key: bool = False, only: Sequence[str] = (), servers: Sequence[str] = ()) -> CheckReport:
     return check_environments("envs", only, servers, str(site.keys) if key else None, lambda done, of: None)
 
 
-def rules_of(report: Report) -> list[str]:
-    return sorted(one.rule.id for one in report.findings)
+def rules_of(report: CheckReport) -> list[str]:
+    return sorted(finding.rule.id for finding in report.findings)
 
 
-def told(report: Report) -> list[str]:
-    return [f"{one.path}:{one.line} {one.rule.id} {one.message}" for one in report.findings]
+def lines_of(report: CheckReport) -> list[str]:
+    return [f"{finding.path}:{finding.line} {finding.rule.id} {finding.message}" for finding in report.findings]
 
 
 # --- one environment asked about, another concerned ---
 
 
 @pytest.mark.parametrize("only", ENVIRONMENTS)
-def test_a_shared_secret_is_told_whichever_environment_is_asked_about(site: Site, only: str) -> None:
+def test_a_shared_secret_is_reported_whichever_environment_is_asked_about(site: Site, only: str) -> None:
     for environment in ENVIRONMENTS:
         site.encrypt(f"{environment}/worker.env", WORKER.replace("{environment}", "same"))
     assert rules_of(check(site, key=True, only=[only])) == ["shared-secret"]
 
 
 @pytest.mark.parametrize("only", ENVIRONMENTS)
-def test_a_broken_x_differs_is_told_whichever_environment_is_asked_about(site: Site, only: str) -> None:
+def test_a_broken_x_differs_is_reported_whichever_environment_is_asked_about(site: Site, only: str) -> None:
     for environment in ENVIRONMENTS:
         text = API.format(environment=environment).replace(f"https://{environment}.", "https://same.")
         site.encrypt(f"{environment}/api.env", text)
@@ -49,17 +49,17 @@ def test_a_broken_x_differs_is_told_whichever_environment_is_asked_about(site: S
 
 
 @pytest.mark.parametrize("only", ENVIRONMENTS)
-def test_a_key_that_one_lacks_is_told_whichever_environment_is_asked_about(site: Site, only: str) -> None:
+def test_a_key_that_one_lacks_is_reported_whichever_environment_is_asked_about(site: Site, only: str) -> None:
     site.remove("env.example")
     site.encrypt("production/worker.env", WORKER.format(environment="production") + "NEW_KEY=1\n")
     assert rules_of(check(site, only=[only])) == ["environment-parity"]
 
 
-def test_what_concerns_two_others_is_not_told(site: Site) -> None:
+def test_a_finding_between_two_other_environments_is_not_reported(site: Site) -> None:
     site.write("testing/environment.yaml", "targets: {}\n")
     for environment in ENVIRONMENTS:
         site.encrypt(f"{environment}/worker.env", WORKER.replace("{environment}", "same"))
-    assert told(check(site, key=True, only=["testing"])) == []
+    assert lines_of(check(site, key=True, only=["testing"])) == []
 
 
 @pytest.mark.parametrize(("differs", "value"), [("must", "https://same.example.org"), ("never", "")])
@@ -80,13 +80,13 @@ def test_x_differs_counts_whichever_contract_says_it(site: Site, differs: str, v
 # --- names of secrets ---
 
 
-def test_a_name_in_which_a_secret_is_only_mentioned_is_no_secrets(site: Site) -> None:
+def test_a_name_that_only_mentions_a_secret_is_not_one(site: Site) -> None:
     lines = (
         "ISSUER_TOKEN_URL=https://id.example.org\nCACHE_KEY_PREFIX=application:\nPASSWORD_RESET_PATH=/account/reset\n"
         "VAPID_PUBLIC_KEY=BNcRdreALRFXTkOO\nTOKEN_ISSUER=https://id.example.org\nSTRIPE_PUBLISHABLE_KEY=pk_live_value\n"
     )
     both(site, lines)
-    assert told(check(site, key=True)) == []
+    assert lines_of(check(site, key=True)) == []
 
 
 @pytest.mark.parametrize("name", ["API_KEY_1", "SESSION_SECRET_OLD", "DB_PASSWORD2", "app.token", "SECRET_KEY_BASE"])
@@ -107,7 +107,7 @@ def both(site: Site, lines: str) -> None:
 def test_keys_above_the_first_group_of_an_example_belong_to_any_file(site: Site) -> None:
     text = EXAMPLE.replace("# files: api.env\n", "").replace("LOG_LEVEL=info\n", "LOG_LEVEL=info\n# files: api.env\n")
     site.write("env.example", text)
-    assert told(check(site)) == []
+    assert lines_of(check(site)) == []
     site.replace("env.example", "LOG_LEVEL=info\n", "LOG_LEVEL=info\nEVERYWHERE=1\n")
     assert rules_of(check(site)) == ["example-key-missing"] * 2
 
@@ -115,7 +115,7 @@ def test_keys_above_the_first_group_of_an_example_belong_to_any_file(site: Site)
 def test_no_key_is_missing_where_a_files_keys_cannot_be_known(site: Site) -> None:
     site.write("env.example", EXAMPLE.replace("# files: ", "# "))
     site.encrypt("production/worker.env", WORKER.format(environment="production"), kind="binary")
-    assert told(check(site)) == []
+    assert lines_of(check(site)) == []
     site.write("production/worker.env", f"<<<<<<< a\n{site.read('staging/worker.env')}=======\n>>>>>>> b\n")
     assert rules_of(check(site)) == ["conflict-marker"]
 
@@ -135,7 +135,7 @@ def test_an_exemption_is_called_unused_only_where_the_files_could_be_opened(site
     reason = "it is known and wanted here"
     site.write("check.yaml", f"exempt:\n  - {{rule: placeholder, path: production/api.env, reason: {reason}}}\n")
     of_staging = check_environments("envs", [], [], str(site.staging.path), lambda done, of: None)
-    assert told(of_staging) == []
+    assert lines_of(of_staging) == []
     assert rules_of(check(site, key=True)) == ["exemption-unused"]
 
 
@@ -149,14 +149,14 @@ def server(site: Site, name: str, allowed: str, environment: str = "production")
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_every_server_of_an_environment_is_asked(site: Site, order: int) -> None:
+def test_every_server_of_an_environment_is_checked(site: Site, order: int) -> None:
     servers = [server(site, "a.yaml", "/opt/app"), server(site, "b.yaml", "/srv/other")][::order]
-    found = check(site, servers=servers)
-    assert set(rules_of(found)) == {"manifest-invalid"}
-    assert any("allowed_paths" in one for one in told(found))
+    report = check(site, servers=servers)
+    assert set(rules_of(report)) == {"manifest-invalid"}
+    assert any("allowed_paths" in line for line in lines_of(report))
 
 
-def test_a_server_that_follows_an_environment_that_is_not_there_is_told(site: Site) -> None:
+def test_a_server_that_follows_a_missing_environment_is_reported(site: Site) -> None:
     (finding,) = check(site, servers=[server(site, "a.yaml", "/opt/app", "producton")]).findings
     assert (finding.rule.id, finding.path, finding.line) == ("server-file-invalid", "a.yaml", 1)
     assert "producton" in finding.message

@@ -356,7 +356,7 @@ def test_nothing_is_reported_where_nothing_is_wrong(site: Site, name: str, with_
 
     report = check_environments("envs", [], [], str(site.keys) if with_key else None, lambda done, of: None)
 
-    assert [f"{one.path}:{one.line} {one.rule.id} {one.message}" for one in report.findings] == []
+    assert [f"{finding.path}:{finding.line} {finding.rule.id} {finding.message}" for finding in report.findings] == []
     assert report.values >= (3 if with_key else 1)
 
 
@@ -365,7 +365,7 @@ def test_there_are_enough_clean_variants() -> None:
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed: apt-get install gnupg")
-def test_a_file_for_a_pgp_key_is_read_and_named_as_what_servers_do_not_use(site: Site, tmp_path: Path) -> None:
+def test_a_file_for_a_pgp_key_is_read_and_reported(site: Site, tmp_path: Path) -> None:
     home = tmp_path / "g"
     home.mkdir(mode=0o700)
     env = {"PATH": os.environ["PATH"], "GNUPGHOME": str(home), "HOME": str(tmp_path)}
@@ -384,7 +384,7 @@ def test_a_file_for_a_pgp_key_is_read_and_named_as_what_servers_do_not_use(site:
 
     report = check_environments("envs", [], [], None, lambda done, of: None)
 
-    assert {(one.rule.id, one.path) for one in report.findings} == {
+    assert {(finding.rule.id, finding.path) for finding in report.findings} == {
         ("metadata-kind", "envs/production/api.env"),
         ("metadata-kind", "envs/production/worker.env"),
     }

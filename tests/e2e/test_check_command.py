@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,22 @@ import pytest
 from reconciler.core.checks import rules
 from tests.support.age_key import make_age_key
 from tests.support.commands import run
-from tests.support.forks import reconciler
+from tests.support.forks import COMMAND, reconciler
 from tests.support.site import ENVIRONMENTS, MANIFEST, WORKER, Site
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 ROOT = Path(__file__).parents[2]
 CANARY = "invented-"
 
 
 def check(site: Site, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command in the clone, with nothing of the person's environment."""
+    """The command in the clone, without the user's environment."""
     given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", **env}
     return reconciler("check", *arguments, env=given, cwd=site.root)
 
 
 @pytest.fixture
 def broken(site: Site) -> Site:
-    """An error and a warning; the error is in a file whose name git servers must be told with care."""
+    """An error and a warning; the error is in a file whose name needs escaping for git servers."""
     name = "odd, name: 100%.env"
     site.encrypt(f"production/{name}", "A=1\n")
     site.write(f"production/{name}", "A=plain\n" + site.read(f"production/{name}").partition("\n")[2])
@@ -46,7 +44,7 @@ def broken(site: Site) -> Site:
 # --- exit codes ---
 
 
-def test_nothing_found_is_exit_0_and_says_what_was_looked_at(site: Site) -> None:
+def test_no_findings_exit_0_with_the_scope_of_the_check(site: Site) -> None:
     done = check(site)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "nothing found in 8 files of production, staging (values of 2)\n"
@@ -77,7 +75,7 @@ def test_errors_are_never_allowed(broken: Site) -> None:
     [
         pytest.param(["nowhere"], "no such file or directory", id="no directory"),
         pytest.param(["envs/production"], "no directory with an environment.yaml", id="too deep"),
-        pytest.param(["--environment", "prod"], "There are: production, staging", id="no such environment"),
+        pytest.param(["--environment", "prod"], "Available: production, staging", id="no such environment"),
         pytest.param(
             ["--age-key-file", "/nonexistent/key"], "--age-key-file /nonexistent/key: there is no", id="no key"
         ),
@@ -85,13 +83,13 @@ def test_errors_are_never_allowed(broken: Site) -> None:
         pytest.param(["--format", "xml"], "--help", id="no such format"),
     ],
 )
-def test_what_cannot_be_checked_is_exit_1_and_says_what_to_do(site: Site, arguments: list[str], says: str) -> None:
+def test_a_check_that_cannot_run_exits_1_and_says_what_to_do(site: Site, arguments: list[str], says: str) -> None:
     done = check(site, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert says in done.stderr
 
 
-def test_only_the_named_environments_are_told_of(broken: Site) -> None:
+def test_only_the_named_environments_are_reported(broken: Site) -> None:
     assert check(broken, "--environment", "staging").returncode == 0
     assert check(broken, "--environment", "staging", "-e", "production").returncode == 2
 
@@ -107,16 +105,16 @@ def test_a_key_of_one_environment_looks_at_that_one_only(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["envs/", "./envs", "../clone/envs", "{root}/envs"])
-def test_paths_are_told_relative_to_the_working_directory_however_it_is_named(broken: Site, path: str) -> None:
+def test_paths_are_relative_to_the_working_directory(broken: Site, path: str) -> None:
     data = json.loads(check(broken, path.format(root=broken.root), "--json").stdout)
     expected = "../clone/envs" if path.startswith("..") else "envs"
-    assert {one["path"].partition("/production/")[0] for one in data["findings"]} == {expected}
+    assert {finding["path"].partition("/production/")[0] for finding in data["findings"]} == {expected}
 
 
 def test_a_key_that_opens_nothing_is_said_so(site: Site, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     done = check(site, "--age-key-file", str(make_age_key(tmp_path / "other").path))
-    assert (done.returncode, "the key opens none of these files" in done.stdout) == (0, True)
+    assert (done.returncode, "the key cannot decrypt any of these files" in done.stdout) == (0, True)
 
 
 def test_an_error_cannot_write_to_the_terminal(site: Site) -> None:
@@ -145,9 +143,9 @@ def unescaped(text: str) -> str:
 
 def test_github_gets_a_workflow_command_for_each_finding(broken: Site) -> None:
     *commands, summary = check(broken, "--format", "github").stdout.splitlines()
-    found = [match.groups() for command in commands if (match := COMMAND_LINE.fullmatch(command))]
-    assert len(found) == len(commands) == 2
-    level, path, line, title, _ = found[1]
+    annotations = [match.groups() for command in commands if (match := COMMAND_LINE.fullmatch(command))]
+    assert len(annotations) == len(commands) == 2
+    level, path, line, title, _ = annotations[1]
     assert (level, unescaped(path), line, title) == (
         "error",
         "envs/production/odd, name: 100%.env",
@@ -168,22 +166,22 @@ def test_a_name_cannot_smuggle_a_workflow_command(site: Site) -> None:
 def test_gitlab_gets_a_code_quality_report(broken: Site) -> None:
     report = json.loads(check(broken, "--format", "gitlab").stdout)
     assert len(report) == 2
-    for one in report:
-        assert set(one) == {"description", "check_name", "fingerprint", "severity", "location"}
-        assert one["severity"] in ("info", "minor", "major", "critical", "blocker")
-        assert one["check_name"] in rules.BY_ID
-        assert not one["location"]["path"].startswith(("./", "/"))
-        assert one["location"]["lines"]["begin"] >= 1
-    assert len({one["fingerprint"] for one in report}) == 2
+    for finding in report:
+        assert set(finding) == {"description", "check_name", "fingerprint", "severity", "location"}
+        assert finding["severity"] in ("info", "minor", "major", "critical", "blocker")
+        assert finding["check_name"] in rules.BY_ID
+        assert not finding["location"]["path"].startswith(("./", "/"))
+        assert finding["location"]["lines"]["begin"] >= 1
+    assert len({finding["fingerprint"] for finding in report}) == 2
 
 
 def test_fingerprints_stay_when_lines_move(broken: Site) -> None:
-    before = {one["fingerprint"] for one in json.loads(check(broken, "--format", "gitlab").stdout)}
+    before = {finding["fingerprint"] for finding in json.loads(check(broken, "--format", "gitlab").stdout)}
     path = "production/odd, name: 100%.env"
     lines = broken.read(path).splitlines()
     moved = [*lines[1:2], lines[0], *lines[2:]]
     broken.write(path, "\n".join([*moved, ""]))
-    assert before == {one["fingerprint"] for one in json.loads(check(broken, "--format", "gitlab").stdout)}
+    assert before == {finding["fingerprint"] for finding in json.loads(check(broken, "--format", "gitlab").stdout)}
 
 
 def test_sarif_has_what_the_specification_requires(broken: Site) -> None:
@@ -227,16 +225,16 @@ def test_no_value_is_in_any_output(site: Site, form: str, with_key: bool) -> Non
 
 
 def test_progress_is_shown_on_a_terminal_only(site: Site) -> None:
-    main, other = pty.openpty()
+    main, terminal = pty.openpty()
     env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "xterm", "SOPS_AGE_KEY_FILE": str(site.keys)}
     done = subprocess.run(
-        [COMMAND, "check"], cwd=site.root, env=env, stdout=subprocess.PIPE, stderr=other, check=False, timeout=60
+        [COMMAND, "check"], cwd=site.root, env=env, stdout=subprocess.PIPE, stderr=terminal, check=False, timeout=60
     )
-    os.close(other)
-    shown = os.read(main, 65536).decode(errors="replace")
+    os.close(terminal)
+    output = os.read(main, 65536).decode(errors="replace")
     os.close(main)
-    assert "decrypting" in shown
-    assert "4/4" in shown
+    assert "decrypting" in output
+    assert "4/4" in output
     assert done.stdout.startswith(b"nothing found")
 
 
@@ -253,7 +251,7 @@ def report(site: Site, *arguments: str) -> dict[str, Any]:
 
 
 def rules_of(data: dict[str, Any], path: str) -> set[str]:
-    return {one["rule"] for one in data["findings"] if one["path"] == path}
+    return {finding["rule"] for finding in data["findings"] if finding["path"] == path}
 
 
 def test_a_manifest_that_is_a_yaml_bomb_is_a_finding(site: Site) -> None:
@@ -284,22 +282,22 @@ def test_files_of_five_mebibytes_are_looked_at_in_time(site: Site) -> None:
     assert rules_of(report(site), "envs/production/worker.env")
 
 
-def test_ten_thousand_targets_without_sources_are_told_in_time(site: Site) -> None:
+def test_ten_thousand_targets_without_sources_are_reported_in_time(site: Site) -> None:
     targets = "".join(f"      file-{number}.env:\n" for number in range(9_000))
     site.write("production/environment.yaml", f"{MANIFEST}{targets}")
     for number in range(9_000):
         site.write(f"production/other/{number}.md", "")
     data = report(site)
-    assert sum(one["rule"] == "source-missing" for one in data["findings"]) == 9_000
+    assert sum(finding["rule"] == "source-missing" for finding in data["findings"]) == 9_000
 
 
-def test_bytes_that_are_no_text_are_a_finding_wherever_they_are(site: Site) -> None:
+def test_bytes_that_are_not_text_are_a_finding_in_any_file(site: Site) -> None:
     junk = bytes(range(256)) * 64
     for path in ("staging/worker.env", "production/environment.yaml", "env.example", "check.yaml", ".sops.yaml",
                  "contracts/api.yaml", "staging/flags.env"):  # fmt: skip
         site.write(path, junk)
     data = report(site)
-    assert {one["path"].removeprefix("envs/") for one in data["findings"]} >= {
+    assert {finding["path"].removeprefix("envs/") for finding in data["findings"]} >= {
         "staging/worker.env", "production/environment.yaml", "check.yaml", ".sops.yaml", "contracts/api.yaml",
         "staging/flags.env",
     }  # fmt: skip

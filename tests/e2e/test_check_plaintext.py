@@ -17,11 +17,11 @@ def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site.root)
 
 
-def found(site: Site, *, key: bool = False) -> list[tuple[str, str, int]]:
+def findings_of(site: Site, *, key: bool = False) -> list[tuple[str, str, int]]:
     report = check_environments("envs", [], [], str(site.keys) if key else None, lambda done, of: None)
     for write in reports.FORMATS.values():
         assert SECRET not in write(report)
-    return [(one.rule.id, one.path.removeprefix("envs/"), one.line) for one in report.findings]
+    return [(finding.rule.id, finding.path.removeprefix("envs/"), finding.line) for finding in report.findings]
 
 
 @pytest.mark.parametrize("directory", ["", "production/", "production/old/", "scripts/"])
@@ -29,46 +29,46 @@ def found(site: Site, *, key: bool = False) -> list[tuple[str, str, int]]:
     "name",
     [".env", ".env.production", "api.env.bak", "worker.dec.env", "worker.env~", ".worker.env.swp", ".env.swp", "A.ENV"],
 )
-def test_a_plain_env_file_that_is_no_target_is_found_wherever_it_lies(site: Site, directory: str, name: str) -> None:
+def test_a_plain_env_file_without_a_target_is_found_anywhere(site: Site, directory: str, name: str) -> None:
     site.write(f"{directory}{name}", f"# mine\n\nAPI_TOKEN={SECRET}\n")
-    assert found(site) == [("not-encrypted", f"{directory}{name}", 3)]
+    assert findings_of(site) == [("not-encrypted", f"{directory}{name}", 3)]
 
 
 def test_an_editors_swap_file_is_found(site: Site) -> None:
     site.write("production/.worker.env.swp", b"b0VIM 9.0\0\0\0" + SECRET.encode())
-    assert found(site) == [("not-encrypted", "production/.worker.env.swp", 1)]
+    assert findings_of(site) == [("not-encrypted", "production/.worker.env.swp", 1)]
 
 
 @pytest.mark.parametrize("name", ["api.env.sample", ".env", "production/.env.dist", "scripts/x.env"])
-def test_names_without_values_are_no_plain_text(site: Site, name: str) -> None:
+def test_names_without_values_are_not_plain_text(site: Site, name: str) -> None:
     site.remove("env.example")
     site.write(name, "# files: api.env\n# what it is for\n\n")
-    assert found(site) == []
+    assert findings_of(site) == []
 
 
 def test_a_partly_encrypted_env_file_outside_of_environments_is_found(site: Site) -> None:
     site.write("scripts/x.env", "B=1\n" + site.read("production/worker.env"))
-    assert ("not-encrypted", "scripts/x.env", 1) in found(site)
+    assert ("not-encrypted", "scripts/x.env", 1) in findings_of(site)
 
 
-def test_a_value_that_looks_real_in_an_example_is_told(site: Site) -> None:
+def test_a_value_that_looks_real_in_an_example_is_reported(site: Site) -> None:
     site.write("env.example", EXAMPLE.replace("API_TOKEN=", f"API_TOKEN={SECRET}"))
-    assert found(site) == [("plain-secret", "env.example", 13)]
+    assert findings_of(site) == [("plain-secret", "env.example", 13)]
 
 
 @pytest.mark.parametrize(
     "value", ["your-api-token-1234567890", "example0123456789abcdef", "short1", "${TOKEN1_OF_MANY}"]
 )
-def test_a_value_that_stands_for_one_in_an_example_is_not_told(site: Site, value: str) -> None:
+def test_a_placeholder_in_an_example_is_not_reported(site: Site, value: str) -> None:
     site.write("env.example", EXAMPLE.replace("API_TOKEN=", f"API_TOKEN={value}"))
-    assert found(site) == []
+    assert findings_of(site) == []
 
 
-def test_a_secrets_name_in_a_plain_target_is_told(site: Site) -> None:
+def test_a_secrets_name_in_a_plain_target_is_reported(site: Site) -> None:
     site.remove("env.example")
     for environment in ("production", "staging"):
         site.write(f"{environment}/flags.env", f"{FLAGS}API_TOKEN={SECRET}{environment}\nOTHER_TOKEN=\nTOKEN_URL=x\n")
-    assert found(site) == [
+    assert findings_of(site) == [
         ("plain-secret", "production/flags.env", 2),
         ("plain-secret", "staging/flags.env", 2),
     ]
@@ -79,19 +79,19 @@ def test_a_secrets_name_in_a_plain_target_is_told(site: Site) -> None:
 
 def test_a_linked_environment_is_an_error(site: Site) -> None:
     (site.envs / "testing").symlink_to("production")
-    assert found(site) == [("source-unusable", "testing", 1)]
+    assert findings_of(site) == [("source-unusable", "testing", 1)]
 
 
 def test_a_linked_file_of_rules_is_an_error(site: Site) -> None:
     (site.envs / ".sops.yaml").rename(site.root / "rules.yaml")
     (site.envs / ".sops.yaml").symlink_to("../rules.yaml")
-    assert found(site) == [("sops-config-invalid", ".sops.yaml", 1)]
+    assert findings_of(site) == [("sops-config-invalid", ".sops.yaml", 1)]
 
 
 @pytest.mark.parametrize("name", ["environment.yml", "Environment.yaml"])
 def test_a_misspelt_manifest_is_an_error(site: Site, name: str) -> None:
     site.write(f"testing/{name}", "targets: {}\n")
-    assert found(site) == [("manifest-invalid", f"testing/{name}", 1)]
+    assert findings_of(site) == [("manifest-invalid", f"testing/{name}", 1)]
 
 
 # --- secrets that look like names ---
@@ -99,22 +99,22 @@ def test_a_misspelt_manifest_is_an_error(site: Site, name: str) -> None:
 
 @pytest.mark.parametrize("line", [SECRET, f"{SECRET}=", f"{SECRET}==", f"{SECRET.lower()}0123456789="])
 @pytest.mark.parametrize("name", ["production/flags.env", "env.example"])
-def test_a_secret_alone_on_a_line_is_told_by_its_line(site: Site, name: str, line: str) -> None:
+def test_a_bare_secret_is_reported_by_its_line(site: Site, name: str, line: str) -> None:
     site.write(name, f"{site.read(name)}{line}\n")
     number = len(site.read(name).splitlines())
-    assert found(site) == [("key-name", name, number)]
+    assert findings_of(site) == [("key-name", name, number)]
     assert SECRET.lower() not in str(check_environments("envs", [], [], None, lambda done, of: None).findings)
 
 
-def test_an_empty_line_that_may_be_a_secret_in_an_encrypted_file_is_told_by_its_line(site: Site) -> None:
+def test_a_line_without_value_that_may_be_a_secret_in_an_encrypted_file_is_reported_by_its_line(site: Site) -> None:
     site.write("production/worker.env", f"{SECRET}=\n{site.read('production/worker.env')}")
-    assert found(site) == [("key-name", "production/worker.env", 1)]
+    assert findings_of(site) == [("key-name", "production/worker.env", 1)]
 
 
-def test_a_secret_alone_on_a_line_that_only_the_key_shows_is_told_without_it(site: Site) -> None:
+def test_a_bare_secret_that_only_the_key_shows_is_reported_without_it(site: Site) -> None:
     site.remove("env.example")
     site.encrypt("production/worker.env", f"{SECRET}\nWORKERS=4\n", kind="binary")
-    assert found(site, key=True) == [("key-name", "production/worker.env", 1)]
+    assert findings_of(site, key=True) == [("key-name", "production/worker.env", 1)]
 
 
 def test_the_name_of_a_directory_cannot_write_to_the_terminal(site: Site) -> None:

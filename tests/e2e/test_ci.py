@@ -86,7 +86,7 @@ def test_the_command_is_installed(command: str, tmp_path: Path) -> None:
     settings = {"PIP_TARGET": str(target), "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "false", "PIP_NO_INDEX": "1"}
     bash(command, tmp_path, {"RECONCILER": str(ROOT), **settings})
     assert (target / "bin" / "reconciler").exists()
-    assert (target / "reconciler" / "adapters" / "contract_evaluator.py").exists()
+    assert (target / "reconciler" / "adapters" / "json_schema" / "worker.py").exists()
 
 
 # --- GitHub ---
@@ -198,8 +198,8 @@ class Notes(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._note()
         page = int(self.path.rpartition("page=")[2])
-        one = [{"id": page, "body": self.bodies[page - 1]}] if page <= len(self.bodies) else []
-        self._answer(one, str(page + 1) if page < len(self.bodies) else "")
+        notes = [{"id": page, "body": self.bodies[page - 1]}] if page <= len(self.bodies) else []
+        self._answer(notes, str(page + 1) if page < len(self.bodies) else "")
 
     def do_POST(self) -> None:
         self._note()
@@ -212,13 +212,13 @@ class Notes(BaseHTTPRequestHandler):
 
 @contextmanager
 def gitlab_server(bodies: list[str]) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    asked: list[tuple[str, str, str]] = []
-    handler = type("Handler", (Notes,), {"bodies": bodies, "asked": asked})
+    requests: list[tuple[str, str, str]] = []
+    handler = type("Handler", (Notes,), {"bodies": bodies, "asked": requests})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/api/v4", asked
+            yield f"http://127.0.0.1:{server.server_port}/api/v4", requests
         finally:
             server.shutdown()
             thread.join()
@@ -247,11 +247,11 @@ def gitlab(site: Site, number: int, *, url: str = "", code: int = 0, **more: str
 )
 def test_the_note_is_posted_once_and_then_replaced(branch: Site, before: list[str], method: str, path: str) -> None:
     gitlab(branch, 3)
-    with gitlab_server(before) as (url, asked):
+    with gitlab_server(before) as (url, requests):
         gitlab(branch, 4, url=url)
-    assert asked[-1][:2] == (method, f"/api/v4/projects/3/merge_requests/7/{path}")
-    assert asked[-1][2] == (branch.root / "comment.md").read_text()
-    assert asked[-1][2].startswith(MARKER)
+    assert requests[-1][:2] == (method, f"/api/v4/projects/3/merge_requests/7/{path}")
+    assert requests[-1][2] == (branch.root / "comment.md").read_text()
+    assert requests[-1][2].startswith(MARKER)
 
 
 def test_without_a_token_no_note_is_posted(branch: Site) -> None:
@@ -276,7 +276,7 @@ def test_in_a_pipeline_of_merged_results_only_the_branchs_own_changes_are_descri
 def test_the_report_is_written_and_then_the_job_fails(branch: Site) -> None:
     gitlab(branch, 1)
     report = json.loads((branch.root / "gl-code-quality-report.json").read_text())
-    assert {one["check_name"] for one in report} == {"example-key-missing"}
+    assert {finding["check_name"] for finding in report} == {"example-key-missing"}
     assert "example-key-missing" in gitlab(branch, 2)
     gitlab(branch, 5, code=2)
     branch.git("checkout", "--quiet", "main")
@@ -288,11 +288,11 @@ def test_the_report_is_written_and_then_the_job_fails(branch: Site) -> None:
 
 
 def hook(site: Site, name: str, *, code: int = 0, **env: str) -> str:
-    one = HOOKS[name]
-    return bash(shlex.join([*shlex.split(one["entry"]), *one.get("args", [])]), site.root, env, code=code)
+    settings = HOOKS[name]
+    return bash(shlex.join([*shlex.split(settings["entry"]), *settings.get("args", [])]), site.root, env, code=code)
 
 
-def test_a_push_is_described_as_pre_commit_tells_and_never_blocked(branch: Site) -> None:
+def test_a_push_is_described_by_the_refs_of_pre_commit_and_never_blocked(branch: Site) -> None:
     """A clone made by `git init` and `git fetch`, as CI makes it, has no origin/HEAD."""
     assert "origin/HEAD is not set" in hook(branch, "reconciler-diff")
     refs = {
@@ -305,7 +305,7 @@ def test_a_push_is_described_as_pre_commit_tells_and_never_blocked(branch: Site)
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_the_hooks_look_at_the_rules_beside_the_environments_too(name: str) -> None:
+def test_the_hooks_also_check_the_rules_beside_the_environments(name: str) -> None:
     for path in (".sops.yaml", "envs/production/api.env"):
         assert re.search(HOOKS[name]["files"], path)
 

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from tests.support.server import Server
 from tests.support.site import API, FLAGS, WORKER, Site
 from tests.support.sshd import Sshd
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 CANARY = "invented-"
 SAME, DIFFERS, EXPECTED = "same", "differs", "expected"
 
@@ -40,34 +38,34 @@ def compare(
 def data(root: Path, *arguments: str | Path, key: Path | None = None, code: int = 2) -> dict[str, Any]:
     done = compare(root, *arguments, "--format", "json", key=key)
     assert done.returncode == code, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
 
 
-def one(found: Mapping[str, Any]) -> dict[str, Any]:
-    (comparison,) = found["comparisons"]
+def only_comparison(report: Mapping[str, Any]) -> dict[str, Any]:
+    (comparison,) = report["comparisons"]
     return dict(comparison)
 
 
 def classes(comparison: Mapping[str, Any]) -> dict[str, str]:
     """``api.env/KEY`` → class, and ``api.env:mode`` for what is not a key."""
-    found = {}
+    classes_by_key = {}
     for file in comparison["files"]:
         name = file["left"] or file["right"]
-        found |= {f"{name}/{key['key']}": key["class"] for key in file["keys"]}
-        found |= {f"{name}:{fact['what']}": fact["class"] for fact in file["facts"]}
-    return found
+        classes_by_key |= {f"{name}/{key['key']}": key["class"] for key in file["keys"]}
+        classes_by_key |= {f"{name}:{fact['name']}": fact["class"] for fact in file["facts"]}
+    return classes_by_key
 
 
 def key_of(comparison: Mapping[str, Any], file: str, key: str) -> dict[str, Any]:
-    (found,) = (
-        each
-        for one in comparison["files"]
-        if file in (one["left"], one["right"])
-        for each in one["keys"]
-        if each["key"] == key
+    (result,) = (
+        result
+        for pair in comparison["files"]
+        if file in (pair["left"], pair["right"])
+        for result in pair["keys"]
+        if result["key"] == key
     )
-    return dict(found)
+    return dict(result)
 
 
 @pytest.fixture
@@ -116,29 +114,29 @@ differences:
 """
 
 
-def test_a_server_that_is_what_git_says_leaves_nothing_unexplained(committed: Site, live: Path) -> None:
+def test_a_server_in_sync_with_git_has_no_unexplained_difference(committed: Site, live: Path) -> None:
     expect(committed, WITHOUT_NGINX)
-    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
-    assert found["different_environments"] is False
-    assert found["unexplained"] == 0
-    told = classes(found)
-    assert told["nginx.conf:file"] == EXPECTED
-    assert {kind for name, kind in told.items() if not name.startswith("nginx")} == {SAME}
-    pairs = {(file["left"], file["right"]) for file in found["files"]}
+    comparison = only_comparison(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
+    assert comparison["different_environments"] is False
+    assert comparison["unexplained"] == 0
+    by_key = classes(comparison)
+    assert by_key["nginx.conf:file"] == EXPECTED
+    assert {kind for name, kind in by_key.items() if not name.startswith("nginx")} == {SAME}
+    pairs = {(file["left"], file["right"]) for file in comparison["files"]}
     assert ("worker.env", "config/worker.env") in pairs
 
 
-def test_a_changed_a_missing_and_an_added_key_are_told_apart(committed: Site, live: Path) -> None:
+def test_changed_missing_and_added_keys_have_their_own_class(committed: Site, live: Path) -> None:
     change(live / "api.env", "LOG_LEVEL=info", "LOG_LEVEL=debug")
     change(live / "api.env", "OPTIONAL=\n", "")
     with (live / "api.env").open("a") as file:
         file.write("ADDED=1\n")
-    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys))
-    told = classes(found)
-    assert told["api.env/LOG_LEVEL"] == DIFFERS
-    assert told["api.env/OPTIONAL"] == "missing-right"
-    assert told["api.env/ADDED"] == "missing-left"
-    assert told["api.env/PUBLIC_URL"] == SAME
+    comparison = only_comparison(data(committed.root, "git:production", f"file:{live}", key=committed.keys))
+    by_key = classes(comparison)
+    assert by_key["api.env/LOG_LEVEL"] == DIFFERS
+    assert by_key["api.env/OPTIONAL"] == "missing-right"
+    assert by_key["api.env/ADDED"] == "missing-left"
+    assert by_key["api.env/PUBLIC_URL"] == SAME
 
 
 def test_listed_differences_with_a_reason_are_expected(committed: Site, live: Path) -> None:
@@ -149,13 +147,13 @@ def test_listed_differences_with_a_reason_are_expected(committed: Site, live: Pa
   - {file: api.env, attributes: [mode], reason: its group reads it there}
 """
     expect(committed, WITHOUT_NGINX + listed)
-    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
-    told = key_of(found, "api.env", "LOG_LEVEL")
-    assert (told["class"], told["reason"], told["unexplained"]) == (EXPECTED, "somebody looks for a fault there", False)
-    assert classes(found)["api.env:mode"] == EXPECTED
+    comparison = only_comparison(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
+    key = key_of(comparison, "api.env", "LOG_LEVEL")
+    assert (key["class"], key["reason"], key["unexplained"]) == (EXPECTED, "somebody looks for a fault there", False)
+    assert classes(comparison)["api.env:mode"] == EXPECTED
 
 
-def test_a_reason_is_required_and_mistakes_are_told_with_their_line(committed: Site, live: Path) -> None:
+def test_a_reason_is_required_and_mistakes_have_their_line(committed: Site, live: Path) -> None:
     expect(
         committed,
         "differences:\n  - {file: api.env, keys: LOG_LEVEL}\n"
@@ -172,27 +170,27 @@ def test_an_entry_between_environments_does_not_excuse_a_servers_drift(committed
     expect(
         committed, "differences:\n  - {keys: LOG_LEVEL, between: [production, staging], reason: staging says more}\n"
     )
-    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys))
-    assert classes(found)["api.env/LOG_LEVEL"] == DIFFERS
+    comparison = only_comparison(data(committed.root, "git:production", f"file:{live}", key=committed.keys))
+    assert classes(comparison)["api.env/LOG_LEVEL"] == DIFFERS
 
 
 def test_without_a_key_names_are_compared_and_it_says_so(committed: Site, live: Path) -> None:
     change(live / "api.env", "LOG_LEVEL=info", "LOG_LEVEL=debug\nADDED=1")
     done = compare(committed.root, "git:production", f"file:{live}", "--format", "json")
     assert done.returncode == 2
-    found = one(json.loads(done.stdout))
-    told = classes(found)
-    assert told["api.env/LOG_LEVEL"] == "unknown"
-    assert told["api.env/ADDED"] == "missing-left"
-    assert told["flags.env/FEATURE_SEARCH"] == SAME
-    assert any("only the names of keys are compared" in remark for remark in found["remarks"])
+    comparison = only_comparison(json.loads(done.stdout))
+    by_key = classes(comparison)
+    assert by_key["api.env/LOG_LEVEL"] == "unknown"
+    assert by_key["api.env/ADDED"] == "missing-left"
+    assert by_key["flags.env/FEATURE_SEARCH"] == SAME
+    assert any("by key names only, without values" in remark for remark in comparison["remarks"])
     assert "no age key was given" in compare(committed.root, "git:production", f"file:{live}").stdout
 
 
 def test_a_key_for_another_environment_opens_its_own_only(committed: Site, live: Path) -> None:
-    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.staging.path))
-    assert classes(found)["api.env/LOG_LEVEL"] == "unknown"
-    assert any("the key opens none of them" in remark for remark in found["remarks"])
+    comparison = only_comparison(data(committed.root, "git:production", f"file:{live}", key=committed.staging.path))
+    assert classes(comparison)["api.env/LOG_LEVEL"] == "unknown"
+    assert any("the key cannot decrypt them" in remark for remark in comparison["remarks"])
 
 
 @pytest.mark.root
@@ -204,14 +202,14 @@ def test_an_owner_without_a_name_is_compared_by_its_number(
     committed.commit("Say whose")
     os.chown(live / "flags.env", 4242, 4242)
     for side in (f"file:{live}", ssh(sshd, live)):
-        asked = ("git:production", side, *trusting(sshd))
-        found = one(data(committed.root, *asked, key=committed.keys))
-        facts = [fact for file in found["files"] for fact in file["facts"] if fact["what"] in ("owner", "group")]
-        told = {fact["what"]: (fact["left"], fact["right"], fact["class"]) for fact in facts}
-        assert told == {"owner": ("root", "4242", DIFFERS), "group": ("4242", "4242", SAME)}
-    other = written(tmp_path / "other", {"flags.env": FLAGS})
-    sides = (f"file:{live}/flags.env", f"file:{other}/flags.env", "--same-environment")
-    assert classes(one(data(tmp_path, *sides)))["flags.env:owner"] == DIFFERS
+        arguments = ("git:production", side, *trusting(sshd))
+        comparison = only_comparison(data(committed.root, *arguments, key=committed.keys))
+        facts = [fact for file in comparison["files"] for fact in file["facts"] if fact["name"] in ("owner", "group")]
+        owners = {fact["name"]: (fact["left"], fact["right"], fact["class"]) for fact in facts}
+        assert owners == {"owner": ("root", "4242", DIFFERS), "group": ("4242", "4242", SAME)}
+    second = written(tmp_path / "other", {"flags.env": FLAGS})
+    sides = (f"file:{live}/flags.env", f"file:{second}/flags.env", "--same-environment")
+    assert classes(only_comparison(data(tmp_path, *sides)))["flags.env:owner"] == DIFFERS
 
 
 # --- git against git ---
@@ -221,36 +219,36 @@ def test_between_two_environments_contracts_say_what_differs_and_secrets_must(co
     text = API.format(environment="staging").replace("invented-session-staging", "invented-session-production")
     committed.encrypt("staging/api.env", text.replace("https://staging", "https://production"))
     committed.commit("Copy")
-    found = one(data(committed.root, "git:production", "git:staging", key=committed.keys))
-    assert found["different_environments"] is True
-    secret = key_of(found, "api.env", "SESSION_SECRET")
+    comparison = only_comparison(data(committed.root, "git:production", "git:staging", key=committed.keys))
+    assert comparison["different_environments"] is True
+    secret = key_of(comparison, "api.env", "SESSION_SECRET")
     assert (secret["class"], secret["risk"], secret["unexplained"]) == ("same-secret", "high", True)
-    assert key_of(found, "api.env", "PUBLIC_URL")["class"] == "same-secret"  # x-differs: must
-    assert key_of(found, "worker.env", "API_TOKEN")["class"] == EXPECTED  # another secret
-    assert key_of(found, "worker.env", "QUEUE")["class"] == SAME
+    assert key_of(comparison, "api.env", "PUBLIC_URL")["class"] == "same-secret"  # x-differs: must
+    assert key_of(comparison, "worker.env", "API_TOKEN")["class"] == EXPECTED  # another secret
+    assert key_of(comparison, "worker.env", "QUEUE")["class"] == SAME
 
 
 def test_a_contract_explains_a_difference_between_environments(committed: Site) -> None:
-    found = one(data(committed.root, "git:production", "git:staging", key=committed.keys, code=0))
-    told = key_of(found, "api.env", "PUBLIC_URL")
-    assert (told["class"], told["reason"]) == (EXPECTED, "x-differs of contracts/api.yaml:6")
-    assert key_of(found, "api.env", "ADMIN_HASH")["class"] == EXPECTED  # a secret by its name
+    comparison = only_comparison(data(committed.root, "git:production", "git:staging", key=committed.keys, code=0))
+    key = key_of(comparison, "api.env", "PUBLIC_URL")
+    assert (key["class"], key["reason"]) == (EXPECTED, "x-differs of contracts/api.yaml:6")
+    assert key_of(comparison, "api.env", "ADMIN_HASH")["class"] == EXPECTED  # a secret by its name
 
 
 def test_revisions_of_one_environment_are_compared(committed: Site) -> None:
     committed.encrypt("production/worker.env", WORKER.format(environment="production").replace("=4", "=8"))
     committed.commit("More workers")
-    found = one(data(committed.root, "git:production@HEAD~1", "git:production", key=committed.keys))
-    assert {name for name, kind in classes(found).items() if kind != SAME} == {"worker.env/WORKERS"}
+    comparison = only_comparison(data(committed.root, "git:production@HEAD~1", "git:production", key=committed.keys))
+    assert {name for name, kind in classes(comparison).items() if kind != SAME} == {"worker.env/WORKERS"}
 
 
 def test_deprecated_keys_and_placeholders_are_remarked(committed: Site) -> None:
     text = API.format(environment="production").replace("LOG_LEVEL=info", "LOG_LEVEL=changeme")
     committed.encrypt("production/api.env", text + "OLD_NAME=1\n")
     committed.commit("Old")
-    found = one(data(committed.root, "git:production", "git:production", key=committed.keys))
-    assert key_of(found, "api.env", "OLD_NAME")["remarks"] == ["deprecated"]
-    placeholder = key_of(found, "api.env", "LOG_LEVEL")
+    comparison = only_comparison(data(committed.root, "git:production", "git:production", key=committed.keys))
+    assert key_of(comparison, "api.env", "OLD_NAME")["remarks"] == ["deprecated"]
+    placeholder = key_of(comparison, "api.env", "LOG_LEVEL")
     assert (placeholder["class"], placeholder["remarks"], placeholder["unexplained"]) == (SAME, ["placeholder"], True)
 
 
@@ -259,8 +257,8 @@ def test_keys_left_to_the_server_may_differ(committed: Site, live: Path) -> None
     committed.commit("Leave it")
     expect(committed, WITHOUT_NGINX)
     change(live / "flags.env", "=on", "=off")
-    found = one(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
-    assert key_of(found, "flags.env", "FEATURE_SEARCH")["reason"] == "left to the server (ignore_keys)"
+    comparison = only_comparison(data(committed.root, "git:production", f"file:{live}", key=committed.keys, code=0))
+    assert key_of(comparison, "flags.env", "FEATURE_SEARCH")["reason"] == "left to the server (ignore_keys)"
 
 
 # --- references ---
@@ -273,58 +271,60 @@ def test_a_reference_is_not_the_same_as_another_or_as_a_value(tmp_path: Path, be
     first = written(tmp_path / "a", {"app.env": REFERENCES + beside})
     second = written(tmp_path / "b", {"app.env": REFERENCES + beside})
     sides = (f"file:{first}", f"file:{second}", "--same-environment")
-    assert set(classes(one(data(tmp_path, *sides, code=0))).values()) == {SAME}
+    assert set(classes(only_comparison(data(tmp_path, *sides, code=0))).values()) == {SAME}
     for old, new in (("MAIN", "OTHER"), ("cd9", "xy7"), ("${LOG:-info}", "info"), ("'a b'", '"a b"')):
         change(second / "app.env", old, new)
-    differing = {name for name, kind in classes(one(data(tmp_path, *sides))).items() if kind != SAME}
+    differing = {name for name, kind in classes(only_comparison(data(tmp_path, *sides))).items() if kind != SAME}
     assert differing == {"app.env/HOME_PAGE", "app.env/BANNER", "app.env/LEVEL"}
-    assert key_of(one(data(tmp_path, *sides)), "app.env", "LEVEL")["reason"].startswith("refers to a variable")
+    assert key_of(only_comparison(data(tmp_path, *sides)), "app.env", "LEVEL")["reason"].startswith(
+        "refers to a variable"
+    )
 
 
-def test_what_a_projects_dot_env_defines_is_filled_in(tmp_path: Path) -> None:
+def test_variables_of_the_projects_dot_env_are_resolved(tmp_path: Path) -> None:
     compose = "services: {api: {image: x, env_file: [common.env, api.env]}}\n"
     files = {"compose.yaml": compose, ".env": "WEB=one\nBOTH=1\n", "common.env": "BOTH=2\n"}
     first = written(tmp_path / "a", {**files, "api.env": "PAGE=${WEB}\nMORE=${BOTH}\n"})
     second = written(tmp_path / "b", {**files, "api.env": "PAGE=one\nMORE=1\n"})
     sides = (f"file:{first}", f"file:{second}", "--same-environment")
-    told = classes(one(data(tmp_path, *sides)))
-    assert (told["api.env/PAGE"], told["api.env/MORE"]) == (SAME, DIFFERS)  # BOTH may be that of common.env
+    by_key = classes(only_comparison(data(tmp_path, *sides)))
+    assert (by_key["api.env/PAGE"], by_key["api.env/MORE"]) == (SAME, DIFFERS)  # BOTH may be that of common.env
     written(second, {**files, ".env": "WEB=two\nBOTH=1\n", "api.env": "PAGE=${WEB}\nMORE=${BOTH}\n"})
-    told = classes(one(data(tmp_path, *sides)))
-    assert {name for name, kind in told.items() if kind != SAME} == {".env/WEB", "api.env/PAGE"}
+    by_key = classes(only_comparison(data(tmp_path, *sides)))
+    assert {name for name, kind in by_key.items() if kind != SAME} == {".env/WEB", "api.env/PAGE"}
 
 
 # --- pairs ---
 
 
-def test_two_single_files_are_paired_whatever_their_names(tmp_path: Path) -> None:
+def test_two_single_files_are_paired_despite_their_names(tmp_path: Path) -> None:
     first = written(tmp_path / "a", {"production.env": "A=1\nB=2\n"})
     second = written(tmp_path / "b", {"app.conf": "A=1\nB=3\n"})
-    found = one(data(tmp_path, f"file:{first}/production.env", f"file:{second}/app.conf"))
-    assert classes(found)["production.env/A"] == SAME
-    assert classes(found)["production.env/B"] == DIFFERS
+    comparison = only_comparison(data(tmp_path, f"file:{first}/production.env", f"file:{second}/app.conf"))
+    assert classes(comparison)["production.env/A"] == SAME
+    assert classes(comparison)["production.env/B"] == DIFFERS
 
 
 def test_files_are_paired_by_path_then_name_then_keys(tmp_path: Path) -> None:
     first = written(tmp_path / "a", {"x/api.env": "A=1\n", "old.env": "K=1\nL=1\nM=1\n", "only.env": "Z=1\n"})
     second = written(tmp_path / "b", {"y/api.env": "A=1\n", "new.env": "K=1\nL=1\nN=1\n"})
-    found = one(data(tmp_path, f"file:{first}", f"file:{second}"))
-    pairs = {(file["left"], file["right"]) for file in found["files"]}
+    comparison = only_comparison(data(tmp_path, f"file:{first}", f"file:{second}"))
+    pairs = {(file["left"], file["right"]) for file in comparison["files"]}
     assert pairs == {("x/api.env", "y/api.env"), ("old.env", "new.env"), ("only.env", None)}
 
 
-def test_what_may_be_a_secret_on_a_line_of_its_own_is_not_shown(tmp_path: Path) -> None:
+def test_a_line_that_may_be_a_bare_secret_is_not_shown(tmp_path: Path) -> None:
     file = written(tmp_path / "a", {"app.env": "A=1\ninvented-3f9a8b7c6d5e4f3a2b1c\n"})
-    other = written(tmp_path / "b", {"app.env": "A=1\n"})
-    found = one(data(tmp_path, f"file:{file}", f"file:{other}"))
-    assert classes(found)["app.env/(line 2)"] == "missing-right"
+    second = written(tmp_path / "b", {"app.env": "A=1\n"})
+    comparison = only_comparison(data(tmp_path, f"file:{file}", f"file:{second}"))
+    assert classes(comparison)["app.env/(line 2)"] == "missing-right"
 
 
 def test_a_file_that_cannot_be_read_as_variables_is_unexplained(tmp_path: Path) -> None:
     file = written(tmp_path / "a", {"app.env": "A='invented-never-closed\n"})
-    other = written(tmp_path / "b", {"app.env": "A=1\n"})
-    found = one(data(tmp_path, f"file:{file}", f"file:{other}"))
-    assert found["problems"] == [
+    second = written(tmp_path / "b", {"app.env": "A=1\n"})
+    comparison = only_comparison(data(tmp_path, f"file:{file}", f"file:{second}"))
+    assert comparison["problems"] == [
         "app.env: line 1: unterminated-quote: a quote is opened and never closed; "
         "close it, or write \\ before a quote inside the value"
     ]
@@ -332,8 +332,10 @@ def test_a_file_that_cannot_be_read_as_variables_is_unexplained(tmp_path: Path) 
 
 def test_encrypted_files_of_a_working_directory_are_read_with_the_key(committed: Site, live: Path) -> None:
     side = f"file:{committed.envs / 'production' / 'api.env'}"
-    found = one(data(committed.root, side, f"file:{live}/api.env", "--same-environment", key=committed.keys, code=0))
-    assert set(classes(found).values()) == {SAME}
+    comparison = only_comparison(
+        data(committed.root, side, f"file:{live}/api.env", "--same-environment", key=committed.keys, code=0)
+    )
+    assert set(classes(comparison).values()) == {SAME}
 
 
 # --- mistakes ---
@@ -343,7 +345,7 @@ def test_encrypted_files_of_a_working_directory_are_read_with_the_key(committed:
     "side",
     ["production", "git:", "git:../x", "git:production@", "ssh://", "ssh://u:invented-pw@host/x", "live:a@b", "http:x"],
 )
-def test_what_names_no_side_is_refused(tmp_path: Path, side: str) -> None:
+def test_an_invalid_side_is_refused(tmp_path: Path, side: str) -> None:
     done = compare(tmp_path, side, "file:.")
     assert done.returncode == 1
     assert "accepted: git:ENVIRONMENT" in done.stderr
@@ -351,9 +353,9 @@ def test_what_names_no_side_is_refused(tmp_path: Path, side: str) -> None:
 
 def test_an_unknown_environment_and_a_place_with_nothing_are_errors(committed: Site, tmp_path: Path) -> None:
     done = compare(committed.root, "git:nowhere", "git:staging")
-    assert (done.returncode, "There are: production, staging" in done.stderr) == (1, True)
+    assert (done.returncode, "Available: production, staging" in done.stderr) == (1, True)
     done = compare(committed.root, f"file:{tmp_path / 'nothing'}", "git:staging")
-    assert (done.returncode, "nothing to compare is there" in done.stderr) == (1, True)
+    assert (done.returncode, "has nothing to compare" in done.stderr) == (1, True)
 
 
 # --- over SSH ---
@@ -371,38 +373,41 @@ def trusting(sshd: Sshd) -> list[str]:
 def test_a_server_over_ssh_is_compared_with_git(committed: Site, live: Path, sshd: Sshd) -> None:
     expect(committed, WITHOUT_NGINX)
     sides = ("git:production", ssh(sshd, live), *trusting(sshd))
-    assert one(data(committed.root, *sides, key=committed.keys, code=0))["unexplained"] == 0
+    assert only_comparison(data(committed.root, *sides, key=committed.keys, code=0))["unexplained"] == 0
     change(live / "config" / "worker.env", "WORKERS=4", "WORKERS=5")
     (live / "api.env").chmod(0o644)
-    found = one(data(committed.root, *sides, key=committed.keys))
-    assert {name for name, kind in classes(found).items() if kind == DIFFERS} == {"worker.env/WORKERS", "api.env:mode"}
-    mode = next(fact for file in found["files"] for fact in file["facts"] if fact["class"] == DIFFERS)
+    comparison = only_comparison(data(committed.root, *sides, key=committed.keys))
+    assert {name for name, kind in classes(comparison).items() if kind == DIFFERS} == {
+        "worker.env/WORKERS",
+        "api.env:mode",
+    }
+    mode = next(fact for file in comparison["files"] for fact in file["facts"] if fact["class"] == DIFFERS)
     assert (mode["left"], mode["right"]) == ("0600", "0644")
 
 
 @pytest.mark.sshd
 def test_two_servers_of_which_neither_is_named_must_not_share_a_secret(live: Path, sshd: Sshd, tmp_path: Path) -> None:
     sides = (ssh(sshd, live), ssh(sshd, live), *trusting(sshd))
-    found = one(data(tmp_path, *sides))
-    assert key_of(found, "api.env", "SESSION_SECRET")["class"] == "same-secret"
-    assert key_of(found, "api.env", "DATABASE_URL")["class"] == "same-secret"
-    assert key_of(found, "api.env", "LOG_LEVEL")["class"] == SAME
-    assert one(data(tmp_path, *sides, "--same-environment", code=0))["unexplained"] == 0
+    comparison = only_comparison(data(tmp_path, *sides))
+    assert key_of(comparison, "api.env", "SESSION_SECRET")["class"] == "same-secret"
+    assert key_of(comparison, "api.env", "DATABASE_URL")["class"] == "same-secret"
+    assert key_of(comparison, "api.env", "LOG_LEVEL")["class"] == SAME
+    assert only_comparison(data(tmp_path, *sides, "--same-environment", code=0))["unexplained"] == 0
 
 
 @pytest.mark.sshd
-def test_a_server_that_is_gone_or_another_does_not_hide_the_others(
+def test_an_unreachable_or_changed_server_does_not_hide_the_others(
     committed: Site, live: Path, sshd: Sshd, tmp_path: Path
 ) -> None:
-    other = f"ssh://{sshd.user}@{sshd.host}:1{live}"
+    unreachable = f"ssh://{sshd.user}@{sshd.host}:1{live}"
     done = compare(
-        committed.root, "git:production", ssh(sshd, live), other, *trusting(sshd), "--json", key=committed.keys
+        committed.root, "git:production", ssh(sshd, live), unreachable, *trusting(sshd), "--json", key=committed.keys
     )
-    found = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert done.returncode == 1
-    assert one(found)["right"] == ssh(sshd, live)
-    (failure,) = found["failures"]
-    assert failure["side"] == other
+    assert only_comparison(report)["right"] == ssh(sshd, live)
+    (failure,) = report["failures"]
+    assert failure["side"] == unreachable
     assert "does not answer" in failure["error"]
 
 
@@ -415,7 +420,7 @@ def test_a_changed_host_key_is_refused(live: Path, sshd: Sshd, tmp_path: Path) -
 
 
 @pytest.mark.sshd
-def test_by_default_the_persons_own_ssh_configuration_counts(live: Path, sshd: Sshd, tmp_path: Path) -> None:
+def test_the_users_own_ssh_configuration_is_the_default(live: Path, sshd: Sshd, tmp_path: Path) -> None:
     home = tmp_path / "me"
     (home / ".ssh").mkdir(parents=True)
     config = f"Host web-1\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.user}\n"
@@ -455,18 +460,18 @@ def servers(site: Site, sshd: Sshd, root: Path, *names: str) -> tuple[Path, list
 
 @pytest.mark.sshd
 @pytest.mark.parametrize("names", [("web-1", "web-2"), ("web-1.example.org", "web-2.example.org"), ("one", "two")])
-def test_each_server_is_held_against_the_sources_of_its_own_host(
+def test_each_server_is_compared_with_the_sources_for_its_host(
     site: Site, sshd: Sshd, tmp_path: Path, names: tuple[str, str]
 ) -> None:
     home, sides = servers(site, sshd, tmp_path, *names)
-    asked = ("git:production", *sides, "--json")
-    done = compare(site.root, *asked, key=site.keys, HOME=str(home))
-    found = json.loads(done.stdout)
-    assert (done.returncode, [each["unexplained"] for each in found["comparisons"]]) == (0, [0, 0]), done.stdout
+    arguments = ("git:production", *sides, "--json")
+    done = compare(site.root, *arguments, key=site.keys, HOME=str(home))
+    report = json.loads(done.stdout)
+    assert (done.returncode, [each["unexplained"] for each in report["comparisons"]]) == (0, [0, 0]), done.stdout
     change(tmp_path / "web-2" / "shop" / "api.env", "PORT=2", "PORT=1")
-    done = compare(site.root, *asked, key=site.keys, HOME=str(home))
-    told = [each["unexplained"] for each in json.loads(done.stdout)["comparisons"]]
-    assert (done.returncode, told) == (2, [0, 1])
+    done = compare(site.root, *arguments, key=site.keys, HOME=str(home))
+    counts = [each["unexplained"] for each in json.loads(done.stdout)["comparisons"]]
+    assert (done.returncode, counts) == (2, [0, 1])
 
 
 @pytest.mark.sshd
@@ -475,8 +480,10 @@ def test_the_servers_file_says_which_host_an_address_is(site: Site, sshd: Sshd, 
     change(tmp_path / "web-2" / "shop" / "api.env", "invented-2", "invented-1")
     change(tmp_path / "web-2" / "shop" / "api.env", "PORT=2", "PORT=1")  # all of it is another host's
     server.settings["hosts"] = {"web-2": sshd.as_host(address=sshd.host)}
-    asked = ("git:production", ssh(sshd, tmp_path / "web-2"), *trusting(sshd))
-    assert one(data(site.root, *asked, "--config", str(server.config), key=site.keys))["unexplained"] == 2
+    arguments = ("git:production", ssh(sshd, tmp_path / "web-2"), *trusting(sshd))
+    assert (
+        only_comparison(data(site.root, *arguments, "--config", str(server.config), key=site.keys))["unexplained"] == 2
+    )
 
 
 # --- this server ---
@@ -489,10 +496,10 @@ def test_live_files_are_those_that_the_manifest_names(server: Server, tmp_path: 
     assert run("git", "clone", "--quiet", server.remote.url, clone).returncode == 0
     (server.app / "stray.env").write_text("C=1\n")
     sides = ("git:production", "live:production", "--config", server.config)
-    found = one(data(clone, *sides, key=server.key.path, code=0))
-    assert classes(found) == {"api.env/A": SAME, "api.env/B": SAME, "api.env:mode": SAME}
+    comparison = only_comparison(data(clone, *sides, key=server.key.path, code=0))
+    assert classes(comparison) == {"api.env/A": SAME, "api.env/B": SAME, "api.env:mode": SAME}
     (server.app / "api.env").write_text("A=invented-1\nB=3\n")
-    assert classes(one(data(clone, *sides, key=server.key.path)))["api.env/B"] == DIFFERS
+    assert classes(only_comparison(data(clone, *sides, key=server.key.path)))["api.env/B"] == DIFFERS
     done = compare(clone, "live:staging", "git:production", "--config", server.config)
     assert (done.returncode, "It follows: production" in done.stderr) == (1, True)
 
@@ -508,21 +515,21 @@ services:
 
 
 @pytest.mark.docker
-def test_a_running_container_is_held_against_its_file(
+def test_a_running_container_is_compared_with_its_file(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
     project = compose_project(SERVICE, {"api.env": "A=invented-1\nB=2\n", ".env": "LEVEL=1\n"})
     project.up()
     change(project.directory / "api.env", "B=2", "B=3")
     side = f"container:{project.name}/api"
-    found = one(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
-    assert classes(found) == {"api.env/A": SAME, "api.env/B": DIFFERS, "api.env/EXTRA": "missing-left"}
+    comparison = only_comparison(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
+    assert classes(comparison) == {"api.env/A": SAME, "api.env/B": DIFFERS, "api.env/EXTRA": "missing-left"}
     project.write("api.env", "A=invented-1\nB=${TWO:-2}\n")
-    found = one(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
-    told = key_of(found, "api.env", "B")
-    assert (told["class"], told["reason"]) == (DIFFERS, "refers to a variable whose value is not known")
+    comparison = only_comparison(data(tmp_path, f"file:{project.directory}/api.env", side, "--same-environment"))
+    key = key_of(comparison, "api.env", "B")
+    assert (key["class"], key["reason"]) == (DIFFERS, "refers to a variable whose value is not known")
     done = compare(tmp_path, side.replace("/api", "/none"), f"file:{project.directory}")
-    assert (done.returncode, "no container of that service" in done.stderr) == (1, True)
+    assert (done.returncode, "that service has no container" in done.stderr) == (1, True)
 
 
 @pytest.mark.docker
@@ -535,14 +542,14 @@ def test_only_containers_that_run_count_and_all_of_them(
     change(project.directory / "api.env", "B=2", "B=invented-3")
     assert project.compose("up", "-d", "--pull", "never", "--no-recreate", "--scale", "api=2").returncode == 0
     side = f"container:{project.name}/api"
-    asked = (side, f"file:{project.directory}/api.env", "--same-environment")
-    found = one(data(tmp_path, *asked))
-    assert found["problems"] == [f"{side}: its 2 containers do not have the same variables: B"]
+    arguments = (side, f"file:{project.directory}/api.env", "--same-environment")
+    comparison = only_comparison(data(tmp_path, *arguments))
+    assert comparison["problems"] == [f"{side}: its 2 containers have different variables: B"]
     output("docker", "stop", first)
-    found = one(data(tmp_path, *asked))
-    assert (found["problems"], classes(found)["api.env/B"]) == ([], SAME)
+    comparison = only_comparison(data(tmp_path, *arguments))
+    assert (comparison["problems"], classes(comparison)["api.env/B"]) == ([], SAME)
     assert project.compose("stop").returncode == 0
-    done = compare(tmp_path, *asked)
+    done = compare(tmp_path, *arguments)
     assert (done.returncode, "no container of that service is running (exited)" in done.stderr) == (1, True)
 
 
@@ -557,7 +564,7 @@ def image_with_variables(docker_engine: str) -> Iterator[str]:
 
 
 @pytest.mark.docker
-def test_what_a_container_has_from_its_image_counts_only_where_the_file_sets_it_too(
+def test_variables_of_the_image_count_only_if_the_file_sets_them_too(
     compose_project: Callable[..., ComposeProject], tmp_path: Path, image_with_variables: str
 ) -> None:
     project = compose_project(
@@ -565,8 +572,8 @@ def test_what_a_container_has_from_its_image_counts_only_where_the_file_sets_it_
     )
     project.up()
     file, side = f"file:{project.directory}/api.env", f"container:{project.name}/api"
-    found = one(data(tmp_path, side, file, "--same-environment"))
-    assert classes(found) == {"api.env/GIVEN": SAME, "api.env/EXTRA": "missing-right"}
+    comparison = only_comparison(data(tmp_path, side, file, "--same-environment"))
+    assert classes(comparison) == {"api.env/GIVEN": SAME, "api.env/EXTRA": "missing-right"}
     project.remove()
 
 
@@ -575,8 +582,10 @@ def test_keys_that_reach_no_service_are_unused(compose_project: Callable[..., Co
     used = "LEVEL=1\nBARE=1\nIN_FILE=1\nALONE=1\nCOMPOSE_X=1\n"
     files = {"api.env": "A=${IN_FILE}\nALONE\n", ".env": f"{used}NOBODY=1\n", "old.env": "OLD=1\n"}
     project = compose_project(SERVICE, files)
-    found = one(data(tmp_path, f"file:{project.directory}", f"file:{project.directory}", "--same-environment", code=0))
-    unused = {key["key"] for file in found["files"] for key in file["keys"] if "unused" in key["remarks"]}
+    comparison = only_comparison(
+        data(tmp_path, f"file:{project.directory}", f"file:{project.directory}", "--same-environment", code=0)
+    )
+    unused = {key["key"] for file in comparison["files"] for key in file["keys"] if "unused" in key["remarks"]}
     assert unused == {"NOBODY", "OLD"}
 
 
@@ -589,9 +598,9 @@ def test_where_docker_does_not_answer_containers_are_not_called_missing(
     project.up()
     sides = (ssh(sshd, project.directory), f"file:{project.directory}", "--same-environment", *trusting(sshd))
     done = compare(tmp_path, *sides, "--json", DOCKER_HOST="unix:///nowhere.sock")  # here, not there
-    found = one(json.loads(done.stdout))
-    assert (done.returncode, found["services"]) == (0, [])
-    assert f"{sides[1]}: left out: containers: docker does not answer there" in found["remarks"]
+    comparison = only_comparison(json.loads(done.stdout))
+    assert (done.returncode, comparison["services"]) == (0, [])
+    assert f"{sides[1]}: left out: containers: Docker does not answer there" in comparison["remarks"]
 
 
 @pytest.mark.docker
@@ -606,8 +615,10 @@ def test_services_stand_side_by_side(
     second.up()
     run("docker", "stop", second.container("api")["Id"])
     sides = (f"file:{first.directory}", ssh(sshd, second.directory), "--same-environment", *trusting(sshd))
-    found = one(data(tmp_path, *sides))
-    services = {one["service"]: {fact["what"]: fact for fact in one["facts"]} for one in found["services"]}
+    comparison = only_comparison(data(tmp_path, *sides))
+    services = {
+        service["service"]: {fact["name"]: fact for fact in service["facts"]} for service in comparison["services"]
+    }
     api = services["api"]
     assert (api["state"]["left"], api["state"]["right"], api["state"]["class"]) == ("running", "exited", DIFFERS)
     assert (api["memory"]["left"], api["memory"]["right"]) == ("64 MiB", "96 MiB")
@@ -618,7 +629,7 @@ def test_services_stand_side_by_side(
         "services:\n  - {service: api, facts: [state, memory], reason: the second one is larger and asleep}\n"
         "  - {service: web, facts: container, reason: only the first one serves}\n"
     )
-    assert one(data(tmp_path, *sides, "--expected", expected, code=0))["unexplained"] == 0
+    assert only_comparison(data(tmp_path, *sides, "--expected", expected, code=0))["unexplained"] == 0
 
 
 @pytest.mark.docker
@@ -629,7 +640,10 @@ def test_a_second_project_on_one_side_does_not_hide_the_services_of_the_first(
     first, second = compose_project(text), compose_project(text)
     first.up()
     second.up()
-    found = one(data(tmp_path, f"file:{first.directory}", f"file:{tmp_path}", "--same-environment"))
-    told = {one["service"]: {fact["what"]: fact["class"] for fact in one["facts"]} for one in found["services"]}
-    assert set(told[f"{first.name}/api"].values()) == {SAME}
-    assert told[f"{second.name}/api"] == {"container": "missing-left"}
+    comparison = only_comparison(data(tmp_path, f"file:{first.directory}", f"file:{tmp_path}", "--same-environment"))
+    facts = {
+        service["service"]: {fact["name"]: fact["class"] for fact in service["facts"]}
+        for service in comparison["services"]
+    }
+    assert set(facts[f"{first.name}/api"].values()) == {SAME}
+    assert facts[f"{second.name}/api"] == {"container": "missing-left"}

@@ -16,11 +16,11 @@ HOSTILE = "<img src=x onerror=document.title=1>"
 
 
 def report(site: Site, tmp_path: Path) -> Path:
-    """Production held against staging and against a directory whose file has a name that is markup."""
+    """Production compared with staging and with a directory whose file has a name that is markup."""
     files = {"api.env": "LOG_LEVEL=info\nDATABASE_URL=invented-x\n", f"{HOSTILE}.env": "A=1\n"}
-    other = written(tmp_path / "other", files)
+    second = written(tmp_path / "other", files)
     site.commit("Start")
-    sides = ("git:production", "git:staging", f"file:{other}")
+    sides = ("git:production", "git:staging", f"file:{second}")
     done = compare(site.root, *sides, "--format", "html", key=site.keys)
     assert done.returncode == 2, done.stderr
     page = tmp_path / "report.html"
@@ -45,7 +45,7 @@ async def lines(page: Page) -> list[str]:
 
 
 async def choose(page: Page, **fields: str) -> list[str]:
-    """Set fields of the form as a person would, and return what can be seen then."""
+    """Set fields of the form as a user would, and return the visible lines."""
     for name, value in fields.items():
         await page.evaluate(
             f"(() => {{ const field = document.querySelector('[name={name}]'); field.value = {value!r};"
@@ -55,7 +55,7 @@ async def choose(page: Page, **fields: str) -> list[str]:
 
 
 @pytest.mark.browser
-async def test_filters_and_search_show_what_they_say(page: Page) -> None:
+async def test_filters_and_search_select_lines(page: Page) -> None:
     first = await lines(page)
     assert first
     assert not any(line.endswith(" same") for line in first)
@@ -65,9 +65,9 @@ async def test_filters_and_search_show_what_they_say(page: Page) -> None:
     assert await page.evaluate("document.querySelector('#shown').textContent") == (
         f"{len(everything)} of {len(everything)} lines"
     )
-    found = await choose(page, search="database api.env")
-    assert found
-    assert all("DATABASE_URL" in line for line in found)
+    visible = await choose(page, search="database api.env")
+    assert visible
+    assert all("DATABASE_URL" in line for line in visible)
     assert await choose(page, search="no such key") == []
     assert await page.evaluate("getComputedStyle(document.querySelector('table')).display") == "none"
     low = await choose(page, search="", risk="low")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.test_compare import compare, data, one, ssh, trusting, written
+from tests.e2e.test_compare import compare, data, only_comparison, ssh, trusting, written
 from tests.support.compose import ComposeProject
 from tests.support.server import Server
 from tests.support.site import Site
@@ -28,46 +28,46 @@ def sides(root: Path, left: str, right: str) -> list[str]:
 def probed(root: Path, *arguments: str, code: int = 2, **probe: Any) -> dict[str, Any]:
     file = root / "probes.yaml"
     file.write_text(yaml.safe_dump({"probes": {"it": probe}}))
-    (found,) = one(data(root, *arguments, "--probes", str(file), code=code))["probes"]
-    return dict(found)
+    (result,) = only_comparison(data(root, *arguments, "--probes", str(file), code=code))["probes"]
+    return dict(result)
 
 
 CAT = ["cat", "lock.txt"]
 
 
-def test_an_output_that_differs_tells_the_line_and_nothing_of_itself(tmp_path: Path) -> None:
-    asked = sides(tmp_path, "one\ninvented-left\n", "one\ninvented-right\n")
-    found = probed(tmp_path, *asked, run=CAT)
-    assert found["class"] == "differs"
-    assert found["first_different_line"] == 2
-    assert (found["left"], found["right"]) == ("exit 0: 2 lines", "exit 0: 2 lines")
+def test_a_different_output_is_reported_by_its_line_without_the_output(tmp_path: Path) -> None:
+    arguments = sides(tmp_path, "one\ninvented-left\n", "one\ninvented-right\n")
+    probe = probed(tmp_path, *arguments, run=CAT)
+    assert probe["class"] == "differs"
+    assert probe["first_different_line"] == 2
+    assert (probe["left"], probe["right"]) == ("exit 0: 2 lines", "exit 0: 2 lines")
 
 
-def test_white_space_and_what_is_ignored_make_no_difference(tmp_path: Path) -> None:
-    asked = sides(tmp_path, "a  b\nbuilt at 10:00\n\n", "a b \nbuilt at 11:00\n")
-    assert probed(tmp_path, *asked, run=CAT)["first_different_line"] == 2
-    assert probed(tmp_path, *asked, run=CAT, ignore="at [0-9:]+", code=0)["class"] == "same"
+def test_white_space_and_ignored_text_make_no_difference(tmp_path: Path) -> None:
+    arguments = sides(tmp_path, "a  b\nbuilt at 10:00\n\n", "a b \nbuilt at 11:00\n")
+    assert probed(tmp_path, *arguments, run=CAT)["first_different_line"] == 2
+    assert probed(tmp_path, *arguments, run=CAT, ignore="at [0-9:]+", code=0)["class"] == "same"
 
 
 def test_a_reason_makes_it_expected_and_show_shows_it(tmp_path: Path) -> None:
-    asked = sides(tmp_path, "3a1 (head)\n", "3a0\n")
-    found = probed(tmp_path, *asked, run=CAT, show=True, expected="the second one is upgraded tonight", code=0)
-    assert (found["class"], found["reason"]) == ("expected", "the second one is upgraded tonight")
-    assert (found["left"], found["right"]) == ("exit 0: 3a1 (head)", "exit 0: 3a0")
+    arguments = sides(tmp_path, "3a1 (head)\n", "3a0\n")
+    probe = probed(tmp_path, *arguments, run=CAT, show=True, expected="the second one is upgraded tonight", code=0)
+    assert (probe["class"], probe["reason"]) == ("expected", "the second one is upgraded tonight")
+    assert (probe["left"], probe["right"]) == ("exit 0: 3a1 (head)", "exit 0: 3a0")
 
 
 def test_a_reason_for_other_answers_is_none_for_a_probe_that_fails_on_one_side(tmp_path: Path) -> None:
-    asked = sides(tmp_path, "one\n", "two\n")
+    arguments = sides(tmp_path, "one\n", "two\n")
     reason = "each of them says its own name"
-    assert probed(tmp_path, *asked, run=CAT, expected=reason, code=0)["class"] == "expected"
+    assert probed(tmp_path, *arguments, run=CAT, expected=reason, code=0)["class"] == "expected"
     (tmp_path / "second" / "lock.txt").unlink()
-    found = probed(tmp_path, *asked, run=CAT, expected=reason)
-    assert (found["class"], found["right"], found["reason"]) == ("differs", "exit 1: 0 lines", "")
-    found = probed(tmp_path, *asked, run=["env", "--", "./tool"], expected=reason)
-    assert found["class"] == "failed"
+    probe = probed(tmp_path, *arguments, run=CAT, expected=reason)
+    assert (probe["class"], probe["right"], probe["reason"]) == ("differs", "exit 1: 0 lines", "")
+    probe = probed(tmp_path, *arguments, run=["env", "--", "./tool"], expected=reason)
+    assert probe["class"] == "failed"
     written(tmp_path / "first", {"tool": "#!/bin/sh\necho one\n"}, mode=0o755)
-    found = probed(tmp_path, *asked, run=["env", "--", "./tool"], expected=reason)
-    assert (found["class"], found["left"], found["right"]) == ("differs", "exit 0: 1 lines", "exit 127: 0 lines")
+    probe = probed(tmp_path, *arguments, run=["env", "--", "./tool"], expected=reason)
+    assert (probe["class"], probe["left"], probe["right"]) == ("differs", "exit 0: 1 lines", "exit 127: 0 lines")
 
 
 @pytest.mark.parametrize("argv", [["no-such-program"], ["false"], ["cat", "no-such-file"]], ids=" ".join)
@@ -75,29 +75,29 @@ def test_a_command_that_fails_on_both_sides_proves_nothing(tmp_path: Path, argv:
     assert probed(tmp_path, *sides(tmp_path, "", ""), run=argv)["class"] == "failed"
 
 
-def test_bytes_that_are_no_text_make_a_difference_and_are_shown_as_none(tmp_path: Path) -> None:
-    asked = sides(tmp_path, "", "")
+def test_bytes_that_are_not_text_make_a_difference_and_are_not_shown(tmp_path: Path) -> None:
+    arguments = sides(tmp_path, "", "")
     (tmp_path / "first" / "lock.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "second" / "lock.txt").write_bytes(b"caf\xe8\n")
-    found = probed(tmp_path, *asked, run=CAT, show=True)
-    assert (found["class"], found["first_different_line"]) == ("differs", 1)
-    assert (found["left"], found["right"]) == ("exit 0: caf\N{REPLACEMENT CHARACTER}",) * 2
+    probe = probed(tmp_path, *arguments, run=CAT, show=True)
+    assert (probe["class"], probe["first_different_line"]) == ("differs", 1)
+    assert (probe["left"], probe["right"]) == ("exit 0: caf\N{REPLACEMENT CHARACTER}",) * 2
 
 
 def test_no_shell_reads_the_arguments(tmp_path: Path) -> None:
-    found = probed(tmp_path, *sides(tmp_path, "", ""), run=["echo", "$HOME; id"], show=True, code=0)
-    assert found["left"] == "exit 0: $HOME; id"
+    probe = probed(tmp_path, *sides(tmp_path, "", ""), run=["echo", "$HOME; id"], show=True, code=0)
+    assert probe["left"] == "exit 0: $HOME; id"
 
 
 @pytest.mark.sshd
 def test_over_ssh_it_runs_in_the_directory_of_the_side(sshd: Sshd, tmp_path: Path) -> None:
     left, *_ = sides(tmp_path, "same $x\n", "same $x\n")
-    asked = [left, ssh(sshd, tmp_path / "second"), "--same-environment", *trusting(sshd)]
-    assert probed(tmp_path, *asked, run=CAT, code=0)["class"] == "same"
+    arguments = [left, ssh(sshd, tmp_path / "second"), "--same-environment", *trusting(sshd)]
+    assert probed(tmp_path, *arguments, run=CAT, code=0)["class"] == "same"
     (tmp_path / "second" / "lock.txt").write_text("other\n")
-    assert probed(tmp_path, *asked, run=CAT)["class"] == "differs"
-    assert probed(tmp_path, *asked, run=["echo", "$HOME; id"], show=True, code=0)["right"] == "exit 0: $HOME; id"
-    assert probed(tmp_path, *asked, run=["sleep", "60"], timeout="1s")["right"] == "sleep timed out after 1 s"
+    assert probed(tmp_path, *arguments, run=CAT)["class"] == "differs"
+    assert probed(tmp_path, *arguments, run=["echo", "$HOME; id"], show=True, code=0)["right"] == "exit 0: $HOME; id"
+    assert probed(tmp_path, *arguments, run=["sleep", "60"], timeout="1s")["right"] == "sleep timed out after 1 s"
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -124,15 +124,15 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.sshd
-def test_an_address_is_asked_from_the_machine_of_each_side(sshd: Sshd, tmp_path: Path, address: str) -> None:
+def test_an_address_is_requested_from_the_machine_of_each_side(sshd: Sshd, tmp_path: Path, address: str) -> None:
     left, *_ = sides(tmp_path, "", "")
-    asked = [left, ssh(sshd, tmp_path / "second"), "--same-environment", *trusting(sshd)]
-    found = probed(tmp_path, *asked, url=f"{address}/health", show=True, code=0)
-    assert found["class"] == "same"
-    assert found["left"] == f"status 200: {address.removeprefix('http://')} /health"
-    assert found["right"] == found["left"]
-    assert probed(tmp_path, *asked, url=f"{address}/down")["class"] == "failed"
-    assert probed(tmp_path, *asked, url="http://127.0.0.1:9/")["left"] == "no answer"
+    arguments = [left, ssh(sshd, tmp_path / "second"), "--same-environment", *trusting(sshd)]
+    probe = probed(tmp_path, *arguments, url=f"{address}/health", show=True, code=0)
+    assert probe["class"] == "same"
+    assert probe["left"] == f"status 200: {address.removeprefix('http://')} /health"
+    assert probe["right"] == probe["left"]
+    assert probed(tmp_path, *arguments, url=f"{address}/down")["class"] == "failed"
+    assert probed(tmp_path, *arguments, url="http://127.0.0.1:9/")["left"] == "no answer"
 
 
 @pytest.mark.docker
@@ -143,9 +143,9 @@ def test_a_probe_runs_in_the_container_of_a_service(
     first, second = (compose_project(text.replace("HOST", name), {"a.env": "A=1\n"}) for name in ("one", "two"))
     first.up()
     second.up()
-    asked = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
-    found = probed(tmp_path, *asked, run=["hostname"], service="api", show=True)
-    assert (found["left"], found["right"], found["class"]) == ("exit 0: one", "exit 0: two", "differs")
+    arguments = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
+    probe = probed(tmp_path, *arguments, run=["hostname"], service="api", show=True)
+    assert (probe["left"], probe["right"], probe["class"]) == ("exit 0: one", "exit 0: two", "differs")
 
 
 @pytest.mark.docker
@@ -156,16 +156,16 @@ def test_a_probe_of_a_service_finds_a_project_that_was_started_with_options(
     first, second = (compose_project(text, {"prod.env": f"NAME={name}\n"}) for name in ("one", "two"))
     for project in (first, second):
         assert project.compose("--env-file", "prod.env", "up", "-d", "--pull", "never").returncode == 0
-    asked = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
-    found = probed(tmp_path, *asked, run=["hostname"], service="api", show=True)
-    assert (found["left"], found["right"]) == ("exit 0: one", "exit 0: two")
+    arguments = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
+    probe = probed(tmp_path, *arguments, run=["hostname"], service="api", show=True)
+    assert (probe["left"], probe["right"]) == ("exit 0: one", "exit 0: two")
 
 
 def test_the_servers_file_has_probes_and_git_has_none(server: Server, tmp_path: Path) -> None:
-    asked = sides(tmp_path, "1", "2")
+    arguments = sides(tmp_path, "1", "2")
     server.settings["probes"] = {"lock": {"run": CAT}}
-    found = one(data(tmp_path, *asked, "--config", str(server.config)))
-    assert [probe["probe"] for probe in found["probes"]] == ["lock"]
+    comparison = only_comparison(data(tmp_path, *arguments, "--config", str(server.config)))
+    assert [probe["probe"] for probe in comparison["probes"]] == ["lock"]
 
 
 def test_a_file_of_probes_in_the_clone_is_refused(site: Site) -> None:
@@ -176,7 +176,7 @@ def test_a_file_of_probes_in_the_clone_is_refused(site: Site) -> None:
     assert "lies in the repository, where git could change it" in done.stderr
 
 
-def test_mistakes_in_a_file_of_probes_are_told_all_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_in_a_file_of_probes_are_reported_together(tmp_path: Path) -> None:
     wrong = {
         "u": {"url": "http://h:99999/"},
         "a": {"run": ["x"], "url": "http://h/"},
@@ -186,10 +186,10 @@ def test_mistakes_in_a_file_of_probes_are_told_all_at_once(tmp_path: Path) -> No
     (tmp_path / "probes.yaml").write_text(yaml.safe_dump({"probes": wrong}))
     done = compare(tmp_path, "file:.", "file:.", "--probes", "probes.yaml")
     assert done.returncode == 1
-    for what in (
+    for message in (
         "an invalid host or port",
         "must have either run or url",
         "must be a list, not text",
         "is not a regular expression",
     ):
-        assert what in done.stderr
+        assert message in done.stderr

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ import pytest
 
 from tests.support.commands import run
 from tests.support.compose import ComposeProject, left_behind
+from tests.support.forks import COMMAND
 from tests.support.waiting import eventually
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 PATIENCE = 240  # seconds
 CHAPTERS = [
     "A server with an empty stack directory, and its configuration in git",

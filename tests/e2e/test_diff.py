@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from tests.support.forks import reconciler
 from tests.support.site import API, ENVIRONMENTS, WORKER, Site, sops_rules
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 CANARY = "invented-"
 NOTHING = {"added": [], "removed": [], "changed": []}
 
@@ -29,8 +27,8 @@ def data(site: Site, span: str = "HEAD~1..HEAD", *arguments: str) -> dict[str, A
     done = diff(site, span, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     assert CANARY not in done.stdout
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
 
 
 def one_file(site: Site, *arguments: str) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def worker(site: Site, environment: str = "production", more: str = "") -> str:
 # --- keys ---
 
 
-def test_a_value_that_sops_wrote_anew_is_a_changed_key(committed: Site) -> None:
+def test_a_value_that_sops_encrypted_again_is_a_changed_key(committed: Site) -> None:
     committed.in_place("set", "production/worker.env", value='["WORKERS"] "8"')
     committed.commit()
     file = one_file(committed)
@@ -76,15 +74,15 @@ def test_a_value_emptied_without_any_key_is_a_changed_key(committed: Site) -> No
     assert one_file(committed)["keys"]["changed"] == ["QUEUE"]
 
 
-def test_of_a_rotated_file_only_a_key_tells_that_no_value_changed(committed: Site) -> None:
+def test_only_a_key_shows_that_a_rotated_file_has_the_same_values(committed: Site) -> None:
     """Whoever has the public key can encrypt other values under the old ivs."""
     committed.in_place("rotate", "production/worker.env", "--in-place")
     committed.commit()
     file = one_file(committed)
     assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, True, False)
-    said = diff(committed, "HEAD~1..HEAD").stdout
-    assert "every value was re-encrypted (rotate?); without a key it cannot be told whether values changed" in said
-    assert "no value changed" not in said
+    message = diff(committed, "HEAD~1..HEAD").stdout
+    assert "every value was re-encrypted (rotate?); without a key it is unknown whether values changed" in message
+    assert "no value changed" not in message
     file = one_file(committed, "--age-key-file", str(committed.keys))
     assert (file["keys"], file["rotated"], file["only_reencrypted"]) == (NOTHING, False, True)
 
@@ -99,17 +97,17 @@ def test_a_rotated_value_of_another_length_is_a_changed_key(committed: Site) -> 
     assert one_file(committed)["keys"]["changed"] == ["QUEUE"]
 
 
-def test_new_recipients_are_told_and_no_key_is_changed(committed: Site) -> None:
+def test_new_recipients_are_reported_and_no_key_is_changed(committed: Site) -> None:
     both = f"{committed.production.public},{committed.staging.public}"
     rules = sops_rules(committed).replace(f"age: {committed.production.public}", f"age: {both}")
     committed.write(".sops.yaml", rules)
     committed.in_place("updatekeys", "production/worker.env", "--yes")
     committed.commit()
-    found = data(committed)
-    (file,) = found["files"]
+    changes = data(committed)
+    (file,) = changes["files"]
     assert file["recipients"] == {"added": [committed.staging.public], "removed": []}
     assert (file["keys"], file["only_reencrypted"]) == (NOTHING, True)
-    assert found["others"] == [{"path": ".sops.yaml", "status": "modified"}]
+    assert changes["others"] == [{"path": ".sops.yaml", "status": "modified"}]
 
 
 def test_a_recipient_that_leaves_still_knows_the_old_values(committed: Site) -> None:
@@ -133,14 +131,14 @@ def test_ciphertext_that_changed_under_its_old_iv_is_not_taken_for_a_rotation(co
     assert (file["keys"]["changed"], file["only_reencrypted"]) == (["QUEUE"], False)
 
 
-def test_files_that_come_and_go_are_told_with_all_their_keys(committed: Site) -> None:
+def test_added_and_removed_files_are_reported_with_all_their_keys(committed: Site) -> None:
     committed.encrypt("production/mailer.env", "MAIL_FROM=ada@example.org\n")
     committed.replace("production/environment.yaml", "      flags.env", "      mailer.env:\n      flags.env")
     committed.commit()
-    found = data(committed)
-    (file,) = found["files"]
+    changes = data(committed)
+    (file,) = changes["files"]
     assert (file["status"], file["keys"]["added"]) == ("added", ["MAIL_FROM"])
-    (target,) = found["targets"]
+    (target,) = changes["targets"]
     assert (target["environment"], target["change"], target["source"], target["stack"]) == (
         "production", "added", "mailer.env", "app",
     )  # fmt: skip
@@ -154,19 +152,19 @@ def test_plain_env_files_are_compared_by_their_variables(committed: Site) -> Non
     assert one_file(committed)["keys"] == {"added": ["FEATURE_CHAT"], "removed": [], "changed": []}
 
 
-def test_other_plain_files_are_told_as_changed(committed: Site) -> None:
+def test_other_plain_files_are_reported_as_changed(committed: Site) -> None:
     committed.write("production/nginx.conf", "server {}\n")
     committed.commit()
     assert (one_file(committed)["note"], one_file(committed)["keys"]) == ("content changed", NOTHING)
 
 
-def test_a_file_that_cannot_be_read_is_told_so(committed: Site) -> None:
+def test_a_file_that_cannot_be_read_is_reported(committed: Site) -> None:
     committed.write("production/worker.env", "<<<<<<< ours\n" + committed.read("production/worker.env"))
     committed.commit()
-    assert "`reconciler check` says why" in one_file(committed)["note"]
+    assert "`reconciler check` shows why" in one_file(committed)["note"]
 
 
-def test_a_file_that_is_no_longer_encrypted_is_told_so(committed: Site) -> None:
+def test_a_file_that_is_no_longer_encrypted_is_reported(committed: Site) -> None:
     committed.write("production/worker.env", worker(committed))
     committed.replace("production/environment.yaml", "worker.env: config/worker.env", "worker.env: {encrypted: false}")
     committed.commit()
@@ -174,9 +172,7 @@ def test_a_file_that_is_no_longer_encrypted_is_told_so(committed: Site) -> None:
 
 
 @pytest.mark.parametrize("how", ["damaged", "partly plain", "plain"])
-def test_names_of_a_file_that_is_damaged_or_plain_are_told_as_far_as_they_can_be_read(
-    committed: Site, how: str
-) -> None:
+def test_readable_names_of_a_damaged_or_plain_file_are_reported(committed: Site, how: str) -> None:
     committed.in_place("unset", "production/worker.env", value='["QUEUE"]')
     first, *rest = committed.read("production/worker.env").splitlines()
     assert first.startswith("WORKERS=")
@@ -187,7 +183,7 @@ def test_names_of_a_file_that_is_damaged_or_plain_are_told_as_far_as_they_can_be
     file = one_file(committed)
     assert file["keys"]["removed"] == ["QUEUE"]
     assert "WORKERS" in file["keys"]["changed"]
-    assert "check` says why" in file["note"]
+    assert "check` shows why" in file["note"]
     assert "without a key" not in file["note"]
     assert "**Keys are removed:** `QUEUE`" in markdown(committed)
 
@@ -206,24 +202,22 @@ def test_names_of_a_file_that_is_damaged_or_plain_are_told_as_far_as_they_can_be
         ("  app:", "  web:", "stack app → web"),
     ],
 )
-def test_what_a_manifest_says_otherwise_is_told_of_each_target(
-    committed: Site, old: str, new: str, detail: str
-) -> None:
+def test_changed_fields_of_a_target_are_reported(committed: Site, old: str, new: str, detail: str) -> None:
     committed.replace("production/environment.yaml", old, new)
     committed.commit()
     targets = data(committed)["targets"]
-    assert detail in [one for target in targets for one in target["details"]]
+    assert detail in [detail_line for target in targets for detail_line in target["details"]]
     assert {target["stack"] for target in targets} == {"web" if "web" in new else "app"}
     assert detail in diff(committed, "HEAD~1..HEAD").stdout
     assert f"`{detail}`" in markdown(committed)
 
 
-def test_a_contract_that_changes_alone_is_asked_of_the_files_that_have_it(committed: Site) -> None:
+def test_files_are_checked_again_when_only_their_contract_changes(committed: Site) -> None:
     committed.replace("contracts/api.yaml", "required: [", "required: [REQUIRED_KEY, ")
     committed.commit()
-    found = data(committed)
-    assert found["asked"] == ["production/api.env", "staging/api.env"]
-    assert [(one["rule"], one["path"]) for one in found["findings"]] == [
+    changes = data(committed)
+    assert changes["rechecked"] == ["production/api.env", "staging/api.env"]
+    assert [(finding["rule"], finding["path"]) for finding in changes["findings"]] == [
         ("contract-required", "production/api.env"), ("contract-required", "staging/api.env"),
     ]  # fmt: skip
     assert "REQUIRED" in markdown(committed)
@@ -232,7 +226,7 @@ def test_a_contract_that_changes_alone_is_asked_of_the_files_that_have_it(commit
 def test_a_plain_env_file_that_is_added_is_warned_of(committed: Site) -> None:
     committed.write("production/.env.bak", "API_TOKEN=invented-x\n")
     committed.commit()
-    assert [(one["rule"], one["path"]) for one in data(committed)["findings"]] == [
+    assert [(finding["rule"], finding["path"]) for finding in data(committed)["findings"]] == [
         ("not-encrypted", "production/.env.bak")
     ]
     assert "⚠️ `production/.env.bak`: is an env file in plain text" in markdown(committed)
@@ -241,7 +235,7 @@ def test_a_plain_env_file_that_is_added_is_warned_of(committed: Site) -> None:
 # --- ranges ---
 
 
-def test_a_range_tells_what_is_left_of_all_its_commits(committed: Site) -> None:
+def test_a_range_shows_the_sum_of_its_commits(committed: Site) -> None:
     for value in ("5", "6", "4"):
         committed.in_place("set", "production/worker.env", value=f'["WORKERS"] "{value}"')
         committed.commit()
@@ -251,7 +245,7 @@ def test_a_range_tells_what_is_left_of_all_its_commits(committed: Site) -> None:
     assert data(committed, "HEAD~3..HEAD", "--age-key-file", str(committed.keys))["files"][0]["keys"] == NOTHING
 
 
-def test_three_dots_leave_out_what_the_base_has_gained_meanwhile(committed: Site) -> None:
+def test_three_dots_leave_out_later_commits_of_the_base(committed: Site) -> None:
     committed.git("checkout", "--quiet", "-b", "topic")
     committed.in_place("set", "production/worker.env", value='["WORKERS"] "8"')
     committed.commit()
@@ -262,15 +256,15 @@ def test_three_dots_leave_out_what_the_base_has_gained_meanwhile(committed: Site
     assert [file["environment"] for file in data(committed, "main..topic")["files"]] == ["production", "staging"]
 
 
-def test_only_the_named_environments_are_told_of(committed: Site) -> None:
+def test_only_the_named_environments_are_reported(committed: Site) -> None:
     for environment in ENVIRONMENTS:
         committed.in_place("set", f"{environment}/worker.env", value='["WORKERS"] "8"')
     committed.commit()
-    found = data(committed, "HEAD~1..HEAD", "--environment", "staging")
-    assert [file["environment"] for file in found["files"]] == ["staging"]
+    changes = data(committed, "HEAD~1..HEAD", "--environment", "staging")
+    assert [file["environment"] for file in changes["files"]] == ["staging"]
 
 
-def test_the_exit_code_tells_only_where_it_is_asked_to(committed: Site) -> None:
+def test_the_exit_code_shows_changes_only_on_request(committed: Site) -> None:
     committed.commit("Nothing")
     assert diff(committed, "HEAD~1..HEAD", "--exit-code").returncode == 0
     assert diff(committed, "HEAD~1..HEAD").stdout.endswith(": nothing changed\n")
@@ -287,12 +281,12 @@ def test_the_exit_code_tells_only_where_it_is_asked_to(committed: Site) -> None:
         pytest.param(["--output=/tmp/x..HEAD"], "--help", id="option"),
         pytest.param(["HEAD..$(reboot)"], "the commit $(reboot) does not exist", id="shell"),
         pytest.param(["HEAD..--all"], "is not a valid revision", id="option behind"),
-        pytest.param(["HEAD..HEAD", "--path", "nowhere"], "nothing in either commit", id="no directory"),
-        pytest.param(["HEAD..HEAD", "-e", "prod"], "There are: production, staging", id="no environment"),
+        pytest.param(["HEAD..HEAD", "--path", "nowhere"], "does not exist in either commit", id="no directory"),
+        pytest.param(["HEAD..HEAD", "-e", "prod"], "Available: production, staging", id="no environment"),
         pytest.param(["HEAD..HEAD", "--path", "../x"], "not a path inside the repository", id="outside"),
     ],
 )
-def test_what_cannot_be_compared_is_exit_1_and_says_what_to_do(
+def test_commits_that_cannot_be_compared_exit_1_and_say_what_to_do(
     committed: Site, arguments: list[str], says: str
 ) -> None:
     done = diff(committed, *arguments)
@@ -348,7 +342,7 @@ def test_nothing_of_the_repositorys_own_configuration_is_run(committed: Site, tm
 # --- with a key ---
 
 
-def test_with_a_key_equal_values_of_other_environments_are_told_by_name(committed: Site) -> None:
+def test_with_a_key_equal_values_in_other_environments_are_reported_by_name(committed: Site) -> None:
     committed.in_place("set", "production/worker.env", value='["API_TOKEN"] "invented-token-staging"')
     committed.commit()
     file = one_file(committed, "--age-key-file", str(committed.keys))
@@ -359,8 +353,8 @@ def test_with_a_key_equal_values_of_other_environments_are_told_by_name(committe
     assert file["equal"] == {"API_TOKEN": {"old": ["staging"]}}
 
 
-def test_with_a_key_only_values_that_really_changed_are_told(committed: Site) -> None:
-    """Decrypted and encrypted anew, every ciphertext is another."""
+def test_with_a_key_only_values_that_really_changed_are_reported(committed: Site) -> None:
+    """Decrypted and encrypted again, every ciphertext differs."""
     committed.encrypt("production/worker.env", worker(committed, more="# again\n"))
     committed.commit()
     assert one_file(committed)["keys"]["changed"] == ["API_TOKEN", "QUEUE", "WORKERS"]
@@ -378,22 +372,22 @@ def test_with_a_key_the_names_in_a_binary_store_are_known(committed: Site) -> No
     assert one_file(committed, "--age-key-file", str(committed.keys))["keys"]["added"] == ["NEW"]
 
 
-def test_contracts_are_asked_about_the_new_version(committed: Site) -> None:
+def test_contracts_check_the_new_version(committed: Site) -> None:
     text = API.format(environment="production").replace("LOG_LEVEL=info", "LOG_LEVEL=invented-loud")
     committed.encrypt("production/api.env", text + "UNKNOWN=1\n")
     committed.commit()
-    assert [one["rule"] for one in one_file(committed)["findings"]] == ["contract-forbidden"]
+    assert [finding["rule"] for finding in one_file(committed)["findings"]] == ["contract-forbidden"]
     findings = one_file(committed, "--age-key-file", str(committed.keys))["findings"]
-    assert sorted(one["rule"] for one in findings) == ["contract-forbidden", "contract-value"]
+    assert sorted(finding["rule"] for finding in findings) == ["contract-forbidden", "contract-value"]
 
 
-def test_a_contract_that_lies_in_an_environment_is_asked_too(committed: Site) -> None:
+def test_a_contract_inside_an_environment_is_checked_too(committed: Site) -> None:
     committed.write("production/contract.yaml", committed.read("contracts/api.yaml"))
     committed.replace("production/environment.yaml", "contracts/api.yaml", "production/contract.yaml")
     committed.commit()
     committed.encrypt("production/api.env", API.format(environment="production") + "UNKNOWN=1\n")
     committed.commit()
-    assert [one["rule"] for one in one_file(committed)["findings"]] == ["contract-forbidden"]
+    assert [finding["rule"] for finding in one_file(committed)["findings"]] == ["contract-forbidden"]
 
 
 # --- the comment ---
@@ -438,7 +432,7 @@ def test_names_cannot_break_the_comment(committed: Site) -> None:
     assert "@team" not in outside
 
 
-def test_the_name_of_an_environment_is_no_link(committed: Site) -> None:
+def test_the_name_of_an_environment_is_not_a_link(committed: Site) -> None:
     manifest = "targets: {motd: {path: /opt/motd, encrypted: false}}\n"
     committed.write("www.evil.example/environment.yaml", manifest)
     committed.write("www.evil.example/motd", "hello\n")
@@ -448,7 +442,7 @@ def test_the_name_of_an_environment_is_no_link(committed: Site) -> None:
     assert "www.evil" not in outside
 
 
-def test_a_large_change_stays_within_what_git_servers_take(committed: Site) -> None:
+def test_a_large_change_stays_within_the_limits_of_git_servers(committed: Site) -> None:
     lines = "".join(f"SOME_RATHER_LONG_NAME_{number}=1\n" for number in range(400))
     for number in range(120):
         committed.write(f"production/many-{number}.env", lines)

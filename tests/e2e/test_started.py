@@ -130,6 +130,16 @@ def test_the_project_files_of_a_label_are_never_written(stack_server: MakeStackS
     assert "Compose reads this file as project configuration" in outcome["reason"]
 
 
+def test_an_env_file_of_the_command_line_may_not_change_what_compose_runs(prod: tuple[Server, ComposeProject]) -> None:
+    server, _ = prod
+    server.sync()
+    server.commit({"prod.env": b"DB_PASSWORD=pw-2\nCOMPOSE_FILE=other.yaml\n"})
+    outcome = server.sync()
+    assert outcome["result"] == "stalled"
+    assert "COMPOSE_FILE would change what Compose runs" in outcome["reason"]
+    assert server.live("prod.env") == SOURCES["prod.env"]
+
+
 # --- other machines and other commands ---
 
 

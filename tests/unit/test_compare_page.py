@@ -24,7 +24,9 @@ def block(kind: str) -> str:
 def test_the_page_has_every_rule_of_risk_in_the_order_of_the_code() -> None:
     lines = PAGE.partition("<!-- table: risks -->\n")[2].partition("\n\n")[0].splitlines()[2:]
     documented = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-    assert documented == [(str(rule.risk), rule.why, ", ".join(f"`{word}`" for word in rule.words)) for rule in RULES]
+    assert documented == [
+        (str(rule.risk), rule.reason, ", ".join(f"`{word}`" for word in rule.words)) for rule in RULES
+    ]
 
 
 def test_the_page_names_every_class_and_remark() -> None:
@@ -47,13 +49,13 @@ def test_risks_by_name() -> None:
     assert {risk_of(name) for name in ("LOG_LEVEL", "WORKERS", "CARDBOARD", "HOSTILE")} == {Risk.LOW}
 
 
-def test_a_contract_makes_a_key_high_and_a_person_makes_it_what_they_say() -> None:
+def test_a_contract_makes_a_key_high_and_an_override_sets_any_risk() -> None:
     assert risk_of("COLOUR", secret=True) is Risk.HIGH
     overrides = (RiskOverride(("DATABASE_*",), Risk.LOW),)
     assert risk_of("DATABASE_URL", secret=True, overrides=overrides) is Risk.LOW
 
 
-def test_what_must_differ_between_environments_are_secrets_and_the_addresses_of_data() -> None:
+def test_secrets_and_database_addresses_must_differ_between_environments() -> None:
     assert all(map(must_differ, ("SESSION_SECRET", "API_TOKEN", "DATABASE_URL", "REDIS_URI")))
     assert not any(map(must_differ, ("DB_PORT", "DATABASE_NAME", "PUBLIC_URL", "OAUTH_CLIENT_ID", "REDIS_HOST")))
 
@@ -78,10 +80,10 @@ def test_a_secret_by_its_name_must_differ_and_is_high(name: str) -> None:
         *("BYPASS", "COMPASS", "PWD", "OLDPWD", "MAX_TOKENS", "MONKEY", "COMPAT", "GIT_HASH", "stripePublishableKey"),
     ],
 )
-def test_what_only_sounds_like_a_secret_need_not_differ(name: str) -> None:
+def test_names_that_only_sound_like_secrets_need_not_differ(name: str) -> None:
     assert not must_differ(name)
 
 
 def test_every_word_of_the_rule_of_passwords_names_a_secret() -> None:
-    (rule,) = (rule for rule in RULES if rule.why == "a password or API key")
+    (rule,) = (rule for rule in RULES if rule.reason == "a password or API key")
     assert all(must_differ(f"SHOP_{word.rstrip('*')}") for word in rule.words)

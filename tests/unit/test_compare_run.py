@@ -1,4 +1,4 @@
-"""What nobody has foreseen at one side keeps `compare` from that side alone."""
+"""An unforeseen error on one side affects only that side of `compare`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Any
 import pytest
 
 from reconciler.app.compare import run
-from reconciler.app.compare.command import CompareRequest, compare_sides
+from reconciler.app.compare.command import CompareRequest, run_comparison
 
 VALUE = "invented-s3cret"
 
 
-def test_a_defect_at_one_side_is_that_sides_and_quotes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_on_one_side_affects_only_that_side_and_quotes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("left", "odd", "right"):
         (tmp_path / f"{name}.env").write_text("A=1\n")
     open_side = run.open_side
 
-    async def stumbling(name: Any, around: Any) -> Any:
+    async def stumbling(name: Any, context: Any) -> Any:
         if "odd" in name.text:
             raise TypeError(VALUE)
-        return await open_side(name, around)
+        return await open_side(name, context)
 
     monkeypatch.setattr(run, "open_side", stumbling)
-    asked = CompareRequest(repository=str(tmp_path), path="envs", config=str(tmp_path / "none"))
+    request = CompareRequest(repository=str(tmp_path), path="envs", config=str(tmp_path / "none"))
     left, *rights = (f"file:{tmp_path}/{name}.env" for name in ("left", "odd", "right"))
-    done = compare_sides(left, rights, asked, lambda done, of: None)
-    assert [one.right.name for one in done.comparisons] == [rights[1]]
-    ((side, why),) = done.failures
+    done = run_comparison(left, rights, request, lambda done, of: None)
+    assert [comparison.right.name for comparison in done.comparisons] == [rights[1]]
+    ((side, reason),) = done.failures
     assert side == rights[0]
-    assert "TypeError in test_compare_run.py" in why
-    assert VALUE not in why
+    assert "TypeError in test_compare_run.py" in reason
+    assert VALUE not in reason

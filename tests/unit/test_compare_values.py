@@ -1,12 +1,12 @@
-"""What `compare` says of values: written plainly, in quotes, and with references to variables from elsewhere."""
+"""Comparisons of values: plain, quoted, and with references to other variables."""
 
 from __future__ import annotations
 
 import pytest
 
 from reconciler.adapters.sops.yaml_reader import parse_yaml
-from reconciler.app.compare.contents import ALONE, Around, Reader
-from reconciler.core.compare.comparison import compare
+from reconciler.app.compare.contents import NO_VARIABLES, KnownVariables, Reader
+from reconciler.core.compare.comparison import compare_sides
 from reconciler.core.compare.types import Comparison, Expectations, KeyResult, Side, SideFile, Status, Value
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
@@ -14,8 +14,8 @@ from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 READER = Reader(Digester(bytes(DIGEST_KEY_BYTES)), parse_yaml, None)
 
 
-def file(text: str, around: Around = ALONE, parser: Parser = Parser.COMPOSE) -> SideFile:
-    content = READER.plain(text.encode(), parser, around)
+def file(text: str, known: KnownVariables = NO_VARIABLES, parser: Parser = Parser.COMPOSE) -> SideFile:
+    content = READER.read_plain(text.encode(), parser, known)
     assert content.problem == ""
     return SideFile("api.env", ("api.env",), content.keys, content.digest)
 
@@ -25,12 +25,12 @@ def container(**variables: str) -> SideFile:
 
 
 def held(left: SideFile, right: SideFile, *, different: bool = False) -> Comparison:
-    return compare(Side("left", (left,)), Side("right", (right,)), Expectations(), different=different)
+    return compare_sides(Side("left", (left,)), Side("right", (right,)), Expectations(), different=different)
 
 
 def key(left: SideFile, right: SideFile, name: str = "A", *, different: bool = False) -> KeyResult:
     (both,) = held(left, right, different=different).files
-    return next(one for one in both.keys if one.key == name)
+    return next(result for result in both.keys if result.key == name)
 
 
 def status(left: SideFile, right: SideFile, name: str = "A", *, different: bool = False) -> Status:
@@ -54,8 +54,8 @@ def status(left: SideFile, right: SideFile, name: str = "A", *, different: bool 
 )
 @pytest.mark.parametrize("beside", ["", "REQUIRED=${X:?}\n"])
 def test_values_with_other_references_are_not_the_same(left: str, right: str, beside: str) -> None:
-    told = key(file(left + beside), file(right + beside))
-    assert (told.status, told.unexplained) == (Status.DIFFERS, True)
+    result = key(file(left + beside), file(right + beside))
+    assert (result.status, result.unexplained) == (Status.DIFFERS, True)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_values_with_other_references_are_not_the_same(left: str, right: str, be
     ],
 )
 @pytest.mark.parametrize("beside", ["", "REQUIRED=${Z:?}\n"])
-def test_values_that_mean_the_same_are_the_same_whatever_their_quotes(left: str, right: str, beside: str) -> None:
+def test_values_with_the_same_meaning_are_the_same_despite_their_quotes(left: str, right: str, beside: str) -> None:
     assert status(file(left + beside), file(right + beside)) is Status.SAME
 
 
@@ -86,7 +86,7 @@ def test_a_key_that_refers_to_another_of_its_file_differs_with_it() -> None:
 
 def test_a_long_chain_of_references_takes_no_longer_than_its_lines() -> None:
     chain = "".join(f"K{number}=$K{number - 1}$K{number - 1}$X\n" for number in range(1, 5000))
-    known = Around({"X": ""})
+    known = KnownVariables({"X": ""})
     assert status(file(f"K0=$Y\n{chain}", known), file(f"K0=$Y\n{chain}", known), "K4999") is Status.SAME
     assert status(file(f"K0=$Y\n{chain}", known), file(f"K0=$Z\n{chain}", known), "K4999") is Status.DIFFERS
 
@@ -94,26 +94,26 @@ def test_a_long_chain_of_references_takes_no_longer_than_its_lines() -> None:
 # --- what is known of the project ---
 
 
-def test_what_the_project_defines_is_filled_in() -> None:
-    one, other = Around({"X": "1"}), Around({"X": "2"})
-    assert status(file("A=${X}\n", one), file("A=1\n")) is Status.SAME
-    assert status(file("A=${X:-2}\n", one), file("A=2\n", other)) is Status.DIFFERS
-    assert status(file("A=${X}\n", one), file("A=${X}\n", other)) is Status.DIFFERS
-    assert status(file("A=${X}-${Y}\n", one), file("A=${X}-${Y}\n", other)) is Status.DIFFERS
-    assert status(file("A=${X}-${Y}\n", one), file("A=${X}-${Y}\n", one)) is Status.SAME
-    assert status(file("A\n", one), file("A\n", Around({"A": "1"}))) is Status.DIFFERS
+def test_variables_of_the_project_are_resolved() -> None:
+    first, second = KnownVariables({"X": "1"}), KnownVariables({"X": "2"})
+    assert status(file("A=${X}\n", first), file("A=1\n")) is Status.SAME
+    assert status(file("A=${X:-2}\n", first), file("A=2\n", second)) is Status.DIFFERS
+    assert status(file("A=${X}\n", first), file("A=${X}\n", second)) is Status.DIFFERS
+    assert status(file("A=${X}-${Y}\n", first), file("A=${X}-${Y}\n", second)) is Status.DIFFERS
+    assert status(file("A=${X}-${Y}\n", first), file("A=${X}-${Y}\n", first)) is Status.SAME
+    assert status(file("A\n", first), file("A\n", KnownVariables({"A": "1"}))) is Status.DIFFERS
 
 
-def test_a_side_that_knows_no_project_is_held_against_one_that_does_by_what_is_written() -> None:
-    assert status(file("A=${X}\n"), file("A=${X}\n", Around({"X": "1"}))) is Status.SAME
-    assert status(file("A=${Y}\n"), file("A=${X}\n", Around({"X": "1"}))) is Status.DIFFERS
+def test_a_side_without_a_project_is_compared_with_one_that_has_it_as_written() -> None:
+    assert status(file("A=${X}\n"), file("A=${X}\n", KnownVariables({"X": "1"}))) is Status.SAME
+    assert status(file("A=${Y}\n"), file("A=${X}\n", KnownVariables({"X": "1"}))) is Status.DIFFERS
     text = "X=1\nA=${X}\n"  # the project's own X wins, of which the other side cannot know
-    assert status(file(text), file(text, Around({"X": "2"}))) is Status.SAME
+    assert status(file(text), file(text, KnownVariables({"X": "2"}))) is Status.SAME
     assert status(file(text), file("X=1\nA=2\n")) is Status.DIFFERS
 
 
-def test_a_name_that_may_come_from_another_env_file_is_not_filled_in() -> None:
-    unsure = Around({}, frozenset({"X"}))
+def test_a_name_that_may_come_from_another_env_file_is_not_resolved() -> None:
+    unsure = KnownVariables({}, frozenset({"X"}))
     assert status(file("X=1\nA=${X}\n", unsure), file("X=1\nA=1\n", unsure)) is Status.DIFFERS
     assert status(file("X=1\nA=${X}\n", unsure), file("X=1\nA=${X}\n")) is Status.SAME
 
@@ -124,11 +124,11 @@ def test_a_name_that_may_come_from_another_env_file_is_not_filled_in() -> None:
 def test_a_container_is_the_same_only_where_the_value_is_known() -> None:
     assert status(file("A='x'\n"), container(A="x")) is Status.SAME
     assert status(file("B=x\nA=${B}\n"), container(A="x", B="x")) is Status.SAME
-    assert status(file("A=${X}\n", Around({"X": "x"})), container(A="x")) is Status.SAME
-    assert status(file("A=${X}\n", Around({"X": "x"})), container(A="y")) is Status.DIFFERS
+    assert status(file("A=${X}\n", KnownVariables({"X": "x"})), container(A="x")) is Status.SAME
+    assert status(file("A=${X}\n", KnownVariables({"X": "x"})), container(A="y")) is Status.DIFFERS
     for text, value in (("A=ab$cd9\n", "ab"), ("A=${X:-x}\n", "x"), ("A\n", ""), ("A=${X}\n", "${X}")):
-        told = key(file(text), container(A=value))
-        assert (told.status, told.reason) == (Status.DIFFERS, "refers to a variable whose value is not known")
+        result = key(file(text), container(A=value))
+        assert (result.status, result.reason) == (Status.DIFFERS, "refers to a variable whose value is not known")
     assert status(file("A=ab$cd9\n", parser=Parser.RAW), container(A="ab$cd9")) is Status.SAME
 
 
@@ -137,15 +137,15 @@ def test_a_container_is_the_same_only_where_the_value_is_known() -> None:
 
 def test_a_secret_behind_a_reference_is_neither_shared_nor_another() -> None:
     for left, right in (("${P}", "${P}"), ("${P}", "${Q}"), ("${P}", "invented")):
-        told = key(file(f"API_TOKEN={left}\n"), file(f"API_TOKEN={right}\n"), "API_TOKEN", different=True)
-        assert (told.status, told.unexplained) == (Status.UNKNOWN, False)
-        assert told.reason == "refers to a variable whose value is not known"
-    known = file("API_TOKEN=${P}\n", Around({"P": "invented"}))
+        result = key(file(f"API_TOKEN={left}\n"), file(f"API_TOKEN={right}\n"), "API_TOKEN", different=True)
+        assert (result.status, result.unexplained) == (Status.UNKNOWN, False)
+        assert result.reason == "refers to a variable whose value is not known"
+    known = file("API_TOKEN=${P}\n", KnownVariables({"P": "invented"}))
     assert status(known, file("API_TOKEN=invented\n"), "API_TOKEN", different=True) is Status.SAME_SECRET
 
 
-def test_what_no_key_opens_stays_unknown() -> None:
+def test_a_sealed_value_stays_unknown() -> None:
     sealed = SideFile("api.env", ("api.env",), {"A": Value(None)}, None)
-    for other in (file("A=1\n"), file("A=${X}\n"), sealed):
-        told = key(sealed, other)
-        assert (told.status, told.reason) == (Status.UNKNOWN, "")
+    for right in (file("A=1\n"), file("A=${X}\n"), sealed):
+        result = key(sealed, right)
+        assert (result.status, result.reason) == (Status.UNKNOWN, "")

@@ -1,10 +1,10 @@
-"""Two sides held against each other: probes, pairs of files, hosts, services, owners."""
+"""Comparisons of two sides: probes, pairs of files, hosts, services, owners."""
 
 from __future__ import annotations
 
 import pytest
 
-from reconciler.core.compare.comparison import compare
+from reconciler.core.compare.comparison import compare_sides
 from reconciler.core.compare.pairing import pair
 from reconciler.core.compare.probes import compare_answers
 from reconciler.core.compare.types import (
@@ -45,10 +45,12 @@ def ran(code: int | None, text: str = "", problem: str = "") -> CommandResult:
         (ADDRESS, ran(200, "ok"), ran(None, problem="no answer")),
     ],
 )
-def test_what_fails_on_one_side_is_expected_by_nobody(probe: Probe, good: CommandResult, bad: CommandResult) -> None:
+def test_a_probe_that_fails_on_one_side_is_never_expected(
+    probe: Probe, good: CommandResult, bad: CommandResult
+) -> None:
     for left, right in ((good, bad), (bad, good)):
-        told = compare_answers(probe, left, right)
-        assert (told.status, told.reason, told.unexplained) == (Status.DIFFERS, "", True)
+        result = compare_answers(probe, left, right)
+        assert (result.status, result.reason, result.unexplained) == (Status.DIFFERS, "", True)
     assert compare_answers(probe, bad, bad).status is Status.FAILED
 
 
@@ -59,43 +61,46 @@ def test_what_fails_on_one_side_is_expected_by_nobody(probe: Probe, good: Comman
 def test_other_answers_are_expected_for_the_probes_reason(
     probe: Probe, left: CommandResult, right: CommandResult
 ) -> None:
-    told = compare_answers(probe, left, right)
-    assert (told.status, told.reason, told.unexplained) == (Status.EXPECTED, probe.expected, False)
+    result = compare_answers(probe, left, right)
+    assert (result.status, result.reason, result.unexplained) == (Status.EXPECTED, probe.expected, False)
 
 
 # --- pairs ---
 
 
-def found(path: str, text: str = "A=1", *, top: str = "/srv", project: str = "") -> SideFile:
+def live_file(path: str, text: str = "A=1", *, top: str = "/srv", project: str = "") -> SideFile:
     """A file as it is found below the directory ``top`` of a machine."""
     aliases = (f"{top}/{path}", path, path.removeprefix(f"{project}/"))
     return SideFile(path, tuple(dict.fromkeys(aliases)), values(text), text)
 
 
 def values(text: str) -> dict[str, Value]:
-    pairs = (one.split("=") for one in text.split())
+    pairs = (pair_text.split("=") for pair_text in text.split())
     return {key: Value(value, written=value) for key, value in pairs}
 
 
 def names(left: list[SideFile], right: list[SideFile]) -> list[tuple[str, str]]:
-    return [(one.name if one else "", other.name if other else "") for one, other in pair(left, right)]
+    return [
+        (left_file.name if left_file else "", right_file.name if right_file else "")
+        for left_file, right_file in pair(left, right)
+    ]
 
 
-def test_a_file_with_the_same_path_is_nobody_elses() -> None:
-    left = [found(name, top="/left", project=name[0]) for name in ("a/.env", "b/.env")]
-    right = [found("b/.env", top="/right", project="b")]
+def test_a_file_with_the_same_path_is_not_paired_with_another() -> None:
+    left = [live_file(name, top="/left", project=name[0]) for name in ("a/.env", "b/.env")]
+    right = [live_file("b/.env", top="/right", project="b")]
     assert names(left, right) == [("a/.env", ""), ("b/.env", "b/.env")]
     assert names(right, left) == [("", "a/.env"), ("b/.env", "b/.env")]
 
 
 def test_the_whole_path_comes_before_a_name_below_the_directory_and_that_before_one_in_the_project() -> None:
     moved = SideFile("x.env", ("/opt/x.env", "x.env"), values("A=1"), None)
-    left = [found("api.env", top="/opt"), found("shop/api.env", top="/opt", project="shop"), moved]
+    left = [live_file("api.env", top="/opt"), live_file("shop/api.env", top="/opt", project="shop"), moved]
     right = [
         SideFile("y.env", ("/opt/x.env", "y.env"), values("A=2"), None),
-        found("x.env", top="/srv"),
-        found("shop/api.env", top="/srv", project="shop"),
-        found("api.env", top="/srv"),
+        live_file("x.env", top="/srv"),
+        live_file("shop/api.env", top="/srv", project="shop"),
+        live_file("api.env", top="/srv"),
     ]
     assert names(left, right) == [
         ("api.env", "api.env"),
@@ -106,8 +111,14 @@ def test_the_whole_path_comes_before_a_name_below_the_directory_and_that_before_
 
 
 def test_of_files_with_one_name_the_most_alike_are_a_pair() -> None:
-    left = [found(f"{one}/api.env", text, top="/l", project=one) for one, text in (("a", "A=1 B=1"), ("b", "A=2 B=2"))]
-    right = [found(f"{one}/api.env", text, top="/r", project=one) for one, text in (("c", "A=2 B=3"), ("d", "A=1 B=3"))]
+    left = [
+        live_file(f"{name}/api.env", text, top="/l", project=name)
+        for name, text in (("a", "A=1 B=1"), ("b", "A=2 B=2"))
+    ]
+    right = [
+        live_file(f"{name}/api.env", text, top="/r", project=name)
+        for name, text in (("c", "A=2 B=3"), ("d", "A=1 B=3"))
+    ]
     assert names(left, right) == [("a/api.env", "d/api.env"), ("b/api.env", "c/api.env")]
 
 
@@ -132,25 +143,27 @@ GIT = Side(
 
 
 def machine(text: str, *hosts: str, more: bool = True) -> Side:
-    files = [found("api.env", text, top="/opt/shop"), found("all.env", "C=1", top="/opt/shop")]
-    files += [found("more.env", "M=1", top="/opt/shop")] if more else []
+    files = [live_file("api.env", text, top="/opt/shop"), live_file("all.env", "C=1", top="/opt/shop")]
+    files += [live_file("more.env", "M=1", top="/opt/shop")] if more else []
     return Side("server", tuple(files), hosts=hosts)
 
 
 def both_ways(machine: Side) -> Comparison:
-    other, found = (compare(*sides, Expectations(), different=False) for sides in ((machine, GIT), (GIT, machine)))
-    assert found.unexplained == other.unexplained
-    return found
+    reverse, comparison = (
+        compare_sides(*sides, Expectations(), different=False) for sides in ((machine, GIT), (GIT, machine))
+    )
+    assert comparison.unexplained == reverse.unexplained
+    return comparison
 
 
-def paired(found: Comparison) -> set[tuple[str, str]]:
-    return {(one.left, one.right) for one in found.files}
+def paired(comparison: Comparison) -> set[tuple[str, str]]:
+    return {(file.left, file.right) for file in comparison.files}
 
 
-def test_a_server_is_held_against_the_sources_for_its_own_host() -> None:
+def test_a_server_is_compared_with_the_sources_for_its_host() -> None:
     exact = both_ways(machine("A=2 B=2", "web-2.example.org", "WEB-2"))
     assert (exact.unexplained, len(exact.files)) == (0, 3)
-    assert exact.left.left_out == ("what is for other hosts than web-2",)
+    assert exact.left.left_out == ("files for hosts other than web-2",)
     first = both_ways(machine("A=1 B=1", "web-1", more=False))
     assert (first.unexplained, paired(first)) == (0, {("shop-web-1/api.env", "api.env"), ("all.env", "all.env")})
 
@@ -162,20 +175,22 @@ def test_another_hosts_values_are_not_taken_for_this_ones() -> None:
     assert both_ways(machine("A=1 B=1", "web-1")).unexplained == 2  # more.env with its key is not for it
 
 
-def test_a_server_of_no_known_name_is_held_against_the_host_that_it_is_most_like() -> None:
+def test_a_server_without_a_known_name_is_compared_with_the_most_similar_host() -> None:
     for text, host, more in (("A=2 B=2", "web-2", True), ("A=1 B=1", "web-1", False)):
         guessed = both_ways(machine(text, "elsewhere", more=more))
         assert (guessed.unexplained, (f"shop-{host}/api.env", "api.env") in paired(guessed)) == (0, True)
-        assert guessed.left.left_out == (f"what is for other hosts than {host}, which the files there are most like",)
+        assert guessed.left.left_out == (
+            f"files for hosts other than {host}, chosen because its files are the most similar",
+        )
     assert both_ways(machine("A=1 B=2", "elsewhere")).unexplained == 1
     assert both_ways(machine("A=2 B=2", "elsewhere", more=False)).unexplained == 2
 
 
 def test_between_two_revisions_every_host_counts() -> None:
     later = Side("git:production@later", GIT.files[1:], "production")
-    found = compare(GIT, later, Expectations(), different=False)
-    assert ("shop-web-1/api.env", "") in paired(found)
-    assert ("shop-web-2/api.env", "shop-web-2/api.env") in paired(found)
+    comparison = compare_sides(GIT, later, Expectations(), different=False)
+    assert ("shop-web-1/api.env", "") in paired(comparison)
+    assert ("shop-web-2/api.env", "shop-web-2/api.env") in paired(comparison)
 
 
 # --- services ---
@@ -192,42 +207,45 @@ def services(
 ) -> dict[str, dict[str, Fact]]:
     """The facts that are not the same, by service."""
     sides = (Side("left", (), services=left), Side("right", (), services=right))
-    told = compare(*sides, Expectations(services=expected), different=False).services
-    return {one.service: {fact.what: fact for fact in one.facts if fact.status is not Status.SAME} for one in told}
+    results = compare_sides(*sides, Expectations(services=expected), different=False).services
+    return {
+        service.service: {fact.name: fact for fact in service.facts if fact.status is not Status.SAME}
+        for service in results
+    }
 
 
-def test_a_project_that_one_side_has_beside_does_not_keep_the_others_apart() -> None:
-    told = services(containers("shop/api", "shop/web"), containers("shop/api", "shop/web", "mon/web"))
-    assert {name: list(facts) for name, facts in told.items()} == {
+def test_an_additional_project_on_one_side_does_not_separate_the_others() -> None:
+    facts = services(containers("shop/api", "shop/web"), containers("shop/api", "shop/web", "mon/web"))
+    assert {name: list(by_name) for name, by_name in facts.items()} == {
         "shop/api": [],
         "shop/web": [],
         "mon/web": ["container"],
     }
-    assert told["mon/web"]["container"].status is Status.MISSING_LEFT
+    assert facts["mon/web"]["container"].status is Status.MISSING_LEFT
 
 
 def test_a_project_of_another_name_is_paired_by_its_services() -> None:
     assert services(containers("shop/api"), containers("prod/api")) == {"api": {}}
-    told = services(containers("shop/api", "mon/web"), containers("prod/api", "mon/web", "mon/db"))
-    assert {name: list(facts) for name, facts in told.items()} == {
+    facts = services(containers("shop/api", "mon/web"), containers("prod/api", "mon/web", "mon/db"))
+    assert {name: list(by_name) for name, by_name in facts.items()} == {
         "shop/api": [],
         "mon/web": [],
         "mon/db": ["container"],
     }
-    told = services(containers("a/api", "b/api"), containers("c/api"))  # it cannot be told which of them
-    assert [list(facts) for facts in told.values()] == [["container"]] * 3
+    facts = services(containers("a/api", "b/api"), containers("c/api"))  # it is unknown which one
+    assert [list(by_name) for by_name in facts.values()] == [["container"]] * 3
 
 
 def test_how_many_containers_there_are_is_a_fact() -> None:
-    told = services(containers(*["shop/api"] * 3), containers("shop/api"))["api"]
-    assert [(what, fact.left, fact.right, fact.unexplained) for what, fact in told.items()] == [
+    facts = services(containers(*["shop/api"] * 3), containers("shop/api"))["api"]
+    assert [(name, fact.left, fact.right, fact.unexplained) for name, fact in facts.items()] == [
         ("containers", "3", "1", True)
     ]
-    one, two = containers("shop/api"), containers("shop/api", "shop/api")
+    single, two = containers("shop/api"), containers("shop/api", "shop/api")
     down = containers("shop/api", state="exited")
-    told = services((*two, *down), (*one, *down, *down))["api"]
-    assert (told["state"].left, told["state"].right) == ("1 exited, 2 running", "2 exited, 1 running")
-    assert set(told) == {"state"}
+    facts = services((*two, *down), (*single, *down, *down))["api"]
+    assert (facts["state"].left, facts["state"].right) == ("1 exited, 2 running", "2 exited, 1 running")
+    assert set(facts) == {"state"}
 
 
 @pytest.mark.parametrize("service", ["api", "shop/api", "shop/*", "*"])
@@ -235,8 +253,8 @@ def test_an_expected_service_may_be_named_with_and_without_its_project(service: 
     reason = "the second one is smaller"
     entry = ServiceExpectation(service, ("containers",), reason)
     for left, right in (("shop/api",), ("shop/api",)), (("shop/api", "mon/web"), ("shop/api", "mon/web")):
-        told = services(containers(*left), containers(*right, "shop/api"), entry)
-        facts = [fact for each in told.values() for fact in each.values()]
+        results = services(containers(*left), containers(*right, "shop/api"), entry)
+        facts = [fact for by_name in results.values() for fact in by_name.values()]
         assert [(fact.status, fact.reason) for fact in facts] == [(Status.EXPECTED, reason)]
 
 
@@ -254,20 +272,20 @@ def test_an_expected_service_may_be_named_with_and_without_its_project(service: 
         (Holder("app", 1000), Holder("", 1000), True),
         (Holder(number=1000), Holder("app", 1000), True),  # a number in the manifest
         (Holder(number=1000), Holder("app", 1001), False),
-        (Holder("app"), Holder("", 1000), False),  # nobody there has that name
+        (Holder("app"), Holder("", 1000), False),  # that name does not exist there
         (Holder("root", 0), Holder("", 0), True),
     ],
 )
 def test_owners_are_compared_by_name_or_by_number(left: Holder, right: Holder, like: bool) -> None:
-    for one, other in ((left, right), (right, left)):
-        sides = (SideFile("a.env", ("a.env",), {}, None, owner=each, group=each) for each in (one, other))
+    for first, second in ((left, right), (right, left)):
+        sides = (SideFile("a.env", ("a.env",), {}, None, owner=holder, group=holder) for holder in (first, second))
         first, second = (Side("side", (file,)) for file in sides)
-        (file,) = compare(first, second, Expectations(), different=False).files
+        (file,) = compare_sides(first, second, Expectations(), different=False).files
         status = Status.SAME if like else Status.DIFFERS
-        assert {fact.what: fact.status for fact in file.facts} == {"owner": status, "group": status}
+        assert {fact.name: fact.status for fact in file.facts} == {"owner": status, "group": status}
 
 
 def test_an_owner_that_is_not_known_is_not_compared() -> None:
     sides = (SideFile("a.env", ("a.env",), {}, None, owner=each) for each in (Holder("app"), Holder()))
     first, second = (Side("side", (file,)) for file in sides)
-    assert compare(first, second, Expectations(), different=False).files[0].facts == ()
+    assert compare_sides(first, second, Expectations(), different=False).files[0].facts == ()

@@ -144,15 +144,15 @@ def test_only_env_files_are_encrypted_and_only_the_rest_is_readable_by_others(en
 def test_the_environments_differ_in_what_happens_on_drift_and_failure() -> None:
     """As the manifests' own comments say."""
     read = {environment: manifest(environment) for environment in ENVIRONMENTS}
-    drift = {environment: {target.on_drift for target in found.targets} for environment, found in read.items()}
+    drift = {environment: {target.on_drift for target in manifest.targets} for environment, manifest in read.items()}
     assert drift == {
         "development": {OnDrift.REPORT},
         "staging": {OnDrift.RESTORE},
         "production": {OnDrift.RESTORE},
     }
     failure = {
-        environment: {stack.name: stack for stack in found.stacks}["app"].on_failure
-        for environment, found in read.items()
+        environment: {stack.name: stack for stack in manifest.stacks}["app"].on_failure
+        for environment, manifest in read.items()
     }
     assert failure == {
         "development": OnFailure.ROLLBACK,
@@ -189,8 +189,8 @@ def make_stack(directory: Path, environment: str) -> ComposeProject:
 
 
 def state(project: ComposeProject, service: str) -> str:
-    found = project.container(service)["State"]
-    return found["Health"]["Status"] if found["Status"] == "running" else found["Status"]
+    container_state = project.container(service)["State"]
+    return container_state["Health"]["Status"] if container_state["Status"] == "running" else container_state["Status"]
 
 
 @pytest.mark.docker

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.decide import health
-from reconciler.core.decide.health import Report, Verdict, failing
+from reconciler.core.decide.health import HealthReport, Verdict, failing
 from reconciler.core.model.compose import Container, Project, Service, ServiceHealth
 from reconciler.core.model.targets import HealthPolicy, HttpCheck, Stack
 from reconciler.core.secret import Secret
@@ -28,9 +28,9 @@ def look(
     services: tuple[str, ...] = ("api",),
     stack: Stack = STACK,
     answers: dict[str, bool] | None = None,
-) -> Report:
+) -> HealthReport:
     """What is said after the last of the moments (seconds since the watch began, containers)."""
-    watch = health.watch(stack, services, [BEFORE] if before is None else before, START)
+    watch = health.watch_health(stack, services, [BEFORE] if before is None else before, START)
     for seconds, containers in moments:
         watch, report = watch.look(containers, START + seconds, answers)
     return report
@@ -120,7 +120,7 @@ def test_a_service_that_is_stopped_from_outside_blames_nobody_at_once(code: int)
         ),
         pytest.param(
             replace(NEW, state="exited", exit_code=127, finished_at="2026-01-02T00:00:00.4Z"),
-            "api exited with code 127 at once",
+            "api exited with code 127 immediately",
             id="never-began",
         ),
         pytest.param(
@@ -207,10 +207,10 @@ def test_one_shot_that_fails_is_a_failure() -> None:
 
 
 def test_all_replicas_must_be_healthy() -> None:
-    one, two = replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting")
-    assert look((1, [one, two])).verdict is Verdict.WAIT
-    assert look((1, [one, replace(two, health="healthy")])).verdict is Verdict.HEALTHY
-    assert look((1, [two, replace(one, health="unhealthy")])).verdict is Verdict.FAILED
+    first, second = replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting")
+    assert look((1, [first, second])).verdict is Verdict.WAIT
+    assert look((1, [first, replace(second, health="healthy")])).verdict is Verdict.HEALTHY
+    assert look((1, [second, replace(first, health="unhealthy")])).verdict is Verdict.FAILED
 
 
 def test_first_failure_ends_the_watch_though_others_are_still_waited_for() -> None:
@@ -228,7 +228,7 @@ def test_services_that_were_not_touched_do_not_matter() -> None:
 
 def test_service_that_is_scaled_to_none_needs_no_container() -> None:
     project = Project("app", {"api": Service("api", Secret(b"{}"), {}, replicas=0)})
-    watch = health.watch(STACK, ["api"], [BEFORE], START, project)
+    watch = health.watch_health(STACK, ["api"], [BEFORE], START, project)
     assert watch.look([], START)[1].verdict is Verdict.HEALTHY
 
 
@@ -280,12 +280,12 @@ def test_report_tells_the_state_of_each_service() -> None:
         pytest.param(replace(NEW, service="migrate", state="exited"), ("exited", True), id="one-shot-done"),
     ],
 )
-def test_assess_says_what_can_be_said_at_once(container: Container, expected: tuple[str, bool]) -> None:
-    (found,) = health.assess(STACK, [container])
-    assert (found.state, found.healthy) == expected
+def test_assess_says_what_is_known_without_waiting(container: Container, expected: tuple[str, bool]) -> None:
+    (service,) = health.assess(STACK, [container])
+    assert (service.state, service.healthy) == expected
 
 
-def test_assess_passes_over_what_was_stopped_on_purpose() -> None:
+def test_assess_skips_what_was_stopped_on_purpose() -> None:
     assert health.assess(STACK, [replace(NEW, state="exited", exit_code=143)]) == ()
 
 
@@ -301,5 +301,5 @@ def test_assess_passes_over_what_was_stopped_on_purpose() -> None:
     ],
 )
 def test_only_what_has_failed_before_a_change_is_excused_after_it(state: dict[str, Any], fails: bool) -> None:
-    found = failing(Stack("production", "app", "/opt/app"), [Container("1", "api", **state)])
-    assert found == (frozenset({"api"}) if fails else frozenset())
+    services = failing(Stack("production", "app", "/opt/app"), [Container("1", "api", **state)])
+    assert services == (frozenset({"api"}) if fails else frozenset())

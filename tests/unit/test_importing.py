@@ -1,4 +1,4 @@
-"""What an import makes of what was found: one machine or several, on values alone."""
+"""The draft of an import from the inventories of one or several machines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import yaml
 
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import ServerConfig
-from reconciler.app.onboarding import render
+from reconciler.app.onboarding import import_files
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model.targets import Format, Manifest, Parser
-from reconciler.core.onboarding import draft as importing
-from reconciler.core.onboarding.draft import Draft, Place, Plain
+from reconciler.core.onboarding.draft import draft_environment
+from reconciler.core.onboarding.manifest import contract_schema
+from reconciler.core.onboarding.source_names import as_binary
+from reconciler.core.onboarding.types import Draft, ImportSource, PlainFiles
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.plaintext import reason_for_secrecy
 
@@ -37,18 +39,18 @@ def used(path: str, use: Use = Use.ENV_FILE, services: tuple[str, ...] = ("api",
     return UsedFile(file(path, **more), use, services)
 
 
-def draft(*projects: Iterable[FoundProject], loose: Iterable[FoundFile] = (), plain: Plain | None = None) -> Draft:
+def draft(*projects: Iterable[FoundProject], loose: Iterable[FoundFile] = (), plain: PlainFiles | None = None) -> Draft:
     """Of machines web-1, web-2 … with these projects each."""
-    places = [
-        Place(f"web-{number}", Inventory("/", tuple(each), tuple(loose) if number == 1 else ()))
+    sources = [
+        ImportSource(f"web-{number}", Inventory("/", tuple(each), tuple(loose) if number == 1 else ()))
         for number, each in enumerate(projects, start=1)
     ]
-    return importing.draft("production", places, plain=plain)
+    return draft_environment("production", sources, plain=plain)
 
 
-def manifest(found: Draft, host: str = "web-1") -> Manifest:
+def manifest(drafted: Draft, host: str = "web-1") -> Manifest:
     """As the daemon of that machine reads it."""
-    text = render.manifest(found, {})
+    text = import_files.manifest_text(drafted, {})
     server = {
         "environment": "production",
         "host": host,
@@ -58,63 +60,63 @@ def manifest(found: Draft, host: str = "web-1") -> Manifest:
     return read_manifest(text, environment="production", file="x", server=ServerConfig.model_validate(server))
 
 
-def paths(found: Draft, host: str = "web-1") -> dict[str, str]:
-    return {target.source: target.path for target in manifest(found, host).targets}
+def paths(drafted: Draft, host: str = "web-1") -> dict[str, str]:
+    return {target.source: target.path for target in manifest(drafted, host).targets}
 
 
 def test_machines_that_are_alike_share_a_stack_for_every_host() -> None:
-    one = project(used(f"{SHOP}/api.env"))
-    found = draft([one], [one])
-    assert [(stack.name, stack.hosts) for stack in found.stacks] == [("shop", ())]
-    assert found.files[0].hosts == ("web-1", "web-2")
-    assert paths(found, "web-1") == paths(found, "web-2") == {"api.env": f"{SHOP}/api.env"}
+    shop = project(used(f"{SHOP}/api.env"))
+    drafted = draft([shop], [shop])
+    assert [(stack.name, stack.hosts) for stack in drafted.stacks] == [("shop", ())]
+    assert drafted.files[0].hosts == ("web-1", "web-2")
+    assert paths(drafted, "web-1") == paths(drafted, "web-2") == {"api.env": f"{SHOP}/api.env"}
 
 
 @pytest.mark.parametrize(
-    "other",
+    "different",
     [
         pytest.param(used(f"{SHOP}/api.env", data=b"A=2\n"), id="another-value"),
         pytest.param(used(f"{SHOP}/api.env", mode=0o640), id="another-mode"),
         pytest.param(used(f"{SHOP}/api.env", owner="deploy"), id="another-owner"),
     ],
 )
-def test_machines_that_differ_have_a_stack_each(other: UsedFile) -> None:
+def test_machines_that_differ_have_a_stack_each(different: UsedFile) -> None:
     same = used(f"{SHOP}/common.env")
-    found = draft([project(used(f"{SHOP}/api.env"), same)], [project(other, same)])
-    assert [(stack.name, stack.hosts) for stack in found.stacks] == [
+    drafted = draft([project(used(f"{SHOP}/api.env"), same)], [project(different, same)])
+    assert [(stack.name, stack.hosts) for stack in drafted.stacks] == [
         ("shop-web-1", ("web-1",)),
         ("shop-web-2", ("web-2",)),
     ]
-    assert paths(found, "web-1") == {
+    assert paths(drafted, "web-1") == {
         "shop-web-1/api.env": f"{SHOP}/api.env",
         "shop-web-1/common.env": f"{SHOP}/common.env",
     }
-    (target, _) = manifest(found, "web-2").targets
-    assert (target.mode, target.owner or "root") == (other.file.mode, other.file.owner)
+    (target, _) = manifest(drafted, "web-2").targets
+    assert (target.mode, target.owner or "root") == (different.file.mode, different.file.owner)
 
 
 def test_a_project_of_one_machine_only_is_for_that_host() -> None:
     blog = project(used("/opt/blog/b.env"), name="blog", directory="/opt/blog")
     shop = project(used(f"{SHOP}/api.env"))
-    found = draft([shop, blog], [shop])
-    assert [(stack.name, stack.hosts) for stack in found.stacks] == [("shop", ()), ("blog", ("web-1",))]
-    assert set(paths(found, "web-2")) == {"shop/api.env"}
+    drafted = draft([shop, blog], [shop])
+    assert [(stack.name, stack.hosts) for stack in drafted.stacks] == [("shop", ()), ("blog", ("web-1",))]
+    assert set(paths(drafted, "web-2")) == {"shop/api.env"}
 
 
-def test_a_file_that_two_projects_use_is_one_target_and_told() -> None:
+def test_a_file_that_two_projects_use_is_one_target_with_a_note() -> None:
     shared = "/opt/shared.env"
-    found = draft([project(used(shared)), project(used(shared), name="blog", directory="/opt/blog")])
-    assert [(one.stack, one.file.path) for one in found.files] == [("shop", shared)]
-    assert [stack.name for stack in found.stacks] == ["shop"]
-    assert any("is used by blog too" in note for note in found.notes)
+    drafted = draft([project(used(shared)), project(used(shared), name="blog", directory="/opt/blog")])
+    assert [(entry.stack, entry.file.path) for entry in drafted.files] == [("shop", shared)]
+    assert [stack.name for stack in drafted.stacks] == ["shop"]
+    assert any("is used by blog too" in note for note in drafted.notes)
 
 
 def test_a_file_that_several_services_use_is_one_target() -> None:
     path = f"{SHOP}/api.env"
-    found = draft([project(used(path), used(path, services=("worker",)), used(path, Use.MOUNT, ("cron",)))])
-    (one,) = found.files
-    assert one.services == ("api", "cron", "worker")
-    assert "env_file of api, cron, worker" in render.manifest(found, {}).decode()
+    drafted = draft([project(used(path), used(path, services=("worker",)), used(path, Use.MOUNT, ("cron",)))])
+    (entry,) = drafted.files
+    assert entry.services == ("api", "cron", "worker")
+    assert "env_file of api, cron, worker" in import_files.manifest_text(drafted, {}).decode()
 
 
 def test_names_are_unique_readable_and_never_lead_out() -> None:
@@ -129,7 +131,7 @@ def test_names_are_unique_readable_and_never_lead_out() -> None:
         "..b.env",
     )
     others = ("environment.yaml", "site.conf.template", "x.env.old", "x.old.env")
-    found = draft(
+    drafted = draft(
         [
             project(
                 *(used(f"{SHOP}/{name}") for name in (*names, *others[2:])),
@@ -137,7 +139,7 @@ def test_names_are_unique_readable_and_never_lead_out() -> None:
             )
         ]
     )
-    sources = [one.source for one in found.files]
+    sources = [entry.source for entry in drafted.files]
     assert len({source.casefold() for source in sources}) == len(names) + len(others)
     assert {
         "shop.env",
@@ -148,22 +150,22 @@ def test_names_are_unique_readable_and_never_lead_out() -> None:
         "site.conf-template",
     } <= set(sources)
     assert not [source for source in sources if ".." in source or source.startswith(("/", "-", "."))]
-    assert all(one.source.endswith(".env") for one in found.files if one.format is Format.DOTENV)
-    assert set(paths(found).values()) == {one.file.path for one in found.files}
+    assert all(entry.source.endswith(".env") for entry in drafted.files if entry.format is Format.DOTENV)
+    assert set(paths(drafted).values()) == {entry.file.path for entry in drafted.files}
 
 
 def test_the_raw_grammar_and_compose_files_of_another_name_are_written_down() -> None:
-    one = project(replace(used(f"{SHOP}/raw.env", data=b'A="x\n'), raw=True), main_files=(f"{SHOP}/prod.yaml",))
-    found = draft([one])
-    (target,), (stack,) = manifest(found).targets, manifest(found).stacks
+    shop = project(replace(used(f"{SHOP}/raw.env", data=b'A="x\n'), raw=True), main_files=(f"{SHOP}/prod.yaml",))
+    drafted = draft([shop])
+    (target,), (stack,) = manifest(drafted).targets, manifest(drafted).stacks
     assert (target.parser, stack.files) == (Parser.RAW, ("prod.yaml",))
-    assert found.files[0].keys == ("A",)
+    assert drafted.files[0].keys == ("A",)
 
 
 def test_a_first_contract_knows_secrets_by_their_names() -> None:
     names = ("DB_PASS", "PGPASSWORD", "GITHUB_PAT", "TOKEN_URL")
-    found = draft([project(used(f"{SHOP}/api.env", data="".join(f"{name}=x\n" for name in names).encode()))])
-    assert importing.contract(found.files[0])["properties"] == {
+    drafted = draft([project(used(f"{SHOP}/api.env", data="".join(f"{name}=x\n" for name in names).encode()))])
+    assert contract_schema(drafted.files[0])["properties"] == {
         **{name: {"writeOnly": True} for name in names[:-1]},
         "TOKEN_URL": {},
     }
@@ -178,101 +180,105 @@ def mounted(nginx: bytes = b"server { listen 80; }\n") -> list[FoundProject]:
     return [project(*files, used(f"{SHOP}/api.env"))]
 
 
-def formats(found: Draft) -> dict[str, Format]:
-    return {one.file.path: one.format for one in found.files if one.mounted}
+def formats(drafted: Draft) -> dict[str, Format]:
+    return {entry.file.path: entry.format for entry in drafted.files if entry.mounted}
 
 
-def test_every_mounted_file_is_encrypted_unless_a_person_says_otherwise() -> None:
-    found = draft(mounted())
-    assert formats(found) == {NGINX: Format.BINARY, REDIS: Format.BINARY}
-    (note,) = (note for note in found.notes if "--plain" in note)
+def test_every_mounted_file_is_encrypted_by_default() -> None:
+    drafted = draft(mounted())
+    assert formats(drafted) == {NGINX: Format.BINARY, REDIS: Format.BINARY}
+    (note,) = (note for note in drafted.notes if "--plain" in note)
     assert NGINX in note
     assert REDIS not in note
-    assert all(target.encrypted for target in manifest(found).targets)
+    assert all(target.encrypted for target in manifest(drafted).targets)
 
 
-def test_what_a_person_calls_plain_is() -> None:
-    found = draft(mounted(), plain=Plain((f"{SHOP}/nginx*",)))
-    assert formats(found) == {NGINX: Format.PLAIN, REDIS: Format.BINARY}
-    assert not [note for note in found.notes if "--plain" in note]
-    assert {target.path for target in manifest(found).targets if not target.encrypted} == {NGINX}
+def test_a_file_named_with_plain_is_plain() -> None:
+    drafted = draft(mounted(), plain=PlainFiles((f"{SHOP}/nginx*",)))
+    assert formats(drafted) == {NGINX: Format.PLAIN, REDIS: Format.BINARY}
+    assert not [note for note in drafted.notes if "--plain" in note]
+    assert {target.path for target in manifest(drafted).targets if not target.encrypted} == {NGINX}
 
 
 def test_a_pattern_does_not_make_a_secret_plain_and_the_name_of_the_file_does() -> None:
     with pytest.raises(RefusedError) as refused:
-        draft(mounted(), plain=Plain(("*.conf",)))
+        draft(mounted(), plain=PlainFiles(("*.conf",)))
     assert refused.value.where == REDIS
     assert f"--plain {REDIS}" in refused.value.hint
     assert "hunter2" not in str(refused.value)
-    assert formats(draft(mounted(), plain=Plain((REDIS,))))[REDIS] is Format.PLAIN
+    assert formats(draft(mounted(), plain=PlainFiles((REDIS,))))[REDIS] is Format.PLAIN
 
 
-def test_variables_are_never_plain_and_a_pattern_that_names_nothing_is_told() -> None:
+def test_variables_are_never_plain_and_a_pattern_without_a_match_is_reported() -> None:
     with pytest.raises(RefusedError):
-        draft(mounted(), plain=Plain((f"{SHOP}/api.env",)))
-    assert any("--plain *.cfg names no" in note for note in draft(mounted(), plain=Plain(("*.cfg",))).notes)
+        draft(mounted(), plain=PlainFiles((f"{SHOP}/api.env",)))
+    assert any("--plain *.cfg matches no" in note for note in draft(mounted(), plain=PlainFiles(("*.cfg",))).notes)
 
 
-def test_what_was_plain_stays_so_unless_it_looks_like_a_secret_now() -> None:
-    earlier = Plain(kept=(NGINX,))
+def test_a_plain_file_stays_plain_unless_it_looks_like_a_secret_now() -> None:
+    earlier = PlainFiles(kept=(NGINX,))
     assert formats(draft(mounted(), plain=earlier)) == {NGINX: Format.PLAIN, REDIS: Format.BINARY}
-    found = draft(mounted(b"auth_token hunter2;\n"), plain=earlier)
-    assert formats(found)[NGINX] is Format.BINARY
-    assert any(f"{NGINX} was plain and is encrypted from now on" in note for note in found.notes)
+    drafted = draft(mounted(b"auth_token hunter2;\n"), plain=earlier)
+    assert formats(drafted)[NGINX] is Format.BINARY
+    assert any(f"{NGINX} was plain and is now encrypted" in note for note in drafted.notes)
 
 
-def test_what_is_included_is_not_run_as_a_file_of_its_own() -> None:
+def test_an_included_compose_file_is_not_a_file_of_the_stack() -> None:
     both = (f"{SHOP}/compose.yaml", f"{SHOP}/part/compose.yaml")
-    found = draft([replace(project(used(f"{SHOP}/api.env")), compose_files=both)])
-    assert manifest(found).stacks[0].files == ()
+    drafted = draft([replace(project(used(f"{SHOP}/api.env")), compose_files=both)])
+    assert manifest(drafted).stacks[0].files == ()
 
 
-def test_files_of_the_system_project_configuration_and_ciphertext_are_left_out_and_told() -> None:
+def test_system_files_compose_files_and_ciphertexts_are_left_out_and_reported() -> None:
     mounts = ("/etc/localtime", "/usr/share/zoneinfo/UTC", f"{SHOP}/compose.yaml")
     files = [used(path, Use.MOUNT) for path in mounts] + [
         used(f"{SHOP}/api.env"),
         used(f"{SHOP}/e.env", data=b"A=ENC[x]\n"),
     ]
-    found = draft([project(*files)])
-    assert [one.file.path for one in found.files] == [f"{SHOP}/api.env"]
-    assert {one.path for one in found.left_out} == {*mounts, f"{SHOP}/e.env"}
+    drafted = draft([project(*files)])
+    assert [entry.file.path for entry in drafted.files] == [f"{SHOP}/api.env"]
+    assert {left.path for left in drafted.left_out} == {*mounts, f"{SHOP}/e.env"}
 
 
-def test_loose_files_come_only_where_there_is_no_project_and_all_machines_have_them() -> None:
+def test_loose_files_are_imported_only_without_projects_and_if_all_machines_have_them() -> None:
     lone = file("/etc/a/b.env")
     assert paths(draft([], loose=[lone])) == {"b.env": "/etc/a/b.env"}
-    for found in (draft([project(used(f"{SHOP}/api.env"))], loose=[lone]), draft([], [], loose=[lone])):
-        assert [one.path for one in found.left_out] == ["/etc/a/b.env"]
+    for drafted in (draft([project(used(f"{SHOP}/api.env"))], loose=[lone]), draft([], [], loose=[lone])):
+        assert [left.path for left in drafted.left_out] == ["/etc/a/b.env"]
 
 
-def test_what_could_not_be_found_out_is_told() -> None:
-    place = Place("web-1", Inventory("/", (project(used(f"{SHOP}/a.env"), problem="x is missing"),), unread=("no y",)))
-    notes = importing.draft("production", [place]).notes
+def test_gaps_of_the_inventory_are_reported() -> None:
+    source = ImportSource(
+        "web-1", Inventory("/", (project(used(f"{SHOP}/a.env"), problem="x is missing"),), unread=("no y",))
+    )
+    notes = draft_environment("production", [source]).notes
     assert "no y" in notes
     assert any("x is missing" in note for note in notes)
 
 
 def test_the_commonest_owner_is_the_default_and_a_mode_never_is() -> None:
     wide = [used(f"{SHOP}/{name}.env", mode=0o644, owner="deploy") for name in "ab"]
-    found = draft([project(*wide, used(f"{SHOP}/c.env"))])
-    text = yaml.safe_load(render.manifest(found, {}))
+    drafted = draft([project(*wide, used(f"{SHOP}/c.env"))])
+    text = yaml.safe_load(import_files.manifest_text(drafted, {}))
     assert text["defaults"] == {"owner": "deploy", "group": "deploy"}
-    assert {one.path: one.mode for one in manifest(found).targets} == {one.file.path: one.mode for one in found.files}
-    assert sum("readable for everybody" in note for note in found.notes) == 2
+    assert {target.path: target.mode for target in manifest(drafted).targets} == {
+        target.file.path: target.mode for target in drafted.files
+    }
+    assert sum("world-readable" in note for note in drafted.notes) == 2
 
 
 def test_names_of_services_cannot_break_the_manifest() -> None:
-    one = UsedFile(file(f"{SHOP}/api.env"), Use.ENV_FILE, ("api\nstacks: {}", "ok"))
-    found = draft([project(one, name="on: # {x}", directory="/opt/on: #")])
-    assert [target.path for target in manifest(found).targets] == [f"{SHOP}/api.env"]
-    assert manifest(found).stacks[0].directory == "/opt/on: #"
+    env_file = UsedFile(file(f"{SHOP}/api.env"), Use.ENV_FILE, ("api\nstacks: {}", "ok"))
+    drafted = draft([project(env_file, name="on: # {x}", directory="/opt/on: #")])
+    assert [target.path for target in manifest(drafted).targets] == [f"{SHOP}/api.env"]
+    assert manifest(drafted).stacks[0].directory == "/opt/on: #"
 
 
 def test_a_binary_name_that_is_taken_gets_a_number() -> None:
-    found = draft([project(used(f"{SHOP}/api.env"), used(f"{SHOP}/api.env.bin", Use.MOUNT))])
-    one = importing.as_binary(found.files[0], "why", [one.source for one in found.files])
-    assert (one.format, one.why) == (Format.BINARY, "why")
-    assert one.source not in {other.source for other in found.files}
+    drafted = draft([project(used(f"{SHOP}/api.env"), used(f"{SHOP}/api.env.bin", Use.MOUNT))])
+    binary = as_binary(drafted.files[0], "why", [entry.source for entry in drafted.files])
+    assert (binary.format, binary.reason) == (Format.BINARY, "why")
+    assert binary.source not in {entry.source for entry in drafted.files}
 
 
 @pytest.mark.parametrize(
@@ -339,7 +345,7 @@ def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> Non
         ("x.conf", "p\0a\0s\0s\0"),
     ],
 )
-def test_what_may_be_a_secret_is_not_plain_and_is_not_quoted(name: str, text: str) -> None:
-    why = reason_for_secrecy(name, text.encode("latin-1"))
-    assert why
-    assert "hunter2" not in why
+def test_a_possible_secret_is_not_plain_and_not_quoted(name: str, text: str) -> None:
+    reason = reason_for_secrecy(name, text.encode("latin-1"))
+    assert reason
+    assert "hunter2" not in reason

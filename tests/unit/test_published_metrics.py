@@ -160,4 +160,4 @@ def container(service: str, state: str, health: str = "", exit_code: int = 0) ->
     ids=["healthy", "done", "starting", "unhealthy", "crashed", "restarting", "one stopped", "all stopped", "none"],
 )
 def test_the_worst_service_says_how_the_stack_is(containers: list[Container], status: HealthStatus) -> None:
-    assert health.summary(STACK, containers).status is status
+    assert health.summarise_health(STACK, containers).status is status

@@ -42,7 +42,7 @@ def service(
 
 
 def project(*services: Service) -> Project:
-    return Project("app", {one.name: one for one in services})
+    return Project("app", {service.name: service for service in services})
 
 
 def container(of: Service | str = "api", **more: Any) -> Container:
@@ -68,9 +68,9 @@ def decide(
     managed: frozenset[str] | None = None,
 ) -> tuple[Action, ...]:
     """By default every service has one running container, made from the project before, and every key is managed."""
-    made = [container(one) for one in (before or after).services.values()] if containers is None else containers
-    keys = {key for one in made for key in one.environment} | {
-        key for one in after.services.values() for key in one.environment
+    made = [container(service) for service in (before or after).services.values()] if containers is None else containers
+    keys = {key for container in made for key in container.environment} | {
+        key for service in after.services.values() for key in service.environment
     }
     return affected(
         STACK,
@@ -304,7 +304,7 @@ def test_on_change_says_what_file_users_need(
     paths = [f"/opt/app/conf/{number}" for number in range(len(effects))]
     same = project(service(sources=frozenset({"/opt/app/conf"})))
     actions = decide(same, same, changed=dict(zip(paths, effects, strict=True)))
-    assert [(one.kind, one.signal, one.force) for one in actions] == ([expected] if expected else [])
+    assert [(action.kind, action.signal, action.force) for action in actions] == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize(
@@ -337,8 +337,8 @@ def test_changed_values_and_a_changed_mount_are_one_recreate_with_both_reasons()
 # --- services that live with others ---
 
 
-def shares(what: str, owner: str) -> Mapping[str, Any]:
-    return {"fields": {what: f"service:{owner}"}, "namespace_of": frozenset({owner})}
+def shares(field: str, owner: str) -> Mapping[str, Any]:
+    return {"fields": {field: f"service:{owner}"}, "namespace_of": frozenset({owner})}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""What a machine has: its Compose projects with the env files and mounted files they use, and loose env files.
+"""Takes the inventory of a machine: Compose projects with the env files and mounted files they use, other env files.
 
-Compose files are read as text, by Compose's own rules (files.py), and Compose itself is not asked: its resolved
-project holds every secret and no longer says which env file a variable came from, while `--no-interpolate` refuses
-mounts such as `./${NAME:-x}.conf:/x.conf`. So a machine without docker, or with a broken env file, tells as much.
+Compose files are read as text, by Compose's own rules (files.py), without running Compose: its resolved project
+contains every secret and no longer shows which env file a variable came from, and `--no-interpolate` refuses mounts
+such as `./${NAME:-x}.conf:/x.conf`. This also works without Docker, or with a broken env file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.containers import Labelled, containers_of, labelled
 from reconciler.adapters.compose.files import expand, join
 from reconciler.adapters.compose.uses import VARIABLE, NamedFile, files_used, interpolated, mapping
+from reconciler.core.compose_names import BASE_NAMES, ENVIRONMENT_NAME, OVERRIDE_NAMES
 from reconciler.core.decide.invocation import manifest_invocation, resolve_invocation
 from reconciler.core.dotenv.grammar import EnvFileError, Quote, parse_env_file
 from reconciler.core.errors import LiveFileError, StartedOtherwiseError
@@ -28,7 +29,7 @@ from reconciler.core.ports.host import Machine
 from reconciler.core.secrets.plaintext import is_env_file
 
 DEEPEST = 3
-"""How many directories below the named one are looked into."""
+"""How many levels of directories below the named one are read."""
 MOST_DIRECTORIES = 400
 MOST_FILES = 400
 
@@ -37,11 +38,11 @@ _SKIPPED = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 
 
 async def take_inventory(machine: Machine, path: str | None, stacks: Sequence[Stack] = ()) -> Inventory:
-    """What lies at ``path``, an absolute path: a file, or a directory with env files and Compose projects in it or
-    below it. None stands for every Compose project that the machine has containers of. ``stacks`` are what a manifest
-    says of the projects there.
+    """Take the inventory of ``path``, an absolute path: a file, or a directory that contains env files and Compose
+    projects. None stands for every Compose project that has containers on the machine. ``stacks`` are those of a
+    manifest for the projects there.
 
-    Raises LiveFileError where the path itself may not be read, HostUnreachableError.
+    Raises LiveFileError if the path itself cannot be read, HostUnreachableError.
     """
     if path is None:
         return await _everywhere(machine)
@@ -49,7 +50,7 @@ async def take_inventory(machine: Machine, path: str | None, stacks: Sequence[St
     if file := await machine.read(path):
         return Inventory(path, loose=(file,))
     walk = await _walk(machine, path)
-    # Asking docker costs more than all the rest: only where a compose file of whatever name may be.
+    # Docker takes longer than everything else, so ask it only if there may be a compose file of any name.
     containers = await labelled(machine, path) if walk.may_hold_projects else None
     # A project that is run with -f: only its containers know which files those are.
     started = _by_directory(containers or ())
@@ -97,7 +98,7 @@ def _is_part(project: FoundProject, projects: Iterable[FoundProject]) -> bool:
 async def _everywhere(machine: Machine) -> Inventory:
     containers = await labelled(machine)
     if containers is None:
-        return Inventory(machine.name, unread=(f"{machine.name}: docker does not answer; name a directory instead",))
+        return Inventory(machine.name, unread=(f"{machine.name}: Docker does not answer; name a directory instead",))
     started = _by_directory(containers)
     listings = await asyncio.gather(*(_listed(machine, directory) for directory in started))
     directories, gone = [], []
@@ -105,7 +106,7 @@ async def _everywhere(machine: Machine) -> Inventory:
         if names:
             directories.append(_ProjectDirectory(directory, names, tuple(labels)))
         else:
-            gone.append(f"{directory}: the directory does not exist any more, or may not be read")
+            gone.append(f"{directory}: the directory is gone or cannot be read")
     projects = await asyncio.gather(*(_project(machine, directory, containers) for directory in directories))
     return Inventory(machine.name, tuple(projects), unread=tuple(gone), engine=True)
 
@@ -130,7 +131,7 @@ class _Walk:
 
     @property
     def projects(self) -> list[str]:
-        names = set(compose_files.BASE_NAMES)
+        names = set(BASE_NAMES)
         return sorted(directory for directory, listed in self.listings.items() if names & set(listed))
 
     @property
@@ -138,7 +139,7 @@ class _Walk:
         return any(name.endswith((".yaml", ".yml")) for listed in self.listings.values() for name in listed)
 
     def has(self, files: Sequence[str]) -> bool:
-        """Whether these files are still there, as far as their directories were listed."""
+        """Whether these files still exist, as far as their directories were listed."""
         places = [posixpath.split(file) for file in files]
         return all(name in self.listings.get(directory, (name,)) for directory, name in places)
 
@@ -153,15 +154,15 @@ class _Walk:
 
 
 async def _walk(machine: Machine, top: str) -> _Walk:
-    """List the directories level by level, those of a level at once."""
+    """List the directories level by level, each level at the same time."""
     walk = _Walk()
     level = [top]
     for depth in range(DEEPEST + 1):
         room = MOST_DIRECTORIES - len(walk.listings)
         if len(level) > room:
-            walk.left_out.append(f"{top}: {len(level) - room} directories and what is below them: too many")
+            walk.left_out.append(f"{top}: skipped {len(level) - room} directories and everything below them: too many")
         level = level[:room]
-        results = await asyncio.gather(*(machine.list(one) for one in level), return_exceptions=depth > 0)
+        results = await asyncio.gather(*(machine.list(directory) for directory in level), return_exceptions=depth > 0)
         for directory, names in zip(level, results, strict=True):
             if isinstance(names, LiveFileError):
                 walk.unread.append(str(names))
@@ -176,27 +177,27 @@ async def _walk(machine: Machine, top: str) -> _Walk:
             if name.endswith("/") and name[:-1] not in _SKIPPED and not name.startswith(".")
         ]
     if level:
-        walk.left_out.append(f"{top}: what lies deeper than {DEEPEST} directories")
+        walk.left_out.append(f"{top}: skipped everything deeper than {DEEPEST} directories")
     return walk
 
 
 async def _read_all(machine: Machine, paths: Sequence[str]) -> tuple[dict[str, FoundFile], list[str]]:
-    """The files that are there, by path, and what could not be read."""
-    wanted, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
-    found: dict[str, FoundFile] = {}
+    """The files that exist, by path, and problems reading others."""
+    selected, too_many = paths[:MOST_FILES], len(paths) - MOST_FILES
+    files: dict[str, FoundFile] = {}
     problems = []
     for path, result in zip(
-        wanted, await asyncio.gather(*(machine.read(one) for one in wanted), return_exceptions=True), strict=True
+        selected, await asyncio.gather(*(machine.read(path) for path in selected), return_exceptions=True), strict=True
     ):
         if isinstance(result, LiveFileError):
             problems.append(str(result))
         elif isinstance(result, BaseException):
             raise result
         elif result is not None:
-            found[path] = result
+            files[path] = result
     if too_many > 0:
-        problems.append(f"{too_many} more files: too many")
-    return found, problems
+        problems.append(f"skipped {too_many} more files: too many")
+    return files, problems
 
 
 # --- a project ---
@@ -273,7 +274,7 @@ async def _configuration(
     fetched for the next."""
     known: dict[str, bytes | None] = {
         join(directory.path, name): None
-        for name in (*compose_files.BASE_NAMES, *compose_files.OVERRIDE_NAMES, compose_files.ENVIRONMENT_NAME)
+        for name in (*BASE_NAMES, *OVERRIDE_NAMES, ENVIRONMENT_NAME)
         if name not in directory.names
     }
     missed: set[str] = set()

@@ -1,4 +1,4 @@
-"""Contracts as files: read, looked through for mistakes, and asked about every source that names them."""
+"""Reads contracts, checks them, and checks every source against the contracts it names."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _TOO_MUCH = frozenset({"additionalProperties", "false", "not/required", "propert
 
 @dataclass(slots=True)
 class ContractBook:
-    """Every contract that a target of the survey names. ``notes`` by source path and key."""
+    """Every contract that a target of the survey names, by path."""
 
     contracts: dict[str, Contract] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
-    def of(self, source: Source) -> tuple[Contract, ...]:
+    def contracts_of(self, source: Source) -> tuple[Contract, ...]:
         named = source.outline.contracts if source.outline else ()
         return tuple(self.contracts[path] for path in named if path in self.contracts)
 
-    def notes(self, sources: Iterator[Source]) -> dict[str, dict[str, Notes]]:
-        return {source.path: notes(self.of(source)) for source in sources if self.of(source)}
+    def notes_of(self, sources: Iterator[Source]) -> dict[str, dict[str, Notes]]:
+        return {source.path: notes(self.contracts_of(source)) for source in sources if self.contracts_of(source)}
 
 
 def open_book(survey: Survey) -> ContractBook:
-    """Read what targets name; what cannot be used is a finding and left out."""
+    """Read the contracts that targets name; an unusable one becomes a finding."""
     book = ContractBook()
     for environment in survey.environments:
         for source in environment.sources:
@@ -44,19 +44,19 @@ def open_book(survey: Survey) -> ContractBook:
                 continue
             for path in source.outline.contracts:
                 if path in survey.tree.files:
-                    _take(book, path, survey.tree.files[path])
+                    _add_contract(book, path, survey.tree.files[path])
                 else:
                     line = environment.document.line(source.outline.field) if environment.document else 1
-                    message = f"the contract {path} of {source.name} does not exist below {survey.shown('.')}"
+                    message = f"the contract {path} of {source.name} does not exist in {survey.shown('.')}"
                     where = f"{environment.name}/{MANIFEST}"
                     book.findings.append(Finding(rules.CONTRACT_MISSING, where, line, message))
             if source.parser is Parser.OPAQUE:
-                message = f"{source.name} has a contract, and no keys that one could be asked of (parser: opaque)"
+                message = f"{source.name} has a contract, but no keys to check (parser: opaque)"
                 book.findings.append(Finding(rules.CONTRACT_INVALID, source.path, 1, message))
     return book
 
 
-def _take(book: ContractBook, path: str, data: bytes) -> None:
+def _add_contract(book: ContractBook, path: str, data: bytes) -> None:
     if path in book.contracts or any(finding.path == path for finding in book.findings):
         return
     try:
@@ -75,18 +75,20 @@ async def check_contracts(
     variables: Mapping[str, Mapping[str, str]],
     now: float,
 ) -> list[Finding]:
-    """Ask about every source that names a contract. ``variables`` are the values that are known, by path; ``now`` in
-    seconds since the epoch."""
-    asked = [source for source in survey.sources if book.of(source) and _names(source, variables) is not None]
+    """Check every source that names a contract. ``variables`` are the known values, by path; ``now`` is in seconds
+    since the epoch."""
+    sources = [
+        source for source in survey.sources if book.contracts_of(source) and _names(source, variables) is not None
+    ]
     questions = [
-        Question(book.of(source), tuple(_names(source, variables) or ()), variables.get(source.path))
-        for source in asked
+        Question(book.contracts_of(source), tuple(_names(source, variables) or ()), variables.get(source.path))
+        for source in sources
     ]
     findings: list[Finding] = []
     answers = await _answers(list(book.contracts.values()), questions, engine, findings)
-    for source, breaches in zip(asked, answers, strict=True):
+    for source, breaches in zip(sources, answers, strict=True):
         findings += [_finding(source, breach) for breach in breaches if not source.is_left_to_server(breach.key)]
-        findings += _noted(source, book.of(source), _names(source, variables) or (), now)
+        findings += _note_findings(source, book.contracts_of(source), _names(source, variables) or (), now)
     return findings
 
 
@@ -100,7 +102,7 @@ def _names(source: Source, variables: Mapping[str, Mapping[str, str]]) -> Sequen
 async def _answers(
     contracts: Sequence[Contract], questions: Sequence[Question], engine: Contracts, findings: list[Finding]
 ) -> Sequence[Sequence[Breach]]:
-    """All in one process; where that takes too long, one by one."""
+    """All questions in one process; if that takes too long, one by one."""
     try:
         answer = await engine.ask(contracts, questions)
     except ContractError:
@@ -112,11 +114,11 @@ async def _answers(
 async def _one_by_one(
     questions: Sequence[Question], engine: Contracts, findings: list[Finding]
 ) -> Sequence[Sequence[Breach]]:
-    """The same, so that the contract that is at fault is named, and the others still speak."""
+    """The same, to find the contract at fault and still get the answers of the others."""
     at_fault: set[str] = set()
     answers = []
     for question in questions:
-        told: list[Breach] = []
+        breaches: list[Breach] = []
         for contract in question.contracts:
             if contract.path in at_fault:
                 continue
@@ -127,8 +129,8 @@ async def _one_by_one(
                 findings.append(Finding(rules.CONTRACT_INVALID, contract.path, 1, error.what))
             else:
                 findings += _faults([contract], answer)
-                told += answer.breaches[0]
-        answers.append(told)
+                breaches += answer.breaches[0]
+        answers.append(breaches)
     return answers
 
 
@@ -144,7 +146,7 @@ def _finding(source: Source, breach: Breach) -> Finding:
     if breach.keyword in ("required", "dependentRequired") and breach.key:
         return Finding(rule, source.path, 1, f"{key_name(breach.key)} is missing; {place} requires it")
     if breach.key and rule is rules.CONTRACT_FORBIDDEN:
-        message = f"{key_name(breach.key)} must not be there (`{breach.keyword}` of {place})"
+        message = f"{key_name(breach.key)} is not allowed (`{breach.keyword}` of {place})"
         return Finding(rule, source.path, source.line(breach.key), message)
     key = key_name(breach.key) if breach.key else "the file"
     return Finding(rule, source.path, source.line(breach.key), f"{key} breaks `{breach.keyword}` of {place}")
@@ -158,26 +160,28 @@ def _rule_of(breach: Breach) -> Rule:
     return rules.CONTRACT_FORBIDDEN if breach.keyword in _TOO_MUCH else rules.CONTRACT_VALUE
 
 
-def _noted(source: Source, contracts: Sequence[Contract], names: Sequence[str], now: float) -> Iterator[Finding]:
-    """What the contract says beside JSON Schema: deprecated keys, and secrets that are older than they may be."""
-    written = _written(source)
-    for key, said in notes(contracts).items():
+def _note_findings(
+    source: Source, contracts: Sequence[Contract], names: Sequence[str], now: float
+) -> Iterator[Finding]:
+    """Findings beyond JSON Schema: deprecated keys, and secrets older than allowed."""
+    written = _last_written(source)
+    for key, note in notes(contracts).items():
         if key not in names:
             continue
-        if said.deprecated:
-            message = f"{key_name(key)} is deprecated ({said.contract}:{said.line})"
+        if note.deprecated:
+            message = f"{key_name(key)} is deprecated ({note.contract}:{note.line})"
             yield Finding(rules.CONTRACT_DEPRECATED, source.path, source.line(key), message)
-        if said.max_age is not None and written is not None and now - written > said.max_age:
+        if note.max_age is not None and written is not None and now - written > note.max_age:
             days = int((now - written) // 86400)
             message = (
-                f"{key_name(key)} is at least {days} days old: nothing in the file was written since "
-                f"({said.contract}:{said.line})"
+                f"{key_name(key)} is at least {days} days old: the file has not changed since "
+                f"({note.contract}:{note.line})"
             )
             yield Finding(rules.CONTRACT_AGE, source.path, source.line(key), message)
 
 
-def _written(source: Source) -> float | None:
-    """When anything in an encrypted file was last written; no value in it is younger."""
+def _last_written(source: Source) -> float | None:
+    """When an encrypted file last changed, in seconds since the epoch; no value in it is newer."""
     if source.cipher is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""check.yaml: which rules are off for which paths, and why."""
+"""check.yaml: rules that are off for some paths, with reasons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.tree import Tree
 
-# What says that an exemption is at fault cannot itself be exempted.
+# Findings about exemptions cannot be exempted.
 _ALWAYS_ON = frozenset({rules.CHECK_SETTINGS, rules.EXEMPTION_UNUSED})
 _COMPARING = frozenset({rules.SHARED_SECRET, rules.CONTRACT_DIFFERS})
 
@@ -35,7 +35,7 @@ class Exemption(Section):
 
     rule: Annotated[str, _RULE] = Field(description="The rule's id.")
     path: Annotated[str, _GLOB] = Field(description="The file it does not apply to, or a pattern.")
-    reason: Annotated[str, _REASON] = Field(description="Why, for whoever wonders later.")
+    reason: Annotated[str, _REASON] = Field(description="The reason.")
 
 
 class CheckFile(Section):
@@ -43,7 +43,7 @@ class CheckFile(Section):
 
     model_config = ConfigDict(title="check.yaml")
 
-    # Not `off`, which YAML 1.1 takes for false.
+    # Not `off`, which is false in YAML 1.1.
     exempt: Annotated[tuple[Exemption, ...], Items()] = Field(default=(), description="Rules that are off, by path.")
 
 
@@ -55,8 +55,8 @@ class Exemptions:
     lines: tuple[int, ...] = ()
 
     def apply(self, findings: Iterable[Finding], *, whole: bool, sealed: Collection[str]) -> list[Finding]:
-        """What remains, and the exemptions that exempt nothing: told only of a ``whole`` run, and of a rule that needs
-        values only where none of the files was ``sealed``."""
+        """Return the findings that remain, and findings for unused exemptions. The latter only for a ``whole`` run, and
+        for a rule that needs values only if no matching file was ``sealed``."""
         used: set[int] = set()
         remaining = []
         for finding in findings:
@@ -68,8 +68,8 @@ class Exemptions:
         return remaining + (self._unused(used, sealed) if whole else [])
 
     def _exempted(self, finding: Finding) -> int | None:
-        for number, one in enumerate(self.exemptions):
-            if one.rule == finding.rule.id and fnmatchcase(finding.path, one.path):
+        for number, exemption in enumerate(self.exemptions):
+            if exemption.rule == finding.rule.id and fnmatchcase(finding.path, exemption.path):
                 return number
         return None
 
@@ -79,15 +79,15 @@ class Exemptions:
                 rules.EXEMPTION_UNUSED,
                 CHECK_SETTINGS,
                 line,
-                f"{one.rule} finds nothing at {one.path} any more: take it out",
+                f"{exemption.rule} no longer finds anything in {exemption.path}: remove the exemption",
             )
-            for number, (one, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
-            if number not in used and not _needs(one, sealed)
+            for number, (exemption, line) in enumerate(zip(self.exemptions, self.lines, strict=True))
+            if number not in used and not _may_apply(exemption, sealed)
         ]
 
 
-def _needs(exemption: Exemption, sealed: Collection[str]) -> bool:
-    """Whether a file that nobody opened could still hold what is exempt; some rules compare it with any other."""
+def _may_apply(exemption: Exemption, sealed: Collection[str]) -> bool:
+    """Whether a sealed file may contain what is exempt; some rules compare it with any other file."""
     rule = rules.BY_ID[exemption.rule]
     if rule in _COMPARING:
         return bool(sealed)
@@ -95,7 +95,7 @@ def _needs(exemption: Exemption, sealed: Collection[str]) -> bool:
 
 
 def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
-    """What check.yaml says; where it cannot be used, nothing is exempt and the findings say why."""
+    """Read check.yaml; if it is invalid, nothing is exempt and the findings say why."""
     if CHECK_SETTINGS in tree.odd:
         return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, f"is {tree.odd[CHECK_SETTINGS]}")]
     if CHECK_SETTINGS not in tree.files:
@@ -105,8 +105,8 @@ def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
     except UnreadableError as error:
         return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, str(error))]
     settings, problems = validate(CheckFile, document)
-    told = document.sentences([*document.problems, *problems])
-    findings = [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in told]
+    sentences = document.sentences([*document.problems, *problems])
+    findings = [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in sentences]
     if settings is None:
         return Exemptions(), findings
     return _known(settings, document, findings), findings
@@ -114,13 +114,17 @@ def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
 
 def _known(settings: CheckFile, document: Document, findings: list[Finding]) -> Exemptions:
     kept = []
-    for number, one in enumerate(settings.exempt):
+    for number, exemption in enumerate(settings.exempt):
         line = document.line(("exempt", number))
-        if one.rule in rules.BY_ID and rules.BY_ID[one.rule] not in _ALWAYS_ON:
-            kept.append((one, line))
+        if exemption.rule in rules.BY_ID and rules.BY_ID[exemption.rule] not in _ALWAYS_ON:
+            kept.append((exemption, line))
         else:
-            what = "cannot be turned off" if one.rule in rules.BY_ID else "is no rule; docs/checks.md lists them"
-            findings.append(
-                Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, f"exempt[{number}].rule: {one.rule} {what}")
+            problem = (
+                "cannot be turned off" if exemption.rule in rules.BY_ID else "is not a rule; docs/checks.md lists them"
             )
-    return Exemptions(tuple(one for one, _ in kept), tuple(line for _, line in kept))
+            findings.append(
+                Finding(
+                    rules.CHECK_SETTINGS, CHECK_SETTINGS, line, f"exempt[{number}].rule: {exemption.rule} {problem}"
+                )
+            )
+    return Exemptions(tuple(exemption for exemption, _ in kept), tuple(line for _, line in kept))

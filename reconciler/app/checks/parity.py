@@ -1,4 +1,4 @@
-"""Whether the files that should have the same keys do: examples and environments, environments among each other."""
+"""Checks that examples and environments, and environments with each other, have the same keys."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class _Example:
 
 
 def check_parity(survey: Survey) -> Iterator[Finding]:
-    """Keys that are missing on either side."""
-    told: set[tuple[str, str]] = set()
+    """Find keys that are missing on either side."""
+    reported: set[tuple[str, str]] = set()
     yield from _groups_of_no_file(survey)
     for environment in survey.environments:
         for path, data in _examples(survey, environment):
             example, problems = _read(path, data)
             yield from problems
             for finding, key in _compare(environment, example):
-                told.add((finding.path, key))
+                reported.add((finding.path, key))
                 yield finding
-    yield from _between(survey, told)
+    yield from _between(survey, reported)
 
 
 # --- examples ---
@@ -67,7 +67,7 @@ def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
     except EnvFileError as error:
         finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
         return _Example(path, {}), [finding]
-    problems = [one for one in line_lint.plain(path, entries) if one.rule is rules.KEY_NAME]
+    problems = [finding for finding in line_lint.lint_entries(path, entries) if finding.rule is rules.KEY_NAME]
     entries = tuple(entry for entry in entries if not line_lint.may_be_a_value(entry.key, entry.template))
     problems += secrets_in_plain(path, entries, looks_real)
     if base not in _GENERAL:
@@ -83,42 +83,42 @@ def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
 
 
 def _compare(environment: Environment, example: _Example) -> Iterator[tuple[Finding, str]]:
-    """Each finding with the key it is about. Keys above the first ``# files:`` are missing where no file has them, and
-    known in all."""
-    every = [source for source in environment.sources if source.outline and source.parser is not Parser.OPAQUE]
+    """Each finding with its key. A key above the first ``# files:`` is missing if no file has it, and allowed in
+    all."""
+    readable = [source for source in environment.sources if source.outline and source.parser is not Parser.OPAQUE]
     anywhere = example.keys.get("", {})
-    for name, wanted in example.keys.items():
-        sources = [source for source in every if not name or name in (source.name, posixpath.basename(source.name))]
+    for name, expected in example.keys.items():
+        sources = [source for source in readable if not name or name in (source.name, posixpath.basename(source.name))]
         known = [source for source in sources if source.keys is not None]
         if known and known == sources:
-            yield from _missing(environment, example.path, wanted, known)
+            yield from _missing(environment, example.path, expected, known)
         if name or not example.groups:
-            yield from _unknown(example.path, {**anywhere, **wanted}, known)
+            yield from _unknown(example.path, {**anywhere, **expected}, known)
 
 
 def _missing(
-    environment: Environment, example: str, wanted: Mapping[str, int], sources: list[Source]
+    environment: Environment, example: str, expected: Mapping[str, int], sources: list[Source]
 ) -> Iterator[tuple[Finding, str]]:
-    there = {key for source in sources for key in source.keys or ()}
+    present = {key for source in sources for key in source.keys or ()}
     where = sources[0].path if len(sources) == 1 else f"{environment.name}/environment.yaml"
     holder = sources[0].name if len(sources) == 1 else "its files"
-    for key in sorted(wanted.keys() - there):
+    for key in sorted(expected.keys() - present):
         if any(source.is_left_to_server(key) for source in sources):
             continue
-        shown = key_name(key)
-        message = f"{shown} is missing in {holder}; {example}:{wanted[key]} has it"
+        name = key_name(key)
+        message = f"{name} is missing in {holder}; {example}:{expected[key]} has it"
         yield Finding(rules.EXAMPLE_KEY_MISSING, where, 1, message), key
 
 
-def _unknown(example: str, wanted: Mapping[str, int], sources: list[Source]) -> Iterator[tuple[Finding, str]]:
-    there = {key: source for source in sources for key in source.keys or ()}
-    for key in sorted(there.keys() - wanted.keys()):
-        message = f"{key_name(key)} is not in {example}: add it there, so that nobody forgets it"
-        yield Finding(rules.EXAMPLE_KEY_UNKNOWN, there[key].path, there[key].line(key), message), key
+def _unknown(example: str, expected: Mapping[str, int], sources: list[Source]) -> Iterator[tuple[Finding, str]]:
+    holders = {key: source for source in sources for key in source.keys or ()}
+    for key in sorted(holders.keys() - expected.keys()):
+        message = f"{key_name(key)} is not in {example}: add it there"
+        yield Finding(rules.EXAMPLE_KEY_UNKNOWN, holders[key].path, holders[key].line(key), message), key
 
 
 def _groups_of_no_file(survey: Survey) -> Iterator[Finding]:
-    """Names after ``# files:`` that no environment (or not the one that the example lies in) has a source of."""
+    """Names after ``# files:`` that are no source in any environment (or in the environment of the example)."""
     for path in {path: None for environment in survey.environments for path, _ in _examples(survey, environment)}:
         example, _ = _read(path, survey.tree.files[path])
         directory = posixpath.dirname(path)
@@ -129,19 +129,21 @@ def _groups_of_no_file(survey: Survey) -> Iterator[Finding]:
             for outline in (outlines(environment.manifest) if environment.manifest else ())
             for name in (outline.source, posixpath.basename(outline.source))
         }
-        if any(one.manifest is None for one in survey.environments if directory in ("", one.name)):
-            continue  # told already, and it may name any file
+        if any(
+            environment.manifest is None for environment in survey.environments if directory in ("", environment.name)
+        ):
+            continue  # already reported, and it may name any file
         for name, line in example.groups.items():
             if name not in names:
-                message = f"no target has the source {printable(name)}, which its # files: names"
+                message = f"no target has the source {printable(name)} that # files: names"
                 yield Finding(rules.EXAMPLE_FILE_UNKNOWN, path, line, message)
 
 
 # --- environments ---
 
 
-def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Finding]:
-    """Keys that the same source has in another environment. What an example has told of is not told twice."""
+def _between(survey: Survey, reported: Collection[tuple[str, str]]) -> Iterator[Finding]:
+    """Keys that the same source has in another environment, except keys that an example has reported."""
     by_name: dict[str, list[Source]] = {}
     for source in survey.sources:
         if source.keys is not None and source.outline is not None:
@@ -155,8 +157,8 @@ def _between(survey: Survey, told: Collection[tuple[str, str]]) -> Iterator[Find
             for key in sorted(holders.keys() - (source.keys or {}).keys()):
                 if source.is_left_to_server(key):
                     continue
-                if (source.path, key) not in told and not any((path, key) in told for path in _paths(sources)):
-                    message = f"{key_name(key)} is missing here; it is in {', '.join(sorted(holders[key]))}"
+                if (source.path, key) not in reported and not any((path, key) in reported for path in _paths(sources)):
+                    message = f"{key_name(key)} is missing here, but exists in {', '.join(sorted(holders[key]))}"
                     yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message, tuple(holders[key]))
 
 

@@ -1,4 +1,4 @@
-"""Whether each encrypted file is for exactly those whom .sops.yaml names, and how its values are bound to it."""
+"""Checks that each encrypted file has exactly the recipients of .sops.yaml, and that no ciphertext is copied."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class _Config:
 
 
 def check_recipients(survey: Survey) -> Iterator[Finding]:
-    """Compare every encrypted file with the rule that governs it, and look at the rules themselves."""
+    """Check the rules of .sops.yaml, and every encrypted file against its rule."""
     files = {path: data for path, data in survey.tree.files.items() if posixpath.basename(path) == NAME}
     configs: dict[str, _Config] = {}
     for path, data in {**files, **survey.tree.above}.items():
         try:
             configs[path] = _read(data)
         except ValueError as error:
-            yield Finding(rules.SOPS_CONFIG_INVALID, path, 1, f"{error}: sops would not encrypt by it")
+            yield Finding(rules.SOPS_CONFIG_INVALID, path, 1, f"{error}: sops cannot use it")
     for path, config in configs.items():
         for rule, line in zip(config.rules, config.lines, strict=True):
             if rule.partial:
-                message = f"creation_rules[{rule.number}] leaves values in plain text ({rule.partial}): take it out"
+                message = f"creation_rules[{rule.number}] leaves values in plain text ({rule.partial}): remove it"
                 yield Finding(rules.PARTIAL_ENCRYPTION, path, line, message)
             if wrong := mistyped(rule.recipients):
                 keys = printable(first_names(wrong))
-                message = f"creation_rules[{rule.number}].age: {keys} is not a valid age key (a typing error?)"
+                message = f"creation_rules[{rule.number}].age: {keys} is not a valid age key (a typo?)"
                 yield Finding(rules.SOPS_CONFIG_INVALID, path, line, message)
             if rule.others:
                 kinds = ", ".join(rule.others)
-                message = f"creation_rules[{rule.number}] encrypts for {kinds}, which servers do not use: take it out"
+                message = f"creation_rules[{rule.number}] encrypts for {kinds}, which servers do not use: remove it"
                 yield Finding(rules.METADATA_KIND, path, line, message)
     for source in survey.sources:
         if source.cipher is not None:
@@ -55,12 +55,12 @@ def check_recipients(survey: Survey) -> Iterator[Finding]:
 
 
 def read_config(data: bytes) -> tuple[CreationRule, ...]:
-    """The rules of a .sops.yaml. Raises ValueError, with what is wrong, where sops would not go by it."""
+    """The rules of a .sops.yaml. Raises ValueError if sops could not use it."""
     return _read(data).rules
 
 
 def _read(data: bytes) -> _Config:
-    """Anchors are usual there, so this is not our strict YAML; hence the limits. Raises ValueError."""
+    """Unlike our strict YAML, this allows anchors; hence the limits. Raises ValueError."""
     if len(data) > _MAX_BYTES:
         raise ValueError(f"is larger than {_MAX_BYTES} bytes")
     try:
@@ -74,15 +74,15 @@ def _read(data: bytes) -> _Config:
                 loader.dispose()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise ValueError(f"is no YAML{f' (line {mark.line + 1})' if mark else ''}") from None
+        raise ValueError(f"is not valid YAML{f' (line {mark.line + 1})' if mark else ''}") from None
     except (RecursionError, UnicodeDecodeError):
-        raise ValueError("is no YAML that can be read") from None
-    found = read_rules(parsed)
-    return _Config(found, tuple(_lines(node, len(found))))
+        raise ValueError("is not readable YAML") from None
+    result = read_rules(parsed)
+    return _Config(result, tuple(_lines(node, len(result))))
 
 
 def _check_depth(data: bytes) -> None:
-    """Raises ValueError for more levels than any such file has: libyaml would compose them on the C stack."""
+    """Raises ValueError for excessive nesting, since libyaml recurses on the C stack."""
     depth = 0
     for event in yaml.parse(data, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -102,7 +102,7 @@ def _about(survey: Survey, source: Source, configs: Mapping[str, _Config]) -> It
     assert source.cipher is not None
     metadata = source.cipher.metadata
     if metadata.pgp:
-        message = "is encrypted for PGP keys as well, which servers do not use: take them out of .sops.yaml, updatekeys"
+        message = "is also encrypted for PGP keys, which servers do not use: remove them and run `sops updatekeys`"
         yield Finding(rules.METADATA_KIND, source.path, 1, message)
     if metadata.rule:
         message = f"was encrypted by a rule that can leave values in plain text ({metadata.rule})"
@@ -110,7 +110,7 @@ def _about(survey: Survey, source: Source, configs: Mapping[str, _Config]) -> It
     config = governing(source.path, configs)
     if config is None:
         return
-    # ".." stands for directories whose names the tree does not know; the prefix does.
+    # ".." stands for parent directories, whose names only the prefix shows.
     relative = _relative(survey, source.path, config)
     try:
         with limited():
@@ -120,12 +120,10 @@ def _about(survey: Survey, source: Source, configs: Mapping[str, _Config]) -> It
         yield Finding(rules.SOPS_CONFIG_INVALID, config, 1, message)
         return
     if rule is None:
-        message = (
-            f"no rule of {survey.shown(config)} matches it: `sops edit` and `sops updatekeys` would not know for whom"
-        )
+        message = f"no rule of {survey.shown(config)} matches it, which `sops edit` and `sops updatekeys` need"
         yield Finding(rules.NO_CREATION_RULE, source.path, 1, message)
         return
-    if not mistyped(rule.recipients):  # else told at the rule
+    if not mistyped(rule.recipients):  # otherwise the rule was reported
         yield from _compare(survey.shown(config), source, rule)
 
 
@@ -143,21 +141,22 @@ def _compare(config: str, source: Source, rule: CreationRule) -> Iterator[Findin
     actual = {*metadata.age, *(fingerprint.upper() for fingerprint in metadata.pgp)}
     missing = sorted(rule.recipients - actual)
     extra = sorted(actual - rule.recipients)
-    told = [f"not for {first_names(missing)}"] if missing else []
-    told += [f"for {first_names(extra)}, whom the rule does not name"] if extra else []
-    if told:
+    problems = [f"not for {first_names(missing)}"] if missing else []
+    problems += [f"for {first_names(extra)}, which the rule does not name"] if extra else []
+    if problems:
         message = (
-            f"is encrypted {', and '.join(told)} (creation_rules[{rule.number}] of {config}): "
-            "run `sops updatekeys`; whoever could read it before still can read its history"
+            f"is encrypted {', and '.join(problems)} (creation_rules[{rule.number}] of {config}): "
+            "run `sops updatekeys`; former recipients can still decrypt its history"
         )
         yield Finding(rules.RECIPIENTS_DIFFER, source.path, 1, message)
 
 
-# --- ciphertexts that are where they cannot be ---
+# --- copied ciphertexts ---
 
 
 def check_copies(survey: Survey) -> Iterator[Finding]:
-    """Values copied between keys of a file (sops binds a value to its key), and files copied between environments."""
+    """Find values copied between keys of a file (sops binds a value to its key), and files copied between
+    environments."""
     holders: dict[tuple[str, str], Source] = {}
     shared: dict[tuple[str, str], tuple[Source, Source, int]] = {}
     for source in survey.sources:
@@ -167,14 +166,12 @@ def check_copies(survey: Survey) -> Iterator[Finding]:
                 continue
             first = seen.setdefault(entry.encrypted, entry.key)
             if first != entry.key:
-                message = (
-                    f"{entry.key} holds the ciphertext of {first}: sops binds a value to its key and will refuse it"
-                )
+                message = f"{entry.key} has the ciphertext of {first}: sops binds a value to its key and will refuse it"
                 yield Finding(rules.COPIED_CIPHERTEXT, source.path, entry.line or 1, message)
-            other = holders.setdefault((entry.key, entry.encrypted), source)
-            if other.environment != source.environment:
-                times = shared.get((other.path, source.path), (other, source, 0))[2]
-                shared[other.path, source.path] = (other, source, times + 1)
-    for other, source, times in shared.values():
-        message = f"{times} value(s) are the very ciphertext of {other.path}: a copied file, and so the same secrets"
-        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message, (other.environment,))
+            holder = holders.setdefault((entry.key, entry.encrypted), source)
+            if holder.environment != source.environment:
+                times = shared.get((holder.path, source.path), (holder, source, 0))[2]
+                shared[holder.path, source.path] = (holder, source, times + 1)
+    for holder, source, times in shared.values():
+        message = f"{times} value(s) have the same ciphertext as in {holder.path}: a copied file with the same secrets"
+        yield Finding(rules.SHARED_CIPHERTEXT, source.path, 1, message, (holder.environment,))

@@ -1,18 +1,18 @@
-"""`reconciler check`: every rule over one directory, with the values where there is a key."""
+"""`reconciler check`: apply every rule to one directory, and to values if there is a key."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.exemptions import read_exemptions
 from reconciler.app.checks.parity import check_parity
+from reconciler.app.checks.project_files import check_project_files
 from reconciler.app.checks.recipients import check_copies, check_recipients
-from reconciler.app.checks.survey import Source, Survey, sentence, survey
+from reconciler.app.checks.survey import Source, Survey, sentence, survey_environments
 from reconciler.app.checks.values import (
     Opened,
     check_differences,
@@ -22,46 +22,19 @@ from reconciler.app.checks.values import (
     open_source,
 )
 from reconciler.app.config.server import ServerConfig
+from reconciler.app.wiring.tools import Tools
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Severity
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, RefusedError, SourceError
-from reconciler.core.ports import Contracts
-from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
-from reconciler.core.sops.ciphertext import YamlParser
+from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.core.text import printable
 from reconciler.core.tree import Tree
 
-Progress = Callable[[int, int], None]
-"""Told how many files are decrypted, and of how many."""
-
-
-class Opener(Protocol):
-    """What decrypts: the Decryptor port, and whose keys it has."""
-
-    def opens(self, recipients: Sequence[str]) -> bool:
-        """Whether a file for these public keys may be for us. Raises KeyUnavailableError."""
-        ...
-
-    async def decrypt(self, name: str, data: bytes) -> Secret:
-        """As the Decryptor port says."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
-class Tools:
-    """What a check needs from outside. ``opener`` is None without a key; ``now`` in seconds since the epoch."""
-
-    parse_yaml: YamlParser
-    contracts: Contracts
-    now: float
-    opener: Opener | None = None
-    progress: Progress = lambda done, of: None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """``findings`` by path, line and rule, their paths as the person would type them; ``files`` and ``values`` count
-    the sources looked at, and those whose values were known."""
+class CheckReport:
+    """``findings`` are sorted by path, line and rule, with paths relative to the working directory; ``files`` counts
+    the checked sources, ``values`` those with known values."""
 
     findings: tuple[Finding, ...]
     environments: tuple[str, ...]
@@ -78,7 +51,7 @@ class Report:
         return len(self.findings) - self.errors
 
 
-async def check(
+async def check_tree(
     tree: Tree,
     prefix: str,
     tools: Tools,
@@ -86,50 +59,51 @@ async def check(
     only: Sequence[str] = (),
     servers: Mapping[str, Sequence[ServerConfig]] | None = None,
     before: Iterable[Finding] = (),
-) -> Report:
-    """Apply every rule to ``tree``, which ``prefix`` leads to. ``only`` names environments to tell of; ``before`` are
-    findings made elsewhere. Raises RefusedError where there is no such environment, DecryptFailedError.
+) -> CheckReport:
+    """Apply every rule to ``tree``, found at ``prefix``. ``only`` limits the report to these environments; ``before``
+    are findings from elsewhere. Raises RefusedError for an unknown environment, DecryptFailedError.
     """
-    found = survey(tree, prefix, parse_yaml=tools.parse_yaml, servers=servers)
-    names = tuple(environment.name for environment in found.environments)
+    surveyed = survey_environments(tree, prefix, parse_yaml=tools.parse_yaml, servers=servers)
+    names = tuple(environment.name for environment in surveyed.environments)
     if unknown := sorted(set(only) - set(names)):
-        there = (
-            f"There are: {printable(', '.join(names))}" if names else "There is no directory with an environment.yaml"
+        hint = (
+            f"Available: {printable(', '.join(names))}" if names else "There is no directory with an environment.yaml"
         )
-        raise RefusedError(f"no environment {', '.join(unknown)} in {prefix}", hint=there)
+        raise RefusedError(f"there is no environment {', '.join(unknown)} in {prefix}", hint=hint)
     if not names:
-        hint = "Name the directory that holds the environments: `reconciler check PATH`"
-        raise RefusedError("there is no environment: no directory with an environment.yaml", where=prefix, hint=hint)
+        hint = "Name the directory of the environments: `reconciler check PATH`"
+        raise RefusedError("has no directory with an environment.yaml", where=prefix, hint=hint)
     exemptions, about_exemptions = read_exemptions(tree)
-    findings = [*before, *found.findings, *about_exemptions, *_keyless(found)]
-    book = open_book(found)
-    values = await open_all(found, tools)
+    findings = [*before, *surveyed.findings, *about_exemptions, *_keyless(surveyed)]
+    findings += check_project_files(surveyed, servers or {})
+    book = open_book(surveyed)
+    values = await open_all(surveyed, tools)
     opened = values.opened
-    variables = {one.source.path: one.variables for one in opened}
+    variables = {source.source.path: source.variables for source in opened}
     findings += [*book.findings, *values.findings]
-    findings += await check_contracts(found, book, tools.contracts, variables, tools.now)
-    notes = book.notes(found.sources)
+    findings += await check_contracts(surveyed, book, tools.contracts, variables, tools.now)
+    notes = book.notes_of(surveyed.sources)
     findings += check_shared_secrets(opened, notes, Digester(secrets.token_bytes(DIGEST_KEY_BYTES)))
     findings += check_differences(opened, notes)
     remaining = exemptions.apply(findings, whole=not only, sealed=values.sealed)
-    return Report(
-        findings=tuple(_presented(found, remaining, only)),
+    return CheckReport(
+        findings=tuple(_presented(surveyed, remaining, only)),
         environments=tuple(only) or names,
-        files=sum(1 for _ in found.sources),
+        files=sum(1 for _ in surveyed.sources),
         values=len(opened),
         key_opens_nothing=bool(tools.opener and values.sealed and not values.decrypted),
     )
 
 
-def _keyless(found: Survey) -> Iterator[Finding]:
-    yield from check_recipients(found)
-    yield from check_copies(found)
-    yield from check_parity(found)
+def _keyless(surveyed: Survey) -> Iterator[Finding]:
+    yield from check_recipients(surveyed)
+    yield from check_copies(surveyed)
+    yield from check_parity(surveyed)
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The sources whose values are known, what values tell of each alone, and the paths of those that no key opened."""
+    """The sources with known values, the findings about these values, and the paths of sources that no key opened."""
 
     opened: list[Opened]
     findings: list[Finding]
@@ -137,63 +111,65 @@ class Values:
     decrypted: int
 
 
-async def open_all(found: Survey, tools: Tools, paths: Collection[str] | None = None) -> Values:
-    """Open every source (or those at ``paths``) whose values can be known."""
-    wanted = [source for source in found.sources if source.outline and (paths is None or source.path in paths)]
-    plain = [(source, source.data) for source in wanted if not source.encrypted]
+async def open_all(surveyed: Survey, tools: Tools, paths: Collection[str] | None = None) -> Values:
+    """Open every source (or those at ``paths``) whose values can be read."""
+    selected = [source for source in surveyed.sources if source.outline and (paths is None or source.path in paths)]
+    plain = [(source, source.data) for source in selected if not source.encrypted]
     findings: list[Finding] = []
-    decrypted = await _decrypt(found, wanted, tools, findings)
+    decrypted = await _decrypt(surveyed, selected, tools, findings)
     opened = []
     for source, data in [*plain, *decrypted]:
-        one, problems = open_source(source, data)
+        content, problems = open_source(source, data)
         findings += problems
-        if one is not None and (source.keys is not None or source.encrypted):
-            findings += [*check_interpolation(one), *check_placeholders(one)]
-            opened.append(one)
-    order = {source.path: number for number, source in enumerate(found.sources)}
+        if content is not None and (source.keys is not None or source.encrypted):
+            findings += [*check_interpolation(content), *check_placeholders(content)]
+            opened.append(content)
+    order = {source.path: number for number, source in enumerate(surveyed.sources)}
     known = {source.path for source, _ in [*plain, *decrypted]}
     return Values(
-        opened=sorted(opened, key=lambda one: order[one.source.path]),
+        opened=sorted(opened, key=lambda content: order[content.source.path]),
         findings=findings,
-        sealed=frozenset(source.path for source in wanted if source.path not in known),
+        sealed=frozenset(source.path for source in selected if source.path not in known),
         decrypted=len(decrypted),
     )
 
 
 async def _decrypt(
-    found: Survey, wanted: Iterable[Source], tools: Tools, findings: list[Finding]
+    surveyed: Survey, selected: Iterable[Source], tools: Tools, findings: list[Finding]
 ) -> list[tuple[Source, bytes]]:
-    """The sources that our key opens, decrypted. What is for others is left alone."""
+    """The sources that our key opens, decrypted."""
     opener = tools.opener
     if opener is None:
         return []
-    ours = [one for one in wanted if one.cipher and opener.opens(one.cipher.metadata.age)]
+    ours = [source for source in selected if source.cipher and opener.opens(source.cipher.metadata.age)]
     done = 0
 
-    async def one(source: Source) -> tuple[Source, bytes] | None:
+    async def decrypt(source: Source) -> tuple[Source, bytes] | None:
         nonlocal done
         try:
-            return source, (await opener.decrypt(found.shown(source.path), source.data)).reveal()
+            return source, (await opener.decrypt(surveyed.shown(source.path), source.data)).reveal()
         except BadCiphertextError as error:
             findings.append(Finding(rules.DECRYPT_FAILED, source.path, 1, sentence(error)))
         except (KeyUnavailableError, SourceError):
-            pass  # for others after all, or of a kind that the survey has told of
+            pass  # not for our key after all, or reported by the survey
         finally:
             done += 1
             tools.progress(done, len(ours))
         return None
 
-    return [result for result in await asyncio.gather(*map(one, ours)) if result is not None]
+    return [result for result in await asyncio.gather(*map(decrypt, ours)) if result is not None]
 
 
-def _presented(found: Survey, findings: Iterable[Finding], only: Sequence[str]) -> list[Finding]:
-    """Each finding once, in the order of files and lines, with the path as the person would type it."""
-    elsewhere = tuple(f"{environment.name}/" for environment in found.environments if environment.name not in only)
-    wanted = set(only)
-    told = {
-        one
-        for one in findings
-        if not only or not one.path.startswith(elsewhere) or not wanted.isdisjoint(one.environments)
+def _presented(surveyed: Survey, findings: Iterable[Finding], only: Sequence[str]) -> list[Finding]:
+    """Each finding once, sorted by file and line, with the path relative to the working directory."""
+    elsewhere = tuple(f"{environment.name}/" for environment in surveyed.environments if environment.name not in only)
+    names = set(only)
+    selected = {
+        finding
+        for finding in findings
+        if not only or not finding.path.startswith(elsewhere) or not names.isdisjoint(finding.environments)
     }
-    ordered = sorted(told, key=lambda one: (one.path, one.line, one.rule.id, one.message))
-    return [replace(one, path=found.shown(one.path), message=printable(one.message)) for one in ordered]
+    ordered = sorted(selected, key=lambda finding: (finding.path, finding.line, finding.rule.id, finding.message))
+    return [
+        replace(finding, path=surveyed.shown(finding.path), message=printable(finding.message)) for finding in ordered
+    ]

@@ -1,4 +1,4 @@
-"""From the files of a directory to what they are: environments, their manifests, and the sources these name."""
+"""Reads the files of a directory as environments, with their manifests and sources."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _NEARLY_A_MANIFEST = re.compile(r"(?i)environments?\.ya?ml")
 _LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _LINE = re.compile(r", line (\d+)$")
 _KEY_TYPES = frozenset({"age", "pgp"})
-# Files that stand beside sources and are nobody's: documentation, settings of git and editors, examples of env files.
+# Files beside sources that are not configuration: documentation, settings of git and editors, example env files.
 _BYSTANDER = re.compile(r"(?i)readme(\..*)?|.*\.md|\..*|.*\.(example|template|sample|dist)|(env)\.(example|template)")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of an environment. ``path`` is relative to the tree, ``name`` to the environment; ``outline`` is what
-    the manifest says of it, None where it is the source of no target; ``keys`` maps its variables to their lines,
-    and is None where they cannot be told without the key."""
+    """A file of an environment. ``path`` is relative to the tree, ``name`` to the environment; ``outline`` is its
+    target in the manifest, None if it has none; ``keys`` maps its variables to their lines, and is None if they are
+    unknown without the key."""
 
     environment: str
     name: str
@@ -60,7 +60,7 @@ class Source:
         return self.outline.parser if self.outline else Parser.OPAQUE
 
     def is_left_to_server(self, key: str) -> bool:
-        """Whether git need not have the key, and does not decide its value."""
+        """Whether the server decides the key's value, so that git may lack it."""
         return self.outline is not None and is_left_to_server(key, self.outline.ignore_keys)
 
     def line(self, key: str) -> int:
@@ -69,7 +69,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """``manifest`` is None where it cannot be used; ``sources`` are there all the same."""
+    """An environment. ``manifest`` is None if it is invalid; ``sources`` exist anyway."""
 
     name: str
     document: Document | None
@@ -79,7 +79,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Everything below the directory, read once. ``prefix`` leads from where the person is to the directory."""
+    """Everything below the directory, read once. ``prefix`` is the path from the working directory to it."""
 
     tree: Tree
     prefix: str
@@ -91,70 +91,70 @@ class Survey:
         return (source for environment in self.environments for source in environment.sources)
 
     def shown(self, path: str) -> str:
-        """A path of the tree as the person would type it."""
+        """A path of the tree, relative to the working directory."""
         return posixpath.normpath(posixpath.join(self.prefix, path))
 
 
-def survey(
+def survey_environments(
     tree: Tree, prefix: str, *, parse_yaml: YamlParser, servers: Mapping[str, Sequence[ServerConfig]] | None = None
 ) -> Survey:
-    """Read every environment of the tree. ``servers`` are server's files by the environment that they follow."""
+    """Read every environment of the tree. ``servers`` are server configurations by the environment they follow."""
     findings: list[Finding] = []
-    found = []
+    environments = []
     for name in tree.directories():
         reader = _Reader(tree, prefix, name, parse_yaml, findings)
         if f"{name}/{MANIFEST}" in (tree.files.keys() | tree.odd.keys()):
-            found.append(reader.environment((servers or {}).get(name, ())))
+            environments.append(reader.environment((servers or {}).get(name, ())))
         else:
             findings += _without_manifest(tree, name)
     for path, data in tree.files.items():
         findings += _anywhere(path, data)
     findings += _odd_ones(tree)
-    findings += _plain_env_files(tree, found, _Reader(tree, prefix, "", parse_yaml, findings))
-    return Survey(tree, prefix, tuple(found), tuple(findings))
+    findings += _plain_env_files(tree, environments, _Reader(tree, prefix, "", parse_yaml, findings))
+    return Survey(tree, prefix, tuple(environments), tuple(findings))
 
 
 def _without_manifest(tree: Tree, name: str) -> Iterator[Finding]:
     encrypted = [path for path in tree.below(name) if b"ENC[AES256_GCM," in tree.files.get(path, b"")]
     if encrypted:
-        message = f"{name} holds encrypted files and no {MANIFEST}: no server can follow it"
+        message = f"{name} has encrypted files but no {MANIFEST}, so no server can follow it"
         yield Finding(rules.MANIFEST_MISSING, encrypted[0], 1, message)
 
 
 def _odd_ones(tree: Tree) -> Iterator[Finding]:
-    """What looks like a part of the configuration, and is read by nobody."""
-    for path, what in tree.odd.items():
+    """Files that look like configuration, but that nothing reads."""
+    for path, kind in tree.odd.items():
         if posixpath.basename(path) == SOPS_CONFIG:
-            yield Finding(rules.SOPS_CONFIG_INVALID, path, 1, f"is {what}, which is not followed here")
+            yield Finding(rules.SOPS_CONFIG_INVALID, path, 1, f"is {kind}, which is not followed")
         elif "/" not in path and not _BYSTANDER.fullmatch(path) and path != CHECK_SETTINGS:
-            message = f"is {what}: no server follows it; an environment is a directory of files"
+            message = f"is {kind}, which no server follows: an environment must be a directory"
             yield Finding(rules.SOURCE_UNUSABLE, path, 1, message)
     for path in (*tree.files, *tree.odd):
         base = posixpath.basename(path)
         if path.count("/") == 1 and base != MANIFEST and _NEARLY_A_MANIFEST.fullmatch(base):
-            yield Finding(rules.MANIFEST_INVALID, path, 1, f"is read by no server: name it {MANIFEST}")
+            yield Finding(rules.MANIFEST_INVALID, path, 1, f"is not read by any server: rename it to {MANIFEST}")
 
 
-def _plain_env_files(tree: Tree, found: Sequence[Environment], reader: _Reader) -> Iterator[Finding]:
-    """Env files that are no sources, wherever they lie. Where a manifest cannot be used, it is not known which are."""
-    unknown = tuple(f"{one.name}/" for one in found if one.manifest is None)
-    manifests = tuple(f"{one.name}/" for one in found)
+def _plain_env_files(tree: Tree, environments: Sequence[Environment], reader: _Reader) -> Iterator[Finding]:
+    """Plain env files that are not sources, in any directory, except where an invalid manifest leaves that unknown."""
+    unknown = tuple(f"{environment.name}/" for environment in environments if environment.manifest is None)
+    manifests = tuple(f"{environment.name}/" for environment in environments)
     named = {
-        f"{one.name}/{outline.source}"
-        for one in found
-        if one.manifest is not None
-        for outline in outlines(one.manifest)
+        f"{environment.name}/{outline.source}"
+        for environment in environments
+        if environment.manifest is not None
+        for outline in outlines(environment.manifest)
     }
     for path, data in tree.files.items():
         if path in named or path.startswith(unknown) or not is_env_file(posixpath.basename(path)):
             continue
         if b"ENC[AES256_GCM," in data:
-            if not path.startswith(manifests):  # those are looked at beside the sources
-                reader.look_at(path, data)
+            if not path.startswith(manifests):  # those are checked with the sources
+                reader.check_encrypted(path, data)
         elif line := first_plain_line(data):
             message = (
-                "is an env file in plain text: encrypt it, or remove it, and replace its secrets, since git keeps "
-                "them. For one without secrets, write a target with encrypted: false"
+                "is an env file in plain text: encrypt or remove it, and replace its secrets, which stay in git's "
+                "history. If it has no secrets, add a target with encrypted: false"
             )
             yield Finding(rules.NOT_ENCRYPTED, path, line, message)
 
@@ -162,16 +162,16 @@ def _plain_env_files(tree: Tree, found: Sequence[Environment], reader: _Reader) 
 def secrets_in_plain(
     path: str, entries: Iterable[DotenvEntry], real: Callable[[str], bool] = bool
 ) -> Iterator[Finding]:
-    """Values under names of secrets, of those that are ``real``, in a file that is not encrypted."""
+    """Find secrets, by name, in a file that is not encrypted. ``real`` filters placeholder values."""
     for entry in entries:
         value = entry.template.strip()
         if names_a_secret(entry.key) and not is_no_secret_value(value) and real(value):
-            message = f"{key_name(entry.key)} looks like a secret, and everybody who can read git can read it"
+            message = f"{key_name(entry.key)} looks like a secret, and everyone with access to git can read it"
             yield Finding(rules.PLAIN_SECRET, path, entry.line, message)
 
 
 def _anywhere(path: str, data: bytes) -> Iterator[Finding]:
-    """What no file may hold, whatever it is for. Env files and encrypted ones are looked at more closely elsewhere."""
+    """Find what no file may contain. Env files and encrypted files have further checks elsewhere."""
     if b"<<<<<<<" in data or b">>>>>>>" in data:
         yield from line_lint.conflict_markers(path, data.decode("utf-8", "replace"))
     if b"AGE-SECRET-KEY-1" in data or b"PRIVATE KEY" in data:
@@ -179,7 +179,7 @@ def _anywhere(path: str, data: bytes) -> Iterator[Finding]:
 
 
 class _Reader:
-    """Reads one environment; what is wrong goes to ``findings``."""
+    """Reads one environment; appends to ``findings``."""
 
     def __init__(self, tree: Tree, prefix: str, name: str, parse_yaml: YamlParser, findings: list[Finding]) -> None:
         self._tree = tree
@@ -195,11 +195,11 @@ class _Reader:
         document, manifest = self._manifest(path, servers)
         named = {outline.source: outline for outline in outlines(manifest)} if manifest else {}
         sources = [source for outline in named.values() if (source := self._named(outline, document, path))]
-        sources += [source for other in self._others(named) if (source := self._unnamed(other, manifest is not None))]
+        sources += [source for path in self._others(named) if (source := self._unnamed(path, manifest is not None))]
         return Environment(self._name, document, manifest, tuple(sources))
 
-    def look_at(self, path: str, data: bytes) -> None:
-        """Report what is wrong with an encrypted file that no manifest knows."""
+    def check_encrypted(self, path: str, data: bytes) -> None:
+        """Report mistakes in an encrypted file that no manifest names."""
         self._encrypted(path, data, None)
 
     # --- the manifest ---
@@ -210,14 +210,14 @@ class _Reader:
             return None, None
         data = self._tree.files[path]
         if line_lint.conflict_markers(path, data.decode("utf-8", "replace")):
-            return None, None  # told already
+            return None, None  # already reported
         try:
             document = read_document(data, path)
         except UnreadableError as error:
             self._report(rules.MANIFEST_INVALID, path, *_placed(str(error), path))
             return None, None
         results = [validate(ManifestFile, document, server) for server in servers or (None,)]
-        manifest = next((one for one, _ in results if one), None)
+        manifest = next((manifest for manifest, _ in results if manifest), None)
         mistakes = [mistake for _, of_one in results for mistake in of_one]
         for line, text in dict.fromkeys(document.sentences([*document.problems, *mistakes])):
             self._report(rules.MANIFEST_INVALID, path, line, text)
@@ -231,14 +231,14 @@ class _Reader:
         path = f"{self._name}/{outline.source}"
         line = document.line(outline.field) if document else 1
         if path in self._tree.odd:
-            self._report(rules.SOURCE_UNUSABLE, path, 1, f"is {self._tree.odd[path]}; a source is a regular file")
+            self._report(rules.SOURCE_UNUSABLE, path, 1, f"is {self._tree.odd[path]}; a source must be a regular file")
             return None
         if path not in self._tree.files:
             directory = path in self._directories
-            what = "is a directory" if directory else "does not exist"
+            problem = "is a directory" if directory else "does not exist"
             rule = rules.SOURCE_UNUSABLE if directory else rules.SOURCE_MISSING
             self._report(
-                rule, manifest, line, f"the source {outline.source} {what}: add the file, or remove its target"
+                rule, manifest, line, f"the source {outline.source} {problem}: add the file or remove its target"
             )
             return None
         data = self._tree.files[path]
@@ -256,7 +256,7 @@ class _Reader:
             if name in named or name == MANIFEST or (_BYSTANDER.fullmatch(base) and not is_env_file(base)):
                 continue
             if _NEARLY_A_MANIFEST.fullmatch(name) or self._is_plain_env_file(path):
-                continue  # told for what they are
+                continue  # reported elsewhere
             yield path
 
     def _is_plain_env_file(self, path: str) -> bool:
@@ -266,31 +266,31 @@ class _Reader:
 
     def _unnamed(self, path: str, manifest_usable: bool) -> Source | None:
         if manifest_usable:
-            self._report(rules.SOURCE_UNUSED, path, 1, f"is the source of no target in {self._name}/{MANIFEST}")
+            self._report(rules.SOURCE_UNUSED, path, 1, f"is not the source of a target in {self._name}/{MANIFEST}")
         data = self._tree.files.get(path)
         return self._encrypted(path, data, None) if data and b"ENC[AES256_GCM," in data else None
 
     def _encrypted(self, path: str, data: bytes, outline: Outline | None) -> Source:
         name = path.removeprefix(f"{self._name}/")
-        shown = posixpath.normpath(posixpath.join(self._prefix, path))
+        shown_path = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")
         is_dotenv = format_of(name, data) is Format.DOTENV
-        linted = line_lint.lint(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
-        # Conflict markers were reported with those of all other files.
+        linted = line_lint.lint_text(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
+        # Conflict markers are reported for all files at once.
         self._findings += [] if linted.conflict else linted.findings
         cipher = None
         if not linted.conflict and not line_lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
             try:
-                cipher = read_ciphertext(shown, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
+                cipher = read_ciphertext(shown_path, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
             except SourceError as error:
-                self._refused(path, rest, error)
+                self._report_error(path, rest, error)
         keys = None
         if cipher and cipher.format is Format.DOTENV:
             keys = {entry.key: entry.line for entry in cipher.entries if not entry.comment}
         return Source(self._name, name, path, data, outline, cipher if not linted.findings else None, keys)
 
-    def _refused(self, path: str, data: bytes, error: SourceError) -> None:
+    def _report_error(self, path: str, data: bytes, error: SourceError) -> None:
         rule = _rule_of(error)
         match = _LINE.search(error.where)
         line = int(match[1]) if match else _first_plain_line(data) if rule is rules.NOT_ENCRYPTED else 1
@@ -300,46 +300,46 @@ class _Reader:
         name = path.removeprefix(f"{self._name}/")
         plain = Source(self._name, name, path, data, outline)
         if b"ENC[AES256_GCM," in data:
-            message = "is encrypted, and its target says encrypted: false: the service would read the ciphertext"
+            message = "is encrypted, but its target has encrypted: false: the service would read the ciphertext"
             self._report(rules.ENCRYPTED_MARKED_PLAIN, path, 1, message)
             return plain
         if outline.parser is Parser.OPAQUE:
             return plain
         text = data.decode("utf-8", "surrogateescape")
-        linted = line_lint.lint(path, text, encrypted=False)
-        self._findings += [one for one in linted.findings if one.rule is not rules.CONFLICT_MARKER]
+        linted = line_lint.lint_text(path, text, encrypted=False)
+        self._findings += [finding for finding in linted.findings if finding.rule is not rules.CONFLICT_MARKER]
         if linted.conflict:
             return plain
-        entries, found = checked_entries(path, data, outline.parser)
-        self._findings += [*found, *secrets_in_plain(path, entries if not found else ())]
+        entries, problems = checked_entries(path, data, outline.parser)
+        self._findings += [*problems, *secrets_in_plain(path, entries if not problems else ())]
         keys = {entry.key: entry.line for entry in entries}
-        return Source(self._name, name, path, data, outline, keys=keys if not found else None)
+        return Source(self._name, name, path, data, outline, keys=keys if not problems else None)
 
     def _report(self, rule: Rule, path: str, line: int, message: str) -> None:
         self._findings.append(Finding(rule, path, line, message))
 
 
 def _parents(path: str) -> Iterator[str]:
-    """Every directory on the way to ``path``."""
+    """Every parent directory of ``path``."""
     while "/" in path:
         path = path.rpartition("/")[0]
         yield path
 
 
 def checked_entries(path: str, data: bytes, parser: Parser) -> tuple[Sequence[DotenvEntry], list[Finding]]:
-    """The entries of a plain env file, and what speaks against them."""
+    """The entries of a plain env file, and findings about them."""
     try:
         entries = read_entries(data, parser)
         if parser is Parser.COMPOSE:
             resolve_env_file(data, {})
     except EnvFileError as error:
-        if error.code != "required-variable":  # it may be defined where Compose runs
+        if error.code != "required-variable":  # the server's environment may define it
             return (), [Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])]
-    return entries, line_lint.plain(path, entries)
+    return entries, line_lint.lint_entries(path, entries)
 
 
 def sentence(error: ReconcilerError) -> str:
-    """An error without its place, which the finding has."""
+    """An error as a sentence, without its place, which is in the finding."""
     return f"{error.what.rstrip('.')}. {error.hint}" if error.hint else error.what
 
 
@@ -352,7 +352,7 @@ def _rule_of(error: SourceError) -> Rule:
 
 
 def _first_plain_line(data: bytes) -> int:
-    """Where a dotenv file is not encrypted, as far as lines tell."""
+    """The first line of a dotenv file that looks unencrypted."""
     for number, line in enumerate(data.split(b"\n"), start=1):
         key, equals, value = line.partition(b"=")
         plain = equals and value.strip() and not value.startswith(b"ENC[") and not key.startswith((b"sops_", b"#"))
@@ -362,6 +362,6 @@ def _first_plain_line(data: bytes) -> int:
 
 
 def _placed(text: str, path: str) -> tuple[int, str]:
-    """``FILE:LINE:COLUMN: what`` as line and what."""
+    """Split ``FILE:LINE:COLUMN: message`` into line and message."""
     match = re.match(r"(?::(\d+))?(?::\d+)?: ", rest := text.removeprefix(path))
     return int((match and match[1]) or 1), rest[match.end() :] if match else rest

@@ -1,4 +1,4 @@
-"""A limit on how long hostile text may keep us busy: a regular expression of a configuration file, a YAML bomb."""
+"""Limits the time that hostile input can take: a regular expression from a file, a YAML bomb."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from types import FrameType
 
-_LIMIT = 3.0  # seconds of CPU, so that a busy machine makes no difference
+_LIMIT = 3.0  # seconds of CPU time, so that other load does not matter
 _LONGEST = 1000  # characters of a pattern
 _POSIX = {
     "alnum": "0-9A-Za-z",
@@ -27,13 +27,12 @@ _POSIX = {
 
 
 class TooSlowError(ValueError):
-    """It took longer than anything reasonable would."""
+    """The input took unreasonably long."""
 
 
 @contextlib.contextmanager
 def limited() -> Iterator[None]:
-    """Raise TooSlowError inside the block after some seconds. Only the main thread can be interrupted; in another
-    thread there is no limit."""
+    """Raise TooSlowError inside the block after some seconds. Only works in the main thread; others have no limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -51,19 +50,19 @@ def limited() -> Iterator[None]:
 
 
 def _as_python(pattern: str) -> str:
-    """A pattern of Go, as sops reads it, in the words of Python: classes such as ``[[:alnum:]]``, and ``\\z``."""
+    """Translate a Go pattern, as sops uses, to Python: classes such as ``[[:alnum:]]``, and ``\\z``."""
     for name, members in _POSIX.items():
         pattern = pattern.replace(f"[:{name}:]", members)
     return re.sub(r"(?<!\\)((?:\\\\)*)\\z", r"\1\\Z", pattern)
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern matches somewhere in the text. Raises ValueError for one that cannot be used."""
+    """Whether the pattern matches anywhere in the text. Raises ValueError for an unusable one."""
     if len(pattern) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of "[[", a set that holds a bracket there as here
+            warnings.simplefilter("ignore", FutureWarning)  # about "[[", a set that contains a bracket in Go and Python
             return re.search(_as_python(pattern), text) is not None
     except (re.error, RecursionError, OverflowError):
-        raise ValueError("is no regular expression that is understood here") from None
+        raise ValueError("is not a supported regular expression") from None

@@ -1,4 +1,4 @@
-"""`reconciler compare`: from its arguments to a report, without any server."""
+"""`reconciler compare`: from the command's arguments to a report."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reconciler.app.checks.run import Progress
 from reconciler.app.config.server import ServerConfig, load_server_config
-from reconciler.app.wiring import clone as local_wiring
+from reconciler.app.wiring import clone
 from reconciler.app.wiring.arguments import inside_repository, must_exist
+from reconciler.app.wiring.tools import CountProgress
 
 if TYPE_CHECKING:
-    from reconciler.app.compare.run import Report as Comparisons
+    from reconciler.app.compare.run import ComparisonReport
     from reconciler.app.config.probes import ProbeFields
     from reconciler.core.model.targets import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class CompareRequest:
-    """What a comparison is asked with, as it is typed; None where an option is not given."""
+    """The arguments as typed; None for an option that is not given."""
 
     repository: str
     path: str
@@ -34,45 +34,47 @@ class CompareRequest:
     probes: str | None = None
 
 
-def compare_sides(left: str, rights: Sequence[str], asked: CompareRequest, progress: Progress) -> Comparisons:
-    """Hold ``left`` against each of ``rights``. Raises RefusedError, OutsideError, ConfigError, KeyUnavailableError."""
-    from reconciler.app.compare.run import Options, run
-    from reconciler.app.compare.sides import Place
+def run_comparison(
+    left: str, rights: Sequence[str], request: CompareRequest, progress: CountProgress
+) -> ComparisonReport:
+    """Compare ``left`` with each of ``rights``. Raises RefusedError, OutsideError, ConfigError, KeyUnavailableError."""
+    from reconciler.app.compare.run import CompareOptions, compare_all
+    from reconciler.app.compare.sides import GitSource
 
     for option, file in (
-        ("--age-key-file", asked.key_file),
-        ("--expected", asked.expected),
-        ("--ssh-key", asked.ssh_key),
-        ("--known-hosts", asked.known_hosts),
-        ("--probes", asked.probes),
+        ("--age-key-file", request.key_file),
+        ("--expected", request.expected),
+        ("--ssh-key", request.ssh_key),
+        ("--known-hosts", request.known_hosts),
+        ("--probes", request.probes),
     ):
         must_exist(option, file)
 
     async def manifest(environment: str) -> Manifest:
         from reconciler.app.wiring.server import manifest_at_head
 
-        config = await asyncio.to_thread(load_server_config, asked.config)
+        config = await asyncio.to_thread(load_server_config, request.config)
         return await manifest_at_head(config, environment)
 
-    server = load_server_config(asked.config) if os.access(asked.config, os.R_OK) else None
-    hosts = {(one.address.lower(), one.port): name for name, one in server.hosts.items()} if server else {}
-    options = Options(
-        Place(asked.repository, inside_repository(asked.path), server.host if server else "", hosts),
-        local_wiring.tools(asked.key_file, lambda done, of: None),
+    server = load_server_config(request.config) if os.access(request.config, os.R_OK) else None
+    hosts = {(host.address.lower(), host.port): name for name, host in server.hosts.items()} if server else {}
+    options = CompareOptions(
+        GitSource(request.repository, inside_repository(request.path), server.host if server else "", hosts),
+        clone.tools(request.key_file, lambda done, of: None),
         manifest,
-        asked.expected,
-        asked.ssh_key,
-        asked.known_hosts,
-        asked.different,
-        tuple(one.probe(name) for name, one in _probes(asked, server).items()),
+        request.expected,
+        request.ssh_key,
+        request.known_hosts,
+        request.different,
+        tuple(fields.probe(name) for name, fields in _probes(request, server).items()),
         progress,
     )
-    return asyncio.run(run(left, rights, options))
+    return asyncio.run(compare_all(left, rights, options))
 
 
-def _probes(asked: CompareRequest, server: ServerConfig | None) -> dict[str, ProbeFields]:
-    """Those of the server's file, where there is one, and those of --probes, which win."""
+def _probes(request: CompareRequest, server: ServerConfig | None) -> dict[str, ProbeFields]:
+    """The probes of the server configuration, if there is one, and those of --probes, which take precedence."""
     from reconciler.app.config.probes import load_probes
 
-    found = dict(server.probes) if server else {}
-    return found | (load_probes(asked.probes, asked.repository) if asked.probes else {})
+    probes = dict(server.probes) if server else {}
+    return probes | (load_probes(request.probes, request.repository) if request.probes else {})

@@ -1,12 +1,12 @@
-"""From the bytes of a file to what is compared of it: names, and fingerprints of values."""
+"""From the bytes of a file to what a comparison needs: names, and fingerprints of values."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.app.checks.run import Opener
 from reconciler.app.checks.values import is_placeholder
+from reconciler.app.wiring.tools import Opener
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.compare.types import SEALED, Value
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
@@ -21,21 +21,21 @@ _KEY_TYPES = frozenset({"age", "pgp"})
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
-    """What is known of the variables that an env file takes from around it. ``variables`` None: nothing; what the
-    names of ``unsure`` stand for is not known, even where the file defines them."""
+class KnownVariables:
+    """The variables that an env file can take from outside, if known. ``variables`` None: nothing is known. Names in
+    ``unsure`` have no certain value, even if the file defines them."""
 
     variables: Mapping[str, str] | None = field(default=None, repr=False)
     unsure: Collection[str] = ()
 
 
-ALONE = Around()
+NO_VARIABLES = KnownVariables()
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """``keys`` None: it has none to compare; ``digest`` None: it cannot be read without a key; ``sealed``: no key
-    opened it; ``problem`` says why it cannot be compared. ``variables`` are the values that are known."""
+    """``keys`` is None if the file has none to compare, ``digest`` is None if it needs a key to be read; ``sealed``: no
+    key opened it; ``problem`` says why it cannot be compared. ``variables`` are the known values."""
 
     keys: dict[str, Value] | None = None
     digest: str | None = None
@@ -46,24 +46,24 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads files for one comparison: the fingerprints of another run are others. ``opener`` None: without a key."""
+    """Reads files for one comparison; fingerprints differ from run to run. ``opener`` is None without a key."""
 
     digest: Digester
     parse_yaml: YamlParser
     opener: Opener | None
 
-    async def read(self, name: str, data: bytes, parser: Parser, around: Around = ALONE) -> Content:
-        """What there is to compare; an encrypted file is decrypted where the key is ours."""
+    async def read(self, name: str, data: bytes, parser: Parser, known: KnownVariables = NO_VARIABLES) -> Content:
+        """Given the bytes of a file, return what to compare; decrypt it if one of our keys can."""
         if b"ENC[AES256_GCM," not in data:
-            return self.plain(data, parser, around)
+            return self.read_plain(data, parser, known)
         try:
             cipher = ciphertext.read_ciphertext(name, data, parse_yaml=self.parse_yaml, key_types=_KEY_TYPES)
         except SourceError as error:
-            return Content(problem=f"{error.what.rstrip('.')}; `reconciler check` says more")
+            return Content(problem=f"{error.what.rstrip('.')}; `reconciler check` shows details")
         plain = await self._decrypted(name, data, cipher)
         if isinstance(plain, Content):
             return plain
-        return self.plain(plain, parser, around)
+        return self.read_plain(plain, parser, known)
 
     async def _decrypted(self, name: str, data: bytes, cipher: ciphertext.Ciphertext) -> bytes | Content:
         if self.opener is not None and self.opener.opens(cipher.metadata.age):
@@ -72,36 +72,39 @@ class Reader:
             except BadCiphertextError as error:
                 return Content(problem=error.what)
             except (KeyUnavailableError, SourceError):
-                pass  # it is for others
+                pass  # it is not for our keys
         if cipher.format is not Format.DOTENV:
             return Content(sealed=True)
         empty = Value(self.digest(b""), empty=True)
         keys = {entry.key: SEALED if entry.encrypted else empty for entry in cipher.entries if not entry.comment}
         return Content(keys, sealed=True)
 
-    def plain(self, data: bytes, parser: Parser, around: Around = ALONE) -> Content:
+    def read_plain(self, data: bytes, parser: Parser, known: KnownVariables = NO_VARIABLES) -> Content:
+        """As ``read``, for a file that is not encrypted."""
         whole = self.digest(data)
         if parser is Parser.OPAQUE:
             return Content(digest=whole)
         try:
-            readings = read_keys(data, parser, self.digest, around.variables, around.unsure)
+            readings = read_keys(data, parser, self.digest, known.variables, known.unsure)
             entries = read_entries(data, parser)
         except EnvFileError as error:
             return Content(digest=whole, problem=str(error))
         keys = {}
         for entry in entries:
-            # What may be a secret that stands alone is not shown.
+            # A line that may be a bare secret is not shown.
             name = f"(line {entry.line})" if may_be_a_value(entry.key, entry.template) else entry.key
             keys[name] = self._read_value(readings[entry.key])
-        known = {key: one.value for key, one in readings.items() if one.value is not None}
-        return Content(keys, whole, variables=known)
+        variables = {key: reading.value for key, reading in readings.items() if reading.value is not None}
+        return Content(keys, whole, variables=variables)
 
-    def _read_value(self, one: KeyReading) -> Value:
-        if one.value is None:
-            return Value(None, placeholder=is_placeholder(one.template), written=one.written, given=one.given)
-        return replace(self.value(one.value), written=one.written, given=one.given)
+    def _read_value(self, reading: KeyReading) -> Value:
+        if reading.value is None:
+            return Value(
+                None, placeholder=is_placeholder(reading.template), written=reading.written, given=reading.given
+            )
+        return replace(self.value(reading.value), written=reading.written, given=reading.given)
 
     def value(self, text: str) -> Value:
-        """Of a value that is known, and not how it is written."""
+        """Given a known value, return its fingerprint."""
         data = text.encode("utf-8", "surrogatepass")
         return Value(self.digest(data), empty=not text, placeholder=is_placeholder(text))

@@ -1,4 +1,4 @@
-"""`reconciler compare`: one side held against others, everything at once."""
+"""`reconciler compare`: read all sides at the same time and compare one with each of the others."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.app.checks.run import Tools
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
-from reconciler.app.compare.side_names import Kind, SideName, read_side
-from reconciler.app.compare.sides import Place, Surroundings, open_side, tree_of
+from reconciler.app.compare.side_names import SideKind, SideName, read_side
+from reconciler.app.compare.sides import GitSource, SideContext, open_side, tree_of
 from reconciler.app.config.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.wiring import clone
-from reconciler.core.compare.comparison import are_different, compare
+from reconciler.app.wiring.tools import CountProgress, Tools
+from reconciler.core.compare.comparison import are_different, compare_sides
 from reconciler.core.compare.probes import compare_answers
 from reconciler.core.compare.types import Comparison, Expectations, Probe, ProbeResult, Side
 from reconciler.core.errors import OutsideError, ReconcilerError
@@ -26,15 +26,13 @@ from reconciler.core.model.targets import Manifest
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """``different`` None: as the sides' names tell. ``expected`` None: expected-differences.yaml beside the
-    environments, where there is one. ``ssh_key`` and ``known_hosts`` None: as the person's own ssh has it."""
+class CompareOptions:
+    """``different`` None: the sides' names decide. ``expected`` None: expected-differences.yaml beside the
+    environments, if it exists. ``ssh_key`` and ``known_hosts`` None: the user's own ssh settings apply."""
 
-    place: Place
+    source: GitSource
     tools: Tools
     manifest: Callable[[str], Awaitable[Manifest]]
     expected: str | None = None
@@ -42,12 +40,12 @@ class Options:
     known_hosts: str | None = None
     different: bool | None = None
     probes: tuple[Probe, ...] = ()
-    progress: Progress = lambda done, of: None
+    progress: CountProgress = lambda done, of: None
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """``failures`` are the sides that could not be looked at, each with why."""
+class ComparisonReport:
+    """``failures`` are the sides that could not be read, each with the reason."""
 
     comparisons: tuple[Comparison, ...]
     failures: tuple[tuple[str, str], ...] = ()
@@ -55,12 +53,12 @@ class Report:
 
     @property
     def unexplained(self) -> int:
-        return sum(one.unexplained for one in self.comparisons)
+        return sum(comparison.unexplained for comparison in self.comparisons)
 
 
 @dataclass(slots=True)
 class _Counter:
-    progress: Progress
+    progress: CountProgress
     of: int
     done: int = field(default=0)
 
@@ -69,18 +67,18 @@ class _Counter:
         self.progress(self.done, self.of)
 
 
-async def run(left: str, rights: Sequence[str], options: Options) -> Report:
-    """Hold ``left`` against each of ``rights``.
+async def compare_all(left: str, rights: Sequence[str], options: CompareOptions) -> ComparisonReport:
+    """Compare ``left`` with each of ``rights``.
 
-    Raises RefusedError for a side that cannot be read or an expected-differences.yaml that cannot be used, and whatever
-    keeps ``left`` from being looked at; what keeps another side from it becomes a failure of the report.
+    Raises RefusedError for an invalid side, ConfigError for an invalid expected-differences.yaml, and whatever error
+    reading ``left`` raises; an error reading another side becomes a failure in the report.
     """
     names = [read_side(text) for text in (left, *rights)]
     async with contextlib.AsyncExitStack() as stack:
-        around = await _surroundings(stack, names, options)
-        expected = await _expected(names, around, options)
+        context = await _context(stack, names, options)
+        expected = await _expected(names, context, options)
         counter = _Counter(options.progress, len(names))
-        opened = await asyncio.gather(*(_opened(name, around, counter) for name in names))
+        opened = await asyncio.gather(*(_opened(name, context, counter) for name in names))
         first, *others = opened
         if isinstance(first, ReconcilerError):
             raise first
@@ -90,9 +88,9 @@ async def run(left: str, rights: Sequence[str], options: Options) -> Report:
             if isinstance(error, ReconcilerError)
         ]
         sides = [(name, side) for name, side in zip(names[1:], others, strict=True) if isinstance(side, Side)]
-        asked = _Asked(around.machines)
+        probe_runs = _ProbeRuns(context.machines)
         answers = await asyncio.gather(
-            *(asked.both(options.probes, (names[0], first), other) for other in sides), return_exceptions=True
+            *(probe_runs.both(options.probes, (names[0], first), right) for right in sides), return_exceptions=True
         )
         comparisons = []
         for (name, side), probes in zip(sides, answers, strict=True):
@@ -104,19 +102,19 @@ async def run(left: str, rights: Sequence[str], options: Options) -> Report:
                 raise probes
             else:
                 comparisons.append(_compared(first, side, expected, options.different, probes))
-    return Report(tuple(comparisons), tuple(failures), options.tools.opener is not None)
+    return ComparisonReport(tuple(comparisons), tuple(failures), options.tools.opener is not None)
 
 
 def _compared(
     left: Side, right: Side, expected: Expectations, different: bool | None, probes: Sequence[ProbeResult]
 ) -> Comparison:
-    two = are_different(left, right) if different is None else different
-    return compare(left, right, expected, different=two, probes=probes)
+    different = are_different(left, right) if different is None else different
+    return compare_sides(left, right, expected, different=different, probes=probes)
 
 
 @dataclass(slots=True)
-class _Asked:
-    """Asks probes, each once per machine and directory, however many sides it is held against."""
+class _ProbeRuns:
+    """Runs probes, each once per machine and directory, even if a side is in several comparisons."""
 
     machines: Mapping[str, Machine]
     answers: dict[tuple[str, str, str], asyncio.Task[CommandResult]] = field(default_factory=dict)
@@ -124,15 +122,15 @@ class _Asked:
     async def both(
         self, probes: Sequence[Probe], left: tuple[SideName, Side], right: tuple[SideName, Side]
     ) -> list[ProbeResult]:
-        """How each probe stands on two sides; none where one of them is git, which runs nothing."""
-        if Kind.GIT in (left[0].kind, right[0].kind):
+        """The result of each probe on two sides; none if one of them is git, which runs nothing."""
+        if SideKind.GIT in (left[0].kind, right[0].kind):
             return []
         return [
-            compare_answers(probe, *await asyncio.gather(self._ask(probe, *left), self._ask(probe, *right)))
+            compare_answers(probe, *await asyncio.gather(self._run(probe, *left), self._run(probe, *right)))
             for probe in probes
         ]
 
-    async def _ask(self, probe: Probe, name: SideName, side: Side) -> CommandResult:
+    async def _run(self, probe: Probe, name: SideName, side: Side) -> CommandResult:
         key = (probe.name, name.text, side.directory)
         if key not in self.answers:
             self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side))
@@ -144,32 +142,31 @@ async def _answer(probe: Probe, machine: Machine, side: Side) -> CommandResult:
         return await machine.get(probe.url, probe.seconds)
     directory = probe.directory or side.directory
     if not directory:
-        return CommandResult(None, Secret(b""), "there is no directory to run it in (directory)")
-    options = side.compose_options.get(directory, ())
-    argv = ["docker", "compose", *options, "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
+        return CommandResult(None, Secret(b""), "it has no directory to run in: set `directory`")
+    argv = ["docker", "compose", "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
     return await machine.run(argv, directory, probe.seconds)
 
 
-async def _opened(name: SideName, around: Surroundings, counter: _Counter) -> Side | ReconcilerError:
+async def _opened(name: SideName, context: SideContext, counter: _Counter) -> Side | ReconcilerError:
     try:
-        return await open_side(name, around)
+        return await open_side(name, context)
     except ReconcilerError as error:
         return error
-    except Exception as error:  # noqa: BLE001  # what a machine has told us must not keep us from the others
+    except Exception as error:  # noqa: BLE001  # bad data from one machine must not stop the other comparisons
         return _defect(name, error)
     finally:
         counter.one_more()
 
 
 def _defect(name: SideName, error: Exception) -> OutsideError:
-    """What is told of an error that nobody has foreseen; its own words may quote values."""
+    """The report of an unforeseen error, without its message, which may quote values."""
     where = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"cannot be looked at ({type(error).__name__} in {os.path.basename(where.filename)}, line {where.lineno})"
-    return OutsideError(what, where=name.text, hint="That is a defect of reconciler: please report it")
+    problem = f"cannot be read ({type(error).__name__} in {os.path.basename(where.filename)}, line {where.lineno})"
+    return OutsideError(problem, where=name.text, hint="This is a bug in reconciler: please report it")
 
 
-async def _surroundings(stack: contextlib.AsyncExitStack, names: Sequence[SideName], options: Options) -> Surroundings:
-    """The machines, each connected to once, when it is first asked for something."""
+async def _context(stack: contextlib.AsyncExitStack, names: Sequence[SideName], options: CompareOptions) -> SideContext:
+    """The context with all machines; each is connected to once, on first use."""
     digest = Digester(secrets.token_bytes(DIGEST_KEY_BYTES))
     reader = Reader(digest, options.tools.parse_yaml, options.tools.opener)
     by_address = {}
@@ -179,19 +176,19 @@ async def _surroundings(stack: contextlib.AsyncExitStack, names: Sequence[SideNa
         if address not in by_address:
             by_address[address] = await stack.enter_async_context(clone.machine(address))
         machines[name.text] = by_address[address]
-    return Surroundings(reader, options.place, machines, options.manifest)
+    return SideContext(reader, options.source, machines, options.manifest)
 
 
-async def _expected(names: Sequence[SideName], around: Surroundings, options: Options) -> Expectations:
-    """What the named file says; else the one beside the environments, in the working directory or in git."""
+async def _expected(names: Sequence[SideName], context: SideContext, options: CompareOptions) -> Expectations:
+    """The named file; else the one beside the environments, in the working directory or in git."""
     if options.expected is not None:
         return await asyncio.to_thread(load_expected, options.expected)
-    beside = await asyncio.to_thread(os.path.abspath, os.path.join(options.place.repository, options.place.path))
+    beside = await asyncio.to_thread(os.path.abspath, os.path.join(options.source.repository, options.source.path))
     path = os.path.join(beside, FILE_NAME)
     if await asyncio.to_thread(os.path.isfile, path):
         return await asyncio.to_thread(load_expected, path)
-    in_git = next((name for name in names if name.kind is Kind.GIT), None)
+    in_git = next((name for name in names if name.kind is SideKind.GIT), None)
     if in_git is None:
         return Expectations()
-    tree = await tree_of(in_git, around)
-    return read_expected(tree.files.get(FILE_NAME, b""), f"{options.place.path}/{FILE_NAME} of {in_git.revision}")
+    tree = await tree_of(in_git, context)
+    return read_expected(tree.files.get(FILE_NAME, b""), f"{options.source.path}/{FILE_NAME} of {in_git.revision}")

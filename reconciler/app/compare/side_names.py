@@ -1,4 +1,4 @@
-"""How the sides of a comparison are named on the command line."""
+"""The names of a comparison's sides on the command line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ACCEPTED = "git:ENVIRONMENT[@REVISION], live:ENVIRONMENT, ssh://USER@HOST[:PORT]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-class Kind(StrEnum):
-    """Where a side is."""
+class SideKind(StrEnum):
+    """Where a side is read from."""
 
     GIT = "git"
     LIVE = "live"
@@ -27,12 +27,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SideName:
-    """``text`` as it was typed. ``what`` is the environment, the service, or the absolute path (None: everything of a
-    machine); ``revision`` is git's, ``host``, ``port`` and ``user`` are those of ssh."""
+    """``text`` as typed. ``subject`` is the environment, the service, or the absolute path (None: the whole machine);
+    ``revision`` is for git, ``host``, ``port`` and ``user`` are for ssh."""
 
     text: str
-    kind: Kind
-    what: str | None
+    kind: SideKind
+    subject: str | None
     revision: str = "HEAD"
     host: str = ""
     port: int = 22
@@ -40,20 +40,20 @@ class SideName:
 
 
 def read_side(text: str) -> SideName:
-    """Raises RefusedError for what names no side."""
+    """Parse the name of a side. Raises RefusedError if it is not one."""
     if text.startswith("ssh://"):
         return _ssh(text)
     kind, colon, rest = text.partition(":")
-    if not colon or not rest or kind not in list(Kind) or kind == Kind.SSH:
-        raise _refused(text, "names no side")
-    if kind == Kind.FILE:
-        return SideName(text, Kind.FILE, os.path.abspath(os.path.expanduser(rest)))
-    if kind == Kind.CONTAINER:
-        return SideName(text, Kind.CONTAINER, rest)
+    if not colon or not rest or kind not in list(SideKind) or kind == SideKind.SSH:
+        raise _refused(text, "is not a valid side")
+    if kind == SideKind.FILE:
+        return SideName(text, SideKind.FILE, os.path.abspath(os.path.expanduser(rest)))
+    if kind == SideKind.CONTAINER:
+        return SideName(text, SideKind.CONTAINER, rest)
     name, at, revision = rest.partition("@")
-    if not _NAME.fullmatch(name) or (at and (not revision or kind == Kind.LIVE)):
-        raise _refused(text, "names no environment")
-    return SideName(text, Kind(kind), name, revision or "HEAD")
+    if not _NAME.fullmatch(name) or (at and (not revision or kind == SideKind.LIVE)):
+        raise _refused(text, "is not a valid environment name")
+    return SideName(text, SideKind(kind), name, revision or "HEAD")
 
 
 def _ssh(text: str) -> SideName:
@@ -61,19 +61,19 @@ def _ssh(text: str) -> SideName:
         parts = urlsplit(text)
         port = parts.port or 22
     except ValueError:
-        raise _refused(text, "is no address") from None
+        raise _refused(text, "is not a valid address") from None
     if not parts.hostname or parts.password is not None or parts.query or parts.fragment:
-        raise _refused(text, "is no address")
+        raise _refused(text, "is not a valid address")
     path = unquote(parts.path)
     if ".." in path.split("/"):
         raise _refused(text, "has '..' in its path")
     return SideName(
-        text, Kind.SSH, path if path.strip("/") else None, host=parts.hostname, port=port, user=parts.username or ""
+        text, SideKind.SSH, path if path.strip("/") else None, host=parts.hostname, port=port, user=parts.username or ""
     )
 
 
-def _refused(text: str, what: str) -> RefusedError:
-    return RefusedError(f"{what}; accepted: {ACCEPTED}", where=printable(_without_password(text)))
+def _refused(text: str, problem: str) -> RefusedError:
+    return RefusedError(f"{problem}; accepted: {ACCEPTED}", where=printable(_without_password(text)))
 
 
 def _without_password(text: str) -> str:

@@ -1,4 +1,4 @@
-"""From the name of a side to what is there."""
+"""From the name of a side to its files and containers."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import open_book
-from reconciler.app.checks.survey import MANIFEST, Source, survey
-from reconciler.app.compare.contents import ALONE, Around, Content, Reader
-from reconciler.app.compare.interpolation import interpolation_of
-from reconciler.app.compare.side_names import Kind, SideName
+from reconciler.app.checks.survey import MANIFEST, Source, survey_environments
+from reconciler.app.compare.contents import NO_VARIABLES, Content, KnownVariables, Reader
+from reconciler.app.compare.interpolation import read_interpolation
+from reconciler.app.compare.side_names import SideKind, SideName
 from reconciler.app.config.manifest import Outline, outlines
-from reconciler.app.wiring import clone as local_wiring
+from reconciler.app.wiring import clone
 from reconciler.core.compare.types import NOBODY, Holder, Side, SideFile
 from reconciler.core.contract import Notes
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model.targets import Manifest, Parser
-from reconciler.core.onboarding.draft import host_name
+from reconciler.core.onboarding.source_names import host_name
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.plaintext import is_env_file
 from reconciler.core.text import listed, printable
 from reconciler.core.tree import Tree
 
-# Compose reads these of a project's .env itself.
-_COMPOSES_OWN = ("COMPOSE_", "DOCKER_")
+# Variables in a project's .env that Compose reads itself.
+_COMPOSE_PREFIXES = ("COMPOSE_", "DOCKER_")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where git sides are read: a directory of the clone around the working directory, or ``repository``. ``here`` is
-    what the manifests there call this machine, where the server's file says so, ``hosts`` what they call others, by
-    address and port."""
+class GitSource:
+    """Where git sides are read: the directory ``path`` of the clone ``repository``. ``here`` is the manifests' name for
+    this machine, if the server configuration has one, ``hosts`` their names for others, by address and port."""
 
     repository: str
     path: str
@@ -45,59 +44,60 @@ class Place:
 
 
 @dataclass(slots=True)
-class Surroundings:
-    """What sides are made from. ``machines`` are connected to once, however many sides they serve; ``manifest`` gives
-    that of an environment of this server."""
+class SideContext:
+    """What all sides are read with. A machine in ``machines`` is connected to once, even if several sides are on it;
+    ``manifest`` returns the manifest of one of this server's environments."""
 
     reader: Reader
-    place: Place
+    source: GitSource
     machines: Mapping[str, Machine]
     manifest: Callable[[str], Awaitable[Manifest]]
     trees: dict[str, asyncio.Task[Tree]] = field(default_factory=dict)
 
 
-async def open_side(name: SideName, around: Surroundings) -> Side:
-    """Everything of the side. Raises RefusedError where there is nothing, OutsideError where it cannot be reached."""
+async def open_side(name: SideName, context: SideContext) -> Side:
+    """Read the side. Raises RefusedError if it does not exist, OutsideError if it cannot be reached."""
     match name.kind:
-        case Kind.GIT:
-            side = await _git(name, around)
-        case Kind.LIVE:
-            side = await _live(name, around)
-        case Kind.CONTAINER:
-            side = await _container(name, around)
+        case SideKind.GIT:
+            side = await _git(name, context)
+        case SideKind.LIVE:
+            side = await _live(name, context)
+        case SideKind.CONTAINER:
+            side = await _container(name, context)
         case _:
-            side = await _machine(name, around)
-    return replace(side, files=_distinct(side.files), hosts=_hosts(name, around.place))
+            side = await _machine(name, context)
+    return replace(side, files=_distinct(side.files), hosts=_hosts(name, context.source))
 
 
 def _distinct(files: Sequence[SideFile]) -> tuple[SideFile, ...]:
-    """Each file once; a source that goes to other places on other hosts is several."""
-    found: dict[tuple[str, str, tuple[str, ...]], SideFile] = {}
-    for one in files:
-        found.setdefault((one.name, one.aliases[0], one.hosts), one)
-    return tuple(found[key] for key in sorted(found))
+    """Each file once; a source with other live paths on other hosts counts as several."""
+    distinct: dict[tuple[str, str, tuple[str, ...]], SideFile] = {}
+    for file in files:
+        distinct.setdefault((file.name, file.aliases[0], file.hosts), file)
+    return tuple(distinct[key] for key in sorted(distinct))
 
 
-def _hosts(name: SideName, place: Place) -> tuple[str, ...]:
-    """What a manifest may call the side's machine, the surest first: as the server's file has it, as `import` does."""
-    if name.kind is Kind.GIT:
+def _hosts(name: SideName, source: GitSource) -> tuple[str, ...]:
+    """Names a manifest may have for the side's machine, the most reliable first: as the server configuration has it,
+    then as `import` names it."""
+    if name.kind is SideKind.GIT:
         return ()
-    if name.kind is Kind.SSH:
+    if name.kind is SideKind.SSH:
         address = name.host
-        surest = [place.hosts.get((address, name.port), ""), f"{host_name(address)}-{name.port}"]
+        names = [source.hosts.get((address, name.port), ""), f"{host_name(address)}-{name.port}"]
     else:
-        address, surest = socket.gethostname(), [place.here]
+        address, names = socket.gethostname(), [source.here]
     label = address.partition(".")[0]
-    short = "" if label.isdigit() else label  # an address of numbers has no short form
-    return tuple(dict.fromkeys(one for one in (*surest, host_name(address), short) if one))
+    short = "" if label.isdigit() else label  # an IP address has no short form
+    return tuple(dict.fromkeys(host for host in (*names, host_name(address), short) if host))
 
 
 # --- git ---
 
 
-async def _git(name: SideName, around: Surroundings) -> Side:
-    environment = str(name.what)
-    tree = await tree_of(name, around)
+async def _git(name: SideName, context: SideContext) -> Side:
+    environment = str(name.subject)
+    tree = await tree_of(name, context)
     kept = {
         path: data
         for path, data in tree.files.items()
@@ -106,18 +106,22 @@ async def _git(name: SideName, around: Surroundings) -> Side:
     if f"{environment}/{MANIFEST}" not in kept:
         names = sorted({path.partition("/")[0] for path in tree.files if path.endswith(f"/{MANIFEST}")})
         there = (
-            f"There are: {', '.join(names)}" if names else f"Nothing like it lies in {around.place.path}: see --path"
+            f"Available: {', '.join(names)}"
+            if names
+            else f"There is no environment in {context.source.path}: see --path"
         )
-        what = f"there is no {environment}/{MANIFEST} in that commit"
-        raise RefusedError(what, where=name.text, hint=printable(there))
-    found = survey(Tree(kept, tree.odd), around.place.path, parse_yaml=around.reader.parse_yaml)
-    notes = open_book(found).notes(found.sources)
-    manifest = next(one for one in found.environments if one.name == environment).manifest
-    problems = () if manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` says why",)
-    sources = {one.name: one for one in found.sources if one.environment == environment and one.outline}
-    said = [one for one in (outlines(manifest) if manifest else ()) if one.source in sources]
-    pairs = [(sources[outline.source], outline) for outline in said]
-    contents = await asyncio.gather(*(_content(*pair, around.reader) for pair in pairs))
+        problem = f"that commit has no {environment}/{MANIFEST}"
+        raise RefusedError(problem, where=name.text, hint=printable(there))
+    surveyed = survey_environments(Tree(kept, tree.odd), context.source.path, parse_yaml=context.reader.parse_yaml)
+    notes = open_book(surveyed).notes_of(surveyed.sources)
+    manifest = next(entry for entry in surveyed.environments if entry.name == environment).manifest
+    problems = () if manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` shows why",)
+    sources = {
+        source.name: source for source in surveyed.sources if source.environment == environment and source.outline
+    }
+    selected = [outline for outline in (outlines(manifest) if manifest else ()) if outline.source in sources]
+    pairs = [(sources[outline.source], outline) for outline in selected]
+    contents = await asyncio.gather(*(_content(*pair, context.reader) for pair in pairs))
     return Side(
         name.text,
         tuple(
@@ -130,17 +134,17 @@ async def _git(name: SideName, around: Surroundings) -> Side:
     )
 
 
-async def tree_of(name: SideName, around: Surroundings) -> Tree:
-    """The environments' directory at the revision, read once for all sides that want it."""
-    if name.revision not in around.trees:
-        around.trees[name.revision] = asyncio.create_task(_read_tree(name.revision, around.place))
-    return await asyncio.shield(around.trees[name.revision])
+async def tree_of(name: SideName, context: SideContext) -> Tree:
+    """The environments' directory at the revision, read once for all sides."""
+    if name.revision not in context.trees:
+        context.trees[name.revision] = asyncio.create_task(_read_tree(name.revision, context.source))
+    return await asyncio.shield(context.trees[name.revision])
 
 
-async def _read_tree(revision: str, place: Place) -> Tree:
-    clone = local_wiring.clone(place.repository)
-    commit, _ = await clone.resolve(revision, revision, from_fork_point=False)
-    (tree,) = await clone.trees([commit], place.path)
+async def _read_tree(revision: str, source: GitSource) -> Tree:
+    repository = clone.Clone(source.repository)
+    commit, _ = await repository.resolve(revision, revision, from_fork_point=False)
+    (tree,) = await repository.trees([commit], source.path)
     return tree
 
 
@@ -165,31 +169,31 @@ def _of_source(source: Source, outline: Outline, content: Content, notes: Mappin
     )
 
 
-def _holder(said: str) -> Holder:
-    """An owner as a manifest names it, by name or number; root has the same number everywhere."""
-    if said.isdecimal():
-        return Holder(number=int(said))
-    return Holder(said, 0 if said == "root" else None)
+def _holder(text: str) -> Holder:
+    """An owner as a manifest gives it, by name or number; root has the same number everywhere."""
+    if text.isdecimal():
+        return Holder(number=int(text))
+    return Holder(text, 0 if text == "root" else None)
 
 
 # --- machines ---
 
 
-async def _machine(name: SideName, around: Surroundings) -> Side:
-    inventory = await local_wiring.take_inventory(around.machines[name.text], name.what)
+async def _machine(name: SideName, context: SideContext) -> Side:
+    inventory = await clone.take_inventory(context.machines[name.text], name.subject)
     if inventory.empty and not inventory.unread:
-        hint = "Name a file, or a directory with env files or a Compose project in it or below it"
-        raise RefusedError("nothing to compare is there", where=name.text, hint=hint)
-    return await _of_inventory(name.text, inventory, around.reader)
+        hint = "Name a file, or a directory that contains env files or a Compose project"
+        raise RefusedError("has nothing to compare", where=name.text, hint=hint)
+    return await _of_inventory(name.text, inventory, context.reader)
 
 
 async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side:
     alone = not inventory.projects and len(inventory.loose) == 1
-    known = await asyncio.gather(*(interpolation_of(project, reader) for project in inventory.projects))
+    interpolations = await asyncio.gather(*(read_interpolation(project, reader) for project in inventory.projects))
     used = [
-        _of_file(one.file, inventory, reader, _parser(one), known_here.project, one, known_here.around(one))
-        for known_here in known
-        for one in known_here.project.files
+        _of_file(used.file, inventory, reader, _parser(used), project.project, used, project.variables_for(used))
+        for project in interpolations
+        for used in project.project.files
     ]
     loose = [
         _of_file(file, inventory, reader, _parser_of_loose(file, alone=alone and file.path == inventory.place))
@@ -197,7 +201,7 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
     ]
     files = await asyncio.gather(*used, *loose)
     containers = _containers(inventory.projects)
-    problems = tuple(f"{one.directory}: {one.problem}" for one in inventory.projects if one.problem)
+    problems = tuple(f"{project.directory}: {project.problem}" for project in inventory.projects if project.problem)
     return Side(
         name,
         tuple(file for file, _ in files),
@@ -215,13 +219,13 @@ def _containers(projects: Sequence[FoundProject]) -> tuple[FoundContainer, ...]:
 
 
 def _without_engine(inventories: Sequence[Inventory]) -> tuple[str, ...]:
-    """Projects whose containers are not known are none without containers."""
-    silent = any(one.projects and not one.engine for one in inventories)
-    return ("containers: docker does not answer there",) if silent else ()
+    """Unknown containers do not mean that there are none."""
+    silent = any(inventory.projects and not inventory.engine for inventory in inventories)
+    return ("containers: Docker does not answer there",) if silent else ()
 
 
 def _directory(inventory: Inventory) -> str:
-    """Where probes run: the named directory, or that of the one project of a whole machine."""
+    """Where probes run: the named directory, or that of a machine's only project."""
     if not inventory.place.startswith("/"):
         return inventory.projects[0].directory if len(inventory.projects) == 1 else ""
     is_file = any(file.path == inventory.place for file in inventory.loose)
@@ -235,7 +239,7 @@ def _parser(used: UsedFile) -> Parser:
 
 
 def _parser_of_loose(file: FoundFile, *, alone: bool) -> Parser:
-    """A file that a person names is one of variables where its lines are, whatever its name."""
+    """A file that is named itself is an env file if its lines look so, whatever its name."""
     if is_env_file(posixpath.basename(file.path)):
         return Parser.COMPOSE
     lines = [line.strip() for line in file.data.reveal().splitlines() if line.strip() and not line.startswith(b"#")]
@@ -249,15 +253,15 @@ async def _of_file(
     parser: Parser,
     project: FoundProject | None = None,
     used: UsedFile | None = None,
-    around: Around = ALONE,
+    known: KnownVariables = NO_VARIABLES,
 ) -> tuple[SideFile, bool]:
-    """The file, and whether no key of ours opens it. Mode and owner of an encrypted one say nothing of a live file."""
+    """The file, and whether no key opens it. Mode and owner of an encrypted file say nothing about a live file."""
     data = file.data.reveal()
-    content, encrypted = await reader.read(file.path, data, parser, around), b"ENC[AES256_GCM," in data
+    content, encrypted = await reader.read(file.path, data, parser, known), b"ENC[AES256_GCM," in data
     top = posixpath.dirname(inventory.place) if file.path == inventory.place else inventory.place
     name = posixpath.relpath(file.path, top) if top.startswith("/") else file.path
     relative = posixpath.relpath(file.path, project.directory) if project else name
-    found = SideFile(
+    side_file = SideFile(
         name=name if not name.startswith("../") else file.path,
         aliases=tuple(dict.fromkeys((file.path, name, relative))),
         keys=content.keys,
@@ -269,49 +273,57 @@ async def _of_file(
         unused=_unused(content, inventory, project, used),
         problem=content.problem,
     )
-    return found, content.sealed
+    return side_file, content.sealed
 
 
 def _unused(
     content: Content, inventory: Inventory, project: FoundProject | None, used: UsedFile | None
 ) -> frozenset[str]:
-    """Keys that reach no service: those of a file that no project found there names, and what of a .env nothing
+    """Keys that reach no service: those of a file that no project uses, and those of a .env that nothing
     interpolates."""
     keys = frozenset(content.keys or ())
     if project is None or used is None:
         return keys if inventory.projects else frozenset()
     if used.use is Use.INTERPOLATION:
-        return frozenset(key for key in keys if key not in project.interpolated and not key.startswith(_COMPOSES_OWN))
+        return frozenset(
+            key for key in keys if key not in project.interpolated and not key.startswith(_COMPOSE_PREFIXES)
+        )
     return frozenset()
 
 
 # --- this server's live files ---
 
 
-async def _live(name: SideName, around: Surroundings) -> Side:
-    environment = str(name.what)
-    manifest = await around.manifest(environment)
-    machine = around.machines[name.text]
+async def _live(name: SideName, context: SideContext) -> Side:
+    environment = str(name.subject)
+    manifest = await context.manifest(environment)
+    machine = context.machines[name.text]
     files = await asyncio.gather(*(machine.read(target.path) for target in manifest.targets))
     directories = sorted({stack.directory for stack in manifest.stacks})
     inventories = await asyncio.gather(
-        *(local_wiring.take_inventory(machine, it, manifest.stacks) for it in directories)
+        *(clone.take_inventory(machine, directory, manifest.stacks) for directory in directories)
     )
     projects = [project for inventory in inventories for project in inventory.projects]
-    known = await asyncio.gather(*(interpolation_of(project, around.reader) for project in projects))
-    owners = {used.file.path: (one.project, used, one.around(used)) for one in known for used in one.project.files}
-    found = []
+    interpolations = await asyncio.gather(*(read_interpolation(project, context.reader) for project in projects))
+    owners = {
+        used.file.path: (interpolation.project, used, interpolation.variables_for(used))
+        for interpolation in interpolations
+        for used in interpolation.project.files
+    }
+    live_files = []
     for target, file in zip(manifest.targets, files, strict=True):
         if file is None:
             continue
-        user = owners.get(target.path, (None, None, ALONE))
+        user = owners.get(target.path, (None, None, NO_VARIABLES))
         whole = Inventory(os.path.dirname(target.path), tuple(projects))
-        one, _ = await _of_file(file, whole, around.reader, target.parser, *user)
-        found.append(replace(one, name=target.source, aliases=(target.path, target.source), ignored=target.ignore_keys))
+        side_file, _ = await _of_file(file, whole, context.reader, target.parser, *user)
+        live_files.append(
+            replace(side_file, name=target.source, aliases=(target.path, target.source), ignored=target.ignore_keys)
+        )
     answers = any(inventory.engine for inventory in inventories)
     return Side(
         name.text,
-        tuple(found),
+        tuple(live_files),
         environment,
         _containers(projects) if answers else None,
         _without_engine(inventories),
@@ -323,39 +335,44 @@ async def _live(name: SideName, around: Surroundings) -> Side:
 # --- a container ---
 
 
-async def _container(name: SideName, around: Surroundings) -> Side:
-    wanted = str(name.what)
-    project, _, service = wanted.rpartition("/")
-    found = await local_wiring.containers(around.machines[name.text])
-    if found is None:
-        raise RefusedError("docker does not answer on this machine", where=name.text, hint="`docker ps` says why")
-    every = [one for one in found if one.container.service == service and (not project or one.project == project)]
+async def _container(name: SideName, context: SideContext) -> Side:
+    project, _, service = str(name.subject).rpartition("/")
+    containers = await clone.containers(context.machines[name.text])
+    if containers is None:
+        raise RefusedError("Docker does not answer on this machine", where=name.text, hint="`docker ps` shows why")
+    every = [
+        container
+        for container in containers
+        if container.container.service == service and (not project or container.project == project)
+    ]
     if not every:
-        hint = "`docker compose ls` and `docker compose ps` list what runs; accepted: SERVICE or PROJECT/SERVICE"
-        raise RefusedError("there is no container of that service", where=name.text, hint=hint)
-    running = [one for one in every if one.container.state == "running"]
+        hint = "Give SERVICE or PROJECT/SERVICE; `docker compose ls` and `docker compose ps` list them"
+        raise RefusedError("that service has no container", where=name.text, hint=hint)
+    running = [container for container in every if container.container.state == "running"]
     if not running:
-        states = ", ".join(sorted({one.container.state for one in every}))
-        hint = "Start it: the variables of a container that does not run are nobody's"
+        states = ", ".join(sorted({container.container.state for container in every}))
+        hint = "Start it: a stopped container uses no variables"
         raise RefusedError(f"no container of that service is running ({states})", where=name.text, hint=hint)
-    projects = sorted({one.project for one in running})
+    projects = sorted({container.project for container in running})
     if len(projects) > 1:
-        names = " or ".join(f"container:{one}/{service}" for one in projects)
-        raise RefusedError("several projects have that service", where=name.text, hint=printable(f"Name {names}"))
+        names = " or ".join(f"container:{candidate}/{service}" for candidate in projects)
+        raise RefusedError(
+            "several projects have a service of that name", where=name.text, hint=printable(f"Name {names}")
+        )
     keys = {
-        key: around.reader.value(value.reveal().decode("utf-8", "surrogateescape"))
+        key: context.reader.value(value.reveal().decode("utf-8", "surrogateescape"))
         for key, value in running[0].environment.items()
     }
     aliases = (f"{service}.env", service)
     file = SideFile(aliases[0], aliases, keys, None, services=(service,), defaults=running[0].defaults)
-    return Side(name.text, (file,), problems=_unlike(name, [one.environment for one in running]))
+    return Side(name.text, (file,), problems=_unlike(name, [container.environment for container in running]))
 
 
 def _unlike(name: SideName, containers: Sequence[Mapping[str, Secret]]) -> tuple[str, ...]:
-    """What is to be said of containers of one service that do not have the same variables; only one is compared."""
-    every = {key for one in containers for key in one}
-    differing = sorted(key for key in every if len({one.get(key) for one in containers}) > 1)
+    """A warning about containers of one service that have different variables; only one is compared."""
+    every = {key for variables in containers for key in variables}
+    differing = sorted(key for key in every if len({variables.get(key) for variables in containers}) > 1)
     if not differing:
         return ()
     names = listed([printable(key) for key in differing])
-    return (f"{name.text}: its {len(containers)} containers do not have the same variables: {names}",)
+    return (f"{name.text}: its {len(containers)} containers have different variables: {names}",)

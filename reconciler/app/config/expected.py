@@ -25,7 +25,7 @@ Reason = Annotated[str, _REASON]
 Between = Annotated[tuple[Annotated[str, _ENVIRONMENT], ...], Items()]
 
 
-class Difference(Section):
+class ExpectedDifference(Section):
     """Keys, or attributes of files, that may differ."""
 
     file: Annotated[str, _GLOB] = Field(default="*", description="The file on either side, or a pattern.")
@@ -40,7 +40,7 @@ class Difference(Section):
     reason: Reason = Field(description="Why, for whoever wonders later.")
 
     @model_validator(mode="after")
-    def _says_what(self) -> Difference:
+    def _says_what(self) -> ExpectedDifference:
         if (self.keys is None) == (self.attributes is None):
             raise mistake("must name either keys or attributes", "keys: [NAME] or attributes: [mode]")
         return self
@@ -70,7 +70,7 @@ class ExpectedFile(Section):
 
     model_config = ConfigDict(title=FILE_NAME)
 
-    differences: Annotated[tuple[Difference, ...], Items()] = Field(
+    differences: Annotated[tuple[ExpectedDifference, ...], Items()] = Field(
         default=(), description="What may differ in files, each with a reason."
     )
     services: Annotated[tuple[ServiceDifference, ...], Items()] = Field(
@@ -92,23 +92,26 @@ def load_expected(path: str) -> Expectations:
     return read_expected(content, os.path.relpath(path))
 
 
-def read_expected(content: bytes, shown: str) -> Expectations:
+def read_expected(content: bytes, file_name: str) -> Expectations:
     """Given the content of the file, return what it says. Raises ConfigError."""
     if not content.strip():
         return Expectations()
-    file = read_sections(ExpectedFile, content, file=shown, error=ConfigError, rules=lambda _: ())
+    file = read_sections(ExpectedFile, content, file=file_name, error=ConfigError, rules=lambda _: ())
     return Expectations(
         differences=tuple(
             Expectation(
-                one.file,
-                one.reason,
-                one.keys or (),
-                frozenset(one.attributes or ()),
-                frozenset(one.allows),
-                one.between,
+                difference.file,
+                difference.reason,
+                difference.keys or (),
+                frozenset(difference.attributes or ()),
+                frozenset(difference.allows),
+                difference.between,
             )
-            for one in file.differences
+            for difference in file.differences
         ),
-        services=tuple(ServiceExpectation(one.service, one.facts, one.reason, one.between) for one in file.services),
-        risks=tuple(RiskOverride(one.keys, one.risk) for one in file.risks),
+        services=tuple(
+            ServiceExpectation(service.service, service.facts, service.reason, service.between)
+            for service in file.services
+        ),
+        risks=tuple(RiskOverride(override.keys, override.risk) for override in file.risks),
     )

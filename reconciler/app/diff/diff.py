@@ -1,4 +1,4 @@
-"""`reconciler diff`: what changed between two commits, by environment, file and key, and which stack it touches."""
+"""`reconciler diff`: the changes between two commits, by environment, file and key, with the stack they affect."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import check_contracts, open_book
-from reconciler.app.checks.run import Tools, open_all
-from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey
+from reconciler.app.checks.run import open_all
+from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey_environments
 from reconciler.app.checks.values import Opened
 from reconciler.app.config.manifest import Outline, outlines
+from reconciler.app.wiring.tools import Tools
 from reconciler.core.checks import rules
 from reconciler.core.checks.line_lint import may_be_a_value
 from reconciler.core.checks.rules import Finding
@@ -29,9 +30,9 @@ _PLAIN = frozenset({rules.NOT_ENCRYPTED, rules.PRIVATE_KEY, rules.PLAIN_SECRET})
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """One file of an environment. ``status`` is added, removed or modified; ``note`` says what keys do not;
-    ``stack`` and ``live`` are where it goes (None, "": nowhere); ``equal`` tells with a key of each changed variable in
-    which other environments it had ("old") or has ("new") the same value; ``findings`` are what contracts say."""
+    """One file of an environment. ``status`` is added, removed or modified; ``note`` says what the keys do not show;
+    ``stack`` and ``live`` are its destination (None, "": none). ``equal`` is only known with a key: for each changed
+    variable, the other environments that had the "old" or have the "new" value. ``findings`` come from contracts."""
 
     environment: str
     source: str
@@ -47,20 +48,20 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class TargetChange:
-    """One target of a manifest. ``what`` is added, removed or changed; ``details`` say what of it, a field each."""
+    """One target of a manifest. ``change`` is added, removed or changed; ``details`` has an entry per changed field."""
 
     environment: str
     source: str
-    what: str
+    change: str
     stack: str | None
     details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Everything between two commits below one directory. ``others`` are changed files of no environment, and
-    manifests; ``asked`` are the unchanged files that a changed contract was asked about, and ``findings`` what it says
-    of them, and which of the changed files hold plain text."""
+class CommitDiff:
+    """All changes between two commits below one directory. ``others`` are changed manifests and files of no
+    environment. ``rechecked`` are unchanged files whose contract changed; ``findings`` are those of their contracts,
+    and changed files with plain text."""
 
     base: str
     head: str
@@ -69,7 +70,7 @@ class Difference:
     targets: tuple[TargetChange, ...]
     others: tuple[tuple[str, str], ...]
     with_values: bool
-    asked: tuple[str, ...] = ()
+    rechecked: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -77,34 +78,36 @@ class Difference:
         return not (self.files or self.others)
 
 
-async def difference(
+async def compare_commits(
     base: str, head: str, trees: tuple[Tree, Tree], directory: str, tools: Tools, only: Sequence[str]
-) -> Difference:
-    """Given two commits and what each holds below ``directory``, return what changed from the first to the second.
+) -> CommitDiff:
+    """Given two commits and the content of ``directory`` in each, return the changes from the first to the second.
 
-    Raises RefusedError where neither has an environment that ``only`` names.
+    Raises RefusedError if neither has one of the environments in ``only``.
     """
     _refuse_unknown(trees, only)
     changed = _changed(*trees)
     first, second = surveys = [
-        survey(_concerned(tree, changed), directory, parse_yaml=tools.parse_yaml) for tree in trees
+        survey_environments(_concerned(tree, changed), directory, parse_yaml=tools.parse_yaml) for tree in trees
     ]
-    before, after = ({source.path: source for source in one.sources} for one in surveys)
+    before, after = ({source.path: source for source in survey.sources} for survey in surveys)
     paths = [path for path in changed if not only or path.partition("/")[0] in only]
-    manifests = {f"{environment.name}/{MANIFEST}" for one in surveys for environment in one.environments}
+    manifests = {f"{environment.name}/{MANIFEST}" for survey in surveys for environment in survey.environments}
     files = [
         _file(trees, path, before.get(path), after.get(path))
         for path in paths
         if path not in manifests and (path in before or path in after)
     ]
-    named = {one.path for one in files}
-    asked = _asked_anew(first, second, changed, only) - named
-    found = await _contracts_say(second, named | asked, tools)
-    files = [replace(one, findings=tuple(each for each in found if each.path == one.path)) for one in files]
-    plain = [one for one in second.findings if one.rule in _PLAIN and one.path in paths]
+    named = {file.path for file in files}
+    rechecked = _with_new_contract(first, second, changed, only) - named
+    findings = await _check_contracts(second, named | rechecked, tools)
+    files = [
+        replace(file, findings=tuple(finding for finding in findings if finding.path == file.path)) for file in files
+    ]
+    plain = [finding for finding in second.findings if finding.rule in _PLAIN and finding.path in paths]
     if tools.opener is not None:
         files = await _with_values(files, surveys, tools)
-    return Difference(
+    return CommitDiff(
         base=base,
         head=head,
         directory=directory,
@@ -112,16 +115,16 @@ async def difference(
         targets=tuple(_targets(first, second, only)),
         others=tuple((path, _status(trees, path)) for path in paths if path not in named),
         with_values=tools.opener is not None,
-        asked=tuple(sorted(asked)),
-        findings=(*plain, *(one for one in found if one.path not in named)),
+        rechecked=tuple(sorted(rechecked)),
+        findings=(*plain, *(finding for finding in findings if finding.path not in named)),
     )
 
 
 def _refuse_unknown(trees: tuple[Tree, Tree], only: Sequence[str]) -> None:
     names = sorted({path.partition("/")[0] for tree in trees for path in tree.files if path.endswith(f"/{MANIFEST}")})
     if unknown := sorted(set(only) - set(names)):
-        hint = printable(f"There are: {', '.join(names)}") if names else f"There is no directory with an {MANIFEST}"
-        raise RefusedError(f"no environment {printable(', '.join(unknown))} in either commit", hint=hint)
+        hint = printable(f"Available: {', '.join(names)}") if names else f"There is no directory with an {MANIFEST}"
+        raise RefusedError(f"there is no environment {printable(', '.join(unknown))} in either commit", hint=hint)
 
 
 def _changed(old: Tree, new: Tree) -> list[str]:
@@ -132,9 +135,9 @@ def _changed(old: Tree, new: Tree) -> list[str]:
 
 
 def _concerned(tree: Tree, changed: Sequence[str]) -> Tree:
-    """The part of a tree that can tell anything of the change: files of a changed one's name, in any environment, and
-    what may be a contract. Not reading the others halves the time."""
-    if any(path.endswith((".yaml", ".yml")) for path in changed):  # any file may have it for a contract
+    """The part of a tree that the change concerns: files with the name of a changed one, in any environment, and
+    possible contracts. Skipping the rest halves the time."""
+    if any(path.endswith((".yaml", ".yml")) for path in changed):  # it may be the contract of any file
         return tree
     names = {path.partition("/")[2] for path in changed}
     environments = {path.partition("/")[0] for path in tree.files if path.endswith(f"/{MANIFEST}")}
@@ -169,12 +172,12 @@ def _file(trees: tuple[Tree, Tree], path: str, old: Source | None, new: Source |
 
 
 def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str]:
-    """What changed, and a word on it where keys cannot tell."""
-    sides = [one for one in (old, new) if one is not None]
-    if any(one.encrypted and one.cipher is None for one in sides):
-        note = "is damaged, or not all of it is encrypted: `reconciler check` says why"
+    """The changed keys, and a note on changes that keys do not show."""
+    sides = [side for side in (old, new) if side is not None]
+    if any(side.encrypted and side.cipher is None for side in sides):
+        note = "is damaged, or not all of it is encrypted: `reconciler check` shows why"
         return CipherChange(_by_lines(old, new)), note if new and new.encrypted and new.cipher is None else ""
-    if len({one.cipher is None for one in sides}) == 2:
+    if len({side.cipher is None for side in sides}) == 2:
         note = "is encrypted now" if sides[1].cipher else "is no longer encrypted"
         return CipherChange(replace(_by_lines(old, new), changed=())), note
     if sides[0].cipher is not None:
@@ -183,32 +186,32 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
             content = "" if change.only_reencrypted or change.rotated else "content changed (names only with a key)"
             return replace(change, keys=KeyChange()), content
         return change, ""
-    if all(one.parser is not Parser.OPAQUE and one.keys is not None for one in sides):
+    if all(side.parser is not Parser.OPAQUE and side.keys is not None for side in sides):
         return CipherChange(_plain_change(old, new, sides[-1].parser)), ""
-    if all(one.parser is not Parser.OPAQUE for one in sides):
-        return CipherChange(_by_lines(old, new)), "cannot be read to its end: `reconciler check` says why"
+    if all(side.parser is not Parser.OPAQUE for side in sides):
+        return CipherChange(_by_lines(old, new)), "cannot be parsed completely: `reconciler check` shows why"
     return CipherChange(KeyChange()), "content changed"
 
 
 def _by_lines(old: Source | None, new: Source | None) -> KeyChange:
-    """What can be read of files that are damaged or partly plain: the names, and which lines are others."""
-    return _between(*({} if one is None else _lines(one) for one in (old, new)))
+    """The keys of damaged or partly plain files, by lines."""
+    return _between(*({} if side is None else _lines(side) for side in (old, new)))
 
 
 def _lines(source: Source) -> dict[str, str]:
-    """What stands behind each name; only of files in which a line is a variable."""
+    """The raw text after each name, for files in which a line is a variable."""
     if format_of(source.name, source.data) is not Format.DOTENV and source.parser is Parser.OPAQUE:
         return {}
-    found = {}
+    values = {}
     for number, line in enumerate(source.data.decode("utf-8", "replace").splitlines(), start=1):
         name, equals, value = line.removeprefix("export ").partition("=")
         if equals and not name.startswith(("#", "sops_")):
-            found[_name(name.strip(), value, number)] = value
-    return found
+            values[_name(name.strip(), value, number)] = value
+    return values
 
 
 def _name(name: str, value: str, line: int) -> str:
-    """The name, or where it may be a secret that stands alone, its line."""
+    """The name, or its line if it may be a bare secret."""
     certain = is_certainly_a_name(name, value) if value else not may_be_a_value(name, value)
     return name if certain else f"line {line}"
 
@@ -216,9 +219,10 @@ def _name(name: str, value: str, line: int) -> str:
 def _plain_change(old: Source | None, new: Source | None, parser: Parser) -> KeyChange:
     try:
         return key_diff(old.data if old else None, new.data if new else None, parser=parser)
-    except EnvFileError:  # a variable that only the server has: by the entries as they are written
+    except EnvFileError:  # a variable that only the server has: compare the entries as written
         before, after = (
-            {entry.key: entry.template for entry in read_entries(one.data, parser)} if one else {} for one in (old, new)
+            {entry.key: entry.template for entry in read_entries(side.data, parser)} if side else {}
+            for side in (old, new)
         )
         return _between(before, after)
 
@@ -245,7 +249,7 @@ def _targets(old: Survey, new: Survey, only: Sequence[str]) -> Iterator[TargetCh
 
 
 def _details(old: Outline, new: Outline) -> Iterator[str]:
-    """What a manifest says otherwise of one target."""
+    """The changed fields of a target."""
     fields = (
         ("stack", old.stack or "none", new.stack or "none"),
         ("path", old.path, new.path),
@@ -258,80 +262,84 @@ def _details(old: Outline, new: Outline) -> Iterator[str]:
     yield from (f"{field} {before} → {after}" for field, before, after in fields if before != after)
 
 
-def _named(found: Survey) -> dict[tuple[str, str], tuple[Outline, ...]]:
-    """What the manifests say, by environment and source; a source may go to several hosts."""
-    said: dict[tuple[str, str], tuple[Outline, ...]] = {}
-    for environment in found.environments:
+def _named(survey: Survey) -> dict[tuple[str, str], tuple[Outline, ...]]:
+    """The targets by environment and source; a source may have several, on different hosts."""
+    outlines_by_source: dict[tuple[str, str], tuple[Outline, ...]] = {}
+    for environment in survey.environments:
         for outline in outlines(environment.manifest) if environment.manifest else ():
             key = (environment.name, outline.source)
-            said[key] = (*said.get(key, ()), outline)
-    return said
+            outlines_by_source[key] = (*outlines_by_source.get(key, ()), outline)
+    return outlines_by_source
 
 
-# --- contracts, and values where there is a key ---
+# --- contracts, and values with a key ---
 
 
-def _asked_anew(before: Survey, after: Survey, changed: Sequence[str], only: Sequence[str]) -> set[str]:
-    """The paths of sources of which a contract changed, or which have another one now."""
+def _with_new_contract(before: Survey, after: Survey, changed: Sequence[str], only: Sequence[str]) -> set[str]:
+    """The paths of sources whose contract changed, or that now name another one."""
     had = {source.path: source.outline.contracts for source in before.sources if source.outline}
-    found = set()
+    paths = set()
     for source in after.sources:
         named = source.outline.contracts if source.outline else ()
         new = had.get(source.path, named) != named or not set(named).isdisjoint(changed)
         if named and new and (not only or source.environment in only):
-            found.add(source.path)
-    return found
+            paths.add(source.path)
+    return paths
 
 
-async def _contracts_say(after: Survey, paths: set[str], tools: Tools) -> list[Finding]:
-    """What the contracts at the second commit say of the files at ``paths``, and which of them cannot be used."""
-    asked = [source for source in after.sources if source.path in paths and source.outline and source.outline.contracts]
-    if not asked:
+async def _check_contracts(after: Survey, paths: set[str], tools: Tools) -> list[Finding]:
+    """Findings of the second commit's contracts for the files at ``paths``, and of the contracts themselves."""
+    sources = [
+        source for source in after.sources if source.path in paths and source.outline and source.outline.contracts
+    ]
+    if not sources:
         return []
     opened = await _open(after, paths, tools)
     book = open_book(after)
-    variables = {path: one.variables for path, one in opened.items()}
-    said = await check_contracts(after, book, tools.contracts, variables, tools.now)
-    named = {path for source in asked if source.outline for path in source.outline.contracts}
-    return [one for one in [*book.findings, *said] if one.path in paths | named]
+    variables = {path: content.variables for path, content in opened.items()}
+    findings = await check_contracts(after, book, tools.contracts, variables, tools.now)
+    named = {path for source in sources if source.outline for path in source.outline.contracts}
+    return [finding for finding in [*book.findings, *findings] if finding.path in paths | named]
 
 
 async def _with_values(files: list[FileChange], surveys: Sequence[Survey], tools: Tools) -> list[FileChange]:
-    """The same files, with the names that only values tell, and where else their values are or were the same."""
-    names = {one.source for one in files}
+    """The same files, with keys known from values, and other environments with the same values."""
+    names = {file.source for file in files}
     before, after = [
-        await _open(found, {source.path for source in found.sources if source.name in names}, tools)
-        for found in surveys
+        await _open(survey, {source.path for source in survey.sources if source.name in names}, tools)
+        for survey in surveys
     ]
-    return [_with_values_of_one(one, before, after) for one in files]
+    return [_with_values_of(file, before, after) for file in files]
 
 
-def _with_values_of_one(one: FileChange, before: Mapping[str, Opened], after: Mapping[str, Opened]) -> FileChange:
-    old, new = before.get(one.path), after.get(one.path)
+def _with_values_of(file: FileChange, before: Mapping[str, Opened], after: Mapping[str, Opened]) -> FileChange:
+    old, new = before.get(file.path), after.get(file.path)
     if old is None and new is None:
-        return one
-    keys, anew, rotated = one.change.keys, one.change.only_reencrypted, one.change.rotated
-    if one.status != "modified" or (old and new):  # now it is known which values really changed
+        return file
+    keys, reencrypted, rotated = file.change.keys, file.change.only_reencrypted, file.change.rotated
+    if file.status != "modified" or (old and new):  # the values show what really changed
         keys = _between(old.variables if old else {}, new.variables if new else {})
-        anew, rotated = one.status == "modified" and keys.empty, False
+        reencrypted, rotated = file.status == "modified" and keys.empty, False
     equal = {}
     for key in keys.names:
-        found = {"old": _elsewhere(one, key, old, before), "new": _elsewhere(one, key, new, after)}
-        if any(found.values()):
-            equal[key] = {when: environments for when, environments in found.items() if environments}
-    change = replace(one.change, keys=keys, only_reencrypted=anew, rotated=rotated)
-    return replace(one, change=change, equal=equal)
+        elsewhere = {"old": _elsewhere(file, key, old, before), "new": _elsewhere(file, key, new, after)}
+        if any(elsewhere.values()):
+            equal[key] = {when: environments for when, environments in elsewhere.items() if environments}
+    change = replace(file.change, keys=keys, only_reencrypted=reencrypted, rotated=rotated)
+    return replace(file, change=change, equal=equal)
 
 
-def _elsewhere(one: FileChange, key: str, opened: Opened | None, every: Mapping[str, Opened]) -> tuple[str, ...]:
-    """The other environments whose file of the same name has the same value for the key. Empty values are not told."""
+def _elsewhere(file: FileChange, key: str, opened: Opened | None, every: Mapping[str, Opened]) -> tuple[str, ...]:
+    """The other environments whose file of the same name has the same, non-empty value for the key."""
     value = opened.variables.get(key) if opened else None
     if not value:
         return ()
-    others = (other for other in every.values() if other.source.name == one.source and other is not opened)
-    return tuple(sorted(other.source.environment for other in others if other.variables.get(key) == value))
+    others = (
+        candidate for candidate in every.values() if candidate.source.name == file.source and candidate is not opened
+    )
+    return tuple(sorted(match.source.environment for match in others if match.variables.get(key) == value))
 
 
-async def _open(found: Survey, paths: set[str], tools: Tools) -> dict[str, Opened]:
-    values = await open_all(found, tools, paths)
-    return {one.source.path: one for one in values.opened}
+async def _open(survey: Survey, paths: set[str], tools: Tools) -> dict[str, Opened]:
+    values = await open_all(survey, tools, paths)
+    return {content.source.path: content for content in values.opened}

@@ -1,4 +1,4 @@
-"""`reconciler init`: what a configuration repository begins with. What is there already is left as it is, and told."""
+"""`reconciler init`: create the first files of a configuration repository. Existing files do not change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app.config.scalars import check_environment_name
-from reconciler.app.onboarding.sops_config import Governed, governed, rule_text, with_rule
+from reconciler.app.onboarding.sops_config import GoverningRule, governing_rule, rule_text, with_rule
 from reconciler.app.wiring import clone
 from reconciler.core.errors import RefusedError
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
@@ -23,12 +23,12 @@ SERVER_FILE = "reconciler.yaml"
 KEY_ON_SERVER = "/etc/reconciler/age.key"
 
 ATTRIBUTES = """\
-# A carriage return in an env file becomes part of a value, so line ends are fixed here and not left to each clone.
+# A carriage return in an env file becomes part of a value, so every clone must use the same line endings.
 *.env text eol=lf
 """
 
 EMPTY_MANIFEST = """\
-# What this environment's servers have. docs/configuration.md explains every field.
+# The files of this environment's servers. docs/configuration.md explains every field.
 #
 # stacks:
 #   app:
@@ -37,15 +37,15 @@ EMPTY_MANIFEST = """\
 #       api.env:                     # encrypted by sops beside this file → /opt/app/api.env
 #       worker.env: config/worker.env
 #
-# `reconciler import` writes this file from what a server has.
+# `reconciler import` generates this file from a server.
 targets: {}
 """
 
-SERVER = """\
-# A server's own file: on the server it is /etc/reconciler/reconciler.yaml, and git cannot change it there.
-# git says what, this file says where it may go and what may be run. docs/configuration.md explains every field.
+SERVER_TEMPLATE = """\
+# The server configuration. On the server, it is /etc/reconciler/reconciler.yaml, and git cannot change it there.
+# git says what to write; this file says where it may go and what may run. docs/configuration.md explains every field.
 environment: {environment}
-# host: web-1                          # who this machine is in a stack's hosts; default: its hostname
+# host: web-1                          # this machine's name in a stack's hosts; default: its hostname
 repository:
   url: {url}
   branch: {branch}
@@ -53,24 +53,24 @@ repository:
   # ssh_key_file: /etc/reconciler/deploy_key       # for ssh://; it must be allowed to push reverts
   # known_hosts_file: /etc/reconciler/known_hosts
 decryption:
-  age_key_file: {key}   # 0600; the private half of a recipient of .sops.yaml
-allowed_paths: [/opt/app]              # live files and stack directories lie below these
-# rollback: {{git: branch}}              # push reverts to a branch for review; `off` leaves git alone
+  age_key_file: {key}   # 0600; the private key of a recipient in .sops.yaml
+allowed_paths: [/opt/app]              # live files and stack directories must be below these
+# rollback: {{git: branch}}              # push reverts to a branch for review; `off` pushes nothing
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What was done about one file: ``made``, or ``there`` where it was and is left; ``note`` says more."""
+    """What was done with a file. ``action`` is created, extended, or exists (unchanged); ``note`` says more."""
 
-    what: str
+    action: str
     path: str
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
-    """``recipients`` are whom files are encrypted for; ``uncommitted`` are files of the repository to be committed."""
+class InitResult:
+    """``recipients`` are the public keys to encrypt for; ``uncommitted`` are files of the repository to commit."""
 
     environment: str
     recipients: tuple[str, ...]
@@ -86,44 +86,45 @@ def default_key_file() -> str:
     return os.path.join(home, "sops", "age", "keys.txt")
 
 
-def begin(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> Beginning:
-    """Make what is missing in the repository around the working directory. Raises RefusedError, KeyUnavailableError."""
+def initialize_repository(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> InitResult:
+    """Create the missing files in the repository around the working directory. Raises RefusedError,
+    KeyUnavailableError."""
     check_environment_name(environment)
     try:
-        return asyncio.run(_begin(environment, path, key_file, recipients))
+        return asyncio.run(_initialize(environment, path, key_file, recipients))
     except OSError as error:
         raise _refused(error, error.filename or path) from None
 
 
-async def _begin(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> Beginning:
+async def _initialize(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> InitResult:
     top = clone.work_tree_top(os.getcwd())
-    git = clone.clone_writer(top)
+    git = clone.CloneWriter(top)
     directory = directory_in_git(path)
     texts = {
         posixpath.join(directory, ".gitattributes"): ATTRIBUTES,
         posixpath.join(directory, environment, "environment.yaml"): EMPTY_MANIFEST,
         SERVER_FILE: await _server_file(git, environment, directory),
     }
-    # All that can stand in the way is looked at before anything is written.
+    # Check everything that can fail before writing anything.
     inside = posixpath.join(directory, environment)
     configs = _configs(top, inside)
-    found = governed(posixpath.join(inside, "any.env"), configs)
-    for one in (*([] if found.rule else [found.config or SOPS_CONFIG]), *texts):
-        _require_room(top, one, added_to=one in configs)
+    governing = governing_rule(posixpath.join(inside, "any.env"), configs)
+    for name in (*([] if governing.rule else [governing.config or SOPS_CONFIG]), *texts):
+        _require_room(top, name, added_to=name in configs)
     steps: list[Step] = []
     key, public = _key(top, key_file, recipients, steps)
-    notes = _sops_config(top, inside, public, configs, found, steps)
+    notes = _sops_config(top, inside, public, configs, governing, steps)
     for name, text in texts.items():
         _file(top, name, text, steps)
     changed = await git.uncommitted([step.path for step in steps if not os.path.isabs(step.path)])
-    return Beginning(environment, tuple(public), key, tuple(steps), changed, notes=tuple(notes))
+    return InitResult(environment, tuple(public), key, tuple(steps), changed, notes=tuple(notes))
 
 
 def directory_in_git(path: str) -> str:
-    """The directory of the repository that holds the environments. Raises RefusedError."""
+    """The repository's directory of environments. Raises RefusedError."""
     clean = posixpath.normpath(path)
     if posixpath.isabs(clean) or clean == "." or clean.split("/")[0] == "..":
-        raise RefusedError("is not a directory inside the repository", where=path, hint="Such as --path envs")
+        raise RefusedError("is not a directory inside the repository", where=path, hint="For example --path envs")
     return clean
 
 
@@ -131,24 +132,26 @@ def _key(top: str, key_file: str | None, recipients: Sequence[str], steps: list[
     """The key file, "" for none, and the public keys to encrypt for."""
     if recipients:
         if key_file is not None:
-            raise RefusedError("--recipient and --age-key-file exclude each other", hint="Leave one of them out")
-        if wrong := [one for one in recipients if not one.startswith("age1")] + mistyped(recipients):
-            raise RefusedError(f"{', '.join(wrong)} is no public age key", hint="It is what `age-keygen -y` prints")
+            raise RefusedError("--recipient and --age-key-file exclude each other", hint="Give only one of them")
+        if wrong := [recipient for recipient in recipients if not recipient.startswith("age1")] + mistyped(recipients):
+            raise RefusedError(f"{', '.join(wrong)} is not a public age key", hint="Use what `age-keygen -y` prints")
         return "", list(recipients)
     path = os.path.abspath(os.path.expanduser(key_file or default_key_file()))
     if _is_inside(path, top):
-        hint = "Name a place outside of the repository with --age-key-file"
+        hint = "Name a file outside the repository with --age-key-file"
         raise RefusedError("a private key inside the repository could be committed", where=path, hint=hint)
     if not os.path.lexists(path):
         public = clone.make_key_file(path)
-        steps.append(Step("made", path, "the private key: keep a copy where only you get at it, and never commit it"))
+        steps.append(
+            Step("created", path, "the private key: keep a backup that only you can read, and never commit it")
+        )
         return path, [public]
-    found = clone.public_keys(path)
-    if len(found) != 1:
-        hint = "Say whom to encrypt for with --recipient age1…, or name another file with --age-key-file"
-        raise RefusedError(f"holds {len(found)} age keys, and only one is wanted", where=path, hint=hint)
-    steps.append(Step("there", path, "the private key; files are encrypted for its public half"))
-    return path, list(found)
+    existing = clone.public_keys(path)
+    if len(existing) != 1:
+        hint = "Give the key to encrypt for with --recipient age1…, or another file with --age-key-file"
+        raise RefusedError(f"contains {len(existing)} age keys instead of one", where=path, hint=hint)
+    steps.append(Step("exists", path, "the private key; files are encrypted for its public key"))
+    return path, list(existing)
 
 
 def _is_inside(path: str, top: str) -> bool:
@@ -157,11 +160,11 @@ def _is_inside(path: str, top: str) -> bool:
 
 
 def _configs(top: str, directory: str) -> dict[str, bytes]:
-    """The files called .sops.yaml above the directory, by their path in the repository."""
+    """The .sops.yaml files above the directory, by path in the repository."""
     candidates = [SOPS_CONFIG]
     for part in posixpath.dirname(directory).split("/"):
         candidates.append(posixpath.join(posixpath.dirname(candidates[-1]), part, SOPS_CONFIG))
-    return {one: data for one in candidates if (data := _read(top, one)) is not None}
+    return {name: data for name in candidates if (data := _read(top, name)) is not None}
 
 
 def _sops_config(
@@ -169,25 +172,24 @@ def _sops_config(
     directory: str,
     recipients: Sequence[str],
     configs: Mapping[str, bytes],
-    found: Governed,
+    governing: GoverningRule,
     steps: list[Step],
 ) -> list[str]:
-    """See that a rule says for whom the environment's files are; what else a person must do about it."""
-    config = found.config or SOPS_CONFIG
-    if found.rule is not None:
-        note = f"its rule for {directory} is left as it is"
-        steps.append(Step("there", config, note))
-        if found.rule.recipients != frozenset(recipients):
-            who = ", ".join(sorted(found.rule.recipients)) or "nobody with an age key"
-            return [f"{config} encrypts {directory} for {who}, and not for {', '.join(recipients)}"]
+    """Make sure that a rule covers the environment's files; return notes on what is left to do."""
+    config = governing.config or SOPS_CONFIG
+    if governing.rule is not None:
+        steps.append(Step("exists", config, f"its rule for {directory} is unchanged"))
+        if governing.rule.recipients != frozenset(recipients):
+            who = ", ".join(sorted(governing.rule.recipients)) or "nobody with an age key"
+            return [f"{config} encrypts {directory} for {who}, not for {', '.join(recipients)}"]
         return []
     relative = posixpath.relpath(directory, posixpath.dirname(config) or ".")
     new = with_rule(configs.get(config), relative, recipients)
     if new is None:
-        steps.append(Step("there", config, "it is left as it is"))
+        steps.append(Step("exists", config, "unchanged"))
         return [f"{config} has no rule for {directory}. Add this one:\n{rule_text(relative, recipients).rstrip()}"]
     _write(top, config, new, steps)
-    steps.append(Step("made" if found.config is None else "added to", config, f"a rule for {directory}"))
+    steps.append(Step("created" if governing.config is None else "extended", config, f"a rule for {directory}"))
     return []
 
 
@@ -195,33 +197,32 @@ def _sops_config(
 
 
 def _require_room(top: str, path: str, *, added_to: bool) -> None:
-    """See that the file can be written, unless it is there and left as it is. Raises RefusedError."""
+    """Make sure that the file can be written, unless it exists. Raises RefusedError."""
     directory = _directory(top, path)
     if os.path.lexists(os.path.join(top, path)) and not added_to:
         if posixpath.basename(path) == SOPS_CONFIG:
-            raise RefusedError("is no regular file", where=path, hint="Put a file there, or take it away")
+            raise RefusedError("is not a regular file", where=path, hint="Replace it with a file, or remove it")
         return
     if not os.access(directory, os.W_OK | os.X_OK):
-        hint = f"Run it as a user who may write to {directory}, where the file system lets anybody"
-        raise RefusedError("nothing can be written there", where=path, hint=hint)
+        hint = f"Run it as a user who may write to {directory}"
+        raise RefusedError("is not writable", where=path, hint=hint)
 
 
 def _directory(top: str, path: str) -> str:
-    """The directory that holds the file, or what there is of the way to it. No link leads out of the repository.
-
-    Raises RefusedError.
-    """
+    """The directory of the file, or the deepest existing one on the way. Raises RefusedError for a link on the way."""
     full = top
     for part in posixpath.dirname(path).split("/") if "/" in path else ():
-        one = os.path.join(full, part)
-        where = os.path.relpath(one, top)
-        if os.path.islink(one):
-            raise RefusedError("is a link, and nothing is written through one", where=where, hint="Name another --path")
-        if not os.path.lexists(one):
+        directory = os.path.join(full, part)
+        where = os.path.relpath(directory, top)
+        if os.path.islink(directory):
+            raise RefusedError(
+                "is a link, and init does not write through links", where=where, hint="Use another --path"
+            )
+        if not os.path.lexists(directory):
             return full
-        if not os.path.isdir(one):
-            raise RefusedError("is no directory", where=where, hint="Name another --path, or take it away")
-        full = one
+        if not os.path.isdir(directory):
+            raise RefusedError("is not a directory", where=where, hint="Use another --path, or remove it")
+        full = directory
     return full
 
 
@@ -239,16 +240,16 @@ def _read(top: str, path: str) -> bytes | None:
 
 def _file(top: str, path: str, text: str, steps: list[Step]) -> None:
     if os.path.lexists(os.path.join(top, path)):
-        steps.append(Step("there", path, "it is left as it is"))
+        steps.append(Step("exists", path, "unchanged"))
         return
     _write(top, path, text.encode(), steps)
-    steps.append(Step("made", path))
+    steps.append(Step("created", path))
 
 
 def _write(top: str, path: str, data: bytes, steps: Sequence[Step]) -> None:
-    """Write the file whole or not at all; only .sops.yaml takes the place of another.
+    """Write the file whole or not at all; only .sops.yaml may replace an existing file.
 
-    Raises RefusedError, which names the ``steps`` that are done.
+    Raises RefusedError, which names the completed ``steps``.
     """
     full = os.path.join(top, path)
     put = os.replace if posixpath.basename(path) == SOPS_CONFIG else os.link
@@ -259,7 +260,7 @@ def _write(top: str, path: str, data: bytes, steps: Sequence[Step]) -> None:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                _as_before(full, descriptor)
+                _copy_mode(full, descriptor)
                 file.write(data)
                 file.flush()
                 os.fsync(descriptor)
@@ -271,8 +272,8 @@ def _write(top: str, path: str, data: bytes, steps: Sequence[Step]) -> None:
         raise _refused(error, path, steps) from None
 
 
-def _as_before(full: str, descriptor: int) -> None:
-    """Give the new file the mode and the owner of the one that it takes the place of."""
+def _copy_mode(full: str, descriptor: int) -> None:
+    """Give the new file the mode and owner of the one it replaces."""
     with contextlib.suppress(FileNotFoundError):
         before = os.lstat(full)
         os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
@@ -281,15 +282,15 @@ def _as_before(full: str, descriptor: int) -> None:
 
 
 def _refused(error: OSError, where: str, steps: Sequence[Step] = ()) -> RefusedError:
-    why = (error.strerror or "unknown reason").lower()
-    made = [step.path for step in steps if step.what != "there"]
-    hint = f"Made before that, and left: {listed(made)}" if made else "Nothing was written"
-    return RefusedError(f"it cannot be read or written ({why})", where=where, hint=hint)
+    reason = (error.strerror or "unknown reason").lower()
+    written = [step.path for step in steps if step.action != "exists"]
+    hint = f"Already written: {listed(written)}" if written else "Nothing was written"
+    return RefusedError(f"cannot be read or written ({reason})", where=where, hint=hint)
 
 
 async def _server_file(git: clone.CloneWriter, environment: str, directory: str) -> str:
     url = await git.origin()
-    return SERVER.format(
+    return SERVER_TEMPLATE.format(
         environment=environment,
         url=url or "ssh://git@git.example.org/acme/config.git    # yours",
         branch=await git.current_branch() or "main",

@@ -1,4 +1,4 @@
-""".sops.yaml: for whom a new file is encrypted, and a rule more at its end."""
+"""Reads the rule of .sops.yaml for a new file, and appends one."""
 
 from __future__ import annotations
 
@@ -22,40 +22,44 @@ creation_rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Governed:
-    """``config`` is the .sops.yaml that governs a file, None where there is none; ``rule`` its rule for the file."""
+class GoverningRule:
+    """``config`` is the .sops.yaml that governs a file, None if there is none; ``rule`` is its rule for the file."""
 
     config: str | None
     rule: CreationRule | None
 
 
-def governed(path: str, configs: Mapping[str, bytes]) -> Governed:
-    """Given the files called .sops.yaml by their path in the repository, return what governs the file at ``path``.
+def governing_rule(path: str, configs: Mapping[str, bytes]) -> GoverningRule:
+    """Given the .sops.yaml files by path in the repository, return the one that governs the file at ``path``.
 
-    Raises RefusedError where it cannot be read.
+    Raises RefusedError if it cannot be read.
     """
     config = governing(path, configs)
     if config is None:
-        return Governed(None, None)
+        return GoverningRule(None, None)
     try:
         rules = read_config(configs[config])
         with limited():
             relative = posixpath.relpath(path, posixpath.dirname(config) or ".")
-            return Governed(config, rule_for(relative, rules, matches))
+            return GoverningRule(config, rule_for(relative, rules, matches))
     except ValueError as error:
-        hint = "`reconciler check` tells what is wrong in it"
-        raise RefusedError(f"sops would not encrypt by it: {error}", where=config, hint=hint) from None
+        hint = "`reconciler check` shows what is wrong"
+        raise RefusedError(f"sops cannot use it: {error}", where=config, hint=hint) from None
 
 
 def rule_text(directory: str, recipients: Sequence[str]) -> str:
-    """A rule for everything below the directory, which is relative to .sops.yaml."""
-    regex = "^" + "".join(f"\\{one}" if one in "\\.^$|?*+()[]{}" else one for one in directory) + "/"
+    """A rule for everything below the directory, given relative to .sops.yaml."""
+    regex = (
+        "^"
+        + "".join(f"\\{character}" if character in "\\.^$|?*+()[]{}" else character for character in directory)
+        + "/"
+    )
     return f"  - path_regex: {regex}\n    age: {','.join(recipients)}\n"
 
 
 def with_rule(data: bytes | None, directory: str, recipients: Sequence[str]) -> bytes | None:
-    """Given what .sops.yaml holds (None: there is none), return it with a rule more at its end; None where nothing can
-    be added to it without changing what is there."""
+    """Given the content of .sops.yaml (None: there is none), return it with one more rule at its end; None if the rule
+    cannot be appended without changing the rest."""
     rule = rule_text(directory, recipients)
     if data is None:
         return (HEAD + rule).encode()
@@ -63,10 +67,10 @@ def with_rule(data: bytes | None, directory: str, recipients: Sequence[str]) -> 
     rules = before.get("creation_rules") if isinstance(before, dict) else None
     if not isinstance(before, dict) or not isinstance(rules, list):
         return None
-    wanted = {**before, "creation_rules": [*rules, *yaml.safe_load(rule)]}
+    desired = {**before, "creation_rules": [*rules, *yaml.safe_load(rule)]}
     end = data if data.endswith(b"\n") else data + b"\n"
     indented, flush = rule.encode(), b"".join(line[2:] + b"\n" for line in rule.encode().splitlines())
-    return next((new for text in (indented, flush) if _parsed(new := end + text) == wanted), None)
+    return next((new for text in (indented, flush) if _parsed(new := end + text) == desired), None)
 
 
 def _parsed(data: bytes) -> object:
@@ -77,7 +81,7 @@ def _parsed(data: bytes) -> object:
 
 
 def missing_rule(where: str, path: str, directory: str) -> RefusedError:
-    """No rule tells for whom the file at ``path`` is; ``where`` is the .sops.yaml to add one to."""
+    """The error for a file at ``path`` that no rule covers; ``where`` is the .sops.yaml to add a rule to."""
     rule = rule_text(directory, ["age1…"]).strip().replace("\n    ", ", ")
-    hint = f"Add a rule such as `{rule}` to it and commit that, or give --recipient age1…"
-    return RefusedError(f"no rule of {where or NAME} tells for whom {path} is encrypted", hint=hint)
+    hint = f"Add a rule such as `{rule}` and commit it, or give --recipient age1…"
+    return RefusedError(f"{where or NAME} has no rule for {path}", hint=hint)

@@ -1,4 +1,4 @@
-"""That an import changes nothing: what a server which follows the commit would find, and what it would do."""
+"""Verifies an import: a server that follows the commit would find every file in sync."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import ServerConfig
+from reconciler.app.onboarding.import_files import Committed
 from reconciler.app.onboarding.real_paths import UNRESOLVED, real_paths
-from reconciler.app.onboarding.render import Committed
-from reconciler.app.wiring import clone as local_wiring
+from reconciler.app.wiring import clone
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.targets import Target
-from reconciler.core.onboarding.draft import Draft
+from reconciler.core.onboarding.types import Draft
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """``problems`` are sentences with the target and the reason, none where it holds. ``compared`` counts the live
-    files that were read again, ``planned`` tells on which machine a plan was made that finds every file in sync, and
-    ``empty`` on which it leaves the services alone, too; ``notes`` are what a pass would do to services elsewhere."""
+class Verification:
+    """``problems`` are sentences with the target and the reason, none for a success. ``compared`` counts the live files
+    that were read again. ``planned`` are machines whose plan has every file in sync, ``empty`` those whose plan has no
+    services either; ``notes`` say what a reconciliation would do to services."""
 
     compared: int = 0
     planned: tuple[str, ...] = ()
@@ -38,34 +38,34 @@ class Proof:
     notes: tuple[str, ...] = field(default=())
 
 
-async def prove(
+async def verify_import(
     commit: Committed,
-    found: Draft,
+    draft: Draft,
     machines: Mapping[str, Machine],
     progress: Callable[[str, int, int], None],
-) -> Proof:
-    """Hold the commit against every machine: each file byte for byte with its mode and owner, and on this machine
-    with the plan that `reconciler plan` makes. ``machines`` by what the manifest calls them."""
-    proofs = []
+) -> Verification:
+    """Compare the commit with every machine: each file byte for byte, with mode and owner, and on this machine also
+    with the plan that `reconciler plan` makes. ``machines`` by their names in the manifest."""
+    results = []
     for number, (host, machine) in enumerate(machines.items()):
-        progress("proving", number, len(machines))
-        proofs.append(await _files(commit, found, host, machine))
-        if local_wiring.is_here(machine) and not proofs[-1].problems:
-            proofs.append(await _plan(commit, found, host))
-    progress("proving", len(machines), len(machines))
-    return Proof(
-        compared=sum(one.compared for one in proofs),
-        planned=tuple(name for one in proofs for name in one.planned),
-        empty=tuple(name for one in proofs for name in one.empty),
-        problems=tuple(problem for one in proofs for problem in one.problems),
-        notes=tuple(note for one in proofs for note in one.notes),
+        progress("verifying", number, len(machines))
+        results.append(await _files(commit, draft, host, machine))
+        if clone.is_here(machine) and not results[-1].problems:
+            results.append(await _plan(commit, draft, host))
+    progress("verifying", len(machines), len(machines))
+    return Verification(
+        compared=sum(result.compared for result in results),
+        planned=tuple(name for result in results for name in result.planned),
+        empty=tuple(name for result in results for name in result.empty),
+        problems=tuple(problem for result in results for problem in result.problems),
+        notes=tuple(note for result in results for note in result.notes),
     )
 
 
-def server_settings(commit: Committed, found: Draft, host: str, state_dir: str) -> dict[str, Any]:
-    """The server's file of a machine that follows the commit."""
-    directories = {stack.directory for stack in found.stacks} | {
-        posixpath.dirname(one.file.path) for one in found.files
+def server_settings(commit: Committed, draft: Draft, host: str, state_dir: str) -> dict[str, Any]:
+    """The server configuration of a machine that follows the commit."""
+    directories = {stack.directory for stack in draft.stacks} | {
+        posixpath.dirname(file.file.path) for file in draft.files
     }
     return {
         "environment": commit.environment,
@@ -81,75 +81,74 @@ def server_settings(commit: Committed, found: Draft, host: str, state_dir: str) 
 # --- byte for byte ---
 
 
-async def _files(commit: Committed, found: Draft, host: str, machine: Machine) -> Proof:
-    clone = local_wiring.clone(commit.top)
-    (tree,) = await clone.trees([commit.commit], commit.directory)
+async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -> Verification:
+    (tree,) = await clone.Clone(commit.top).trees([commit.commit], commit.directory)
     file = f"{commit.environment}/environment.yaml"
-    config = ServerConfig.model_validate(server_settings(commit, found, host, "/nonexistent"))
+    config = ServerConfig.model_validate(server_settings(commit, draft, host, "/nonexistent"))
     manifest = read_manifest(tree.files[file], environment=commit.environment, file=file, server=config)
-    keys = local_wiring.keys(commit.key_file)
+    keys = clone.Keys(commit.key_file)
     directories = [stack.directory for stack in manifest.stacks]
     real = await real_paths(machine, [*directories, *(target.path for target in manifest.targets)])
 
-    async def problem(target: Target) -> str:
-        if led := _elsewhere(target.path, real):
-            return f"{target.id}: {led}"
+    async def check(target: Target) -> str:
+        if problem := _link_problem(target.path, real):
+            return f"{target.id}: {problem}"
         data = tree.files[f"{commit.environment}/{target.source}"]
-        wanted = await keys.decrypt(target.id, data) if target.encrypted else Secret(data)
+        desired = await keys.decrypt(target.id, data) if target.encrypted else Secret(data)
         try:
             live = await machine.read(target.path)
         except LiveFileError as error:
             return f"{target.id}: {error}"
-        return _difference(target, wanted, live)
+        return _difference(target, desired, live)
 
-    problems = await asyncio.gather(*map(problem, manifest.targets))
-    expected = {one.file.path for one in found.files if host in one.hosts}
+    problems = await asyncio.gather(*map(check, manifest.targets))
+    expected = {file.file.path for file in draft.files if host in file.hosts}
     missing = sorted(expected - {target.path for target in manifest.targets})
-    return Proof(
+    return Verification(
         compared=len(manifest.targets),
         problems=(
-            *(f"{host}: {led}" for path in directories if (led := _elsewhere(path, real))),
-            *(one for one in problems if one),
-            *(f"{path} on {host}: no target of the manifest is for it" for path in missing),
+            *(f"{host}: {problem}" for path in directories if (problem := _link_problem(path, real))),
+            *(problem for problem in problems if problem),
+            *(f"{path} on {host}: the manifest has no target for it" for path in missing),
         ),
     )
 
 
-def _elsewhere(path: str, real: Mapping[str, str]) -> str:
-    """Why reconciler would not write at a path, since it follows no link; "" where it would."""
+def _link_problem(path: str, real: Mapping[str, str]) -> str:
+    """Why reconciler would not write to a path, since it follows no links; "" if it would."""
     if path not in real:
         return f"{path} {UNRESOLVED}"
-    return "" if real[path] == path else f"{path} leads to {real[path]}, and reconciler follows no link"
+    return "" if real[path] == path else f"{path} leads to {real[path]}, but reconciler follows no links"
 
 
-def _difference(target: Target, wanted: Secret, live: FoundFile | None) -> str:
-    """What of a live file is not as the commit has it, "" for nothing."""
+def _difference(target: Target, desired: Secret, live: FoundFile | None) -> str:
+    """How a live file differs from the commit, "" if it does not."""
     if live is None:
         return f"{target.id}: {target.path} is gone"
-    if live.data != wanted:
-        return f"{target.id}: {target.path} has other bytes now; it was changed meanwhile"
+    if live.data != desired:
+        return f"{target.id}: {target.path} has changed since it was read"
     if live.mode != target.mode:
-        return f"{target.id}: {target.path} has the mode {live.mode:04o}, and the commit says {target.mode:04o}"
-    for what, said, name, number in (
+        return f"{target.id}: {target.path} has mode {live.mode:04o}, but {target.mode:04o} in the commit"
+    for attribute, committed, name, number in (
         ("owner", target.owner, live.owner, live.uid),
         ("group", target.group, live.group, live.gid),
     ):
-        if said not in (None, name, str(number)):
-            return f"{target.id}: {target.path} has the {what} {name or number}, and the commit says {said}"
+        if committed not in (None, name, str(number)):
+            return f"{target.id}: {target.path} has {attribute} {name or number}, but {committed} in the commit"
     return ""
 
 
 # --- the plan ---
 
 
-async def _plan(commit: Committed, found: Draft, host: str) -> Proof:
-    """What `reconciler plan` says on this machine, with a state directory of its own that is removed again."""
+async def _plan(commit: Committed, draft: Draft, host: str) -> Verification:
+    """Run `reconciler plan` on this machine, with a temporary state directory."""
     from reconciler.app.daemon import serialize
     from reconciler.app.wiring.server import runtime
 
     directory = await asyncio.to_thread(tempfile.mkdtemp, prefix="reconciler-import-")
     try:
-        settings = server_settings(commit, found, host, os.path.join(directory, "state"))
+        settings = server_settings(commit, draft, host, os.path.join(directory, "state"))
         async with runtime(ServerConfig.model_validate(settings)) as built:
             outcome = await built.reconcilers[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
         return _judged(serialize.serialize_outcome(outcome), host)
@@ -157,18 +156,18 @@ async def _plan(commit: Committed, found: Draft, host: str) -> Proof:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
-def _judged(outcome: dict[str, Any], host: str) -> Proof:
-    """Files must be in sync. Services that run older values than their files have, for themselves."""
+def _judged(outcome: dict[str, Any], host: str) -> Verification:
+    """Files must be in sync; services that still run older values are only noted."""
     plan = outcome["plan"]
     if plan is None:
-        return Proof(problems=(f"{host}: no plan could be made: {outcome['reason']}",))
+        return Verification(problems=(f"{host}: no plan could be made: {outcome['reason']}",))
     changed = [change for change in plan["changes"] if change["kind"] != "in_sync"]
     notes = [
-        f"{action['service']} of {action['stack']} would be touched by the first pass ({action['action']}): "
+        f"{action['service']} of {action['stack']} would be touched by the first reconciliation ({action['action']}): "
         f"{action['reason']}"
         for action in plan["actions"]
     ]
     problems = [f"{change['target']}: {change['kind']}: {change['reason']}" for change in changed]
     if problems:
-        return Proof(problems=tuple(problems), notes=tuple(notes))
-    return Proof(planned=(host,), empty=() if notes else (host,), notes=tuple(notes))
+        return Verification(problems=tuple(problems), notes=tuple(notes))
+    return Verification(planned=(host,), empty=() if notes else (host,), notes=tuple(notes))

@@ -16,30 +16,26 @@ from reconciler.adapters.local.machine import LocalMachine, SshMachine
 from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.adapters.ssh.connection import SshConnection
-from reconciler.app.checks.run import Progress, Tools
+from reconciler.app.wiring.tools import CountProgress, Tools
 from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Format
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
-from reconciler.core.tree import Tree
 
 __all__ = [
     "Clone",
     "CloneWriter",
     "Keys",
-    "clone",
-    "clone_writer",
     "containers",
     "is_here",
-    "keys",
     "machine",
     "make_key_file",
     "public_keys",
+    "read_tree",
     "take_inventory",
     "tools",
     "work_tree_top",
-    "working_directory",
 ]
 _KEY_TYPES = frozenset({"age", "pgp"})
 
@@ -71,7 +67,7 @@ class Keys:
             return False
 
 
-def tools(key_file: str | None, progress: Progress) -> Tools:
+def tools(key_file: str | None, progress: CountProgress) -> Tools:
     """What check and diff need; ``key_file`` is None where values are not to be looked at."""
     return Tools(
         parse_yaml=parse_yaml,
@@ -80,16 +76,6 @@ def tools(key_file: str | None, progress: Progress) -> Tools:
         opener=Keys(key_file) if key_file else None,
         progress=progress,
     )
-
-
-def working_directory(path: str) -> Tree:
-    """The files below ``path`` as they are now. Raises RefusedError."""
-    return read_tree(path)
-
-
-def clone(directory: str) -> Clone:
-    """The repository around ``directory``. Raises RefusedError."""
-    return Clone(directory)
 
 
 def is_here(machine: Machine) -> bool:
@@ -118,21 +104,11 @@ def work_tree_top(directory: str) -> str:
     return clone.top
 
 
-def clone_writer(top: str) -> CloneWriter:
-    """What commits to the clone whose working tree begins at ``top``."""
-    return CloneWriter(top)
-
-
 def make_key_file(path: str) -> str:
     """Make an age key and return its public half. Raises RefusedError."""
     from reconciler.adapters.sops.age_key_file import make_age_key_file as make
 
     return make(path)
-
-
-def keys(path: str) -> Keys:
-    """What the age key in the file opens."""
-    return Keys(path)
 
 
 def public_keys(path: str) -> tuple[str, ...]:

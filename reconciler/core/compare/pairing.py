@@ -1,4 +1,4 @@
-"""Which file of one side answers to which of the other. Pure."""
+"""Pairs the files of two sides. Pure."""
 
 from __future__ import annotations
 
@@ -8,64 +8,64 @@ from dataclasses import replace
 
 from reconciler.core.compare.types import Side, SideFile, Value
 
-_LIKE_ENOUGH = 0.5  # of all keys of two files, those that both have
+_LIKE_ENOUGH = 0.5  # the share of all keys of two files that both have
 
 
 def for_machine(side: Side, machine: Side) -> Side:
-    """Given a side of git and one that is a machine, return what git has for that machine; any other side as it is.
+    """Given a side of git and one that is a machine, return what git has for that machine; return other sides as is.
 
-    Where none of the machine's names is a host of git's, it is taken for the host whose files are most like its own.
+    If no name of the machine is a host in git, choose the host whose files resemble the machine's most.
     """
     hosts = {host.casefold(): host for file in side.files for host in file.hosts}
     if not hosts or not machine.hosts:
         return side
     known = next((name.casefold() for name in machine.hosts if name.casefold() in hosts), "")
-    host = known or max(sorted(hosts), key=lambda one: _found_again(_for_host(side.files, one), machine.files))
+    host = known or max(sorted(hosts), key=lambda name: _coverage(_for_host(side.files, name), machine.files))
     kept = _for_host(side.files, host)
     if len(kept) == len(side.files):
         return side
-    why = "" if known else ", which the files there are most like"
-    return replace(side, files=kept, left_out=(*side.left_out, f"what is for other hosts than {hosts[host]}{why}"))
+    reason = "" if known else ", chosen because its files are the most similar"
+    return replace(side, files=kept, left_out=(*side.left_out, f"files for hosts other than {hosts[host]}{reason}"))
 
 
 def _for_host(files: Sequence[SideFile], host: str) -> tuple[SideFile, ...]:
-    return tuple(one for one in files if not one.hosts or host in map(str.casefold, one.hosts))
+    return tuple(file for file in files if not file.hosts or host in map(str.casefold, file.hosts))
 
 
-def _found_again(files: Sequence[SideFile], there: Sequence[SideFile]) -> float:
-    """How much of the files is there: one that is not counts against it."""
-    pairs = [(one, other) for one, other in pair(files, there) if one]
-    return sum(_resemblance(_marks(one), _marks(other)) if other else -1 for one, other in pairs)
+def _coverage(files: Sequence[SideFile], live: Sequence[SideFile]) -> float:
+    """How much of the files the machine has; a missing file counts against it."""
+    pairs = [(left, right) for left, right in pair(files, live) if left]
+    return sum(_resemblance(_marks(left), _marks(right)) if right else -1 for left, right in pairs)
 
 
 Pair = tuple[SideFile | None, SideFile | None]
 
 
 def pair(left: Sequence[SideFile], right: Sequence[SideFile]) -> list[Pair]:
-    """Which file belongs to which: by path, else by name, else by the keys they share; one against one always."""
+    """Pair files by path, else by name, else by the keys they share; a file is in one pair only."""
     if len(left) == len(right) == 1:
         return [(left[0], right[0])]
     rest_left, rest_right = list(left), list(right)
     pairs: list[Pair] = []
     for match in (_by_alias, _by_base, _by_keys):
-        for one, other in list(match(rest_left, rest_right)):
-            rest_left.remove(one)
-            rest_right.remove(other)
-            pairs.append((one, other))
-    pairs += [(one, None) for one in rest_left]
-    pairs += [(None, other) for other in rest_right]
+        for left_file, right_file in list(match(rest_left, rest_right)):
+            rest_left.remove(left_file)
+            rest_right.remove(right_file)
+            pairs.append((left_file, right_file))
+    pairs += [(file, None) for file in rest_left]
+    pairs += [(None, file) for file in rest_right]
     return sorted(pairs, key=lambda both: (both[0] or both[1] or left[0]).name)
 
 
 def _by_alias(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
-    """The surest names first; of several files with one name those for the same host, then those most alike."""
+    """The most reliable names first; of several files with one name, those for the same host, then the most similar."""
     done: tuple[set[int], set[int]] = (set(), set())
-    marks = [_marks(one) for one in left], [_marks(other) for other in right]
+    marks = [_marks(file) for file in left], [_marks(file) for file in right]
 
     def order(both: tuple[int, int]) -> tuple[bool, float, bool, tuple[int, int]]:
-        one, other = left[both[0]], right[both[1]]
-        strangers = bool(one.hosts and other.hosts) and set(one.hosts).isdisjoint(other.hosts)
-        return strangers, -_resemblance(marks[0][both[0]], marks[1][both[1]]), one.name != other.name, both
+        left_file, right_file = left[both[0]], right[both[1]]
+        strangers = bool(left_file.hosts and right_file.hosts) and set(left_file.hosts).isdisjoint(right_file.hosts)
+        return strangers, -_resemblance(marks[0][both[0]], marks[1][both[1]]), left_file.name != right_file.name, both
 
     for _, pairs in sorted(_candidates(left, right).items()):
         free = [(here, there) for here, there in pairs if here not in done[0] and there not in done[1]]
@@ -77,63 +77,63 @@ def _by_alias(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[t
 
 
 def _candidates(left: Sequence[SideFile], right: Sequence[SideFile]) -> dict[int, set[tuple[int, int]]]:
-    """The files, by their places, that have a name in common: the lower the key, the surer the names."""
+    """The positions of files that share a name; the lower the key, the more reliable the name."""
     known: dict[str, list[tuple[int, int]]] = {}
-    for there, other in enumerate(right):
-        for rank, alias in enumerate(other.aliases):
+    for there, right_file in enumerate(right):
+        for rank, alias in enumerate(right_file.aliases):
             known.setdefault(alias, []).append((rank, there))
-    found: dict[int, set[tuple[int, int]]] = {}
-    for here, one in enumerate(left):
-        for rank, alias in enumerate(one.aliases):
+    candidates: dict[int, set[tuple[int, int]]] = {}
+    for here, left_file in enumerate(left):
+        for rank, alias in enumerate(left_file.aliases):
             for other_rank, there in known.get(alias, ()):
-                found.setdefault(rank + other_rank, set()).add((here, there))
-    return found
+                candidates.setdefault(rank + other_rank, set()).add((here, there))
+    return candidates
 
 
-def _marks(one: SideFile) -> frozenset[tuple[str, str]]:
-    """What makes a file like another: its keys, and these with their values, or else its content."""
-    if one.keys is None:
-        return frozenset({("", one.content or one.name)})
-    known = ((key, value.fingerprint or value.written) for key, value in one.keys.items())
-    return frozenset((*((key, "") for key in one.keys), *known))
+def _marks(file: SideFile) -> frozenset[tuple[str, str]]:
+    """What files resemble each other by: keys, keys with their values, or else the content."""
+    if file.keys is None:
+        return frozenset({("", file.content or file.name)})
+    known = ((key, value.fingerprint or value.written) for key, value in file.keys.items())
+    return frozenset((*((key, "") for key in file.keys), *known))
 
 
-def _resemblance(one: frozenset[tuple[str, str]], other: frozenset[tuple[str, str]]) -> float:
-    """From 0 for nothing in common to 1."""
-    return len(one & other) / max(len(one | other), 1)
+def _resemblance(left: frozenset[tuple[str, str]], right: frozenset[tuple[str, str]]) -> float:
+    """From 0 (nothing in common) to 1."""
+    return len(left & right) / max(len(left | right), 1)
 
 
 def _by_base(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
-    """Files whose name, without directories, each side has once."""
+    """Files whose base name each side has once."""
     here, there = _once_by_base(left), _once_by_base(right)
     for base in sorted(here.keys() & there.keys()):
         yield here[base], there[base]
 
 
 def _once_by_base(files: Sequence[SideFile]) -> dict[str, SideFile]:
-    found: dict[str, list[SideFile]] = {}
-    for one in files:
-        found.setdefault(posixpath.basename(one.name), []).append(one)
-    return {base: several[0] for base, several in found.items() if len(several) == 1}
+    by_base: dict[str, list[SideFile]] = {}
+    for file in files:
+        by_base.setdefault(posixpath.basename(file.name), []).append(file)
+    return {base: several[0] for base, several in by_base.items() if len(several) == 1}
 
 
 def _by_keys(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
-    """The most alike first."""
+    """The most similar first."""
     scored = [
-        (likeness, one, other)
-        for one in left
-        for other in right
-        if (likeness := _likeness(one.keys, other.keys)) >= _LIKE_ENOUGH
+        (likeness, left_file, right_file)
+        for left_file in left
+        for right_file in right
+        if (likeness := _likeness(left_file.keys, right_file.keys)) >= _LIKE_ENOUGH
     ]
-    scored.sort(key=lambda found: (-found[0], found[1].name, found[2].name))
+    scored.sort(key=lambda pair: (-pair[0], pair[1].name, pair[2].name))
     done: set[tuple[int, str]] = set()
-    for _, one, other in scored:
-        if (0, one.name) not in done and (1, other.name) not in done:
-            done |= {(0, one.name), (1, other.name)}
-            yield one, other
+    for _, left_file, right_file in scored:
+        if (0, left_file.name) not in done and (1, right_file.name) not in done:
+            done |= {(0, left_file.name), (1, right_file.name)}
+            yield left_file, right_file
 
 
-def _likeness(one: Mapping[str, Value] | None, other: Mapping[str, Value] | None) -> float:
-    if not one or not other:
+def _likeness(left: Mapping[str, Value] | None, right: Mapping[str, Value] | None) -> float:
+    if not left or not right:
         return 0.0
-    return len(one.keys() & other.keys()) / len(one.keys() | other.keys())
+    return len(left.keys() & right.keys()) / len(left.keys() | right.keys())

@@ -1,4 +1,4 @@
-"""Compares what an operator's probes printed on two sides. Pure."""
+"""Compares the answers of an operator's probes on two sides. Pure."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from reconciler.core.compare.types import Probe, ProbeResult, Status
 from reconciler.core.model.commands import CommandResult
 from reconciler.core.text import printable
 
-_BAD_REQUEST = 400  # from this status on an address has no answer for us
-
-
+_BAD_REQUEST = 400  # from this status on, an address has not answered
 _LONGEST_SHOWN = 500  # characters of what a probe printed
 
 
 def compare_answers(probe: Probe, left: CommandResult, right: CommandResult) -> ProbeResult:
-    """Given what a probe gave on two sides, return how that stands. White space makes no difference by itself."""
-    lines, others = (_answer(one, probe.ignore) for one in (left, right))
-    line = _first_difference(lines, others)
-    answered = [_answered(one, probe) for one in (left, right)]
+    """Given the answers of a probe on two sides, return the result. White space alone makes no difference."""
+    left_lines, right_lines = (_answer(ran, probe.ignore) for ran in (left, right))
+    line = _first_difference(left_lines, right_lines)
+    answered = [_answered(ran, probe) for ran in (left, right)]
     same = line == 0 and (left.exit_code, left.problem) == (right.exit_code, right.problem)
     if not any(answered):
         status = Status.FAILED
     elif same:
         status = Status.SAME
-    else:  # a reason for other answers is none for no answer
+    else:  # a reason for different answers does not explain a missing one
         status = Status.EXPECTED if probe.expected and all(answered) else Status.DIFFERS
     reason = probe.expected if status is Status.EXPECTED else ""
     line = 0 if status is Status.SAME else line
-    return ProbeResult(probe.name, status, _told(left, probe, lines), _told(right, probe, others), line, reason)
+    ours, theirs = _shown(left, probe, left_lines), _shown(right, probe, right_lines)
+    return ProbeResult(probe.name, status, ours, theirs, line, reason)
 
 
 def _answered(ran: CommandResult, probe: Probe) -> bool:
@@ -41,7 +40,7 @@ def _answered(ran: CommandResult, probe: Probe) -> bool:
 
 
 def _answer(ran: CommandResult, ignore: str) -> list[str]:
-    text = ran.output.reveal().decode("utf-8", "surrogateescape")  # other bytes are another answer
+    text = ran.output.reveal().decode("utf-8", "surrogateescape")  # bytes that are not UTF-8 still make a difference
     if ignore:
         text = re.sub(ignore, "", text)
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -50,17 +49,17 @@ def _answer(ran: CommandResult, ignore: str) -> list[str]:
     return lines
 
 
-def _first_difference(one: Sequence[str], other: Sequence[str]) -> int:
-    """The number of the first line that differs, from 1; 0 where none does."""
-    for number, (left, right) in enumerate(zip_longest(one, other), start=1):
-        if left != right:
+def _first_difference(left: Sequence[str], right: Sequence[str]) -> int:
+    """The number of the first line that differs, from 1; 0 if none does."""
+    for number, (ours, theirs) in enumerate(zip_longest(left, right), start=1):
+        if ours != theirs:
             return number
     return 0
 
 
-def _told(ran: CommandResult, probe: Probe, lines: Sequence[str]) -> str:
+def _shown(ran: CommandResult, probe: Probe, lines: Sequence[str]) -> str:
     if ran.exit_code is None:
         return ran.problem
     ended = f"status {ran.exit_code}" if probe.url else f"exit {ran.exit_code}"
-    shown = printable(" / ".join(lines)[:_LONGEST_SHOWN]) if probe.show else f"{len(lines)} lines"
-    return f"{ended}: {shown}" if shown else ended
+    text = printable(" / ".join(lines)[:_LONGEST_SHOWN]) if probe.show else f"{len(lines)} lines"
+    return f"{ended}: {text}" if text else ended

@@ -1,4 +1,4 @@
-"""How much harm a wrong value can do, by all that a variable's name tells. docs/compare.md has this table."""
+"""The risk of a wrong value, judged by the variable's name. docs/compare.md has this table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reconciler.core.secrets.names import names_a_secret, words_of
 
 
 class Risk(StrEnum):
-    """What a wrong value can do: open or lose data; break or misdirect the service; change how it runs."""
+    """What a wrong value can do: expose or lose data; break or misdirect the service; change how it runs."""
 
     HIGH = "high"
     MEDIUM = "medium"
@@ -22,15 +22,15 @@ class Risk(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RiskRule:
-    """``words`` are looked for as whole words of a name, between underscores or capitals, whatever their case."""
+    """``words`` match whole words of a name, between underscores or capitals, in any case."""
 
     risk: Risk
     words: tuple[str, ...]
-    why: str
+    reason: str
 
     def matches(self, key: str) -> bool:
         pattern = _pattern(self.words)
-        return any(pattern.search(one) is not None for one in (key, "_".join(words_of(key))))
+        return any(pattern.search(text) is not None for text in (key, "_".join(words_of(key))))
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
 
 RULES: tuple[RiskRule, ...] = (
     RiskRule(Risk.HIGH, ("DATABASE", "DB", "POSTGRES", "POSTGRESQL", "PG*", "MYSQL", "MARIADB"), "a database"),
-    RiskRule(Risk.HIGH, ("MONGO*", "REDIS", "AMQP", "RABBITMQ", "KAFKA", "ELASTIC*", "S3"), "a store of data"),
+    RiskRule(Risk.HIGH, ("MONGO*", "REDIS", "AMQP", "RABBITMQ", "KAFKA", "ELASTIC*", "S3"), "a data store"),
     RiskRule(Risk.HIGH, ("OAUTH*", "OIDC", "SAML", "SSO", "LDAP", "AUTH", "CLIENT_ID"), "who may log in"),
     RiskRule(Risk.HIGH, ("TLS", "SSL", "CERT*", "CA", "CIPHERS"), "TLS and certificates"),
     RiskRule(
@@ -52,17 +52,18 @@ RULES: tuple[RiskRule, ...] = (
         ),
         "a password or API key",
     ),
-    RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "what signs and encrypts"),
+    RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "signing and encryption"),
     RiskRule(Risk.HIGH, ("STRIPE", "PAYPAL", "PAYMENT*", "BILLING"), "payments"),
-    RiskRule(Risk.MEDIUM, ("URL", "URI", "HOST", "HOSTS", "HOSTNAME", "PORT", "ENDPOINT", "ADDRESS"), "where it goes"),
-    RiskRule(Risk.MEDIUM, ("DOMAIN", "DOMAINS", "ORIGIN", "ORIGINS", "CORS", "COOKIE*", "ALLOWED"), "who may ask it"),
-    RiskRule(Risk.MEDIUM, ("DEBUG", "ENV", "ENVIRONMENT", "MODE", "PROFILE"), "how it takes itself"),
+    RiskRule(Risk.MEDIUM, ("URL", "URI", "HOST", "HOSTS", "HOSTNAME", "PORT", "ENDPOINT", "ADDRESS"), "addresses"),
+    RiskRule(Risk.MEDIUM, ("DOMAIN", "DOMAINS", "ORIGIN", "ORIGINS", "CORS", "COOKIE*", "ALLOWED"), "who has access"),
+    RiskRule(Risk.MEDIUM, ("DEBUG", "ENV", "ENVIRONMENT", "MODE", "PROFILE"), "the mode it runs in"),
     RiskRule(
-        Risk.MEDIUM, ("SMTP", "MAIL", "EMAIL", "WEBHOOK*", "BUCKET", "QUEUE", "TOPIC", "REGION"), "what it reaches"
+        Risk.MEDIUM, ("SMTP", "MAIL", "EMAIL", "WEBHOOK*", "BUCKET", "QUEUE", "TOPIC", "REGION"), "other services"
     ),
-    RiskRule(Risk.MEDIUM, ("FEATURE*", "ENABLE*", "DISABLE*", "VERSION", "IMAGE", "TAG"), "what it does"),
+    RiskRule(Risk.MEDIUM, ("FEATURE*", "ENABLE*", "DISABLE*", "VERSION", "IMAGE", "TAG"), "features and versions"),
 )
-"""The first that matches counts; what none matches is low. Secrets by name or contract are high before any of them."""
+"""The first rule that matches counts; a name that none matches is low. Secrets, by name or contract, are always
+high."""
 
 _DATA = RULES[:2]
 _ADDRESS = re.compile(r"(?:URL|URI|DSN)$", re.IGNORECASE)
@@ -70,17 +71,17 @@ _ADDRESS = re.compile(r"(?:URL|URI|DSN)$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class RiskOverride:
-    """A person's own rule, asked before the table: glob patterns of names."""
+    """An operator's own rule, which precedes the table: glob patterns of names."""
 
     keys: tuple[str, ...]
     risk: Risk
 
 
 def risk_of(key: str, *, secret: bool = False, overrides: Sequence[RiskOverride] = ()) -> Risk:
-    """Given a variable's name, and whether a contract calls it secret, return its risk."""
-    for one in overrides:
-        if any(fnmatchcase(key, pattern) for pattern in one.keys):
-            return one.risk
+    """Given a variable's name and whether a contract calls it secret, return its risk."""
+    for override in overrides:
+        if any(fnmatchcase(key, pattern) for pattern in override.keys):
+            return override.risk
     if secret or names_a_secret(key):
         return Risk.HIGH
     rule = _by_table(key)
@@ -93,8 +94,8 @@ def _by_table(key: str) -> RiskRule | None:
 
 
 def must_differ(key: str) -> bool:
-    """Whether a value under this name should be another one in every environment: a secret, or the address of a
-    database, which holds its password."""
+    """Whether every environment should have its own value under this name: a secret, or the address of a database,
+    which contains its password."""
     if names_a_secret(key):
         return True
     return _by_table(key) in _DATA and _ADDRESS.search(key) is not None

@@ -1,4 +1,4 @@
-"""What a comparison holds: two sides, their files, the results by key, fact, service and probe. Names, never values."""
+"""The data of a comparison: sides, files, and results by key, fact, service and probe. Names, never values."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from reconciler.core.inventory import FoundContainer
 
 
 class Status(StrEnum):
-    """How one thing stands on the two sides."""
+    """The result for one key, fact or probe."""
 
     SAME = "same"
-    EXPECTED = "expected"  # differs, and somebody said why
+    EXPECTED = "expected"  # differs, for a known reason
     DIFFERS = "differs"
     MISSING_LEFT = "missing-left"
     MISSING_RIGHT = "missing-right"
     SAME_SECRET = "same-secret"  # noqa: S105  # a class of keys
-    FAILED = "failed"  # a probe that gives no answer on either side
-    UNKNOWN = "unknown"  # there on both sides, and the values are not known well enough to be held against each other
+    FAILED = "failed"  # a probe that answers on neither side
+    UNKNOWN = "unknown"  # present on both sides, with values that cannot be compared
 
 
 UNEXPLAINED = frozenset({Status.DIFFERS, Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.SAME_SECRET, Status.FAILED})
 
 
 class Remark(StrEnum):
-    """What else there is to say of a key. A placeholder counts as unexplained, too."""
+    """What else is notable about a key. A placeholder counts as unexplained, too."""
 
     PLACEHOLDER = "placeholder"
     DEPRECATED = "deprecated"
@@ -45,7 +45,7 @@ class Allows(StrEnum):
 
 
 class Attribute(StrEnum):
-    """What of a file, beside its keys, may be expected to differ."""
+    """An attribute of a file that may be expected to differ, like its keys."""
 
     MODE = "mode"
     OWNER = "owner"
@@ -56,9 +56,9 @@ class Attribute(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """``fingerprint`` is that of the value, None where it is not known. ``written`` is one of how a file writes it,
-    with its references, "" where it was not read from a file; ``given`` is one of what the references take from
-    around the file, None where nothing is known of that. An ``empty`` one is no secret."""
+    """Fingerprints of a value. ``fingerprint`` is that of the value itself, None if unknown. ``written`` is that of the
+    text in the file, with its references, "" if it was not read from a file; ``given`` is that of the values which the
+    references take from outside the file, None if none of them is known. An ``empty`` value is no secret."""
 
     fingerprint: str | None
     empty: bool = False
@@ -68,13 +68,13 @@ class Value:
 
 
 SEALED = Value(None)
-"""There, and not readable without a key."""
+"""Present, but not readable without a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """An owner or a group: its name, "" for one that has none there, and its number, None where only the name is
-    told."""
+    """An owner or a group: its name, "" if the machine has none for it, and its number, None if only the name is
+    known."""
 
     name: str = ""
     number: int | None = None
@@ -85,25 +85,25 @@ class Holder:
     def __str__(self) -> str:
         return self.name or str(self.number)
 
-    def is_like(self, other: Holder) -> bool:
-        """By name where both have one, which may have another number elsewhere; else by number."""
-        if self.name and other.name:
-            return self.name == other.name
-        return self.number is not None and self.number == other.number
+    def is_like(self, holder: Holder) -> bool:
+        """Compare by name if both have one, since numbers differ between machines; else by number."""
+        if self.name and holder.name:
+            return self.name == holder.name
+        return self.number is not None and self.number == holder.number
 
 
 NOBODY = Holder()
-"""Not known."""
+"""An unknown owner or group."""
 
 
 @dataclass(frozen=True, slots=True)
 class SideFile:
-    """A file of one side. ``aliases`` are names by which the same file may be known on the other side, the surest
-    first. ``keys`` is None for a file without variables, which is compared by ``content``, a fingerprint (None: not
-    readable without a key). ``mode`` None, ``owner`` and ``group`` NOBODY: not known. ``unused`` are keys that no
-    service gets, ``ignored`` patterns of those that git leaves to the server, ``defaults`` those that count only where
-    the other side has them, too. ``hosts`` are those that a source is for, () for every one. ``problem`` says why it
-    cannot be compared."""
+    """A file of one side. ``aliases`` are names that the same file may have on the other side, the most reliable first.
+    ``keys`` is None for a file without variables; it is compared by ``content``, a fingerprint (None: not readable
+    without a key). ``mode`` is None, ``owner`` and ``group`` are NOBODY if unknown. ``unused`` are keys that no service
+    gets, ``ignored`` the patterns of keys that git leaves to the server, ``defaults`` the keys that only count if the
+    other side has them too. ``hosts`` are those that a source is for, () for all. ``problem`` says why the file cannot
+    be compared."""
 
     name: str
     aliases: tuple[str, ...]
@@ -123,11 +123,11 @@ class SideFile:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """``name`` as it was asked for; ``environment`` "" where it is not known which one it is; ``left_out`` says what
-    was not looked at, ``problems`` what could not be; ``sealed`` counts the files that no key opened. ``services``
-    None: it cannot have any. ``directory`` is where probes are run, ``compose_options`` what
-    `docker compose` is given there, by the project's directory. ``hosts`` are names that a manifest may have for
-    the machine, the surest first; () where it is none."""
+    """One side. ``name`` as typed; ``environment`` is "" if unknown; ``left_out`` says what was skipped, ``problems``
+    what could not be read; ``sealed`` counts the files that no key opened. ``services`` is None if the side cannot have
+    containers. Probes run in ``directory``; ``compose_options`` are the options of `docker compose` there, by project
+    directory. ``hosts`` are names that a manifest may have for the machine, the most
+    reliable first; () if the side is no machine."""
 
     name: str
     files: tuple[SideFile, ...]
@@ -143,8 +143,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """An expected difference: of which files and keys (glob patterns), or of which attributes, and why. ``between``
-    are the environments that it holds between; () for any sides."""
+    """An expected difference: its files, its keys (all glob patterns) or attributes, and the reason. ``between`` are
+    the environments it applies between; () for any sides."""
 
     file: str
     reason: str
@@ -156,7 +156,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class ServiceExpectation:
-    """Facts of services (both glob patterns) that may differ, and why."""
+    """Facts of services (both glob patterns) that may differ, and the reason."""
 
     service: str
     facts: tuple[str, ...]
@@ -166,7 +166,7 @@ class ServiceExpectation:
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What `envs/expected-differences.yaml` says."""
+    """The content of `envs/expected-differences.yaml`."""
 
     differences: tuple[Expectation, ...] = ()
     services: tuple[ServiceExpectation, ...] = ()
@@ -175,7 +175,7 @@ class Expectations:
 
 @dataclass(frozen=True, slots=True)
 class KeyResult:
-    """``reason`` is why it is expected, or what makes it a mistake; "" where the status says all."""
+    """``reason`` explains the status: why a difference is expected, or why it is a mistake; "" if there is none."""
 
     key: str
     status: Status
@@ -191,9 +191,9 @@ class KeyResult:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing that can be shown of both sides: a mode, an owner, an image."""
+    """An attribute that both sides have: a mode, an owner, an image."""
 
-    what: str
+    name: str
     left: str
     right: str
     status: Status
@@ -207,7 +207,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """Two paired files, or one that has no other ("" on the side where there is none)."""
+    """Two paired files, or a file of one side only ("" on the other)."""
 
     left: str
     right: str
@@ -223,14 +223,17 @@ class FileResult:
 
 @dataclass(frozen=True, slots=True)
 class ServiceResult:
+    """The facts of a service on both sides."""
+
     service: str
     facts: tuple[Fact, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What an operator wants asked of both sides: ``run`` (in ``service``'s container, or in ``directory``, "" for the
-    side's own) or ``url``. ``ignore`` is a regular expression, "" for none; ``expected`` why they differ."""
+    """A question for both sides: a command to ``run`` (in ``service``'s container, or in ``directory``, "" for the
+    side's own) or a ``url``. ``ignore`` is a regular expression, "" for none; ``seconds`` is the time limit;
+    ``expected`` is the reason for a difference."""
 
     name: str
     run: tuple[str, ...] = ()
@@ -245,8 +248,8 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """``line`` is the first that differs, 0 for none; ``left`` and ``right`` say how it ended on each side, and what it
-    printed only where the probe says ``show: true``."""
+    """``line`` is the first that differs, 0 for none; ``left`` and ``right`` say how the probe ended on each side, with
+    its output only if the probe has ``show: true``."""
 
     probe: str
     status: Status
@@ -262,8 +265,8 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """``different`` says whether the sides were taken for two environments: then a secret must differ, and contracts
-    say what may."""
+    """``different`` says whether the sides count as two environments: then secrets must differ, and contracts say
+    what else may."""
 
     left: Side
     right: Side
@@ -283,10 +286,10 @@ class Comparison:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What could not be compared, so that nobody takes silence for equality."""
-        files = tuple(f"{one.name}: {one.problem}" for one in self.files if one.problem)
+        """What could not be compared, so that nobody mistakes silence for equality."""
+        files = tuple(f"{file.name}: {file.problem}" for file in self.files if file.problem)
         return (*self.left.problems, *self.right.problems, *files)
 
     @property
     def unexplained(self) -> int:
-        return sum(one.unexplained for one in self.everything) + len(self.problems)
+        return sum(item.unexplained for item in self.everything) + len(self.problems)

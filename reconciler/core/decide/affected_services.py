@@ -18,7 +18,7 @@ from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
 
-# Exit codes of a container that a person stopped: finished, Ctrl-C, killed, terminated.
+# Exit codes of a container that an operator stopped: finished, Ctrl-C, killed, terminated.
 _STOPPED_CODES = frozenset({0, 130, 137, 143})
 _RUNNING = frozenset({"running", "paused", "restarting"})
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
@@ -126,7 +126,7 @@ def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, 
 
 
 def is_stopped_on_purpose(stack: Stack, container: Container) -> bool:
-    """Whether a person, not a failure, keeps this container from running. A one-shot that is done is not stopped."""
+    """Whether an operator, not a failure, keeps this container from running. A one-shot that is done is not stopped."""
     if container.state == "exited":
         if container.exit_code == 0 and container.service in stack.one_shot:
             return False
@@ -200,7 +200,7 @@ def _key_difference(before: Mapping[str, str | None], after: Mapping[str, str | 
         "added": [key for key in after if key not in before],
         "removed": [key for key in before if key not in after],
     }
-    return "; ".join(f"{listed(sorted(keys))} {what}" for what, keys in groups.items() if keys)
+    return "; ".join(f"{listed(sorted(keys))} {change}" for change, keys in groups.items() if keys)
 
 
 def _parts(definition: Secret) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _inherited(service: Service, owner: str, kind: ActionKind) -> Iterator[_Caus
     if kind is ActionKind.SIGNAL:
         return
     if owner in service.namespace_of:
-        # A restart makes a new namespace for the same container; its guests must enter it anew.
+        # A restart makes a new namespace for the same container; its guests must enter it again.
         yield _Cause(kind, f"shares the {_namespace(service, owner)} of {owner}")
     elif owner in service.volumes_of and kind is ActionKind.RECREATE:
         yield _Cause(kind, f"uses the volumes of {owner}")

@@ -11,7 +11,7 @@ from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_e
 from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.targets import Parser, Target
 
-# A revision may drop this share of a file's keys before a person must say allow_shrink.
+# A revision may drop this share of a file's keys before an operator must say allow_shrink.
 SHRINK_LIMIT = 0.5
 # Keys by which a project's .env changes what Compose runs, not what the services read: settings of Compose and Docker,
 # and what makes a program load or run something else, as Compose passes its .env on to those it starts (credential

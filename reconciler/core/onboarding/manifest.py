@@ -1,0 +1,106 @@
+"""The content of the manifest, the contracts and env.example that an import writes. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from reconciler.core.decide.guards import is_below
+from reconciler.core.model.targets import Format, Parser
+from reconciler.core.onboarding.source_names import BINARY_SUFFIX
+from reconciler.core.onboarding.types import DEFAULT_MODE, Draft, DraftFile, DraftStack, holds_variables
+from reconciler.core.secrets.names import names_a_secret
+
+
+def manifest_fields(draft: Draft, contracts: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    """environment.yaml as data, in its shortest form. ``contracts`` has the paths of contracts by source."""
+    defaults = _defaults(draft.files)
+    written: dict[str, object] = {"defaults": defaults} if defaults else {}
+    if draft.stacks:
+        written["stacks"] = {
+            stack.name: _stack_fields(stack, draft.files, defaults, contracts) for stack in draft.stacks
+        }
+    if alone := {file.source: _target(file, None, defaults, contracts) for file in draft.files if file.stack is None}:
+        written["targets"] = alone
+    return written
+
+
+def _stack_fields(
+    stack: DraftStack, files: Iterable[DraftFile], defaults: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
+) -> dict[str, object]:
+    fields: dict[str, object] = {"directory": stack.directory}
+    for name in ("files", "env_files", "project", "project_directory", "hosts"):
+        if value := getattr(stack, name):
+            fields[name] = value if isinstance(value, str) else list(value)
+    targets = {
+        file.source: _target(file, stack.directory, defaults, contracts) for file in files if file.stack == stack.name
+    }
+    return fields | {"targets": targets}
+
+
+def _target(
+    file: DraftFile, directory: str | None, defaults: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
+) -> dict[str, object] | str | None:
+    path = file.file.path
+    if directory is not None and is_below(path, directory):
+        path = posixpath.relpath(path, directory)
+    fields: dict[str, object] = {} if directory is not None and path == file.source else {"path": path}
+    if file.format is Format.PLAIN:
+        fields["encrypted"] = False
+    implied = {"mode": f"{DEFAULT_MODE:04o}", "owner": "root", "group": "root", **defaults}
+    fields |= {name: value for name, value in _attributes(file).items() if implied[name] != value}
+    if file.mounted:
+        fields["on_change"] = "restart"
+    if file.parser is not Parser.COMPOSE and holds_variables(file.file.path, file.uses):
+        fields["parser"] = str(file.parser)
+    if paths := contracts.get(file.source, ()):
+        fields["schema"] = paths[0] if len(paths) == 1 else list(paths)
+    if not fields:
+        return None
+    return str(fields["path"]) if fields.keys() == {"path"} else fields
+
+
+def _attributes(file: DraftFile) -> dict[str, str]:
+    return {"mode": f"{file.mode:04o}", "owner": file.owner, "group": file.group}
+
+
+def _defaults(files: Sequence[DraftFile]) -> dict[str, str]:
+    """The most common owner, unless it is root. There is no default mode, so that no later target becomes readable by
+    accident."""
+    if not files:
+        return {}
+    ((owner, group), _), *_ = Counter((file.owner, file.group) for file in files).most_common(1)
+    return {"owner": owner, "group": group} if (owner, group) != ("root", "root") else {}
+
+
+def contract_schema(file: DraftFile) -> dict[str, object]:
+    """A first contract for a file's variables: their names, and which of them are secrets; no values."""
+    secret = {name: {"writeOnly": True} if names_a_secret(name) else {} for name in file.keys}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "required": list(file.keys),
+        "properties": secret,
+    }
+
+
+def contract_name(source: str) -> str:
+    """The name of a source's contract in ``contracts/``, without suffix: api.env → api."""
+    return source.removesuffix(BINARY_SUFFIX).removesuffix(".env").replace("/", "-")
+
+
+def example_env(files: Iterable[DraftFile]) -> str:
+    """env.example: every name once, without a value, grouped by the files that contain it."""
+    holders: dict[str, list[str]] = {}
+    for file in files:
+        for name in file.keys if file.parser is not Parser.OPAQUE else ():
+            holders.setdefault(name, []).append(file.source)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, sources in holders.items():
+        groups.setdefault(tuple(sources), []).append(name)
+    head = "# Every name once, grouped by the files that contain exactly these names. Do not put values here.\n"
+    return head + "".join(
+        f"\n# files: {' '.join(sources)}\n" + "".join(f"{name}=\n" for name in names)
+        for sources, names in groups.items()
+    )
