@@ -11,7 +11,7 @@ from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, Un
 from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth
 from reconciler.core.model.plans import Change
 from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
-from reconciler.core.model.targets import LiveFile, Ownership, Stack
+from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.backup import entry_of, take_backup
@@ -98,6 +98,7 @@ def beside(ports: Ports, run: Run) -> Run:
 
 async def _begin(ports: Ports, transaction: Transaction, prepared: Prepared) -> None:
     """Store the run before the first write, with what was unhealthy before: it is not to blame for that."""
+    ports.store.remember_written(host_of(transaction.run.environment), prepared.written)
     if transaction.resumed:
         ports.store.amend(transaction.run)
         return
@@ -237,7 +238,7 @@ async def _watch(
     ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str]
 ) -> tuple[ServiceHealth, ...]:
     stack, project = view.stack, await _project(ports, transaction, view)
-    watch = health.watch(stack, services, view.containers, ports.clock.monotonic(), project)
+    watch = health.watch_health(stack, services, view.containers, ports.clock.monotonic(), project)
     excused: ServiceFailedError | None = None
     while True:
         containers = await ports.compose.containers(stack, project.name)
@@ -260,7 +261,7 @@ async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
     return {check.url: await ports.probe.ok(check) for check in stack.health.http}
 
 
-def _excuse(run: Run, view: StackView, report: health.Report, project: Project) -> ServiceFailedError:
+def _excuse(run: Run, view: StackView, report: health.HealthReport, project: Project) -> ServiceFailedError:
     """Why the revision is not to blame: what fails now failed before too. Raises UnhealthyError if it is."""
     where = f"stack {view.stack.name}"
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]

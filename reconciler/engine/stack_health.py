@@ -24,6 +24,6 @@ async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]
         unknown = [StackHealth(stack.name, HealthStatus.UNKNOWN) for stack in stacks]
         ports.metrics.health(environment, unknown, ports.clock.now())
         raise
-    summaries = [health.summary(stack, containers[stack.name]) for stack in stacks]
+    summaries = [health.summarise_health(stack, containers[stack.name]) for stack in stacks]
     ports.metrics.health(environment, summaries, ports.clock.now())
     return {name: frozenset(container.id for container in group) for name, group in containers.items()}

@@ -24,6 +24,7 @@ from reconciler.core.secret import Secret
 from tests.support.commands import lines, output, run
 from tests.support.compose import ComposeProject
 from tests.support.engine import IMAGE
+from tests.support.fidelity import edited
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.docker
@@ -132,7 +133,7 @@ async def test_changed_env_file_recreates_its_service_and_no_other(
     before = ids(made)
     actions = await change(docker, made, {"api.env": "KEY=2\nNEW=$$x\n"})
     after = ids(made)
-    assert [(one.service, one.reason) for one in actions] == [("api", "KEY changed; NEW added")]
+    assert [(action.service, action.reason) for action in actions] == [("api", "KEY changed; NEW added")]
     assert before["api-1"] != after["api-1"]
     assert before["worker-1"] == after["worker-1"]
     assert made.environment("api")["KEY"] == "2"
@@ -239,8 +240,8 @@ async def test_signal_goes_to_the_containers_that_run(compose_project: MakeProje
     made.up()
     output("docker", "stop", ids(made)["api-1"])
     await docker.signal(made.name, "api", "KILL")
-    found = [one.exit_code for one in await docker.containers(stack_of(made), made.name)]
-    assert found == [137, 137]
+    codes = [container.exit_code for container in await docker.containers(stack_of(made), made.name)]
+    assert codes == [137, 137]
 
 
 async def test_signal_that_the_engine_does_not_know_is_refused(
@@ -273,7 +274,7 @@ async def test_config_and_secret_made_of_variables_follow_the_env_file(
     made.up()
     before = ids(made)
     actions = await change(docker, made, {".env": "WHO=new\nTOKEN=new\n"})
-    assert [(one.service, one.reason, one.force) for one in actions] == [
+    assert [(action.service, action.reason, action.force) for action in actions] == [
         ("inline", "its config motd changed", True),
         ("secret", "its secret token changed", True),
     ]
@@ -292,7 +293,7 @@ async def test_interpolated_variable_concerns_the_services_that_use_it(
     )
     made.up()
     actions = await change(docker, made, {".env": "LEVEL=debug\nNAME=two\n"})
-    assert {one.service: one.reason for one in actions} == {"a": "LEVEL changed", "b": "its hostname changed"}
+    assert {action.service: action.reason for action in actions} == {"a": "LEVEL changed", "b": "its hostname changed"}
     assert made.environment("a")["LEVEL"] == "debug"
     assert made.container("b")["Config"]["Hostname"] == "two"
 
@@ -319,7 +320,7 @@ async def test_services_that_share_namespaces_or_volumes_are_recreated_with_thei
     before = ids(made)
     started = made.container("after")["State"]["StartedAt"]
     actions = await change(docker, made, {"api.env": "KEY=2\n"})
-    assert {one.service: (one.kind, one.reason) for one in actions} == {
+    assert {action.service: (action.kind, action.reason) for action in actions} == {
         "api": (ActionKind.RECREATE, "KEY changed"),
         "side": (ActionKind.RECREATE, "shares the network of api"),
         "tools": (ActionKind.RECREATE, "shares the IPC namespace and PID namespace of api"),
@@ -342,7 +343,7 @@ async def test_services_that_share_a_namespace_are_restarted_after_its_owner(
     made.up()
     before = ids(made)
     actions = await change(docker, made, {"api.conf": "2"}, OnChange(ChangeMode.RESTART))
-    assert {one.service: one.kind for one in actions} == dict.fromkeys(
+    assert {action.service: action.kind for action in actions} == dict.fromkeys(
         ("after", "api", "side", "tools"), ActionKind.RESTART
     )
     assert ids(made) == before
@@ -362,7 +363,7 @@ async def test_service_stopped_on_purpose_stays_stopped(compose_project: MakePro
     made.compose("stop", "job")
     before = ids(made)
     actions = await change(docker, made, {"x.env": "KEY=2\n"})
-    assert [one.service for one in actions] == ["api"]
+    assert [action.service for action in actions] == ["api"]
     assert ids(made).keys() == {"api-1", "job-1"}
     assert ids(made)["job-1"] == before["job-1"]
     assert not made.container("job")["State"]["Running"]
@@ -378,7 +379,7 @@ async def test_running_service_of_a_profile_is_seen_and_renewed(
     )
     made.compose("--profile", "*", "up", "--detach")
     other = ids(made)["other-1"]
-    assert [one.service for one in await change(docker, made, {"x.env": "KEY=2\n"})] == ["debug"]
+    assert [action.service for action in await change(docker, made, {"x.env": "KEY=2\n"})] == ["debug"]
     assert made.environment("debug")["KEY"] == "2"
     assert ids(made)["other-1"] == other
 
@@ -393,8 +394,8 @@ async def test_all_replicas_are_renewed(compose_project: MakeProject, docker: Do
     after = ids(made)
     assert before.keys() == after.keys() == {"api-1", "api-2"}
     assert not set(before.values()) & set(after.values())
-    found = await docker.containers(stack_of(made), made.name)
-    assert [one.environment["KEY"] for one in found] == ["2", "2"]
+    containers = await docker.containers(stack_of(made), made.name)
+    assert [container.environment["KEY"] for container in containers] == ["2", "2"]
 
 
 async def test_number_of_replicas_may_come_from_a_file(compose_project: MakeProject, docker: DockerCompose) -> None:
@@ -429,6 +430,7 @@ async def test_variables_of_the_daemon_do_not_reach_compose(compose_project: Mak
     environment = {**os.environ, "INHERITED": "daemon", "LEVEL": "daemon"}
     docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), environment))
     project = await docker.project(stack_of(made))
+    await docker.close()
     assert project.services["api"].environment == {"INHERITED": None, "LEVEL": "file"}
 
 
@@ -586,13 +588,15 @@ async def test_staged_project_may_begin_where_the_live_one_is_broken(
     stack = stack_of(made)
     with pytest.raises(ModelRefusedError, match="the env file does not exist"):
         await docker.project(stack)
-    found = await docker.containers(stack, None)
-    assert [(one.service, one.state, one.environment["KEY"]) for one in found] == [("api", "running", "1")]
+    containers = await docker.containers(stack, None)
+    assert [(container.service, container.state, container.environment["KEY"]) for container in containers] == [
+        ("api", "running", "1")
+    ]
     (glanced,) = await docker.glance(stack)
-    assert (glanced.id, glanced.service, glanced.state) == (found[0].id, "api", "running")
+    assert (glanced.id, glanced.service, glanced.state) == (containers[0].id, "api", "running")
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
     assert after.name == made.name
-    (action,) = affected_services.affected(stack, None, after, found, {}, managed=all_managed(after))
+    (action,) = affected_services.affected(stack, None, after, containers, {}, managed=all_managed(after))
     assert action.reason == "container runs older values of KEY"
 
 
@@ -618,6 +622,7 @@ async def test_nothing_of_a_staged_file_touches_the_disk(compose_project: MakePr
         LocalComposeContext(str(scratch), {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
     )
     project = await docker.project(stack_of(made), staged(made, {"api.env": f"KEY={canary}\n"}))
+    await docker.close()
     assert project.services["api"].environment == {"KEY": canary}
     assert f"/proc/{os.getpid()}/fd/" in (tmp_path / "report.listing").read_text()
     assert set(report.read_text().split()) == {str(spy)}
@@ -666,9 +671,9 @@ async def test_every_project_file_is_one_that_compose_reads(everything: ComposeP
     [
         pytest.param(f'KEY="{CANARY}\n', "a quote is opened and never closed", id="double-quote"),
         pytest.param(f"KEY='{CANARY}\n", "a quote is opened and never closed", id="single-quote"),
-        pytest.param(f"A=1\nK/{CANARY}=x\n", "the name of a variable holds a character it must not", id="character"),
+        pytest.param(f"A=1\nK/{CANARY}=x\n", "a variable's name has a character that is not allowed", id="character"),
         pytest.param(f"{CANARY} and more\nA=1\n", "the name of a variable holds a space", id="space"),
-        pytest.param(f"A=${{{CANARY}\n", "cannot be understood", id="interpolation"),
+        pytest.param(f"A=${{{CANARY}\n", "is not valid", id="interpolation"),
         pytest.param(f"A=${{NEEDED:?{CANARY}}}\n", "the variable NEEDED is required and has no value", id="required"),
     ],
 )
@@ -934,7 +939,7 @@ async def test_a_glance_tells_what_inspect_tells_of_state_health_and_exit_code(
     made.up()
     made.compose("kill", "killed")
     made.compose("pause", "halted")
-    wanted = {
+    expected = {
         "failed": ("exited", "", 3),
         "halted": ("paused", "", 0),
         "ill": ("running", "unhealthy", 0),
@@ -951,8 +956,10 @@ async def test_a_glance_tells_what_inspect_tells_of_state_health_and_exit_code(
 
     await asyncio.to_thread(eventually, settled, 30)
     stack = stack_of(made)
-    for found in (await docker.glance(stack), await docker.containers(stack, made.name)):
-        assert {one.service: (one.state, one.health, one.exit_code) for one in found} == wanted
+    for containers in (await docker.glance(stack), await docker.containers(stack, made.name)):
+        assert {
+            container.service: (container.state, container.health, container.exit_code) for container in containers
+        } == expected
 
 
 async def test_containers_of_compose_run_are_not_the_services(
@@ -962,7 +969,7 @@ async def test_containers_of_compose_run_are_not_the_services(
     made.up()
     made.compose("run", "--detach", "api", "sleep", "1000")
     assert len(ids(made)) == 2
-    assert [one.id for one in await docker.containers(stack_of(made), made.name)] == [ids(made)["api-1"]]
+    assert [container.id for container in await docker.containers(stack_of(made), made.name)] == [ids(made)["api-1"]]
 
 
 # --- no engine, no docker ---
@@ -1038,11 +1045,11 @@ async def test_a_project_is_not_resolved_while_nobody_can_say_how_it_was_started
 # --- health ---
 
 
-async def watch(docker: DockerCompose, made: ComposeProject, service: str, stable_for: float) -> health.Report:
+async def watch(docker: DockerCompose, made: ComposeProject, service: str, stable_for: float) -> health.HealthReport:
     """Look every fifth of a second until there is a verdict."""
     stack = stack_of(made, health=HealthPolicy(timeout=20, stable_for=stable_for))
     loop = asyncio.get_running_loop()
-    watching = health.watch(stack, [service], [], loop.time())
+    watching = health.watch_health(stack, [service], [], loop.time())
     while True:
         watching, report = watching.look(await docker.containers(stack, made.name), loop.time())
         if report.verdict is not health.Verdict.WAIT:
@@ -1062,7 +1069,7 @@ PROBED = "    healthcheck: {{test: '{test}', interval: 1s, retries: 1, start_per
         pytest.param(
             "    command: sh -c 'sleep 1.3; exit 3'\n", 600, False, "exited with code 3 after 1 s", id="exits"
         ),
-        pytest.param("    command: /nope\n", 600, False, "api exited with code 127 at once", id="cannot-run"),
+        pytest.param("    command: /nope\n", 600, False, "api exited with code 127 immediately", id="cannot-run"),
         pytest.param(
             "    restart: always\n    command: sh -c 'sleep 0.3; exit 4'\n", 600, False, "api ", id="crash-loop"
         ),
@@ -1104,12 +1111,12 @@ async def test_variables_of_the_shell_that_started_a_container_are_not_lost_unsa
     stack = stack_of(made)
     before = await docker.project(stack)
     managed = {str(made.directory / "api.env"): {"KEY"}}
-    found = await docker.containers(stack, before.name)
-    assert affected_services.affected(stack, before, before, found, {}, managed=managed) == ()
+    containers = await docker.containers(stack, before.name)
+    assert affected_services.affected(stack, before, before, containers, {}, managed=managed) == ()
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
-    actions = affected_services.affected(stack, before, after, found, {}, managed=managed)
-    (problem,) = affected_services.foreign(before, found, actions, managed)
+    actions = affected_services.affected(stack, before, after, containers, {}, managed=managed)
+    (problem,) = edited(before, containers, actions, managed)
     assert "VERSION" in problem
     assert "v2" not in problem
     made.up()
-    assert affected_services.foreign(before, await docker.containers(stack, before.name), actions, managed) == []
+    assert edited(before, await docker.containers(stack, before.name), actions, managed) == []

@@ -17,6 +17,7 @@ from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 from tests.support.commands import lines, output
 from tests.support.compose import ComposeProject
+from tests.support.fidelity import edited
 
 pytestmark = pytest.mark.docker
 
@@ -59,7 +60,7 @@ async def apply(
     after = await docker.project(stack, staged)
     containers = await docker.containers(stack, before.name)
     actions = affected_services.affected(stack, before, after, containers, {}, managed=managed)
-    assert affected_services.foreign(before, containers, actions, managed) == []
+    assert edited(before, containers, actions, managed) == []
     for name, text in files.items():
         project.write(name, text)
     scale = {action.service: action.scale for action in actions if action.scale is not None}
@@ -238,6 +239,19 @@ async def test_of_two_projects_in_one_directory_the_one_that_is_named_counts(
         assert (await docker.project(stack_of(made, project=twin.name))).name == twin.name
     finally:
         twin.remove()
+
+
+async def test_containers_of_the_same_name_from_elsewhere_hold_the_stack(
+    compose_project: MakeProject, docker: DockerCompose, tmp_path: Path
+) -> None:
+    """Of another directory, or started inside a container that sees other paths: a recreate would take them over."""
+    made = compose_project(f"services:\n  api:{SERVICE}", {})
+    start(made)
+    twin = tmp_path / "elsewhere" / made.name
+    twin.mkdir(parents=True)
+    (twin / "compose.yaml").write_text((made.directory / "compose.yaml").read_text())
+    with pytest.raises(StartedOtherwiseError, match=f"started with --project-directory {made.directory}"):
+        await docker.project(Stack("production", "app", str(twin)))
 
 
 async def test_a_file_that_a_label_names_and_that_is_gone_holds_the_stack(

@@ -101,8 +101,8 @@ def test_a_disagreement_is_held_and_named_and_ends_by_hand(prod: tuple[Server, C
     server.commit({}, server.manifest(list(SOURCES), env_files=["prod.env"]))
     assert server.sync()["result"] == "applied"
     assert project.environment("api")["DB_PASSWORD"] == "pw-1"
-    (told,) = [finding for finding in server.json("doctor") if finding["component"] == "stack production/app"]
-    assert f"docker compose -p {project.name} -f compose.yaml --env-file prod.env up -d" in str(told)
+    (stack,) = [finding for finding in server.json("doctor") if finding["component"] == "stack production/app"]
+    assert f"docker compose -p {project.name} -f compose.yaml --env-file prod.env up -d" in str(stack)
 
 
 def test_what_nobody_reads_and_what_is_left_over_is_noted(stack_server: MakeStackServer) -> None:
@@ -128,6 +128,16 @@ def test_the_project_files_of_a_label_are_never_written(stack_server: MakeStackS
     server.commit({"more.txt": text}, server.manifest({"more.txt": {"encrypted": False}}))
     outcome = server.sync("--take-over", "production/more.txt")
     assert "Compose reads this file as project configuration" in outcome["reason"]
+
+
+def test_an_env_file_of_the_command_line_may_not_change_what_compose_runs(prod: tuple[Server, ComposeProject]) -> None:
+    server, _ = prod
+    server.sync()
+    server.commit({"prod.env": b"DB_PASSWORD=pw-2\nCOMPOSE_FILE=other.yaml\n"})
+    outcome = server.sync()
+    assert outcome["result"] == "stalled"
+    assert "COMPOSE_FILE would change what Compose runs" in outcome["reason"]
+    assert server.live("prod.env") == SOURCES["prod.env"]
 
 
 # --- other machines and other commands ---

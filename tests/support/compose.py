@@ -47,8 +47,8 @@ class ComposeProject:
         ids = lines("docker", "ps", "-aq", "--filter", mine, "--filter", f"label=com.docker.compose.service={service}")
         if not ids:
             raise CommandFailed(f"service {service} of {self.name} has no container")
-        found: dict[str, Any] = json.loads(output("docker", "inspect", ids[0]))[0]
-        return found
+        container: dict[str, Any] = json.loads(output("docker", "inspect", ids[0]))[0]
+        return container
 
     def environment(self, service: str) -> dict[str, str]:
         """The variables that the service's container was made with, those of the image among them."""

@@ -129,8 +129,8 @@ def _container(name: str, environment: Mapping[str, str]) -> Container:
     return Container(identity, name, "running", health, started_at=identity, environment=dict(environment))
 
 
-def _store(path: Path, found: Mapping[str, Container]) -> None:
-    data: dict[str, Any] = {name: dataclasses.asdict(container) for name, container in found.items()}
+def _store(path: Path, running: Mapping[str, Container]) -> None:
+    data: dict[str, Any] = {name: dataclasses.asdict(container) for name, container in running.items()}
     new = path.with_suffix(".new")
     new.write_text(json.dumps(data))
     new.rename(path)

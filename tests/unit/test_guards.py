@@ -26,7 +26,7 @@ def keys(count: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("target", "desired", "live", "why"),
+    ("target", "desired", "live", "reason"),
     [
         pytest.param(TARGET, b"A=ENC[AES256_GCM,data:x]\n", None, "still holds ENC[", id="encrypted twice"),
         pytest.param(OPAQUE, b"key: ENC[AES256_GCM,data:x]\n", None, "still holds ENC[", id="opaque, encrypted"),
@@ -47,9 +47,9 @@ def keys(count: int) -> bytes:
         pytest.param(RAW, keys(4), TEN, "6 of 10 of the keys", id="more than half gone, raw"),
     ],
 )
-def test_content_that_is_refused(target: Target, desired: bytes, live: bytes | None, why: str) -> None:
+def test_content_that_is_refused(target: Target, desired: bytes, live: bytes | None, reason: str) -> None:
     problems = guards.content(target, desired, live)
-    assert any(why in problem for problem in problems), problems
+    assert any(reason in problem for problem in problems), problems
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_every_problem_is_told_at_once() -> None:
 )
 def test_no_problem_quotes_a_value(desired: str) -> None:
     problems = guards.content(TARGET, desired.encode(), f"B={CANARY}\nC={CANARY}\n".encode())
-    problems += guards.project_files(TARGET, (), [TARGET.path], f"COMPOSE_FILE={CANARY}\n".encode())
+    problems += guards.project_files(TARGET.path, (), [TARGET.path], f"COMPOSE_FILE={CANARY}\n".encode())
     assert problems
     assert CANARY not in " ".join(problems)
 
@@ -109,7 +109,7 @@ DOT_ENV = "/opt/app/.env"
 
 
 @pytest.mark.parametrize(
-    ("path", "desired", "why"),
+    ("path", "desired", "reason"),
     [
         pytest.param(COMPOSE_FILE, b"services: {}\n", "Compose reads this file as project configuration", id="compose"),
         pytest.param(DOT_ENV, b"A=1\nCOMPOSE_FILE=/tmp/x\n", "COMPOSE_FILE would change what Compose", id="file"),
@@ -121,10 +121,10 @@ DOT_ENV = "/opt/app/.env"
     ],
 )
 @pytest.mark.parametrize("parser", Parser)
-def test_what_decides_what_runs_is_refused(path: str, desired: bytes, why: str, parser: Parser) -> None:
+def test_what_decides_what_runs_is_refused(path: str, desired: bytes, reason: str, parser: Parser) -> None:
     target = replace(TARGET, path=path, parser=parser)
-    (problem,) = guards.project_files(target, [COMPOSE_FILE], [DOT_ENV], desired)
-    assert why in problem
+    (problem,) = guards.project_files(target.path, [COMPOSE_FILE], [DOT_ENV], desired)
+    assert reason in problem
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,11 @@ def test_what_decides_what_runs_is_refused(path: str, desired: bytes, why: str, 
     ],
 )
 def test_what_decides_nothing_passes(path: str, desired: bytes) -> None:
-    assert guards.project_files(replace(TARGET, path=path), [COMPOSE_FILE], [DOT_ENV], desired) == []
+    assert guards.project_files(path, [COMPOSE_FILE], [DOT_ENV], desired) == []
 
 
 def test_refusing_says_what_allows_it() -> None:
-    (problem,) = guards.project_files(replace(TARGET, path=COMPOSE_FILE), [COMPOSE_FILE], [], b"")
+    (problem,) = guards.project_files(COMPOSE_FILE, [COMPOSE_FILE], [], b"")
     assert "the server must set allow_compose_files: true" in problem
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.decide import health
-from reconciler.core.decide.health import Report, Verdict, failing
+from reconciler.core.decide.health import HealthReport, Verdict, failing
 from reconciler.core.model.compose import Container, Project, Service, ServiceHealth
 from reconciler.core.model.targets import HealthPolicy, HttpCheck, Stack
 from reconciler.core.secret import Secret
@@ -28,9 +28,9 @@ def look(
     services: tuple[str, ...] = ("api",),
     stack: Stack = STACK,
     answers: dict[str, bool] | None = None,
-) -> Report:
+) -> HealthReport:
     """What is said after the last of the moments (seconds since the watch began, containers)."""
-    watch = health.watch(stack, services, [BEFORE] if before is None else before, START)
+    watch = health.watch_health(stack, services, [BEFORE] if before is None else before, START)
     for seconds, containers in moments:
         watch, report = watch.look(containers, START + seconds, answers)
     return report
@@ -39,7 +39,7 @@ def look(
 # --- with a health check ---
 
 
-def test_healthy_container_is_enough_at_once() -> None:
+def test_healthy_container_is_enough_immediately() -> None:
     report = look((0, [replace(NEW, health="healthy")]))
     assert (report.verdict, report.reason) == (Verdict.HEALTHY, "api healthy")
 
@@ -54,7 +54,7 @@ def test_container_that_stays_starting_fails_at_the_timeout() -> None:
     assert (report.verdict, report.reason) == (Verdict.FAILED, "api is still starting after 90 s")
 
 
-def test_unhealthy_container_fails_at_once() -> None:
+def test_unhealthy_container_fails_immediately() -> None:
     report = look((1, [replace(NEW, health="unhealthy")]))
     assert (report.verdict, report.reason) == (Verdict.FAILED, "api is unhealthy")
 
@@ -66,7 +66,7 @@ def test_health_from_before_a_signal_says_nothing_until_it_has_lasted() -> None:
     assert look((1, [same]), (15, [same]), before=[same]).verdict is Verdict.HEALTHY
 
 
-def test_health_after_a_restart_of_the_same_container_counts_at_once() -> None:
+def test_health_after_a_restart_of_the_same_container_counts_immediately() -> None:
     restarted = replace(BEFORE, health="healthy", restarts=0, started_at=NEW.started_at)
     assert look((1, [restarted])).verdict is Verdict.HEALTHY
 
@@ -85,7 +85,7 @@ def test_time_counts_from_when_the_container_was_first_seen() -> None:
     assert look((0, []), (10, [NEW]), (25, [NEW])).verdict is Verdict.HEALTHY
 
 
-def test_time_starts_anew_when_somebody_restarts_the_container() -> None:
+def test_time_starts_again_when_somebody_restarts_the_container() -> None:
     again = replace(NEW, started_at="2026-01-02T00:01:00Z")
     assert look((0, [NEW]), (10, [again]), (15, [again])).verdict is Verdict.WAIT
     assert look((0, [NEW]), (10, [again]), (25, [again])).verdict is Verdict.HEALTHY
@@ -98,7 +98,7 @@ def test_running_late_may_outlast_the_timeout() -> None:
 
 
 @pytest.mark.parametrize("code", [137, 143])
-def test_a_service_that_is_stopped_from_outside_blames_nobody_at_once(code: int) -> None:
+def test_a_service_that_is_stopped_from_outside_blames_nobody_immediately(code: int) -> None:
     """The engine itself may be ending: the next look then finds none."""
     stopped = replace(NEW, state="exited", exit_code=code)
     report = look((1, [stopped]))
@@ -120,7 +120,7 @@ def test_a_service_that_is_stopped_from_outside_blames_nobody_at_once(code: int)
         ),
         pytest.param(
             replace(NEW, state="exited", exit_code=127, finished_at="2026-01-02T00:00:00.4Z"),
-            "api exited with code 127 at once",
+            "api exited with code 127 immediately",
             id="never-began",
         ),
         pytest.param(
@@ -207,10 +207,10 @@ def test_one_shot_that_fails_is_a_failure() -> None:
 
 
 def test_all_replicas_must_be_healthy() -> None:
-    one, two = replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting")
-    assert look((1, [one, two])).verdict is Verdict.WAIT
-    assert look((1, [one, replace(two, health="healthy")])).verdict is Verdict.HEALTHY
-    assert look((1, [two, replace(one, health="unhealthy")])).verdict is Verdict.FAILED
+    first, second = replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting")
+    assert look((1, [first, second])).verdict is Verdict.WAIT
+    assert look((1, [first, replace(second, health="healthy")])).verdict is Verdict.HEALTHY
+    assert look((1, [second, replace(first, health="unhealthy")])).verdict is Verdict.FAILED
 
 
 def test_first_failure_ends_the_watch_though_others_are_still_waited_for() -> None:
@@ -228,7 +228,7 @@ def test_services_that_were_not_touched_do_not_matter() -> None:
 
 def test_service_that_is_scaled_to_none_needs_no_container() -> None:
     project = Project("app", {"api": Service("api", Secret(b"{}"), {}, replicas=0)})
-    watch = health.watch(STACK, ["api"], [BEFORE], START, project)
+    watch = health.watch_health(STACK, ["api"], [BEFORE], START, project)
     assert watch.look([], START)[1].verdict is Verdict.HEALTHY
 
 
@@ -255,7 +255,7 @@ def test_http_checks_must_answer_too(seconds: float, answers: dict[str, bool], v
 # --- what is shown ---
 
 
-def test_report_tells_the_state_of_each_service() -> None:
+def test_the_report_shows_the_state_of_each_service() -> None:
     report = look(
         (1, [replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting", restarts=0)]),
         services=("api", "worker"),
@@ -280,12 +280,12 @@ def test_report_tells_the_state_of_each_service() -> None:
         pytest.param(replace(NEW, service="migrate", state="exited"), ("exited", True), id="one-shot-done"),
     ],
 )
-def test_assess_says_what_can_be_said_at_once(container: Container, expected: tuple[str, bool]) -> None:
-    (found,) = health.assess(STACK, [container])
-    assert (found.state, found.healthy) == expected
+def test_assess_says_what_is_known_without_waiting(container: Container, expected: tuple[str, bool]) -> None:
+    (service,) = health.assess(STACK, [container])
+    assert (service.state, service.healthy) == expected
 
 
-def test_assess_passes_over_what_was_stopped_on_purpose() -> None:
+def test_assess_skips_what_was_stopped_on_purpose() -> None:
     assert health.assess(STACK, [replace(NEW, state="exited", exit_code=143)]) == ()
 
 
@@ -301,5 +301,5 @@ def test_assess_passes_over_what_was_stopped_on_purpose() -> None:
     ],
 )
 def test_only_what_has_failed_before_a_change_is_excused_after_it(state: dict[str, Any], fails: bool) -> None:
-    found = failing(Stack("production", "app", "/opt/app"), [Container("1", "api", **state)])
-    assert found == (frozenset({"api"}) if fails else frozenset())
+    services = failing(Stack("production", "app", "/opt/app"), [Container("1", "api", **state)])
+    assert services == (frozenset({"api"}) if fails else frozenset())

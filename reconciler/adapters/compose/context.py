@@ -22,11 +22,11 @@ Staged = Mapping[str, Secret | None]
 @dataclass(frozen=True, slots=True)
 class EngineAddress:
     """How to reach the Docker engine from here: ``url`` and ``context`` as in DOCKER_HOST and DOCKER_CONTEXT, None
-    for the defaults; ``shown`` for messages."""
+    for the defaults; ``name`` for messages."""
 
     url: str | None = None
     context: str | None = None
-    shown: str = ""
+    name: str = ""
 
 
 class ComposeContext(Protocol):

@@ -1,4 +1,4 @@
-"""The Docker engine's own interface, over one connection that is kept open: containers of a Compose project.
+"""The Docker engine's API, over one connection that stays open: containers of a Compose project.
 
 Finding containers by their labels needs no compose file and no env file: it works while those are broken, and costs a
 tenth of any compose command.
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters.compose import errors
@@ -29,18 +29,18 @@ ENV_FILES_LABEL = "com.docker.compose.project.environment_file"
 SERVICE_LABEL = "com.docker.compose.service"
 NUMBER_LABEL = "com.docker.compose.container-number"
 DEPENDENCIES_LABEL = "com.docker.compose.depends_on"
-# `docker compose run` makes containers of a service too; they are somebody's command, not the service.
+# `docker compose run` makes containers of a service too; they run somebody's command, not the service.
 NOT_ONE_OFF = "com.docker.compose.oneoff=False"
 
 QUICK = 30.0  # seconds for a question to the engine
 SLOW = 600.0  # seconds for a restart: a container may take its whole stop_grace_period
-# What a hand, a crash or a restart policy does to containers; a health probe alone is an event each second.
+# What an operator, a crash or a restart policy does to containers. Health probes are left out: an event each second.
 _EVENTS = {"type": ["container"], "event": ["start", "die", "destroy"], "label": [PROJECT_LABEL]}
-# In the engine's list, exit codes and health stand in a sentence only: "Exited (1) 3 minutes ago", "Up 5 minutes
+# The engine's list has exit codes and health in a sentence only: "Exited (1) 3 minutes ago", "Up 5 minutes
 # (healthy)", "Up 2 seconds (health: starting)".
 _EXIT_CODE = re.compile(r"^Exited \((\d+)\)")
 _HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)$")
-_KILLED = 137  # by a person, or by the kernel for want of memory: the list does not tell
+_KILLED = 137  # by an operator, or by the kernel when memory runs out: the list does not say which
 _NO_CONNECTION = 900  # aiodocker's word for it, as a status
 _NOT_FOUND = 404
 
@@ -52,7 +52,7 @@ class Engine:
     def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
         self._address = address
         self._docker: Docker | None = None
-        self._image_environments: dict[str, Mapping[str, str]] = {}
+        self._image_configurations: dict[str, Mapping[str, Any]] = {}
 
     async def close(self) -> None:
         if self._docker is not None:
@@ -63,67 +63,67 @@ class Engine:
         self, label: str, keep: Callable[[Mapping[str, str]], bool] = lambda _: True
     ) -> list[DockerContainer]:
         """Containers, running or not, with this label, as the engine lists them; `keep` sees their labels."""
-        async with self._asking() as docker:
-            found = await docker.containers.list(all=True, filters={"label": [NOT_ONE_OFF, label]})
-        return [container for container in found if keep(container["Labels"])]
+        async with self._connected() as docker:
+            containers = await docker.containers.list(all=True, filters={"label": [NOT_ONE_OFF, label]})
+        return [container for container in containers if keep(container["Labels"])]
 
     async def inspect(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
-        """What the engine knows of each, sorted by service; one that has gone meanwhile is left out."""
-        found = await asyncio.gather(*(self._inspect(summary.id) for summary in summaries))
-        containers = [container for container in found if container is not None]
+        """What the engine knows of each, sorted by service; one that has gone meanwhile is skipped."""
+        inspected = await asyncio.gather(*(self._inspect(summary.id) for summary in summaries))
+        containers = [container for container in inspected if container is not None]
         return tuple(sorted(containers, key=lambda container: (container.service, container.id)))
 
     async def summarise(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
-        """What the list itself tells of each, sorted by service; of one that was killed, what inspect tells."""
-        found = [_summary(one) for one in summaries]
-        for index, container in enumerate(found):
+        """What the list itself says about each, sorted by service; for a killed one what inspect says."""
+        containers = [_summary(summary) for summary in summaries]
+        for index, container in enumerate(containers):
             if container.exit_code == _KILLED:
-                found[index] = await self._inspect(container.id) or container
-        return tuple(sorted(found, key=lambda container: (container.service, container.id)))
+                containers[index] = await self._inspect(container.id) or container
+        return tuple(sorted(containers, key=lambda container: (container.service, container.id)))
 
     async def restart(self, container: DockerContainer) -> None:
         """Stop it, with the grace it was made with, and start it again."""
-        await self._order(container, "restart", SLOW, lambda it: it.restart())
+        await self._command(container, "restart", SLOW, lambda it: it.restart())
 
     async def kill(self, container: DockerContainer, signal: str) -> None:
         """Send it a signal, by name."""
-        await self._order(container, f"send {signal} to", QUICK, lambda it: it.kill(signal=signal))
+        await self._command(container, f"send {signal} to", QUICK, lambda it: it.kill(signal=signal))
 
     async def greet(self) -> None:
         """Raises EngineUnavailableError where it does not answer."""
-        async with self._asking() as docker:
+        async with self._connected() as docker:
             await docker.version()
 
-    async def follow(self, told: Callable[[Mapping[str, str]], Awaitable[None]]) -> None:
-        """Call ``told`` with its labels whenever a container of a Compose project starts, ends or goes. Ends only by an
-        error.
+    async def follow(self, report: Callable[[Mapping[str, str]], Awaitable[None]]) -> None:
+        """Call ``report`` with its labels whenever a container of a Compose project starts, ends or goes. Ends only
+        by an error.
 
         Raises EngineUnavailableError where the connection is lost.
         """
-        async with self._asking(None) as docker:
-            heard = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
+        async with self._connected(None) as docker:
+            events = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
             listening = asyncio.create_task(docker.events.run(filters=json.dumps(_EVENTS)))
             try:
-                while (event := await heard.get()) is not None:
-                    await told(event["Actor"]["Attributes"])
+                while (event := await events.get()) is not None:
+                    await report(event["Actor"]["Attributes"])
                 await listening
             finally:
                 listening.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await listening
-        raise EngineUnavailableError("the Docker engine has ended the stream of events")
+        raise EngineUnavailableError("the Docker engine ended the stream of events")
 
     async def rename(self, container: DockerContainer, name: str) -> None:
-        async with self._asking() as docker:
+        async with self._connected() as docker:
             await docker.containers.container(container.id).rename(name)
 
     async def _inspect(self, identity: str) -> Container | None:
-        async with self._asking() as docker:
+        async with self._connected() as docker:
             facts = await _unless_gone(docker.containers.container(identity).show())
         if facts is None:
             return None
         state, config = facts["State"], facts["Config"]
-        environment = variables(config.get("Env") or ())
+        image = await self._image_configuration(facts["Image"], config)
         health = (state.get("Health") or {}).get("Status", "")
         return Container(
             id=identity,
@@ -137,36 +137,49 @@ class Engine:
             finished_at=state.get("FinishedAt", ""),
             image=config.get("Image", ""),
             out_of_memory=state.get("OOMKilled", False),
-            environment=environment,
-            image_environment=await self._image_environment(facts["Image"], environment),
+            environment=variables(config.get("Env") or ()),
+            image_environment=variables(image.get("Env") or ()),
+            facts=facts,
+            image_facts=image,
         )
 
-    async def _image_environment(self, image: str, default: Mapping[str, str]) -> Mapping[str, str]:
-        """The variables that an image gives to its containers; `default` where somebody has removed the image."""
-        if image not in self._image_environments:
-            async with self._asking() as docker:
+    async def images(self, references: Iterable[str]) -> Mapping[str, str]:
+        """The ids of the images that these names stand for now; one that is not there is left out."""
+        names = sorted(set(references))
+        async with self._connected() as docker:
+            found = await asyncio.gather(*(_unless_gone(docker.images.inspect(name)) for name in names))
+        return {name: facts["Id"] for name, facts in zip(names, found, strict=True) if facts is not None}
+
+    async def _image_configuration(self, image: str, default: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What an image gives to its containers; `default` where somebody has removed the image."""
+        if image not in self._image_configurations:
+            async with self._connected() as docker:
                 facts = await _unless_gone(docker.images.inspect(image))
             if facts is None:
                 return default
-            self._image_environments[image] = variables(facts["Config"].get("Env") or ())
-        return self._image_environments[image]
+            self._image_configurations[image] = facts["Config"] or {}
+        return self._image_configurations[image]
 
-    async def _order(
-        self, container: DockerContainer, verb: str, within: float, order: Callable[[DockerContainer], Awaitable[None]]
+    async def _command(
+        self,
+        container: DockerContainer,
+        verb: str,
+        within: float,
+        command: Callable[[DockerContainer], Awaitable[None]],
     ) -> None:
-        """Give an order that may fail because of what the files say."""
+        """Give the engine a command that may fail because of what the files say."""
         from aiodocker.exceptions import DockerError
 
         refusal: DockerError | None = None
-        async with self._asking(within) as docker:
+        async with self._connected(within) as docker:
             try:
-                await order(docker.containers.container(container.id))
+                await command(docker.containers.container(container.id))
             except DockerError as error:
                 if error.status == _NO_CONNECTION:
                     raise
                 refusal = error
         if refusal is not None:
-            # Not raised from the engine's own error: nobody knows what that quotes.
+            # Not raised from the engine's own error: it may quote anything.
             labels = container["Labels"]
             raise errors.explain(
                 refusal.message,
@@ -177,13 +190,13 @@ class Engine:
             )
 
     @contextlib.asynccontextmanager
-    async def _asking(self, within: float | None = QUICK) -> AsyncIterator[Docker]:
+    async def _connected(self, within: float | None = QUICK) -> AsyncIterator[Docker]:
         """A connected client; what goes wrong with it inside the block is said in our own errors."""
         import aiohttp
         from aiodocker.exceptions import DockerError
 
         address = await self._address()
-        where = address.shown
+        where = address.name
         silent = EngineUnavailableError(
             "the Docker engine does not answer",
             where=where,
@@ -211,7 +224,7 @@ class Engine:
 
 
 def _summary(listed: DockerContainer) -> Container:
-    """Given an entry of the engine's list, return what it tells of the container."""
+    """Given an entry of the engine's list, return what it says about the container."""
     sentence = listed["Status"]
     code, health = _EXIT_CODE.search(sentence), _HEALTH.search(sentence)
     return Container(
@@ -254,7 +267,23 @@ async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any
         raise
 
 
+def in_waves(containers: Sequence[DockerContainer]) -> Iterator[list[DockerContainer]]:
+    """Given containers, return them in groups such that each comes after those it depends on."""
+    waiting = list(containers)
+    while waiting:
+        services = {container["Labels"][SERVICE_LABEL] for container in waiting}
+        ready = [container for container in waiting if not services & _dependencies(container)] or waiting
+        yield ready
+        waiting = [container for container in waiting if container not in ready]
+
+
+def _dependencies(container: DockerContainer) -> set[str]:
+    """Names of services, from Compose's label "api:service_started:true,db:service_healthy:false"."""
+    label = container["Labels"].get(DEPENDENCIES_LABEL, "")
+    return {entry.split(":")[0] for entry in label.split(",")} - {container["Labels"][SERVICE_LABEL]}
+
+
 def variables(entries: Iterable[str]) -> dict[str, str]:
-    """Given "NAME=value" entries, return them by name. A bare name is one that Compose was to inherit and could not."""
+    """Given "NAME=value" entries, return them by name. A bare name is one that Compose could not inherit."""
     pairs = (entry.partition("=") for entry in entries)
     return {name: value for name, equals, value in pairs if equals}

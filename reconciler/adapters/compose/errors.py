@@ -30,7 +30,7 @@ def _cause(pattern: str, words: str, hint: str = "") -> _Cause:
     return _Cause(re.compile(pattern), words, hint)
 
 
-# Nothing is wrong with the files: the machine, or the engine, is not there or does not let us in.
+# Nothing is wrong with the files: the machine or the engine is unavailable or refuses access.
 _OUTSIDE = (
     _cause(
         r"Cannot connect to the Docker daemon|error during connect|Is the docker daemon running",
@@ -39,7 +39,7 @@ _OUTSIDE = (
     ),
     _cause(
         r"permission denied while trying to connect to the [Dd]ocker",
-        "the Docker engine refuses us",
+        "the Docker engine refuses access",
         "Run as root, or as a member of the group docker",
     ),
     _cause(
@@ -58,7 +58,7 @@ _OUTSIDE = (
         r"[Cc]onflict\. The container name \"?/[0-9a-f]{12}_|removal .* is already in progress|marked for removal"
         r"|No such container",
         "the Docker engine is still removing a container",
-        "`docker ps -a` shows it; where it stays, restart the engine",
+        "`docker ps -a` shows it. If it stays, restart the engine",
     ),
     _cause(r"context deadline exceeded|i/o timeout", "the Docker engine did not answer in time"),
 )
@@ -66,7 +66,7 @@ _OUTSIDE = (
 # What Compose finds wrong with the project.
 _MODEL = (
     _cause(_LINE + "unterminated quoted value", "a quote is opened and never closed"),
-    _cause(_LINE + "unexpected character .* in variable name", "the name of a variable holds a character it must not"),
+    _cause(_LINE + "unexpected character .* in variable name", "a variable's name has a character that is not allowed"),
     _cause(_LINE + "key cannot contain a space", "the name of a variable holds a space; a line must be NAME=value"),
     _cause(
         rf"required variable (?P<name>{_VARIABLE}) is missing a value",
@@ -79,10 +79,10 @@ _MODEL = (
         "it does not know the env_file format {name}",
         "Upgrade the Compose plugin, or write the env file for Compose and leave `format` out",
     ),
-    _cause(r"invalid interpolation format for (?P<name>[\w.\[\]-]+)\.\s", "the ${{…}} in {name} cannot be understood"),
+    _cause(r"invalid interpolation format for (?P<name>[\w.\[\]-]+)\.\s", "the ${{…}} in {name} is not valid"),
     _cause(
         "[Ii]nvalid template|invalid interpolation format",
-        "a ${{…}} cannot be understood",
+        "a ${{…}} is not valid",
         "Write $$ for a literal $, or put the value in single quotes",
     ),
     _cause(
@@ -99,19 +99,19 @@ _MODEL = (
     ),
     _cause(rf"validating (?P<path>{_PATH}): ", "it breaks the rules for compose files"),
     _cause(
-        rf'service "(?P<name>{_NAME})" depends on undefined service "?(?P<other>{_NAME})',
-        "service {name} depends on {other}, which is not defined",
+        rf'service "(?P<name>{_NAME})" depends on undefined service "?(?P<dependency>{_NAME})',
+        "service {name} depends on {dependency}, which is not defined",
     ),
     _cause(
-        rf'service "(?P<name>{_NAME})" refers to undefined (?P<kind>[a-z]+) "?(?P<other>{_NAME})',
-        "service {name} uses the {kind} {other}, which is not defined",
+        rf'service "(?P<name>{_NAME})" refers to undefined (?P<kind>[a-z]+) "?(?P<dependency>{_NAME})',
+        "service {name} uses the {kind} {dependency}, which is not defined",
     ),
     _cause(rf"no such service: (?P<name>{_NAME})", "there is no service {name}"),
     _cause(
         rf'cannot extend service "(?P<name>{_NAME})" in (?P<path>{_PATH})',
         "service {name} extends one that is not defined",
     ),
-    _cause(r"dependency cycle detected", "services depend on each other in a circle"),
+    _cause(r"dependency cycle detected", "services depend on each other in a cycle"),
     _cause(r"empty compose file", "the compose file is empty"),
     _cause(rf"(?:open|stat) (?P<path>{_PATH}): no such file or directory", "the file does not exist"),
     _cause(rf"read (?P<path>{_PATH}): is a directory", "this is a directory and should be a file"),
@@ -126,8 +126,8 @@ _MODEL = (
 _START = (
     _cause(
         r"port is already allocated|address already in use",
-        "a port that a service publishes is taken",
-        "`ss -ltnp` shows by whom",
+        "a port that a service publishes is already in use",
+        "`ss -ltnp` shows by what",
     ),
     _cause(
         r"[Nn]o such image|pull access denied",
@@ -153,7 +153,7 @@ _ENV_FILE_SYNTAX = re.compile(rf"^{_LINE}", re.MULTILINE)
 
 
 def is_conflict(stderr: str) -> bool:
-    """Whether Compose stumbled over what an interrupted run left, and has cleared it away: the next try works."""
+    """Whether Compose stumbled over what an interrupted run left, and has removed it: the next try works."""
     return _CONFLICT.search(stderr) is not None
 
 
@@ -163,8 +163,8 @@ def lacks_env_file(stderr: str) -> bool:
 
 def line_of_unnamed_env_file(stderr: str) -> int | None:
     """The line of an env file that is at fault, where Compose does not say of which file; else None."""
-    found = _ENV_FILE_SYNTAX.search(stderr)
-    return int(found["line"]) if found is not None and found["path"] is None else None
+    match = _ENV_FILE_SYNTAX.search(stderr)
+    return int(match["line"]) if match is not None and match["path"] is None else None
 
 
 def explain(
@@ -177,16 +177,16 @@ def explain(
     message; `suspect` is the env file that a line number without a name must belong to.
     """
     for cause in _OUTSIDE:
-        if found := cause.pattern.search(stderr):
-            path = found.groupdict().get("path")
+        if match := cause.pattern.search(stderr):
+            path = match.groupdict().get("path")
             return EngineUnavailableError(cause.words, where=path or directory, hint=cause.hint)
     see = f"`{command}` in {directory} shows more. Keep its output to yourself, it may hold secrets"
     for cause in (*_START, *_MODEL):
-        if found := cause.pattern.search(stderr):
-            groups = {name: value or "" for name, value in found.groupdict().items()}
+        if match := cause.pattern.search(stderr):
+            groups = {name: value or "" for name, value in match.groupdict().items()}
             where, line = groups.get("path"), groups.get("line")
             if line and not where and suspect:
                 where, line = suspect[0], str(suspect[1])
-            what = f"Compose cannot {doing}: {cause.words.format(**groups)}{f' (line {line})' if line else ''}"
-            return ModelRefusedError(what, where=where or directory, hint=cause.hint or see)
+            problem = f"Compose cannot {doing}: {cause.words.format(**groups)}{f' (line {line})' if line else ''}"
+            return ModelRefusedError(problem, where=where or directory, hint=cause.hint or see)
     return ModelRefusedError(f"Compose cannot {doing} (exit code {exit_code})", where=directory, hint=see)

@@ -15,15 +15,11 @@ from typing import Any
 
 import yaml
 
+from reconciler.core.compose_names import BASE_NAMES, ENVIRONMENT_NAME, OVERRIDE_NAMES
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.compose import Invocation
 
-BASE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
-OVERRIDE_NAMES = tuple(
-    f"{stem}.override.{suffix}" for stem in ("compose", "docker-compose") for suffix in ("yml", "yaml")
-)
-ENVIRONMENT_NAME = ".env"
 Read = Callable[[str], bytes | None]
 
 
@@ -166,8 +162,8 @@ class _Walk:
             for service in services.values() if isinstance(services, dict) else ():
                 extends = service.get("extends") if isinstance(service, dict) else None
                 if isinstance(extends, dict) and isinstance(name := extends.get("file"), str):
-                    other = join(base, expand(name, variables))
-                    self.follow(other, os.path.dirname(other), variables, extended=True)
+                    base_file = join(base, expand(name, variables))
+                    self.follow(base_file, os.path.dirname(base_file), variables, extended=True)
 
     def _include(self, entry: Any, base: str, variables: Mapping[str, str]) -> None:
         fields = entry if isinstance(entry, dict) else {"path": entry}
@@ -198,8 +194,8 @@ def _documents(data: bytes | None) -> Iterator[dict[str, Any]]:
 
 
 def _require_reasonable(data: bytes) -> None:
-    """Raises ValueError for what no such file has, and would end or hold us: too many levels, which libyaml composes on
-    the C stack; anchors that stand for very much, or for themselves."""
+    """Raises ValueError for what no real file has and would crash or stall the process: too many levels, which libyaml
+    composes on the C stack; anchors that stand for very much, or for themselves."""
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]
     for event in yaml.parse(data, Loader=_Loader):

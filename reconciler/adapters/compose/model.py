@@ -75,9 +75,10 @@ def _service(name: str, fields: Model, model: Model) -> Service:
         namespace_of=frozenset(_namespace_owners(fields)),
         volumes_of=frozenset(_volume_owners(fields)),
         restarts_with=frozenset(
-            other for other, how in (fields.get("depends_on") or {}).items() if how and how.get("restart")
+            name for name, how in (fields.get("depends_on") or {}).items() if how and how.get("restart")
         ),
         replicas=_replicas(fields),
+        text=Secret(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")),
     )
 
 
@@ -124,7 +125,7 @@ def _volume_owners(fields: Model) -> Iterator[str]:
 
 def _replicas(fields: Model) -> int:
     deploy = fields.get("deploy") or {}
-    for wanted in (fields.get("scale"), deploy.get("replicas")):
-        if wanted is not None:
-            return int(wanted)
+    for count in (fields.get("scale"), deploy.get("replicas")):
+        if count is not None:
+            return int(count)
     return 1

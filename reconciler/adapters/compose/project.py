@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,15 @@ from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import model as compose_model
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.docker_api import (
-    DEPENDENCIES_LABEL,
     DIRECTORY_LABEL,
     PROJECT_LABEL,
     SERVICE_LABEL,
     Engine,
+    in_waves,
     started_as,
 )
+from reconciler.adapters.compose.host_projects import host_project_files
+from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import (
     label_invocation,
     manifest_invocation,
@@ -58,7 +60,7 @@ _KILLED = frozenset({255, 137})
 # Seconds before an `up` that met what an interrupted one left is tried again.
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
-_LAST_ORDERS = 60.0  # seconds that an `up` may go on after we were told to stop
+_LAST_ORDERS = 60.0  # seconds that an `up` may go on after we are to stop
 
 _MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
 
@@ -71,6 +73,7 @@ class DockerCompose:
         self._engine = Engine(context.engine)
         self._names: dict[str, str] = {}
         self._started_as: dict[str, Sequence[StartedAs]] = {}
+        self._strangers: dict[str, Mapping[str, StartedAs]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def close(self) -> None:
@@ -112,9 +115,10 @@ class DockerCompose:
         real = dict(zip(ordered, await asyncio.gather(*map(self._context.resolve, ordered)), strict=True))
         own = of_stack(stack, containers, usual, real.__getitem__)
         self._started_as[stack.id] = own
+        self._strangers[stack.id] = {} if own else {container.project: container for container in containers}
         return resolve_invocation(stack, own, usual, real.__getitem__)
 
-    async def project_files(self, stack: Stack) -> ProjectFiles:
+    async def project_files(self, stack: Stack, staged: Staged | None = None) -> ProjectFiles:
         """What Compose reads as the stack's project, by the manifest and by every one of its containers: by those seen
         last, where the engine does not answer."""
         with contextlib.suppress(EngineUnavailableError, StartedOtherwiseError):
@@ -122,13 +126,22 @@ class DockerCompose:
         invocations = {manifest_invocation(stack)}
         invocations |= {label_invocation(stack, container) for container in self._started_as.get(stack.id, ())}
         # COMPOSE_* keys of the `.env` where Compose is started count, even where nothing is interpolated from it.
-        environments = frozenset({os.path.join(stack.directory, compose_files.ENVIRONMENT_NAME)})
+        environments = frozenset({os.path.join(stack.directory, ENVIRONMENT_NAME)})
         files: frozenset[str] = frozenset()
         for invocation in invocations:
-            configuration = await self._context.configuration(invocation, {})
+            configuration = await self._context.configuration(invocation, staged or {})
             files |= configuration.project
             environments |= configuration.environments
         return ProjectFiles(files, environments)
+
+    async def other_project_files(self) -> ProjectFiles:
+        """What Compose reads as any project that has a container on the engine, by what it has noted on them."""
+        containers = [_started(container) for container in await self._engine.find(PROJECT_LABEL)]
+        return await host_project_files(self._context, containers)
+
+    async def images(self, references: Collection[str]) -> Mapping[str, str]:
+        """The ids of the images that these references stand for now; one that is not there is left out."""
+        return await self._engine.images(references)
 
     # --- the project ---
 
@@ -149,6 +162,9 @@ class DockerCompose:
         else:
             async with self._context.farm(stack.directory, staged) as root:
                 resolved = await self._resolve(stack, invocation, configuration, root, staged)
+        if stranger := self._strangers[stack.id].get(resolved.name):
+            # Containers of that name from elsewhere: of another directory, or started inside another container.
+            resolve_invocation(replace(stack, project=resolved.name), [stranger], ())
         if staged is None:
             self._names[stack.id] = resolved.name
         return resolved
@@ -283,10 +299,14 @@ class DockerCompose:
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
 
     async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
+        names = {project}
         if project is None:
-            with contextlib.suppress(StartedOtherwiseError):
-                project = (await self.invocation(stack)).project
-        return await self._engine.find(f"{PROJECT_LABEL}={project}") if project else []
+            try:
+                names = {(await self.invocation(stack)).project}
+            except StartedOtherwiseError:
+                names = {container.project for container in self._started_as[stack.id]}
+        listings = [await self._engine.find(f"{PROJECT_LABEL}={name}") for name in sorted(filter(None, names))]
+        return [container for listing in listings for container in listing]
 
     # --- changes ---
 
@@ -325,7 +345,7 @@ class DockerCompose:
         """
         async with self._locks[project]:
             containers = await self._of_services(project, services)
-            for wave in _waves(containers):
+            for wave in in_waves(containers):
                 await _together(self._engine.restart(container) for container in wave)
 
     async def signal(self, project: str, service: str, signal: str) -> None:
@@ -381,27 +401,11 @@ async def _finished(work: Coroutine[None, None, process.Completed]) -> process.C
 
 
 async def _together(work: Iterable[Awaitable[None]]) -> None:
-    """Do all of it at once and wait for all of it; then raise what went wrong first."""
+    """Do all of it at the same time and wait for all of it; then raise the first error."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-def _waves(containers: Sequence[DockerContainer]) -> Iterator[list[DockerContainer]]:
-    """Given containers, return them in groups such that each comes after those it depends on."""
-    waiting = list(containers)
-    while waiting:
-        services = {container["Labels"][SERVICE_LABEL] for container in waiting}
-        ready = [container for container in waiting if not services & _dependencies(container)] or waiting
-        yield ready
-        waiting = [container for container in waiting if container not in ready]
-
-
-def _dependencies(container: DockerContainer) -> set[str]:
-    """Names of services, from Compose's label "api:service_started:true,db:service_healthy:false"."""
-    label = container["Labels"].get(DEPENDENCIES_LABEL, "")
-    return {entry.split(":")[0] for entry in label.split(",")} - {container["Labels"][SERVICE_LABEL]}
 
 
 def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:

@@ -1,4 +1,4 @@
-"""Decides from what the engine tells of containers whether services are healthy. Pure: time is an argument.
+"""Decides from what the engine reports about containers whether services are healthy. Pure: time is an argument.
 
 ``docker compose up --wait`` cannot be asked: it succeeds for a service that crashes two seconds later and for a crash
 loop without a health check. See docs/architecture.md.
@@ -27,7 +27,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class HealthFinding:
     """What was decided for one service; ``reason`` is a sentence without a full stop."""
 
     service: str
@@ -36,21 +36,22 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class HealthReport:
     """The state of a watch after one look: per service, and all together.
 
-    ``reason`` says what failed, or what is still waited for; ``silent`` are the URLs that do not answer as wanted.
+    ``reason`` says what failed, or what the watch still waits for; ``silent`` are the URLs that do not give
+    the expected answer.
     """
 
     verdict: Verdict
-    findings: tuple[Finding, ...]
+    findings: tuple[HealthFinding, ...]
     services: tuple[ServiceHealth, ...]
     reason: str
     silent: tuple[str, ...] = ()
 
     @property
     def failed(self) -> frozenset[str]:
-        """The services that failed; empty where only an HTTP check did."""
+        """The services that failed; empty if only an HTTP check did."""
         return frozenset(finding.service for finding in self.findings if finding.verdict is Verdict.FAILED)
 
 
@@ -67,24 +68,25 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class HealthWatch:
     """Services that must become healthy, and what is known of their containers so far.
 
-    ``none_wanted`` are the services that are scaled to no container at all.
+    ``scaled_to_none`` are the services that are scaled to zero.
     """
 
     stack: Stack
     services: tuple[str, ...]
     began_at: float
     seen: Mapping[str, _Seen]
-    none_wanted: frozenset[str] = frozenset()
+    scaled_to_none: frozenset[str] = frozenset()
 
     def look(
         self, containers: Iterable[Container], now: float, answers: Mapping[str, bool] | None = None
-    ) -> tuple[Watch, Report]:
-        """Given the containers at ``now``, return the watch that goes on and what this look says.
+    ) -> tuple[HealthWatch, HealthReport]:
+        """Given the containers at ``now``, return the watch to continue with, and what this look says.
 
-        ``answers`` tells of each URL in the stack's policy whether it answers as wanted; one not told of does not.
+        ``answers`` says of each URL in the stack's policy whether it gives the expected answer; one that it leaves out
+        does not.
         """
         mine = [container for container in containers if container.service in self.services]
         seen = {container.id: _see(self.seen.get(container.id), container, now) for container in mine}
@@ -99,15 +101,15 @@ class Watch:
         )
         verdict, reason = watch._conclude(findings, now, answers or {})
         silent = tuple(check.url for check in self.stack.health.http if not (answers or {}).get(check.url))
-        return watch, Report(verdict, findings, health, reason, silent)
+        return watch, HealthReport(verdict, findings, health, reason, silent)
 
-    def without(self, services: Collection[str]) -> Watch:
+    def without(self, services: Collection[str]) -> HealthWatch:
         """The watch over the other services only."""
         return replace(self, services=tuple(name for name in self.services if name not in services))
 
-    def _judge_service(self, service: str, containers: Sequence[Container], now: float) -> Finding:
-        if not containers and service in self.none_wanted:
-            return Finding(service, Verdict.HEALTHY, f"{service} is scaled to none")
+    def _judge_service(self, service: str, containers: Sequence[Container], now: float) -> HealthFinding:
+        if not containers and service in self.scaled_to_none:
+            return HealthFinding(service, Verdict.HEALTHY, f"{service} is scaled to zero")
         if not containers:
             return self._pending(service, "has no container", now)
         findings = [self._judge(container, now) for container in containers]
@@ -117,34 +119,36 @@ class Watch:
                     return finding
         return findings[0]
 
-    def _judge(self, container: Container, now: float) -> Finding:
+    def _judge(self, container: Container, now: float) -> HealthFinding:
         """Given one container, return what it means for its service."""
         service, seen, policy = container.service, self.seen[container.id], self.stack.health
         if _was_stopped(container) and not seen.risen:
             # Somebody stops it, or the engine itself is ending: then the next look finds no engine to ask.
             return self._pending(service, f"is stopped (exit code {container.exit_code})", now)
         if crash := _crash(self.stack, container, seen.risen):
-            return Finding(service, Verdict.FAILED, crash)
+            return HealthFinding(service, Verdict.FAILED, crash)
         if container.state == "exited":
-            return Finding(service, Verdict.HEALTHY, f"{service} has done its work")
+            return HealthFinding(service, Verdict.HEALTHY, f"{service} has done its work")
         if container.state != "running":
             return self._pending(service, f"is {container.state}", now)
         if container.health == "starting":
             return self._pending(service, "is starting", now)
         if container.health == "healthy" and seen.fresh:
-            return Finding(service, Verdict.HEALTHY, f"{service} is healthy")
+            return HealthFinding(service, Verdict.HEALTHY, f"{service} is healthy")
         # Without a health check, or with one whose answer is from before the change, only time can tell.
         if now - seen.since >= policy.stable_for:
-            return Finding(service, Verdict.HEALTHY, f"{service} has run for {policy.stable_for:g} s")
-        return Finding(service, Verdict.WAIT, f"{service} must run for {policy.stable_for:g} s")
+            return HealthFinding(service, Verdict.HEALTHY, f"{service} has run for {policy.stable_for:g} s")
+        return HealthFinding(service, Verdict.WAIT, f"{service} must run for {policy.stable_for:g} s")
 
-    def _pending(self, service: str, what: str, now: float) -> Finding:
+    def _pending(self, service: str, state: str, now: float) -> HealthFinding:
         if now - self.began_at < self.stack.health.timeout:
-            return Finding(service, Verdict.WAIT, f"{service} {what}")
-        still = what.replace("is ", "is still ", 1) if what.startswith("is ") else f"still {what}"
-        return Finding(service, Verdict.FAILED, f"{service} {still} after {self.stack.health.timeout:g} s")
+            return HealthFinding(service, Verdict.WAIT, f"{service} {state}")
+        still = state.replace("is ", "is still ", 1) if state.startswith("is ") else f"still {state}"
+        return HealthFinding(service, Verdict.FAILED, f"{service} {still} after {self.stack.health.timeout:g} s")
 
-    def _conclude(self, findings: Sequence[Finding], now: float, answers: Mapping[str, bool]) -> tuple[Verdict, str]:
+    def _conclude(
+        self, findings: Sequence[HealthFinding], now: float, answers: Mapping[str, bool]
+    ) -> tuple[Verdict, str]:
         if failures := [finding.reason for finding in findings if finding.verdict is Verdict.FAILED]:
             return Verdict.FAILED, "; ".join(failures)
         waiting = [finding.reason for finding in findings if finding.verdict is Verdict.WAIT]
@@ -158,37 +162,37 @@ class Watch:
         return Verdict.HEALTHY, f"{', '.join(self.services)} healthy"
 
 
-def watch(
+def watch_health(
     stack: Stack, services: Collection[str], before: Iterable[Container], now: float, project: Project | None = None
-) -> Watch:
+) -> HealthWatch:
     """Given the services that a change touches and their containers before it, return a watch that begins at ``now``.
 
-    ``project`` as it is after the change tells which services want no container. Times, here and in every look, are
+    ``project`` after the change says which services are scaled to zero. Times, here and in every look, are
     monotonic seconds.
     """
     baseline = {container.id: _Seen(container.restarts, container.started_at, now, fresh=False) for container in before}
     known = project.services.values() if project else ()
-    none_wanted = frozenset(service.name for service in known if service.replicas == 0)
-    return Watch(stack, tuple(sorted(services)), now, baseline, none_wanted)
+    scaled_to_none = frozenset(service.name for service in known if service.replicas == 0)
+    return HealthWatch(stack, tuple(sorted(services)), now, baseline, scaled_to_none)
 
 
 def assess(stack: Stack, containers: Iterable[Container]) -> tuple[ServiceHealth, ...]:
-    """Given the containers at one moment, return each service's health, sorted: what can be said without waiting.
+    """Given the containers at one moment, return each service's health, sorted: what is known without waiting.
 
-    Containers that were stopped on purpose are passed over.
+    Skips containers that were stopped on purpose.
     """
     by_service: dict[str, list[Container]] = {}
     for container in containers:
         if not is_stopped_on_purpose(stack, container):
             by_service.setdefault(container.service, []).append(container)
     return tuple(
-        _summary(stack, Finding(service, _at_once(stack, by_service[service])), by_service[service])
+        _summary(stack, HealthFinding(service, _healthy_now(stack, by_service[service])), by_service[service])
         for service in sorted(by_service)
     )
 
 
-def summary(stack: Stack, containers: Sequence[Container]) -> StackHealth:
-    """Given the containers at one moment, return how the stack is: the worst of its services says it."""
+def summarise_health(stack: Stack, containers: Sequence[Container]) -> StackHealth:
+    """Given the containers at one moment, return the health of the stack: that of its worst service."""
     services = assess(stack, containers)
     if failing(stack, [container for container in containers if not is_stopped_on_purpose(stack, container)]):
         status = HealthStatus.UNHEALTHY
@@ -205,7 +209,7 @@ def failing(stack: Stack, containers: Iterable[Container]) -> frozenset[str]:
     return frozenset(container.service for container in containers if _crash(stack, container, 0))
 
 
-def _at_once(stack: Stack, containers: Iterable[Container]) -> Verdict:
+def _healthy_now(stack: Stack, containers: Iterable[Container]) -> Verdict:
     well = all(
         not _crash(stack, container, 0) and container.state in ("running", "exited") and container.health != "starting"
         for container in containers
@@ -249,10 +253,10 @@ def _lifetime(container: Container) -> str:
         seconds = (ended - began).total_seconds()
     except ValueError:
         return ""
-    return f" after {seconds:.0f} s" if seconds >= 1 else " at once"
+    return f" after {seconds:.0f} s" if seconds >= 1 else " immediately"
 
 
-def _summary(stack: Stack, finding: Finding, containers: Sequence[Container]) -> ServiceHealth:
+def _summary(stack: Stack, finding: HealthFinding, containers: Sequence[Container]) -> ServiceHealth:
     words = [container.health if _answers(container) else container.state for container in containers]
     state = min(words, key=_WORST_FIRST.index, default="missing")
     restarts = sum(container.restarts for container in containers)
