@@ -249,7 +249,7 @@ def test_an_unreachable_host_blames_no_revision_and_says_why(single: Fleet, warn
             sshd.stop()
         case "no known hosts":
             section["known_hosts_file"] = "/nonexistent/known_hosts"
-    words = {"host key": "host key is not the one", "login": "refuses our login", "gone": "refused"}
+    words = {"host key": "host key is unknown", "login": "refuses our login", "gone": "refused"}
     done = single.sync()["web-1"]
     assert (done["result"], done["retry"]) == ("failed", True)
     assert words.get(warning, "cannot be read") in done["reason"]
