@@ -143,7 +143,8 @@ async def _answer(probe: Probe, machine: Machine, side: Side) -> CommandResult:
     directory = probe.directory or side.directory
     if not directory:
         return CommandResult(None, Secret(b""), "it has no directory to run in: set `directory`")
-    argv = ["docker", "compose", "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
+    options = side.compose_options.get(directory, ())
+    argv = ["docker", "compose", *options, "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
     return await machine.run(argv, directory, probe.seconds)
 
 
