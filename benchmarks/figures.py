@@ -44,8 +44,8 @@ class Figure:
         return {**asdict(self), **summary, "missed": self.missed}
 
 
-def skipped(name: str, why: str) -> Figure:
-    return Figure(name, "", (), note=why)
+def skipped(name: str, reason: str) -> Figure:
+    return Figure(name, "", (), note=reason)
 
 
 def table(figures: Sequence[Figure]) -> str:

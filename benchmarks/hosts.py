@@ -57,6 +57,6 @@ def _hosts(scratch: Path) -> Iterator[dict[str, Sshd]]:
         for number in range(HOSTS):
             directory = scratch / f"sshd-{number}"
             directory.mkdir()
-            one = made[f"host-{number}"] = make_sshd(directory)
-            stack.callback(one.stop)
+            sshd = made[f"host-{number}"] = make_sshd(directory)
+            stack.callback(sshd.stop)
         yield made

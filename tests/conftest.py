@@ -82,7 +82,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if item.get_closest_marker(marker):
             lack = missing(marker)
             if lack is None and marker == "docker":
-                lack = _engine_trouble(item.config)
+                lack = _engine_problem(item.config)
             if lack is not None:
                 _do_without(item, lack)
 
@@ -119,7 +119,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 # --- Docker ----------------------------------------------------------------------------------------------------------
 
 
-def _engine_trouble(config: pytest.Config) -> Missing | None:
+def _engine_problem(config: pytest.Config) -> Missing | None:
     """Bring the engine and the test image up, once per process; say why if that fails."""
     if ENGINE_TROUBLE not in config.stash:
         config.stash[ENGINE_TROUBLE] = None
@@ -134,7 +134,7 @@ def _engine_trouble(config: pytest.Config) -> Missing | None:
 @pytest.fixture(scope="session")
 def docker_engine(request: pytest.FixtureRequest) -> str:
     """A Docker engine answers, started if need be; the name of the image that containers are made of."""
-    if warning := _engine_trouble(request.config):
+    if warning := _engine_problem(request.config):
         pytest.fail(f"{warning} (mark the test with docker)", pytrace=False)
     return IMAGE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,8 @@ class FakeCompose:
     reachable: bool = True
     after_recreate: Callable[[], None] = lambda: None
     stacks: dict[str, str] = field(default_factory=dict)
+    included: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -255,8 +257,15 @@ class FakeCompose:
         mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
         return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
 
-    async def project_files(self, stack: Stack) -> ProjectFiles:
-        return ProjectFiles(frozenset({f"{APP}/compose.yaml"}), frozenset({f"{APP}/.env"}))
+    async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
+        return ProjectFiles(frozenset({f"{APP}/compose.yaml", *self.included}), frozenset({f"{APP}/.env"}))
+
+    async def other_project_files(self) -> ProjectFiles:
+        self._reach()
+        return ProjectFiles(frozenset(self.others), frozenset())
+
+    async def images(self, references: Collection[str]) -> Mapping[str, str]:
+        return {}
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()

@@ -66,7 +66,7 @@ def test_same_busybox_gives_the_same_image(docker_engine: str) -> None:
 
 
 @pytest.mark.docker
-def test_container_that_ignores_sigterm_stops_at_once(docker_engine: str) -> None:
+def test_container_that_ignores_sigterm_stops_immediately(docker_engine: str) -> None:
     container = output("docker", "run", "--detach", "--network", "none", docker_engine, "sleep", "60").decode().strip()
     try:
         output("docker", "stop", container, timeout=5)
@@ -110,7 +110,7 @@ def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(shor
 
 @pytest.mark.docker
 @pytest.mark.root
-def test_pid_file_of_a_killed_engine_is_no_obstacle(short_directory: Path) -> None:
+def test_pid_file_of_a_killed_engine_is_not_an_obstacle(short_directory: Path) -> None:
     place = private_place(str(short_directory))
     Path(place.pid_file).write_text(str(os.getpid()))  # its number belongs to another process by now
 
@@ -176,7 +176,7 @@ def test_sshd_serves_git_to_a_client_that_knows_its_host_key(sshd: Sshd, git_rem
 
 
 @pytest.mark.sshd
-def test_rotated_host_key_is_refused_until_clients_are_told(sshd: Sshd, git_remote: Callable[..., GitRemote]) -> None:
+def test_rotated_host_key_is_refused_until_clients_know_it(sshd: Sshd, git_remote: Callable[..., GitRemote]) -> None:
     remote = git_remote()
     remote.commit({"a.env": b"A=1\n"})
 
@@ -352,5 +352,5 @@ def test_no_other_reason_to_skip_is_good_enough_where_the_real_ones_are_required
 
 
 def _processes_that_name(directory: Path) -> list[str]:
-    found = run("pgrep", "--full", "--list-full", str(directory)).stdout.decode().splitlines()
-    return [line for line in found if "pgrep" not in line]
+    processes = run("pgrep", "--full", "--list-full", str(directory)).stdout.decode().splitlines()
+    return [line for line in processes if "pgrep" not in line]

@@ -15,17 +15,21 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from reconciler.adapters.store_json import action_from_json, record_from_json, run_facts, run_from_row
+from reconciler.core.decide.guards import folded
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
-from reconciler.core.model.compose import Action, ActionKind
-from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin, Quarantine
-from reconciler.core.model.revisions import RevertState, Revision
-from reconciler.core.model.runs import Result, Run, RunChange
-from reconciler.core.model.targets import Parser
+from reconciler.core.model.compose import Action
+from reconciler.core.model.records import Applied, EnvironmentRecord
+from reconciler.core.model.runs import Result, Run
+from reconciler.core.model.targets import host_of
 
-VERSION = 1
+VERSION = 2
 _KEEP_RUNS = 1000
 _LOCK_TIMEOUT = 10.0  # seconds to wait for another process that is writing
 
+_WRITTEN = (
+    "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
+)
 _SCHEMA = (
     "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
     "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
@@ -40,6 +44,7 @@ _SCHEMA = (
     "CREATE TABLE history (directory TEXT PRIMARY KEY, commit_id TEXT NOT NULL) STRICT",
     "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE pending_restart (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
+    _WRITTEN,
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -101,7 +106,7 @@ class SqliteStore:
     def environment(self, name: str) -> EnvironmentRecord:
         row = self._one("SELECT record FROM environment WHERE name = ?", name)
         with self._decoding():
-            return _record_from_json(row[0]) if row else EnvironmentRecord(name)
+            return record_from_json(row[0]) if row else EnvironmentRecord(name)
 
     def environments(self) -> tuple[str, ...]:
         return tuple(name for (name,) in self._all("SELECT name FROM environment ORDER BY name"))
@@ -150,19 +155,35 @@ class SqliteStore:
                 )
             do("INSERT OR REPLACE INTO history VALUES (?, ?)", (directory, commit))
 
+    # --- which files were ever written ---
+
+    def ever_written(self, host: str, paths: Collection[str]) -> frozenset[str]:
+        names = json.dumps([folded(path) for path in paths])
+        rows = self._all(
+            "SELECT folded FROM written WHERE host = ? AND folded IN (SELECT value FROM json_each(?))", host, names
+        )
+        known = {name for (name,) in rows}
+        return frozenset(path for path in paths if folded(path) in known)
+
+    def remember_written(self, host: str, paths: Collection[str]) -> None:
+        if new := sorted({folded(path) for path in paths} - {folded(path) for path in self.ever_written(host, paths)}):
+            with self._transaction() as do:
+                for name in new:
+                    do("INSERT OR IGNORE INTO written VALUES (?, ?)", (host, name))
+
     # --- runs ---
 
     def begin(self, run: Run) -> None:
         with self._transaction() as do:
             do(
                 "INSERT INTO run (id, environment, started_at, facts) VALUES (?, ?, ?, ?)",
-                (run.id, run.environment, run.started_at, _run_facts(run)),
+                (run.id, run.environment, run.started_at, run_facts(run)),
             )
             _insert_pending_restarts(do, run.id, run.environment, run.actions)
 
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         with self._transaction() as do:
-            do("UPDATE run SET facts = ?, reason = ? WHERE id = ?", (_run_facts(run), run.reason, run.id))
+            do("UPDATE run SET facts = ?, reason = ? WHERE id = ?", (run_facts(run), run.reason, run.id))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
             _insert_pending_restarts(do, run.id, run.environment, run.actions)
             if record is not None:
@@ -171,7 +192,7 @@ class SqliteStore:
     def unfinished(self, environment: str) -> Run | None:
         row = self._one(f"{_SELECT_RUN} WHERE environment = ? AND result IS NULL ORDER BY number DESC", environment)
         with self._decoding():
-            return _run_from_row(row) if row else None
+            return run_from_row(row) if row else None
 
     def reopen(self, run: Run, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
@@ -188,7 +209,7 @@ class SqliteStore:
             "SELECT action FROM pending_restart WHERE environment = ? GROUP BY action ORDER BY min(rowid)", environment
         )
         with self._decoding():
-            return tuple(_action_from_json(json.loads(row[0])) for row in rows)
+            return tuple(action_from_json(json.loads(row[0])) for row in rows)
 
     def finish(
         self,
@@ -208,7 +229,7 @@ class SqliteStore:
             for rowid, text in self._all(
                 "SELECT rowid, action FROM pending_restart WHERE environment = ?", run.environment
             ):
-                action = _action_from_json(json.loads(text))
+                action = action_from_json(json.loads(text))
                 if (action.stack, action.service) in done:
                     do("DELETE FROM pending_restart WHERE rowid = ?", (rowid,))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
@@ -223,7 +244,7 @@ class SqliteStore:
                 "VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET finished_at = excluded.finished_at, facts = excluded.facts, "
                 "result = excluded.result, reason = excluded.reason",
-                (run.id, run.environment, run.started_at, at, _run_facts(run), result, reason),
+                (run.id, run.environment, run.started_at, at, run_facts(run), result, reason),
             )
             do(_FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
             for path in forgotten:
@@ -238,7 +259,7 @@ class SqliteStore:
         among = f"WHERE environment IN ({marks})" if names is not None else ""
         rows = self._all(f"{_SELECT_RUN} {among} ORDER BY number DESC LIMIT ?", *(names or ()), limit)
         with self._decoding():
-            return tuple(_run_from_row(row) for row in rows)
+            return tuple(run_from_row(row) for row in rows)
 
     # --- the connection ---
 
@@ -278,6 +299,23 @@ class SqliteStore:
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
             raise self._damaged(state.splitlines()[-1])  # after a heading
+        if version < VERSION:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Version 1 did not remember every path that was ever written: it knows the applied ones, and those of runs."""
+        rows = self._all("SELECT environment, path FROM applied")
+        with self._decoding():
+            for environment, facts in self._all("SELECT environment, facts FROM run"):
+                rows += [(environment, change["path"]) for change in json.loads(facts)["changes"]]
+        names = {(host_of(environment), folded(path)) for environment, path in rows}
+        with self._transaction() as do:
+            if self._version() == VERSION:  # another process was faster
+                return
+            do(_WRITTEN)
+            for name in sorted(names):
+                do("INSERT INTO written VALUES (?, ?)", name)
+            do(f"PRAGMA user_version = {VERSION}")
 
     def _version(self) -> int:
         return int(self._one("PRAGMA user_version")[0])
@@ -383,60 +421,3 @@ def _upsert_applied(environment: str, applied: Applied) -> tuple[str, tuple[obje
             int(applied.prune),
         ),
     )
-
-
-def _record_from_json(text: str) -> EnvironmentRecord:
-    data = json.loads(text)
-    for name in ("head", "applied", "healthy"):
-        data[name] = Revision(**data[name]) if data[name] else None
-    if pin := data["pin"]:
-        data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
-    data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
-    data["reverts"] = tuple(data["reverts"])
-    data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
-    return EnvironmentRecord(**data)
-
-
-def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
-    state = RevertState(data["revert"]) if data["revert"] else None
-    return Quarantine(**{**data, "revision": Revision(**data["revision"]), "revert": state})
-
-
-# Fields of a run that have no column.
-_FACTS = ("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back")
-
-
-def _run_facts(run: Run) -> str:
-    facts = dataclasses.asdict(run)
-    return json.dumps({name: facts[name] for name in _FACTS})
-
-
-def _run_from_row(row: tuple[Any, ...]) -> Run:
-    identity, environment, started_at, finished_at, facts, result, reason = row
-    data = json.loads(facts)
-    return Run(
-        id=identity,
-        environment=environment,
-        trigger=data["trigger"],
-        started_at=started_at,
-        revision=Revision(**data["revision"]),
-        from_commit=data["from_commit"],
-        backup=data["backup"],
-        changes=tuple(_run_change_from_json(change) for change in data["changes"]),
-        actions=tuple(_action_from_json(action) for action in data["actions"]),
-        failing=tuple(data["failing"]),
-        silent=tuple(data["silent"]),
-        rolling_back=data["rolling_back"],
-        finished_at=finished_at,
-        result=Result(result) if result else None,
-        reason=reason,
-    )
-
-
-def _run_change_from_json(data: dict[str, Any]) -> RunChange:
-    names = {field: tuple(data[field]) for field in ("added", "removed", "changed")}
-    return RunChange(**{**data, **names, "parser": Parser(data["parser"]), "ignore_keys": tuple(data["ignore_keys"])})
-
-
-def _action_from_json(data: dict[str, Any]) -> Action:
-    return Action(**{**data, "kind": ActionKind(data["kind"])})

@@ -53,6 +53,13 @@ def sync(
             "--take-over", help="ENVIRONMENT/SOURCE whose unknown live file may be replaced (backed up first)."
         ),
     ] = None,
+    accept_project: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept-project",
+            help="STACK (or ENVIRONMENT/STACK) that is held because its project was edited: take the edit along.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Reconcile now, in the daemon if it runs, else here.
@@ -64,7 +71,9 @@ def sync(
 
     settings = _load(config)
     with render.progress() as progress:
-        outcomes = sync_environments(settings, environment or [], take_over or [], progress)
+        outcomes = sync_environments(
+            settings, environment or [], take_over or [], progress, accept_projects=accept_project or []
+        )
     operator_reports.show_outcomes(outcomes, as_json=as_json)
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 

@@ -89,7 +89,7 @@ class Mistake:
     """An error in a contract, and where."""
 
     field: Field
-    what: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

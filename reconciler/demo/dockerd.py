@@ -278,10 +278,10 @@ def _entry(path: str, mode: int, kind: bytes = tarfile.REGTYPE, *, size: int = 0
 
 def _architecture(docker_host: str | None) -> str:
     """What the engine runs, such as amd64. Raises EngineUnavailableError if it does not say."""
-    asked = _docker(docker_host, "version", "--format", "{{.Server.Arch}}", timeout=QUICK)
-    if asked.returncode != 0:
-        raise EngineUnavailableError(f"the Docker engine does not answer: {_message(asked)}")
-    return asked.stdout.decode().strip()
+    result = _docker(docker_host, "version", "--format", "{{.Server.Arch}}", timeout=QUICK)
+    if result.returncode != 0:
+        raise EngineUnavailableError(f"the Docker engine does not answer: {_message(result)}")
+    return result.stdout.decode().strip()
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

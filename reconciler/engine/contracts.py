@@ -30,7 +30,7 @@ async def broken_contracts(ports: Ports, revision: Revision, target: Target, dat
         return [str(error)]
     except EnvFileError:
         return []  # the content guards say why
-    faults = [f"{path}: {mistake.what}" for path, mistake in answer.faults.items()]
+    faults = [f"{path}: {mistake.message}" for path, mistake in answer.faults.items()]
     broken = [
         str(breach)
         for breaches in answer.breaches

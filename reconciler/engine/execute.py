@@ -11,7 +11,7 @@ from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, Un
 from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth
 from reconciler.core.model.plans import Change
 from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
-from reconciler.core.model.targets import LiveFile, Ownership, Stack
+from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.backup import entry_of, take_backup
@@ -98,6 +98,7 @@ def beside(ports: Ports, run: Run) -> Run:
 
 async def _begin(ports: Ports, transaction: Transaction, prepared: Prepared) -> None:
     """Store the run before the first write, with what was unhealthy before: it is not to blame for that."""
+    ports.store.remember_written(host_of(transaction.run.environment), prepared.written)
     if transaction.resumed:
         ports.store.amend(transaction.run)
         return

@@ -9,8 +9,9 @@ from reconciler.core.errors import ManifestError, ReconcilerError
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
+from reconciler.engine.key_names import KeyNames
 from reconciler.engine.observe import Desired
-from reconciler.engine.planning import KeyNames, Prepared
+from reconciler.engine.planning import Prepared
 
 # After this many seconds a failed revision is tried again: the cause may lie on the server (a missing user).
 _RETRY_FAILURE_AFTER = 300.0
@@ -31,6 +32,11 @@ class Claims:
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
+        self._stacks: dict[str, tuple[Stack, ...]] = {}
+
+    def neighbours(self, environment: str) -> tuple[Stack, ...]:
+        """The stacks of the other environments."""
+        return tuple(stack for name, stacks in self._stacks.items() if name != environment for stack in stacks)
 
     def claim(self, manifest: Manifest) -> None:
         """Claim the manifest's paths for its environment. Raises ManifestError if another environment has one."""
@@ -43,6 +49,7 @@ class Claims:
             raise ManifestError(problem, where=f"environment {environment}: {taken[0]}", hint=hint)
         self._owners = {path: owner for path, owner in self._owners.items() if owner != environment}
         self._owners |= dict.fromkeys(paths, environment)
+        self._stacks[environment] = manifest.stacks
 
 
 @dataclass(slots=True)
@@ -86,7 +93,9 @@ class Memory:
     def keep_containers(self, containers: Mapping[str, frozenset[str]], prepared: Prepared, now: float) -> None:
         """Remember the containers, unless something about them is still to be done: the next reconciliation must find
         that again."""
-        unresolved = prepared.problems or any(Aspect.STALE in change.aspects for change in prepared.plan.changes)
+        plan = prepared.plan
+        stale = any(Aspect.STALE in change.aspects for change in plan.changes)
+        unresolved = stale or prepared.problems or plan.held_stacks
         if not unresolved:
             self.containers, self.stacks_observed_at = containers, now
 

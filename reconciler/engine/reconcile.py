@@ -15,12 +15,13 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome, Phase, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
+from reconciler.engine.key_names import KeyNames
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.memory import NEVER, Claims, Memory
 from reconciler.engine.observe import Desired, Plaintexts, Snapshot, load_desired, observe
 from reconciler.engine.operator_requests import carry_out, named_revision
 from reconciler.engine.phases import phase
-from reconciler.engine.planning import KeyNames, Prepared, prepare
+from reconciler.engine.planning import Permissions, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import publish_ages
@@ -151,6 +152,8 @@ class _Reconciliation:
             ports.metrics.observed(prepared.plan, ports.clock.now())
             if request.dry_run:
                 return _preview(prepared)
+            if unfinished is not None and prepared.plan.held_stacks and not prepared.problems:
+                return _preview(prepared)  # neither its services nor its end may pass over what is held
             if prepared.plan.empty and not prepared.problems and unfinished is None:
                 return finish_in_sync(ports, snapshot, prepared, request.trigger)
             self._check_guards(prepared)
@@ -222,6 +225,7 @@ class _Reconciliation:
             self.memory.stacks_observed_at = NEVER
         snapshot = await observe(self.ports, desired)
         self._check_take_over(snapshot)
+        self._check_accepted(desired)
         if not self.request.dry_run and not self.memory.leftovers_cleared:
             await clear_leftovers(self.ports, snapshot)
             self.memory.leftovers_cleared = True
@@ -235,6 +239,15 @@ class _Reconciliation:
             hint = f"The targets are: {', '.join(sorted(known))}"
             where = f"environment {self.environment}"
             raise RefusedError(f"there is no target {', '.join(unknown)}", where=where, hint=hint)
+
+    def _check_accepted(self, desired: Desired) -> None:
+        """Raises RefusedError if the request accepts the project of a stack that is not there."""
+        known = {stack.id for stack in desired.manifest.stacks}
+        mine = {name for name in self.request.accept_projects if name.startswith(f"{self.environment}/")}
+        if unknown := sorted(mine - known):
+            hint = f"The stacks are: {', '.join(sorted(known))}"
+            where = f"environment {self.environment}"
+            raise RefusedError(f"there is no stack {', '.join(unknown)}", where=where, hint=hint)
 
     async def _plan(self, snapshot: Snapshot, plaintexts: Plaintexts, unfinished: Run | None) -> Prepared:
         """Plan, also for containers if there is reason to look at them. What an unfinished run was to take over, it
@@ -251,13 +264,20 @@ class _Reconciliation:
             snapshot,
             memory.names,
             plaintexts,
-            take_over={*self.request.take_over, *(f"{self.environment}/{change.source}" for change in begun)},
+            permissions=Permissions(
+                take_over={*self.request.take_over, *(f"{self.environment}/{change.source}" for change in begun)},
+                accepted=self.request.accept_projects,
+                accepted_by=self.request.accepted_by,
+                neighbours=memory.claims.neighbours(self.environment),
+            ),
             look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
             pending_restarts=pending_restarts,
             suspension=suspension,
         )
         if containers is not None:
             memory.keep_containers(containers, prepared, ports.clock.monotonic())
+        if self.request.accept_projects and not prepared.accepted:
+            self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
         return memory.with_notes(prepared, snapshot.desired.manifest.stacks)
 
     async def _containers_if_due(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
@@ -297,7 +317,7 @@ def _preview(prepared: Prepared) -> Outcome:
     plan = prepared.plan
     if prepared.problems:
         return Outcome(plan.environment, Result.STALLED, "\n".join(prepared.problems), plan.revision, plan, plan)
-    if plan.held or plan.reported:
+    if plan.waits:
         return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan)
     pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
     reason = f"in sync at {plan.revision.short}" if plan.empty else pending

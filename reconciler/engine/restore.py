@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 
 from reconciler.core.dotenv.ignored_keys import with_server_keys
@@ -9,12 +10,14 @@ from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model.requests import Restored
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Run, RunChange
-from reconciler.core.model.targets import LiveFile, Ownership
+from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.backup import entry_of, find_backup, take_backup
 from reconciler.engine.execute import put
 from reconciler.engine.leftovers import clear_leftovers_of_restore
+from reconciler.engine.observe import read_manifest
+from reconciler.engine.project_files import ProjectFileGuard
 
 
 async def restore_backup(ports: Ports, environment: str, backup_id: str, names: Collection[str] = ()) -> Restored:
@@ -28,14 +31,27 @@ async def restore_backup(ports: Ports, environment: str, backup_id: str, names: 
     if not entries:
         hint = f"It holds: {', '.join(entry.source for entry in backup.entries)}"
         raise RefusedError("no file of the backup has that name", where=backup_id, hint=hint)
+    files = ProjectFileGuard(ports, await _stacks(ports, environment))
     for entry in entries:
-        ports.backups.read(backup, entry)  # find damage before anything changes
+        data = ports.backups.read(backup, entry)  # find damage before anything changes
+        if problems := await files.unwritable(await ports.host.resolve(entry.path), data):
+            raise RefusedError(problems[0], where=entry.path, hint="Nothing was restored")
     await clear_leftovers_of_restore(ports, backup, entries)
     ports.progress(f"restoring {len(entries)} file(s)")
+    real = [await ports.host.resolve(entry.path) for entry in entries]
+    ports.store.remember_written(host_of(environment), real)
     current = {entry.path: await ports.host.read(entry.path) for entry in entries}
     replaced = await _back_up_current(ports, backup, entries, current)
     await _restore_all(ports, backup, entries, current, replaced)
     return Restored(backup.id, tuple(entry.path for entry in entries), replaced)
+
+
+async def _stacks(ports: Ports, environment: str) -> tuple[Stack, ...]:
+    """The stacks of the accepted revision; none where it has no manifest that can be read."""
+    head = ports.store.environment(environment).head
+    with contextlib.suppress(ReconcilerError):
+        return (await read_manifest(ports, environment, head)).stacks if head else ()
+    return ()
 
 
 async def _back_up_current(

@@ -22,6 +22,7 @@ from reconciler.engine.backup import entry_of, find_backup, take_backup
 from reconciler.engine.execute import Transaction, act, beside, matches, verify
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import StackView
+from reconciler.engine.project_guard import hold_of_rollback
 from reconciler.engine.restore import restore_entry
 
 
@@ -95,6 +96,10 @@ async def _undo(ports: Ports, transaction: Transaction, views: Mapping[str, Stac
 
 async def _recreate(ports: Ports, transaction: Transaction, view: Mapping[str, StackView]) -> str:
     """Give the services of one stack their old values; returns why they are not as healthy as before, or ""."""
+    for name, stack_view in view.items():
+        services = [action.service for action in transaction.run.actions if action.stack == name]
+        if hold := await hold_of_rollback(ports, stack_view.stack, services):
+            return hold
     try:
         await act(ports, transaction, view)
         transaction.services += await verify(ports, transaction, view)

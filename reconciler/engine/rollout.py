@@ -255,9 +255,11 @@ def _request_for(host: Reconciler, request: ReconcileRequest) -> ReconcileReques
     """The request as it concerns this host: "production/api.env" names the target on every host of production."""
     unit, operator = host.environment, request.operator
     mine = [name for name in request.take_over if name.partition("/")[0] in (unit, environment_of(unit))]
+    accepted = [name for name in request.accept_projects if name.partition("/")[0] in (unit, environment_of(unit))]
     return replace(
         request,
         take_over=frozenset(_name_on(unit, name) for name in mine),
+        accept_projects=frozenset(_name_on(unit, name) for name in accepted),
         operator=replace(operator, scope=_name_on(unit, operator.scope)) if operator else None,
     )
 

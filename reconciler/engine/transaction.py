@@ -52,6 +52,7 @@ def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) ->
         started_at=ports.clock.now(),
         revision=plan.revision,
         from_commit=record.applied.commit if record.applied else "",
+        accepted=prepared.accepted,
     )
     return _PlannedRun(ports, snapshot, prepared, record, Transaction(run))
 
@@ -65,7 +66,7 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
         return Outcome(plan.environment, Result.ROLLBACK_FAILED, reason, plan.revision, plan, plan)
     if record.degraded and _still_failing(prepared):
         return Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
-    held = bool(plan.held or plan.reported)
+    held = plan.waits
     result = Result.HELD if held else Result.IN_SYNC
     pinned = ", where it is pinned" if record.pin else ""
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
@@ -89,7 +90,10 @@ def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
     record = ports.store.environment(plan.environment)
     pending_restarts, _ = suspension_of(record, ports.clock.now()).split(ports.store.pending_restarts(plan.environment))
     due = {(action.stack, action.service) for action in plan.actions}
-    return [action for action in pending_restarts if (action.stack, action.service) not in due]
+    held = {name for name, _ in plan.held_stacks}
+    return [
+        action for action in pending_restarts if (action.stack, action.service) not in due and action.stack not in held
+    ]
 
 
 def _advance(ports: Ports, record: EnvironmentRecord, revision: Revision) -> None:
@@ -130,9 +134,10 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     ports.metrics.corrected(plan.environment, [*(f"{plan.environment}/{source}" for source in drifted), *stale])
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
-    outcome = _end(planned, result, _done_reason(transaction), healthy=True)
+    reason = "; ".join([_done_reason(transaction), *transaction.run.accepted])
+    outcome = _end(planned, result, reason, healthy=True)
     await expire_backups(ports, plan.environment)
-    if plan.held or plan.reported:
+    if plan.waits:
         return replace(outcome, result=Result.HELD, reason=f"{outcome.reason}; {held_reason(plan)}")
     return outcome
 
@@ -326,5 +331,10 @@ def _done_reason(transaction: Transaction) -> str:
 
 def held_reason(plan: Plan) -> str:
     """What waits for an operator, and why."""
-    waiting = [f"{change.target.source}: {change.reason}" for change in (*plan.held, *plan.reported)]
-    return f"{len(waiting)} waiting for an operator: {'; '.join(waiting)}"
+    stacks = dict(plan.held_stacks)
+    left = [change for change in (*plan.held, *plan.reported) if change.target.stack not in stacks]
+    waiting = [f"{change.target.source}: {change.reason}" for change in left]
+    sentences = [f"{plan.environment}/{name} is held: {reason}" for name, reason in stacks.items()]
+    if waiting:
+        sentences.append(f"{len(waiting)} waiting for an operator: {'; '.join(waiting)}")
+    return "\n".join(sentences)

@@ -88,12 +88,12 @@ def test_what_was_taken_is_listed_and_read_back(backups: BackupDirectory) -> Non
     assert backups.read(backup, backup.entries[0]) == Secret(b"A=\x00\xff\n")
 
 
-def test_a_listed_backup_knows_all_that_is_needed_to_put_it_back(directory: Path, backups: BackupDirectory) -> None:
+def test_a_listed_backup_has_all_that_a_restore_needs(directory: Path, backups: BackupDirectory) -> None:
     backup = take(backups, 1)
-    (found,) = BackupDirectory(str(directory), DIGEST).list()
-    entry = found.entries[0]
+    (listed,) = BackupDirectory(str(directory), DIGEST).list()
+    entry = listed.entries[0]
     assert (entry.path, entry.mode, entry.uid, entry.gid) == ("/opt/app/api.env", 0o640, 1000, 1001)
-    assert (found.from_commit, found.to_commit, found.at, found.run) == ("from", "to", NOON, backup.run)
+    assert (listed.from_commit, listed.to_commit, listed.at, listed.run) == ("from", "to", NOON, backup.run)
 
 
 def test_without_any_backup_the_list_is_empty(backups: BackupDirectory) -> None:
@@ -101,7 +101,7 @@ def test_without_any_backup_the_list_is_empty(backups: BackupDirectory) -> None:
     assert backups.list("production") == ()
 
 
-def test_directories_are_0700_and_files_0600_whatever_the_umask(directory: Path, backups: BackupDirectory) -> None:
+def test_directories_are_0700_and_files_0600_under_any_umask(directory: Path, backups: BackupDirectory) -> None:
     old_mask = os.umask(0)
     try:
         take(backups, 1)
@@ -176,7 +176,7 @@ def test_paths_are_counted_by_themselves(backups: BackupDirectory) -> None:
     assert len(backups.list()) == 4
 
 
-def test_other_environments_are_left_alone(backups: BackupDirectory) -> None:
+def test_other_environments_are_not_touched(backups: BackupDirectory) -> None:
     for environment in ("production", "staging"):
         for number in range(3):
             take(backups, number, environment=environment)
@@ -220,17 +220,17 @@ def link_away(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "why"),
+    ("damage", "message"),
     [(alter, "damaged"), (truncate, "damaged"), (remove, "cannot be read"), (link_away, "cannot be read")],
 )
 def test_a_damaged_backup_is_refused(
-    directory: Path, backups: BackupDirectory, damage: Callable[[Path], None], why: str
+    directory: Path, backups: BackupDirectory, damage: Callable[[Path], None], message: str
 ) -> None:
     backup = take(backups, 1)
     file = directory / "production" / backup.id / "0000-api.env"
     damage(file)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(LiveFileError, match=why) as error:
+    with pytest.raises(LiveFileError, match=message) as error:
         backups.read(backup, backup.entries[0])
     assert error.value.where == str(file)
     assert "`reconciler backups`" in error.value.hint

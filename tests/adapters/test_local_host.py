@@ -89,7 +89,7 @@ def left_beside(host: LocalHost, path: Path) -> tuple[str, ...]:
 
 
 def leftovers(host: LocalHost, path: Path) -> list[bytes]:
-    return [content(host, Path(found)) for found in left_beside(host, path)]
+    return [content(host, Path(leftover)) for leftover in left_beside(host, path)]
 
 
 def names(directory: Path) -> list[str]:
@@ -104,8 +104,8 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def exchange(one: Path, other: Path) -> None:
-    assert ctypes.CDLL(None).renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0
+def exchange(first: Path, second: Path) -> None:
+    assert ctypes.CDLL(None).renameat2(-100, os.fsencode(first), -100, os.fsencode(second), 2) == 0
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -113,9 +113,9 @@ def exchange(one: Path, other: Path) -> None:
 
 def test_reads_bytes_mode_and_owner(host: LocalHost, file: Path) -> None:
     live = seen(host, file)
-    found = file.stat()
+    status = file.stat()
     assert live.data == Secret(OLD)
-    assert (live.mode, live.uid, live.gid) == (0o640, found.st_uid, found.st_gid)
+    assert (live.mode, live.uid, live.gid) == (0o640, status.st_uid, status.st_gid)
 
 
 @pytest.mark.parametrize("path", ["api.env", "config/deep/api.env"], ids=["file", "directory"])
@@ -155,24 +155,24 @@ IRREGULAR = [
 ]
 
 
-@pytest.mark.parametrize(("make", "why"), IRREGULAR)
-def test_what_is_no_file_is_refused_and_leaks_no_descriptor(
-    host: LocalHost, root: Path, make: Callable[[Path], None], why: str
+@pytest.mark.parametrize(("make", "message"), IRREGULAR)
+def test_anything_but_a_file_is_refused_and_leaks_no_descriptor(
+    host: LocalHost, root: Path, make: Callable[[Path], None], message: str
 ) -> None:
     path = root / "api.env"
     make(path)
     before = open_descriptors()
     for _ in range(3):
-        with pytest.raises(LiveFileError, match=why) as error:
+        with pytest.raises(LiveFileError, match=message) as error:
             look(host, path)
     assert open_descriptors() == before
     assert "move it away" in str(error.value).lower().lower()
     assert error.value.where == str(path)
 
 
-@pytest.mark.parametrize(("make", "why"), IRREGULAR)
-def test_what_is_no_file_is_never_replaced(
-    host: LocalHost, root: Path, file: Path, make: Callable[[Path], None], why: str
+@pytest.mark.parametrize(("make", "message"), IRREGULAR)
+def test_anything_but_a_file_is_never_replaced(
+    host: LocalHost, root: Path, file: Path, make: Callable[[Path], None], message: str
 ) -> None:
     live = seen(host, file)
     file.unlink()
@@ -198,7 +198,7 @@ def test_a_file_that_no_env_file_can_be_is_not_read_into_memory(host: LocalHost,
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_file_has_the_mode_whatever_the_umask(host: LocalHost, root: Path) -> None:
+def test_a_new_file_has_the_mode_under_any_umask(host: LocalHost, root: Path) -> None:
     old_mask = os.umask(0o077)
     try:
         put(host, root / "api.env", mode=0o644)
@@ -449,9 +449,9 @@ def rewrite(file: Path) -> None:
 
 
 def rename_over(file: Path) -> None:
-    other = file.with_name("edited")
-    other.write_bytes(b"A=by hand\n")
-    other.rename(file)
+    edited = file.with_name("edited")
+    edited.write_bytes(b"A=by hand\n")
+    edited.rename(file)
 
 
 def delete(file: Path) -> None:
@@ -475,13 +475,13 @@ def test_an_edit_between_the_look_and_the_write_stays(
 ) -> None:
     live = seen(host, file)
     edit(file)
-    found = state_of(file)
+    state = state_of(file)
     with pytest.raises(ChangedMeanwhileError, match="Nothing was overwritten") as error:
         put(host, file, replaces=live)
     assert error.value.where == str(file)
     assert error.value.retryable
-    assert state_of(file) == found
-    assert names(root) == (["api.env"] if found else [])
+    assert state_of(file) == state
+    assert names(root) == (["api.env"] if state else [])
 
 
 @pytest.mark.parametrize("edit", [rewrite, rename_over, change_mode])
@@ -490,10 +490,10 @@ def test_an_edit_between_the_look_and_the_deletion_stays(
 ) -> None:
     live = seen(host, file)
     edit(file)
-    found = state_of(file)
+    state = state_of(file)
     with pytest.raises(ChangedMeanwhileError):
         remove(host, file, replaces=live)
-    assert state_of(file) == found
+    assert state_of(file) == state
     assert names(root) == ["api.env"]
 
 
@@ -504,7 +504,7 @@ def test_a_file_that_appeared_meanwhile_stays(host: LocalHost, root: Path, file:
     assert names(root) == ["api.env"]
 
 
-def test_a_touched_file_is_no_edit(host: LocalHost, file: Path) -> None:
+def test_a_touched_file_is_not_an_edit(host: LocalHost, file: Path) -> None:
     live = seen(host, file)
     os.utime(file, (1, 1))
     put(host, file, replaces=live)
@@ -716,7 +716,7 @@ def test_owner_and_mode_come_before_the_bytes_and_the_bytes_before_the_name(
     done = traced(["-y", "-o", str(log), "-e", f"trace={calls}"], str(root), str(file), NEW.decode())
     assert done.returncode == 0, done.stderr.decode()
     ours = re.compile(rf"(openat(?=.*O_CREAT)|fchown|fchmod|write|fsync|renameat2|unlinkat)\(.*{re.escape(str(root))}")
-    lines = [(found[1], line) for line in log.read_text().splitlines() if (found := ours.search(line))]
+    lines = [(match[1], line) for line in log.read_text().splitlines() if (match := ours.search(line))]
     order = [call for call, _ in lines]
     assert order == ["openat", "fchown", "fchmod", "write", "fsync", "renameat2", "unlinkat", "fsync"]
     assert ", 0600)" in lines[0][1]
@@ -772,10 +772,10 @@ def test_killed_at_any_instant_the_file_is_whole_and_what_is_left_is_found(
     inject = f"inject={name}:signal=SIGKILL:when={number or 1}"
     traced(["-o", "/dev/null", "-e", f"trace={name}", "-e", inject], str(root), str(file), NEW.decode())
     assert file.read_bytes() == expected
-    found = left_beside(host, file)
-    assert bool(found) is behind
-    assert names(root) == sorted(["api.env", *(os.path.basename(path) for path in found)])
-    for path in found:
+    left = left_beside(host, file)
+    assert bool(left) is behind
+    assert names(root) == sorted(["api.env", *(os.path.basename(path) for path in left)])
+    for path in left:
         remove(host, Path(path), seen(host, Path(path)))
     assert names(root) == ["api.env"]
 
@@ -1016,16 +1016,16 @@ def test_without_exchange_an_edit_between_the_look_and_the_write_stays(
 ) -> None:
     live = seen(host, file)
     edit(file)
-    found = state_of(file)
+    state = state_of(file)
     with pytest.raises(ChangedMeanwhileError):
         put(host, file, replaces=live)
-    if found:
+    if state:
         with pytest.raises(ChangedMeanwhileError):
             remove(host, file, replaces=live)
         with pytest.raises(ChangedMeanwhileError):
             put(host, file, replaces=None)
-    assert state_of(file) == found
-    assert names(root) == (["api.env"] if found else [])
+    assert state_of(file) == state
+    assert names(root) == (["api.env"] if state else [])
 
 
 @pytest.mark.usefixtures("plain_renames")
@@ -1072,7 +1072,7 @@ def test_names_become_numbers(host: LocalHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "group", "why"),
+    ("owner", "group", "message"),
     [
         pytest.param("no-such-user", None, r"the user 'no-such-user' does not exist.*useradd", id="user"),
         pytest.param(None, "no-such-group", r"the group 'no-such-group' does not exist.*groupadd", id="group"),
@@ -1081,9 +1081,9 @@ def test_names_become_numbers(host: LocalHost) -> None:
     ],
 )
 def test_an_owner_that_cannot_be_is_the_revisions_fault(
-    host: LocalHost, owner: str | None, group: str | None, why: str
+    host: LocalHost, owner: str | None, group: str | None, message: str
 ) -> None:
-    with pytest.raises(GuardError, match=why) as error:
+    with pytest.raises(GuardError, match=message) as error:
         asyncio.run(host.ownership(owner, group))
     assert error.value.blames_revision
 
@@ -1097,8 +1097,8 @@ def test_resolve_follows_links_as_far_as_they_lead(host: LocalHost, tmp_path: Pa
 # --- named checks ----------------------------------------------------------------------------------------------------
 
 
-def check(host: LocalHost, one: Check, data: Secret) -> None:
-    asyncio.run(host.check(one, data))
+def check(host: LocalHost, named: Check, data: Secret) -> None:
+    asyncio.run(host.check(named, data))
 
 
 def shell(script: str) -> Check:

@@ -85,8 +85,10 @@ def in_sync(*targets: Target) -> Plan:
 
 def stack_of(name: str, **services: bool) -> StackHealth:
     status = HealthStatus.HEALTHY if all(services.values()) else HealthStatus.UNHEALTHY
-    found = [ServiceHealth(name, service, "running" if well else "exited", well) for service, well in services.items()]
-    return StackHealth(name, status, tuple(found))
+    healths = [
+        ServiceHealth(name, service, "running" if well else "exited", well) for service, well in services.items()
+    ]
+    return StackHealth(name, status, tuple(healths))
 
 
 def backup_of(*targets: Target, at: float) -> Backup:
@@ -96,13 +98,13 @@ def backup_of(*targets: Target, at: float) -> Backup:
 
 def series(metrics: PrometheusMetrics, name: str) -> dict[tuple[str, ...], float]:
     """The samples of one name: label values (but for the environment, in the order of the exposition) → value."""
-    found = {}
+    samples = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:
             if sample.name == f"reconciler_{name}":
                 labels = tuple(value for label, value in sorted(sample.labels.items()) if label != "environment")
-                found[labels] = sample.value
-    return found
+                samples[labels] = sample.value
+    return samples
 
 
 def drift_of(metrics: PrometheusMetrics, target: str) -> set[str]:
@@ -162,27 +164,27 @@ def busy() -> PrometheusMetrics:
 
 def test_every_metric_is_there_with_its_type_and_a_help() -> None:
     families = list(text_string_to_metric_families(busy().render().decode()))
-    found = {}
+    types = {}
     for family in families:
         if family.name.startswith("reconciler_"):
             assert family.documentation
             assert family.samples, family.name
             suffix = "_total" if family.type == "counter" else ""
-            found[family.name.removeprefix("reconciler_") + suffix] = family.type
-    assert found == REQUIRED
+            types[family.name.removeprefix("reconciler_") + suffix] = family.type
+    assert types == REQUIRED
 
 
 def test_the_page_about_metrics_names_each_with_its_type_and_labels() -> None:
     page = (Path(__file__).parent.parent.parent / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\| \S.* \|$", page, re.MULTILINE)
     documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
-    found = {}
+    exposed = {}
     for family in text_string_to_metric_families(busy().render().decode()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         suffix = "_total" if family.type == "counter" else ""
         if family.name.startswith("reconciler_"):
-            found[family.name.removeprefix("reconciler_") + suffix] = (family.type, labels)
-    assert documented == found
+            exposed[family.name.removeprefix("reconciler_") + suffix] = (family.type, labels)
+    assert documented == exposed
 
 
 def test_the_process_itself_is_measured() -> None:
@@ -295,7 +297,7 @@ def test_what_git_has_changed_is_pending_and_what_others_have_changed_is_drift(
     assert series(metrics, "drift_keys")["added", API.id] == (2 if drifted else 0)
     assert series(metrics, "pending_changes") == {(API.id,): pending}
     words = ("in_sync", "pending", "drifted", "held")
-    assert series(metrics, "sync_status") == {(one, API.id): int(one == word) for one in words}
+    assert series(metrics, "sync_status") == {(state, API.id): int(state == word) for state in words}
 
 
 def test_a_stale_container_is_drift_though_the_file_is_right(metrics: PrometheusMetrics) -> None:
@@ -428,7 +430,7 @@ def test_a_service_that_is_gone_or_was_stopped_is_not_unhealthy(metrics: Prometh
 def test_a_stack_has_one_status_at_a_time(metrics: PrometheusMetrics, status: HealthStatus) -> None:
     metrics.health("production", [stack_of("app", api=True)], 100.0)
     metrics.health("production", [StackHealth("app", status)], 160.0)
-    assert series(metrics, "health_status") == {("app", one.value): int(one is status) for one in HealthStatus}
+    assert series(metrics, "health_status") == {("app", state.value): int(state is status) for state in HealthStatus}
 
 
 def test_an_old_revision_vanishes(metrics: PrometheusMetrics) -> None:
@@ -529,7 +531,7 @@ def test_a_failure_lasts_from_its_first_sight_until_every_stack_is_well(metrics:
 def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics, result: Result) -> None:
     metrics.finished(Outcome("production", Result.STALLED, "because"), 2.0, 500.0)
     metrics.finished(Outcome("production", result, "because"), 2.0, 501.0)
-    assert series(metrics, "last_result") == {(one.value,): int(one is result) for one in Result}
+    assert series(metrics, "last_result") == {(candidate.value,): int(candidate is result) for candidate in Result}
 
 
 @pytest.mark.parametrize(

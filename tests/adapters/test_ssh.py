@@ -58,9 +58,9 @@ def host(connection: SshConnection, file: Path) -> SshHost:
 
 
 async def seen(host: SshHost, file: Path) -> LiveFile:
-    found = await host.read(str(file))
-    assert found
-    return found
+    live = await host.read(str(file))
+    assert live
+    return live
 
 
 async def write(host: SshHost, file: Path, replaces: LiveFile | None) -> None:
@@ -93,19 +93,19 @@ async def test_an_edit_in_the_middle_of_the_exchange_is_restored(
     host: SshHost, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look, original = await seen(host, file), files._edit
-    asked = []
+    answers = []
 
     async def edited_after_the_first_question(*arguments: object) -> str:
         answer = await original(*arguments)  # type: ignore[arg-type]
-        if not asked:
+        if not answers:
             file.write_bytes(b"A=hand\n")  # in place, as `sed` without -i or an editor does
-        asked.append(answer)
+        answers.append(answer)
         return answer
 
     monkeypatch.setattr(files, "_edit", edited_after_the_first_question)
     with pytest.raises(ChangedMeanwhileError):
         await write(host, file, look)
-    assert asked[0] == ""
+    assert answers[0] == ""
     assert (file.read_bytes(), names(file)) == (b"A=hand\n", ["api.env"])
 
 
@@ -113,11 +113,11 @@ async def test_an_edit_in_the_middle_of_an_exchange_that_is_cut_off_is_kept_besi
     host: SshHost, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look, original = await seen(host, file), files._edit
-    asked = []
+    calls = []
 
     async def cut_off_at_the_second_question(*arguments: object) -> str:
-        asked.append(None)
-        if len(asked) == 2:
+        calls.append(None)
+        if len(calls) == 2:
             raise asyncssh.SFTPFailure("cut off")
         answer = await original(*arguments)  # type: ignore[arg-type]
         file.write_bytes(b"A=hand\n")
@@ -152,7 +152,7 @@ async def test_an_edited_file_is_not_removed(host: SshHost, file: Path) -> None:
     assert (file.read_bytes(), names(file)) == (b"A=hand\n", ["api.env"])
 
 
-async def test_what_is_no_regular_file_is_refused_and_not_opened(host: SshHost, file: Path) -> None:
+async def test_anything_but_a_regular_file_is_refused_and_not_opened(host: SshHost, file: Path) -> None:
     file.unlink()
     os.mkfifo(file)  # opening it would wait for a writer for ever
     with pytest.raises(LiveFileError, match="not a regular file"):
@@ -188,12 +188,12 @@ async def test_a_machine_that_hangs_is_given_up_and_found_again(
 
 async def test_a_failed_login_is_not_tried_again_immediately(connection: SshConnection, sshd: Sshd) -> None:
     (sshd.directory / "authorized_keys").write_text("")
-    told = []
+    errors = []
     for _ in range(3):
         with pytest.raises(HostUnreachableError, match="refuses our login") as raised:
             await connection.connected()
-        told.append(raised.value)
-    assert told[1] is told[2] is told[0]
+        errors.append(raised.value)
+    assert errors[1] is errors[2] is errors[0]
 
 
 async def test_commands_are_quoted_bounded_and_reported_apart(connection: SshConnection, tmp_path: Path) -> None:
@@ -209,16 +209,16 @@ async def test_commands_are_quoted_bounded_and_reported_apart(connection: SshCon
         await connection.run(["no-such-program"], limits=limits)
 
 
-async def test_many_who_ask_at_once_share_one_connection(connection: SshConnection, sshd: Sshd) -> None:
+async def test_concurrent_users_share_one_connection(connection: SshConnection, sshd: Sshd) -> None:
     await asyncio.gather(*(connection.sftp() for _ in range(5)), *(connection.connected() for _ in range(5)))
     assert sshd.log.count("Accepted publickey") == 1
 
 
-async def test_more_commands_at_once_than_a_server_takes_wait_for_each_other(connection: SshConnection) -> None:
+async def test_more_concurrent_commands_than_a_server_accepts_wait_for_each_other(connection: SshConnection) -> None:
     await connection.sftp()
     commands = [connection.run(["sh", "-c", f"sleep 0.05; echo {n}"], limits=process.Limits(30.0)) for n in range(30)]
     done = await asyncio.gather(*commands)
-    assert [int(one.stdout) for one in done] == list(range(30))
+    assert [int(result.stdout) for result in done] == list(range(30))
 
 
 async def test_an_operation_that_hangs_does_not_end_the_command_beside_it(
@@ -256,15 +256,17 @@ async def test_a_late_error_of_a_lost_connection_does_not_end_the_new_one(
     assert sshd.log.count("Accepted publickey") == 2
 
 
-@pytest.mark.parametrize("what", ["key", "known hosts"])
-async def test_a_file_of_the_connection_that_makes_no_sense_is_reported_of(
-    sshd: Sshd, tmp_path: Path, what: str
-) -> None:
+@pytest.mark.parametrize("damage", ["key", "known hosts"])
+async def test_a_damaged_key_or_known_hosts_file_is_reported(sshd: Sshd, tmp_path: Path, damage: str) -> None:
     damaged = tmp_path / "damaged"
-    damaged.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n" if what == "key" else "[127.0.0.1]:1 ssh-ed25519 x\n")
-    key, known = (damaged, sshd.known_hosts) if what == "key" else (sshd.key_path, damaged)
+    damaged.write_text(
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n" if damage == "key" else "[127.0.0.1]:1 ssh-ed25519 x\n"
+    )
+    key, known = (damaged, sshd.known_hosts) if damage == "key" else (sshd.key_path, damaged)
     made = SshConnection(SshAddress("127.0.0.1", sshd.port, sshd.user, str(key), str(known)), "web-1")
-    with pytest.raises(HostUnreachableError, match="not a usable key" if what == "key" else "host key|cannot be read"):
+    with pytest.raises(
+        HostUnreachableError, match="not a usable key" if damage == "key" else "host key|cannot be read"
+    ):
         await made.connected()
     await made.close()
 
@@ -310,12 +312,12 @@ async def test_a_service_that_never_answers_is_not_healthy_and_leaves_nothing_op
     directory = tmp_path / "s"
     directory.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(directory))
-    asked = TunnelledHealth(connection)
-    assert not await asked.ok(HttpCheck(url))
+    health = TunnelledHealth(connection)
+    assert not await health.ok(HttpCheck(url))
     await asyncio.wait_for(ended.wait(), 120)
     before = open_files()
     for _ in range(3):
-        assert not await asked.ok(HttpCheck(url))
+        assert not await health.ok(HttpCheck(url))
     await asyncio.to_thread(eventually, lambda: open_files() <= before + 1)
     assert list(directory.iterdir()) == []
     server.close()
@@ -333,10 +335,10 @@ async def test_a_health_url_is_asked_through_the_connection(
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    asked = TunnelledHealth(connection)
-    assert await asked.ok(HttpCheck(f"http://127.0.0.1:{port}/health")) is healthy
+    health = TunnelledHealth(connection)
+    assert await health.ok(HttpCheck(f"http://127.0.0.1:{port}/health")) is healthy
     server.close()
-    assert not await asked.ok(HttpCheck("http://127.0.0.1:9/health"))
+    assert not await health.ok(HttpCheck("http://127.0.0.1:9/health"))
 
 
 # --- copies of backups -----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from reconciler.core.secret import Secret
 from tests.support.commands import lines, output, run
 from tests.support.compose import ComposeProject
 from tests.support.engine import IMAGE
+from tests.support.fidelity import edited
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.docker
@@ -1114,8 +1115,8 @@ async def test_variables_of_the_shell_that_started_a_container_are_not_lost_unsa
     assert affected_services.affected(stack, before, before, containers, {}, managed=managed) == ()
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
     actions = affected_services.affected(stack, before, after, containers, {}, managed=managed)
-    (problem,) = affected_services.foreign(before, containers, actions, managed)
+    (problem,) = edited(before, containers, actions, managed)
     assert "VERSION" in problem
     assert "v2" not in problem
     made.up()
-    assert affected_services.foreign(before, await docker.containers(stack, before.name), actions, managed) == []
+    assert edited(before, await docker.containers(stack, before.name), actions, managed) == []

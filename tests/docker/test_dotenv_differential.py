@@ -124,8 +124,8 @@ def theirs(directory: Path, files: Sequence[bytes]) -> list[dict[str, str] | Non
     command = ["docker", "compose", "--project-name", PROJECT, "--file", str(model), "config", "--format", "json"]
     result = subprocess.run(command, env=OUTSIDE, capture_output=True, check=False, timeout=60)
     if result.returncode == 0:
-        found = json.loads(result.stdout)["services"]
-        return [undoubled(found[name].get("environment", {})) for name in services]
+        resolved = json.loads(result.stdout)["services"]
+        return [undoubled(resolved[name].get("environment", {})) for name in services]
     if len(files) == 1:
         return [None]
     half = len(files) // 2

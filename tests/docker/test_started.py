@@ -17,6 +17,7 @@ from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 from tests.support.commands import lines, output
 from tests.support.compose import ComposeProject
+from tests.support.fidelity import edited
 
 pytestmark = pytest.mark.docker
 
@@ -59,7 +60,7 @@ async def apply(
     after = await docker.project(stack, staged)
     containers = await docker.containers(stack, before.name)
     actions = affected_services.affected(stack, before, after, containers, {}, managed=managed)
-    assert affected_services.foreign(before, containers, actions, managed) == []
+    assert edited(before, containers, actions, managed) == []
     for name, text in files.items():
         project.write(name, text)
     scale = {action.service: action.scale for action in actions if action.scale is not None}

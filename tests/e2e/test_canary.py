@@ -358,7 +358,7 @@ def test_no_secret_leaks_when_the_whole_server_fails(
         assert ear.leaks(canary) == []
         assert_only_where_it_belongs(server, canary, strays, [site.live, server.root / "git-token"])
         if failure.id == "git-token-refused":  # or it would prove nothing
-            assert f"x-access-token:{site.token}" in site.shown
+            assert f"x-access-token:{site.token}" in site.accounts_seen
 
 
 def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: Callable[[Canary], set[Path]]) -> None:

@@ -656,6 +656,14 @@ def a_server_file_that_cannot_be_used(site: Site) -> None:
     (site.root / "server.yaml").write_text("environment: production\nrepository: {url: /srv/config.git}\n")
 
 
+@mistake(rules.PROJECT_FILE, P, 5, "Compose reads /opt/app/compose.override.yaml as a project")
+def a_target_that_is_a_compose_file(site: Site) -> None:
+    server = "environment: production\nrepository: {url: /srv/config.git}\nallowed_paths: [/opt/app]\n"
+    (site.root / "server.yaml").write_text(server)
+    site.replace(P, "      api.env:", "      compose.override.yaml: {encrypted: false}\n      api.env:")
+    site.write("production/compose.override.yaml", "services: {}\n")
+
+
 @mistake(rules.MANIFEST_INVALID, P, 3, "lies outside allowed_paths")
 def a_manifest_that_its_server_would_not_let_write(site: Site) -> None:
     server = "environment: production\nrepository: {url: /srv/config.git}\nallowed_paths: [/srv/app]\n"

@@ -181,7 +181,7 @@ class Notes(BaseHTTPRequestHandler):
     """The notes of one merge request, a page each."""
 
     bodies: list[str]
-    asked: list[tuple[str, str, str]]
+    requests: list[tuple[str, str, str]]
 
     def _answer(self, data: Any, next_page: str = "") -> None:
         self.send_response(200)
@@ -192,7 +192,7 @@ class Notes(BaseHTTPRequestHandler):
     def _note(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         body = json.loads(self.rfile.read(length))["body"] if length else ""
-        self.asked.append((self.command, self.path.partition("?")[0], body))
+        self.requests.append((self.command, self.path.partition("?")[0], body))
         assert self.headers["PRIVATE-TOKEN"] == "a-token"
 
     def do_GET(self) -> None:
@@ -213,7 +213,7 @@ class Notes(BaseHTTPRequestHandler):
 @contextmanager
 def gitlab_server(bodies: list[str]) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
     requests: list[tuple[str, str, str]] = []
-    handler = type("Handler", (Notes,), {"bodies": bodies, "asked": requests})
+    handler = type("Handler", (Notes,), {"bodies": bodies, "requests": requests})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

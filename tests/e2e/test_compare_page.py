@@ -88,7 +88,7 @@ async def test_nothing_on_it_acts_but_its_own_script_and_nothing_is_fetched(page
     assert any(HOSTILE in line for line in await lines(page))
     assert await page.evaluate("document.querySelectorAll('img').length") == 0
     assert (await page.evaluate("document.title")).startswith("git:production and 2 others")
-    assert page.told == []
+    assert page.messages == []
     assert [url.partition(":")[0] for url in page.requests] == ["file"]
     await page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'x = 1'}))")
     assert await page.evaluate("typeof x") == "undefined"

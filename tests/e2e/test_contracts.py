@@ -26,17 +26,17 @@ def contract(text: str, path: str = "contracts/api.yaml") -> Contract:
 
 async def ask(text: str, values: dict[str, str] | None = None, names: tuple[str, ...] = ()) -> tuple[Breach, ...]:
     """The breaches of one contract; with ``names`` alone, what holds without values."""
-    asked = contract(text)
-    question = Question((asked,), tuple(values) if values is not None else names, values)
-    answer = await JsonSchemaContracts().ask([asked], [question])
+    tested = contract(text)
+    question = Question((tested,), tuple(values) if values is not None else names, values)
+    answer = await JsonSchemaContracts().ask([tested], [question])
     assert answer.faults == {}
     (breaches,) = answer.breaches
     assert CANARY not in repr(answer)
     return breaches
 
 
-def told(breaches: tuple[Breach, ...]) -> list[tuple[str, str, int]]:
-    return [(one.key, one.keyword, one.line) for one in breaches]
+def broken(breaches: tuple[Breach, ...]) -> list[tuple[str, str, int]]:
+    return [(breach.key, breach.keyword, breach.line) for breach in breaches]
 
 
 # --- values ---
@@ -68,7 +68,7 @@ async def test_a_value_that_breaks_a_rule_is_reported_by_key_keyword_and_line(
     rule: str, value: str, keyword: str
 ) -> None:
     text = f'$defs: {{one: {{const: "one"}}}}\nproperties:\n  KEY: {rule}\n'
-    ((key, word, _),) = told(await ask(text, {"KEY": value}))
+    ((key, word, _),) = broken(await ask(text, {"KEY": value}))
     assert (key, word) == ("KEY", keyword)
 
 
@@ -89,7 +89,7 @@ async def test_a_value_that_keeps_a_rule_is_not_reported(rule: str, value: str) 
 
 async def test_the_line_is_that_of_the_rule() -> None:
     text = "type: object\nrequired:\n  - A\nproperties:\n  B:\n    minLength: 3\n    pattern: x\n"
-    assert told(await ask(text, {"B": "y"})) == [("A", "required", 2), ("B", "minLength", 6), ("B", "pattern", 7)]
+    assert broken(await ask(text, {"B": "y"})) == [("A", "required", 2), ("B", "minLength", 6), ("B", "pattern", 7)]
 
 
 async def test_no_answer_repeats_a_value_whatever_breaks() -> None:
@@ -98,7 +98,7 @@ async def test_no_answer_repeats_a_value_whatever_breaks() -> None:
         "additionalProperties: {const: x}\nmaxProperties: 1\npropertyNames: {maxLength: 1}\n"
     )
     breaches = await ask(text, {"A": CANARY, "BB": CANARY})
-    assert {one.keyword for one in breaches} >= {"enum", "pattern", "minLength", "format", "not", "const"}
+    assert {breach.keyword for breach in breaches} >= {"enum", "pattern", "minLength", "format", "not", "const"}
 
 
 # --- names alone ---
@@ -124,33 +124,33 @@ async def test_no_answer_repeats_a_value_whatever_breaks() -> None:
         pytest.param("additionalProperties: {const: x}", ("A",), [], id="additional values"),
     ],
 )  # fmt: skip
-async def test_without_values_it_tells_what_names_tell_and_no_more(
+async def test_without_values_only_names_are_checked(
     text: str, names: tuple[str, ...], expected: list[tuple[str, str]]
 ) -> None:
-    assert [(one.key, one.keyword) for one in await ask(text, None, names)] == expected
+    assert [(breach.key, breach.keyword) for breach in await ask(text, None, names)] == expected
 
 
 # --- hostile contracts ---
 
 
 async def test_a_pattern_that_never_ends_is_ended() -> None:
-    asked = contract('properties: {A: {pattern: "^(a+)+$"}}')
+    endless = contract('properties: {A: {pattern: "^(a+)+$"}}')
     limits = Limits(timeout=60.0, resources={resource.RLIMIT_CPU: 1})
     began = time.monotonic()
     with pytest.raises(ContractError, match=r"contracts/api.yaml: a contract takes too long"):
-        await JsonSchemaContracts(limits).ask([asked], [Question((asked,), ("A",), {"A": "a" * 60 + "!"})])
+        await JsonSchemaContracts(limits).ask([endless], [Question((endless,), ("A",), {"A": "a" * 60 + "!"})])
     assert time.monotonic() - began < 50
 
 
 async def test_a_machine_too_busy_to_answer_is_not_the_contracts_fault() -> None:
-    asked = contract("required: [A]")
+    simple = contract("required: [A]")
     with pytest.raises(OutsideError, match="could not be evaluated in time") as raised:
-        await JsonSchemaContracts(Limits(timeout=0.001)).ask([asked], [Question((asked,), ("A",), {"A": "x"})])
+        await JsonSchemaContracts(Limits(timeout=0.001)).ask([simple], [Question((simple,), ("A",), {"A": "x"})])
     assert raised.value.retryable
     assert not isinstance(raised.value, ContractError)
 
 
-async def test_a_contract_that_leads_to_itself_for_ever_is_no_crash() -> None:
+async def test_a_contract_that_leads_to_itself_for_ever_is_not_a_crash() -> None:
     """It is refused when it is read; the evaluation does not rely on that."""
     looping = Contract("x.yaml", {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, {})
     answer = await JsonSchemaContracts().ask([looping], [Question((looping,), ("A",), {"A": "x"})])
@@ -170,7 +170,7 @@ async def test_a_reference_out_of_the_contract_is_refused_and_never_fetched(refe
         # Even where it gets past that, nothing is fetched.
         smuggled = Contract("c.yaml", {"$ref": address}, {})
         answer = await JsonSchemaContracts().ask([smuggled], [Question((smuggled,), ("A",), {"A": "x"})])
-        assert [one.keyword[:8] for one in answer.breaches[0]] == ["unusable"]
+        assert [breach.keyword[:8] for breach in answer.breaches[0]] == ["unusable"]
         with pytest.raises(TimeoutError):
             listening.accept()
 
@@ -197,9 +197,9 @@ def test_what_a_contract_could_never_mean_is_refused(text: str, line: int, says:
     assert says in str(raised.value)
 
 
-async def test_what_is_no_json_schema_is_a_fault_and_breaks_nothing() -> None:
-    asked = contract("required: A\nproperties:\n  B: {pattern: '('}\n")
-    answer = await JsonSchemaContracts().ask([asked], [Question((asked,), ("B",), {"B": CANARY})])
+async def test_anything_but_a_json_schema_is_a_fault_and_breaks_nothing() -> None:
+    invalid = contract("required: A\nproperties:\n  B: {pattern: '('}\n")
+    answer = await JsonSchemaContracts().ask([invalid], [Question((invalid,), ("B",), {"B": CANARY})])
     assert isinstance(answer, Answer)
     assert answer.faults["contracts/api.yaml"].field in (("required",), ("properties", "B", "pattern"))
     assert answer.breaches == ((),)
@@ -236,7 +236,7 @@ def test_a_revision_that_breaks_its_contract_is_stalled_and_nothing_is_written(s
     assert server.sync()["result"] == "applied"
 
 
-def test_a_plan_for_a_revision_of_the_branch_tells_what_it_would_change(server: Server) -> None:
+def test_a_plan_for_a_revision_of_the_branch_shows_its_changes(server: Server) -> None:
     first = server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     server.commit({"api.env": b"A=2\nB=2\n"})
     assert server.sync()["result"] == "applied"
@@ -307,7 +307,9 @@ REFERENCES = [
 
 @pytest.mark.parametrize("text", REFERENCES)
 async def test_references_are_followed_without_values(text: str) -> None:
-    assert [(one.key, one.keyword) for one in await ask(text % "required: [A]", names=())] == [("A", "required")]
+    assert [(breach.key, breach.keyword) for breach in await ask(text % "required: [A]", names=())] == [
+        ("A", "required")
+    ]
 
 
 @pytest.mark.parametrize("text", REFERENCES)

@@ -74,7 +74,7 @@ def test_an_editors_save_is_one_drift(quiet: Server) -> None:
     assert [run["result"] for run in runs(quiet)] == ["corrected", "applied"]
 
 
-def test_our_own_write_is_no_drift(quiet: Server) -> None:
+def test_our_own_write_is_not_drift(quiet: Server) -> None:
     with quiet.daemon() as daemon:
         quiet.commit({"api.env": b"DEBUG=false\nLOG_LEVEL=warning\n"})
         assert quiet.sync()["result"] == "applied"

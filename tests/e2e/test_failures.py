@@ -44,7 +44,7 @@ def site(server: Server) -> Iterator[Site]:
 
 def tree(*directories: Path) -> dict[str, tuple[object, ...]]:
     """Everything below the directories: its kind, mode, owner and group, and its bytes or where it leads to."""
-    found: dict[str, tuple[object, ...]] = {}
+    entries: dict[str, tuple[object, ...]] = {}
     for directory in directories:
         for path in (directory, *directory.rglob("*")):
             if path.name == "filler":
@@ -52,8 +52,8 @@ def tree(*directories: Path) -> dict[str, tuple[object, ...]]:
             status = path.lstat()
             facts = (oct(status.st_mode), status.st_uid, status.st_gid)
             content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-            found[str(path)] = (*facts, content)
-    return found
+            entries[str(path)] = (*facts, content)
+    return entries
 
 
 def run(site: Site, *command: str) -> Completed:
@@ -65,8 +65,8 @@ def said(done: Completed) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
-def assert_told(failure: Failure, site: Site, text: str) -> None:
-    for words in (failure.what, failure.where, failure.next_step):
+def assert_reported(failure: Failure, site: Site, text: str) -> None:
+    for words in (failure.message, failure.where, failure.next_step):
         assert words.replace("{root}", str(site.server.root)) in text
     assert "Traceback" not in text
 
@@ -75,7 +75,9 @@ def assert_told(failure: Failure, site: Site, text: str) -> None:
 
 
 @pytest.mark.parametrize("failure", [failure.parameter for failure in ENVIRONMENT_FAILURES])
-def test_a_broken_environment_is_told_and_left_alone_and_the_other_goes_on(failure: Failure, pair: list[Site]) -> None:
+def test_a_broken_environment_is_reported_and_unchanged_while_the_other_continues(
+    failure: Failure, pair: list[Site]
+) -> None:
     broken, healthy = pair
     assert run(broken, "sync").returncode == 0
     failure.happens(broken)
@@ -85,13 +87,13 @@ def test_a_broken_environment_is_told_and_left_alone_and_the_other_goes_on(failu
     plan = run(broken, "plan")
     if failure.id not in ONLY_WRITING_TELLS:
         assert plan.returncode == 1
-        assert_told(failure, broken, said(plan))
+        assert_reported(failure, broken, said(plan))
     assert tree(*broken.server.app.glob("broken*")) == before
     assert healthy.live.read_bytes() == healthy.plaintext(1)
 
     sync = run(broken, "sync")
     assert sync.returncode == 1
-    assert_told(failure, broken, said(sync))
+    assert_reported(failure, broken, said(sync))
     assert f"{failure.result} broken" in sync.stdout
     assert ("the daemon will retry" in said(sync)) == failure.retried
     assert tree(*broken.server.app.glob("broken*")) == before
@@ -100,14 +102,14 @@ def test_a_broken_environment_is_told_and_left_alone_and_the_other_goes_on(failu
     assert healthy.live.read_bytes() == healthy.plaintext(2)
     assert {path.name for path in healthy.directory.iterdir()} == {"api.env"}
 
-    failure.mended(broken)
+    failure.fixed(broken)
     assert run(broken, "sync").returncode == 0
     assert broken.live.read_bytes() == broken.plaintext(failure.heals_to)
     assert not [path for path in broken.directory.iterdir() if ".reconciler-" in path.name]
 
 
 @pytest.mark.root
-def test_where_the_second_file_does_not_fit_the_first_is_put_back(site: Site) -> None:
+def test_where_the_second_file_does_not_fit_the_first_is_restored(site: Site) -> None:
     def files(size: int) -> dict[str, bytes]:
         return {"a.env": b"A=%d\n" % size, "b.env": b"B=%s\n" % (b"x" * size)}
 
@@ -129,7 +131,7 @@ def test_where_the_second_file_does_not_fit_the_first_is_put_back(site: Site) ->
 
 
 @pytest.mark.parametrize("failure", [failure.parameter for failure in SERVER_FAILURES])
-def test_a_failure_of_the_server_is_told_and_nothing_is_written(failure: Failure, site: Site) -> None:
+def test_a_failure_of_the_server_is_reported_and_nothing_is_written(failure: Failure, site: Site) -> None:
     generation = 1
     if failure.applied:
         assert run(site, "sync").returncode == 0
@@ -142,7 +144,7 @@ def test_a_failure_of_the_server_is_told_and_nothing_is_written(failure: Failure
     for command in ("plan", "sync"):
         done = run(site, command)
         assert done.returncode == failure.exit_code
-        assert_told(failure, site, said(done))
+        assert_reported(failure, site, said(done))
         assert tree(site.server.app) == before
     if failure.result:
         assert f"{failure.result} production" in done.stdout
@@ -150,7 +152,7 @@ def test_a_failure_of_the_server_is_told_and_nothing_is_written(failure: Failure
         assert done.stdout == ""
     assert site.live.read_bytes() == site.plaintext(generation)
 
-    failure.mended(site)
+    failure.fixed(site)
     done = run(site, "sync", *([] if failure.applied else ["--take-over", "production/api.env"]))
     assert done.returncode == 0, done.stdout
     assert site.live.read_bytes() == site.plaintext(failure.heals_to)
@@ -165,7 +167,7 @@ def test_with_git_gone_a_hand_edit_is_still_repaired_to_the_last_known_revision(
     done = run(site, "sync")
     assert "corrected production" in done.stdout
     assert f"Until then the target revision stays {known[:12]}" in said(done)
-    assert_told(failure, site, said(done))
+    assert_reported(failure, site, said(done))
     assert site.live.read_bytes() == site.plaintext(1)
 
 
@@ -194,14 +196,14 @@ def test_the_daemon_logs_the_reason_goes_on_and_recovers_by_itself(failure: Fail
         failure.happens(broken)
         eventually(lambda: ended(daemon, "broken", result) >= 1, timeout=30)
         eventually(lambda: passes(daemon, "broken")[-1]["result"] == result)  # logged a moment after it is counted
-        told = passes(daemon, "broken")[-1]
-        assert (told["result"], told["level"], bool(told.get("retry"))) == (result, "error", failure.retried)
-        assert_told(failure, broken, str(told["reason"]))
+        logged = passes(daemon, "broken")[-1]
+        assert (logged["result"], logged["level"], bool(logged.get("retry"))) == (result, "error", failure.retried)
+        assert_reported(failure, broken, str(logged["reason"]))
 
         healthy.commit(2)
         eventually(lambda: healthy.live.read_bytes() == healthy.plaintext(2), timeout=30)
 
-        failure.mended(broken)
+        failure.fixed(broken)
         eventually(lambda: broken.live.read_bytes() == broken.plaintext(failure.heals_to), timeout=30)
         eventually(lambda: passes(daemon, "broken")[-1]["result"] == "applied")
         assert ended(daemon, "healthy", result) == 0
@@ -217,9 +219,9 @@ def test_the_daemon_says_that_git_is_gone_and_that_it_is_back(site: Site) -> Non
     with server.daemon() as daemon:
         failure.happens(site)
         eventually(lambda: "warning" in passes(daemon, "production")[-1], timeout=30)
-        told = passes(daemon, "production")[-1]
-        assert told["level"] == "warning"
-        assert_told(failure, site, str(told["warning"]))
+        logged = passes(daemon, "production")[-1]
+        assert logged["level"] == "warning"
+        assert_reported(failure, site, str(logged["warning"]))
         assert daemon.metrics()['reconciler_git_fetch_total{environment="production",result="failed"}'] >= 1
         assert server.cli("status").returncode == 1
 
@@ -227,7 +229,7 @@ def test_the_daemon_says_that_git_is_gone_and_that_it_is_back(site: Site) -> Non
         eventually(lambda: ended(daemon, "production", "corrected") == 1, timeout=30)
         assert site.live.read_bytes() != b"TOKEN=by-hand\n"
 
-        failure.mended(site)
+        failure.fixed(site)
         eventually(lambda: site.live.read_bytes() == site.plaintext(2), timeout=30)
         eventually(lambda: "warning" not in passes(daemon, "production")[-1])
 
@@ -240,12 +242,12 @@ def test_between_two_polls_the_daemon_still_knows_that_git_is_gone(site: Site) -
         assert server.cli("sync").returncode == 1
         site.live.write_bytes(b"TOKEN=by-hand\n")
         eventually(lambda: passes(daemon, "production")[-1]["result"] == "corrected", timeout=30)
-        told = passes(daemon, "production")[-1]
-        assert told["trigger"] in ("drift", "watch")
-        assert_told(failure, site, str(told["warning"]))
+        logged = passes(daemon, "production")[-1]
+        assert logged["trigger"] in ("drift", "watch")
+        assert_reported(failure, site, str(logged["warning"]))
         assert server.cli("status").returncode == 1
 
-        failure.mended(site)
+        failure.fixed(site)
         assert server.cli("sync").returncode == 0
         assert server.cli("status").returncode == 0
 
@@ -261,7 +263,9 @@ def read_only(site: Site, place: Path) -> Callable[[], object]:
 
 
 def forbidden(site: Site, place: Path) -> Callable[[], object]:
-    directories = [one for one in (place, *place.rglob("*")) if one.is_dir() and one.name in ("backups", "production")]
+    directories = [
+        path for path in (place, *place.rglob("*")) if path.is_dir() and path.name in ("backups", "production")
+    ]
     for directory in directories:
         directory.chmod(0o500)
     return lambda: [directory.chmod(0o700) for directory in directories]
@@ -269,12 +273,12 @@ def forbidden(site: Site, place: Path) -> Callable[[], object]:
 
 def broken_disk(site: Site, place: Path) -> Callable[[], object]:
     site.faults.fail_disk(place)
-    return site.faults.mend_disk
+    return site.faults.repair_disk
 
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("which", "breaks", "why"),
+    ("which", "breaks", "message"),
     [
         pytest.param("", full, "ree ", id="state full"),  # free some space
         pytest.param("", forbidden, "Permission denied", id="no access to the state"),
@@ -284,7 +288,7 @@ def broken_disk(site: Site, place: Path) -> Callable[[], object]:
     ],
 )
 def test_the_daemon_writes_nothing_that_it_cannot_back_up_first(
-    site: Site, which: str, breaks: Callable[[Site, Path], Callable[[], object]], why: str
+    site: Site, which: str, breaks: Callable[[Site, Path], Callable[[], object]], message: str
 ) -> None:
     server = site.server
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
@@ -295,16 +299,16 @@ def test_the_daemon_writes_nothing_that_it_cannot_back_up_first(
     site.obey_modes()
     with server.daemon(**site.faults.variables) as daemon:
         backups = server.json("backups")
-        mend = breaks(site, place)
+        repair = breaks(site, place)
         site.live.write_bytes(b"TOKEN=by-hand\n")
         eventually(lambda: passes(daemon, "production")[-1]["result"] == "failed", timeout=30)
-        told = passes(daemon, "production")[-1]
-        assert re.search(why, str(told["reason"]))
-        assert str(server.state) in str(told["reason"])
-        assert told["retry"]
+        logged = passes(daemon, "production")[-1]
+        assert re.search(message, str(logged["reason"]))
+        assert str(server.state) in str(logged["reason"])
+        assert logged["retry"]
         assert site.live.read_bytes() == b"TOKEN=by-hand\n"
 
-        mend()
+        repair()
         eventually(lambda: passes(daemon, "production")[-1]["result"] == "corrected", timeout=30)
         assert site.live.read_bytes() == site.plaintext(1)
         assert len(server.json("backups")) == len(backups) + 1

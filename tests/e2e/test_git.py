@@ -769,9 +769,9 @@ async def test_one_damaged_object_is_noticed_and_mended(remote: GitRemote, state
     remove_packs(inside.path)
     inside.git("unpack-objects", "-q", stdin=data)
     loose = inside.path / "objects" / blob_id[:2] / blob_id[2:]
-    other = inside.git("hash-object", "-w", "--stdin", stdin=b"A=2")
+    wrong_id = inside.git("hash-object", "-w", "--stdin", stdin=b"A=2")
     loose.unlink()
-    shutil.copy(inside.path / "objects" / other[:2] / other[2:], loose)
+    shutil.copy(inside.path / "objects" / wrong_id[:2] / wrong_id[2:], loose)
     blob = await mirror.read(commit, API)
     assert blob is not None
     assert blob.data == b"A=1"
@@ -1050,8 +1050,8 @@ async def test_the_token_is_in_no_argument_no_variable_and_no_message(
         await over_https(remote, https, state_dir).head()
     assert https.seen[-1] == f"x-access-token:{TOKEN}"
     assert "token_file" in caught.value.hint
-    for told in (json.dumps(spy.calls()), str(caught.value), repr(caught.value)):
-        assert TOKEN not in told
+    for text in (json.dumps(spy.calls()), str(caught.value), repr(caught.value)):
+        assert TOKEN not in text
     assert not holding(state_dir, TOKEN)
 
 

@@ -196,11 +196,11 @@ async def test_the_second_server_finds_the_work_done(site: Site) -> None:
     assert site.remote.head() == done.commit
 
 
-async def test_two_servers_at_once_end_with_one_revert(site: Site) -> None:
+async def test_two_servers_at_the_same_time_end_with_one_revert(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Raise A")
     servers = [replace(site, root=site.root / name) for name in ("one", "two", "three")]
     done = await asyncio.gather(*(server.revert(failed, host=server.root.name) for server in servers))
-    assert sorted(one.state for one in done) == ["overtaken", "overtaken", "pushed"]
+    assert sorted(result.state for result in done) == ["overtaken", "overtaken", "pushed"]
     assert len(site.remote.log()) == 3
 
 
@@ -212,7 +212,7 @@ async def test_a_push_whose_answer_was_lost_is_known_as_ours(site: Site) -> None
     assert site.remote.head() == done.commit
 
 
-async def test_a_persons_revert_is_found_too(site: Site) -> None:
+async def test_a_manual_revert_is_found_too(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Raise A")
     theirs = site.remote.revert(failed)
     site.remote.commit({OTHER: b"x"}, "Elsewhere")
@@ -308,7 +308,7 @@ async def test_nothing_to_undo_is_refused(site: Site) -> None:
     await refused(site, "none of the new commits touches", site.good)
 
 
-async def test_too_many_commits_are_for_a_person(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_commits_are_for_an_operator(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "MOST_COMMITS", 2)
     site.remote.commit({API: b"A=2"})
     site.remote.commit({API: b"A=3"})
@@ -354,7 +354,7 @@ def move_once(site: Site, path: str, data: str) -> None:
     )
 
 
-async def test_a_branch_that_moves_meanwhile_is_fetched_and_the_revert_made_anew(site: Site) -> None:
+async def test_a_branch_that_moves_meanwhile_is_fetched_and_the_revert_made_again(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Bad")
     move_once(site, OTHER, "theirs")
     done = await site.revert(failed)
@@ -363,7 +363,7 @@ async def test_a_branch_that_moves_meanwhile_is_fetched_and_the_revert_made_anew
     assert site.remote.read(OTHER) == b"theirs"
 
 
-async def test_a_branch_that_moves_to_a_new_change_meanwhile_is_left_alone(site: Site) -> None:
+async def test_a_branch_that_moves_to_a_new_change_meanwhile_is_not_touched(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Bad")
     move_once(site, API, "mended")
     assert (await site.revert(failed)).state is RevertState.OVERTAKEN
@@ -457,8 +457,8 @@ async def test_for_review_the_revert_goes_to_a_branch_of_its_own(site: Site) -> 
 async def test_a_branch_for_review_that_another_server_pushed_stays(site: Site) -> None:
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     done = await site.revert(failed, BRANCH)
-    for other in ({"host": "web-2"}, {"run": "ffffffff"}):
-        again = await site.revert(failed, BRANCH, **other)
+    for origin in ({"host": "web-2"}, {"run": "ffffffff"}):
+        again = await site.revert(failed, BRANCH, **origin)
         assert (again.state, again.commit) == (RevertState.OVERTAKEN, done.commit)
         assert f"has pushed {done.branch}" in again.reason
     assert site.remote.head(done.branch) == done.commit
@@ -634,7 +634,7 @@ async def test_a_push_that_hangs_is_ended(site: Site, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("lost", ["FAILED^{tree}", "GOOD^{tree}", "MIDDLE:envs/prod"])
-async def test_a_damaged_mirror_is_made_anew(site: Site, lost: str) -> None:
+async def test_a_damaged_mirror_is_recreated(site: Site, lost: str) -> None:
     """What is missing in it must not look like a branch that has moved on, or a history that never was."""
     middle = site.remote.commit({API: b"A=2\r\nB=1\r\n"}, "Middle")
     failed = site.remote.commit({API: b"A=3\r\nB=1\r\n"}, "Bad")

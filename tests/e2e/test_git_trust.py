@@ -252,7 +252,7 @@ async def test_what_takes_too_long_is_gone_on_with_by_the_next_pass(
         pytest.fail("it never came to an end")
 
 
-async def test_too_many_new_commits_are_for_a_person(
+async def test_too_many_new_commits_are_for_an_operator(
     remote: GitRemote, tmp_path: Path, key: Path, signers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(git, "MOST_NEW", 2)
@@ -357,7 +357,7 @@ async def test_an_abbreviated_id_is_found_on_the_branch(remote: GitRemote, tmp_p
             assert await mirror.resolve(name) == commit
 
 
-async def test_what_is_no_id_never_reaches_git(
+async def test_anything_but_an_id_never_reaches_git(
     remote: GitRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirror = mirror_of(remote, tmp_path, None)
@@ -390,11 +390,11 @@ async def test_an_id_that_fits_two_commits_is_refused(remote: GitRemote, tmp_pat
     commits = [remote.commit({API: b"A=%d" % number}) for number in range(2)]
     mirror = mirror_of(remote, tmp_path, None)
     await mirror.fetch(commits[-1])
-    asked = mirror._ask
+    original = mirror._ask
 
     async def ask(*arguments: str, stdin: str | None = None) -> str:
         # Two real ids with 7 digits in common take 16,000 commits to find.
-        return "\n".join(commits) if "--disambiguate=1234567" in arguments else await asked(*arguments, stdin=stdin)
+        return "\n".join(commits) if "--disambiguate=1234567" in arguments else await original(*arguments, stdin=stdin)
 
     mirror._ask = ask  # type: ignore[method-assign]
     with pytest.raises(RefusedError, match="1234567 fits more than one commit"):

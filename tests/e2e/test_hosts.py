@@ -431,7 +431,7 @@ def test_one_host_that_is_cut_off_stops_no_other_and_follows_when_it_is_back(fle
 
 @pytest.mark.docker
 @pytest.mark.parametrize("lost", ["connection", "reconciler"])
-def test_cut_off_in_the_middle_the_host_has_whole_files_and_gets_what_it_is_owed(
+def test_cut_off_in_the_middle_the_host_has_whole_files_and_gets_its_pending_restarts(
     fleet: Callable[..., Fleet], lost: str
 ) -> None:
     made = fleet("web-1")

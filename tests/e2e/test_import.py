@@ -444,7 +444,7 @@ def odd_names(importer: Importer) -> None:
     compose.write_text(compose.read_text().replace("[api.env,", '[api.env, "used[red].env",'))
 
 
-def assert_told(importer: Importer, side: str) -> None:
+def assert_reported(importer: Importer, side: str) -> None:
     for option in ("--dry-run", "--yes"):
         done = importer.reconciler("import", "production", side, option)
         assert done.returncode == 0, done.stderr
@@ -459,7 +459,7 @@ def assert_told(importer: Importer, side: str) -> None:
 
 def test_names_steer_no_terminal_and_need_not_be_utf8(importer: Importer) -> None:
     odd_names(importer)
-    assert_told(importer, importer.side)
+    assert_reported(importer, importer.side)
 
 
 def test_a_directory_that_no_manifest_can_name_is_reported(importer: Importer) -> None:
@@ -615,7 +615,7 @@ def test_a_server_is_imported_over_ssh(importer: Importer, machines: list[Sshd])
 @pytest.mark.sshd
 def test_names_over_ssh_steer_no_terminal_and_need_not_be_utf8(importer: Importer, machines: list[Sshd]) -> None:
     odd_names(importer)
-    assert_told(importer, f"ssh://web-1{importer.stack}")
+    assert_reported(importer, f"ssh://web-1{importer.stack}")
 
 
 @pytest.mark.sshd

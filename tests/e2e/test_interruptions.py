@@ -80,7 +80,7 @@ def assert_waits_for_the_engine(server: Server, daemon: Daemon, commit: str, wor
     assert server.cli("status").returncode == 1
 
 
-def assert_nothing_owed(server: Server, project: ComposeProject, mode: str) -> None:
+def assert_nothing_pending(server: Server, project: ComposeProject, mode: str) -> None:
     assert server.live("api.env") == f"MODE={mode}\n".encode()
     assert project.environment("api")["MODE"] == mode
     assert project.container("api")["State"]["Health"]["Status"] == "healthy"
@@ -104,9 +104,9 @@ def test_engine_stopped_between_the_write_and_the_recreate(
         assert server.live("api.env") == f"MODE={mode}\n".encode()
         assert project.environment("api")["MODE"] == "good"
 
-        relay.mend()
+        relay.repair()
         eventually(lambda: run_of(server, commit) == result, timeout=60)
-        assert_nothing_owed(server, project, ends_with)
+        assert_nothing_pending(server, project, ends_with)
 
 
 @pytest.mark.docker
@@ -121,9 +121,9 @@ def test_engine_stopped_between_the_recreate_and_its_health(stack: tuple[Server,
         assert_waits_for_the_engine(server, daemon, commit, "The files are in place; pending restarts: api")
 
         (server.app / "gate/open").touch()
-        relay.mend()
+        relay.repair()
         eventually(lambda: run_of(server, commit) == "applied", timeout=60)
-        assert_nothing_owed(server, project, "better")
+        assert_nothing_pending(server, project, "better")
 
 
 @pytest.mark.docker
@@ -136,9 +136,9 @@ def test_engine_stopped_during_a_rollback(stack: tuple[Server, ComposeProject], 
         assert_waits_for_the_engine(server, daemon, commit, "the services wait for the engine")
         assert server.live("api.env") == b"MODE=good\n"
 
-        relay.mend()
+        relay.repair()
         eventually(lambda: run_of(server, commit) == "rolled_back", timeout=60)
-        assert_nothing_owed(server, project, "good")
+        assert_nothing_pending(server, project, "good")
         assert "quarantined" in server.json("status")["environments"][0]["warning"]
 
 
@@ -213,7 +213,7 @@ def test_git_gone_during_the_push_of_a_revert(stack: tuple[Server, ComposeProjec
         assert f"Reconciler-Rollback-Of: {bad}" in server.remote.git("log", "-1", "--format=%B", "main")
         eventually(lambda: server.json("status")["environments"][0]["warning"] == "", timeout=30)
         assert len(server.remote.log()) == 3
-    assert_nothing_owed(server, project, "good")
+    assert_nothing_pending(server, project, "good")
 
 
 # --- a third party ---------------------------------------------------------------------------------------------------

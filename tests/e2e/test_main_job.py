@@ -260,7 +260,7 @@ def test_reencrypted_source_writes_nothing_and_is_remembered_as_applied(start: S
     assert server.sync()["run"] is None
 
 
-def test_commit_elsewhere_in_the_repository_is_no_change(server: Server) -> None:
+def test_commit_elsewhere_in_the_repository_is_not_a_change(server: Server) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     server.sync()
     server.remote.commit({"README.md": b"hello\n", "envs/staging/api.env": b"not ours\n"})
@@ -367,29 +367,29 @@ def test_change_for_one_of_two_stacks_leaves_the_other_alone(
 
 
 def test_environments_of_one_server_stand_and_fall_each_by_itself(server: Server, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    server.settings |= {"environment": [ENVIRONMENT, "tools"], "allowed_paths": [str(server.app), str(other)]}
+    tools_directory = tmp_path / "other"
+    tools_directory.mkdir()
+    server.settings |= {"environment": [ENVIRONMENT, "tools"], "allowed_paths": [str(server.app), str(tools_directory)]}
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
-    tools = {"targets": {"tool.env": {"path": str(other / "tool.env")}}}
+    tools = {"targets": {"tool.env": {"path": str(tools_directory / "tool.env")}}}
     server.commit({"tool.env": b"T=1\n"}, tools, environment="tools")
 
     first = server.outcomes()
     assert {name: outcome["result"] for name, outcome in first.items()} == {ENVIRONMENT: "applied", "tools": "applied"}
-    assert (server.live("api.env"), (other / "tool.env").read_bytes()) == (b"A=1\n", b"T=1\n")
+    assert (server.live("api.env"), (tools_directory / "tool.env").read_bytes()) == (b"A=1\n", b"T=1\n")
 
     server.commit({"tool.env": b"T=2\n"}, environment="tools")
     server.commit({"api.env": None})
     second = server.outcomes()
     assert {name: outcome["result"] for name, outcome in second.items()} == {ENVIRONMENT: "stalled", "tools": "applied"}
-    assert (server.live("api.env"), (other / "tool.env").read_bytes()) == (b"A=1\n", b"T=2\n")
+    assert (server.live("api.env"), (tools_directory / "tool.env").read_bytes()) == (b"A=1\n", b"T=2\n")
 
 
 # --- a change on the server ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.docker
-def test_hand_edit_that_no_container_has_seen_is_put_back_without_touching_it(start: Start) -> None:
+def test_hand_edit_that_no_container_has_seen_is_reverted_without_touching_it(start: Start) -> None:
     server, project = start()
     before = ids(project, "api")
     by_hand = b"COLOUR=pink\nEXTRA=1\n"
@@ -438,7 +438,7 @@ def test_container_that_runs_older_values_than_its_file_is_recreated(start: Star
 
 
 @pytest.mark.docker
-def test_env_file_that_a_hand_edit_broke_is_put_back(start: Start) -> None:
+def test_env_file_that_a_hand_edit_broke_is_reverted(start: Start) -> None:
     server, project = start()
     before = ids(project, "api")
     (server.app / "api.env").write_bytes(b'COLOUR="red\n')
@@ -462,7 +462,7 @@ def test_drift_that_is_only_to_be_reported_is_left_and_exits_2(server: Server) -
     assert server.live("api.env") == b"A=2\nB=1\n"
 
 
-def test_changed_mode_is_drift_and_put_back(server: Server) -> None:
+def test_changed_mode_is_drift_and_reverted(server: Server) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     server.sync()
     (server.app / "api.env").chmod(0o644)
@@ -475,7 +475,7 @@ def test_changed_mode_is_drift_and_put_back(server: Server) -> None:
 
 
 @pytest.mark.root
-def test_changed_owner_is_drift_and_put_back(server: Server) -> None:
+def test_changed_owner_is_drift_and_reverted(server: Server) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain({"api.env": {"owner": "nobody"}}))
     server.sync()
     os.chown(server.app / "api.env", 0, -1)
@@ -488,7 +488,7 @@ def test_changed_owner_is_drift_and_put_back(server: Server) -> None:
 
 
 @pytest.mark.docker
-def test_deleted_live_file_is_written_again_and_its_container_left_alone(start: Start) -> None:
+def test_deleted_live_file_is_written_again_and_its_container_not_touched(start: Start) -> None:
     server, project = start()
     before = ids(project, "api")
     (server.app / "api.env").unlink()
@@ -541,7 +541,7 @@ def test_file_that_existed_before_is_held_until_an_operator_takes_it_over(server
     assert server.backed_up(taken["backup"]) == {"api.env": b"A=mine\n"}
 
 
-def test_first_contact_with_an_equal_file_is_in_sync_at_once(server: Server) -> None:
+def test_first_contact_with_an_equal_file_is_in_sync_immediately(server: Server) -> None:
     (server.app / "api.env").write_bytes(b"A=1\n")
     (server.app / "api.env").chmod(0o600)
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
@@ -744,8 +744,8 @@ def test_revision_that_compose_would_refuse_is_stalled_with_nothing_written(stac
 def test_git_changes_what_compose_runs_only_where_the_server_allows_it(
     stack_server: MakeStackServer, source: str, content: bytes
 ) -> None:
-    other = "services: {other: {image: busybox}}\n"
-    server, _ = stack_server("services: {api: {image: IMAGE, network_mode: none}}", {"other.yaml": other})
+    override = "services: {other: {image: busybox}}\n"
+    server, _ = stack_server("services: {api: {image: IMAGE, network_mode: none}}", {"other.yaml": override})
     target = {"encrypted": source == ".env", "on_first_contact": "take_over"}
     before = (server.app / source).read_bytes() if (server.app / source).exists() else None
     data = server.key.encrypt(source, content) if source == ".env" else content

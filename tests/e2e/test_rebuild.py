@@ -36,7 +36,9 @@ def move_away(server: Server, *names: str) -> None:
 
 
 def contents(*directories: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for one in directories for path in one.rglob("*") if path.is_file()}
+    return {
+        str(path): path.read_bytes() for directory in directories for path in directory.rglob("*") if path.is_file()
+    }
 
 
 def noise(database: Path) -> None:
@@ -99,7 +101,7 @@ def test_a_daemon_does_not_start_on_a_damaged_database(settled: Server) -> None:
     assert settled.live("b.env") == b"B=by hand\n"
 
 
-def test_a_database_that_cannot_be_opened_is_told_without_calling_it_damaged(settled: Server) -> None:
+def test_a_database_that_cannot_be_opened_is_not_called_damaged(settled: Server) -> None:
     move_away(settled, "state.db")
     (settled.state / "state.db").mkdir()
     for command in ("sync", "history"):

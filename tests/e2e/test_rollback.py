@@ -137,7 +137,7 @@ def test_with_branch_the_revert_waits_for_review_on_a_branch_of_its_own(stack: S
 
 
 @pytest.mark.docker
-def test_with_off_git_is_left_alone(stack: Stack) -> None:
+def test_with_off_git_is_not_touched(stack: Stack) -> None:
     stack.server.settings["rollback"] = {"git": "off"}
     bad = stack.commit("bad")
     assert stack.server.sync()["result"] == "rolled_back"
@@ -246,12 +246,12 @@ def test_two_daemons_that_roll_back_the_same_revision_end_with_one_revert(
         each.project.up()
     good = first.server.remote.head()
 
-    with first.server.daemon() as daemon, second.server.daemon() as other:
+    with first.server.daemon() as daemon, second.server.daemon() as second_daemon:
         bad = first.server.commit(both("bad"), message="Break both")
         reverted = 'rollback_total{environment="production",kind="git",result="ok"} 1'
-        eventually(lambda: reverted in _text(daemon) and reverted in _text(other), timeout=90)
+        eventually(lambda: reverted in _text(daemon) and reverted in _text(second_daemon), timeout=90)
         eventually(lambda: first.mode == second.mode == "good2", timeout=30)
-        assert daemon.stop() == other.stop() == 0
+        assert daemon.stop() == second_daemon.stop() == 0
     log = first.server.remote.log()
     assert log[1:3] == [bad, good]
     assert trailers(first.server.remote, log[0])["Reconciler-Rollback-Of"] == bad

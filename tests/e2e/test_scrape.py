@@ -57,7 +57,7 @@ def names(daemon: Daemon) -> set[str]:
 
 @pytest.mark.docker
 @pytest.mark.prometheus
-def test_a_daemon_with_a_stack_tells_every_documented_metric_in_good_form(
+def test_a_daemon_with_a_stack_exposes_every_documented_metric_in_good_form(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
     server, project = stack_server(SLEEPER)
@@ -100,7 +100,7 @@ def test_a_service_that_dies_and_comes_back_is_reported_though_nothing_is_applie
         assert value(daemon, "service_healthy", stack="app", service="api") is None
 
 
-def test_a_new_revision_a_pause_and_announcements_are_told(server: Server) -> None:
+def test_a_new_revision_a_pause_and_notifications_are_counted(server: Server) -> None:
     server.commit({"api.env": b"A=1\n", "b.env": b"B=1\n"}, server.plain(["api.env", "b.env"]))
     server.settings["webhook"] = {"secret_file": str(server.root / "token")}
     (server.root / "token").write_bytes(TOKEN)

@@ -109,19 +109,19 @@ async def refusal(sops: Sops, name: str, data: str | bytes, kind: type[Reconcile
     assert type(raised.value) is kind, raised.value
     assert name in raised.value.where
     assert raised.value.hint
-    assert CANARY not in everything_told(raised.value)
+    assert CANARY not in everything_shown(raised.value)
     assert CANARY not in locals_of_our_code(raised.value) or CANARY in str(data)
     return raised.value
 
 
-def everything_told(error: BaseException) -> str:
+def everything_shown(error: BaseException) -> str:
     """All that a log may show of an error: its text, what it carries along, and where it came from."""
-    told = ["".join(traceback.format_exception(error))]
+    texts = ["".join(traceback.format_exception(error))]
     link: BaseException | None = error
     while link is not None:
-        told += [str(link), repr(link), repr(link.args), repr(vars(link))]
+        texts += [str(link), repr(link), repr(link.args), repr(vars(link))]
         link = link.__cause__ or link.__context__
-    return "\n".join(told)
+    return "\n".join(texts)
 
 
 def locals_of_our_code(error: BaseException) -> str:
@@ -262,7 +262,7 @@ async def test_an_env_file_that_dotenv_refuses_can_be_encrypted_as_binary(sops: 
     plain = Secret(f'A="{CANARY}\nsecond line"\n'.encode())
     with pytest.raises(RefusedError) as raised:
         await sops.encrypt("api.env", plain, [key.public])
-    assert CANARY not in everything_told(raised.value)
+    assert CANARY not in everything_shown(raised.value)
     data = await sops.encrypt("api.env", plain, [key.public], file_format=Format.BINARY)
     assert await sops.decrypt("api.env", data) == plain
 
@@ -421,7 +421,7 @@ async def test_a_relative_key_file_is_found_though_sops_runs_in_the_root_directo
     assert await Sops(key.path.name).decrypt("api.env", encrypt("A=1\n", key).encode()) == Secret(b"A=1\n")
 
 
-async def test_the_identity_tells_version_and_keys_but_nothing_secret(tmp_path: Path, key: Key, other_key: Key) -> None:
+async def test_the_identity_names_version_and_keys_but_nothing_secret(tmp_path: Path, key: Key, other_key: Key) -> None:
     path = tmp_path / "age.key"
     sops = Sops(str(path))
 
@@ -429,13 +429,13 @@ async def test_the_identity_tells_version_and_keys_but_nothing_secret(tmp_path: 
         path.write_text(text)
         return await sops.identity()
 
-    one = await with_keys(f"{key.secret}\n")
-    assert re.fullmatch(r"sops-3\.\d+\.\d+:[0-9a-f]{16}", one)
-    assert await with_keys(f"# a comment\n\n{key.secret}\n") == one
+    single = await with_keys(f"{key.secret}\n")
+    assert re.fullmatch(r"sops-3\.\d+\.\d+:[0-9a-f]{16}", single)
+    assert await with_keys(f"# a comment\n\n{key.secret}\n") == single
     both = await with_keys(f"{key.secret}\n{other_key.secret}\n")
     assert await with_keys(f"{other_key.secret}\n{key.secret}\n") == both
     plugin = await with_keys(f"{key.secret}\nAGE-PLUGIN-YUBIKEY-1QQPZ\n")
-    assert len({one, both, plugin, await with_keys(other_key.secret)}) == 4
+    assert len({single, both, plugin, await with_keys(other_key.secret)}) == 4
 
 
 # --- damage that sops finds ---
@@ -593,7 +593,7 @@ async def test_what_is_refused_never_reaches_sops(
     with pytest.raises(SourceError) as raised:
         await sops.decrypt(name, damage(encrypt(plain, key, kind=kind)).encode())
     assert time.process_time() - started < 3
-    assert CANARY not in everything_told(raised.value)
+    assert CANARY not in everything_shown(raised.value)
     assert "192.0.2.1" not in str(raised.value)
     assert not marker.exists()
 
@@ -722,18 +722,18 @@ ENVIRONMENT = {
 
 @pytest.mark.usefixtures("foreign_settings")
 async def test_decrypting_gives_sops_the_key_file_and_the_ciphertext_and_no_more(tmp_path: Path, key: Key) -> None:
-    told = tmp_path / "told"
+    record = tmp_path / "told"
     body = f"""
-cat > {told}.stdin
-tr '\\0' '\\n' < /proc/$$/environ > {told}.env
-echo "$@" > {told}.argv
-pwd > {told}.cwd
-(ulimit -c; ulimit -t; ulimit -v; echo $$; cut -d ' ' -f 5 /proc/$$/stat) > {told}.more
+cat > {record}.stdin
+tr '\\0' '\\n' < /proc/$$/environ > {record}.env
+echo "$@" > {record}.argv
+pwd > {record}.cwd
+(ulimit -c; ulimit -t; ulimit -v; echo $$; cut -d ' ' -f 5 /proc/$$/stat) > {record}.more
 """
     data = encrypt("A=1\n", key).encode()
     sops = Sops(str(key.path), binary=fake_sops(tmp_path, body))
     await sops.decrypt("api.env", data)
-    text = {file.suffix: file.read_text() for file in files_of(told)}
+    text = {file.suffix: file.read_text() for file in files_of(record)}
     assert text[".stdin"] == data.decode()
     assert dict(line.split("=", 1) for line in text[".env"].splitlines()) == {
         **ENVIRONMENT,
@@ -746,11 +746,11 @@ pwd > {told}.cwd
     assert pid == group
 
 
-def files_of(told: Path) -> list[Path]:
-    return list(told.parent.glob(f"{told.name}.*"))
+def files_of(record: Path) -> list[Path]:
+    return list(record.parent.glob(f"{record.name}.*"))
 
 
-async def test_two_run_at_once_and_no_more(tmp_path: Path, key: Key) -> None:
+async def test_at_most_two_run_at_the_same_time(tmp_path: Path, key: Key) -> None:
     running = tmp_path / "running"
     body = f"echo + >> {running}; cat; sleep 0.2; echo - >> {running}"
     sops = with_fake(tmp_path, key, body)

@@ -101,8 +101,8 @@ def test_a_disagreement_is_held_and_named_and_ends_by_hand(prod: tuple[Server, C
     server.commit({}, server.manifest(list(SOURCES), env_files=["prod.env"]))
     assert server.sync()["result"] == "applied"
     assert project.environment("api")["DB_PASSWORD"] == "pw-1"
-    (told,) = [finding for finding in server.json("doctor") if finding["component"] == "stack production/app"]
-    assert f"docker compose -p {project.name} -f compose.yaml --env-file prod.env up -d" in str(told)
+    (stack,) = [finding for finding in server.json("doctor") if finding["component"] == "stack production/app"]
+    assert f"docker compose -p {project.name} -f compose.yaml --env-file prod.env up -d" in str(stack)
 
 
 def test_what_nobody_reads_and_what_is_left_over_is_noted(stack_server: MakeStackServer) -> None:

@@ -29,7 +29,7 @@ class Block:
 
     commands: str
     line: int
-    shown: list[str]
+    output: list[str]
 
     @property
     def exit_code(self) -> int:
@@ -44,7 +44,7 @@ def blocks() -> list[Block]:
         if match[1] == "sh":
             result.append(Block(match[2], text.count("\n", 0, match.start()) + 1, []))
         else:
-            result[-1].shown += match[2].splitlines()
+            result[-1].output += match[2].splitlines()
     return result
 
 
@@ -103,7 +103,7 @@ def judge(page: list[Block], done: subprocess.CompletedProcess[bytes]) -> None:
         output, mark, rest = rest.partition(MARK.format(number, block.exit_code) + "\n")
         assert mark, f"{where}: it did not end with {block.exit_code}:\n{output}\n{errors}"
         position = 0
-        for line in block.shown:
+        for line in block.output:
             match = as_pattern(line).search(output, position)
             assert match, f"{where}: its output does not show {line!r} (there):\n{output}"
             position = match.end()

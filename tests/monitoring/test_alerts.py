@@ -57,12 +57,12 @@ def test_an_alert_has_a_severity_and_says_what_and_where(rule: dict[str, Any]) -
     assert rule["labels"]["severity"] in SEVERITIES
     said = rule["annotations"]
     assert said.keys() == {"summary", "description", "runbook_url"}
-    told = {name for text in said.values() for name in re.findall(r"\$labels\.(\w+)", text)}
-    assert "instance" in told
+    labels = {name for text in said.values() for name in re.findall(r"\$labels\.(\w+)", text)}
+    assert "instance" in labels
     if rule["alert"] not in OF_THE_SERVER:
-        assert "environment" in told
+        assert "environment" in labels
     if rule["alert"].removeprefix("Reconciler") in OF_A_TARGET:
-        assert "target" in told
+        assert "target" in labels
 
 
 def test_a_failed_rollback_is_critical() -> None:
@@ -92,7 +92,7 @@ def test_the_runbook_names_only_commands_and_options_that_there_are(
 ) -> None:
     named = re.findall(r"`reconciler ([a-z]+)([^`]*)`", RUNBOOK.read_text())
     helps = {command: run_cli(command, "--help") for command in {command for command, _ in named}}
-    assert {command: found.returncode for command, found in helps.items()} == dict.fromkeys(helps, 0)
+    assert {command: result.returncode for command, result in helps.items()} == dict.fromkeys(helps, 0)
     for command, rest in named:
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in helps[command].stdout, (command, option)
@@ -115,21 +115,21 @@ def test_words_that_the_runbook_quotes_are_printed_somewhere() -> None:
 def test_an_alert_has_a_proof_that_it_fires_and_one_that_it_stays_silent(rule: dict[str, Any]) -> None:
     fires, silent = [], []
     for proof in proofs():
-        name, _, why = proof["name"].partition(": ")
-        (asked,) = proof["promql_expr_test"]
-        if f'"{rule["alert"]}"' not in asked["expr"]:
+        name, _, reason = proof["name"].partition(": ")
+        (expression,) = proof["promql_expr_test"]
+        if f'"{rule["alert"]}"' not in expression["expr"]:
             continue
-        assert why
+        assert reason
         assert name in (f"{rule['alert']} fires", f"{rule['alert']} stays silent")
-        (fires if asked["exp_samples"] else silent).append(name)
+        (fires if expression["exp_samples"] else silent).append(name)
     assert set(fires) == {f"{rule['alert']} fires"}
     assert set(silent) == {f"{rule['alert']} stays silent"}
 
 
 @pytest.mark.prometheus
 def test_promtool_understands_the_rules_and_the_example() -> None:
-    for what, file in (("rules", RULES), ("config", DEPLOY / "prometheus/prometheus.yml")):
-        done = run(program("promtool") or "", "check", what, file)
+    for kind, file in (("rules", RULES), ("config", DEPLOY / "prometheus/prometheus.yml")):
+        done = run(program("promtool") or "", "check", kind, file)
         assert done.returncode == 0, done.stderr.decode()
 
 
@@ -144,7 +144,7 @@ def test_promtool_proves_every_alert(proof: Path) -> None:
 
 
 @pytest.mark.prometheus
-def test_drift_that_is_only_reported_alerts_a_person_until_it_is_repaired(server: Server, tmp_path: Path) -> None:
+def test_drift_that_is_only_reported_alerts_an_operator_until_it_is_repaired(server: Server, tmp_path: Path) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain({"api.env": {"on_drift": "report"}}))
     server.settings["drift"]["interval"] = "1s"
     with (
@@ -157,16 +157,16 @@ def test_drift_that_is_only_reported_alerts_a_person_until_it_is_repaired(server
 
         (server.app / "api.env").write_bytes(b"A=by hand\n")
 
-        fired = eventually(lambda: heard.told("ReconcilerDrift", "firing"), timeout=60)
+        fired = eventually(lambda: heard.notification("ReconcilerDrift", "firing"), timeout=60)
         assert fired["labels"]["target"] == "production/api.env"
         assert fired["labels"]["environment"] == "production"
         assert fired["labels"]["severity"] == "warning"
         assert "production/api.env" in fired["annotations"]["summary"]
         assert fired["annotations"]["runbook_url"] == "docs/runbook.md#reconcilerdrift"
         assert "by hand" not in str(heard.alerts)
-        assert heard.told("ReconcilerDrift", "resolved") is None
+        assert heard.notification("ReconcilerDrift", "resolved") is None
 
         (server.app / "api.env").write_bytes(b"A=1\n")
 
-        resolved = eventually(lambda: heard.told("ReconcilerDrift", "resolved"), timeout=60)
+        resolved = eventually(lambda: heard.notification("ReconcilerDrift", "resolved"), timeout=60)
         assert resolved["fingerprint"] == fired["fingerprint"]

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboards/reconciler.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-QUERIES = [(f"{panel['title']} {one['refId']}", one["expr"]) for panel in PANELS for one in panel["targets"]]
+QUERIES = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
 ROWS = ["Overview", "Drift", "Delivery", "Health and rollbacks", "Source and crypto", "Backups", "Daemon"]
 VARIABLES = {
     "$instance": ".*",
@@ -56,13 +56,13 @@ def test_no_panel_has_the_number_or_the_place_of_another() -> None:
         place = panel["gridPos"]
         assert place["x"] >= 0
         assert place["x"] + place["w"] <= 24
-    for one, other in combinations(DASHBOARD["panels"], 2):
-        assert not _overlap(one["gridPos"], other["gridPos"]), (one["title"], other["title"])
+    for first, second in combinations(DASHBOARD["panels"], 2):
+        assert not _overlap(first["gridPos"], second["gridPos"]), (first["title"], second["title"])
 
 
-def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+def _overlap(first: dict[str, int], second: dict[str, int]) -> bool:
     return all(
-        one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+        first[start] < second[start] + second[size] and second[start] < first[start] + first[size]
         for start, size in (("x", "w"), ("y", "h"))
     )
 
@@ -72,8 +72,8 @@ def test_every_panel_asks_the_data_source_that_is_provisioned() -> None:
     (source,) = provisioned["datasources"]
     wanted = {"type": source["type"], "uid": source["uid"]}
     variables = DASHBOARD["templating"]["list"]
-    asked = [*PANELS, *(one for panel in PANELS for one in panel["targets"]), *variables]
-    assert [one["datasource"] for one in asked] == [wanted] * len(asked)
+    queried = [*PANELS, *(target for panel in PANELS for target in panel["targets"]), *variables]
+    assert [item["datasource"] for item in queried] == [wanted] * len(queried)
     assert [variable["name"] for variable in variables] == ["instance", "environment"]
 
 
@@ -132,8 +132,8 @@ def test_every_panel_has_data(watched: Prometheus) -> None:
         "reconciler_webhook_requests_total{code='202'}": 1,
         "reconciler_backups{target='production/api.env'}": 4,
     }
-    found = {query: [value for _, value in watched.samples(query)] for query in happened}
-    assert found == {query: [value] for query, value in happened.items()}
+    values = {query: [value for _, value in watched.samples(query)] for query in happened}
+    assert values == {query: [value] for query, value in happened.items()}
 
 
 def _has_data(watching: Prometheus, query: str) -> bool:

@@ -24,10 +24,10 @@ ENDING = 10.0
 
 @dataclass(slots=True)
 class Page:
-    """``told`` are the messages of the page's console, and the requests it made beside its own file."""
+    """``messages`` are the messages of the page's console, and the requests it made beside its own file."""
 
     socket: aiohttp.ClientWebSocketResponse
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     _last: int = 0
 
@@ -45,9 +45,9 @@ class Page:
     def _note(self, message: dict[str, Any]) -> None:
         parameters = message.get("params", {})
         if message["method"] == "Log.entryAdded":
-            self.told.append(parameters["entry"]["text"])
+            self.messages.append(parameters["entry"]["text"])
         elif message["method"] == "Runtime.exceptionThrown":
-            self.told.append(json.dumps(parameters["exceptionDetails"]))
+            self.messages.append(json.dumps(parameters["exceptionDetails"]))
         elif message["method"] == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
 
@@ -92,7 +92,7 @@ async def browser(directory: Path) -> AsyncIterator[Page]:
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                 targets = await answer.json()
-            (address,) = (one["webSocketDebuggerUrl"] for one in targets if one["type"] == "page")
+            (address,) = (target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")
             async with session.ws_connect(address, max_msg_size=0) as socket:
                 yield Page(socket)
     finally:

@@ -1,4 +1,4 @@
-"""What can go wrong, as a table: how each failure comes about, how its message is known, how it is mended.
+"""What can go wrong, as a table: how each failure comes about, how to recognize its message, how to fix it.
 
 Shared by the tests of the messages (e2e/test_failures.py), the search for leaked secrets (e2e/test_canary.py), and the
 check that docs/errors.md has a section for each.
@@ -32,15 +32,16 @@ NO_ENGINE = "nobody-listens.sock"
 class Site:
     """One environment of a server: a live directory of its own below allowed_paths, with one target, api.env.
 
-    ``value`` is in its secret variables; ``token`` is for the git server, where it asks, and ``shown`` is what it was
-    shown. ``variables`` are for the environment of every later command. What ``undo`` holds is undone at the end.
+    ``value`` is in its secret variables; ``token`` is for the git server, if it requires one, and ``accounts_seen`` are
+    the accounts it received. ``variables`` are for the environment of every later command. What ``undo`` holds is
+    undone at the end.
     """
 
     server: Server
     environment: str
     value: str = "value"
     token: str = "token"
-    shown: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -124,17 +125,17 @@ def sites(server: Server, *environments: str, value: str = "value") -> Iterator[
 class Failure:
     """One thing that goes wrong.
 
-    ``happens`` brings it about, in git or on the server, and makes a second generation wanted where that is possible;
-    ``mended`` does what the message tells a person to do, after which ``heals_to`` is the generation that goes live.
-    The message holds the words of ``what``, ``where`` and ``next_step`` ({root} is the server's directory). ``result``
-    is the pass's; None where no pass can begin. ``exit_code`` is that of `plan` and `sync`. ``retried``: without a new
+    ``happens`` causes it, in git or on the server, and makes a second generation the desired one where possible;
+    ``fixed`` does what the message asks for, after which ``heals_to`` is the generation that goes live. The message
+    contains ``message``, ``where`` and ``next_step`` ({root} is the server's directory). ``result`` is that of the
+    reconciliation; None if none can begin. ``exit_code`` is that of `plan` and `sync`. ``retried``: without a new
     revision. ``applied``: whether the first generation was applied before.
     """
 
     id: str
     happens: Callable[[Site], object]
-    mended: Callable[[Site], object]
-    what: str
+    fixed: Callable[[Site], object]
+    message: str
     where: str
     next_step: str
     result: str | None = "stalled"
@@ -343,7 +344,7 @@ def _disk_error(site: Site) -> None:
 
 
 def _disk_well(site: Site) -> None:
-    site.faults.mend_disk()
+    site.faults.repair_disk()
 
 
 def fill(directory: Path) -> None:
@@ -391,7 +392,7 @@ def _branch_back(site: Site) -> None:
 
 def _token_refused(site: Site) -> None:
     server = site.undo.enter_context(refusing_server(site.server.root / "https"))
-    site.shown = server.accounts
+    site.accounts_seen = server.accounts
     token = site.server.root / "git-token"
     token.touch(0o600)
     token.write_text(f"{site.token}\n")
@@ -536,7 +537,7 @@ ENVIRONMENT_FAILURES = (
         "unknown-field",
         _unknown_field,
         _third,
-        what="targets.api.env.onwer: is not a known field",
+        message="targets.api.env.onwer: is not a known field",
         where="environment.yaml:3:",
         next_step="did you mean owner?",
     ),
@@ -544,7 +545,7 @@ ENVIRONMENT_FAILURES = (
         "unparsable-yaml",
         _unparsable_yaml,
         _third,
-        what="cannot be read as YAML",
+        message="cannot be read as YAML",
         where="environment.yaml:3:",
         next_step="expected ',' or '}' (begun in line 2)",
     ),
@@ -552,7 +553,7 @@ ENVIRONMENT_FAILURES = (
         "duplicate-field",
         _duplicate_field,
         _third,
-        what="targets: appears twice, first in line 1",
+        message="targets: appears twice, first in line 1",
         where="environment.yaml:4:",
         next_step="each name once",
     ),
@@ -560,7 +561,7 @@ ENVIRONMENT_FAILURES = (
         "missing-manifest",
         _missing_manifest,
         _third,
-        what="not found at revision",
+        message="not found at revision",
         where="environment.yaml:",
         next_step="Add the file",
     ),
@@ -568,7 +569,7 @@ ENVIRONMENT_FAILURES = (
         "missing-source",
         _missing_source,
         _third,
-        what="the source does not exist",
+        message="the source does not exist",
         where="/api.env:",
         next_step="Commit the file, or remove the target api.env",
     ),
@@ -576,7 +577,7 @@ ENVIRONMENT_FAILURES = (
         "outside-allowed-paths",
         _outside_allowed_paths,
         _third,
-        what='"/opt/elsewhere/api.env" lies outside allowed_paths',
+        message='"/opt/elsewhere/api.env" lies outside allowed_paths',
         where="environment.yaml:3: targets.api.env.path:",
         next_step="a path below one of them",
     ),
@@ -584,7 +585,7 @@ ENVIRONMENT_FAILURES = (
         "link-on-the-way",
         _link_on_the_way,
         _no_link_on_the_way,
-        what="link",
+        message="link",
         where="{root}/app/",
         next_step="name the real path in the manifest",
         result="failed",
@@ -595,7 +596,7 @@ ENVIRONMENT_FAILURES = (
         "live-path-is-a-link",
         _live_is_a_link,
         _live_is_no_link,
-        what="it is a symbolic link",
+        message="it is a symbolic link",
         where="{root}/app/",
         next_step="name the real path in the manifest",
         result="failed",
@@ -606,7 +607,7 @@ ENVIRONMENT_FAILURES = (
         "live-path-is-a-directory",
         _live_is_a_directory,
         _live_is_no_directory,
-        what="is a directory",
+        message="is a directory",
         where="{root}/app/",
         next_step="move it away, or correct the target's path",
         result="failed",
@@ -617,7 +618,7 @@ ENVIRONMENT_FAILURES = (
         "unknown-owner",
         _unknown_owner,
         _third,
-        what="the user 'no-such-user' does not exist",
+        message="the user 'no-such-user' does not exist",
         where="/api.env:",
         next_step="useradd --system no-such-user",
     ),
@@ -625,7 +626,7 @@ ENVIRONMENT_FAILURES = (
         "not-encrypted",
         _not_encrypted,
         _third,
-        what="is not encrypted: it contains plain values for TOKEN, PASSWORD, MODE",
+        message="is not encrypted: it contains plain values for TOKEN, PASSWORD, MODE",
         where="envs/",
         next_step="sops encrypt --in-place envs/",
     ),
@@ -633,7 +634,7 @@ ENVIRONMENT_FAILURES = (
         "wrong-key",
         _wrong_key,
         _third,
-        what="is not encrypted for this server",
+        message="is not encrypted for this server",
         where="envs/",
         next_step="sops updatekeys envs/",
     ),
@@ -641,7 +642,7 @@ ENVIRONMENT_FAILURES = (
         "mac-mismatch",
         _mac_mismatch,
         _third,
-        what="its MAC does not match",
+        message="its MAC does not match",
         where="envs/",
         next_step="sops edit envs/",
     ),
@@ -649,7 +650,7 @@ ENVIRONMENT_FAILURES = (
         "type-changed",
         _type_changed,
         _third,
-        what="a value does not decrypt, perhaps one that is not marked type:str: TOKEN",
+        message="a value does not decrypt, perhaps one that is not marked type:str: TOKEN",
         where="envs/",
         next_step="sops edit envs/",
     ),
@@ -657,7 +658,7 @@ ENVIRONMENT_FAILURES = (
         "conflict-markers",
         _conflict_markers,
         _third,
-        what="has an unresolved merge conflict",
+        message="has an unresolved merge conflict",
         where="api.env, line 2:",
         next_step="Take one side whole",
     ),
@@ -665,7 +666,7 @@ ENVIRONMENT_FAILURES = (
         "duplicate-key",
         _duplicate_key,
         _third,
-        what="TOKEN is already set in line 1",
+        message="TOKEN is already set in line 1",
         where="api.env, line 10:",
         next_step="Remove one",
     ),
@@ -673,7 +674,7 @@ ENVIRONMENT_FAILURES = (
         "duplicate-plain-key",
         _duplicate_plain_key,
         _third,
-        what="defined twice: TOKEN",
+        message="defined twice: TOKEN",
         where="/api.env:",
         next_step="keep one",
     ),
@@ -681,7 +682,7 @@ ENVIRONMENT_FAILURES = (
         "encrypted-twice",
         _encrypted_twice,
         _third,
-        what="the plaintext still holds ENC[",
+        message="the plaintext still holds ENC[",
         where="/api.env:",
         next_step="encrypted twice",
     ),
@@ -689,7 +690,7 @@ ENVIRONMENT_FAILURES = (
         "unparsable-env-file",
         _unparsable_env_file,
         _third,
-        what="a quote is opened and never closed",
+        message="a quote is opened and never closed",
         where="/api.env: Compose could not read it: line 2:",
         next_step="close it",
     ),
@@ -697,7 +698,7 @@ ENVIRONMENT_FAILURES = (
         "broken-contract",
         _broken_contract,
         _third,
-        what="TOKEN breaks `enum` of contracts/api.yaml:2",
+        message="TOKEN breaks `enum` of contracts/api.yaml:2",
         where="/api.env: ",
         next_step="fix the value with `sops edit`, or the contract",
     ),
@@ -705,7 +706,7 @@ ENVIRONMENT_FAILURES = (
         "missing-contract",
         _missing_contract,
         _third,
-        what="the contract does not exist at revision",
+        message="the contract does not exist at revision",
         where="envs/contracts/api.yaml: ",
         next_step="Commit the file, or remove it from the target's schema",
     ),
@@ -713,7 +714,7 @@ ENVIRONMENT_FAILURES = (
         "unusable-contract",
         _unusable_contract,
         _third,
-        what="properties.MODE.const: every value is a string: put it in quotes",
+        message="properties.MODE.const: every value is a string: put it in quotes",
         where="contracts/api.yaml:2: ",
         next_step="put it in quotes",
     ),
@@ -721,7 +722,7 @@ ENVIRONMENT_FAILURES = (
         "slow-contract",
         _slow_contract,
         _third,
-        what="a contract takes too long",
+        message="a contract takes too long",
         where="contracts/api.yaml: ",
         next_step="Make its patterns simpler",
     ),
@@ -729,7 +730,7 @@ ENVIRONMENT_FAILURES = (
         "disk-full",
         _disk_full,
         _disk_has_room,
-        what="No space left on device",
+        message="No space left on device",
         where="{root}/app/",
         next_step="free some space",
         result="failed",
@@ -741,7 +742,7 @@ ENVIRONMENT_FAILURES = (
         "read-only-disk",
         _disk_read_only,
         _disk_writable,
-        what="cannot write the live file (Read-only file system)",
+        message="cannot write the live file (Read-only file system)",
         where="{root}/app/",
         next_step="remount it read-write. Will retry",
         result="failed",
@@ -753,7 +754,7 @@ ENVIRONMENT_FAILURES = (
         "no-write-access",
         _no_access,
         _access,
-        what="cannot write the live file (Permission denied)",
+        message="cannot write the live file (Permission denied)",
         where="{root}/app/",
         next_step="give its user write access to the directory. Will retry",
         result="failed",
@@ -764,7 +765,7 @@ ENVIRONMENT_FAILURES = (
         "disk-error",
         _disk_error,
         _disk_well,
-        what="cannot write the live file (Input/output error)",
+        message="cannot write the live file (Input/output error)",
         where="{root}/app/",
         next_step="The disk reports an error (dmesg). Will retry",
         result="failed",
@@ -775,7 +776,7 @@ ENVIRONMENT_FAILURES = (
         "missing-engine",
         _engine_gone,
         _third,
-        what="the Docker engine does not answer",
+        message="the Docker engine does not answer",
         where=NO_ENGINE,
         next_step="systemctl start docker",
         result="failed",
@@ -786,7 +787,7 @@ ENVIRONMENT_FAILURES = (
         "missing-compose-file",
         _compose_file_missing,
         _third,
-        what="there is no compose file",
+        message="there is no compose file",
         where="{root}/app/",
         next_step="put the compose file there",
         result="failed",
@@ -800,7 +801,7 @@ SERVER_FAILURES = (
         "server-file-unknown-field",
         _server_file_unknown_field,
         _server_file_corrected,
-        what="repositry: is not a known field",
+        message="repositry: is not a known field",
         where="reconciler.yaml:",
         next_step="did you mean repository?",
         result=None,
@@ -810,7 +811,7 @@ SERVER_FAILURES = (
         "server-file-unparsable",
         _server_file_unparsable,
         _server_file_named,
-        what="cannot be read as YAML",
+        message="cannot be read as YAML",
         where="broken.yaml:3:",
         next_step="expected ',' or '}' (begun in line 2)",
         result=None,
@@ -820,7 +821,7 @@ SERVER_FAILURES = (
         "server-file-missing",
         _server_file_missing,
         _server_file_named,
-        what="cannot be read (No such file or directory)",
+        message="cannot be read (No such file or directory)",
         where="missing.yaml:",
         next_step="--config or RECONCILER_CONFIG",
         result=None,
@@ -830,7 +831,7 @@ SERVER_FAILURES = (
         "git-remote-gone",
         _remote_gone,
         _remote_back,
-        what="the repository does not exist",
+        message="the repository does not exist",
         where="remote.git (branch main):",
         next_step="Check repository.url",
         result="in_sync",
@@ -841,7 +842,7 @@ SERVER_FAILURES = (
         "git-remote-never-there",
         _remote_gone,
         _remote_back,
-        what="the repository does not exist",
+        message="the repository does not exist",
         where="remote.git (branch main):",
         next_step="Check repository.url",
         result="failed",
@@ -853,7 +854,7 @@ SERVER_FAILURES = (
         "branch-gone",
         _branch_gone,
         _branch_back,
-        what="the branch 'main' does not exist; the remote has: renamed",
+        message="the branch 'main' does not exist; the remote has: renamed",
         where="remote.git (branch main):",
         next_step="Correct repository.branch",
         result="in_sync",
@@ -864,7 +865,7 @@ SERVER_FAILURES = (
         "git-token-refused",
         _token_refused,
         _token_renewed,
-        what="localhost refuses access to the repository",
+        message="localhost refuses access to the repository",
         where="/config.git (branch main):",
         next_step="Check that the token in repository.token_file has not expired",
         result="in_sync",
@@ -875,7 +876,7 @@ SERVER_FAILURES = (
         "empty-repository",
         _repository_empty,
         _third,
-        what="the repository is empty",
+        message="the repository is empty",
         where="remote.git (branch main):",
         next_step="Push the branch main",
         result="failed",
@@ -886,7 +887,7 @@ SERVER_FAILURES = (
         "history-rewritten",
         _history_rewritten,
         _history_back,
-        what="the branch was rewritten",
+        message="the branch was rewritten",
         where="branch main:",
         next_step="Restore the branch",
         result="in_sync",
@@ -896,7 +897,7 @@ SERVER_FAILURES = (
         "age-key-missing",
         _age_key_missing,
         _age_key_there,
-        what="the age key is not usable: No such file or directory",
+        message="the age key is not usable: No such file or directory",
         where="missing.key:",
         next_step="decryption.age_key_file must name",
         result="failed",
@@ -907,7 +908,7 @@ SERVER_FAILURES = (
         "newer-database",
         _database_newer,
         _database_known,
-        what="version 99, written by a newer reconciler",
+        message="version 99, written by a newer reconciler",
         where="state.db:",
         next_step="install the newer reconciler again",
         result=None,
@@ -917,7 +918,7 @@ SERVER_FAILURES = (
         "damaged-database",
         _database_damaged,
         _database_moved_away,
-        what="the state database is damaged",
+        message="the state database is damaged",
         where="state.db:",
         next_step="move it away with state.db-wal and state.db-shm, and start again",
         result=None,
@@ -926,7 +927,7 @@ SERVER_FAILURES = (
         "empty-database",
         _database_empty,
         _database_moved_away,
-        what="the state database is damaged (it is empty)",
+        message="the state database is damaged (it is empty)",
         where="state.db:",
         next_step="move it away with state.db-wal and state.db-shm, and start again",
         result=None,
@@ -935,7 +936,7 @@ SERVER_FAILURES = (
         "log-without-database",
         _database_log_alone,
         _database_back,
-        what="belongs to a state database that no longer exists",
+        message="belongs to a state database that no longer exists",
         where="state.db-wal:",
         next_step="Restore the database, or move this file away too",
         result=None,
@@ -945,7 +946,7 @@ SERVER_FAILURES = (
         "digest-key-lost",
         _digest_key_lost,
         _digest_key_back,
-        what="the digest key is gone",
+        message="the digest key is gone",
         where="digest.key:",
         next_step="Restore the right one from a backup of the machine",
         result=None,
@@ -955,7 +956,7 @@ SERVER_FAILURES = (
         "digest-key-replaced",
         _digest_key_replaced,
         _digest_key_back,
-        what="this is not the digest key that state.db was made with",
+        message="this is not the digest key that state.db was made with",
         where="digest.key:",
         next_step="Restore the right one from a backup of the machine",
         result=None,
@@ -965,7 +966,7 @@ SERVER_FAILURES = (
         "state-read-only",
         _state_read_only,
         _state_writable,
-        what="(Read-only file system)",
+        message="(Read-only file system)",
         where="{root}/state",
         next_step="Make the state directory writable",
         result=None,
@@ -976,7 +977,7 @@ SERVER_FAILURES = (
         "state-disk-full",
         _state_disk_full,
         _state_disk_has_room,
-        what="disk",
+        message="disk",
         where="{root}/state",
         next_step="free",
         result=None,

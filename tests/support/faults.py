@@ -72,7 +72,7 @@ class Faults:
         """From now on no byte is written to a file whose path begins so: EIO."""
         (self.directory / "disk-error").write_text(str(prefix))
 
-    def mend_disk(self) -> None:
+    def repair_disk(self) -> None:
         (self.directory / "disk-error").unlink()
 
     def limit_contracts(self, seconds: int) -> None:

@@ -65,11 +65,11 @@ class GitRemote:
         return self._in_worktree(branch, "revert", "--no-edit", *mainline, commit)
 
     def merge(
-        self, other: str, message: str = "Merge", *, branch: str = "main", signing_key: Path | None = None
+        self, merged: str, message: str = "Merge", *, branch: str = "main", signing_key: Path | None = None
     ) -> str:
         """Merge the branch or commit ``other`` into the branch, always with a merge commit; return its id."""
         sign = () if signing_key is None else ("-S",)
-        return self._in_worktree(branch, *_signing(signing_key), "merge", "--no-ff", *sign, "-m", message, other)
+        return self._in_worktree(branch, *_signing(signing_key), "merge", "--no-ff", *sign, "-m", message, merged)
 
     def put(self, commit: str, *, branch: str = "main") -> str:
         """Make an object of the commit's text, as it is, and the branch's head; return its id."""
@@ -97,8 +97,8 @@ class GitRemote:
 
     def _sign(self, branch: str, parent: str | None, message: str, author: str, key: Path) -> str:
         parents = () if parent is None else ("-p", parent)
-        what = (*parents, "-m", message, f"refs/heads/{branch}^{{tree}}")
-        commit = self.git(*_signing(key), "commit-tree", "-S", *what, env=_identity(author))
+        arguments = (*parents, "-m", message, f"refs/heads/{branch}^{{tree}}")
+        commit = self.git(*_signing(key), "commit-tree", "-S", *arguments, env=_identity(author))
         self.git("update-ref", f"refs/heads/{branch}", commit)
         return commit
 

@@ -46,8 +46,8 @@ class Ended:
     def outcome(self) -> dict[str, Any]:
         """The only environment's, of a command with --json."""
         assert self.printed, f"exit code {self.exit_code} and nothing printed, after {self.steps[-3:]}"
-        (found,) = json.loads(self.printed)
-        return dict(found)
+        (report,) = json.loads(self.printed)
+        return dict(report)
 
 
 def run(server: Server, *arguments: str, die_at: int = 0, on_paper: bool = True) -> Ended:
@@ -89,9 +89,9 @@ class Steps:
         self._die_at = die_at
         self._number = 0
 
-    def step(self, what: str) -> None:
+    def step(self, call: str) -> None:
         self._number += 1
-        self._write(self._file, f"{what}\n".encode())
+        self._write(self._file, f"{call}\n".encode())
         if self._number == self._die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -119,8 +119,8 @@ def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
 
     def watching(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def watch(path: Any, *arguments: Any, **options: Any) -> Any:
-            if found := concerns(path, options.get("dir_fd", options.get("src_dir_fd"))):
-                steps.step(f"{name} {found}")
+            if concerned := concerns(path, options.get("dir_fd", options.get("src_dir_fd"))):
+                steps.step(f"{name} {concerned}")
             return call(path, *arguments, **options)
 
         return watch
@@ -130,8 +130,8 @@ def _watch_files(steps: Steps, watched: Sequence[str]) -> None:
     opening, renaming = os.open, renames._rename
 
     def open_(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
-        if flags & os.O_CREAT and (found := concerns(path, options.get("dir_fd"))):
-            steps.step(f"create {found}")
+        if flags & os.O_CREAT and (concerned := concerns(path, options.get("dir_fd"))):
+            steps.step(f"create {concerned}")
         return opening(path, flags, *arguments, **options)
 
     def rename(parent: int, old: str, new: str, flags: int) -> None:

@@ -76,10 +76,10 @@ class Service:
 class Prometheus(Service):
     def samples(self, query: str) -> list[tuple[dict[str, str], float]]:
         """The samples of an instant query now. Raises AssertionError for one that Prometheus does not understand."""
-        found = self.get("/api/v1/query", query=query)["data"]
-        if found["resultType"] == "scalar":
-            return [({}, float(found["result"][1]))]
-        return [(one["metric"], float(one["value"][1])) for one in found["result"]]
+        data = self.get("/api/v1/query", query=query)["data"]
+        if data["resultType"] == "scalar":
+            return [({}, float(data["result"][1]))]
+        return [(sample["metric"], float(sample["value"][1])) for sample in data["result"]]
 
 
 @contextlib.contextmanager
@@ -161,10 +161,10 @@ class Receiver:
     url: str
     alerts: list[dict[str, Any]] = field(default_factory=list)
 
-    def told(self, name: str, status: str) -> dict[str, Any] | None:
+    def notification(self, name: str, status: str) -> dict[str, Any] | None:
         """The latest notification of this alert with this status (firing, resolved)."""
-        found = [one for one in self.alerts if (one["labels"]["alertname"], one["status"]) == (name, status)]
-        return found[-1] if found else None
+        alerts = [alert for alert in self.alerts if (alert["labels"]["alertname"], alert["status"]) == (name, status)]
+        return alerts[-1] if alerts else None
 
 
 @contextlib.contextmanager

@@ -9,10 +9,10 @@ from pathlib import Path
 def children(pid: int | None = None) -> set[int]:
     """The processes that the process (default: this one) has started and not yet waited for, by any of its threads."""
     threads = Path(f"/proc/{os.getpid() if pid is None else pid}/task")
-    found: set[int] = set()
+    pids: set[int] = set()
     try:
         for thread in threads.iterdir():
-            found.update(map(int, (thread / "children").read_text().split()))
+            pids.update(map(int, (thread / "children").read_text().split()))
     except (FileNotFoundError, ProcessLookupError):  # a thread, or all of it, has just ended
-        return found
-    return found
+        return pids
+    return pids

@@ -23,13 +23,13 @@ class Relay:
         self._listener: socket.socket | None = None
         self._last_words: tuple[re.Pattern[bytes], int] | None = None
         self.was_cut = threading.Event()
-        self.mend()
+        self.repair()
 
     @property
     def docker_host(self) -> str:
         return f"unix://{self._path}"
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self.was_cut.clear()
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self._path))
@@ -44,8 +44,8 @@ class Relay:
                 _close(self._listener)
                 self._listener = None
                 self._path.unlink()
-            for one in self._open:
-                _close(one)
+            for connection in self._open:
+                _close(connection)
             self._open.clear()
         self.was_cut.set()
 
@@ -88,7 +88,7 @@ class Relay:
             return after == 0
 
 
-def _close(one: socket.socket) -> None:
+def _close(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-    one.close()
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

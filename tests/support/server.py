@@ -138,13 +138,15 @@ class Server:
 
     def outcomes(self, *arguments: str) -> dict[str, dict[str, Any]]:
         """One pass; the outcomes by environment."""
-        return {one["environment"]: one for one in self.json("sync", *arguments)}
+        return {outcome["environment"]: outcome for outcome in self.json("sync", *arguments)}
 
     def backed_up(self, backup: str, *, environment: str = ENVIRONMENT) -> dict[str, bytes | None]:
         """What the backup with this id holds, by source; None for a file that was not there."""
         directory = self.state / "backups" / environment / backup
         entries = json.loads((directory / "manifest.json").read_text())["entries"]
-        return {one["source"]: (directory / one["file"]).read_bytes() if one["file"] else None for one in entries}
+        return {
+            entry["source"]: (directory / entry["file"]).read_bytes() if entry["file"] else None for entry in entries
+        }
 
     def variables(self) -> dict[str, str]:
         """The environment of its commands."""

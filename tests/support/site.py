@@ -118,12 +118,12 @@ class Site:
         unless options say more."""
         data = text.encode() if isinstance(text, str) else text
         to = recipients if recipients is not None else self.key_of(path.partition("/")[0]).public
-        what = (path, data.decode("utf-8", "surrogateescape"), to, kind, *options)
-        if what not in _MADE:
+        arguments = (path, data.decode("utf-8", "surrogateescape"), to, kind, *options)
+        if arguments not in _MADE:
             age = ("--age", to) if to else ()
             types = ("--input-type", kind, "--output-type", kind, "--filename-override", path)
-            _MADE[what] = self.sops("--config", os.devnull, "encrypt", *age, *options, *types, stdin=data)
-        self.write(path, _MADE[what])
+            _MADE[arguments] = self.sops("--config", os.devnull, "encrypt", *age, *options, *types, stdin=data)
+        self.write(path, _MADE[arguments])
 
     def in_place(self, command: str, path: str, *arguments: str, value: str = "") -> None:
         """``sops COMMAND ARGUMENTS PATH [INDEX VALUE]`` as a person would run it in envs."""

@@ -24,11 +24,11 @@ def eventually(predicate: Callable[[], Result], timeout: float = TIMEOUT, interv
     """
     deadline = time.monotonic() + PATIENCE * timeout
     while True:
-        result, why = _ask(predicate)
+        result, failure = _ask(predicate)
         if result:
             return result
         if time.monotonic() >= deadline:
-            raise AssertionError(f"not within {PATIENCE * timeout:g} s: {why}")
+            raise AssertionError(f"not within {PATIENCE * timeout:g} s: {failure}")
         time.sleep(interval)
 
 

@@ -24,19 +24,19 @@ def proposed(
     git: str, live: str, *keys: str, last: str | None = None, parser: Parser = Parser.COMPOSE
 ) -> tuple[str, KeyChange]:
     target = replace(TARGET, parser=parser)
-    one = adoption.lines_of(target, git.encode(), live.encode(), None if last is None else last.encode(), keys)
-    return one.content.reveal().decode(), one.keys
+    pairs = adoption.lines_of(target, git.encode(), live.encode(), None if last is None else last.encode(), keys)
+    return pairs.content.reveal().decode(), pairs.keys
 
 
 def edited(git: str, live: str, *keys: str, parser: Parser = Parser.COMPOSE) -> dict[str, str | None]:
     """What sops is told to do: label → value."""
     target = replace(TARGET, parser=parser)
-    one = adoption.lines_of(target, git.encode(), live.encode(), None, keys)
-    told = adoption.edits(target, git.encode(), one)
-    return {label: value.reveal().decode() if value else None for label, value in told.items()}
+    pairs = adoption.lines_of(target, git.encode(), live.encode(), None, keys)
+    edits = adoption.edits(target, git.encode(), pairs)
+    return {label: value.reveal().decode() if value else None for label, value in edits.items()}
 
 
-def told_to_sops(git: bytes, live: bytes, last: bytes | None, keys: Sequence[str]) -> dict[str, Secret | None]:
+def edits_for_sops(git: bytes, live: bytes, last: bytes | None, keys: Sequence[str]) -> dict[str, Secret | None]:
     return adoption.edits(TARGET, git, adoption.lines_of(TARGET, git, live, last, keys))
 
 
@@ -44,7 +44,7 @@ def refusal(git: str | bytes, live: str | bytes, *keys: str, last: str | None = 
     """Why it is refused; whatever the values, none is told."""
     data = [text.encode() if isinstance(text, str) else text for text in (git, live)]
     with pytest.raises(RefusedError) as caught:
-        told_to_sops(data[0], data[1], None if last is None else last.encode(), keys)
+        edits_for_sops(data[0], data[1], None if last is None else last.encode(), keys)
     error: BaseException | None = caught.value
     while error is not None:
         assert CANARY not in f"{error} {error.args} {vars(error)}"
@@ -84,7 +84,7 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("git", "live", "told"),
+    ("git", "live", "expected"),
     [
         pytest.param("A=1\nB=2\n", "A=1\nB=3\n", {"B": "3"}, id="changed"),
         pytest.param("A=1\nB=2\n", "B=2\n", {"A": None}, id="removed"),
@@ -96,8 +96,8 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
         pytest.param("A=1\nB=2\n", "B=2\nexport A=1\n", {"export A": "1", "A": None}, id="exported-at-the-end"),
     ],
 )
-def test_sops_is_reported_of_what_differs_and_of_nothing_else(git: str, live: str, told: dict[str, str | None]) -> None:
-    assert edited(git, live) == told
+def test_sops_gets_the_differences_and_nothing_else(git: str, live: str, expected: dict[str, str | None]) -> None:
+    assert edited(git, live) == expected
 
 
 def test_the_order_in_which_sops_adds_keys_is_that_of_the_live_file() -> None:
@@ -109,26 +109,28 @@ FILES = st.dictionaries(st.sampled_from(NAMES), st.text("xyz\\n\"'#$ ", max_size
 
 
 @given(FILES, FILES, st.lists(st.sampled_from(NAMES), max_size=3))
-def test_what_sops_is_reported_gives_what_is_proposed(
+def test_the_edits_for_sops_give_the_proposed_content(
     before: dict[str, str], after: dict[str, str], keys: Sequence[str]
 ) -> None:
     """Or it is refused; with keys that differ, the file never is for what stands around them."""
-    git, live = (("".join(f"{name}={value}\n" for name, value in one.items())).encode() for one in (before, after))
+    git, live = (
+        ("".join(f"{name}={value}\n" for name, value in variables.items())).encode() for variables in (before, after)
+    )
     target = replace(TARGET, parser=Parser.RAW)
     try:
-        one = adoption.lines_of(target, git, live, None, keys)
-        told = adoption.edits(target, git, one)
+        pairs = adoption.lines_of(target, git, live, None, keys)
+        edits = adoption.edits(target, git, pairs)
     except RefusedError:
         differing = {name for name in NAMES if before.get(name) != after.get(name)}
         assert not keys or not differing.issuperset(keys)
         return
     made: dict[str, bytes] = {name: value.encode() for name, value in before.items()}
-    for label, value in told.items():
+    for label, value in edits.items():
         if value is None:
             del made[label]
         else:
             made[label] = value.reveal().replace(b"\n", b"\\n")
-    assert b"".join(name.encode() + b"=" + value + b"\n" for name, value in made.items()) == one.content.reveal()
+    assert b"".join(name.encode() + b"=" + value + b"\n" for name, value in made.items()) == pairs.content.reveal()
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -189,11 +191,11 @@ def test_a_refusal_names_the_keys_that_can_be_adopted_alone() -> None:
         pytest.param(f"A=1\nB={CANARY}\n{CANARY}\n", id="bare"),
     ],
 )
-def test_what_may_be_a_piece_of_a_pasted_key_is_no_name_and_is_not_shown(live: str) -> None:
+def test_what_may_be_a_piece_of_a_pasted_key_is_not_a_name_and_is_not_shown(live: str) -> None:
     assert "line " in refusal("A=1\n", live).where
 
 
-def test_a_name_of_mixed_case_is_adopted_where_a_person_calls_it_one() -> None:
+def test_a_name_of_mixed_case_is_adopted_if_the_operator_names_it() -> None:
     assert proposed("A=1\n", "A=1\nmyKey=2\n", "myKey")[0] == "A=1\nmyKey=2\n"
 
 
@@ -235,7 +237,7 @@ def test_a_key_that_both_have_changed_can_be_adopted() -> None:
     assert proposed("A=9\n", "A=3\n", last="A=1\n")[0] == "A=3\n"
 
 
-def test_a_file_without_keys_that_both_have_changed_is_for_a_person() -> None:
+def test_a_file_without_keys_that_both_have_changed_is_for_an_operator() -> None:
     def whole(git: bytes, live: bytes, last: bytes | None) -> Proposal:
         return adoption.whole(TARGET, git, live, last)
 

@@ -107,7 +107,7 @@ def refused(name: str, data: bytes, kind: type[ReconcilerError] = BadCiphertextE
         ("", Format.BINARY),
     ],
 )
-def test_the_name_tells_the_format(name: str, expected: Format) -> None:
+def test_the_name_gives_the_format(name: str, expected: Format) -> None:
     assert ciphertext.format_of(name, b"") is expected
 
 

@@ -163,7 +163,7 @@ def test_an_environment_that_would_be_on_no_host_is_refused(load: Load) -> None:
         load(MINIMAL.replace("environment: production\n", only_one) + "local: false\n")
 
 
-def test_a_machine_that_is_no_host_and_has_none_is_refused(load: Load) -> None:
+def test_a_machine_that_is_not_a_host_and_has_none_is_refused(load: Load) -> None:
     with pytest.raises(ConfigError, match="local: is false, and there are no hosts"):
         load(MINIMAL + "local: false\n")
 
@@ -456,7 +456,7 @@ def test_a_signing_key_is_needed_for_nothing_else(load: Load, verify: str, rollb
     assert load(f"{VERIFYING.replace('VERIFY', verify)}rollback: {{{rollback}}}")
 
 
-def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(load: Load) -> None:
+def test_all_errors_are_reported_together_in_the_order_of_the_file(load: Load) -> None:
     lines = refusal(
         load,
         "environment: production\n"
@@ -508,7 +508,7 @@ def test_git_must_not_be_able_to_replace_files_of_the_daemon(load: Load, text: s
     assert lines[-1] == expected
 
 
-def test_a_path_that_only_begins_like_an_allowed_one_is_no_part_of_it(load: Load) -> None:
+def test_a_path_that_only_begins_like_an_allowed_one_is_not_part_of_it(load: Load) -> None:
     assert load(f"{MINIMAL}state_dir: /opt/app-state").state_dir == "/opt/app-state"
 
 
@@ -557,7 +557,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("content", "message"), UNREADABLE)
-def test_what_is_no_yaml_mapping_is_refused_in_one_line(load: Load, content: bytes, message: str) -> None:
+def test_anything_but_a_yaml_mapping_is_refused_in_one_line(load: Load, content: bytes, message: str) -> None:
     assert refusal(load, content) == [message]
 
 
@@ -754,7 +754,7 @@ def test_the_schema_refuses_what_the_reader_refuses_of_required_fields(old: str,
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(KEYS, VALUES, max_size=2))
-def test_the_schema_accepts_whatever_the_reader_accepts(load: Load, changes: dict[str, Any]) -> None:
+def test_the_schema_accepts_all_that_the_reader_accepts(load: Load, changes: dict[str, Any]) -> None:
     text = yaml.safe_dump({**yaml.safe_load(MINIMAL), **changes})
     try:
         load(text)

@@ -227,7 +227,7 @@ def test_entries_come_in_order_with_lines_and_quotes() -> None:
     ]
 
 
-def test_export_alone_is_no_entry() -> None:
+def test_export_alone_is_not_an_entry() -> None:
     assert parse_env_file(b"export\nexport \t\n") == ()
 
 
@@ -393,8 +393,8 @@ def test_an_error_shows_nothing_of_the_file(read: Read, before: list[str], after
     error = attempt(read, "".join((*before, canary, *after)).encode(), {})
     if isinstance(error, EnvFileError):
         assert error.__context__ is None
-        shown = (str(error), repr(error), str(vars(error)), *traceback.format_exception(error))
-        assert canary not in "".join(shown)
+        texts = (str(error), repr(error), str(vars(error)), *traceback.format_exception(error))
+        assert canary not in "".join(texts)
 
 
 def in_single_quotes(value: str) -> str:
@@ -533,8 +533,8 @@ def test_matching_keys_keep_their_live_statement(git: str, live: str, merged: st
 
 
 def test_what_matches_makes_no_difference_between_two_files() -> None:
-    one, two = b"A=1\nFLAG_X=on\n# c\nB=2\n", b"A=1\n# c\nB=2\n"
-    assert without_keys(one, Parser.COMPOSE, ["FLAG_*"]) == without_keys(two, Parser.COMPOSE, ["FLAG_*"]) == two
+    first, two = b"A=1\nFLAG_X=on\n# c\nB=2\n", b"A=1\n# c\nB=2\n"
+    assert without_keys(first, Parser.COMPOSE, ["FLAG_*"]) == without_keys(two, Parser.COMPOSE, ["FLAG_*"]) == two
 
 
 @given(st.lists(st.tuples(st.sampled_from("ABXY"), st.text("ab \"'#$\\", max_size=6))), st.booleans())

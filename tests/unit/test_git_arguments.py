@@ -332,7 +332,7 @@ NO_RIGHTS = (
 def test_what_git_says_is_reported_apart(stderr: str, said: str) -> None:
     warning = errors.known_failure(stderr)
     assert warning is not None
-    assert said in warning.what
+    assert said in warning.message
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_the_line_shown_holds_no_credentials_and_no_control_characters() -> None
 def test_a_message_names_the_files_and_the_command_that_helps() -> None:
     for warning in errors.KNOWN_FAILURES:
         facts = {"host": "h", "key": "/k", "known_hosts": "/n", "keyscan": "ssh-keyscan h", "state_dir": "/s"}
-        text = warning.what.format(**facts) + warning.hint.format(**facts)
+        text = warning.message.format(**facts) + warning.hint.format(**facts)
         assert "{" not in text
         assert warning.hint.endswith(".")
 
@@ -377,10 +377,10 @@ def gitpython() -> None:
 
 
 def test_objects_are_read_in_their_order_and_missing_ones_left_out() -> None:
-    first, one = record("blob", b"A=1\nmissing\n")
+    first, missing = record("blob", b"A=1\nmissing\n")
     second, two = record("blob", b"")
-    found = objects.parse_batch(one + b"main:a b missing\n" + two)
-    assert found == {first: Blob(first, b"A=1\nmissing\n"), second: Blob(second, b"")}
+    parsed = objects.parse_batch(missing + b"main:a b missing\n" + two)
+    assert parsed == {first: Blob(first, b"A=1\nmissing\n"), second: Blob(second, b"")}
 
 
 def test_an_object_that_does_not_hash_to_its_id_is_damage() -> None:
@@ -390,11 +390,11 @@ def test_an_object_that_does_not_hash_to_its_id_is_damage() -> None:
 
 
 def test_output_that_was_cut_short_gives_what_came_whole_and_the_size_of_what_did_not() -> None:
-    first, one = record("blob", b"A=1")
+    first, blob = record("blob", b"A=1")
     large = b"f" * 40 + b" blob 1073741824\n" + b"x" * 1000
-    found = objects.parse_batch(one + large)
-    assert found[first] == Blob(first, b"A=1")
-    assert found["f" * 40] == objects.RefusedObject("it has 1024.0 MiB, the limit is 5 MiB")
+    parsed = objects.parse_batch(blob + large)
+    assert parsed[first] == Blob(first, b"A=1")
+    assert parsed["f" * 40] == objects.RefusedObject("it has 1024.0 MiB, the limit is 5 MiB")
     _, second = record("blob", b"B=2")
     assert objects.parse_batch(second[:-3]) == {}
 
@@ -405,7 +405,7 @@ def test_a_directory_gives_modes_and_ids() -> None:
     )
     tree = objects.parse_batch(output)[object_id]
     assert isinstance(tree, objects.TreeListing)
-    assert {name: oct(found.mode) for name, found in tree.entries.items()} == {
+    assert {name: oct(entry.mode) for name, entry in tree.entries.items()} == {
         "a b": "0o100644",
         "ü": "0o40000",
         "l": "0o120000",
@@ -443,10 +443,10 @@ def test_a_commit_of_an_odd_kind_is_still_read() -> None:
 
 
 def test_control_characters_of_a_commit_do_not_reach_a_terminal() -> None:
-    found = commit(b"A\x1b[2J <a@x>", "s\x1b]0;t\x07 \N{RIGHT-TO-LEFT OVERRIDE}x".encode())
-    assert isinstance(found, objects.CommitObject)
-    assert found.author.isprintable()
-    assert found.subject.isprintable()
+    parsed = commit(b"A\x1b[2J <a@x>", "s\x1b]0;t\x07 \N{RIGHT-TO-LEFT OVERRIDE}x".encode())
+    assert isinstance(parsed, objects.CommitObject)
+    assert parsed.author.isprintable()
+    assert parsed.subject.isprintable()
 
 
 def test_what_was_used_last_is_remembered_within_the_budget() -> None:

@@ -97,7 +97,7 @@ def test_every_problem_is_told_at_once() -> None:
 )
 def test_no_problem_quotes_a_value(desired: str) -> None:
     problems = guards.content(TARGET, desired.encode(), f"B={CANARY}\nC={CANARY}\n".encode())
-    problems += guards.project_files(TARGET, (), [TARGET.path], f"COMPOSE_FILE={CANARY}\n".encode())
+    problems += guards.project_files(TARGET.path, (), [TARGET.path], f"COMPOSE_FILE={CANARY}\n".encode())
     assert problems
     assert CANARY not in " ".join(problems)
 
@@ -123,7 +123,7 @@ DOT_ENV = "/opt/app/.env"
 @pytest.mark.parametrize("parser", Parser)
 def test_what_decides_what_runs_is_refused(path: str, desired: bytes, reason: str, parser: Parser) -> None:
     target = replace(TARGET, path=path, parser=parser)
-    (problem,) = guards.project_files(target, [COMPOSE_FILE], [DOT_ENV], desired)
+    (problem,) = guards.project_files(target.path, [COMPOSE_FILE], [DOT_ENV], desired)
     assert reason in problem
 
 
@@ -136,11 +136,11 @@ def test_what_decides_what_runs_is_refused(path: str, desired: bytes, reason: st
     ],
 )
 def test_what_decides_nothing_passes(path: str, desired: bytes) -> None:
-    assert guards.project_files(replace(TARGET, path=path), [COMPOSE_FILE], [DOT_ENV], desired) == []
+    assert guards.project_files(path, [COMPOSE_FILE], [DOT_ENV], desired) == []
 
 
 def test_refusing_says_what_allows_it() -> None:
-    (problem,) = guards.project_files(replace(TARGET, path=COMPOSE_FILE), [COMPOSE_FILE], [], b"")
+    (problem,) = guards.project_files(COMPOSE_FILE, [COMPOSE_FILE], [], b"")
     assert "the server must set allow_compose_files: true" in problem
 
 

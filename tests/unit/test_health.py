@@ -39,7 +39,7 @@ def look(
 # --- with a health check ---
 
 
-def test_healthy_container_is_enough_at_once() -> None:
+def test_healthy_container_is_enough_immediately() -> None:
     report = look((0, [replace(NEW, health="healthy")]))
     assert (report.verdict, report.reason) == (Verdict.HEALTHY, "api healthy")
 
@@ -54,7 +54,7 @@ def test_container_that_stays_starting_fails_at_the_timeout() -> None:
     assert (report.verdict, report.reason) == (Verdict.FAILED, "api is still starting after 90 s")
 
 
-def test_unhealthy_container_fails_at_once() -> None:
+def test_unhealthy_container_fails_immediately() -> None:
     report = look((1, [replace(NEW, health="unhealthy")]))
     assert (report.verdict, report.reason) == (Verdict.FAILED, "api is unhealthy")
 
@@ -66,7 +66,7 @@ def test_health_from_before_a_signal_says_nothing_until_it_has_lasted() -> None:
     assert look((1, [same]), (15, [same]), before=[same]).verdict is Verdict.HEALTHY
 
 
-def test_health_after_a_restart_of_the_same_container_counts_at_once() -> None:
+def test_health_after_a_restart_of_the_same_container_counts_immediately() -> None:
     restarted = replace(BEFORE, health="healthy", restarts=0, started_at=NEW.started_at)
     assert look((1, [restarted])).verdict is Verdict.HEALTHY
 
@@ -85,7 +85,7 @@ def test_time_counts_from_when_the_container_was_first_seen() -> None:
     assert look((0, []), (10, [NEW]), (25, [NEW])).verdict is Verdict.HEALTHY
 
 
-def test_time_starts_anew_when_somebody_restarts_the_container() -> None:
+def test_time_starts_again_when_somebody_restarts_the_container() -> None:
     again = replace(NEW, started_at="2026-01-02T00:01:00Z")
     assert look((0, [NEW]), (10, [again]), (15, [again])).verdict is Verdict.WAIT
     assert look((0, [NEW]), (10, [again]), (25, [again])).verdict is Verdict.HEALTHY
@@ -98,7 +98,7 @@ def test_running_late_may_outlast_the_timeout() -> None:
 
 
 @pytest.mark.parametrize("code", [137, 143])
-def test_a_service_that_is_stopped_from_outside_blames_nobody_at_once(code: int) -> None:
+def test_a_service_that_is_stopped_from_outside_blames_nobody_immediately(code: int) -> None:
     """The engine itself may be ending: the next look then finds none."""
     stopped = replace(NEW, state="exited", exit_code=code)
     report = look((1, [stopped]))
@@ -255,7 +255,7 @@ def test_http_checks_must_answer_too(seconds: float, answers: dict[str, bool], v
 # --- what is shown ---
 
 
-def test_report_tells_the_state_of_each_service() -> None:
+def test_the_report_shows_the_state_of_each_service() -> None:
     report = look(
         (1, [replace(NEW, id="1", health="healthy"), replace(NEW, id="2", health="starting", restarts=0)]),
         services=("api", "worker"),

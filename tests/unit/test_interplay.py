@@ -69,7 +69,7 @@ async def test_a_stack_that_failed_before_does_not_hide_what_the_change_does_to_
     assert running(two, "web") == "X=1"
 
 
-async def test_a_rollback_is_no_success_where_any_stack_is_not_as_healthy_as_before(two: World) -> None:
+async def test_a_rollback_is_not_a_success_where_any_stack_is_not_as_healthy_as_before(two: World) -> None:
     two.compose.sick = {"A=": "unhealthy", "X=bad": "unhealthy"}
     await start(two, api="A=1", web="X=1")
 

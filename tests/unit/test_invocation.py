@@ -59,7 +59,7 @@ def test_what_does_not_run_any_more_says_nothing() -> None:
     assert resolve_invocation(STACK, [stopped], USUAL).project == "blue"
 
 
-def test_a_link_on_the_way_is_no_disagreement() -> None:
+def test_a_link_on_the_way_is_not_a_disagreement() -> None:
     stack = replace(STACK, directory="/srv/app", files=("compose.yaml", "prod.yaml"))
     invocation = resolve_invocation(stack, [PROD], (), lambda path: path.replace("/srv/", "/opt/"))
     assert invocation.files == ("/srv/app/compose.yaml", "/srv/app/prod.yaml")
@@ -108,7 +108,7 @@ def test_a_project_of_that_name_elsewhere_is_another_one() -> None:
         resolve_invocation(replace(STACK, project="away"), [away], USUAL)
 
 
-def test_two_projects_of_the_same_files_must_be_told_apart() -> None:
+def test_two_projects_of_the_same_files_must_be_distinguished() -> None:
     green = replace(PLAIN, project="green")
     with pytest.raises(StartedOtherwiseError, match="app, green"):
         resolve_invocation(STACK, [PLAIN, green], USUAL)

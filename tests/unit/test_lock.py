@@ -125,7 +125,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_full_disk_is_no_reason_not_to_lock(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_a_reason_not_to_lock(tmp_path: Path) -> None:
     options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs"]
     if subprocess.run(["mount", *options, str(tmp_path)], check=False, capture_output=True).returncode != 0:
         pytest.skip("cannot mount a tmpfs")

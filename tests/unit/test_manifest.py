@@ -290,7 +290,7 @@ def test_the_paths_checks_and_health_of_another_hosts_stack_are_its_own() -> Non
     assert len(refusal(f"stacks: {{db: {here}}}")) == 3
 
 
-def test_a_mistake_in_another_hosts_stack_is_still_told() -> None:
+def test_an_error_in_another_hosts_stack_is_still_reported() -> None:
     (line,) = refusal("stacks: {db: {directory: /srv/db, hosts: [web-2], helth: {}}}")
     assert "stacks.db.helth" in line
 
@@ -721,7 +721,7 @@ def test_two_projects_may_share_a_directory() -> None:
     assert len(read(text).stacks) == 2
 
 
-def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
+def test_all_errors_are_reported_together_in_the_order_of_the_file() -> None:
     lines = refusal(
         "defaults: {mode: 0600}\n"
         "stacks:\n"
@@ -897,7 +897,7 @@ def test_any_content_is_read_or_refused(content: bytes) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(data=MUTATED)
-def test_whatever_is_read_stays_where_the_server_allows(data: Any) -> None:
+def test_everything_read_stays_where_the_server_allows(data: Any) -> None:
     try:
         manifest = read(yaml.safe_dump(data))
     except ManifestError:
@@ -970,7 +970,7 @@ def test_the_schema_requires_stacks_or_targets() -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(data=MUTATED)
-def test_the_schema_accepts_whatever_the_reader_accepts(data: Any) -> None:
+def test_the_schema_accepts_all_that_the_reader_accepts(data: Any) -> None:
     text = yaml.safe_dump(data)
     try:
         read(text)

@@ -109,7 +109,7 @@ async def test_a_commit_outside_the_accepted_history_cannot_be_pinned(world: Wor
     assert world.store.record.pin is None
 
 
-async def test_a_pinned_revision_that_breaks_a_service_is_rolled_back_and_git_left_alone(world: World) -> None:
+async def test_a_pinned_revision_that_breaks_a_service_is_rolled_back_and_git_not_touched(world: World) -> None:
     world.settings = replace(world.settings, git_revert=GitRevert.PUSH)
     await applied(world, "b", api="A=2", worker="W=1")
     world.compose.sick["A=1"] = "unhealthy"
@@ -184,14 +184,14 @@ async def test_the_first_head_must_be_signed_too(new_world: Callable[[], World])
     assert fresh.live("api") is None
 
 
-@pytest.mark.parametrize(("verify", "asked"), [(Verify.TIP, "verify b"), (Verify.RANGE, "verify a")])
+@pytest.mark.parametrize(("verify", "revision"), [(Verify.TIP, "verify b"), (Verify.RANGE, "verify a")])
 async def test_tip_checks_the_head_and_range_all_since_the_last_accepted(
-    world: World, verify: Verify, asked: str
+    world: World, verify: Verify, revision: str
 ) -> None:
     world.settings = replace(world.settings, verify=verify)
     await applied(world, "b", api="A=2", worker="W=1")
     (step,) = [step for step in world.steps if step.startswith("verify")]
-    assert step.startswith(asked)
+    assert step.startswith(revision)
     assert (".." in step) == (verify is Verify.RANGE)
 
 
@@ -232,7 +232,7 @@ async def test_the_server_is_healthy_again_before_git_is_asked(pushing: World) -
     assert steps.index("revert") > steps.index("finish")
 
 
-async def test_with_off_git_is_left_alone(world: World) -> None:
+async def test_with_off_git_is_not_touched(world: World) -> None:
     await rolled_back(world)
     assert world.git_writer.requests == []
 

@@ -215,12 +215,12 @@ async def test_cancelling_while_it_starts_ends_the_whole_group(tmp_path: Path) -
 
 
 async def test_cancelling_twice_kills_without_waiting_for_the_grace(tmp_path: Path) -> None:
-    pids, asked = tmp_path / "pids", tmp_path / "asked"
-    script = f"trap 'touch {asked}' TERM; echo $$ > {pids}; while :; do sleep 0.01; done"
+    pids, request = tmp_path / "pids", tmp_path / "asked"
+    script = f"trap 'touch {request}' TERM; echo $$ > {pids}; while :; do sleep 0.01; done"
     task = asyncio.create_task(shell(script, grace=60.0))
     assert await until(pids_in(pids, 1))
     task.cancel()
-    assert await until(asked.exists)
+    assert await until(request.exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)

@@ -34,14 +34,14 @@ async def test_a_new_revision_is_a_delivery_and_no_other_reconciliation_is(world
     assert len(world.metrics.delivery_times) == 1
 
 
-async def test_the_first_revision_of_a_new_server_is_no_delivery(new_world: Callable[[], World]) -> None:
+async def test_the_first_revision_of_a_new_server_is_not_a_delivery(new_world: Callable[[], World]) -> None:
     world = new_world()
     world.commit("a", api="A=1")
     assert (await reconcile_once(world)).result is Result.APPLIED
     assert world.metrics.delivery_times == []
 
 
-async def test_a_pin_to_an_earlier_revision_is_no_delivery(world: World) -> None:
+async def test_a_pin_to_an_earlier_revision_is_not_a_delivery(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     await reconcile_once(world)
     world.metrics.delivery_times.clear()
@@ -71,7 +71,7 @@ async def test_a_service_that_was_unhealthy_before_is_a_failure_too(world: World
 # --- corrections -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_stale_container_that_is_renewed_was_a_correction_and_is_stale_no_more(world: World) -> None:
+async def test_a_stale_container_that_is_renewed_was_a_correction_and_is_no_longer_stale(world: World) -> None:
     world.host.put(f"{APP}/api.env", b"A=old\n")
     world.compose.start("api")
     world.host.put(f"{APP}/api.env", b"A=1\n")
@@ -99,7 +99,7 @@ async def test_a_stale_container_of_a_paused_stack_stays_stale(world: World) -> 
 # --- services while nothing is applied -------------------------------------------------------------------------------
 
 
-async def test_idle_services_are_looked_at_once_a_drift_interval(world: World) -> None:
+async def test_idle_services_are_checked_once_a_drift_interval(world: World) -> None:
     reconciler = Reconciler(world.ports(), "production")
     await reconciler.reconcile(ReconcileRequest("start"))
     world.steps.clear()

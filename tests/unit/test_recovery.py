@@ -186,7 +186,7 @@ async def test_a_first_contact_that_an_operator_allowed_stays_allowed_after_a_ki
     assert b"N=hand\n" in kept(world)
 
 
-async def test_a_reported_hand_edit_is_left_alone_by_a_resumed_run(world: World) -> None:
+async def test_a_reported_hand_edit_is_not_touched_by_a_resumed_run(world: World) -> None:
     world.target_fields = {"on_drift": OnDrift.REPORT}
     world.commit("b", api="A=2", worker="W=1")
     assert await killed(world, "write", 0)
@@ -247,7 +247,7 @@ async def test_with_the_engine_gone_a_newer_revision_first_restores_the_files_an
     assert world.compose.running["api"].environment == {"A": "3"}
 
 
-async def test_a_rollback_waits_for_the_engine_and_is_no_success_until_then(world: World) -> None:
+async def test_a_rollback_waits_for_the_engine_and_is_not_a_success_until_then(world: World) -> None:
     world.compose.sick["A=bad"] = "unhealthy"
     world.commit("b", api="A=bad", worker="W=1")
     world.journal.fail("recreate", EngineUnavailableError("gone"), after=1)

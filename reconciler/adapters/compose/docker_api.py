@@ -52,7 +52,7 @@ class Engine:
     def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
         self._address = address
         self._docker: Docker | None = None
-        self._image_environments: dict[str, Mapping[str, str]] = {}
+        self._image_configurations: dict[str, Mapping[str, Any]] = {}
 
     async def close(self) -> None:
         if self._docker is not None:
@@ -123,7 +123,7 @@ class Engine:
         if facts is None:
             return None
         state, config = facts["State"], facts["Config"]
-        environment = variables(config.get("Env") or ())
+        image = await self._image_configuration(facts["Image"], config)
         health = (state.get("Health") or {}).get("Status", "")
         return Container(
             id=identity,
@@ -137,19 +137,28 @@ class Engine:
             finished_at=state.get("FinishedAt", ""),
             image=config.get("Image", ""),
             out_of_memory=state.get("OOMKilled", False),
-            environment=environment,
-            image_environment=await self._image_environment(facts["Image"], environment),
+            environment=variables(config.get("Env") or ()),
+            image_environment=variables(image.get("Env") or ()),
+            facts=facts,
+            image_facts=image,
         )
 
-    async def _image_environment(self, image: str, default: Mapping[str, str]) -> Mapping[str, str]:
-        """The variables that an image gives to its containers; `default` if somebody has removed the image."""
-        if image not in self._image_environments:
+    async def images(self, references: Iterable[str]) -> Mapping[str, str]:
+        """The ids of the images that these names stand for now; one that is not there is left out."""
+        names = sorted(set(references))
+        async with self._connected() as docker:
+            found = await asyncio.gather(*(_unless_gone(docker.images.inspect(name)) for name in names))
+        return {name: facts["Id"] for name, facts in zip(names, found, strict=True) if facts is not None}
+
+    async def _image_configuration(self, image: str, default: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What an image gives to its containers; `default` where somebody has removed the image."""
+        if image not in self._image_configurations:
             async with self._connected() as docker:
                 facts = await _unless_gone(docker.images.inspect(image))
             if facts is None:
                 return default
-            self._image_environments[image] = variables(facts["Config"].get("Env") or ())
-        return self._image_environments[image]
+            self._image_configurations[image] = facts["Config"] or {}
+        return self._image_configurations[image]
 
     async def _command(
         self,

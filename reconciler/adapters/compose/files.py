@@ -15,15 +15,11 @@ from typing import Any
 
 import yaml
 
+from reconciler.core.compose_names import BASE_NAMES, ENVIRONMENT_NAME, OVERRIDE_NAMES
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.compose import Invocation
 
-BASE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
-OVERRIDE_NAMES = tuple(
-    f"{stem}.override.{suffix}" for stem in ("compose", "docker-compose") for suffix in ("yml", "yaml")
-)
-ENVIRONMENT_NAME = ".env"
 Read = Callable[[str], bytes | None]
 
 

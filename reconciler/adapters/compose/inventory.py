@@ -18,6 +18,7 @@ from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.containers import Labelled, containers_of, labelled
 from reconciler.adapters.compose.files import expand, join
 from reconciler.adapters.compose.uses import VARIABLE, NamedFile, files_used, interpolated, mapping
+from reconciler.core.compose_names import BASE_NAMES, ENVIRONMENT_NAME, OVERRIDE_NAMES
 from reconciler.core.decide.invocation import manifest_invocation, resolve_invocation
 from reconciler.core.dotenv.grammar import EnvFileError, Quote, parse_env_file
 from reconciler.core.errors import LiveFileError, StartedOtherwiseError
@@ -130,7 +131,7 @@ class _Walk:
 
     @property
     def projects(self) -> list[str]:
-        names = set(compose_files.BASE_NAMES)
+        names = set(BASE_NAMES)
         return sorted(directory for directory, listed in self.listings.items() if names & set(listed))
 
     @property
@@ -273,7 +274,7 @@ async def _configuration(
     fetched for the next."""
     known: dict[str, bytes | None] = {
         join(directory.path, name): None
-        for name in (*compose_files.BASE_NAMES, *compose_files.OVERRIDE_NAMES, compose_files.ENVIRONMENT_NAME)
+        for name in (*BASE_NAMES, *OVERRIDE_NAMES, ENVIRONMENT_NAME)
         if name not in directory.names
     }
     missed: set[str] = set()

@@ -78,6 +78,7 @@ def _service(name: str, fields: Model, model: Model) -> Service:
             name for name, how in (fields.get("depends_on") or {}).items() if how and how.get("restart")
         ),
         replicas=_replicas(fields),
+        text=Secret(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")),
     )
 
 

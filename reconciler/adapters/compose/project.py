@@ -29,6 +29,8 @@ from reconciler.adapters.compose.docker_api import (
     in_waves,
     started_as,
 )
+from reconciler.adapters.compose.host_projects import host_project_files
+from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import (
     label_invocation,
     manifest_invocation,
@@ -116,7 +118,7 @@ class DockerCompose:
         self._strangers[stack.id] = {} if own else {container.project: container for container in containers}
         return resolve_invocation(stack, own, usual, real.__getitem__)
 
-    async def project_files(self, stack: Stack) -> ProjectFiles:
+    async def project_files(self, stack: Stack, staged: Staged | None = None) -> ProjectFiles:
         """What Compose reads as the stack's project, by the manifest and by every one of its containers: by those seen
         last, where the engine does not answer."""
         with contextlib.suppress(EngineUnavailableError, StartedOtherwiseError):
@@ -124,13 +126,22 @@ class DockerCompose:
         invocations = {manifest_invocation(stack)}
         invocations |= {label_invocation(stack, container) for container in self._started_as.get(stack.id, ())}
         # COMPOSE_* keys of the `.env` where Compose is started count, even where nothing is interpolated from it.
-        environments = frozenset({os.path.join(stack.directory, compose_files.ENVIRONMENT_NAME)})
+        environments = frozenset({os.path.join(stack.directory, ENVIRONMENT_NAME)})
         files: frozenset[str] = frozenset()
         for invocation in invocations:
-            configuration = await self._context.configuration(invocation, {})
+            configuration = await self._context.configuration(invocation, staged or {})
             files |= configuration.project
             environments |= configuration.environments
         return ProjectFiles(files, environments)
+
+    async def other_project_files(self) -> ProjectFiles:
+        """What Compose reads as any project that has a container on the engine, by what it has noted on them."""
+        containers = [_started(container) for container in await self._engine.find(PROJECT_LABEL)]
+        return await host_project_files(self._context, containers)
+
+    async def images(self, references: Collection[str]) -> Mapping[str, str]:
+        """The ids of the images that these references stand for now; one that is not there is left out."""
+        return await self._engine.images(references)
 
     # --- the project ---
 

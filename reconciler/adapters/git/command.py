@@ -118,8 +118,8 @@ def _other_form_hint(url: str, parts: SplitResult) -> str:
     return "Write ssh://user@host/path, https://host/path or an absolute path."
 
 
-def _url_error(what: str, hint: str) -> ConfigError:
-    return ConfigError(f"the repository URL cannot be used: {what}", where="repository.url", hint=hint)
+def _url_error(problem: str, hint: str) -> ConfigError:
+    return ConfigError(f"the repository URL cannot be used: {problem}", where="repository.url", hint=hint)
 
 
 def check_branch(branch: str) -> None:

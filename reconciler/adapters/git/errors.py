@@ -17,7 +17,7 @@ class KnownFailure:
     """
 
     marks: tuple[str, ...]
-    what: str
+    message: str
     hint: str
     access: bool = False
 

@@ -55,8 +55,8 @@ async def _ask(
     if completed.timed_out:
         git.raise_failure(completed, SECONDS)
     if completed.overflowed:
-        what = f"the history of the environments is too long to read (over {stdout // process.MIB} MiB)"
-        raise RefusedError(what, where=git.where, hint="Give the environments a repository of their own.")
+        problem = f"the history of the environments is too long to read (over {stdout // process.MIB} MiB)"
+        raise RefusedError(problem, where=git.where, hint="Give the environments a repository of their own.")
     if not completed.ok:
         raise DamagedError("its history cannot be read")
     return completed.stdout

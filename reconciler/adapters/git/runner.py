@@ -99,10 +99,10 @@ class GitRunner:
             line = failure_line(stderr, self.token()) or f"exit code {completed.exit_code}, no message"
             raise UnexplainedError(f"git failed: {line}", where=self.where, hint="Will retry.")
         facts = self._facts()
-        raise self.unreachable(failure.what.format(**facts), failure.hint.format(**facts))
+        raise self.unreachable(failure.message.format(**facts), failure.hint.format(**facts))
 
-    def unreachable(self, what: str, hint: str) -> GitUnreachableError:
-        return GitUnreachableError(what, where=self.where, hint=f"{hint} Will retry.")
+    def unreachable(self, problem: str, hint: str) -> GitUnreachableError:
+        return GitUnreachableError(problem, where=self.where, hint=f"{hint} Will retry.")
 
     @property
     def where(self) -> str:

@@ -330,8 +330,8 @@ class _Attempt:
         subject = (await self.repository.describe(commit)).subject
         return revert_message(self.order, commit, subject, parents[0] if len(parents) > 1 else "")
 
-    def _refused(self, what: str, hint: str) -> RevertRefusedError:
-        return RevertRefusedError(what, where=self.repository.runner.where, hint=hint)
+    def _refused(self, problem: str, hint: str) -> RevertRefusedError:
+        return RevertRefusedError(problem, where=self.repository.runner.where, hint=hint)
 
 
 def _rejected(completed: process.Completed) -> bool:

@@ -32,31 +32,31 @@ class JsonSchemaContracts:
         ordered = _numbered(contracts, questions)
         if not ordered:
             return Answer({}, tuple(() for _ in questions))
-        asked = {
+        request = {
             "schemas": [schema for _, schema in ordered.values()],
-            "questions": [_question(one, ordered) for one in questions],
+            "questions": [_question(question, ordered) for question in questions],
         }
         every = [contract for contract, _ in ordered.values()]
-        answer = await self._run(every, json.dumps(asked).encode())
+        answer = await self._run(every, json.dumps(request).encode())
         return Answer(
-            {one.path: _mistake(fault) for one, fault in zip(every, answer["faults"], strict=True) if fault},
+            {contract.path: _mistake(fault) for contract, fault in zip(every, answer["faults"], strict=True) if fault},
             tuple(
-                tuple(dict.fromkeys(_breach(every[found["schema"]], found) for found in answers))
+                tuple(dict.fromkeys(_breach(every[breach["schema"]], breach) for breach in answers))
                 for answers in answer["answers"]
             ),
         )
 
-    async def _run(self, contracts: Sequence[Contract], asked: bytes) -> dict[str, Any]:
+    async def _run(self, contracts: Sequence[Contract], request: bytes) -> dict[str, Any]:
         argv = [sys.executable, "-I", "-m", "reconciler.adapters.json_schema.worker"]
         env = {"PATH": os.defpath, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
-        done = await process.run(argv, env=env, limits=self._limits, stdin=asked)
+        done = await process.run(argv, env=env, limits=self._limits, stdin=request)
         if done.timed_out:  # within its CPU time limit: the machine is to blame
             hint = "Will retry; the machine is busy"
             raise OutsideError("contracts could not be evaluated in time", hint=hint)
         if not done.ok:
             slow = done.exit_code < 0
             reason = "takes too long (a regular expression with nested repetitions?)" if slow else "cannot be evaluated"
-            where = ", ".join(sorted({one.path for one in contracts})[:_NAMED])
+            where = ", ".join(sorted({contract.path for contract in contracts})[:_NAMED])
             raise ContractError(f"a contract {reason}", where=where, hint="Make its patterns simpler")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -70,14 +70,17 @@ def _numbered(
     contracts: Sequence[Contract], questions: Sequence[Question]
 ) -> dict[tuple[str, bool], tuple[Contract, Any]]:
     """The schemas to send, each once: (path, with values) → the contract and its schema, with or without a question."""
-    found: dict[tuple[str, bool], tuple[Contract, Any]] = {}
+    schemas: dict[tuple[str, bool], tuple[Contract, Any]] = {}
     for question in questions:
         valued = question.values is not None
-        for one in question.contracts:
-            if (one.path, valued) not in found:
-                found[one.path, valued] = (one, one.schema if valued else without_values(one.schema))
+        for contract in question.contracts:
+            if (contract.path, valued) not in schemas:
+                schemas[contract.path, valued] = (
+                    contract,
+                    contract.schema if valued else without_values(contract.schema),
+                )
     # Without values a contract would lose the parts that may be at fault.
-    return {(one.path, True): (one, one.schema) for one in contracts} | found
+    return {(contract.path, True): (contract, contract.schema) for contract in contracts} | schemas
 
 
 def _question(question: Question, ordered: dict[tuple[str, bool], tuple[Contract, Any]]) -> dict[str, Any]:
@@ -85,11 +88,11 @@ def _question(question: Question, ordered: dict[tuple[str, bool], tuple[Contract
     valued = question.values is not None
     variables = dict.fromkeys(question.names, "") if question.values is None else dict(question.values)
     return {
-        "schemas": [numbers[one.path, valued] for one in question.contracts],
+        "schemas": [numbers[contract.path, valued] for contract in question.contracts],
         "valued": valued,
         "variables": {key: value[:MAX_VALUE] for key, value in variables.items()},
     }
 
 
-def _breach(contract: Contract, found: dict[str, Any]) -> Breach:
-    return Breach(found["key"], found["keyword"], contract.path, contract.line(tuple(found["field"])))
+def _breach(contract: Contract, breach: dict[str, Any]) -> Breach:
+    return Breach(breach["key"], breach["keyword"], contract.path, contract.line(tuple(breach["field"])))

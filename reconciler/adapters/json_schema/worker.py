@@ -21,12 +21,12 @@ Json = dict[str, Any]
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
-    schemas: list[Json] = asked["schemas"]
+    request = json.load(sys.stdin)
+    schemas: list[Json] = request["schemas"]
     faults = [_fault(schema) for schema in schemas]
     answers = [
         [breach for index in question["schemas"] if faults[index] is None for breach in _ask(schemas, index, question)]
-        for question in asked["questions"]
+        for question in request["questions"]
     ]
     json.dump({"faults": faults, "answers": answers}, sys.stdout)
 
@@ -82,13 +82,15 @@ def _explicit(schema: Any) -> Any:
             keyword: {"not": {}} if value is False and keyword != "additionalProperties" else _explicit(value)
             for keyword, value in schema.items()
         }
-    return [_explicit(one) for one in schema] if isinstance(schema, list) else schema
+    return [_explicit(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def _additional(schema: Any, variables: Mapping[str, str]) -> list[str]:
     known = schema.get("properties", {})
     patterns = schema.get("patternProperties", {})
-    return [name for name in variables if name not in known and not any(re.search(one, name) for one in patterns)]
+    return [
+        name for name in variables if name not in known and not any(re.search(pattern, name) for pattern in patterns)
+    ]
 
 
 if __name__ == "__main__":

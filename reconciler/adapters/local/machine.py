@@ -145,10 +145,10 @@ class SshMachine:
         await self._connection.close()
 
     async def read(self, path: str) -> FoundFile | None:
-        found = await self._read(path)
-        if found is None:
+        file = await self._read(path)
+        if file is None:
             return None
-        data, attributes = found
+        data, attributes = file
         uid, gid = attributes.uid or 0, attributes.gid or 0
         users, groups = await self._names_of(uid, gid)
         mode = stat.S_IMODE(attributes.permissions or 0)
@@ -227,8 +227,8 @@ class SshMachine:
 
     async def _list_of_names(self, path: str) -> dict[int, str]:
         with contextlib.suppress(LiveFileError):
-            found = await self._read(path)
-            lines = found[0].decode("utf-8", "replace").splitlines() if found else []
+            file = await self._read(path)
+            lines = file[0].decode("utf-8", "replace").splitlines() if file else []
             fields = [line.split(":") for line in lines]
             return {int(field[2]): field[0] for field in reversed(fields) if len(field) > 2 and _ID.fullmatch(field[2])}
         return {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.exemptions import read_exemptions
 from reconciler.app.checks.parity import check_parity
+from reconciler.app.checks.project_files import check_project_files
 from reconciler.app.checks.recipients import check_copies, check_recipients
 from reconciler.app.checks.survey import Source, Survey, sentence, survey_environments
 from reconciler.app.checks.values import (
@@ -74,6 +75,7 @@ async def check_tree(
         raise RefusedError("has no directory with an environment.yaml", where=prefix, hint=hint)
     exemptions, about_exemptions = read_exemptions(tree)
     findings = [*before, *surveyed.findings, *about_exemptions, *_keyless(surveyed)]
+    findings += check_project_files(surveyed, servers or {})
     book = open_book(surveyed)
     values = await open_all(surveyed, tools)
     opened = values.opened

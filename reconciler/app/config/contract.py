@@ -24,4 +24,4 @@ def read_contract(path: str, data: bytes) -> Contract:
 
 def at_field(mistake: Mistake) -> str:
     """A mistake, after its field."""
-    return f"{dotted(mistake.field)}: {mistake.what}" if mistake.field else mistake.what
+    return f"{dotted(mistake.field)}: {mistake.message}" if mistake.field else mistake.message

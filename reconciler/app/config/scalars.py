@@ -217,6 +217,11 @@ NAME = Form(
     "up to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit, without '..'",
     r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
 )
+STACK = Form(
+    "a stack",
+    "NAME or ENVIRONMENT/NAME, such as app or production/app",
+    rf"{NAME.pattern.removesuffix('$')}(/[A-Za-z0-9][A-Za-z0-9._-]{{0,62}})?$",
+)
 PERSON = Form("a user or group", "its name or, in quotes, its number", r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,31}\$?$")
 HOST = Form("a host", "a host name or address, without a port", r"^[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}$")
 DURATION = Form("a duration", "10s, 5m, 2h or 90d", "^[1-9][0-9]{0,8}[smhd]$", _seconds)

@@ -25,6 +25,7 @@ from reconciler.app.config.scalars import (
     LISTEN,
     NAME,
     PROGRAM,
+    STACK,
     URL,
     AbsoluteFile,
     AbsolutePath,
@@ -202,6 +203,29 @@ class RolloutSettings(Section):
     )
 
 
+class Grant(enum.StrEnum):
+    """What git may change in a project through the variables of its .env."""
+
+    IMAGE_TAG = "image_tag"
+    LABELS = "labels"
+    LOGGING = "logging"
+    PORTS = "ports"
+    REPLICAS = "replicas"
+    RESOURCES = "resources"
+    RESTART = "restart"
+
+
+class StackSettings(Section):
+    """What the server lets git do with one stack."""
+
+    git_may_change: Annotated[tuple[Annotated[Grant, Choice()], ...], Items()] = Field(
+        default=(),
+        description="What of the stack's containers git may change through variables that Compose interpolates, beside "
+        "their environment and the contents of mounted files. Mounts, commands, users, privileges, devices, namespaces "
+        "and the repository of an image need allow_compose_files.",
+    )
+
+
 def _not_everything(paths: tuple[str, ...]) -> tuple[str, ...]:
     if "/" in paths:
         raise mistake("must not hold /", "directories that hold live files and nothing that runs")
@@ -277,6 +301,9 @@ class ServerConfig(Section):
     rollout: RolloutSettings = Field(
         default_factory=RolloutSettings, description="How a new revision reaches several hosts."
     )
+    stacks: dict[Annotated[str, STACK], StackSettings] = Field(
+        default_factory=dict, description="What git may do with a stack, by NAME or ENVIRONMENT/NAME."
+    )
 
     def hosts_of(self, environment: str) -> Mapping[str, HostSettings]:
         """The other machines of the environment, in the order of the file."""
@@ -298,6 +325,11 @@ class ServerConfig(Section):
     def author(self) -> str:
         """The author of a rollback's commits."""
         return self.rollback.author or f"reconciler <reconciler@{self.host}>"
+
+    @property
+    def git_may_change(self) -> Mapping[str, tuple[str, ...]]:
+        """By stack, as it is named in the file, what of its project git may change."""
+        return {name: tuple(map(str, settings.git_may_change)) for name, settings in self.stacks.items()}
 
     def check(self, name: str) -> Check:
         return Check(name, self.checks[name])

@@ -29,7 +29,7 @@ class Problem:
     """A mistake at one field. ``line`` is for what has no line of its own, such as a duplicate key."""
 
     path: FieldPath
-    what: str
+    message: str
     accepted: str = ""
     line: int | None = None
 
@@ -57,10 +57,10 @@ class Document:
     def report(self, problems: Iterable[Problem]) -> str:
         """All problems in the order of the file, one a line: ``FILE:LINE: field.path: what; accepted: …``."""
         lines = self.sentences(problems)
-        shown = [f"{self.file}:{line}: {text}" for line, text in lines[:MAX_PROBLEMS]]
+        messages = [f"{self.file}:{line}: {text}" for line, text in lines[:MAX_PROBLEMS]]
         if len(lines) > MAX_PROBLEMS:
-            shown.append(f"{self.file}: and {len(lines) - MAX_PROBLEMS} more problems")
-        return "\n".join(shown)
+            messages.append(f"{self.file}: and {len(lines) - MAX_PROBLEMS} more problems")
+        return "\n".join(messages)
 
     def sentences(self, problems: Iterable[Problem]) -> list[tuple[int, str]]:
         """Each problem once, as (line, ``field.path: what; accepted: …``), in the order of the file."""
@@ -72,7 +72,7 @@ class Document:
             path = path[:-1]  # a single value in place of a list
         field = f"{dotted(path)}: " if path else ""
         accepted = f"; accepted: {problem.accepted}" if problem.accepted else ""
-        return problem.line or self.line(path), f"{field}{problem.what}{accepted}"
+        return problem.line or self.line(path), f"{field}{problem.message}{accepted}"
 
 
 def dotted(path: FieldPath) -> str:
@@ -225,8 +225,8 @@ class _Composer:
             pass
         return event.value
 
-    def _problem(self, path: FieldPath, line: int, what: str, accepted: str) -> None:
-        self.problems.append(Problem(path, what, accepted, line))
+    def _problem(self, path: FieldPath, line: int, problem: str, accepted: str) -> None:
+        self.problems.append(Problem(path, problem, accepted, line))
 
 
 def _line(event: yaml.Event) -> int:

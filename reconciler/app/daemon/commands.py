@@ -21,13 +21,34 @@ _TARGET_FORM = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
 
 
 def sync_environments(
-    config: ServerConfig, environments: Sequence[str], take_over: Sequence[str], progress: Progress
+    config: ServerConfig,
+    environments: Sequence[str],
+    take_over: Sequence[str],
+    progress: Progress,
+    *,
+    accept_projects: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Reconcile now. Raises RefusedError for an environment that is not on this server, LockedError."""
+    """Reconcile now; ``accept_projects`` are stacks, NAME or ENVIRONMENT/NAME.
+
+    Raises RefusedError for an environment that is not on this server, LockedError.
+    """
     _check_environments(config, environments)
     if unknown := [target for target in take_over if not _is_known(config, target.partition("/")[0])]:
         raise RefusedError(f"no target {', '.join(unknown)} here", hint=_TARGET_FORM)
-    request = {"kind": "sync", "environments": list(environments), "take_over": list(take_over)}
+    accepted = [
+        f"{environment}/{name}" if "/" not in name else name
+        for name in accept_projects
+        for environment in ((environments or config.environment) if "/" not in name else [""])
+    ]
+    if unknown := [name for name in accepted if not _is_known(config, name.partition("/")[0])]:
+        hint = "A stack is ENVIRONMENT/NAME, as `reconciler status` lists it"
+        raise RefusedError(f"no stack {', '.join(unknown)} here", hint=hint)
+    request = {
+        "kind": "sync",
+        "environments": list(environments),
+        "take_over": list(take_over),
+        "accept_projects": accepted,
+    }
     return list(serve_request(config, request, progress))
 
 

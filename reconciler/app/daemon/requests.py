@@ -55,7 +55,12 @@ def _reconcile_request(request: Request) -> ReconcileRequest:
     """The reconciliation that a request starts. Raises RefusedError for an unknown kind."""
     match request["kind"]:
         case "sync":
-            return ReconcileRequest("manual", take_over=request["take_over"])
+            return ReconcileRequest(
+                "manual",
+                take_over=request["take_over"],
+                accept_projects=request.get("accept_projects", ()),
+                accepted_by=request.get("requested_by", ""),
+            )
         case "plan":
             operator = OperatorRequest(RequestKind.PLAN, request["revision"]) if request["revision"] else None
             return ReconcileRequest("plan", dry_run=True, operator=operator)

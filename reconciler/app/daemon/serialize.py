@@ -109,6 +109,7 @@ def serialize_run(run: Run) -> dict[str, Any]:
         "backup": run.backup or None,
         "result": run.result.value if run.result else "unfinished",
         "reason": run.reason,
+        "accepted": list(run.accepted),
     }
 
 

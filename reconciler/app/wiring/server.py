@@ -294,6 +294,7 @@ def _settings(config: ServerConfig) -> Settings:
         branch=config.repository.branch,
         allowed_paths=tuple(config.allowed_paths),
         allow_compose_files=config.allow_compose_files,
+        git_may_change=config.git_may_change,
         verify=config.repository.verify,
         host=config.host,
         git_revert=config.rollback.git,

@@ -47,6 +47,7 @@ def _warning(identity: str, summary: str, *, keyed: bool = False) -> Rule:
 MANIFEST_INVALID = _error("manifest-invalid", "environment.yaml cannot be read or breaks its schema")
 MANIFEST_MISSING = _warning("manifest-missing", "a directory has encrypted files but no environment.yaml")
 SERVER_FILE_INVALID = _error("server-file-invalid", "a server configuration given with --server is invalid")
+PROJECT_FILE = _error("project-file", "a target that Compose reads as a project, if --server is given")
 TARGET_CONFLICT = _error("target-conflict", "two targets use the same live path, source or project")
 SOURCE_MISSING = _error("source-missing", "a target's source does not exist")
 SOURCE_UNUSABLE = _error(

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reconciler.core.fidelity.differences import differing_variables
 from reconciler.core.model.compose import Action, ActionKind, Container, Project, Service
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
@@ -20,8 +21,6 @@ from reconciler.core.text import listed
 # Exit codes of a container that an operator stopped: finished, Ctrl-C, killed, terminated.
 _STOPPED_CODES = frozenset({0, 130, 137, 143})
 _RUNNING = frozenset({"running", "paused", "restarting"})
-# Compose puts the proxies of the docker client's own settings into containers; no file names them.
-_PROXY_KEYS = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"})
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
 _NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
 
@@ -122,38 +121,8 @@ def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, 
     keys: set[str] = set()
     for container in containers:
         if container.state in _RUNNING:
-            keys |= _differing(service, container)
+            keys |= differing_variables(service, container)
     return tuple(sorted(keys))
-
-
-def foreign(
-    before: Project | None,
-    containers: Iterable[Container],
-    actions: Iterable[Action],
-    managed: Mapping[str, Collection[str]],
-) -> list[str]:
-    """What a recreate would change in running containers although no managed file that Compose reads explains it.
-
-    A container that was started with variables of the shell (``TAG=v2 docker compose up``) would lose them, and
-    with them perhaps its version. Returns sentences with names of keys and images, never values.
-    """
-    due = {action.service for action in actions if action.kind is ActionKind.RECREATE}
-    problems = []
-    for container in containers:
-        service = before.services.get(container.service) if before else None
-        if before is None or service is None or container.service not in due or container.state not in _RUNNING:
-            continue
-        image = _parts(service.definition).get("image")
-        first = (
-            "define what it was started with in an env file that Compose reads, or run "
-            f"`{before.invocation.command('up -d')}` by hand first"
-        )
-        effect = f"recreating {container.service} would also change"
-        if image and container.image and image != container.image:
-            problems.append(f"{effect} its image from {container.image} to {image}; {first}")
-        if keys := sorted(_differing(service, container) - managed_keys(before, service, managed)):
-            problems.append(f"{effect} {listed(keys)}, which no managed file holds; {first}")
-    return list(dict.fromkeys(problems))
 
 
 def is_stopped_on_purpose(stack: Stack, container: Container) -> bool:
@@ -213,7 +182,7 @@ def _difference(before: Service, after: Service, containers: Sequence[Container]
     parts = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not keys and not parts:
         return None
-    if not parts and not any(_differing(after, container) for container in containers):
+    if not parts and not any(differing_variables(after, container) for container in containers):
         return None
     reasons = [keys] if keys else []
     if parts:
@@ -245,15 +214,6 @@ def _parts(definition: Secret) -> dict[str, Any]:
         for name, value in named.items()
     }
     return own | references
-
-
-def _differing(service: Service, container: Container) -> set[str]:
-    resolved = service.environment
-    unset = {key for key, value in resolved.items() if value is None}
-    expected = {**container.image_environment, **{key: value for key, value in resolved.items() if value is not None}}
-    actual = container.environment
-    differing = {key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key)} - unset
-    return {key for key in differing if key in expected or key.upper() not in _PROXY_KEYS}
 
 
 # --- files that a service mounts ---

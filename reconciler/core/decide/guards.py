@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 
 from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries
 from reconciler.core.dotenv.interpolation import resolve_env_file
@@ -69,23 +70,27 @@ def _shrinks(target: Target, keys: set[str], live: bytes | None) -> str:
 
 
 def project_files(
-    target: Target, project_files: Iterable[str], environment_files: Iterable[str], desired: bytes
+    path: str, project_files: Collection[str], environment_files: Collection[str], desired: bytes
 ) -> list[str]:
-    """Given the files Compose reads as project configuration, return why ``target`` may not be one of them.
+    """Given a real path, and the ``folded`` paths of what Compose reads as projects, return why ``desired`` may not be
+    written there.
 
-    Else whoever merges could start anything as root. The server's allow_compose_files lifts this guard. Every path,
-    the target's too, has its links resolved: a link must not give one of these files a second name.
+    Else whoever merges could start anything as root. The server's allow_compose_files lifts this guard.
     """
-    if target.path in project_files:
+    if folded(path) in project_files:
         return [f"Compose reads this file as project configuration; {_ALLOW}"]
-    if target.path not in environment_files:
+    if folded(path) not in environment_files:
         return []
     try:
-        keys = {entry.key for entry in parse_env_file(desired)}
+        control = control_keys(entry.key for entry in parse_env_file(desired))
     except EnvFileError as error:
         return [f"Compose reads this file as the project's .env and could not: {error}"]
-    control = control_keys(keys)
     return [f"{', '.join(control)} would change what Compose runs; {_ALLOW}"] if control else []
+
+
+def folded(path: str) -> str:
+    """What a path is called on a file system that does not tell letters' case apart."""
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def control_keys(keys: Iterable[str]) -> list[str]:

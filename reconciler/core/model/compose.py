@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from reconciler.core.secret import Secret
 
@@ -83,7 +84,8 @@ class Service:
     ``environment`` the resolved variables (None: named without a value and unset); ``sources`` the absolute host
     paths of its binds, configs and secrets; ``namespace_of`` the services whose network, IPC or PID namespace it
     lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows;
-    ``env_files`` the absolute paths of its env files, ``references`` per variable those that its value is made of.
+    ``env_files`` the absolute paths of its env files, ``references`` per variable those that its value is made of;
+    ``text`` is the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Service:
     volumes_of: frozenset[str] = frozenset()
     restarts_with: frozenset[str] = frozenset()
     replicas: int = 1
+    text: Secret = field(default_factory=lambda: Secret(b"{}"))
     env_files: frozenset[str] = frozenset()
     references: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -121,8 +124,8 @@ class Container:
 
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
     or unhealthy; ``number`` tells the replicas of a service apart; ``image`` is the reference it was made from;
-    ``out_of_memory`` says that the kernel killed it;
-    ``started_at`` and ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock.
+    ``out_of_memory`` says that the kernel killed it; ``started_at`` and ``finished_at`` are RFC 3339 times of its
+    latest run, in the engine's clock; ``facts`` is all that inspect says of it, ``image_facts`` what its image gives.
     """
 
     id: str
@@ -138,6 +141,8 @@ class Container:
     number: int = 1
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 class ActionKind(StrEnum):

@@ -122,7 +122,7 @@ class Plan:
     """What a reconciliation would do for one environment at one revision.
 
     ``notes`` are sentences about the stacks that were looked at: what keeps nothing from being done, and should be
-    known.
+    known. ``held_stacks`` are pairs of a stack's name and why nothing of it may be touched.
     """
 
     environment: str
@@ -130,6 +130,7 @@ class Plan:
     changes: tuple[Change, ...]
     actions: tuple[Action, ...] = ()
     notes: tuple[str, ...] = ()
+    held_stacks: tuple[tuple[str, str], ...] = ()
 
     @property
     def writes(self) -> tuple[Change, ...]:
@@ -142,6 +143,11 @@ class Plan:
     @property
     def reported(self) -> tuple[Change, ...]:
         return tuple(change for change in self.changes if change.effect is Effect.REPORT)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something of it is left to an operator."""
+        return bool(self.held or self.reported or self.held_stacks)
 
     @property
     def empty(self) -> bool:

@@ -51,7 +51,8 @@ class ReconcileRequest:
     """One reconciliation of one environment.
 
     ``poll`` asks git for a new head first; ``dry_run`` changes nothing live. ``take_over`` names targets
-    (ENVIRONMENT/SOURCE) whose unknown live file may be replaced. ``operator`` is carried out first; if it is refused,
+    (ENVIRONMENT/SOURCE) whose unknown live file may be replaced, ``accept_projects`` stacks (ENVIRONMENT/NAME) whose
+    project ``accepted_by`` accepts as it stands now. ``operator`` is carried out first; if it is refused,
     nothing is reconciled. Without ``revert``, git is not asked to follow a rollback: see ``Reconciler.revert``.
     """
 
@@ -59,6 +60,8 @@ class ReconcileRequest:
     poll: bool = True
     dry_run: bool = False
     take_over: Collection[str] = ()
+    accept_projects: Collection[str] = ()
+    accepted_by: str = ""
     operator: OperatorRequest | None = None
     held_back: HeldBack = not_held_back
     revert: bool = True

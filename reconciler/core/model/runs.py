@@ -84,7 +84,7 @@ class Run:
 
     Another process can resume it from this. ``failing`` names the services (stack/service) that were unhealthy before
     it, ``silent`` the URLs of health checks that did not answer then: it is not to blame for those. ``rolling_back``
-    is why it is being rolled back; "" if it is not.
+    is why it is being rolled back; "" if it is not. ``accepted`` says who has accepted which project as it stood.
     """
 
     id: str
@@ -99,6 +99,7 @@ class Run:
     failing: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     rolling_back: str = ""
+    accepted: tuple[str, ...] = ()
     finished_at: float | None = None
     result: Result | None = None
     reason: str = ""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from reconciler.core.model.revisions import GitRevert, Verify
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Durations in seconds."""
+    """Durations in seconds.
+
+    ``git_may_change`` gives by stack (NAME or ENVIRONMENT/NAME) what of its project git may change through variables.
+    """
 
     repository_path: str = "envs"
     branch: str = "main"
     allowed_paths: tuple[str, ...] = ()
     allow_compose_files: bool = False
+    git_may_change: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     accept_rewrites: bool = False
     verify: Verify = Verify.NONE
     host: str = ""

@@ -144,6 +144,11 @@ def environment_of(unit: str) -> str:
     return unit.partition("@")[0]
 
 
+def host_of(unit: str) -> str:
+    """The other host that a part of an environment is on; "" for this machine."""
+    return unit.partition("@")[2]
+
+
 def on_host(environment: str, host: str) -> str:
     """The name of an environment's part on another host."""
     return f"{environment}@{host}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from reconciler.core.model.compose import Container, Project, ProjectFiles
@@ -21,8 +21,23 @@ class Compose(Protocol):
         """
         ...
 
-    async def project_files(self, stack: Stack) -> ProjectFiles:
-        """What Compose reads as the stack's project, by the manifest and by every one of its containers."""
+    async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
+        """What Compose reads as the stack's project, by the manifest and by every one of its containers; with
+        ``staged`` as if those files were in place."""
+        ...
+
+    async def other_project_files(self) -> ProjectFiles:
+        """The same of every Compose project that has a container on the engine, in a manifest or not.
+
+        Raises EngineUnavailableError.
+        """
+        ...
+
+    async def images(self, references: Collection[str]) -> Mapping[str, str]:
+        """The ids of the images that these references stand for now, without those that are not there.
+
+        Raises EngineUnavailableError.
+        """
         ...
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:

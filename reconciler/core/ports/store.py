@@ -68,6 +68,15 @@ class Store(Protocol):
 
     def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None: ...
 
+    def ever_written(self, host: str, paths: Collection[str]) -> frozenset[str]:
+        """Those of the real ``paths`` that were ever written on the ``host`` ("" for this machine), from any
+        environment. Letters' case counts for nothing."""
+        ...
+
+    def remember_written(self, host: str, paths: Collection[str]) -> None:
+        """Remember for ever that these real paths are about to be written."""
+        ...
+
     def begin(self, run: Run) -> None:
         """Record that ``run`` is about to change files; its actions become pending restarts."""
         ...

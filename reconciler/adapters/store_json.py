@@ -1,0 +1,74 @@
+"""How records, runs and actions are written down in the state database: as JSON, and read from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.records import EnvironmentRecord, Pause, Pin, Quarantine
+from reconciler.core.model.revisions import RevertState, Revision
+from reconciler.core.model.runs import Result, Run, RunChange
+from reconciler.core.model.targets import Parser
+
+
+def record_from_json(text: str) -> EnvironmentRecord:
+    data = json.loads(text)
+    for name in ("head", "applied", "healthy"):
+        data[name] = Revision(**data[name]) if data[name] else None
+    if pin := data["pin"]:
+        data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
+    data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
+    data["reverts"] = tuple(data["reverts"])
+    data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
+    return EnvironmentRecord(**data)
+
+
+def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
+    state = RevertState(data["revert"]) if data["revert"] else None
+    return Quarantine(**{**data, "revision": Revision(**data["revision"]), "revert": state})
+
+
+# Fields of a run that have no column.
+_FACTS = (
+    *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
+    "accepted",
+)
+
+
+def run_facts(run: Run) -> str:
+    facts = dataclasses.asdict(run)
+    return json.dumps({name: facts[name] for name in _FACTS})
+
+
+def run_from_row(row: tuple[Any, ...]) -> Run:
+    identity, environment, started_at, finished_at, facts, result, reason = row
+    data = json.loads(facts)
+    return Run(
+        id=identity,
+        environment=environment,
+        trigger=data["trigger"],
+        started_at=started_at,
+        revision=Revision(**data["revision"]),
+        from_commit=data["from_commit"],
+        backup=data["backup"],
+        changes=tuple(_run_change_from_json(change) for change in data["changes"]),
+        actions=tuple(action_from_json(action) for action in data["actions"]),
+        failing=tuple(data["failing"]),
+        silent=tuple(data["silent"]),
+        rolling_back=data["rolling_back"],
+        accepted=tuple(data.get("accepted", ())),  # an earlier version's has none
+        finished_at=finished_at,
+        result=Result(result) if result else None,
+        reason=reason,
+    )
+
+
+def _run_change_from_json(data: dict[str, Any]) -> RunChange:
+    names = {field: tuple(data[field]) for field in ("added", "removed", "changed")}
+    return RunChange(**{**data, **names, "parser": Parser(data["parser"]), "ignore_keys": tuple(data["ignore_keys"])})
+
+
+def action_from_json(data: dict[str, Any]) -> Action:
+    return Action(**{**data, "kind": ActionKind(data["kind"])})

@@ -1,0 +1,43 @@
+"""Computes the hash by which Compose tells whether a container was made from a service's definition. Pure.
+
+Compose hashes the service as Go prints it: the order of `docker compose config`, no spaces, no build, no scale.
+Two definitions of one hash are the same; two of different hashes may still be, where two versions of Compose made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.core.secret import Secret
+
+HASH_LABEL = "com.docker.compose.config-hash"
+
+_NOT_HASHED = frozenset({"build", "pull_policy", "scale"})
+# What versions of Compose treat differently.
+_HASHED_BY_SOME = ("depends_on", "profiles")
+# Go escapes these in every JSON text.
+_ESCAPES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "&<>\u2028\u2029"})
+
+
+def compose_hashes(text: Secret, environment: Mapping[str, str | None] | None = None) -> frozenset[str]:
+    """Given a service in JSON as Compose prints it, return the hashes that versions of Compose give it.
+
+    ``environment`` replaces the service's own.
+    """
+    service = {name: value for name, value in json.loads(text.reveal()).items() if name not in _NOT_HASHED}
+    if deploy := service.get("deploy"):
+        service["deploy"] = {name: value for name, value in deploy.items() if name != "replicas"}
+    if environment is not None and "environment" in service:
+        service["environment"] = dict(sorted(environment.items()))
+    optional = [name for name in _HASHED_BY_SOME if name in service]
+    dropped = [names for count in range(len(optional) + 1) for names in itertools.combinations(optional, count)]
+    return frozenset(_hash({key: service[key] for key in service if key not in names}) for names in dropped)
+
+
+def _hash(service: Mapping[str, Any]) -> str:
+    text = json.dumps(service, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,153 @@
+"""Decides whether a recreate changes only what git explains, and says in sentences what else it would change. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.core.fidelity.differences import (
+    ENVIRONMENT,
+    DefinitionChange,
+    FieldDifference,
+    definition_changes,
+    differences,
+    unexplained,
+)
+from reconciler.core.model.compose import Container, Project, Service
+from reconciler.core.secrets.masking import masked
+from reconciler.core.text import key_name, listed
+
+_MOST_SHOWN = 6  # differences of one service
+_NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """What may differ. ``keys`` gives by service the variables that managed files explain; ``fields`` are the words of
+    git_may_change; ``any_field``: git may change the project itself."""
+
+    keys: Mapping[str, Collection[str]] = field(default_factory=dict)
+    fields: frozenset[str] = frozenset()
+    any_field: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSides:
+    """A stack as its containers run, as its project says now (None where Compose cannot resolve it), and as it will say
+    after the change. ``images`` are ids by reference, as the engine has them now."""
+
+    now: Project | None
+    after: Project
+    containers: Sequence[Container] = ()
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+def edits(sides: ProjectSides, services: Collection[str], grants: Grants, hidden: Collection[str] = ()) -> list[str]:
+    """Given the ``services`` that are about to be touched, return what of the project somebody has changed since their
+    containers were made: what git does not explain, and a recreate would bring along.
+
+    ``hidden`` are values that must not be shown, beside those of the services' own variables.
+    """
+    sentences = []
+    for name in sorted(services):
+        found = list(dict.fromkeys(_edits(sides, name, grants)))
+        if found:
+            values = {*hidden, *_values(sides, name)}
+            sentences.append(f"{name}: {'; '.join(_edit_sentences(found, values))}")
+    return sentences
+
+
+def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDifference]:
+    after = sides.after.services.get(name)
+    now = sides.now.services.get(name) if sides.now else after
+    owners = {container.id: container.service for container in sides.containers}
+    for container in sides.containers:
+        if container.service != name or after is None or now is None:
+            continue
+        later = set(differences(after, sides.after.name, container, owners))
+        if not later and not _moved(after, container, sides.images):
+            continue  # it is as it will be: whatever stands in the files now, the change takes it back
+        found = differences(now, sides.after.name, container, owners) if now is not after else tuple(later)
+        # What the change brings to the container as it runs already is no edit that comes along.
+        places = {(difference.name, difference.item) for difference in later}
+        effective = [difference for difference in found if (difference.name, difference.item) in places]
+        yield from unexplained(effective, grants.keys.get(name, ()), grants.fields)
+        yield from _moved(now, container, sides.images)
+
+
+def _moved(service: Service, container: Container, images: Mapping[str, str]) -> list[FieldDifference]:
+    """A tag that stands for another image by now: a recreate would start that."""
+    reference, runs = container.image, container.facts.get("Image", "")
+    image = images.get(reference)
+    if not image or not runs or image == runs:
+        return []
+    return [FieldDifference("image", "id", runs, image)]
+
+
+def definitions(sides: ProjectSides, grants: Grants, hidden: Collection[str] = ()) -> tuple[list[str], tuple[str, ...]]:
+    """What new files change in the project although git may not: sentences, and the words of git_may_change that would
+    allow them (none where only allow_compose_files does)."""
+    if grants.any_field or sides.now is None:
+        return [], ()
+    sentences, words = [], set[str | None]()
+    for name in sorted(sides.now.services.keys() & sides.after.services.keys()):
+        now, after = sides.now.services[name], sides.after.services[name]
+        changes = [change for change in definition_changes(now, after) if change.grant not in grants.fields]
+        if changes and not _runs_already(sides, after):
+            values = {*hidden, *_values(sides, name)}
+            sentences.append(f"{name}: {'; '.join(_change_sentences(changes, values))}")
+            words |= {change.grant for change in changes}
+    return sentences, () if None in words else tuple(sorted(filter(None, words)))
+
+
+def _runs_already(sides: ProjectSides, after: Service) -> bool:
+    """Whether every container of the service is as the files will say: then only a hand edit in them is taken back."""
+    mine = [container for container in sides.containers if container.service == after.name]
+    owners = {container.id: container.service for container in sides.containers}
+    return bool(mine) and not any(
+        difference.name != ENVIRONMENT
+        for container in mine
+        for difference in differences(after, sides.after.name, container, owners)
+    )
+
+
+def _values(sides: ProjectSides, name: str) -> set[str]:
+    """The values of the service's variables, on every side; those that its image gives are nobody's secret."""
+    projects = [project for project in (sides.now, sides.after) if project]
+    services = [project.services[name] for project in projects if name in project.services]
+    values = {value for service in services for value in service.environment.values() if value}
+    for container in sides.containers:
+        if container.service == name:
+            values |= {value for value in container.environment.values() if value}
+            values -= {value for value in container.image_environment.values() if value}
+    return values
+
+
+def _edit_sentences(found: Iterable[FieldDifference], values: Collection[str]) -> Iterator[str]:
+    found = list(found)
+    if keys := sorted(difference.item for difference in found if difference.name == ENVIRONMENT):
+        subject = f"{listed([key_name(key) for key in keys])} {'differs' if len(keys) == 1 else 'differ'}"
+        yield f"environment: {subject}, and no managed file that it reads explains that"
+    rest = [difference for difference in found if difference.name != ENVIRONMENT]
+    for difference in rest[:_MOST_SHOWN]:
+        runs, says = _shown(difference.runs, difference, values), _shown(difference.says, difference, values)
+        yield f"{_place(difference)}: the container has {runs}, the project now says {says}"
+    if len(rest) > _MOST_SHOWN:
+        yield f"and {len(rest) - _MOST_SHOWN} more"
+
+
+def _place(difference: FieldDifference) -> str:
+    item = difference.item
+    return f"{difference.name} {item}" if item and item not in (difference.runs, difference.says) else difference.name
+
+
+def _shown(text: str, difference: FieldDifference, values: Collection[str]) -> str:
+    return masked(text, values, difference.item) if text else _NOTHING
+
+
+def _change_sentences(changes: Sequence[DefinitionChange], values: Collection[str]) -> Iterator[str]:
+    for change in changes[:_MOST_SHOWN]:
+        before, after = (masked(text, values) if text else _NOTHING for text in (change.before, change.after))
+        yield f"{change.name} would change from {before} to {after}"
+    if len(changes) > _MOST_SHOWN:
+        yield f"and {len(changes) - _MOST_SHOWN} more"

@@ -1,0 +1,51 @@
+"""Asks the guards about every file that would be written. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reconciler.core.decide import guards
+from reconciler.core.errors import GuardError
+from reconciler.core.model.plans import Change, Kind
+from reconciler.core.model.targets import Target
+from reconciler.core.ports import Ports
+from reconciler.core.secret import Secret
+from reconciler.engine.contracts import broken_contracts
+from reconciler.engine.observe import Snapshot
+from reconciler.engine.project_files import ProjectFileGuard
+
+
+async def file_problems(
+    ports: Ports,
+    snapshot: Snapshot,
+    writes: Sequence[Change],
+    staged: Mapping[str, Secret | None],
+    real_paths: Mapping[str, str],
+    files: ProjectFileGuard,
+) -> list[str]:
+    """Why files may not be written, in sentences that begin with the target; ``real_paths`` by live path."""
+    problems: list[str] = []
+    allowed = [await ports.host.resolve(path) for path in ports.settings.allowed_paths]
+    for change in writes:
+        target, data = change.target, staged[change.target.path]
+        reasons = guards.placement(target, real_paths[target.path], allowed)
+        reasons += await files.unwritable(real_paths[target.path], data)
+        if data is not None:
+            # What git already had here is restored whatever a hand has made of the live file.
+            live = None if change.kind is Kind.DRIFT else snapshot.live[target.path]
+            reasons += guards.content(target, data.reveal(), None if live is None else live.data.reveal())
+            reasons += await _failed_check(ports, target, data)
+            if change.kind is not Kind.DRIFT:  # what was applied kept its contracts then; a hand edit must go
+                reasons += await broken_contracts(ports, snapshot.desired.revision, target, data)
+        problems += [f"{target.id}: {reason}" for reason in reasons]
+    return problems
+
+
+async def _failed_check(ports: Ports, target: Target, data: Secret) -> list[str]:
+    if target.check is None:
+        return []
+    try:
+        await ports.host.check(target.check, data)
+    except GuardError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,137 @@
+"""Asks, before a service is touched, whether its project is still what its containers were made from. Reads only.
+
+The decision is pure: see core/fidelity/guard.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.core.decide.affected_services import is_stopped_on_purpose, managed_keys
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.interpolation import resolve_env_file
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.fidelity.guard import Grants, ProjectSides, definitions, edits
+from reconciler.core.model.compose import Action, ActionKind, Container, Project
+from reconciler.core.model.settings import Settings
+from reconciler.core.model.targets import Parser, Stack, environment_of
+from reconciler.core.ports import Ports
+from reconciler.core.secret import Secret
+from reconciler.engine.observe import Snapshot
+
+_ALLOW = "the server configuration must set allow_compose_files: true for that"
+
+
+@dataclass(frozen=True, slots=True)
+class StackSides:
+    """A stack before (None where Compose cannot resolve it) and after a change, with its containers; ``managed`` are
+    the keys of its env files in git, by path, ``pending`` the services whose change passed the guard before."""
+
+    stack: Stack
+    before: Project | None
+    after: Project | None
+    containers: Sequence[Container]
+    managed: Mapping[str, frozenset[str]]
+    pending: frozenset[str] = frozenset()
+    hidden: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectVerdict:
+    """``hold``: why nothing of the stack may be touched, and the ways on; "" where it may be. ``accepted``: what would
+    be held and an operator has accepted."""
+
+    hold: str = ""
+    accepted: str = ""
+
+
+async def judge_project(
+    ports: Ports, sides: StackSides, due: Sequence[Action], *, accepted: bool = False
+) -> ProjectVerdict:
+    """Whether the services that are due may be touched. Raises EngineUnavailableError."""
+    if sides.after is None:
+        return ProjectVerdict()
+    touched = {action.service for action in due if action.kind is not ActionKind.SIGNAL}
+    allowed = grants(ports.settings, sides.stack)
+    containers = [one for one in sides.containers if not is_stopped_on_purpose(sides.stack, one)]
+    images = await ports.compose.images({one.image for one in containers if one.service in touched}) if touched else {}
+    project = ProjectSides(sides.before, sides.after, containers, images)
+    any_field = ports.settings.allow_compose_files
+    changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)
+    if changed:
+        return ProjectVerdict(_git_may_not(sides.stack, changed, words))
+    fresh = touched - sides.pending
+    keys = {name: _explained_keys(project, name, sides.managed) for name in fresh}
+    found = edits(project, fresh, Grants(keys), sides.hidden)
+    # What is pending passed the guard before its run began; the values it removes are in no file any more.
+    known = {name: _all_keys(project, name) for name in touched & sides.pending}
+    if not any_field:
+        found += edits(project, known, Grants(known, allowed), sides.hidden)
+    if not found:
+        return ProjectVerdict()
+    return ProjectVerdict(accepted=". ".join(found)) if accepted else ProjectVerdict(_edited_since(sides, found))
+
+
+def grants(settings: Settings, stack: Stack) -> frozenset[str]:
+    """What git may change in the stack's project, in the words of git_may_change."""
+    environment = environment_of(stack.environment)
+    names = (stack.name, f"{environment}/{stack.name}")
+    return frozenset(word for name in names for word in settings.git_may_change.get(name, ()))
+
+
+def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """The variables of a service that managed files explain, which Compose reads for it before or after the change."""
+    projects = [project for project in (sides.now, sides.after) if project and service in project.services]
+    return frozenset(key for project in projects for key in managed_keys(project, project.services[service], managed))
+
+
+def _all_keys(sides: ProjectSides, service: str) -> frozenset[str]:
+    keys = {key for one in sides.containers if one.service == service for key in one.environment}
+    for project in (sides.now, sides.after):
+        if project and service in project.services:
+            keys |= project.services[service].environment.keys()
+    return frozenset(keys)
+
+
+def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> str:
+    name = f"{environment_of(stack.environment)}/{stack.name}"
+    hint = f"Revert it in git; {_ALLOW}"
+    if words:
+        hint = f"Revert it in git, or add git_may_change: [{', '.join(words)}] for {name} to the server configuration"
+    return f"git would change more of the project than it may. {'. '.join(changed)}. {hint}"
+
+
+def _edited_since(sides: StackSides, found: Sequence[str]) -> str:
+    stack, accept = sides.stack, f"reconciler sync --accept-project {sides.stack.id}"
+    project = sides.before or sides.after
+    up = project.invocation.command("up -d") if project else "docker compose up -d"
+    return (
+        f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(found)}. "
+        f"Run `{up}` in {stack.directory} yourself, or accept the project as it stands with `{accept}`"
+    )
+
+
+def hidden_values(snapshot: Snapshot, staged: Mapping[str, Secret | None], stack: Stack) -> frozenset[str]:
+    """The values in the stack's env files, those on disk and those about to be: no message may show one."""
+    values: set[str] = set()
+    for state in snapshot.states:
+        target, live = state.target, snapshot.live[state.target.path]
+        if target.stack == stack.name and target.parser is not Parser.OPAQUE:
+            for data in (live.data if live else None, staged.get(target.path)):
+                with contextlib.suppress(EnvFileError):
+                    values |= set(resolve_env_file(data.reveal() if data else b"", {}).values())
+    return frozenset(values)
+
+
+async def hold_of_rollback(ports: Ports, stack: Stack, services: Collection[str]) -> str:
+    """Why the restored files may not be given to the services: somebody has edited the project meanwhile; or ""."""
+    with contextlib.suppress(ReconcilerError):  # what is wrong is met by the recreate itself
+        project = await ports.compose.project(stack)
+        containers = await ports.compose.containers(stack, project.name)
+        pending = frozenset(services)
+        due = [Action(stack.name, name, ActionKind.RECREATE, "rolled back") for name in services]
+        sides = StackSides(stack, project, project, containers, {}, pending)
+        return (await judge_project(ports, sides, due)).hold
+    return ""

@@ -1,0 +1,441 @@
+"""A recreate changes only what git explains: what the guard of the project holds, refuses and lets through.
+
+Each route by which whoever can merge could become root is a test here: no container may see more of the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.compose import ComposeProject
+from tests.support.server import ENVIRONMENT, Server
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.docker
+
+MakeStackServer = Callable[..., tuple[Server, ComposeProject]]
+Start = Callable[..., tuple[Server, ComposeProject]]
+
+COMPOSE = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    stop_grace_period: 0s
+    command: [sleep, infinity]
+    env_file: [api.env]
+"""
+# What an attacker wants to run: the machine's own files, as root.
+EVIL = COMPOSE.replace("    env_file", "    privileged: true\n    volumes: ['/etc:/host']\n    env_file")
+SOURCES = {"api.env": b"LEVEL=info\n"}
+CHANGED = {"api.env": b"LEVEL=debug\n"}
+
+
+@pytest.fixture
+def start(stack_server: MakeStackServer) -> Start:
+    """``start(compose, files={}, sources={}, **stack)``: a server in sync, with its stack up."""
+
+    def make(
+        compose: str = COMPOSE,
+        files: Mapping[str, str | bytes] | None = None,
+        sources: Mapping[str, bytes] = SOURCES,
+        **stack: Any,
+    ) -> tuple[Server, ComposeProject]:
+        server, project = stack_server(compose, files)
+        server.commit(sources, server.manifest(list(sources), **stack))
+        assert server.sync()["result"] == "applied"
+        project.up()
+        return server, project
+
+    return make
+
+
+def has_more(project: ComposeProject) -> bool:
+    """Whether the container has what it must never get."""
+    facts = project.container("api")
+    return bool(facts["HostConfig"]["Privileged"] or facts["Mounts"])
+
+
+def edit(project: ComposeProject, before: str, after: str) -> None:
+    path = project.directory / "compose.yaml"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def plain_targets(server: Server, files: Mapping[str, bytes]) -> str:
+    """Commit a manifest in which the files are ordinary targets of no stack, and nothing else."""
+    targets = {name: {"path": str(server.app / name), "encrypted": name == ".env"} for name in files}
+    takes = {name: {**target, "on_first_contact": "take_over", "parser": "opaque"} for name, target in targets.items()}
+    return server.commit(files, {"targets": takes})
+
+
+def give_back(server: Server, **stack: Any) -> dict[str, Any]:
+    """Put the stack into the manifest again, with a changed variable, and reconcile."""
+    server.commit(CHANGED, server.manifest(["api.env"], **stack))
+    return server.sync()
+
+
+# --- what runs is not what the project says now ---
+
+
+def test_a_project_that_was_edited_since_is_held_and_up_by_hand_clears_it(start: Start) -> None:
+    server, project = start()
+    edit(project, "infinity", "'1000000'")
+    server.commit(CHANGED)
+    with server.daemon() as daemon:
+        held = eventually(lambda: [event for event in daemon.events() if event.get("result") == "held"])[-1]
+        assert "api: command: the container has sleep infinity, the project now says sleep 1000000" in held["reason"]
+        assert "up -d` in" in held["reason"]
+        assert "reconciler sync --accept-project production/app" in held["reason"]
+        assert server.live("api.env") == SOURCES["api.env"]
+
+        project.up()
+
+        eventually(lambda: server.live("api.env") == CHANGED["api.env"])
+        eventually(lambda: project.environment("api").get("LEVEL") == "debug")
+    assert project.container("api")["Config"]["Cmd"] == ["sleep", "1000000"]
+
+
+def test_accepting_the_project_takes_the_edit_along_and_says_who_did(start: Start) -> None:
+    server, project = start()
+    edit(project, "infinity", "'1000000'")
+    server.commit(CHANGED)
+    held = server.sync()
+    assert (held["result"], held["exit_code"]) == ("held", 2)
+    assert server.sync()["result"] == "held"  # it is looked at each time, and not remembered as a failure
+
+    done = server.sync("--accept-project", "app")
+
+    assert done["result"] == "applied", done["reason"]
+    assert project.container("api")["Config"]["Cmd"] == ["sleep", "1000000"]
+    (run, *_) = server.json("history")
+    assert f"(uid {os.getuid()})" in run["reason"]
+    assert "accepted the project of production/app as it stands (api: command: " in run["reason"]
+
+
+def test_a_daemon_records_who_accepted_a_project_by_what_the_kernel_says(start: Start) -> None:
+    server, project = start()
+    edit(project, "infinity", "'1000000'")
+    server.commit(CHANGED)
+    with server.daemon():
+        done = server.cli("sync", "--accept-project", "production/app", "--json", environment={"SUDO_USER": "mallory"})
+    (outcome,) = json.loads(done.stdout)
+    assert outcome["result"] == "applied", outcome["reason"]
+    (run, *_) = server.json("history")
+    assert f"(uid {os.getuid()})" in run["reason"]
+    assert "mallory" not in run["reason"]
+
+
+def test_accepting_a_stack_that_is_not_there_is_refused(start: Start) -> None:
+    server, _ = start()
+    done = server.cli("sync", "--accept-project", "production/nope")
+    assert done.returncode == 1
+    assert "there is no stack production/nope" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        pytest.param("network_mode: none", "network_mode: none\n    privileged: true", "privileged", id="privileged"),
+        pytest.param("network_mode: none", "network_mode: host", "network_mode", id="network"),
+        pytest.param("network_mode: none", "network_mode: none\n    mem_limit: 64m", "memory", id="limit"),
+        pytest.param("network_mode: none", "network_mode: none\n    user: '1000'", "user", id="user"),
+        pytest.param(
+            "network_mode: none", "network_mode: none\n    volumes: ['/etc:/host']", "mounts /host", id="mount"
+        ),
+        pytest.param("network_mode: none", "network_mode: none\n    labels: {a: b}", "labels a", id="label"),
+        pytest.param("env_file", "environment: {EXTRA: s3cr3t}\n    env_file", "environment: EXTRA", id="variable"),
+    ],
+)
+def test_an_edit_is_named_by_service_and_field(start: Start, before: str, after: str, said: str) -> None:
+    server, project = start()
+    edit(project, before, after)
+    server.commit(CHANGED)
+    outcome = server.sync()
+    assert outcome["result"] == "held"
+    assert f"api: {said}" in outcome["reason"]
+    assert "s3cr3t" not in outcome["reason"]
+    assert not has_more(project)
+
+
+def test_secrets_in_a_command_line_a_label_and_a_path_are_not_shown(start: Start) -> None:
+    server, project = start()
+    extra = "    labels: {api.token: t0ps3cret}\n    volumes: ['./debug-info:/x']\n"
+    edit(project, "    command: [sleep, infinity]", f"    command: [sleep, '1000', --password, hunter2hunter]\n{extra}")
+    server.commit(CHANGED)
+    reason = server.sync()["reason"]
+    assert "--password ***" in reason
+    assert "labels api.token" in reason
+    for secret in ("hunter2hunter", "t0ps3cret"):
+        assert secret not in reason
+
+
+def test_what_the_engine_was_told_by_hand_is_held(start: Start) -> None:
+    """`docker update` changes a container behind Compose's back: a recreate would take that away."""
+    from tests.support.commands import output
+
+    server, project = start()
+    output("docker", "update", "--restart", "always", project.container("api")["Id"])
+    server.commit(CHANGED)
+    outcome = server.sync()
+    assert outcome["result"] == "held"
+    assert "restart: the container has always, the project now says nothing" in outcome["reason"]
+
+
+def test_another_stack_goes_on_while_one_is_held(start: Start, compose_project: Callable[..., ComposeProject]) -> None:
+    server, project = start()
+    other = compose_project(COMPOSE.replace("api.env", "web.env"), {"web.env": "A=1\n"})
+    server.settings["allowed_paths"] = [str(server.app), str(other.directory)]
+    edit(project, "infinity", "'1000000'")
+    manifest = server.manifest(["api.env"])
+    web = {
+        "directory": str(other.directory),
+        "health": {"stable_for": "1s"},
+        "targets": {"web.env": {"on_first_contact": "take_over"}},
+    }
+    manifest["stacks"]["web"] = web
+    server.commit({**CHANGED, "web.env": b"A=2\n"}, manifest)
+    outcome = server.sync()
+    assert outcome["result"] == "held"
+    assert (other.directory / "web.env").read_bytes() == b"A=2\n"
+    assert server.live("api.env") == SOURCES["api.env"]
+
+
+# --- what git may change ---
+
+INTERPOLATED = """\
+services:
+  api:
+    image: ${REPO:-IMAGE}
+    network_mode: none
+    stop_grace_period: 0s
+    command: [sleep, "${FOR:-infinity}"]
+    mem_limit: ${MEMORY:-64m}
+    volumes: ["${DATA_DIR:-./data}:/data"]
+    environment: {LEVEL: "${LEVEL:-info}"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        pytest.param(b"DATA_DIR=/etc\n", "volumes would change", id="mount"),
+        pytest.param(b"FOR=1000\n", "command would change from sleep infinity to sleep", id="command"),
+        pytest.param(b"REPO=evil/busybox:1\n", "image would change", id="repository"),
+        pytest.param(b"MEMORY=128m\n", "git_may_change: [resources] for production/app", id="limit"),
+    ],
+)
+def test_variables_change_nothing_of_a_project_but_the_environment(start: Start, line: bytes, said: str) -> None:
+    server, project = start(INTERPOLATED, {"data/.keep": ""}, {".env": b"LEVEL=info\n"})
+    before = project.container("api")["Id"]
+    server.commit({".env": b"LEVEL=info\n" + line})
+    outcome = server.sync()
+    assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
+    assert said in outcome["reason"]
+    assert project.container("api")["Id"] == before
+    assert server.live(".env") == b"LEVEL=info\n"
+
+    server.commit({".env": b"LEVEL=debug\n"})
+    assert server.sync()["result"] == "applied"
+    assert project.environment("api")["LEVEL"] == "debug"
+
+
+def test_the_server_lets_git_change_what_it_names(start: Start) -> None:
+    server, project = start(INTERPOLATED, {"data/.keep": ""}, {".env": b"LEVEL=info\n"})
+    server.settings["stacks"] = {"production/app": {"git_may_change": ["resources"]}}
+    server.commit({".env": b"LEVEL=info\nMEMORY=128m\n"})
+    outcome = server.sync()
+    assert outcome["result"] == "applied", outcome["reason"]
+    assert project.container("api")["HostConfig"]["Memory"] == 128 * 1024 * 1024
+    server.commit({".env": b"LEVEL=info\nMEMORY=128m\nFOR=1000\n"})
+    assert server.sync()["result"] == "held"
+
+
+# --- the routes to root ---
+
+
+def assert_no_way(server: Server, project: ComposeProject, outcome: Mapping[str, Any]) -> None:
+    assert outcome["result"] in ("stalled", "held"), outcome["reason"]
+    assert "allow_compose_files" in outcome["reason"]
+    assert project.environment("api")["LEVEL"] == "info"
+    assert not has_more(project)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("compose.yaml", EVIL.encode(), id="twostep"),
+        pytest.param("compose.override.yaml", b"services: {api: {privileged: true}}\n", id="override"),
+        pytest.param(".env", b"COMPOSE_FILE=compose.yaml:evil.yaml\n", id="dotenv"),
+    ],
+)
+def test_a_file_is_not_written_while_its_stack_is_out_of_the_manifest(start: Start, name: str, content: bytes) -> None:
+    server, project = start()
+    plain_targets(server, {name: content, "evil.yaml": b"services: {api: {privileged: true}}\n"})
+    outcome = server.sync()
+    assert_no_way(server, project, outcome)
+    assert outcome["result"] == "stalled"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("compose.yaml", EVIL.encode(), id="twostep"),
+        pytest.param("compose.override.yaml", b"services: {api: {privileged: true}}\n", id="override"),
+        pytest.param(".env", b"COMPOSE_FILE=compose.yaml:compose.evil.yaml\n", id="dotenv"),
+    ],
+)
+def test_what_was_written_before_its_project_was_known_is_never_run(start: Start, name: str, content: bytes) -> None:
+    """The stack is down when its file is written, so that nothing on the host tells of it."""
+    server, project = start()
+    project.write("compose.evil.yaml", "services: {api: {privileged: true}}\n")
+    project.remove()
+    good = (server.app / "compose.yaml").read_bytes()
+    plain_targets(server, {name: content.replace(b"IMAGE", b"reconciler-test/busybox:1")})
+    outcome = server.sync()
+    assert outcome["result"] in ("applied", "held"), outcome["reason"]  # held: api.env has left git
+    written = server.live(name)
+    (server.app / "compose.yaml").write_bytes(good)  # an operator starts what was there before …
+    if name != "compose.yaml":
+        (server.app / name).unlink()
+    project.up()
+    (server.app / name).write_bytes(written)  # … and a slip brings the file of git back
+    assert_no_way(server, project, give_back(server))
+
+
+def test_an_ordinary_file_never_becomes_a_compose_file(start: Start) -> None:
+    """The route of `files:`: a later commit names what an earlier one wrote as an ordinary target."""
+    server, project = start()
+    targets = {"api.env": None, "extra.yaml": {"encrypted": False, "parser": "opaque"}}
+    server.commit({"extra.yaml": b"services: {api: {privileged: true}}\n"}, server.manifest(targets))
+    assert server.sync()["result"] == "applied"
+    outcome = give_back(server, files=["compose.yaml", "extra.yaml"])
+    assert outcome["result"] in ("stalled", "held"), outcome["reason"]
+    assert project.environment("api")["LEVEL"] == "info"
+    assert not has_more(project)
+
+
+def test_another_environment_of_the_server_is_no_way_in(start: Start) -> None:
+    server, project = start()
+    server.settings["environment"] = [ENVIRONMENT, "staging"]
+    target = {"path": str(server.app / "compose.yaml"), "encrypted": False, "on_first_contact": "take_over"}
+    server.commit({"compose.yaml": EVIL.encode()}, {"targets": {"compose.yaml": target}}, environment="staging")
+    server.commit(CHANGED)
+    outcomes = server.outcomes()
+    assert outcomes["staging"]["result"] == "stalled"
+    assert "allow_compose_files" in outcomes["staging"]["reason"]
+    assert not has_more(project)
+
+
+@pytest.mark.parametrize(
+    ("first", "added"),
+    [
+        pytest.param(
+            "include: [parts/extra.yaml]\n", "services: {other: {image: IMAGE, privileged: true}}\n", id="include"
+        ),
+        pytest.param("", "services: {base: {image: IMAGE, privileged: true}}\n", id="extends"),
+    ],
+)
+def test_what_a_project_includes_or_extends_is_not_written(start: Start, first: str, added: str) -> None:
+    compose = first + COMPOSE
+    if not first:
+        compose = compose.replace("    image: IMAGE\n", "    extends: {file: parts/extra.yaml, service: base}\n")
+    server, project = start(compose, {"parts/extra.yaml": "services: {base: {image: reconciler-test/busybox:1}}\n"})
+    targets = {"api.env": None, "parts/extra.yaml": {"encrypted": False, "on_first_contact": "take_over"}}
+    server.commit({"parts/extra.yaml": added.encode()}, server.manifest(targets))
+    assert_no_way(server, project, server.sync())
+
+
+def test_a_link_on_the_way_gives_no_file_a_second_name(start: Start) -> None:
+    server, project = start(COMPOSE, {"v1/extra.yaml": "services: {}\n"})
+    (server.app / "current").symlink_to("v1")
+    edit(project, "services:", "include: [current/extra.yaml]\nservices:")
+    targets = {"api.env": None, "v1/extra.yaml": {"encrypted": False, "on_first_contact": "take_over"}}
+    server.commit({"v1/extra.yaml": EVIL.encode()}, server.manifest(targets))
+    assert_no_way(server, project, server.sync())
+
+
+def test_letters_case_gives_no_file_a_second_name(start: Start) -> None:
+    """As on a file system that does not tell case apart."""
+    server, project = start()
+    targets = {"api.env": None, "Compose.YAML": {"encrypted": False, "parser": "opaque"}}
+    server.commit({"Compose.YAML": EVIL.encode()}, server.manifest(targets))
+    assert_no_way(server, project, server.sync())
+
+
+def test_a_target_that_moves_away_leaves_its_path_known(start: Start) -> None:
+    server, project = start()
+    target = {"encrypted": False, "parser": "opaque"}
+    server.commit(
+        {"extra.yaml": b"services: {api: {privileged: true}}\n"},
+        server.manifest({"api.env": None, "extra.yaml": target}),
+    )
+    assert server.sync()["result"] == "applied"
+    moved = {"api.env": None, "extra.yaml": {**target, "path": "elsewhere.yaml"}}
+    server.commit({}, server.manifest(moved))
+    server.sync()
+    assert (server.app / "extra.yaml").exists()
+    server.commit(CHANGED, server.manifest(moved, files=["compose.yaml", "extra.yaml"]))
+    outcome = server.sync()
+    assert outcome["result"] in ("stalled", "held")
+    assert not has_more(project)
+
+
+def test_a_project_below_the_stack_is_out_of_reach(start: Start) -> None:
+    """The stack's directory is a parent of another project's, which no manifest names."""
+    server, project = start()
+    inner = ComposeProject("inner", server.app / "inner")
+    inner.write("compose.yaml", (server.app / "compose.yaml").read_text().replace("api.env", "../api.env"))
+    try:
+        inner.up()
+        targets = {"api.env": None, "inner/compose.override.yaml": {"encrypted": False}}
+        server.commit(
+            {"inner/compose.override.yaml": b"services: {api: {privileged: true}}\n"}, server.manifest(targets)
+        )
+        assert_no_way(server, project, server.sync())
+    finally:
+        inner.remove()
+
+
+def test_a_restore_writes_no_project_file(start: Start) -> None:
+    """A backup of a file that has become a project's since is no way in either."""
+    server, project = start()
+    target = {"encrypted": False, "parser": "opaque"}
+    manifest = server.manifest({"api.env": None, "extra.yaml": target})
+    server.commit({"extra.yaml": b"services: {api: {privileged: true}}\n"}, manifest)
+    server.sync()
+    server.commit({"extra.yaml": b"services: {}\n"})
+    backup = server.sync()["backup"]
+    server.commit({}, server.manifest(["api.env"], files=["compose.yaml", "extra.yaml"]))
+    server.sync()
+    done = server.cli("restore", backup)
+    assert done.returncode == 1
+    assert "allow_compose_files" in done.stdout + done.stderr
+    assert server.live("extra.yaml") == b"services: {}\n"
+    assert not has_more(project)
+
+
+def test_a_rollback_takes_no_edit_along(start: Start, tmp_path: Path) -> None:
+    """The project is edited while the new version of a service is watched."""
+    compose = COMPOSE.replace(
+        "[sleep, infinity]", "[sh, -c, 'case $$LEVEL in bad) sleep 4; exit 1;; esac; exec sleep infinity']"
+    )
+    server, project = start(compose)
+    server.commit(
+        {"api.env": b"LEVEL=bad\n"}, server.manifest(["api.env"], health={"timeout": "20s", "stable_for": "8s"})
+    )
+    with server.daemon(ready=False):
+        eventually(lambda: project.environment("api").get("LEVEL") == "bad")
+        edit(project, "    env_file", "    privileged: true\n    env_file")
+        outcome = eventually(lambda: [run for run in server.json("history") if "roll" in run["result"]])[0]
+    assert outcome["result"] == "rollback_failed", outcome["reason"]
+    assert "privileged" in outcome["reason"]
+    assert server.live("api.env") == SOURCES["api.env"]
+    assert not has_more(project)
