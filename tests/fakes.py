@@ -352,8 +352,8 @@ class FakeBackups:
     async def discard(self, environment: str, identity: str) -> None:
         self.taken = [(backup, data) for backup, data in self.taken if backup.id != identity]
 
-    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
-        return 0
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> None:
+        pass
 
 
 class JournaledStore(SqliteStore):

@@ -99,10 +99,7 @@ class PrometheusMetrics:
     def _define_by_environment(self) -> None:
         gauge, counter = self._gauge, self._counter
         self._delivery = self._histogram(
-            "commit_to_applied_seconds",
-            "From a commit to healthy services on it.",
-            "environment",
-            buckets=_LONG,
+            "commit_to_applied_seconds", "From a commit to healthy services on it.", "environment", buckets=_LONG
         )
         self._recovery = self._histogram(
             "failure_to_recovered_seconds",
@@ -315,11 +312,9 @@ class PrometheusMetrics:
     def remembered(self, record: EnvironmentRecord, at: float) -> None:
         for state, revision in (("head", record.head), ("applied", record.applied), ("healthy", record.healthy)):
             self.revision(record.name, state, revision)
-        desired = record.pin.revision if record.pin else record.head
         self._pinned.labels(record.name).set(int(record.pin is not None))
-        self._quarantined.labels(record.name).set(
-            int(desired is not None and record.quarantine_of(desired) is not None)
-        )
+        quarantine = record.quarantine_of(record.desired) if record.desired else None
+        self._quarantined.labels(record.name).set(int(quarantine is not None))
         pauses = suspension_of(record, at).pauses
         for target in self._targets.get(record.name, {}).values():
             until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)

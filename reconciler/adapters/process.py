@@ -57,12 +57,7 @@ class Limits:
 
 
 async def run(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    limits: Limits,
-    stdin: bytes | None = None,
-    cwd: str = "/",
+    argv: Sequence[str], *, env: Mapping[str, str], limits: Limits, stdin: bytes | None = None, cwd: str = "/"
 ) -> Completed:
     """Run ``argv`` to its end and return what it printed.
 

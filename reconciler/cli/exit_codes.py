@@ -7,13 +7,7 @@ from typing import Any
 
 IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
 
-_OF_RESULT = {
-    "applied": IN_SYNC,
-    "in_sync": IN_SYNC,
-    "corrected": IN_SYNC,
-    "held": PENDING,
-    "rolled_back": ROLLED_BACK,
-}
+_OF_RESULT = {"applied": IN_SYNC, "in_sync": IN_SYNC, "corrected": IN_SYNC, "held": PENDING, "rolled_back": ROLLED_BACK}
 
 
 def outcome_exit_code(outcome: Mapping[str, Any]) -> int:

@@ -177,8 +177,7 @@ def restore(
 def rollback(
     config: ConfigFile = DEFAULT_CONFIG,
     to: Annotated[
-        str,
-        typer.Option("--to", help="The commit id. Default: the last good revision before the applied one."),
+        str, typer.Option("--to", help="The commit id. Default: the last good revision before the applied one.")
     ] = "",
     reason: Reason = "",
     environment: OneEnvironment = None,

@@ -134,10 +134,7 @@ class Story:
         await self._run("plan")
         self._say("The git server calls the webhook (without one, the next poll finds the change):")
         await self._site.merge_webhook()
-        await self._applied(commit)
-        await self._run("history", "--limit", "1")
-        await self._show_recreated(before)
-        await self._show_value()
+        await self._show_applied(commit, before)
 
     async def observe(self) -> None:
         self._chapter("What the operator sees afterwards")
@@ -175,10 +172,7 @@ class Story:
         commit = (await self._site.git("rev-parse", "HEAD")).strip()
         await self._site.git("push", "--quiet")
         await self._site.merge_webhook()
-        await self._applied(commit)
-        await self._run("history", "--limit", "1")
-        await self._show_recreated(before)
-        await self._show_value()
+        await self._show_applied(commit, before)
         await self._run("status")
 
     async def break_it(self) -> None:
@@ -267,6 +261,12 @@ class Story:
     async def _history(self) -> list[dict[str, object]]:
         _, text = await self._site.reconciler("history", "--json", colour=False, width=200)
         return list(json.loads(text))
+
+    async def _show_applied(self, commit: str, before: dict[str, str]) -> None:
+        await self._applied(commit)
+        await self._run("history", "--limit", "1")
+        await self._show_recreated(before)
+        await self._show_value()
 
     async def _applied(self, commit: str) -> None:
         async def healthy() -> bool:

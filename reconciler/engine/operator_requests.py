@@ -82,8 +82,7 @@ async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord
         hint = "It continues by itself; `reconciler status` shows what it waits for"
         raise RefusedError(f"revision {run.revision.short} is being rolled back", where=record.name, hint=hint)
     if not record.stopped:
-        desired = record.pin.revision if record.pin else record.head
-        return record.trusting(desired) if desired else record
+        return record.trusting(record.desired) if record.desired else record
     resumed = replace(record, stopped={})
     backups = {backup.id for backup in ports.backups.list(record.name)}
     for run in ports.store.runs(record.name, _SEARCHED_RUNS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import health
@@ -224,30 +224,20 @@ class _Reconciliation:
         if self.request.trigger == "engine":
             self.memory.stacks_observed_at = NEVER
         snapshot = await observe(self.ports, desired)
-        self._check_take_over(snapshot)
-        self._check_accepted(desired)
+        self._check_known("target", self.request.take_over, {state.target.id for state in snapshot.states})
+        self._check_known("stack", self.request.accept_projects, {stack.id for stack in desired.manifest.stacks})
         if not self.request.dry_run and not self.memory.leftovers_cleared:
             await clear_leftovers(self.ports, snapshot)
             self.memory.leftovers_cleared = True
         return snapshot
 
-    def _check_take_over(self, snapshot: Snapshot) -> None:
-        """Raises RefusedError if the request names a target that is not there."""
-        known = {state.target.id for state in snapshot.states}
-        mine = {name for name in self.request.take_over if name.startswith(f"{self.environment}/")}
-        if unknown := sorted(mine - known):
-            hint = f"The targets are: {', '.join(sorted(known))}"
+    def _check_known(self, kind: str, requested: Collection[str], known: Collection[str]) -> None:
+        """Raises RefusedError if the request names a target or stack of this environment that is not there."""
+        mine = {name for name in requested if name.startswith(f"{self.environment}/")}
+        if unknown := sorted(mine - set(known)):
+            hint = f"The {kind}s are: {', '.join(sorted(known))}"
             where = f"environment {self.environment}"
-            raise RefusedError(f"there is no target {', '.join(unknown)}", where=where, hint=hint)
-
-    def _check_accepted(self, desired: Desired) -> None:
-        """Raises RefusedError if the request accepts the project of a stack that is not there."""
-        known = {stack.id for stack in desired.manifest.stacks}
-        mine = {name for name in self.request.accept_projects if name.startswith(f"{self.environment}/")}
-        if unknown := sorted(mine - known):
-            hint = f"The stacks are: {', '.join(sorted(known))}"
-            where = f"environment {self.environment}"
-            raise RefusedError(f"there is no stack {', '.join(unknown)}", where=where, hint=hint)
+            raise RefusedError(f"there is no {kind} {', '.join(unknown)}", where=where, hint=hint)
 
     async def _plan(self, snapshot: Snapshot, plaintexts: Plaintexts, unfinished: Run | None) -> Prepared:
         """Plan, also for containers if there is reason to look at them. What an unfinished run was to take over, it

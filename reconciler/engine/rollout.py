@@ -108,8 +108,8 @@ class _RolloutRun:
         if self._request.asks(RequestKind.RETRY) and not self._rolling_back():
             for host in self._hosts:  # otherwise the other hosts' quarantine would roll it back immediately
                 record = self._record(host)
-                if desired := record.pin.revision if record.pin else record.head:
-                    self._ports.store.save_environment(record.trusting(desired))
+                if record.desired:
+                    self._ports.store.save_environment(record.trusting(record.desired))
         else:
             await self.roll_back_others()
 

@@ -63,8 +63,7 @@ def _keys(ports: Ports, revision: Revision, entries: Sequence[EncryptedEntry], *
     seen = ports.store.first_seen(ivs)
     return tuple(
         KeyAge(
-            "" if whole else entry.key,
-            seen.get(entry.iv[:IV_CHARACTERS], revision.committed_at) if entry.iv else None,
+            "" if whole else entry.key, seen.get(entry.iv[:IV_CHARACTERS], revision.committed_at) if entry.iv else None
         )
         for entry in entries
     )

@@ -132,18 +132,25 @@ def test_a_copied_directory_belongs_to_where_it_lies(directory: Path, backups: B
         take(backups, number)
     shutil.copytree(directory / "production", directory / "staging")
     assert {backup.environment for backup in backups.list("staging")} == {"staging"}
-    assert asyncio.run(backups.expire("staging", keep=1, max_age=FOR_EVER, now=NOON)) == 2
+    assert expire(backups, "staging", keep=1, max_age=FOR_EVER, now=NOON) == 2
     assert len(backups.list("production")) == 3
 
 
 # --- expiring --------------------------------------------------------------------------------------------------------
 
 
+def expire(backups: BackupDirectory, environment: str, *, keep: int, max_age: float, now: float) -> int:
+    """Return how many are removed."""
+    before = len(backups.list(environment))
+    asyncio.run(backups.expire(environment, keep=keep, max_age=max_age, now=now))
+    return before - len(backups.list(environment))
+
+
 def test_as_many_stay_as_are_kept_and_the_newest_of_them(directory: Path, backups: BackupDirectory) -> None:
     taken = [take(backups, number, NOON + number) for number in range(5)]
-    assert asyncio.run(backups.expire("production", keep=3, max_age=FOR_EVER, now=NOON)) == 2
+    assert expire(backups, "production", keep=3, max_age=FOR_EVER, now=NOON) == 2
     assert ids(backups) == [backup.id for backup in reversed(taken[2:])]
-    assert asyncio.run(backups.expire("production", keep=3, max_age=FOR_EVER, now=NOON)) == 0
+    assert expire(backups, "production", keep=3, max_age=FOR_EVER, now=NOON) == 0
     assert len(os.listdir(directory / "production")) == 3
 
 
@@ -151,13 +158,13 @@ def test_as_many_stay_as_are_kept_and_the_newest_of_them(directory: Path, backup
 def test_what_is_too_old_goes(backups: BackupDirectory, age: float, gone: int) -> None:
     take(backups, 1, NOON)
     newest = take(backups, 2, NOON + 1)
-    assert asyncio.run(backups.expire("production", keep=50, max_age=90 * DAY, now=NOON + age)) == gone
+    assert expire(backups, "production", keep=50, max_age=90 * DAY, now=NOON + age) == gone
     assert ids(backups)[0] == newest.id
 
 
 def test_the_newest_of_a_path_stays_however_old(backups: BackupDirectory) -> None:
     take(backups, 1)
-    assert asyncio.run(backups.expire("production", keep=1, max_age=1, now=NOON + 3650 * DAY)) == 0
+    assert expire(backups, "production", keep=1, max_age=1, now=NOON + 3650 * DAY) == 0
     assert len(backups.list()) == 1
 
 
@@ -165,14 +172,14 @@ def test_a_backup_stays_while_it_is_the_newest_of_any_of_its_paths(backups: Back
     old = take(backups, 1, files=[copy_of("/opt/app/a.env"), copy_of("/opt/app/b.env")])
     for number in range(2, 5):
         take(backups, number, NOON + number, [copy_of("/opt/app/a.env")])
-    assert asyncio.run(backups.expire("production", keep=1, max_age=1, now=NOON + DAY)) == 2
+    assert expire(backups, "production", keep=1, max_age=1, now=NOON + DAY) == 2
     assert ids(backups)[-1] == old.id
 
 
 def test_paths_are_counted_by_themselves(backups: BackupDirectory) -> None:
     for number in range(6):
         take(backups, number, NOON + number, [copy_of(f"/opt/app/{'ab'[number % 2]}.env")])
-    assert asyncio.run(backups.expire("production", keep=2, max_age=FOR_EVER, now=NOON)) == 2
+    assert expire(backups, "production", keep=2, max_age=FOR_EVER, now=NOON) == 2
     assert len(backups.list()) == 4
 
 
@@ -188,14 +195,14 @@ def test_the_newest_stays_the_newest_though_the_clock_has_jumped_back(backups: B
     """Else a run would expire its own backup before it writes."""
     take(backups, 1, NOON + 365 * DAY)
     newest = take(backups, 2, NOON)
-    assert asyncio.run(backups.expire("production", keep=1, max_age=90 * DAY, now=NOON)) == 1
+    assert expire(backups, "production", keep=1, max_age=90 * DAY, now=NOON) == 1
     assert ids(backups) == [newest.id]
 
 
 def test_a_backup_that_cannot_be_removed_does_not_stop_the_others(directory: Path, backups: BackupDirectory) -> None:
     taken = [take(backups, number, NOON + number) for number in range(4)]
     (directory / "production" / f".{taken[1].id}" / "in the way").mkdir(parents=True)
-    assert asyncio.run(backups.expire("production", keep=1, max_age=FOR_EVER, now=NOON)) == 2
+    assert expire(backups, "production", keep=1, max_age=FOR_EVER, now=NOON) == 2
     assert set(ids(backups)) == {taken[1].id, taken[3].id}
 
 
@@ -432,7 +439,7 @@ def test_a_read_only_disk_says_so(tmp_path: Path) -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(LiveFileError, match="Read-only file system"):
             take(backups, 3)
-        assert asyncio.run(backups.expire("production", keep=1, max_age=1, now=NOON + DAY)) == 0
+        assert expire(backups, "production", keep=1, max_age=1, now=NOON + DAY) == 0
         assert len(backups.list()) == 2
 
 

@@ -8,13 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from reconciler.adapters.compose.docker_api import (
-    DIRECTORY_LABEL,
-    PROJECT_LABEL,
-    SERVICE_LABEL,
-    started_as,
-    variables,
-)
+from reconciler.adapters.compose.docker_api import DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, started_as, variables
 from reconciler.core.decide.guards import is_below
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.model.compose import StartedAs

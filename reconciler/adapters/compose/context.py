@@ -36,15 +36,12 @@ class ComposeContext(Protocol):
 
     async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
         """Run a docker command there. Raises MissingProgramError."""
-        ...
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         """What Compose would read, as if the staged files were in place."""
-        ...
 
     async def main_files(self, invocation: Invocation) -> tuple[str, ...]:
         """The compose files that Compose would begin with."""
-        ...
 
     async def has_directory(self, path: str) -> bool: ...
 
@@ -52,15 +49,12 @@ class ComposeContext(Protocol):
 
     async def read_file(self, path: str) -> bytes | None:
         """Its bytes; None where there is none that we may read."""
-        ...
 
     async def resolve(self, path: str) -> str:
         """``path`` with every link resolved."""
-        ...
 
     def farm(self, directory: str, staged: Staged) -> contextlib.AbstractAsyncContextManager[str]:
         """Surroundings of the stack's directory with the staged files in place: see staging.py."""
-        ...
 
 
 class LocalComposeContext:

@@ -116,10 +116,7 @@ _MODEL = (
     _cause(rf"(?:open|stat) (?P<path>{_PATH}): no such file or directory", "the file does not exist"),
     _cause(rf"read (?P<path>{_PATH}): is a directory", "this is a directory and should be a file"),
     _cause(r"[Ii]nvalid (?:hostPort|containerPort|port|IP)", "a port of a service is not a number or range"),
-    _cause(
-        rf"'services\[(?P<name>{_NAME})\]\.(?P<field>[\w.\[\]-]+)'",
-        "{field} of service {name} is invalid",
-    ),
+    _cause(rf"'services\[(?P<name>{_NAME})\]\.(?P<field>[\w.\[\]-]+)'", "{field} of service {name} is invalid"),
 )
 
 # What the engine finds wrong when services are started.

@@ -133,10 +133,7 @@ def read_configuration(invocation: Invocation, environment: Mapping[str, str], r
     for path in begin.main:
         walk.follow(path, begin.directory, begin.variables)
     return replace(
-        begin,
-        project=frozenset(walk.project),
-        environments=frozenset(walk.environments),
-        written=tuple(walk.written),
+        begin, project=frozenset(walk.project), environments=frozenset(walk.environments), written=tuple(walk.written)
     )
 
 

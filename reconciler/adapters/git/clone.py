@@ -33,10 +33,7 @@ class Clone:
         self.bare = self.top == git_dir
         self._env = git_environment(
             url="", git_dir=git_dir, ssh_command=None, token_file=None, inherited=os.environ
-        ) | {
-            "GIT_ALLOW_PROTOCOL": "none",
-            "GIT_OPTIONAL_LOCKS": "0",
-        }
+        ) | {"GIT_ALLOW_PROTOCOL": "none", "GIT_OPTIONAL_LOCKS": "0"}
 
     async def resolve(self, base: str, head: str, *, from_fork_point: bool) -> tuple[str, str]:
         """Given two revisions in git's notation, return their commit ids; ``from_fork_point``: the first is where they

@@ -99,9 +99,7 @@ KNOWN_FAILURES = (
         "Write the repository's current address into repository.url.",
     ),
     KnownFailure(
-        ("couldn't find remote ref",),
-        "the branch is gone",
-        "Check repository.branch, or restore the branch.",
+        ("couldn't find remote ref",), "the branch is gone", "Check repository.branch, or restore the branch."
     ),
     KnownFailure(
         (

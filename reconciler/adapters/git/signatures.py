@@ -84,9 +84,7 @@ class Signatures:
         """Require what is needed for checking; forget results that an older file gave."""
         if self._file is None:
             raise UnverifiedError(
-                "no signer is allowed",
-                where=self._git.where,
-                hint="Set repository.allowed_signers_file.",
+                "no signer is allowed", where=self._git.where, hint="Set repository.allowed_signers_file."
             )
         if shutil.which(SSH_KEYGEN) is None:
             raise SignaturesUnavailableError(

@@ -125,13 +125,12 @@ class BackupDirectory:
             with contextlib.suppress(OSError):
                 _remove(os.path.join(self._directory, environment), identity)
 
-    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> None:
         """A backup expires when, for every path in it, it is not the newest and is too old or one too many.
 
         One that cannot be removed stays: a surplus copy must not keep new files from being written.
         """
         seen: dict[str, int] = {}
-        removed = 0
         for backup in self.list(environment):
             counts = [seen.get(entry.path, 0) for entry in backup.entries]
             for entry in backup.entries:
@@ -140,8 +139,6 @@ class BackupDirectory:
             if counts and min(counts) > 0 and (too_old or min(counts) >= keep):
                 with contextlib.suppress(OSError):
                     _remove(os.path.join(self._directory, environment), backup.id)
-                    removed += 1
-        return removed
 
     def _numbered(self, environment: str | None = None) -> tuple[tuple[int, Backup], ...]:
         """Newest first, without those whose manifest cannot be read."""

@@ -29,7 +29,7 @@ from reconciler.adapters.local.live_files import (
     require_regular,
     require_small,
 )
-from reconciler.adapters.local.renames import claim_directory_name, claim_name, exchange
+from reconciler.adapters.local.renames import claim_name, exchange
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError
 from reconciler.core.model.targets import Check, LiveFile, Ownership
@@ -45,10 +45,7 @@ _PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LARGEST_ID = 2**32 - 2  # the next one means "unchanged"
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
 # The kernel's messages for links that O_NOFOLLOW meets are misleading.
-_REASONS = {
-    errno.ELOOP: "it is a symbolic link",
-    errno.ENOTDIR: "a link or a file is in the place of a directory",
-}
+_REASONS = {errno.ELOOP: "it is a symbolic link", errno.ENOTDIR: "a link or a file is in the place of a directory"}
 _HINTS = {
     errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it. Will retry",
     errno.ENOSPC: "The disk is full: free some space. Will retry",
@@ -189,7 +186,7 @@ def _make(parent: int, name: str, ownership: Ownership) -> int:
     try:
         os.fchown(made, *_chown_arguments(ownership))
         os.fchmod(made, 0o755)  # whatever the umask: its files have their own modes
-        claim_directory_name(parent, temporary, name)
+        claim_name(parent, temporary, name, directory=True)
         os.fsync(parent)
     except BaseException as error:
         os.close(made)

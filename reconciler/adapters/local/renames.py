@@ -7,9 +7,7 @@ import errno
 import functools
 import os
 
-from reconciler.adapters.local.live_files import (
-    new_name,
-)
+from reconciler.adapters.local.live_files import new_name
 
 # renameat2(2), Linux 3.15: fail where the new name exists; swap the two names. NFS and some FUSE file systems do not.
 _RENAME_NOREPLACE = 1
@@ -17,25 +15,18 @@ _RENAME_EXCHANGE = 2
 _NO_RENAME_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
-def claim_name(parent: int, old: str, new: str) -> None:
-    """Give a file a name that must be free. Raises FileExistsError."""
+def claim_name(parent: int, old: str, new: str, *, directory: bool = False) -> None:
+    """Give a file, or a ``directory``, a name that must be free. Raises FileExistsError."""
     try:
         _rename(parent, old, new, _RENAME_NOREPLACE)
     except OSError as error:
         if error.errno not in _NO_RENAME_FLAGS:
             raise
-        os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
-        os.unlink(old, dir_fd=parent)
-
-
-def claim_directory_name(parent: int, old: str, new: str) -> None:
-    """Give a directory a name that must be free. Raises FileExistsError."""
-    try:
-        _rename(parent, old, new, _RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in _NO_RENAME_FLAGS:
-            raise
-        os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)  # second best: an empty one is replaced
+        if directory:
+            os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)  # second best: an empty one is replaced
+        else:
+            os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+            os.unlink(old, dir_fd=parent)
 
 
 def exchange(parent: int, ours: str, name: str) -> None:

@@ -8,10 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from reconciler.core.errors import (
-    KeyUnavailableError,
-    RefusedError,
-)
+from reconciler.core.errors import KeyUnavailableError, RefusedError
 
 
 def make_age_key_file(path: str) -> str:

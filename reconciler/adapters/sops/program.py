@@ -22,11 +22,7 @@ from reconciler.adapters.sops.binary import find_sops
 from reconciler.adapters.sops.command import amend_arguments, decrypt_arguments, encrypt_arguments, sops_environment
 from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, sops_failure
 from reconciler.adapters.sops.yaml_reader import parse_yaml
-from reconciler.core.errors import (
-    DecryptFailedError,
-    RefusedError,
-    SourceError,
-)
+from reconciler.core.errors import DecryptFailedError, RefusedError, SourceError
 from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext, read_ciphertext

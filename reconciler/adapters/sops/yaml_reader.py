@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from reconciler.core.errors import (
-    BadCiphertextError,
-    SourceError,
-)
+from reconciler.core.errors import BadCiphertextError, SourceError
 from reconciler.core.sops.metadata import Fields
 from reconciler.core.sops.patterns import MAX_DEPTH, MAX_NODES, restore_hint
 
@@ -31,9 +28,7 @@ def parse_yaml(name: str, text: str) -> object:
         mark = getattr(error, "problem_mark", None)
     # Raised out here: as the cause or context, the parser's own error would quote the file.
     raise BadCiphertextError(
-        "is not valid YAML",
-        where=name if mark is None else f"{name}, line {mark.line + 1}",
-        hint=restore_hint(name),
+        "is not valid YAML", where=name if mark is None else f"{name}, line {mark.line + 1}", hint=restore_hint(name)
     )
 
 

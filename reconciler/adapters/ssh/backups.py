@@ -54,12 +54,11 @@ class SshBackups:
         if identity:
             await self._remove_copies(environment, [identity])
 
-    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> None:
         before = {backup.id for backup in self._here.list(environment)}
-        gone = await self._here.expire(environment, keep=keep, max_age=max_age, now=now)
+        await self._here.expire(environment, keep=keep, max_age=max_age, now=now)
         # Only these: others there may belong to another server.
         await self._remove_copies(environment, sorted(before - {backup.id for backup in self._here.list(environment)}))
-        return gone
 
     def _directory_of(self, environment: str) -> str:
         return f"{self._directory}/{environment_of(environment)}"

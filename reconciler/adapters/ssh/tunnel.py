@@ -43,11 +43,7 @@ async def tunnel_socket(connection: SshConnection, url: str) -> AsyncIterator[st
 
 
 async def _forward(
-    connection: SSHClientConnection,
-    host: str,
-    port: int,
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
+    connection: SSHClientConnection, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Carry bytes both ways until one side ends, or until cancelled."""
     import asyncssh

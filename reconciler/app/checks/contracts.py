@@ -69,11 +69,7 @@ def _add_contract(book: ContractBook, path: str, data: bytes) -> None:
 
 
 async def check_contracts(
-    survey: Survey,
-    book: ContractBook,
-    engine: Contracts,
-    variables: Mapping[str, Mapping[str, str]],
-    now: float,
+    survey: Survey, book: ContractBook, engine: Contracts, variables: Mapping[str, Mapping[str, str]], now: float
 ) -> list[Finding]:
     """Check every source that names a contract. ``variables`` are the known values, by path; ``now`` is in seconds
     since the epoch."""

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
 from reconciler.app.config.scalars import Choice, Form, mistake
-from reconciler.app.config.strict_yaml import MAX_BYTES
+from reconciler.app.config.strict_yaml import read_config_file
 from reconciler.core.compare.risk import Risk, RiskOverride
 from reconciler.core.compare.types import Allows, Attribute, Expectation, Expectations, ServiceExpectation
 from reconciler.core.errors import ConfigError
@@ -83,13 +83,7 @@ class ExpectedFile(Section):
 
 def load_expected(path: str) -> Expectations:
     """Read the file. Raises ConfigError with every problem in it, one a line."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        raise ConfigError(f"cannot be read ({reason})", where=path, hint="Name the file with --expected") from None
-    return read_expected(content, os.path.relpath(path))
+    return read_expected(read_config_file(path, hint="Name the file with --expected"), os.path.relpath(path))
 
 
 def read_expected(content: bytes, file_name: str) -> Expectations:

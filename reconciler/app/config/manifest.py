@@ -10,14 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import AfterValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -155,8 +148,7 @@ class TargetFields(Section):
         "Default: compose for a source named *.env, .env* or *.env.*, else opaque.",
     )
     check: Annotated[str, NAME, AfterValidator(_known_check)] | None = Field(
-        default=None,
-        description="A check of the server configuration; the staged file must pass it to be written.",
+        default=None, description="A check of the server configuration; the staged file must pass it to be written."
     )
     # By another name inside, since pydantic's models have a method called schema.
     contracts: Annotated[tuple[Annotated[str, CONTRACT], ...], Items(), OneOrMany(CONTRACT)] = Field(
@@ -264,8 +256,7 @@ class ManifestFile(Section):
     """The desired state of one environment: live files, and the Compose projects that use them."""
 
     model_config = ConfigDict(
-        title="environment.yaml",
-        json_schema_extra={"anyOf": [{"required": ["stacks"]}, {"required": ["targets"]}]},
+        title="environment.yaml", json_schema_extra={"anyOf": [{"required": ["stacks"]}, {"required": ["targets"]}]}
     )
 
     defaults: TargetFields = Field(

@@ -24,7 +24,7 @@ from reconciler.app.config.scalars import (
     mistake,
     written,
 )
-from reconciler.app.config.strict_yaml import MAX_BYTES
+from reconciler.app.config.strict_yaml import read_config_file
 from reconciler.core.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
@@ -113,12 +113,7 @@ def load_probes(path: str, clone: str) -> dict[str, ProbeFields]:
     if top and os.path.realpath(path).startswith(f"{top}/"):
         hint = "Keep it outside of the clone: whoever may merge must not be able to run commands"
         raise RefusedError("lies in the repository, where git could change it", where=path, hint=hint)
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        raise ConfigError(f"cannot be read ({reason})", where=path, hint="Correct --probes") from None
+    content = read_config_file(path, hint="Correct --probes")
     return dict(read_sections(ProbeFile, content, file=path, error=ConfigError, rules=lambda _: ()).probes)
 
 

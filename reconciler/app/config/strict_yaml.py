@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from reconciler.core.errors import ConfigError
+
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 20
 MAX_VALUES = 100_000
@@ -84,6 +86,16 @@ def shown(text: str) -> str:
     """``text`` for a message: cut at 60 characters, anything invisible escaped."""
     visible = text if text.isprintable() else ascii(text)[1:-1]
     return visible if len(visible) <= _SHOWN else f"{visible[:_SHOWN]}…"
+
+
+def read_config_file(path: str, hint: str) -> bytes:
+    """Return the content, cut off where it is too large. Raises ConfigError with the hint."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        raise ConfigError(f"cannot be read ({reason})", where=path, hint=hint) from None
 
 
 def read_document(content: bytes, file: str) -> Document:

@@ -134,8 +134,7 @@ def _control(views: Views) -> web.Application:
         if request["kind"] == "status":  # from memory, also while something is reconciled
             return await _stream(http_request, lambda _: views.status())
         return await _stream(
-            http_request,
-            lambda progress: views.daemon.between_reconciliations(lambda: views.serve(request), progress),
+            http_request, lambda progress: views.daemon.between_reconciliations(lambda: views.serve(request), progress)
         )
 
     app.add_routes([web.post(REQUEST_PATH, serve)])

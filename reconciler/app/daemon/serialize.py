@@ -163,8 +163,7 @@ def _serialize_pause(pause: Pause) -> dict[str, Any]:
 
 def _serialize_quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
     """The quarantine that keeps the branch's head, or the pin, from being applied; others do not matter any more."""
-    target = record.pin.revision if record.pin else record.head
-    quarantine = record.quarantine_of(target) if target else None
+    quarantine = record.quarantine_of(record.desired) if record.desired else None
     if quarantine is None:
         return None
     return {

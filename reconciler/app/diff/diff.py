@@ -195,7 +195,7 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
 
 def _by_lines(old: Source | None, new: Source | None) -> KeyChange:
     """The keys of damaged or partly plain files, by lines."""
-    return _between(*({} if side is None else _lines(side) for side in (old, new)))
+    return KeyChange.between(*({} if side is None else _lines(side) for side in (old, new)))
 
 
 def _lines(source: Source) -> dict[str, str]:
@@ -224,15 +224,7 @@ def _plain_change(old: Source | None, new: Source | None, parser: Parser) -> Key
             {entry.key: entry.template for entry in read_entries(side.data, parser)} if side else {}
             for side in (old, new)
         )
-        return _between(before, after)
-
-
-def _between(before: Mapping[str, str], after: Mapping[str, str]) -> KeyChange:
-    return KeyChange(
-        added=tuple(sorted(after.keys() - before.keys())),
-        removed=tuple(sorted(before.keys() - after.keys())),
-        changed=tuple(sorted(key for key in before.keys() & after.keys() if before[key] != after[key])),
-    )
+        return KeyChange.between(before, after)
 
 
 def _targets(old: Survey, new: Survey, only: Sequence[str]) -> Iterator[TargetChange]:
@@ -318,7 +310,7 @@ def _with_values_of(file: FileChange, before: Mapping[str, Opened], after: Mappi
         return file
     keys, reencrypted, rotated = file.change.keys, file.change.only_reencrypted, file.change.rotated
     if file.status != "modified" or (old and new):  # the values show what really changed
-        keys = _between(old.variables if old else {}, new.variables if new else {})
+        keys = KeyChange.between(old.variables if old else {}, new.variables if new else {})
         reencrypted, rotated = file.status == "modified" and keys.empty, False
     equal = {}
     for key in keys.names:

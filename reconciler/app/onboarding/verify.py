@@ -39,10 +39,7 @@ class Verification:
 
 
 async def verify_import(
-    commit: Committed,
-    draft: Draft,
-    machines: Mapping[str, Machine],
-    progress: Callable[[str, int, int], None],
+    commit: Committed, draft: Draft, machines: Mapping[str, Machine], progress: Callable[[str, int, int], None]
 ) -> Verification:
     """Compare the commit with every machine: each file byte for byte, with mode and owner, and on this machine also
     with the plan that `reconciler plan` makes. ``machines`` by their names in the manifest."""

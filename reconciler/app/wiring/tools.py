@@ -19,11 +19,9 @@ class Opener(Protocol):
 
     def opens(self, recipients: Sequence[str]) -> bool:
         """Whether one of our keys may open a file for these public keys. Raises KeyUnavailableError."""
-        ...
 
     async def decrypt(self, name: str, data: bytes) -> Secret:
         """As the Decryptor port says."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

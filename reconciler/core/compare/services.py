@@ -72,12 +72,7 @@ def _facts(
 
 
 def _fact(
-    names: Collection[str],
-    explanations: Sequence[ServiceExpectation],
-    fact: str,
-    left: str,
-    right: str,
-    status: Status,
+    names: Collection[str], explanations: Sequence[ServiceExpectation], fact: str, left: str, right: str, status: Status
 ) -> Fact:
     reason = ""
     if status in UNEXPLAINED:

@@ -13,12 +13,7 @@ from reconciler.core.errors import StartedOtherwiseError
 from reconciler.core.model.compose import Invocation, StartedAs
 from reconciler.core.model.targets import Stack
 
-_FIELDS = {
-    "project": "-p",
-    "files": "-f",
-    "env_files": "--env-file",
-    "project_directory": "--project-directory",
-}
+_FIELDS = {"project": "-p", "files": "-f", "env_files": "--env-file", "project_directory": "--project-directory"}
 
 
 def manifest_invocation(stack: Stack) -> Invocation:
@@ -40,11 +35,7 @@ def manifest_invocation(stack: Stack) -> Invocation:
 def label_invocation(stack: Stack, container: StartedAs) -> Invocation:
     """How one container says that the project is run."""
     return Invocation(
-        stack.directory,
-        container.files,
-        container.project,
-        container.env_files,
-        project_directory=container.directory,
+        stack.directory, container.files, container.project, container.env_files, project_directory=container.directory
     )
 
 

@@ -20,10 +20,7 @@ from reconciler.core.model.targets import Parser
 
 
 def key_diff(
-    old: bytes | None,
-    new: bytes | None,
-    environment: Mapping[str, str] = {},
-    parser: Parser = Parser.COMPOSE,
+    old: bytes | None, new: bytes | None, environment: Mapping[str, str] = {}, parser: Parser = Parser.COMPOSE
 ) -> KeyChange:
     """Given two versions of a file (None where it is absent), return the names of the keys that change for a container.
 
@@ -31,11 +28,7 @@ def key_diff(
     ``environment`` defines is compared as written. Raises EnvFileError if either version is refused.
     """
     before, after = (_comparable(data, environment, parser) for data in (old, new))
-    return KeyChange(
-        added=tuple(sorted(after.keys() - before.keys())),
-        removed=tuple(sorted(before.keys() - after.keys())),
-        changed=tuple(sorted(key for key in before.keys() & after.keys() if before[key] != after[key])),
-    )
+    return KeyChange.between(before, after)
 
 
 def _comparable(data: bytes | None, environment: Mapping[str, str], parser: Parser) -> dict[str, tuple[bool, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,6 +63,15 @@ class KeyChange:
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     cosmetic: bool = False
+
+    @classmethod
+    def between(cls, before: Mapping[str, object], after: Mapping[str, object]) -> KeyChange:
+        """The keys that differ between two versions: key → value."""
+        return cls(
+            added=tuple(sorted(after.keys() - before.keys())),
+            removed=tuple(sorted(before.keys() - after.keys())),
+            changed=tuple(sorted(key for key in before.keys() & after.keys() if before[key] != after[key])),
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

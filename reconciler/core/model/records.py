@@ -89,6 +89,11 @@ class EnvironmentRecord:
     stopped: Mapping[str, str] = field(default_factory=dict)
     reverts: tuple[float, ...] = ()
 
+    @property
+    def desired(self) -> Revision | None:
+        """The pinned revision, else the head of the branch."""
+        return self.pin.revision if self.pin else self.head
+
     def quarantine_of(self, revision: Revision) -> Quarantine | None:
         return next((known for known in self.quarantines if known.revision.subtree == revision.subtree), None)
 

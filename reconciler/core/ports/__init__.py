@@ -26,17 +26,14 @@ class Contracts(Protocol):
 
         Raises ContractError if an answer takes too much time or memory, OutsideError if it gets no time.
         """
-        ...
 
 
 class Clock(Protocol):
     def now(self) -> float:
         """Seconds since the epoch, UTC."""
-        ...
 
     def monotonic(self) -> float:
         """Seconds that never jump."""
-        ...
 
     async def sleep(self, seconds: float) -> None: ...
 

@@ -19,40 +19,34 @@ class Compose(Protocol):
         refuses; says why without quoting a value), StartedOtherwiseError (the containers were started in another way
         than the manifest says), EngineUnavailableError (no docker, no compose file).
         """
-        ...
 
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         """What Compose reads as the stack's project, by the manifest and by every one of its containers; with
         ``staged`` as if those files were in place."""
-        ...
 
     async def other_project_files(self) -> ProjectFiles:
         """The same of every Compose project that has a container on the engine, in a manifest or not.
 
         Raises EngineUnavailableError.
         """
-        ...
 
     async def images(self, references: Collection[str]) -> Mapping[str, str]:
         """The ids of the images that these references stand for now, without those that are not there.
 
         Raises EngineUnavailableError.
         """
-        ...
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         """Containers of the project, by their labels (by the stack's directory if the name is unknown).
 
         Raises EngineUnavailableError.
         """
-        ...
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers from one cheap call: only their id, service, state, health and exit code.
 
         Raises EngineUnavailableError.
         """
-        ...
 
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
@@ -62,7 +56,6 @@ class Compose(Protocol):
 
         Raises ModelRefusedError, EngineUnavailableError. ``restart`` and ``signal`` raise the latter.
         """
-        ...
 
     async def restart(self, project: str, services: Sequence[str]) -> None: ...
 
@@ -72,4 +65,3 @@ class Compose(Protocol):
 class HttpProbe(Protocol):
     async def ok(self, check: HttpCheck) -> bool:
         """Whether the URL answers with the expected status."""
-        ...

@@ -16,18 +16,15 @@ class Git(Protocol):
 
         Raises GitUnreachableError (no answer, refused, branch gone, empty repository).
         """
-        ...
 
     async def fetch(self, commit: str) -> None:
         """Fetch the commit into the mirror; a commit already there costs nothing.
 
         Raises GitUnreachableError, and SourceError for an object that git itself refuses. So do the methods below.
         """
-        ...
 
     async def revision(self, commit: str, directory: str) -> Revision:
         """The commit with the id of ``directory``'s tree ("" if it does not exist)."""
-        ...
 
     async def read(self, commit: str, path: str) -> Blob | None:
         """The blob at ``path``, or None if there is none.
@@ -35,18 +32,15 @@ class Git(Protocol):
         Raises SourceError for anything but a regular file (link, submodule, directory), for one over the size
         limit and for an LFS pointer.
         """
-        ...
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         """Whether ``commit`` is ``ancestor`` or descends from it. An unknown ancestor gives False."""
-        ...
 
     async def resolve(self, name: str) -> str:
         """The id of a commit on the branch, given its whole or abbreviated id.
 
         Raises RefusedError if there is none, or more than one.
         """
-        ...
 
     async def first_seen(self, commit: str, since: str | None, directory: str) -> Mapping[str, float]:
         """When each encrypted value that the directory's files ever held came into the commit's history.
@@ -55,14 +49,12 @@ class Git(Protocol):
         With ``since``, only what the commits after ``since`` bring; if that is no ancestor, it counts as None.
         Raises RefusedError for a history that is too long.
         """
-        ...
 
     async def verify(self, commit: str, since: str | None) -> None:
         """Check the signatures of the commit and of every commit between ``since`` and it.
 
         Raises UnverifiedError, which names the first commit without a good signature of an allowed signer.
         """
-        ...
 
 
 class GitWriter(Protocol):
@@ -75,7 +67,6 @@ class GitWriter(Protocol):
         Raises RevertRefusedError if an operator must act (conflict, the commits are a revert of ours, the remote
         rejects the push), GitUnreachableError if retrying is worthwhile.
         """
-        ...
 
     async def may_push(self, commit: str) -> None:
         """Ask the remote whether it lets us push at all, with a ``commit`` it already has. Pushes nothing.
@@ -83,11 +74,9 @@ class GitWriter(Protocol):
         A rule about content, like a protected branch, shows only in a real push. Raises RevertRefusedError,
         GitUnreachableError.
         """
-        ...
 
     async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
         """Commit the files (path → content) on top of ``base``, push that as a new branch, and return its commit id.
 
         Raises RefusedError if the branch exists or the remote rejects the push, GitUnreachableError.
         """
-        ...

@@ -19,14 +19,12 @@ class Host(Protocol):
 
     async def reach(self) -> None:
         """Make sure that the machine answers. Raises HostUnreachableError."""
-        ...
 
     async def read(self, path: str) -> LiveFile | None:
         """The regular file at ``path``; None if it, or a directory on the way, does not exist.
 
         Raises LiveFileError for a link on the way, a directory, a device, or a file that cannot be read.
         """
-        ...
 
     async def write(
         self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
@@ -37,30 +35,24 @@ class Host(Protocol):
         ChangedMeanwhileError if something else lies there now, or is still being written; that stays. Raises
         LiveFileError if the file cannot be written.
         """
-        ...
 
     async def remove(self, path: str, *, replaces: LiveFile) -> None:
         """Remove the file durably. Raises as ``write`` does."""
-        ...
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         """Numeric ids of the names. Raises GuardError for one that does not exist on this machine."""
-        ...
 
     async def resolve(self, path: str) -> str:
         """``path`` with every link resolved, as far as it exists. For comparing with allowed_paths."""
-        ...
 
     async def leftovers(self, path: str) -> tuple[str, ...]:
         """Absolute paths of our own temporary files that a killed run left beside ``path``.
 
         One may hold an edit that exists nowhere else: ``read`` it, back it up, and only then ``remove`` it.
         """
-        ...
 
     async def check(self, check: Check, data: Secret) -> None:
         """Run the named check on the staged bytes. Raises GuardError with the exit code if it fails."""
-        ...
 
 
 class Machine(Protocol):
@@ -72,23 +64,18 @@ class Machine(Protocol):
     @property
     def name(self) -> str:
         """For messages."""
-        ...
 
     async def read(self, path: str) -> FoundFile | None:
         """The regular file at ``path``, None if there is none. Raises LiveFileError if it cannot be read."""
-        ...
 
     async def list(self, directory: str) -> tuple[str, ...]:
         """Sorted names in the directory, with a trailing / for a directory; nothing if it does not exist.
 
         Raises LiveFileError if it cannot be read.
         """
-        ...
 
     async def run(self, argv: Sequence[str], directory: str, seconds: float) -> CommandResult:
         """Run an operator's command there, for at most ``seconds``. It may print secrets."""
-        ...
 
     async def get(self, url: str, seconds: float) -> CommandResult:
         """Request a URL from there without following redirects; ``exit_code`` is the status. May hold secrets."""
-        ...

@@ -25,7 +25,6 @@ class Metrics(Protocol):
 
     def backups(self, environment: str, backups: Sequence[Backup]) -> None:
         """The backups that exist now, newest first."""
-        ...
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None: ...
 
@@ -37,11 +36,9 @@ class Metrics(Protocol):
 
     def delivered(self, environment: str, seconds: float) -> None:
         """A commit is in place with healthy services, this long after it was made."""
-        ...
 
     def remembered(self, record: EnvironmentRecord, at: float) -> None:
         """The stored record: revisions, and what an operator or a quarantine holds back."""
-        ...
 
     def verified(self, environment: str, result: str, reason: str = "") -> None: ...
 
@@ -49,14 +46,11 @@ class Metrics(Protocol):
 
     def failed(self, environment: str, at: float) -> None:
         """Services were judged unhealthy: a failure begins, unless one is under way."""
-        ...
 
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
         """The health of all stacks of the environment. A failure ends when every one is healthy."""
-        ...
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         """When the oldest secret of the target was made; None: it has none."""
-        ...
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None: ...

@@ -16,15 +16,12 @@ class Decryptor(Protocol):
 
         Raises KeyUnavailableError, DecryptFailedError.
         """
-        ...
 
     def format_of(self, name: str, data: bytes) -> Format:
         """The format to give sops, from an encrypted source's name and bytes."""
-        ...
 
     def read(self, name: str, data: bytes) -> Ciphertext:
         """What an encrypted source says without a key. Raises SourceError and its subclasses."""
-        ...
 
     async def decrypt(self, name: str, data: bytes) -> Secret:
         """Pre-check and decrypt ``data``; ``name`` gives the format and appears in messages.
@@ -32,7 +29,6 @@ class Decryptor(Protocol):
         Raises SourceError (NotEncryptedError, BadCiphertextError, ForeignKeyError), KeyUnavailableError,
         DecryptFailedError.
         """
-        ...
 
 
 class Encryptor(Protocol):
@@ -43,11 +39,9 @@ class Encryptor(Protocol):
 
         Raises as ``Decryptor.decrypt`` does.
         """
-        ...
 
     async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         """Given a binary source, return one that holds ``content``, for the same recipients.
 
         Raises RefusedError if that is impossible, and as ``Decryptor.decrypt`` does.
         """
-        ...

@@ -21,11 +21,9 @@ class Backups(Protocol):
 
         Raises LiveFileError if they cannot be stored: then nothing may be changed.
         """
-        ...
 
     def list(self, environment: str | None = None) -> tuple[Backup, ...]:
         """Newest first, by the order in which they were taken. Raises LiveFileError if they cannot be listed."""
-        ...
 
     def read(self, backup: Backup, entry: BackupEntry) -> Secret | None:
         """The bytes of one entry; None: there was no file.
@@ -33,18 +31,15 @@ class Backups(Protocol):
         Raises LiveFileError if they are gone or differ from the manifest's digest, or if others could have changed
         the backup.
         """
-        ...
 
     async def discard(self, environment: str, identity: str) -> None:
         """Remove the backup of a run that changed nothing. Ignores one that is gone or cannot be removed."""
-        ...
 
-    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> int:
-        """Remove old backups, counted per live path; keeps the newest of each path. Returns how many are removed.
+    async def expire(self, environment: str, *, keep: int, max_age: float, now: float) -> None:
+        """Remove old backups, counted per live path; keeps the newest of each path.
 
         One that cannot be removed stays: that must not keep new files from being written.
         """
-        ...
 
 
 class Store(Protocol):
@@ -54,45 +49,36 @@ class Store(Protocol):
 
     def environments(self) -> tuple[str, ...]:
         """The names of all environments with a record, on any host."""
-        ...
 
     def save_environment(self, record: EnvironmentRecord) -> None: ...
 
     def applied(self, environment: str) -> Mapping[str, Applied]:
         """By live path."""
-        ...
 
     def digest(self, blob: str, format: str, identity: str) -> str | None:
         """The remembered keyed digest of a blob's plaintext."""
-        ...
 
     def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None: ...
 
     def ever_written(self, host: str, paths: Collection[str]) -> frozenset[str]:
         """Those of the real ``paths`` that were ever written on the ``host`` ("" for this machine), from any
         environment. Letters' case counts for nothing."""
-        ...
 
     def remember_written(self, host: str, paths: Collection[str]) -> None:
         """Remember for ever that these real paths are about to be written."""
-        ...
 
     def begin(self, run: Run) -> None:
         """Record that ``run`` is about to change files; its actions become pending restarts."""
-        ...
 
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         """Replace what is known of an unfinished run, its pending restarts (actions) included, and in the same
         database transaction the environment's record."""
-        ...
 
     def unfinished(self, environment: str) -> Run | None:
         """The run that was begun and not finished: its process was killed, or something outside stopped it."""
-        ...
 
     def pending_restarts(self, environment: str) -> tuple[Action, ...]:
         """What services still need from runs that could not do it."""
-        ...
 
     def finish(
         self,
@@ -112,28 +98,21 @@ class Store(Protocol):
         Closes older unfinished runs of the environment too. ``pending_restarts`` are what this run leaves to do; those
         of other runs stay, except for the services of ``settled``.
         """
-        ...
 
     def reopen(self, run: Run, record: EnvironmentRecord) -> None:
         """Make a finished run unfinished again, and store the environment's record in the same transaction."""
-        ...
 
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
         """Add a sentence to a finished run's reason, and store the environment's record in the same transaction."""
-        ...
 
     def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
         """The runs of one environment, of several, or of all; newest first."""
-        ...
 
     def history_read(self, directory: str) -> str | None:
         """Up to which commit the history of the directory in git was read for ``first_seen``."""
-        ...
 
     def first_seen(self, ivs: Collection[str]) -> Mapping[str, float]:
         """When these values came into git's history (epoch seconds), as far as that is known."""
-        ...
 
     def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
         """Record when values came into the history, read up to ``commit``; the earlier time of two stays."""
-        ...
