@@ -23,6 +23,8 @@ from tests.support.server import Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 COMPOSE = """\
 services:
   app:

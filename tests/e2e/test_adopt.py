@@ -17,6 +17,8 @@ from tests.support.git_remote import GitRemote, make_ssh_key
 from tests.support.server import Server
 from tests.support.sshd import Sshd
 
+pytestmark = pytest.mark.slow
+
 API = "envs/production/api.env"
 TARGET = "production/api.env"
 GIT = b'# the service\nLOG_LEVEL=info\nexport TOKEN=one two\nEMPTY=\n# last\nPASSWORD="a#b"\n'

@@ -20,6 +20,8 @@ import yaml
 from tests.support.commands import output, run
 from tests.support.site import Site
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CI = ROOT / "deploy" / "ci"
 BIN = Path(sys.executable).parent

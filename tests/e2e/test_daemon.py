@@ -28,6 +28,8 @@ from tests.support.compose import ComposeProject
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 MakeStackServer = Callable[..., tuple[Server, ComposeProject]]
 WEBHOOK_SECRET = b"a secret of the webhook"
 PUSH = b'{"ref": "refs/heads/main"}'
@@ -391,7 +393,6 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
 WATCHER = """\
 import os, sys
 
-pytestmark = pytest.mark.slow
 log = os.open(os.environ["WATCHER_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 STARTS = ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec", "os.system")
 def note(event, arguments):

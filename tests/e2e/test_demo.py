@@ -20,6 +20,8 @@ from tests.support.compose import ComposeProject, left_behind
 from tests.support.forks import COMMAND
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 240  # seconds
 CHAPTERS = [
     "A server with an empty stack directory, and its configuration in git",

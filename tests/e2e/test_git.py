@@ -319,6 +319,38 @@ async def test_an_odd_commit_stops_neither_itself_nor_what_follows(
     assert await mirror.descends(after, good)
 
 
+@pytest.mark.parametrize(
+    ("said", "headers"),
+    [
+        pytest.param("git refuses object .*nulInHeader", b"tree TREE\nparent GOOD\nauthor A\0 WHO\n", id="NUL"),
+        pytest.param("git refuses object .*unterminatedHeader", b"tree TREE\nparent GOOD\nauthor A WHO", id="cut off"),
+        pytest.param("git failed", b"parent GOOD\nauthor A WHO\ncommitter A WHO\n\nOdd\n", id="no tree"),
+        pytest.param("git failed", b"tree ?\nauthor A WHO\ncommitter A WHO\n\nOdd\n", id="a tree that is no id"),
+        pytest.param("git failed", b"tree GARBAGE\nparent GOOD\nauthor A WHO\ncommitter A WHO\n\nOdd\n", id="garbage"),
+    ],
+)
+async def test_a_commit_that_git_cannot_read_blocks_the_branch_until_it_is_out_of_the_history(
+    remote: GitRemote, state_dir: Path, said: str, headers: bytes
+) -> None:
+    mirror = mirror_of(remote, state_dir)
+    good = remote.commit({API: b"A=1"})
+    await mirror.fetch(good)
+    written = ("hash-object", "--literally", "-w", "--stdin", "-t")
+    words = {"GOOD": good, "TREE": remote.git("rev-parse", f"{good}^{{tree}}"), "WHO": "<a@b> 1 +0000"}
+    words["GARBAGE"] = remote.git(*written, "tree", stdin=b"garbage")
+    for word, text in words.items():
+        headers = headers.replace(word.encode(), text.encode())
+    commit = remote.git(*written, "commit", stdin=headers)
+    (remote.path / "refs/heads/main").write_text(f"{commit}\n")
+    with pytest.raises((SourceError, GitUnreachableError), match=said):
+        await fetched(mirror)
+    blob = await mirror.read(good, API)
+    assert blob is not None
+    assert blob.data == b"A=1"
+    (remote.path / "refs/heads/main").write_text(f"{good}\n")
+    assert await content(mirror) == b"A=1"
+
+
 async def test_a_name_that_stands_twice_in_a_directory_is_refused(remote: GitRemote, state_dir: Path) -> None:
     mirror = mirror_of(remote, state_dir)
     blobs = [remote.git("hash-object", "-w", "--stdin", stdin=data) for data in (b"A=1", b"A=2")]
@@ -1112,6 +1144,7 @@ def test_gitpython_is_imported_when_needed_and_starts_no_process(spy: Spy) -> No
 # --- a long life -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_nothing_grows_over_hundreds_of_fetches(remote: GitRemote, state_dir: Path) -> None:
     rounds, warm = 120, 40
     commits = history(remote, rounds)

@@ -131,6 +131,32 @@ def fleet(
     return make
 
 
+# --- what runs there --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_a_project_of_another_host_is_guarded_as_well(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1")
+    project = made.projects["web-1"]
+    compose = project.directory / "compose.yaml"
+    text = compose.read_text()
+    compose.write_text(text.replace("    env_file", "    privileged: true\n    env_file"))
+    made.commit(b"MODE=1\n")
+    (held,) = made.sync().values()
+    assert held["result"] == "held", held["reason"]
+    assert "api: privileged: the container has nothing, the project now says yes" in held["reason"]
+    compose.write_text(text)
+    (applied,) = made.sync().values()
+    assert applied["result"] == "applied", applied["reason"]
+
+    target = {"compose.override.yaml": {"path": str(project.directory / "compose.override.yaml"), "encrypted": False}}
+    made.server.commit({"compose.override.yaml": b"services: {api: {privileged: true}}\n"}, {"targets": target})
+    (refused,) = made.sync().values()
+    assert refused["result"] == "stalled"
+    assert "allow_compose_files" in refused["reason"]
+    assert not (project.directory / "compose.override.yaml").exists()
+
+
 # --- a single host ----------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +247,7 @@ def test_an_unreachable_host_blames_no_revision_and_says_why(single: Fleet, warn
             sshd.stop()
         case "no known hosts":
             section["known_hosts_file"] = "/nonexistent/known_hosts"
-    words = {"host key": "host key is not the one", "login": "refuses our login", "gone": "refused"}
+    words = {"host key": "host key is unknown", "login": "refuses our login", "gone": "refused"}
     done = single.sync()["web-1"]
     assert (done["result"], done["retry"]) == ("failed", True)
     assert words.get(warning, "cannot be read") in done["reason"]

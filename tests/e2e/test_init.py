@@ -15,6 +15,8 @@ import yaml
 from tests.support.commands import output, run
 from tests.support.forks import COMMAND
 
+pytestmark = pytest.mark.slow
+
 KEY = Path(".config") / "sops" / "age" / "keys.txt"
 
 

@@ -310,6 +310,30 @@ def test_what_was_written_before_its_project_was_known_is_never_run(start: Start
     assert_no_way(server, project, give_back(server))
 
 
+@pytest.mark.parametrize("line", [b"LD_PRELOAD=/opt/app/evil.so\n", b"GIT_SSH_COMMAND=id\n", b"DOCKER_HOST=tcp://x\n"])
+def test_what_programs_of_compose_would_run_is_not_written(start: Start, line: bytes) -> None:
+    """Compose passes a project's .env on to the programs it starts: credential helpers, git, buildx."""
+    server, project = start(sources={**SOURCES, ".env": b"A=1\n"})
+    server.commit({**CHANGED, ".env": b"A=1\n" + line})
+    assert_no_way(server, project, server.sync())
+    assert server.live(".env") == b"A=1\n"
+
+
+def test_a_project_that_git_has_broken_before_is_not_changed_more(start: Start) -> None:
+    """The route of a project that cannot be resolved, so that there is nothing to compare the new one with."""
+    compose = INTERPOLATED.replace("${LEVEL:-info}", "${LEVEL:?}")
+    server, project = start(compose, {"data/.keep": ""}, {".env": b"LEVEL=info\n"})
+    before = project.container("api")["Id"]
+    plain_targets(server, {".env": b"OTHER=1\n"})
+    assert server.sync()["result"] == "applied"
+    assert server.live(".env") == b"OTHER=1\n"
+    server.commit({".env": b"OTHER=1\nLEVEL=debug\nDATA_DIR=/etc\n"}, server.manifest([".env"]))
+    outcome = server.sync()
+    assert outcome["result"] == "held", outcome["reason"]
+    assert "mounts /data" in outcome["reason"]
+    assert project.container("api")["Id"] == before
+
+
 def test_an_ordinary_file_never_becomes_a_compose_file(start: Start) -> None:
     """The route of `files:`: a later commit names what an earlier one wrote as an ordinary target."""
     server, project = start()

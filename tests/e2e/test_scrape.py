@@ -24,6 +24,8 @@ from tests.support.compose import ComposeProject
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parent.parent.parent / "docs/metrics.md"
 TOKEN = b"the webhook's own token"
 SLEEPER = "services: {api: {image: IMAGE, network_mode: none, env_file: [api.env], command: [sleep, infinity]}}"

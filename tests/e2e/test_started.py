@@ -175,5 +175,5 @@ def test_an_import_takes_the_env_file_and_writes_how_the_project_is_run(importer
     (stack,) = importer.manifest()["stacks"].values()
     assert (stack["env_files"], stack["project"]) == (["prod.env"], name)
     assert "prod.env" in stack["targets"]
-    assert done["proof"]["empty"]
+    assert done["verification"]["empty"]
     assert project.container("api")["Id"] == before

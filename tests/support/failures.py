@@ -609,7 +609,7 @@ ENVIRONMENT_FAILURES = (
         _live_is_no_directory,
         message="is a directory",
         where="{root}/app/",
-        next_step="move it away, or correct the target's path",
+        next_step="Move it away, or correct the target's path",
         result="failed",
         retried=True,
         heals_to=2,
@@ -660,7 +660,7 @@ ENVIRONMENT_FAILURES = (
         _third,
         message="has an unresolved merge conflict",
         where="api.env, line 2:",
-        next_step="Take one side whole",
+        next_step="Take one side completely",
     ),
     Failure(
         "duplicate-key",

@@ -17,6 +17,7 @@ EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(
 FOLDERS = "adapters|app|benchmarks|cli|core|demo|deploy|docs|engine|reconciler|tests"
 NAMED_PATH = re.compile(rf"(?<![\w./<>-])(?:{FOLDERS})/[\w./-]*(?:\.(?:py|md|yml|json|sh|service)\b|/(?=[`\s)]))")
 NAMED_MODULE = re.compile(r"`(\w+\.py)`")
+NAMED_TEST = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
 MODULES = {path.name for folder in ("reconciler", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
 
 
@@ -50,6 +51,13 @@ def test_every_path_that_is_named_exists(page: Path) -> None:
     named = set(NAMED_PATH.findall(text))
     missing = {path for path in named if not any((root / path).exists() for root in (ROOT, ROOT / "reconciler"))}
     assert sorted(missing | set(NAMED_MODULE.findall(text)) - MODULES) == []
+
+
+@EACH
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    named = set(NAMED_TEST.findall(page.read_text()))
+    tests = {path: (ROOT / path).read_text() if (ROOT / path).exists() else "" for path, _ in named}
+    assert sorted(f"{path}::{name}" for path, name in named if f"def {name}(" not in tests[path]) == []
 
 
 def test_the_readme_has_a_row_for_each_command() -> None:

@@ -114,6 +114,8 @@ DOT_ENV = "/opt/app/.env"
         pytest.param(COMPOSE_FILE, b"services: {}\n", "Compose reads this file as project configuration", id="compose"),
         pytest.param(DOT_ENV, b"A=1\nCOMPOSE_FILE=/tmp/x\n", "COMPOSE_FILE would change what Compose", id="file"),
         pytest.param(DOT_ENV, b"DOCKER_HOST=tcp://x\n", "DOCKER_HOST would change", id="engine"),
+        pytest.param(DOT_ENV, b"A=1\nLD_PRELOAD=/opt/app/x.so\n", "LD_PRELOAD would change", id="library"),
+        pytest.param(DOT_ENV, b"GIT_SSH_COMMAND=id\n", "GIT_SSH_COMMAND would change", id="git"),
         pytest.param(DOT_ENV, b"export COMPOSE_PROFILES=x\n", "COMPOSE_PROFILES would change", id="export"),
         pytest.param(DOT_ENV, b"COMPOSE_FILE\n", "COMPOSE_FILE would change", id="inherited"),
         pytest.param(DOT_ENV, b"COMPOSE_B=1\nCOMPOSE_A=1\n", "COMPOSE_A, COMPOSE_B would change", id="several"),
@@ -131,7 +133,9 @@ def test_what_decides_what_runs_is_refused(path: str, desired: bytes, reason: st
     ("path", "desired"),
     [
         pytest.param("/opt/app/api.env", b"COMPOSE_FILE=/tmp/x\n", id="not the project's .env"),
-        pytest.param(DOT_ENV, b"A=1\nTAG=2\nMY_COMPOSE_FILE=3\ncompose_file=4\n", id="other keys"),
+        pytest.param(
+            DOT_ENV, b"A=1\nTAG=2\nMY_COMPOSE_FILE=3\ncompose_file=4\nLD_SDK_KEY=5\nGIT_SHA=6\n", id="other keys"
+        ),
         pytest.param("/opt/other/compose.yaml", b"services: {}\n", id="a compose file of nobody"),
     ],
 )

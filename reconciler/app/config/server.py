@@ -269,8 +269,8 @@ class ServerConfig(Section):
     )
     allow_compose_files: bool = Field(
         default=False,
-        description="Whether git may change what Compose runs (compose files, COMPOSE_* and DOCKER_* keys of a "
-        "project's .env). Whoever merges can then run anything on this server.",
+        description="Whether git may change what Compose runs (compose files, and keys of a project's .env such "
+        "as COMPOSE_*, DOCKER_* and LD_PRELOAD). Whoever merges can then run anything on this server.",
     )
     health_hosts: Annotated[tuple[Host, ...], Items()] = Field(
         default=(), description="Hosts other than loopback that a manifest's health.http may use."

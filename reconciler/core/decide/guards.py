@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
@@ -12,8 +13,17 @@ from reconciler.core.model.targets import Parser, Target
 
 # A revision may drop this share of a file's keys before an operator must say allow_shrink.
 SHRINK_LIMIT = 0.5
-# Keys by which a project's .env changes what Compose runs, not what the services read.
-_CONTROL_PREFIXES = ("COMPOSE_", "DOCKER_")
+# Keys by which a project's .env changes what Compose runs, not what the services read: settings of Compose and Docker,
+# and what makes a program load or run something else, as Compose passes its .env on to those it starts (credential
+# helpers, git, buildx).
+_CONTROL_KEY = re.compile(
+    r"(?:BUILDKIT|BUILDX|COMPOSE|DOCKER|PASSWORD_STORE)_.*|GIT_CONFIG.*"
+    r"|LD_(?:AUDIT|DEBUG_OUTPUT|LIBRARY_PATH|PRELOAD|PROFILE_OUTPUT)|GCONV_PATH|GLIBC_TUNABLES"
+    r"|GIT_(?:ASKPASS|EXEC_PATH|EXTERNAL_DIFF|PROXY_COMMAND|SSH|SSH_COMMAND)|SSH_ASKPASS"
+    r"|BASH_ENV|PERL5LIB|PERL5OPT|PYTHON(?:HOME|PATH|STARTUP)"
+    r"|AWS_CONFIG_FILE|CLOUDSDK_(?:PYTHON|ROOT_DIR)|HOME|PATH|XDG_CONFIG_HOME",
+    re.DOTALL,
+)
 _ALLOW = "the server must set allow_compose_files: true for that"
 _READER = {Parser.COMPOSE: "Compose", Parser.RAW: "docker run --env-file"}
 _SPECIAL_BITS = 0o7000
@@ -95,7 +105,7 @@ def folded(path: str) -> str:
 
 def control_keys(keys: Iterable[str]) -> list[str]:
     """Of the keys of a project's .env, those that change what Compose runs, sorted."""
-    return sorted(key for key in keys if key.startswith(_CONTROL_PREFIXES))
+    return sorted(filter(_CONTROL_KEY.fullmatch, keys))
 
 
 def placement(target: Target, resolved: str, allowed: Sequence[str]) -> list[str]:
