@@ -190,7 +190,7 @@ CONTAINER_SETTINGS = {
 def ensure_image(name: str, docker_host: str | None = None) -> None:
     """Make the image ``name`` of the machine's static busybox with all its tools: sh, httpd, wget, env, sleep …
 
-    The same busybox gives the same image, so an image that is there already is left alone.
+    The same busybox gives the same image, so an existing image is kept.
     Raises EngineUnavailableError if there is no static busybox or the engine does not take the image.
     """
     busybox = static_busybox()

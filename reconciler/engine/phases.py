@@ -11,7 +11,7 @@ from reconciler.core.ports import Ports
 
 @contextlib.contextmanager
 def phase(ports: Ports, part: Phase, progress: str) -> Iterator[None]:
-    """Time a part of the reconciliation, and report ``progress`` to whoever waits for it."""
+    """Time a part of the reconciliation, and report ``progress`` to its listeners."""
     ports.progress(progress)
     started = ports.clock.monotonic()
     try:

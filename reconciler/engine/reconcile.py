@@ -298,7 +298,7 @@ class _Reconciliation:
     async def _publish_result(self, desired: Desired) -> None:
         """Publish how services and backups are after a transaction, however it ended."""
         ports = self.ports
-        with contextlib.suppress(ReconcilerError):  # whoever needs them meets the error
+        with contextlib.suppress(ReconcilerError):  # the error is reported where they are needed
             ports.metrics.backups(self.environment, ports.backups.list(self.environment))
             await observe_stacks(ports, self.environment, desired.manifest.stacks)
 

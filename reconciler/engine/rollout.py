@@ -52,7 +52,7 @@ class Rollout:
     ) -> tuple[Outcome, ...]:
         """Reconcile every host (or ``only`` these units) with ``reconcile``, and act on what that shows.
 
-        ``request`` may name targets and stacks for all hosts at once. Git is asked once. Raises ReconcilerError if what
+        ``request`` may name targets and stacks for all hosts. Git is asked once. Raises ReconcilerError if what
         lies between the hosts cannot be read or stored.
         """
         hosts = [host for host in self._hosts if only is None or host.environment in only]

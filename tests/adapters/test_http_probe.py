@@ -10,10 +10,10 @@ from reconciler.core.model.targets import HttpCheck
 
 
 async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def redirect(request: aiohttp.web.Request) -> aiohttp.web.Response:
-        asked.append(request.path)
+        requested.append(request.path)
         return aiohttp.web.Response(status=302, headers={"Location": "/elsewhere"})
 
     app = aiohttp.web.Application()
@@ -22,4 +22,4 @@ async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
         address = str(server.make_url("/health"))
         assert await HttpHealth().ok(HttpCheck(address, 302))
         assert not await HttpHealth().ok(HttpCheck(address, 200))
-    assert asked == ["/health", "/health"]
+    assert requested == ["/health", "/health"]

@@ -104,11 +104,7 @@ async def test_a_commit_is_described(remote: GitRemote, state_dir: Path) -> None
 
 async def test_the_subtree_changes_with_its_own_files_only(remote: GitRemote, state_dir: Path) -> None:
     mirror = mirror_of(remote, state_dir)
-    commits = [
-        remote.commit({API: b"A=1"}),
-        remote.commit({"README.md": b"elsewhere"}),
-        remote.commit({API: b"A=2"}),
-    ]
+    commits = [remote.commit({API: b"A=1"}), remote.commit({"README.md": b"elsewhere"}), remote.commit({API: b"A=2"})]
     await mirror.fetch(commits[-1])
     first, elsewhere, changed = [(await mirror.revision(commit, "envs/prod")).subtree for commit in commits]
     assert first == elsewhere
@@ -174,10 +170,7 @@ async def test_many_reads_at_once_agree(remote: GitRemote, state_dir: Path) -> N
 
 @pytest.mark.parametrize(
     ("mode", "data", "said"),
-    [
-        (LINK, b"/etc/shadow", "symbolic link"),
-        (SUBMODULE, b"1" * 40, "submodule"),
-    ],
+    [(LINK, b"/etc/shadow", "symbolic link"), (SUBMODULE, b"1" * 40, "submodule")],
     ids=["link", "submodule"],
 )
 async def test_a_link_or_submodule_is_refused_by_name(

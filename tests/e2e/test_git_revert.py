@@ -55,8 +55,8 @@ class Site:
         mirror = GitMirror(url=self.url or self.remote.url, branch="main", state_dir=str(self.state_dir), **self.mirror)
         return GitPusher(mirror, **{"author": "reconciler <reconciler@web-1>", **self.pusher})
 
-    def order(self, failed: str | None = None, **overrides: str) -> RevertRequest:
-        order = RevertRequest(
+    def request(self, failed: str | None = None, **overrides: str) -> RevertRequest:
+        request = RevertRequest(
             environment="prod",
             directory="envs/prod",
             failed=failed or self.remote.head(),
@@ -65,11 +65,11 @@ class Site:
             run="1a2b3c4d",
             reason="app/api is unhealthy",
         )
-        return replace(order, **overrides)
+        return replace(request, **overrides)
 
     async def revert(self, failed: str | None = None, mode: GitRevert = PUSH, **overrides: str) -> Reverted:
         try:
-            return await self.make().revert(self.order(failed, **overrides), mode)
+            return await self.make().revert(self.request(failed, **overrides), mode)
         finally:
             assert self.left() == []
 
@@ -320,16 +320,16 @@ async def test_too_many_commits_are_for_an_operator(site: Site, monkeypatch: pyt
 
 
 async def test_what_git_must_not_be_given_never_reaches_it(site: Site) -> None:
-    good = site.order()
+    good = site.request()
     pusher = site.make()
-    for order, error in (
+    for request, error in (
         (replace(good, failed="--force"), RefusedError),
         (replace(good, good="main"), RefusedError),
         (replace(good, directory="../x"), SourceError),
         (replace(good, environment="a b"), ConfigError),
     ):
         with pytest.raises(error):
-            await pusher.revert(order, PUSH)
+            await pusher.revert(request, PUSH)
     with pytest.raises(ConfigError):
         await pusher.revert(good, GitRevert.OFF)
     for author in ("nobody", "a <b", "a\n <b@c>", "<b@c>"):
@@ -611,7 +611,7 @@ async def test_a_revert_that_is_called_off_leaves_nothing(
     failed = site.remote.commit({API: b"A=2\r\nB=1\r\n"})
     calls = spied(tmp_path, monkeypatch, 'case "$*" in *" revert "*|push*) sleep 600;; esac')
     before = children()
-    task = asyncio.create_task(site.make().revert(site.order(failed), PUSH))
+    task = asyncio.create_task(site.make().revert(site.request(failed), PUSH))
     await asyncio.to_thread(eventually, lambda: calls.exists() and " revert " in calls.read_text())
     assert [name for name in site.left() if name.startswith("revert-")]
     directory = next(site.state_dir.glob("revert-*"))

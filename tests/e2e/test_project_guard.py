@@ -191,12 +191,12 @@ def test_what_the_engine_was_told_by_hand_is_held(start: Start) -> None:
 
 def test_another_stack_goes_on_while_one_is_held(start: Start, compose_project: Callable[..., ComposeProject]) -> None:
     server, project = start()
-    other = compose_project(COMPOSE.replace("api.env", "web.env"), {"web.env": "A=1\n"})
-    server.settings["allowed_paths"] = [str(server.app), str(other.directory)]
+    second = compose_project(COMPOSE.replace("api.env", "web.env"), {"web.env": "A=1\n"})
+    server.settings["allowed_paths"] = [str(server.app), str(second.directory)]
     edit(project, "infinity", "'1000000'")
     manifest = server.manifest(["api.env"])
     web = {
-        "directory": str(other.directory),
+        "directory": str(second.directory),
         "health": {"stable_for": "1s"},
         "targets": {"web.env": {"on_first_contact": "take_over"}},
     }
@@ -204,7 +204,7 @@ def test_another_stack_goes_on_while_one_is_held(start: Start, compose_project: 
     server.commit({**CHANGED, "web.env": b"A=2\n"}, manifest)
     outcome = server.sync()
     assert outcome["result"] == "held"
-    assert (other.directory / "web.env").read_bytes() == b"A=2\n"
+    assert (second.directory / "web.env").read_bytes() == b"A=2\n"
     assert server.live("api.env") == SOURCES["api.env"]
 
 

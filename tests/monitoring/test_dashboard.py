@@ -65,10 +65,10 @@ def _overlap(first: dict[str, int], second: dict[str, int]) -> bool:
 def test_every_panel_asks_the_data_source_that_is_provisioned() -> None:
     provisioned = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())
     (source,) = provisioned["datasources"]
-    wanted = {"type": source["type"], "uid": source["uid"]}
+    expected = {"type": source["type"], "uid": source["uid"]}
     variables = DASHBOARD["templating"]["list"]
     queried = [*PANELS, *(target for panel in PANELS for target in panel["targets"]), *variables]
-    assert [item["datasource"] for item in queried] == [wanted] * len(queried)
+    assert [item["datasource"] for item in queried] == [expected] * len(queried)
     assert [variable["name"] for variable in variables] == ["instance", "environment"]
 
 

@@ -426,12 +426,12 @@ def assignments(draw: st.DrawFn) -> tuple[str, str, str]:
 @given(
     st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_.]{0,5}", fullmatch=True), assignments(), max_size=6), st.randoms()
 )
-def test_order_quotes_and_comments_are_cosmetic(wanted: dict[str, tuple[str, str, str]], rng: Any) -> None:
-    old = "".join(f"{key}={first}\n" for key, (_, first, _) in wanted.items())
-    lines = [f"export {key} = {second} # why\n" for key, (_, _, second) in wanted.items()]
+def test_order_quotes_and_comments_are_cosmetic(expected: dict[str, tuple[str, str, str]], rng: Any) -> None:
+    old = "".join(f"{key}={first}\n" for key, (_, first, _) in expected.items())
+    lines = [f"export {key} = {second} # why\n" for key, (_, _, second) in expected.items()]
     rng.shuffle(lines)
     new = "# rewritten\n\n" + "".join(lines)
-    assert resolve_env_file(old.encode(), {}) == {key: value for key, (value, _, _) in wanted.items()}
+    assert resolve_env_file(old.encode(), {}) == {key: value for key, (value, _, _) in expected.items()}
     assert key_diff(old.encode(), new.encode()).empty
 
 

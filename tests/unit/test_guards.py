@@ -88,12 +88,7 @@ def test_every_problem_is_told_at_once() -> None:
 
 @pytest.mark.parametrize(
     "desired",
-    [
-        f"A=ENC[{CANARY}]\nA={CANARY}\nsops_mac={CANARY}\n",
-        f"A='{CANARY}\n",
-        f"{CANARY} is here\n",
-        f"A=${{{CANARY}\n",
-    ],
+    [f"A=ENC[{CANARY}]\nA={CANARY}\nsops_mac={CANARY}\n", f"A='{CANARY}\n", f"{CANARY} is here\n", f"A=${{{CANARY}\n"],
 )
 def test_no_problem_quotes_a_value(desired: str) -> None:
     problems = guards.content(TARGET, desired.encode(), f"B={CANARY}\nC={CANARY}\n".encode())

@@ -232,7 +232,7 @@ class DockerCompose:
     async def _with_uses(
         self, services: Mapping[str, Service], written: Sequence[compose_files.Written]
     ) -> dict[str, Service]:
-        """The services with what only the compose files' text tells of them."""
+        """The services with what only the text of the compose files shows."""
         env_files, references = uses.env_files(written), uses.references(written)
         return {
             name: replace(

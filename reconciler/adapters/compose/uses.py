@@ -100,7 +100,7 @@ def variables_given(environment: Any) -> Iterator[tuple[str, str | None]]:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """The value with names as keys; empty for what is no mapping."""
+    """The value with names as keys; empty for anything but a mapping."""
     return {str(name): inside for name, inside in value.items()} if isinstance(value, dict) else {}
 
 

@@ -49,8 +49,8 @@ class DescribedCommit:
     def named(self) -> str:
         return f"{self.id[:12]} ({self.subject})"
 
-    def is_of(self, order: RevertRequest) -> bool:
-        return (self.host, self.run) == (order.host, order.run)
+    def is_of(self, request: RevertRequest) -> bool:
+        return (self.host, self.run) == (request.host, request.run)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,13 +69,13 @@ class GitPusher:
         if push_key_file and mirror.git.key_file:
             self._pushing = replace(mirror.git, key_file=push_key_file, key_field="rollback.ssh_key_file")
 
-    async def revert(self, order: RevertRequest, mode: GitRevert) -> Reverted:
-        _check(order, mode)
+    async def revert(self, request: RevertRequest, mode: GitRevert) -> Reverted:
+        _check(request, mode)
         self._pushing.require_files()
         repaired = False
         for _ in range(ATTEMPTS):
             try:
-                if done := await self._try(order, mode):
+                if done := await self._try(request, mode):
                     return done
             except DamagedError as error:
                 if repaired:
@@ -88,12 +88,12 @@ class GitPusher:
             f"the branch moved {ATTEMPTS} times while the revert was made", "Nothing was pushed."
         )
 
-    async def _try(self, order: RevertRequest, mode: GitRevert) -> Reverted | None:
+    async def _try(self, request: RevertRequest, mode: GitRevert) -> Reverted | None:
         """None where the branch moved meanwhile."""
         async with self.mirror.latest() as head:
             with self._scratch() as directory:
                 repository = await make_scratch(self.mirror.git, directory, self._identity, self._signing_key)
-                return await _Attempt(self, repository, order, head).run(mode)
+                return await _Attempt(self, repository, request, head).run(mode)
 
     async def may_push(self, commit: str) -> None:
         self._pushing.require_files()
@@ -204,27 +204,29 @@ class _Attempt:
 
     pusher: GitPusher
     repository: ScratchRepository
-    order: RevertRequest
+    request: RevertRequest
     head: str
 
     async def run(self, mode: GitRevert) -> Reverted | None:
         """None where the branch moved meanwhile."""
-        order, repository = self.order, self.repository
-        if not await repository.descends(order.failed, order.good, self.head):
+        request, repository = self.request, self.repository
+        if not await repository.descends(request.failed, request.good, self.head):
             raise self._refused(
-                f"{order.good[:12]}, the last good revision, is not part of the failed one's history", _BY_HAND
+                f"{request.good[:12]}, the last good revision, is not part of the failed one's history", _BY_HAND
             )
-        failed = await repository.subtree(order.failed, order.directory)
-        if await repository.subtree(self.head, order.directory) != failed:
+        failed = await repository.subtree(request.failed, request.directory)
+        if await repository.subtree(self.head, request.directory) != failed:
             return await self._overtaken()
         if mode is GitRevert.BRANCH and (earlier := await self._earlier()):
             return earlier
         await self.pusher.require_signed(self.head)
         commits = await self._commits()
         tip = await self._undo(commits)
-        if await repository.subtree(tip, order.directory) != await repository.subtree(order.good, order.directory):
+        if await repository.subtree(tip, request.directory) != await repository.subtree(
+            request.good, request.directory
+        ):
             raise self._refused(
-                f"undoing the commits between {order.good[:12]} and {order.failed[:12]} does not restore the "
+                f"undoing the commits between {request.good[:12]} and {request.failed[:12]} does not restore the "
                 "environment: merges combined them in another order",
                 _BY_HAND,
             )
@@ -237,22 +239,22 @@ class _Attempt:
 
     @property
     def _branch(self) -> str:
-        return rollback_branch(self.order.environment, self.order.failed)
+        return rollback_branch(self.request.environment, self.request.failed)
 
     async def _overtaken(self) -> Reverted:
         """The head no longer has the failed revision's content: find out which commit replaced it."""
-        repository, order = self.repository, self.order
+        repository, request = self.repository, self.request
         newest = await repository.git(
-            "rev-list", "--max-count=1", "--first-parent", self.head, f"^{order.failed}", "--", *self._paths
+            "rev-list", "--max-count=1", "--first-parent", self.head, f"^{request.failed}", "--", *self._paths
         )
         change = await repository.describe(newest or self.head)
         branch = repository.runner.branch
-        if await repository.subtree(self.head, order.directory) != await repository.subtree(
-            order.good, order.directory
+        if await repository.subtree(self.head, request.directory) != await repository.subtree(
+            request.good, request.directory
         ):
             reason = f"the branch has a newer change of the environment, {change.named}; it is judged on its own"
             return Reverted(RevertState.OVERTAKEN, branch, change.id, reason)
-        if change.is_of(order):  # the answer to our push was lost
+        if change.is_of(request):  # the answer to our push was lost
             return Reverted(RevertState.PUSHED, branch, change.id, f"pushed {change.id[:12]} to {branch} before")
         return Reverted(RevertState.OVERTAKEN, branch, change.id, f"already reverted by {change.named}")
 
@@ -265,18 +267,18 @@ class _Attempt:
         url = self.repository.runner.url
         await self.repository.git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--", url, f"+{ref}:{ref}")
         change = await self.repository.describe(tip)
-        if change.is_of(self.order):
+        if change.is_of(self.request):
             return Reverted(RevertState.PUSHED, self._branch, tip, f"pushed {tip[:12]} to {self._branch} before")
         reason = f"another server, or an earlier run, has pushed {self._branch} ({change.named})"
         return Reverted(RevertState.OVERTAKEN, self._branch, tip, reason)
 
     @property
     def _paths(self) -> tuple[str, ...]:
-        return (self.order.directory,) if self.order.directory else ()
+        return (self.request.directory,) if self.request.directory else ()
 
     async def _commits(self) -> list[str]:
         """The commits to undo, newest first."""
-        between = (self.order.failed, f"^{self.order.good}", "--", *self._paths)
+        between = (self.request.failed, f"^{self.request.good}", "--", *self._paths)
         chain = await self.repository.git("rev-list", "--first-parent", f"--max-count={MOST_COMMITS + 1}", *between)
         commits = chain.split()
         if not commits:
@@ -328,7 +330,7 @@ class _Attempt:
     async def _message(self, commit: str) -> str:
         parents = await self.repository.parents(commit)
         subject = (await self.repository.describe(commit)).subject
-        return revert_message(self.order, commit, subject, parents[0] if len(parents) > 1 else "")
+        return revert_message(self.request, commit, subject, parents[0] if len(parents) > 1 else "")
 
     def _refused(self, problem: str, hint: str) -> RevertRefusedError:
         return RevertRefusedError(problem, where=self.repository.runner.where, hint=hint)
@@ -349,11 +351,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
 
 
-def _check(order: RevertRequest, mode: GitRevert) -> None:
+def _check(request: RevertRequest, mode: GitRevert) -> None:
     """Raises RefusedError, SourceError or ConfigError for arguments that git must not get."""
-    check_commit(order.failed)
-    check_commit(order.good)
-    check_path(order.directory)
-    check_branch(rollback_branch(order.environment, order.failed))
+    check_commit(request.failed)
+    check_commit(request.good)
+    check_path(request.directory)
+    check_branch(rollback_branch(request.environment, request.failed))
     if mode is GitRevert.OFF:
         raise ConfigError("reverting in git is switched off", where="rollback.git", hint="Set it to push or branch.")

@@ -1,4 +1,4 @@
-"""What a server would refuse to write as Compose reads it as a project: as far as git tells."""
+"""What a server would refuse to write as Compose reads it as a project: as far as git shows."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def _unknown_stacks(environment: Environment, configs: Sequence[ServerConfig]) -
         for name in config.stacks:
             owner, slash, stack = name.rpartition("/")
             if slash and owner == environment.name and stack not in environment.manifest.stacks:
-                message = f"stacks: {name} is no stack of this environment, so git_may_change has no effect"
+                message = f"stacks: {name} is not a stack of this environment, so git_may_change has no effect"
                 yield Finding(rules.PROJECT_FILE, f"{environment.name}/{MANIFEST}", 1, message)

@@ -273,7 +273,7 @@ class _Reader:
         text = data.decode("utf-8", "surrogateescape")
         is_dotenv = format_of(name, data) is Format.DOTENV
         linted = line_lint.lint_text(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
-        # Conflict markers are reported for all files at once.
+        # Conflict markers are reported for all files together.
         self._findings += [] if linted.conflict else linted.findings
         cipher = None
         if not linted.conflict and not line_lint.conflict_markers(path, text):

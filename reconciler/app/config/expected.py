@@ -37,7 +37,7 @@ class ExpectedDifference(Section):
         default=(Allows.DIFFERS, Allows.MISSING), description="What of the keys is expected."
     )
     between: Between = Field(default=(), description="Only between these environments. Default: any two sides.")
-    reason: Reason = Field(description="Why, for whoever wonders later.")
+    reason: Reason = Field(description="Why, for later readers.")
 
     @model_validator(mode="after")
     def _says_what(self) -> ExpectedDifference:
@@ -55,7 +55,7 @@ class ServiceDifference(Section):
         "there is one), or a pattern."
     )
     between: Between = Field(default=(), description="Only between these environments. Default: any two sides.")
-    reason: Reason = Field(description="Why, for whoever wonders later.")
+    reason: Reason = Field(description="Why, for later readers.")
 
 
 class OwnRisk(Section):

@@ -1,6 +1,6 @@
 """Parity probes: what an operator has asked of both sides. They are in the server configuration or a file of their own.
 
-Never in git: whoever may merge there must not thereby be able to run a command.
+Never in git: permission to merge there must not be permission to run a command.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def load_probes(path: str, clone: str) -> dict[str, ProbeFields]:
     """Read a file of probes. Raises RefusedError for one inside of ``clone``, ConfigError with every problem in it."""
     top = _top(os.path.realpath(clone))
     if top and os.path.realpath(path).startswith(f"{top}/"):
-        hint = "Keep it outside of the clone: whoever may merge must not be able to run commands"
+        hint = "Keep it outside of the clone: permission to merge must not be permission to run commands"
         raise RefusedError("lies in the repository, where git could change it", where=path, hint=hint)
     content = read_config_file(path, hint="Correct --probes")
     return dict(read_sections(ProbeFile, content, file=path, error=ConfigError, rules=lambda _: ()).probes)

@@ -121,8 +121,7 @@ class Drift(Section):
 
     interval: Duration = written("60s", DURATION, "How often live files are compared with the target revision.")
     on_drift: Annotated[OnDrift, Choice()] = Field(
-        default=OnDrift.RESTORE,
-        description="What happens to a changed live file: restore it, or only report it.",
+        default=OnDrift.RESTORE, description="What happens to a changed live file: restore it, or only report it."
     )
 
 
@@ -259,8 +258,7 @@ class ServerConfig(Section):
         description="The environment this server follows, a directory below repository.path; or several."
     )
     host: Name = Field(
-        default_factory=socket.gethostname,
-        description="This machine's name in a stack's hosts. Default: its hostname.",
+        default_factory=socket.gethostname, description="This machine's name in a stack's hosts. Default: its hostname."
     )
     repository: Repository = Field(description="The config repository.")
     decryption: Decryption = Field(default_factory=Decryption, description="The key and the program for decryption.")
@@ -284,12 +282,10 @@ class ServerConfig(Section):
     webhook: Webhook | None = Field(default=None, description="Lets the git server announce a push.")
     rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
     checks: dict[Name, Argv] = Field(
-        default_factory=dict,
-        description="Commands that a manifest may name, not define; they run on the staged file.",
+        default_factory=dict, description="Commands that a manifest may name, not define; they run on the staged file."
     )
     probes: dict[Name, ProbeFields] = Field(
-        default_factory=dict,
-        description="What `reconciler compare` asks both sides besides files and containers.",
+        default_factory=dict, description="What `reconciler compare` asks both sides besides files and containers."
     )
     local: bool = Field(
         default=True,

@@ -49,7 +49,7 @@ _ANOTHER_KEY = (
 
 @dataclass(slots=True)
 class Relay:
-    """Carries a reconciliation's progress to whoever listens now."""
+    """Carries a reconciliation's progress to its current listeners."""
 
     listener: Callable[[str], None] | None = None
 

@@ -35,7 +35,7 @@ class Linted:
 
 
 def conflict_markers(path: str, text: str) -> list[Finding]:
-    """One finding for the first line of each conflict; a line of equals signs alone is no conflict."""
+    """One finding for the first line of each conflict; a line of equals signs alone is not a conflict."""
     if "<<<<<<<" not in text and ">>>>>>>" not in text:  # the usual case, ten times faster
         return []
     certain = [_line(text, match.start()) for match in _CERTAIN_MARKER.finditer(text)]

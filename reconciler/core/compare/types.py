@@ -58,7 +58,7 @@ class Attribute(StrEnum):
 class Value:
     """Fingerprints of a value. ``fingerprint`` is that of the value itself, None if unknown. ``written`` is that of the
     text in the file, with its references, "" if it was not read from a file; ``given`` is that of the values which the
-    references take from outside the file, None if none of them is known. An ``empty`` value is no secret."""
+    references take from outside the file, None if none of them is known. An ``empty`` value is not a secret."""
 
     fingerprint: str | None
     empty: bool = False
@@ -127,7 +127,7 @@ class Side:
     what could not be read; ``sealed`` counts the files that no key opened. ``services`` is None if the side cannot have
     containers. Probes run in ``directory``; ``compose_options`` are the options of `docker compose` there, by project
     directory. ``hosts`` are names that a manifest may have for the machine, the most
-    reliable first; () if the side is no machine."""
+    reliable first; () if the side is not a machine."""
 
     name: str
     files: tuple[SideFile, ...]

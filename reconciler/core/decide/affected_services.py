@@ -1,6 +1,6 @@
 """Decides which services a change of files concerns, and what each of them needs. Pure: functions of their arguments.
 
-Compose is no help here: `restart` never loads new values, `up` without names starts what was stopped on purpose, and
+Compose does not help here: `restart` never loads new values, `up` without names starts what was stopped on purpose, and
 neither `up` nor `config --hash` notices a changed mounted file or inline config. See docs/architecture.md.
 """
 
@@ -175,7 +175,7 @@ def _own_causes(
 def _difference(before: Service, after: Service, containers: Sequence[Container]) -> _Cause | None:
     """What differs between the two definitions, unless it is only values that every container already has.
 
-    (A hand edit that nobody gave to the container, and that is now put back, needs no recreate.)
+    (A hand edit that nobody gave to the container, and that is now reverted, needs no recreate.)
     """
     keys = _key_difference(before.environment, after.environment)
     old, new = _parts(before.definition), _parts(after.definition)

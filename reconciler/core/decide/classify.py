@@ -102,7 +102,7 @@ def _same_content(state: TargetState) -> Change:
         return Change(state.target, Kind.IN_SYNC, Effect.NONE, "in sync")
     names = " and ".join(sorted(aspects))
     if state.last_mode != state.target.mode:
-        # Git has another mode than we last set, or we have not written it yet: this is no hand edit.
+        # Git has another mode than we last set, or we have not written it yet: this is not a hand edit.
         return Change(state.target, Kind.UPDATE, Effect.WRITE, f"git has another {names}", aspects)
     return _drift(state, aspects, f"the {names} of the live file was changed by hand")
 

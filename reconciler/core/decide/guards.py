@@ -32,7 +32,7 @@ _SPECIAL_BITS = 0o7000
 def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
     """Given the bytes about to be written and those they replace, return what speaks against writing them.
 
-    ``live`` is None where nothing is there, and where only a hand edit is put back: git has dropped nothing then.
+    ``live`` is None where nothing is there, and where only a hand edit is reverted: git has dropped nothing then.
     """
     problems = []
     if b"ENC[" in desired:
@@ -52,7 +52,7 @@ def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str
         if target.parser is Parser.COMPOSE:
             resolve_env_file(desired, {})
     except EnvFileError as error:
-        # A ${NAME:?} may be defined where Compose runs: the stack's model tells.
+        # A ${NAME:?} may be defined where Compose runs: the stack's model shows that.
         if error.code != "required-variable":
             return [f"{_READER[target.parser]} could not read it: {error}"]
     problems = []
@@ -74,7 +74,7 @@ def _shrinks(target: Target, keys: set[str], live: bytes | None) -> str:
     try:
         before = {entry.key for entry in read_entries(live, target.parser)}
     except EnvFileError:
-        return ""  # a live file that nobody can read is no measure
+        return ""  # an unreadable live file cannot be compared
     gone = before - keys
     return f"{len(gone)} of {len(before)}" if len(gone) > SHRINK_LIMIT * len(before) else ""
 

@@ -1,4 +1,4 @@
-"""Computes the hash by which Compose tells whether a container was made from a service's definition. Pure.
+"""Computes the hash by which Compose knows whether a container was made from a service's definition. Pure.
 
 Compose hashes the service as Go prints it: the order of `docker compose config`, no spaces, no build, no scale.
 Two definitions of one hash are the same; two of different hashes may still be, where two versions of Compose made them.

@@ -129,12 +129,12 @@ def _comparable(
 def _namespace(
     runs: Mapping[str, str], says: Mapping[str, str], container: Container, owners: Mapping[str, str]
 ) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """A namespace that is shared is told by the other service's name; one of a container that is gone, by nothing."""
+    """A shared namespace is shown as the name of the other service; that of a container that is gone, as nothing."""
     kind, _, identity = runs.get("", "").partition(":")
-    wanted, _, owner = says.get("", "").partition(":")
-    if kind != "container" or wanted not in ("service", "container"):
+    word, _, owner = says.get("", "").partition(":")
+    if kind != "container" or word not in ("service", "container"):
         return runs, says
-    if wanted == "container" or identity not in owners or owners[identity] == owner:
+    if word == "container" or identity not in owners or owners[identity] == owner:
         return says, says
     return {"": f"service:{owners[identity]}"}, says
 

@@ -68,7 +68,7 @@ def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDiff
         if not later and not _moved(after, container, sides.images):
             continue  # it is as it will be: whatever stands in the files now, the change takes it back
         fields = differences(now, sides.after.name, container, owners) if now is not after else tuple(later)
-        # What the change brings to the container as it runs already is no edit that comes along.
+        # What the change brings to the container as it runs already is not an edit that comes along.
         places = {(difference.name, difference.item) for difference in later}
         effective = [difference for difference in fields if (difference.name, difference.item) in places]
         yield from unexplained(effective, grants.keys.get(name, ()), grants.fields)

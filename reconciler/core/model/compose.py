@@ -123,7 +123,7 @@ class Container:
     """A container as the engine's inspect shows it.
 
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
-    or unhealthy; ``number`` tells the replicas of a service apart; ``image`` is the reference it was made from;
+    or unhealthy; ``number`` distinguishes the replicas of a service; ``image`` is the reference it was made from;
     ``out_of_memory`` says that the kernel killed it; ``started_at`` and ``finished_at`` are RFC 3339 times of its
     latest run, in the engine's clock; ``facts`` is all that inspect says of it, ``image_facts`` what its image gives.
     """

@@ -46,7 +46,7 @@ class Git(Protocol):
         """When each encrypted value that the directory's files ever held came into the commit's history.
 
         By the beginning of its iv (``ciphertext.ivs``), in epoch seconds: the date of the oldest commit that has it.
-        With ``since``, only what the commits after ``since`` bring; if that is no ancestor, it counts as None.
+        With ``since``, only what the commits after ``since`` bring; if that is not an ancestor, it counts as None.
         Raises RefusedError for a history that is too long.
         """
 
