@@ -91,7 +91,7 @@ def touched(outcome: Mapping[str, Any]) -> dict[str, str]:
     return {action["service"]: action["action"] for action in outcome["plan"]["actions"]}
 
 
-# --- the first reconciliation ------------------------------------------------------------------------------------------
+# --- the first reconciliation ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.docker
