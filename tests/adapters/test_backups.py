@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Run
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
 from tests.support.components import program
+from tests.support.disks import small_disk
 
 DIGEST = Digester(b"k" * DIGEST_KEY_BYTES)
 REVISION = Revision("c" * 40, "s" * 40)
@@ -397,21 +397,9 @@ def test_a_link_is_never_followed(tmp_path: Path, backups: BackupDirectory, whic
 # --- full disks and missing rights -----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def small_disk(where: Path) -> Iterator[Path]:
-    where.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs"]
-    if subprocess.run(["mount", *options, str(where)], check=False, capture_output=True).returncode != 0:
-        pytest.skip("cannot mount a tmpfs")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "--lazy", str(where)], check=True)
-
-
 @pytest.mark.root
 def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", "size=64k,mode=0700") as disk:
         backups = BackupDirectory(str(disk / "backups"), DIGEST)
         first = take(backups, 1)
         before = everything(disk)
@@ -428,7 +416,7 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_a_read_only_disk_says_so(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", "size=64k,mode=0700") as disk:
         backups = BackupDirectory(str(disk / "backups"), DIGEST)
         for number in range(2):
             take(backups, number)

@@ -469,10 +469,18 @@ def state_of(file: Path) -> tuple[bytes, int] | None:
     return (file.read_bytes(), mode_of(file)) if file.exists() else None
 
 
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "plain renames"])
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edit_between_the_look_and_the_write_stays(
-    host: LocalHost, root: Path, file: Path, edit: Callable[[Path], None]
+def test_an_edit_after_the_look_stays(
+    host: LocalHost,
+    root: Path,
+    file: Path,
+    edit: Callable[[Path], None],
+    exchange: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if not exchange:
+        request.getfixturevalue("plain_renames")
     live = seen(host, file)
     edit(file)
     state = state_of(file)
@@ -480,21 +488,13 @@ def test_an_edit_between_the_look_and_the_write_stays(
         put(host, file, replaces=live)
     assert error.value.where == str(file)
     assert error.value.retryable
+    if state:
+        with pytest.raises(ChangedMeanwhileError):
+            remove(host, file, replaces=live)
+        with pytest.raises(ChangedMeanwhileError):
+            put(host, file, replaces=None)
     assert state_of(file) == state
     assert names(root) == (["api.env"] if state else [])
-
-
-@pytest.mark.parametrize("edit", [rewrite, rename_over, change_mode])
-def test_an_edit_between_the_look_and_the_deletion_stays(
-    host: LocalHost, root: Path, file: Path, edit: Callable[[Path], None]
-) -> None:
-    live = seen(host, file)
-    edit(file)
-    state = state_of(file)
-    with pytest.raises(ChangedMeanwhileError):
-        remove(host, file, replaces=live)
-    assert state_of(file) == state
-    assert names(root) == ["api.env"]
 
 
 def test_a_file_that_appeared_meanwhile_stays(host: LocalHost, root: Path, file: Path) -> None:
@@ -1007,25 +1007,6 @@ def test_without_exchange_files_are_still_made_replaced_and_deleted(host: LocalH
     assert file.stat().st_nlink == 1
     remove(host, file, replaces=seen(host, file))
     assert names(root) == []
-
-
-@pytest.mark.usefixtures("plain_renames")
-@pytest.mark.parametrize("edit", EDITS)
-def test_without_exchange_an_edit_between_the_look_and_the_write_stays(
-    host: LocalHost, root: Path, file: Path, edit: Callable[[Path], None]
-) -> None:
-    live = seen(host, file)
-    edit(file)
-    state = state_of(file)
-    with pytest.raises(ChangedMeanwhileError):
-        put(host, file, replaces=live)
-    if state:
-        with pytest.raises(ChangedMeanwhileError):
-            remove(host, file, replaces=live)
-        with pytest.raises(ChangedMeanwhileError):
-            put(host, file, replaces=None)
-    assert state_of(file) == state
-    assert names(root) == (["api.env"] if state else [])
 
 
 @pytest.mark.usefixtures("plain_renames")

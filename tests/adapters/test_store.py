@@ -26,6 +26,7 @@ from reconciler.core.model.revisions import RevertState, Revision
 from reconciler.core.model.runs import Result, Run, RunChange
 from reconciler.core.secret import Secret
 from tests.support.components import program
+from tests.support.disks import small_disk
 
 REVISION = Revision("c" * 40, "s" * 40, "Ada <ada@example.org>", 1_700_000_000.5, "Rotate the key")
 RESTART = Action("app", "api", ActionKind.RESTART, "mounts nginx.conf")
@@ -501,18 +502,6 @@ def test_damage_that_no_reading_meets_is_found_at_the_start(path: Path) -> None:
 # --- disks, rights, secrets ------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def small_disk(where: Path) -> Iterator[Path]:
-    where.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs"]
-    if subprocess.run(["mount", *options, str(where)], check=False, capture_output=True).returncode != 0:
-        pytest.skip("cannot mount a tmpfs")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "--lazy", str(where)], check=True)
-
-
 def fill(disk: Path) -> Path:
     filler = disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -523,7 +512,7 @@ def fill(disk: Path) -> Path:
 
 @pytest.mark.root
 def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", "size=256k") as disk:
         with contextlib.closing(SqliteStore(str(disk / "state.db"))) as store:
             record = replace(NOTHING, degraded="x" * 20_000)
             store.begin(run_of(actions=(RESTART,)))
@@ -542,7 +531,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(tmp_path:
 
 @pytest.mark.root
 def test_a_disk_that_is_full_at_the_start_is_not_called_damage(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", "size=256k") as disk:
         filler = fill(disk)
         with pytest.raises((StoreUnavailableError, StoreError), match=r"free some space|with room in it"):
             SqliteStore(str(disk / "state.db"))
@@ -552,7 +541,7 @@ def test_a_disk_that_is_full_at_the_start_is_not_called_damage(tmp_path: Path) -
 
 @pytest.mark.root
 def test_a_read_only_disk_is_not_called_damage(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", "size=256k") as disk:
         with contextlib.closing(SqliteStore(str(disk / "state.db"))) as store:
             store.begin(run_of())
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

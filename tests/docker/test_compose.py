@@ -43,13 +43,6 @@ SLEEPER = """
 """
 
 
-@pytest.fixture
-async def docker(tmp_path: Path) -> AsyncIterator[DockerCompose]:
-    compose = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), os.environ))
-    yield compose
-    await compose.close()
-
-
 def stack_of(project: ComposeProject, **more: object) -> Stack:
     return replace(Stack("production", "app", str(project.directory)), **more)  # type: ignore[arg-type]
 

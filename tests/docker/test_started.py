@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.core.decide import affected_services
 from reconciler.core.errors import ModelRefusedError, StackGoneError, StartedOtherwiseError
@@ -28,13 +27,6 @@ SERVICE = """
     stop_grace_period: 1s
     command: sleep 1000
 """
-
-
-@pytest.fixture
-async def docker(tmp_path: Path) -> AsyncIterator[DockerCompose]:
-    compose = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), os.environ))
-    yield compose
-    await compose.close()
 
 
 def stack_of(made: ComposeProject, /, **more: object) -> Stack:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.compose import ComposeProject, left_behind
+from tests.support.compose import MAY_CRASH, ComposeProject, left_behind
 from tests.support.server import ENVIRONMENT, Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
@@ -29,16 +29,6 @@ services:
   worker: {image: IMAGE, network_mode: none, env_file: [worker.env]}
 """
 TWO_SOURCES = {"api.env": b"COLOUR=red\nSIZE=1\n", "worker.env": b"JOBS=4\n"}
-
-# Ends immediately if MODE begins with bad.
-ONE_THAT_MAY_CRASH = """\
-services:
-  api:
-    image: IMAGE
-    network_mode: none
-    env_file: [api.env]
-    command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
-"""
 
 
 @pytest.fixture
@@ -594,7 +584,7 @@ def test_target_with_prune_that_leaves_git_is_deleted_after_a_backup(server: Ser
 
 @pytest.mark.docker
 def test_unhealthy_revision_is_rolled_back_and_quarantined_until_a_correction(start: Start) -> None:
-    compose = ONE_THAT_MAY_CRASH + "  worker: {image: IMAGE, network_mode: none, env_file: [worker.env]}\n"
+    compose = MAY_CRASH + "  worker: {image: IMAGE, network_mode: none, env_file: [worker.env]}\n"
     good = {"api.env": b"MODE=good\n", "worker.env": b"JOBS=4\n"}
     server, project = start(compose, good)
     healthy = server.remote.head()
@@ -624,7 +614,7 @@ def test_unhealthy_revision_is_rolled_back_and_quarantined_until_a_correction(st
 
 @pytest.mark.docker
 def test_service_that_was_unhealthy_before_keeps_the_new_files(start: Start) -> None:
-    server, project = start(ONE_THAT_MAY_CRASH, {"api.env": b"MODE=bad1\n"})
+    server, project = start(MAY_CRASH, {"api.env": b"MODE=bad1\n"})
     eventually(lambda: project.container("api")["State"]["Status"] == "exited")
     server.commit({"api.env": b"MODE=bad2\n"})
 

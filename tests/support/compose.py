@@ -17,6 +17,16 @@ from tests.support.waiting import eventually
 
 TIMEOUT = 120.0  # seconds
 
+# Ends immediately if MODE begins with bad.
+MAY_CRASH = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    env_file: [api.env]
+    command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ComposeProject:

@@ -5,6 +5,7 @@ Where the test's event loop has to go on meanwhile: ``await asyncio.to_thread(ev
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -38,3 +39,13 @@ def _ask(predicate: Callable[[], Result]) -> tuple[Result | None, str]:
     except AssertionError as error:
         return None, str(error)
     return result, f"{getattr(predicate, '__qualname__', predicate)} gave {result!r}"
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Whether the condition becomes true within the time; other tasks go on meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True

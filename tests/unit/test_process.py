@@ -18,6 +18,7 @@ import pytest
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Completed, Limits, MissingProgramError
 from tests.support.processes import children
+from tests.support.waiting import until
 
 ENV = {"PATH": "/usr/bin:/bin"}
 FOR_EVER = "60"
@@ -34,15 +35,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(0.01)
-    return True
 
 
 def pids_in(file: Path, count: int) -> Callable[[], bool]:

@@ -80,14 +80,14 @@ async def ask_daemon(path: str, request: Request, progress: Progress) -> dict[st
 async def _serve_here(config: ServerConfig, request: Request, progress: Progress) -> Any:
     from reconciler.app.daemon import requests
     from reconciler.app.daemon.lock import exclusive
-    from reconciler.app.daemon.person import person_of
+    from reconciler.app.daemon.requester import requester_of
     from reconciler.app.wiring.server import prepare_state_dir, runtime
 
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, f"reconciler {request['kind']}"):
         async with runtime(config) as built:
             built.relay.listen(progress)
-            work = requests.serve_without_daemon(built, {**request, "requested_by": person_of(os.getuid(), "self")})
+            work = requests.serve_without_daemon(built, {**request, "requested_by": requester_of(os.getuid(), "self")})
             return await (work if request["kind"] == "status" else _uninterrupted(work))
 
 

@@ -19,7 +19,7 @@ from aiohttp import web
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import REQUEST_PATH, Progress, Request
 from reconciler.app.daemon.loop import Daemon
-from reconciler.app.daemon.person import person_of
+from reconciler.app.daemon.requester import requester_of
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.ports.store import Store
 
@@ -130,7 +130,7 @@ def _control(views: Views) -> web.Application:
     app = web.Application()
 
     async def serve(http_request: web.Request) -> web.StreamResponse:
-        request = {**await http_request.json(), "requested_by": _person_at(http_request)}
+        request = {**await http_request.json(), "requested_by": _requester_at(http_request)}
         if request["kind"] == "status":  # from memory, also while something is reconciled
             return await _stream(http_request, lambda _: views.status())
         return await _stream(
@@ -141,14 +141,14 @@ def _control(views: Views) -> web.Application:
     return app
 
 
-def _person_at(http_request: web.Request) -> str:
+def _requester_at(http_request: web.Request) -> str:
     """Who is at the other end of the control socket, by what the kernel says of it."""
     connection = http_request.transport.get_extra_info("socket") if http_request.transport else None
     if connection is None:
         return ""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", credentials)
-    return person_of(uid, pid)
+    return requester_of(uid, pid)
 
 
 async def _stream(

@@ -1,4 +1,4 @@
-"""Who asks for something on this machine: by what the kernel knows of a process, never by what it says itself."""
+"""Who sends a request on this machine: by what the kernel knows of a process, never by what the process says."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 _NOBODY_LOGGED_IN = 0xFFFFFFFF
 
 
-def person_of(uid: int, pid: int | Literal["self"]) -> str:
+def requester_of(uid: int, pid: int | Literal["self"]) -> str:
     """Given a process and its user's id, return who that is: "root, logged in as ada" after a sudo.
 
-    SUDO_USER is a variable like any other, so it is not asked.
+    SUDO_USER is a variable like any other, so it is not used.
     """
     try:
         with open(f"/proc/{pid}/loginuid", encoding="ascii") as file:
