@@ -121,6 +121,14 @@ def sites(server: Server, *environments: str, value: str = "value") -> Iterator[
         yield made
 
 
+def _second(site: Site) -> None:
+    site.commit(2)
+
+
+def _third(site: Site) -> None:
+    site.commit(3)
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One thing that goes wrong.
@@ -129,15 +137,15 @@ class Failure:
     ``fixed`` does what the message asks for, after which ``heals_to`` is the generation that goes live. The message
     contains ``message``, ``where`` and ``next_step`` ({root} is the server's directory). ``result`` is that of the
     reconciliation; None if none can begin. ``exit_code`` is that of `plan` and `sync`. ``retried``: without a new
-    revision. ``applied``: whether the first generation was applied before.
+    revision. ``applied``: whether the first generation was applied before. It is named after ``happens``.
     """
 
-    id: str
     happens: Callable[[Site], object]
-    fixed: Callable[[Site], object]
     message: str
     where: str
     next_step: str
+    fixed: Callable[[Site], object] = _third
+    name: str = ""
     result: str | None = "stalled"
     exit_code: int = 1
     retried: bool = False
@@ -146,16 +154,12 @@ class Failure:
     marks: tuple[str, ...] = ()
 
     @property
+    def id(self) -> str:
+        return self.name or self.happens.__name__.strip("_").replace("_", "-")
+
+    @property
     def parameter(self) -> Any:
         return pytest.param(self, id=self.id, marks=[getattr(pytest.mark, mark) for mark in self.marks])
-
-
-def _second(site: Site) -> None:
-    site.commit(2)
-
-
-def _third(site: Site) -> None:
-    site.commit(3)
 
 
 # --- the manifest ---
@@ -273,7 +277,7 @@ def _slow_contract(site: Site) -> None:
 # --- the server's files ---
 
 
-def _live_is_a_directory(site: Site) -> None:
+def _live_path_is_a_directory(site: Site) -> None:
     site.live.rename(site.directory / "aside")
     site.live.mkdir()
     site.commit(2)
@@ -284,7 +288,7 @@ def _live_is_no_directory(site: Site) -> None:
     (site.directory / "aside").rename(site.live)
 
 
-def _live_is_a_link(site: Site) -> None:
+def _live_path_is_a_link(site: Site) -> None:
     site.live.rename(site.directory / "aside")
     site.live.symlink_to("aside")
     site.commit(2)
@@ -318,7 +322,7 @@ def _disk_has_room(site: Site) -> None:
     (site.directory / "filler").unlink()
 
 
-def _disk_read_only(site: Site) -> None:
+def _read_only_disk(site: Site) -> None:
     site.mount(site.directory, "64k")
     output("mount", "-o", "remount,ro", site.directory)
     site.commit(2)
@@ -328,7 +332,7 @@ def _disk_writable(site: Site) -> None:
     output("mount", "-o", "remount,rw", site.directory)
 
 
-def _no_access(site: Site) -> None:
+def _no_write_access(site: Site) -> None:
     site.obey_modes()
     site.directory.chmod(0o555)
     site.commit(2)
@@ -359,20 +363,20 @@ def fill(directory: Path) -> None:
 # --- Docker ---
 
 
-def _engine_gone(site: Site) -> None:
+def _missing_engine(site: Site) -> None:
     (site.directory / "compose.yaml").write_text(COMPOSE)
     site.variables["DOCKER_HOST"] = f"unix://{site.server.root}/{NO_ENGINE}"
     site.commit(2, stack=True)
 
 
-def _compose_file_missing(site: Site) -> None:
+def _missing_compose_file(site: Site) -> None:
     site.commit(2, stack=True)
 
 
 # --- git ---
 
 
-def _remote_gone(site: Site) -> None:
+def _git_remote_gone(site: Site) -> None:
     site.commit(2)
     site.server.remote.path.rename(site.server.remote.path.with_name("moved.git"))
 
@@ -390,7 +394,7 @@ def _branch_back(site: Site) -> None:
     site.server.remote.git("branch", "-m", "renamed", "main")
 
 
-def _token_refused(site: Site) -> None:
+def _git_token_refused(site: Site) -> None:
     server = site.undo.enter_context(refusing_server(site.server.root / "https"))
     site.accounts_seen = server.accounts
     token = site.server.root / "git-token"
@@ -405,7 +409,7 @@ def _token_renewed(site: Site) -> None:
     site.server.settings["repository"]["url"] = site.server.remote.url
 
 
-def _repository_empty(site: Site) -> None:
+def _empty_repository(site: Site) -> None:
     site.server.remote.git("update-ref", "-d", "refs/heads/main")
 
 
@@ -457,7 +461,7 @@ def _age_key_there(site: Site) -> None:
     site.server.settings["decryption"] = {"age_key_file": str(site.server.key.path)}
 
 
-def _database_newer(site: Site) -> None:
+def _newer_database(site: Site) -> None:
     _set_database_version(site, 99)
     site.commit(2)
 
@@ -471,7 +475,7 @@ def _set_database_version(site: Site, version: int) -> None:
         database.execute(f"PRAGMA user_version = {version}")
 
 
-def _database_damaged(site: Site) -> None:
+def _damaged_database(site: Site) -> None:
     (site.server.state / "state.db").write_bytes(b"no database\n" * 400)
     site.commit(2)
 
@@ -482,12 +486,12 @@ def _database_moved_away(site: Site) -> None:
     site.commit(3, on_first_contact="take_over")
 
 
-def _database_empty(site: Site) -> None:
+def _empty_database(site: Site) -> None:
     (site.server.state / "state.db").write_bytes(b"")
     site.commit(2)
 
 
-def _database_log_alone(site: Site) -> None:
+def _log_without_database(site: Site) -> None:
     (site.server.state / "state.db").rename(site.server.root / "state.db.away")
     (site.server.state / "state.db-wal").write_bytes(b"the last changes of that database")
     site.commit(2)
@@ -534,262 +538,148 @@ def _state_disk_has_room(site: Site) -> None:
 
 ENVIRONMENT_FAILURES = (
     Failure(
-        "unknown-field",
-        _unknown_field,
-        _third,
-        message="targets.api.env.onwer: is not a known field",
-        where="environment.yaml:3:",
-        next_step="did you mean owner?",
+        _unknown_field, "targets.api.env.onwer: is not a known field", "environment.yaml:3:", "did you mean owner?"
     ),
+    Failure(_unparsable_yaml, "cannot be read as YAML", "environment.yaml:3:", "expected ',' or '}' (begun in line 2)"),
+    Failure(_duplicate_field, "targets: appears twice, first in line 1", "environment.yaml:4:", "each name once"),
+    Failure(_missing_manifest, "not found at revision", "environment.yaml:", "Add the file"),
+    Failure(_missing_source, "the source does not exist", "/api.env:", "Commit the file, or remove the target api.env"),
     Failure(
-        "unparsable-yaml",
-        _unparsable_yaml,
-        _third,
-        message="cannot be read as YAML",
-        where="environment.yaml:3:",
-        next_step="expected ',' or '}' (begun in line 2)",
-    ),
-    Failure(
-        "duplicate-field",
-        _duplicate_field,
-        _third,
-        message="targets: appears twice, first in line 1",
-        where="environment.yaml:4:",
-        next_step="each name once",
-    ),
-    Failure(
-        "missing-manifest",
-        _missing_manifest,
-        _third,
-        message="not found at revision",
-        where="environment.yaml:",
-        next_step="Add the file",
-    ),
-    Failure(
-        "missing-source",
-        _missing_source,
-        _third,
-        message="the source does not exist",
-        where="/api.env:",
-        next_step="Commit the file, or remove the target api.env",
-    ),
-    Failure(
-        "outside-allowed-paths",
         _outside_allowed_paths,
-        _third,
-        message='"/opt/elsewhere/api.env" lies outside allowed_paths',
-        where="environment.yaml:3: targets.api.env.path:",
-        next_step="a path below one of them",
+        '"/opt/elsewhere/api.env" lies outside allowed_paths',
+        "environment.yaml:3: targets.api.env.path:",
+        "a path below one of them",
     ),
     Failure(
-        "link-on-the-way",
         _link_on_the_way,
-        _no_link_on_the_way,
-        message="link",
-        where="{root}/app/",
-        next_step="name the real path in the manifest",
+        "link",
+        "{root}/app/",
+        "name the real path in the manifest",
+        fixed=_no_link_on_the_way,
         result="failed",
         retried=True,
         heals_to=2,
     ),
     Failure(
-        "live-path-is-a-link",
-        _live_is_a_link,
-        _live_is_no_link,
-        message="it is a symbolic link",
-        where="{root}/app/",
-        next_step="name the real path in the manifest",
+        _live_path_is_a_link,
+        "it is a symbolic link",
+        "{root}/app/",
+        "name the real path in the manifest",
+        fixed=_live_is_no_link,
         result="failed",
         retried=True,
         heals_to=2,
     ),
     Failure(
-        "live-path-is-a-directory",
-        _live_is_a_directory,
-        _live_is_no_directory,
-        message="is a directory",
-        where="{root}/app/",
-        next_step="Move it away, or correct the target's path",
+        _live_path_is_a_directory,
+        "is a directory",
+        "{root}/app/",
+        "Move it away, or correct the target's path",
+        fixed=_live_is_no_directory,
         result="failed",
         retried=True,
         heals_to=2,
     ),
+    Failure(_unknown_owner, "the user 'no-such-user' does not exist", "/api.env:", "useradd --system no-such-user"),
     Failure(
-        "unknown-owner",
-        _unknown_owner,
-        _third,
-        message="the user 'no-such-user' does not exist",
-        where="/api.env:",
-        next_step="useradd --system no-such-user",
-    ),
-    Failure(
-        "not-encrypted",
         _not_encrypted,
-        _third,
-        message="is not encrypted: it contains plain values for TOKEN, PASSWORD, MODE",
-        where="envs/",
-        next_step="sops encrypt --in-place envs/",
+        "is not encrypted: it contains plain values for TOKEN, PASSWORD, MODE",
+        "envs/",
+        "sops encrypt --in-place envs/",
     ),
+    Failure(_wrong_key, "is not encrypted for this server", "envs/", "sops updatekeys envs/"),
+    Failure(_mac_mismatch, "its MAC does not match", "envs/", "sops edit envs/"),
     Failure(
-        "wrong-key",
-        _wrong_key,
-        _third,
-        message="is not encrypted for this server",
-        where="envs/",
-        next_step="sops updatekeys envs/",
-    ),
-    Failure(
-        "mac-mismatch",
-        _mac_mismatch,
-        _third,
-        message="its MAC does not match",
-        where="envs/",
-        next_step="sops edit envs/",
-    ),
-    Failure(
-        "type-changed",
         _type_changed,
-        _third,
-        message="a value does not decrypt, perhaps one that is not marked type:str: TOKEN",
-        where="envs/",
-        next_step="sops edit envs/",
+        "a value does not decrypt, perhaps one that is not marked type:str: TOKEN",
+        "envs/",
+        "sops edit envs/",
     ),
+    Failure(_conflict_markers, "has an unresolved merge conflict", "api.env, line 2:", "Take one side completely"),
+    Failure(_duplicate_key, "TOKEN is already set in line 1", "api.env, line 10:", "Remove one"),
+    Failure(_duplicate_plain_key, "defined twice: TOKEN", "/api.env:", "keep one"),
+    Failure(_encrypted_twice, "the plaintext still holds ENC[", "/api.env:", "encrypted twice"),
     Failure(
-        "conflict-markers",
-        _conflict_markers,
-        _third,
-        message="has an unresolved merge conflict",
-        where="api.env, line 2:",
-        next_step="Take one side completely",
-    ),
-    Failure(
-        "duplicate-key",
-        _duplicate_key,
-        _third,
-        message="TOKEN is already set in line 1",
-        where="api.env, line 10:",
-        next_step="Remove one",
-    ),
-    Failure(
-        "duplicate-plain-key",
-        _duplicate_plain_key,
-        _third,
-        message="defined twice: TOKEN",
-        where="/api.env:",
-        next_step="keep one",
-    ),
-    Failure(
-        "encrypted-twice",
-        _encrypted_twice,
-        _third,
-        message="the plaintext still holds ENC[",
-        where="/api.env:",
-        next_step="encrypted twice",
-    ),
-    Failure(
-        "unparsable-env-file",
         _unparsable_env_file,
-        _third,
-        message="a quote is opened and never closed",
-        where="/api.env: Compose could not read it: line 2:",
-        next_step="close it",
+        "a quote is opened and never closed",
+        "/api.env: Compose could not read it: line 2:",
+        "close it",
     ),
     Failure(
-        "broken-contract",
         _broken_contract,
-        _third,
-        message="TOKEN breaks `enum` of contracts/api.yaml:2",
-        where="/api.env: ",
-        next_step="fix the value with `sops edit`, or the contract",
+        "TOKEN breaks `enum` of contracts/api.yaml:2",
+        "/api.env: ",
+        "fix the value with `sops edit`, or the contract",
     ),
     Failure(
-        "missing-contract",
         _missing_contract,
-        _third,
-        message="the contract does not exist at revision",
-        where="envs/contracts/api.yaml: ",
-        next_step="Commit the file, or remove it from the target's schema",
+        "the contract does not exist at revision",
+        "envs/contracts/api.yaml: ",
+        "Commit the file, or remove it from the target's schema",
     ),
     Failure(
-        "unusable-contract",
         _unusable_contract,
-        _third,
-        message="properties.MODE.const: every value is a string: put it in quotes",
-        where="contracts/api.yaml:2: ",
-        next_step="put it in quotes",
+        "properties.MODE.const: every value is a string: put it in quotes",
+        "contracts/api.yaml:2: ",
+        "put it in quotes",
     ),
+    Failure(_slow_contract, "a contract takes too long", "contracts/api.yaml: ", "Make its patterns simpler"),
     Failure(
-        "slow-contract",
-        _slow_contract,
-        _third,
-        message="a contract takes too long",
-        where="contracts/api.yaml: ",
-        next_step="Make its patterns simpler",
-    ),
-    Failure(
-        "disk-full",
         _disk_full,
-        _disk_has_room,
-        message="No space left on device",
-        where="{root}/app/",
-        next_step="free some space",
+        "No space left on device",
+        "{root}/app/",
+        "free some space",
+        fixed=_disk_has_room,
         result="failed",
         retried=True,
         heals_to=2,
         marks=("root",),
     ),
     Failure(
-        "read-only-disk",
-        _disk_read_only,
-        _disk_writable,
-        message="cannot write the live file (Read-only file system)",
-        where="{root}/app/",
-        next_step="remount it read-write. Will retry",
+        _read_only_disk,
+        "cannot write the live file (Read-only file system)",
+        "{root}/app/",
+        "remount it read-write. Will retry",
+        fixed=_disk_writable,
         result="failed",
         retried=True,
         heals_to=2,
         marks=("root",),
     ),
     Failure(
-        "no-write-access",
-        _no_access,
-        _access,
-        message="cannot write the live file (Permission denied)",
-        where="{root}/app/",
-        next_step="give its user write access to the directory. Will retry",
+        _no_write_access,
+        "cannot write the live file (Permission denied)",
+        "{root}/app/",
+        "give its user write access to the directory. Will retry",
+        fixed=_access,
         result="failed",
         retried=True,
         heals_to=2,
     ),
     Failure(
-        "disk-error",
         _disk_error,
-        _disk_well,
-        message="cannot write the live file (Input/output error)",
-        where="{root}/app/",
-        next_step="The disk reports an error (dmesg). Will retry",
+        "cannot write the live file (Input/output error)",
+        "{root}/app/",
+        "The disk reports an error (dmesg). Will retry",
+        fixed=_disk_well,
         result="failed",
         retried=True,
         heals_to=2,
     ),
     Failure(
-        "missing-engine",
-        _engine_gone,
-        _third,
-        message="the Docker engine does not answer",
-        where=NO_ENGINE,
-        next_step="systemctl start docker",
+        _missing_engine,
+        "the Docker engine does not answer",
+        NO_ENGINE,
+        "systemctl start docker",
         result="failed",
         retried=True,
         marks=("docker",),
     ),
     Failure(
-        "missing-compose-file",
-        _compose_file_missing,
-        _third,
-        message="there is no compose file",
-        where="{root}/app/",
-        next_step="put the compose file there",
+        _missing_compose_file,
+        "there is no compose file",
+        "{root}/app/",
+        "put the compose file there",
         result="failed",
         retried=True,
     ),
@@ -798,188 +688,170 @@ ENVIRONMENT_FAILURES = (
 
 SERVER_FAILURES = (
     Failure(
-        "server-file-unknown-field",
         _server_file_unknown_field,
-        _server_file_corrected,
-        message="repositry: is not a known field",
-        where="reconciler.yaml:",
-        next_step="did you mean repository?",
+        "repositry: is not a known field",
+        "reconciler.yaml:",
+        "did you mean repository?",
+        fixed=_server_file_corrected,
         result=None,
         heals_to=2,
     ),
     Failure(
-        "server-file-unparsable",
         _server_file_unparsable,
-        _server_file_named,
-        message="cannot be read as YAML",
-        where="broken.yaml:3:",
-        next_step="expected ',' or '}' (begun in line 2)",
+        "cannot be read as YAML",
+        "broken.yaml:3:",
+        "expected ',' or '}' (begun in line 2)",
+        fixed=_server_file_named,
         result=None,
         heals_to=2,
     ),
     Failure(
-        "server-file-missing",
         _server_file_missing,
-        _server_file_named,
-        message="cannot be read (No such file or directory)",
-        where="missing.yaml:",
-        next_step="--config or RECONCILER_CONFIG",
+        "cannot be read (No such file or directory)",
+        "missing.yaml:",
+        "--config or RECONCILER_CONFIG",
+        fixed=_server_file_named,
         result=None,
         heals_to=2,
     ),
     Failure(
-        "git-remote-gone",
-        _remote_gone,
-        _remote_back,
-        message="the repository does not exist",
-        where="remote.git (branch main):",
-        next_step="Check repository.url",
+        _git_remote_gone,
+        "the repository does not exist",
+        "remote.git (branch main):",
+        "Check repository.url",
+        fixed=_remote_back,
         result="in_sync",
         retried=True,
         heals_to=2,
     ),
     Failure(
-        "git-remote-never-there",
-        _remote_gone,
-        _remote_back,
-        message="the repository does not exist",
-        where="remote.git (branch main):",
-        next_step="Check repository.url",
+        _git_remote_gone,
+        "the repository does not exist",
+        "remote.git (branch main):",
+        "Check repository.url",
+        name="git-remote-never-there",
+        fixed=_remote_back,
         result="failed",
         retried=True,
         heals_to=2,
         applied=False,
     ),
     Failure(
-        "branch-gone",
         _branch_gone,
-        _branch_back,
-        message="the branch 'main' does not exist; the remote has: renamed",
-        where="remote.git (branch main):",
-        next_step="Correct repository.branch",
+        "the branch 'main' does not exist; the remote has: renamed",
+        "remote.git (branch main):",
+        "Correct repository.branch",
+        fixed=_branch_back,
         result="in_sync",
         retried=True,
         heals_to=2,
     ),
     Failure(
-        "git-token-refused",
-        _token_refused,
-        _token_renewed,
-        message="localhost refuses access to the repository",
-        where="/config.git (branch main):",
-        next_step="Check that the token in repository.token_file has not expired",
+        _git_token_refused,
+        "localhost refuses access to the repository",
+        "/config.git (branch main):",
+        "Check that the token in repository.token_file has not expired",
+        fixed=_token_renewed,
         result="in_sync",
         retried=True,
         heals_to=2,
     ),
     Failure(
-        "empty-repository",
-        _repository_empty,
-        _third,
-        message="the repository is empty",
-        where="remote.git (branch main):",
-        next_step="Push the branch main",
+        _empty_repository,
+        "the repository is empty",
+        "remote.git (branch main):",
+        "Push the branch main",
         result="failed",
         retried=True,
         applied=False,
     ),
     Failure(
-        "history-rewritten",
         _history_rewritten,
-        _history_back,
-        message="the branch was rewritten",
-        where="branch main:",
-        next_step="Restore the branch",
+        "the branch was rewritten",
+        "branch main:",
+        "Restore the branch",
+        fixed=_history_back,
         result="in_sync",
         exit_code=2,
     ),
     Failure(
-        "age-key-missing",
         _age_key_missing,
-        _age_key_there,
-        message="the age key is not usable: No such file or directory",
-        where="missing.key:",
-        next_step="decryption.age_key_file must name",
+        "the age key is not usable: No such file or directory",
+        "missing.key:",
+        "decryption.age_key_file must name",
+        fixed=_age_key_there,
         result="failed",
         retried=True,
         heals_to=2,
     ),
     Failure(
-        "newer-database",
-        _database_newer,
-        _database_known,
-        message="version 99, written by a newer reconciler",
-        where="state.db:",
-        next_step="install the newer reconciler again",
+        _newer_database,
+        "version 99, written by a newer reconciler",
+        "state.db:",
+        "install the newer reconciler again",
+        fixed=_database_known,
         result=None,
         heals_to=2,
     ),
     Failure(
-        "damaged-database",
-        _database_damaged,
-        _database_moved_away,
-        message="the state database is damaged",
-        where="state.db:",
-        next_step="move it away with state.db-wal and state.db-shm, and start again",
+        _damaged_database,
+        "the state database is damaged",
+        "state.db:",
+        "move it away with state.db-wal and state.db-shm, and start again",
+        fixed=_database_moved_away,
         result=None,
     ),
     Failure(
-        "empty-database",
-        _database_empty,
-        _database_moved_away,
-        message="the state database is damaged (it is empty)",
-        where="state.db:",
-        next_step="move it away with state.db-wal and state.db-shm, and start again",
+        _empty_database,
+        "the state database is damaged (it is empty)",
+        "state.db:",
+        "move it away with state.db-wal and state.db-shm, and start again",
+        fixed=_database_moved_away,
         result=None,
     ),
     Failure(
-        "log-without-database",
-        _database_log_alone,
-        _database_back,
-        message="belongs to a state database that no longer exists",
-        where="state.db-wal:",
-        next_step="Restore the database, or move this file away too",
+        _log_without_database,
+        "belongs to a state database that no longer exists",
+        "state.db-wal:",
+        "Restore the database, or move this file away too",
+        fixed=_database_back,
         result=None,
         heals_to=2,
     ),
     Failure(
-        "digest-key-lost",
         _digest_key_lost,
-        _digest_key_back,
-        message="the digest key is gone",
-        where="digest.key:",
-        next_step="Restore the right one from a backup of the machine",
+        "the digest key is gone",
+        "digest.key:",
+        "Restore the right one from a backup of the machine",
+        fixed=_digest_key_back,
         result=None,
         heals_to=2,
     ),
     Failure(
-        "digest-key-replaced",
         _digest_key_replaced,
-        _digest_key_back,
-        message="this is not the digest key that state.db was made with",
-        where="digest.key:",
-        next_step="Restore the right one from a backup of the machine",
+        "this is not the digest key that state.db was made with",
+        "digest.key:",
+        "Restore the right one from a backup of the machine",
+        fixed=_digest_key_back,
         result=None,
         heals_to=2,
     ),
     Failure(
-        "state-read-only",
         _state_read_only,
-        _state_writable,
-        message="(Read-only file system)",
-        where="{root}/state",
-        next_step="Make the state directory writable",
+        "(Read-only file system)",
+        "{root}/state",
+        "Make the state directory writable",
+        fixed=_state_writable,
         result=None,
         heals_to=2,
         marks=("root",),
     ),
     Failure(
-        "state-disk-full",
         _state_disk_full,
-        _state_disk_has_room,
-        message="disk",
-        where="{root}/state",
-        next_step="free",
+        "disk",
+        "{root}/state",
+        "free",
+        fixed=_state_disk_has_room,
         result=None,
         heals_to=2,
         marks=("root",),
