@@ -109,7 +109,8 @@ def _edited_since(sides: StackSides, found: Sequence[str]) -> str:
     up = project.invocation.command("up -d") if project else "docker compose up -d"
     return (
         f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(found)}. "
-        f"Run `{up}` in {stack.directory} yourself, or accept the project as it stands with `{accept}`"
+        f"Read `{up.removesuffix('up -d')}config`, then run `{up}` in {stack.directory} yourself, or accept the project "
+        f"as it stands with `{accept}`"
     )
 
 
