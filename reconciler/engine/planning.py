@@ -171,6 +171,9 @@ class _StackPlanning:
         try:
             managed = await _managed_keys(self.ports, self.snapshot, stack, self.staged)
             view, after = await _look_at_stack(self.ports, stack, managed, staged)
+        except StartedOtherwiseError as error:
+            self.held.append((stack.name, str(error)))
+            return
         except ModelRefusedError as error:
             self.problems.append(str(error))
             return

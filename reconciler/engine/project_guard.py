@@ -112,10 +112,11 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
 def _edited_since(sides: StackSides, sentences: Sequence[str]) -> str:
     stack, accept = sides.stack, f"reconciler sync --accept-project {sides.stack.id}"
     project = sides.before or sides.after
-    up = project.invocation.command("up -d") if project else "docker compose up -d"
+    compose = project.invocation.command if project else "docker compose {}".format
     return (
         f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
-        f"Run `{up}` in {stack.directory} yourself, or accept the project as it stands with `{accept}`"
+        f"Read `{compose('config')}`, then run `{compose('up -d')}` in {stack.directory} yourself, "
+        f"or accept the project as it stands with `{accept}`"
     )
 
 

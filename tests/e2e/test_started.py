@@ -92,7 +92,7 @@ def test_a_disagreement_is_held_and_named_and_ends_by_hand(prod: tuple[Server, C
     before = project.container("api")["Id"]
     server.commit({"api.env": b"KEY=2\n"}, server.manifest(list(SOURCES), env_files=["api.env"]))
     outcome = server.sync()
-    assert outcome["exit_code"] != 0
+    assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
     assert "env_files is api.env, its containers were started with --env-file prod.env" in outcome["reason"]
     assert server.live("api.env") == b"KEY=1\n"
     assert project.container("api")["Id"] == before

@@ -115,6 +115,8 @@ DOT_ENV = "/opt/app/.env"
         pytest.param(DOT_ENV, b"COMPOSE_FILE\n", "COMPOSE_FILE would change", id="inherited"),
         pytest.param(DOT_ENV, b"COMPOSE_B=1\nCOMPOSE_A=1\n", "COMPOSE_A, COMPOSE_B would change", id="several"),
         pytest.param(DOT_ENV, b"A='1\n", "could not: line 1", id="unreadable"),
+        pytest.param("/opt/new/compose.yaml", b"services: {}\n", "take a file of this name", id="not started yet"),
+        pytest.param("/opt/new/Docker-Compose.override.YML", b"", "take a file of this name", id="case"),
     ],
 )
 @pytest.mark.parametrize("parser", Parser)
@@ -131,7 +133,7 @@ def test_what_decides_what_runs_is_refused(path: str, desired: bytes, reason: st
         pytest.param(
             DOT_ENV, b"A=1\nTAG=2\nMY_COMPOSE_FILE=3\ncompose_file=4\nLD_SDK_KEY=5\nGIT_SHA=6\n", id="other keys"
         ),
-        pytest.param("/opt/other/compose.yaml", b"services: {}\n", id="a compose file of nobody"),
+        pytest.param("/opt/other/compose.yaml.j2", b"services: {}\n", id="a template"),
     ],
 )
 def test_what_decides_nothing_passes(path: str, desired: bytes) -> None:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
+from reconciler.core.compose_names import DEFAULT_NAMES
 from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries
 from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.model.targets import Parser, Target
@@ -89,6 +90,8 @@ def project_files(
     """
     if folded(path) in project_files:
         return [f"Compose reads this file as project configuration; {_ALLOW}"]
+    if folded(posixpath.basename(path)) in DEFAULT_NAMES:  # a project that does not run yet is in no list
+        return [f"`docker compose` would take a file of this name for a project; {_ALLOW}"]
     if folded(path) not in environment_files:
         return []
     try:
