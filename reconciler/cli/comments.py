@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
@@ -122,16 +123,7 @@ def _data(diff: CommitDiff) -> dict[str, Any]:
         "summary": summarize_diff(diff),
         "with_values": diff.with_values,
         "files": [_file(file) for file in diff.files],
-        "targets": [
-            {
-                "environment": target.environment,
-                "change": target.change,
-                "source": target.source,
-                "stack": target.stack,
-                "details": list(target.details),
-            }
-            for target in diff.targets
-        ],
+        "targets": [asdict(target) for target in diff.targets],
         "rechecked": list(diff.rechecked),
         "findings": [{"path": finding.path, "line": finding.line, **_finding(finding)} for finding in diff.findings],
         "others": [{"path": path, "status": status} for path, status in diff.others],
