@@ -28,7 +28,6 @@ FORMATS: dict[str, Callable[[CommitDiff], str]] = {
 
 
 def summarize_diff(diff: CommitDiff) -> str:
-    """Summarize the changes in one sentence."""
     if diff.empty:
         return "nothing changed"
     environments = len({file.environment for file in diff.files})

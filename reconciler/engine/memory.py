@@ -35,7 +35,6 @@ class Claims:
         self._stacks: dict[str, tuple[Stack, ...]] = {}
 
     def neighbours(self, environment: str) -> tuple[Stack, ...]:
-        """The stacks of the other environments."""
         return tuple(stack for name, stacks in self._stacks.items() if name != environment for stack in stacks)
 
     def claim(self, manifest: Manifest) -> None:
