@@ -55,7 +55,7 @@ class Claims:
 class Memory:
     """``claims`` are shared by all environments of the server; times are monotonic seconds.
 
-    ``git_warning`` is what the last poll met, and stands until the next one. ``containers`` are the container ids by
+    ``git_warning`` is what the last poll met, and is kept until the next one. ``containers`` are the container ids by
     stack, as of ``stacks_observed_at``; ``notes`` by stack, from when it was last looked at. ``ages_published`` is the
     subtree whose secret ages the metrics have.
     """
