@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from reconciler.adapters.store import VERSION
 from tests.support.age_key import make_age_key
 from tests.support.commands import output
 from tests.support.faults import Faults, make_faults
@@ -41,7 +42,7 @@ class Site:
     environment: str
     value: str = "value"
     token: str = "token"
-    lines: list[str] = field(default_factory=list)
+    accounts_seen: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -467,7 +468,7 @@ def _newer_database(site: Site) -> None:
 
 
 def _database_known(site: Site) -> None:
-    _set_database_version(site, 1)
+    _set_database_version(site, VERSION)
 
 
 def _set_database_version(site: Site, version: int) -> None:
