@@ -48,8 +48,14 @@ class PaperEngine:
         services = {name: _service(name, path, variables(_data(path, staged or {}))) for name, path in paths.items()}
         return Project("app", services, Invocation(stack.directory))
 
-    async def project_files(self, stack: Stack) -> ProjectFiles:
+    async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         return ProjectFiles(frozenset({f"{stack.directory}/compose.yaml"}), frozenset({f"{stack.directory}/.env"}))
+
+    async def other_project_files(self) -> ProjectFiles:
+        return ProjectFiles(frozenset(), frozenset())
+
+    async def images(self, references: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
+        return {}
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._step("engine inspect")
