@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -382,3 +383,51 @@ async def test_a_dry_run_reads_no_history(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     await Reconciler(world.ports(), "production").reconcile(ReconcileRequest("plan", dry_run=True))
     assert not [step for step in world.steps if step.startswith("first-seen")]
+
+
+KEYS = "K0=1 K1=1 K2=1"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(f"{KEYS} H0=1 H1=1 H2=1 H3=1 H4=1", id="keys added"),
+        pytest.param("K0=flapping X=1 Y=1 Z=1 Q=1", id="rewritten"),
+        pytest.param("K9=1", id="other keys"),
+    ],
+)
+async def test_a_hand_edit_does_not_stall_a_commit_that_removes_nothing(
+    new_world: Callable[[], World], edit: str
+) -> None:
+    world = new_world()
+    world.commit("a", api=KEYS)
+    world.compose.start("api")
+    await reconcile_once(world)
+    world.host.put(API, (edit.replace(" ", "\n") + "\n").encode())
+    world.commit("b", api="K0=2 K1=1 K2=1")
+    outcome = await reconcile_once(world)
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.live("api") == "K0=2 K1=1 K2=1"
+    assert world.backups.list()[0].run == outcome.run
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(b"K0=1\n", id="the same keys removed by hand"),
+        pytest.param(b"", id="emptied by hand"),
+        pytest.param(None, id="deleted by hand"),
+    ],
+)
+async def test_a_hand_edit_does_not_hide_a_commit_that_removes_most_keys(
+    new_world: Callable[[], World], edit: bytes | None
+) -> None:
+    world = new_world()
+    world.commit("a", api=KEYS)
+    world.compose.start("api")
+    await reconcile_once(world)
+    world.host.files.pop(API) if edit is None else world.host.put(API, edit)
+    world.commit("b", api="K0=2")
+    outcome = await reconcile_once(world)
+    assert outcome.result is Result.STALLED, outcome.reason
+    assert "2 of 3 of the keys would go; set allow_shrink: true" in outcome.reason
