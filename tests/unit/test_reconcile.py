@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from reconciler.app.daemon.serialize import serialize_environment, serialize_outcome
+from reconciler.cli.exit_codes import plan_exit_code, status_exit_code
 from reconciler.core.errors import (
     BadCiphertextError,
     EngineUnavailableError,
@@ -431,3 +433,35 @@ async def test_a_hand_edit_does_not_hide_a_commit_that_removes_most_keys(
     outcome = await reconcile_once(world)
     assert outcome.result is Result.STALLED, outcome.reason
     assert "2 of 3 of the keys would go; set allow_shrink: true" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("git", "live", "result", "exit_code"),
+    [
+        pytest.param("A=1", "A=1", "in_sync", 0, id="nothing to do"),
+        pytest.param("A=2", "A=1", "pending", 2, id="a commit"),
+        pytest.param("A=1", "A=hand", "drifted", 2, id="a hand edit"),
+        pytest.param("A=2", "A=hand", "drifted", 2, id="both"),
+    ],
+)
+@pytest.mark.parametrize("trigger", ["plan", "status"])
+async def test_a_preview_with_something_to_do_is_not_in_sync(
+    world: World, git: str, live: str, result: str, exit_code: int, trigger: str
+) -> None:
+    world.commit("b", api=git, worker="W=1")
+    world.host.put(API, f"{live}\n".encode())
+    outcome = await Reconciler(world.ports(), "production").reconcile(ReconcileRequest(trigger, dry_run=True))
+    status = serialize_environment(world.store.record, outcome)
+    assert (status["result"], status["pending"]) == (result, result != "in_sync")
+    assert status_exit_code(status) == plan_exit_code(serialize_outcome(outcome)) == exit_code
+    assert plan_exit_code({**status, "warning": "git does not answer", "retry": True}) == 1
+
+
+async def test_containers_with_older_values_are_not_in_sync(world: World) -> None:
+    world.host.put(API, b"A=2\n")
+    world.compose.start("api")  # by hand, with other values
+    world.host.put(API, b"A=1\n")
+    outcome = await Reconciler(world.ports(), "production").reconcile(ReconcileRequest("status", dry_run=True))
+    status = serialize_outcome(outcome)
+    assert status["result"] == "drifted"
+    assert "drifted" in {change["sync"] for change in status["plan"]["changes"]}
