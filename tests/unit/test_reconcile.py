@@ -465,3 +465,48 @@ async def test_containers_with_older_values_are_not_in_sync(world: World) -> Non
     status = serialize_outcome(outcome)
     assert status["result"] == "drifted"
     assert "drifted" in {change["sync"] for change in status["plan"]["changes"]}
+
+
+def edit_and_start(world: World, value: str) -> None:
+    """As an operator does who edits a file and runs `docker compose up -d`."""
+    world.host.put(API, f"A={value}\n".encode())
+    world.compose.start("api")
+
+
+async def test_a_hand_edit_that_reaches_the_container_too_is_one_correction(world: World) -> None:
+    for edits in (1, 2, 3):
+        world.clock.time += 60.0
+        world.host.put(API, b"A=hand\n")
+        assert (await reconcile_once(world, "watch")).result is Result.CORRECTED
+        edit_and_start(world, "hand")  # Compose had read the file before it was restored
+        world.host.put(API, b"A=1\n")
+        assert (await reconcile_once(world, "engine")).result is Result.CORRECTED
+        assert world.compose.running["api"].environment == {"A": "1"}
+        assert world.metrics.corrections == ["production/api.env"] * edits
+
+
+async def test_a_hand_edit_of_file_and_container_found_together_is_one_correction(world: World) -> None:
+    edit_and_start(world, "hand")
+    assert (await reconcile_once(world)).result is Result.CORRECTED
+    assert world.metrics.corrections == ["production/api.env"]
+
+
+async def test_each_container_started_by_hand_with_other_values_is_a_correction(world: World) -> None:
+    world.host.put(API, b"A=hand\n")
+    await reconcile_once(world, "watch")  # its container had the file's older values: nothing of it is left
+    world.metrics.corrections.clear()
+    for starts in (0, 1, 2):  # the first belongs to that edit
+        edit_and_start(world, "hand")
+        world.host.put(API, b"A=1\n")
+        assert (await reconcile_once(world, "engine")).result is Result.CORRECTED
+        assert world.metrics.corrections.count("production/api.env") == starts
+
+
+async def test_a_container_started_by_hand_long_after_an_edit_is_a_correction(world: World) -> None:
+    world.host.put(API, b"A=hand\n")
+    await reconcile_once(world, "watch")
+    world.clock.time += 2 * 3600.0
+    edit_and_start(world, "hand")
+    world.host.put(API, b"A=1\n")
+    await reconcile_once(world, "engine")
+    assert world.metrics.corrections.count("production/api.env") == 2
