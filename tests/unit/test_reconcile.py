@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.app.daemon.serialize import serialize_environment, serialize_outcome
 from reconciler.cli.exit_codes import plan_exit_code, status_exit_code
 from reconciler.core.errors import (
@@ -510,3 +511,25 @@ async def test_a_container_started_by_hand_long_after_an_edit_is_a_correction(wo
     world.host.put(API, b"A=1\n")
     await reconcile_once(world, "engine")
     assert world.metrics.corrections.count("production/api.env") == 2
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["report", "paused"])
+@pytest.mark.parametrize(("worker", "followed"), [("W=1", True), ("W=2", False)], ids=["other files", "its own file"])
+async def test_a_hand_edit_that_stays_does_not_hide_that_git_is_followed(
+    world: World, paused: bool, worker: str, followed: bool
+) -> None:
+    if paused:
+        pause = Pause("production/worker.env", world.clock.time + 3600.0, "", 0.0)
+        world.store.record = replace(world.store.record, pauses=(pause,))
+    else:
+        world.target_fields = {"on_drift": OnDrift.REPORT}
+    world.host.put(WORKER, b"W=hand\n")
+    for number in range(9):
+        world.commit(f"b{number}", api=f"A={number + 2}", worker=worker)
+        outcome = await reconcile_once(world)
+        assert outcome.result is Result.HELD
+        assert (world.store.record.applied == outcome.revision) is followed
+        published = PrometheusMetrics("1", ["production"])
+        published.finished(outcome, 1.0, 500.0)
+        last = "reconciler_last_success_timestamp_seconds"
+        assert published.registry.get_sample_value(last, {"environment": "production"}) == (500.0 if followed else 0)
