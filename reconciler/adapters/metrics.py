@@ -339,7 +339,8 @@ class PrometheusMetrics:
             self._last_result.labels(outcome.environment, result).set(int(result is outcome.result))
         self._reconcile_duration.labels(outcome.environment).observe(seconds)
         self._last_attempt.labels(outcome.environment).set(at)
-        if outcome.result in (Result.APPLIED, Result.IN_SYNC, Result.CORRECTED):
+        followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_drift_waits
+        if followed or outcome.result in (Result.APPLIED, Result.IN_SYNC, Result.CORRECTED):
             self._last_success.labels(outcome.environment).set(at)
 
     # --- for the daemon ---

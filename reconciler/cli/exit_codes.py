@@ -7,7 +7,11 @@ from typing import Any
 
 IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
 
-_OF_RESULT = {"applied": IN_SYNC, "in_sync": IN_SYNC, "corrected": IN_SYNC, "held": PENDING, "rolled_back": ROLLED_BACK}
+_OF_RESULT = {
+    **dict.fromkeys(("applied", "in_sync", "corrected"), IN_SYNC),
+    **dict.fromkeys(("pending", "drifted", "held"), PENDING),
+    "rolled_back": ROLLED_BACK,
+}
 
 
 def outcome_exit_code(outcome: Mapping[str, Any]) -> int:
@@ -16,7 +20,7 @@ def outcome_exit_code(outcome: Mapping[str, Any]) -> int:
     If git does not answer, that is an error; if an operator must act (quarantine, rewritten history), it is pending.
     """
     code = _OF_RESULT.get(outcome["result"], ERROR)
-    if code == IN_SYNC and outcome["warning"]:
+    if outcome["warning"] and (code == IN_SYNC or outcome["result"] in ("pending", "drifted")):
         return ERROR if outcome["retry"] else PENDING
     return code
 

@@ -32,8 +32,7 @@ def show_plans(outcomes: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         print_json(outcomes)
         return
     for outcome in outcomes:
-        pending = outcome["pending"] and outcome["result"] == "in_sync"
-        _headline(outcome, "pending" if pending else outcome["result"])
+        _headline(outcome, outcome["result"])
         if outcome["plan"]:
             _plan(outcome["plan"])
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from reconciler.core.decide import guards
-from reconciler.core.errors import GuardError
+from reconciler.core.errors import GitUnreachableError, GuardError, SourceError
 from reconciler.core.model.plans import Change, Kind
 from reconciler.core.model.targets import Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.contracts import broken_contracts
-from reconciler.engine.observe import Snapshot
+from reconciler.engine.observe import Plaintexts, Snapshot, git_had
 from reconciler.engine.project_files import ProjectFileGuard
 
 
@@ -22,6 +22,7 @@ async def file_problems(
     staged: Mapping[str, Secret | None],
     real_paths: Mapping[str, str],
     files: ProjectFileGuard,
+    plaintexts: Plaintexts,
 ) -> list[str]:
     """Why files may not be written, in sentences that begin with the target; ``real_paths`` by live path."""
     problems: list[str] = []
@@ -31,14 +32,26 @@ async def file_problems(
         reasons = guards.placement(target, real_paths[target.path], allowed)
         reasons += await files.unwritable(real_paths[target.path], data)
         if data is not None:
-            # What git already had here is restored whatever a hand has made of the live file.
-            live = None if change.kind is Kind.DRIFT else snapshot.live[target.path]
-            reasons += guards.content(target, data.reveal(), None if live is None else live.data.reveal())
+            before = await _replaced(ports, snapshot, change, plaintexts)
+            reasons += guards.content(target, data.reveal(), before)
             reasons += await _failed_check(ports, target, data)
             if change.kind is not Kind.DRIFT:  # what was applied kept its contracts then; a hand edit must go
                 reasons += await broken_contracts(ports, snapshot.desired.revision, target, data)
         problems += [f"{target.id}: {reason}" for reason in reasons]
     return problems
+
+
+async def _replaced(ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> bytes | None:
+    """What the guards compare with: the live file, or what git had where a hand edited it; None: nothing to lose."""
+    if change.kind is Kind.DRIFT:  # what git already had here is restored whatever a hand has made of the live file
+        return None
+    if change.kind is not Kind.CONFLICT:
+        live = snapshot.live[change.target.path]
+        return None if live is None else live.data.reveal()
+    try:
+        return await git_had(ports, change.target, snapshot.applied[change.target.path], plaintexts)
+    except (SourceError, GitUnreachableError):  # no longer known: the live file is no substitute, and is backed up
+        return None
 
 
 async def _failed_check(ports: Ports, target: Target, data: Secret) -> list[str]:

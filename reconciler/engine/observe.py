@@ -234,11 +234,14 @@ def named_keys(target: Target, names: tuple[str, ...], live: bytes | None) -> tu
 
 async def last_written(ports: Ports, target: Target, last: Applied, plaintexts: Plaintexts) -> bytes | None:
     """What we last wrote to a live file, from git; None if that is no longer known."""
+    data = await git_had(ports, target, last, plaintexts)
+    return data if data is not None and compared(ports, target, data) == last.digest else None
+
+
+async def git_had(ports: Ports, target: Target, last: Applied, plaintexts: Plaintexts) -> bytes | None:
+    """What git has in the commit that was last applied to a live file; None if that is no longer known."""
     blob = await ports.git.read(last.commit, path_in_git(ports, target.environment, last.source))
-    if blob is None:
-        return None
-    data = (await plaintexts.of(replace(target, source=last.source), blob)).reveal()
-    return data if compared(ports, target, data) == last.digest else None
+    return None if blob is None else (await plaintexts.of(replace(target, source=last.source), blob)).reveal()
 
 
 def _together(problems: list[ReconcilerError]) -> ReconcilerError:

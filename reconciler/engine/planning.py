@@ -96,7 +96,7 @@ async def prepare(
     stacks = [stack for stack in snapshot.desired.manifest.stacks if stack.name not in suspension.stopped]
     files = ProjectFileGuard(ports, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
-    problems = await file_problems(ports, snapshot, writes, staged, real_paths, files)
+    problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
     planning = _StackPlanning(ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files)
     for stack in stacks:
         if look_at_stacks or planning.concerns(stack):

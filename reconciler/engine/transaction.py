@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.core.decide import health
-from reconciler.core.decide.suspension import suspension_of
+from reconciler.core.decide.suspension import restored_stacks, suspension_of
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
@@ -129,7 +129,9 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     ports, plan, transaction = planned.ports, planned.plan, planned.transaction
     changes = transaction.run.changes
     drifted = [change.source for change in changes if change.kind in (Kind.DRIFT, Kind.CONFLICT)]
-    stale = [change.target.id for change in plan.changes if _is_renewed(plan, change)]
+    restored = restored_stacks(ports.store.runs(plan.environment, _SEARCHED_RUNS), transaction.run, ports.clock.now())
+    renewed = [change.target for change in plan.changes if _is_renewed(plan, change)]
+    stale = [target.id for target in renewed if target.stack not in restored]
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
     ports.metrics.corrected(plan.environment, [*(f"{plan.environment}/{source}" for source in drifted), *stale])
     ports.metrics.observed(_carried_out(plan), ports.clock.now())

@@ -110,6 +110,8 @@ def test_sync_in_json_has_one_outcome_per_environment_with_the_plan_and_the_stat
     commit = settled.commit({"api.env": b"A=1\nB=3\nD=4\nC=3\n"}, message="Change B", author="Bob <bob@example.org>")
 
     planned = settled.cli("plan", "--json")
+    status = settled.cli("status", "--json")
+    assert (status.returncode, json.loads(status.stdout)["environments"][0]["result"]) == (2, "pending")
     done = settled.cli("sync", "--json")
 
     assert (planned.returncode, done.returncode) == (2, 0)
@@ -124,7 +126,7 @@ def test_sync_in_json_has_one_outcome_per_environment_with_the_plan_and_the_stat
         assert change["keys"] == {"added": ["D"], "removed": [], "changed": ["B"]}
         assert (change["kind"], change["effect"], change["sync"]) == ("update", "write", "pending")
         assert result["plan"]["actions"] == []
-    assert (before["result"], before["pending"], before["run"], before["backup"]) == ("in_sync", True, None, None)
+    assert (before["result"], before["pending"], before["run"], before["backup"]) == ("pending", True, None, None)
     assert (outcome["result"], outcome["pending"]) == ("applied", False)
     assert outcome["run"]
     assert outcome["backup"].endswith(outcome["run"])

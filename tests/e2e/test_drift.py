@@ -302,3 +302,12 @@ def test_a_correction_that_is_undone_again_backs_off_and_says_so(quiet: Server) 
     # A change in git meanwhile is no correction: it is written.
     quiet.commit({"api.env": b"DEBUG=false\nLOG_LEVEL=warning\n"})
     assert quiet.sync()["result"] == "applied"
+
+
+def test_keys_added_by_hand_do_not_stall_a_commit_that_removes_none(quiet: Server) -> None:
+    edited = GIT + b"A=1\nB=1\nC=1\nD=1\nE=1\n"
+    (quiet.app / "api.env").write_bytes(edited)
+    quiet.commit({"api.env": b"DEBUG=true\nLOG_LEVEL=info\n"})
+    outcome = quiet.sync()
+    assert outcome["result"] == "applied", outcome["reason"]
+    assert quiet.backed_up(outcome["backup"])["api.env"] == edited

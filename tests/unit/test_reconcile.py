@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from reconciler.adapters.metrics import PrometheusMetrics
+from reconciler.app.daemon.serialize import serialize_environment, serialize_outcome
+from reconciler.cli.exit_codes import plan_exit_code, status_exit_code
 from reconciler.core.errors import (
     BadCiphertextError,
     EngineUnavailableError,
@@ -382,3 +386,150 @@ async def test_a_dry_run_reads_no_history(world: World) -> None:
     world.commit("b", api="A=2", worker="W=1")
     await Reconciler(world.ports(), "production").reconcile(ReconcileRequest("plan", dry_run=True))
     assert not [step for step in world.steps if step.startswith("first-seen")]
+
+
+KEYS = "K0=1 K1=1 K2=1"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(f"{KEYS} H0=1 H1=1 H2=1 H3=1 H4=1", id="keys added"),
+        pytest.param("K0=flapping X=1 Y=1 Z=1 Q=1", id="rewritten"),
+        pytest.param("K9=1", id="other keys"),
+    ],
+)
+async def test_a_hand_edit_does_not_stall_a_commit_that_removes_nothing(
+    new_world: Callable[[], World], edit: str
+) -> None:
+    world = new_world()
+    world.commit("a", api=KEYS)
+    world.compose.start("api")
+    await reconcile_once(world)
+    world.host.put(API, (edit.replace(" ", "\n") + "\n").encode())
+    world.commit("b", api="K0=2 K1=1 K2=1")
+    outcome = await reconcile_once(world)
+    assert outcome.result is Result.APPLIED, outcome.reason
+    assert world.live("api") == "K0=2 K1=1 K2=1"
+    assert world.backups.list()[0].run == outcome.run
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(b"K0=1\n", id="the same keys removed by hand"),
+        pytest.param(b"", id="emptied by hand"),
+        pytest.param(None, id="deleted by hand"),
+    ],
+)
+async def test_a_hand_edit_does_not_hide_a_commit_that_removes_most_keys(
+    new_world: Callable[[], World], edit: bytes | None
+) -> None:
+    world = new_world()
+    world.commit("a", api=KEYS)
+    world.compose.start("api")
+    await reconcile_once(world)
+    world.host.files.pop(API) if edit is None else world.host.put(API, edit)
+    world.commit("b", api="K0=2")
+    outcome = await reconcile_once(world)
+    assert outcome.result is Result.STALLED, outcome.reason
+    assert "2 of 3 of the keys would go; set allow_shrink: true" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("git", "live", "result", "exit_code"),
+    [
+        pytest.param("A=1", "A=1", "in_sync", 0, id="nothing to do"),
+        pytest.param("A=2", "A=1", "pending", 2, id="a commit"),
+        pytest.param("A=1", "A=hand", "drifted", 2, id="a hand edit"),
+        pytest.param("A=2", "A=hand", "drifted", 2, id="both"),
+    ],
+)
+@pytest.mark.parametrize("trigger", ["plan", "status"])
+async def test_a_preview_with_something_to_do_is_not_in_sync(
+    world: World, git: str, live: str, result: str, exit_code: int, trigger: str
+) -> None:
+    world.commit("b", api=git, worker="W=1")
+    world.host.put(API, f"{live}\n".encode())
+    outcome = await Reconciler(world.ports(), "production").reconcile(ReconcileRequest(trigger, dry_run=True))
+    status = serialize_environment(world.store.record, outcome)
+    assert (status["result"], status["pending"]) == (result, result != "in_sync")
+    assert status_exit_code(status) == plan_exit_code(serialize_outcome(outcome)) == exit_code
+    assert plan_exit_code({**status, "warning": "git does not answer", "retry": True}) == 1
+
+
+async def test_containers_with_older_values_are_not_in_sync(world: World) -> None:
+    world.host.put(API, b"A=2\n")
+    world.compose.start("api")  # by hand, with other values
+    world.host.put(API, b"A=1\n")
+    outcome = await Reconciler(world.ports(), "production").reconcile(ReconcileRequest("status", dry_run=True))
+    status = serialize_outcome(outcome)
+    assert status["result"] == "drifted"
+    assert "drifted" in {change["sync"] for change in status["plan"]["changes"]}
+
+
+def edit_and_start(world: World, value: str) -> None:
+    """As an operator does who edits a file and runs `docker compose up -d`."""
+    world.host.put(API, f"A={value}\n".encode())
+    world.compose.start("api")
+
+
+async def test_a_hand_edit_that_reaches_the_container_too_is_one_correction(world: World) -> None:
+    for edits in (1, 2, 3):
+        world.clock.time += 60.0
+        world.host.put(API, b"A=hand\n")
+        assert (await reconcile_once(world, "watch")).result is Result.CORRECTED
+        edit_and_start(world, "hand")  # Compose had read the file before it was restored
+        world.host.put(API, b"A=1\n")
+        assert (await reconcile_once(world, "engine")).result is Result.CORRECTED
+        assert world.compose.running["api"].environment == {"A": "1"}
+        assert world.metrics.corrections == ["production/api.env"] * edits
+
+
+async def test_a_hand_edit_of_file_and_container_found_together_is_one_correction(world: World) -> None:
+    edit_and_start(world, "hand")
+    assert (await reconcile_once(world)).result is Result.CORRECTED
+    assert world.metrics.corrections == ["production/api.env"]
+
+
+async def test_each_container_started_by_hand_with_other_values_is_a_correction(world: World) -> None:
+    world.host.put(API, b"A=hand\n")
+    await reconcile_once(world, "watch")  # its container had the file's older values: nothing of it is left
+    world.metrics.corrections.clear()
+    for starts in (0, 1, 2):  # the first belongs to that edit
+        edit_and_start(world, "hand")
+        world.host.put(API, b"A=1\n")
+        assert (await reconcile_once(world, "engine")).result is Result.CORRECTED
+        assert world.metrics.corrections.count("production/api.env") == starts
+
+
+async def test_a_container_started_by_hand_long_after_an_edit_is_a_correction(world: World) -> None:
+    world.host.put(API, b"A=hand\n")
+    await reconcile_once(world, "watch")
+    world.clock.time += 2 * 3600.0
+    edit_and_start(world, "hand")
+    world.host.put(API, b"A=1\n")
+    await reconcile_once(world, "engine")
+    assert world.metrics.corrections.count("production/api.env") == 2
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["report", "paused"])
+@pytest.mark.parametrize(("worker", "followed"), [("W=1", True), ("W=2", False)], ids=["other files", "its own file"])
+async def test_a_hand_edit_that_stays_does_not_hide_that_git_is_followed(
+    world: World, paused: bool, worker: str, followed: bool
+) -> None:
+    if paused:
+        pause = Pause("production/worker.env", world.clock.time + 3600.0, "", 0.0)
+        world.store.record = replace(world.store.record, pauses=(pause,))
+    else:
+        world.target_fields = {"on_drift": OnDrift.REPORT}
+    world.host.put(WORKER, b"W=hand\n")
+    for number in range(9):
+        world.commit(f"b{number}", api=f"A={number + 2}", worker=worker)
+        outcome = await reconcile_once(world)
+        assert outcome.result is Result.HELD
+        assert (world.store.record.applied == outcome.revision) is followed
+        published = PrometheusMetrics("1", ["production"])
+        published.finished(outcome, 1.0, 500.0)
+        last = "reconciler_last_success_timestamp_seconds"
+        assert published.registry.get_sample_value(last, {"environment": "production"}) == (500.0 if followed else 0)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.compose import Action
-from reconciler.core.model.plans import Change, KeyChange, Plan
+from reconciler.core.model.plans import Change, KeyChange, Plan, SyncStatus
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
 from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, Outcome, Run, RunChange
+from reconciler.core.model.runs import Backup, Outcome, Result, Run, RunChange
 
 if TYPE_CHECKING:
     from reconciler.engine.reconcile import Reconciler
@@ -71,17 +71,28 @@ def _serialize_plan(plan: Plan | None) -> dict[str, Any] | None:
     }
 
 
+def _result(outcome: Outcome, *, pending: bool) -> str:
+    """The result; of a preview with something to do ``drifted`` where that is only hand edits, else ``pending``."""
+    if not pending or outcome.plan is None or outcome.result is not Result.IN_SYNC:
+        return outcome.result.value
+    edited = all(change.drifted for change in outcome.plan.writes)
+    renewed = all(action.stale for action in outcome.plan.actions)
+    by_hand = edited and (bool(outcome.plan.writes) or renewed)
+    return (SyncStatus.DRIFTED if by_hand else SyncStatus.PENDING).value
+
+
 def serialize_outcome(outcome: Outcome) -> dict[str, Any]:
+    pending = outcome.plan is not None and not outcome.plan.empty and outcome.run is None
     return {
         "environment": outcome.environment,
-        "result": outcome.result.value,
+        "result": _result(outcome, pending=pending),
         "reason": outcome.reason,
         "revision": serialize_revision(outcome.revision),
         "run": outcome.run,
         "backup": outcome.backup,
         "retry": outcome.retry,
         "warning": outcome.warning,
-        "pending": outcome.plan is not None and not outcome.plan.empty and outcome.run is None,
+        "pending": pending,
         "plan": _serialize_plan(outcome.plan),
         "after": _serialize_plan(outcome.after),
     }

@@ -33,7 +33,7 @@ def sync_status(change: Change) -> SyncStatus:
     """Given what was decided for a target, return its status as one word."""
     if change.effect is Effect.HOLD:
         return SyncStatus.HELD
-    if change.drifted:
+    if change.drifted or Aspect.STALE in change.aspects:
         return SyncStatus.DRIFTED
     if change.kind in (Kind.IN_SYNC, Kind.NOT_OURS):
         return SyncStatus.IN_SYNC

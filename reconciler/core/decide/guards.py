@@ -30,24 +30,25 @@ _READER = {Parser.COMPOSE: "Compose", Parser.RAW: "docker run --env-file"}
 _SPECIAL_BITS = 0o7000
 
 
-def content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
+def content(target: Target, desired: bytes, before: bytes | None) -> list[str]:
     """Given the bytes about to be written and those they replace, return what speaks against writing them.
 
-    ``live`` is None where nothing is there, and where only a hand edit is reverted: git has dropped nothing then.
+    ``before`` is what git had where the live file was edited by hand. It is None where nothing is replaced, and where
+    only a hand edit is reverted: git has dropped nothing then.
     """
     problems = []
     if b"ENC[" in desired:
         problems.append(
             "the plaintext still holds ENC[: it was encrypted twice, or is marked encrypted: false by mistake"
         )
-    if live is not None and live.strip() and not desired.strip():
+    if before is not None and before.strip() and not desired.strip():
         problems.append("it would empty a file that is not empty; delete the target instead if that is meant")
     if target.parser is not Parser.OPAQUE:
-        problems += _env_content(target, desired, live)
+        problems += _env_content(target, desired, before)
     return problems
 
 
-def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str]:
+def _env_content(target: Target, desired: bytes, before: bytes | None) -> list[str]:
     try:
         entries = read_entries(desired, target.parser)
         if target.parser is Parser.COMPOSE:
@@ -62,22 +63,20 @@ def _env_content(target: Target, desired: bytes, live: bytes | None) -> list[str
         problems.append(f"the plaintext holds sops metadata ({', '.join(left)}): it was encrypted twice")
     if twice := duplicate_keys(entries):
         problems.append(f"defined twice: {', '.join(twice)}; keep one")
-    if gone := _shrinks(target, keys, live):
-        problems.append(
-            f"{gone} of the keys of the live file would go; set allow_shrink: true on the target if that is meant"
-        )
+    if gone := _shrinks(target, keys, before):
+        problems.append(f"{gone} of the keys would go; set allow_shrink: true on the target if that is meant")
     return problems
 
 
-def _shrinks(target: Target, keys: set[str], live: bytes | None) -> str:
-    if live is None or target.allow_shrink:
+def _shrinks(target: Target, keys: set[str], before: bytes | None) -> str:
+    if before is None or target.allow_shrink:
         return ""
     try:
-        before = {entry.key for entry in read_entries(live, target.parser)}
+        known = {entry.key for entry in read_entries(before, target.parser)}
     except EnvFileError:
-        return ""  # an unreadable live file cannot be compared
-    gone = before - keys
-    return f"{len(gone)} of {len(before)}" if len(gone) > SHRINK_LIMIT * len(before) else ""
+        return ""  # an unreadable file cannot be compared
+    gone = known - keys
+    return f"{len(gone)} of {len(known)}" if len(gone) > SHRINK_LIMIT * len(known) else ""
 
 
 def project_files(

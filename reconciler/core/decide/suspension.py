@@ -16,6 +16,7 @@ from reconciler.core.text import instant
 HOUR = 3600.0
 # This many corrections of one target within an hour mean that there is a conflicting writer.
 CONFLICTING = 3
+_BY_HAND = (Kind.DRIFT, Kind.CONFLICT)
 _FIRST_BACKOFF = 60.0  # seconds; doubles with every further correction, up to an hour
 
 
@@ -81,6 +82,19 @@ def conflicting_writer(change: Change, corrections: Sequence[float], now: float)
         f"conflicting writer: restored {len(recent)} times within an hour and changed again; "
         f"backing off, next try at {instant(next_try)}"
     )
+
+
+def restored_stacks(runs: Sequence[Run], current: Run, now: float) -> frozenset[str]:
+    """Given the runs, newest first, return the stacks whose containers are renewed after the hand edit of a file that
+    is already counted as a correction: in the current run, or in the newest one of the stack within the hour."""
+    restored = {change.stack for change in current.changes if change.kind in _BY_HAND}
+    seen: set[str] = set()
+    for run in runs:
+        if run.id == current.id or not 0 <= now - run.started_at < HOUR:
+            continue
+        restored |= {change.stack for change in run.changes if change.kind in _BY_HAND} - seen
+        seen |= run.stacks
+    return frozenset(restored)
 
 
 def _until(pauses: Sequence[Pause]) -> str:

@@ -160,5 +160,11 @@ class Plan:
         return bool(self.held or self.reported or self.held_stacks)
 
     @property
+    def only_drift_waits(self) -> bool:
+        """Whether git's revision is in place but for hand edits that stay, each of which has its own alert."""
+        left = (*self.held, *self.reported)
+        return bool(left) and not self.held_stacks and all(change.kind is Kind.DRIFT for change in left)
+
+    @property
     def empty(self) -> bool:
         return not self.writes and not self.actions
