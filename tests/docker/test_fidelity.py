@@ -62,6 +62,7 @@ async def sides_of(docker: DockerCompose, made: ComposeProject) -> ProjectSides:
     return ProjectSides(project, project, containers, images)
 
 
+@pytest.mark.xdist_group("projects")  # they have ports, subnets and bridges of their own: one after the other
 @pytest.mark.parametrize("path", PROJECTS, ids=[path.stem for path in PROJECTS])
 async def test_a_project_that_was_started_and_not_edited_is_never_held(
     compose_project: MakeProject, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
