@@ -12,7 +12,8 @@ from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.core.fidelity import differences
 from reconciler.core.fidelity.compose_hash import HASH_LABEL, compose_hashes
-from reconciler.core.fidelity.guard import Grants, ProjectSides, edits
+from reconciler.core.fidelity.differences import has_unnamed_difference
+from reconciler.core.fidelity.guard import Grants, ProjectSides, edits, made_by_same_compose
 from reconciler.core.model.targets import Stack
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
@@ -72,6 +73,7 @@ async def test_a_project_that_was_started_and_not_edited_is_never_held(
         docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), {**os.environ, **variables}))
         try:
             sides = await sides_of(docker, made)
+            hashes = {name: await docker.own_hash(sides.after, name) for name in sides.after.services}
         finally:
             await docker.close()
         services = {container.service for container in sides.containers}
@@ -83,6 +85,10 @@ async def test_a_project_that_was_started_and_not_edited_is_never_held(
             # Compose hashes the id of a container that a service shares something with; the fields decide then.
             shares = service.volumes_of or service.namespace_of
             assert label in compose_hashes(service.text) or shares, service.name
+            assert not has_unnamed_difference(service, container), service.name
+            version, own = hashes[service.name]
+            assert made_by_same_compose(container, version)
+            assert own in compose_hashes(service.text), service.name
         # Where another version of Compose has made the container, the fields decide.
         with monkeypatch.context() as patch:
             patch.setattr(differences, "compose_hashes", lambda *_: frozenset())

@@ -165,6 +165,31 @@ def test_an_edit_is_named_by_service_and_field(start: Start, before: str, after:
     assert not has_more(project)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("", "    expose: ['9000']\n", id="exposed"),
+        pytest.param("    annotations: {a: b}\n", "    annotations: {a: c}\n", id="annotation"),
+        pytest.param("    logging: {driver: json-file, options: {max-size: 1m}}\n", "", id="logging removed"),
+        pytest.param("    ulimits: {nofile: 1024}\n", "", id="limit removed"),
+    ],
+)
+def test_an_edit_of_a_field_that_is_not_compared_is_held_without_its_name(start: Start, before: str, after: str) -> None:
+    server, project = start(COMPOSE + before)
+    server.commit(CHANGED)
+    assert server.sync()["result"] == "applied"
+    server.commit({"api.env": b"LEVEL=info\nMORE=1\n"})
+    assert server.sync()["result"] == "applied"
+    path = project.directory / "compose.yaml"
+    path.write_text(path.read_text().replace(before, after) if before else path.read_text() + after)
+    server.commit(CHANGED)
+    outcome = server.sync()
+    assert outcome["result"] == "held", outcome["reason"]
+    assert "api: the project now defines it otherwise than its container, in a field that" in outcome["reason"]
+    project.up()
+    assert server.sync()["result"] == "applied"
+
+
 def test_secrets_in_a_command_line_a_label_and_a_path_are_not_shown(start: Start) -> None:
     server, project = start()
     extra = "    labels: {api.token: t0ps3cret}\n    volumes: ['./debug-info:/x']\n"

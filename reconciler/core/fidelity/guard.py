@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,12 +12,14 @@ from reconciler.core.fidelity.differences import (
     FieldDifference,
     definition_changes,
     differences,
+    has_unnamed_difference,
     unexplained,
 )
 from reconciler.core.model.compose import Container, Project, Service
 from reconciler.core.secrets.masking import masked
 from reconciler.core.text import key_name, listed
 
+VERSION_LABEL = "com.docker.compose.version"
 _MOST_SHOWN = 6  # differences of one service
 _NOTHING = "nothing"
 
@@ -73,6 +76,25 @@ def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDiff
         effective = [difference for difference in fields if (difference.name, difference.item) in places]
         yield from unexplained(effective, grants.keys.get(name, ()), grants.fields)
         yield from _moved(now, container, sides.images)
+
+
+def unnamed_edits(sides: ProjectSides, name: str) -> list[Container]:
+    """The containers of a service that were made from another definition than the project has now, or will have, by
+    their hash: somebody may have changed a field that is not compared."""
+    projects = [project for project in (sides.now, sides.after) if project and name in project.services]
+    return [
+        container
+        for container in sides.containers
+        if container.service == name
+        and all(has_unnamed_difference(project.services[name], container) for project in projects)
+    ]
+
+
+def made_by_same_compose(container: Container, version: str) -> bool:
+    """Whether Compose of this version made the container; a packager's suffix says nothing."""
+    label = (container.facts["Config"].get("Labels") or {}).get(VERSION_LABEL, "")
+    releases = [re.match(r"v?([0-9]+\.[0-9]+\.[0-9]+)", text) for text in (label, version)]
+    return all(releases) and len({release[1] for release in releases if release}) == 1
 
 
 def _moved(service: Service, container: Container, images: Mapping[str, str]) -> list[FieldDifference]:
