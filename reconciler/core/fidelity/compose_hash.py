@@ -23,6 +23,9 @@ _HASHED_BY_SOME = ("depends_on", "profiles")
 # Go escapes these in every JSON text.
 _ESCAPES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "&<>\u2028\u2029"})
 
+# Compose reads JSON as YAML, to which these end a line, or are no text.
+_YAML_BREAKS = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF)}
+
 
 def compose_hashes(text: Secret, environment: Mapping[str, str | None] | None = None) -> frozenset[str]:
     """Given a service in JSON as Compose prints it, return the hashes that versions of Compose give it.
@@ -54,6 +57,7 @@ def resolved_model(project: Project) -> Secret:
         for definition in model.get(kind, {}).values():
             definition.pop("value", None)  # added where it names a variable
     text = json.dumps(model, ensure_ascii=False).replace("$", "$$")  # or Compose would interpolate it
+    text = text.translate(_YAML_BREAKS)
     return Secret(text.encode("utf-8", "surrogatepass"))
 
 

@@ -106,7 +106,8 @@ def has_unnamed_difference(service: Service, container: Container) -> bool:
         return False  # Compose hashes the id of a container that something is shared with
     label = (container.facts["Config"].get("Labels") or {}).get(HASH_LABEL)
     keys = differing_variables(service, container)
-    unset = {key for key, value in service.environment.items() if value is None}  # a shell may have set it
+    # A shell may have set them.
+    unset = {key for key, value in service.environment.items() if value is None and key in container.environment}
     if label in compose_hashes(service.text):
         return False
     return not any(

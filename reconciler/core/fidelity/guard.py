@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from reconciler.core.fidelity.definition import defined_fields
 from reconciler.core.fidelity.differences import (
     ENVIRONMENT,
     DefinitionChange,
@@ -115,18 +116,24 @@ def definitions(sides: ProjectSides, grants: Grants, hidden: Collection[str] = (
     for name in sorted(sides.now.services.keys() & sides.after.services.keys()):
         now, after = sides.now.services[name], sides.after.services[name]
         changes = [change for change in definition_changes(now, after) if change.grant not in grants.fields]
-        if changes and not _runs_already(sides, after):
+        if changes and not _runs_already(sides, now, after):
             values = {*hidden, *_values(sides, name)}
             sentences.append(f"{name}: {'; '.join(_change_sentences(changes, values))}")
             words |= {change.grant for change in changes}
     return sentences, () if None in words else tuple(sorted(filter(None, words)))
 
 
-def _runs_already(sides: ProjectSides, after: Service) -> bool:
+def _runs_already(sides: ProjectSides, now: Service, after: Service) -> bool:
     """Whether every container of the service is as the files will say: then only a hand edit in them is taken back."""
     mine = [container for container in sides.containers if container.service == after.name]
+    if not mine or now.replicas != after.replicas != len(mine):
+        return False
+    if defined_fields(now, sides.after.name, {}) == defined_fields(after, sides.after.name, {}) and any(
+        has_unnamed_difference(after, container) for container in mine
+    ):
+        return False  # what changes is not compared
     owners = {container.id: container.service for container in sides.containers}
-    return bool(mine) and not any(
+    return not any(
         difference.name != ENVIRONMENT
         for container in mine
         for difference in differences(after, sides.after.name, container, owners)
