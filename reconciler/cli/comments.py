@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
@@ -27,7 +28,6 @@ FORMATS: dict[str, Callable[[CommitDiff], str]] = {
 
 
 def summarize_diff(diff: CommitDiff) -> str:
-    """Summarize the changes in one sentence."""
     if diff.empty:
         return "nothing changed"
     environments = len({file.environment for file in diff.files})
@@ -122,16 +122,7 @@ def _data(diff: CommitDiff) -> dict[str, Any]:
         "summary": summarize_diff(diff),
         "with_values": diff.with_values,
         "files": [_file(file) for file in diff.files],
-        "targets": [
-            {
-                "environment": target.environment,
-                "change": target.change,
-                "source": target.source,
-                "stack": target.stack,
-                "details": list(target.details),
-            }
-            for target in diff.targets
-        ],
+        "targets": [asdict(target) for target in diff.targets],
         "rechecked": list(diff.rechecked),
         "findings": [{"path": finding.path, "line": finding.line, **_finding(finding)} for finding in diff.findings],
         "others": [{"path": path, "status": status} for path, status in diff.others],

@@ -91,7 +91,6 @@ def pair_name(file: FileResult) -> str:
 
 
 def summarize_comparison(comparison: Comparison) -> str:
-    """Summarize a comparison in one sentence."""
     count = Counter(key.status for file in comparison.files for key in file.keys)
     counts = ", ".join(f"{count[status]} {word}" for status, word in WORDS.items() if count[status])
     pairs = sum(1 for file in comparison.files if file.left and file.right)

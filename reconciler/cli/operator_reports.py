@@ -49,7 +49,6 @@ def _headline(outcome: dict[str, Any], word: str) -> None:
 
 
 def _warning_and_next(outcome: dict[str, Any]) -> None:
-    """The warning, and whether waiting helps."""
     if outcome["warning"]:
         console.print(f"[yellow]warning[/yellow] {escape(outcome['warning'])}")
     if outcome["result"] == "stalled":

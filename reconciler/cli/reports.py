@@ -26,7 +26,6 @@ FORMATS: dict[str, Callable[[CheckReport], str]] = {
 
 
 def summarize_check(report: CheckReport) -> str:
-    """Summarize a report in one sentence."""
     scope = f"{_counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
     values = f"values of {report.values}" if report.values else "no values, because there is no key"
     if report.key_opens_nothing:

@@ -25,8 +25,6 @@ commands = typer.Typer()
 
 
 class CheckForm(StrEnum):
-    """Output formats of `check`."""
-
     TEXT = "text"
     JSON = "json"
     GITHUB = "github"
@@ -62,8 +60,6 @@ def check(
 
 
 class DiffForm(StrEnum):
-    """Output formats of `diff`."""
-
     TEXT = "text"
     JSON = "json"
     MARKDOWN = "markdown"
@@ -105,8 +101,6 @@ def diff(
 
 
 class CompareForm(StrEnum):
-    """Output formats of `compare`."""
-
     TABLE = "table"
     JSON = "json"
     MARKDOWN = "markdown"

@@ -271,7 +271,6 @@ def _noted(before: Notes, node: Mapping[str, Any], contract: Contract, line: int
 
 
 def duration_seconds(duration: str) -> float:
-    """``90d`` in seconds."""
     return float(int(duration[:-1]) * _SECONDS[duration[-1]])
 
 

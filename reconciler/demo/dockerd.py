@@ -156,7 +156,7 @@ def _start_time(pid: int) -> str | None:
     """When the process started, in clock ticks since boot; None if it has ended. With the pid it names one process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            # The name stands in brackets and may hold anything; the state follows it, and 19 fields on the start.
+            # The name is in brackets and may hold anything; the state follows it, and 19 fields on the start.
             fields = file.read().rpartition(")")[2].split()
     except FileNotFoundError:
         return None

@@ -112,7 +112,6 @@ def _ask_guards(target: Target, git: bytes, proposal: Proposal) -> None:
 async def _written(
     ports: Ports, target: Target, file_format: Format, blob: Blob, git: bytes, proposal: Proposal
 ) -> bytes:
-    """The source to commit."""
     name = path_in_git(ports, target.environment, target.source)
     if file_format is Format.DOTENV:
         return await ports.encryptor.amend(name, blob.data, adoption.edits(target, git, proposal))

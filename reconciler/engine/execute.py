@@ -193,7 +193,6 @@ async def _project(ports: Ports, transaction: Transaction, view: StackView) -> P
 async def _act(
     ports: Ports, transaction: Transaction, view: StackView, project: Project, actions: Sequence[Action]
 ) -> None:
-    """Do actions of one kind, on one stack."""
     first, names = actions[0], [action.service for action in actions]
     transaction.touched |= {(view.stack.name, name) for name in names}
     result = "failed"

@@ -35,7 +35,6 @@ class Claims:
         self._stacks: dict[str, tuple[Stack, ...]] = {}
 
     def neighbours(self, environment: str) -> tuple[Stack, ...]:
-        """The stacks of the other environments."""
         return tuple(stack for name, stacks in self._stacks.items() if name != environment for stack in stacks)
 
     def claim(self, manifest: Manifest) -> None:
@@ -56,7 +55,7 @@ class Claims:
 class Memory:
     """``claims`` are shared by all environments of the server; times are monotonic seconds.
 
-    ``git_warning`` is what the last poll met, and stands until the next one. ``containers`` are the container ids by
+    ``git_warning`` is what the last poll met, and is kept until the next one. ``containers`` are the container ids by
     stack, as of ``stacks_observed_at``; ``notes`` by stack, from when it was last looked at. ``ages_published`` is the
     subtree whose secret ages the metrics have.
     """

@@ -124,7 +124,6 @@ def _resumed(ports: Ports, record: EnvironmentRecord, request: OperatorRequest) 
 
 
 def _pauses(ports: Ports, record: EnvironmentRecord) -> tuple[Pause, ...]:
-    """The pauses that have not ended."""
     return suspension_of(record, ports.clock.now()).pauses
 
 

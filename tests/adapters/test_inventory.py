@@ -285,7 +285,7 @@ async def test_a_docker_that_talks_nonsense_is_none(
 
 @pytest.mark.sshd
 async def test_many_paths_that_lead_nowhere_are_not_too_much_for_an_ssh_server(sshd: Sshd, tmp_path: Path) -> None:
-    existing = [tmp_path / f"{number}.env" for number in range(20)]
+    existing = [tmp_path / f"{number}.env" for number in range(12)]  # more than an SSH server does at a time
     for path in existing:
         path.write_text("A=1\n")
     paths = [name for path in existing for name in (str(path), f"{path}/no/where")]

@@ -113,7 +113,7 @@ def test_what_was_applied_comes_back_by_path(opened: Callable[[], SqliteStore]) 
     assert opened().applied("staging") == {}
 
 
-def test_a_path_is_applied_anew_and_forgotten(store: SqliteStore) -> None:
+def test_a_path_is_applied_again_and_forgotten(store: SqliteStore) -> None:
     finish(store, run_of(), applied=[applied_at("/a"), applied_at("/b")])
     finish(store, run_of("r2"), applied=[applied_at("/a", "d2")], forgotten=["/b", "/never there"])
     assert store.applied("production") == {"/a": applied_at("/a", "d2")}
@@ -169,7 +169,7 @@ def test_runs_come_newest_first_by_environment_and_as_many_as_asked(store: Sqlit
 # --- begin, owe, finish ----------------------------------------------------------------------------------------------
 
 
-def test_a_run_owes_its_actions_from_its_beginning_to_its_end(opened: Callable[[], SqliteStore]) -> None:
+def test_a_runs_actions_are_pending_from_its_beginning_to_its_end(opened: Callable[[], SqliteStore]) -> None:
     opened().begin(run_of(actions=(RESTART, RECREATE)))
     assert opened().pending_restarts("production") == (RESTART, RECREATE)
     opened().amend(run_of(actions=(RECREATE, SIGNAL)))
@@ -195,7 +195,7 @@ def test_an_unfinished_run_comes_back_as_it_was_last_stored_until_its_end(opened
     assert opened().unfinished("production") is None
 
 
-def test_amending_one_run_leaves_what_others_owe(store: SqliteStore) -> None:
+def test_amending_one_run_leaves_pending_restarts_of_others(store: SqliteStore) -> None:
     finish(store, run_of("r1"), pending_restarts=[RECREATE])
     store.begin(run_of("r2", actions=(SIGNAL,)))
     store.amend(run_of("r2"))
@@ -209,13 +209,13 @@ def test_a_note_is_added_to_the_reason_of_an_ended_run(store: SqliteStore) -> No
     assert store.environment("production").degraded == "why"
 
 
-def test_what_stays_owed_is_what_the_end_says(store: SqliteStore) -> None:
+def test_the_end_says_which_restarts_stay_pending(store: SqliteStore) -> None:
     store.begin(run_of(actions=(RESTART, RECREATE)))
     finish(store, run_of(), Result.FAILED, pending_restarts=[RECREATE])
     assert store.pending_restarts("production") == (RECREATE,)
 
 
-def test_what_several_runs_owe_is_reported_once_and_in_order(store: SqliteStore) -> None:
+def test_pending_restarts_of_several_runs_are_reported_once_and_in_order(store: SqliteStore) -> None:
     store.begin(run_of("r1", actions=(SIGNAL, RECREATE)))
     store.begin(run_of("r2", actions=(RESTART, RECREATE)))
     store.begin(run_of("r3", "staging", actions=(RECREATE,)))
@@ -393,7 +393,7 @@ def test_a_file_that_another_process_holds_is_not_called_damaged(
 # --- versions and damage ---------------------------------------------------------------------------------------------
 
 
-def test_a_newer_version_is_refused_and_left_alone(path: Path) -> None:
+def test_a_newer_version_is_refused_and_not_touched(path: Path) -> None:
     SqliteStore(str(path)).close()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA user_version = 7")
@@ -440,7 +440,7 @@ def read_all(path: Path) -> None:
         pytest.param(lambda data: b"not a database at all\n" * 500, id="a text"),
     ],
 )
-def test_a_damaged_file_says_what_to_do_and_is_left_alone(path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_file_says_what_to_do_and_is_not_touched(path: Path, damage: Callable[[bytes], bytes]) -> None:
     path.write_bytes(damage(filled(path)))
     before, descriptors = path.read_bytes(), len(os.listdir("/proc/self/fd"))
     with pytest.raises(StoreError, match=r"damaged.*move it away.*start again.*first contact") as error:
@@ -554,7 +554,7 @@ def test_a_missing_directory_says_what_to_do(tmp_path: Path) -> None:
         SqliteStore(str(tmp_path / "missing" / "state.db"))
 
 
-def test_its_files_are_for_the_daemon_alone_whatever_the_umask(path: Path) -> None:
+def test_its_files_are_for_the_daemon_alone_under_any_umask(path: Path) -> None:
     old_mask = os.umask(0)
     try:
         with contextlib.closing(SqliteStore(str(path))) as store:

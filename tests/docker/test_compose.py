@@ -209,7 +209,7 @@ async def test_compose_alone_would_leave_a_container_with_the_old_mounted_file(
     assert inside(made, "web", "cat", "/web.conf") == "new"
 
 
-async def test_mounted_directory_sees_the_new_file_at_once_and_a_signal_is_enough(
+async def test_mounted_directory_sees_the_new_file_immediately_and_a_signal_is_enough(
     compose_project: MakeProject, docker: DockerCompose
 ) -> None:
     listener = SLEEPER.replace(
@@ -913,7 +913,7 @@ async def test_two_recreates_of_one_project_take_turns(compose_project: MakeProj
     assert not set(before.values()) & set(ids(made).values())
 
 
-async def test_a_glance_tells_what_inspect_tells_of_state_health_and_exit_code(
+async def test_list_and_inspect_agree_on_state_health_and_exit_code(
     compose_project: MakeProject, docker: DockerCompose
 ) -> None:
     """It is read from the sentence that `docker ps` shows, so that one call is enough."""

@@ -156,7 +156,7 @@ async def test_what_is_too_much_to_remember_is_read_again(remote: GitRemote, sta
     assert {command[1] for command in spy.commands()} == {"cat-file"}
 
 
-async def test_many_reads_at_once_agree(remote: GitRemote, state_dir: Path) -> None:
+async def test_concurrent_reads_agree(remote: GitRemote, state_dir: Path) -> None:
     files: dict[str, bytes | None] = {f"envs/prod/{number}.env": b"N=%d" % number for number in range(40)}
     commit = remote.commit(files)
     mirror = mirror_of(remote, state_dir)
@@ -186,7 +186,7 @@ async def test_a_link_or_submodule_is_refused_by_name(
         await mirror.revision(commit, API)
 
 
-async def test_a_directory_is_no_file_and_a_file_no_directory(remote: GitRemote, state_dir: Path) -> None:
+async def test_a_directory_is_not_a_file_and_a_file_not_a_directory(remote: GitRemote, state_dir: Path) -> None:
     commit = remote.commit({API: b"A=1"})
     mirror = mirror_of(remote, state_dir)
     await mirror.fetch(commit)
@@ -344,7 +344,7 @@ async def test_a_commit_that_git_cannot_read_blocks_the_branch_until_it_is_out_o
     assert await content(mirror) == b"A=1"
 
 
-async def test_a_name_that_stands_twice_in_a_directory_is_refused(remote: GitRemote, state_dir: Path) -> None:
+async def test_a_duplicate_name_in_a_directory_is_refused(remote: GitRemote, state_dir: Path) -> None:
     mirror = mirror_of(remote, state_dir)
     blobs = [remote.git("hash-object", "-w", "--stdin", stdin=data) for data in (b"A=1", b"A=2")]
     entries = b"".join(b"100644 api.env\0" + bytes.fromhex(blob) for blob in blobs)
@@ -352,7 +352,7 @@ async def test_a_name_that_stands_twice_in_a_directory_is_refused(remote: GitRem
     commit = remote.git("commit-tree", "-m", "Twice", tree)
     remote.git("update-ref", "refs/heads/main", commit)
     await mirror.fetch(commit)
-    with pytest.raises(SourceError, match="stands twice"):
+    with pytest.raises(SourceError, match="appears twice"):
         await mirror.read(commit, "api.env")
 
 
@@ -527,7 +527,7 @@ async def test_a_missing_branch_says_what_there_is(remote: GitRemote, state_dir:
     assert caught.value.retryable
 
 
-async def test_a_remote_with_very_many_branches_is_no_trouble(remote: GitRemote, state_dir: Path) -> None:
+async def test_a_remote_with_very_many_branches_works(remote: GitRemote, state_dir: Path) -> None:
     commit = remote.commit({API: b"A=1"}, branch="b")
     lines = (f"{commit} refs/heads/b{number:05}\n" for number in range(20_000))
     (remote.path / "packed-refs").write_text("# pack-refs with: peeled fully-peeled sorted \n" + "".join(lines))
@@ -739,7 +739,7 @@ DAMAGE = pytest.mark.parametrize(
 
 
 @DAMAGE
-async def test_a_damaged_mirror_is_made_anew_by_the_next_fetch(
+async def test_a_damaged_mirror_is_recreated_by_the_next_fetch(
     remote: GitRemote, state_dir: Path, damage: Callable[[Path], None]
 ) -> None:
     remote.commit({API: b"A=1"})
@@ -751,7 +751,7 @@ async def test_a_damaged_mirror_is_made_anew_by_the_next_fetch(
 
 
 @DAMAGE
-async def test_a_damaged_mirror_is_made_anew_by_the_next_read_where_nobody_has_a_reason_to_fetch(
+async def test_a_damaged_mirror_is_recreated_by_the_next_read_if_nothing_fetches(
     remote: GitRemote, state_dir: Path, damage: Callable[[Path], None]
 ) -> None:
     first = remote.commit({API: b"A=1"})
@@ -764,7 +764,7 @@ async def test_a_damaged_mirror_is_made_anew_by_the_next_read_where_nobody_has_a
     assert [blob and blob.data for blob in blobs] == [b"A=1", b"B=1"]
 
 
-async def test_lost_history_is_mended(remote: GitRemote, state_dir: Path) -> None:
+async def test_lost_history_is_repaired(remote: GitRemote, state_dir: Path) -> None:
     """The head is whole, so neither a fetch of git's nor a look at the head notices."""
     first = remote.commit({API: b"A=1"})
     await fetched(mirror_of(remote, state_dir))
@@ -781,7 +781,7 @@ async def test_lost_history_is_mended(remote: GitRemote, state_dir: Path) -> Non
     assert blob.data == b"A=1"
 
 
-async def test_one_damaged_object_is_noticed_and_mended(remote: GitRemote, state_dir: Path) -> None:
+async def test_a_damaged_object_is_noticed_and_repaired(remote: GitRemote, state_dir: Path) -> None:
     """Its compressed data is sound, so git itself prints it without a word."""
     remote.commit({API: b"A=1"})
     mirror = mirror_of(remote, state_dir)
@@ -802,7 +802,7 @@ async def test_one_damaged_object_is_noticed_and_mended(remote: GitRemote, state
     assert blob.data == b"A=1"
     same = os.lstat(inside.path).st_ino
     await mirror.fetch(remote.commit({API: b"A=2"}))
-    assert os.lstat(inside.path).st_ino == same, "mended once, it is sound"
+    assert os.lstat(inside.path).st_ino == same, "repaired once, it is sound"
 
 
 async def test_a_damaged_mirror_whose_remote_is_gone_is_tried_again(
@@ -833,7 +833,7 @@ async def test_a_failing_remote_does_not_cost_the_mirror(remote: GitRemote, stat
     assert blob is not None
 
 
-async def test_two_fetches_at_once_do_not_disturb_each_other(remote: GitRemote, state_dir: Path) -> None:
+async def test_two_concurrent_fetches_do_not_disturb_each_other(remote: GitRemote, state_dir: Path) -> None:
     commit = remote.commit({API: b"A=1"})
     mirrors = [mirror_of(remote, state_dir) for _ in range(4)]
     await asyncio.gather(*(mirror.fetch(commit) for mirror in mirrors for _ in range(3)))

@@ -82,7 +82,7 @@ def test_content_that_passes(target: Target, desired: bytes, live: bytes | None)
     assert guards.content(target, desired, live) == []
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     assert len(guards.content(TARGET, b"sops_mac=ENC[x]\nA=1\nA=2\n", TEN)) == 4
 
 
@@ -172,7 +172,7 @@ def test_an_ordinary_mode_passes(mode: int) -> None:
     assert guards.placement(replace(TARGET, mode=mode), TARGET.path, ["/opt/app"]) == []
 
 
-def test_place_and_mode_are_told_together() -> None:
+def test_path_and_mode_are_reported_together() -> None:
     assert len(guards.placement(replace(TARGET, mode=0o4755), "/etc/passwd", ["/opt/app"])) == 2
 
 

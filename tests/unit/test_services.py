@@ -159,7 +159,7 @@ def test_difference_beside_the_environment(
     assert (action.kind, action.reason, action.force) == (ActionKind.RECREATE, reason, force)
 
 
-def test_hand_edit_that_no_container_got_is_put_back_without_a_recreate() -> None:
+def test_hand_edit_that_no_container_got_is_reverted_without_a_recreate() -> None:
     edited, good = project(service(environment={"KEY": "edited"})), project(service(environment={"KEY": "good"}))
     assert decide(edited, good, [container(good.services["api"])]) == ()
 
@@ -245,7 +245,7 @@ BEFORE, AFTER = project(service()), project(service(environment={"KEY": "2"}))
         pytest.param([container(id="1", state="exited"), container(id="2")], True, id="one-of-two-runs"),
     ],
 )
-def test_services_stopped_on_purpose_are_left_alone(containers: list[Container], touched: bool) -> None:
+def test_services_stopped_on_purpose_are_not_touched(containers: list[Container], touched: bool) -> None:
     actions = affected(STACK, BEFORE, AFTER, containers, {}, managed={FILE: {"KEY"}})
     assert kinds(actions) == ({"api": ActionKind.RECREATE} if touched else {})
 
@@ -258,7 +258,7 @@ def test_finished_one_shot_runs_again_for_new_values_only() -> None:
     assert decide(project(old), project(new), [replace(done, exit_code=143)]) == ()
 
 
-def test_container_of_a_service_that_is_no_longer_defined_is_left_alone() -> None:
+def test_container_of_a_service_that_is_no_longer_defined_is_not_touched() -> None:
     assert decide(project(service("gone")), project(service("api")), [container("gone")]) == ()
 
 
@@ -447,18 +447,18 @@ def test_dependent_that_was_stopped_on_purpose_stays_stopped() -> None:
         pytest.param([container()], id="running"),
     ],
 )
-def test_owed_action_is_due_in_whatever_state_the_interruption_left_the_service(containers: list[Container]) -> None:
+def test_pending_action_is_due_in_whatever_state_the_interruption_left_the_service(containers: list[Container]) -> None:
     same = project(service())
     pending_restarts = Action("app", "api", ActionKind.RECREATE, "KEY changed", force=True)
     assert decide(same, same, containers, pending_restarts=(pending_restarts,)) == (pending_restarts,)
 
 
-def test_owed_and_new_causes_are_one_action_without_repetition() -> None:
+def test_pending_and_new_causes_are_one_action_without_repetition() -> None:
     pending_restarts = Action("app", "api", ActionKind.RECREATE, "KEY changed")
     assert decide(BEFORE, AFTER, pending_restarts=(pending_restarts,)) == (pending_restarts,)
 
 
-def test_owed_action_of_a_service_that_is_gone_is_dropped() -> None:
+def test_pending_action_of_a_service_that_is_gone_is_dropped() -> None:
     same = project(service())
     assert decide(same, same, pending_restarts=(Action("app", "gone", ActionKind.RECREATE, "KEY changed"),)) == ()
 
@@ -511,7 +511,7 @@ def test_an_image_that_a_recreate_would_change_is_named() -> None:
         pytest.param(container(image="app:v2"), recreate("worker"), id="another service is recreated"),
     ],
 )
-def test_what_a_recreate_does_not_change_is_no_problem(started: Container, actions: list[Action]) -> None:
+def test_what_a_recreate_does_not_change_is_not_a_problem(started: Container, actions: list[Action]) -> None:
     before = project(service(fields={"image": "app:v1"}), service("worker"))
     assert edited(before, [started], actions, {FILE: {"KEY", *IMAGE_ENVIRONMENT}}) == []
 

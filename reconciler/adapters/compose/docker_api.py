@@ -86,7 +86,6 @@ class Engine:
         await self._command(container, "restart", SLOW, lambda it: it.restart())
 
     async def kill(self, container: DockerContainer, signal: str) -> None:
-        """Send it a signal, by name."""
         await self._command(container, f"send {signal} to", QUICK, lambda it: it.kill(signal=signal))
 
     async def greet(self) -> None:

@@ -45,7 +45,7 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(_BOOLEAN, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 _DEEPEST = 100  # levels
-_MOST_NODES = 200_000  # with everything that an alias stands for
+_MOST_NODES = 200_000  # with everything that an alias expands to
 
 
 def read_file(path: str) -> bytes | None:
@@ -192,7 +192,7 @@ def _documents(data: bytes | None) -> Iterator[dict[str, Any]]:
 
 def _require_reasonable(data: bytes) -> None:
     """Raises ValueError for what no real file has and would crash or stall the process: too many levels, which libyaml
-    composes on the C stack; anchors that stand for very much, or for themselves."""
+    composes on the C stack; anchors that expand to very much, or to themselves."""
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]
     for event in yaml.parse(data, Loader=_Loader):

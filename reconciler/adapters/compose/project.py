@@ -59,7 +59,7 @@ _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
 # Seconds before an `up` that met what an interrupted one left is tried again.
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
-_LAST_ORDERS = 60.0  # seconds that an `up` may go on after we are to stop
+_LAST_ORDERS = 60.0  # seconds that an `up` may continue after we are asked to stop
 
 _MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
 

@@ -112,6 +112,5 @@ class ObjectReader:
 
 
 def refusal(commit: str, path: str, reason: str) -> SourceError:
-    """The error for a path that cannot be used."""
     hint = "Commit a regular file or directory there, or correct environment.yaml."
     return SourceError(f"{sanitized(path)} cannot be used: {reason}", where=f"commit {commit[:12]}", hint=hint)

@@ -127,14 +127,14 @@ def parse_object(object_id: str, kind: str, data: bytes) -> GitObject:
 
 
 def _parse_tree(data: bytes) -> TreeListing:
-    """Raises ValueError for names such as "..", ".git" and "a/b", and for a name that stands twice: readers would
+    """Raises ValueError for names such as "..", ".git" and "a/b", and for a name that appears twice: readers would
     disagree about which of the two counts."""
     from git.objects.fun import tree_entries_from_data
 
     entries = tree_entries_from_data(data)
     listing = {name: TreeEntry(mode, object_id.hex()) for object_id, mode, name in entries}
     if len(listing) < len(entries):
-        raise ValueError("a name stands twice in a directory")
+        raise ValueError("a name appears twice in a directory")
     return TreeListing(listing)
 
 

@@ -28,7 +28,6 @@ _VALUE_DAMAGED = 25
 def decrypt_error(
     name: str, checked: Ciphertext, ours: AgeIdentities, done: Completed, key_file: str
 ) -> ReconcilerError:
-    """The error for a decrypt that failed."""
     if done.timed_out or done.overflowed:
         return sops_failure(name, done)
     if done.exit_code == _NO_USABLE_KEY:

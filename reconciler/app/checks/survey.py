@@ -317,7 +317,6 @@ class _Reader:
 
 
 def _parents(path: str) -> Iterator[str]:
-    """Every parent directory of ``path``."""
     while "/" in path:
         path = path.rpartition("/")[0]
         yield path

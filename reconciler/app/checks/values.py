@@ -78,7 +78,6 @@ def check_placeholders(opened: Opened) -> Iterator[Finding]:
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a value, as written, is a placeholder."""
     value = text.strip().strip("\"'")
     return len(value) <= 300 and bool(_PLACEHOLDER.fullmatch(value) or _CHANGE_ME.search(value))
 

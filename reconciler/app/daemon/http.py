@@ -159,7 +159,7 @@ async def _stream(
     task = asyncio.create_task(work(lambda text: lines.put_nowait(_line({"progress": text}))))
     task.add_done_callback(lambda _: lines.put_nowait(None))
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    with contextlib.suppress(ConnectionResetError):  # the reader has gone: the work goes on without it
+    with contextlib.suppress(ConnectionResetError):  # the reader has gone: the work continues without it
         await response.prepare(http_request)
         while (line := await lines.get()) is not None:
             await response.write(line)

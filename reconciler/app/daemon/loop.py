@@ -131,7 +131,6 @@ class Daemon:
         self._wake.set()
 
     def poll_now(self, trigger: str) -> None:
-        """Poll git immediately."""
         self._polled_by = trigger
         self._wake.set()
 

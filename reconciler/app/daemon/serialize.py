@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.model.compose import Action, ServiceHealth
+from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Change, KeyChange, Plan
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
 from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, Outcome, Run
+from reconciler.core.model.runs import Backup, Outcome, Run, RunChange
 
 if TYPE_CHECKING:
     from reconciler.engine.reconcile import Reconciler
@@ -41,7 +42,7 @@ def _serialize_change(change: Change) -> dict[str, Any]:
     }
 
 
-def _keys(keys: KeyChange) -> dict[str, tuple[str, ...]]:
+def _keys(keys: KeyChange | RunChange) -> dict[str, tuple[str, ...]]:
     return {"added": keys.added, "removed": keys.removed, "changed": keys.changed}
 
 
@@ -95,16 +96,7 @@ def serialize_run(run: Run) -> dict[str, Any]:
         "finished_at": format_instant(run.finished_at),
         "revision": serialize_revision(run.revision),
         "from_commit": run.from_commit,
-        "changes": [
-            {
-                "source": change.source,
-                "kind": change.kind,
-                "added": change.added,
-                "removed": change.removed,
-                "changed": change.changed,
-            }
-            for change in run.changes
-        ],
+        "changes": [{"source": change.source, "kind": change.kind, **_keys(change)} for change in run.changes],
         "actions": [_serialize_action(action) for action in run.actions],
         "backup": run.backup or None,
         "result": run.result.value if run.result else "unfinished",
@@ -181,17 +173,7 @@ async def serialize_services(reconciler: Reconciler) -> dict[str, Any]:
         services = await reconciler.health()
     except ReconcilerError as error:
         return {"services": [], "services_unknown": str(error)}
-    return {"services": [_serialize_service(service) for service in services]}
-
-
-def _serialize_service(service: ServiceHealth) -> dict[str, Any]:
-    return {
-        "stack": service.stack,
-        "service": service.service,
-        "state": service.state,
-        "healthy": service.healthy,
-        "restarts": service.restarts,
-    }
+    return {"services": [asdict(service) for service in services]}
 
 
 def serialize_restored(restored: Restored) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from reconciler.core.text import listed
 from reconciler.core.tree import Tree
 
 Agree = Callable[[Draft], bool]
-"""Receives the draft, returns whether to go on."""
+"""Receives the draft, returns whether to continue."""
 
 
 @dataclass(frozen=True, slots=True)

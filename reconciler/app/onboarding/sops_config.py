@@ -15,7 +15,7 @@ from reconciler.core.sops.creation_rules import NAME, CreationRule, governing, r
 
 HEAD = """\
 # sops takes the first rule whose path_regex matches a file's path, relative to this one. One rule per environment, so
-# that one environment's key cannot read another. Several recipients stand in one text, with commas between them.
+# that one environment's key cannot read another. Several recipients are one text, separated by commas.
 # There is no encrypted_regex: every value is encrypted, key names stay readable.
 creation_rules:
 """

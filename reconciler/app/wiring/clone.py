@@ -79,7 +79,6 @@ def tools(key_file: str | None, progress: CountProgress) -> Tools:
 
 
 def is_here(machine: Machine) -> bool:
-    """Whether it is this machine."""
     return isinstance(machine, LocalMachine)
 
 

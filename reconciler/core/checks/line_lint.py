@@ -46,7 +46,6 @@ def conflict_markers(path: str, text: str) -> list[Finding]:
 
 
 def private_keys(path: str, text: str) -> list[Finding]:
-    """Find a private key in plain text."""
     message = "contains a private key in plain text: replace the key, since git keeps this one forever"
     lines = [_line(text, match.start()) for match in _PRIVATE_KEY.finditer(text)]
     return [Finding(rules.PRIVATE_KEY, path, line, message) for line in lines[:1]]

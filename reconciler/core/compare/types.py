@@ -36,8 +36,6 @@ class Remark(StrEnum):
 
 
 class Allows(StrEnum):
-    """What an expected difference allows."""
-
     DIFFERS = "differs"
     MISSING = "missing"
     SAME_SECRET = "same-secret"  # noqa: S105

@@ -125,7 +125,7 @@ def _items(name: str, runs: Mapping[str, str], said: Mapping[str, str]) -> Itera
 
 
 def _text(values: Mapping[str, str], item: str) -> str:
-    """What stands for the item; one of a set is its own text."""
+    """The text of the item; one of a set is its own text."""
     return values[item] or item if item in values else ""
 
 

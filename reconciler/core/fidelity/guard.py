@@ -70,7 +70,7 @@ def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDiff
             continue
         later = set(differences(after, sides.after.name, container, owners))
         if not later and not _moved(after, container, sides.images):
-            continue  # it is as it will be: whatever stands in the files now, the change takes it back
+            continue  # it is already as it will be: the change reverts what the files say now
         fields = differences(now, sides.after.name, container, owners) if now is not after else tuple(later)
         # What the change brings to the container as it runs already is not an edit that comes along.
         places = {(difference.name, difference.item) for difference in later}
@@ -99,7 +99,7 @@ def made_by_same_compose(container: Container, version: str) -> bool:
 
 
 def _moved(service: Service, container: Container, images: Mapping[str, str]) -> list[FieldDifference]:
-    """A tag that stands for another image by now: a recreate would start that."""
+    """A tag that now names another image: a recreate would start that one."""
     reference, runs = container.image, container.facts.get("Image", "")
     image = images.get(reference)
     if not image or not runs or image == runs:

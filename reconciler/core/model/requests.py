@@ -42,7 +42,6 @@ HeldBack = Callable[[Revision], str]
 
 
 def not_held_back(_: Revision) -> str:
-    """Holds no head back."""
     return ""
 
 
@@ -67,7 +66,6 @@ class ReconcileRequest:
     revert: bool = True
 
     def asks(self, kind: RequestKind) -> bool:
-        """Whether the operator asks for this."""
         return self.operator is not None and self.operator.kind is kind
 
 

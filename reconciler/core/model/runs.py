@@ -41,7 +41,7 @@ class Phase(StrEnum):
 class Outcome:
     """How a reconciliation of one environment ended, and why, as a sentence (``reason``).
 
-    ``plan`` is what was to be done, ``after`` the state now. ``retry``: it is worth repeating without a new revision.
+    ``plan`` is what had to be done, ``after`` the state now. ``retry``: it is worth repeating without a new revision.
     ``refused``: an operator request made no sense, so nothing was reconciled.
     """
 

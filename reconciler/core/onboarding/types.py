@@ -87,8 +87,6 @@ class DraftStack:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file that is not imported."""
-
     host: str
     path: str
     reason: str

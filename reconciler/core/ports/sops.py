@@ -31,7 +31,7 @@ class Encryptor(Protocol):
     """Writes ciphertext. It puts no value of a variable in an argument, an environment, or a file."""
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
-        """Set values of a dotenv source by what stands before their ``=`` (None: remove); other ciphertexts stay.
+        """Set values of a dotenv source by the text before their ``=`` (None: remove); other ciphertexts stay.
 
         Raises as ``Decryptor.decrypt`` does.
         """
