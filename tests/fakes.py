@@ -264,6 +264,9 @@ class FakeCompose:
     async def images(self, references: Collection[str]) -> Mapping[str, str]:
         return {}
 
+    async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
+        return "", ""
+
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)

@@ -13,7 +13,15 @@ from reconciler.core.decide.affected_services import is_stopped_on_purpose, mana
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.fidelity.guard import Grants, ProjectSides, definitions, edits
+from reconciler.core.fidelity.compose_hash import compose_hashes
+from reconciler.core.fidelity.guard import (
+    Grants,
+    ProjectSides,
+    definitions,
+    edits,
+    made_by_same_compose,
+    unnamed_edits,
+)
 from reconciler.core.model.compose import Action, ActionKind, Container, Project
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Parser, Stack, environment_of
@@ -21,6 +29,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.observe import Snapshot
 
+_UNNAMED = "the project now defines it otherwise than its container, in a field that reconciler cannot name"
 _ALLOW = "the server configuration must set allow_compose_files: true for that"
 
 
@@ -73,11 +82,27 @@ async def judge_project(
     known = {name: _all_keys(project, name) for name in touched & sides.pending}
     if not any_field:
         sentences += edits(project, known, Grants(known, allowed), sides.hidden)
+    sentences = sentences or await _unnamed(ports, project, fresh)
     if not sentences:
         return ProjectVerdict()
     return (
         ProjectVerdict(accepted=". ".join(sentences)) if accepted else ProjectVerdict(_edited_since(sides, sentences))
     )
+
+
+async def _unnamed(ports: Ports, sides: ProjectSides, services: Collection[str]) -> list[str]:
+    """The services with a hash that their definition cannot have: sure only where the Compose of now made the
+    containers, and gives the definition the hash that we do."""
+    sentences = []
+    for name in sorted(services):
+        containers = unnamed_edits(sides, name)
+        if sides.now is None or name not in sides.now.services or not containers:
+            continue
+        version, own = await ports.compose.own_hash(sides.now, name)
+        same = any(made_by_same_compose(container, version) for container in containers)
+        if same and own in compose_hashes(sides.now.services[name].text):
+            sentences.append(f"{name}: {_UNNAMED}")
+    return sentences
 
 
 def grants(settings: Settings, stack: Stack) -> frozenset[str]:

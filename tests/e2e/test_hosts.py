@@ -145,6 +145,9 @@ def test_a_project_of_another_host_is_guarded_as_well(fleet: Callable[..., Fleet
     (held,) = made.sync().values()
     assert held["result"] == "held", held["reason"]
     assert "api: privileged: the container has nothing, the project now says yes" in held["reason"]
+    compose.write_text(text.replace("    env_file", "    expose: ['9000']\n    env_file"))
+    (held,) = made.sync().values()
+    assert "in a field that reconciler cannot name" in held["reason"]
     compose.write_text(text)
     (applied,) = made.sync().values()
     assert applied["result"] == "applied", applied["reason"]

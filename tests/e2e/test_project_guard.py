@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import lines, output
 from tests.support.compose import ComposeProject
 from tests.support.server import ENVIRONMENT, Server
 from tests.support.waiting import eventually
@@ -60,6 +61,13 @@ def has_more(project: ComposeProject) -> bool:
     """Whether the container has what it must never get."""
     facts = project.container("api")
     return bool(facts["HostConfig"]["Privileged"] or facts["Mounts"])
+
+
+def levels(project: ComposeProject) -> list[str]:
+    """LEVEL in each running container."""
+    ids = lines("docker", "ps", "--quiet", "--filter", f"label=com.docker.compose.project={project.name}")
+    variables = lines("docker", "inspect", "--format", "{{json .Config.Env}}", *ids)
+    return [dict(entry.split("=", 1) for entry in json.loads(line))["LEVEL"] for line in variables]
 
 
 def edit(project: ComposeProject, before: str, after: str) -> None:
@@ -165,6 +173,31 @@ def test_an_edit_is_named_by_service_and_field(start: Start, before: str, after:
     assert not has_more(project)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("", "    expose: ['9000']\n", id="exposed"),
+        pytest.param("    annotations: {a: b}\n", "    annotations: {a: c}\n", id="annotation"),
+        pytest.param("    logging: {driver: json-file, options: {max-size: 1m}}\n", "", id="logging removed"),
+        pytest.param("    ulimits: {nofile: 1024}\n", "", id="limit removed"),
+    ],
+)
+def test_an_edit_of_a_field_that_is_not_compared_is_held_too(start: Start, before: str, after: str) -> None:
+    server, project = start(COMPOSE + before)
+    server.commit(CHANGED)
+    assert server.sync()["result"] == "applied"
+    server.commit({"api.env": b"LEVEL=info\nMORE=1\n"})
+    assert server.sync()["result"] == "applied"
+    path = project.directory / "compose.yaml"
+    path.write_text(path.read_text().replace(before, after) if before else path.read_text() + after)
+    server.commit(CHANGED)
+    outcome = server.sync()
+    assert outcome["result"] == "held", outcome["reason"]
+    assert "api: the project now defines it otherwise than its container, in a field that" in outcome["reason"]
+    project.up()
+    assert server.sync()["result"] == "applied"
+
+
 def test_secrets_in_a_command_line_a_label_and_a_path_are_not_shown(start: Start) -> None:
     server, project = start()
     extra = "    labels: {api.token: t0ps3cret}\n    volumes: ['./debug-info:/x']\n"
@@ -179,14 +212,27 @@ def test_secrets_in_a_command_line_a_label_and_a_path_are_not_shown(start: Start
 
 def test_what_the_engine_was_told_by_hand_is_held(start: Start) -> None:
     """`docker update` changes a container behind Compose's back: a recreate would take that away."""
-    from tests.support.commands import output
-
     server, project = start()
     output("docker", "update", "--restart", "always", project.container("api")["Id"])
     server.commit(CHANGED)
     outcome = server.sync()
     assert outcome["result"] == "held"
     assert "restart: the container has always, the project now says nothing" in outcome["reason"]
+
+
+def test_a_network_or_a_name_given_by_hand_is_held_until_it_is_taken_back(start: Start) -> None:
+    server, project = start(COMPOSE.replace("    network_mode: none\n", ""))
+    name, network = project.container("api")["Name"].lstrip("/"), f"{project.name}_extra"
+    server.commit(CHANGED)
+    output("docker", "network", "create", "--label", f"com.docker.compose.project={project.name}", network)
+    output("docker", "network", "connect", network, name)
+    assert f"networks: the container has {network}, the project now says nothing" in server.sync()["reason"]
+    output("docker", "network", "disconnect", network, name)
+    output("docker", "rename", name, f"{name}-old")
+    assert f"container_name: the container has {name}-old, the project now says {name}" in server.sync()["reason"]
+    assert server.live("api.env") == SOURCES["api.env"]
+    output("docker", "rename", f"{name}-old", name)
+    assert server.sync()["result"] == "applied"
 
 
 def test_another_stack_goes_on_while_one_is_held(start: Start, compose_project: Callable[..., ComposeProject]) -> None:
@@ -256,6 +302,33 @@ def test_the_server_lets_git_change_what_it_names(start: Start) -> None:
     assert project.container("api")["HostConfig"]["Memory"] == 128 * 1024 * 1024
     server.commit({".env": b"LEVEL=info\nMEMORY=128m\nFOR=1000\n"})
     assert server.sync()["result"] == "held"
+
+
+def test_a_scale_by_hand_is_no_edit_and_is_kept(start: Start) -> None:
+    server, project = start()
+    assert project.compose("up", "--detach", "--pull", "never", "--scale", "api=3").returncode == 0
+    server.commit(CHANGED)
+    outcome = server.sync()
+    assert outcome["result"] == "applied", outcome["reason"]
+    assert levels(project) == ["debug"] * 3
+
+
+def test_the_number_of_containers_is_gits_where_the_server_says_so(start: Start) -> None:
+    compose = INTERPOLATED + "    scale: ${COUNT:-1}\n"
+    source = b"LEVEL=info\nCOUNT=2\n"
+    server, project = start(compose, {"data/.keep": "", ".env": source}, {".env": source})
+    assert levels(project) == ["info"] * 2
+    server.commit({".env": b"LEVEL=info\nCOUNT=3\n"})
+    outcome = server.sync()
+    assert outcome["result"] == "held"
+    assert "git_may_change: [replicas] for production/app" in outcome["reason"]
+    server.settings["stacks"] = {"app": {"git_may_change": ["replicas"]}}
+    outcome = server.sync()
+    assert outcome["result"] == "applied", outcome["reason"]
+    assert levels(project) == ["info"] * 3
+    server.commit({".env": b"LEVEL=debug\nCOUNT=1\n"})
+    assert server.sync()["result"] == "applied"
+    assert levels(project) == ["debug"]
 
 
 # --- the routes to root ---

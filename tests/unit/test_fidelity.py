@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from reconciler.core.fidelity.compose_hash import HASH_LABEL, compose_hashes
 from reconciler.core.fidelity.definition import defined_fields
-from reconciler.core.fidelity.differences import definition_changes
+from reconciler.core.fidelity.differences import definition_changes, has_unnamed_difference
 from reconciler.core.fidelity.guard import Grants, ProjectSides, definitions, edits
 from reconciler.core.model.compose import Container, Project, Service
 from reconciler.core.secret import Secret
@@ -120,6 +121,23 @@ def test_what_git_may_change_is_a_short_list(fields: dict[str, Any], word: str |
     allowed, _ = definitions(sides, Grants(fields=frozenset({word} if word else {"image_tag", "ports", "labels"})))
     assert allowed == ([] if word else sentences)
     assert definitions(sides, Grants(any_field=True)) == ([], ())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"expose": ["1"]}, {"links": ["x"]}, {"deploy": {"replicas": 2}}, {"a_field_of_tomorrow": "x"}]
+)
+def test_a_container_excuses_no_change_that_it_does_not_show(fields: dict[str, Any]) -> None:
+    now, after = service(), service(**fields)
+    if "deploy" in fields:
+        after = replace(after, replicas=2)
+    sentences, _ = definitions(ProjectSides(project(now), project(after), [container(now)]), Grants())
+    assert len(sentences) == 1
+
+
+def test_a_shell_that_has_set_a_variable_is_no_edit_of_another_field() -> None:
+    said, started = service(environment={"B": None, "TZ": None}), service(environment={"B": None, "TZ": "UTC"})
+    assert not has_unnamed_difference(said, container(started))
+    assert has_unnamed_difference(service(expose=["1"], environment={"B": None, "TZ": None}), container(started))
 
 
 def test_variables_and_the_content_of_mounted_files_are_always_gits_to_change() -> None:

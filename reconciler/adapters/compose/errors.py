@@ -9,7 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from reconciler.adapters import process
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
+from reconciler.core.model.compose import Invocation
+
+# Exit codes of the docker command where its compose plugin was killed: what it makes of "no exit code", and a shell's.
+_KILLED = frozenset({255, 137})
 
 _NAME = r"[A-Za-z0-9_.-]+"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -187,3 +192,35 @@ def explain(
             problem = f"Compose cannot {doing}: {cause.words.format(**groups)}{f' (line {line})' if line else ''}"
             return ModelRefusedError(problem, where=where or directory, hint=cause.hint or see)
     return ModelRefusedError(f"Compose cannot {doing} (exit code {exit_code})", where=directory, hint=see)
+
+
+def stderr_of(completed: process.Completed) -> str:
+    return completed.stderr.decode(errors="replace")
+
+
+def of_command(
+    invocation: Invocation,
+    completed: process.Completed,
+    doing: str,
+    subcommand: str,
+    root: str = "",
+    suspect: tuple[str, int] | None = None,
+) -> ReconcilerError:
+    """What a failed command means. `root` is the farm's, where it ran in one."""
+    where = invocation.directory
+    if completed.timed_out:
+        return EngineUnavailableError(f"docker compose took too long to {doing}", where=where)
+    if completed.exit_code < 0 or completed.exit_code in _KILLED:
+        hint = "Look for the kernel's out-of-memory killer (dmesg). Will retry"
+        return EngineUnavailableError(f"docker compose was killed before it could {doing}", where=where, hint=hint)
+    stderr = stderr_of(completed)
+    if root:
+        stderr = stderr.replace(root, "")
+    return explain(
+        stderr,
+        completed.exit_code,
+        directory=where,
+        doing=doing,
+        command=invocation.command(subcommand),
+        suspect=suspect,
+    )

@@ -30,6 +30,7 @@ from reconciler.adapters.compose.docker_api import (
     started_as,
 )
 from reconciler.adapters.compose.host_projects import host_project_files
+from reconciler.adapters.compose.own_hash import own_hash
 from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import (
     label_invocation,
@@ -55,8 +56,6 @@ _RESOLVE = process.Limits(timeout=60.0, grace=5.0, stdout=64 * process.MIB, stde
 _UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
 # Compose makes the new container beside the old one as <first 12 digits of the old id>_<name>.
 _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
-# Exit codes of the docker command where its compose plugin was killed: what it makes of "no exit code", and a shell's.
-_KILLED = frozenset({255, 137})
 # Seconds before an `up` that met what an interrupted one left is tried again.
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
@@ -143,6 +142,11 @@ class DockerCompose:
         """The ids of the images that these references stand for now; one that is not there is left out."""
         return await self._engine.images(references)
 
+    async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
+        """The version of Compose, and the hash that it gives a service of the project; "" where it does not say."""
+        await self._require_directory(project.invocation.directory)
+        return await own_hash(self._context, project, service)
+
     # --- the project ---
 
     async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
@@ -209,7 +213,7 @@ class DockerCompose:
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
-        if not completed.ok and errors.lacks_env_file(_stderr(completed)):
+        if not completed.ok and errors.lacks_env_file(errors.stderr_of(completed)):
             reason = await self._refusal(invocation, completed, configuration, root, staged)
             active = await self._active_profiles(stack, invocation, configuration)
             completed = await attempt(active)
@@ -266,12 +270,12 @@ class DockerCompose:
         staged: Staged,
     ) -> ReconcilerError:
         suspect = None
-        if (line := errors.line_of_unnamed_env_file(_stderr(completed))) is not None:
+        if (line := errors.line_of_unnamed_env_file(errors.stderr_of(completed))) is not None:
             paths = set(staged) | set(configuration.environments)
             for env_files in uses.env_files(configuration.written).values():
                 paths |= env_files
             suspect = await self._broken_env_file(sorted(paths), staged, line)
-        return _error(invocation, completed, "resolve the project", "config", root, suspect)
+        return errors.of_command(invocation, completed, "resolve the project", "config", root, suspect)
 
     async def _broken_env_file(self, paths: Iterable[str], staged: Staged, line: int) -> tuple[str, int] | None:
         """The env file that Compose could not read, with the line. Of several it names the line of one only, and an
@@ -328,14 +332,14 @@ class DockerCompose:
         async with self._locks[project.name]:
             completed = await _finished(self._run(argv, invocation.directory, _UP))
             for pause in _PAUSES:
-                if not errors.is_conflict(_stderr(completed)):
+                if not errors.is_conflict(errors.stderr_of(completed)):
                     break
                 # An `up` that was cut off left a container with a temporary name, at worst one per service; each try
                 # has one removed, and the engine may take its time with that.
                 await asyncio.sleep(pause)
                 completed = await _finished(self._run(argv, invocation.directory, _UP))
             if not completed.ok:
-                raise _error(invocation, completed, f"start {', '.join(services)}", "up")
+                raise errors.of_command(invocation, completed, f"start {', '.join(services)}", "up")
             await self._restore_names(project.name, services)
 
     async def restart(self, project: str, services: Sequence[str]) -> None:
@@ -413,35 +417,3 @@ def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:
         return compose_model.read(output, root)
     # Not raised from the ValueError: that one holds the output, with every secret in it.
     raise EngineUnavailableError("what `docker compose config` printed is no JSON", where=stack.directory)
-
-
-def _stderr(completed: process.Completed) -> str:
-    return completed.stderr.decode(errors="replace")
-
-
-def _error(
-    invocation: Invocation,
-    completed: process.Completed,
-    doing: str,
-    subcommand: str,
-    root: str = "",
-    suspect: tuple[str, int] | None = None,
-) -> ReconcilerError:
-    """What a failed command means. `root` is the farm's, where it ran in one."""
-    where = invocation.directory
-    if completed.timed_out:
-        return EngineUnavailableError(f"docker compose took too long to {doing}", where=where)
-    if completed.exit_code < 0 or completed.exit_code in _KILLED:
-        hint = "Look for the kernel's out-of-memory killer (dmesg). Will retry"
-        return EngineUnavailableError(f"docker compose was killed before it could {doing}", where=where, hint=hint)
-    stderr = _stderr(completed)
-    if root:
-        stderr = stderr.replace(root, "")
-    return errors.explain(
-        stderr,
-        completed.exit_code,
-        directory=where,
-        doing=doing,
-        command=invocation.command(subcommand),
-        suspect=suspect,
-    )

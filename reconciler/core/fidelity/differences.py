@@ -85,13 +85,36 @@ def differing_variables(service: Service, container: Container) -> frozenset[str
     return frozenset(key for key in keys if key in expected or key.upper() not in _PROXY_KEYS)
 
 
-def _as_it_runs(service: Service, container: Container, keys: Collection[str]) -> dict[str, str | None]:
-    """The service's variables with the values that the container has: what is left of the hash is the other fields."""
+def _as_it_runs(
+    service: Service, container: Container, keys: Collection[str], *, image_values: bool = False
+) -> dict[str, str | None]:
+    """The service's variables with the values that the container has: what is left of the hash is the other fields.
+
+    ``image_values``: also those that are the image's, which the service may have said once more.
+    """
     environment = {key: value for key, value in service.environment.items() if key not in keys}
-    for key in keys:
-        if key in container.environment and container.image_environment.get(key) != container.environment[key]:
+    for key in keys & container.environment.keys():
+        if image_values or container.image_environment.get(key) != container.environment[key]:
             environment[key] = container.environment[key]
     return environment
+
+
+def has_unnamed_difference(service: Service, container: Container) -> bool:
+    """Whether the hash on the container is none that the service can have with the variables that the container has:
+    also a field that is not compared may differ. False where the hash says nothing."""
+    if not container.facts or service.namespace_of or service.volumes_of:
+        return False  # Compose hashes the id of a container that something is shared with
+    label = (container.facts["Config"].get("Labels") or {}).get(HASH_LABEL)
+    keys = differing_variables(service, container)
+    # A shell may have set them.
+    unset = {key for key, value in service.environment.items() if value is None and key in container.environment}
+    if label in compose_hashes(service.text):
+        return False
+    return not any(
+        label in compose_hashes(service.text, _as_it_runs(service, container, names, image_values=image_values))
+        for names in (keys, keys | unset)
+        for image_values in (False, True)
+    )
 
 
 def _items(name: str, runs: Mapping[str, str], said: Mapping[str, str]) -> Iterator[FieldDifference]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from reconciler.core.fidelity.definition import defined_fields
 from reconciler.core.fidelity.differences import (
     ENVIRONMENT,
     DefinitionChange,
     FieldDifference,
     definition_changes,
     differences,
+    has_unnamed_difference,
     unexplained,
 )
 from reconciler.core.model.compose import Container, Project, Service
 from reconciler.core.secrets.masking import masked
 from reconciler.core.text import key_name, listed
 
+VERSION_LABEL = "com.docker.compose.version"
 _MOST_SHOWN = 6  # differences of one service
 _NOTHING = "nothing"
 
@@ -75,6 +79,25 @@ def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDiff
         yield from _moved(now, container, sides.images)
 
 
+def unnamed_edits(sides: ProjectSides, name: str) -> list[Container]:
+    """The containers of a service that were made from another definition than the project has now, or will have, by
+    their hash: somebody may have changed a field that is not compared."""
+    projects = [project for project in (sides.now, sides.after) if project and name in project.services]
+    return [
+        container
+        for container in sides.containers
+        if container.service == name
+        and all(has_unnamed_difference(project.services[name], container) for project in projects)
+    ]
+
+
+def made_by_same_compose(container: Container, version: str) -> bool:
+    """Whether Compose of this version made the container; a packager's suffix says nothing."""
+    label = (container.facts["Config"].get("Labels") or {}).get(VERSION_LABEL, "")
+    releases = [re.match(r"v?([0-9]+\.[0-9]+\.[0-9]+)", text) for text in (label, version)]
+    return all(releases) and len({release[1] for release in releases if release}) == 1
+
+
 def _moved(service: Service, container: Container, images: Mapping[str, str]) -> list[FieldDifference]:
     """A tag that now names another image: a recreate would start that one."""
     reference, runs = container.image, container.facts.get("Image", "")
@@ -93,18 +116,24 @@ def definitions(sides: ProjectSides, grants: Grants, hidden: Collection[str] = (
     for name in sorted(sides.now.services.keys() & sides.after.services.keys()):
         now, after = sides.now.services[name], sides.after.services[name]
         changes = [change for change in definition_changes(now, after) if change.grant not in grants.fields]
-        if changes and not _runs_already(sides, after):
+        if changes and not _runs_already(sides, now, after):
             values = {*hidden, *_values(sides, name)}
             sentences.append(f"{name}: {'; '.join(_change_sentences(changes, values))}")
             words |= {change.grant for change in changes}
     return sentences, () if None in words else tuple(sorted(filter(None, words)))
 
 
-def _runs_already(sides: ProjectSides, after: Service) -> bool:
+def _runs_already(sides: ProjectSides, now: Service, after: Service) -> bool:
     """Whether every container of the service is as the files will say: then only a hand edit in them is taken back."""
     mine = [container for container in sides.containers if container.service == after.name]
+    if not mine or now.replicas != after.replicas != len(mine):
+        return False
+    if defined_fields(now, sides.after.name, {}) == defined_fields(after, sides.after.name, {}) and any(
+        has_unnamed_difference(after, container) for container in mine
+    ):
+        return False  # what changes is not compared
     owners = {container.id: container.service for container in sides.containers}
-    return bool(mine) and not any(
+    return not any(
         difference.name != ENVIRONMENT
         for container in mine
         for difference in differences(after, sides.after.name, container, owners)

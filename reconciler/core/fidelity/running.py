@@ -162,6 +162,8 @@ def mounted(kind: str, source: str | None, *, read_only: bool) -> str:
     """What is mounted, in words. A volume without a name of its own is like any other such."""
     if kind == "volume" and (not source or _ANONYMOUS_NAME.fullmatch(source)):
         return ANONYMOUS
+    if kind == "bind" and source:
+        source = source.rstrip("/") or "/"  # engines differ in whether they keep it
     return f"{kind} {source or ''}".strip() + (" read-only" if read_only and kind != "tmpfs" else "")
 
 

@@ -36,6 +36,11 @@ class Compose(Protocol):
         Raises EngineUnavailableError.
         """
 
+    async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
+        """The version of Compose, and the hash that it gives a service of the resolved project; "" where it does not
+        say. Raises EngineUnavailableError.
+        """
+
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         """Containers of the project, by their labels (by the stack's directory if the name is unknown).
 
