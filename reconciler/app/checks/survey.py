@@ -205,6 +205,8 @@ class _Reader:
             self._report(rules.MANIFEST_INVALID, path, 1, f"is {self._tree.odd[path]}")
             return None, None
         data = self._tree.files[path]
+        if reason := self._tree.unheld.get(path):
+            self._report(rules.MANIFEST_INVALID, path, 1, f"is not in git, so no server can read it: {reason}")
         if line_lint.conflict_markers(path, data.decode("utf-8", "replace")):
             return None, None  # already reported
         try:
@@ -237,6 +239,9 @@ class _Reader:
                 rule, manifest, line, f"the source {outline.source} {problem}: add the file or remove its target"
             )
             return None
+        if reason := self._tree.unheld.get(path):
+            message = f"the source {outline.source} is not in git, so no server can read it: {reason}"
+            self._report(rules.SOURCE_MISSING, manifest, line, message)
         data = self._tree.files[path]
         if data.startswith(_LFS):
             self._report(rules.SOURCE_UNUSABLE, path, 1, "is a Git LFS pointer, which no server follows")
