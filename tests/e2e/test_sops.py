@@ -176,6 +176,12 @@ DOTENV = {
 }
 
 
+@pytest.mark.parametrize("name", ["env", "env.production", "secrets.txt", "app.yaml", "app.json", "app.ini"])
+async def test_a_dotenv_store_is_recognised_whatever_the_file_is_called(sops: Sops, key: Key, name: str) -> None:
+    plain = "A=1\nB=x y\n"
+    assert (await sops.decrypt(name, encrypt(plain, key).encode())).reveal().decode() == plain
+
+
 @pytest.mark.parametrize("plain", DOTENV.values(), ids=DOTENV.keys())
 async def test_dotenv_comes_back_byte_for_byte(sops: Sops, key: Key, other_key: Key, plain: str) -> None:
     assert await sops.decrypt("api.env", encrypt(plain, other_key, key).encode()) == Secret(plain.encode())
