@@ -182,6 +182,25 @@ async def test_a_dotenv_store_is_recognised_whatever_the_file_is_called(sops: So
     assert (await sops.decrypt(name, encrypt(plain, key).encode())).reveal().decode() == plain
 
 
+@pytest.mark.parametrize("name", [".env.prod", "api.env"])
+@pytest.mark.parametrize("store", ["json", "yaml"])
+async def test_a_store_that_its_name_does_not_say_comes_with_the_command_that_converts_it(
+    sops: Sops, key: Key, tmp_path: Path, name: str, store: str
+) -> None:
+    plain = f"A={CANARY}\nB=x y\n"
+    types = ("--input-type", "dotenv", "--output-type", store, "--filename-override", "x")
+    misnamed = real_sops("encrypt", "--age", key.public, *types, stdin=plain.encode()).stdout
+    error = await refusal(sops, name, misnamed, SourceError)
+    assert f"is encrypted, but as {store.upper()}" in str(error)
+    (tmp_path / name).write_bytes(misnamed)
+    (tmp_path / ".sops.yaml").write_text(f"creation_rules: [{{age: {key.public}}}]\n")
+    (tmp_path / "sops").symlink_to(REAL_SOPS)
+    env = {"PATH": f"{tmp_path}:{os.defpath}", "HOME": "/nonexistent", "SOPS_AGE_KEY_FILE": str(key.path)}
+    command = error.hint.split("`")[1]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, check=True)  # noqa: ASYNC221
+    assert (await sops.decrypt(name, (tmp_path / name).read_bytes())).reveal().decode() == plain
+
+
 @pytest.mark.parametrize("plain", DOTENV.values(), ids=DOTENV.keys())
 async def test_dotenv_comes_back_byte_for_byte(sops: Sops, key: Key, other_key: Key, plain: str) -> None:
     assert await sops.decrypt("api.env", encrypt(plain, other_key, key).encode()) == Secret(plain.encode())
