@@ -34,13 +34,13 @@ def _load(path: str) -> ServerConfig:
 
 @commands.command(short_help="run the daemon")
 def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Run the daemon until SIGTERM or SIGINT; it finishes a running reconciliation first.
+    """Run the daemon until SIGTERM or SIGINT; it finishes a running reconciliation first. SIGHUP reloads CONFIG.
 
     Exits 0, or 1 if it cannot start.
     """
     from reconciler.app.daemon.service import run_daemon
 
-    run_daemon(_load(config))
+    run_daemon(_load(config), lambda: _load(config))
 
 
 @commands.command(short_help="reconcile now")

@@ -67,7 +67,7 @@ class NotEncryptedError(SourceError):
 
 
 class ForeignKeyError(SourceError):
-    """A source is encrypted for a kind of key that this server does not use: sops would contact what it names."""
+    """A source is encrypted for other keys than this server's, or for a kind of key that it does not use."""
 
 
 class BadCiphertextError(SourceError):

@@ -14,12 +14,13 @@ MAX_TOTAL = 512 * 1024 * 1024
 class Tree:
     """``files`` has the content of regular files by path, relative to the directory; ``odd`` describes everything else
     ("a symbolic link", "larger than 5 MiB"). ``above`` are the .sops.yaml files of the parent directories, nearest
-    first, by path ("../.sops.yaml").
+    first, by path ("../.sops.yaml"). ``unheld`` says for files that git does not hold why it does not.
     """
 
     files: Mapping[str, bytes] = field(repr=False)
     odd: Mapping[str, str] = field(default_factory=dict)
     above: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    unheld: Mapping[str, str] = field(default_factory=dict)
 
     def directories(self) -> tuple[str, ...]:
         """The names of the directories directly below, sorted."""

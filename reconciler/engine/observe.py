@@ -11,6 +11,7 @@ from reconciler.core.dotenv.ignored_keys import without_keys
 from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import (
     BadCiphertextError,
+    ForeignKeyError,
     GuardError,
     KeyUnavailableError,
     ManifestError,
@@ -140,14 +141,15 @@ async def _decrypt(ports: Ports, target: Target, blob: Blob) -> Secret:
         # Name it by its path in git: the commands in a message are typed with that.
         data = await ports.decryptor.decrypt(path_in_git(ports, target.environment, target.source), blob.data)
     except ReconcilerError as error:
-        ports.metrics.decrypted(target.environment, "failed", _decrypt_reason(error))
+        ports.metrics.decrypted(target.environment, "failed", decrypt_reason(error))
         raise
     ports.metrics.decrypted(target.environment, "ok")
     return data
 
 
-def _decrypt_reason(error: ReconcilerError) -> str:
-    if isinstance(error, KeyUnavailableError):
+def decrypt_reason(error: ReconcilerError) -> str:
+    """Whose fault it is: the key (ours, or what the source is encrypted for), the ciphertext, or sops itself."""
+    if isinstance(error, KeyUnavailableError | ForeignKeyError):
         return "key"
     return "ciphertext" if isinstance(error, BadCiphertextError | SourceError) else "sops"
 

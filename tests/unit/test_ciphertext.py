@@ -382,6 +382,22 @@ def test_keys_of_services_are_refused_in_every_format(key: str) -> None:
         assert "192.0.2.1" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("hc_vault", "sops would contact the address that the file names"),
+        ("kms", "sops would contact the service that the file names"),
+        ("pgp", "This server decrypts with age keys only"),
+        ("key_groups", "sops may need a key of several groups, and this server uses plain lists of age keys only"),
+        ("shamir_threshold", "sops may need a key of several groups"),
+    ],
+)
+def test_the_reason_for_refusing_a_kind_of_key_is_true(key: str, reason: str) -> None:
+    error = refused("api.env", dotenv(f"sops_{key}__list_0__map_x=y"), ForeignKeyError)
+    assert error.hint.startswith(reason)
+    assert ("contact" in error.hint) == (key in ("hc_vault", "kms"))
+
+
 def test_a_split_key_is_refused() -> None:
     assert "Shamir" in str(refused("api.env", dotenv("sops_shamir_threshold=2"), ForeignKeyError))
 

@@ -1,4 +1,4 @@
-"""Reads commits of the clone that a user or a CI job works in, with four short git processes. Changes nothing.
+"""Reads commits of the clone that a user or a CI job works in, with short git processes. Changes nothing.
 
 Git gets the repository's path and nobody's settings: no hook, filter, textconv or alias can act. A clone that another
 user owns (as in a CI container) can be read, because only its objects are.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.git.command import git_environment, sanitized
@@ -77,6 +77,44 @@ class Clone:
         blobs = await self._blobs(used)
         return [_tree(listing, blobs) for listing in listings]
 
+    async def unheld(self, directory: str, paths: Iterable[str]) -> dict[str, str]:
+        """The files of ``directory`` (``paths`` are relative to it) that no commit can have, with the reason. What is
+        added counts as held: a hook runs before the commit."""
+        full = self._from_top(directory, paths)
+        modes = {}
+        for record in (await self._git("ls-files", "-z", "--stage")).split(b"\0"):
+            about, _, path = record.partition(b"\t")
+            modes[path.decode("utf-8", "backslashreplace")] = about[:6]
+        missing = {path for path in full if modes.get(path) is None}
+        ignored = await self._ignored(missing)
+        return {full[path]: self._reason(path, modes, ignored) for path in missing}
+
+    def _from_top(self, directory: str, paths: Iterable[str]) -> dict[str, str]:
+        prefix = os.path.relpath(os.path.realpath(directory), self.top)
+        return {os.path.normpath(os.path.join(prefix, path)): path for path in paths}
+
+    def _reason(self, path: str, modes: Mapping[str, bytes], ignored: Mapping[str, str]) -> str:
+        parents = [path[:end] for end, character in enumerate(path) if character == "/"]
+        for parent in parents:
+            if modes.get(parent) == b"160000" or os.path.exists(os.path.join(self.top, parent, ".git")):
+                return f"it is in another repository or a submodule ({parent})"
+        if path in ignored:
+            return f"it is ignored ({ignored[path]})"
+        return f"it is not added to git: `git add {path}`"
+
+    async def _ignored(self, paths: Iterable[str]) -> dict[str, str]:
+        """Each ignored path → "FILE, line N" of the pattern that hides it."""
+        names = "".join(f"{path}\0" for path in paths).encode("utf-8", "surrogateescape")
+        if not names:
+            return {}
+        # -n prints the others as well. It exits 1 where nothing is ignored; -v adds where the pattern is.
+        arguments = ("check-ignore", "--no-index", "-z", "-v", "-n", "--stdin")
+        fields = (await self._git(*arguments, stdin=names, accepted=(0, 1))).decode("utf-8", "replace").split("\0")
+        records = zip(fields[0::4], fields[1::4], fields[2::4], fields[3::4], strict=False)
+        return {
+            path: f"{source}, line {line}" for source, line, pattern, path in records if source and pattern[0] != "!"
+        }
+
     async def read(self, commit: str, path: str) -> bytes | None:
         """The regular file at ``path``, or None."""
         output = await self._git("--literal-pathspecs", "ls-tree", "-z", "--full-tree", commit, "--", path)
@@ -115,7 +153,9 @@ class Clone:
                 blobs[identity] = f"not usable: {git_object.reason}"
         return blobs
 
-    async def _git(self, *arguments: str, stdin: bytes | None = None, most: int = _LIST) -> bytes:
+    async def _git(
+        self, *arguments: str, stdin: bytes | None = None, most: int = _LIST, accepted: Sequence[int] = (0,)
+    ) -> bytes:
         limits = process.Limits(timeout=_TIMEOUT, stdout=most)
         try:
             done = await process.run(["git", *arguments], env=self._env, limits=limits, stdin=stdin, cwd=self.top)
@@ -123,7 +163,7 @@ class Clone:
             raise OutsideError("git is not installed", hint="`apt-get install git`") from None
         if done.overflowed:
             raise RefusedError(f"more than {most // process.MIB} MiB", where=self.top, hint="See --path")
-        if not done.ok:
+        if not done.ok and done.exit_code not in accepted:
             failure = f"`git {arguments[0]}` failed" + (" (timed out)" if done.timed_out else "")
             last_line = (
                 sanitized(done.stderr.decode(errors="replace").strip().splitlines()[-1]) if done.stderr.strip() else ""

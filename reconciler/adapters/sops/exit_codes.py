@@ -9,9 +9,9 @@ from reconciler.adapters.sops.age_key_file import AgeIdentities
 from reconciler.core.errors import (
     BadCiphertextError,
     DecryptFailedError,
+    ForeignKeyError,
     KeyUnavailableError,
     ReconcilerError,
-    SourceError,
 )
 from reconciler.core.model.targets import Format
 from reconciler.core.sops.ciphertext import Ciphertext
@@ -48,7 +48,7 @@ def decrypt_error(
 def _key_error(name: str, checked: Ciphertext, ours: AgeIdentities, key_file: str) -> ReconcilerError:
     theirs = checked.metadata.age
     if not ours.others and not checked.metadata.pgp and not set(ours.recipients) & set(theirs):
-        return SourceError(
+        return ForeignKeyError(
             "is not encrypted for this server",
             where=name,
             hint=f"It is for {first_names(theirs) or 'nobody'}; this server has {first_names(ours.recipients)}: "

@@ -43,11 +43,13 @@ def open_book(survey: Survey) -> ContractBook:
             if source.outline is None or not source.outline.contracts:
                 continue
             for path in source.outline.contracts:
+                reason = survey.tree.unheld.get(path)
                 if path in survey.tree.files:
                     _add_contract(book, path, survey.tree.files[path])
-                else:
+                if path not in survey.tree.files or reason:
                     line = environment.document.line(source.outline.field) if environment.document else 1
-                    message = f"the contract {path} of {source.name} does not exist in {survey.shown('.')}"
+                    problem = f"is not in git: {reason}" if reason else f"does not exist in {survey.shown('.')}"
+                    message = f"the contract {path} of {source.name} {problem}"
                     where = f"{environment.name}/{MANIFEST}"
                     book.findings.append(Finding(rules.CONTRACT_MISSING, where, line, message))
             if source.parser is Parser.OPAQUE:

@@ -23,7 +23,7 @@ from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
 from reconciler.core.secrets.plaintext import first_plain_line, is_env_file
 from reconciler.core.sops.ciphertext import Ciphertext, YamlParser, read_ciphertext
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
-from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.file_format import format_of, misnamed_store
 from reconciler.core.text import key_name
 from reconciler.core.tree import Tree
 
@@ -205,6 +205,8 @@ class _Reader:
             self._report(rules.MANIFEST_INVALID, path, 1, f"is {self._tree.odd[path]}")
             return None, None
         data = self._tree.files[path]
+        if reason := self._tree.unheld.get(path):
+            self._report(rules.MANIFEST_INVALID, path, 1, f"is not in git, so no server can read it: {reason}")
         if line_lint.conflict_markers(path, data.decode("utf-8", "replace")):
             return None, None  # already reported
         try:
@@ -237,6 +239,9 @@ class _Reader:
                 rule, manifest, line, f"the source {outline.source} {problem}: add the file or remove its target"
             )
             return None
+        if reason := self._tree.unheld.get(path):
+            message = f"the source {outline.source} is not in git, so no server can read it: {reason}"
+            self._report(rules.SOURCE_MISSING, manifest, line, message)
         data = self._tree.files[path]
         if data.startswith(_LFS):
             self._report(rules.SOURCE_UNUSABLE, path, 1, "is a Git LFS pointer, which no server follows")
@@ -271,7 +276,7 @@ class _Reader:
         name = path.removeprefix(f"{self._name}/")
         shown_path = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")
-        is_dotenv = format_of(name, data) is Format.DOTENV
+        is_dotenv = format_of(name, data) is Format.DOTENV and not misnamed_store(name, data)
         linted = line_lint.lint_text(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
         # Conflict markers are reported for all files together.
         self._findings += [] if linted.conflict else linted.findings

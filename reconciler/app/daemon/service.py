@@ -16,43 +16,101 @@ from reconciler.app.daemon.http import Views, serve_http
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
-from reconciler.core.errors import ConfigError
+from reconciler.core.errors import ConfigError, ReconcilerError
 
 _FOLLOW_AGAIN = 60.0  # seconds
 
 
-def run_daemon(config: ServerConfig) -> None:
-    """Run until SIGTERM or SIGINT. Raises LockedError, ConfigError, StoreError, RefusedError (address in use)."""
+def run_daemon(config: ServerConfig, load: Callable[[], ServerConfig]) -> None:
+    """Run until SIGTERM or SIGINT; SIGHUP takes the configuration from ``load`` again, between two reconciliations.
+
+    Raises LockedError, ConfigError, StoreError, RefusedError (address in use).
+    """
+    signal.signal(signal.SIGHUP, lambda *_: None)  # it would end the process until the loop handles it
     logs.set_up()
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, "reconciler run"):
-        asyncio.run(_run_daemon(config))
+        asyncio.run(_Service(config, load).run())
 
 
-async def _run_daemon(config: ServerConfig) -> None:
-    logger = logs.get_logger()
-    async with runtime(config) as built:
-        watch = open_watch(config, logger.warning)
-        daemon = _daemon_of(built, config, watch)
+class _Service:
+    """One daemon after the other, each with its own runtime: a reload lets one end and starts the next."""
+
+    def __init__(self, config: ServerConfig, load: Callable[[], ServerConfig]) -> None:
+        self._config = config
+        self._load = load
+        self._next: ServerConfig | None = None
+        self._stopping = False
+        self._daemon: Daemon | None = None
+        self._logger = logs.get_logger()
+
+    async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, daemon.stop)
-        views = Views(
-            daemon,
-            built.ports.store,
-            built.metrics.render,
-            functools.partial(requests.serve, built, daemon.reconcile),
-            _webhook_secret(config),
-            announced=built.metrics.announced,
-        )
-        address = config.http.listen
-        async with serve_http(
-            views, host=address.host, port=address.port, control_socket=control_socket(config.state_dir)
-        ) as bound:
-            logger.info("started", environments=list(daemon.environments), http=f"{address.host}:{bound}")
-            async with _watching(built, watch, daemon):
-                await daemon.run()
-            logger.info("stopped")
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        former: ServerConfig | None = None
+        while not self._stopping:
+            try:
+                await self._serve(self._config, "reloaded" if former else "started")
+            except ReconcilerError as error:
+                if former is None:
+                    raise
+                self._keep(error)
+                self._config, former = former, None
+                continue
+            if self._next:
+                former, self._config, self._next = self._config, self._next, None
+        self._logger.info("stopped")
+
+    def _stop(self) -> None:
+        self._stopping = True
+        if self._daemon:
+            self._daemon.stop()
+
+    def _reload(self) -> None:
+        try:
+            config = self._load()
+            if config.state_dir != self._config.state_dir:
+                hint = "Restart the daemon, or set it back"
+                raise ConfigError("a reload cannot change it", where="state_dir", hint=hint)
+            _webhook_secret(config)
+        except ReconcilerError as error:
+            self._keep(error)
+            return
+        self._next = config
+        if self._daemon:
+            self._daemon.stop()
+
+    def _keep(self, error: ReconcilerError) -> None:
+        self._logger.error("not reloaded, the former configuration stays", reason=str(error))
+
+    async def _serve(self, config: ServerConfig, event: str) -> None:
+        """Run a daemon until it is stopped, or a reload is due."""
+        async with runtime(config) as built:
+            watch = open_watch(config, self._logger.warning)
+            daemon = _daemon_of(built, config, watch)
+            if self._daemon:
+                known = self._daemon.last_outcomes.items()
+                daemon.last_outcomes = {unit: last for unit, last in known if unit in built.reconcilers}
+            self._daemon = daemon
+            views = Views(
+                daemon,
+                built.ports.store,
+                built.metrics.render,
+                functools.partial(requests.serve, built, daemon.reconcile),
+                _webhook_secret(config),
+                announced=built.metrics.announced,
+            )
+            address = config.http.listen
+            async with serve_http(
+                views, host=address.host, port=address.port, control_socket=control_socket(config.state_dir)
+            ) as bound:
+                self._logger.info(event, environments=list(daemon.environments), http=f"{address.host}:{bound}")
+                if self._stopping or self._next:
+                    daemon.stop()
+                async with _watching(built, watch, daemon):
+                    await daemon.run()
 
 
 def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:

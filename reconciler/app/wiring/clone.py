@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from reconciler.adapters.compose.containers import labelled as containers
 from reconciler.adapters.compose.inventory import take_inventory
@@ -17,11 +18,12 @@ from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.app.wiring.tools import CountProgress, Tools
-from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
+from reconciler.core.errors import KeyUnavailableError, OutsideError, RefusedError, SourceError
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Format
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
+from reconciler.core.tree import Tree
 
 __all__ = [
     "Clone",
@@ -32,7 +34,7 @@ __all__ = [
     "machine",
     "make_key_file",
     "public_keys",
-    "read_tree",
+    "read_tree_of_clone",
     "take_inventory",
     "tools",
     "work_tree_top",
@@ -65,6 +67,15 @@ class Keys:
             return await self._sops.decrypt(name, data) == content
         except (KeyUnavailableError, SourceError):
             return False
+
+
+async def read_tree_of_clone(directory: str) -> Tree:
+    """The files below ``directory``, and which of them git does not hold: nothing is known of that where there is no
+    repository, or git does not work. Raises RefusedError."""
+    tree = read_tree(directory)
+    with contextlib.suppress(RefusedError, OutsideError):
+        return replace(tree, unheld=await Clone(directory).unheld(directory, tree.files))
+    return tree
 
 
 def tools(key_file: str | None, progress: CountProgress) -> Tools:

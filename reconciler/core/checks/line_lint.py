@@ -62,7 +62,10 @@ def lint_text(path: str, text: str, *, encrypted: bool) -> Linted:
         linted.findings.append(Finding(rules.LINE_ENDING, path, _line(text, text.index("\r")), message))
         text = text.replace("\r\n", "\n").replace("\r", "")
     if encrypted and text.startswith("\ufeff"):
-        message = "begins with a byte order mark (BOM), which sops never writes: save it as UTF-8 without one"
+        message = (
+            "begins with a byte order mark (BOM): if an editor added it, save the file as UTF-8 without one; if the "
+            "plain file had it, which sops takes for part of the first name, remove it there and encrypt again"
+        )
         linted.findings.append(Finding(rules.BAD_CIPHERTEXT, path, 1, message))
         text = text.removeprefix("\ufeff")
     linted.rest = _lint_lines(path, text, linted.findings) if encrypted else text

@@ -44,12 +44,14 @@ def _warning(identity: str, summary: str, *, keyed: bool = False) -> Rule:
 
 
 # --- the configuration ---
-MANIFEST_INVALID = _error("manifest-invalid", "environment.yaml cannot be read or breaks its schema")
+MANIFEST_INVALID = _error("manifest-invalid", "environment.yaml cannot be read, breaks its schema or is not in git")
 MANIFEST_MISSING = _warning("manifest-missing", "a directory has encrypted files but no environment.yaml")
 SERVER_FILE_INVALID = _error("server-file-invalid", "a server configuration given with --server is invalid")
 PROJECT_FILE = _error("project-file", "a target that Compose reads as a project, if --server is given")
 TARGET_CONFLICT = _error("target-conflict", "two targets use the same live path, source or project")
-SOURCE_MISSING = _error("source-missing", "a target's source does not exist")
+SOURCE_MISSING = _error(
+    "source-missing", "a target's source does not exist, or is not in git (ignored, in a submodule, not added)"
+)
 SOURCE_UNUSABLE = _error(
     "source-unusable", "a source or environment is a link, or a source is a directory, too large or an LFS pointer"
 )
@@ -95,7 +97,7 @@ ENVIRONMENT_PARITY = _warning("environment-parity", "a key is missing in one env
 
 # --- contracts ---
 CONTRACT_INVALID = _error("contract-invalid", "a contract cannot be read or is not a JSON Schema")
-CONTRACT_MISSING = _error("contract-missing", "a target names a contract that does not exist")
+CONTRACT_MISSING = _error("contract-missing", "a target names a contract that does not exist, or is not in git")
 CONTRACT_REQUIRED = _error("contract-required", "a key that the contract requires is missing")
 CONTRACT_FORBIDDEN = _error("contract-forbidden", "a key exists that the contract forbids or does not know")
 CONTRACT_DEPRECATED = _warning("contract-deprecated", "a key exists that the contract calls deprecated")

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from reconciler.core.errors import BadCiphertextError, NotEncryptedError, SourceError
 from reconciler.core.model.targets import Format
-from reconciler.core.sops.file_format import any_number, format_of
+from reconciler.core.sops.file_format import any_number, format_of, misnamed_store
 from reconciler.core.sops.metadata import Fields, SopsMetadata, check_keys, flat_metadata, read_metadata
 from reconciler.core.sops.patterns import (
     ENCRYPTED,
@@ -104,6 +104,8 @@ def read_ciphertext(
     file_format = format_of(name, data)
     if file_format is Format.INI:
         raise SourceError("INI files are not supported", where=name, hint=_AS_BINARY)
+    if store := misnamed_store(name, data):
+        _refuse_misnamed(name, store)
     text = _decoded(data)
     if text is None:
         _refuse_undecodable(name, data)
@@ -123,6 +125,15 @@ def read_ciphertext(
     metadata = read_metadata(name, flat, key_types)
     entries.refuse_plaintext(metadata.rule)
     return Ciphertext(file_format, tuple(sorted(entries.entries, key=lambda entry: entry.line)), metadata)
+
+
+def _refuse_misnamed(name: str, store: Format) -> NoReturn:
+    hint = (
+        "Do not encrypt it again. Convert it: "
+        f"`sops decrypt --in-place --input-type {store} --output-type dotenv {name} && "
+        f"sops encrypt --in-place --input-type dotenv --output-type dotenv {name}`"
+    )
+    raise SourceError(f"is encrypted, but as {store.upper()}, which its name does not say", where=name, hint=hint)
 
 
 def ivs(data: bytes) -> frozenset[str]:

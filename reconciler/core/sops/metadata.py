@@ -29,6 +29,14 @@ _OTHER_KEYS = {
     "key_groups": "groups of keys",
     "shamir_threshold": "a split (Shamir) key",
 }
+_CONTACTS = "sops would contact the service that the file names"
+_GROUPS = "sops may need a key of several groups, and this server uses plain lists of age keys only"
+_REASONS = {
+    "hc_vault": "sops would contact the address that the file names",
+    "pgp": "This server decrypts with age keys only",
+    "key_groups": _GROUPS,
+    "shamir_threshold": _GROUPS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,8 @@ def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
 
 
 def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
-    service = _OTHER_KEYS.get(key.partition("__")[0].lower())
+    kind = key.partition("__")[0].lower()
+    service = _OTHER_KEYS.get(kind)
     if service is None:
         raise BadCiphertextError(
             "its SOPS metadata contains what sops never writes", where=place_in(name, line), hint=restore_hint(name)
@@ -141,6 +150,5 @@ def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
     raise ForeignKeyError(
         f"is encrypted for {service} as well, which this server does not use",
         where=place_in(name, line),
-        hint="sops would contact any address the file names. Remove it from .sops.yaml, then run "
-        f"`sops updatekeys {name}`",
+        hint=f"{_REASONS.get(kind, _CONTACTS)}. Remove it from .sops.yaml, then run `sops updatekeys {name}`",
     )
