@@ -466,7 +466,7 @@ def an_example_that_cannot_be_read(site: Site) -> None:
 
 
 @mistake(
-    rules.CONTRACT_INVALID, "contracts/api.yaml", 3, "is no JSON Schema",
+    rules.CONTRACT_INVALID, "contracts/api.yaml", 3, "is not a valid JSON Schema",
 )  # fmt: skip
 def a_contract_that_is_no_json_schema(site: Site) -> None:
     site.replace("contracts/api.yaml", "required: [PUBLIC_URL, LOG_LEVEL, SESSION_SECRET]", "required: PUBLIC_URL")

@@ -155,14 +155,13 @@ def _resident(pid: int) -> int:
 def test_a_container_started_by_hand_with_other_values_is_seen_immediately(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
-    compose = "services: {api: {image: IMAGE, network_mode: none, env_file: [api.env], stop_grace_period: 0s}}"
-    override = "services: {api: {environment: {MODE: by-hand}}}"
-    server, project = stack_server(compose, {"hand.yaml": override})
-    server.commit({"api.env": b"MODE=git\n"}, server.manifest(["api.env"]))
+    compose = "services: {api: {image: IMAGE, network_mode: none, environment: [MODE], stop_grace_period: 0s}}"
+    server, project = stack_server(compose.replace("[MODE]", '{MODE: "${MODE}"}'))
+    server.commit({".env": b"MODE=git\n"}, server.manifest([".env"]))
     assert server.sync()["result"] == "applied"
     project.up()
     with server.daemon() as daemon:
-        done = project.compose("-f", "compose.yaml", "-f", "hand.yaml", "up", "-d", "--pull", "never")
+        done = project.compose("up", "-d", "--pull", "never", MODE="by-hand")
         assert done.returncode == 0, done.stderr
         eventually(lambda: project.environment("api")["MODE"] == "git", timeout=LONG)
         eventually(lambda: [line for line in daemon.events() if line.get("services") == ["app/api"]], timeout=LONG)

@@ -250,7 +250,7 @@ async def test_a_conflict_names_the_commit_and_the_paths(site: Site) -> None:
     hint = await refused(
         site, rf"{failed[:12]} \(Both\) conflicts with later commits in envs/staging/api.env, ü", failed
     )
-    assert "by hand" in hint
+    assert "manually" in hint
 
 
 async def test_our_own_revert_is_never_undone(site: Site) -> None:

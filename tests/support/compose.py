@@ -6,6 +6,7 @@ By labels, because a test may break its compose file on purpose, and then no com
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,9 +44,10 @@ class ComposeProject:
         file.chmod(mode)
         return file
 
-    def compose(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        """Run ``docker compose`` in the stack's directory, whatever its exit code."""
-        return run("docker", "compose", *arguments, cwd=self.directory, timeout=TIMEOUT)
+    def compose(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+        """Run ``docker compose`` in the stack's directory with more variables, whatever its exit code."""
+        env = {**os.environ, **variables} if variables else None
+        return run("docker", "compose", *arguments, cwd=self.directory, env=env, timeout=TIMEOUT)
 
     def up(self, *services: str) -> None:
         """Start the services (default: all). Raises CommandFailed."""
