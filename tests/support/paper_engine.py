@@ -57,6 +57,9 @@ class PaperEngine:
     async def images(self, references: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
+    async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
+        return "", ""
+
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._step("engine inspect")
         return containers(self._path)
