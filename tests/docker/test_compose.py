@@ -850,6 +850,7 @@ exec {docker} "$@"
 """
 TEMPORARY = 'Conflict. The container name "/0123456789ab_app-b-1" is already in use by container "6ad9eca6".'
 REMOVING = "removal of container 6ad9eca6 is already in progress"
+GONE = "Error response from daemon: No such container: 0123456789ab"
 
 
 @pytest.fixture
@@ -871,7 +872,7 @@ async def stumbling(tmp_path: Path) -> AsyncIterator[Callable[[int, str], Docker
         await docker.close()
 
 
-@pytest.mark.parametrize("said", [TEMPORARY, REMOVING])
+@pytest.mark.parametrize("said", [TEMPORARY, REMOVING, GONE])
 async def test_an_interrupted_compose_may_have_left_something_of_several_services(
     compose_project: MakeProject, stumbling: Callable[[int, str], DockerCompose], said: str
 ) -> None:
@@ -880,7 +881,7 @@ async def test_an_interrupted_compose_may_have_left_something_of_several_service
     assert ids(made).keys() == {"a-1", "b-1"}
 
 
-@pytest.mark.parametrize("said", [TEMPORARY, REMOVING])
+@pytest.mark.parametrize("said", [TEMPORARY, REMOVING, GONE])
 async def test_an_engine_that_does_not_get_rid_of_a_container_blames_no_revision(
     compose_project: MakeProject,
     stumbling: Callable[[int, str], DockerCompose],

@@ -58,6 +58,7 @@ def test_from_nothing_a_repository_begins_that_check_finds_nothing_wrong_with(re
     (rule,) = yaml.safe_load(files[".sops.yaml"])["creation_rules"]
     assert rule["age"] in key.read_text()
     assert "AGE-SECRET-KEY" not in "".join(text.decode() for text in (*files.values(), done.stdout, done.stderr))
+    output("git", "-C", repository, "add", "--all")
     checked = init("--server", "reconciler.yaml", command="check")
     assert (checked.returncode, checked.stderr) == (0, b""), checked.stdout
     assert b"git add .sops.yaml envs/.gitattributes" in done.stdout

@@ -149,7 +149,9 @@ _START = (
     _cause(r"can't join (?:IPC|PID) ", "a service cannot join another's namespace"),
 )
 
-_CONFLICT = re.compile(r"[Cc]onflict\. The container name|removal of container \S+ is already in progress")
+_CONFLICT = re.compile(
+    r"[Cc]onflict\. The container name|removal .* is already in progress|marked for removal|No such container"
+)
 _ENV_FILE_MISSING = re.compile(rf"env file {_PATH} not found")
 _ENV_FILE_SYNTAX = re.compile(rf"^{_LINE}", re.MULTILINE)
 
