@@ -6,8 +6,10 @@ They share this machine's file system and engine, so each host's stack has a dir
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -163,6 +165,12 @@ def test_a_project_of_another_host_is_guarded_as_well(fleet: Callable[..., Fleet
 # --- a single host ----------------------------------------------------------------------------------------------------
 
 
+def staging(made: Fleet, host: str) -> Path:
+    """Where files are staged on a host, in memory."""
+    name = f"{made.server.settings.get('host') or socket.gethostname()} {made.server.state} {host}"
+    return Path(f"/dev/shm/reconciler-{hashlib.sha256(name.encode()).hexdigest()[:12]}")
+
+
 def shared(single: Fleet) -> Path:
     return single.server.app / "shared" / "api.env"
 
@@ -232,7 +240,8 @@ def test_a_named_check_runs_there_on_a_file_that_is_in_memory_only(single: Fleet
     single.commit(b"A=1\n", check="lint")
     assert single.results() == {"web-1": "applied"}
     staged = [Path(line) for line in report.read_text().split()]
-    assert {str(path).startswith("/dev/shm/reconciler-") for path in staged} == {True}
+    assert staged
+    assert {path.parent for path in staged} == {Path(f"{staging(single, 'web-1')}-check")}
     assert not any(path.parent.exists() for path in staged)
 
 
@@ -505,7 +514,8 @@ def test_no_value_is_printed_or_left_anywhere_but_in_the_file_and_its_backups(fl
     places = {Path(line) for line in files.decode().splitlines()}
     assert {path.name for path in places} == {"api.env", "0000-api.env"}
     assert made.app("web-1") / "api.env" in places
-    assert not list(Path("/dev/shm").glob("reconciler-*"))
+    place = staging(made, "web-1")
+    assert not list(place.parent.glob(f"{place.name}*"))
 
 
 @pytest.mark.docker
