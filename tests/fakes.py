@@ -469,12 +469,16 @@ class SilentMetrics:
         self.delivery_times: list[float] = []
         self.failures = 0
         self.ages: dict[str, float | None] = {}
+        self.failing_decryptions: dict[str, str] = {}
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
 
     def fetched(self, environment: str, ok: bool, at: float) -> None: ...
 
     def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
+
+    def undecryptable(self, environment: str, reasons: Mapping[str, str]) -> None:
+        self.failing_decryptions = dict(reasons)
 
     def backed_up(self, environment: str, ok: bool) -> None: ...
 
@@ -487,7 +491,7 @@ class SilentMetrics:
     def observed(self, plan: Plan, at: float) -> None:
         self.plan = plan
 
-    def corrected(self, environment: str, targets: Sequence[str]) -> None:
+    def corrected(self, environment: str, targets: Sequence[str], at: float) -> None:
         self.corrections += targets
 
     def delivered(self, environment: str, seconds: float) -> None:
