@@ -15,6 +15,7 @@ from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
+    ForeignKeyError,
     GitUnreachableError,
     ReconcilerError,
     RefusedError,
@@ -146,8 +147,12 @@ class FakeDecryptor:
 
     journal: Journal
     error: ReconcilerError | None = None
+    key_error: ReconcilerError | None = None
+    foreign: set[bytes] = field(default_factory=set)  # sources for other keys
 
     async def identity(self) -> str:
+        if self.key_error is not None:
+            raise self.key_error
         return "fake"
 
     def read(self, name: str, data: bytes) -> Ciphertext:
@@ -169,6 +174,8 @@ class FakeDecryptor:
         self.journal.note(f"decrypt {name}")
         if self.error is not None:
             raise self.error
+        if data in self.foreign:
+            raise ForeignKeyError("is encrypted for other keys", where=name)
         return Secret(data)
 
 
