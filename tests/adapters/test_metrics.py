@@ -381,7 +381,7 @@ def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after
     metrics.observed(plan_of(changed(API, Kind.IN_SYNC), changed(MOTD, Kind.DRIFT, Aspect.MODE)), 100.0)
     metrics.remembered(EnvironmentRecord("production"), 100.0)
     alike = sorted(samples_about(metrics, "target", API.id))
-    assert len(alike) == 1 + 6 + 3 + 5 + 4 + 2 + 2 + 3  # info, drift, keys, pending, counts, sync, pause, backups, decryption
+    assert len(alike) == 1 + 6 + 3 + 5 + 4 + 2 + 2 + 3  # info, drift, keys, counts, sync, pause, backups, sops
     assert sorted(samples_about(metrics, "target", MOTD.id)) == alike
     metrics.observed(after, 160.0)
     assert samples_about(metrics, "target", MOTD.id) == []
