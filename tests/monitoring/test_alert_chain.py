@@ -246,9 +246,9 @@ def test_a_daemon_in_trouble_alerts_an_operator_until_each_is_repaired(server: S
 
             (server.app / "api.env").write_bytes(b"A=by hand\n")
             for number in range(3):
-                corrected = f'reconciler_drift_corrections_last_hour{{target="production/web.env"}} == {number + 1}'
+                times = f'reconciler_drift_corrections_last_hour{{target="production/web.env"}} == {number + 1}'
                 (server.app / "web.env").write_bytes(b"W=by hand\n")
-                eventually(lambda query=corrected: watching.samples(query), timeout=30)
+                eventually(lambda query=times: watching.samples(query), timeout=30)
             drift = eventually(lambda: heard.notification("ReconcilerDrift", "firing", **api), timeout=60)
             eventually(lambda: heard.notification("ReconcilerConflictingWriter", "firing", **web), timeout=60)
             assert drift["labels"]["host"] == "test"
@@ -281,7 +281,8 @@ def test_a_daemon_in_trouble_alerts_an_operator_until_each_is_repaired(server: S
         with server.daemon():
             eventually(lambda: heard.is_over("ReconcilerDown"), timeout=60)
             # What was restored before the restart still counts.
-            assert watching.samples('reconciler_drift_corrections_last_hour{target="production/web.env"} == 3')
+            corrected = 'reconciler_drift_corrections_last_hour{target="production/web.env"} == 3'
+            eventually(lambda: watching.samples(corrected), timeout=30)
 
 
 @pytest.mark.docker
