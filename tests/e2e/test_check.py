@@ -21,6 +21,8 @@ from reconciler.app.checks.run import CheckReport
 from reconciler.core.checks import rules
 from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
 
+pytestmark = pytest.mark.slow
+
 NEWCOMER = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"  # of age's own documentation
 CANARY = "invented-"  # every secret of the site begins so
 

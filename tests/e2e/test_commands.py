@@ -56,6 +56,7 @@ def held_reconciliation(server: Server) -> Iterator[Callable[[], None]]:
 # --- exit codes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_of_every_command_says_how_it_exits(run_cli: Callable[..., Any]) -> None:
     listed = run_cli("--help").stdout.partition("Commands:")[2].splitlines()
     commands = [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "]

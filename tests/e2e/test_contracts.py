@@ -17,6 +17,8 @@ from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import ContractError, OutsideError
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 CANARY = "cAn4ry"
 
 
