@@ -589,13 +589,23 @@ def one_secret_in_two_environments(site: Site) -> None:
     keyed(site, "MAIL_PASSWORD=invented-same", "MAIL_PASSWORD=invented-same")
 
 
-@mistake(rules.CONTRACT_VALUE, "production/api.env", 3, "LOG_LEVEL breaks `enum` of contracts/api.yaml:7", key=True)
+@mistake(
+    rules.CONTRACT_VALUE,
+    "production/api.env",
+    3,
+    "LOG_LEVEL must be one of debug, info, warning, error (`enum` of contracts/api.yaml:7)",
+    key=True,
+)
 def a_value_that_is_none_of_the_choices(site: Site) -> None:
     api(site, "LOG_LEVEL=info", "LOG_LEVEL=invented-loud")
 
 
 @mistake(
-    rules.CONTRACT_VALUE, "production/api.env", 5, "DATABASE_URL breaks `format` of contracts/api.yaml:9", key=True
+    rules.CONTRACT_VALUE,
+    "production/api.env",
+    5,
+    "DATABASE_URL must be a URI such as https://example.org (`format` of contracts/api.yaml:9)",
+    key=True,
 )
 def a_value_that_is_no_address(site: Site) -> None:
     api(site, "DATABASE_URL=postgresql://", "DATABASE_URL=//not an address ")
@@ -610,13 +620,23 @@ def a_value_that_is_forbidden(site: Site) -> None:
     )
 
 
-@mistake(rules.CONTRACT_VALUE, "production/api.env", 4, "SESSION_SECRET breaks `minLength`", key=True)
+@mistake(
+    rules.CONTRACT_VALUE,
+    "production/api.env",
+    4,
+    "SESSION_SECRET must have at least 16 characters (`minLength`",
+    key=True,
+)
 def a_value_that_is_too_short(site: Site) -> None:
     api(site, "invented-session-production", "invented-x")
 
 
 @mistake(
-    rules.CONTRACT_VALUE, "production/api.env", 3, "LOG_LEVEL breaks `const` of contracts/production.yaml:2", key=True
+    rules.CONTRACT_VALUE,
+    "production/api.env",
+    3,
+    "LOG_LEVEL must be warning (`const` of contracts/production.yaml:2)",
+    key=True,
 )
 def a_value_against_the_overlay_of_its_environment(site: Site) -> None:
     site.write("contracts/production.yaml", 'properties:\n  LOG_LEVEL: {const: "warning"}\n')
@@ -634,7 +654,7 @@ def a_contract_whose_pattern_never_ends(site: Site) -> None:
 
 @mistake(
     rules.CONTRACT_INVALID, "contracts/production.yaml", 1, "takes too long",
-    (rules.CONTRACT_VALUE, "production/api.env", 3, "LOG_LEVEL breaks `enum`"), key=True,
+    (rules.CONTRACT_VALUE, "production/api.env", 3, "LOG_LEVEL must be one of debug"), key=True,
 )  # fmt: skip
 def an_overlay_whose_pattern_never_ends_beside_a_contract_that_speaks(site: Site) -> None:
     site.write("contracts/production.yaml", 'properties:\n  ADMIN_HASH: {pattern: "^(.+)+(.+)+(.+)+$x"}\n')
