@@ -459,6 +459,21 @@ def a_key_that_one_environment_lacks(site: Site) -> None:
     site.encrypt("production/worker.env", WORKER.format(environment="production") + "NEW_KEY=1\n")
 
 
+@mistake(
+    rules.ENVIRONMENT_PARITY, "staging/stag.env", 1,
+    "NEW_KEY is missing here, but exists in production/production.env",
+)  # fmt: skip
+def a_key_that_the_same_file_of_another_name_lacks(site: Site) -> None:
+    """Named after the environment on one side, after its short form on the other."""
+    for environment, name in (("production", "production.env"), ("staging", "stag.env")):
+        more = "NEW_KEY=1\n" if environment == "production" else ""
+        site.encrypt(f"{environment}/{name}", WORKER.format(environment=environment) + more)
+        site.replace(f"{environment}/environment.yaml", "worker.env: config", f"{name}: config")
+        site.remove(f"{environment}/worker.env")
+    site.replace("env.example", EXAMPLE.partition("# files: worker.env")[2].partition("# files: flags")[0], "\n")
+    site.replace("env.example", "# files: worker.env\n", "")
+
+
 @mistake(rules.ENV_UNREADABLE, "env.example", 3, "")
 def an_example_that_cannot_be_read(site: Site) -> None:
     site.write("env.example", "# files: api.env\nA=1\nB='\n")
