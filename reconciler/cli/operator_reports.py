@@ -153,11 +153,12 @@ def _services(environment: dict[str, Any]) -> None:
     if "services_unknown" in environment:
         console.print(f"[yellow]services unknown[/yellow] {escape(environment['services_unknown'])}")
     if environment.get("services"):
-        table = new_table("stack", "service", "health", "restarts")
+        table = new_table("stack", "service", "health", "restarts", "why")
         for service in environment["services"]:
-            colour = "green" if service["healthy"] else "red"
+            colour = "green" if service["healthy"] else "yellow" if service["acknowledged"] else "red"
             state = f"[{colour}]{service['state']}[/{colour}]"
-            table.add_row(escape(service["stack"]), escape(service["service"]), state, str(service["restarts"]))
+            names = (escape(service["stack"]), escape(service["service"]))
+            table.add_row(*names, state, str(service["restarts"]), escape(service["reason"]))
         console.print(table)
 
 
