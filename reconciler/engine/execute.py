@@ -190,20 +190,19 @@ async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackV
 
 
 async def _leave_stopped(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
-    """Take from the run the actions of services that somebody stopped while it went on: in a rollback, those that ran
-    with the new values. Services that our own interrupted `up` may have stopped keep theirs."""
+    """Take from the run the actions of services that somebody stopped since the plan was made: those of a rollback may
+    have run with the new values for a while. Services that an interrupted `up` of ours may have stopped keep theirs."""
     environment = transaction.run.environment
     for name, view in views.items():
         services = {action.service for action in transaction.run.actions if action.stack == name}
-        if not services:
-            continue
-        containers = await ports.compose.glance(view.stack)
-        pending = frozenset[str]() if transaction.acted else None
-        stopped = await stopped_by_somebody(ports, environment, view.stack, containers, pending) & services
-        transaction.left_stopped |= stopped
+        if services and (transaction.acted or transaction.resumed):
+            containers = await ports.compose.glance(view.stack)
+            pending = frozenset[str]() if transaction.acted else None
+            stopped = await stopped_by_somebody(ports, environment, view.stack, containers, pending) & services
+            transaction.left_stopped |= stopped
+            left = [it for it in transaction.run.actions if it.stack != name or it.service not in stopped]
+            transaction.run = replace(transaction.run, actions=tuple(left))
         begin_restart(ports, environment, view.stack, services)
-        left = [action for action in transaction.run.actions if action.stack != name or action.service not in stopped]
-        transaction.run = replace(transaction.run, actions=tuple(left))
 
 
 def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:
