@@ -1024,6 +1024,26 @@ async def test_engine_that_does_not_answer(
     await docker.close()
 
 
+async def test_an_engine_that_is_ending_does_not_say_that_somebody_stopped_its_containers(
+    compose_project: MakeProject, tmp_path: Path
+) -> None:
+    """It takes no new connection, and stops every container while it still answers on those that it has."""
+    made = compose_project(f"services:\n  api:{SLEEPER}")
+    made.up()
+    socket = tmp_path / "engine.sock"
+    socket.symlink_to(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{socket}"}
+    docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), environment))
+    (api,) = await docker.glance(stack_of(made))
+    made.compose("stop")
+    assert await docker.endings([api.id]) == {api.id: "stopped"}
+    socket.unlink()
+    assert await docker.glance(stack_of(made))
+    with pytest.raises(EngineUnavailableError, match="does not answer"):
+        await docker.endings([api.id])
+    await docker.close()
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
