@@ -64,7 +64,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "ReconcilerRolledBack": PRODUCTION,
     "ReconcilerRollbackFailed": ("canary/app",),
     "ReconcilerQuarantined": PRODUCTION,
-    "ReconcilerUnhealthy": ("worker", "production@web-9/app"),
+    "ReconcilerUnhealthy": ("worker of production@web-9/app is not healthy: exited", *PRODUCTION),
     "ReconcilerGitUnreachable": PRODUCTION,
     "ReconcilerDecryptFailed": OF_TARGET,
     "ReconcilerVerificationFailed": PRODUCTION,
