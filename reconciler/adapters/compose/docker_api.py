@@ -138,6 +138,7 @@ class Engine:
             out_of_memory=state.get("OOMKilled", False),
             environment=variables(config.get("Env") or ()),
             image_environment=variables(image.get("Env") or ()),
+            depends_on=conditions(config["Labels"]),
             facts=facts,
             image_facts=image,
         )
@@ -233,6 +234,7 @@ def _summary(listed: DockerContainer) -> Container:
         state=listed["State"],
         health=health[1] if health else "",
         exit_code=int(code[1]) if code else 0,
+        depends_on=conditions(listed["Labels"]),
     )
 
 
@@ -277,9 +279,13 @@ def in_waves(containers: Sequence[DockerContainer]) -> Iterator[list[DockerConta
 
 
 def _dependencies(container: DockerContainer) -> set[str]:
-    """Names of services, from Compose's label "api:service_started:true,db:service_healthy:false"."""
-    label = container["Labels"].get(DEPENDENCIES_LABEL, "")
-    return {entry.split(":")[0] for entry in label.split(",")} - {container["Labels"][SERVICE_LABEL]}
+    return conditions(container["Labels"]).keys() - {container["Labels"][SERVICE_LABEL]}
+
+
+def conditions(labels: Mapping[str, str]) -> dict[str, str]:
+    """Services with their conditions, from Compose's label "api:service_started:true,db:service_healthy:false"."""
+    entries = (entry.split(":") for entry in labels.get(DEPENDENCIES_LABEL, "").split(",") if entry)
+    return {service: "".join(rest[:1]) for service, *rest in entries}
 
 
 def variables(entries: Iterable[str]) -> dict[str, str]:

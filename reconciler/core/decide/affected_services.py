@@ -299,6 +299,7 @@ def _action(
         force=kind is ActionKind.RECREATE and any(cause.force for cause in causes),
         stale=any(cause.stale for cause in causes),
         scale=scale if kind is ActionKind.RECREATE else None,
+        one_shot=service in stack.one_shot,
     )
 
 

@@ -231,7 +231,9 @@ def _see(last: _Seen | None, container: Container, now: float) -> _Seen:
 def _crash(stack: Stack, container: Container, risen: int) -> str:
     """Why this container is a failure, as a sentence; "" where it is none."""
     service, code = container.service, container.exit_code
-    if container.state == "exited" and not (code == 0 and service in stack.one_shot):
+    if container.state == "exited" and code == 0 and service in stack.one_shot:
+        return ""  # also where its restart policy had it try more than once
+    if container.state == "exited":
         advice = "" if code else " (if it is meant to end, name it in one_shot)"
         return f"{service} exited with code {code}{_lifetime(container)}{advice}"
     if container.state == "dead":
