@@ -167,16 +167,31 @@ async def _store_pending_restarts(
 
 async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
     """Recreate, restart or signal each stack's services. That stays pending until they are healthy (``finish``)."""
-    for name, view in views.items():
-        actions = [action for action in transaction.run.actions if action.stack == name]
-        if not actions:
-            continue
-        project = await _project(ports, transaction, view)
-        for kind, signal, force in _in_order(actions):
-            chosen = [
-                action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
-            ]
-            await _act(ports, transaction, view, project, chosen)
+    for wave in waves(transaction.run.actions):
+        for view in views.values():
+            await act_on_stack(ports, transaction, view, wave)
+
+
+def waves(actions: Sequence[Action]) -> list[int]:
+    """The waves of these actions, in order."""
+    return sorted({action.wave for action in actions})
+
+
+async def act_on_stack(ports: Ports, transaction: Transaction, view: StackView, wave: int) -> None:
+    """The actions of one stack in one wave, each kind after the one-shots that come before it have ended."""
+    name, mine = view.stack.name, [action for action in transaction.run.actions if action.stack == view.stack.name]
+    actions = [action for action in mine if action.wave == wave]
+    if not actions:
+        return
+    project = await _project(ports, transaction, view)
+    one_shots = [action.service for action in mine if action.one_shot and action.wave < wave]
+    for kind, signal, force in _in_order(actions):
+        if one_shots:
+            with phase(ports, Phase.RECREATE, f"{name}: waiting for {', '.join(one_shots)} to end"):
+                await _watch(ports, transaction, view, one_shots)
+        chosen = [action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)]
+        await _act(ports, transaction, view, project, chosen)
+        one_shots = [action.service for action in chosen if action.one_shot]
 
 
 def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:
@@ -236,7 +251,9 @@ async def verify(ports: Ports, transaction: Transaction, views: Mapping[str, Sta
 async def _watch(
     ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str]
 ) -> tuple[ServiceHealth, ...]:
-    stack, project = view.stack, await _project(ports, transaction, view)
+    project = await _project(ports, transaction, view)
+    ends = {action.service for action in transaction.run.actions if action.stack == view.stack.name and action.one_shot}
+    stack = replace(view.stack, one_shot=view.stack.one_shot | ends)
     watch = health.watch_health(stack, services, view.containers, ports.clock.monotonic(), project)
     excused: ServiceFailedError | None = None
     while True:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import affected_services
 from reconciler.core.decide.classify import classify
+from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.errors import GuardError, ModelRefusedError, StartedOtherwiseError
@@ -186,7 +187,7 @@ class _StackPlanning:
         if due or touched:
             self.problems += await self.files.refusals(stack, staged)
         hidden = hidden_values(self.snapshot, self.staged, stack)
-        sides = StackSides(stack, view.before, after, view.containers, view.managed, frozenset(pending), hidden)
+        sides = StackSides(view.stack, view.before, after, view.containers, view.managed, frozenset(pending), hidden)
         accepted = stack.id in self.permissions.accepted
         verdict = await judge_project(self.ports, sides, due, accepted=accepted)
         if verdict.accepted:
@@ -245,7 +246,7 @@ async def _look_at_stack(
         except ModelRefusedError:
             pass
         containers = await ports.compose.containers(stack, before.name if before else None)
-        view = StackView(stack, before, containers, managed)
+        view = StackView(with_one_shots(stack, before, containers), before, containers, managed)
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:

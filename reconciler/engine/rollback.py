@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 
 from reconciler.core.errors import (
@@ -19,7 +19,7 @@ from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run, RunChange
 from reconciler.core.ports import Ports
 from reconciler.engine.backup import entry_of, find_backup, take_backup
-from reconciler.engine.execute import Transaction, act, beside, matches, verify
+from reconciler.engine.execute import Transaction, act_on_stack, beside, matches, verify, waves
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import StackView
 from reconciler.engine.project_guard import hold_of_rollback
@@ -79,30 +79,51 @@ async def _undo(ports: Ports, transaction: Transaction, views: Mapping[str, Stac
     """
     failures = {stack: str(error) for stack, error in (await _restore_written(ports, transaction)).items()}
     transaction.projects.clear()
-    scales = {(action.stack, action.service): action.scale for action in transaction.run.actions}
-    actions = tuple(
-        Action(*touched, ActionKind.RECREATE, "rolled back", force=True, scale=scales.get(touched))
-        for touched in sorted(transaction.touched)
-    )
+    actions = _rollback_actions(transaction)
     transaction.run = replace(transaction.run, actions=actions)
     _remember(ports, transaction.run)
+    ready: dict[str, StackView] = {}
     for stack in sorted({action.stack for action in actions} - failures.keys()):
         if stack not in views:
             failures[stack] = f"the stack {stack} is no longer known on this server"
-        elif failure := await _recreate(ports, transaction, {stack: views[stack]}):
+            continue
+        services = [action.service for action in actions if action.stack == stack]
+        if hold := await hold_of_rollback(ports, views[stack].stack, services):
+            failures[stack] = hold
+        else:
+            ready[stack] = views[stack]
+    for wave in waves(actions):
+        for stack, view in ready.items():
+            if stack not in failures and (failure := await _failure(act_on_stack(ports, transaction, view, wave))):
+                failures[stack] = failure
+    for stack, view in ready.items():
+        if stack not in failures and (failure := await _failure(_verify(ports, transaction, {stack: view}))):
             failures[stack] = failure
     return failures
 
 
-async def _recreate(ports: Ports, transaction: Transaction, view: Mapping[str, StackView]) -> str:
-    """Give the services of one stack their old values; returns why they are not as healthy as before, or ""."""
-    for name, stack_view in view.items():
-        services = [action.service for action in transaction.run.actions if action.stack == name]
-        if hold := await hold_of_rollback(ports, stack_view.stack, services):
-            return hold
+def _rollback_actions(transaction: Transaction) -> tuple[Action, ...]:
+    """A recreate of every service that was touched, and of those that come after one of them."""
+    touched = {key: Action(*key, ActionKind.RECREATE, "rolled back", force=True) for key in transaction.touched}
+    planned = {(action.stack, action.service): action for action in transaction.run.actions}
+    first = min((planned[key].wave for key in touched.keys() & planned.keys()), default=0)
+    for key, action in planned.items():
+        if key in touched or (touched and action.wave > first):
+            touched[key] = replace(
+                action, kind=ActionKind.RECREATE, reason="rolled back", signal="", force=True, stale=False
+            )
+    return tuple(touched[key] for key in sorted(touched))
+
+
+async def _verify(ports: Ports, transaction: Transaction, view: Mapping[str, StackView]) -> None:
+    transaction.services += await verify(ports, transaction, view)
+
+
+async def _failure(step: Awaitable[None]) -> str:
+    """Do one step of a rollback; returns why its services are not as healthy as before, or "". Raises
+    EngineUnavailableError."""
     try:
-        await act(ports, transaction, view)
-        transaction.services += await verify(ports, transaction, view)
+        await step
     except ServiceFailedError:
         return ""  # it failed before the change too
     except StackGoneError as error:

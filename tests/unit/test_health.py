@@ -203,6 +203,18 @@ def test_one_shot_that_fails_is_a_failure() -> None:
     assert look((1, [done]), services=("migrate",)).verdict is Verdict.FAILED
 
 
+def test_one_shot_that_needed_a_second_try_is_healthy() -> None:
+    done = replace(NEW, service="migrate", state="exited", exit_code=0, restarts=1)
+    assert look((1, [done]), services=("migrate",)).verdict is Verdict.HEALTHY
+
+
+def test_one_shot_at_work_is_waited_for_until_the_timeout_and_is_no_failure_then() -> None:
+    """It may fail at its end, and some take hours."""
+    at_work = replace(NEW, service="migrate")
+    assert look((0, [at_work]), (89, [at_work]), services=("migrate",)).verdict is Verdict.WAIT
+    assert look((0, [at_work]), (90, [at_work]), services=("migrate",)).verdict is Verdict.HEALTHY
+
+
 # --- several containers, several services ---
 
 

@@ -34,6 +34,7 @@ class _Cause:
     signal: str = ""
     force: bool = False
     stale: bool = False
+    wave: int = 0
 
 
 def affected(
@@ -65,7 +66,7 @@ def affected(
             causes[name] = own
     pending = {action.service: action for action in pending_restarts if action.service in after.services}
     for action in pending.values():
-        cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
+        cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale, action.wave)
         causes.setdefault(action.service, []).append(cause)
     _follow(causes, after, frozenset(present))
     scales = {name: _scale(before, after, name, containers) for name in causes}
@@ -248,9 +249,10 @@ def _follow(causes: dict[str, list[_Cause]], project: Project, present: frozense
     queue = sorted(causes)
     while queue:
         owner = queue.pop(0)
-        kind = _strongest(causes[owner])
+        kind, wave = _strongest(causes[owner]), _latest(causes[owner])
         for name in sorted(present & project.services.keys()):
-            for cause in _inherited(project.services[name], owner, kind):
+            for inherited in _inherited(project.services[name], owner, kind):
+                cause = replace(inherited, wave=wave)
                 if cause not in causes.get(name, ()):
                     causes.setdefault(name, []).append(cause)
                     queue.append(name)
@@ -281,6 +283,11 @@ def _strongest(causes: Iterable[_Cause]) -> ActionKind:
     return max((cause.kind for cause in causes), key=_WEIGHT.__getitem__)
 
 
+def _latest(causes: Iterable[_Cause]) -> int:
+    """The wave in which all causes are met."""
+    return max(cause.wave for cause in causes)
+
+
 def _action(
     stack: Stack, service: str, causes: Sequence[_Cause], containers: Iterable[Container], scale: int | None
 ) -> Action:
@@ -300,6 +307,7 @@ def _action(
         stale=any(cause.stale for cause in causes),
         scale=scale if kind is ActionKind.RECREATE else None,
         one_shot=service in stack.one_shot,
+        wave=_latest(causes),
     )
 
 

@@ -129,6 +129,10 @@ class HealthWatch:
             return HealthFinding(service, Verdict.FAILED, crash)
         if container.state == "exited":
             return HealthFinding(service, Verdict.HEALTHY, f"{service} has done its work")
+        if container.state == "running" and service in self.stack.one_shot:
+            # How long its work takes nobody knows: that it takes long is no failure.
+            verdict = Verdict.WAIT if now - self.began_at < policy.timeout else Verdict.HEALTHY
+            return HealthFinding(service, verdict, f"{service} is at work")
         if container.state != "running":
             return self._pending(service, f"is {container.state}", now)
         if container.health == "starting":

@@ -8,7 +8,7 @@ from dataclasses import replace
 from reconciler.core.model.compose import Container, Project
 from reconciler.core.model.targets import Stack
 
-_COMPLETED = "service_completed_successfully"
+_COMPLETED, _HEALTHY = "service_completed_successfully", "service_healthy"
 _NO_RESTART = ("", "no")
 
 
@@ -21,10 +21,11 @@ def with_one_shots(
     containers were started, and services that ended with 0 by themselves, as far as that shows. ``long_running`` are
     services that are known to run all the time: one of these that ended with 0 was stopped.
     """
-    services = tuple(project.services.values()) if project else ()
-    conditions = [depends_on for item in (*services, *containers) for depends_on in item.depends_on.items()]
+    services = project.services.values() if project else ()
+    dependencies = [*(service.depends_on for service in services), *(container.depends_on for container in containers)]
+    conditions = [condition for depends_on in dependencies for condition in depends_on.items()]
     awaited = {name for name, condition in conditions if condition == _COMPLETED}
-    needed = {name for name, condition in conditions if condition != _COMPLETED}
+    needed = {name for name, condition in conditions if condition == _HEALTHY}
     by_service: dict[str, list[Container]] = {}
     for container in containers:
         by_service.setdefault(container.service, []).append(container)

@@ -163,6 +163,7 @@ class Action:
     ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale``: its
     containers run older values than the files held before this change. ``scale`` is the number of containers to keep,
     None for the number that the project says. ``one_shot``: the service is meant to end.
+    ``wave``: it comes after the actions of all lower waves, in every stack.
     """
 
     stack: str
@@ -174,6 +175,7 @@ class Action:
     stale: bool = False
     scale: int | None = None
     one_shot: bool = False
+    wave: int = 0
 
 
 @dataclass(frozen=True, slots=True)
