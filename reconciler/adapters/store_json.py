@@ -33,7 +33,7 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 # Fields of a run that have no column.
 _FACTS = (
     *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
-    "accepted",
+    *("accepted", "restored_at"),
 )
 
 
@@ -59,6 +59,7 @@ def run_from_row(row: tuple[Any, ...]) -> Run:
         silent=tuple(data["silent"]),
         rolling_back=data["rolling_back"],
         accepted=tuple(data.get("accepted", ())),  # an earlier version's has none
+        restored_at=data.get("restored_at", 0.0),
         finished_at=finished_at,
         result=Result(result) if result else None,
         reason=reason,

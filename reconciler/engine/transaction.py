@@ -253,6 +253,7 @@ def _end(
         if _is_whole(plan):
             _publish_delivery(ports, planned.record, plan.revision, now)
         record = replace(record, healthy=plan.revision, degraded="")
+    record = replace(record, startups={**record.startups, **transaction.startups})
     after = _carried_out(plan) if wrote else plan
     ports.store.finish(
         transaction.run,
