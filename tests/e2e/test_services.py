@@ -63,3 +63,39 @@ def test_an_init_service_runs_again_before_its_dependents_and_its_failure_is_rol
     assert (project.environment("init")["VALUE"], project.environment("app")["VALUE"]) == ("2", "2")
     assert project.logs("app").split()[-1] == "2"
     assert project.container("app")["State"]["Running"]
+
+
+# --- services that take their time ------------------------------------------------------------------------------------
+
+# Healthy when /ready exists, and the container runs as long as nobody ends it; MODE=bad ends it immediately.
+SLOW = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    stop_grace_period: 0s
+    env_file: [api.env]
+    command: [sh, -c, 'case $$MODE in bad) exit 1;; esac; sleep 5; touch /ready; exec sleep infinity']
+    healthcheck: {test: test -e /ready, interval: 1s, timeout: 5s, retries: 1, start_period: 60s}
+"""
+
+
+def test_a_service_within_its_start_period_fails_neither_a_change_nor_its_rollback(
+    stack_server: MakeStackServer,
+) -> None:
+    """Case slow."""
+    server, project = stack_server(SLOW, {"api.env": "MODE=1\n"})
+    project.up()
+    health = {"timeout": "2s", "stable_for": "1s"}
+    server.commit({"api.env": b"MODE=1\n"}, server.manifest(["api.env"], health=health))
+    server.sync()
+    server.commit({"api.env": b"MODE=2\n"})
+    outcome = server.sync()
+    assert outcome["result"] == "applied", outcome
+    server.commit({"api.env": b"MODE=bad\n"})
+    outcome = server.sync()
+    assert outcome["result"] == "rolled_back", outcome
+    assert project.environment("api")["MODE"] == "2"
+    assert project.container("api")["State"]["Health"]["Status"] == "healthy"
+    (finding,) = [line for line in server.json("doctor") if "health.timeout" in line["component"]]
+    assert (finding["level"], "health checks allow api 66 s" in finding["result"]) == ("warning", True), finding
