@@ -20,10 +20,11 @@ from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.guards import file_problems
+from reconciler.engine.guests import follow_guests
 from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
-from reconciler.engine.project_guard import StackSides, hidden_values, judge_project
+from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
 
 _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 
@@ -102,6 +103,8 @@ async def prepare(
     for stack in stacks:
         if look_at_stacks or planning.concerns(stack):
             await planning.plan(stack)
+    if planning.views:
+        await follow_guests(planning)
     held = {name for name, _ in planning.held}
     plan = Plan(
         snapshot.desired.manifest.environment,
@@ -154,6 +157,7 @@ class _StackPlanning:
     permissions: Permissions
     files: ProjectFileGuard
     views: dict[str, StackView] = field(default_factory=dict)
+    projects: dict[str, Project | None] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     held: list[tuple[str, str]] = field(default_factory=list)
@@ -178,7 +182,7 @@ class _StackPlanning:
         except ModelRefusedError as error:
             self.problems.append(str(error))
             return
-        self.views[stack.name] = view
+        self.views[stack.name], self.projects[stack.name] = view, after
         due = affected(view, after, touched, self.pending_restarts)
         reason = self.suspension.of_stack(stack.name) or _reported(self.snapshot, stack)
         if not touched and not pending and reason:
@@ -186,10 +190,7 @@ class _StackPlanning:
             return
         if due or touched:
             self.problems += await self.files.refusals(stack, staged)
-        hidden = hidden_values(self.snapshot, self.staged, stack)
-        sides = StackSides(view.stack, view.before, after, view.containers, view.managed, frozenset(pending), hidden)
-        accepted = stack.id in self.permissions.accepted
-        verdict = await judge_project(self.ports, sides, due, accepted=accepted)
+        verdict = await self._judge(stack, due)
         if verdict.accepted:
             by = self.permissions.accepted_by or "an operator"
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
@@ -200,6 +201,33 @@ class _StackPlanning:
             self.actions += due
         env_files = await _env_files(self.ports, self.snapshot, stack)
         self.notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
+
+    async def follow(self, stack: Stack, followers: Sequence[Action]) -> str:
+        """Plan what services of the stack need as they share something with one that the plan touches; returns why they
+        may not get it, or ""."""
+        if reason := self.suspension.of_stack(stack.name):
+            return f"its stack {stack.name} is suspended ({reason})"
+        if stack.name not in self.views and stack.name not in dict(self.held):
+            await self.plan(stack)
+        if stack.name in dict(self.held):
+            return f"its stack {stack.name} is held"
+        view, after = self.views.get(stack.name), self.projects.get(stack.name)
+        if view is None or after is None:
+            return f"Compose cannot resolve its stack {stack.name}"
+        planned = {action.service for action in self.actions if action.stack == stack.name}
+        due = affected(view, after, self._touched(stack), self.pending_restarts, followers)
+        due = tuple(action for action in due if action.wave or action.service in planned)
+        verdict = await self._judge(stack, due)
+        if not verdict.hold:
+            self.actions = [*(action for action in self.actions if action.stack != stack.name), *due]
+        return f"its stack {stack.name} may not be touched ({verdict.hold})" if verdict.hold else ""
+
+    async def _judge(self, stack: Stack, due: Sequence[Action]) -> ProjectVerdict:
+        view, pending = self.views[stack.name], frozenset(self._pending(stack))
+        hidden = hidden_values(self.snapshot, self.staged, stack)
+        after = self.projects[stack.name]
+        sides = StackSides(view.stack, view.before, after, view.containers, view.managed, pending, hidden)
+        return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
 
     def _touched(self, stack: Stack) -> list[Change]:
         return [change for change in self.changes if change.writes and change.target.stack == stack.name]
@@ -282,7 +310,11 @@ async def _managed_keys(
 
 
 def affected(
-    view: StackView, after: Project | None, touched: Sequence[Change], pending_restarts: tuple[Action, ...]
+    view: StackView,
+    after: Project | None,
+    touched: Sequence[Change],
+    pending_restarts: tuple[Action, ...],
+    followers: Sequence[Action] = (),
 ) -> tuple[Action, ...]:
     """What the stack's services need, given the project with the new files; see core/decide/affected_services.py.
 
@@ -295,7 +327,14 @@ def affected(
     if after is None:
         return pending_here
     return affected_services.affected(
-        view.stack, view.before, after, view.containers, paths, pending_here, managed=view.managed
+        view.stack,
+        view.before,
+        after,
+        view.containers,
+        paths,
+        pending_here,
+        managed=view.managed,
+        followers=followers,
     )
 
 

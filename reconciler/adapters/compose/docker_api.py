@@ -13,10 +13,10 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reconciler.adapters.compose import errors
+from reconciler.adapters.compose import errors, guests
 from reconciler.adapters.compose.context import EngineAddress
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model.compose import Container, StartedAs
+from reconciler.core.model.compose import Container, Guest, StartedAs
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -53,6 +53,7 @@ class Engine:
         self._address = address
         self._docker: Docker | None = None
         self._image_configurations: dict[str, Mapping[str, Any]] = {}
+        self._shares: dict[str, dict[str, list[str]]] = {}
 
     async def close(self) -> None:
         if self._docker is not None:
@@ -111,6 +112,31 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await listening
         raise EngineUnavailableError("the Docker engine ended the stream of events")
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers that share a namespace or volumes with another, sorted by name. What a container shares never
+        changes, so only new ones are inspected for it."""
+        async with self._connected() as docker:
+            listed = await docker.containers.list(all=True)
+            ids = {container.id: container.id for container in listed}
+            self._shares = {identity: shared for identity, shared in self._shares.items() if identity in ids}
+            for facts in await self._facts(ids.keys() - self._shares.keys()):
+                self._shares[facts["Id"]] = guests.shares(facts["HostConfig"])
+            ids |= {name.lstrip("/"): container.id for container in listed for name in container["Names"]}
+            sharing = {identity: shared for identity, shared in self._shares.items() if shared}
+            owners = {ids[it] for shared in sharing.values() for group in shared.values() for it in group if it in ids}
+            by_id = {facts["Id"]: facts for facts in await self._facts({*sharing, *owners})}
+        labels = (PROJECT_LABEL, SERVICE_LABEL, DIRECTORY_LABEL)
+        found = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
+        return tuple(sorted(found, key=lambda guest: guest.name))
+
+    async def _facts(self, identities: Iterable[str]) -> list[Mapping[str, Any]]:
+        """What inspect says of each that is still there."""
+        async with self._connected() as docker:
+            inspected = await asyncio.gather(
+                *(_unless_gone(docker.containers.container(identity).show()) for identity in sorted(identities))
+            )
+        return [facts for facts in inspected if facts is not None]
 
     async def rename(self, container: DockerContainer, name: str) -> None:
         async with self._connected() as docker:

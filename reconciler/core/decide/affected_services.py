@@ -46,14 +46,16 @@ def affected(
     pending_restarts: Iterable[Action] = (),
     *,
     managed: Mapping[str, Collection[str]],
+    followers: Iterable[Action] = (),
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
     ``before`` is None where Compose could not resolve it; ``changed`` maps the live paths whose bytes change to what
     that means for who mounts them; ``managed`` has by path the keys of the stack's env files that git manages: of
     what a container has otherwise than the files say, only those make it stale; ``pending_restarts`` are actions of an
-    earlier or interrupted run: they are due whatever state the interruption left the containers in. Other services are
-    touched only if they have a container that was not stopped on purpose. Has no effects.
+    earlier or interrupted run: they are due whatever state the interruption left the containers in; ``followers`` are
+    what services need as they share something with a container elsewhere. Other services than those of pending restarts
+    are touched only if they have a container that was not stopped on purpose. Has no effects.
     """
     present = _present(stack, containers)
     causes: dict[str, list[_Cause]] = {}
@@ -65,7 +67,8 @@ def affected(
         if own:
             causes[name] = own
     pending = {action.service: action for action in pending_restarts if action.service in after.services}
-    for action in pending.values():
+    following = [action for action in followers if action.service in present.keys() & after.services.keys()]
+    for action in (*pending.values(), *following):
         cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale, action.wave)
         causes.setdefault(action.service, []).append(cause)
     _follow(causes, after, frozenset(present))

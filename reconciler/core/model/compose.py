@@ -150,6 +150,27 @@ class Container:
     image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A container that lives with others, whoever made it: in their network, IPC or PID namespace, with their volumes.
+
+    ``shares`` gives the ids of those others by what is shared: "network", "IPC namespace", "PID namespace", "volumes".
+    ``lost`` is what of it does not exist any more: the other container was removed, or restarted since. ``gone`` says
+    that it was removed, so that a restart cannot join it again. ``project``, ``service`` and ``directory`` are
+    Compose's, "" for a container that Compose has not made.
+    """
+
+    id: str
+    name: str
+    shares: Mapping[str, frozenset[str]]
+    running: bool = True
+    lost: tuple[str, ...] = ()
+    gone: bool = False
+    project: str = ""
+    service: str = ""
+    directory: str = ""
+
+
 class ActionKind(StrEnum):
     RECREATE = "recreate"
     RESTART = "restart"
