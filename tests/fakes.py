@@ -224,7 +224,7 @@ class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
     ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
-    which other one. ``strangers`` among them are containers that nobody manages.
+    which other one.
     """
 
     journal: Journal
@@ -238,7 +238,6 @@ class FakeCompose:
     included: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
     joins: dict[str, tuple[str, str]] = field(default_factory=dict)
-    strangers: list[str] = field(default_factory=list)
     _joined: dict[str, str] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -279,10 +278,13 @@ class FakeCompose:
 
     async def guests(self) -> tuple[Guest, ...]:
         self._reach()
+        return self.guests_now()
+
+    def guests_now(self) -> tuple[Guest, ...]:
         present = {container.id for container in self.running.values()}
         guests = []
         for name, (word, _) in self.joins.items():
-            identity = name if name in self.strangers else self.running[name].id
+            identity = self.running[name].id
             owner = self._joined[identity]
             gone = owner not in present
             lost = (word,) if gone and word != "volumes" else ()
