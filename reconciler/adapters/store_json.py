@@ -21,6 +21,7 @@ def record_from_json(text: str) -> EnvironmentRecord:
         data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
     data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
     data["reverts"] = tuple(data["reverts"])
+    data["cut_off"] = tuple(data.get("cut_off", ()))
     data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
     return EnvironmentRecord(**data)
 

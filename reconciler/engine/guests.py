@@ -34,6 +34,7 @@ class Planning(Protocol):
     actions: list[Action]
     projects: dict[str, Project | None]
     notes: dict[str, tuple[str, ...]]
+    broken: set[str]
 
     @property
     def views(self) -> Mapping[str, Looked]: ...
@@ -57,8 +58,9 @@ async def follow_guests(planning: Planning) -> None:
         if not needs:
             break
         handled |= needs.keys()
-        for name in dict.fromkeys(homes[guest.id].name if guest.id in homes else OF_NO_STACK for guest in fresh):
-            mine = [guest for guest in fresh if guest.id in needs and _home(homes, guest) == name]
+        following = [guest for guest in fresh if guest.id in needs]
+        for name in dict.fromkeys(_home(homes, guest) for guest in following):
+            mine = [guest for guest in following if _home(homes, guest) == name]
             await _follow_in_stack(planning, homes, mine, needs)
     _note_cut_off(planning, guests, homes, handled)
 
@@ -107,16 +109,22 @@ def _needs(
 async def _follow_in_stack(
     planning: Planning, homes: Mapping[str, Stack], guests: Sequence[Guest], needs: Mapping[str, Follow]
 ) -> None:
-    """Plan for the guests of one stack, or note that the change breaks them."""
-    if not guests:
-        return
+    """Plan for the guests of one stack, all or else one by one, or note that the change breaks them."""
     home = homes.get(guests[0].id)
-    obstacle = "it is part of no managed stack"
-    if home is not None:
+    if home is None:
+        obstacle = "it is part of no managed stack"
+        planning.broken |= {guest.id for guest in guests}
+    else:
         obstacle = await planning.follow(home, [needs[guest.id].action(home.name, guest.service) for guest in guests])
+    if obstacle and home is not None and len(guests) > 1:
+        for guest in guests:
+            await _follow_in_stack(planning, homes, [guest], needs)
+        return
     for guest in guests if obstacle else ():
         if guest.running:
-            _note(planning, needs[guest.id].owners[0].stack, broken_by(guest, needs[guest.id], obstacle))
+            name = needs[guest.id].owners[0].stack
+            sentence = broken_by(guest, needs[guest.id], obstacle)
+            planning.notes[name] = (*planning.notes.get(name, ()), sentence)
 
 
 def _renew_orphaned(planning: Planning, guests: Collection[Guest]) -> None:
@@ -135,16 +143,17 @@ def _renew_orphaned(planning: Planning, guests: Collection[Guest]) -> None:
 def _note_cut_off(
     planning: Planning, guests: Collection[Guest], homes: Mapping[str, Stack], handled: Collection[str]
 ) -> None:
+    """Note the guests that have lost what they share: those of managed stacks, and those whose owner is or was of one.
+    What others do to each other on this engine is not ours to report."""
     touched = _touched(planning)
+    known = planning.ports.store.environment(planning.snapshot.desired.manifest.environment).cut_off
+    ours = {container.id for view in planning.views.values() for container in view.containers}
     notes: dict[str, tuple[str, ...]] = {OF_NO_STACK: ()}
     for guest in guests:
-        if guest.lost and guest.id not in touched and guest.id not in handled:
+        concerns_us = guest.id in homes or guest.id in known or any(ours & owners for owners in guest.shares.values())
+        if guest.lost and concerns_us and guest.id not in touched and guest.id not in handled:
             name = _home(homes, guest)
             where = f"stack {name}: " if name else ""
             notes[name] = (*notes.get(name, ()), f"{where}{cut_off(guest)}")
     for name, sentences in notes.items():
         planning.notes[name] = (*planning.notes.get(name, ()), *sentences)
-
-
-def _note(planning: Planning, name: str, sentence: str) -> None:
-    planning.notes[name] = (*planning.notes.get(name, ()), sentence)

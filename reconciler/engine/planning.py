@@ -45,7 +45,8 @@ class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
     ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
-    operator has accepted, ``notes`` what is to be noted about it.
+    operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
+    that the plan breaks.
     """
 
     plan: Plan
@@ -55,6 +56,7 @@ class Prepared:
     written: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
@@ -116,7 +118,16 @@ async def prepare(
     )
     problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
-    return Prepared(plan, staged, tuple(problems), planning.views, written, tuple(planning.accepted), planning.notes)
+    return Prepared(
+        plan,
+        staged,
+        tuple(problems),
+        planning.views,
+        written,
+        tuple(planning.accepted),
+        planning.notes,
+        frozenset(planning.broken),
+    )
 
 
 async def _classified(
@@ -146,7 +157,8 @@ def _held(change: Change, held: Collection[str]) -> Change:
 @dataclass(slots=True)
 class _StackPlanning:
     """Plans stack by stack. ``held`` says by stack why it is not touched; ``unresolved`` why older values stay in its
-    containers, "" where they do not."""
+    containers, "" where they do not; ``followers`` are what services need by ``follow``, ``broken`` the ids of
+    containers of no managed stack that the plan breaks."""
 
     ports: Ports
     snapshot: Snapshot
@@ -164,6 +176,8 @@ class _StackPlanning:
     accepted: list[str] = field(default_factory=list)
     unresolved: dict[str, str] = field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    followers: dict[str, list[Action]] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
 
     def concerns(self, stack: Stack) -> bool:
         """Whether a file of the stack is written, or one of its services waits for a restart."""
@@ -215,10 +229,12 @@ class _StackPlanning:
         if view is None or after is None:
             return f"Compose cannot resolve its stack {stack.name}"
         planned = {action.service for action in self.actions if action.stack == stack.name}
+        followers = [*self.followers.get(stack.name, ()), *followers]
         due = affected(view, after, self._touched(stack), self.pending_restarts, followers)
         due = tuple(action for action in due if action.wave or action.service in planned)
         verdict = await self._judge(stack, due)
         if not verdict.hold:
+            self.followers[stack.name] = followers
             self.actions = [*(action for action in self.actions if action.stack != stack.name), *due]
         return f"its stack {stack.name} may not be touched ({verdict.hold})" if verdict.hold else ""
 

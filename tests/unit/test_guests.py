@@ -60,7 +60,7 @@ def test_what_is_broken_is_named_with_the_next_step() -> None:
     assert broken_by(GUEST, restarted, "paused").endswith("Restart it with `docker restart web-1` afterwards")
     assert cut_off(replace(GUEST, lost=("network",), gone=True)) == (
         "web-1 is cut off: the container whose network it shares was removed. Recreate it with "
-        "`docker compose up -d --force-recreate web` in /opt/web"
+        "`docker compose -p web up -d --force-recreate web` in /opt/web"
     )
 
 

@@ -71,5 +71,6 @@ def _advice(guest: Guest, kind: ActionKind) -> str:
     if kind is ActionKind.RESTART:
         return f"Restart it with `docker restart {guest.name}`"
     if guest.project:
-        return f"Recreate it with `docker compose up -d --force-recreate {guest.service}` in {guest.directory}"
+        command = f"docker compose -p {guest.project} up -d --force-recreate {guest.service}"
+        return f"Recreate it with `{command}` in {guest.directory}"
     return "Remove it and run it again"
