@@ -25,19 +25,21 @@ from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
+from reconciler.engine.stack_health import stopped_by_somebody
 
 _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 
 
 @dataclass(frozen=True, slots=True)
 class StackView:
-    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and the names
-    of the keys in its managed env files, by path."""
+    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, the names of the
+    keys in its managed env files, by path, and the services that somebody ``stopped``."""
 
     stack: Stack
     before: Project | None
     containers: tuple[Container, ...]
     managed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    stopped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,11 @@ async def _look_at_stack(
         except ModelRefusedError:
             pass
         containers = await ports.compose.containers(stack, before.name if before else None)
-        view = StackView(with_one_shots(stack, before, containers), before, containers, managed)
+        stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
+        ran = ports.store.ran_services(stack.environment)
+        long_running = stopped | {service.service for service in ran if service.stack == stack.name}
+        ended = with_one_shots(stack, before, containers, long_running)
+        view = StackView(ended, before, containers, managed, stopped)
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:
@@ -339,7 +345,9 @@ def affected(
     paths: dict[str, OnChange] = {
         change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
     }
-    pending_here = tuple(action for action in pending_restarts if action.stack == view.stack.name)
+    pending_here = tuple(
+        action for action in pending_restarts if action.stack == view.stack.name and action.service not in view.stopped
+    )
     if after is None:
         return pending_here
     return affected_services.affected(
@@ -351,6 +359,7 @@ def affected(
         pending_here,
         managed=view.managed,
         followers=followers,
+        stopped=view.stopped,
     )
 
 

@@ -19,8 +19,9 @@ from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run, RunChange
 from reconciler.core.ports import Ports
+from reconciler.core.text import listed
 from reconciler.engine.backup import entry_of, find_backup, take_backup
-from reconciler.engine.execute import Transaction, act_on_stack, beside, matches, verify, waves
+from reconciler.engine.execute import Transaction, act_on_stack, beside, leave_stopped, matches, verify, waves
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import StackView
 from reconciler.engine.project_guard import hold_of_rollback
@@ -59,9 +60,11 @@ async def roll_back(
         causes = "; ".join(dict.fromkeys(failures.values()))
         hint = f"The previous files are in backup {run.backup}; retry with `reconciler retry`"
         reason = f"{error}. The rollback failed too: {causes}. {hint}"
-        stopped = replace(record, stopped={**record.stopped, **dict.fromkeys(failures, reason)})
-        return _ended(ports, transaction, Result.ROLLBACK_FAILED, reason, stopped)
-    reason = f"{error}. Rolled back; revision {run.revision.short} is quarantined. Fix it with a new commit"
+        suspended = replace(record, stopped={**record.stopped, **dict.fromkeys(failures, reason)})
+        return _ended(ports, transaction, Result.ROLLBACK_FAILED, reason, suspended)
+    left = sorted(transaction.left_stopped)
+    stopped = f" {listed(left)} was stopped by somebody meanwhile, and is not started." if left else ""
+    reason = f"{error}. Rolled back; revision {run.revision.short} is quarantined.{stopped} Fix it with a new commit"
     return _ended(ports, transaction, Result.ROLLED_BACK, reason, record)
 
 
@@ -129,6 +132,8 @@ async def _undo(ports: Ports, transaction: Transaction, views: Mapping[str, Stac
 async def _recreate(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> dict[str, str]:
     """Give the services of these stacks their old values; returns by stack what failed."""
     failures: dict[str, str] = {}
+    await leave_stopped(ports, transaction, views)
+    transaction.acted = False
     for stack, view in views.items():
         services = [action.service for action in transaction.run.actions if action.stack == stack]
         if hold := await hold_of_rollback(ports, view.stack, services):
@@ -137,6 +142,7 @@ async def _recreate(ports: Ports, transaction: Transaction, views: Mapping[str, 
         for stack, view in views.items():
             if stack not in failures and (failure := await _failure(act_on_stack(ports, transaction, view, wave))):
                 failures[stack] = failure
+    transaction.acted = True
     return failures
 
 

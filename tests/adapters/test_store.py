@@ -398,7 +398,7 @@ def test_a_newer_version_is_refused_and_not_touched(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA user_version = 7")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"has version 7.*newer reconciler.*knows version 2") as error:
+    with pytest.raises(StoreError, match=r"has version 7.*newer reconciler.*knows version 3") as error:
         SqliteStore(str(path))
     assert error.value.where == str(path)
     assert not error.value.retryable

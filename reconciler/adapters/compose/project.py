@@ -42,7 +42,16 @@ from reconciler.core.decide.invocation import (
 )
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
-from reconciler.core.model.compose import Container, Guest, Invocation, Project, ProjectFiles, Service, StartedAs
+from reconciler.core.model.compose import (
+    Container,
+    Ending,
+    Guest,
+    Invocation,
+    Project,
+    ProjectFiles,
+    Service,
+    StartedAs,
+)
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -305,6 +314,14 @@ class DockerCompose:
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""
         return await self._engine.guests()
+
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        """How these containers (ids) ended, as far as the engine still knows. Raises EngineUnavailableError."""
+        return await self._engine.endings(containers)
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that a container has, whoever made it. Raises EngineUnavailableError."""
+        return await self._engine.names_in_use(names)
 
     async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
         names = {project}

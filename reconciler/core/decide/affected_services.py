@@ -47,6 +47,7 @@ def affected(
     *,
     managed: Mapping[str, Collection[str]],
     followers: Iterable[Action] = (),
+    stopped: Collection[str] = (),
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
@@ -55,9 +56,10 @@ def affected(
     what a container has otherwise than the files say, only those make it stale; ``pending_restarts`` are actions of an
     earlier or interrupted run: they are due whatever state the interruption left the containers in; ``followers`` are
     what services need as they share something with a container elsewhere. Other services than those of pending restarts
-    are touched only if they have a container that was not stopped on purpose. Has no effects.
+    are touched only if they have a container that was not stopped on purpose. Nothing is due to the services that
+    somebody ``stopped``. Has no effects.
     """
-    present = _present(stack, containers)
+    present = {name: group for name, group in _present(stack, containers).items() if name not in stopped}
     causes: dict[str, list[_Cause]] = {}
     for name in sorted(present.keys() & after.services.keys()):
         service = after.services[name]
@@ -66,8 +68,9 @@ def affected(
         own = [*_own_causes(old, service, present[name], keys), *_mount_causes(stack, service, changed)]
         if own:
             causes[name] = own
-    pending = {action.service: action for action in pending_restarts if action.service in after.services}
-    following = [action for action in followers if action.service in present.keys() & after.services.keys()]
+    startable = after.services.keys() - set(stopped)
+    pending = {action.service: action for action in pending_restarts if action.service in startable}
+    following = [action for action in followers if action.service in present.keys() & startable]
     for action in (*pending.values(), *following):
         cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale, action.wave)
         causes.setdefault(action.service, []).append(cause)
