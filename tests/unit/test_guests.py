@@ -173,3 +173,28 @@ async def test_a_guest_that_somebody_stopped_stays_stopped(shared: World) -> Non
     shared.commit("b", api="A=2", worker="W=1")
     assert (await reconcile_once(shared)).result is Result.APPLIED
     assert recreated(shared) == ["recreate api"]
+
+
+# --- after a service that is meant to end ---
+
+
+@pytest.mark.parametrize(("code", "result"), [(0, Result.APPLIED), (3, Result.ROLLED_BACK)])
+async def test_what_comes_after_a_one_shot_waits_for_its_end(world: World, code: int, result: Result) -> None:
+    """api prepares a volume that worker, recreated after it, uses."""
+    world.stack = replace(world.stack, one_shot=frozenset({"api"}))
+    world.compose.joins["worker"] = ("volumes", "api")
+    world.compose.start("api", "worker")
+
+    def end() -> None:
+        api = world.compose.running["api"]
+        exit_code = code if api.environment == {"A": "2"} else 0
+        world.compose.running["api"] = replace(api, state="exited", exit_code=exit_code)
+        world.steps.append("end api")
+
+    world.clock.on_sleep = end
+    world.commit("b", api="A=2", worker="W=1")
+    outcome = await reconcile_once(world)
+    assert outcome.result is result, outcome.reason
+    order = [step for step in dict.fromkeys(world.steps) if step in ("recreate api", "end api", "recreate worker")]
+    assert order == ["recreate api", "end api", "recreate worker"]
+    assert ("api exited with code 3" in outcome.reason) is (code != 0)
