@@ -110,10 +110,11 @@ async def test_a_guest_with_new_values_of_its_own_is_recreated_once_and_last(sha
     assert recreated(shared) == ["recreate api", "recreate worker"]
 
 
-async def test_guests_of_guests_follow_in_turn_also_within_a_stack(shared: World) -> None:
+@pytest.mark.parametrize("stack", ["app", "web"])
+async def test_guests_of_guests_follow_in_order(shared: World, stack: str) -> None:
     shared.host.put(f"{APP}/extra.env", b"E=1\n")
     shared.compose.joins["extra"] = ("PID namespace", "worker")
-    shared.compose.stacks["extra"] = "app"
+    shared.compose.stacks["extra"] = stack
     shared.compose.start("extra")
     shared.commit("b", api="A=2", worker="W=1", extra="E=1")
     assert (await reconcile_once(shared)).result is Result.APPLIED
@@ -166,6 +167,19 @@ async def test_a_guest_that_may_not_be_touched_is_named_before_and_after(shared:
     assert f"stack app: the recreate of api breaks worker, which shares the network of app/api: {why}" in notes(outcome)
     assert recreated(shared) == ["recreate api"]
     assert "worker is cut off: the container whose network it shares was removed" in notes(await reconcile_once(shared))
+
+
+async def test_a_guest_whose_owner_is_gone_is_recreated_where_a_restart_is_due(shared: World) -> None:
+    """The engine answers a restart with "No such container", and leaves the guest stopped."""
+    shared.compose.start("api")  # by hand
+    (run, *_) = shared.store.runs("production", 1)
+    due = (Action("web", "worker", ActionKind.RESTART, "mounts a.conf"),)
+    record = shared.store.environment("production")
+    shared.store.finish(run, Result.IN_SYNC, "", at=0.0, record=record, pending_restarts=due)
+    outcome = await reconcile_once(shared)
+    assert recreated(shared) == ["recreate worker"], outcome.reason
+    assert "restart worker" not in shared.steps
+    assert is_joined(shared)
 
 
 async def test_a_guest_that_somebody_stopped_stays_stopped(shared: World) -> None:
