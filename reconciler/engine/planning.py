@@ -345,11 +345,9 @@ def affected(
     paths: dict[str, OnChange] = {
         change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
     }
-    pending_here = tuple(
-        action for action in pending_restarts if action.stack == view.stack.name and action.service not in view.stopped
-    )
+    pending_here = tuple(action for action in pending_restarts if action.stack == view.stack.name)
     if after is None:
-        return pending_here
+        return tuple(action for action in pending_here if action.service not in view.stopped)
     return affected_services.affected(
         view.stack,
         view.before,

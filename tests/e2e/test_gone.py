@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
+from tests.support.monitoring import alertmanager, prometheus, receiver
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
@@ -152,3 +154,31 @@ def test_a_project_that_is_taken_down_on_purpose_is_not_unhealthy(
         assert all("stopped by hand" in service["reason"] and service["acknowledged"] for service in known.values())
         project.up()
         eventually(lambda: states(daemon) == WELL, timeout=60)
+
+
+@pytest.mark.prometheus
+def test_one_alert_names_the_state_and_lasts_while_it_changes(
+    stack_server: Callable[..., tuple[Server, ComposeProject]], tmp_path: Path
+) -> None:
+    server, project = stack_server("services:\n" + SERVICE.format(name="api", grace="0s", command=SLEEP))
+    server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
+    server.sync()
+    project.up()
+    server.settings["drift"]["interval"] = "1s"
+    with (
+        server.daemon() as daemon,
+        receiver() as heard,
+        alertmanager(tmp_path / "alertmanager", heard.url) as manager,
+        prometheus(tmp_path / "prometheus", daemon.port, manager.port) as watching,
+    ):
+        eventually(lambda: watching.samples("reconciler_service_healthy == 1"), timeout=60)
+        output("docker", "kill", project.container("api")["Id"])
+        fired = eventually(lambda: heard.notification("ReconcilerUnhealthy", "firing"), timeout=60)
+        assert "api of production/app" in fired["annotations"]["summary"]
+        assert "killed" in fired["annotations"]["summary"]
+        output("docker", "rm", project.container("api")["Id"])
+        eventually(lambda: watching.samples('reconciler_service_healthy{state="missing"} == 0'), timeout=60)
+        assert heard.notification("ReconcilerUnhealthy", "resolved") is None
+        project.up()
+        resolved = eventually(lambda: heard.notification("ReconcilerUnhealthy", "resolved"), timeout=60)
+        assert resolved["fingerprint"] == fired["fingerprint"]

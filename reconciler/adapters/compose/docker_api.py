@@ -143,9 +143,13 @@ class Engine:
         return [facts for facts in inspected if facts is not None]
 
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
-        """How these containers (ids) ended, by the events that the engine still knows: the last few hundred."""
+        """How these containers (ids) ended, by the events that the engine still knows: the last few hundred.
+
+        Asked over a connection of its own: an engine that is ending stops every container and still answers on those
+        that it has, and that must not look like somebody's doing. It takes no new ones.
+        """
         filters = {"type": ["container"], "event": list(_ENDING_EVENTS), "container": sorted(containers)}
-        async with self._connected() as docker:
+        async with self._connected(afresh=True) as docker:
             # Until now by the engine's clock: with a later time it would wait for that.
             now = datetime.fromisoformat((await docker.system.info())["SystemTime"]).timestamp()
             parameters = {"since": "0", "until": f"{now:.6f}", "filters": json.dumps(filters)}
@@ -239,9 +243,11 @@ class Engine:
             )
 
     @contextlib.asynccontextmanager
-    async def _connected(self, within: float | None = QUICK) -> AsyncIterator[Docker]:
-        """A connected client; what goes wrong with it inside the block is said in our own errors."""
+    async def _connected(self, within: float | None = QUICK, *, afresh: bool = False) -> AsyncIterator[Docker]:
+        """A connected client; what goes wrong with it inside the block is said in our own errors. ``afresh``: it has a
+        connection of its own, for this block."""
         import aiohttp
+        from aiodocker import Docker
         from aiodocker.exceptions import DockerError
 
         address = await self._address()
@@ -253,7 +259,11 @@ class Engine:
         )
         try:
             async with asyncio.timeout(within):
-                yield self._client(address)
+                if afresh:
+                    async with Docker(url=address.url, context=address.context) as docker:
+                        yield docker
+                else:
+                    yield self._client(address)
         except TimeoutError as error:
             raise EngineUnavailableError(f"no answer from the Docker engine in {within:g} s", where=where) from error
         except DockerError as error:

@@ -172,9 +172,9 @@ def stopped_by_somebody(
     for name in {container.service for container in containers} | remembered.keys():
         mine = [container for container in containers if container.service == name]
         before = remembered.get(name)
-        if any(is_up(it) or it.state == "created" for it in mine) or (before is None and name in pending):
+        if any(map(is_up, mine)):
             continue
-        known = {**(before.endings if before else {}), **(endings if _is_trusted(before, pending) else {})}
+        known = {**(before.endings if before else {}), **(endings if _is_trusted(name, before, pending) else {})}
         ids = [container.id for container in mine] or list(before.containers if before else ())
         if ids and all(known.get(identity) in _BY_SOMEBODY for identity in ids):
             stopped.add(name)
@@ -186,9 +186,9 @@ def ids_of(ran: RanService, containers: Iterable[Container]) -> frozenset[str]:
     return frozenset(ran.containers) | {it.id for it in containers if it.service == ran.service}
 
 
-def _is_trusted(ran: RanService | None, pending: Collection[str]) -> bool:
+def _is_trusted(service: str, ran: RanService | None, pending: Collection[str]) -> bool:
     """Whether the engine's events say what somebody did, not what a restart of ours did that was interrupted."""
-    return ran is None or ran.service not in pending or ran.seen_pending
+    return service not in pending or (ran is not None and ran.seen_pending)
 
 
 def _has_left(service: str, project: Project | None) -> bool:
@@ -200,7 +200,7 @@ def _has_left(service: str, project: Project | None) -> bool:
 
 def _with_evidence(ran: RanService, containers: Iterable[Container], evidence: Evidence, now: float) -> RanService:
     """The service with how its containers ended; what was known before stays where the engine has forgotten it."""
-    ids = ids_of(ran, containers) if _is_trusted(ran, evidence.pending) else frozenset()
+    ids = ids_of(ran, containers) if _is_trusted(ran.service, ran, evidence.pending) else frozenset()
     endings = dict(ran.endings)
     for identity in ids & evidence.endings.keys():
         ending = evidence.endings[identity]
