@@ -30,7 +30,8 @@ STACK = Stack("production", "app", APP, one_shot=frozenset({"migrate"}))
 STOPPED, KILLED, FINISHED, DIED = Ending.STOPPED, Ending.KILLED, Ending.FINISHED, Ending.DIED
 API = RanService("app", "api", {"api-1": "app-api-1"})
 DB = RanService("app", "db", {"db-1": "app-db-1"})
-PROJECT = Project("app", {name: Service(name, Secret(b"{}"), {}) for name in ("api", "db", "init", "web")})
+SCALES = {"api": 1, "db": 1, "init": 1, "web": 3}
+PROJECT = Project("app", {name: Service(name, Secret(b"{}"), {}, replicas=number) for name, number in SCALES.items()})
 
 
 def ended(service: str, code: int = 0, *, policy: str = "no", state: str = "exited", oom: bool = False) -> Container:
@@ -117,10 +118,12 @@ WEB = RanService("app", "web", {f"web-{number}": f"app-web-{number}" for number 
         (API, [ended("api", 137)], {"api-1": KILLED}, NO_REPLICA),
         (WEB, [running("web", 1), running("web", 2)], {"web-3": STOPPED}, PROJECT),
         (WEB, [running("web", 8), running("web", 9)], {}, PROJECT),
+        (replace(API, containers={"api-1": "a", "api-2": "b"}), [running("api")], {"api-2": KILLED}, PROJECT),
     ],
     ids=[
         *("runs", "recreated", "init done", "init with on-failure done", "init done and removed", "one-shot done"),
         *("left the project", "scaled to none", "scaled down by hand", "recreated with another scale"),
+        "back to the project's scale",
     ],
 )
 def test_what_is_no_finding(
@@ -358,3 +361,9 @@ async def test_a_look_is_one_call_while_everything_runs(world: World) -> None:
     world.clock.time += world.settings.drift_interval
     await reconciler.reconcile(ReconcileRequest("drift", poll=False))
     assert world.steps == ["glance"]
+
+
+def test_a_service_that_compose_cannot_resolve_here_is_still_missed() -> None:
+    project = replace(PROJECT, services={}, unresolved={"web": "its env file is missing"})
+    (service,) = gone([running("web", 1), running("web", 3)], {"web-2": KILLED}, ran=[WEB], project=project)
+    assert (service.service, service.state) == ("web", "missing")

@@ -212,11 +212,14 @@ def _with_evidence(ran: RanService, containers: Iterable[Container], evidence: E
 def _ends(stack: Stack, ran: RanService, containers: Sequence[Container], evidence: Evidence) -> tuple[_End, ...]:
     """How the containers ended that the service lacks; nothing where it has done its work, or was scaled down."""
     mine = [it for it in containers if it.service == ran.service and it.state != "removing"]
-    up = any(map(is_up, mine))
+    up = sum(map(is_up, mine))
     present = [container for container in mine if not is_up(container)]
     ends = [_end_of(it, ran.endings.get(it.id)) for it in present if not _is_done(stack, ran, it)]
     if present and not up:
         return tuple(ends)  # the newest containers say it: those that they replaced are rightly gone
+    service = evidence.project.services.get(ran.service) if evidence.project else None
+    if up and service and up >= service.replicas:
+        return tuple(ends)  # as many as the project wants: a scale by hand is over
     for identity in sorted(ran.containers.keys() - {container.id for container in mine}):
         ending = ran.endings.get(identity)
         if ending is Ending.FINISHED or (up and ending is Ending.STOPPED):
