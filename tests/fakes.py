@@ -21,7 +21,7 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.compose import Action, Container, Ending, Project, ProjectFiles, Service, StackHealth
+from reconciler.core.model.compose import Action, Container, Ending, Guest, Project, ProjectFiles, Service, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
@@ -230,7 +230,8 @@ class FakeHost:
 class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
-    ``sick`` maps a line of an env file to the health it gives its service.
+    ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
+    which other one.
     """
 
     journal: Journal
@@ -243,6 +244,8 @@ class FakeCompose:
     stacks: dict[str, str] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
+    joins: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _joined: dict[str, str] = field(default_factory=dict)
     ended: dict[str, Ending] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -252,7 +255,9 @@ class FakeCompose:
 
     def start(self, *services: str) -> None:
         for service in services:
-            self.running[service] = self._container(service)
+            container = self.running[service] = self._container(service)
+            if service in self.joins:
+                self._joined[container.id] = self.running[self.joins[service][1]].id
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._reach()
@@ -279,6 +284,21 @@ class FakeCompose:
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
+
+    async def guests(self) -> tuple[Guest, ...]:
+        self._reach()
+        return self.guests_now()
+
+    def guests_now(self) -> tuple[Guest, ...]:
+        present = {container.id for container in self.running.values()}
+        guests = []
+        for name, (word, _) in self.joins.items():
+            identity = self.running[name].id
+            owner = self._joined[identity]
+            gone = owner not in present
+            lost = (word,) if gone and word != "volumes" else ()
+            guests.append(Guest(identity, name, {word: frozenset({owner})}, lost=lost, gone=gone, service=name))
+        return tuple(guests)
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         self._reach()

@@ -9,6 +9,7 @@ from reconciler.core.errors import ManifestError, ReconcilerError
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
+from reconciler.engine.guests import OF_NO_STACK
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.observe import Desired
 from reconciler.engine.planning import Prepared
@@ -107,7 +108,7 @@ class Memory:
     def with_notes(self, prepared: Prepared, stacks: Iterable[Stack]) -> Prepared:
         """Remember what is noted about the stacks; returns what is prepared with the notes on all of them."""
         known = {**self.notes, **prepared.notes}
-        self.notes = {stack.name: known[stack.name] for stack in stacks if stack.name in known}
+        self.notes = {name: known[name] for name in (*(stack.name for stack in stacks), OF_NO_STACK) if name in known}
         notes = tuple(note for sentences in self.notes.values() for note in sentences)
         return replace(prepared, plan=replace(prepared.plan, notes=notes))
 

@@ -701,6 +701,13 @@ def a_target_that_is_a_compose_file(site: Site) -> None:
     site.write("production/compose.override.yaml", "services: {}\n")
 
 
+@mistake(rules.HEALTH_TIMEOUT, "production/compose.yaml", 4, "allows api 92 s to become healthy, and health.timeout")
+def a_health_check_that_allows_more_than_the_timeout(site: Site) -> None:
+    site.replace(P, "      api.env:", "      compose.yaml: {encrypted: false}\n      api.env:")
+    check = "healthcheck: {test: 'true', start_period: 1m26s, interval: 1s, timeout: 1s}"
+    site.write("production/compose.yaml", f"services:\n  api:\n    image: api\n    {check}\n")
+
+
 @mistake(rules.MANIFEST_INVALID, P, 3, "lies outside allowed_paths")
 def a_manifest_that_its_server_would_not_let_write(site: Site) -> None:
     server = "environment: production\nrepository: {url: /srv/config.git}\nallowed_paths: [/srv/app]\n"

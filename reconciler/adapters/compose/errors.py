@@ -142,6 +142,10 @@ _START = (
         rf"dependency failed to start: container (?P<name>{_NAME}) (?P<how>is unhealthy|exited \(\d+\))",
         "container {name}, on which others depend, {how}",
     ),
+    _cause(
+        rf'service "(?P<name>{_NAME})" didn.t complete successfully: exit (?P<code>\d+)',
+        "{name}, whose completion others wait for, ended with exit code {code}",
+    ),
     _cause(r"exec: .*(?:not found|no such file|permission denied)", "the command of a service cannot be started"),
     _cause(r"[Cc]onflict\. The container name", "a container has a name that Compose needs"),
     _cause(r"network \S+ not found", "a network that the project uses does not exist"),

@@ -42,7 +42,16 @@ from reconciler.core.decide.invocation import (
 )
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
-from reconciler.core.model.compose import Container, Ending, Invocation, Project, ProjectFiles, Service, StartedAs
+from reconciler.core.model.compose import (
+    Container,
+    Ending,
+    Guest,
+    Invocation,
+    Project,
+    ProjectFiles,
+    Service,
+    StartedAs,
+)
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -301,6 +310,10 @@ class DockerCompose:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers that share a namespace or volumes with another, in a manifest or not."""
+        return await self._engine.guests()
 
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
         """How these containers (ids) ended, as far as the engine still knows. Raises EngineUnavailableError."""

@@ -23,7 +23,7 @@ else:
     finally:
         del sys.modules["rich"]
 
-_BAD = (Result.FAILED, Result.STALLED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED)
+_BAD = (Result.FAILED, Result.STALLED, Result.ROLLING_BACK, Result.ROLLED_BACK, Result.ROLLBACK_FAILED)
 
 
 def get_logger() -> structlog.typing.FilteringBoundLogger:

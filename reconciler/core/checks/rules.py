@@ -48,6 +48,7 @@ MANIFEST_INVALID = _error("manifest-invalid", "environment.yaml cannot be read, 
 MANIFEST_MISSING = _warning("manifest-missing", "a directory has encrypted files but no environment.yaml")
 SERVER_FILE_INVALID = _error("server-file-invalid", "a server configuration given with --server is invalid")
 PROJECT_FILE = _error("project-file", "a target that Compose reads as a project, if --server is given")
+HEALTH_TIMEOUT = _warning("health-timeout", "a health check in git allows more time than its stack's health.timeout")
 TARGET_CONFLICT = _error("target-conflict", "two targets use the same live path, source or project")
 SOURCE_MISSING = _error(
     "source-missing", "a target's source does not exist, or is not in git (ignored, in a submodule, not added)"
