@@ -30,8 +30,8 @@ _DECRYPT_RESULTS = (("ok", ""), ("failed", "key"), ("failed", "ciphertext"), ("f
 _KEY_KINDS = ("added", "removed", "changed")
 _VERIFICATION_RESULTS = (("ok", ""), ("failed", "signature"), ("failed", "unavailable"))
 _ENDS = ("ok", "failed")
-# What the webhook answers: accepted, not authentic, too large.
-_WEBHOOK_CODES = (202, 403, 413)
+# What the webhook answers: accepted, not authentic, too slow, too large.
+_WEBHOOK_CODES = (202, 403, 408, 413)
 # An orphan is no longer a target: it has no series.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # What git no longer names is no longer a target.
