@@ -94,8 +94,6 @@ def bind_unix(path: str) -> list[socket.socket]:
 class Connection(web.RequestHandler):
     """One client. It is closed where its request does not arrive in time, or where another client needs the place."""
 
-    __slots__ = ("_busy", "_header_timer", "_idle_since", "_life_timer", "_listener", "_opened", "_partial", "_socket")
-
     def __init__(self, listener: Listener, server: web.Server) -> None:
         super().__init__(
             server,
@@ -108,7 +106,7 @@ class Connection(web.RequestHandler):
         )
         self._listener = listener
         self._opened = self._idle_since = self._loop.time()
-        self._busy = self._partial = False
+        self._busy = self._partial = self._aborted = False
         self._header_timer: asyncio.TimerHandle | None = None
         self._life_timer = self._loop.call_later(_LONGEST_LIFE + _GRACE, self._cut)
         self._socket: asyncio.Transport | None = None  # also while aiohttp, which forgets it, waits for the last bytes
@@ -139,6 +137,7 @@ class Connection(web.RequestHandler):
 
     def abort(self) -> None:
         """Close it without sending what still waits to be sent."""
+        self._aborted = True
         if self._socket is not None:
             self._socket.abort()
 
@@ -146,7 +145,8 @@ class Connection(web.RequestHandler):
         self._socket = cast(asyncio.Transport, transport)
         super().connection_made(transport)
         self._start_timer()
-        self._listener.opened(self)
+        if self._aborted:
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         if data and not self._busy:
@@ -215,7 +215,7 @@ class Listener:
         self._busy_may_go = busy_may_go
         self._sockets: list[socket.socket] = []
         self._connections: set[Connection] = set()
-        self._opening: set[asyncio.Task[object]] = set()
+        self._opening: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
     @property
     def port(self) -> int:
@@ -237,9 +237,6 @@ class Listener:
             listening.close()
         self._sockets = []
 
-    def opened(self, connection: Connection) -> None:
-        self._connections.add(connection)
-
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
 
@@ -256,20 +253,23 @@ class Listener:
             self._loop.remove_reader(listening)
             self._loop.call_later(_WITHOUT_DESCRIPTORS, self._resume, listening)
             return
-        if len(self._connections) + len(self._opening) >= self._cap:
+        if len(self._connections) >= self._cap:
             self.warnings.note("too many connections; the one idle longest is closed for each new one", cap=self._cap)
             if not self._make_room():
                 client.close()
                 return
         client.setblocking(False)
-        task = self._loop.create_task(self._open(client))
+        connection = Connection(self, self._server)
+        self._connections.add(connection)
+        task = self._loop.create_task(self._open(connection, client))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
-    async def _open(self, client: socket.socket) -> None:
+    async def _open(self, connection: Connection, client: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: Connection(self, self._server), client)
+            await self._loop.connect_accepted_socket(lambda: connection, client)
         except OSError:  # it has gone already
+            self._connections.discard(connection)
             client.close()
 
     def _resume(self, listening: socket.socket) -> None:

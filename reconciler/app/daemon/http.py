@@ -19,7 +19,7 @@ from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import REQUEST_PATH, Progress, Request
 from reconciler.app.daemon.connections import HEADERS, Listener, bind_tcp, bind_unix, connection_caps
 from reconciler.app.daemon.http_guard import control_guard, public_guard
-from reconciler.app.daemon.logs import RepeatedWarnings
+from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.request_queue import RequestQueue
 from reconciler.app.daemon.requester import requester_of
@@ -261,22 +261,28 @@ async def _stream(
     """Answer with one JSON object a line: progress during the work, then its result or why it was refused."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue()
     task = asyncio.create_task(work(lambda text: lines.put_nowait(_line({"progress": text}))))
+    task.add_done_callback(lambda _: lines.put_nowait(_last_line(task)))
     task.add_done_callback(lambda _: lines.put_nowait(None))
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
     with contextlib.suppress(ConnectionResetError):  # the reader has gone: the work continues without it
         await response.prepare(http_request)
         while (line := await lines.get()) is not None:
             await response.write(line)
-        await response.write(_line(_last_line(task)))
         await response.write_eof()
     return response
 
 
-def _last_line(task: asyncio.Task[Any]) -> dict[str, Any]:
-    try:
-        return {"result": task.result()}
-    except ReconcilerError as error:
-        return {"error": {"what": error.what, "where": error.where, "hint": error.hint}}
+def _last_line(task: asyncio.Task[Any]) -> bytes:
+    if task.cancelled():
+        return _line({"error": {"what": "the daemon ended before this was done", "where": "", "hint": ""}})
+    error = task.exception()
+    if error is None:
+        return _line({"result": task.result()})
+    if isinstance(error, ReconcilerError):
+        return _line({"error": {"what": error.what, "where": error.where, "hint": error.hint}})
+    get_logger().error("a request failed unexpectedly", exc_info=error)
+    hint = "The daemon's log has the traceback: `journalctl -u reconciler`"
+    return _line({"error": {"what": "internal error", "where": "daemon", "hint": hint}})
 
 
 def _line(data: dict[str, Any]) -> bytes:

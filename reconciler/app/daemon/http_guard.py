@@ -81,9 +81,11 @@ async def _answer(request: web.Request, handler: Handler, warnings: RepeatedWarn
         return web.Response(status=503, text=f"no answer within {_TIME:g} s\n")
     except web.HTTPException as error:  # no such path or method, or a body that is too large
         return _refusal(error)
-    except (web.RequestPayloadError, ConnectionError) as error:  # a body that is no HTTP, or ends too early
+    except web.RequestPayloadError as error:
         warnings.note(MALFORMED, peer=cast(Connection, request.protocol).peer, reason=type(error).__name__)
         return web.Response(status=400, text="malformed request\n")
+    except ConnectionError:  # it has gone in the middle of its body
+        return web.Response(status=400)
 
 
 def _refusal(error: web.HTTPException) -> web.Response:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sized
 
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs, requests
@@ -24,18 +24,17 @@ _FOLLOW_AGAIN = 60.0  # seconds
 _START_AGAIN = 10.0  # seconds
 
 
-def run_daemon(config: ServerConfig, load: Callable[[], ServerConfig]) -> None:
+def run_daemon(config: ServerConfig, load: Callable[[], ServerConfig], early: Sized = ()) -> None:
     """Run until SIGTERM or SIGINT; SIGHUP takes the configuration from ``load`` again, between two reconciliations.
 
+    ``early`` holds each SIGHUP that the caller's handler has received before the daemon has one of its own.
     Raises LockedError, ConfigError, StoreError, RefusedError (address in use).
     """
-    early: list[int] = []
-    signal.signal(signal.SIGHUP, lambda number, _: early.append(number))  # until the loop handles it
     logs.set_up()
     descriptors = raise_descriptor_limit()
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, "reconciler run"):
-        asyncio.run(_Service(config, load, descriptors).run(reload=bool(early)))
+        asyncio.run(_Service(config, load, descriptors).run(early))
 
 
 class _Service:
@@ -56,13 +55,12 @@ class _Service:
         self._requests = RequestQueue()
         self._logger = logs.get_logger()
 
-    async def run(self, *, reload: bool) -> None:
-        """``reload``: SIGHUP came before there was a handler."""
+    async def run(self, early: Sized) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        if reload:
+        if early:
             self._reload()
         path = control_socket(self._config.state_dir)
         async with serve_interfaces(
