@@ -88,7 +88,7 @@ class Daemon:
         self._on_progress = on_progress
         self._wake = asyncio.Event()
         self._stopping = False
-        self._requests = requests or RequestQueue()
+        self._requests = RequestQueue() if requests is None else requests
         self._polled_by = ""
         self._touched_by = ""
         self._rest_until = 0.0
