@@ -9,7 +9,7 @@ import hmac
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +39,12 @@ class Awake:
     alive = ready = True
     polls = 0
     environments = ("production",)
+
+    def __init__(self) -> None:
+        self.requests = RequestQueue(lambda: None)
+
+    async def between_reconciliations(self, work: Callable[[], Awaitable[Any]], progress: Any) -> Any:
+        return await self.requests.put(work, progress)
 
     def poll_now(self, _: str) -> None:
         self.polls += 1
@@ -137,18 +143,18 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
         ):
             monkeypatch.setattr(module, name, times.get(name.strip("_").lower(), LONG))
         source, path = CurrentViews(), str(tmp_path / "control.sock")
-        requests = RequestQueue()
 
         async def serve_nothing(_: Any) -> Any:
             raise NotImplementedError
 
-        daemon = cast(Daemon, Awake())
-        views = Views(daemon, cast(Store, None), lambda: metrics, serve_nothing, SECRET)
-        async with serve_interfaces(source, requests, control_socket=path, descriptors=descriptors) as interfaces:
+        daemon = Awake()
+        views = Views(cast(Daemon, daemon), cast(Store, None), lambda: metrics, serve_nothing, SECRET)
+        async with serve_interfaces(source, control_socket=path, descriptors=descriptors) as interfaces:
             port = await interfaces.listen(Http().model_copy(update={"listen": Address("127.0.0.1", 0)}))
             async with source.provide(views):
                 site = Site(interfaces, port, path, views)
                 yield site
+                daemon.requests.close()
         for client in site.clients:
             client.close()
 

@@ -21,7 +21,7 @@ from reconciler.app.daemon.connections import HEADERS, Listener, bind_tcp, bind_
 from reconciler.app.daemon.http_guard import control_guard, public_guard
 from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.app.daemon.loop import Daemon
-from reconciler.app.daemon.request_queue import RequestQueue
+from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
 from reconciler.core.errors import ReconcilerError, RefusedError
@@ -67,24 +67,23 @@ class CurrentViews:
     def __init__(self) -> None:
         self._views: Views | None = None
         self._provided = asyncio.Event()
+        self._withdrawn = asyncio.Event()
+        self._closed = False
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
 
-    @property
-    def current(self) -> Views:
-        """Only inside ``use`` and ``provide``."""
-        assert self._views is not None
-        return self._views
-
     @contextlib.asynccontextmanager
     async def use(self) -> AsyncIterator[Views]:
-        """The views, which stay usable inside."""
-        await self._provided.wait()
+        """The views, which stay usable inside. Raises NotServedError where no daemon comes any more."""
+        while not self._provided.is_set():  # again where the next reload was faster
+            await self._provided.wait()
+        if self._closed or self._views is None:
+            raise NotServedError
         self._users += 1
         self._unused.clear()
         try:
-            yield self.current
+            yield self._views
         finally:
             self._users -= 1
             if not self._users:
@@ -94,15 +93,27 @@ class CurrentViews:
     async def provide(self, views: Views) -> AsyncIterator[None]:
         """These are the views inside; at the end nobody uses them any more."""
         self._views = views
+        self._withdrawn.clear()
         self._provided.set()
         try:
             yield
         finally:
             self._provided.clear()
+            self._withdrawn.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WITHDRAWAL):
                     await self._unused.wait()
             self._views = None
+
+    async def withdrawal(self, views: Views) -> None:
+        """Wait until these are no longer the views to use."""
+        if self._views is views:
+            await self._withdrawn.wait()
+
+    def close(self) -> None:
+        """No daemon comes any more: nobody waits for one."""
+        self._closed = True
+        self._provided.set()
 
 
 class Interfaces:
@@ -141,16 +152,14 @@ class Interfaces:
 
 
 @contextlib.asynccontextmanager
-async def serve_interfaces(
-    source: CurrentViews, requests: RequestQueue, *, control_socket: str, descriptors: int
-) -> AsyncIterator[Interfaces]:
-    """Serve the control socket while inside, and HTTP once ``Interfaces.listen`` says where. At the end, whatever
-    still waits in ``requests`` is refused. ``descriptors`` is the limit of the process. Raises RefusedError."""
+async def serve_interfaces(source: CurrentViews, *, control_socket: str, descriptors: int) -> AsyncIterator[Interfaces]:
+    """Serve the control socket while inside, and HTTP once ``Interfaces.listen`` says where. At the end, whoever
+    waits for ``source`` is refused. ``descriptors`` is the limit of the process. Raises RefusedError."""
     warnings = RepeatedWarnings()
     public = web.AppRunner(
         _public(source, lambda: interfaces.hosts(), warnings), access_log=None, shutdown_timeout=_GOODBYE
     )
-    control = web.AppRunner(_control(source, requests), access_log=None, shutdown_timeout=_GOODBYE)
+    control = web.AppRunner(_control(source), access_log=None, shutdown_timeout=_GOODBYE)
     await public.setup()
     await control.setup()
     assert public.server is not None
@@ -161,7 +170,7 @@ async def serve_interfaces(
         yield interfaces
     finally:
         interfaces.close()
-        requests.close()
+        source.close()
         await public.cleanup()
         await control.cleanup()
         with contextlib.suppress(FileNotFoundError):
@@ -214,17 +223,22 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
     return app
 
 
-def _control(source: CurrentViews, requests: RequestQueue) -> web.Application:
+def _control(source: CurrentViews) -> web.Application:
     app = web.Application(middlewares=[control_guard()])
 
     async def serve(http_request: web.Request) -> web.StreamResponse:
         request = {**await _request_in(http_request), "requested_by": _requester_at(http_request)}
         if request["kind"] == "status":  # from memory, also while something is reconciled
             return await _stream(http_request, lambda _: status())
-        # Served with the views of its time: a reload may come first.
-        return await _stream(
-            http_request, lambda progress: requests.put(lambda: source.current.serve(request), progress)
-        )
+        return await _stream(http_request, lambda progress: serve_in_turn(request, progress))
+
+    async def serve_in_turn(request: Request, progress: Progress) -> Any:
+        """Serve it between two reconciliations; after a reload, in the next daemon."""
+        while True:
+            async with source.use() as views:
+                with contextlib.suppress(NotServedError):
+                    return await views.daemon.between_reconciliations(lambda: views.serve(request), progress)
+            await source.withdrawal(views)
 
     async def status() -> dict[str, Any]:
         async with source.use() as views:

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from reconciler.app.daemon.connections import HEADERS, MALFORMED, Connection
 from reconciler.app.daemon.logs import RepeatedWarnings
+from reconciler.app.daemon.request_queue import NotServedError
 
 _TIME = 10.0  # seconds for the answer, a request's body included, and again for the client to read it
 _LONGEST_NAME = 100  # characters of a Host that are logged
@@ -81,6 +82,8 @@ async def _answer(request: web.Request, handler: Handler, warnings: RepeatedWarn
         return web.Response(status=503, text=f"no answer within {_TIME:g} s\n")
     except web.HTTPException as error:  # no such path or method, or a body that is too large
         return _refusal(error)
+    except NotServedError:
+        return web.Response(status=503, text="the daemon is stopping\n")
     except web.RequestPayloadError as error:
         warnings.note(MALFORMED, peer=cast(Connection, request.protocol).peer, reason=type(error).__name__)
         return web.Response(status=400, text="malformed request\n")

@@ -62,7 +62,7 @@ class Daemon:
     """Reconciles until ``stop()``; a running reconciliation is always finished.
 
     ``poll_interval`` and ``drift_interval`` in seconds: how often git is polled, how often live files are checked.
-    What is still in ``requests`` at the end is left to the next daemon, or to whoever closes the queue.
+    Requests that still wait at the end get a NotServedError: after a reload, the next daemon serves them.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class Daemon:
         drift_interval: float,
         watch: FileWatching | None = None,
         on_progress: Callable[[Progress | None], None] = lambda _: None,
-        requests: RequestQueue | None = None,
     ) -> None:
         self.reconcilers = reconcilers
         self._rollouts = tuple(rollouts)
@@ -88,7 +87,7 @@ class Daemon:
         self._on_progress = on_progress
         self._wake = asyncio.Event()
         self._stopping = False
-        self._requests = RequestQueue() if requests is None else requests
+        self._requests = RequestQueue(self._wake.set)
         self._polled_by = ""
         self._touched_by = ""
         self._rest_until = 0.0
@@ -140,7 +139,6 @@ class Daemon:
 
     async def run(self) -> None:
         next_poll, next_look = 0.0, 0.0
-        self._requests.wake = self._wake.set
         self._polled_by = "start"
         while not self._stopping:
             self.last_tick = self._clock.monotonic()
@@ -159,6 +157,7 @@ class Daemon:
                 next_look = now + min(delay, self._drift_interval)
                 self._rest_until = now + _REST * (now - began)
             await self._sleep(min(next_poll, next_look, now + _TURN))
+        self._requests.close()
 
     async def _reconcile_all(self, trigger: str, poll: bool) -> float:
         """Reconcile every environment; return the seconds until the first retry of a failed one."""
@@ -211,12 +210,12 @@ class Daemon:
         return delay * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
 
     async def _serve_requests(self) -> None:
-        while self._requests and not self._stopping:
+        while not (self._requests.empty or self._stopping):
             await self._requests.serve_next(self._on_progress)
 
     async def _sleep(self, until: float) -> None:
         """Until the monotonic time ``until``, or until there is something to do."""
-        while not (self._stopping or self._requests or self._polled_by):
+        while not (self._stopping or not self._requests.empty or self._polled_by):
             now = self._clock.monotonic()
             end = min(until, self._rest_until) if self._touched_by else until
             if now >= end:

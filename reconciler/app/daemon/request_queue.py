@@ -1,4 +1,4 @@
-"""Operators' requests that wait until nothing is reconciled. The queue outlives a reload of the configuration."""
+"""Operators' requests that wait until nothing is reconciled."""
 
 from __future__ import annotations
 
@@ -31,27 +31,36 @@ class _QueuedRequest:
                 self.answer.set_result(result)
 
 
-class RequestQueue:
-    """First come, first served. ``wake`` is called for each new request; a daemon sets it while it runs."""
+class NotServedError(RefusedError):
+    """The daemon has ended before it began with a request."""
 
     def __init__(self) -> None:
-        self.wake: Callable[[], None] = lambda: None
+        hint = "Nothing was done. Run the command again: without a daemon it does the work itself"
+        super().__init__("the daemon is stopping and no longer takes this request", hint=hint)
+
+
+class RequestQueue:
+    """First come, first served. ``wake`` is called for each new request."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
         self._requests: deque[_QueuedRequest] = deque()
         self._closed = False
 
-    def __bool__(self) -> bool:
-        return bool(self._requests)
+    @property
+    def empty(self) -> bool:
+        return not self._requests
 
     async def put(self, work: Callable[[], Awaitable[Any]], progress: Progress) -> Any:
         """Have ``work`` done by ``serve_next``; return what it returns, and raise what it raises.
 
-        Raises RefusedError where the daemon stops first.
+        Raises NotServedError where the daemon ends first.
         """
         if self._closed:
-            raise _stopping()
+            raise NotServedError
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._requests.append(_QueuedRequest(work, answer, progress))
-        self.wake()
+        self._wake()
         return await answer
 
     async def serve_next(self, on_progress: Callable[[Progress | None], None]) -> None:
@@ -62,14 +71,9 @@ class RequestQueue:
         on_progress(None)
 
     def close(self) -> None:
-        """Refuse whatever waits, and every later request: the daemon is stopping."""
+        """Raise NotServedError to whoever waits, and to all who come later."""
         self._closed = True
         while self._requests:
             answer = self._requests.popleft().answer
             if not answer.done():
-                answer.set_exception(_stopping())
-
-
-def _stopping() -> RefusedError:
-    hint = "Nothing was done. Run the command again: without a daemon it does the work itself"
-    return RefusedError("the daemon is stopping and no longer takes this request", hint=hint)
+                answer.set_exception(NotServedError())

@@ -16,7 +16,6 @@ from reconciler.app.daemon.connections import raise_descriptor_limit
 from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
-from reconciler.app.daemon.request_queue import RequestQueue
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
 
@@ -40,7 +39,7 @@ def run_daemon(config: ServerConfig, load: Callable[[], ServerConfig], early: Si
 class _Service:
     """One daemon after the other, each with its own runtime: a reload lets one end and starts the next.
 
-    The interfaces and the operators' requests outlive a reload: clients wait instead of being cut off.
+    The interfaces outlive a reload: clients, and operators whose requests wait, get the next daemon.
     """
 
     def __init__(self, config: ServerConfig, load: Callable[[], ServerConfig], descriptors: int) -> None:
@@ -52,7 +51,6 @@ class _Service:
         self._daemon: Daemon | None = None
         self._running = False
         self._views = CurrentViews()
-        self._requests = RequestQueue()
         self._logger = logs.get_logger()
 
     async def run(self, early: Sized) -> None:
@@ -63,9 +61,7 @@ class _Service:
         if early:
             self._reload()
         path = control_socket(self._config.state_dir)
-        async with serve_interfaces(
-            self._views, self._requests, control_socket=path, descriptors=self._descriptors
-        ) as interfaces:
+        async with serve_interfaces(self._views, control_socket=path, descriptors=self._descriptors) as interfaces:
             await self._serve(interfaces, self._config, "started")
             while not self._stopping.is_set():
                 await self._change_configuration(interfaces)
@@ -120,7 +116,7 @@ class _Service:
         bound = await interfaces.listen(config.http)
         async with runtime(config) as built:
             watch = open_watch(config, self._logger.warning)
-            daemon = _daemon_of(built, config, watch, self._requests)
+            daemon = _daemon_of(built, config, watch)
             if self._daemon:
                 known = self._daemon.last_outcomes.items()
                 daemon.last_outcomes = {unit: last for unit, last in known if unit in built.reconcilers}
@@ -144,7 +140,7 @@ class _Service:
                     await daemon.run()
 
 
-def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching, queue: RequestQueue) -> Daemon:
+def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:
     return Daemon(
         built.reconcilers,
         built.rollouts,
@@ -154,7 +150,6 @@ def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching, queue:
         drift_interval=config.drift.interval,
         watch=watch,
         on_progress=built.relay.listen,
-        requests=queue,
     )
 
 
