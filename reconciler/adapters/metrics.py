@@ -22,8 +22,8 @@ from reconciler.core.model.targets import Target
 _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
 _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
-# What the webhook answers: accepted, not authentic, too large.
-_WEBHOOK_CODES = (202, 403, 413)
+# What the webhook answers: accepted, not authentic, too slow, too large.
+_WEBHOOK_CODES = (202, 403, 408, 413)
 # An orphan is no longer a target: it has no series.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # What git no longer names is no longer a target.
