@@ -25,7 +25,7 @@ from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser,
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
-from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.file_format import formats
 
 MANIFEST_NAME = "environment.yaml"
 
@@ -103,7 +103,7 @@ async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintex
     if not target.encrypted:
         return compared(ports, target, blob.data)
     as_compared = (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
-    kind = " ".join([format_of(target.source, blob.data), *as_compared])
+    kind = " ".join([*formats(target.source, blob.data, target.parser), *as_compared])
     identity = await ports.decryptor.identity()
     known = ports.store.digest(blob.id, kind, identity)
     if known is None:
@@ -124,13 +124,13 @@ class Plaintexts:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._known: dict[tuple[str, str], Secret] = {}
+        self._known: dict[tuple[str, str, Parser], Secret] = {}
 
     async def of(self, target: Target, blob: Blob) -> Secret:
         """Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
         if not target.encrypted:
             return Secret(blob.data)
-        source = (target.source, blob.id)
+        source = (target.source, blob.id, target.parser)
         if source not in self._known:
             self._known[source] = await _decrypt(self._ports, target, blob)
         return self._known[source]
@@ -139,7 +139,8 @@ class Plaintexts:
 async def _decrypt(ports: Ports, target: Target, blob: Blob) -> Secret:
     try:
         # Name it by its path in git: the commands in a message are typed with that.
-        data = await ports.decryptor.decrypt(path_in_git(ports, target.environment, target.source), blob.data)
+        name = path_in_git(ports, target.environment, target.source)
+        data = await ports.decryptor.decrypt(name, blob.data, target.parser)
     except ReconcilerError as error:
         ports.metrics.decrypted(target.environment, "failed", decrypt_reason(error))
         raise

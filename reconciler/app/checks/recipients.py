@@ -45,13 +45,21 @@ def check_recipients(survey: Survey) -> Iterator[Finding]:
                 keys = printable(first_names(wrong))
                 message = f"creation_rules[{rule.number}].age: {keys} is not a valid age key (a typo?)"
                 yield Finding(rules.SOPS_CONFIG_INVALID, path, line, message)
-            if rule.others:
-                kinds = ", ".join(rule.others)
-                message = f"creation_rules[{rule.number}] encrypts for {kinds}, which servers do not use: remove it"
+            if rule.groups:
+                message = f"creation_rules[{rule.number}] splits the key among groups, and a server holds a key of one"
+                yield Finding(rules.METADATA_KIND, path, line, f"{message}: list the keys without key_groups")
+            elif (kinds := _kinds(rule)) and not any(key.startswith(("age1", "ssh-")) for key in rule.recipients):
+                message = f"creation_rules[{rule.number}] encrypts for {kinds} only: add the age keys of servers"
                 yield Finding(rules.METADATA_KIND, path, line, message)
     for source in survey.sources:
         if source.cipher is not None:
             yield from _about(survey, source, configs)
+
+
+def _kinds(rule: CreationRule) -> str:
+    """The kinds of keys beside age."""
+    pgp = any(not key.startswith(("age1", "ssh-")) for key in rule.recipients)
+    return ", ".join([*rule.others, *(["pgp"] if pgp else [])])
 
 
 def read_config(data: bytes) -> tuple[CreationRule, ...]:
@@ -101,9 +109,6 @@ def _lines(node: yaml.Node | None, number: int) -> list[int]:
 def _about(survey: Survey, source: Source, configs: Mapping[str, _Config]) -> Iterator[Finding]:
     assert source.cipher is not None
     metadata = source.cipher.metadata
-    if metadata.pgp:
-        message = "is also encrypted for PGP keys, which servers do not use: remove them and run `sops updatekeys`"
-        yield Finding(rules.METADATA_KIND, source.path, 1, message)
     if metadata.rule:
         message = f"was encrypted by a rule that can leave values in plain text ({metadata.rule})"
         yield Finding(rules.PARTIAL_ENCRYPTION, source.path, 1, message)
