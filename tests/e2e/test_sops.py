@@ -610,9 +610,9 @@ async def test_each_exit_code_has_its_meaning_and_its_output_is_reported_nowhere
 @pytest.mark.parametrize("end", ["exit 2", "kill -SEGV $$", "kill -KILL $$"])
 async def test_a_crash_is_tried_once_more(tmp_path: Path, key: Key, end: str) -> None:
     count = tmp_path / "count"
-    sops = with_fake(tmp_path, key, f"echo x >> {count}; [ $(wc -l < {count}) = 2 ] && exec cat; {end}")
+    sops = with_fake(tmp_path, key, f"echo x >> {count}; [ $(wc -l < {count}) = 2 ] && exec head -c 4; {end}")
     data = encrypt("A=1\n", key).encode()
-    assert await sops.decrypt("api.env", data) == Secret(data)
+    assert await sops.decrypt("api.env", data) == Secret(data[:4])
     count.unlink()
     sops = with_fake(tmp_path, key, f"echo x >> {count}; {end}")
     await refusal(sops, "api.env", data, DecryptFailedError)
@@ -734,7 +734,7 @@ def files_of(record: Path) -> list[Path]:
 
 async def test_at_most_two_run_at_the_same_time(tmp_path: Path, key: Key) -> None:
     running = tmp_path / "running"
-    body = f"echo + >> {running}; cat; sleep 0.2; echo - >> {running}"
+    body = f"echo + >> {running}; cat >/dev/null; sleep 0.2; echo - >> {running}"
     sops = with_fake(tmp_path, key, body)
     data = encrypt("A=1\n", key).encode()
     await asyncio.gather(*(sops.decrypt("api.env", data) for _ in range(5)))
