@@ -41,7 +41,13 @@ from reconciler.core.decide.invocation import (
     resolve_invocation,
 )
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
+from reconciler.core.errors import (
+    EngineUnavailableError,
+    ModelRefusedError,
+    ReconcilerError,
+    StackGoneError,
+    StartedOtherwiseError,
+)
 from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service, StartedAs
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
@@ -152,8 +158,8 @@ class DockerCompose:
     async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
         """The project as Compose resolves it, all profiles; with `staged` as if those files were in place.
 
-        Where a service of some profile cannot be resolved for want of its env file, only the profiles of running
-        services and those that the stack names are active: it belongs to another machine.
+        Where a service of some profile cannot be resolved, as its env file is missing or broken, only the profiles of
+        running services and those that the stack names are active: it belongs to another machine.
         What is staged is not seen where the compose file names it by an absolute path; see staging.py.
         Raises ModelRefusedError, StartedOtherwiseError, EngineUnavailableError.
         """
@@ -213,8 +219,10 @@ class DockerCompose:
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
-        if not completed.ok and errors.lacks_env_file(errors.stderr_of(completed)):
+        if not completed.ok and any(uses.profiles(configuration.written).values()):
             reason = await self._refusal(invocation, completed, configuration, root, staged)
+            if not isinstance(reason, ModelRefusedError):
+                raise reason
             active = await self._active_profiles(stack, invocation, configuration)
             completed = await attempt(active)
         if not completed.ok:

@@ -158,6 +158,7 @@ def _stack(group: _Group, name: str, machines: int, notes: list[str]) -> DraftSt
     project = group.project
     if project.problem:
         notes.append(f"{name}: the inventory is incomplete: {project.problem}")
+    notes += [f"{name}: {note}" for note in project.notes]
 
     def relative(path: str) -> str:
         return posixpath.relpath(path, project.directory) if is_below(path, project.directory) else path
