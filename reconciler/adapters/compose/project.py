@@ -238,6 +238,7 @@ class DockerCompose:
             invocation=invocation,
             profiles=active,
             environments=await self._with_real(configuration.environments),
+            unresolved_env_files=await self._with_real(_env_files_of(configuration, left_out)),
             unresolved=dict.fromkeys(left_out, f"{reason.where}: {reason.what}") if reason else {},
         )
 
@@ -391,6 +392,11 @@ class DockerCompose:
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
+
+
+def _env_files_of(configuration: compose_files.Configuration, services: Collection[str]) -> frozenset[str]:
+    env_files = uses.env_files(configuration.written)
+    return frozenset[str]().union(*(env_files.get(service, frozenset()) for service in services))
 
 
 def _started(container: DockerContainer) -> StartedAs:
