@@ -228,7 +228,7 @@ async def test_the_advice_for_a_split_key_leads_to_a_file_that_opens(
 # --- encrypted twice ---
 
 
-@pytest.mark.parametrize("outer", ["binary", "json", "yaml"])
+@pytest.mark.parametrize("outer", ["binary", "json", "yaml", "dotenv"])
 @pytest.mark.parametrize("store", NAMES)
 async def test_a_file_that_is_encrypted_twice_comes_with_the_command_that_undoes_it(
     sops: Sops, age_key: AgeKey, tmp_path: Path, store: str, outer: str
@@ -237,16 +237,15 @@ async def test_a_file_that_is_encrypted_twice_comes_with_the_command_that_undoes
     inner = encrypted(tmp_path, CONTENTS[store], store, "--age", age_key.public)
     types = ("--input-type", "binary", "--output-type", outer, "--filename-override", "x")
     twice = run_sops(tmp_path, "encrypt", "--age", age_key.public, *types, stdin=inner)
-    name = "a.conf" if outer == "binary" else f"a.{outer}"
+    name = {"binary": "a.conf", "dotenv": "a.env"}.get(outer, f"a.{outer}")
     with pytest.raises(BadCiphertextError, match="encrypted twice") as raised:
         await sops.decrypt(name, twice)
-    if outer == "binary":
-        (tmp_path / name).write_bytes(twice)
-        (tmp_path / "sops").symlink_to(REAL_SOPS)
-        command = raised.value.hint.split("`")[1]
-        env = {"PATH": f"{tmp_path}:{os.defpath}", "SOPS_AGE_KEY_FILE": str(age_key.path)}
-        subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, check=True)  # noqa: ASYNC221
-        assert (tmp_path / name).read_bytes() == inner
+    (tmp_path / name).write_bytes(twice)
+    (tmp_path / "sops").symlink_to(REAL_SOPS)
+    command = raised.value.hint.split("`")[1]
+    env = {"PATH": f"{tmp_path}:{os.defpath}", "SOPS_AGE_KEY_FILE": str(age_key.path)}
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, check=True)  # noqa: ASYNC221
+    assert (tmp_path / name).read_bytes() == inner
 
 
 @pytest.mark.parametrize("store", ["dotenv", "json", "yaml"])

@@ -90,7 +90,7 @@ class Sops:
         arguments = decrypt_arguments(checked.format, checked.output)
         done = await self._run(*arguments, stdin=self._copy(name, data, checked), key_file=self._key_file.path)
         if done.ok:
-            refuse_encrypted_twice(name, done.stdout, checked.output)
+            refuse_encrypted_twice(name, checked, done.stdout)
             return Secret(done.stdout)
         if done.overflowed and len(done.stdout) == self._limits.stdout:
             raise SourceError(f"decrypts to more than {self._limits.stdout} bytes", where=name, hint="Split it")

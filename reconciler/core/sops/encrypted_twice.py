@@ -17,19 +17,21 @@ from reconciler.core.sops.patterns import ENCRYPTED, line_at, restore_hint
 _LEAST_ENCRYPTED = len("ENC[AES256_GCM,data:,iv:,tag:,type:str]") + 44 + 24  # and the data, in groups of four
 _VALUE = re.compile(rf"^(?:.*[=: ])?[\"']?{ENCRYPTED.pattern}[\"']?,?$", re.MULTILINE)
 _WHOLE = re.compile(rb"\s*\{?\s*\"?data\"?\s*[:=]\s*\"?ENC\[AES256_GCM,data:([A-Za-z0-9+/]+=*),")
+_MAC = re.compile(rb"mac\\?\"?[ \t]*[:=][ \t]*\\?\"?ENC\[AES256_GCM,")  # of a store within a value, perhaps escaped
 _FEWEST = 4  # values: one in four is of such a length by chance
 
 
-def fix_encrypted_twice(name: str) -> str:
+def fix_encrypted_twice(name: str, outer: Format) -> str:
     """The command that removes the outer encryption of a store within a store."""
-    return f"`sops decrypt --in-place --input-type binary --output-type binary {name}` leaves the inner one"
+    return f"`sops decrypt --in-place --input-type {outer} --output-type binary {name}` leaves the inner one"
 
 
-def refuse_encrypted_twice(name: str, plaintext: bytes, output: Format) -> None:
+def refuse_encrypted_twice(name: str, checked: Ciphertext, plaintext: bytes) -> None:
     """Raises BadCiphertextError where what a source decrypts to is a store, or holds an encrypted value."""
-    if store_of(plaintext) is not None:
-        raise BadCiphertextError("is encrypted twice", where=name, hint=fix_encrypted_twice(name))
-    if output is Format.BINARY or b"ENC[AES256_GCM," not in plaintext:
+    whole = [entry.key for entry in checked.entries] == ["data"]
+    if store_of(plaintext) is not None or (whole and _MAC.search(plaintext)):
+        raise BadCiphertextError("is encrypted twice", where=name, hint=fix_encrypted_twice(name, checked.format))
+    if checked.output is Format.BINARY or b"ENC[AES256_GCM," not in plaintext:
         return
     if match := _VALUE.search(plaintext.decode(errors="replace")):
         problem = f"a value is encrypted twice (line {line_at(match.string, match.start())} of the plaintext)"

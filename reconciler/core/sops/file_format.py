@@ -52,14 +52,6 @@ def store_of(data: bytes, name: str = "") -> Format | None:
     return Format.INI if _INI_MAC.search(data) else None
 
 
-def conversion(name: str, store: Format, output: Format) -> str:
-    """The command that turns a store into one of the format that its name says."""
-    return (
-        f"`sops decrypt --in-place --input-type {store} --output-type {output} {name} && "
-        f"sops encrypt --in-place --input-type {output} --output-type {output} {name}`"
-    )
-
-
 def _json_store(store: Mapping[str, object], *, is_json: bool) -> Format | None:
     if store.keys() == {"data", "sops"} and (_is_binary_store(store) or not (is_json or _states_rule(store))):
         return Format.BINARY
