@@ -269,6 +269,13 @@ def a_file_for_vault_alone(site: Site) -> None:
     site.write("production/worker.env", "\n".join(lines) + "\n")
 
 
+@mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "for HashiCorp Vault, which the rule does not name")
+def a_key_of_vault_that_no_rule_names(site: Site) -> None:
+    lines = site.read("production/worker.env").splitlines()
+    lines.insert(3, "sops_hc_vault__list_0__map_vault_address=http://192.0.2.1")
+    site.write("production/worker.env", "\n".join(lines) + "\n")
+
+
 @mistake(rules.METADATA_KIND, "production/worker.env", 0, "split among groups (Shamir)")
 def a_split_key(site: Site) -> None:
     groups = f"[{{age: [{site.production.public}]}}, {{age: [{site.staging.public}]}}]"

@@ -13,11 +13,13 @@ from reconciler.app.checks.time_limit import limited, matches
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.sops.creation_rules import NAME, CreationRule, governing, mistyped, read_rules, rule_for
+from reconciler.core.sops.metadata import OTHER_KEYS
 from reconciler.core.sops.patterns import first_names
 from reconciler.core.text import printable
 
 _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 32
+_SERVICES = {**OTHER_KEYS, "azure_keyvault": OTHER_KEYS["azure_kv"], "hc_vault_transit_uri": OTHER_KEYS["hc_vault"]}
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -143,9 +145,11 @@ def _relative(survey: Survey, path: str, config: str) -> str:
 def _compare(config: str, source: Source, rule: CreationRule) -> Iterator[Finding]:
     assert source.cipher is not None
     metadata = source.cipher.metadata
-    actual = {*metadata.age, *(fingerprint.upper() for fingerprint in metadata.pgp)}
-    missing = sorted(rule.recipients - actual)
-    extra = sorted(actual - rule.recipients)
+    # PGP by its fingerprints, services by their kind: which key of a service it is, no server needs to know.
+    actual = {*metadata.age, *(fingerprint.upper() for fingerprint in metadata.pgp), *metadata.others} - {"PGP"}
+    named = rule.recipients | {_SERVICES.get(kind, kind) for kind in rule.others}
+    missing = sorted(named - actual)
+    extra = sorted(actual - named)
     problems = [f"not for {first_names(missing)}"] if missing else []
     problems += [f"for {first_names(extra)}, which the rule does not name"] if extra else []
     if problems:

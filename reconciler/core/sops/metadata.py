@@ -21,7 +21,7 @@ _OTHERS = re.compile(rf"(?P<kind>pgp|kms|gcp_kms|azure_kv|hc_vault|hckms)__list_
 _RECIPIENT = re.compile(rf"age1[0-9a-z]{{8,}}|ssh-(?:ed25519|rsa) {BASE64}(?: [ -~]*)?")
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{8,64}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})")
-_OTHER_KEYS = {
+OTHER_KEYS = {
     "kms": "AWS KMS",
     "gcp_kms": "Google Cloud KMS",
     "azure_kv": "Azure Key Vault",
@@ -88,7 +88,7 @@ def flat_metadata(name: str, section: Fields) -> dict[str, tuple[str, int]]:
             for field, at, text in element:
                 if isinstance(text, str):
                     flat[f"{key}__list_{index}__map_{field}"] = (text, at)
-                elif key not in _OTHER_KEYS:  # an entry of AWS KMS may hold a mapping
+                elif key not in OTHER_KEYS:  # an entry of AWS KMS may hold a mapping
                     _refuse_metadata(name, key, at)
     return flat
 
@@ -127,7 +127,7 @@ def _public_keys(
 
 
 def _services(kinds: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_OTHER_KEYS[kind] for kind in kinds))
+    return tuple(dict.fromkeys(OTHER_KEYS[kind] for kind in kinds))
 
 
 def is_ours(key: str) -> bool:
@@ -138,7 +138,7 @@ def is_ours(key: str) -> bool:
 def is_metadata_key(line_key: str) -> bool:
     """Whether a dotenv key such as ``sops_mac`` is one that sops writes, for any kind of key."""
     key = line_key.removeprefix("sops_")
-    return is_ours(key) or key.partition("__")[0].lower() in (*_OTHER_KEYS, *_GROUPS)
+    return is_ours(key) or key.partition("__")[0].lower() in (*OTHER_KEYS, *_GROUPS)
 
 
 def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
