@@ -395,6 +395,15 @@ def test_keys_of_others_are_named_and_removed_before_sops_sees_the_file(name: st
         assert read(name, copy).entries == checked.entries
 
 
+def test_an_endless_number_beside_the_keys_of_others_is_not_computed() -> None:
+    data = as_json({"A": encrypted()}, pgp=[{"enc": "x"}], shamir_threshold=1).replace(
+        b": 1,", b": 1" + b"0" * 9999 + b","
+    )
+    data = data.replace(b'"shamir_threshold": 1\n', b'"shamir_threshold": 1' + b"0" * 9999 + b"\n")
+    assert b"000000" in data
+    assert b"000000" not in without_other_keys(data, read("a.json", data))
+
+
 def test_keys_of_others_in_yaml_are_removed_with_all_their_lines() -> None:
     others = {"hc_vault": [{"vault_address": "http://192.0.2.1", "enc": "a\nb\n"}], "pgp": [{"enc": "a\n\nb\n"}]}
     data = f"A: {encrypted()}\nB:\n    pgp:\n        - {encrypted('b')}\n".encode()

@@ -11,6 +11,7 @@ import json
 
 from reconciler.core.model.targets import Format
 from reconciler.core.sops.ciphertext import Ciphertext
+from reconciler.core.sops.file_format import any_number
 from reconciler.core.sops.metadata import is_ours
 
 _SECTION = "sops"
@@ -24,7 +25,7 @@ def without_other_keys(data: bytes, checked: Ciphertext) -> bytes:
         return b"".join(line for line in data.splitlines(keepends=True) if not _is_other_line(line))
     if checked.format is Format.YAML:
         return _yaml_without_other_keys(data)
-    document = json.loads(data)
+    document = json.loads(data, parse_int=any_number, parse_float=any_number)  # numbers are in the metadata only
     document[_SECTION] = {key: value for key, value in document[_SECTION].items() if _stays(key)}
     return json.dumps(document, ensure_ascii=False).encode()
 
