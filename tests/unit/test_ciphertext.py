@@ -500,6 +500,9 @@ def test_an_ini_store_is_called_one_under_any_name(name: str) -> None:
         pytest.param(
             "a.json", b'{"sops":{},"a":' + b"[" * 50 + b"]" * 50 + b"}", SourceError, "deeper", id="deep json"
         ),
+        pytest.param(
+            "a.json", b'{"sops":{},"a":' + b"[" * 5000 + b"]" * 5000 + b"}", SourceError, "deeper", id="deepest json"
+        ),
         pytest.param("a.json", as_json({}, age=[[RECIPIENT]]), BadCiphertextError, "never writes", id="list in age"),
         pytest.param("a.json", as_json({}, age={"0": "x"}), BadCiphertextError, "never writes", id="mapping as age"),
         pytest.param("a.json", as_json({}, age=[{"enc": 1}]), BadCiphertextError, "never writes", id="number in age"),

@@ -312,8 +312,12 @@ def _parse_json(name: str, text: str) -> object:
         raise SourceError(f"has more than {MAX_NODES} values", where=name, hint="Split it")
     try:
         return json.loads(text, object_pairs_hook=_fields, parse_int=any_number, parse_float=any_number)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         line = getattr(error, "lineno", 0)
+    except RecursionError:
+        line = -1
+    if line < 0:
+        raise _too_deep(name, 0)
     # Raised out here: as the cause or context, the parser's own error would include the whole file.
     raise BadCiphertextError("is not valid JSON", where=place_in(name, line), hint=restore_hint(name))
 
@@ -327,7 +331,7 @@ def _leaves(
 ) -> Iterator[tuple[str, int, object]]:
     """Every scalar below ``node``, in the file's order, as (path, line, value)."""
     if depth > MAX_DEPTH:
-        raise SourceError(f"is nested deeper than {MAX_DEPTH} levels", where=place_in(name, line), hint=_AS_BINARY)
+        raise _too_deep(name, line)
     if isinstance(node, Fields):
         check_keys(name, node)
         for key, at, value in node:
@@ -337,6 +341,10 @@ def _leaves(
             yield from _leaves(name, value, f"{path}[{index}]", line, depth + 1)
     else:
         yield path, line, node
+
+
+def _too_deep(name: str, line: int) -> SourceError:
+    return SourceError(f"is nested deeper than {MAX_DEPTH} levels", where=place_in(name, line), hint=_AS_BINARY)
 
 
 def _yaml_comments(text: str) -> Iterator[tuple[str, int]]:
