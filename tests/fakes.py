@@ -163,7 +163,7 @@ class FakeDecryptor:
     def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
         entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)
-        return Ciphertext(Format.DOTENV, entries, SopsMetadata((), (), ""))
+        return Ciphertext(Format.DOTENV, Format.DOTENV, entries, SopsMetadata((), (), ""))
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         self.journal.note(f"amend {name}")

@@ -209,9 +209,9 @@ def _obstacle(file: FoundFile, uses: Collection[Use], exclude: Collection[str], 
         return "it belongs to the operating system"
     if len(file.data.reveal()) > MAX_BYTES // 2:  # encryption adds a third
         return f"it is larger than {MAX_BYTES // 2} bytes"
-    if store := store_of(file.data.reveal()):
-        return f"it is a {store.upper()} store of sops already, and would be encrypted twice"
     if b"ENC[" in file.data.reveal():
+        if store := store_of(file.data.reveal()):
+            return f"it is a {store.upper()} store of sops already, and would be encrypted twice"
         return "it contains ENC[, so it seems to be encrypted already"
     return ""
 

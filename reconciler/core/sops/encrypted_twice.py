@@ -29,7 +29,7 @@ def fix_encrypted_twice(name: str, outer: Format) -> str:
 def refuse_encrypted_twice(name: str, checked: Ciphertext, plaintext: bytes) -> None:
     """Raises BadCiphertextError where what a source decrypts to is a store, or holds an encrypted value."""
     whole = [entry.key for entry in checked.entries] == ["data"]
-    if store_of(plaintext) is not None or (whole and _MAC.search(plaintext)):
+    if _is_encrypted(plaintext) or (whole and _MAC.search(plaintext)):
         raise BadCiphertextError("is encrypted twice", where=name, hint=fix_encrypted_twice(name, checked.format))
     if checked.output is Format.BINARY or b"ENC[AES256_GCM," not in plaintext:
         return
@@ -57,7 +57,12 @@ def length_of_whole(data: bytes) -> int | None:
 def holds_store(data: bytes, earlier: Collection[bytes]) -> bool:
     """Whether a file is one of its ``earlier`` versions, encrypted again: of the same length, and encrypted then."""
     length = length_of_whole(data)
-    return any(len(version) == length and store_of(version) is not None for version in earlier)
+    return any(len(version) == length and _is_encrypted(version) for version in earlier)
+
+
+def _is_encrypted(data: bytes) -> bool:
+    """Whether it is a store with at least the MAC; a document may have the same keys by chance."""
+    return b"ENC[AES256_GCM," in data and store_of(data) is not None
 
 
 def _length_of(base64: str) -> int:
