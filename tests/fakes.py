@@ -28,7 +28,17 @@ from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
 from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, RevertState, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack, Target
+from reconciler.core.model.targets import (
+    Check,
+    Format,
+    HttpCheck,
+    LiveFile,
+    Manifest,
+    Ownership,
+    Parser,
+    Stack,
+    Target,
+)
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry
@@ -155,10 +165,10 @@ class FakeDecryptor:
             raise self.key_error
         return "fake"
 
-    def read(self, name: str, data: bytes) -> Ciphertext:
+    def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
         entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)
-        return Ciphertext(Format.DOTENV, entries, SopsMetadata((), (), ""))
+        return Ciphertext(Format.DOTENV, Format.DOTENV, entries, SopsMetadata((), (), ""))
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         self.journal.note(f"amend {name}")
@@ -170,7 +180,7 @@ class FakeDecryptor:
     async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         return content.reveal()
 
-    async def decrypt(self, name: str, data: bytes) -> Secret:
+    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         self.journal.note(f"decrypt {name}")
         if self.error is not None:
             raise self.error

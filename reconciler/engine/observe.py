@@ -26,7 +26,7 @@ from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser,
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
-from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.file_format import formats
 
 MANIFEST_NAME = "environment.yaml"
 
@@ -104,7 +104,7 @@ async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintex
     if not target.encrypted:
         return compared(ports, target, blob.data)
     as_compared = (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
-    kind = " ".join([format_of(target.source, blob.data), *as_compared])
+    kind = " ".join([*formats(target.source, blob.data, target.parser), *as_compared])
     identity = await plaintexts.identity(target)
     known = ports.store.digest(blob.id, kind, identity)
     if known is None:
@@ -129,7 +129,7 @@ class Plaintexts:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self.failing: dict[str, str] = {}
-        self._known: dict[tuple[str, str], Secret] = {}
+        self._known: dict[tuple[str, str, Parser], Secret] = {}
 
     async def identity(self, target: Target) -> str:
         """What our key is known by. Raises KeyUnavailableError."""
@@ -140,7 +140,7 @@ class Plaintexts:
         """``former``: what git had before. Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
         if not target.encrypted:
             return Secret(blob.data)
-        source = (target.source, blob.id)
+        source = (target.source, blob.id, target.parser)
         if source not in self._known:
             with contextlib.nullcontext() if former else self._recording(target):
                 self._known[source] = await _decrypt(self._ports, target, blob)
@@ -158,7 +158,8 @@ class Plaintexts:
 async def _decrypt(ports: Ports, target: Target, blob: Blob) -> Secret:
     try:
         # Name it by its path in git: the commands in a message are typed with that.
-        data = await ports.decryptor.decrypt(path_in_git(ports, target.environment, target.source), blob.data)
+        name = path_in_git(ports, target.environment, target.source)
+        data = await ports.decryptor.decrypt(name, blob.data, target.parser)
     except ReconcilerError as error:
         ports.metrics.decrypted(target.environment, "failed", decrypt_reason(error))
         raise

@@ -149,7 +149,8 @@ async def _decrypt(
     async def decrypt(source: Source) -> tuple[Source, bytes] | None:
         nonlocal done
         try:
-            return source, (await opener.decrypt(surveyed.shown(source.path), source.data)).reveal()
+            name = surveyed.shown(source.path)
+            return source, (await opener.decrypt(name, source.data, source.parser)).reveal()
         except BadCiphertextError as error:
             findings.append(Finding(rules.DECRYPT_FAILED, source.path, 1, sentence(error)))
         except (KeyUnavailableError, SourceError):

@@ -99,7 +99,7 @@ def notes(
         return []
     services = project.services.values()
     sources = {source for service in services for source in service.sources}
-    read = project.environments.union(*(service.env_files for service in services))
+    read = project.environments.union(project.unresolved_env_files, *(service.env_files for service in services))
     mounted = {path for path in env_files if any(_holds(source, env_files[path]) for source in sources)}
     unread = [path for path, real in env_files.items() if not read & {path, real} and path not in mounted]
     by_reason: dict[str, list[str]] = {}

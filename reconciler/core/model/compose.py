@@ -118,6 +118,7 @@ class Project:
     profiles: tuple[str, ...] = ("*",)
     environments: frozenset[str] = frozenset()
     unresolved: Mapping[str, str] = field(default_factory=dict)
+    unresolved_env_files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
