@@ -468,6 +468,7 @@ class SilentMetrics:
         self.corrections: list[str] = []
         self.delivery_times: list[float] = []
         self.failures = 0
+        self.engine_up: bool | None = None
         self.ages: dict[str, float | None] = {}
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
@@ -504,6 +505,9 @@ class SilentMetrics:
 
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
         self.stacks = tuple(stacks)
+
+    def engine(self, environment: str, up: bool | None) -> None:
+        self.engine_up = up
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         self.ages[target] = at
@@ -574,7 +578,7 @@ class World:
 
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
         def target(source: str) -> Target:
-            stack = self.compose.stack_of(_service(source))
+            stack = self.compose.stack_of(_service(source)) or None
             return Target(environment, source, f"{APP}/{source}", stack=stack, **self.target_fields)  # type: ignore[arg-type]
 
         return Manifest(environment, (self.stack, *self.other_stacks), tuple(map(target, text.decode().split())))

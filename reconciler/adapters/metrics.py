@@ -155,6 +155,9 @@ class PrometheusMetrics:
             "service_recreate", "Services recreated, restarted or signalled.", *service, "result"
         )
         self._service_healthy = self._gauge("service_healthy", "1 where the service is healthy.", *service)
+        self._engine_up = self._gauge(
+            "engine_up", "1 while the Docker engine of the environment's stacks answers.", "environment"
+        )
         self._health = self._gauge(
             "health_status", "1 for the health of the stack's services.", "environment", "stack", "status"
         )
@@ -326,6 +329,12 @@ class PrometheusMetrics:
 
     def verified(self, environment: str, result: str, reason: str = "") -> None:
         self._verification.labels(environment, result, reason).inc()
+
+    def engine(self, environment: str, up: bool | None) -> None:
+        if up is None:
+            self._engine_up.remove_by_labels({"environment": environment})
+        else:
+            self._engine_up.labels(environment).set(int(up))
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         if at is None:

@@ -22,6 +22,7 @@ def record_from_json(text: str) -> EnvironmentRecord:
     data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
     data["reverts"] = tuple(data["reverts"])
     data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
+    data["written_without_engine"] = tuple(data.get("written_without_engine", ()))  # an earlier version's has none
     return EnvironmentRecord(**data)
 
 

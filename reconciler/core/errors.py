@@ -157,16 +157,25 @@ class StoreUnavailableError(OutsideError):
 
 
 class EngineUnavailableError(OutsideError):
-    """Docker or Compose does not answer, or the stack cannot be reached on this server."""
+    """Docker or Compose does not answer, or the stack cannot be reached on this server.
+
+    ``files_stay_ours``: the live files can be measured and restored meanwhile; only the services have to wait.
+    """
+
+    files_stay_ours = True
 
 
 class StackGoneError(EngineUnavailableError):
     """The stack's directory or compose file is not on this server."""
 
+    files_stay_ours = False
+
 
 class HostUnreachableError(EngineUnavailableError):
     """A machine reached over SSH does not answer, does not let us in, or is not the one we know; its engine cannot be
     reached either."""
+
+    files_stay_ours = False
 
 
 class ServiceFailedError(OutsideError):

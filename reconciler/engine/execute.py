@@ -56,14 +56,19 @@ def resume(run: Run) -> Transaction:
 async def execute(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
     """Apply the plan, and keep ``transaction`` up to date, so that the caller can undo it or leave it pending.
 
-    Raises OutsideError (engine, disk), ModelRefusedError and UnhealthyError (the revision is to blame),
-    ServiceFailedError (unhealthy, as before the change).
+    Without the engine only the files are written; an unfinished run stays so. Raises OutsideError (engine, disk),
+    ModelRefusedError and UnhealthyError (the revision is to blame), ServiceFailedError (unhealthy, as before the
+    change).
     """
     await _back_up(ports, transaction, snapshot, prepared)
     await _begin(ports, transaction, prepared)
     transaction.stage = Stage.WRITE
     await _write_all(ports, transaction, snapshot, prepared)
     transaction.stage = Stage.SERVICES
+    if prepared.away is not None:
+        if transaction.resumed:
+            raise prepared.away
+        return
     views = await _store_pending_restarts(ports, transaction, prepared)
     await act(ports, transaction, views)
     transaction.services = await verify(ports, transaction, views)

@@ -11,13 +11,14 @@ from reconciler.core.decide import affected_services
 from reconciler.core.decide.classify import classify
 from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
-from reconciler.core.errors import GuardError, ModelRefusedError, StartedOtherwiseError
+from reconciler.core.errors import EngineUnavailableError, GuardError, ModelRefusedError, StartedOtherwiseError
 from reconciler.core.model.compose import Action, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
 from reconciler.core.model.runs import Result
-from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack
+from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.engine.engine_away import without_engine
 from reconciler.engine.guards import file_problems
 from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
@@ -43,7 +44,8 @@ class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
     ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
-    operator has accepted, ``notes`` what is to be noted about it.
+    operator has accepted, ``notes`` what is to be noted about it. ``away``: the engine does not answer, so no service
+    can be touched; ``decided`` are the stacks of which it is known what their services need.
     """
 
     plan: Plan
@@ -53,6 +55,8 @@ class Prepared:
     written: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    away: EngineUnavailableError | None = None
+    decided: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
@@ -82,12 +86,16 @@ async def prepare(
     look_at_stacks: bool = False,
     pending_restarts: tuple[Action, ...] = (),
     suspension: Suspension | None = None,
+    unsettled: Collection[str] = (),
+    away: EngineUnavailableError | None = None,
 ) -> Prepared:
     """Decide what this reconciliation would do.
 
     ``look_at_stacks`` asks every stack for stale containers even where no file changes; ``pending_restarts`` are
-    actions an earlier run could not finish; ``suspension`` says what nothing may be done about, and why.
-    Raises EngineUnavailableError, LiveFileError, KeyUnavailableError. Guards do not raise: see ``Prepared.check``.
+    actions an earlier run could not finish; ``suspension`` says what nothing may be done about, and why;
+    ``unsettled`` are live paths that were written without asking what services need; ``away`` is why the engine cannot
+    be asked, where that is known. Guards do not raise: see ``Prepared.check``. Raises LiveFileError,
+    KeyUnavailableError, StackGoneError, HostUnreachableError.
     """
     permissions, suspension = permissions or Permissions(), suspension or Suspension()
     changes = await _classified(ports, snapshot, names, plaintexts, permissions, suspension)
@@ -97,10 +105,13 @@ async def prepare(
     files = ProjectFileGuard(ports, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
     problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
-    planning = _StackPlanning(ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files)
-    for stack in stacks:
-        if look_at_stacks or planning.concerns(stack):
-            await planning.plan(stack)
+    planning = _StackPlanning(
+        ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, unsettled
+    )
+    away = away or await _plan_stacks(planning, stacks, look_at_all=look_at_stacks)
+    if away is not None:
+        changes = [without_engine(change, away, suspension.begun) for change in changes]
+        planning = planning.without_engine()
     held = {name for name, _ in planning.held}
     plan = Plan(
         snapshot.desired.manifest.environment,
@@ -112,7 +123,32 @@ async def prepare(
     )
     problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
-    return Prepared(plan, staged, tuple(problems), planning.views, written, tuple(planning.accepted), planning.notes)
+    return Prepared(
+        plan=plan,
+        staged=staged,
+        problems=tuple(problems),
+        views=planning.views,
+        written=written,
+        accepted=tuple(planning.accepted),
+        notes=planning.notes,
+        away=away,
+        decided=frozenset(planning.decided),
+    )
+
+
+async def _plan_stacks(
+    planning: _StackPlanning, stacks: Sequence[Stack], *, look_at_all: bool
+) -> EngineUnavailableError | None:
+    """Plan for the stacks that something concerns; returns why the engine cannot be asked, or None."""
+    try:
+        for stack in stacks:
+            if look_at_all or planning.concerns(stack):
+                await planning.plan(stack)
+    except EngineUnavailableError as error:
+        if not error.files_stay_ours:
+            raise
+        return error
+    return None
 
 
 async def _classified(
@@ -152,6 +188,8 @@ class _StackPlanning:
     suspension: Suspension
     permissions: Permissions
     files: ProjectFileGuard
+    unsettled: Collection[str]
+    decided: set[str] = field(default_factory=set)
     views: dict[str, StackView] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -160,9 +198,23 @@ class _StackPlanning:
     unresolved: dict[str, str] = field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def without_engine(self) -> _StackPlanning:
+        """A plan that touches no service: the pending restarts stay."""
+        return replace(
+            self,
+            decided=set(),
+            views={},
+            actions=list(self.pending_restarts),
+            problems=[],
+            held=[],
+            accepted=[],
+            unresolved={},
+            notes={},
+        )
+
     def concerns(self, stack: Stack) -> bool:
-        """Whether a file of the stack is written, or one of its services waits for a restart."""
-        return bool(self._touched(stack) or self._pending(stack))
+        """Whether a file of the stack is written, or one of its services waits for a restart, or may need one."""
+        return bool(self._touched(stack) or self._pending(stack) or self._unsettled(stack))
 
     async def plan(self, stack: Stack) -> None:
         """Decide what the stack's services need, and whether they may get it."""
@@ -178,7 +230,7 @@ class _StackPlanning:
             self.problems.append(str(error))
             return
         self.views[stack.name] = view
-        due = affected(view, after, touched, self.pending_restarts)
+        due = affected(view, after, touched, self.pending_restarts, self._unsettled(stack))
         reason = self.suspension.of_stack(stack.name) or _reported(self.snapshot, stack)
         if not touched and not pending and reason:
             self.unresolved[stack.name] = _due_sentence(due, reason) if not _edited(self.changes, stack) else ""
@@ -197,11 +249,16 @@ class _StackPlanning:
             self.unresolved[stack.name] = "its stack is held" if any(action.stale for action in due) else ""
         else:
             self.actions += due
+            self.decided.add(stack.name)
         env_files = await _env_files(self.ports, self.snapshot, stack)
         self.notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
 
     def _touched(self, stack: Stack) -> list[Change]:
         return [change for change in self.changes if change.writes and change.target.stack == stack.name]
+
+    def _unsettled(self, stack: Stack) -> list[Target]:
+        targets = self.snapshot.desired.manifest.targets
+        return [target for target in targets if target.stack == stack.name and target.path in self.unsettled]
 
     def _pending(self, stack: Stack) -> set[str]:
         return {action.service for action in self.pending_restarts if action.stack == stack.name}
@@ -281,13 +338,19 @@ async def _managed_keys(
 
 
 def affected(
-    view: StackView, after: Project | None, touched: Sequence[Change], pending_restarts: tuple[Action, ...]
+    view: StackView,
+    after: Project | None,
+    touched: Sequence[Change],
+    pending_restarts: tuple[Action, ...],
+    unsettled: Sequence[Target] = (),
 ) -> tuple[Action, ...]:
     """What the stack's services need, given the project with the new files; see core/decide/affected_services.py.
+    ``unsettled`` are targets that were written before, without that question.
 
     Where Compose cannot resolve it (None), that is what is pending.
     """
-    paths: dict[str, OnChange] = {
+    paths: dict[str, OnChange] = {target.path: target.on_change for target in unsettled}
+    paths |= {
         change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
     }
     pending_here = tuple(action for action in pending_restarts if action.stack == view.stack.name)

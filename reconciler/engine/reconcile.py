@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import health
 from reconciler.core.decide.suspension import suspension_of
-from reconciler.core.errors import HeldBackError, ReconcilerError, RefusedError, RevisionError
+from reconciler.core.errors import EngineUnavailableError, HeldBackError, ReconcilerError, RefusedError, RevisionError
 from reconciler.core.model.compose import ServiceHealth
+from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome, Phase, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
+from reconciler.engine.engine_away import idle_reason
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.memory import NEVER, Claims, Memory
@@ -67,6 +69,11 @@ class Reconciler:
         for stack in self._memory.desired.manifest.stacks if self._memory.desired else ():
             services += health.assess(stack, await self._ports.compose.containers(stack, None))
         return tuple(services)
+
+    @property
+    def engine_away(self) -> str:
+        """Why the Docker engine of its stacks cannot be asked; "" if it answered the last time."""
+        return str(self._memory.engine_away or "")
 
     @property
     def holds_failures(self) -> bool:
@@ -154,7 +161,8 @@ class _Reconciliation:
                 return _preview(prepared)
             if unfinished is not None and prepared.plan.held_stacks and not prepared.problems:
                 return _preview(prepared)  # neither its services nor its end may pass over what is held
-            if prepared.plan.empty and not prepared.problems and unfinished is None:
+            idle = prepared.plan.empty or (prepared.away is not None and not prepared.plan.writes)
+            if idle and not prepared.problems and unfinished is None:
                 return finish_in_sync(ports, snapshot, prepared, request.trigger)
             self._check_guards(prepared)
         except RevisionError as error:
@@ -246,7 +254,13 @@ class _Reconciliation:
         record = ports.store.environment(self.environment)
         suspension = suspension_of(record, ports.clock.now(), unfinished)
         pending_restarts, _ = suspension.split(ports.store.pending_restarts(self.environment))
-        containers = None if dry_run else await self._containers_if_due(snapshot.desired)
+        containers, away = None, None
+        try:
+            containers = None if dry_run else await self._containers_if_due(snapshot.desired)
+        except EngineUnavailableError as error:
+            if not error.files_stay_ours:
+                raise
+            away = error
         moved = containers is not None and containers != memory.containers
         begun = unfinished.changes if unfinished else ()
         prepared = await prepare(
@@ -263,12 +277,22 @@ class _Reconciliation:
             look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
             pending_restarts=pending_restarts,
             suspension=suspension,
+            unsettled=record.written_without_engine,
+            away=away,
         )
-        if containers is not None:
+        self._note_engine(prepared.away)
+        if containers is not None and prepared.away is None:
             memory.keep_containers(containers, prepared, ports.clock.monotonic())
         if self.request.accept_projects and not prepared.accepted:
             self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
         return memory.with_notes(prepared, snapshot.desired.manifest.stacks)
+
+    def _note_engine(self, away: EngineUnavailableError | None) -> None:
+        if away is not None:
+            self.memory.stacks_observed_at = NEVER
+            self.warnings.append(away)
+        if not self.request.dry_run:
+            self.memory.engine_away = away
 
     async def _containers_if_due(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
         """The container ids of each stack; None if they were looked at less than a drift interval ago."""
@@ -284,6 +308,7 @@ class _Reconciliation:
         snapshot = await observe(ports, await load_desired(ports, self.environment, self.revision, plaintexts))
         suspension = suspension_of(record, ports.clock.now())
         prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, suspension=suspension)
+        self.warnings += [prepared.away] if prepared.away else []
         return _preview(prepared)
 
     def _check_guards(self, prepared: Prepared) -> None:
@@ -307,6 +332,9 @@ def _preview(prepared: Prepared) -> Outcome:
     plan = prepared.plan
     if prepared.problems:
         return Outcome(plan.environment, Result.STALLED, "\n".join(prepared.problems), plan.revision, plan, plan)
+    if prepared.away is not None and not plan.writes:
+        reason = f"{prepared.away}. {idle_reason(EnvironmentRecord(plan.environment), plan)}"
+        return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
     if plan.waits:
         return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan)
     pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
@@ -323,5 +351,6 @@ async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerEr
 def _with_warnings(outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
     if not warnings:
         return outcome
-    text = "\n".join(filter(None, [outcome.warning, *map(str, warnings)]))
+    news = [str(warning) for warning in warnings if str(warning) not in outcome.reason]
+    text = "\n".join(filter(None, [outcome.warning, *news]))
     return replace(outcome, warning=text, retry=outcome.retry or any(warning.retryable for warning in warnings))

@@ -23,7 +23,9 @@ async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]
     except EngineUnavailableError:
         unknown = [StackHealth(stack.name, HealthStatus.UNKNOWN) for stack in stacks]
         ports.metrics.health(environment, unknown, ports.clock.now())
+        ports.metrics.engine(environment, False)
         raise
+    ports.metrics.engine(environment, True if stacks else None)
     summaries = [health.summarise_health(stack, containers[stack.name]) for stack in stacks]
     ports.metrics.health(environment, summaries, ports.clock.now())
     return {name: frozenset(container.id for container in group) for name, group in containers.items()}

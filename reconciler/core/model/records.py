@@ -75,7 +75,8 @@ class EnvironmentRecord:
 
     ``degraded`` is why a service is unhealthy on files that stay nevertheless; "" if none is. ``stopped`` gives, by
     stack ("" for targets of none), why it is suspended until an operator retries. ``reverts`` are the times (epoch
-    seconds) of the last pushes of reverts.
+    seconds) of the last pushes of reverts. ``written_without_engine`` are live paths written while the engine did not
+    answer: which services need a restart for them is not known yet.
     """
 
     name: str
@@ -88,6 +89,7 @@ class EnvironmentRecord:
     degraded: str = ""
     stopped: Mapping[str, str] = field(default_factory=dict)
     reverts: tuple[float, ...] = ()
+    written_without_engine: tuple[str, ...] = ()
 
     @property
     def desired(self) -> Revision | None:
