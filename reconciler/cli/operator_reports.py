@@ -85,6 +85,10 @@ def show_status(status: dict[str, Any], *, as_json: bool) -> None:
         return
     if not status["daemon"]["running"]:
         console.print("[yellow]the daemon is not running[/yellow]; this is how the live files are now")
+    for activity in status["daemon"]["reconciling"]:
+        phase = f" ({activity['phase']}: {activity['doing']})" if activity["phase"] else ""
+        text = f"{activity['environment']} since {_instant(activity['since'])}{phase}"
+        console.print(f"[cyan]reconciling[/cyan] {escape(text)}")
     for environment in status["environments"]:
         _environment(environment)
 

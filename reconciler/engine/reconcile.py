@@ -13,7 +13,7 @@ from reconciler.core.model.compose import ServiceHealth
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Outcome, Phase, Result, Run
+from reconciler.core.model.runs import Activity, Outcome, Phase, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
 from reconciler.engine.engine_away import idle_reason
@@ -40,14 +40,19 @@ class Reconciler:
 
     def __init__(self, ports: Ports, environment: str, claims: Claims | None = None) -> None:
         self.environment = environment
-        self._ports = ports
+        self.activity = Activity()
+        self._ports = replace(ports, activity=self.activity)
         self._memory = Memory(claims or Claims())
 
     async def reconcile(self, request: ReconcileRequest) -> Outcome:
         """Reconcile once. Never raises ReconcilerError."""
         clock, started = self._ports.clock, self._ports.clock.monotonic()
         reconciliation = _Reconciliation(self._ports, self.environment, self._memory, request)
-        outcome = await reconciliation.run()
+        self.activity.since = clock.now()
+        try:
+            outcome = await reconciliation.run()
+        finally:
+            self.activity.since = None
         if not request.dry_run and not outcome.refused:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._publish_record()
@@ -181,14 +186,16 @@ class _Reconciliation:
         if request is None or request.kind is RequestKind.PLAN:
             return None
         try:
-            await carry_out(self.ports, self.environment, request)
+            await carry_out(self.ports, self.environment, request, self.request.answer)
         except RefusedError as error:
             return Outcome(self.environment, Result.FAILED, str(error), refused=True)
         self.memory.forget_revision()
         return None
 
     async def _accepted_head(self) -> Revision:
-        head, warning = await accepted_head(self.ports, self.environment, poll=self.request.poll)
+        head, warning = await accepted_head(
+            self.ports, self.environment, poll=self.request.poll, answer=self.request.answer
+        )
         if self.request.poll:
             self.memory.git_warning = warning
         if self.memory.git_warning:

@@ -13,8 +13,8 @@ import pytest
 
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.requests import ReconcileRequest
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.requests import GitAnswer, ReconcileRequest
+from reconciler.core.model.runs import Activity, Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World
@@ -26,6 +26,7 @@ class SlowReconciler(Reconciler):
     def __init__(self, steps: list[str]) -> None:
         self.environment = "production"
         self.steps = steps
+        self.activity = Activity()
 
     async def reconcile(self, request: ReconcileRequest) -> Outcome:
         self.steps.append("reconciliation begins")
@@ -33,6 +34,10 @@ class SlowReconciler(Reconciler):
             await asyncio.sleep(0)
         self.steps.append("reconciliation ends")
         return Outcome("production", Result.IN_SYNC, "in sync")
+
+
+async def ask_git() -> GitAnswer:
+    return GitAnswer("a" * 40)
 
 
 class NoMetrics:
@@ -43,7 +48,9 @@ class NoMetrics:
 async def running(steps: list[str], tmp_path: Path) -> AsyncIterator[Daemon]:
     hosts = {"production": SlowReconciler(steps)}
     rollouts = [Rollout(World(tmp_path).ports(), [hosts["production"]])]
-    daemon = Daemon(hosts, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    daemon = Daemon(
+        hosts, rollouts, ask_git=ask_git, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60
+    )
     task = asyncio.create_task(daemon.run())
     yield daemon
     daemon.stop()

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,12 @@ from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import REQUEST_PATH, Progress, Request
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.requester import requester_of
+from reconciler.app.daemon.requests import Turn
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.ports.store import Store
 
 _LARGEST_WEBHOOK = 1024 * 1024
+_SERVICES = 2.0  # seconds for the engines to say how services are: who asks for the status waits 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +38,30 @@ class Views:
     daemon: Daemon
     store: Store
     render_metrics: Callable[[], bytes]
-    serve: Callable[[Request], Awaitable[Any]]
+    serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
     webhook_secret: bytes | None = None
     announced: Callable[[int], None] = lambda _: None
 
     async def status(self) -> dict[str, Any]:
-        environments = [await self._environment(name) for name in self.daemon.environments]
-        return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
+        environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
+        running = [
+            serialize.serialize_activity(name, host.activity)
+            for name, host in self.daemon.reconcilers.items()
+            if host.activity.since is not None
+        ]
+        daemon = {"running": True, "pid": os.getpid(), "reconciling": running}
+        return {"daemon": daemon, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
         if last is None:
-            return {**serialize.serialize_environment(record, None), "services": []}
+            return {**serialize.serialize_environment(record, None), "services": [], "engine_away": ""}
         status = serialize.serialize_environment(record, last.outcome, at=last.at, since=last.since)
         for change in (status["after"] or {"changes": []})["changes"]:
             change["since"] = serialize.format_instant(last.targets[change["target"]][1])
-        return {**status, **await serialize.serialize_services(self.daemon.reconcilers[name])}
+        reconciler = self.daemon.reconcilers[name]
+        services = await serialize.serialize_services(reconciler, within=_SERVICES)
+        return {**status, **services, "engine_away": reconciler.engine_away}
 
 
 @contextlib.asynccontextmanager
@@ -100,7 +110,8 @@ def _public(views: Views) -> web.Application:
         return _probe_response(views.daemon.alive, "alive", "the loop has not turned lately")
 
     async def readyz(_: web.Request) -> web.Response:
-        return _probe_response(views.daemon.ready, "ready", "the first reconciliation has not ended")
+        away = "".join(f"\n{name}: {reason}" for name, reason in views.daemon.engines_away.items())
+        return _probe_response(views.daemon.ready, f"ready{away}", f"the first reconciliation has not ended{away}")
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(await views.status())
@@ -133,9 +144,11 @@ def _control(views: Views) -> web.Application:
         request = {**await http_request.json(), "requested_by": _requester_at(http_request)}
         if request["kind"] == "status":  # from memory, also while something is reconciled
             return await _stream(http_request, lambda _: views.status())
-        return await _stream(
-            http_request, lambda progress: views.daemon.between_reconciliations(lambda: views.serve(request), progress)
-        )
+
+        def work(progress: Progress) -> Coroutine[Any, Any, Any]:
+            return views.serve(request, lambda part: views.daemon.between_reconciliations(part, progress), progress)
+
+        return await _stream(http_request, work)
 
     app.add_routes([web.post(REQUEST_PATH, serve)])
     return app
