@@ -21,7 +21,7 @@ import yaml
 from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.client import REQUEST_PATH
 from reconciler.app.daemon.loop import Daemon as Loop
-from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
@@ -150,7 +150,7 @@ def test_commands_go_through_the_daemon_by_a_private_socket(settled: Server) -> 
         assert settled.sync()["result"] in ("applied", "in_sync")
         assert settled.live("api.env") == b"A=2\n"
         status = settled.json("status")
-        assert status["daemon"] == {"running": True, "pid": daemon.process.pid}
+        assert status["daemon"] == {"running": True, "pid": daemon.process.pid, "reconciling": []}
         assert status["environments"][0]["applied"]["commit"] == settled.remote.head()
         # The public interface takes no requests: it only serves reads and the webhook.
         assert daemon.post(REQUEST_PATH, b"{}", {})[0] == 404
@@ -411,7 +411,19 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
 
     hosts = cast("dict[str, Reconciler]", {"broken": Broken(), "sound": Sound()})
     rollouts = [Rollout(World(tmp_path).ports(), [host]) for host in hosts.values()]
-    loop = Loop(hosts, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+
+    async def ask_git() -> GitAnswer:
+        return GitAnswer("a" * 40)
+
+    loop = Loop(
+        hosts,
+        rollouts,
+        ask_git=ask_git,
+        clock=SystemClock(),
+        metrics=Ticks(),
+        poll_interval=600,
+        drift_interval=600,
+    )
     running = asyncio.create_task(loop.run())
     reconciled = await loop.between_reconciliations(lambda: loop.reconcile(ReconcileRequest("manual")))
     outcomes = {outcome.environment: outcome for outcome in reconciled}

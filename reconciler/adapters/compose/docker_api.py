@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,10 @@ _EVENTS = {"type": ["container"], "event": ["start", "die", "destroy"], "label":
 # (healthy)", "Up 2 seconds (health: starting)".
 _EXIT_CODE = re.compile(r"^Exited \((\d+)\)")
 _HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)$")
+# An engine that did not answer gets less time until it does, and is left alone for a moment: a reconciliation asks it
+# several times, and its files must not wait for each.
+_IMPATIENT = 3.0  # seconds for a question
+_LEFT_ALONE = 1.0  # seconds
 _KILLED = 137  # by an operator, or by the kernel when memory runs out: the list does not say which
 _NO_CONNECTION = 900  # aiodocker's word for it, as a status
 _NOT_FOUND = 404
@@ -52,6 +57,7 @@ class Engine:
     def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
         self._address = address
         self._docker: Docker | None = None
+        self._failed: tuple[float, EngineUnavailableError] | None = None
         self._image_configurations: dict[str, Mapping[str, Any]] = {}
 
     async def close(self) -> None:
@@ -191,6 +197,22 @@ class Engine:
     @contextlib.asynccontextmanager
     async def _connected(self, within: float | None = QUICK) -> AsyncIterator[Docker]:
         """A connected client; what goes wrong with it inside the block is said in our own errors."""
+        if self._failed is not None:
+            at, known = self._failed
+            if time.monotonic() - at < _LEFT_ALONE:
+                raise EngineUnavailableError(known.what, where=known.where, hint=known.hint)
+            within = _IMPATIENT if within == QUICK else within
+        try:
+            async with self._asking(within) as docker:
+                yield docker
+        except EngineUnavailableError as error:
+            if error.files_stay_ours:
+                self._failed = time.monotonic(), error
+            raise
+        self._failed = None
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, within: float | None) -> AsyncIterator[Docker]:
         import aiohttp
         from aiodocker.exceptions import DockerError
 

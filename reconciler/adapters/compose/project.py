@@ -79,8 +79,8 @@ class DockerCompose:
         await self._engine.close()
 
     async def follow(self, touched: Callable[[], None], directories: Callable[[], Collection[str]]) -> None:
-        """Call ``touched`` whenever a container of a stack in one of the ``directories`` starts, ends or goes; and when
-        the engine answers (again), as some of that may have been missed. Runs until it is cancelled.
+        """Call ``touched`` whenever a container of a stack in one of the ``directories`` starts, ends or goes; when the
+        engine answers (again), as some of that may have been missed; and when it is lost. Runs until it is cancelled.
         """
 
         async def reported(labels: Mapping[str, str]) -> None:
@@ -93,7 +93,10 @@ class DockerCompose:
             with contextlib.suppress(EngineUnavailableError):
                 await self._engine.greet()
                 touched()
-                await self._engine.follow(reported)
+                try:
+                    await self._engine.follow(reported)
+                finally:
+                    touched()
             await asyncio.sleep(_LISTEN_AGAIN)
 
     # --- how it is run ---
