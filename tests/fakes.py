@@ -16,6 +16,7 @@ from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
     GitUnreachableError,
+    NameTakenError,
     ReconcilerError,
     RefusedError,
     UnverifiedError,
@@ -236,6 +237,7 @@ class FakeCompose:
     stacks: dict[str, str] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -275,6 +277,13 @@ class FakeCompose:
         self._reach()
         self.journal.note("glance")
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
+
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        self._reach()
+        if taken := self.taken.intersection(services):
+            raise NameTakenError(f"{', '.join(taken)} is taken by the container stranger")
 
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False

@@ -90,6 +90,10 @@ class ModelRefusedError(RevisionError):
     """Docker Compose refuses the project with the new files."""
 
 
+class NameTakenError(ModelRefusedError):
+    """A container that is not of the service has the name that the service's container needs; nothing was touched."""
+
+
 class StartedOtherwiseError(ModelRefusedError):
     """The manifest and the running containers disagree about how the project is run, or that can no longer be
     repeated: nothing of the stack is touched."""

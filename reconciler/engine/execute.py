@@ -199,13 +199,15 @@ async def _act(
     ports: Ports, transaction: Transaction, view: StackView, project: Project, actions: Sequence[Action]
 ) -> None:
     first, names = actions[0], [action.service for action in actions]
+    scale = {action.service: action.scale for action in actions if action.scale is not None}
+    if first.kind is ActionKind.RECREATE:
+        await ports.compose.require_names(project, names, scale)
     transaction.touched |= {(view.stack.name, name) for name in names}
     result = "failed"
     try:
         with phase(ports, Phase.RECREATE, f"{view.stack.name}: {first.kind} {', '.join(names)}"):
             match first.kind:
                 case ActionKind.RECREATE:
-                    scale = {action.service: action.scale for action in actions if action.scale is not None}
                     await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
                     await ports.compose.restart(project.name, names)

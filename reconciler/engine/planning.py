@@ -11,8 +11,14 @@ from reconciler.core.decide import affected_services
 from reconciler.core.decide.classify import classify
 from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
-from reconciler.core.errors import EngineUnavailableError, GuardError, ModelRefusedError, StartedOtherwiseError
-from reconciler.core.model.compose import Action, Container, Project
+from reconciler.core.errors import (
+    EngineUnavailableError,
+    GuardError,
+    ModelRefusedError,
+    NameTakenError,
+    StartedOtherwiseError,
+)
+from reconciler.core.model.compose import Action, ActionKind, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
 from reconciler.core.model.runs import Result
 from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target
@@ -244,14 +250,28 @@ class _StackPlanning:
         if verdict.accepted:
             by = self.permissions.accepted_by or "an operator"
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
-        if verdict.hold:
-            self.held.append((stack.name, verdict.hold))
+        taken = await self._name_taken(view.before, due) if verdict.hold or not touched else ""
+        if verdict.hold or taken:
+            # Without a new revision nothing is to blame for a name, and a try could only end the same way.
+            self.held.append((stack.name, ". ".join(filter(None, [verdict.hold, taken]))))
             self.unresolved[stack.name] = "its stack is held" if any(action.stale for action in due) else ""
         else:
             self.actions += due
             self.decided.add(stack.name)
         env_files = await _env_files(self.ports, self.snapshot, stack)
         self.notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
+
+    async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
+        """Who has a name that the recreated containers need; "" if nobody has."""
+        recreated = [action for action in due if action.kind is ActionKind.RECREATE]
+        if project is None or not recreated:
+            return ""
+        scale = {action.service: action.scale for action in recreated if action.scale is not None}
+        try:
+            await self.ports.compose.require_names(project, [action.service for action in recreated], scale)
+        except NameTakenError as error:
+            return str(error)
+        return ""
 
     def _touched(self, stack: Stack) -> list[Change]:
         return [change for change in self.changes if change.writes and change.target.stack == stack.name]

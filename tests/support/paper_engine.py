@@ -67,6 +67,11 @@ class PaperEngine:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         return containers(self._path)
 
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Nobody else has containers here."""
+
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
     ) -> None:

@@ -73,6 +73,19 @@ class Engine:
             containers = await docker.containers.list(all=True, filters={"label": [NOT_ONE_OFF, label]})
         return [container for container in containers if keep(container["Labels"])]
 
+    async def named(self, names: Iterable[str]) -> list[DockerContainer]:
+        """The containers, of anybody, that have one of these names."""
+        exactly = [f"^/{re.escape(name)}$" for name in names]
+        if not exactly:
+            return []
+        async with self._connected() as docker:
+            return list(await docker.containers.list(all=True, filters={"name": exactly}))
+
+    async def running(self) -> list[DockerContainer]:
+        """Every container that runs, of anybody."""
+        async with self._connected() as docker:
+            return list(await docker.containers.list())
+
     async def inspect(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
         """What the engine knows of each, sorted by service; one that has gone meanwhile is skipped."""
         inspected = await asyncio.gather(*(self._inspect(summary.id) for summary in summaries))

@@ -152,6 +152,12 @@ _START = (
 _CONFLICT = re.compile(
     r"[Cc]onflict\. The container name|removal .* is already in progress|marked for removal|No such container"
 )
+# "Bind for 127.0.0.1:8000 failed: port …", "listen tcp4 0.0.0.0:8000: bind: address …", "failed to bind host port for
+# 127.0.0.1:8000:172.18.0.2:80/tcp: address …"
+_PORT = re.compile(
+    r":(?P<port>\d{1,5})(?:/(?:tcp|udp))?(?::\S+)?(?: failed)?: (?:bind: )?"
+    r"(?:port is already allocated|address already in use)"
+)
 _ENV_FILE_MISSING = re.compile(rf"env file {_PATH} not found")
 _ENV_FILE_SYNTAX = re.compile(rf"^{_LINE}", re.MULTILINE)
 
@@ -159,6 +165,12 @@ _ENV_FILE_SYNTAX = re.compile(rf"^{_LINE}", re.MULTILINE)
 def is_conflict(stderr: str) -> bool:
     """Whether Compose stumbled over what an interrupted run left, and has removed it: the next try works."""
     return _CONFLICT.search(stderr) is not None
+
+
+def port_in_use(stderr: str) -> int | None:
+    """The port that the engine could not bind, by what Compose printed; None where that is not what failed."""
+    match = _PORT.search(stderr)
+    return int(match["port"]) if match else None
 
 
 def lacks_env_file(stderr: str) -> bool:

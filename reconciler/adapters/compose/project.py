@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from reconciler.adapters import process
 from reconciler.adapters.compose import errors, uses
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import model as compose_model
+from reconciler.adapters.compose.awaiting import finished, together
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.docker_api import (
     DIRECTORY_LABEL,
@@ -27,7 +28,16 @@ from reconciler.adapters.compose.docker_api import (
     SERVICE_LABEL,
     Engine,
     in_waves,
+    number_of,
     started_as,
+)
+from reconciler.adapters.compose.holders import (
+    container_names,
+    container_words,
+    is_of_service,
+    name_taken,
+    port_taken,
+    publisher,
 )
 from reconciler.adapters.compose.host_projects import host_project_files
 from reconciler.adapters.compose.own_hash import own_hash
@@ -41,7 +51,12 @@ from reconciler.core.decide.invocation import (
     resolve_invocation,
 )
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
+from reconciler.core.errors import (
+    EngineUnavailableError,
+    ReconcilerError,
+    StackGoneError,
+    StartedOtherwiseError,
+)
 from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service, StartedAs
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
@@ -59,7 +74,6 @@ _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
 # Seconds before an `up` that met what an interrupted one left is tried again.
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
-_LAST_ORDERS = 60.0  # seconds that an `up` may continue after we are asked to stop
 
 _MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
 
@@ -317,6 +331,26 @@ class DockerCompose:
 
     # --- changes ---
 
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Make sure that no other container has a name which `up` would give one of these services' containers.
+
+        Compose finds out only after it has removed the old container. Raises NameTakenError, EngineUnavailableError.
+        """
+        containers = await self._engine.find(f"{PROJECT_LABEL}={project.name}")
+        needed: dict[str, str] = {}
+        for service in services:
+            own = [container for container in containers if is_of_service(container, project.name, service)]
+            numbers = {number_of(container["Labels"]) for container in own}
+            count = (scale or {}).get(service, 1)
+            numbers |= set(range(1, count + 1)) if count > len(own) else set()
+            needed |= dict.fromkeys(container_names(project, service, numbers), service)
+        for container in await self._engine.named(needed):
+            for name in (name.lstrip("/") for name in container["Names"]):
+                if name in needed and not is_of_service(container, project.name, needed[name]):
+                    raise name_taken(project, needed[name], name, container)
+
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
     ) -> None:
@@ -324,7 +358,8 @@ class DockerCompose:
 
         `scale` has the number of containers of those services that run another number than the project says. `force`
         also recreates those in which Compose sees no difference: it does not see a changed mounted file or inline
-        config. Cancelling lets Compose finish, for a while. Raises ModelRefusedError, EngineUnavailableError.
+        config. Cancelling lets Compose finish, for a while. Raises ModelRefusedError (NameTakenError where another
+        container has taken a name meanwhile), EngineUnavailableError.
         """
         if not services:
             return
@@ -333,17 +368,29 @@ class DockerCompose:
         flags += [word for service, count in (scale or {}).items() for word in ("--scale", f"{service}={count}")]
         argv = ["docker", "compose", *invocation.options(project.profiles), "up", *flags, "--", *services]
         async with self._locks[project.name]:
-            completed = await _finished(self._run(argv, invocation.directory, _UP))
+            completed = await finished(self._run(argv, invocation.directory, _UP))
             for pause in _PAUSES:
                 if not errors.is_conflict(errors.stderr_of(completed)):
                     break
+                await self.require_names(project, services, scale)
                 # An `up` that was cut off left a container with a temporary name, at worst one per service; each try
                 # has one removed, and the engine may take its time with that.
                 await asyncio.sleep(pause)
-                completed = await _finished(self._run(argv, invocation.directory, _UP))
+                completed = await finished(self._run(argv, invocation.directory, _UP))
             if not completed.ok:
-                raise errors.of_command(invocation, completed, f"start {', '.join(services)}", "up")
-            await self._restore_names(project.name, services)
+                raise await self._start_error(invocation, completed, services)
+            await self._restore_names(project, services)
+
+    async def _start_error(
+        self, invocation: Invocation, completed: process.Completed, services: Sequence[str]
+    ) -> ReconcilerError:
+        doing = f"start {', '.join(services)}"
+        port = errors.port_in_use(errors.stderr_of(completed))
+        if port is None:
+            return errors.of_command(invocation, completed, doing, "up")
+        held = publisher(await self._engine.running(), port)
+        holder = container_words(held) if held else await self._context.process_on_port(port)
+        return port_taken(invocation, services, port, holder)
 
     async def restart(self, project: str, services: Sequence[str]) -> None:
         """Restart the containers of these services; each after those of them that it depends on.
@@ -353,7 +400,7 @@ class DockerCompose:
         async with self._locks[project]:
             containers = await self._of_services(project, services)
             for wave in in_waves(containers):
-                await _together(self._engine.restart(container) for container in wave)
+                await together(self._engine.restart(container) for container in wave)
 
     async def signal(self, project: str, service: str, signal: str) -> None:
         """Send the running containers of the service a signal, such as HUP.
@@ -362,15 +409,16 @@ class DockerCompose:
         """
         containers = await self._of_services(project, [service])
         running = [container for container in containers if container["State"] == "running"]
-        await _together(self._engine.kill(container, signal) for container in running)
+        await together(self._engine.kill(container, signal) for container in running)
 
-    async def _restore_names(self, project: str, services: Sequence[str]) -> None:
+    async def _restore_names(self, project: Project, services: Sequence[str]) -> None:
         """Rename containers that still have the temporary name of an `up` that was cut off."""
-        containers = await self._engine.find(f"{PROJECT_LABEL}={project}")
+        containers = await self._engine.find(f"{PROJECT_LABEL}={project.name}")
         taken = {name for container in containers for name in container["Names"]}
         for container in containers:
             temporary = _TEMPORARY_NAME.fullmatch(container["Names"][0])
             if temporary and f"/{temporary[1]}" not in taken and container["Labels"].get(SERVICE_LABEL) in services:
+                await self.require_names(project, services)
                 await self._engine.rename(container, temporary[1])
 
     async def _of_services(self, project: str, services: Sequence[str]) -> list[DockerContainer]:
@@ -391,28 +439,6 @@ class DockerCompose:
 def _started(container: DockerContainer) -> StartedAs:
     running = container["State"] in ("running", "restarting", "paused")
     return started_as(container["Labels"], running=running, created=float(container["Created"]))
-
-
-async def _finished(work: Coroutine[None, None, process.Completed]) -> process.Completed:
-    """Wait for the work to end. When cancelled, let it end first, for a while: half an `up` leaves services down."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        try:
-            await asyncio.wait({task}, timeout=_LAST_ORDERS)
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        raise
-
-
-async def _together(work: Iterable[Awaitable[None]]) -> None:
-    """Do all of it at the same time and wait for all of it; then raise the first error."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
 
 
 def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:

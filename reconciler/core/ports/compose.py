@@ -53,6 +53,14 @@ class Compose(Protocol):
         Raises EngineUnavailableError.
         """
 
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Make sure that no other container has a name which ``recreate`` needs; asks the engine.
+
+        Raises NameTakenError, which says who has it, and EngineUnavailableError.
+        """
+
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
     ) -> None:
