@@ -14,6 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from reconciler.adapters.disk import disk_state
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.model.compose import HealthStatus, StackHealth
@@ -357,6 +358,13 @@ class PrometheusMetrics:
     def tick(self, at: float) -> None:
         self._tick.set(at)
 
+    def watch_disk(self, state_dir: str) -> None:
+        """Show with every scrape what is free on the disk of the state directory."""
+        free_bytes = self._gauge("state_free_bytes", "Free space on the disk of the state directory.")
+        free_bytes.set_function(lambda: _disk_state(state_dir)[0])
+        free_inodes = self._gauge("state_free_inodes", "Free inodes there; -1: it has no fixed number of them.")
+        free_inodes.set_function(lambda: _disk_state(state_dir)[1])
+
     def announced(self, code: int) -> None:
         """The webhook has answered a request with this HTTP status."""
         self._webhook.labels(code).inc()
@@ -373,6 +381,14 @@ class PrometheusMetrics:
 
     def _histogram(self, name: str, help: str, *labels: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
         return Histogram(f"reconciler_{name}", help, labels, registry=self.registry, buckets=buckets)
+
+
+def _disk_state(path: str) -> tuple[float, float]:
+    try:
+        free_bytes, free_inodes, inodes = disk_state(path)
+    except OSError:
+        return float("nan"), float("nan")
+    return free_bytes, free_inodes if inodes else -1
 
 
 def _info(target: Target) -> tuple[str, ...]:

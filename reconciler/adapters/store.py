@@ -15,9 +15,11 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from reconciler.adapters.disk import disk_reason, disk_state
 from reconciler.adapters.store_json import action_from_json, record_from_json, run_facts, run_from_row
 from reconciler.core.decide.guards import folded
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
+from reconciler.core.exhaustion import missing_space
 from reconciler.core.model.compose import Action
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
@@ -280,7 +282,7 @@ class SqliteStore:
             _create_atomically(self._path)
         except OSError as error:
             hint = "Make state_dir writable for the daemon's user, with free space in it"
-            problem = f"cannot create the state database ({os.strerror(error.errno or 0)})"
+            problem = f"cannot create the state database ({disk_reason(error, self._path)})"
             raise StoreError(problem, where=self._path, hint=hint) from error
 
     def _prepare(self) -> None:
@@ -362,8 +364,17 @@ class SqliteStore:
         hint = _OUTSIDE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
         if hint is None:
             return self._damaged(str(error))
-        problem = f"the state database cannot be used now ({error})"
+        problem = f"the state database cannot be used now ({error}{self._full(error)})"
         return StoreUnavailableError(problem, where=self._path, hint=f"{hint}. Will retry")
+
+    def _full(self, error: sqlite3.DatabaseError) -> str:
+        """What is full about the disk, where that may be why."""
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            return ""
+        with contextlib.suppress(OSError):
+            space, free, inodes = disk_state(self._path)
+            return f": {missing_space(free, inodes)[0]}" if not space or (inodes and not free) else ""
+        return ""
 
     def _damaged(self, reason: str) -> StoreError:
         hint = (

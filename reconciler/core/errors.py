@@ -120,6 +120,10 @@ class DecryptFailedError(OutsideError):
     """sops itself could not run, crashed, or ran into a limit."""
 
 
+class ExhaustedError(OutsideError):
+    """The machine lets no process be started: processes, memory or files have run out."""
+
+
 class GitUnreachableError(OutsideError):
     """The remote does not answer, refuses us, or its branch is gone."""
 

@@ -354,3 +354,15 @@ def test_a_clock_that_jumps_an_hour_changes_neither_order_nor_retention_nor_reco
     restored = server.cli("restore", server.json("backups")[-1]["backup"])
     assert restored.returncode == 0
     assert server.live("api.env") == b"A=2\n"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(-3600, "back by 1 hour."), (86400, "forward by 1 day, or")])
+def test_a_clock_that_was_set_is_named(server: Server, faults: Faults, seconds: int, words: str) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    with quick(server).daemon(**faults.variables) as daemon:
+        faults.set_clock(seconds)
+        server.commit({"api.env": b"A=2\n"})
+        eventually(lambda: server.live("api.env") == b"A=2\n", timeout=30)
+        jumps = eventually(lambda: [event for event in daemon.events() if event.get("event") == "clock changed"])
+    assert [event["level"] for event in jumps] == ["warning"]
+    assert f"the clock of this machine was set {words}" in jumps[0]["reason"]

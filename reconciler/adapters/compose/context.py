@@ -12,6 +12,7 @@ from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import staging
 from reconciler.adapters.compose.port_owner import process_words
+from reconciler.adapters.disk import disk_reason
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model.compose import Invocation
 from reconciler.core.secret import Secret
@@ -105,7 +106,7 @@ class LocalComposeContext:
             with staging.farm(self._scratch, directory, staged) as root:
                 yield root
         except OSError as error:
-            raise cannot_stage(error.strerror or "", error.filename or self._scratch) from error
+            raise cannot_stage(disk_reason(error, self._scratch), error.filename or self._scratch) from error
 
     def _environment_in(self, directory: str) -> dict[str, str]:
         """What Compose is given. It takes the project's default name, and `${PWD}`, from how the directory is typed."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from reconciler.adapters import process
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
+from reconciler.core.exhaustion import MEMORY, exhausted_in
 from reconciler.core.model.compose import Invocation
 
 # Exit codes of the docker command where its compose plugin was killed: what it makes of "no exit code", and a shell's.
@@ -224,6 +225,8 @@ def of_command(
     where = invocation.directory
     if completed.timed_out:
         return EngineUnavailableError(f"docker compose took too long to {doing}", where=where)
+    if facts := MEMORY if completed.out_of_memory else exhausted_in(completed.stderr):
+        return EngineUnavailableError(f"docker compose cannot {doing}: {facts[0]}", where=where, hint=facts[1])
     if completed.exit_code < 0 or completed.exit_code in _KILLED:
         hint = "Look for the kernel's out-of-memory killer (dmesg). Will retry"
         return EngineUnavailableError(f"docker compose was killed before it could {doing}", where=where, hint=hint)

@@ -53,6 +53,7 @@ from reconciler.core.decide.invocation import (
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import (
     EngineUnavailableError,
+    ExhaustedError,
     ReconcilerError,
     StackGoneError,
     StartedOtherwiseError,
@@ -384,10 +385,8 @@ class DockerCompose:
     async def _start_error(
         self, invocation: Invocation, completed: process.Completed, services: Sequence[str]
     ) -> ReconcilerError:
-        doing = f"start {', '.join(services)}"
-        port = errors.port_in_use(errors.stderr_of(completed))
-        if port is None:
-            return errors.of_command(invocation, completed, doing, "up")
+        if (port := errors.port_in_use(errors.stderr_of(completed))) is None:
+            return errors.of_command(invocation, completed, f"start {', '.join(services)}", "up")
         held = publisher(await self._engine.running(), port)
         holder = container_words(held) if held else await self._context.process_on_port(port)
         return port_taken(invocation, services, port, holder)
@@ -431,6 +430,8 @@ class DockerCompose:
         await self._require_directory(directory)
         try:
             return await self._context.run(argv, directory, limits)
+        except ExhaustedError as error:
+            raise EngineUnavailableError(error.what, where=directory, hint=error.hint) from error
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error

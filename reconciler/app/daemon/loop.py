@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 from reconciler.app.daemon import logs
 from reconciler.app.daemon.client import Progress
+from reconciler.app.daemon.clock_watch import ClockWatch
 from reconciler.app.daemon.git_poll import GitPoll
 from reconciler.core.errors import ReconcilerError
+from reconciler.core.exhaustion import exhausted_by
 from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import environment_of
@@ -111,6 +113,7 @@ class Daemon:
         self._stopping = False
         self._requests: list[_QueuedRequest] = []
         self._poll = GitPoll(ask_git, self._wake.set)
+        self._clock_watch = ClockWatch(clock)
         self._touched_by = ""
         self._rest_until = 0.0
         self._retries: dict[str, tuple[str, float]] = {}
@@ -181,6 +184,7 @@ class Daemon:
             while not self._stopping:
                 self.last_tick = self._clock.monotonic()
                 self._metrics.tick(self._clock.now())
+                self._clock_watch.look()
                 await self._serve_requests()
                 now = self._clock.monotonic()
                 self._poll.begin_if_due(now)
@@ -292,6 +296,8 @@ def _failed(environment: str, error: Exception) -> Outcome:
     """A defect of ours must neither end the daemon nor stop the other environments."""
     if isinstance(error, ReconcilerError):
         return Outcome(environment, Result.FAILED, str(error), retry=True)
+    if facts := exhausted_by(error):
+        return Outcome(environment, Result.FAILED, f"this machine is at its end: {facts[0]}. {facts[1]}", retry=True)
     logs.get_logger().error("reconciliation failed unexpectedly", environment=environment, exc_info=error)
     return Outcome(environment, Result.FAILED, "internal error; the log has the traceback", retry=True)
 

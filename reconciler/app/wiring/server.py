@@ -164,6 +164,7 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval)
+    metrics.watch_disk(config.state_dir)
     compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
