@@ -567,7 +567,7 @@ def test_rollbacks_and_decryptions_are_counted_by_how_they_ended() -> None:
     assert series(metrics, "decrypt_total")["", "ok"] == 1
 
 
-# --- the engine, and the disk of the state directory -------------------------------------------------------------------
+# --- the engine, and the disk of the state directory -----------------------------------------------------------------
 
 
 def test_an_environment_without_stacks_has_no_engine() -> None:
