@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.errors import EngineUnavailableError, HostUnreachableError, ReconcilerError, StackGoneError
+from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.requests import ReconcileRequest
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.runs import Outcome, Result, Run
 from reconciler.core.model.targets import ChangeMode, OnChange
 from reconciler.engine.reconcile import Reconciler
 from tests import fakes
@@ -148,6 +149,25 @@ async def test_an_engine_lost_between_two_looks_is_noticed_and_remembered(world:
     assert AWAY in reconciler.engine_away
     assert (await reconciler.reconcile(ReconcileRequest("drift", poll=False))).result is Result.FAILED
     assert world.metrics.engine_up is False
+
+
+async def test_restarts_that_were_pending_before_stay_pending(world: World) -> None:
+    record, owed = world.store.record, Action("app", "api", ActionKind.RESTART, "mounts app.conf")
+    assert record.head is not None
+    run = Run("earlier", "production", "poll", world.clock.now(), record.head)
+    world.store.finish(run, Result.FAILED, "interrupted", at=1.0, record=record, pending_restarts=[owed])
+    world.compose.reachable = False
+    edit(world, WORKER)
+
+    outcome = await reconcile_once(world, "drift")
+
+    assert (outcome.result, world.live("worker")) == (Result.CORRECTED, "W=1")
+    assert "Waiting for it: pending restarts of api; restarts of the services that use worker.env" in outcome.reason
+    assert list(world.store.debts) == [owed]
+    world.compose.reachable = True
+    await reconcile_once(world)
+    assert "restart api" in world.steps
+    assert world.store.debts == ()
 
 
 async def test_an_interrupted_run_stays_unfinished_and_its_files_are_kept(world: World) -> None:
