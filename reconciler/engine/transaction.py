@@ -165,7 +165,8 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     reason = "; ".join([_done_reason(transaction, services=away is None), *transaction.run.accepted])
     if away is not None:
         left = waiting(planned.record, plan)
-        outcome = _end(planned, result, f"{reason}. {away}. Waiting for it: {left}", pending=True, retry=True)
+        reason = f"{reason}. {away}{f'. Waiting for it: {left}' if left else ''}"
+        outcome = _end(planned, result, reason, pending=True, retry=True)
         return replace(outcome, result=Result.FAILED) if held_for_engine(plan) else outcome
     outcome = _end(planned, result, reason, healthy=True)
     await expire_backups(ports, plan.environment)

@@ -231,4 +231,5 @@ async def test_a_file_of_no_stack_is_applied_without_the_engine(new_world: Calla
     outcome = await reconcile_once(world)
 
     assert world.live("api") == "A=2"
-    assert outcome.result is Result.APPLIED
+    assert (outcome.result, outcome.retry) == (Result.APPLIED, True)
+    assert outcome.reason == f"wrote api.env. {AWAY}"

@@ -297,7 +297,7 @@ def _failed(environment: str, error: Exception) -> Outcome:
     if isinstance(error, ReconcilerError):
         return Outcome(environment, Result.FAILED, str(error), retry=True)
     if facts := exhausted_by(error):
-        return Outcome(environment, Result.FAILED, f"this machine is at its end: {facts[0]}. {facts[1]}", retry=True)
+        return Outcome(environment, Result.FAILED, f"it could not run to its end: {facts[0]}. {facts[1]}", retry=True)
     logs.get_logger().error("reconciliation failed unexpectedly", environment=environment, exc_info=error)
     return Outcome(environment, Result.FAILED, "internal error; the log has the traceback", retry=True)
 
