@@ -22,7 +22,7 @@ from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.client import REQUEST_PATH
 from reconciler.app.daemon.loop import Daemon as Loop
 from reconciler.core.model.requests import GitAnswer, ReconcileRequest
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.runs import Activity, Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import World
@@ -150,7 +150,7 @@ def test_commands_go_through_the_daemon_by_a_private_socket(settled: Server) -> 
         assert settled.sync()["result"] in ("applied", "in_sync")
         assert settled.live("api.env") == b"A=2\n"
         status = settled.json("status")
-        assert status["daemon"] == {"running": True, "pid": daemon.process.pid, "reconciling": []}
+        assert status["daemon"] == {"running": True, "pid": daemon.process.pid}
         assert status["environments"][0]["applied"]["commit"] == settled.remote.head()
         # The public interface takes no requests: it only serves reads and the webhook.
         assert daemon.post(REQUEST_PATH, b"{}", {})[0] == 404
@@ -396,12 +396,14 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
 ) -> None:
     class Broken:
         environment = "broken"
+        activity = Activity()
 
         async def reconcile(self, *_: object) -> Outcome:
             raise ZeroDivisionError("never seen before")
 
     class Sound:
         environment = "sound"
+        activity = Activity()
 
         async def reconcile(self, *_: object) -> Outcome:
             return Outcome("sound", Result.IN_SYNC, "in sync")

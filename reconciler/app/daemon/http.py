@@ -44,24 +44,21 @@ class Views:
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
-        running = [
-            serialize.serialize_activity(name, host.activity)
-            for name, host in self.daemon.reconcilers.items()
-            if host.activity.since is not None
-        ]
-        daemon = {"running": True, "pid": os.getpid(), "reconciling": running}
-        return {"daemon": daemon, "environments": environments}
+        return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
+        reconciler = self.daemon.reconcilers[name]
+        doing = {
+            "engine_away": reconciler.engine_away,
+            "reconciling": serialize.serialize_activity(reconciler.activity),
+        }
         if last is None:
-            return {**serialize.serialize_environment(record, None), "services": [], "engine_away": ""}
+            return {**serialize.serialize_environment(record, None), **doing, "services": []}
         status = serialize.serialize_environment(record, last.outcome, at=last.at, since=last.since)
         for change in (status["after"] or {"changes": []})["changes"]:
             change["since"] = serialize.format_instant(last.targets[change["target"]][1])
-        reconciler = self.daemon.reconcilers[name]
-        services = await serialize.serialize_services(reconciler, within=_SERVICES)
-        return {**status, **services, "engine_away": reconciler.engine_away}
+        return {**status, **doing, **await serialize.serialize_services(reconciler, within=_SERVICES)}
 
 
 @contextlib.asynccontextmanager

@@ -113,6 +113,7 @@ class Daemon:
         self._stopping = False
         self._requests: list[_QueuedRequest] = []
         self._poll = GitPoll(ask_git, self._wake.set)
+        self._caught_up = False
         self._clock_watch = ClockWatch(clock)
         self._touched_by = ""
         self._rest_until = 0.0
@@ -126,8 +127,8 @@ class Daemon:
 
     @property
     def ready(self) -> bool:
-        """Whether git was asked, and every environment has been reconciled once."""
-        return self._poll.answer is not None and self.last_outcomes.keys() >= self.reconcilers.keys()
+        """Whether every environment has been reconciled once, with what git has answered."""
+        return self._caught_up and self.last_outcomes.keys() >= self.reconcilers.keys()
 
     @property
     def engines_away(self) -> dict[str, str]:
@@ -206,6 +207,7 @@ class Daemon:
         delay = await self._reconcile_all(trigger, answer)
         began, now = now, self._clock.monotonic()
         if polled:
+            self._caught_up = True
             interval = self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
             self._poll.next_at = now + min(delay, interval)
         self._rest_until = now + _REST * (now - began)

@@ -58,8 +58,7 @@ async def serve_without_daemon(built: Runtime, request: Request) -> Any:
     """The same where no daemon runs; also ``status``, which a daemon answers from memory. Raises ReconcilerError."""
     if request["kind"] == "status":
         environments = [await _status_of(built, unit) for unit in built.reconcilers]
-        daemon: dict[str, Any] = {"running": False, "pid": None, "reconciling": []}
-        return {"daemon": daemon, "environments": environments}
+        return {"daemon": {"running": False, "pid": None}, "environments": environments}
 
     async def reconcile(request: ReconcileRequest, environments: Collection[str]) -> tuple[Outcome, ...]:
         only = select_units(built.reconcilers, environments)
@@ -94,7 +93,8 @@ async def _status_of(built: Runtime, unit: str) -> dict[str, Any]:
     outcome = await reconciler.reconcile(ReconcileRequest("status", poll=False, dry_run=True))
     record = built.ports.store.environment(unit)
     status = serialize.serialize_environment(record, outcome, at=built.ports.clock.now())
-    return {**status, **await serialize.serialize_services(reconciler), "engine_away": ""}
+    services = await serialize.serialize_services(reconciler)
+    return {**status, **services, "engine_away": services.get("services_unknown", ""), "reconciling": None}
 
 
 async def _restore(built: Runtime, request: Request) -> dict[str, Any]:

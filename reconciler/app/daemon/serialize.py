@@ -179,10 +179,11 @@ def _serialize_quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
     }
 
 
-def serialize_activity(environment: str, activity: Activity) -> dict[str, Any]:
-    """A reconciliation that runs: since when, in which phase, and what it does there."""
+def serialize_activity(activity: Activity) -> dict[str, Any] | None:
+    """A reconciliation that runs: since when, in which phase, and what it does there; None where none runs."""
+    if activity.since is None:
+        return None
     return {
-        "environment": environment,
         "since": format_instant(activity.since),
         "phase": activity.phase.value if activity.phase else None,
         "doing": activity.words,
