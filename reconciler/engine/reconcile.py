@@ -157,7 +157,8 @@ class _Reconciliation:
         unfinished = None if request.dry_run else ports.store.unfinished(self.environment)
         try:
             plaintexts = Plaintexts(ports)
-            desired = await self._load_desired(revision, plaintexts)
+            with phase(ports, Phase.LOAD, "reading the revision"):
+                desired = await self._load_desired(revision, plaintexts)
             with phase(ports, Phase.OBSERVE, "comparing the live files"):
                 snapshot = await self._observe(desired)
                 prepared = await self._plan(snapshot, plaintexts, unfinished)

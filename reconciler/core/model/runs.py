@@ -30,6 +30,7 @@ class Phase(StrEnum):
     """The parts of a reconciliation that are timed."""
 
     FETCH = "fetch"
+    LOAD = "load"
     OBSERVE = "observe"
     BACKUP = "backup"
     WRITE = "write"
