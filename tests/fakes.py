@@ -21,7 +21,7 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.compose import Action, Container, Project, ProjectFiles, Service, StackHealth
+from reconciler.core.model.compose import Action, Container, Ending, Project, ProjectFiles, Service, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
@@ -238,6 +238,8 @@ class FakeCompose:
     included: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
+    ended: dict[str, Ending] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -285,6 +287,14 @@ class FakeCompose:
         if taken := self.taken.intersection(services):
             raise NameTakenError(f"{', '.join(taken)} is taken by the container stranger")
 
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        self._reach()
+        return {identity: ending for identity, ending in self.ended.items() if identity in containers}
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        self._reach()
+        return frozenset(names) & self.names
+
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
     ) -> None:
@@ -318,7 +328,13 @@ class FakeCompose:
         number = next(self._numbers)
         started_at = str(number)
         return Container(
-            f"{service}-{number}", service, "running", health, started_at=started_at, environment=environment
+            f"{service}-{number}",
+            service,
+            "running",
+            health,
+            started_at=started_at,
+            environment=environment,
+            name=f"app-{service}-1",
         )
 
 

@@ -12,26 +12,34 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from reconciler.adapters.disk import disk_reason, disk_state
-from reconciler.adapters.store_json import action_from_json, record_from_json, run_facts, run_from_row
+from reconciler.adapters.store_json import (
+    action_from_json,
+    ran_service_from_json,
+    record_from_json,
+    run_facts,
+    run_from_row,
+)
+from reconciler.adapters.store_statements import Execute, insert_pending_restarts, upsert_applied, upsert_environment
 from reconciler.core.decide.guards import folded
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
 from reconciler.core.exhaustion import missing_space
-from reconciler.core.model.compose import Action
+from reconciler.core.model.compose import Action, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
 from reconciler.core.model.targets import host_of
 
-VERSION = 2
+VERSION = 3
 _KEEP_RUNS = 1000
 _LOCK_TIMEOUT = 10.0  # seconds to wait for another process that is writing
 
 _WRITTEN = (
     "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
 )
+_RAN = "CREATE TABLE ran (environment TEXT PRIMARY KEY, services TEXT NOT NULL) STRICT, WITHOUT ROWID"
 _SCHEMA = (
     "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
     "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
@@ -47,6 +55,7 @@ _SCHEMA = (
     "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE pending_restart (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
     _WRITTEN,
+    _RAN,
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -68,8 +77,6 @@ _OUTSIDE = {
     sqlite3.SQLITE_PROTOCOL: "Wait for the other reconciler to finish",
     sqlite3.SQLITE_NOMEM: "Free some memory",
 }
-
-Execute = Callable[..., sqlite3.Cursor]
 
 
 class SqliteStore:
@@ -115,7 +122,7 @@ class SqliteStore:
 
     def save_environment(self, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
-            do(*_upsert_environment(record))
+            do(*upsert_environment(record))
 
     def applied(self, environment: str) -> Mapping[str, Applied]:
         rows = self._all(
@@ -173,6 +180,18 @@ class SqliteStore:
                 for name in new:
                     do("INSERT OR IGNORE INTO written VALUES (?, ?)", (host, name))
 
+    # --- which services ran when they were last healthy ---
+
+    def ran_services(self, environment: str) -> tuple[RanService, ...]:
+        row = self._one("SELECT services FROM ran WHERE environment = ?", environment)
+        with self._decoding():
+            return tuple(ran_service_from_json(service) for service in json.loads(row[0])) if row else ()
+
+    def remember_ran_services(self, environment: str, services: Sequence[RanService]) -> None:
+        facts = json.dumps([dataclasses.asdict(service) for service in services])
+        with self._transaction() as do:
+            do("INSERT OR REPLACE INTO ran VALUES (?, ?)", (environment, facts))
+
     # --- runs ---
 
     def begin(self, run: Run) -> None:
@@ -181,15 +200,15 @@ class SqliteStore:
                 "INSERT INTO run (id, environment, started_at, facts) VALUES (?, ?, ?, ?)",
                 (run.id, run.environment, run.started_at, run_facts(run)),
             )
-            _insert_pending_restarts(do, run.id, run.environment, run.actions)
+            insert_pending_restarts(do, run.id, run.environment, run.actions)
 
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         with self._transaction() as do:
             do("UPDATE run SET facts = ?, reason = ? WHERE id = ?", (run_facts(run), run.reason, run.id))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
-            _insert_pending_restarts(do, run.id, run.environment, run.actions)
+            insert_pending_restarts(do, run.id, run.environment, run.actions)
             if record is not None:
-                do(*_upsert_environment(record))
+                do(*upsert_environment(record))
 
     def unfinished(self, environment: str) -> Run | None:
         row = self._one(f"{_SELECT_RUN} WHERE environment = ? AND result IS NULL ORDER BY number DESC", environment)
@@ -199,12 +218,12 @@ class SqliteStore:
     def reopen(self, run: Run, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
             do("UPDATE run SET result = NULL, finished_at = NULL WHERE id = ?", (run.id,))
-            do(*_upsert_environment(record))
+            do(*upsert_environment(record))
 
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
             do("UPDATE run SET reason = rtrim(reason, '.') || '. ' || ? WHERE id = ?", (sentence, run))
-            do(*_upsert_environment(record))
+            do(*upsert_environment(record))
 
     def pending_restarts(self, environment: str) -> tuple[Action, ...]:
         rows = self._all(
@@ -235,7 +254,7 @@ class SqliteStore:
                 if (action.stack, action.service) in done:
                     do("DELETE FROM pending_restart WHERE rowid = ?", (rowid,))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
-            _insert_pending_restarts(do, run.id, run.environment, pending_restarts)
+            insert_pending_restarts(do, run.id, run.environment, pending_restarts)
             do(
                 "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
                 "WHERE environment = ? AND result IS NULL AND id != ?",
@@ -252,8 +271,8 @@ class SqliteStore:
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
             for state in applied:
-                do(*_upsert_applied(run.environment, state))
-            do(*_upsert_environment(record))
+                do(*upsert_applied(run.environment, state))
+            do(*upsert_environment(record))
 
     def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
         names = [environment] if isinstance(environment, str) else environment
@@ -305,18 +324,22 @@ class SqliteStore:
             self._upgrade()
 
     def _upgrade(self) -> None:
-        """Version 1 did not remember every path that was ever written: it knows the applied ones, and those of runs."""
+        """Version 1 did not remember every path that was ever written: it knows the applied ones, and those of runs.
+        Version 2 did not remember which services ran: the next look sees those that run now."""
         rows = self._all("SELECT environment, path FROM applied")
         with self._decoding():
             for environment, facts in self._all("SELECT environment, facts FROM run"):
                 rows += [(environment, change["path"]) for change in json.loads(facts)["changes"]]
         names = {(host_of(environment), folded(path)) for environment, path in rows}
         with self._transaction() as do:
-            if self._version() == VERSION:  # another process was faster
+            version = self._version()
+            if version == VERSION:  # another process was faster
                 return
-            do(_WRITTEN)
-            for name in sorted(names):
-                do("INSERT INTO written VALUES (?, ?)", name)
+            if version < 2:
+                do(_WRITTEN)
+                for name in sorted(names):
+                    do("INSERT INTO written VALUES (?, ?)", name)
+            do(_RAN)
             do(f"PRAGMA user_version = {VERSION}")
 
     def _version(self) -> int:
@@ -399,36 +422,3 @@ def _create_atomically(path: str) -> None:
     finally:
         os.close(descriptor)
         os.unlink(new)
-
-
-def _insert_pending_restarts(do: Execute, run: str, environment: str, actions: Sequence[Action]) -> None:
-    for action in actions:
-        do(
-            "INSERT INTO pending_restart VALUES (?, ?, ?)",
-            (run, environment, json.dumps(dataclasses.asdict(action), sort_keys=True)),
-        )
-
-
-def _upsert_environment(record: EnvironmentRecord) -> tuple[str, tuple[str, str]]:
-    return (
-        "INSERT INTO environment VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record",
-        (record.name, json.dumps(dataclasses.asdict(record))),
-    )
-
-
-def _upsert_applied(environment: str, applied: Applied) -> tuple[str, tuple[object, ...]]:
-    return (
-        "INSERT OR REPLACE INTO applied (environment, path, source, digest, mode, commit_id, at, stack, prune) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            environment,
-            applied.path,
-            applied.source,
-            applied.digest,
-            applied.mode,
-            applied.commit,
-            applied.at,
-            applied.stack,
-            int(applied.prune),
-        ),
-    )

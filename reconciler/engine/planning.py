@@ -30,19 +30,21 @@ from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import StackSides, hidden_values, judge_project
+from reconciler.engine.stack_health import stopped_by_somebody
 
 _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 
 
 @dataclass(frozen=True, slots=True)
 class StackView:
-    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and the names
-    of the keys in its managed env files, by path."""
+    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, the names of the
+    keys in its managed env files, by path, and the services that somebody ``stopped``."""
 
     stack: Stack
     before: Project | None
     containers: tuple[Container, ...]
     managed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    stopped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +324,8 @@ async def _look_at_stack(
         except ModelRefusedError:
             pass
         containers = await ports.compose.containers(stack, before.name if before else None)
-        view = StackView(stack, before, containers, managed)
+        stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
+        view = StackView(stack, before, containers, managed, stopped)
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:
@@ -375,9 +378,16 @@ def affected(
     }
     pending_here = tuple(action for action in pending_restarts if action.stack == view.stack.name)
     if after is None:
-        return pending_here
+        return tuple(action for action in pending_here if action.service not in view.stopped)
     return affected_services.affected(
-        view.stack, view.before, after, view.containers, paths, pending_here, managed=view.managed
+        view.stack,
+        view.before,
+        after,
+        view.containers,
+        paths,
+        pending_here,
+        managed=view.managed,
+        stopped=view.stopped,
     )
 
 

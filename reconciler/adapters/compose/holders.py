@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reconciler.adapters.compose.docker_api import PROJECT_LABEL, SERVICE_LABEL
+from reconciler.adapters.compose.docker_api import PROJECT_LABEL, SERVICE_LABEL, number_of
 from reconciler.core.errors import ModelRefusedError, NameTakenError
 from reconciler.core.model.compose import Invocation, Project
 from reconciler.core.text import printable
@@ -45,7 +45,29 @@ def publisher(containers: Iterable[DockerContainer], port: int) -> DockerContain
     return None
 
 
-def name_taken(project: Project, service: str, name: str, holder: DockerContainer) -> NameTakenError:
+def needed_names(
+    project: Project, services: Sequence[str], containers: Sequence[DockerContainer], scale: Mapping[str, int]
+) -> dict[str, str]:
+    """The names that an `up` gives containers of these services, with the service; ``containers`` are the project's."""
+    needed: dict[str, str] = {}
+    for service in services:
+        own = [container for container in containers if is_of_service(container, project.name, service)]
+        numbers = {number_of(container["Labels"]) for container in own}
+        count = scale.get(service, 1)
+        numbers |= set(range(1, count + 1)) if count > len(own) else set()
+        needed |= dict.fromkeys(container_names(project, service, numbers), service)
+    return needed
+
+
+def require_free(project: Project, needed: Mapping[str, str], holders: Iterable[DockerContainer]) -> None:
+    """Raises NameTakenError if one of the ``holders`` of the needed names is not a container of that service."""
+    for holder in holders:
+        for name in (name.lstrip("/") for name in holder["Names"]):
+            if name in needed and not is_of_service(holder, project.name, needed[name]):
+                raise _name_taken(project, needed[name], name, holder)
+
+
+def _name_taken(project: Project, service: str, name: str, holder: DockerContainer) -> NameTakenError:
     hint = f"Rename or remove that container (`docker rename {name} OTHER`), or give {service} another container_name"
     problem = f"{service} needs the container name {name}, which is taken by {container_words(holder)}"
     return NameTakenError(problem, where=project.invocation.directory, hint=hint)

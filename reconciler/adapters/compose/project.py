@@ -28,17 +28,9 @@ from reconciler.adapters.compose.docker_api import (
     SERVICE_LABEL,
     Engine,
     in_waves,
-    number_of,
     started_as,
 )
-from reconciler.adapters.compose.holders import (
-    container_names,
-    container_words,
-    is_of_service,
-    name_taken,
-    port_taken,
-    publisher,
-)
+from reconciler.adapters.compose.holders import container_words, needed_names, port_taken, publisher, require_free
 from reconciler.adapters.compose.host_projects import host_project_files
 from reconciler.adapters.compose.own_hash import own_hash
 from reconciler.core.compose_names import ENVIRONMENT_NAME
@@ -58,7 +50,7 @@ from reconciler.core.errors import (
     StackGoneError,
     StartedOtherwiseError,
 )
-from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service, StartedAs
+from reconciler.core.model.compose import Container, Ending, Invocation, Project, ProjectFiles, Service, StartedAs
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -320,6 +312,14 @@ class DockerCompose:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
 
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        """How these containers (ids) ended, as far as the engine still knows. Raises EngineUnavailableError."""
+        return await self._engine.endings(containers)
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that a container has, whoever made it. Raises EngineUnavailableError."""
+        return await self._engine.names_in_use(names)
+
     async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
         names = {project}
         if project is None:
@@ -339,18 +339,9 @@ class DockerCompose:
 
         Compose finds out only after it has removed the old container. Raises NameTakenError, EngineUnavailableError.
         """
-        containers = await self._engine.find(f"{PROJECT_LABEL}={project.name}")
-        needed: dict[str, str] = {}
-        for service in services:
-            own = [container for container in containers if is_of_service(container, project.name, service)]
-            numbers = {number_of(container["Labels"]) for container in own}
-            count = (scale or {}).get(service, 1)
-            numbers |= set(range(1, count + 1)) if count > len(own) else set()
-            needed |= dict.fromkeys(container_names(project, service, numbers), service)
-        for container in await self._engine.named(needed):
-            for name in (name.lstrip("/") for name in container["Names"]):
-                if name in needed and not is_of_service(container, project.name, needed[name]):
-                    raise name_taken(project, needed[name], name, container)
+        own = await self._engine.find(f"{PROJECT_LABEL}={project.name}")
+        needed = needed_names(project, services, own, scale or {})
+        require_free(project, needed, await self._engine.named(needed))
 
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
