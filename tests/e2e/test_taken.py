@@ -141,7 +141,8 @@ def test_a_port_that_somebody_else_has(stack_server: MakeStackServer, holder: st
         said = f"(pid {os.getpid()})"
         assert f"web: port {taken} is taken by the process " in outcome["reason"]
     else:
-        with stranger(name, "--publish", f"127.0.0.1:{taken}:80") as identity:
+        publish = ("--network", f"{project.name}_default", "--publish", f"127.0.0.1:{taken}:80")
+        with stranger(name, *publish) as identity:
             outcome = server.sync()
         said = (
             f"port {taken} is taken by the container {name} ({identity[:12]}, image {IMAGE}, not of Compose, running)"

@@ -6,6 +6,7 @@ from reconciler.app.daemon import logs
 from reconciler.core.ports import Clock
 
 _JUMP = 60.0  # seconds; time synchronisation corrects less than that step by step
+_SLACK = 30.0  # seconds that a jump may be short of a round number
 _UNITS = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
 
 
@@ -29,7 +30,7 @@ class ClockWatch:
 
 def jump_sentence(seconds: float) -> str:
     """What a jump of the clock means, given how far it went."""
-    size, unit = next((known for known in _UNITS if abs(seconds) >= known[0]), _UNITS[-1])
+    size, unit = next((known for known in _UNITS if abs(seconds) + _SLACK >= known[0]), _UNITS[-1])
     count = round(abs(seconds) / size)
     length = f"{count} {unit}{'s' if count > 1 else ''}"
     how = f"back by {length}" if seconds < 0 else f"forward by {length}, or the machine was asleep that long"
