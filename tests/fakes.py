@@ -15,6 +15,7 @@ from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
+    ForeignKeyError,
     GitUnreachableError,
     NameTakenError,
     ReconcilerError,
@@ -147,8 +148,12 @@ class FakeDecryptor:
 
     journal: Journal
     error: ReconcilerError | None = None
+    key_error: ReconcilerError | None = None
+    foreign: set[bytes] = field(default_factory=set)  # sources for other keys
 
     async def identity(self) -> str:
+        if self.key_error is not None:
+            raise self.key_error
         return "fake"
 
     def read(self, name: str, data: bytes) -> Ciphertext:
@@ -170,6 +175,8 @@ class FakeDecryptor:
         self.journal.note(f"decrypt {name}")
         if self.error is not None:
             raise self.error
+        if data in self.foreign:
+            raise ForeignKeyError("is encrypted for other keys", where=name)
         return Secret(data)
 
 
@@ -495,12 +502,16 @@ class SilentMetrics:
         self.failures = 0
         self.engine_up: bool | None = None
         self.ages: dict[str, float | None] = {}
+        self.failing_decryptions: dict[str, str] = {}
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
 
     def fetched(self, environment: str, ok: bool, at: float) -> None: ...
 
     def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
+
+    def undecryptable(self, environment: str, reasons: Mapping[str, str]) -> None:
+        self.failing_decryptions = dict(reasons)
 
     def backed_up(self, environment: str, ok: bool) -> None: ...
 
@@ -513,7 +524,7 @@ class SilentMetrics:
     def observed(self, plan: Plan, at: float) -> None:
         self.plan = plan
 
-    def corrected(self, environment: str, targets: Sequence[str]) -> None:
+    def corrected(self, environment: str, targets: Sequence[str], at: float) -> None:
         self.corrections += targets
 
     def delivered(self, environment: str, seconds: float) -> None:

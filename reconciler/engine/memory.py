@@ -20,11 +20,15 @@ NEVER = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A revision that cannot be applied, remembered so that not every reconciliation decrypts it again."""
+    """A revision that cannot be applied, remembered so that not every reconciliation decrypts it again.
+
+    ``undecryptable`` gives, by target, why its source cannot be decrypted.
+    """
 
     subtree: str
     error: ReconcilerError
     until: float
+    undecryptable: Mapping[str, str]
 
 
 class Claims:
@@ -82,13 +86,15 @@ class Memory:
         self.stacks_observed_at = NEVER
         self.leftovers_cleared = False
 
-    def fail(self, revision: Revision, error: ReconcilerError, now: float) -> None:
-        self.failure = Failure(revision.subtree, error, now + _RETRY_FAILURE_AFTER)
+    def fail(
+        self, revision: Revision, error: ReconcilerError, now: float, undecryptable: Mapping[str, str] | None = None
+    ) -> None:
+        self.failure = Failure(revision.subtree, error, now + _RETRY_FAILURE_AFTER, dict(undecryptable or {}))
 
-    def failure_of(self, revision: Revision, now: float) -> ReconcilerError | None:
+    def failure_of(self, revision: Revision, now: float) -> Failure | None:
         """Why the revision cannot be applied, if that is known and recent."""
         failure = self.failure
-        return failure.error if failure and failure.subtree == revision.subtree and now < failure.until else None
+        return failure if failure and failure.subtree == revision.subtree and now < failure.until else None
 
     def keep_containers(self, containers: Mapping[str, frozenset[str]], prepared: Prepared, now: float) -> None:
         """Remember the containers, unless something about them is still to be done: the next reconciliation must find

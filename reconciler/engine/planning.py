@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import affected_services
 from reconciler.core.decide.classify import classify
-from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
+from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.errors import (
     EngineUnavailableError,
@@ -20,7 +20,6 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model.compose import Action, ActionKind, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
-from reconciler.core.model.runs import Result
 from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
@@ -31,8 +30,6 @@ from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import StackSides, hidden_values, judge_project
 from reconciler.engine.stack_health import stopped_by_somebody
-
-_RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +165,12 @@ async def _classified(
     suspension: Suspension,
 ) -> list[Change]:
     changes = []
-    corrections = _Corrections(ports, snapshot.desired.manifest.environment)
+    earlier = _Corrections(ports, snapshot.desired.manifest.environment)
     for state in snapshot.states:
         change = classify(state, take_over=state.target.id in permissions.take_over)
         change = await names.name_keys(ports, snapshot, change, plaintexts)
         change = suspended(change, suspension.of_target(state.target))
-        changes.append(suspended(change, corrections.conflicting_writer(change)))
+        changes.append(suspended(change, earlier.conflicting_writer(change)))
     names.keep(ports, snapshot)
     return changes
 
@@ -300,10 +297,8 @@ class _Corrections:
             return ""
         if self._times is None:
             self._times = {}
-            for run in self._ports.store.runs(self._environment, _RUNS_LOOKED_AT):
-                for corrected in run.changes if run.result is Result.CORRECTED else ():
-                    if corrected.kind == Kind.DRIFT:
-                        self._times.setdefault(corrected.path, []).append(run.started_at)
+            for corrected, at in corrections(self._ports.store.runs(self._environment, RUNS_LOOKED_AT)):
+                self._times.setdefault(corrected.path, []).append(at)
         return conflicting_writer(change, self._times.get(change.target.path, ()), self._ports.clock.now())
 
 

@@ -158,7 +158,8 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     renewed = [change.target for change in plan.changes if _is_renewed(plan, change)]
     stale = [target.id for target in renewed if target.stack not in restored]
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
-    ports.metrics.corrected(plan.environment, [*(f"{plan.environment}/{source}" for source in drifted), *stale])
+    corrected = [*(f"{plan.environment}/{source}" for source in drifted), *stale]
+    ports.metrics.corrected(plan.environment, corrected, ports.clock.now())
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
     away = planned.prepared.away

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import urllib.error
@@ -213,8 +214,8 @@ class Daemon:
                 return error.code, error.read().decode()
 
     def metrics(self) -> dict[str, float]:
-        """The scrape as {"name{labels}": value}."""
-        _, text = self.get("/metrics")
+        """The scrape as {"name{labels}": value}, without the label ``host``, which every series has."""
+        text = re.sub(r',host="[^"]*"|(?<={)host="[^"]*",?', "", self.get("/metrics")[1]).replace("{}", "")
         samples = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in samples}
 

@@ -258,7 +258,8 @@ class ServerConfig(Section):
         description="The environment this server follows, a directory below repository.path; or several."
     )
     host: Name = Field(
-        default_factory=socket.gethostname, description="This machine's name in a stack's hosts. Default: its hostname."
+        default_factory=socket.gethostname,
+        description="This machine's name in a stack's hosts, in metrics and alerts. Default: its hostname.",
     )
     repository: Repository = Field(description="The config repository.")
     decryption: Decryption = Field(default_factory=Decryption, description="The key and the program for decryption.")
