@@ -6,9 +6,8 @@ first scrape of a series.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from reconciler.adapters.disk import disk_state
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
@@ -369,21 +368,22 @@ class PrometheusMetrics(SourceMetrics):
     def tick(self, at: float) -> None:
         self._tick.set(at)
 
-    def watch_disk(self, state_dir: str) -> None:
-        """Show with every scrape what is free on the disk of the state directory."""
+    def watch_disk(self, measure: Callable[[], tuple[int, int, int]]) -> None:
+        """Show with every scrape what is free on the disk of the state directory: ``measure`` returns free bytes, free
+        inodes and all inodes, or raises OSError."""
         free_bytes = self._gauge("state_free_bytes", "Free space on the disk of the state directory.")
-        free_bytes.set_function(lambda: _disk_state(state_dir)[0])
+        free_bytes.set_function(lambda: _disk_state(measure)[0])
         free_inodes = self._gauge("state_free_inodes", "Free inodes there; -1: it has no fixed number of them.")
-        free_inodes.set_function(lambda: _disk_state(state_dir)[1])
+        free_inodes.set_function(lambda: _disk_state(measure)[1])
 
     def announced(self, code: int) -> None:
         """The webhook has answered a request with this HTTP status."""
         self._webhook.labels(code).inc()
 
 
-def _disk_state(path: str) -> tuple[float, float]:
+def _disk_state(measure: Callable[[], tuple[int, int, int]]) -> tuple[float, float]:
     try:
-        free_bytes, free_inodes, inodes = disk_state(path)
+        free_bytes, free_inodes, inodes = measure()
     except OSError:
         return float("nan"), float("nan")
     return free_bytes, free_inodes if inodes else -1

@@ -147,7 +147,7 @@ def busy() -> PrometheusMetrics:
     metrics.recreated("production", "app", "api", "ok")
     metrics.health("production", [stack_of("app", api=True)], 103.0)
     metrics.engine("production", True)
-    metrics.watch_disk("/")
+    metrics.watch_disk(lambda: (5000, 7, 100))
     metrics.corrected("production", [API.id], 103.0)
     metrics.rotated("production", API.id, 99.0)
     metrics.rolled_back("production", "local", True)
@@ -600,11 +600,10 @@ def test_an_environment_without_stacks_has_no_engine() -> None:
     assert b"reconciler_engine_up{" not in metrics.render()
 
 
-def test_a_disk_shows_what_is_free_at_the_scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_shows_what_is_free_at_the_scrape() -> None:
     metrics = PrometheusMetrics("1.2.3", ["production"], host="web-1")
-    metrics.watch_disk(str(tmp_path))
     states = iter([(5000, 7, 100), (5000, 7, 100), (4000, 0, 0), (4000, 0, 0)])
-    monkeypatch.setattr("reconciler.adapters.metrics.disk_state", lambda _: next(states))
+    metrics.watch_disk(lambda: next(states))
     assert b'reconciler_state_free_bytes{host="web-1"} 5000.0\n' in (first := metrics.render())
     assert b'reconciler_state_free_inodes{host="web-1"} 7.0\n' in first
     assert b'reconciler_state_free_inodes{host="web-1"} -1.0\n' in metrics.render()
