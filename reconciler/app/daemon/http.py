@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -47,7 +47,7 @@ class Views:
     store: Store
     render_metrics: Callable[[], bytes]
     serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
-    webhook_secret: bytes | None = None
+    webhook_secret: bytes | None = field(default=None, repr=False)
     announced: Callable[[int], None] = lambda _: None
 
     async def status(self) -> dict[str, Any]:
