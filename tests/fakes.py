@@ -27,7 +27,17 @@ from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
 from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, RevertState, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack, Target
+from reconciler.core.model.targets import (
+    Check,
+    Format,
+    HttpCheck,
+    LiveFile,
+    Manifest,
+    OnDrift,
+    Ownership,
+    Stack,
+    Target,
+)
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry
@@ -536,6 +546,7 @@ class World:
         self.probe = FakeProbe()
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
+        self.reported: set[str] = set()  # sources whose hand edits are only reported
         self.run_numbers = itertools.count()  # no two processes give the same
 
     def commit(self, name: str, **files: str) -> None:
@@ -575,7 +586,8 @@ class World:
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
         def target(source: str) -> Target:
             stack = self.compose.stack_of(_service(source))
-            return Target(environment, source, f"{APP}/{source}", stack=stack, **self.target_fields)  # type: ignore[arg-type]
+            fields = {**self.target_fields, **({"on_drift": OnDrift.REPORT} if source in self.reported else {})}
+            return Target(environment, source, f"{APP}/{source}", stack=stack, **fields)  # type: ignore[arg-type]
 
         return Manifest(environment, (self.stack, *self.other_stacks), tuple(map(target, text.decode().split())))
 

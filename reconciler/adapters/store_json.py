@@ -71,4 +71,5 @@ def _run_change_from_json(data: dict[str, Any]) -> RunChange:
 
 
 def action_from_json(data: dict[str, Any]) -> Action:
-    return Action(**{**data, "kind": ActionKind(data["kind"])})
+    stale = data["stale"] if isinstance(data["stale"], list) else ()  # an earlier version only noted whether
+    return Action(**{**data, "kind": ActionKind(data["kind"]), "stale": tuple(stale)})

@@ -185,6 +185,22 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
     return Snapshot(desired, tuple(states), live, ownership, applied)
 
 
+Fingerprint = tuple[str | None, str, float]
+"""What git wants of a live file (its digest), the digest of the bytes it has, and when they were written (epoch
+seconds; "" and 0 where there is no file)."""
+
+
+def fingerprints(ports: Ports, snapshot: Snapshot) -> dict[str, Fingerprint]:
+    """Every live file by its path, keys that are left to the server included."""
+    files = ((state, snapshot.live[state.target.path]) for state in snapshot.states)
+    return {
+        state.target.path: (
+            (state.desired, ports.digest(file.data.reveal()), file.modified_at) if file else (state.desired, "", 0.0)
+        )
+        for state, file in files
+    }
+
+
 def _orphans(environment: str, applied: Mapping[str, Applied], desired: Collection[str]) -> list[Target]:
     """Targets that we once wrote and git no longer names."""
     return [

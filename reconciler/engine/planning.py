@@ -11,16 +11,17 @@ from reconciler.core.decide import affected_services
 from reconciler.core.decide.classify import classify
 from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
-from reconciler.core.errors import GuardError, ModelRefusedError, StartedOtherwiseError
-from reconciler.core.model.compose import Action, Container, Project
+from reconciler.core.dotenv.readings import known_variables
+from reconciler.core.errors import GuardError, ModelRefusedError, ReconcilerError, StartedOtherwiseError
+from reconciler.core.model.compose import Action, Container, ManagedFile, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
 from reconciler.core.model.runs import Result
-from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack
+from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.guards import file_problems
 from reconciler.engine.key_names import KeyNames, desired_bytes
-from reconciler.engine.observe import Plaintexts, Snapshot
+from reconciler.engine.observe import Plaintexts, Snapshot, last_written
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import StackSides, hidden_values, judge_project
 
@@ -29,13 +30,13 @@ _RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow 
 
 @dataclass(frozen=True, slots=True)
 class StackView:
-    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and the names
-    of the keys in its managed env files, by path."""
+    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and its env
+    files that git manages, by path."""
 
     stack: Stack
     before: Project | None
     containers: tuple[Container, ...]
-    managed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    managed: Mapping[str, ManagedFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ async def prepare(
     files = ProjectFileGuard(ports, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
     problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
-    planning = _StackPlanning(ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files)
+    planning = _StackPlanning(
+        ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts
+    )
     for stack in stacks:
         if look_at_stacks or planning.concerns(stack):
             await planning.plan(stack)
@@ -141,8 +144,8 @@ def _held(change: Change, held: Collection[str]) -> Change:
 
 @dataclass(slots=True)
 class _StackPlanning:
-    """Plans stack by stack. ``held`` says by stack why it is not touched; ``unresolved`` why older values stay in its
-    containers, "" where they do not."""
+    """Plans stack by stack. ``held`` says by stack why it is not touched; ``unresolved`` by live path why containers
+    keep an older version of the file."""
 
     ports: Ports
     snapshot: Snapshot
@@ -152,6 +155,7 @@ class _StackPlanning:
     suspension: Suspension
     permissions: Permissions
     files: ProjectFileGuard
+    plaintexts: Plaintexts
     views: dict[str, StackView] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -169,7 +173,7 @@ class _StackPlanning:
         touched, pending = self._touched(stack), self._pending(stack)
         staged = {change.target.path: self.staged[change.target.path] for change in touched}
         try:
-            managed = await _managed_keys(self.ports, self.snapshot, stack, self.staged)
+            managed = await _managed_files(self.ports, self.snapshot, stack, self.staged, self.plaintexts)
             view, after = await _look_at_stack(self.ports, stack, managed, staged)
         except StartedOtherwiseError as error:
             self.held.append((stack.name, str(error)))
@@ -179,10 +183,11 @@ class _StackPlanning:
             return
         self.views[stack.name] = view
         due = affected(view, after, touched, self.pending_restarts)
-        reason = self.suspension.of_stack(stack.name) or _reported(self.snapshot, stack)
-        if not touched and not pending and reason:
-            self.unresolved[stack.name] = _due_sentence(due, reason) if not _edited(self.changes, stack) else ""
-            return
+        env_files = await _env_files(self.ports, self.snapshot, stack)
+        notes = affected_services.notes(stack, after, view.containers, env_files, managed)
+        self.notes[stack.name] = tuple(notes)
+        if not touched and not pending:
+            due = self._renewable(stack, due)
         if due or touched:
             self.problems += await self.files.refusals(stack, staged)
         hidden = hidden_values(self.snapshot, self.staged, stack)
@@ -194,11 +199,36 @@ class _StackPlanning:
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
         if verdict.hold:
             self.held.append((stack.name, verdict.hold))
-            self.unresolved[stack.name] = "its stack is held" if any(action.stale for action in due) else ""
+            self._leave(due, "its stack is held")
         else:
             self.actions += due
-        env_files = await _env_files(self.ports, self.snapshot, stack)
-        self.notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
+
+    def _renewable(self, stack: Stack, due: Sequence[Action]) -> tuple[Action, ...]:
+        """Of the actions that are due only because containers have older versions of files, those that may happen."""
+        reasons = [self.suspension.of_stack(stack.name) or self._reported(action) for action in due]
+        left = [action for action, reason in zip(due, reasons, strict=True) if reason]
+        for action, reason in zip(due, reasons, strict=True):
+            self._leave([action], reason)
+        remaining = tuple(action for action in due if action not in left)
+        return remaining if any(action.stale for action in remaining) or not left else ()
+
+    def _reported(self, action: Action) -> str:
+        """Why a container keeps older versions of files: what is to be done about each of them; "" where one asks for
+        more."""
+        reasons = []
+        for state in self.snapshot.states:
+            if state.target.path in action.stale:
+                reported = "on_drift is report" if state.target.on_drift is OnDrift.REPORT else ""
+                reasons.append(self.suspension.of_target(state.target) or reported)
+        return reasons[0] if reasons and all(reasons) else ""
+
+    def _leave(self, due: Sequence[Action], reason: str) -> None:
+        """Note at the files why containers keep an older version. Where a hand edit stays in one, it is the file that
+        is not right, not the container."""
+        edited = {change.target.path for change in self.changes if change.drifted}
+        for action in due if reason else ():
+            for path in set(action.stale) - edited:
+                self.unresolved.setdefault(path, f"{action.service}: {action.reason}; {reason}")
 
     def _touched(self, stack: Stack) -> list[Change]:
         return [change for change in self.changes if change.writes and change.target.stack == stack.name]
@@ -229,7 +259,7 @@ class _Corrections:
 
 
 async def _look_at_stack(
-    ports: Ports, stack: Stack, managed: Mapping[str, frozenset[str]], staged: Mapping[str, Secret | None]
+    ports: Ports, stack: Stack, managed: Mapping[str, ManagedFile], staged: Mapping[str, Secret | None]
 ) -> tuple[StackView, Project | None]:
     """The stack as it is now, and its project with what is staged. Raises ModelRefusedError where Compose refuses that;
     where it refuses the project before the change, that blames nobody. Raises StartedOtherwiseError."""
@@ -260,24 +290,38 @@ async def _env_files(ports: Ports, snapshot: Snapshot, stack: Stack) -> dict[str
     return {path: await ports.host.resolve(path) for path in paths}
 
 
-async def _managed_keys(
-    ports: Ports, snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None]
-) -> dict[str, frozenset[str]]:
-    """The keys of the stack's env files, those on disk and those about to be, by path: as it is written, and with its
-    links resolved."""
-    managed: dict[str, frozenset[str]] = {}
-    targets = [state.target for state in snapshot.states if state.target.stack == stack.name]
-    for target in targets:
-        if target.parser is Parser.OPAQUE:
+async def _managed_files(
+    ports: Ports, snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None], plaintexts: Plaintexts
+) -> dict[str, ManagedFile]:
+    """The stack's env files by path: as it is written, and with its links resolved."""
+    managed: dict[str, ManagedFile] = {}
+    for state in snapshot.states:
+        target = state.target
+        if target.stack != stack.name or target.parser is Parser.OPAQUE:
             continue
         live = snapshot.live[target.path]
+        versions = [live.data if live else None, staged.get(target.path)]
+        if state.last not in (None, state.live, state.desired):  # somebody else brought it from there to here
+            versions.append(await _last_written(ports, snapshot, target, plaintexts))
         keys: set[str] = set()
-        for data in (live.data if live else None, staged.get(target.path)):
+        values: dict[str, str] = {}
+        for data in versions:
             with contextlib.suppress(EnvFileError):  # nobody can read it: it gives no container a key
                 keys |= {entry.key for entry in read_entries(data.reveal() if data else b"", target.parser)}
+        with contextlib.suppress(EnvFileError):
+            now = staged[target.path] if target.path in staged else versions[0]
+            values = known_variables(now.reveal() if now else b"", target.parser)
         for path in (target.path, await ports.host.resolve(target.path)):
-            managed[path] = frozenset(keys)
+            managed[path] = ManagedFile(target.path, frozenset(keys), values)
     return managed
+
+
+async def _last_written(ports: Ports, snapshot: Snapshot, target: Target, plaintexts: Plaintexts) -> Secret | None:
+    """What was last applied to a live file; None where that is no longer known."""
+    with contextlib.suppress(ReconcilerError):  # its keys are a help, and nothing waits for them
+        data = await last_written(ports, target, snapshot.applied[target.path], plaintexts)
+        return None if data is None else Secret(data)
+    return None
 
 
 def affected(
@@ -298,41 +342,19 @@ def affected(
     )
 
 
-def _reported(snapshot: Snapshot, stack: Stack) -> str:
-    """Why older values in a stack's containers are only reported: all of its env files say so. Else ""."""
-    policies = {
-        target.on_drift
-        for target in snapshot.desired.manifest.targets
-        if target.stack == stack.name and target.parser is not Parser.OPAQUE
-    }
-    return "on_drift is report" if policies == {OnDrift.REPORT} else ""
-
-
-def _edited(changes: Sequence[Change], stack: Stack) -> bool:
-    """Whether a hand edit stays in one of its files: then it is the file that is not right, not the container."""
-    return any(change.drifted for change in changes if change.target.stack == stack.name)
-
-
-def _due_sentence(due: Sequence[Action], reason: str) -> str:
-    """What the services would need, and why they do not get it; "" where they need nothing."""
-    return "; ".join([*(f"{action.service}: {action.reason}" for action in due), reason]) if due else ""
-
-
 def _mark_stale(
     changes: Sequence[Change], actions: Sequence[Action], unresolved: Mapping[str, str]
 ) -> tuple[Change, ...]:
-    """Note at the env files of a stack that its containers run older values; ``unresolved`` says why that stays."""
-    stale = {action.stack for action in actions if action.stale} | {
-        name for name, reason in unresolved.items() if reason
-    }
-    return tuple(_stale(change, unresolved) if change.target.stack in stale else change for change in changes)
+    """Note at each file of which a container has an older version; ``unresolved`` says by path why that stays."""
+    stale = {path for action in actions for path in action.stale} | unresolved.keys()
+    return tuple(_stale(change, unresolved) if change.target.path in stale else change for change in changes)
 
 
 def _stale(change: Change, unresolved: Mapping[str, str]) -> Change:
-    if change.target.parser is Parser.OPAQUE or change.writes:
+    if change.writes:
         return change
     marked = replace(change, aspects=change.aspects | {Aspect.STALE})
-    reason = unresolved.get(change.target.stack or "")
+    reason = unresolved.get(change.target.path)
     if not reason or change.effect is not Effect.NONE:
         return marked
     return replace(marked, effect=Effect.REPORT, reason=reason)

@@ -22,7 +22,7 @@ from reconciler.core.fidelity.guard import (
     made_by_same_compose,
     unnamed_edits,
 )
-from reconciler.core.model.compose import Action, ActionKind, Container, Project
+from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Parser, Stack, environment_of
 from reconciler.core.ports import Ports
@@ -36,13 +36,13 @@ _ALLOW = "the server configuration must set allow_compose_files: true for that"
 @dataclass(frozen=True, slots=True)
 class StackSides:
     """A stack before (None where Compose cannot resolve it) and after a change, with its containers; ``managed`` are
-    the keys of its env files in git, by path, ``pending`` the services whose change passed the guard before."""
+    its env files in git, by path, ``pending`` the services whose change passed the guard before."""
 
     stack: Stack
     before: Project | None
     after: Project | None
     containers: Sequence[Container]
-    managed: Mapping[str, frozenset[str]]
+    managed: Mapping[str, ManagedFile]
     pending: frozenset[str] = frozenset()
     hidden: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -112,7 +112,7 @@ def grants(settings: Settings, stack: Stack) -> frozenset[str]:
     return frozenset(word for name in names for word in settings.git_may_change.get(name, ()))
 
 
-def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, frozenset[str]]) -> frozenset[str]:
+def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, ManagedFile]) -> frozenset[str]:
     """The variables of a service that managed files explain, which Compose reads for it before or after the change."""
     projects = [project for project in (sides.now, sides.after) if project and service in project.services]
     return frozenset(key for project in projects for key in managed_keys(project, project.services[service], managed))

@@ -18,7 +18,7 @@ from reconciler.core.ports import Ports
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.memory import NEVER, Claims, Memory
-from reconciler.engine.observe import Desired, Plaintexts, Snapshot, load_desired, observe
+from reconciler.engine.observe import Desired, Plaintexts, Snapshot, fingerprints, load_desired, observe
 from reconciler.engine.operator_requests import carry_out, named_revision
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Permissions, Prepared, prepare
@@ -246,8 +246,10 @@ class _Reconciliation:
         record = ports.store.environment(self.environment)
         suspension = suspension_of(record, ports.clock.now(), unfinished)
         pending_restarts, _ = suspension.split(ports.store.pending_restarts(self.environment))
+        files = fingerprints(ports, snapshot)
+        memory.look_again_if_moved(files)
         containers = None if dry_run else await self._containers_if_due(snapshot.desired)
-        moved = containers is not None and containers != memory.containers
+        moved = containers is not None and (containers, files) != (memory.containers, memory.files)
         begun = unfinished.changes if unfinished else ()
         prepared = await prepare(
             ports,
@@ -265,7 +267,7 @@ class _Reconciliation:
             suspension=suspension,
         )
         if containers is not None:
-            memory.keep_containers(containers, prepared, ports.clock.monotonic())
+            memory.keep_containers(containers, files, prepared, ports.clock.monotonic())
         if self.request.accept_projects and not prepared.accepted:
             self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
         return memory.with_notes(prepared, snapshot.desired.manifest.stacks)

@@ -71,7 +71,7 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     pinned = ", where it is pinned" if record.pin else ""
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
     arrived = _is_whole(plan) and (record.applied is None or record.applied.subtree != plan.revision.subtree)
-    new = _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
+    new = _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
     if record.degraded or arrived or new:
         return _end(_open(ports, snapshot, prepared, trigger), result, reason, healthy=True)
     if _is_whole(plan):
@@ -260,7 +260,7 @@ def _end(
         reason,
         at=now,
         record=record,
-        applied=_applied(planned.snapshot, after, now),
+        applied=_applied(planned.snapshot, planned.prepared, after, now),
         forgotten=_forgotten(planned.snapshot, after),
         pending_restarts=transaction.run.actions if pending else (),
         settled=(*transaction.run.actions, *_obsolete(ports, planned.prepared)) if wrote else (),
@@ -283,8 +283,8 @@ def _publish_delivery(ports: Ports, record: EnvironmentRecord, revision: Revisio
 
 def _is_renewed(plan: Plan, change: Change) -> bool:
     """Whether the plan renews the containers that run older values of the file."""
-    renewed = {action.stack for action in plan.actions if action.stale}
-    return Aspect.STALE in change.aspects and change.target.stack in renewed
+    renewed = {path for action in plan.actions for path in action.stale}
+    return Aspect.STALE in change.aspects and change.target.path in renewed
 
 
 def _carried_out(plan: Plan) -> Plan:
@@ -301,15 +301,23 @@ def _carried_out(plan: Plan) -> Plan:
     return replace(plan, changes=changes, actions=())
 
 
-def _applied(snapshot: Snapshot, plan: Plan, at: float) -> list[Applied]:
-    """The targets in sync of which the store does not know that yet."""
+def _applied(snapshot: Snapshot, prepared: Prepared, plan: Plan, at: float) -> list[Applied]:
+    """The targets in sync, after the ``plan``, of which the store does not know that yet.
+
+    Where somebody else has brought a file to what git has now, that counts once no container has an older version: what
+    was last applied says what such a container may have.
+    """
     new = []
+    written = {change.target.path for change in prepared.plan.writes}
     desired = set(snapshot.desired.manifest.targets)
     for change in plan.changes:
         target, digest = change.target, snapshot.desired.digests.get(change.target.source)
         if change.kind is not Kind.IN_SYNC or digest is None or target not in desired:
             continue
         known = snapshot.applied.get(target.path)
+        seen = target.stack is None or (target.stack in prepared.views and Aspect.STALE not in change.aspects)
+        if known is not None and known.digest != digest and target.path not in written and not seen:
+            continue
         fact = Applied(
             target.source, target.path, digest, target.mode, plan.revision.commit, at, target.stack, target.prune
         )

@@ -345,7 +345,8 @@ async def test_a_stale_container_of_a_paused_stack_is_reported_and_left(world: W
     assert "container runs older values of A; paused until" in outcome.reason
     assert world.compose.running["api"].environment == {"A": "old"}
     assert world.metrics.plan is not None
-    assert all(Aspect.STALE in change.aspects for change in world.metrics.plan.changes)
+    stale_targets = {change.target.path for change in world.metrics.plan.changes if Aspect.STALE in change.aspects}
+    assert stale_targets == {API}
     world.store.record = record
     assert (await reconcile_once(world)).result is Result.CORRECTED
 

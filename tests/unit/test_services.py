@@ -13,7 +13,7 @@ from reconciler.core.decide.affected_services import affected, notes, stale_keys
 from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
-from tests.support.fidelity import edited
+from tests.support.fidelity import edited, managing
 
 STACK = Stack("production", "app", "/opt/app", one_shot=frozenset({"migrate"}))
 FILE = "/opt/app/api.env"
@@ -79,7 +79,7 @@ def decide(
         made,
         changed or {},
         pending_restarts,
-        managed={FILE: keys if managed is None else managed},
+        managed=managing({FILE: keys if managed is None else managed}),
     )
 
 
@@ -195,7 +195,7 @@ def test_stale_container_is_recreated_though_no_file_changed() -> None:
     now = project(service(environment={"KEY": "2"}))
     old = container(service(environment={"KEY": "1"}))
     (action,) = decide(now, now, [old])
-    assert action == Action("app", "api", ActionKind.RECREATE, "container runs older values of KEY", stale=True)
+    assert action == Action("app", "api", ActionKind.RECREATE, "container runs older values of KEY", stale=(FILE,))
 
 
 def test_one_stale_replica_is_enough() -> None:
@@ -220,7 +220,7 @@ def test_change_that_meets_stale_containers_says_so() -> None:
     """The containers missed an earlier change as well: more than this revision's keys is wrong with them."""
     before, after = project(service(environment={"KEY": "2"})), project(service(environment={"KEY": "3"}))
     (action,) = decide(before, after, [container(service(environment={"KEY": "1"}))])
-    assert (action.reason, action.stale) == ("KEY changed", True)
+    assert (action.reason, action.stale) == ("KEY changed", (FILE,))
 
 
 # --- who is left alone ---
@@ -246,7 +246,7 @@ BEFORE, AFTER = project(service()), project(service(environment={"KEY": "2"}))
     ],
 )
 def test_services_stopped_on_purpose_are_not_touched(containers: list[Container], touched: bool) -> None:
-    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed={FILE: {"KEY"}})
+    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed=managing({FILE: {"KEY"}}))
     assert kinds(actions) == ({"api": ActionKind.RECREATE} if touched else {})
 
 
@@ -492,14 +492,14 @@ def recreate(name: str = "api") -> list[Action]:
 def test_values_from_a_shell_that_a_recreate_would_lose_are_named() -> None:
     before = project(service(environment={"KEY": "1", "VERSION": ""}))
     started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "1", "VERSION": "v2"})
-    (problem,) = edited(before, [started], recreate(), {FILE: {"KEY"}})
+    (problem,) = edited(before, [started], recreate(), managing({FILE: {"KEY"}}))
     assert "VERSION" in problem
     assert "v2" not in problem
 
 
 def test_an_image_that_a_recreate_would_change_is_named() -> None:
     before = project(service(fields={"image": "app:latest"}))
-    (problem,) = edited(before, [container(image="app:v2")], recreate(), {FILE: {"KEY"}})
+    (problem,) = edited(before, [container(image="app:v2")], recreate(), managing({FILE: {"KEY"}}))
     assert problem == "api: image: the container has app:v2, the project now says app:latest"
 
 
@@ -513,7 +513,7 @@ def test_an_image_that_a_recreate_would_change_is_named() -> None:
 )
 def test_what_a_recreate_does_not_change_is_not_a_problem(started: Container, actions: list[Action]) -> None:
     before = project(service(fields={"image": "app:v1"}), service("worker"))
-    assert edited(before, [started], actions, {FILE: {"KEY", *IMAGE_ENVIRONMENT}}) == []
+    assert edited(before, [started], actions, managing({FILE: {"KEY", *IMAGE_ENVIRONMENT}})) == []
 
 
 # --- which file explains a key, and what is only noted ---
@@ -523,7 +523,7 @@ def test_a_key_is_explained_by_a_file_that_compose_reads_only() -> None:
     """Case env-file-1: prod.env is managed and holds the name, and this project does not interpolate with it."""
     before = project(service(environment={"KEY": "", "OWN": "1"}))
     started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "secret", "OWN": "1"})
-    managed = {FILE: {"OWN"}, "/opt/app/prod.env": {"KEY"}}
+    managed = managing({FILE: {"OWN"}, "/opt/app/prod.env": {"KEY"}})
     (problem,) = edited(before, [started], recreate(), managed)
     assert "environment: KEY differs, and no managed file that it reads explains that" in problem
     assert affected(STACK, before, before, [started], {}, managed=managed) == ()
@@ -536,7 +536,7 @@ def test_a_key_is_explained_by_a_managed_file_that_its_value_is_interpolated_fro
         environments=frozenset({"/opt/app/prod.env"}),
     )
     started = container(environment={**IMAGE_ENVIRONMENT, "PASSWORD": "1"})
-    managed = {"/opt/app/prod.env": {"DB_PASSWORD"}}
+    managed = managing({"/opt/app/prod.env": {"DB_PASSWORD"}})
     (action,) = affected(STACK, after, after, [started], {}, managed=managed)
     assert action.reason == "container runs older values of PASSWORD"
     assert edited(after, [started], [action], managed) == []
@@ -583,10 +583,10 @@ def test_what_holds_nothing_is_noted() -> None:
     )
     env_files = {path: path for path in (FILE, "/opt/app/.env", "/opt/app/conf/mounted.env", "/opt/app/prod.env")}
     containers = [container(), container("gone"), container("stopped", state="exited"), container("broken")]
-    assert notes(STACK, here, containers, env_files) == [
+    assert notes(STACK, here, containers, env_files, {}) == [
         "stack app: prod.env: no service reads this env file",
         "stack app: gone still runs, and the project has no such service any more. "
         "`docker compose -p blue up -d --remove-orphans` in /opt/app removes it",
         "stack app: left out broken, which Compose cannot resolve: x.env: the env file does not exist",
     ]
-    assert notes(STACK, None, containers, env_files) == []
+    assert notes(STACK, None, containers, env_files, {}) == []

@@ -145,6 +145,16 @@ class Container:
     image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class ManagedFile:
+    """An env file that git manages, at its live ``path``. ``keys`` are those that it has, is about to have, or had when
+    it was last applied; ``values`` are what it gives now, as far as it alone says that."""
+
+    path: str
+    keys: frozenset[str]
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
 class ActionKind(StrEnum):
     RECREATE = "recreate"
     RESTART = "restart"
@@ -155,9 +165,9 @@ class ActionKind(StrEnum):
 class Action:
     """What one service needs, and the reason in words.
 
-    ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale``: its
-    containers run older values than the files held before this change. ``scale`` is the number of containers to keep,
-    None for the number that the project says.
+    ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale`` are the
+    live paths of the files of which its containers have an older version than the one before this change. ``scale`` is
+    the number of containers to keep, None for the number that the project says.
     """
 
     stack: str
@@ -166,7 +176,7 @@ class Action:
     reason: str
     signal: str = ""
     force: bool = False
-    stale: bool = False
+    stale: tuple[str, ...] = ()
     scale: int | None = None
 
 
