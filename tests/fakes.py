@@ -20,7 +20,7 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.compose import Action, Container, Project, ProjectFiles, Service, StackHealth
+from reconciler.core.model.compose import Action, Container, Project, ProjectFiles, Service, Sight, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
@@ -191,6 +191,7 @@ def iv(value: str) -> str:
 class FakeHost:
     journal: Journal
     files: dict[str, LiveFile] = field(default_factory=dict)
+    sights: dict[str, Sight] = field(default_factory=dict)
 
     def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
         self.files[path] = LiveFile(Secret(data), mode, 0, 0)
@@ -204,9 +205,16 @@ class FakeHost:
         return self.files.get(path)
 
     async def write(
-        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+        self,
+        path: str,
+        data: Secret,
+        *,
+        mode: int,
+        ownership: Ownership,
+        replaces: LiveFile | None,
+        in_place: bool = False,
     ) -> None:
-        self.journal.note(f"write {path}")
+        self.journal.note(f"{'overwrite' if in_place else 'write'} {path}")
         if self.files.get(path) != replaces:
             raise ChangedMeanwhileError("changed", where=path)
         self.files[path] = LiveFile(data, mode, ownership.uid or 0, ownership.gid or 0)
@@ -217,6 +225,9 @@ class FakeHost:
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership()
+
+    async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
+        return self.sights.get(path, Sight.UNKNOWN)
 
     async def resolve(self, path: str) -> str:
         return path

@@ -92,8 +92,8 @@ class Memory:
         return failure.error if failure and failure.subtree == revision.subtree and now < failure.until else None
 
     def look_again_if_moved(self, files: Mapping[str, Fingerprint]) -> None:
-        """Look at the containers now if a live file, or what git wants of it, has changed since they were last looked at:
-        whoever changed it, what they run with may be older by now."""
+        """Look at the containers now if a live file, or what git wants of it, has changed since the last look: whoever
+        changed it, what they run with may be older by now."""
         if files != self.files:
             self.stacks_observed_at = NEVER
 

@@ -11,6 +11,7 @@ from reconciler.core.dotenv.ignored_keys import without_keys
 from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import (
     BadCiphertextError,
+    ChangedMeanwhileError,
     ForeignKeyError,
     GuardError,
     KeyUnavailableError,
@@ -199,6 +200,14 @@ def fingerprints(ports: Ports, snapshot: Snapshot) -> dict[str, Fingerprint]:
         )
         for state, file in files
     }
+
+
+async def require_unmoved(ports: Ports, expected: Mapping[str, Secret | None]) -> None:
+    """Raise ChangedMeanwhileError if a live file has other content than expected (None: there is none)."""
+    files = await asyncio.gather(*(ports.host.read(path) for path in expected))
+    for (path, content), file in zip(expected.items(), files, strict=True):
+        if (None if file is None else file.data) != content:
+            raise ChangedMeanwhileError("somebody changed the live file meanwhile", where=path)
 
 
 def _orphans(environment: str, applied: Mapping[str, Applied], desired: Collection[str]) -> list[Target]:

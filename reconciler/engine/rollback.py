@@ -21,9 +21,9 @@ from reconciler.core.ports import Ports
 from reconciler.engine.backup import entry_of, find_backup, take_backup
 from reconciler.engine.execute import Transaction, act, beside, matches, verify
 from reconciler.engine.phases import phase
-from reconciler.engine.planning import StackView
 from reconciler.engine.project_guard import hold_of_rollback
 from reconciler.engine.restore import restore_entry
+from reconciler.engine.stack_planning import StackView
 
 
 async def roll_back(

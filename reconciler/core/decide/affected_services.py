@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.core.fidelity.differences import differing_variables
-from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Service
+from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Service, Sight
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
 from reconciler.core.text import key_name, listed
@@ -23,6 +23,17 @@ _STOPPED_CODES = frozenset({0, 130, 137, 143})
 _RUNNING = frozenset({"running", "paused", "restarting"})
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
 _NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
+
+
+@dataclass(frozen=True, slots=True)
+class MountedFiles:
+    """Live files by path, for services that mount them: ``policies`` say what a change means for those. A file that is
+    ``replaced`` is another one under the same name: a container that mounts it by itself keeps the old one until it
+    starts again. ``sights`` are by service and path what running containers have of such a file."""
+
+    policies: Mapping[str, OnChange] = field(default_factory=dict)
+    replaced: frozenset[str] = frozenset()
+    sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,7 @@ def affected(
     pending_restarts: Iterable[Action] = (),
     *,
     managed: Mapping[str, ManagedFile],
+    mounts: MountedFiles = MountedFiles(),
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
@@ -60,7 +72,7 @@ def affected(
         service = after.services[name]
         old = before.services.get(name) if before else None
         blame = _Blame(before or after, after, managed)
-        own = [*_own_causes(old, service, present[name], blame), *_mount_causes(stack, service, changed)]
+        own = [*_own_causes(old, service, present[name], blame), *_mount_causes(stack, service, changed, mounts)]
         if own:
             causes[name] = own
     pending = {action.service: action for action in pending_restarts if action.service in after.services}
@@ -165,6 +177,21 @@ def unexplained_keys(
     """Names of the variables that a running container has otherwise than the service, and no managed file gives it."""
     keys = {*stale_keys(service, containers)}
     return sorted(keys - managed_keys(project, service, managed)) if keys else []
+
+
+def reads(project: Project, service: str, path: str) -> bool:
+    """Whether the service gets something of the file: as variables, by interpolation, or mounted."""
+    known = project.services.get(service)
+    if known is None:
+        return False
+    return path in known.env_files | project.environments or _mounts(known, path)
+
+
+def needed_by(project: Project, actions: Iterable[Action], services: Collection[str]) -> bool:
+    """Whether one of these ``services`` would have to follow what is done to another one."""
+    owners = {action.service for action in actions if action.kind is not ActionKind.SIGNAL} - {*services}
+    guests = [project.services[name] for name in services if name in project.services]
+    return any(owners & (guest.namespace_of | guest.volumes_of | guest.restarts_with) for guest in guests)
 
 
 def is_stopped_on_purpose(stack: Stack, container: Container) -> bool:
@@ -281,16 +308,36 @@ def _parts(definition: Secret) -> dict[str, Any]:
 # --- files that a service mounts ---
 
 
-def _mount_causes(stack: Stack, service: Service, changed: Mapping[str, OnChange]) -> Iterator[_Cause]:
+def _mount_causes(
+    stack: Stack, service: Service, changed: Mapping[str, OnChange], mounts: MountedFiles
+) -> Iterator[_Cause]:
+    sights = mounts.sights.get(service.name, {})
     by_effect: dict[OnChange, list[str]] = {}
-    for path in sorted(changed):
-        if changed[path].mode is not ChangeMode.NONE and any(_holds(source, path) for source in service.sources):
-            by_effect.setdefault(changed[path], []).append(_shown(stack, path))
+    for path in sorted(changed.keys() | mounts.replaced):
+        effect = changed.get(path, mounts.policies.get(path, OnChange()))
+        alone = path in service.sources and (path in mounts.replaced or sights.get(path) in (Sight.EQUAL, Sight.OTHER))
+        if alone and effect.mode in (ChangeMode.SIGNAL, ChangeMode.NONE):
+            said = "none" if effect.mode is ChangeMode.NONE else f"signal:{effect.signal}"
+            reason = f"mounts {_shown(stack, path)} by itself, and sees the new file only once it restarts"
+            reason += f" (on_change: {said} is not enough)"
+            yield _Cause(ActionKind.RESTART, reason)
+        elif effect.mode is not ChangeMode.NONE and (alone or (path in changed and _mounts(service, path))):
+            by_effect.setdefault(effect, []).append(_shown(stack, path))
+    for path in sorted(sights.keys() - changed.keys() - mounts.replaced):
+        if sights[path] is Sight.OTHER:
+            recreate = mounts.policies.get(path, OnChange()).mode is ChangeMode.RECREATE
+            kind = ActionKind.RECREATE if recreate else ActionKind.RESTART
+            reason = f"mounts {_shown(stack, path)} by itself, and still has the file that was there before"
+            yield _Cause(kind, reason, force=recreate, stale=(path,))
     for effect, paths in by_effect.items():
         kind = ActionKind(effect.mode.value)
         # Neither the mount's path nor the service's text changes, so Compose would see no need.
         force = kind is ActionKind.RECREATE
         yield _Cause(kind, f"mounts {listed(paths)}", signal=effect.signal, force=force)
+
+
+def _mounts(service: Service, path: str) -> bool:
+    return any(_holds(source, path) for source in service.sources)
 
 
 def _holds(source: str, path: str) -> bool:

@@ -16,6 +16,9 @@ def classify(state: TargetState, *, take_over: bool = False) -> Change:
     """
     if state.desired is None:
         return _left_git(state)
+    if state.torn:
+        reason = "a write in place was interrupted; it is finished"
+        return Change(state.target, Kind.UPDATE, Effect.WRITE, reason, _aspects(state))
     if state.live is None:
         return _missing(state)
     if state.live == state.desired:

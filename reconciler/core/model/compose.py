@@ -144,6 +144,17 @@ class Container:
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def pid(self) -> int:
+        """The id of its first process, as the engine's machine counts; 0 where it is not known."""
+        return int((self.facts.get("State") or {}).get("Pid") or 0)
+
+    @property
+    def binds(self) -> tuple[tuple[str, str], ...]:
+        """What it mounts of its machine, each with the place inside."""
+        mounts = self.facts.get("Mounts") or ()
+        return tuple((mount["Source"], mount["Destination"]) for mount in mounts if mount["Type"] == "bind")
+
 
 @dataclass(frozen=True, slots=True)
 class ManagedFile:
@@ -153,6 +164,16 @@ class ManagedFile:
     path: str
     keys: frozenset[str]
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Sight(StrEnum):
+    """What a container has of a file that it mounts by itself: the ``same`` file as lies there now, another one of
+    ``equal`` content, or an ``other`` one; ``unknown`` where that cannot be told."""
+
+    SAME = "same"
+    EQUAL = "equal"
+    OTHER = "other"
+    UNKNOWN = "unknown"
 
 
 class ActionKind(StrEnum):

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from reconciler.core.model.compose import Action
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.targets import Target
+from reconciler.core.model.targets import Target, WriteMode
 
 
 class Kind(StrEnum):
@@ -87,7 +87,8 @@ class KeyChange:
 class TargetState:
     """The three states of one target, as observed. Digests are keyed; ``None`` means that there is no file.
 
-    ``ownership_ok``: owner and group are as desired, or the target names none.
+    ``ownership_ok``: owner and group are as desired, or the target names none. ``torn``: what is there is a part of what
+    an interrupted run of ours was writing.
     """
 
     target: Target
@@ -97,6 +98,7 @@ class TargetState:
     live_mode: int | None = None
     last_mode: int | None = None
     ownership_ok: bool = True
+    torn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,12 @@ class Change:
     @property
     def writes(self) -> bool:
         return self.effect in (Effect.WRITE, Effect.DELETE)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file that is there gets the new content, instead of being replaced by a new file."""
+        writes = self.effect is Effect.WRITE and Aspect.MISSING not in self.aspects
+        return writes and self.target.write is WriteMode.IN_PLACE
 
     @property
     def drifted(self) -> bool:
