@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model.compose import Action, Container, Project, ProjectFiles, Service, Sight, StackHealth
 from reconciler.core.model.plans import Plan
-from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
 from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, RevertState, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
@@ -489,6 +489,8 @@ class SilentMetrics:
         self.corrections: list[str] = []
         self.delivery_times: list[float] = []
         self.failures = 0
+        self.applied_commits: dict[str, str] = {}
+        self.delivered_targets: dict[str, float] = {}
         self.ages: dict[str, float | None] = {}
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
@@ -513,6 +515,12 @@ class SilentMetrics:
 
     def delivered(self, environment: str, seconds: float) -> None:
         self.delivery_times.append(seconds)
+
+    def applied(self, environment: str, applied: Iterable[Applied]) -> None:
+        self.applied_commits = {state.source: state.commit[:1] for state in applied}
+
+    def delivered_target(self, environment: str, target: str, seconds: float) -> None:
+        self.delivered_targets[target] = seconds
 
     def remembered(self, record: EnvironmentRecord, at: float) -> None: ...
 

@@ -18,7 +18,7 @@ from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Kind, Plan, SyncStatus
-from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Phase, Result
 from reconciler.core.model.targets import Target
@@ -27,6 +27,7 @@ _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 # From a commit to its services, and from a failure to its end: people merge, images start, somebody wakes up at night.
 _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
 _DECRYPT_RESULTS = (("ok", ""), ("failed", "key"), ("failed", "ciphertext"), ("failed", "sops"))
+_TARGET = ("environment", "target")
 _KEY_KINDS = ("added", "removed", "changed")
 _VERIFICATION_RESULTS = (("ok", ""), ("failed", "signature"), ("failed", "unavailable"))
 _ENDS = ("ok", "failed")
@@ -132,6 +133,12 @@ class PrometheusMetrics:
         )
         self._drift_detected = counter("drift_detected", "Times drift was detected.", "environment", "target")
         self._drift_corrected = counter("drift_corrected", "Times drift was corrected.", "environment", "target")
+        self._applied = gauge(
+            "target_revision_info", "The revision whose content of the target is in place.", *_TARGET, "revision"
+        )
+        self._applied_after = gauge(
+            "target_commit_to_applied_seconds", "From the newest commit that changed it to healthy services.", *_TARGET
+        )
         self._pending = gauge("pending_changes", "1 where git has content not yet applied.", "environment", "target")
         self._sync = gauge("sync_status", "1 for the status of the live file.", "environment", "target", "status")
         self._paused = gauge("paused", "1 while an operator has paused the target.", "environment", "target")
@@ -273,13 +280,24 @@ class PrometheusMetrics:
         self._target_info.remove(*_info(gone))
         states = (self._drift, self._drift_keys, self._drift_since_gauge, self._pending, self._sync)
         counts = (self._drift_detected, self._drift_corrected, self._backups, self._backup_last)
-        for series in (*states, *counts, self._paused, self._paused_until, self._rotated):
+        known = (self._applied, self._applied_after)
+        for series in (*states, *counts, *known, self._paused, self._paused_until, self._rotated):
             series.remove_by_labels({"environment": gone.environment, "target": gone.id})
         self._drift_since.pop((gone.environment, gone.id), None)
 
     def corrected(self, environment: str, targets: Sequence[str]) -> None:
         for target in targets:
             self._drift_corrected.labels(environment, target).inc()
+
+    def applied(self, environment: str, applied: Iterable[Applied]) -> None:
+        commits = {f"{environment}/{state.source}": state.commit for state in applied}
+        for target in self._targets.get(environment, ()):
+            self._applied.remove_by_labels({"environment": environment, "target": target})
+            if commit := commits.get(target):
+                self._applied.labels(environment, target, commit[:12]).set(1)
+
+    def delivered_target(self, environment: str, target: str, seconds: float) -> None:
+        self._applied_after.labels(environment, target).set(seconds)
 
     def delivered(self, environment: str, seconds: float) -> None:
         self._delivery.labels(environment).observe(seconds)
@@ -339,7 +357,7 @@ class PrometheusMetrics:
             self._last_result.labels(outcome.environment, result).set(int(result is outcome.result))
         self._reconcile_duration.labels(outcome.environment).observe(seconds)
         self._last_attempt.labels(outcome.environment).set(at)
-        followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_drift_waits
+        followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_targets_wait
         if followed or outcome.result in (Result.APPLIED, Result.IN_SYNC, Result.CORRECTED):
             self._last_success.labels(outcome.environment).set(at)
 

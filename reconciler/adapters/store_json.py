@@ -15,7 +15,8 @@ from reconciler.core.model.targets import Parser
 
 def record_from_json(text: str) -> EnvironmentRecord:
     data = json.loads(text)
-    for name in ("head", "applied", "healthy"):
+    data["whole"] = data["whole"] if "whole" in data else data["applied"]  # an earlier version only had this
+    for name in ("head", "applied", "healthy", "whole"):
         data[name] = Revision(**data[name]) if data[name] else None
     if pin := data["pin"]:
         data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})

@@ -101,8 +101,9 @@ async def _classified(
     for state in snapshot.states:
         change = classify(state, take_over=state.target.id in permissions.take_over)
         change = await names.name_keys(ports, snapshot, change, plaintexts)
-        change = suspended(change, suspension.of_target(state.target))
-        changes.append(suspended(change, corrections.conflicting_writer(change)))
+        alone = suspension.is_of_target_alone(state.target)
+        change = suspended(change, suspension.of_target(state.target), alone=alone)
+        changes.append(suspended(change, corrections.conflicting_writer(change), alone=True))
     names.keep(ports, snapshot)
     return changes
 

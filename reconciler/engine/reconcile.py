@@ -98,7 +98,9 @@ class Reconciler:
 
     def _publish_record(self) -> None:
         with contextlib.suppress(ReconcilerError):
-            self._ports.metrics.remembered(self._ports.store.environment(self.environment), self._ports.clock.now())
+            ports = self._ports
+            ports.metrics.remembered(ports.store.environment(self.environment), ports.clock.now())
+            ports.metrics.applied(self.environment, ports.store.applied(self.environment).values())
 
     async def _publish_ages(self) -> None:
         """Publish how old the secrets are, once per desired revision; last, so that it can neither delay nor fail the

@@ -65,3 +65,49 @@ def test_a_key_that_git_adopts_during_a_pause_reaches_the_service_with_the_daemo
         eventually(lambda: project.environment("api").get("NEW") == "1")
     assert server.json("history")[0]["actions"][0]["reason"] == "container runs older values of NEW"
     assert server.sync()["result"] == "in_sync"
+
+
+def by_hand(project: ComposeProject, service: str, **variables: str) -> None:
+    """Recreate the container, with other variables in the shell."""
+    done = project.compose("up", "-d", "--pull", "never", service, **variables)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.docker
+def test_a_container_recreated_by_hand_marks_the_file_that_explains_it_and_the_rest_goes_on(start: Start) -> None:
+    server, project = start()
+    (server.app / "api.env").write_bytes(b"MODE=hand\n")
+    by_hand(project, "api")
+    (server.app / "api.env").write_bytes(SOURCES["api.env"])
+    server.commit({"worker.env": b"JOBS=5\n"})
+    planned = server.json("plan")[0]
+    assert {name: change_of(planned, name)["aspects"] for name in SOURCES} == {
+        "api.env": ["stale"],
+        "common.env": [],
+        "worker.env": ["content"],
+    }
+    outcome = server.sync()
+    assert outcome["result"] == "applied", outcome["reason"]
+    assert (project.environment("api")["MODE"], project.environment("worker")["JOBS"]) == ("git", "5")
+
+
+@pytest.mark.docker
+def test_what_no_file_explains_is_reported_and_holds_that_service_with_its_files_only(start: Start) -> None:
+    server, project = start()
+    by_hand(project, "api", EXTRA="x")
+    seen = server.sync()
+    assert (seen["result"], [change_of(seen, name)["sync"] for name in SOURCES]) == ("in_sync", ["in_sync"] * 3)
+    (note,) = seen["plan"]["notes"]
+    assert "api runs with other values of EXTRA than the project says, and no managed file explains that" in note
+    server.commit({"worker.env": b"JOBS=5\n", "common.env": b"REGION=us\n"})
+    outcome = server.sync()
+    assert (outcome["result"], project.environment("worker")["JOBS"]) == ("held", "5")
+    assert "api: environment: EXTRA differs, and no managed file that it reads explains that" in outcome["reason"]
+    held = change_of(outcome, "common.env")
+    assert (held["effect"], held["reason"]) == ("hold", "git has new content; api of its stack app is held")
+    assert [change_of(outcome, name)["aspects"] for name in ("api.env", "worker.env")] == [[], ["content"]]
+    assert server.live("common.env") == SOURCES["common.env"]
+    assert (project.environment("api")["EXTRA"], project.environment("api")["REGION"]) == ("x", "eu")
+    again = server.sync("--accept-project", f"{ENVIRONMENT}/app")
+    assert again["result"] == "applied", again["reason"]
+    assert (project.environment("api")["EXTRA"], project.environment("api")["REGION"]) == ("", "us")

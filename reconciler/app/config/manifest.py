@@ -141,8 +141,8 @@ class TargetFields(Section):
     )
     write: Annotated[WriteMode, Choice()] = Field(
         default=WriteMode.REPLACE,
-        description="How it gets new content: replace puts a new file in its place, atomically; in_place writes into the "
-        "file that is there, for services that mount it by itself and shall not be restarted. Not over SSH.",
+        description="How it gets new content: replace puts a new file in its place, atomically; in_place writes into "
+        "the file that is there, for services that mount it by itself and shall not be restarted. Not over SSH.",
     )
     on_first_contact: Annotated[OnFirstContact, Choice()] = Field(
         default=OnFirstContact.HOLD,

@@ -47,8 +47,10 @@ class Views:
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
         if last is None:
-            return {**serialize.serialize_environment(record, None), "services": []}
-        status = serialize.serialize_environment(record, last.outcome, at=last.at, since=last.since)
+            return {**serialize.serialize_environment(record, None, {}), "services": []}
+        status = serialize.serialize_environment(
+            record, last.outcome, self.store.applied(name), at=last.at, since=last.since
+        )
         for change in (status["after"] or {"changes": []})["changes"]:
             change["since"] = serialize.format_instant(last.targets[change["target"]][1])
         return {**status, **await serialize.serialize_services(self.daemon.reconcilers[name])}

@@ -130,9 +130,8 @@ def _drift(state: TargetState, aspects: frozenset[Aspect], reason: str) -> Chang
 def _conflict(state: TargetState, aspects: frozenset[Aspect], reason: str, kept: str = "") -> Change:
     if state.target.on_drift is OnDrift.RESTORE:
         return Change(state.target, Kind.CONFLICT, Effect.WRITE, f"{reason}; git wins{kept}", aspects)
-    return Change(
-        state.target, Kind.CONFLICT, Effect.HOLD, f"{reason}; on_drift is report: an operator decides", aspects
-    )
+    reason = f"{reason}; on_drift is report: an operator decides"
+    return Change(state.target, Kind.CONFLICT, Effect.HOLD, reason, aspects, alone=True)
 
 
 def _aspects(state: TargetState) -> frozenset[Aspect]:

@@ -6,10 +6,10 @@ _BLOCK = 512  # bytes that a disk writes together, at least
 
 
 def is_torn(live: bytes, old: bytes, new: bytes) -> bool:
-    """Given the content of a live file, and what was being replaced by what in it, return whether it is a part of both.
+    """Given the content of a live file, and what was being replaced by what in it, return whether it is a mix of both.
 
-    A process that is killed leaves a beginning of the new content before the rest of the old; a machine that loses power
-    any blocks of either, and zeros where none was written.
+    A process that is killed leaves a beginning of the new content before the rest of the old; a machine that loses
+    power any blocks of either, and zeros where none was written.
     """
     if live in (old, new) or len(live) > max(len(old), len(new)):
         return False

@@ -87,8 +87,8 @@ class KeyChange:
 class TargetState:
     """The three states of one target, as observed. Digests are keyed; ``None`` means that there is no file.
 
-    ``ownership_ok``: owner and group are as desired, or the target names none. ``torn``: what is there is a part of what
-    an interrupted run of ours was writing.
+    ``ownership_ok``: owner and group are as desired, or the target names none. ``torn``: an interrupted run of ours has
+    left the live file half written.
     """
 
     target: Target
@@ -107,6 +107,7 @@ class Change:
 
     ``keys`` are the differences from the live file to git; ``by_hand`` what somebody changed in the live file since we
     last wrote it, ``from_git`` what changed in git since then. ``edited_at`` is when the live file was last written.
+    ``alone``: it is held for a reason of its own (paused, on_drift is report, a conflicting writer), nothing else is.
     """
 
     target: Target
@@ -118,6 +119,7 @@ class Change:
     by_hand: KeyChange = KeyChange()
     from_git: KeyChange = KeyChange()
     edited_at: float | None = None
+    alone: bool = False
 
     @property
     def writes(self) -> bool:
@@ -133,6 +135,9 @@ class Change:
     def drifted(self) -> bool:
         """Whether somebody else changed the live file."""
         return self.kind in (Kind.DRIFT, Kind.CONFLICT)
+
+
+_FROM_GIT = (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +173,22 @@ class Plan:
         return bool(self.held or self.reported or self.held_stacks)
 
     @property
-    def only_drift_waits(self) -> bool:
-        """Whether git's revision is in place but for hand edits that stay, each of which has its own alert."""
+    def only_targets_wait(self) -> bool:
+        """Whether git's revision is in place but for hand edits that stay and targets that are held alone: each has its
+        own alert."""
         left = (*self.held, *self.reported)
-        return bool(left) and not self.held_stacks and all(change.kind is Kind.DRIFT for change in left)
+        mine = all(change.kind is Kind.DRIFT or change.alone for change in left)
+        return bool(left) and not self.held_stacks and mine
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole revision is in place, or about to be: nothing of it is held."""
+        return not any(change.kind in _FROM_GIT for change in self.held)
+
+    @property
+    def applied(self) -> bool:
+        """Whether the revision is in place, or about to be, but for targets that are held alone."""
+        return not any(change.kind in _FROM_GIT and not change.alone for change in self.held)
 
     @property
     def empty(self) -> bool:

@@ -75,7 +75,8 @@ class EnvironmentRecord:
 
     ``degraded`` is why a service is unhealthy on files that stay nevertheless; "" if none is. ``stopped`` gives, by
     stack ("" for targets of none), why it is suspended until an operator retries. ``reverts`` are the times (epoch
-    seconds) of the last pushes of reverts.
+    seconds) of the last pushes of reverts. ``applied`` is in place but for targets that are held alone, ``whole`` the
+    last one that was in place with every target.
     """
 
     name: str
@@ -88,6 +89,7 @@ class EnvironmentRecord:
     degraded: str = ""
     stopped: Mapping[str, str] = field(default_factory=dict)
     reverts: tuple[float, ...] = ()
+    whole: Revision | None = None
 
     @property
     def desired(self) -> Revision | None:
