@@ -19,6 +19,7 @@ from tests.support import killer
 from tests.support.compose import ComposeProject
 from tests.support.server import ENVIRONMENT, Server
 from tests.support.sshd import Sshd
+from tests.support.waiting import eventually
 
 COMPOSE = """\
 services:
@@ -50,9 +51,12 @@ def start(stack_server: Callable[..., tuple[Server, ComposeProject]]) -> Start:
 
 def inside(project: ComposeProject) -> str:
     """The file as the container has it."""
-    done = project.compose("exec", "-T", "api", "cat", "/etc/app.conf")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.decode()
+
+    def printed() -> list[str]:
+        done = project.compose("exec", "-T", "api", "cat", "/etc/app.conf")
+        return [done.stdout.decode()] if done.returncode == 0 else []  # a busy engine may fail to enter it
+
+    return eventually(printed)[0]
 
 
 def action_of(outcome: dict[str, Any]) -> tuple[str, str]:
