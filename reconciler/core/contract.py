@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from reconciler.core import contract_references
+from reconciler.core.text import key_name
 
 Field = tuple[str | int, ...]
 """A path in a contract: keys and indexes."""
@@ -21,6 +22,9 @@ Field = tuple[str | int, ...]
 FORMATS = frozenset({"date", "email", "hostname", "ipv4", "ipv6", "regex", "uri", "uuid"})
 MAX_VALUE = 256 * 1024
 """Characters of a value that rules are tried on; no process can get a longer one (MAX_ARG_STRLEN is 128 KiB)."""
+
+FORBIDDING = frozenset({"additionalProperties", "false", "not/required", "propertyNames", "maxProperties"})
+"""The keywords whose breach is a key too many."""
 
 _STRUCTURE = frozenset({"required", "minProperties", "maxProperties", "propertyNames", "dependentRequired"})
 _NAMED_PLACES = frozenset({"$anchor", "$dynamicAnchor", *contract_references.KEYWORDS})
@@ -71,17 +75,23 @@ class Contract:
 @dataclass(frozen=True, slots=True)
 class Breach:
     """A broken rule. ``key`` is "" where several are concerned; ``keyword`` is the rule's, such as ``required`` or
-    ``pattern``; never a value."""
+    ``pattern``; ``expectation`` is what the contract asks, "must be …" or ""; never a value."""
 
     key: str
     keyword: str
     contract: str
     line: int
+    expectation: str = ""
 
     def __str__(self) -> str:
+        place, key = f"{self.contract}:{self.line}", key_name(self.key) if self.key else "the file"
         if self.key and self.keyword in ("required", "dependentRequired"):
-            return f"{self.key} is missing; {self.contract}:{self.line} requires it"
-        return f"{self.key or 'the file'} breaks `{self.keyword}` of {self.contract}:{self.line}"
+            return f"{key} is missing; {place} requires it"
+        if self.key and self.keyword in FORBIDDING:
+            return f"{key} is not allowed (`{self.keyword}` of {place})"
+        if self.expectation:
+            return f"{key} {self.expectation} (`{self.keyword}` of {place})"
+        return f"{key} breaks `{self.keyword}` of {place}"
 
 
 @dataclass(frozen=True, slots=True)

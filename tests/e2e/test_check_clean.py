@@ -13,7 +13,7 @@ from reconciler.app.checks.command import check_environments
 from tests.support.commands import output
 from tests.support.site import API, CONTRACT, ENVIRONMENTS, EXAMPLE, MANIFEST, WORKER, Site, sops_rules
 
-pytestmark = pytest.mark.usefixtures("in_clone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_clone")]
 P = "production/environment.yaml"
 Make = Callable[[Site], None]
 VARIANTS: dict[str, Make] = {}

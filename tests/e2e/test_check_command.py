@@ -20,6 +20,8 @@ from tests.support.commands import run
 from tests.support.forks import COMMAND, reconciler
 from tests.support.site import ENVIRONMENTS, MANIFEST, WORKER, Site
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CANARY = "invented-"
 

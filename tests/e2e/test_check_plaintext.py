@@ -8,7 +8,7 @@ from reconciler.app.checks.command import check_environments
 from reconciler.cli import reports
 from tests.support.site import EXAMPLE, FLAGS, Site
 
-pytestmark = pytest.mark.usefixtures("in_clone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_clone")]
 SECRET = "Inv3ntedS3cretValue0fNobody"
 
 

@@ -56,6 +56,7 @@ def held_reconciliation(server: Server) -> Iterator[Callable[[], None]]:
 # --- exit codes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_of_every_command_says_how_it_exits(run_cli: Callable[..., Any]) -> None:
     listed = run_cli("--help").stdout.partition("Commands:")[2].splitlines()
     commands = [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "]
@@ -261,6 +262,35 @@ def test_doctor_finds_every_broken_component_and_says_what_to_do(settled: Server
     table = settled.cli("doctor")
     assert table.returncode == 1
     assert "chmod 0600" in table.stdout
+
+
+def contents(*directories: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below the directories with its content and when it last changed."""
+    files = [path for directory in directories for path in directory.rglob("*") if path.is_file()]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_doctor_changes_nothing_on_disk(settled: Server) -> None:
+    settled.commit({"api.env": b"A=1\nB=2\nC=3\nD=4\n"}, settled.plain(["api.env"]))  # not in the mirror yet
+    before = contents(settled.state, settled.app)
+    assert {finding["level"] for finding in findings(settled).values()} == {"ok", "warning"}
+    assert contents(settled.state, settled.app) == before
+
+
+def test_doctor_creates_no_state_directory(server: Server) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    finding = findings(server)["state directory"]
+    assert (finding["level"], finding["advice"]) == ("warning", "the daemon creates it")
+    assert not server.state.exists()
+
+
+def test_doctor_names_the_state_directory_that_is_damaged(settled: Server) -> None:
+    database = settled.state / "state.db"
+    database.write_bytes(b"no database at all")
+    finding = findings(settled)["state directory"]
+    assert finding["level"] == "error"
+    assert str(database) in finding["result"] + finding["advice"]
+    assert database.read_bytes() == b"no database at all"
 
 
 @pytest.mark.sshd

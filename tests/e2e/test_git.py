@@ -34,6 +34,8 @@ from tests.support.processes import children
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 API = "envs/prod/api.env"
 MakeRemote = Callable[..., GitRemote]
 
@@ -1137,7 +1139,6 @@ def test_gitpython_is_imported_when_needed_and_starts_no_process(spy: Spy) -> No
 # --- a long life -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 async def test_nothing_grows_over_hundreds_of_fetches(remote: GitRemote, state_dir: Path) -> None:
     rounds, warm = 120, 40
     commits = history(remote, rounds)

@@ -32,6 +32,8 @@ from tests.support.processes import children
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 API, WORKER, OTHER = "envs/prod/api.env", "envs/prod/worker.env", "envs/staging/api.env"
 PUSH, BRANCH = GitRevert.PUSH, GitRevert.BRANCH
 

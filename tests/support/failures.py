@@ -259,7 +259,7 @@ def _with_contract(site: Site, text: str | None) -> None:
 
 
 def _broken_contract(site: Site) -> None:
-    _with_contract(site, "properties:\n  TOKEN: {enum: [one, two], pattern: ^x, maxLength: 1, format: uri}\n")
+    _with_contract(site, "properties:\n  TOKEN: {enum: [a, b], pattern: ^x, maxLength: 1, format: uri}\n")
 
 
 def _missing_contract(site: Site) -> None:
@@ -566,7 +566,7 @@ ENVIRONMENT_FAILURES = (
     Failure(_encrypted_twice, "the plaintext still holds ENC[", "/api.env:", "encrypted twice"),
     Failure(_unparsable_env_file, "a quote is opened and never closed", "/api.env: Compose could not read it: line 2:",
         "close it"),
-    Failure(_broken_contract, "TOKEN breaks `enum` of contracts/api.yaml:2", "/api.env: ",
+    Failure(_broken_contract, "TOKEN must be one of a, b (`enum` of contracts/api.yaml:2)", "/api.env: ",
         "fix the value with `sops edit`, or the contract"),
     Failure(_missing_contract, "the contract does not exist at revision", "envs/contracts/api.yaml: ",
         "Commit the file, or remove it from the target's schema"),

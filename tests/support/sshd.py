@@ -158,6 +158,7 @@ def make_sshd(directory: Path) -> Sshd:
     _make_key(directory / "host_key")
     _make_key(directory / "client_key")
     (directory / "authorized_keys").write_bytes((directory / "client_key.pub").read_bytes())
+    (directory / "home").mkdir()
     server = Sshd(directory)
     server.start()
     server.write_known_hosts()
@@ -189,7 +190,8 @@ KbdInteractiveAuthentication no
 # Tests open many connections at the same time.
 MaxStartups 100
 Subsystem sftp internal-sftp
-SetEnv PATH={SEARCH_PATH}
+# bash reads ~/.bashrc for every command over SSH: what a developer has there may take half a second.
+SetEnv PATH={SEARCH_PATH} HOME={directory}/home
 """
 
 

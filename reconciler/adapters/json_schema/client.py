@@ -12,6 +12,7 @@ from typing import Any
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Limits
 from reconciler.core.contract import MAX_VALUE, Answer, Breach, Contract, Mistake, Question, without_values
+from reconciler.core.contract_expectations import expectation
 from reconciler.core.errors import ContractError, OutsideError
 
 _NAMED = 5  # contracts in a message
@@ -95,4 +96,6 @@ def _question(question: Question, ordered: dict[tuple[str, bool], tuple[Contract
 
 
 def _breach(contract: Contract, breach: dict[str, Any]) -> Breach:
-    return Breach(breach["key"], breach["keyword"], contract.path, contract.line(tuple(breach["field"])))
+    field = tuple(breach["field"])
+    words = expectation(contract.schema, field)
+    return Breach(breach["key"], breach["keyword"], contract.path, contract.line(field), words)

@@ -10,14 +10,13 @@ from reconciler.app.checks.survey import MANIFEST, Source, Survey
 from reconciler.app.config.contract import at_field, read_contract
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Rule
-from reconciler.core.contract import Answer, Breach, Contract, Notes, Question, notes
+from reconciler.core.contract import FORBIDDING, Answer, Breach, Contract, Notes, Question, notes
 from reconciler.core.errors import ContractError
 from reconciler.core.model.targets import Parser
 from reconciler.core.ports import Contracts
 from reconciler.core.text import key_name
 
 _MISSING = frozenset({"required", "dependentRequired", "minProperties"})
-_TOO_MUCH = frozenset({"additionalProperties", "false", "not/required", "propertyNames", "maxProperties"})
 
 
 @dataclass(slots=True)
@@ -139,15 +138,9 @@ def _faults(contracts: Sequence[Contract], answer: Answer) -> Iterator[Finding]:
 
 
 def _finding(source: Source, breach: Breach) -> Finding:
-    rule = _rule_of(breach)
-    place = f"{breach.contract}:{breach.line}"
-    if breach.keyword in ("required", "dependentRequired") and breach.key:
-        return Finding(rule, source.path, 1, f"{key_name(breach.key)} is missing; {place} requires it")
-    if breach.key and rule is rules.CONTRACT_FORBIDDEN:
-        message = f"{key_name(breach.key)} is not allowed (`{breach.keyword}` of {place})"
-        return Finding(rule, source.path, source.line(breach.key), message)
-    key = key_name(breach.key) if breach.key else "the file"
-    return Finding(rule, source.path, source.line(breach.key), f"{key} breaks `{breach.keyword}` of {place}")
+    missing = breach.keyword in ("required", "dependentRequired")
+    line = 1 if missing and breach.key else source.line(breach.key)
+    return Finding(_rule_of(breach), source.path, line, str(breach))
 
 
 def _rule_of(breach: Breach) -> Rule:
@@ -155,7 +148,7 @@ def _rule_of(breach: Breach) -> Rule:
         return rules.CONTRACT_INVALID
     if breach.keyword in _MISSING:
         return rules.CONTRACT_REQUIRED
-    return rules.CONTRACT_FORBIDDEN if breach.keyword in _TOO_MUCH else rules.CONTRACT_VALUE
+    return rules.CONTRACT_FORBIDDEN if breach.keyword in FORBIDDING else rules.CONTRACT_VALUE
 
 
 def _note_findings(

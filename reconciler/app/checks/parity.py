@@ -11,6 +11,8 @@ from reconciler.app.checks.survey import Environment, Source, Survey, secrets_in
 from reconciler.app.config.manifest import outlines
 from reconciler.core.checks import line_lint, rules
 from reconciler.core.checks.rules import Finding
+from reconciler.core.compare.pairing import belong_together, neutral_name, pair
+from reconciler.core.compare.types import SEALED, SideFile
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.model.targets import Parser
 from reconciler.core.secrets.plaintext import looks_real
@@ -143,24 +145,40 @@ def _groups_of_no_file(survey: Survey) -> Iterator[Finding]:
 
 
 def _between(survey: Survey, reported: Collection[tuple[str, str]]) -> Iterator[Finding]:
-    """Keys that the same source has in another environment, except keys that an example has reported."""
-    by_name: dict[str, list[Source]] = {}
-    for source in survey.sources:
-        if source.keys is not None and source.outline is not None:
-            by_name.setdefault(source.name, []).append(source)
-    for sources in by_name.values():
-        holders: dict[str, list[str]] = {}
+    """Keys that the same file has in another environment, except keys that an example has reported."""
+    for sources in _same_files(survey):
+        holders: dict[str, list[Source]] = {}
         for source in sources:
             for key in source.keys or ():
-                holders.setdefault(key, []).append(source.environment)
+                holders.setdefault(key, []).append(source)
         for source in sources:
             for key in sorted(holders.keys() - (source.keys or {}).keys()):
-                if source.is_left_to_server(key):
+                if source.is_left_to_server(key) or any((file.path, key) in reported for file in sources):
                     continue
-                if (source.path, key) not in reported and not any((path, key) in reported for path in _paths(sources)):
-                    message = f"{key_name(key)} is missing here, but exists in {', '.join(sorted(holders[key]))}"
-                    yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message, tuple(holders[key]))
+                where = ", ".join(sorted(_place(holder, source) for holder in holders[key]))
+                environments = tuple(holder.environment for holder in holders[key])
+                message = f"{key_name(key)} is missing here, but exists in {where}"
+                yield Finding(rules.ENVIRONMENT_PARITY, source.path, 1, message, environments)
 
 
-def _paths(sources: list[Source]) -> list[str]:
-    return [source.path for source in sources]
+def _place(holder: Source, missing_in: Source) -> str:
+    return holder.environment if holder.name == missing_in.name else printable(holder.path)
+
+
+def _same_files(survey: Survey) -> Iterator[list[Source]]:
+    """Files of different environments that belong together, paired as ``compare`` pairs them."""
+    groups: dict[str, list[Source]] = {}
+    for environment in survey.environments:
+        sources = {source.name: source for source in environment.sources if source.keys is not None and source.outline}
+        left = [_side_file(group[0], first) for first, group in groups.items()]
+        for side_file, partner in pair(left, [_side_file(source, name) for name, source in sources.items()]):
+            if side_file and partner and belong_together(side_file, partner):
+                groups[side_file.name].append(sources.pop(partner.name))
+        groups |= {source.path: [source] for source in sources.values()}
+    yield from (group for group in groups.values() if len(group) > 1)
+
+
+def _side_file(source: Source, name: str) -> SideFile:
+    keys = dict.fromkeys(source.keys or (), SEALED)
+    aliases = (source.name, neutral_name(source.name, source.environment))
+    return SideFile(name, aliases, keys, None)

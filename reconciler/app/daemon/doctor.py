@@ -1,4 +1,4 @@
-"""`reconciler doctor`: checks every component and permission as a reconciliation uses them. Changes nothing live."""
+"""`reconciler doctor`: checks every component and permission as a reconciliation uses them. Changes nothing on disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import shutil
 import socket
 import stat
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
-from reconciler.app.wiring.server import Runtime, open_backups, runtime
+from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.model.revisions import GitRevert, Verify
 from reconciler.core.model.targets import Manifest
@@ -50,13 +50,26 @@ def examine_server(config_file: str) -> list[DoctorFinding]:
 
 async def _examine(config: ServerConfig) -> list[DoctorFinding]:
     findings = [finding for finding in _files(config) if finding is not None]
+    findings += [_space(config), _backups(config), _daemon(config)]
     try:
-        async with runtime(config) as built:
-            findings += [_space(config), _backups(config), _daemon(config)]
-            findings += [finding async for finding in _components(built, config)]
+        with scratch_state(config) as scratch:
+            try:
+                async with runtime(scratch) as built:
+                    findings += [finding async for finding in _components(built, config)]
+            except ReconcilerError as error:
+                component = "server configuration" if isinstance(error, ConfigError) else "state directory"
+                findings.append(_failed(component, error))
+            finally:
+                findings = [_about(finding, config.state_dir, scratch.state_dir) for finding in findings]
     except ReconcilerError as error:
-        findings.append(_failed("server configuration" if isinstance(error, ConfigError) else "state directory", error))
+        findings.append(_failed("state directory", error))
     return findings
+
+
+def _about(finding: DoctorFinding, state_dir: str, scratch: str) -> DoctorFinding:
+    """What was found in a copy of the state directory, said of the state directory."""
+    result, advice = finding.result.replace(scratch, state_dir), finding.advice.replace(scratch, state_dir)
+    return replace(finding, result=result, advice=advice)
 
 
 def _files(config: ServerConfig) -> list[DoctorFinding | None]:
@@ -132,6 +145,10 @@ def _program(name: str, program: str) -> DoctorFinding:
 
 
 def _space(config: ServerConfig) -> DoctorFinding:
+    if not os.path.isdir(config.state_dir):
+        return DoctorFinding(
+            "state directory", "warning", f"{config.state_dir} does not exist", "the daemon creates it"
+        )
     free = shutil.disk_usage(config.state_dir).free
     text = f"{config.state_dir}: {free // (1024 * 1024)} MiB free"
     if free < _LOW_SPACE:

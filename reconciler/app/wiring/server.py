@@ -7,9 +7,10 @@ import hashlib
 import os
 import posixpath
 import secrets
+import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -26,6 +27,7 @@ from reconciler.adapters.local.watch import FileWatch
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.store import SqliteStore
+from reconciler.adapters.store_copy import copy_database
 from reconciler.app.config.contract import read_contract
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import HistoryRewrites, HostSettings, ServerConfig, SshServer
@@ -89,19 +91,26 @@ def prepare_state_dir(path: str) -> None:
     """Create the state directory, 0700. Raises ConfigError if that fails or if others may write to it."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
-        status = os.stat(path)
     except OSError as error:
         hint = "Correct state_dir in the server configuration, or run as root"
         raise ConfigError(
             f"cannot create the state directory ({os.strerror(error.errno or 0)})", where=path, hint=hint
         ) from error
-    if status.st_mode & 0o022:
+    _check_private(path)
+
+
+def _check_private(path: str) -> None:
+    if os.stat(path).st_mode & 0o022:
         raise ConfigError("others may write to the state directory", where=path, hint=f"`chmod 0700 {path}`")
 
 
 def open_store(config: ServerConfig) -> SqliteStore:
     """The database of the state directory. Raises StoreError."""
-    return SqliteStore(os.path.join(config.state_dir, "state.db"))
+    return SqliteStore(_database(config.state_dir))
+
+
+def _database(state_dir: str) -> str:
+    return os.path.join(state_dir, "state.db")
 
 
 def open_backups(config: ServerConfig) -> BackupDirectory:
@@ -147,6 +156,26 @@ def _mirror(config: ServerConfig) -> GitMirror:
         token_file=config.repository.token_file,
         allowed_signers_file=config.repository.allowed_signers_file,
     )
+
+
+@contextlib.contextmanager
+def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
+    """The same server with a copy of its state in memory or a temporary directory, to examine without a trace.
+
+    Raises ConfigError where the state directory or a file in it cannot be read, or others may write to it.
+    """
+    with tempfile.TemporaryDirectory(prefix="reconciler-") as scratch:
+        try:
+            if os.path.exists(config.state_dir):
+                _check_private(config.state_dir)
+            copy_database(_database(config.state_dir), _database(scratch))
+            if os.path.exists(key := _digest_key_file(config.state_dir)):
+                shutil.copyfile(key, _digest_key_file(scratch))
+        except OSError as error:
+            hint = "Run as root, or as the daemon's user"
+            problem = f"cannot be read ({os.strerror(error.errno or 0)})"
+            raise ConfigError(problem, where=error.filename or config.state_dir, hint=hint) from error
+        yield config.model_copy(update={"state_dir": scratch})
 
 
 @contextlib.asynccontextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.core.compare.types import Side, SideFile, Value
 
+_SHORTEST = 3  # characters of an environment's name in a path: dev, prod
 _LIKE_ENOUGH = 0.5  # the share of all keys of two files that both have
 
 
@@ -55,6 +57,23 @@ def pair(left: Sequence[SideFile], right: Sequence[SideFile]) -> list[Pair]:
     pairs += [(file, None) for file in rest_left]
     pairs += [(None, file) for file in rest_right]
     return sorted(pairs, key=lambda both: (both[0] or both[1] or left[0]).name)
+
+
+def belong_together(left: SideFile, right: SideFile) -> bool:
+    """Whether two files that were paired share a name or most of their keys, or are just what was left."""
+    named = {*left.aliases} & {*right.aliases} or posixpath.basename(left.name) == posixpath.basename(right.name)
+    return bool(named) or _likeness(left.keys, right.keys) >= _LIKE_ENOUGH
+
+
+def neutral_name(name: str, environment: str) -> str:
+    """Given the path of a file in an environment, return it without the environment's name, or a short form of it:
+    ``prod.env`` of production and ``development.env`` of development are the same file."""
+
+    def neutral(word: re.Match[str]) -> str:
+        short = len(word[0]) >= _SHORTEST and environment.casefold().startswith(word[0].casefold())
+        return "*" if short else word[0]
+
+    return re.sub(r"[^\W_]+", neutral, name)
 
 
 def _by_alias(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
