@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.decide.affected_services import affected, notes, stale_keys
-from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service
+from reconciler.core.decide.affected_services import MountedFiles, affected, notes, stale_keys
+from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service, Sight
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
 from tests.support.fidelity import edited, managing
@@ -590,3 +590,53 @@ def test_what_holds_nothing_is_noted() -> None:
         "stack app: left out broken, which Compose cannot resolve: x.env: the env file does not exist",
     ]
     assert notes(STACK, None, containers, env_files, {}) == []
+
+
+# --- files that are mounted by themselves ---
+
+MOUNTED = "/opt/app/app.conf"
+HUP = OnChange(ChangeMode.SIGNAL, "HUP")
+
+
+@pytest.mark.parametrize(
+    ("source", "effect", "mounts", "kind"),
+    [
+        pytest.param(MOUNTED, HUP, MountedFiles(replaced=frozenset({MOUNTED})), ActionKind.RESTART, id="signal"),
+        pytest.param(
+            MOUNTED, OnChange(ChangeMode.NONE), MountedFiles(replaced=frozenset({MOUNTED})), "restart", id="none"
+        ),
+        pytest.param(MOUNTED, OnChange(), MountedFiles(replaced=frozenset({MOUNTED})), "recreate", id="recreate"),
+        pytest.param("/opt/app", HUP, MountedFiles(replaced=frozenset({MOUNTED})), "signal", id="its directory"),
+        pytest.param(MOUNTED, HUP, MountedFiles(), "signal", id="written in place"),
+        pytest.param(
+            MOUNTED, HUP, MountedFiles(sights={"api": {MOUNTED: Sight.SAME}}), "signal", id="in place, has it"
+        ),
+        pytest.param(
+            MOUNTED, HUP, MountedFiles(sights={"api": {MOUNTED: Sight.EQUAL}}), "restart", id="in place, another"
+        ),
+    ],
+)
+def test_a_container_that_mounts_a_file_by_itself_gets_the_new_one(
+    source: str, effect: OnChange, mounts: MountedFiles, kind: str
+) -> None:
+    here = project(service(sources=frozenset({source})))
+    (action,) = affected(STACK, here, here, [container()], {MOUNTED: effect}, managed={}, mounts=mounts)
+    assert action.kind == kind
+    assert action.stale == ()
+
+
+@pytest.mark.parametrize(
+    ("sight", "effect", "kind"),
+    [
+        (Sight.OTHER, HUP, "restart"),
+        (Sight.OTHER, OnChange(), "recreate"),
+        *((sight, HUP, None) for sight in (Sight.SAME, Sight.EQUAL, Sight.UNKNOWN)),
+    ],
+)
+def test_a_container_that_has_another_file_than_lies_there_is_stale(
+    sight: Sight, effect: OnChange, kind: str | None
+) -> None:
+    here = project(service(sources=frozenset({MOUNTED})))
+    mounts = MountedFiles({MOUNTED: effect}, sights={"api": {MOUNTED: sight}})
+    actions = affected(STACK, here, here, [container()], {}, managed={}, mounts=mounts)
+    assert [(action.kind, action.stale) for action in actions] == ([(kind, (MOUNTED,))] if kind else [])
