@@ -595,7 +595,6 @@ def test_what_holds_nothing_is_noted() -> None:
 # --- files that are mounted by themselves ---
 
 MOUNTED = "/opt/app/app.conf"
-HUP = OnChange(ChangeMode.SIGNAL, "HUP")
 
 
 @pytest.mark.parametrize(
