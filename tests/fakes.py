@@ -20,7 +20,7 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.compose import Action, Container, Project, ProjectFiles, Service, Sight, StackHealth
+from reconciler.core.model.compose import Action, Container, Ending, Project, ProjectFiles, Service, Sight, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
@@ -257,6 +257,8 @@ class FakeCompose:
     stacks: dict[str, str] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
+    ended: dict[str, Ending] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -297,6 +299,14 @@ class FakeCompose:
         self.journal.note("glance")
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
 
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        self._reach()
+        return {identity: ending for identity, ending in self.ended.items() if identity in containers}
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        self._reach()
+        return frozenset(names) & self.names
+
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
     ) -> None:
@@ -330,7 +340,13 @@ class FakeCompose:
         number = next(self._numbers)
         started_at = str(number)
         return Container(
-            f"{service}-{number}", service, "running", health, started_at=started_at, environment=environment
+            f"{service}-{number}",
+            service,
+            "running",
+            health,
+            started_at=started_at,
+            environment=environment,
+            name=f"app-{service}-1",
         )
 
 

@@ -161,7 +161,9 @@ class PrometheusMetrics:
         self._recreate = self._counter(
             "service_recreate", "Services recreated, restarted or signalled.", *service, "result"
         )
-        self._service_healthy = self._gauge("service_healthy", "1 where the service is healthy.", *service)
+        self._service_healthy = self._gauge(
+            "service_healthy", "1 where the service is healthy; one series a service.", *service, "state"
+        )
         self._health = self._gauge(
             "health_status", "1 for the health of the stack's services.", "environment", "stack", "status"
         )
@@ -313,7 +315,9 @@ class PrometheusMetrics:
             self._start_services_at_zero(environment, stack.stack, [service.service for service in stack.services])
             self._service_healthy.remove_by_labels({"environment": environment, "stack": stack.stack})
             for service in stack.services:
-                self._service_healthy.labels(environment, stack.stack, service.service).set(int(service.healthy))
+                if not service.acknowledged:
+                    labels = (environment, stack.stack, service.service, service.state)
+                    self._service_healthy.labels(*labels).set(int(service.healthy))
         statuses = {stack.status for stack in stacks}
         if HealthStatus.UNHEALTHY in statuses:
             self.failed(environment, at)

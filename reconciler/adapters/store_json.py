@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.compose import Action, ActionKind, Ending, RanService
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import RevertState, Revision
 from reconciler.core.model.runs import Result, Run, RunChange
@@ -74,3 +74,8 @@ def _run_change_from_json(data: dict[str, Any]) -> RunChange:
 def action_from_json(data: dict[str, Any]) -> Action:
     stale = data["stale"] if isinstance(data["stale"], list) else ()  # an earlier version only noted whether
     return Action(**{**data, "kind": ActionKind(data["kind"]), "stale": tuple(stale)})
+
+
+def ran_service_from_json(data: dict[str, Any]) -> RanService:
+    endings = {identity: Ending(ending) for identity, ending in data["endings"].items()}
+    return RanService(**{**data, "endings": endings})

@@ -159,10 +159,20 @@ def _services(environment: dict[str, Any]) -> None:
     if environment.get("services"):
         table = new_table("stack", "service", "health", "restarts")
         for service in environment["services"]:
-            colour = "green" if service["healthy"] else "red"
-            state = f"[{colour}]{service['state']}[/{colour}]"
+            state = f"[{_colour(service)}]{service['state']}[/{_colour(service)}]"
             table.add_row(escape(service["stack"]), escape(service["service"]), state, str(service["restarts"]))
         console.print(table)
+        for service in environment["services"]:
+            if service["reason"]:
+                name = f"{service['stack']}/{service['service']}"
+                mark = f"[{_colour(service)}]not running[/{_colour(service)}]"
+                console.print(f"{mark} {escape(name)}: {escape(service['reason'])}", soft_wrap=True)
+
+
+def _colour(service: dict[str, Any]) -> str:
+    if service["healthy"]:
+        return "green"
+    return "yellow" if service["acknowledged"] else "red"
 
 
 def show_history(runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from reconciler.engine.mounted_files import sights_of
 from reconciler.engine.observe import Snapshot, require_unmoved
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared
+from reconciler.engine.stack_health import begin_restart, stopped_by_somebody
 from reconciler.engine.stack_planning import StackView, affected
 
 _HEALTH_INTERVAL = 0.2  # seconds between two looks at the containers while waiting for health; one costs some ms
@@ -38,7 +39,8 @@ class Transaction:
 
     ``run`` is as last stored, with its writes and pending actions. ``spared`` are live paths that somebody edited
     during the run; ``touched`` are the (stack, service) pairs that were acted on; ``projects`` are the stacks as
-    Compose resolves them after the change.
+    Compose resolves them after the change. ``acted``: all of its actions were carried out, so a service that is stopped
+    now was stopped by somebody else; ``left_stopped`` are such services, which nothing starts.
     """
 
     run: Run
@@ -48,6 +50,8 @@ class Transaction:
     touched: set[tuple[str, str]] = field(default_factory=set)
     projects: dict[str, Project] = field(default_factory=dict, repr=False)
     services: tuple[ServiceHealth, ...] = ()
+    acted: bool = False
+    left_stopped: set[str] = field(default_factory=set)
 
 
 def resume(run: Run) -> Transaction:
@@ -208,7 +212,12 @@ async def _require_new_files(ports: Ports, transaction: Transaction, views: Mapp
 
 
 async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
-    """Recreate, restart or signal each stack's services. That stays pending until they are healthy (``finish``)."""
+    """Recreate, restart or signal each stack's services. That stays pending until they are healthy (``finish``).
+
+    A service that somebody stopped meanwhile is left out: see ``_leave_stopped``.
+    """
+    await _leave_stopped(ports, transaction, views)
+    transaction.acted = False
     for name, view in views.items():
         actions = [action for action in transaction.run.actions if action.stack == name]
         if not actions:
@@ -219,6 +228,23 @@ async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackV
                 action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
             ]
             await _act(ports, transaction, view, project, chosen)
+    transaction.acted = True
+
+
+async def _leave_stopped(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
+    """Take from the run the actions of services that somebody stopped since the plan was made: those of a rollback may
+    have run with the new values for a while. Services that an interrupted `up` of ours may have stopped keep theirs."""
+    environment = transaction.run.environment
+    for name, view in views.items():
+        services = {action.service for action in transaction.run.actions if action.stack == name}
+        if services and (transaction.acted or transaction.resumed):
+            containers = await ports.compose.glance(view.stack)
+            pending = frozenset[str]() if transaction.acted else None
+            stopped = await stopped_by_somebody(ports, environment, view.stack, containers, pending) & services
+            transaction.left_stopped |= stopped
+            left = [it for it in transaction.run.actions if it.stack != name or it.service not in stopped]
+            transaction.run = replace(transaction.run, actions=tuple(left))
+        begin_restart(ports, environment, view.stack, services)
 
 
 def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:

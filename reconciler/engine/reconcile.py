@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.decide import health
 from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import ChangedMeanwhileError, HeldBackError, ReconcilerError, RefusedError, RevisionError
 from reconciler.core.model.compose import ServiceHealth
@@ -33,7 +32,7 @@ from reconciler.engine.planning import Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import publish_ages
-from reconciler.engine.stack_health import observe_stacks
+from reconciler.engine.stack_health import health_now, observe_stacks
 from reconciler.engine.stack_planning import Permissions
 from reconciler.engine.target_revision import accepted_head, target_revision
 from reconciler.engine.torn_writes import with_torn_writes
@@ -73,10 +72,9 @@ class Reconciler:
 
     async def health(self) -> tuple[ServiceHealth, ...]:
         """The services of every stack of the desired revision, as they are now. Raises EngineUnavailableError."""
-        services: list[ServiceHealth] = []
-        for stack in self._memory.desired.manifest.stacks if self._memory.desired else ():
-            services += health.assess(stack, await self._ports.compose.containers(stack, None))
-        return tuple(services)
+        stacks = self._memory.desired.manifest.stacks if self._memory.desired else ()
+        summaries = await health_now(self._ports, self.environment, stacks)
+        return tuple(service for summary in summaries for service in summary.services)
 
     @property
     def holds_failures(self) -> bool:
@@ -188,6 +186,7 @@ class _Reconciliation:
         except RefusedError as error:
             return Outcome(self.environment, Result.FAILED, str(error), refused=True)
         self.memory.forget_revision()
+        self.memory.stacks_observed_at = NEVER  # a pause acknowledges services that do not run
         return None
 
     async def _accepted_head(self) -> Revision:

@@ -18,6 +18,7 @@ from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run, RunChange
 from reconciler.core.ports import Ports
+from reconciler.core.text import listed
 from reconciler.engine.backup import entry_of, find_backup, take_backup
 from reconciler.engine.execute import Transaction, act, beside, matches, verify
 from reconciler.engine.phases import phase
@@ -48,9 +49,11 @@ async def roll_back(
         causes = "; ".join(dict.fromkeys(failures.values()))
         hint = f"The previous files are in backup {run.backup}; retry with `reconciler retry`"
         reason = f"{error}. The rollback failed too: {causes}. {hint}"
-        stopped = replace(record, stopped={**record.stopped, **dict.fromkeys(failures, reason)})
-        return _ended(ports, transaction, Result.ROLLBACK_FAILED, reason, stopped)
-    reason = f"{error}. Rolled back; revision {run.revision.short} is quarantined. Fix it with a new commit"
+        suspended = replace(record, stopped={**record.stopped, **dict.fromkeys(failures, reason)})
+        return _ended(ports, transaction, Result.ROLLBACK_FAILED, reason, suspended)
+    left = sorted(transaction.left_stopped)
+    stopped = f" {listed(left)} was stopped by somebody meanwhile, and is not started." if left else ""
+    reason = f"{error}. Rolled back; revision {run.revision.short} is quarantined.{stopped} Fix it with a new commit"
     return _ended(ports, transaction, Result.ROLLED_BACK, reason, record)
 
 

@@ -22,6 +22,7 @@ from reconciler.engine.mounted_files import sights_of
 from reconciler.engine.observe import Plaintexts, Snapshot, last_written
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
+from reconciler.engine.stack_health import stopped_by_somebody
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class StackView:
     """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and its env
     files that git manages, by path. ``policies`` says of each live file what a change means for who mounts it,
     ``sights`` by service and live path what its containers have of one that they mount by itself. The services that are
-    ``left`` keep what they run with."""
+    ``left`` keep what they run with; nothing starts those that somebody ``stopped``."""
 
     stack: Stack
     before: Project | None
@@ -38,6 +39,7 @@ class StackView:
     policies: Mapping[str, OnChange] = field(default_factory=dict)
     sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
     left: frozenset[str] = frozenset()
+    stopped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,8 @@ async def _look_at_stack(
         targets = [state.target for state in snapshot.states if state.target.stack == stack.name]
         policies = {target.path: target.on_change for target in targets}
         sights = await sights_of(ports, policies, containers)
-        view = StackView(stack, before, containers, managed, policies, sights)
+        stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
+        view = StackView(stack, before, containers, managed, policies, sights, stopped=stopped)
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:
@@ -283,6 +286,14 @@ def affected(
     actions = tuple(action for action in pending_restarts if action.stack == view.stack.name)
     if after is not None:
         actions = affected_services.affected(
-            view.stack, view.before, after, view.containers, paths, actions, managed=view.managed, mounts=mounts
+            view.stack,
+            view.before,
+            after,
+            view.containers,
+            paths,
+            actions,
+            managed=view.managed,
+            mounts=mounts,
+            stopped=view.stopped,
         )
-    return tuple(action for action in actions if action.service not in view.left)
+    return tuple(action for action in actions if action.service not in view.left | view.stopped)

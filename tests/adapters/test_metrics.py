@@ -416,18 +416,30 @@ def test_the_services_of_a_removed_stack_vanish(metrics: PrometheusMetrics) -> N
     """Else a service that was unhealthy when its stack was removed would alert for ever."""
     metrics.health("production", [stack_of("app", api=False), stack_of("other", db=True)], 100.0)
     metrics.recreated("production", "app", "api", "failed")
-    assert series(metrics, "service_healthy") == {("api", "app"): 0, ("db", "other"): 1}
+    assert series(metrics, "service_healthy") == {("api", "app", "exited"): 0, ("db", "other", "running"): 1}
     metrics.health("production", [stack_of("other", db=True)], 160.0)
     assert samples_about(metrics, "stack", "app") == []
-    assert series(metrics, "service_healthy") == {("db", "other"): 1}
+    assert series(metrics, "service_healthy") == {("db", "other", "running"): 1}
 
 
-def test_a_service_that_is_gone_or_was_stopped_is_not_unhealthy(metrics: PrometheusMetrics) -> None:
-    metrics.health("production", [stack_of("app", api=False, old=False)], 100.0)
-    metrics.recreated("production", "app", "old", "ok")
+def test_a_service_has_one_series_whatever_its_state(metrics: PrometheusMetrics) -> None:
+    """Else the last state of a service that has another one now would alert for ever."""
+    service = ServiceHealth("app", "api", "killed", healthy=False)
+    for at, state in enumerate(("killed", "missing", "replaced")):
+        health = StackHealth("app", HealthStatus.UNHEALTHY, (replace(service, state=state),))
+        metrics.health("production", [health], float(at))
+        assert series(metrics, "service_healthy") == {("api", "app", state): 0}
     metrics.health("production", [stack_of("app", api=True)], 160.0)
-    assert series(metrics, "service_healthy") == {("api", "app"): 1}
-    assert series(metrics, "service_recreate_total")["ok", "old", "app"] == 1
+    assert series(metrics, "service_healthy") == {("api", "app", "running"): 1}
+
+
+def test_a_service_that_an_operator_stopped_with_its_project_has_no_health(metrics: PrometheusMetrics) -> None:
+    service = ServiceHealth("app", "api", "stopped", healthy=False, acknowledged=True)
+    metrics.health("production", [stack_of("app", api=True)], 100.0)
+    metrics.recreated("production", "app", "api", "ok")
+    metrics.health("production", [StackHealth("app", HealthStatus.STOPPED, (service,))], 160.0)
+    assert series(metrics, "service_healthy") == {}
+    assert series(metrics, "service_recreate_total")["ok", "api", "app"] == 1
 
 
 @pytest.mark.parametrize("status", HealthStatus)
@@ -543,7 +555,7 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
     [
         ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
         ("service_recreate_total", {("ok", "api", "app"): 1, ("failed", "api", "app"): 0}),
-        ("service_healthy", {("api", "app"): 1}),
+        ("service_healthy", {("api", "app", "running"): 1}),
         ("webhook_requests_total", {("202",): 1, ("403",): 0, ("413",): 0}),
         ("commit_to_applied_seconds_sum", {(): 12.0}),
         ("quarantined", {(): 1}),

@@ -14,7 +14,7 @@ from typing import Any
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.core.dotenv.interpolation import resolve_env_file
-from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service
+from reconciler.core.model.compose import Container, Ending, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -66,6 +66,12 @@ class PaperEngine:
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         return containers(self._path)
+
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        return {}
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        return frozenset()
 
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False

@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters.compose import errors
 from reconciler.adapters.compose.context import EngineAddress
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model.compose import Container, StartedAs
+from reconciler.core.model.compose import Container, Ending, StartedAs
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -35,7 +36,10 @@ NOT_ONE_OFF = "com.docker.compose.oneoff=False"
 QUICK = 30.0  # seconds for a question to the engine
 SLOW = 600.0  # seconds for a restart: a container may take its whole stop_grace_period
 # What an operator, a crash or a restart policy does to containers. Health probes are left out: an event each second.
-_EVENTS = {"type": ["container"], "event": ["start", "die", "destroy"], "label": [PROJECT_LABEL]}
+_EVENTS = {"type": ["container"], "event": ["start", "die", "stop", "destroy"], "label": [PROJECT_LABEL]}
+# What tells how a container ended: `stop` follows `die` where the engine was asked to stop it, by whatever signal.
+_ENDING_EVENTS = ("start", "kill", "die", "stop")
+_ENDING_SIGNALS = frozenset({"2", "3", "9", "15"})  # INT, QUIT, KILL, TERM: others are meant for the process to go on
 # The engine's list has exit codes and health in a sentence only: "Exited (1) 3 minutes ago", "Up 5 minutes
 # (healthy)", "Up 2 seconds (health: starting)".
 _EXIT_CODE = re.compile(r"^Exited \((\d+)\)")
@@ -112,6 +116,28 @@ class Engine:
                     await listening
         raise EngineUnavailableError("the Docker engine ended the stream of events")
 
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        """How these containers (ids) ended, by the events that the engine still knows: the last few hundred.
+
+        Asked over a connection of its own: an engine that is ending stops every container and still answers on those
+        that it has, and that must not look like somebody's doing. It takes no new ones.
+        """
+        filters = {"type": ["container"], "event": list(_ENDING_EVENTS), "container": sorted(containers)}
+        async with self._connected(afresh=True) as docker:
+            # Until now by the engine's clock: with a later time it would wait for that.
+            now = datetime.fromisoformat((await docker.system.info())["SystemTime"]).timestamp()
+            parameters = {"since": "0", "until": f"{now:.6f}", "filters": json.dumps(filters)}
+            async with docker._query("events", params=parameters) as response:
+                lines = (await response.read()).splitlines()
+        return _endings(map(json.loads, lines))
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that a container has, whoever made it."""
+        filters = {"name": [f"^/{re.escape(name)}$" for name in names]}
+        async with self._connected() as docker:
+            listed = await docker.containers.list(all=True, filters=filters)
+        return frozenset(name.lstrip("/") for container in listed for name in container["Names"]) & frozenset(names)
+
     async def rename(self, container: DockerContainer, name: str) -> None:
         async with self._connected() as docker:
             await docker.containers.container(container.id).rename(name)
@@ -132,6 +158,7 @@ class Engine:
             health="" if health == "none" else health,
             exit_code=state.get("ExitCode", 0),
             restarts=facts.get("RestartCount", 0),
+            name=facts.get("Name", "").lstrip("/"),
             started_at=state.get("StartedAt", ""),
             finished_at=state.get("FinishedAt", ""),
             image=config.get("Image", ""),
@@ -189,9 +216,11 @@ class Engine:
             )
 
     @contextlib.asynccontextmanager
-    async def _connected(self, within: float | None = QUICK) -> AsyncIterator[Docker]:
-        """A connected client; what goes wrong with it inside the block is said in our own errors."""
+    async def _connected(self, within: float | None = QUICK, *, afresh: bool = False) -> AsyncIterator[Docker]:
+        """A connected client; what goes wrong with it inside the block is said in our own errors. ``afresh``: it has a
+        connection of its own, for this block."""
         import aiohttp
+        from aiodocker import Docker
         from aiodocker.exceptions import DockerError
 
         address = await self._address()
@@ -203,7 +232,11 @@ class Engine:
         )
         try:
             async with asyncio.timeout(within):
-                yield self._client(address)
+                if afresh:
+                    async with Docker(url=address.url, context=address.context) as docker:
+                        yield docker
+                else:
+                    yield self._client(address)
         except TimeoutError as error:
             raise EngineUnavailableError(f"no answer from the Docker engine in {within:g} s", where=where) from error
         except DockerError as error:
@@ -233,7 +266,27 @@ def _summary(listed: DockerContainer) -> Container:
         state=listed["State"],
         health=health[1] if health else "",
         exit_code=int(code[1]) if code else 0,
+        name=listed["Names"][0].lstrip("/") if listed["Names"] else "",
     )
+
+
+def _endings(events: Iterable[Mapping[str, Any]]) -> dict[str, Ending]:
+    """Given events of containers, oldest first, return how each of those ended that were not started again."""
+    endings: dict[str, Ending] = {}
+    killed: set[str] = set()
+    for event in events:
+        identity, action, attributes = event["Actor"]["ID"], event["Action"], event["Actor"]["Attributes"]
+        if action == "start":
+            endings.pop(identity, None)
+            killed.discard(identity)
+        elif action == "kill":
+            killed |= {identity} if attributes.get("signal") in _ENDING_SIGNALS else set()
+        elif action == "stop":
+            endings[identity] = Ending.STOPPED
+        elif endings.get(identity) is not Ending.STOPPED:
+            by_itself = Ending.FINISHED if attributes.get("exitCode") == "0" else Ending.DIED
+            endings[identity] = Ending.KILLED if identity in killed else by_itself
+    return endings
 
 
 def started_as(labels: Mapping[str, str], *, running: bool, created: float) -> StartedAs:

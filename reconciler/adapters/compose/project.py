@@ -42,7 +42,7 @@ from reconciler.core.decide.invocation import (
 )
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
-from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service, StartedAs
+from reconciler.core.model.compose import Container, Ending, Invocation, Project, ProjectFiles, Service, StartedAs
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -301,6 +301,14 @@ class DockerCompose:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
+
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        """How these containers (ids) ended, as far as the engine still knows. Raises EngineUnavailableError."""
+        return await self._engine.endings(containers)
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that a container has, whoever made it. Raises EngineUnavailableError."""
+        return await self._engine.names_in_use(names)
 
     async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
         names = {project}

@@ -57,6 +57,7 @@ def affected(
     *,
     managed: Mapping[str, ManagedFile],
     mounts: MountedFiles = MountedFiles(),
+    stopped: Collection[str] = (),
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
@@ -64,9 +65,10 @@ def affected(
     that means for who mounts them; ``managed`` has by path the stack's env files that git manages: of what a container
     has otherwise than the files say, only their keys make it stale; ``pending_restarts`` are actions of an
     earlier or interrupted run: they are due whatever state the interruption left the containers in. Other services are
-    touched only if they have a container that was not stopped on purpose. Has no effects.
+    touched only if they have a container that was not stopped on purpose. Nothing is due to the services that somebody
+    ``stopped``. Has no effects.
     """
-    present = _present(stack, containers)
+    present = {name: group for name, group in _present(stack, containers).items() if name not in stopped}
     causes: dict[str, list[_Cause]] = {}
     for name in sorted(present.keys() & after.services.keys()):
         service = after.services[name]
@@ -75,7 +77,8 @@ def affected(
         own = [*_own_causes(old, service, present[name], blame), *_mount_causes(stack, service, changed, mounts)]
         if own:
             causes[name] = own
-    pending = {action.service: action for action in pending_restarts if action.service in after.services}
+    startable = after.services.keys() - set(stopped)
+    pending = {action.service: action for action in pending_restarts if action.service in startable}
     for action in pending.values():
         cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
         causes.setdefault(action.service, []).append(cause)

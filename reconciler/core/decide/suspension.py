@@ -53,6 +53,10 @@ class Suspension:
             return ""
         return _until([pause for pause in self.pauses if pause.scope in ("", f"{self.environment}/{name}")])
 
+    def paused(self, name: str) -> bool:
+        """Whether an operator has paused the stack, or the whole environment."""
+        return any(pause.scope in ("", f"{self.environment}/{name}") for pause in self.pauses)
+
     def split(self, pending_restarts: Sequence[Action]) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
         """Given the pending restarts, return those that may happen now, and those that have to wait."""
         now = tuple(action for action in pending_restarts if not self.of_stack(action.stack))

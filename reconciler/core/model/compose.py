@@ -139,6 +139,7 @@ class Container:
     image: str = ""
     out_of_memory: bool = False
     number: int = 1
+    name: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -176,6 +177,34 @@ class Sight(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Ending(StrEnum):
+    """How a container's latest run ended, by the engine's events: somebody had the engine stop it (`docker stop`,
+    `docker compose stop` or `down`) or kill it (`docker kill`, `docker rm -f`), its work was finished (exit code 0), or
+    it died without the engine being asked for that."""
+
+    STOPPED = "stopped"
+    KILLED = "killed"
+    FINISHED = "finished"
+    DIED = "died"
+
+
+@dataclass(frozen=True, slots=True)
+class RanService:
+    """A service as it ran when it was last healthy: the names of its ``containers`` by their ids.
+
+    Since ``gone_since`` (epoch seconds) fewer of them run; ``endings`` says by id how containers of it ended, as far as
+    that is known. ``seen_pending``: it ran while a restart of it was pending, so what stopped it since is not that
+    restart, begun and interrupted.
+    """
+
+    stack: str
+    service: str
+    containers: Mapping[str, str]
+    endings: Mapping[str, Ending] = field(default_factory=dict)
+    gone_since: float | None = None
+    seen_pending: bool = False
+
+
 class ActionKind(StrEnum):
     RECREATE = "recreate"
     RESTART = "restart"
@@ -203,13 +232,20 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class ServiceHealth:
-    """A service as last seen: ``state`` is the engine's word, ``healthy`` our verdict on it."""
+    """A service as last seen: ``healthy`` is our verdict on it, ``state`` the engine's word.
+
+    Of one that ran and runs no more the state is stopped, killed, missing, replaced or created; ``reason`` says more.
+
+    ``acknowledged``: an operator knows that it does not run, as they paused it or took it down with its project.
+    """
 
     stack: str
     service: str
     state: str
     healthy: bool
     restarts: int = 0
+    reason: str = ""
+    acknowledged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
