@@ -22,6 +22,7 @@ def record_from_json(text: str) -> EnvironmentRecord:
         data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
     data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
     data["reverts"] = tuple(data["reverts"])
+    data["cut_off"] = tuple(data.get("cut_off", ()))
     data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
     return EnvironmentRecord(**data)
 
@@ -34,7 +35,7 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 # Fields of a run that have no column.
 _FACTS = (
     *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
-    "accepted",
+    *("accepted", "restored_at"),
 )
 
 
@@ -60,6 +61,7 @@ def run_from_row(row: tuple[Any, ...]) -> Run:
         silent=tuple(data["silent"]),
         rolling_back=data["rolling_back"],
         accepted=tuple(data.get("accepted", ())),  # an earlier version's has none
+        restored_at=data.get("restored_at", 0.0),
         finished_at=finished_at,
         result=Result(result) if result else None,
         reason=reason,

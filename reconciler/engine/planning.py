@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.classify import classify
-from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
+from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
 from reconciler.core.errors import GuardError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
-from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.guards import file_problems
+from reconciler.engine.guests import follow_guests
 from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.stack_planning import Permissions, StackPlanning, StackView
-
-_RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,8 @@ class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
     ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
-    operator has accepted, ``notes`` what is to be noted about it.
+    operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
+    that the plan breaks.
     """
 
     plan: Plan
@@ -37,6 +36,7 @@ class Prepared:
     written: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
@@ -75,6 +75,8 @@ async def prepare(
     for stack in stacks:
         if look_at_stacks or planning.concerns(stack):
             await planning.plan(stack)
+    if planning.views:
+        await follow_guests(planning)
     plan = Plan(
         snapshot.desired.manifest.environment,
         snapshot.desired.revision,
@@ -85,7 +87,16 @@ async def prepare(
     )
     problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
-    return Prepared(plan, staged, tuple(problems), planning.views, written, tuple(planning.accepted), planning.notes)
+    return Prepared(
+        plan,
+        staged,
+        tuple(problems),
+        planning.views,
+        written,
+        tuple(planning.accepted),
+        planning.notes,
+        frozenset(planning.broken),
+    )
 
 
 async def _classified(
@@ -97,13 +108,13 @@ async def _classified(
     suspension: Suspension,
 ) -> list[Change]:
     changes = []
-    corrections = _Corrections(ports, snapshot.desired.manifest.environment)
+    earlier = _Corrections(ports, snapshot.desired.manifest.environment)
     for state in snapshot.states:
         change = classify(state, take_over=state.target.id in permissions.take_over)
         change = await names.name_keys(ports, snapshot, change, plaintexts)
         alone = suspension.is_of_target_alone(state.target)
         change = suspended(change, suspension.of_target(state.target), alone=alone)
-        changes.append(suspended(change, corrections.conflicting_writer(change), alone=True))
+        changes.append(suspended(change, earlier.conflicting_writer(change), alone=True))
     names.keep(ports, snapshot)
     return changes
 
@@ -129,10 +140,8 @@ class _Corrections:
             return ""
         if self._times is None:
             self._times = {}
-            for run in self._ports.store.runs(self._environment, _RUNS_LOOKED_AT):
-                for corrected in run.changes if run.result is Result.CORRECTED else ():
-                    if corrected.kind == Kind.DRIFT:
-                        self._times.setdefault(corrected.path, []).append(run.started_at)
+            for corrected, at in corrections(self._ports.store.runs(self._environment, RUNS_LOOKED_AT)):
+                self._times.setdefault(corrected.path, []).append(at)
         return conflicting_writer(change, self._times.get(change.target.path, ()), self._ports.clock.now())
 
 

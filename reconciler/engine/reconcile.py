@@ -153,8 +153,8 @@ class _Reconciliation:
             return rolled_back
         revision = self.revision = self._target_revision(head)
         unfinished = None if request.dry_run else ports.store.unfinished(self.environment)
+        plaintexts = Plaintexts(ports)
         try:
-            plaintexts = Plaintexts(ports)
             desired = await self._load_desired(revision, plaintexts)
             with phase(ports, Phase.OBSERVE, "comparing the live files"):
                 snapshot, prepared = await self._observe_and_plan(desired, plaintexts, unfinished)
@@ -170,6 +170,8 @@ class _Reconciliation:
             if unfinished is not None:
                 await give_up(ports, unfinished, f"its revision can no longer be applied: {error}")
             raise
+        finally:
+            ports.metrics.undecryptable(self.environment, plaintexts.failing)
         self.memory.forget_server()
         try:
             return await transact(ports, snapshot, prepared, request.trigger)
@@ -217,14 +219,15 @@ class _Reconciliation:
         if memory.desired is not None and memory.desired.revision == revision:
             return memory.desired
         if self.request.trigger in _AUTOMATIC and (known := memory.failure_of(revision, now)):
-            raise known.with_traceback(None)  # otherwise every reconciliation adds its frames
+            plaintexts.failing.update(known.undecryptable)
+            raise known.error.with_traceback(None)  # otherwise every reconciliation adds its frames
         memory.failure = None
         try:
             desired = await load_desired(ports, self.environment, revision, plaintexts)
             memory.claims.claim(desired.manifest)
         except ReconcilerError as error:
             if error.blames_revision:
-                memory.fail(revision, error, now)
+                memory.fail(revision, error, now, plaintexts.failing)
             raise
         memory.desired = desired
         ports.metrics.revision(self.environment, "desired", revision)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import affected_services
+from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.decide.suspension import Suspension
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.dotenv.readings import known_variables
@@ -70,6 +71,7 @@ class StackPlanning:
     files: ProjectFileGuard
     plaintexts: Plaintexts
     views: dict[str, StackView] = field(default_factory=dict)
+    projects: dict[str, Project | None] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     held: dict[str, list[str]] = field(default_factory=dict)
@@ -78,6 +80,8 @@ class StackPlanning:
     accepted: list[str] = field(default_factory=list)
     unresolved: dict[str, str] = field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    followers: dict[str, list[Action]] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
 
     def concerns(self, stack: Stack) -> bool:
         """Whether a file of the stack is written, or one of its services waits for a restart."""
@@ -92,7 +96,7 @@ class StackPlanning:
 
     async def _plan_without(self, stack: Stack, held: frozenset[str]) -> frozenset[str]:
         """Plan the stack without the services that are held. Returns further ones that have to be."""
-        touched, pending = self._touched(stack), self._pending(stack) - held
+        touched = self._touched(stack)
         staged = {change.target.path: self.staged[change.target.path] for change in touched}
         try:
             managed = await _managed_files(self.ports, self.snapshot, stack, self.staged, self.plaintexts)
@@ -103,7 +107,7 @@ class StackPlanning:
         except ModelRefusedError as error:
             self.problems.append(str(error))
             return frozenset()
-        view = replace(view, left=held)
+        view, self.projects[stack.name] = replace(view, left=held), after
         due = affected(view, after, touched, self.pending_restarts)
         env_files = await _env_files(self.ports, self.snapshot, stack)
         notes = affected_services.notes(stack, after, view.containers, env_files, managed)
@@ -114,10 +118,7 @@ class StackPlanning:
         self.views[stack.name] = view
         if due or touched:
             self.problems += await self.files.refusals(stack, staged)
-        hidden = hidden_values(self.snapshot, self.staged, stack)
-        sides = StackSides(stack, view.before, after, view.containers, view.managed, frozenset(pending), hidden)
-        accepted = stack.id in self.permissions.accepted
-        verdict = await judge_project(self.ports, sides, due, accepted=accepted)
+        verdict = await self._judge(stack, due)
         if verdict.accepted:
             by = self.permissions.accepted_by or "an operator"
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
@@ -132,6 +133,38 @@ class StackPlanning:
         else:
             self.actions += due
         return frozenset()
+
+    async def follow(self, stack: Stack, followers: Sequence[Action]) -> str:
+        """Plan what services of the stack need as they share something with one that the plan touches; returns why they
+        may not get it, or ""."""
+        if reason := self.suspension.of_stack(stack.name):
+            return f"its stack {stack.name} is suspended ({reason})"
+        if stack.name not in self.views and stack.name not in self.held:
+            await self.plan(stack)
+        if stack.name in self.whole:
+            return f"its stack {stack.name} is held"
+        view, after = self.views.get(stack.name), self.projects.get(stack.name)
+        if view is None or after is None:
+            return f"Compose cannot resolve its stack {stack.name}"
+        if left := sorted({action.service for action in followers} & view.left):
+            return f"{listed(left)} of its stack {stack.name} is held"
+        planned = {action.service for action in self.actions if action.stack == stack.name}
+        followers = [*self.followers.get(stack.name, ()), *followers]
+        due = affected(view, after, self._touched(stack), self.pending_restarts, followers)
+        due = tuple(action for action in due if action.wave or action.service in planned)
+        verdict = await self._judge(stack, due)
+        if not verdict.hold:
+            self.followers[stack.name] = followers
+            self.actions = [*(action for action in self.actions if action.stack != stack.name), *due]
+        return f"its stack {stack.name} may not be touched ({verdict.hold})" if verdict.hold else ""
+
+    async def _judge(self, stack: Stack, due: Sequence[Action]) -> ProjectVerdict:
+        view = self.views[stack.name]
+        pending = frozenset(self._pending(stack)) - view.left
+        hidden = hidden_values(self.snapshot, self.staged, stack)
+        after = self.projects[stack.name]
+        sides = StackSides(view.stack, view.before, after, view.containers, view.managed, pending, hidden)
+        return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
 
     def _hold(self, stack: Stack, reason: str, due: Sequence[Action]) -> None:
         """Touch nothing of the stack."""
@@ -222,7 +255,10 @@ async def _look_at_stack(
         policies = {target.path: target.on_change for target in targets}
         sights = await sights_of(ports, policies, containers)
         stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
-        view = StackView(stack, before, containers, managed, policies, sights, stopped=stopped)
+        ran = ports.store.ran_services(stack.environment)
+        long_running = stopped | {service.service for service in ran if service.stack == stack.name}
+        ended = with_one_shots(stack, before, containers, long_running)
+        view = StackView(ended, before, containers, managed, policies, sights, stopped=stopped)
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:
@@ -272,7 +308,11 @@ async def _last_written(ports: Ports, snapshot: Snapshot, target: Target, plaint
 
 
 def affected(
-    view: StackView, after: Project | None, touched: Sequence[Change], pending_restarts: tuple[Action, ...]
+    view: StackView,
+    after: Project | None,
+    touched: Sequence[Change],
+    pending_restarts: tuple[Action, ...],
+    followers: Sequence[Action] = (),
 ) -> tuple[Action, ...]:
     """What the stack's services need, given the project with the new files; see core/decide/affected_services.py.
 
@@ -294,6 +334,7 @@ def affected(
             actions,
             managed=view.managed,
             mounts=mounts,
+            followers=followers,
             stopped=view.stopped,
         )
     return tuple(action for action in actions if action.service not in view.left | view.stopped)

@@ -169,7 +169,7 @@ def test_one_alert_names_the_state_and_lasts_while_it_changes(
         server.daemon() as daemon,
         receiver() as heard,
         alertmanager(tmp_path / "alertmanager", heard.url) as manager,
-        prometheus(tmp_path / "prometheus", daemon.port, manager.port) as watching,
+        prometheus(tmp_path / "prometheus", daemon.port, alertmanager=manager.port) as watching,
     ):
         eventually(lambda: watching.samples("reconciler_service_healthy == 1"), timeout=60)
         output("docker", "kill", project.container("api")["Id"])

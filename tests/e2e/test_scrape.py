@@ -43,10 +43,10 @@ services:
 
 
 def value(daemon: Daemon, name: str, **labels: str) -> float | None:
-    """The sample whose labels these are, beside the environment; None where there is none."""
+    """The sample whose labels these are, beside host and environment; None where there is none."""
     for family in text_string_to_metric_families(daemon.get("/metrics")[1]):
         for sample in family.samples:
-            own = {label: text for label, text in sample.labels.items() if label != "environment"}
+            own = {label: text for label, text in sample.labels.items() if label not in ("environment", "host")}
             if (sample.name, own) == (f"reconciler_{name}", labels):
                 return sample.value
     return None

@@ -45,6 +45,7 @@ class _Cause:
     signal: str = ""
     force: bool = False
     stale: tuple[str, ...] = ()
+    wave: int = 0
 
 
 def affected(
@@ -57,6 +58,7 @@ def affected(
     *,
     managed: Mapping[str, ManagedFile],
     mounts: MountedFiles = MountedFiles(),
+    followers: Iterable[Action] = (),
     stopped: Collection[str] = (),
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
@@ -64,9 +66,10 @@ def affected(
     ``before`` is None where Compose could not resolve it; ``changed`` maps the live paths whose bytes change to what
     that means for who mounts them; ``managed`` has by path the stack's env files that git manages: of what a container
     has otherwise than the files say, only their keys make it stale; ``pending_restarts`` are actions of an
-    earlier or interrupted run: they are due whatever state the interruption left the containers in. Other services are
-    touched only if they have a container that was not stopped on purpose. Nothing is due to the services that somebody
-    ``stopped``. Has no effects.
+    earlier or interrupted run: they are due whatever state the interruption left the containers in; ``followers`` are
+    what services need as they share something with a container elsewhere. Other services than those of pending restarts
+    are touched only if they have a container that was not stopped on purpose. Nothing is due to the services that
+    somebody ``stopped``. Has no effects.
     """
     present = {name: group for name, group in _present(stack, containers).items() if name not in stopped}
     causes: dict[str, list[_Cause]] = {}
@@ -79,8 +82,9 @@ def affected(
             causes[name] = own
     startable = after.services.keys() - set(stopped)
     pending = {action.service: action for action in pending_restarts if action.service in startable}
-    for action in pending.values():
-        cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
+    following = [action for action in followers if action.service in present.keys() & startable]
+    for action in (*pending.values(), *following):
+        cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale, action.wave)
         causes.setdefault(action.service, []).append(cause)
     _follow(causes, after, frozenset(present))
     scales = {name: _scale(before, after, name, containers) for name in causes}
@@ -132,7 +136,7 @@ def notes(
         return []
     services = project.services.values()
     sources = {source for service in services for source in service.sources}
-    read = project.environments.union(*(service.env_files for service in services))
+    read = project.environments.union(project.unresolved_env_files, *(service.env_files for service in services))
     mounted = {path for path in env_files if any(_holds(source, env_files[path]) for source in sources)}
     unread = [path for path, real in env_files.items() if not read & {path, real} and path not in mounted]
     by_reason: dict[str, list[str]] = {}
@@ -360,9 +364,10 @@ def _follow(causes: dict[str, list[_Cause]], project: Project, present: frozense
     queue = sorted(causes)
     while queue:
         owner = queue.pop(0)
-        kind = _strongest(causes[owner])
+        kind, wave = _strongest(causes[owner]), _latest(causes[owner])
         for name in sorted(present & project.services.keys()):
-            for cause in _inherited(project.services[name], owner, kind):
+            for inherited in _inherited(project.services[name], owner, kind):
+                cause = replace(inherited, wave=wave)
                 if cause not in causes.get(name, ()):
                     causes.setdefault(name, []).append(cause)
                     queue.append(name)
@@ -393,6 +398,11 @@ def _strongest(causes: Iterable[_Cause]) -> ActionKind:
     return max((cause.kind for cause in causes), key=_WEIGHT.__getitem__)
 
 
+def _latest(causes: Iterable[_Cause]) -> int:
+    """The wave in which all causes are met."""
+    return max(cause.wave for cause in causes)
+
+
 def _action(
     stack: Stack, service: str, causes: Sequence[_Cause], containers: Iterable[Container], scale: int | None
 ) -> Action:
@@ -411,6 +421,8 @@ def _action(
         force=kind is ActionKind.RECREATE and any(cause.force for cause in causes),
         stale=tuple(sorted({path for cause in causes for path in cause.stale})),
         scale=scale if kind is ActionKind.RECREATE else None,
+        one_shot=service in stack.one_shot,
+        wave=_latest(causes),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from reconciler.core.model.compose import Container, Ending, Project, ProjectFiles
+from reconciler.core.model.compose import Container, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
 
@@ -49,6 +49,12 @@ class Compose(Protocol):
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers from one cheap call: only their id, name, service, state, health and exit code.
+
+        Raises EngineUnavailableError.
+        """
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers on the engine that share a namespace or volumes with another one, in a manifest or not.
 
         Raises EngineUnavailableError.
         """
