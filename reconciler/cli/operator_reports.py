@@ -92,6 +92,9 @@ def show_status(status: dict[str, Any], *, as_json: bool) -> None:
 def _environment(environment: dict[str, Any]) -> None:
     name, reason = escape(environment["environment"]), escape(environment["reason"])
     console.print(f"[bold]{name}[/bold] {coloured(environment['result'] or 'unknown')} {reason}")
+    if activity := environment["reconciling"]:
+        phase = f" ({activity['phase']}: {activity['doing']})" if activity["phase"] else ""
+        console.print(f"[cyan]reconciling[/cyan] since {_instant(activity['since'])}{escape(phase)}")
     _warning_and_next(environment)
     for names, commit in _revisions(environment):
         author = commit["author"].partition(" <")[0]

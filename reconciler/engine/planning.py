@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.classify import classify
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
-from reconciler.core.errors import GuardError
+from reconciler.core.errors import EngineUnavailableError, GuardError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
+from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.engine.engine_away import without_engine
 from reconciler.engine.guards import file_problems
 from reconciler.engine.guests import follow_guests
 from reconciler.engine.key_names import KeyNames, desired_bytes
@@ -26,7 +28,8 @@ class Prepared:
 
     ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
     operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
-    that the plan breaks.
+    that the plan breaks. ``away``: the engine does not answer, so no service can be touched; ``decided`` are the stacks
+    of which it is known what their services need.
     """
 
     plan: Plan
@@ -37,6 +40,8 @@ class Prepared:
     accepted: tuple[str, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
+    away: EngineUnavailableError | None = None
+    decided: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
@@ -54,12 +59,16 @@ async def prepare(
     look_at_stacks: bool = False,
     pending_restarts: tuple[Action, ...] = (),
     suspension: Suspension | None = None,
+    unsettled: Collection[str] = (),
+    away: EngineUnavailableError | None = None,
 ) -> Prepared:
     """Decide what this reconciliation would do.
 
     ``look_at_stacks`` asks every stack for stale containers even where no file changes; ``pending_restarts`` are
-    actions an earlier run could not finish; ``suspension`` says what nothing may be done about, and why.
-    Raises EngineUnavailableError, LiveFileError, KeyUnavailableError. Guards do not raise: see ``Prepared.check``.
+    actions an earlier run could not finish; ``suspension`` says what nothing may be done about, and why;
+    ``unsettled`` are live paths that were written without asking what services need; ``away`` is why the engine cannot
+    be asked, where that is known. Guards do not raise: see ``Prepared.check``. Raises LiveFileError,
+    KeyUnavailableError, StackGoneError, HostUnreachableError.
     """
     permissions, suspension = permissions or Permissions(), suspension or Suspension()
     changes = await _classified(ports, snapshot, names, plaintexts, permissions, suspension)
@@ -70,13 +79,12 @@ async def prepare(
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
     problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
     planning = StackPlanning(
-        ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts
+        ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts, unsettled
     )
-    for stack in stacks:
-        if look_at_stacks or planning.concerns(stack):
-            await planning.plan(stack)
-    if planning.views:
-        await follow_guests(planning)
+    away = away or await _plan_stacks(planning, stacks, look_at_all=look_at_stacks)
+    if away is not None:
+        changes = [without_engine(change, away, suspension.begun) for change in changes]
+        planning = planning.without_engine()
     plan = Plan(
         snapshot.desired.manifest.environment,
         snapshot.desired.revision,
@@ -88,15 +96,34 @@ async def prepare(
     problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
     return Prepared(
-        plan,
-        staged,
-        tuple(problems),
-        planning.views,
-        written,
-        tuple(planning.accepted),
-        planning.notes,
-        frozenset(planning.broken),
+        plan=plan,
+        staged=staged,
+        problems=tuple(problems),
+        views=planning.views,
+        written=written,
+        accepted=tuple(planning.accepted),
+        notes=planning.notes,
+        broken=frozenset(planning.broken),
+        away=away,
+        decided=frozenset(planning.decided),
     )
+
+
+async def _plan_stacks(
+    planning: StackPlanning, stacks: Sequence[Stack], *, look_at_all: bool
+) -> EngineUnavailableError | None:
+    """Plan for the stacks that something concerns; returns why the engine cannot be asked, or None."""
+    try:
+        for stack in stacks:
+            if look_at_all or planning.concerns(stack):
+                await planning.plan(stack)
+        if planning.views:
+            await follow_guests(planning)
+    except EngineUnavailableError as error:
+        if not error.files_stay_ours:
+            raise
+        return error
+    return None
 
 
 async def _classified(

@@ -12,10 +12,10 @@ from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.decide.suspension import Suspension
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.dotenv.readings import known_variables
-from reconciler.core.errors import ModelRefusedError, ReconcilerError, StartedOtherwiseError
-from reconciler.core.model.compose import Action, Container, ManagedFile, Project, Sight
+from reconciler.core.errors import ModelRefusedError, NameTakenError, ReconcilerError, StartedOtherwiseError
+from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Sight
 from reconciler.core.model.plans import Aspect, Change
-from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target
+from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target, WriteMode
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
@@ -70,6 +70,8 @@ class StackPlanning:
     permissions: Permissions
     files: ProjectFileGuard
     plaintexts: Plaintexts
+    unsettled: Collection[str]
+    decided: set[str] = field(default_factory=set)
     views: dict[str, StackView] = field(default_factory=dict)
     projects: dict[str, Project | None] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
@@ -83,9 +85,25 @@ class StackPlanning:
     followers: dict[str, list[Action]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
 
+    def without_engine(self) -> StackPlanning:
+        """A plan that touches no service: the pending restarts stay."""
+        return StackPlanning(
+            self.ports,
+            self.snapshot,
+            self.changes,
+            self.staged,
+            self.pending_restarts,
+            self.suspension,
+            self.permissions,
+            self.files,
+            self.plaintexts,
+            self.unsettled,
+            actions=list(self.pending_restarts),
+        )
+
     def concerns(self, stack: Stack) -> bool:
-        """Whether a file of the stack is written, or one of its services waits for a restart."""
-        return bool(self._touched(stack) or self._pending(stack))
+        """Whether a file of the stack is written, or one of its services waits for a restart, or may need one."""
+        return bool(self._touched(stack) or self._pending(stack) or self._unsettled(stack))
 
     async def plan(self, stack: Stack) -> None:
         """Decide what the stack's services need, and whether they may get it. One that may not is held, with the files
@@ -108,7 +126,7 @@ class StackPlanning:
             self.problems.append(str(error))
             return frozenset()
         view, self.projects[stack.name] = replace(view, left=held), after
-        due = affected(view, after, touched, self.pending_restarts)
+        due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
         env_files = await _env_files(self.ports, self.snapshot, stack)
         notes = affected_services.notes(stack, after, view.containers, env_files, managed)
         self.notes[stack.name] = tuple(notes)
@@ -123,8 +141,10 @@ class StackPlanning:
             by = self.permissions.accepted_by or "an operator"
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
         more = verdict.services
-        if verdict.hold and not more:
-            self._hold(stack, verdict.hold, due)
+        # Without a new revision nothing is to blame for a name, and a try could only end the same way.
+        taken = await self._name_taken(view.before, due) if not touched or (verdict.hold and not more) else ""
+        if taken or (verdict.hold and not more):
+            self._hold(stack, ". ".join(filter(None, [verdict.hold, taken])), due)
         elif after is not None and affected_services.needed_by(after, due, held | more):
             self._hold(stack, verdict.hold or f"{listed(sorted(held))} would have to follow", due)
         elif more:
@@ -132,6 +152,7 @@ class StackPlanning:
             return more
         else:
             self.actions += due
+            self.decided |= set() if held else {stack.name}
         return frozenset()
 
     async def follow(self, stack: Stack, followers: Sequence[Action]) -> str:
@@ -150,7 +171,8 @@ class StackPlanning:
             return f"{listed(left)} of its stack {stack.name} is held"
         planned = {action.service for action in self.actions if action.stack == stack.name}
         followers = [*self.followers.get(stack.name, ()), *followers]
-        due = affected(view, after, self._touched(stack), self.pending_restarts, followers)
+        touched, unsettled = self._touched(stack), self._unsettled(stack)
+        due = affected(view, after, touched, self.pending_restarts, followers, unsettled)
         due = tuple(action for action in due if action.wave or action.service in planned)
         verdict = await self._judge(stack, due)
         if not verdict.hold:
@@ -165,6 +187,18 @@ class StackPlanning:
         after = self.projects[stack.name]
         sides = StackSides(view.stack, view.before, after, view.containers, view.managed, pending, hidden)
         return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
+
+    async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
+        """Who has a name that the recreated containers need; "" if nobody has."""
+        recreated = [action for action in due if action.kind is ActionKind.RECREATE]
+        if project is None or not recreated:
+            return ""
+        scale = {action.service: action.scale for action in recreated if action.scale is not None}
+        try:
+            await self.ports.compose.require_names(project, [action.service for action in recreated], scale)
+        except NameTakenError as error:
+            return str(error)
+        return ""
 
     def _hold(self, stack: Stack, reason: str, due: Sequence[Action]) -> None:
         """Touch nothing of the stack."""
@@ -225,6 +259,10 @@ class StackPlanning:
     def _touched(self, stack: Stack) -> list[Change]:
         mine = [change for change in self.changes if change.writes and change.target.stack == stack.name]
         return [change for change in mine if change.target.path not in self.withheld]
+
+    def _unsettled(self, stack: Stack) -> list[Target]:
+        targets = self.snapshot.desired.manifest.targets
+        return [target for target in targets if target.stack == stack.name and target.path in self.unsettled]
 
     def _pending(self, stack: Stack) -> set[str]:
         return {action.service for action in self.pending_restarts if action.stack == stack.name}
@@ -313,15 +351,19 @@ def affected(
     touched: Sequence[Change],
     pending_restarts: tuple[Action, ...],
     followers: Sequence[Action] = (),
+    unsettled: Sequence[Target] = (),
 ) -> tuple[Action, ...]:
     """What the stack's services need, given the project with the new files; see core/decide/affected_services.py.
+    ``unsettled`` are targets that were written before, without that question.
 
     Where Compose cannot resolve it (None), that is what is pending.
     """
-    paths: dict[str, OnChange] = {
+    paths: dict[str, OnChange] = {target.path: target.on_change for target in unsettled}
+    paths |= {
         change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
     }
     replaced = frozenset(change.target.path for change in touched if not change.in_place)
+    replaced |= {target.path for target in unsettled if target.write is WriteMode.REPLACE}
     mounts = affected_services.MountedFiles(view.policies, replaced, view.sights)
     actions = tuple(action for action in pending_restarts if action.stack == view.stack.name)
     if after is not None:

@@ -26,6 +26,7 @@ MOTD = Target("production", "motd", "/etc/motd", on_drift=OnDrift.REPORT)
 RECREATE = Action("app", "api", ActionKind.RECREATE, "API_KEY changed")
 
 REQUIRED = {
+    **dict.fromkeys(("engine_up", "state_free_bytes", "state_free_inodes"), "gauge"),
     "build_info": "gauge",
     "target_info": "gauge",
     "revision_info": "gauge",
@@ -147,6 +148,8 @@ def busy() -> PrometheusMetrics:
     )
     metrics.recreated("production", "app", "api", "ok")
     metrics.health("production", [stack_of("app", api=True)], 103.0)
+    metrics.engine("production", True)
+    metrics.watch_disk(lambda: (5000, 7, 100))
     metrics.corrected("production", [API.id], 103.0)
     metrics.rotated("production", API.id, 99.0)
     metrics.rolled_back("production", "local", True)
@@ -588,6 +591,26 @@ def test_rollbacks_and_decryptions_are_counted_by_how_they_ended() -> None:
     }
     assert series(metrics, "decrypt_total")["key", "failed"] == 1
     assert series(metrics, "decrypt_total")["", "ok"] == 1
+
+
+# --- the engine, and the disk of the state directory -----------------------------------------------------------------
+
+
+def test_an_environment_without_stacks_has_no_engine() -> None:
+    metrics = PrometheusMetrics("1.2.3", ["production"], host="web-1")
+    metrics.engine("production", False)
+    assert b'reconciler_engine_up{environment="production",host="web-1"} 0.0' in metrics.render()
+    metrics.engine("production", None)
+    assert b"reconciler_engine_up{" not in metrics.render()
+
+
+def test_a_disk_shows_what_is_free_at_the_scrape() -> None:
+    metrics = PrometheusMetrics("1.2.3", ["production"], host="web-1")
+    states = iter([(5000, 7, 100), (5000, 7, 100), (4000, 0, 0), (4000, 0, 0)])
+    metrics.watch_disk(lambda: next(states))
+    assert b'reconciler_state_free_bytes{host="web-1"} 5000.0\n' in (first := metrics.render())
+    assert b'reconciler_state_free_inodes{host="web-1"} 7.0\n' in first
+    assert b'reconciler_state_free_inodes{host="web-1"} -1.0\n' in metrics.render()
 
 
 # --- states that alerts read -----------------------------------------------------------------------------------------

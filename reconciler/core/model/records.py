@@ -78,7 +78,8 @@ class EnvironmentRecord:
     seconds) of the last pushes of reverts. ``applied`` is in place but for targets that are held alone, ``whole`` the
     last one that was in place with every target. ``startups`` are the seconds that services took to become healthy the
     last time, by STACK/SERVICE; by STACK/ until all HTTP checks of a stack answered. ``cut_off`` are containers (ids)
-    of no managed stack that shared a namespace with one that was touched.
+    of no managed stack that shared a namespace with one that was touched. ``written_without_engine`` are live paths
+    written while the engine did not answer: which services need a restart for them is not known yet.
     """
 
     name: str
@@ -94,6 +95,7 @@ class EnvironmentRecord:
     whole: Revision | None = None
     startups: Mapping[str, float] = field(default_factory=dict)
     cut_off: tuple[str, ...] = ()
+    written_without_engine: tuple[str, ...] = ()
 
     @property
     def desired(self) -> Revision | None:
