@@ -11,7 +11,7 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
 from reconciler.engine.guests import OF_NO_STACK
 from reconciler.engine.key_names import KeyNames
-from reconciler.engine.observe import Desired, Fingerprint
+from reconciler.engine.observe import Desired, Fingerprint, Snapshot
 from reconciler.engine.planning import Prepared
 
 # After this many seconds a failed revision is tried again: the cause may lie on the server (a missing user).
@@ -110,6 +110,15 @@ class Memory:
         changed it, what they run with may be older by now."""
         if files != self.files:
             self.stacks_observed_at = NEVER
+
+    def moved_stacks(
+        self, containers: Mapping[str, frozenset[str]], files: Mapping[str, Fingerprint], snapshot: Snapshot
+    ) -> frozenset[str]:
+        """The stacks of which a container or a live file is not as it was at the last look that left nothing to do."""
+        stacks = {name for name, ids in containers.items() if self.containers.get(name) != ids}
+        targets = (state.target for state in snapshot.states)
+        moved = {target.stack for target in targets if files[target.path] != self.files.get(target.path)}
+        return frozenset(stacks | {name for name in moved if name})
 
     def keep_containers(
         self,

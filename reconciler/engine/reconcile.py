@@ -343,7 +343,9 @@ class _Reconciliation:
             if not error.files_stay_ours:
                 raise
             away = error
-        moved = containers is not None and (containers, files) != (memory.containers, memory.files)
+        look_at = frozenset() if containers is None else memory.moved_stacks(containers, files, snapshot)
+        if dry_run or pending_restarts or record.degraded:
+            look_at = _names(snapshot.desired)
         begun = unfinished.changes if unfinished else ()
         prepared = await prepare(
             ports,
@@ -356,7 +358,7 @@ class _Reconciliation:
                 accepted_by=self.request.accepted_by,
                 neighbours=memory.claims.neighbours(self.environment),
             ),
-            look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
+            look_at=look_at,
             pending_restarts=pending_restarts,
             suspension=suspension,
             unsettled=record.written_without_engine,
@@ -388,9 +390,11 @@ class _Reconciliation:
         ports, plaintexts = self.ports, Plaintexts(self.ports)
         record = ports.store.environment(self.environment)
         self.revision = await named_revision(ports, record, name)
-        snapshot = await observe(ports, await load_desired(ports, self.environment, self.revision, plaintexts))
-        suspension = suspension_of(record, ports.clock.now())
-        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, suspension=suspension)
+        desired = await load_desired(ports, self.environment, self.revision, plaintexts)
+        snapshot, suspension = await observe(ports, desired), suspension_of(record, ports.clock.now())
+        prepared = await prepare(
+            ports, snapshot, KeyNames(), plaintexts, look_at=_names(desired), suspension=suspension
+        )
         self.warnings += [prepared.away] if prepared.away else []
         return _preview(prepared)
 
@@ -409,6 +413,10 @@ class _Reconciliation:
         with contextlib.suppress(ReconcilerError):  # the error is reported where they are needed
             ports.metrics.backups(self.environment, ports.backups.list(self.environment))
             await self._observe_stacks(desired.manifest.stacks)
+
+
+def _names(desired: Desired) -> frozenset[str]:
+    return frozenset(stack.name for stack in desired.manifest.stacks)
 
 
 def _preview(prepared: Prepared) -> Outcome:
