@@ -30,8 +30,10 @@ class SlowReconciler(Reconciler):
         self.environment = "production"
         self.steps = steps
         self.activity = Activity()
+        self.triggers: list[str] = []
 
     async def reconcile(self, request: ReconcileRequest) -> Outcome:
+        self.triggers.append(request.trigger)
         self.steps.append("reconciliation begins")
         for _ in range(20):
             await asyncio.sleep(0)
@@ -104,15 +106,39 @@ async def test_git_that_never_answers_delays_neither_a_look_nor_a_request_nor_th
         raise AssertionError("never")
 
     async with running(steps, tmp_path, hanging, Revision("a" * 40, "tree")) as daemon:
-        await until(lambda: "reconciliation ends" in steps)
+        assert await until(lambda: "reconciliation ends" in steps)
         daemon.poll_now("webhook")
         assert [outcome.result for outcome in await sync(daemon)] == [Result.IN_SYNC]
         steps.clear()
         daemon.look_soon("watch")
         daemon._rest_until = 0.0
-        await until(lambda: "reconciliation ends" in steps)
+        assert await until(lambda: "reconciliation ends" in steps)
         assert not daemon.ready
     assert "git is asked" not in steps  # one question at a time
+
+
+@pytest.mark.parametrize("beside", ["a touched file", "an answer of git's"])
+async def test_what_happens_to_a_container_is_looked_at_whatever_comes_with_it(tmp_path: Path, beside: str) -> None:
+    daemons: list[Daemon] = []
+
+    async def answering() -> GitAnswer:
+        if daemons:
+            daemons[0].look_soon("engine")
+        return GitAnswer("a" * 40)
+
+    async with running([], tmp_path, answering, Revision("a" * 40, "tree")) as daemon:
+        assert await until(lambda: daemon.ready)
+        host = daemon.reconcilers["production"]
+        assert isinstance(host, SlowReconciler)
+        host.triggers.clear()
+        daemon._rest_until = 0.0
+        if beside == "a touched file":
+            daemon.look_soon("engine")
+            daemon.look_soon("watch")
+        else:
+            daemons.append(daemon)
+            daemon.poll_now("webhook")
+        assert await until(lambda: "engine" in host.triggers, seconds=20.0), host.triggers
 
 
 async def test_nothing_is_compared_before_git_has_answered_for_the_first_time(tmp_path: Path) -> None:
@@ -127,7 +153,7 @@ async def test_nothing_is_compared_before_git_has_answered_for_the_first_time(tm
         await daemon.between_reconciliations(lambda: asyncio.sleep(0))
         assert (steps, daemon.ready) == ([], False)
         gate.set()
-        await until(lambda: daemon.ready)
+        assert await until(lambda: daemon.ready)
 
 
 @pytest.mark.parametrize("error", [RefusedError("no"), ValueError("a defect")], ids=repr)

@@ -132,8 +132,10 @@ class Daemon:
         self._wake.set()
 
     def look_soon(self, trigger: str) -> None:
-        """Check the live side without polling git: ``trigger`` has seen that something there was touched."""
-        self._touched_by = trigger
+        """Check the live side without polling git: ``trigger`` has seen that something there was touched. Only ``engine``
+        has containers looked at immediately, so no other one takes its place."""
+        if self._touched_by != "engine":
+            self._touched_by = trigger
         self._wake.set()
 
     async def between_reconciliations(
@@ -182,7 +184,7 @@ class Daemon:
         if not (polled or touched or now >= next_look):
             return next_look
         trigger, answer = polled or (self._touched_by if touched else "drift" if self._poll.answer else "start", None)
-        self._touched_by = ""
+        self._touched_by = "engine" if polled and self._touched_by == "engine" else ""
         delay = await self._reconcile_all(trigger, answer)
         began, now = now, self._clock.monotonic()
         if polled:
