@@ -10,7 +10,7 @@ from typing import cast
 
 import typer
 
-from reconciler.cli import operator_commands, review_commands, setup_commands
+from reconciler.cli import edit_commands, operator_commands, review_commands, setup_commands
 from reconciler.cli.exit_codes import ERROR
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.text import printable
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(operator_commands.commands)
 app.add_typer(review_commands.commands)
+app.add_typer(edit_commands.commands)
 app.add_typer(setup_commands.commands)
 
 # What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.

@@ -92,6 +92,11 @@ class Clone:
         ignored = await self._ignored(missing)
         return {full[path]: self._reason(path, modes, ignored) for path in missing}
 
+    async def is_unmerged(self, path: str) -> bool:
+        """Whether an unfinished merge is about the file at ``path``, which is absolute."""
+        (relative,) = self._from_top(os.path.dirname(path), [os.path.basename(path)])
+        return bool(await self._git("--literal-pathspecs", "ls-files", "-z", "--unmerged", "--", relative))
+
     async def earlier(self, directory: str, lengths: Mapping[str, int]) -> dict[str, list[bytes]]:
         """For files of ``directory`` (relative to it), their versions in the history of HEAD that have this length."""
         if not lengths:

@@ -24,7 +24,7 @@ from reconciler.app.onboarding.import_sources import (
     read_import_side,
     read_sources,
 )
-from reconciler.app.onboarding.init import ATTRIBUTES, EMPTY_MANIFEST, default_key_file, directory_in_git
+from reconciler.app.onboarding.init import ATTRIBUTES, EMPTY_MANIFEST, directory_in_git
 from reconciler.app.onboarding.sops_config import governing_rule, missing_rule, with_rule
 from reconciler.app.onboarding.verify import Verification, verify_import
 from reconciler.app.wiring import clone
@@ -256,7 +256,7 @@ def _relative(environment: str, config: str | None) -> str:
 
 def _key_file(request: ImportRequest, recipients: Sequence[str]) -> str:
     """A key that opens what is written, for the verification. Raises RefusedError, KeyUnavailableError."""
-    path = os.path.abspath(os.path.expanduser(request.key_file or default_key_file()))
+    path = os.path.abspath(os.path.expanduser(request.key_file or clone.default_key_file()))
     hint = "Give the private key file of one of the recipients with --age-key-file; it is only read"
     if not os.path.exists(path):
         raise RefusedError("there is no age key, which the verification needs", where=path, hint=hint)
