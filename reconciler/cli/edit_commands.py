@@ -57,7 +57,7 @@ def set_(
     file changes. Then checks the environment. Commits nothing. Exits 0, or 1 on errors, also those of the check.
     """
     from reconciler.app.editing.command import EditRequest, set_key
-    from reconciler.cli import edit_reports, render
+    from reconciler.cli import edit_reports
 
     if value is not None or "=" in key:
         hint = (
@@ -72,8 +72,7 @@ def set_(
             return _generated(generate)
         return _read_value(key, from_file)
 
-    with render.counted("decrypting") as progress:
-        result = set_key(EditRequest(target, path, age_key_file), key, None if unset else ask, progress)
+    result = set_key(EditRequest(target, path, age_key_file), key, None if unset else ask)
     edit_reports.print_edit(result, as_json=as_json)
     raise typer.Exit(ERROR if result.report and result.report.errors else IN_SYNC)
 
@@ -100,7 +99,7 @@ def edit(
         typer.echo(f"{reason}. Nothing was written", err=True)
         return typer.confirm("Back to the editor?", default=True, err=True)
 
-    result = edit_source(EditRequest(target, path, age_key_file), ask_again, lambda done, of: None)
+    result = edit_source(EditRequest(target, path, age_key_file), ask_again)
     edit_reports.print_edit(result, as_json=as_json)
     raise typer.Exit(ERROR if result.report and result.report.errors else IN_SYNC)
 

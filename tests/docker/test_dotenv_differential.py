@@ -12,6 +12,8 @@ import pytest
 
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
+from reconciler.core.dotenv.quoting import write_value
+from reconciler.core.model.targets import Parser
 
 pytestmark = pytest.mark.docker
 
@@ -152,3 +154,13 @@ def test_compose_reads_generated_files_as_we_do(seed: int | None, tmp_path: Path
     wrong = [f"{data!r}: we read {ours(data)}, Compose {answer}" for data, answer in answers if ours(data) != answer]
     assert not wrong, f"seed {seed}, {len(wrong)} of {len(answers)} files:\n" + "\n".join(wrong[:10])
     assert len(accepted) >= FILES // 4, f"seed {seed}: too few accepted files to say anything"
+
+
+def test_compose_gives_a_container_every_value_as_it_was_before_we_wrote_it(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    values = ["".join(rng.choices((*TEXT, *REFERENCES, *BRACES), k=rng.randint(0, 6))) for _ in range(FILES)]
+    values = [value for value in values if "\0" not in value]
+    files = [f"KEY={write_value(value.encode(), Parser.COMPOSE)}\n".encode() for value in values]
+    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+    answers = [answer for batch in batches for answer in theirs(tmp_path, batch)]
+    assert answers == [{"KEY": value} for value in values]

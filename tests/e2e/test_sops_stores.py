@@ -64,6 +64,21 @@ async def test_a_dotenv_store_is_decrypted_whatever_the_file_is_called(
     assert (await sops.decrypt(name, store)).reveal().decode() == PLAIN
 
 
+@pytest.mark.parametrize("name", ["a.conf", ".env.prod"])
+@pytest.mark.parametrize("command", ["edit", "rotate"])
+async def test_a_binary_file_stays_one_when_sops_has_rewritten_it(
+    sops: Sops, age_key: AgeKey, tmp_path: Path, name: str, command: str
+) -> None:
+    """Then it states a rule, as only JSON documents do at first."""
+    (tmp_path / name).write_bytes(encrypted(tmp_path, "new\n", "binary", "--age", age_key.public))
+    options = ("--in-place",) if command == "rotate" else ()
+    settings = {"SOPS_AGE_KEY_FILE": str(age_key.path), "EDITOR": "sed -i s/new/old/"}
+    run_sops(tmp_path, command, *options, "--input-type", "binary", "--output-type", "binary", name, **settings)
+    data = (tmp_path / name).read_bytes()
+    assert b"unencrypted_suffix" in data
+    assert (await sops.decrypt(name, data)).reveal() == (b"old\n" if command == "edit" else b"new\n")
+
+
 @pytest.mark.parametrize(
     ("name", "parser"), [(".env.prod", Parser.COMPOSE), ("api.env", Parser.COMPOSE), ("secrets.txt", Parser.RAW)]
 )

@@ -158,12 +158,15 @@ class Sops:
         return amended
 
     async def edit(self, name: str, data: bytes, content: Secret, directory: str) -> bytes:
-        """Give a source other content as `sops edit` does: what stays the same keeps its ciphertext.
+        """Give a source other content as `sops edit` does: what stays the same keeps its ciphertext; in a binary one,
+        nothing can.
 
         sops keeps the plaintext in a file in ``directory`` meanwhile, which must be private and in memory. Raises
         RefusedError for content that sops cannot read, and as ``amend`` does.
         """
         checked, ours = self.read(name, data), self.identities()
+        if checked.format is Format.BINARY:  # sops would add a rule, by which it looks like JSON
+            return await self.reencrypt(name, data, content)
         if checked.metadata.others and checked.format is not Format.DOTENV:
             hint = f"Make the change with `sops edit {name}`"
             raise RefusedError(f"it is for {listed(checked.metadata.others)} as well", where=name, hint=hint)

@@ -17,7 +17,6 @@ from reconciler.app.checks.survey import Source, survey_environments
 from reconciler.app.editing.target_names import find_source, target_id
 from reconciler.app.wiring import clone
 from reconciler.app.wiring.arguments import inside_repository
-from reconciler.app.wiring.tools import CountProgress
 from reconciler.core.editing.source_edits import TextEdit, edited_text, set_value, unset_value
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
@@ -73,7 +72,7 @@ class _OpenSource:
         return Parser.COMPOSE if self.source.parser is Parser.OPAQUE else self.source.parser
 
 
-def set_key(request: EditRequest, key: str, ask: Callable[[], Secret] | None, progress: CountProgress) -> EditResult:
+def set_key(request: EditRequest, key: str, ask: Callable[[], Secret] | None) -> EditResult:
     """Give a key of the target the value that ``ask`` returns, or remove the key (None). Only its own ciphertext
     changes. Raises RefusedError, SourceError, KeyUnavailableError, DecryptFailedError."""
     source = asyncio.run(_open(request))
@@ -92,10 +91,10 @@ def set_key(request: EditRequest, key: str, ask: Callable[[], Secret] | None, pr
         edit, keys = change, KeyChange(changed=(key,)) if known else KeyChange(added=(key,))
     data = asyncio.run(source.keys.amend(source.name, source.file.data.reveal(), {edit.label: edit.value}))
     asyncio.run(_write(source, data, edit.content))
-    return EditResult(source.target, source.name, keys, report=_check(source, progress))
+    return EditResult(source.target, source.name, keys, report=_check(source))
 
 
-def edit_source(request: EditRequest, ask_again: Callable[[str], bool], progress: CountProgress) -> EditResult:
+def edit_source(request: EditRequest, ask_again: Callable[[str], bool]) -> EditResult:
     """Open the target's text in the user's editor and encrypt what it becomes. ``ask_again`` gets the reason why that
     is impossible, and returns whether to go back to the editor. Raises as ``set_key`` does."""
     source = asyncio.run(_open(request))
@@ -104,7 +103,7 @@ def edit_source(request: EditRequest, ask_again: Callable[[str], bool], progress
         if edit is None:
             return EditResult(source.target, source.name)
     whole = source.cipher.format is not Format.DOTENV
-    report = _check(source, progress)
+    report = _check(source)
     return EditResult(source.target, source.name, edit.keys, whole, edit.blank_lines, report)
 
 
@@ -144,7 +143,7 @@ async def _open(request: EditRequest) -> _OpenSource:
     top = clone.work_tree_top(os.getcwd())
     directory = os.path.join(top, inside_repository(request.path))
     tree = await clone.read_tree_of_clone(directory)
-    parse_yaml = clone.tools(None, lambda done, of: None).parse_yaml
+    parse_yaml = clone.tools(None, _no_progress).parse_yaml
     source = find_source(survey_environments(tree, "", parse_yaml=parse_yaml), request.target, directory)
     path = os.path.join(directory, source.path)
     name = _from_here(path)
@@ -191,6 +190,12 @@ async def _write(source: _OpenSource, data: bytes, content: Secret | None) -> No
     await clone.replace_work_file(source.path, data, source.file)
 
 
-def _check(source: _OpenSource, progress: CountProgress) -> CheckReport:
+def _check(source: _OpenSource) -> CheckReport:
     """What `check` finds in the environment now."""
-    return check_environments(_from_here(source.directory), [source.source.environment], [], source.key_file, progress)
+    return check_environments(
+        _from_here(source.directory), [source.source.environment], [], source.key_file, _no_progress
+    )
+
+
+def _no_progress(done: int, of: int) -> None:
+    """A bar would disturb the prompt and the editor."""
