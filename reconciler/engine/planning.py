@@ -15,7 +15,7 @@ from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.errors import GuardError, ModelRefusedError, StartedOtherwiseError
 from reconciler.core.model.compose import Action, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
-from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack
+from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.guards import file_problems
@@ -43,7 +43,8 @@ class StackView:
 class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
-    ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
+    ``written`` are the paths that the plan writes, with their links resolved, ``guarded`` those of them whose content
+    cannot change what Compose runs; ``accepted`` says by stack what an
     operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
     that the plan breaks.
     """
@@ -53,6 +54,7 @@ class Prepared:
     problems: tuple[str, ...]
     views: Mapping[str, StackView]
     written: tuple[str, ...] = ()
+    guarded: frozenset[str] = frozenset()
     accepted: tuple[str, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
@@ -97,7 +99,8 @@ async def prepare(
     writes = [change for change in changes if change.writes]
     staged = {change.target.path: await desired_bytes(snapshot, change, plaintexts) for change in writes}
     stacks = [stack for stack in snapshot.desired.manifest.stacks if stack.name not in suspension.stopped]
-    files = ProjectFileGuard(ports, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
+    host = host_of(snapshot.desired.manifest.environment)
+    files = ProjectFileGuard(ports, host, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
     problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
     planning = _StackPlanning(ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files)
@@ -123,6 +126,7 @@ async def prepare(
         tuple(problems),
         planning.views,
         written,
+        frozenset(files.guarded),
         tuple(planning.accepted),
         planning.notes,
         frozenset(planning.broken),

@@ -76,7 +76,7 @@ async def check_tree(
         raise RefusedError("has no directory with an environment.yaml", where=prefix, hint=hint)
     exemptions, about_exemptions = read_exemptions(tree)
     findings = [*before, *surveyed.findings, *about_exemptions, *_keyless(surveyed)]
-    findings += check_project_files(surveyed, servers or {})
+    findings += check_project_files(surveyed, servers or {}, tools.parse_yaml)
     findings += check_health_timeouts(surveyed, tools.parse_yaml)
     book = open_book(surveyed)
     values = await open_all(surveyed, tools)

@@ -97,7 +97,7 @@ class Keys:
             return False
 
 
-async def read_tree_of_clone(directory: str) -> Tree:
+async def read_tree_of_clone(directory: str, *, with_before: bool = False) -> Tree:
     """The files below ``directory``, which of them git does not hold, and earlier versions of those that may be
     encrypted twice: nothing is known of that where there is no repository, or git does not work. Raises RefusedError.
     """
@@ -108,6 +108,8 @@ async def read_tree_of_clone(directory: str) -> Tree:
         held = {path: data for path, data in tree.files.items() if path not in tree.unheld}
         lengths = {path: length for path, data in held.items() if (length := length_of_whole(data)) is not None}
         tree = replace(tree, earlier=await clone.earlier(directory, lengths))
+        if with_before:
+            tree = replace(tree, before=await clone.before(directory, held))
     return tree
 
 
