@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from reconciler.core.decide import guards
 from reconciler.core.errors import GitUnreachableError, GuardError, SourceError
 from reconciler.core.model.plans import Change, Kind
-from reconciler.core.model.targets import Target
+from reconciler.core.model.targets import Target, WriteMode, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.contracts import broken_contracts
 from reconciler.engine.observe import Plaintexts, Snapshot, git_had
 from reconciler.engine.project_files import ProjectFileGuard
+
+_NOT_IN_PLACE = (
+    "write: in_place is not possible over SSH, where nobody can be kept from writing to the file meanwhile; set "
+    "write: replace, and services that mount the file by itself are restarted"
+)
 
 
 async def file_problems(
@@ -33,6 +38,8 @@ async def file_problems(
         before = await _replaced(ports, snapshot, change, plaintexts)
         project_before = data if change.kind is Kind.DRIFT else None if before is None else Secret(before)
         reasons += await files.unwritable(real_paths[target.path], data, project_before)
+        if target.write is WriteMode.IN_PLACE and host_of(target.environment):
+            reasons.append(_NOT_IN_PLACE)
         if data is not None:
             reasons += guards.content(target, data.reveal(), before)
             reasons += await _failed_check(ports, target, data)

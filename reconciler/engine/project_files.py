@@ -36,15 +36,13 @@ class ProjectFileGuard:
         """Given a real path, what would be written there (None: nothing, it would go) and what git or an operator had
         there, return why it may not be."""
         desired = b"" if data is None else data.reveal()
-        if self.ports.settings.allow_compose_files:
-            reasons = []
-        else:
+        trusted = None if before is None or self.ports.store.ever_unguarded(self.host, [path]) else before.reveal()
+        reasons: list[str] = []
+        if not self.ports.settings.allow_compose_files:
             if self._known is None:
                 self._known = await self._all()
-            trusted = None if before is None or self.ports.store.ever_unguarded(self.host, [path]) else before.reveal()
             reasons = guards.project_files(path, *self._known, desired, trusted)
-        read_as_environment = self._known is not None and guards.folded(path) in self._known[1]
-        if not reasons and (read_as_environment or not _may_control(desired)):
+        if not reasons and _control_nothing_new(trusted, desired):
             self.guarded.add(path)
         return reasons
 
@@ -113,12 +111,13 @@ class ProjectFileGuard:
         return live.data if live is not None else None
 
 
-def _may_control(data: bytes) -> bool:
-    """Whether Compose would find a control key in the content, if it read it."""
+def _control_nothing_new(before: bytes | None, desired: bytes) -> bool:
+    """Whether Compose would find no control key in the content, if it read it, or the same as before."""
     try:
-        return bool(guards.control_keys(entry.key for entry in parse_env_file(data)))
+        keys = guards.control_keys(entry.key for entry in parse_env_file(desired))
+        return not keys or not guards.changed_control_keys(before, desired)
     except EnvFileError:
-        return True
+        return False
 
 
 def _control_keys(data: bytes) -> list[str]:
