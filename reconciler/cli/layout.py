@@ -21,12 +21,14 @@ from reconciler.core.text import printable
 
 GAP = "   "
 _NARROWEST = 40
-_LEAST_COLUMN = 36  # characters; a sentence in less than that goes below its item instead
+_LEAST_COLUMN = 36  # characters; a sentence with less room goes below its item instead
 _MOST_KEYS = 20
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "magenta": 35, "cyan": 36}
 _STYLED = re.compile(r"\x1b\[[0-9;]*m")
 # A word; a command in backticks counts as one, so that it can be copied, and so does a short parenthesis.
 _WORD = re.compile(r"(?:`[^`\n]*`|\([^()\n]{0,40}\)|\S)+")
+# Behind a word of a command that is too long for a line: what is copied must stay one command.
+_CONTINUES = "\N{NO-BREAK SPACE}"
 _SIGNS = (("added", "+", "green"), ("changed", "~", "yellow"), ("removed", "-", "red"))
 _STATES = {
     **dict.fromkeys(("in_sync", "applied", "corrected", "ok"), "green"),
@@ -75,7 +77,7 @@ class Page:
     def text(self, detail: Detail, indent: int = 0, hanging: int = 0) -> list[str]:
         """The lines of a detail; all but the first of a paragraph are indented by ``hanging`` more."""
         if isinstance(detail, tuple):
-            return self._fill(detail, GAP, indent, hanging)
+            return self._fill(self._parts(detail, indent), GAP, indent, hanging)
         lines: list[str] = []
         for paragraph in detail.split("\n"):
             inside = indent + len(paragraph) - len(paragraph.lstrip())
@@ -83,35 +85,50 @@ class Page:
             lines += self._fill(words, " ", inside, hanging)
         return lines
 
+    def _parts(self, parts: Iterable[str], indent: int) -> Iterator[str]:
+        """The parts, one that does not fit as its words; but a sign stays with its key."""
+        for part in parts:
+            too_long = self.width is not None and indent + length(part) > self.width
+            yield from part.split(" ") if too_long and part.count(" ") > 1 else [part]
+
     def _words(self, paragraph: str) -> Iterator[str]:
         for word in _WORD.findall(paragraph):
-            yield from word.split() if cell_len(word) > (self.width or 0) - 8 else [word]
+            if length(word) <= (self.width or 0) - 8:
+                yield word
+            elif word.startswith("`"):
+                yield from f"{_CONTINUES} ".join(word.split()).split(" ")
+            else:
+                yield from word.split()
 
     def _fill(self, words: Iterable[str], between: str, indent: int, hanging: int) -> list[str]:
         lines: list[str] = []
         for word in words:
             longer = f"{lines[-1]}{between}{word}" if lines else ""
-            if lines and (self.width is None or length(longer) <= self.width):
+            if lines and (self.width is None or length(longer) + word.endswith(_CONTINUES) <= self.width):
                 lines[-1] = longer
             else:
                 lines.append(" " * (indent + hanging if lines else indent) + word)
-        return lines
+        return [re.sub(f"{_CONTINUES}$", r" \\", line).replace(_CONTINUES, "") for line in lines]
 
-    def items(self, items: Sequence[Item], indent: int = 2) -> list[str]:
-        """The items in columns; where these do not fit, one block per item."""
-        starts = _column_starts(items, indent)
-        fit = all(self._fits(item.cells, starts) for item in items)
+    def items(self, items: Sequence[Item], indent: int = 2, *, apart: bool = False) -> list[str]:
+        """The items in columns; where these do not fit, one block per item. ``apart``: an empty line between them."""
+        # A few long names do not take the columns from all others.
+        narrow = [item for item in items if self._fits(item.cells, _column_starts([item], indent))]
+        starts = _column_starts(narrow, indent)
+        in_columns = [item for item in narrow if self._fits(item.cells, starts)]
         lines = []
-        for item in items:
-            lines += self._row(item.cells, starts, indent) if fit else self._block(item.cells, indent)
+        for number, item in enumerate(items):
+            lines += [""] if apart and number else []
+            row = item in narrow and len(in_columns) == len(narrow)
+            lines += self._row(item.cells, starts, indent) if row else self._block(item.cells, indent)
             for detail in item.details:
                 lines += self.text(detail, indent + 2)
         return lines
 
     def _fits(self, cells: tuple[str, ...], starts: Sequence[int]) -> bool:
-        """Whether the cells fit beside each other. One sentence behind a name may also go below it."""
+        """Whether the cells fit beside each other; of a sentence at the end, whether it has room to wrap."""
         last = len(cells) - 1
-        return self.width is None or last < 2 or starts[last] + min(length(cells[last]), _LEAST_COLUMN) <= self.width
+        return self.width is None or last < 1 or starts[last] + min(length(cells[last]), _LEAST_COLUMN) <= self.width
 
     def _row(self, cells: tuple[str, ...], starts: Sequence[int], indent: int) -> list[str]:
         line = ""
@@ -120,8 +137,7 @@ class Page:
         start, last = starts[len(cells) - 1], cells[-1]
         if self.width is None or (start + length(last) <= self.width and "\n" not in last):
             return [f"{_padded(line, start)}{last}".rstrip()]
-        room = self.width - start
-        if len(cells) > 1 and (room < _LEAST_COLUMN or any(length(word) > room for word in self._words(last))):
+        if len(cells) > 1 and any(start + length(word) > self.width for word in self._words(last)):
             return [line.rstrip(), *self.text(last, indent + 2)]
         first, *more = self.text(last, start)
         return [f"{_padded(line, start)}{first.lstrip()}", *(f"{' ' * start}{text.lstrip()}" for text in more)]

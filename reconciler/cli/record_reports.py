@@ -13,32 +13,26 @@ _LEVELS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 def history_report(runs: Sequence[Data], page: Page) -> Iterator[str]:
     """The runs: when, result, revision, author and trigger; below, what each did and why it ended so."""
-    yield from page.items([_run(run, page) for run in runs], indent=0) if runs else ["No runs yet."]
+    yield from page.items([_run(run, page) for run in runs], indent=0, apart=True) if runs else ["No runs yet."]
 
 
 def _run(run: Data, page: Page) -> Item:
     revision = run["revision"]
-    cells = (
-        page.style("bold", absolute(run["started_at"])),
-        page.state(run["result"]),
-        revision["commit"][:12],
-        by_name(revision["author"]),
-        run["environment"],
-        run["trigger"],
-    )
-    details: list[Detail] = []
+    author = by_name(revision["author"])
+    head = f"{revision['commit'][:12]} by {author}" if author else revision["commit"][:12]
+    cells = (page.style("bold", absolute(run["started_at"])), page.state(run["result"]), head)
+    details: list[Detail] = [page.style("dim", f"{run['environment']}, {run['trigger']}, run {run['run']}")]
     for change in run["changes"]:
         keys = [part for parts in page.keys(change) for part in parts]
         details.append((f"{change['source']} ({change['kind'].replace('_', ' ')})", *keys))
-    details += [f"{action['service']} {action['action']}: {action['reason']}" for action in run["actions"]]
-    if run["reason"] and not _is_told_by_changes(run):
+    details += [f"{action['service']} ({action['action']}): {action['reason']}" for action in run["actions"]]
+    if run["reason"] and not _only_names_files(run):
         details.append(run["reason"])
-    details.append(page.style("dim", f"run {run['run']}"))
-    return Item(tuple(filter(None, cells)), tuple(details))
+    return Item(cells, tuple(details))
 
 
-def _is_told_by_changes(run: Data) -> bool:
-    """Whether the reason only says which files were written, which stands above it."""
+def _only_names_files(run: Data) -> bool:
+    """Whether the reason only says which files were written: they stand above it."""
     return bool(run["reason"] == f"wrote {', '.join(change['source'] for change in run['changes'])}")
 
 
@@ -65,8 +59,8 @@ def _backup(backup: Data, page: Page) -> Item:
 
 
 def restore_report(restored: Data, page: Page) -> Iterator[str]:
-    yield from page.items([Item((path, page.style("green", "restored"))) for path in restored["restored"]])
-    yield ""
+    for path in restored["restored"]:
+        yield from page.text(f"{page.style('green', 'restored')} {path}", 0, 2)
     count = counted(len(restored["restored"]), "file")
     yield from page.text(
         f"Restored {count} from {restored['from']}. What they replaced is in backup {restored['backup']}."
@@ -113,12 +107,12 @@ def doctor_report(findings: Sequence[Data], page: Page) -> Iterator[str]:
     """Each component with its result, and below it what to do."""
     yield from page.items([_finding(finding, page) for finding in findings], indent=0)
     bad = [finding for finding in findings if finding["level"] != "ok"]
-    counts = [f"{sum(finding['level'] == level for finding in bad)} {level}s" for level in ("error", "warning")]
+    counts = [counted(sum(finding["level"] == level for finding in bad), level) for level in ("error", "warning")]
     yield ""
     yield f"{counted(len(findings), 'check')}: {', '.join(counts)}." if bad else "All is well."
 
 
 def _finding(finding: Data, page: Page) -> Item:
-    level = page.style(_LEVELS[finding["level"]], finding["level"])
+    level = page.style(_LEVELS[finding["level"]], f"{finding['level']:7}")
     advice = (f"→ {finding['advice']}",) if finding["advice"] else ()
-    return Item((level, finding["component"], finding["result"]), advice)
+    return Item((f"{level}   {finding['component']}", finding["result"]), advice)

@@ -156,7 +156,7 @@ def init_report(result: Data, page: Page) -> Iterator[str]:
     yield page.style("bold", "Next")
     steps = []
     if result["uncommitted"]:
-        steps.append(f"`git add {' '.join(result['uncommitted'])} && git commit -m 'Set up reconciler'`")
+        steps.append(f"`git add {' '.join(result['uncommitted'])}`, then `git commit -m 'Set up reconciler'`")
     steps.append(
         f"`reconciler import {result['environment']} ssh://user@host/opt/app` imports the files of a server; "
         "`file:/opt/app` those of this machine."
