@@ -363,7 +363,7 @@ class SqliteStore:
         if hint is None:
             return self._damaged(str(error))
         problem = f"the state database cannot be used now ({error})"
-        return StoreUnavailableError(problem, where=self._path, hint=f"{hint}. Will retry")
+        return StoreUnavailableError(problem, where=self._path, hint=hint)
 
     def _damaged(self, reason: str) -> StoreError:
         hint = (

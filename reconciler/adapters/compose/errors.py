@@ -213,7 +213,7 @@ def of_command(
     if completed.timed_out:
         return EngineUnavailableError(f"docker compose took too long to {doing}", where=where)
     if completed.exit_code < 0 or completed.exit_code in _KILLED:
-        hint = "Look for the kernel's out-of-memory killer (dmesg). Will retry"
+        hint = "Look for the kernel's out-of-memory killer (dmesg)"
         return EngineUnavailableError(f"docker compose was killed before it could {doing}", where=where, hint=hint)
     stderr = stderr_of(completed)
     if root:

@@ -52,7 +52,7 @@ class JsonSchemaContracts:
         env = {"PATH": os.defpath, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
         done = await process.run(argv, env=env, limits=self._limits, stdin=request)
         if done.timed_out:  # within its CPU time limit: the machine is to blame
-            hint = "Will retry; the machine is busy"
+            hint = "The machine is busy"
             raise OutsideError("contracts could not be evaluated in time", hint=hint)
         if not done.ok:
             slow = done.exit_code < 0

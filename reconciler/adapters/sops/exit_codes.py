@@ -80,7 +80,7 @@ def crashed(done: Completed) -> bool:
 
 def sops_failure(name: str, done: Completed) -> DecryptFailedError:
     return DecryptFailedError(
-        f"sops failed: {exit_reason(done)}", where=name, hint="Will retry. `reconciler doctor` checks sops and the key"
+        f"sops failed: {exit_reason(done)}", where=name, hint="`reconciler doctor` checks sops and the key"
     )
 
 
