@@ -143,7 +143,7 @@ def test_plan_exits_2_for_what_would_change_and_changes_nothing(settled: Server)
     done = settled.cli("plan")
 
     assert done.returncode == 2
-    assert "~A" in done.stdout
+    assert "~ A" in done.stdout
     assert settled.live("api.env") == before
     assert len(settled.json("history")) == 1
 
@@ -192,7 +192,7 @@ def test_history_lists_runs_newest_first_as_many_as_asked_for(settled: Server) -
     assert runs[0]["from_commit"] == runs[1]["revision"]["commit"]
     assert len(settled.json("history", "--limit", "1")) == 1
     table = settled.cli("history").stdout
-    assert "~A" in table
+    assert "~ A" in table
     assert "Bob" in table
 
 
