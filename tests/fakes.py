@@ -15,19 +15,30 @@ from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
+    ForeignKeyError,
     GitUnreachableError,
     ReconcilerError,
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.compose import Action, Container, Project, ProjectFiles, Service, StackHealth
+from reconciler.core.model.compose import Action, Container, Ending, Guest, Project, ProjectFiles, Service, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
 from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, RevertState, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack, Target
+from reconciler.core.model.targets import (
+    Check,
+    Format,
+    HttpCheck,
+    LiveFile,
+    Manifest,
+    Ownership,
+    Parser,
+    Stack,
+    Target,
+)
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry
@@ -146,14 +157,18 @@ class FakeDecryptor:
 
     journal: Journal
     error: ReconcilerError | None = None
+    key_error: ReconcilerError | None = None
+    foreign: set[bytes] = field(default_factory=set)  # sources for other keys
 
     async def identity(self) -> str:
+        if self.key_error is not None:
+            raise self.key_error
         return "fake"
 
-    def read(self, name: str, data: bytes) -> Ciphertext:
+    def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
         entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)
-        return Ciphertext(Format.DOTENV, entries, SopsMetadata((), (), ""))
+        return Ciphertext(Format.DOTENV, Format.DOTENV, entries, SopsMetadata((), (), ""))
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         self.journal.note(f"amend {name}")
@@ -165,10 +180,12 @@ class FakeDecryptor:
     async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         return content.reveal()
 
-    async def decrypt(self, name: str, data: bytes) -> Secret:
+    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         self.journal.note(f"decrypt {name}")
         if self.error is not None:
             raise self.error
+        if data in self.foreign:
+            raise ForeignKeyError("is encrypted for other keys", where=name)
         return Secret(data)
 
 
@@ -223,7 +240,8 @@ class FakeHost:
 class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
-    ``sick`` maps a line of an env file to the health it gives its service.
+    ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
+    which other one.
     """
 
     journal: Journal
@@ -236,6 +254,10 @@ class FakeCompose:
     stacks: dict[str, str] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
+    joins: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _joined: dict[str, str] = field(default_factory=dict)
+    ended: dict[str, Ending] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -243,7 +265,9 @@ class FakeCompose:
 
     def start(self, *services: str) -> None:
         for service in services:
-            self.running[service] = self._container(service)
+            container = self.running[service] = self._container(service)
+            if service in self.joins:
+                self._joined[container.id] = self.running[self.joins[service][1]].id
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._reach()
@@ -271,10 +295,33 @@ class FakeCompose:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
 
+    async def guests(self) -> tuple[Guest, ...]:
+        self._reach()
+        return self.guests_now()
+
+    def guests_now(self) -> tuple[Guest, ...]:
+        present = {container.id for container in self.running.values()}
+        guests = []
+        for name, (word, _) in self.joins.items():
+            identity = self.running[name].id
+            owner = self._joined[identity]
+            gone = owner not in present
+            lost = (word,) if gone and word != "volumes" else ()
+            guests.append(Guest(identity, name, {word: frozenset({owner})}, lost=lost, gone=gone, service=name))
+        return tuple(guests)
+
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         self._reach()
         self.journal.note("glance")
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
+
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        self._reach()
+        return {identity: ending for identity, ending in self.ended.items() if identity in containers}
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        self._reach()
+        return frozenset(names) & self.names
 
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
@@ -309,7 +356,13 @@ class FakeCompose:
         number = next(self._numbers)
         started_at = str(number)
         return Container(
-            f"{service}-{number}", service, "running", health, started_at=started_at, environment=environment
+            f"{service}-{number}",
+            service,
+            "running",
+            health,
+            started_at=started_at,
+            environment=environment,
+            name=f"app-{service}-1",
         )
 
 
@@ -469,12 +522,16 @@ class SilentMetrics:
         self.delivery_times: list[float] = []
         self.failures = 0
         self.ages: dict[str, float | None] = {}
+        self.failing_decryptions: dict[str, str] = {}
 
     def phase(self, phase: Phase, seconds: float) -> None: ...
 
     def fetched(self, environment: str, ok: bool, at: float) -> None: ...
 
     def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
+
+    def undecryptable(self, environment: str, reasons: Mapping[str, str]) -> None:
+        self.failing_decryptions = dict(reasons)
 
     def backed_up(self, environment: str, ok: bool) -> None: ...
 
@@ -487,7 +544,7 @@ class SilentMetrics:
     def observed(self, plan: Plan, at: float) -> None:
         self.plan = plan
 
-    def corrected(self, environment: str, targets: Sequence[str]) -> None:
+    def corrected(self, environment: str, targets: Sequence[str], at: float) -> None:
         self.corrections += targets
 
     def delivered(self, environment: str, seconds: float) -> None:

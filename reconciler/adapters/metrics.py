@@ -1,21 +1,16 @@
-"""Prometheus metrics, in a separate registry. No label contains a key, a value, a path or a URL."""
+"""Prometheus metrics, in a separate registry. No label contains a key, a value, a path or a URL.
+
+Alerts read states and times, not increases of counters: Prometheus does not see an increase that happens before its
+first scrape of a series.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
-
+from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
-from reconciler.core.decide.suspension import suspension_of
+from reconciler.core.decide.suspension import HOUR, suspension_of
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Kind, Plan, SyncStatus
 from reconciler.core.model.records import EnvironmentRecord
@@ -23,15 +18,12 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Phase, Result
 from reconciler.core.model.targets import Target
 
-_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 # From a commit to its services, and from a failure to its end: people merge, images start, somebody wakes up at night.
 _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
-_DECRYPT_RESULTS = (("ok", ""), ("failed", "key"), ("failed", "ciphertext"), ("failed", "sops"))
 _KEY_KINDS = ("added", "removed", "changed")
-_VERIFICATION_RESULTS = (("ok", ""), ("failed", "signature"), ("failed", "unavailable"))
 _ENDS = ("ok", "failed")
-# What the webhook answers: accepted, not authentic, too large.
-_WEBHOOK_CODES = (202, 403, 413)
+# What the webhook answers: accepted, not authentic, too slow, too large.
+_WEBHOOK_CODES = (202, 403, 408, 413)
 # An orphan is no longer a target: it has no series.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # What git no longer names is no longer a target.
@@ -40,22 +32,22 @@ _LEFT_GIT = (Kind.ORPHAN, Kind.NOT_OURS)
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
-class PrometheusMetrics:
+class PrometheusMetrics(SourceMetrics):
     """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks are removed.
 
-    ``interval``: seconds between two reconciliations while all is well, the unit for alerts on missing ones.
+    ``host`` is this server's name, a label of every series: alerts of two servers must differ whatever Prometheus calls
+    them. ``interval``: seconds between two reconciliations while all is well, the unit for alerts on missing ones.
     """
 
-    def __init__(self, version: str, environments: Sequence[str], interval: float = 0.0) -> None:
-        # Would add one more series for each counter, which nothing here uses.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+    def __init__(self, version: str, environments: Sequence[str], interval: float = 0.0, *, host: str) -> None:
+        super().__init__(host)
         self._targets: dict[str, dict[str, Target]] = {}
         self._stacks: dict[str, set[str]] = {}
         self._revisions: dict[tuple[str, str], str] = {}
         self._drift_since: dict[tuple[str, str], float] = {}
         self._failing_since: dict[str, float] = {}
+        self._corrections: dict[tuple[str, str], list[float]] = {}  # of the last hour
+        self._suspended: dict[str, set[str]] = {}
         self._kept: dict[
             str, dict[str, tuple[int, float]]
         ] = {}  # backups of each target: how many, and when the newest was taken
@@ -107,18 +99,17 @@ class PrometheusMetrics:
             "environment",
             buckets=_LONG,
         )
-        self._git_fetch = counter("git_fetch", "Queries of the git remote.", "environment", "result")
-        self._git_last = gauge(
-            "git_last_fetch_success_timestamp_seconds", "When the git remote last answered.", "environment"
-        )
-        self._decrypt = counter("decrypt", "Calls of sops.", "environment", "result", "reason")
         self._backup = counter("backup", "Backups taken.", "environment", "result")
+        self._backup_failing = gauge("backup_failing", "1 while the needed backup cannot be stored.", "environment")
         self._rollback = counter("rollback", "Rollbacks.", "environment", "kind", "result")
+        self._rollback_last = gauge(
+            "rollback_last_timestamp_seconds", "When the newest quarantined revision was rolled back.", "environment"
+        )
+        self._rollback_failed = gauge(
+            "rollback_failed", "1 while the stack is suspended by a failed rollback.", "environment", "stack"
+        )
         self._quarantined = gauge("quarantined", "1 while a revision is quarantined.", "environment")
         self._pinned = gauge("pinned", "1 while an operator pins the environment to a revision.", "environment")
-        self._verification = counter(
-            "source_verification", "Checks of commits' signatures.", "environment", "result", "reason"
-        )
 
     def _define_by_target(self) -> None:
         gauge, counter = self._gauge, self._counter
@@ -132,6 +123,9 @@ class PrometheusMetrics:
         )
         self._drift_detected = counter("drift_detected", "Times drift was detected.", "environment", "target")
         self._drift_corrected = counter("drift_corrected", "Times drift was corrected.", "environment", "target")
+        self._drift_corrections = gauge(
+            "drift_corrections_last_hour", "Times drift was corrected within the last hour.", "environment", "target"
+        )
         self._pending = gauge("pending_changes", "1 where git has content not yet applied.", "environment", "target")
         self._sync = gauge("sync_status", "1 for the status of the live file.", "environment", "target", "status")
         self._paused = gauge("paused", "1 while an operator has paused the target.", "environment", "target")
@@ -154,7 +148,9 @@ class PrometheusMetrics:
         self._recreate = self._counter(
             "service_recreate", "Services recreated, restarted or signalled.", *service, "result"
         )
-        self._service_healthy = self._gauge("service_healthy", "1 where the service is healthy.", *service)
+        self._service_healthy = self._gauge(
+            "service_healthy", "1 where the service is healthy; one series a service.", *service, "state"
+        )
         self._health = self._gauge(
             "health_status", "1 for the health of the stack's services.", "environment", "stack", "status"
         )
@@ -164,18 +160,13 @@ class PrometheusMetrics:
             self._reconcile.labels(environment, result)
             self._last_result.labels(environment, result)
         for end in _ENDS:
-            self._git_fetch.labels(environment, end)
             self._backup.labels(environment, end)
             for kind in ("local", "git"):
                 self._rollback.labels(environment, kind, end)
-        for ended, reason in _DECRYPT_RESULTS:
-            self._decrypt.labels(environment, ended, reason)
-        for gauge in (self._last_attempt, self._last_success, self._git_last):
+        times = (self._last_attempt, self._last_success, self._rollback_last)
+        for gauge in (*times, self._quarantined, self._pinned, self._backup_failing):
             gauge.labels(environment)
-        self._quarantined.labels(environment)
-        self._pinned.labels(environment)
-        for ended, reason in _VERIFICATION_RESULTS:
-            self._verification.labels(environment, ended, reason)
+        self.start_source_at_zero(environment)
         for histogram in (self._reconcile_duration, self._delivery, self._recovery):
             histogram.labels(environment)
 
@@ -184,16 +175,9 @@ class PrometheusMetrics:
     def phase(self, phase: Phase, seconds: float) -> None:
         self._phase_duration.labels(phase).observe(seconds)
 
-    def fetched(self, environment: str, ok: bool, at: float) -> None:
-        self._git_fetch.labels(environment, "ok" if ok else "failed").inc()
-        if ok:
-            self._git_last.labels(environment).set(at)
-
-    def decrypted(self, environment: str, result: str, reason: str = "") -> None:
-        self._decrypt.labels(environment, result, reason).inc()
-
     def backed_up(self, environment: str, ok: bool) -> None:
         self._backup.labels(environment, "ok" if ok else "failed").inc()
+        self._backup_failing.labels(environment).set(int(not ok))
 
     def backups(self, environment: str, backups: Sequence[Backup]) -> None:
         kept: dict[str, tuple[int, float]] = {}
@@ -262,6 +246,9 @@ class PrometheusMetrics:
             self._sync.labels(environment, target, status).set(int(status is sync_status(change)))
         detected = self._drift_detected.labels(environment, target)
         self._drift_corrected.labels(environment, target)
+        self._set_corrections(environment, target, at)
+        if change.target.encrypted:
+            self.start_decryption_at_zero(environment, target)
         if not drifted:
             self._drift_since.pop((environment, target), None)
         elif (environment, target) not in self._drift_since:
@@ -272,14 +259,28 @@ class PrometheusMetrics:
     def _forget(self, gone: Target) -> None:
         self._target_info.remove(*_info(gone))
         states = (self._drift, self._drift_keys, self._drift_since_gauge, self._pending, self._sync)
-        counts = (self._drift_detected, self._drift_corrected, self._backups, self._backup_last)
-        for series in (*states, *counts, self._paused, self._paused_until, self._rotated):
+        counts = (self._drift_detected, self._drift_corrected, self._drift_corrections)
+        kept = (self._backups, self._backup_last, self._paused, self._paused_until, self._rotated)
+        for series in (*states, *counts, *kept):
             series.remove_by_labels({"environment": gone.environment, "target": gone.id})
+        self.forget_decryption(gone.environment, gone.id)
         self._drift_since.pop((gone.environment, gone.id), None)
+        self._corrections.pop((gone.environment, gone.id), None)
 
-    def corrected(self, environment: str, targets: Sequence[str]) -> None:
+    def corrected(self, environment: str, targets: Sequence[str], at: float) -> None:
         for target in targets:
             self._drift_corrected.labels(environment, target).inc()
+            self.was_corrected(environment, target, at)
+            self._set_corrections(environment, target, at)
+
+    def was_corrected(self, environment: str, target: str, at: float) -> None:
+        """Count a correction by an earlier process for the last hour."""
+        self._corrections.setdefault((environment, target), []).append(at)
+
+    def _set_corrections(self, environment: str, target: str, now: float) -> None:
+        recent = [at for at in self._corrections.get((environment, target), ()) if 0 <= now - at < HOUR]
+        self._corrections[environment, target] = recent
+        self._drift_corrections.labels(environment, target).set(len(recent))
 
     def delivered(self, environment: str, seconds: float) -> None:
         self._delivery.labels(environment).observe(seconds)
@@ -290,12 +291,15 @@ class PrometheusMetrics:
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
         self._forget_stacks(environment, {stack.stack for stack in stacks})
         for stack in stacks:
+            self._rollback_failed.labels(environment, stack.stack)
             for status in HealthStatus:
                 self._health.labels(environment, stack.stack, status).set(int(status is stack.status))
             self._start_services_at_zero(environment, stack.stack, [service.service for service in stack.services])
             self._service_healthy.remove_by_labels({"environment": environment, "stack": stack.stack})
             for service in stack.services:
-                self._service_healthy.labels(environment, stack.stack, service.service).set(int(service.healthy))
+                if not service.acknowledged:
+                    labels = (environment, stack.stack, service.service, service.state)
+                    self._service_healthy.labels(*labels).set(int(service.healthy))
         statuses = {stack.status for stack in stacks}
         if HealthStatus.UNHEALTHY in statuses:
             self.failed(environment, at)
@@ -305,7 +309,7 @@ class PrometheusMetrics:
     def _forget_stacks(self, environment: str, present: set[str]) -> None:
         """Otherwise a service that was unhealthy when its stack was removed would alert forever."""
         for gone in self._stacks.get(environment, set()) - present:
-            for series in (self._health, self._service_healthy, self._recreate):
+            for series in (self._health, self._service_healthy, self._recreate, self._rollback_failed):
                 series.remove_by_labels({"environment": environment, "stack": gone})
         self._stacks[environment] = present
 
@@ -315,17 +319,23 @@ class PrometheusMetrics:
         self._pinned.labels(record.name).set(int(record.pin is not None))
         quarantine = record.quarantine_of(record.desired) if record.desired else None
         self._quarantined.labels(record.name).set(int(quarantine is not None))
+        self._rollback_last.labels(record.name).set(max((known.at for known in record.quarantines), default=0.0))
+        self._set_suspended(record.name, set(record.stopped))
         pauses = suspension_of(record, at).pauses
         for target in self._targets.get(record.name, {}).values():
             until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)
             self._paused.labels(record.name, target.id).set(int(until > 0))
             self._paused_until.labels(record.name, target.id).set(until)
 
+    def _set_suspended(self, environment: str, stacks: set[str]) -> None:
+        for stack in self._suspended.get(environment, set()) - stacks:
+            self._rollback_failed.labels(environment, stack).set(0)
+        for stack in stacks:
+            self._rollback_failed.labels(environment, stack).set(1)
+        self._suspended[environment] = stacks
+
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None:
         self._rollback.labels(environment, kind, "ok" if ok else "failed").inc()
-
-    def verified(self, environment: str, result: str, reason: str = "") -> None:
-        self._verification.labels(environment, result, reason).inc()
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         if at is None:
@@ -342,6 +352,7 @@ class PrometheusMetrics:
         followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_drift_waits
         if followed or outcome.result in (Result.APPLIED, Result.IN_SYNC, Result.CORRECTED):
             self._last_success.labels(outcome.environment).set(at)
+            self._backup_failing.labels(outcome.environment).set(0)  # one that is needed was taken
 
     # --- for the daemon ---
 
@@ -351,19 +362,6 @@ class PrometheusMetrics:
     def announced(self, code: int) -> None:
         """The webhook has answered a request with this HTTP status."""
         self._webhook.labels(code).inc()
-
-    def render(self) -> bytes:
-        """The text for a scrape."""
-        return generate_latest(self.registry)
-
-    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
-        return Gauge(f"reconciler_{name}", help, labels, registry=self.registry)
-
-    def _counter(self, name: str, help: str, *labels: str) -> Counter:
-        return Counter(f"reconciler_{name}", help, labels, registry=self.registry)
-
-    def _histogram(self, name: str, help: str, *labels: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
-        return Histogram(f"reconciler_{name}", help, labels, registry=self.registry, buckets=buckets)
 
 
 def _info(target: Target) -> tuple[str, ...]:

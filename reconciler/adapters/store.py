@@ -15,21 +15,28 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from reconciler.adapters.store_json import action_from_json, record_from_json, run_facts, run_from_row
+from reconciler.adapters.store_json import (
+    action_from_json,
+    ran_service_from_json,
+    record_from_json,
+    run_facts,
+    run_from_row,
+)
 from reconciler.core.decide.guards import folded
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
-from reconciler.core.model.compose import Action
+from reconciler.core.model.compose import Action, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
 from reconciler.core.model.targets import host_of
 
-VERSION = 2
+VERSION = 3
 _KEEP_RUNS = 1000
 _LOCK_TIMEOUT = 10.0  # seconds to wait for another process that is writing
 
 _WRITTEN = (
     "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
 )
+_RAN = "CREATE TABLE ran (environment TEXT PRIMARY KEY, services TEXT NOT NULL) STRICT, WITHOUT ROWID"
 _SCHEMA = (
     "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
     "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
@@ -45,6 +52,7 @@ _SCHEMA = (
     "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE pending_restart (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
     _WRITTEN,
+    _RAN,
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -170,6 +178,18 @@ class SqliteStore:
             with self._transaction() as do:
                 for name in new:
                     do("INSERT OR IGNORE INTO written VALUES (?, ?)", (host, name))
+
+    # --- which services ran when they were last healthy ---
+
+    def ran_services(self, environment: str) -> tuple[RanService, ...]:
+        row = self._one("SELECT services FROM ran WHERE environment = ?", environment)
+        with self._decoding():
+            return tuple(ran_service_from_json(service) for service in json.loads(row[0])) if row else ()
+
+    def remember_ran_services(self, environment: str, services: Sequence[RanService]) -> None:
+        facts = json.dumps([dataclasses.asdict(service) for service in services])
+        with self._transaction() as do:
+            do("INSERT OR REPLACE INTO ran VALUES (?, ?)", (environment, facts))
 
     # --- runs ---
 
@@ -303,18 +323,22 @@ class SqliteStore:
             self._upgrade()
 
     def _upgrade(self) -> None:
-        """Version 1 did not remember every path that was ever written: it knows the applied ones, and those of runs."""
+        """Version 1 did not remember every path that was ever written: it knows the applied ones, and those of runs.
+        Version 2 did not remember which services ran: the next look sees those that run now."""
         rows = self._all("SELECT environment, path FROM applied")
         with self._decoding():
             for environment, facts in self._all("SELECT environment, facts FROM run"):
                 rows += [(environment, change["path"]) for change in json.loads(facts)["changes"]]
         names = {(host_of(environment), folded(path)) for environment, path in rows}
         with self._transaction() as do:
-            if self._version() == VERSION:  # another process was faster
+            version = self._version()
+            if version == VERSION:  # another process was faster
                 return
-            do(_WRITTEN)
-            for name in sorted(names):
-                do("INSERT INTO written VALUES (?, ?)", name)
+            if version < 2:
+                do(_WRITTEN)
+                for name in sorted(names):
+                    do("INSERT INTO written VALUES (?, ?)", name)
+            do(_RAN)
             do(f"PRAGMA user_version = {VERSION}")
 
     def _version(self) -> int:

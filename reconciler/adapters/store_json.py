@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.compose import Action, ActionKind, Ending, RanService
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import RevertState, Revision
 from reconciler.core.model.runs import Result, Run, RunChange
@@ -21,6 +21,7 @@ def record_from_json(text: str) -> EnvironmentRecord:
         data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
     data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
     data["reverts"] = tuple(data["reverts"])
+    data["cut_off"] = tuple(data.get("cut_off", ()))
     data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
     return EnvironmentRecord(**data)
 
@@ -33,7 +34,7 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 # Fields of a run that have no column.
 _FACTS = (
     *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
-    "accepted",
+    *("accepted", "restored_at"),
 )
 
 
@@ -59,6 +60,7 @@ def run_from_row(row: tuple[Any, ...]) -> Run:
         silent=tuple(data["silent"]),
         rolling_back=data["rolling_back"],
         accepted=tuple(data.get("accepted", ())),  # an earlier version's has none
+        restored_at=data.get("restored_at", 0.0),
         finished_at=finished_at,
         result=Result(result) if result else None,
         reason=reason,
@@ -72,3 +74,8 @@ def _run_change_from_json(data: dict[str, Any]) -> RunChange:
 
 def action_from_json(data: dict[str, Any]) -> Action:
     return Action(**{**data, "kind": ActionKind(data["kind"])})
+
+
+def ran_service_from_json(data: dict[str, Any]) -> RanService:
+    endings = {identity: Ending(ending) for identity, ending in data["endings"].items()}
+    return RanService(**{**data, "endings": endings})

@@ -10,7 +10,7 @@ IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
 _OF_RESULT = {
     **dict.fromkeys(("applied", "in_sync", "corrected"), IN_SYNC),
     **dict.fromkeys(("pending", "drifted", "held"), PENDING),
-    "rolled_back": ROLLED_BACK,
+    **dict.fromkeys(("rolled_back", "rolling_back"), ROLLED_BACK),
 }
 
 

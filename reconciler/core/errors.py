@@ -99,6 +99,10 @@ class UnhealthyError(RevisionError):
     """A service that was healthy before the change is not healthy after it."""
 
 
+class StillStartingError(UnhealthyError):
+    """The same, but nothing of it has failed: it takes longer than it may."""
+
+
 # --- something outside is at fault: restarts stay pending, retried with backoff ---
 
 

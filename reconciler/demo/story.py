@@ -33,7 +33,7 @@ _METRICS = (
     "reconciler_backups",
     "reconciler_revision_info",
 )
-_ROLLBACK_METRICS = ("reconciler_rollback_total", 'reconciler_reconcile_total{environment="production",result="rolled')
+_ROLLBACK_METRICS = ("reconciler_rollback_total", "reconciler_rollback_last_timestamp_seconds")
 
 
 def run_demo(*, keep: bool, files_only: bool) -> None:

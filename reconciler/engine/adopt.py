@@ -12,7 +12,7 @@ from reconciler.core.model.targets import Format, Target, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.sops import adoption
 from reconciler.core.sops.adoption import Proposal
-from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.file_format import formats
 from reconciler.engine.observe import Plaintexts, path_in_git, read_manifest, read_source
 from reconciler.engine.target_revision import accepted_head
 
@@ -74,9 +74,14 @@ async def _target(ports: Ports, environment: str, head: Revision, target_id: str
 
 def _format(ports: Ports, target: Target, blob: Blob) -> Format:
     """The source's format. Raises RefusedError for one that sops rewrites as a whole, in a form of its own."""
-    file_format = format_of(target.source, blob.data) if target.encrypted else Format.PLAIN
-    if file_format not in (Format.DOTENV, Format.BINARY, Format.PLAIN):
-        hint = f"Make the change with `sops edit {path_in_git(ports, target.environment, target.source)}`"
+    if not target.encrypted:
+        return Format.PLAIN
+    file_format, output = formats(target.source, blob.data, target.parser)
+    if file_format not in (Format.DOTENV, Format.BINARY):
+        path = path_in_git(ports, target.environment, target.source)
+        hint = f"Make the change with `sops edit {path}`"
+        if output is not file_format:
+            hint = f"Convert it to {output} first: `reconciler check` shows the command"
         raise RefusedError(f"a {file_format} source cannot be adopted byte for byte", where=target.id, hint=hint)
     return file_format
 

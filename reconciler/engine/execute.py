@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from reconciler.core.decide import health
-from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, UnhealthyError
+from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, StillStartingError, UnhealthyError
 from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth
 from reconciler.core.model.plans import Change
 from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
@@ -18,6 +18,7 @@ from reconciler.engine.backup import entry_of, take_backup
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, StackView, affected
+from reconciler.engine.stack_health import begin_restart, stopped_by_somebody
 
 _HEALTH_INTERVAL = 0.2  # seconds between two looks at the containers while waiting for health; one costs some ms
 
@@ -36,7 +37,9 @@ class Transaction:
 
     ``run`` is as last stored, with its writes and pending actions. ``spared`` are live paths that somebody edited
     during the run; ``touched`` are the (stack, service) pairs that were acted on; ``projects`` are the stacks as
-    Compose resolves them after the change.
+    Compose resolves them after the change; ``startups`` are as in EnvironmentRecord. ``acted``: all of its actions were
+    carried out, so a service that is stopped now was stopped by somebody else; ``left_stopped`` are such services,
+    which nothing starts.
     """
 
     run: Run
@@ -46,6 +49,9 @@ class Transaction:
     touched: set[tuple[str, str]] = field(default_factory=set)
     projects: dict[str, Project] = field(default_factory=dict, repr=False)
     services: tuple[ServiceHealth, ...] = ()
+    startups: dict[str, float] = field(default_factory=dict)
+    acted: bool = False
+    left_stopped: set[str] = field(default_factory=set)
 
 
 def resume(run: Run) -> Transaction:
@@ -166,17 +172,54 @@ async def _store_pending_restarts(
 
 
 async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
-    """Recreate, restart or signal each stack's services. That stays pending until they are healthy (``finish``)."""
+    """Recreate, restart or signal each stack's services. That stays pending until they are healthy (``finish``).
+
+    A service that somebody stopped meanwhile is left out: see ``leave_stopped``.
+    """
+    await leave_stopped(ports, transaction, views)
+    transaction.acted = False
+    for wave in waves(transaction.run.actions):
+        for view in views.values():
+            await act_on_stack(ports, transaction, view, wave)
+    transaction.acted = True
+
+
+def waves(actions: Sequence[Action]) -> list[int]:
+    """The waves of these actions, in order."""
+    return sorted({action.wave for action in actions})
+
+
+async def act_on_stack(ports: Ports, transaction: Transaction, view: StackView, wave: int) -> None:
+    """The actions of one stack in one wave, each kind after the one-shots that come before it have ended."""
+    name, mine = view.stack.name, [action for action in transaction.run.actions if action.stack == view.stack.name]
+    actions = [action for action in mine if action.wave == wave]
+    if not actions:
+        return
+    project = await _project(ports, transaction, view)
+    one_shots = [action.service for action in mine if action.one_shot and action.wave < wave]
+    for kind, signal, force in _in_order(actions):
+        if one_shots:
+            with phase(ports, Phase.RECREATE, f"{name}: waiting for {', '.join(one_shots)} to end"):
+                await _watch(ports, transaction, view, one_shots, http=False)
+        chosen = [action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)]
+        await _act(ports, transaction, view, project, chosen)
+        one_shots = [action.service for action in chosen if action.one_shot]
+
+
+async def leave_stopped(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
+    """Take from the run the actions of services that somebody stopped since the plan was made: those of a rollback may
+    have run with the new values for a while. Services that an interrupted `up` of ours may have stopped keep theirs."""
+    environment = transaction.run.environment
     for name, view in views.items():
-        actions = [action for action in transaction.run.actions if action.stack == name]
-        if not actions:
-            continue
-        project = await _project(ports, transaction, view)
-        for kind, signal, force in _in_order(actions):
-            chosen = [
-                action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
-            ]
-            await _act(ports, transaction, view, project, chosen)
+        services = {action.service for action in transaction.run.actions if action.stack == name}
+        if services and (transaction.acted or transaction.resumed):
+            containers = await ports.compose.glance(view.stack)
+            pending = frozenset[str]() if transaction.acted else None
+            stopped = await stopped_by_somebody(ports, environment, view.stack, containers, pending) & services
+            transaction.left_stopped |= stopped
+            left = [it for it in transaction.run.actions if it.stack != name or it.service not in stopped]
+            transaction.run = replace(transaction.run, actions=tuple(left))
+        begin_restart(ports, environment, view.stack, services)
 
 
 def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:
@@ -234,15 +277,22 @@ async def verify(ports: Ports, transaction: Transaction, views: Mapping[str, Sta
 
 
 async def _watch(
-    ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str]
+    ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str], *, http: bool = True
 ) -> tuple[ServiceHealth, ...]:
-    stack, project = view.stack, await _project(ports, transaction, view)
-    watch = health.watch_health(stack, services, view.containers, ports.clock.monotonic(), project)
+    project = await _project(ports, transaction, view)
+    ends = {action.service for action in transaction.run.actions if action.stack == view.stack.name and action.one_shot}
+    policy = view.stack.health if http else replace(view.stack.health, http=())
+    stack = replace(view.stack, one_shot=view.stack.one_shot | ends, health=policy)
+    known = ports.store.environment(transaction.run.environment).startups
+    watch = health.watch_health(
+        stack, services, view.containers, ports.clock.monotonic(), project, _of_stack(stack, known)
+    )
     excused: ServiceFailedError | None = None
     while True:
         containers = await ports.compose.containers(stack, project.name)
         watch, report = watch.look(containers, ports.clock.monotonic(), await ask_http(ports, stack))
         if report.verdict is health.Verdict.HEALTHY:
+            transaction.startups |= {f"{stack.name}/{name}": seconds for name, seconds in watch.startups.items()}
             if excused is not None:
                 raise excused
             return report.services
@@ -255,6 +305,12 @@ async def _watch(
         await ports.clock.sleep(_HEALTH_INTERVAL)
 
 
+def _of_stack(stack: Stack, startups: Mapping[str, float]) -> dict[str, float]:
+    """The times of the stack's services, by service."""
+    prefix = f"{stack.name}/"
+    return {key.removeprefix(prefix): seconds for key, seconds in startups.items() if key.startswith(prefix)}
+
+
 async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
     """Per URL of the stack's health policy: whether it answers as expected."""
     return {check.url: await ports.probe.ok(check) for check in stack.health.http}
@@ -265,7 +321,7 @@ def _excuse(run: Run, view: StackView, report: health.HealthReport, project: Pro
     where = f"stack {view.stack.name}"
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
     if broken or (not report.failed and set(report.silent) - set(run.silent)):
-        raise UnhealthyError(report.reason, where=where)
+        raise (StillStartingError if report.late.issuperset(broken) else UnhealthyError)(report.reason, where=where)
     hint = f"See the service's own log: `{project.invocation.command('logs')}` in {view.stack.directory}"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 

@@ -9,6 +9,7 @@ from reconciler.core.errors import ManifestError, ReconcilerError
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
+from reconciler.engine.guests import OF_NO_STACK
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.observe import Desired
 from reconciler.engine.planning import Prepared
@@ -20,11 +21,15 @@ NEVER = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A revision that cannot be applied, remembered so that not every reconciliation decrypts it again."""
+    """A revision that cannot be applied, remembered so that not every reconciliation decrypts it again.
+
+    ``undecryptable`` gives, by target, why its source cannot be decrypted.
+    """
 
     subtree: str
     error: ReconcilerError
     until: float
+    undecryptable: Mapping[str, str]
 
 
 class Claims:
@@ -81,13 +86,15 @@ class Memory:
         self.stacks_observed_at = NEVER
         self.leftovers_cleared = False
 
-    def fail(self, revision: Revision, error: ReconcilerError, now: float) -> None:
-        self.failure = Failure(revision.subtree, error, now + _RETRY_FAILURE_AFTER)
+    def fail(
+        self, revision: Revision, error: ReconcilerError, now: float, undecryptable: Mapping[str, str] | None = None
+    ) -> None:
+        self.failure = Failure(revision.subtree, error, now + _RETRY_FAILURE_AFTER, dict(undecryptable or {}))
 
-    def failure_of(self, revision: Revision, now: float) -> ReconcilerError | None:
+    def failure_of(self, revision: Revision, now: float) -> Failure | None:
         """Why the revision cannot be applied, if that is known and recent."""
         failure = self.failure
-        return failure.error if failure and failure.subtree == revision.subtree and now < failure.until else None
+        return failure if failure and failure.subtree == revision.subtree and now < failure.until else None
 
     def keep_containers(self, containers: Mapping[str, frozenset[str]], prepared: Prepared, now: float) -> None:
         """Remember the containers, unless something about them is still to be done: the next reconciliation must find
@@ -101,7 +108,7 @@ class Memory:
     def with_notes(self, prepared: Prepared, stacks: Iterable[Stack]) -> Prepared:
         """Remember what is noted about the stacks; returns what is prepared with the notes on all of them."""
         known = {**self.notes, **prepared.notes}
-        self.notes = {stack.name: known[stack.name] for stack in stacks if stack.name in known}
+        self.notes = {name: known[name] for name in (*(stack.name for stack in stacks), OF_NO_STACK) if name in known}
         notes = tuple(note for sentences in self.notes.values() for note in sentences)
         return replace(prepared, plan=replace(prepared.plan, notes=notes))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
@@ -25,7 +26,7 @@ from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser,
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
-from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.file_format import formats
 
 MANIFEST_NAME = "environment.yaml"
 
@@ -103,8 +104,8 @@ async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintex
     if not target.encrypted:
         return compared(ports, target, blob.data)
     as_compared = (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
-    kind = " ".join([format_of(target.source, blob.data), *as_compared])
-    identity = await ports.decryptor.identity()
+    kind = " ".join([*formats(target.source, blob.data, target.parser), *as_compared])
+    identity = await plaintexts.identity(target)
     known = ports.store.digest(blob.id, kind, identity)
     if known is None:
         known = compared(ports, target, (await plaintexts.of(target, blob)).reveal())
@@ -120,26 +121,45 @@ def compared(ports: Ports, target: Target, data: bytes) -> str:
 
 
 class Plaintexts:
-    """The plaintexts of sources, each decrypted once. Made for one reconciliation, so that none outlives it."""
+    """The plaintexts of sources, each decrypted once. Made for one reconciliation, so that none outlives it.
+
+    ``failing`` gives, by target, why its current source cannot be decrypted (key, ciphertext, sops).
+    """
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._known: dict[tuple[str, str], Secret] = {}
+        self.failing: dict[str, str] = {}
+        self._known: dict[tuple[str, str, Parser], Secret] = {}
 
-    async def of(self, target: Target, blob: Blob) -> Secret:
-        """Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
+    async def identity(self, target: Target) -> str:
+        """What our key is known by. Raises KeyUnavailableError."""
+        with self._recording(target):
+            return await self._ports.decryptor.identity()
+
+    async def of(self, target: Target, blob: Blob, *, former: bool = False) -> Secret:
+        """``former``: what git had before. Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
         if not target.encrypted:
             return Secret(blob.data)
-        source = (target.source, blob.id)
+        source = (target.source, blob.id, target.parser)
         if source not in self._known:
-            self._known[source] = await _decrypt(self._ports, target, blob)
+            with contextlib.nullcontext() if former else self._recording(target):
+                self._known[source] = await _decrypt(self._ports, target, blob)
         return self._known[source]
+
+    @contextlib.contextmanager
+    def _recording(self, target: Target) -> Iterator[None]:
+        try:
+            yield
+        except ReconcilerError as error:
+            self.failing[target.id] = decrypt_reason(error)
+            raise
 
 
 async def _decrypt(ports: Ports, target: Target, blob: Blob) -> Secret:
     try:
         # Name it by its path in git: the commands in a message are typed with that.
-        data = await ports.decryptor.decrypt(path_in_git(ports, target.environment, target.source), blob.data)
+        name = path_in_git(ports, target.environment, target.source)
+        data = await ports.decryptor.decrypt(name, blob.data, target.parser)
     except ReconcilerError as error:
         ports.metrics.decrypted(target.environment, "failed", decrypt_reason(error))
         raise
@@ -243,7 +263,9 @@ async def last_written(ports: Ports, target: Target, last: Applied, plaintexts: 
 async def git_had(ports: Ports, target: Target, last: Applied, plaintexts: Plaintexts) -> bytes | None:
     """What git has in the commit that was last applied to a live file; None if that is no longer known."""
     blob = await ports.git.read(last.commit, path_in_git(ports, target.environment, last.source))
-    return None if blob is None else (await plaintexts.of(replace(target, source=last.source), blob)).reveal()
+    if blob is None:
+        return None
+    return (await plaintexts.of(replace(target, source=last.source), blob, former=True)).reveal()
 
 
 def _together(problems: list[ReconcilerError]) -> ReconcilerError:

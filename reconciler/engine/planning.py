@@ -9,33 +9,34 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import affected_services
 from reconciler.core.decide.classify import classify
-from reconciler.core.decide.suspension import Suspension, conflicting_writer, suspended
+from reconciler.core.decide.one_shots import with_one_shots
+from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.errors import GuardError, ModelRefusedError, StartedOtherwiseError
 from reconciler.core.model.compose import Action, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
-from reconciler.core.model.runs import Result
 from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.guards import file_problems
+from reconciler.engine.guests import follow_guests
 from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
-from reconciler.engine.project_guard import StackSides, hidden_values, judge_project
-
-_RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
+from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
+from reconciler.engine.stack_health import stopped_by_somebody
 
 
 @dataclass(frozen=True, slots=True)
 class StackView:
-    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and the names
-    of the keys in its managed env files, by path."""
+    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, the names of the
+    keys in its managed env files, by path, and the services that somebody ``stopped``."""
 
     stack: Stack
     before: Project | None
     containers: tuple[Container, ...]
     managed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    stopped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
     ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
-    operator has accepted, ``notes`` what is to be noted about it.
+    operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
+    that the plan breaks.
     """
 
     plan: Plan
@@ -53,6 +55,7 @@ class Prepared:
     written: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
@@ -101,6 +104,8 @@ async def prepare(
     for stack in stacks:
         if look_at_stacks or planning.concerns(stack):
             await planning.plan(stack)
+    if planning.views:
+        await follow_guests(planning)
     held = {name for name, _ in planning.held}
     plan = Plan(
         snapshot.desired.manifest.environment,
@@ -112,7 +117,16 @@ async def prepare(
     )
     problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
-    return Prepared(plan, staged, tuple(problems), planning.views, written, tuple(planning.accepted), planning.notes)
+    return Prepared(
+        plan,
+        staged,
+        tuple(problems),
+        planning.views,
+        written,
+        tuple(planning.accepted),
+        planning.notes,
+        frozenset(planning.broken),
+    )
 
 
 async def _classified(
@@ -124,12 +138,12 @@ async def _classified(
     suspension: Suspension,
 ) -> list[Change]:
     changes = []
-    corrections = _Corrections(ports, snapshot.desired.manifest.environment)
+    earlier = _Corrections(ports, snapshot.desired.manifest.environment)
     for state in snapshot.states:
         change = classify(state, take_over=state.target.id in permissions.take_over)
         change = await names.name_keys(ports, snapshot, change, plaintexts)
         change = suspended(change, suspension.of_target(state.target))
-        changes.append(suspended(change, corrections.conflicting_writer(change)))
+        changes.append(suspended(change, earlier.conflicting_writer(change)))
     names.keep(ports, snapshot)
     return changes
 
@@ -142,7 +156,8 @@ def _held(change: Change, held: Collection[str]) -> Change:
 @dataclass(slots=True)
 class _StackPlanning:
     """Plans stack by stack. ``held`` says by stack why it is not touched; ``unresolved`` why older values stay in its
-    containers, "" where they do not."""
+    containers, "" where they do not; ``followers`` are what services need by ``follow``, ``broken`` the ids of
+    containers of no managed stack that the plan breaks."""
 
     ports: Ports
     snapshot: Snapshot
@@ -153,12 +168,15 @@ class _StackPlanning:
     permissions: Permissions
     files: ProjectFileGuard
     views: dict[str, StackView] = field(default_factory=dict)
+    projects: dict[str, Project | None] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     held: list[tuple[str, str]] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     unresolved: dict[str, str] = field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    followers: dict[str, list[Action]] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
 
     def concerns(self, stack: Stack) -> bool:
         """Whether a file of the stack is written, or one of its services waits for a restart."""
@@ -177,7 +195,7 @@ class _StackPlanning:
         except ModelRefusedError as error:
             self.problems.append(str(error))
             return
-        self.views[stack.name] = view
+        self.views[stack.name], self.projects[stack.name] = view, after
         due = affected(view, after, touched, self.pending_restarts)
         reason = self.suspension.of_stack(stack.name) or _reported(self.snapshot, stack)
         if not touched and not pending and reason:
@@ -185,10 +203,7 @@ class _StackPlanning:
             return
         if due or touched:
             self.problems += await self.files.refusals(stack, staged)
-        hidden = hidden_values(self.snapshot, self.staged, stack)
-        sides = StackSides(stack, view.before, after, view.containers, view.managed, frozenset(pending), hidden)
-        accepted = stack.id in self.permissions.accepted
-        verdict = await judge_project(self.ports, sides, due, accepted=accepted)
+        verdict = await self._judge(stack, due)
         if verdict.accepted:
             by = self.permissions.accepted_by or "an operator"
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
@@ -199,6 +214,35 @@ class _StackPlanning:
             self.actions += due
         env_files = await _env_files(self.ports, self.snapshot, stack)
         self.notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
+
+    async def follow(self, stack: Stack, followers: Sequence[Action]) -> str:
+        """Plan what services of the stack need as they share something with one that the plan touches; returns why they
+        may not get it, or ""."""
+        if reason := self.suspension.of_stack(stack.name):
+            return f"its stack {stack.name} is suspended ({reason})"
+        if stack.name not in self.views and stack.name not in dict(self.held):
+            await self.plan(stack)
+        if stack.name in dict(self.held):
+            return f"its stack {stack.name} is held"
+        view, after = self.views.get(stack.name), self.projects.get(stack.name)
+        if view is None or after is None:
+            return f"Compose cannot resolve its stack {stack.name}"
+        planned = {action.service for action in self.actions if action.stack == stack.name}
+        followers = [*self.followers.get(stack.name, ()), *followers]
+        due = affected(view, after, self._touched(stack), self.pending_restarts, followers)
+        due = tuple(action for action in due if action.wave or action.service in planned)
+        verdict = await self._judge(stack, due)
+        if not verdict.hold:
+            self.followers[stack.name] = followers
+            self.actions = [*(action for action in self.actions if action.stack != stack.name), *due]
+        return f"its stack {stack.name} may not be touched ({verdict.hold})" if verdict.hold else ""
+
+    async def _judge(self, stack: Stack, due: Sequence[Action]) -> ProjectVerdict:
+        view, pending = self.views[stack.name], frozenset(self._pending(stack))
+        hidden = hidden_values(self.snapshot, self.staged, stack)
+        after = self.projects[stack.name]
+        sides = StackSides(view.stack, view.before, after, view.containers, view.managed, pending, hidden)
+        return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
 
     def _touched(self, stack: Stack) -> list[Change]:
         return [change for change in self.changes if change.writes and change.target.stack == stack.name]
@@ -221,10 +265,8 @@ class _Corrections:
             return ""
         if self._times is None:
             self._times = {}
-            for run in self._ports.store.runs(self._environment, _RUNS_LOOKED_AT):
-                for corrected in run.changes if run.result is Result.CORRECTED else ():
-                    if corrected.kind == Kind.DRIFT:
-                        self._times.setdefault(corrected.path, []).append(run.started_at)
+            for corrected, at in corrections(self._ports.store.runs(self._environment, RUNS_LOOKED_AT)):
+                self._times.setdefault(corrected.path, []).append(at)
         return conflicting_writer(change, self._times.get(change.target.path, ()), self._ports.clock.now())
 
 
@@ -245,7 +287,11 @@ async def _look_at_stack(
         except ModelRefusedError:
             pass
         containers = await ports.compose.containers(stack, before.name if before else None)
-        view = StackView(stack, before, containers, managed)
+        stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
+        ran = ports.store.ran_services(stack.environment)
+        long_running = stopped | {service.service for service in ran if service.stack == stack.name}
+        ended = with_one_shots(stack, before, containers, long_running)
+        view = StackView(ended, before, containers, managed, stopped)
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:
@@ -281,7 +327,11 @@ async def _managed_keys(
 
 
 def affected(
-    view: StackView, after: Project | None, touched: Sequence[Change], pending_restarts: tuple[Action, ...]
+    view: StackView,
+    after: Project | None,
+    touched: Sequence[Change],
+    pending_restarts: tuple[Action, ...],
+    followers: Sequence[Action] = (),
 ) -> tuple[Action, ...]:
     """What the stack's services need, given the project with the new files; see core/decide/affected_services.py.
 
@@ -292,9 +342,17 @@ def affected(
     }
     pending_here = tuple(action for action in pending_restarts if action.stack == view.stack.name)
     if after is None:
-        return pending_here
+        return tuple(action for action in pending_here if action.service not in view.stopped)
     return affected_services.affected(
-        view.stack, view.before, after, view.containers, paths, pending_here, managed=view.managed
+        view.stack,
+        view.before,
+        after,
+        view.containers,
+        paths,
+        pending_here,
+        managed=view.managed,
+        followers=followers,
+        stopped=view.stopped,
     )
 
 

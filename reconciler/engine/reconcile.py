@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.decide import health
 from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import HeldBackError, ReconcilerError, RefusedError, RevisionError
 from reconciler.core.model.compose import ServiceHealth
@@ -25,7 +24,7 @@ from reconciler.engine.planning import Permissions, Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import publish_ages
-from reconciler.engine.stack_health import observe_stacks
+from reconciler.engine.stack_health import health_now, observe_stacks
 from reconciler.engine.target_revision import accepted_head, target_revision
 from reconciler.engine.transaction import finish_in_sync, held_reason, transact
 
@@ -63,10 +62,9 @@ class Reconciler:
 
     async def health(self) -> tuple[ServiceHealth, ...]:
         """The services of every stack of the desired revision, as they are now. Raises EngineUnavailableError."""
-        services: list[ServiceHealth] = []
-        for stack in self._memory.desired.manifest.stacks if self._memory.desired else ():
-            services += health.assess(stack, await self._ports.compose.containers(stack, None))
-        return tuple(services)
+        stacks = self._memory.desired.manifest.stacks if self._memory.desired else ()
+        summaries = await health_now(self._ports, self.environment, stacks)
+        return tuple(service for summary in summaries for service in summary.services)
 
     @property
     def holds_failures(self) -> bool:
@@ -143,8 +141,8 @@ class _Reconciliation:
             return rolled_back
         revision = self.revision = self._target_revision(head)
         unfinished = None if request.dry_run else ports.store.unfinished(self.environment)
+        plaintexts = Plaintexts(ports)
         try:
-            plaintexts = Plaintexts(ports)
             desired = await self._load_desired(revision, plaintexts)
             with phase(ports, Phase.OBSERVE, "comparing the live files"):
                 snapshot = await self._observe(desired)
@@ -161,6 +159,8 @@ class _Reconciliation:
             if unfinished is not None:
                 await give_up(ports, unfinished, f"its revision can no longer be applied: {error}")
             raise
+        finally:
+            ports.metrics.undecryptable(self.environment, plaintexts.failing)
         self.memory.forget_server()
         try:
             return await transact(ports, snapshot, prepared, request.trigger)
@@ -177,6 +177,7 @@ class _Reconciliation:
         except RefusedError as error:
             return Outcome(self.environment, Result.FAILED, str(error), refused=True)
         self.memory.forget_revision()
+        self.memory.stacks_observed_at = NEVER  # a pause acknowledges services that do not run
         return None
 
     async def _accepted_head(self) -> Revision:
@@ -207,14 +208,15 @@ class _Reconciliation:
         if memory.desired is not None and memory.desired.revision == revision:
             return memory.desired
         if self.request.trigger in _AUTOMATIC and (known := memory.failure_of(revision, now)):
-            raise known.with_traceback(None)  # otherwise every reconciliation adds its frames
+            plaintexts.failing.update(known.undecryptable)
+            raise known.error.with_traceback(None)  # otherwise every reconciliation adds its frames
         memory.failure = None
         try:
             desired = await load_desired(ports, self.environment, revision, plaintexts)
             memory.claims.claim(desired.manifest)
         except ReconcilerError as error:
             if error.blames_revision:
-                memory.fail(revision, error, now)
+                memory.fail(revision, error, now, plaintexts.failing)
             raise
         memory.desired = desired
         ports.metrics.revision(self.environment, "desired", revision)

@@ -22,6 +22,7 @@ from reconciler.engine.rollback import restore_files, roll_back
 
 _SUCCEEDED = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
 _SEARCHED_RUNS = 50
+_MOST_CUT_OFF = 50  # containers that are remembered as cut off: those that were removed since cost nothing
 
 
 @dataclass(slots=True)
@@ -114,6 +115,9 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     Raises ReconcilerError only if nothing was changed.
     """
     planned = _open(ports, snapshot, prepared, trigger)
+    if new := prepared.broken.difference(planned.record.cut_off):
+        planned.record = replace(planned.record, cut_off=(*planned.record.cut_off, *sorted(new))[-_MOST_CUT_OFF:])
+        ports.store.save_environment(planned.record)
     try:
         await execute(ports, planned.transaction, snapshot, prepared)
     except (ModelRefusedError, UnhealthyError) as error:
@@ -133,7 +137,8 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     renewed = [change.target for change in plan.changes if _is_renewed(plan, change)]
     stale = [target.id for target in renewed if target.stack not in restored]
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
-    ports.metrics.corrected(plan.environment, [*(f"{plan.environment}/{source}" for source in drifted), *stale])
+    corrected = [*(f"{plan.environment}/{source}" for source in drifted), *stale]
+    ports.metrics.corrected(plan.environment, corrected, ports.clock.now())
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
     reason = "; ".join([_done_reason(transaction), *transaction.run.accepted])
@@ -253,6 +258,7 @@ def _end(
         if _is_whole(plan):
             _publish_delivery(ports, planned.record, plan.revision, now)
         record = replace(record, healthy=plan.revision, degraded="")
+    record = replace(record, startups={**record.startups, **transaction.startups})
     after = _carried_out(plan) if wrote else plan
     ports.store.finish(
         transaction.run,

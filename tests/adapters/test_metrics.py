@@ -41,6 +41,13 @@ REQUIRED = {
     "paused_until_timestamp_seconds": "gauge",
     "last_result": "gauge",
     "reconcile_interval_seconds": "gauge",
+    "drift_corrections_last_hour": "gauge",
+    "git_failing_since_timestamp_seconds": "gauge",
+    "source_unverified": "gauge",
+    "decryption_failing": "gauge",
+    "backup_failing": "gauge",
+    "rollback_last_timestamp_seconds": "gauge",
+    "rollback_failed": "gauge",
     "commit_to_applied_seconds": "histogram",
     "failure_to_recovered_seconds": "histogram",
     "webhook_requests_total": "counter",
@@ -68,7 +75,7 @@ REQUIRED = {
 
 @pytest.fixture
 def metrics() -> PrometheusMetrics:
-    return PrometheusMetrics("1.2.3", ["production"])
+    return PrometheusMetrics("1.2.3", ["production"], host="web-1")
 
 
 def changed(target: Target, kind: Kind, *aspects: Aspect, keys: KeyChange = KeyChange()) -> Change:  # noqa: B008
@@ -97,12 +104,14 @@ def backup_of(*targets: Target, at: float) -> Backup:
 
 
 def series(metrics: PrometheusMetrics, name: str) -> dict[tuple[str, ...], float]:
-    """The samples of one name: label values (but for the environment, in the order of the exposition) → value."""
+    """The samples of one name: label values (but for host and environment, in the exposition's order) → value."""
     samples = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:
             if sample.name == f"reconciler_{name}":
-                labels = tuple(value for label, value in sorted(sample.labels.items()) if label != "environment")
+                labels = tuple(
+                    value for label, value in sorted(sample.labels.items()) if label not in ("environment", "host")
+                )
                 samples[labels] = sample.value
     return samples
 
@@ -113,11 +122,12 @@ def drift_of(metrics: PrometheusMetrics, target: str) -> set[str]:
 
 def busy() -> PrometheusMetrics:
     """Metrics after a reconciliation in which everything happened."""
-    metrics = PrometheusMetrics("1.2.3", ["production"])
+    metrics = PrometheusMetrics("1.2.3", ["production"], host="web-1")
     for phase in Phase:
         metrics.phase(phase, 0.2)
     metrics.fetched("production", True, 100.0)
     metrics.fetched("production", False, 101.0)
+    metrics.undecryptable("production", {WORKER.id: "key"})
     metrics.decrypted("production", "ok")
     metrics.decrypted("production", "failed", "key")
     metrics.backed_up("production", True)
@@ -135,7 +145,7 @@ def busy() -> PrometheusMetrics:
     )
     metrics.recreated("production", "app", "api", "ok")
     metrics.health("production", [stack_of("app", api=True)], 103.0)
-    metrics.corrected("production", [API.id])
+    metrics.corrected("production", [API.id], 103.0)
     metrics.rotated("production", API.id, 99.0)
     metrics.rolled_back("production", "local", True)
     metrics.delivered("production", 12.0)
@@ -180,7 +190,7 @@ def test_the_page_about_metrics_names_each_with_its_type_and_labels() -> None:
     documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
     exposed = {}
     for family in text_string_to_metric_families(busy().render().decode()):
-        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        labels = {label for sample in family.samples for label in sample.labels} - {"le", "host"}
         suffix = "_total" if family.type == "counter" else ""
         if family.name.startswith("reconciler_"):
             exposed[family.name.removeprefix("reconciler_") + suffix] = (family.type, labels)
@@ -331,7 +341,7 @@ def test_drift_is_detected_once_for_as_long_as_it_lasts(metrics: PrometheusMetri
 
 def test_a_correction_is_counted(metrics: PrometheusMetrics) -> None:
     metrics.observed(in_sync(API, WORKER), 100.0)
-    metrics.corrected("production", [API.id])
+    metrics.corrected("production", [API.id], 103.0)
     assert series(metrics, "drift_corrected_total") == {(API.id,): 1, (WORKER.id,): 0}
 
 
@@ -371,7 +381,7 @@ def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after
     metrics.observed(plan_of(changed(API, Kind.IN_SYNC), changed(MOTD, Kind.DRIFT, Aspect.MODE)), 100.0)
     metrics.remembered(EnvironmentRecord("production"), 100.0)
     alike = sorted(samples_about(metrics, "target", API.id))
-    assert len(alike) == 1 + 6 + 3 + 4 + 4 + 2 + 2  # info, drift, keys, pending and counts, sync, pause, backups
+    assert len(alike) == 1 + 6 + 3 + 5 + 4 + 2 + 2 + 3  # info, drift, keys, counts, sync, pause, backups, sops
     assert sorted(samples_about(metrics, "target", MOTD.id)) == alike
     metrics.observed(after, 160.0)
     assert samples_about(metrics, "target", MOTD.id) == []
@@ -412,18 +422,30 @@ def test_the_services_of_a_removed_stack_vanish(metrics: PrometheusMetrics) -> N
     """Else a service that was unhealthy when its stack was removed would alert for ever."""
     metrics.health("production", [stack_of("app", api=False), stack_of("other", db=True)], 100.0)
     metrics.recreated("production", "app", "api", "failed")
-    assert series(metrics, "service_healthy") == {("api", "app"): 0, ("db", "other"): 1}
+    assert series(metrics, "service_healthy") == {("api", "app", "exited"): 0, ("db", "other", "running"): 1}
     metrics.health("production", [stack_of("other", db=True)], 160.0)
     assert samples_about(metrics, "stack", "app") == []
-    assert series(metrics, "service_healthy") == {("db", "other"): 1}
+    assert series(metrics, "service_healthy") == {("db", "other", "running"): 1}
 
 
-def test_a_service_that_is_gone_or_was_stopped_is_not_unhealthy(metrics: PrometheusMetrics) -> None:
-    metrics.health("production", [stack_of("app", api=False, old=False)], 100.0)
-    metrics.recreated("production", "app", "old", "ok")
+def test_a_service_has_one_series_whatever_its_state(metrics: PrometheusMetrics) -> None:
+    """Else the last state of a service that has another one now would alert for ever."""
+    service = ServiceHealth("app", "api", "killed", healthy=False)
+    for at, state in enumerate(("killed", "missing", "replaced")):
+        health = StackHealth("app", HealthStatus.UNHEALTHY, (replace(service, state=state),))
+        metrics.health("production", [health], float(at))
+        assert series(metrics, "service_healthy") == {("api", "app", state): 0}
     metrics.health("production", [stack_of("app", api=True)], 160.0)
-    assert series(metrics, "service_healthy") == {("api", "app"): 1}
-    assert series(metrics, "service_recreate_total")["ok", "old", "app"] == 1
+    assert series(metrics, "service_healthy") == {("api", "app", "running"): 1}
+
+
+def test_a_service_that_an_operator_stopped_with_its_project_has_no_health(metrics: PrometheusMetrics) -> None:
+    service = ServiceHealth("app", "api", "stopped", healthy=False, acknowledged=True)
+    metrics.health("production", [stack_of("app", api=True)], 100.0)
+    metrics.recreated("production", "app", "api", "ok")
+    metrics.health("production", [StackHealth("app", HealthStatus.STOPPED, (service,))], 160.0)
+    assert series(metrics, "service_healthy") == {}
+    assert series(metrics, "service_recreate_total")["ok", "api", "app"] == 1
 
 
 @pytest.mark.parametrize("status", HealthStatus)
@@ -539,7 +561,7 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
     [
         ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
         ("service_recreate_total", {("ok", "api", "app"): 1, ("failed", "api", "app"): 0}),
-        ("service_healthy", {("api", "app"): 1}),
+        ("service_healthy", {("api", "app", "running"): 1}),
         ("webhook_requests_total", {("202",): 1, ("403",): 0, ("413",): 0}),
         ("commit_to_applied_seconds_sum", {(): 12.0}),
         ("quarantined", {(): 1}),
@@ -562,3 +584,96 @@ def test_rollbacks_and_decryptions_are_counted_by_how_they_ended() -> None:
     }
     assert series(metrics, "decrypt_total")["key", "failed"] == 1
     assert series(metrics, "decrypt_total")["", "ok"] == 1
+
+
+# --- states that alerts read -----------------------------------------------------------------------------------------
+
+
+def test_every_series_names_the_server() -> None:
+    """Otherwise the alerts of two servers that each have their own Prometheus are one alert for Alertmanager."""
+    families = text_string_to_metric_families(busy().render().decode())
+    assert {sample.labels.get("host") for family in families for sample in family.samples} == {"web-1"}
+
+
+def test_a_source_that_cannot_be_decrypted_is_named_until_it_can_be(metrics: PrometheusMetrics) -> None:
+    metrics.undecryptable("production", {API.id: "key"})  # before any plan: the first revision is undecryptable
+    states = {(reason, API.id): int(reason == "key") for reason in ("key", "ciphertext", "sops")}
+    assert series(metrics, "decryption_failing") == states
+    metrics.observed(in_sync(API), 100.0)
+    assert series(metrics, "decryption_failing") == states
+    metrics.undecryptable("production", {API.id: "ciphertext"})
+    assert series(metrics, "decryption_failing")["ciphertext", API.id] == 1
+    metrics.undecryptable("production", {})
+    metrics.observed(in_sync(API), 160.0)
+    assert series(metrics, "decryption_failing") == dict.fromkeys(states, 0)
+
+
+def test_a_target_that_never_could_be_decrypted_leaves_nothing_behind(metrics: PrometheusMetrics) -> None:
+    metrics.undecryptable("production", {API.id: "key"})
+    metrics.undecryptable("production", {})
+    assert series(metrics, "decryption_failing") == {}
+
+
+def test_a_refused_head_is_unverified_until_one_is_accepted(metrics: PrometheusMetrics) -> None:
+    metrics.verified("production", "failed", "signature")
+    assert series(metrics, "source_unverified") == {("signature",): 1, ("unavailable",): 0}
+    metrics.fetched("production", False, 100.0)
+    assert series(metrics, "source_unverified")[("signature",)] == 1
+    metrics.fetched("production", True, 160.0)  # the branch is again where it was accepted: nothing is verified
+    assert series(metrics, "source_unverified") == {("signature",): 0, ("unavailable",): 0}
+    metrics.verified("production", "failed", "unavailable")
+    metrics.verified("production", "ok")
+    assert series(metrics, "source_unverified") == {("signature",): 0, ("unavailable",): 0}
+
+
+def test_git_fails_since_its_first_unanswered_query(metrics: PrometheusMetrics) -> None:
+    for at in (100.0, 160.0):
+        metrics.fetched("production", False, at)
+        assert series(metrics, "git_failing_since_timestamp_seconds") == {(): 100.0}
+    metrics.fetched("production", True, 220.0)
+    assert series(metrics, "git_failing_since_timestamp_seconds") == {(): 0}
+
+
+def test_backups_fail_until_one_is_stored_or_none_is_needed(metrics: PrometheusMetrics) -> None:
+    metrics.backed_up("production", False)
+    metrics.finished(Outcome("production", Result.FAILED, "no space left"), 1.0, 100.0)
+    assert series(metrics, "backup_failing") == {(): 1}
+    metrics.backed_up("production", True)
+    assert series(metrics, "backup_failing") == {(): 0}
+    metrics.backed_up("production", False)
+    metrics.finished(Outcome("production", Result.IN_SYNC, "in sync"), 1.0, 160.0)
+    assert series(metrics, "backup_failing") == {(): 0}
+
+
+def test_a_failed_rollback_is_reported_until_it_is_repaired(metrics: PrometheusMetrics) -> None:
+    metrics.health("production", [stack_of("app", api=True)], 100.0)
+    assert series(metrics, "rollback_failed") == {("app",): 0}
+    failed = EnvironmentRecord("production", stopped={"app": "the rollback failed too"})
+    metrics.remembered(failed, 100.0)
+    metrics.health("production", [stack_of("app", api=False)], 160.0)
+    assert series(metrics, "rollback_failed") == {("app",): 1}
+    metrics.remembered(replace(failed, stopped={}), 220.0)
+    assert series(metrics, "rollback_failed") == {("app",): 0}
+
+
+def test_the_last_rollback_is_that_of_the_newest_quarantine(metrics: PrometheusMetrics) -> None:
+    quarantines = (
+        Quarantine(replace(REVISION, subtree="6" * 40), "a reason", 90.0, "run"),
+        Quarantine(REVISION, "a reason", 80.0, "run"),
+    )
+    metrics.remembered(EnvironmentRecord("production", quarantines=quarantines), 100.0)
+    assert series(metrics, "rollback_last_timestamp_seconds") == {(): 90.0}
+    metrics.remembered(EnvironmentRecord("production"), 160.0)
+    assert series(metrics, "rollback_last_timestamp_seconds") == {(): 0}
+
+
+def test_corrections_count_for_an_hour_also_those_before_a_restart(metrics: PrometheusMetrics) -> None:
+    metrics.was_corrected("production", API.id, 100.0)
+    metrics.observed(in_sync(API), 200.0)
+    metrics.corrected("production", [API.id], 1000.0)
+    assert series(metrics, "drift_corrections_last_hour") == {(API.id,): 2}
+    metrics.observed(in_sync(API), 3701.0)
+    assert series(metrics, "drift_corrections_last_hour") == {(API.id,): 1}
+    metrics.observed(in_sync(API), 4601.0)
+    assert series(metrics, "drift_corrections_last_hour") == {(API.id,): 0}
+    assert series(metrics, "drift_corrected_total") == {(API.id,): 1}

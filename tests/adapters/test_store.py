@@ -20,7 +20,7 @@ import pytest
 from reconciler.adapters import store as module
 from reconciler.adapters.store import SqliteStore
 from reconciler.core.errors import StoreError, StoreUnavailableError
-from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.compose import Action, ActionKind, Ending, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord, Pin, Quarantine
 from reconciler.core.model.revisions import RevertState, Revision
 from reconciler.core.model.runs import Result, Run, RunChange
@@ -272,7 +272,7 @@ def test_the_history_keeps_a_thousand_runs(path: Path, store: SqliteStore) -> No
 SERIES = """
 import sys
 from reconciler.adapters.store import SqliteStore
-from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.compose import Action, ActionKind, Ending, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Result, Run
@@ -390,6 +390,15 @@ def test_a_file_that_another_process_holds_is_not_called_damaged(
     opened().begin(run_of())
 
 
+def test_how_services_ran_comes_back_and_is_replaced(opened: Callable[[], SqliteStore]) -> None:
+    api = RanService("app", "api", {"c1": "app-api-1"}, {"c1": Ending.STOPPED}, 1000.5, seen_pending=True)
+    opened().remember_ran_services("production", [api, replace(api, service="db")])
+    opened().remember_ran_services("staging", [api])
+    opened().remember_ran_services("production", [api])
+    assert opened().ran_services("production") == opened().ran_services("staging") == (api,)
+    assert opened().ran_services("other") == ()
+
+
 # --- versions and damage ---------------------------------------------------------------------------------------------
 
 
@@ -398,11 +407,29 @@ def test_a_newer_version_is_refused_and_not_touched(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA user_version = 7")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"has version 7.*newer reconciler.*knows version 2") as error:
+    with pytest.raises(StoreError, match=r"has version 7.*newer reconciler.*knows version 3") as error:
         SqliteStore(str(path))
     assert error.value.where == str(path)
     assert not error.value.retryable
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("version", "missing"), [(1, ("written", "ran")), (2, ("ran",))])
+def test_an_earlier_version_is_upgraded_and_keeps_what_it_knows(
+    path: Path, version: int, missing: tuple[str, ...]
+) -> None:
+    with contextlib.closing(SqliteStore(str(path))) as store:
+        finish(store, run_of("r1"), applied=[applied_at("/opt/app/api.env", "d" * 32)])
+        store.remember_written("", ["/opt/app/api.env"])
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        for table in missing:
+            database.execute(f"DROP TABLE {table}")
+        database.execute(f"PRAGMA user_version = {version}")
+    for _ in range(2):
+        with contextlib.closing(SqliteStore(str(path))) as store:
+            assert store.ever_written("", ["/opt/app/api.env"]) == {"/opt/app/api.env"}
+            assert store.ran_services("production") == ()
+            assert [run.id for run in store.runs("production")] == ["r1"]
 
 
 def filled(path: Path) -> bytes:

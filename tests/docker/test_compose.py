@@ -951,6 +951,43 @@ async def test_list_and_inspect_agree_on_state_health_and_exit_code(
         } == expected
 
 
+async def test_the_events_say_how_containers_ended(compose_project: MakeProject, docker: DockerCompose) -> None:
+    names = ("hung-up", "killed", "removed", "restarted", "stopped")
+    made = compose_project(
+        "services:\n"
+        + "".join(f"  {name}:{SLEEPER}" for name in names)
+        + "  done: {image: IMAGE, network_mode: none, command: ['true']}\n"
+        + "  failed: {image: IMAGE, network_mode: none, command: [sh, -c, exit 137]}\n"
+    )
+    made.up()
+    by_service = {container.service: container for container in await docker.glance(stack_of(made))}
+    container = {service: by_service[service].id for service in by_service}
+    output("docker", "kill", container["killed"])
+    output("docker", "kill", "-s", "HUP", container["hung-up"])
+    output("docker", "rm", "-f", container["removed"])
+    output("docker", "restart", "-t", "0", container["restarted"])
+    made.compose("stop", "stopped")
+
+    def have_ended() -> bool:
+        ended = ("done", "failed", "hung-up", "killed")
+        return all(made.container(name)["State"]["Status"] == "exited" for name in ended)
+
+    await asyncio.to_thread(eventually, have_ended, 30)
+    known = await docker.endings(container.values())
+    assert {service: known[identity].value for service, identity in container.items() if identity in known} == {
+        "done": "finished",
+        "failed": "died",
+        "hung-up": "died",
+        "killed": "killed",
+        "removed": "killed",
+        "stopped": "stopped",
+    }
+    assert await docker.endings([container["killed"]]) == {container["killed"]: "killed"}
+
+    taken = {by_service["removed"].name, by_service["killed"].name, "nobody-has-this"}
+    assert await docker.names_in_use(taken) == {by_service["killed"].name}
+
+
 async def test_containers_of_compose_run_are_not_the_services(
     compose_project: MakeProject, docker: DockerCompose
 ) -> None:
@@ -984,6 +1021,26 @@ async def test_engine_that_does_not_answer(
         await call(docker, stack_of(made))
     assert raised.value.retryable
     assert raised.value.hint
+    await docker.close()
+
+
+async def test_an_engine_that_is_ending_does_not_say_that_somebody_stopped_its_containers(
+    compose_project: MakeProject, tmp_path: Path
+) -> None:
+    """It takes no new connection, and stops every container while it still answers on those that it has."""
+    made = compose_project(f"services:\n  api:{SLEEPER}")
+    made.up()
+    socket = tmp_path / "engine.sock"
+    socket.symlink_to(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{socket}"}
+    docker = DockerCompose(LocalComposeContext(str(tmp_path / "scratch"), environment))
+    (api,) = await docker.glance(stack_of(made))
+    made.compose("stop")
+    assert await docker.endings([api.id]) == {api.id: "stopped"}
+    socket.unlink()
+    assert await docker.glance(stack_of(made))
+    with pytest.raises(EngineUnavailableError, match="does not answer"):
+        await docker.endings([api.id])
     await docker.close()
 
 

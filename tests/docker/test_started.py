@@ -273,23 +273,28 @@ async def test_a_scale_by_hand_survives_a_change(compose_project: MakeProject, d
     assert made.environment("web")["KEY"] == made.environment("rep")["KEY"] == "2"
 
 
+REQUIRES = "A=${REQUIRED:?}\n"
+
+
+@pytest.mark.parametrize("broken", [None, 'A="never closed\n', REQUIRES])
 async def test_a_running_service_of_a_profile_is_renewed_whatever_another_profile_lacks(
-    compose_project: MakeProject, docker: DockerCompose
+    compose_project: MakeProject, docker: DockerCompose, broken: str | None
 ) -> None:
     """Case profile."""
     made = compose_project(
         f"services:\n  tools:{SERVICE}    env_file: tools.env\n    profiles: [ops]\n"
-        "  broken: {image: x, env_file: missing.env, profiles: [never]}\n",
-        {"tools.env": "KEY=1\n"},
+        "  broken: {image: x, env_file: [own.env, missing.env], profiles: [never]}\n",
+        {"tools.env": "KEY=1\n", "own.env": "A=1\n", **({} if broken is None else {"missing.env": broken})},
     )
     start(made, "--profile", "ops")
     await apply(docker, made, {"tools.env": "KEY=2\n"})
     assert made.environment("tools")["KEY"] == "2"
     project = await docker.project(stack_of(made))
     containers = await docker.containers(stack_of(made), project.name)
-    (note,) = affected_services.notes(stack_of(made), project, containers, {})
+    own = f"{made.directory}/own.env"
+    (note,) = affected_services.notes(stack_of(made), project, containers, {own: own})
     assert "left out broken" in note
-    assert f"{made.directory}/missing.env" in note
+    assert (f"{made.directory}/missing.env" if broken != REQUIRES else "REQUIRED") in note  # Compose names no file
 
 
 async def test_a_container_whose_service_is_gone_is_named(compose_project: MakeProject, docker: DockerCompose) -> None:

@@ -8,15 +8,13 @@ import hashlib
 import hmac
 import json
 import os
-import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
-import yaml
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.client import REQUEST_PATH
@@ -290,41 +288,6 @@ def test_sigterm_lets_the_running_reconciliation_end(waiting: tuple[Server, Comp
     assert (latest["result"], latest["changes"][0]["changed"]) == ("applied", ["A"])
     assert daemon.events()[-1]["event"] == "stopped"
     assert not (server.state / "control.sock").exists()
-
-
-@pytest.mark.docker
-def test_sighup_reloads_the_configuration_and_a_mistake_keeps_the_old_one(settled: Server) -> None:
-    with settled.daemon() as daemon:
-        correct = settled.config.read_text()
-        for mistake, says in (
-            ("drfit: 1", "drfit"),
-            ("state_dir: /nonexistent/state", "state_dir"),
-            ("webhook: {secret_file: /nonexistent/secret}", "cannot read the webhook secret"),
-            ("http: {listen: '192.0.2.1:1'}", "192.0.2.1"),
-        ):
-            before = len(daemon.events())
-            settled.config.write_text(yaml.safe_dump({**yaml.safe_load(correct), **yaml.safe_load(mistake)}))
-            daemon.process.send_signal(signal.SIGHUP)
-            refusal = eventually(lambda: event_of(daemon, "not reloaded, the former configuration stays", before))  # noqa: B023
-            assert says in refusal["reason"]
-        daemon.port = int(eventually(lambda: event_of(daemon, "started", before))["http"].rpartition(":")[2])
-        assert environments(daemon) == ["production"]
-
-        settled.config.write_text(correct.replace("environment: production", "environment: [production, staging]"))
-        daemon.process.send_signal(signal.SIGHUP)
-        daemon.port = int(eventually(lambda: event_of(daemon, "reloaded"))["http"].rpartition(":")[2])
-        assert environments(daemon) == ["production", "staging"]
-        settled.app.joinpath("api.env").write_bytes(b"A=2\n")
-        lives(settled, b"A=1\n")
-        assert daemon.stop() == 0
-
-
-def event_of(daemon: Daemon, name: str, since: int = 0) -> dict[str, Any] | None:
-    return next((event for event in daemon.events()[since:] if event["event"] == name), None)
-
-
-def environments(daemon: Daemon) -> list[str]:
-    return [environment["environment"] for environment in json.loads(daemon.get("/api/v1/status")[1])["environments"]]
 
 
 def test_reconciliation_that_kill_9_cut_off_is_finished_by_the_next_daemon(

@@ -163,7 +163,10 @@ def assert_rolled_back(chapter: str) -> None:
     assert 'Revert "Move the database to the new server"' in later
     assert "Reconciler-Rollback-Environment: production" in later
     for kind in ("local", "git"):
-        assert f'rollback_total{{environment="production",kind="{kind}",result="ok"}} 1.0' in later
+        assert re.search(
+            rf'rollback_total{{environment="production",host="\S+",kind="{kind}",result="ok"}} 1\.0', later
+        )
+    assert "rollback_last_timestamp_seconds{" in later
     assert re.search(r"\$ reconciler status\n +production in_sync", later)
 
 

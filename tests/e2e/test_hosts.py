@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import output
 from tests.support.compose import ComposeProject
 from tests.support.server import Server
 from tests.support.sshd import Sshd, make_sshd
@@ -555,6 +556,9 @@ def test_the_daemon_repairs_and_rolls_out_over_its_kept_connections(fleet: Calla
         assert {name: sshd.log.count("Accepted publickey") for name, sshd in made.hosts.items()} == logins
         metrics = daemon.metrics()
         assert metrics['reconciler_reconcile_total{environment="production@web-2",result="corrected"}'] >= 1
+        output("docker", "kill", made.projects["web-2"].container("api")["Id"])
+        labels = 'environment="production@web-2",service="api",stack="app-web-2",state="killed"'
+        eventually(lambda: daemon.metrics().get(f"reconciler_service_healthy{{{labels}}}") == 0, timeout=30)
         made.hosts["web-1"].stop()
         assert made.results() == {"web-1": "failed", "web-2": "in_sync"}
         made.hosts["web-1"].start()

@@ -146,7 +146,9 @@ def test_changed_key_recreates_only_the_service_that_reads_it(start: Start) -> N
     assert metrics[recreated % "api"] == 1
     assert metrics.get(recreated % "worker", 0) == 0
     assert metrics['reconciler_reconcile_total{environment="production",result="applied"}'] == 1
-    assert metrics['reconciler_service_healthy{environment="production",service="api",stack="app"}'] == 1
+    assert (
+        metrics['reconciler_service_healthy{environment="production",service="api",stack="app",state="running"}'] == 1
+    )
     for state in ("head", "desired", "applied", "healthy"):
         labels = f'environment="production",revision="{commit[:12]}",state="{state}"'
         assert metrics[f"reconciler_revision_info{{{labels}}}"] == 1

@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.age_key import AgeKey
 from tests.support.compose import ComposeProject
 from tests.support.git_remote import GitRemote, make_ssh_key
-from tests.support.server import ENVIRONMENT, Server
+from tests.support.server import ENVIRONMENT, Daemon, Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
@@ -58,6 +57,10 @@ def stack(stack_server: Callable[..., tuple[Server, ComposeProject]]) -> Stack:
     assert server.sync()["result"] == "applied"
     project.up()
     return made
+
+
+def rollbacks(daemon: Daemon, kind: str) -> float:
+    return daemon.metrics()[f'reconciler_rollback_total{{environment="production",kind="{kind}",result="ok"}}']
 
 
 def trailers(remote: GitRemote, commit: str) -> dict[str, str]:
@@ -173,16 +176,12 @@ def test_a_remote_that_is_down_gets_the_revert_when_it_is_back(stack: Stack) -> 
         bad = stack.commit("bad")
         eventually(lambda: stack.server.live("api.env").startswith(b"MODE=bad"), timeout=30)
         path.rename(away)
-        eventually(lambda: 'rollback_total{environment="production",kind="local",result="ok"} 1' in _text(daemon))
+        eventually(lambda: rollbacks(daemon, "local") == 1)
         assert stack.mode == "good1"
         away.rename(path)
         eventually(lambda: stack.server.remote.head() != bad, timeout=60)
-        eventually(lambda: 'rollback_total{environment="production",kind="git",result="ok"} 1' in _text(daemon))
+        eventually(lambda: rollbacks(daemon, "git") == 1)
     assert trailers(stack.server.remote, "main")["Reconciler-Rollback-Of"] == bad
-
-
-def _text(daemon: Any) -> str:
-    return str(daemon.get("/metrics")[1])
 
 
 @pytest.mark.docker
@@ -248,8 +247,7 @@ def test_two_daemons_that_roll_back_the_same_revision_end_with_one_revert(
 
     with first.server.daemon() as daemon, second.server.daemon() as second_daemon:
         bad = first.server.commit(both("bad"), message="Break both")
-        reverted = 'rollback_total{environment="production",kind="git",result="ok"} 1'
-        eventually(lambda: reverted in _text(daemon) and reverted in _text(second_daemon), timeout=90)
+        eventually(lambda: rollbacks(daemon, "git") == rollbacks(second_daemon, "git") == 1, timeout=90)
         eventually(lambda: first.mode == second.mode == "good2", timeout=30)
         assert daemon.stop() == second_daemon.stop() == 0
     log = first.server.remote.log()

@@ -27,6 +27,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parent.parent.parent / "docs/metrics.md"
+API = {"stack": "app", "service": "api"}
 TOKEN = b"the webhook's own token"
 SLEEPER = "services: {api: {image: IMAGE, network_mode: none, env_file: [api.env], command: [sleep, infinity]}}"
 MORTAL = """\
@@ -42,10 +43,10 @@ services:
 
 
 def value(daemon: Daemon, name: str, **labels: str) -> float | None:
-    """The sample whose labels these are, beside the environment; None where there is none."""
+    """The sample whose labels these are, beside host and environment; None where there is none."""
     for family in text_string_to_metric_families(daemon.get("/metrics")[1]):
         for sample in family.samples:
-            own = {label: text for label, text in sample.labels.items() if label != "environment"}
+            own = {label: text for label, text in sample.labels.items() if label not in ("environment", "host")}
             if (sample.name, own) == (f"reconciler_{name}", labels):
                 return sample.value
     return None
@@ -83,9 +84,9 @@ def test_a_service_that_dies_and_comes_back_is_reported_though_nothing_is_applie
     project.up()
     server.settings["drift"]["interval"] = "1s"
     with server.daemon() as daemon:
-        assert value(daemon, "service_healthy", stack="app", service="api") == 1
+        assert value(daemon, "service_healthy", **API, state="running") == 1
         (server.app / "order/die").touch()
-        eventually(lambda: value(daemon, "service_healthy", stack="app", service="api") == 0, timeout=30)
+        eventually(lambda: value(daemon, "service_healthy", **API, state="exited") == 0, timeout=30)
         assert value(daemon, "health_status", stack="app", status="unhealthy") == 1
         assert value(daemon, "failure_to_recovered_seconds_count") == 0
 
@@ -93,13 +94,13 @@ def test_a_service_that_dies_and_comes_back_is_reported_though_nothing_is_applie
         project.compose("start", "api")
 
         eventually(lambda: value(daemon, "failure_to_recovered_seconds_count") == 1, timeout=30)
-        assert value(daemon, "service_healthy", stack="app", service="api") == 1
+        assert value(daemon, "service_healthy", **API, state="running") == 1
         assert value(daemon, "health_status", stack="app", status="healthy") == 1
 
-        project.compose("stop", "api")
+        project.compose("down")
 
         eventually(lambda: value(daemon, "health_status", stack="app", status="stopped") == 1, timeout=30)
-        assert value(daemon, "service_healthy", stack="app", service="api") is None
+        assert not [name for name in daemon.metrics() if name.startswith("reconciler_service_healthy")]
 
 
 def test_a_new_revision_a_pause_and_notifications_are_counted(server: Server) -> None:

@@ -1,10 +1,11 @@
-"""The shipped alert rules: understood by promtool, each proven in both directions, each explained in the runbook; and
-one alert's whole way through a real Prometheus and a real Alertmanager."""
+"""The shipped alert rules: what they say, each proven in both directions by promtool, each explained in the runbook.
+test_alert_chain.py takes them all the way."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,7 @@ import yaml
 
 from tests.support.commands import run
 from tests.support.components import program
-from tests.support.monitoring import DEPLOY, alertmanager, prometheus, receiver
-from tests.support.server import Server
-from tests.support.waiting import eventually
+from tests.support.monitoring import DEPLOY
 
 RULES = DEPLOY / "prometheus/rules.yml"
 PROOFS = [DEPLOY / "prometheus/rules_test.yml", DEPLOY / "prometheus/rules_slow_test.yml"]
@@ -34,8 +33,12 @@ EXPECTED = {
 }  # fmt: skip
 
 
-def rules() -> list[dict[str, Any]]:
+def recorded() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for rule in recorded() if "alert" in rule]
 
 
 def proofs() -> list[dict[str, Any]]:
@@ -57,12 +60,28 @@ def test_an_alert_has_a_severity_and_says_what_and_where(rule: dict[str, Any]) -
     assert rule["labels"]["severity"] in SEVERITIES
     said = rule["annotations"]
     assert said.keys() == {"summary", "description", "runbook_url"}
+    for text in (said["summary"], said["description"]):
+        assert "$labels.host" in text
     labels = {name for text in said.values() for name in re.findall(r"\$labels\.(\w+)", text)}
-    assert "instance" in labels
+    assert re.search(r"On {{ [^}]+ }}, start with `(reconciler|systemctl) [^`]+`", said["description"])
     if rule["alert"] not in OF_THE_SERVER:
         assert "environment" in labels
     if rule["alert"].removeprefix("Reconciler") in OF_A_TARGET:
         assert "target" in labels
+
+
+@EACH
+def test_an_alert_reads_states_that_end_with_the_repair(rule: dict[str, Any]) -> None:
+    """An increase that precedes the first scrape of a series does not exist for Prometheus, and a window that runs out
+    is no repair."""
+    assert re.findall(r"\b(increase|i?rate|delta|changes|resets)\b|_total\b", rule["expr"]) == []
+
+
+@EACH
+def test_no_alert_takes_two_servers_for_one(rule: dict[str, Any]) -> None:
+    """An address that Prometheus has for a server does not tell it from another: each may be 127.0.0.1:9464."""
+    labels = re.findall(r"\b(?:on|by) \(([^)]+)\)", rule["expr"])
+    assert [names for names in labels if "host" not in names and rule["alert"] != "ReconcilerDown"] == []
 
 
 def test_a_failed_rollback_is_critical() -> None:
@@ -76,8 +95,17 @@ def test_a_failed_rollback_is_critical() -> None:
 def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
     sections = re.findall(r"^## (Reconciler\w+)$", RUNBOOK.read_text(), re.MULTILINE)
     assert sorted(sections) == sorted(rule["alert"] for rule in rules())
+    address = '{{ query "reconciler:runbook_url" | first | label "url" }}'
     links = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules()}
-    assert links == {name: f"docs/runbook.md#{name.lower()}" for name in sections}
+    assert links == {name: f"{address}#{name.lower()}" for name in sections}
+
+
+def test_the_address_of_the_runbook_is_in_one_place_and_known_before_the_first_alert() -> None:
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]  # the rules of one group are evaluated in their order
+    assert group["rules"][0]["record"] == "reconciler:runbook_url"
+    address = group["rules"][0]["labels"]["url"]
+    assert re.fullmatch(r"https://\S+/docs/runbook\.md", address)
+    assert RULES.read_text().count("://") == 1
 
 
 @EACH
@@ -87,10 +115,11 @@ def test_a_section_says_what_it_means_how_to_look_and_what_to_do(rule: dict[str,
     assert rule["labels"]["severity"] in text
 
 
-def test_the_runbook_names_only_commands_and_options_that_there_are(
+def test_the_runbook_and_the_alerts_name_only_commands_and_options_that_there_are(
     run_cli: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    named = re.findall(r"`reconciler ([a-z]+)([^`]*)`", RUNBOOK.read_text())
+    said = "".join(re.sub(r"{{.*?}}", "X", rule["annotations"]["description"]) for rule in rules())
+    named = re.findall(r"`reconciler ([a-z]+)([^`]*)`", RUNBOOK.read_text() + said)
     helps = {command: run_cli(command, "--help") for command in {command for command, _ in named}}
     assert {command: result.returncode for command, result in helps.items()} == dict.fromkeys(helps, 0)
     for command, rest in named:
@@ -140,33 +169,12 @@ def test_promtool_proves_every_alert(proof: Path) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
 
 
-# --- the whole way ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.prometheus
-def test_drift_that_is_only_reported_alerts_an_operator_until_it_is_repaired(server: Server, tmp_path: Path) -> None:
-    server.commit({"api.env": b"A=1\n"}, server.plain({"api.env": {"on_drift": "report"}}))
-    server.settings["drift"]["interval"] = "1s"
-    with (
-        server.daemon() as daemon,
-        receiver() as heard,
-        alertmanager(tmp_path / "alertmanager", heard.url) as manager,
-        prometheus(tmp_path / "prometheus", daemon.port, manager.port) as watching,
-    ):
-        eventually(lambda: watching.samples('reconciler_drift{kind="content"} == 0'), timeout=30)
-
-        (server.app / "api.env").write_bytes(b"A=by hand\n")
-
-        fired = eventually(lambda: heard.notification("ReconcilerDrift", "firing"), timeout=60)
-        assert fired["labels"]["target"] == "production/api.env"
-        assert fired["labels"]["environment"] == "production"
-        assert fired["labels"]["severity"] == "warning"
-        assert "production/api.env" in fired["annotations"]["summary"]
-        assert fired["annotations"]["runbook_url"] == "docs/runbook.md#reconcilerdrift"
-        assert "by hand" not in str(heard.alerts)
-        assert heard.notification("ReconcilerDrift", "resolved") is None
-
-        (server.app / "api.env").write_bytes(b"A=1\n")
-
-        resolved = eventually(lambda: heard.notification("ReconcilerDrift", "resolved"), timeout=60)
-        assert resolved["fingerprint"] == fired["fingerprint"]
+def test_every_duration_of_the_rules_is_shortened_by_one_factor() -> None:
+    script = DEPLOY / "prometheus/quicken.py"
+    quick = yaml.safe_load(run(sys.executable, script, "60", stdin=RULES.read_bytes()).stdout)
+    durations = {rule["alert"]: rule["for"] for rule in quick["groups"][0]["rules"] if "for" in rule}
+    assert durations.keys() == {rule["alert"] for rule in rules() if "for" in rule}
+    assert (durations["ReconcilerDown"], durations["ReconcilerPausedLong"]) == ("2000ms", "240000ms")
+    thresholds = {rule["alert"]: rule["expr"] for rule in quick["groups"][0]["rules"] if "alert" in rule}
+    assert thresholds["ReconcilerGitUnreachable"].endswith("> 15 * 60 / 60")
+    assert thresholds["ReconcilerSecretTooOld"].endswith("> 90 * 86400 / 60")

@@ -563,7 +563,7 @@ ENVIRONMENT_FAILURES = (
     Failure(_conflict_markers, "has an unresolved merge conflict", "api.env, line 2:", "Take one side completely"),
     Failure(_duplicate_key, "TOKEN is already set in line 1", "api.env, line 10:", "Remove one"),
     Failure(_duplicate_plain_key, "defined twice: TOKEN", "/api.env:", "keep one"),
-    Failure(_encrypted_twice, "the plaintext still holds ENC[", "/api.env:", "encrypted twice"),
+    Failure(_encrypted_twice, "a value is encrypted twice (line 1 of the plaintext)", "/api.env:", "sops edit envs/"),
     Failure(_unparsable_env_file, "a quote is opened and never closed", "/api.env: Compose could not read it: line 2:",
         "close it"),
     Failure(_broken_contract, "TOKEN must be one of a, b (`enum` of contracts/api.yaml:2)", "/api.env: ",

@@ -8,11 +8,12 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,12 +21,13 @@ from typing import Any
 
 import yaml
 
+from tests.support.commands import output
 from tests.support.components import program
 from tests.support.waiting import eventually
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 INTERVAL = "500ms"  # of scrapes and of evaluations
-_DURATION = re.compile(r"\d+(ms|[smhdwy])")
+FASTER = 1800  # the longest of the alerts, 4 hours, takes 8 seconds
 
 
 def free_port() -> int:
@@ -98,13 +100,22 @@ def _running(kind: type[Any], directory: Path, *command: str, port: int) -> Iter
 
 
 @contextlib.contextmanager
-def prometheus(directory: Path, scraped: int, alertmanager: int | None = None) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes the daemon on port ``scraped``, with the shipped files at short intervals."""
+def prometheus(
+    directory: Path,
+    *scraped: int,
+    alertmanager: int | None = None,
+    runbook: str = "",
+    relabel: Sequence[Mapping[str, Any]] = (),
+) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes the daemons on the ports ``scraped``, with the shipped files at short intervals.
+
+    ``runbook`` is the address set in the rules; ``relabel`` changes alerts on their way to the Alertmanager.
+    """
     directory.mkdir()
     binary = program("prometheus")
     assert binary is not None
-    (directory / "rules.yml").write_text(yaml.safe_dump(_quick_rules()))
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(_quick_config(scraped, alertmanager)))
+    (directory / "rules.yml").write_text(_quick_rules(directory, runbook))
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(_quick_config(scraped, alertmanager, relabel)))
     port = free_port()
     arguments = (f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data")
     listen = f"--web.listen-address=127.0.0.1:{port}"
@@ -112,28 +123,30 @@ def prometheus(directory: Path, scraped: int, alertmanager: int | None = None) -
         yield service
 
 
-def _quick_config(scraped: int, alertmanager: int | None) -> dict[str, Any]:
+def _quick_config(
+    scraped: Sequence[int], alertmanager: int | None, relabel: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """The shipped example with other addresses and intervals."""
     config: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL, "evaluation_interval": INTERVAL}
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{scraped}"]
+    config["global"] |= {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL, "evaluation_interval": INTERVAL}
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{port}" for port in scraped]
     if alertmanager is None:
         del config["alerting"]
     else:
+        config["alerting"]["alert_relabel_configs"] = [dict(step) for step in relabel]
         managers = config["alerting"]["alertmanagers"]
         managers[0]["static_configs"][0]["targets"] = [f"127.0.0.1:{alertmanager}"]
     return config
 
 
-def _quick_rules() -> dict[str, Any]:
-    """The shipped rules, but none waits for longer than an evaluation."""
-    rules: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus/rules.yml").read_text())
-    for group in rules["groups"]:
-        for rule in group["rules"]:
-            if "for" in rule:
-                assert _DURATION.fullmatch(rule["for"])
-                rule["for"] = INTERVAL
-    return rules
+def _quick_rules(directory: Path, runbook: str) -> str:
+    """The shipped rules as an operator sets and quickens them."""
+    rules = (DEPLOY / "prometheus/rules.yml").read_text()
+    if runbook:
+        (address,) = re.findall(r"labels: \{url: '(.+)'\}", rules)
+        rules = rules.replace(address, runbook)
+    script = DEPLOY / "prometheus/quicken.py"
+    return output(sys.executable, str(script), str(FASTER), stdin=rules.encode(), cwd=directory).decode()
 
 
 @contextlib.contextmanager
@@ -156,37 +169,78 @@ def alertmanager(directory: Path, receiver: str) -> Iterator[Service]:
 
 @dataclass(slots=True)
 class Receiver:
-    """What Alertmanager has said so far, newest last."""
+    """What Alertmanager has said so far, newest last. ``runbook`` is the address of the runbook's page there."""
 
     url: str
     alerts: list[dict[str, Any]] = field(default_factory=list)
 
-    def notification(self, name: str, status: str) -> dict[str, Any] | None:
-        """The latest notification of this alert with this status (firing, resolved)."""
-        alerts = [alert for alert in self.alerts if (alert["labels"]["alertname"], alert["status"]) == (name, status)]
+    @property
+    def runbook(self) -> str:
+        return f"{self.url}runbook.md"
+
+    def notification(self, name: str, status: str, **labels: str) -> dict[str, Any] | None:
+        """The latest notification of this alert, with these labels, with this status (firing, resolved)."""
+        expected = {"alertname": name, **labels}.items()
+        alerts = [alert for alert in self.alerts if alert["status"] == status and expected <= alert["labels"].items()]
         return alerts[-1] if alerts else None
+
+    def is_over(self, name: str, **labels: str) -> bool:
+        """Whether the newest notification about this alert, with these labels, says that it is resolved."""
+        expected = {"alertname": name, **labels}.items()
+        states = [alert["status"] for alert in self.alerts if expected <= alert["labels"].items()]
+        return states[-1:] == ["resolved"]
 
 
 @contextlib.contextmanager
 def receiver() -> Iterator[Receiver]:
-    """A webhook receiver on loopback."""
+    """A webhook receiver on loopback, which serves the runbook too, as a wiki or a git server would."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(_Quiet):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             heard.alerts.extend(json.loads(body)["alerts"])
-            self.send_response(200)
-            self.end_headers()
+            self.answer(b"")
 
-        def log_message(self, *_: object) -> None:
-            pass
+        def do_GET(self) -> None:
+            known = self.path == "/runbook.md"
+            self.answer((DEPLOY.parent / "docs/runbook.md").read_bytes() if known else b"", 200 if known else 404)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    heard = Receiver(f"http://127.0.0.1:{server.server_port}/")
+    with _serving(Handler) as port:
+        heard = Receiver(f"http://127.0.0.1:{port}/")
+        yield heard
+
+
+@contextlib.contextmanager
+def exporter(scrape: Callable[[], bytes | None]) -> Iterator[int]:
+    """The port of what answers each scrape with ``scrape``; None: as a server that is down."""
+
+    class Handler(_Quiet):
+        def do_GET(self) -> None:
+            text = scrape()
+            self.answer(text or b"", 503 if text is None else 200)
+
+    with _serving(Handler) as port:
+        yield port
+
+
+class _Quiet(BaseHTTPRequestHandler):
+    def answer(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield heard
+        yield server.server_port
     finally:
         server.shutdown()
         server.server_close()

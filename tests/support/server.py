@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import urllib.error
@@ -195,9 +196,9 @@ class Daemon:
         whole_lines = self.log.read_bytes()[self.said_before :].decode().rpartition("\n")[0]
         return [json.loads(line) for line in whole_lines.splitlines() if line.startswith("{")]
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and body of a GET on its HTTP address."""
-        return self._ask(path, None, {})
+    def get(self, path: str, *, host: str = "") -> tuple[int, str]:
+        """Status and body of a GET on its HTTP address; ``host`` is the name that it is asked for, if another."""
+        return self._ask(path, None, {"Host": host} if host else {})
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
         """Status and body of a POST to its HTTP address."""
@@ -213,8 +214,8 @@ class Daemon:
                 return error.code, error.read().decode()
 
     def metrics(self) -> dict[str, float]:
-        """The scrape as {"name{labels}": value}."""
-        _, text = self.get("/metrics")
+        """The scrape as {"name{labels}": value}, without the label ``host``, which every series has."""
+        text = re.sub(r',host="[^"]*"|(?<={)host="[^"]*",?', "", self.get("/metrics")[1]).replace("{}", "")
         samples = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in samples}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from reconciler.core.decide import health
-from reconciler.core.errors import EngineUnavailableError
+from reconciler.core.errors import DecryptFailedError, EngineUnavailableError, KeyUnavailableError
 from reconciler.core.model.compose import Container, HealthStatus
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
@@ -94,6 +94,60 @@ async def test_a_stale_container_of_a_paused_stack_stays_stale(world: World) -> 
     assert world.metrics.plan is not None
     stale = [change.target.id for change in world.metrics.plan.changes if Aspect.STALE in change.aspects]
     assert "production/api.env" in stale
+
+
+# --- sources that cannot be decrypted --------------------------------------------------------------------------------
+
+
+async def test_each_source_for_other_keys_is_named_until_git_has_a_fix(world: World) -> None:
+    reconciler = Reconciler(world.ports(), "production")
+    assert (await reconciler.reconcile(ReconcileRequest("start"))).result is Result.IN_SYNC
+    world.decryptor.foreign = {b"A=2\n", b"W=2\n"}
+    world.commit("b", api="A=2", worker="W=2")
+    for _ in range(2):  # the second one remembers the failure
+        assert (await reconciler.reconcile(ReconcileRequest("poll"))).result is Result.STALLED
+        named = {"production/api.env": "key", "production/worker.env": "key"}
+        assert world.metrics.failing_decryptions == named
+    assert world.steps.count("decrypt envs/production/api.env") == 1
+
+    world.commit("c", api="A=1", worker="W=2")
+    await reconciler.reconcile(ReconcileRequest("poll"))
+    assert world.metrics.failing_decryptions == {"production/worker.env": "key"}
+
+    world.commit("d", api="A=1", worker="W=1")
+    assert (await reconciler.reconcile(ReconcileRequest("poll"))).result is Result.IN_SYNC
+    assert world.metrics.failing_decryptions == {}
+
+
+async def test_a_key_that_is_gone_names_the_target_that_needs_it_first(world: World) -> None:
+    world.decryptor.key_error = KeyUnavailableError("no age key")
+    assert (await reconcile_once(world)).result is Result.FAILED
+    assert world.metrics.failing_decryptions == {"production/api.env": "key"}
+    world.decryptor.key_error = None
+    await reconcile_once(world)
+    assert world.metrics.failing_decryptions == {}
+
+
+async def test_a_key_that_is_gone_when_drift_is_restored_is_reported_though_the_revision_is_known(world: World) -> None:
+    reconciler = Reconciler(world.ports(), "production")
+    await reconciler.reconcile(ReconcileRequest("start"))
+    world.decryptor.error = DecryptFailedError("sops is gone")
+    world.host.put(f"{APP}/api.env", b"A=by hand\n")
+    assert (await reconciler.reconcile(ReconcileRequest("watch"))).result is Result.FAILED
+    assert world.metrics.failing_decryptions == {"production/api.env": "sops"}
+    world.decryptor.error = None
+    assert (await reconciler.reconcile(ReconcileRequest("watch"))).result is Result.CORRECTED
+    assert world.metrics.failing_decryptions == {}
+
+
+async def test_a_plan_for_another_revision_does_not_blame_the_current_source(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=1")
+    world.commit("c", api="A=1", worker="W=1")
+    await reconcile_once(world)
+    world.decryptor.foreign = {b"A=2\n"}
+    outcome = await reconcile_once(world, "plan", OperatorRequest(RequestKind.PLAN, "b"))
+    assert outcome.result is Result.STALLED
+    assert world.metrics.failing_decryptions == {}
 
 
 # --- services while nothing is applied -------------------------------------------------------------------------------

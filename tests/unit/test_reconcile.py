@@ -529,7 +529,7 @@ async def test_a_hand_edit_that_stays_does_not_hide_that_git_is_followed(
         outcome = await reconcile_once(world)
         assert outcome.result is Result.HELD
         assert (world.store.record.applied == outcome.revision) is followed
-        published = PrometheusMetrics("1", ["production"])
+        published = PrometheusMetrics("1", ["production"], host="web-1")
         published.finished(outcome, 1.0, 500.0)
         last = "reconciler_last_success_timestamp_seconds"
         assert published.registry.get_sample_value(last, {"environment": "production"}) == (500.0 if followed else 0)

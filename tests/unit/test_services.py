@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.decide.affected_services import affected, notes, stale_keys
+from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
@@ -590,3 +591,42 @@ def test_what_holds_nothing_is_noted() -> None:
         "stack app: left out broken, which Compose cannot resolve: x.env: the env file does not exist",
     ]
     assert notes(STACK, None, containers, env_files) == []
+
+
+# --- services that are meant to end ---
+
+COMPLETED = "service_completed_successfully"
+ENDED = {"HostConfig": {"RestartPolicy": {"Name": "no"}}, "Config": {}}
+
+
+def ended(**facts: Any) -> Container:
+    """A container of ``init`` that ended with 0; ``facts`` are added to what inspect says of its HostConfig."""
+    inspected = {**ENDED, "HostConfig": {**ENDED["HostConfig"], **facts}}
+    return container("init", state="exited", exit_code=0, facts=inspected)
+
+
+@pytest.mark.parametrize(
+    ("containers", "depends_on", "one_shot"),
+    [
+        pytest.param([container("init", state="exited")], {"init": COMPLETED}, True, id="awaited-by-the-project"),
+        pytest.param(
+            [container("init", state="exited"), container(depends_on={"init": COMPLETED})],
+            {},
+            True,
+            id="awaited-by-a-container",
+        ),
+        pytest.param([ended()], {}, True, id="ended-by-itself"),
+        pytest.param([ended()], {"init": "service_healthy"}, False, id="others-need-it-healthy"),
+        pytest.param([ended(RestartPolicy={"Name": "unless-stopped"})], {}, False, id="is-restarted"),
+        pytest.param([ended(PortBindings={"80/tcp": []})], {}, False, id="has-ports"),
+        pytest.param([ended(), container("init", id="2")], {}, False, id="a-replica-runs"),
+        pytest.param([replace(ended(), exit_code=1)], {}, False, id="crashed"),
+        pytest.param([container("init", state="exited")], {}, False, id="nothing-is-known"),
+    ],
+)
+def test_a_service_that_is_meant_to_end_is_recognised(
+    containers: list[Container], depends_on: dict[str, str], one_shot: bool
+) -> None:
+    stack = with_one_shots(Stack("production", "app", "/opt/app"), project(service(depends_on=depends_on)), containers)
+    assert stack.one_shot == ({"init"} if one_shot else set())
+    assert not with_one_shots(STACK, None, [ended()], long_running={"init"}).one_shot - STACK.one_shot

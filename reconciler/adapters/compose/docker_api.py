@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from reconciler.adapters.compose import errors
+from reconciler.adapters.compose import errors, guests
 from reconciler.adapters.compose.context import EngineAddress
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model.compose import Container, StartedAs
+from reconciler.core.model.compose import Container, Ending, Guest, StartedAs
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -35,7 +36,10 @@ NOT_ONE_OFF = "com.docker.compose.oneoff=False"
 QUICK = 30.0  # seconds for a question to the engine
 SLOW = 600.0  # seconds for a restart: a container may take its whole stop_grace_period
 # What an operator, a crash or a restart policy does to containers. Health probes are left out: an event each second.
-_EVENTS = {"type": ["container"], "event": ["start", "die", "destroy"], "label": [PROJECT_LABEL]}
+_EVENTS = {"type": ["container"], "event": ["start", "die", "stop", "destroy"], "label": [PROJECT_LABEL]}
+# What tells how a container ended: `stop` follows `die` where the engine was asked to stop it, by whatever signal.
+_ENDING_EVENTS = ("start", "kill", "die", "stop")
+_ENDING_SIGNALS = frozenset({"2", "3", "9", "15"})  # INT, QUIT, KILL, TERM: others are meant for the process to go on
 # The engine's list has exit codes and health in a sentence only: "Exited (1) 3 minutes ago", "Up 5 minutes
 # (healthy)", "Up 2 seconds (health: starting)".
 _EXIT_CODE = re.compile(r"^Exited \((\d+)\)")
@@ -53,6 +57,7 @@ class Engine:
         self._address = address
         self._docker: Docker | None = None
         self._image_configurations: dict[str, Mapping[str, Any]] = {}
+        self._shares: dict[str, dict[str, list[str]]] = {}
 
     async def close(self) -> None:
         if self._docker is not None:
@@ -112,6 +117,53 @@ class Engine:
                     await listening
         raise EngineUnavailableError("the Docker engine ended the stream of events")
 
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers that share a namespace or volumes with another, sorted by name. What a container shares never
+        changes, so only new ones are inspected for it."""
+        async with self._connected() as docker:
+            listed = await docker.containers.list(all=True)
+            ids = {container.id: container.id for container in listed}
+            self._shares = {identity: shared for identity, shared in self._shares.items() if identity in ids}
+            for facts in await self._facts(ids.keys() - self._shares.keys()):
+                self._shares[facts["Id"]] = guests.shares(facts["HostConfig"])
+            ids |= {name.lstrip("/"): container.id for container in listed for name in container["Names"]}
+            sharing = {identity: shared for identity, shared in self._shares.items() if shared}
+            owners = {ids[it] for shared in sharing.values() for group in shared.values() for it in group if it in ids}
+            by_id = {facts["Id"]: facts for facts in await self._facts({*sharing, *owners})}
+        labels = (PROJECT_LABEL, SERVICE_LABEL, DIRECTORY_LABEL)
+        found = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
+        return tuple(sorted(found, key=lambda guest: guest.name))
+
+    async def _facts(self, identities: Iterable[str]) -> list[Mapping[str, Any]]:
+        """What inspect says of each that is still there."""
+        async with self._connected() as docker:
+            inspected = await asyncio.gather(
+                *(_unless_gone(docker.containers.container(identity).show()) for identity in sorted(identities))
+            )
+        return [facts for facts in inspected if facts is not None]
+
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        """How these containers (ids) ended, by the events that the engine still knows: the last few hundred.
+
+        Asked over a connection of its own: an engine that is ending stops every container and still answers on those
+        that it has, and that must not look like somebody's doing. It takes no new ones.
+        """
+        filters = {"type": ["container"], "event": list(_ENDING_EVENTS), "container": sorted(containers)}
+        async with self._connected(afresh=True) as docker:
+            # Until now by the engine's clock: with a later time it would wait for that.
+            now = datetime.fromisoformat((await docker.system.info())["SystemTime"]).timestamp()
+            parameters = {"since": "0", "until": f"{now:.6f}", "filters": json.dumps(filters)}
+            async with docker._query("events", params=parameters) as response:
+                lines = (await response.read()).splitlines()
+        return _endings(map(json.loads, lines))
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that a container has, whoever made it."""
+        filters = {"name": [f"^/{re.escape(name)}$" for name in names]}
+        async with self._connected() as docker:
+            listed = await docker.containers.list(all=True, filters=filters)
+        return frozenset(name.lstrip("/") for container in listed for name in container["Names"]) & frozenset(names)
+
     async def rename(self, container: DockerContainer, name: str) -> None:
         async with self._connected() as docker:
             await docker.containers.container(container.id).rename(name)
@@ -132,12 +184,14 @@ class Engine:
             health="" if health == "none" else health,
             exit_code=state.get("ExitCode", 0),
             restarts=facts.get("RestartCount", 0),
+            name=facts.get("Name", "").lstrip("/"),
             started_at=state.get("StartedAt", ""),
             finished_at=state.get("FinishedAt", ""),
             image=config.get("Image", ""),
             out_of_memory=state.get("OOMKilled", False),
             environment=variables(config.get("Env") or ()),
             image_environment=variables(image.get("Env") or ()),
+            depends_on=conditions(config["Labels"]),
             facts=facts,
             image_facts=image,
         )
@@ -189,9 +243,11 @@ class Engine:
             )
 
     @contextlib.asynccontextmanager
-    async def _connected(self, within: float | None = QUICK) -> AsyncIterator[Docker]:
-        """A connected client; what goes wrong with it inside the block is said in our own errors."""
+    async def _connected(self, within: float | None = QUICK, *, afresh: bool = False) -> AsyncIterator[Docker]:
+        """A connected client; what goes wrong with it inside the block is said in our own errors. ``afresh``: it has a
+        connection of its own, for this block."""
         import aiohttp
+        from aiodocker import Docker
         from aiodocker.exceptions import DockerError
 
         address = await self._address()
@@ -203,7 +259,11 @@ class Engine:
         )
         try:
             async with asyncio.timeout(within):
-                yield self._client(address)
+                if afresh:
+                    async with Docker(url=address.url, context=address.context) as docker:
+                        yield docker
+                else:
+                    yield self._client(address)
         except TimeoutError as error:
             raise EngineUnavailableError(f"no answer from the Docker engine in {within:g} s", where=where) from error
         except DockerError as error:
@@ -233,7 +293,28 @@ def _summary(listed: DockerContainer) -> Container:
         state=listed["State"],
         health=health[1] if health else "",
         exit_code=int(code[1]) if code else 0,
+        depends_on=conditions(listed["Labels"]),
+        name=listed["Names"][0].lstrip("/") if listed["Names"] else "",
     )
+
+
+def _endings(events: Iterable[Mapping[str, Any]]) -> dict[str, Ending]:
+    """Given events of containers, oldest first, return how each of those ended that were not started again."""
+    endings: dict[str, Ending] = {}
+    killed: set[str] = set()
+    for event in events:
+        identity, action, attributes = event["Actor"]["ID"], event["Action"], event["Actor"]["Attributes"]
+        if action == "start":
+            endings.pop(identity, None)
+            killed.discard(identity)
+        elif action == "kill":
+            killed |= {identity} if attributes.get("signal") in _ENDING_SIGNALS else set()
+        elif action == "stop":
+            endings[identity] = Ending.STOPPED
+        elif endings.get(identity) is not Ending.STOPPED:
+            by_itself = Ending.FINISHED if attributes.get("exitCode") == "0" else Ending.DIED
+            endings[identity] = Ending.KILLED if identity in killed else by_itself
+    return endings
 
 
 def started_as(labels: Mapping[str, str], *, running: bool, created: float) -> StartedAs:
@@ -277,9 +358,13 @@ def in_waves(containers: Sequence[DockerContainer]) -> Iterator[list[DockerConta
 
 
 def _dependencies(container: DockerContainer) -> set[str]:
-    """Names of services, from Compose's label "api:service_started:true,db:service_healthy:false"."""
-    label = container["Labels"].get(DEPENDENCIES_LABEL, "")
-    return {entry.split(":")[0] for entry in label.split(",")} - {container["Labels"][SERVICE_LABEL]}
+    return conditions(container["Labels"]).keys() - {container["Labels"][SERVICE_LABEL]}
+
+
+def conditions(labels: Mapping[str, str]) -> dict[str, str]:
+    """Services with their conditions, from Compose's label "api:service_started:true,db:service_healthy:false"."""
+    entries = (entry.split(":") for entry in labels.get(DEPENDENCIES_LABEL, "").split(",") if entry)
+    return {service: "".join(rest[:1]) for service, *rest in entries}
 
 
 def variables(entries: Iterable[str]) -> dict[str, str]:

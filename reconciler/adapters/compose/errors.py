@@ -142,6 +142,10 @@ _START = (
         rf"dependency failed to start: container (?P<name>{_NAME}) (?P<how>is unhealthy|exited \(\d+\))",
         "container {name}, on which others depend, {how}",
     ),
+    _cause(
+        rf'service "(?P<name>{_NAME})" didn.t complete successfully: exit (?P<code>\d+)',
+        "{name}, whose completion others wait for, ended with exit code {code}",
+    ),
     _cause(r"exec: .*(?:not found|no such file|permission denied)", "the command of a service cannot be started"),
     _cause(r"[Cc]onflict\. The container name", "a container has a name that Compose needs"),
     _cause(r"network \S+ not found", "a network that the project uses does not exist"),
@@ -152,17 +156,12 @@ _START = (
 _CONFLICT = re.compile(
     r"[Cc]onflict\. The container name|removal .* is already in progress|marked for removal|No such container"
 )
-_ENV_FILE_MISSING = re.compile(rf"env file {_PATH} not found")
 _ENV_FILE_SYNTAX = re.compile(rf"^{_LINE}", re.MULTILINE)
 
 
 def is_conflict(stderr: str) -> bool:
     """Whether Compose stumbled over what an interrupted run left, and has removed it: the next try works."""
     return _CONFLICT.search(stderr) is not None
-
-
-def lacks_env_file(stderr: str) -> bool:
-    return _ENV_FILE_MISSING.search(stderr) is not None
 
 
 def line_of_unnamed_env_file(stderr: str) -> int | None:

@@ -41,8 +41,23 @@ from reconciler.core.decide.invocation import (
     resolve_invocation,
 )
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
-from reconciler.core.model.compose import Container, Invocation, Project, ProjectFiles, Service, StartedAs
+from reconciler.core.errors import (
+    EngineUnavailableError,
+    ModelRefusedError,
+    ReconcilerError,
+    StackGoneError,
+    StartedOtherwiseError,
+)
+from reconciler.core.model.compose import (
+    Container,
+    Ending,
+    Guest,
+    Invocation,
+    Project,
+    ProjectFiles,
+    Service,
+    StartedAs,
+)
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -152,8 +167,8 @@ class DockerCompose:
     async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
         """The project as Compose resolves it, all profiles; with `staged` as if those files were in place.
 
-        Where a service of some profile cannot be resolved for want of its env file, only the profiles of running
-        services and those that the stack names are active: it belongs to another machine.
+        Where a service of some profile cannot be resolved, as its env file is missing or broken, only the profiles of
+        running services and those that the stack names are active: it belongs to another machine.
         What is staged is not seen where the compose file names it by an absolute path; see staging.py.
         Raises ModelRefusedError, StartedOtherwiseError, EngineUnavailableError.
         """
@@ -213,8 +228,10 @@ class DockerCompose:
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
-        if not completed.ok and errors.lacks_env_file(errors.stderr_of(completed)):
+        if not completed.ok and any(uses.profiles(configuration.written).values()):
             reason = await self._refusal(invocation, completed, configuration, root, staged)
+            if not isinstance(reason, ModelRefusedError):
+                raise reason
             active = await self._active_profiles(stack, invocation, configuration)
             completed = await attempt(active)
         if not completed.ok:
@@ -230,6 +247,7 @@ class DockerCompose:
             invocation=invocation,
             profiles=active,
             environments=await self._with_real(configuration.environments),
+            unresolved_env_files=await self._with_real(_env_files_of(configuration, left_out)),
             unresolved=dict.fromkeys(left_out, f"{reason.where}: {reason.what}") if reason else {},
         )
 
@@ -301,6 +319,18 @@ class DockerCompose:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers that share a namespace or volumes with another, in a manifest or not."""
+        return await self._engine.guests()
+
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        """How these containers (ids) ended, as far as the engine still knows. Raises EngineUnavailableError."""
+        return await self._engine.endings(containers)
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that a container has, whoever made it. Raises EngineUnavailableError."""
+        return await self._engine.names_in_use(names)
 
     async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
         names = {project}
@@ -383,6 +413,11 @@ class DockerCompose:
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
+
+
+def _env_files_of(configuration: compose_files.Configuration, services: Collection[str]) -> frozenset[str]:
+    env_files = uses.env_files(configuration.written)
+    return frozenset[str]().union(*(env_files.get(service, frozenset()) for service in services))
 
 
 def _started(container: DockerContainer) -> StartedAs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from reconciler.adapters.process import Completed
 from reconciler.adapters.sops.age_key_file import AgeIdentities
@@ -16,6 +17,7 @@ from reconciler.core.errors import (
 from reconciler.core.model.targets import Format
 from reconciler.core.sops.ciphertext import Ciphertext
 from reconciler.core.sops.patterns import first_names, restore_hint
+from reconciler.core.text import listed
 
 # Exit codes of sops (cmd/sops/codes in its source), and of the Go runtime when it panics.
 _PANIC = 2
@@ -45,9 +47,18 @@ def decrypt_error(
     return sops_failure(name, done)
 
 
+def not_for_age(name: str, kinds: Sequence[str]) -> ForeignKeyError:
+    """The error for a file that is for other kinds of keys only."""
+    return ForeignKeyError(
+        f"is encrypted for {listed(kinds)} only, and a server decrypts with its age key",
+        where=name,
+        hint=f"Add the server's public age key to .sops.yaml, run `sops updatekeys {name}` and commit",
+    )
+
+
 def _key_error(name: str, checked: Ciphertext, ours: AgeIdentities, key_file: str) -> ReconcilerError:
     theirs = checked.metadata.age
-    if not ours.others and not checked.metadata.pgp and not set(ours.recipients) & set(theirs):
+    if not ours.others and not set(ours.recipients) & set(theirs):
         return ForeignKeyError(
             "is not encrypted for this server",
             where=name,

@@ -193,7 +193,9 @@ class HealthUrl(Section):
 class Health(Section):
     """When a stack counts as healthy after a change."""
 
-    timeout: Duration = written("90s", DURATION, "How long services may take to become healthy.")
+    timeout: Duration = written(
+        "90s", DURATION, "How long services may take to become healthy, or as long as their health checks allow."
+    )
     stable_for: Duration = written(
         "15s", DURATION, "How long a service without a health check must run without a restart."
     )
@@ -236,7 +238,9 @@ class StackFields(Section):
         default=OnFailure.ROLLBACK,
         description="A change that is not healthy: roll back, or hold the new files and page an operator.",
     )
-    one_shot: Annotated[tuple[Name, ...], Items()] = Field(default=(), description="Services that are meant to exit.")
+    one_shot: Annotated[tuple[Name, ...], Items()] = Field(
+        default=(), description="Services that are meant to end, beside those whose completion others wait for."
+    )
     targets: dict[Annotated[str, SOURCE], Annotated[StackTarget, Short("path", LIVE_FILE, empty=True)]] = Field(
         default_factory=dict, description="Its live files, by their source: a path beside environment.yaml."
     )

@@ -133,6 +133,11 @@ class Http(Section):
         LISTEN,
         "Where to listen. Loopback by default, because nothing there asks for a password. Port 0 takes any free port.",
     )
+    allowed_hosts: Annotated[tuple[Host, ...], Items()] = Field(
+        default=(),
+        description="Names and addresses, without ports, by which clients may ask for it (the Host header), beside "
+        "`listen` and the address that they connect to: those of a proxy, of a Prometheus, of the webhook.",
+    )
 
 
 class Webhook(Section):
@@ -258,7 +263,8 @@ class ServerConfig(Section):
         description="The environment this server follows, a directory below repository.path; or several."
     )
     host: Name = Field(
-        default_factory=socket.gethostname, description="This machine's name in a stack's hosts. Default: its hostname."
+        default_factory=socket.gethostname,
+        description="This machine's name in a stack's hosts, in metrics and alerts. Default: its hostname.",
     )
     repository: Repository = Field(description="The config repository.")
     decryption: Decryption = Field(default_factory=Decryption, description="The key and the program for decryption.")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from reconciler.app.daemon import logs
 from reconciler.app.daemon.client import Progress
+from reconciler.app.daemon.request_queue import RequestQueue
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
@@ -45,25 +46,6 @@ class LoopMetrics(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _QueuedRequest:
-    """An operator's request, which must not meet a reconciliation; ``answer`` gets what ``work`` returns or raises."""
-
-    work: Callable[[], Awaitable[Any]]
-    answer: asyncio.Future[Any]
-    progress: Progress
-
-    async def serve(self) -> None:
-        try:
-            result = await self.work()
-        except Exception as error:  # noqa: BLE001  # it goes to the requester as it is
-            if not self.answer.done():
-                self.answer.set_exception(error)
-        else:
-            if not self.answer.done():
-                self.answer.set_result(result)
-
-
-@dataclass(frozen=True, slots=True)
 class LastOutcome:
     """The last outcome of a unit: when it was reached, and since when the result has been the same.
 
@@ -80,6 +62,7 @@ class Daemon:
     """Reconciles until ``stop()``; a running reconciliation is always finished.
 
     ``poll_interval`` and ``drift_interval`` in seconds: how often git is polled, how often live files are checked.
+    Requests that still wait at the end get a NotServedError: after a reload, the next daemon serves them.
     """
 
     def __init__(
@@ -104,7 +87,7 @@ class Daemon:
         self._on_progress = on_progress
         self._wake = asyncio.Event()
         self._stopping = False
-        self._requests: list[_QueuedRequest] = []
+        self._requests = RequestQueue(self._wake.set)
         self._polled_by = ""
         self._touched_by = ""
         self._rest_until = 0.0
@@ -143,10 +126,7 @@ class Daemon:
         self, work: Callable[[], Awaitable[Any]], progress: Progress = lambda _: None
     ) -> Any:
         """Have ``work`` done while no reconciliation runs; return what it returns, and raise what it raises."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._requests.append(_QueuedRequest(work, answer, progress))
-        self._wake.set()
-        return await answer
+        return await self._requests.put(work, progress)
 
     async def reconcile(self, request: ReconcileRequest, environments: Collection[str] = ()) -> tuple[Outcome, ...]:
         """Reconcile the environments (all, where none is given); return the outcome of each.
@@ -177,8 +157,7 @@ class Daemon:
                 next_look = now + min(delay, self._drift_interval)
                 self._rest_until = now + _REST * (now - began)
             await self._sleep(min(next_poll, next_look, now + _TURN))
-        for request in self._requests:
-            request.answer.cancel()
+        self._requests.close()
 
     async def _reconcile_all(self, trigger: str, poll: bool) -> float:
         """Reconcile every environment; return the seconds until the first retry of a failed one."""
@@ -231,15 +210,12 @@ class Daemon:
         return delay * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
 
     async def _serve_requests(self) -> None:
-        while self._requests:
-            request = self._requests.pop(0)
-            self._on_progress(request.progress)
-            await request.serve()
-            self._on_progress(None)
+        while not (self._requests.empty or self._stopping):
+            await self._requests.serve_next(self._on_progress)
 
     async def _sleep(self, until: float) -> None:
         """Until the monotonic time ``until``, or until there is something to do."""
-        while not (self._stopping or self._requests or self._polled_by):
+        while not (self._stopping or not self._requests.empty or self._polled_by):
             now = self._clock.monotonic()
             end = min(until, self._rest_until) if self._touched_by else until
             if now >= end:

@@ -31,6 +31,7 @@ from reconciler.adapters.store_copy import copy_database
 from reconciler.app.config.contract import read_contract
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import HistoryRewrites, HostSettings, ServerConfig, SshServer
+from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.revisions import Verify
@@ -192,7 +193,7 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     digest = _digester(config.state_dir, store)
     units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
-    metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval)
+    metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval, host=config.host)
     compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
@@ -225,6 +226,8 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     )
     for name in units:
         metrics.backups(name, ports.backups.list(name))
+        for corrected, at in corrections(store.runs(name, RUNS_LOOKED_AT)):
+            metrics.was_corrected(name, f"{name}/{corrected.source}", at)
     hosts = HostPorts(config, ports, stack)
     on_hosts = {unit: hosts.of(unit, host) for unit, host in units.items() if host is not None}
     claims: defaultdict[str, Claims] = defaultdict(Claims)

@@ -34,6 +34,7 @@ class _Cause:
     signal: str = ""
     force: bool = False
     stale: bool = False
+    wave: int = 0
 
 
 def affected(
@@ -45,16 +46,20 @@ def affected(
     pending_restarts: Iterable[Action] = (),
     *,
     managed: Mapping[str, Collection[str]],
+    followers: Iterable[Action] = (),
+    stopped: Collection[str] = (),
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
     ``before`` is None where Compose could not resolve it; ``changed`` maps the live paths whose bytes change to what
     that means for who mounts them; ``managed`` has by path the keys of the stack's env files that git manages: of
     what a container has otherwise than the files say, only those make it stale; ``pending_restarts`` are actions of an
-    earlier or interrupted run: they are due whatever state the interruption left the containers in. Other services are
-    touched only if they have a container that was not stopped on purpose. Has no effects.
+    earlier or interrupted run: they are due whatever state the interruption left the containers in; ``followers`` are
+    what services need as they share something with a container elsewhere. Other services than those of pending restarts
+    are touched only if they have a container that was not stopped on purpose. Nothing is due to the services that
+    somebody ``stopped``. Has no effects.
     """
-    present = _present(stack, containers)
+    present = {name: group for name, group in _present(stack, containers).items() if name not in stopped}
     causes: dict[str, list[_Cause]] = {}
     for name in sorted(present.keys() & after.services.keys()):
         service = after.services[name]
@@ -63,9 +68,11 @@ def affected(
         own = [*_own_causes(old, service, present[name], keys), *_mount_causes(stack, service, changed)]
         if own:
             causes[name] = own
-    pending = {action.service: action for action in pending_restarts if action.service in after.services}
-    for action in pending.values():
-        cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale)
+    startable = after.services.keys() - set(stopped)
+    pending = {action.service: action for action in pending_restarts if action.service in startable}
+    following = [action for action in followers if action.service in present.keys() & startable]
+    for action in (*pending.values(), *following):
+        cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale, action.wave)
         causes.setdefault(action.service, []).append(cause)
     _follow(causes, after, frozenset(present))
     scales = {name: _scale(before, after, name, containers) for name in causes}
@@ -92,7 +99,7 @@ def notes(
         return []
     services = project.services.values()
     sources = {source for service in services for source in service.sources}
-    read = project.environments.union(*(service.env_files for service in services))
+    read = project.environments.union(project.unresolved_env_files, *(service.env_files for service in services))
     mounted = {path for path in env_files if any(_holds(source, env_files[path]) for source in sources)}
     unread = [path for path, real in env_files.items() if not read & {path, real} and path not in mounted]
     by_reason: dict[str, list[str]] = {}
@@ -248,9 +255,10 @@ def _follow(causes: dict[str, list[_Cause]], project: Project, present: frozense
     queue = sorted(causes)
     while queue:
         owner = queue.pop(0)
-        kind = _strongest(causes[owner])
+        kind, wave = _strongest(causes[owner]), _latest(causes[owner])
         for name in sorted(present & project.services.keys()):
-            for cause in _inherited(project.services[name], owner, kind):
+            for inherited in _inherited(project.services[name], owner, kind):
+                cause = replace(inherited, wave=wave)
                 if cause not in causes.get(name, ()):
                     causes.setdefault(name, []).append(cause)
                     queue.append(name)
@@ -281,6 +289,11 @@ def _strongest(causes: Iterable[_Cause]) -> ActionKind:
     return max((cause.kind for cause in causes), key=_WEIGHT.__getitem__)
 
 
+def _latest(causes: Iterable[_Cause]) -> int:
+    """The wave in which all causes are met."""
+    return max(cause.wave for cause in causes)
+
+
 def _action(
     stack: Stack, service: str, causes: Sequence[_Cause], containers: Iterable[Container], scale: int | None
 ) -> Action:
@@ -299,6 +312,8 @@ def _action(
         force=kind is ActionKind.RECREATE and any(cause.force for cause in causes),
         stale=any(cause.stale for cause in causes),
         scale=scale if kind is ActionKind.RECREATE else None,
+        one_shot=service in stack.one_shot,
+        wave=_latest(causes),
     )
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Change, Effect, Kind
 from reconciler.core.model.records import EnvironmentRecord, Pause
-from reconciler.core.model.runs import Run
+from reconciler.core.model.runs import Result, Run, RunChange
 from reconciler.core.model.targets import Target
 from reconciler.core.text import instant
 
 HOUR = 3600.0
 # This many corrections of one target within an hour mean that there is a conflicting writer.
 CONFLICTING = 3
+RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 _BY_HAND = (Kind.DRIFT, Kind.CONFLICT)
 _FIRST_BACKOFF = 60.0  # seconds; doubles with every further correction, up to an hour
 
@@ -48,6 +49,10 @@ class Suspension:
             return ""
         return _until([pause for pause in self.pauses if pause.scope in ("", f"{self.environment}/{name}")])
 
+    def paused(self, name: str) -> bool:
+        """Whether an operator has paused the stack, or the whole environment."""
+        return any(pause.scope in ("", f"{self.environment}/{name}") for pause in self.pauses)
+
     def split(self, pending_restarts: Sequence[Action]) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
         """Given the pending restarts, return those that may happen now, and those that have to wait."""
         now = tuple(action for action in pending_restarts if not self.of_stack(action.stack))
@@ -67,12 +72,18 @@ def suspended(change: Change, reason: str) -> Change:
     return replace(change, effect=Effect.HOLD, reason=f"{change.reason}; {reason}")
 
 
-def conflicting_writer(change: Change, corrections: Sequence[float], now: float) -> str:
+def corrections(runs: Sequence[Run]) -> list[tuple[RunChange, float]]:
+    """Given runs, return the hand edits that they corrected, each with the time (epoch seconds)."""
+    corrected = [run for run in runs if run.result is Result.CORRECTED]
+    return [(change, run.started_at) for run in corrected for change in run.changes if change.kind == Kind.DRIFT]
+
+
+def conflicting_writer(change: Change, corrected_at: Sequence[float], now: float) -> str:
     """Given when the target was corrected, return why it is not corrected again yet; "" if it may be.
 
     Times are epoch seconds. If the clock was set back, some lie in the future; they do not count.
     """
-    recent = sorted(at for at in corrections if 0 <= now - at < HOUR)
+    recent = sorted(at for at in corrected_at if 0 <= now - at < HOUR)
     if change.kind is not Kind.DRIFT or len(recent) < CONFLICTING:
         return ""
     next_try = recent[-1] + min(HOUR, _FIRST_BACKOFF * 2 ** (len(recent) - CONFLICTING))

@@ -83,7 +83,8 @@ class Service:
     service itself under "service", the configs, secrets, networks and volumes it refers to beside it;
     ``environment`` the resolved variables (None: named without a value and unset); ``sources`` the absolute host
     paths of its binds, configs and secrets; ``namespace_of`` the services whose network, IPC or PID namespace it
-    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows;
+    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows,
+    ``depends_on`` gives the condition of each on which its start depends;
     ``env_files`` the absolute paths of its env files, ``references`` per variable those that its value is made of;
     ``text`` is the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
     """
@@ -95,6 +96,7 @@ class Service:
     namespace_of: frozenset[str] = frozenset()
     volumes_of: frozenset[str] = frozenset()
     restarts_with: frozenset[str] = frozenset()
+    depends_on: Mapping[str, str] = field(default_factory=dict)
     replicas: int = 1
     text: Secret = field(default_factory=lambda: Secret(b"{}"))
     env_files: frozenset[str] = frozenset()
@@ -116,6 +118,7 @@ class Project:
     profiles: tuple[str, ...] = ("*",)
     environments: frozenset[str] = frozenset()
     unresolved: Mapping[str, str] = field(default_factory=dict)
+    unresolved_env_files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,9 @@ class Container:
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
     or unhealthy; ``number`` distinguishes the replicas of a service; ``image`` is the reference it was made from;
     ``out_of_memory`` says that the kernel killed it; ``started_at`` and ``finished_at`` are RFC 3339 times of its
-    latest run, in the engine's clock; ``facts`` is all that inspect says of it, ``image_facts`` what its image gives.
+    latest run, in the engine's clock; ``depends_on`` gives the condition of each service on which its start depended;
+    ``facts`` is all that inspect says of it (nothing where only the list was asked), ``image_facts`` what its image
+    gives.
     """
 
     id: str
@@ -139,10 +144,61 @@ class Container:
     image: str = ""
     out_of_memory: bool = False
     number: int = 1
+    name: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    depends_on: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A container that lives with others, whoever made it: in their network, IPC or PID namespace, with their volumes.
+
+    ``shares`` gives the ids of those others by what is shared: "network", "IPC namespace", "PID namespace", "volumes".
+    ``lost`` is what of it does not exist any more: the other container was removed, or restarted since. ``gone`` says
+    that it was removed, so that a restart cannot join it again. ``project``, ``service`` and ``directory`` are
+    Compose's, "" for a container that Compose has not made.
+    """
+
+    id: str
+    name: str
+    shares: Mapping[str, frozenset[str]]
+    running: bool = True
+    lost: tuple[str, ...] = ()
+    gone: bool = False
+    project: str = ""
+    service: str = ""
+    directory: str = ""
+
+
+class Ending(StrEnum):
+    """How a container's latest run ended, by the engine's events: somebody had the engine stop it (`docker stop`,
+    `docker compose stop` or `down`) or kill it (`docker kill`, `docker rm -f`), its work was finished (exit code 0), or
+    it died without the engine being asked for that."""
+
+    STOPPED = "stopped"
+    KILLED = "killed"
+    FINISHED = "finished"
+    DIED = "died"
+
+
+@dataclass(frozen=True, slots=True)
+class RanService:
+    """A service as it ran when it was last healthy: the names of its ``containers`` by their ids.
+
+    Since ``gone_since`` (epoch seconds) fewer of them run; ``endings`` says by id how containers of it ended, as far as
+    that is known. ``seen_pending``: it ran while a restart of it was pending, so what stopped it since is not that
+    restart, begun and interrupted.
+    """
+
+    stack: str
+    service: str
+    containers: Mapping[str, str]
+    endings: Mapping[str, Ending] = field(default_factory=dict)
+    gone_since: float | None = None
+    seen_pending: bool = False
 
 
 class ActionKind(StrEnum):
@@ -157,7 +213,8 @@ class Action:
 
     ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale``: its
     containers run older values than the files held before this change. ``scale`` is the number of containers to keep,
-    None for the number that the project says.
+    None for the number that the project says. ``one_shot``: the service is meant to end.
+    ``wave``: it comes after the actions of all lower waves, in every stack.
     """
 
     stack: str
@@ -168,17 +225,26 @@ class Action:
     force: bool = False
     stale: bool = False
     scale: int | None = None
+    one_shot: bool = False
+    wave: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceHealth:
-    """A service as last seen: ``state`` is the engine's word, ``healthy`` our verdict on it."""
+    """A service as last seen: ``healthy`` is our verdict on it, ``state`` the engine's word.
+
+    Of one that ran and runs no more the state is stopped, killed, missing, replaced or created; ``reason`` says more.
+
+    ``acknowledged``: an operator knows that it does not run, as they paused it or took it down with its project.
+    """
 
     stack: str
     service: str
     state: str
     healthy: bool
     restarts: int = 0
+    reason: str = ""
+    acknowledged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class Result(StrEnum):
     CORRECTED = "corrected"
     HELD = "held"
     STALLED = "stalled"
+    ROLLING_BACK = "rolling_back"
     ROLLED_BACK = "rolled_back"
     ROLLBACK_FAILED = "rollback_failed"
     FAILED = "failed"
@@ -84,7 +85,8 @@ class Run:
 
     Another process can resume it from this. ``failing`` names the services (stack/service) that were unhealthy before
     it, ``silent`` the URLs of health checks that did not answer then: it is not to blame for those. ``rolling_back``
-    is why it is being rolled back; "" if it is not. ``accepted`` says who has accepted which project as it stood.
+    is why it is being rolled back; "" if it is not; ``restored_at`` when its services were recreated on the restored
+    files (epoch seconds), 0 if they were not. ``accepted`` says who has accepted which project as it stood.
     """
 
     id: str
@@ -99,6 +101,7 @@ class Run:
     failing: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     rolling_back: str = ""
+    restored_at: float = 0.0
     accepted: tuple[str, ...] = ()
     finished_at: float | None = None
     result: Result | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from reconciler.core.model.compose import Container, Project, ProjectFiles
+from reconciler.core.model.compose import Container, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
 
@@ -48,10 +48,24 @@ class Compose(Protocol):
         """
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
-        """The stack's containers from one cheap call: only their id, service, state, health and exit code.
+        """The stack's containers from one cheap call: only their id, name, service, state, health and exit code.
 
         Raises EngineUnavailableError.
         """
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers on the engine that share a namespace or volumes with another one, in a manifest or not.
+
+        Raises EngineUnavailableError.
+        """
+
+    async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
+        """How these containers (ids) ended: those that ended lately and were not started again. The engine remembers
+        little, and nothing once it was restarted. Raises EngineUnavailableError.
+        """
+
+    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that a container has, whoever made it. Raises EngineUnavailableError."""
 
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from reconciler.core.model.compose import StackHealth
@@ -21,6 +21,9 @@ class Metrics(Protocol):
 
     def decrypted(self, environment: str, result: str, reason: str = "") -> None: ...
 
+    def undecryptable(self, environment: str, reasons: Mapping[str, str]) -> None:
+        """The targets whose sources cannot be decrypted now, each with the reason (key, ciphertext, sops)."""
+
     def backed_up(self, environment: str, ok: bool) -> None: ...
 
     def backups(self, environment: str, backups: Sequence[Backup]) -> None:
@@ -32,7 +35,7 @@ class Metrics(Protocol):
 
     def observed(self, plan: Plan, at: float) -> None: ...
 
-    def corrected(self, environment: str, targets: Sequence[str]) -> None: ...
+    def corrected(self, environment: str, targets: Sequence[str], at: float) -> None: ...
 
     def delivered(self, environment: str, seconds: float) -> None:
         """A commit is in place with healthy services, this long after it was made."""

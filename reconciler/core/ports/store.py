@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from reconciler.core.model.compose import Action
+from reconciler.core.model.compose import Action, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Backup, BackupEntry, Result, Run
 from reconciler.core.secret import Secret
@@ -66,6 +66,12 @@ class Store(Protocol):
 
     def remember_written(self, host: str, paths: Collection[str]) -> None:
         """Remember for ever that these real paths are about to be written."""
+
+    def ran_services(self, environment: str) -> tuple[RanService, ...]:
+        """The services of all stacks as they ran when they were last healthy."""
+
+    def remember_ran_services(self, environment: str, services: Sequence[RanService]) -> None:
+        """Replace all of them."""
 
     def begin(self, run: Run) -> None:
         """Record that ``run`` is about to change files; its actions become pending restarts."""
