@@ -24,6 +24,7 @@ _SAID = re.compile(
 )
 _COSMETIC = " (order, quotes or comments only: no service needs it)"
 _WAITING = re.compile(r"(; )?\d+ waiting for an operator: .*")
+_VERBS = ("create", "update", "restore", "take over", "delete", "recreate", "restart", "signal")
 _LEAST_QUOTED = 40  # characters
 _IN_SYNC = re.compile(r"in sync at [0-9a-f]+")
 
@@ -190,6 +191,6 @@ def count_sentence(plan: Data, tense: Tense) -> str:
 
 def _counts(verbs: Sequence[str], noun: str, usual: str, tense: Tense) -> Iterator[str]:
     """Each verb with its number; of nothing the ``usual`` verb."""
-    for verb in dict.fromkeys(filter(None, verbs)) or [usual]:
+    for verb in sorted(set(filter(None, verbs)), key=_VERBS.index) or [usual]:
         words = f"to {verb}" if tense is Tense.FUTURE else "written" if verb == "write" else _verb(verb, tense)
         yield f"{counted(verbs.count(verb), noun)} {words}"
