@@ -23,6 +23,7 @@ GAP = "   "
 _NARROWEST = 40
 _LEAST_COLUMN = 36  # characters; a sentence with less room goes below its item instead
 _MOST_KEYS = 20
+_LITTLE = 2.0  # seconds
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "magenta": 35, "cyan": 36}
 _STYLED = re.compile(r"\x1b\[[0-9;]*m")
 # A word; a command in backticks counts as one, so that it can be copied, and so does a short parenthesis.
@@ -189,7 +190,9 @@ class Page:
         if not instant or self.now is None:
             return absolute(instant)
         seconds = self.now - _seconds(instant)
-        return f"{_duration(seconds)} ago" if seconds >= 0 else f"in {_duration(-seconds)}"
+        if seconds < 0:
+            return f"in {_duration(_LITTLE - seconds)}"
+        return f"{_duration(seconds)} ago" if seconds >= _LITTLE else "just now"
 
 
 def page_on(stream: TextIO, *, verbose: bool = False) -> Page:

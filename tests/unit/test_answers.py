@@ -136,7 +136,8 @@ def test_wide_characters_are_measured_as_the_terminal_shows_them() -> None:
 @pytest.mark.parametrize(
     ("instant", "ago", "clock"),
     [
-        ("2026-11-29T07:59:59+00:00", "1 s ago", "07:59Z"),
+        ("2026-11-29T07:59:59+00:00", "just now", "07:59Z"),
+        ("2026-11-29T07:59:50+00:00", "10 s ago", "07:59Z"),
         ("2026-11-29T07:00:00+00:00", "1 h ago", "07:00Z"),
         ("2026-11-27T07:00:00+00:00", "2 days ago", "2026-11-27 07:00Z"),
         ("2026-11-29T08:02:00+00:00", "in 2 min", "08:02Z"),
