@@ -17,6 +17,7 @@ from reconciler.core.errors import (
     EngineUnavailableError,
     ForeignKeyError,
     GitUnreachableError,
+    NameTakenError,
     ReconcilerError,
     RefusedError,
     UnverifiedError,
@@ -256,6 +257,7 @@ class FakeCompose:
     others: set[str] = field(default_factory=set)
     joins: dict[str, tuple[str, str]] = field(default_factory=dict)
     _joined: dict[str, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
     ended: dict[str, Ending] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -314,6 +316,13 @@ class FakeCompose:
         self._reach()
         self.journal.note("glance")
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
+
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        self._reach()
+        if taken := self.taken.intersection(services):
+            raise NameTakenError(f"{', '.join(taken)} is taken by the container stranger")
 
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
         self._reach()
@@ -521,6 +530,7 @@ class SilentMetrics:
         self.corrections: list[str] = []
         self.delivery_times: list[float] = []
         self.failures = 0
+        self.engine_up: bool | None = None
         self.ages: dict[str, float | None] = {}
         self.failing_decryptions: dict[str, str] = {}
 
@@ -561,6 +571,9 @@ class SilentMetrics:
 
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
         self.stacks = tuple(stacks)
+
+    def engine(self, environment: str, up: bool | None) -> None:
+        self.engine_up = up
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         self.ages[target] = at
@@ -631,7 +644,7 @@ class World:
 
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
         def target(source: str) -> Target:
-            stack = self.compose.stack_of(_service(source))
+            stack = self.compose.stack_of(_service(source)) or None
             return Target(environment, source, f"{APP}/{source}", stack=stack, **self.target_fields)  # type: ignore[arg-type]
 
         return Manifest(environment, (self.stack, *self.other_stacks), tuple(map(target, text.decode().split())))

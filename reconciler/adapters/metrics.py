@@ -6,7 +6,7 @@ first scrape of a series.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
@@ -147,6 +147,9 @@ class PrometheusMetrics(SourceMetrics):
         service = ("environment", "stack", "service")
         self._recreate = self._counter(
             "service_recreate", "Services recreated, restarted or signalled.", *service, "result"
+        )
+        self._engine_up = self._gauge(
+            "engine_up", "1 while the Docker engine of the environment's stacks answers.", "environment"
         )
         self._service_healthy = self._gauge(
             "service_healthy", "1 where the service is healthy; one series a service.", *service, "state"
@@ -337,6 +340,12 @@ class PrometheusMetrics(SourceMetrics):
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None:
         self._rollback.labels(environment, kind, "ok" if ok else "failed").inc()
 
+    def engine(self, environment: str, up: bool | None) -> None:
+        if up is None:
+            self._engine_up.remove_by_labels({"environment": environment})
+        else:
+            self._engine_up.labels(environment).set(int(up))
+
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         if at is None:
             self._rotated.remove_by_labels({"environment": environment, "target": target})
@@ -359,9 +368,25 @@ class PrometheusMetrics(SourceMetrics):
     def tick(self, at: float) -> None:
         self._tick.set(at)
 
+    def watch_disk(self, measure: Callable[[], tuple[int, int, int]]) -> None:
+        """Show with every scrape what is free on the disk of the state directory: ``measure`` returns free bytes, free
+        inodes and all inodes, or raises OSError."""
+        free_bytes = self._gauge("state_free_bytes", "Free space on the disk of the state directory.")
+        free_bytes.set_function(lambda: _disk_state(measure)[0])
+        free_inodes = self._gauge("state_free_inodes", "Free inodes there; -1: it has no fixed number of them.")
+        free_inodes.set_function(lambda: _disk_state(measure)[1])
+
     def announced(self, code: int) -> None:
         """The webhook has answered a request with this HTTP status."""
         self._webhook.labels(code).inc()
+
+
+def _disk_state(measure: Callable[[], tuple[int, int, int]]) -> tuple[float, float]:
+    try:
+        free_bytes, free_inodes, inodes = measure()
+    except OSError:
+        return float("nan"), float("nan")
+    return free_bytes, free_inodes if inodes else -1
 
 
 def _info(target: Target) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ def record_from_json(text: str) -> EnvironmentRecord:
     data["reverts"] = tuple(data["reverts"])
     data["cut_off"] = tuple(data.get("cut_off", ()))
     data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
+    data["written_without_engine"] = tuple(data.get("written_without_engine", ()))  # an earlier version's has none
     return EnvironmentRecord(**data)
 
 

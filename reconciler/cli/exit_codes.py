@@ -17,9 +17,12 @@ _OF_RESULT = {
 def outcome_exit_code(outcome: Mapping[str, Any]) -> int:
     """As the result says; but being in sync with an older revision than the branch's head is not being in sync.
 
-    If git does not answer, that is an error; if an operator must act (quarantine, rewritten history), it is pending.
+    If git or the Docker engine does not answer, that is an error; if an operator must act (quarantine, rewritten
+    history), it is pending.
     """
     code = _OF_RESULT.get(outcome["result"], ERROR)
+    if code == IN_SYNC and outcome["retry"]:
+        return ERROR
     if outcome["warning"] and (code == IN_SYNC or outcome["result"] in ("pending", "drifted")):
         return ERROR if outcome["retry"] else PENDING
     return code

@@ -26,17 +26,10 @@ def status_report(status: Data, page: Page) -> Iterator[str]:
     daemon = status["daemon"]
     if not daemon["running"]:
         yield from page.text(page.style("yellow", _NO_DAEMON))
-    for activity in daemon.get("reconciling", ()):
-        yield from page.text(_activity(page, activity))
     for number, environment in enumerate(status["environments"]):
-        if number or not daemon["running"] or daemon.get("reconciling"):
+        if number or not daemon["running"]:
             yield ""
         yield from _environment(environment, page, daemon["running"])
-
-
-def _activity(page: Page, activity: Data) -> str:
-    phase = f", {activity['phase']}: {activity['doing']}" if activity.get("phase") else ""
-    return f"{page.style('cyan', 'Reconciling')} {activity['environment']} {page.since(activity['since'])}{phase}"
 
 
 def _environment(environment: Data, page: Page, by_daemon: bool) -> Iterator[str]:
@@ -44,16 +37,19 @@ def _environment(environment: Data, page: Page, by_daemon: bool) -> Iterator[str
     revision = environment.get("revision") or environment["applied"] or environment["head"]
     yield from page.text(headline(page, name, environment["result"] or "unknown", revision), 0, 2)
     yield from page.text(page.style("dim", _checked(environment, page)), 2)
+    if activity := environment.get("reconciling"):
+        doing = f", {activity['phase']}: {activity['doing']}" if activity["phase"] else ""
+        yield from page.text(f"{page.style('cyan', 'reconciling')} {page.since(activity['since'])}{doing}", 2, 2)
     yield from page.items(list(_revisions(environment, revision, page)))
     if environment["result"] not in (None, "in_sync", "pending", "drifted", "applied", "corrected"):
         yield from reason_lines(page, environment["reason"], said)
     yield from _held_back(environment, page, said)
     yield from warning_lines(page, environment, said)
-    if environment.get("engine_away"):
-        yield from page.text(f"{page.style('red', 'engine away')}: {environment['engine_away']}", 2, 2)
+    if away := said.unsaid(environment.get("engine_away") or ""):
+        yield from page.text(f"{page.style('red', 'engine away')}: {away}", 2, 2)
     if after:
         yield from separated(page.items([_target(page, environment, change, said) for change in after["changes"]]))
-    yield from _services(environment, page)
+    yield from _services(environment, page, said)
     if after:
         yield from separated(list(note_lines(page, after)))
     yield from _next(environment, page, by_daemon)
@@ -115,10 +111,9 @@ def _target(page: Page, environment: Data, change: Data, said: Said) -> Item:
     return Item(item.cells, (*item.details, *details))
 
 
-def _services(environment: Mapping[str, Any], page: Page) -> Iterator[str]:
-    if "services_unknown" in environment:
-        text = f"{page.style('yellow', 'services unknown')}: {environment['services_unknown']}"
-        yield from page.text(text, 2, 2)
+def _services(environment: Mapping[str, Any], page: Page, said: Said) -> Iterator[str]:
+    if unknown := said.unsaid(environment.get("services_unknown", "")):
+        yield from page.text(f"{page.style('yellow', 'services unknown')}: {unknown}", 2, 2)
     services: Sequence[Data] = environment.get("services", ())
     yield from separated(page.items([_service(page, service) for service in services]))
 

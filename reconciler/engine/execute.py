@@ -62,14 +62,19 @@ def resume(run: Run) -> Transaction:
 async def execute(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
     """Apply the plan, and keep ``transaction`` up to date, so that the caller can undo it or leave it pending.
 
-    Raises OutsideError (engine, disk), ModelRefusedError and UnhealthyError (the revision is to blame),
-    ServiceFailedError (unhealthy, as before the change).
+    Without the engine only the files are written; an unfinished run stays so. Raises OutsideError (engine, disk),
+    ModelRefusedError and UnhealthyError (the revision is to blame), ServiceFailedError (unhealthy, as before the
+    change).
     """
     await _back_up(ports, transaction, snapshot, prepared)
     await _begin(ports, transaction, prepared)
     transaction.stage = Stage.WRITE
     await _write_all(ports, transaction, snapshot, prepared)
     transaction.stage = Stage.SERVICES
+    if prepared.away is not None:
+        if transaction.resumed:
+            raise prepared.away
+        return
     views = await _store_pending_restarts(ports, transaction, prepared)
     await act(ports, transaction, views)
     transaction.services = await verify(ports, transaction, views)
@@ -237,13 +242,15 @@ async def _act(
     ports: Ports, transaction: Transaction, view: StackView, project: Project, actions: Sequence[Action]
 ) -> None:
     first, names = actions[0], [action.service for action in actions]
+    scale = {action.service: action.scale for action in actions if action.scale is not None}
+    if first.kind is ActionKind.RECREATE:
+        await ports.compose.require_names(project, names, scale)
     transaction.touched |= {(view.stack.name, name) for name in names}
     result = "failed"
     try:
         with phase(ports, Phase.RECREATE, f"{view.stack.name}: {first.kind} {', '.join(names)}"):
             match first.kind:
                 case ActionKind.RECREATE:
-                    scale = {action.service: action.scale for action in actions if action.scale is not None}
                     await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
                     await ports.compose.restart(project.name, names)

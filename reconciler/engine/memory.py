@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.errors import ManifestError, ReconcilerError
+from reconciler.core.errors import EngineUnavailableError, ManifestError, ReconcilerError
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
@@ -61,8 +61,8 @@ class Memory:
     """``claims`` are shared by all environments of the server; times are monotonic seconds.
 
     ``git_warning`` is what the last poll met, and is kept until the next one. ``containers`` are the container ids by
-    stack, as of ``stacks_observed_at``; ``notes`` by stack, from when it was last looked at. ``ages_published`` is the
-    subtree whose secret ages the metrics have.
+    stack, as of ``stacks_observed_at``; ``engine_away`` is why the last look at them failed; ``notes`` by stack,
+    from when it was last looked at. ``ages_published`` is the subtree whose secret ages the metrics have.
     """
 
     claims: Claims
@@ -72,6 +72,7 @@ class Memory:
     git_warning: ReconcilerError | None = None
     containers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     stacks_observed_at: float = NEVER
+    engine_away: EngineUnavailableError | None = None
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ages_published: str = ""
     ages_retried_at: float = NEVER

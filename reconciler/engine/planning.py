@@ -12,12 +12,19 @@ from reconciler.core.decide.classify import classify
 from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
-from reconciler.core.errors import GuardError, ModelRefusedError, StartedOtherwiseError
-from reconciler.core.model.compose import Action, Container, Project
+from reconciler.core.errors import (
+    EngineUnavailableError,
+    GuardError,
+    ModelRefusedError,
+    NameTakenError,
+    StartedOtherwiseError,
+)
+from reconciler.core.model.compose import Action, ActionKind, Container, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
-from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack
+from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.engine.engine_away import without_engine
 from reconciler.engine.guards import file_problems
 from reconciler.engine.guests import follow_guests
 from reconciler.engine.key_names import KeyNames, desired_bytes
@@ -45,7 +52,8 @@ class Prepared:
 
     ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
     operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
-    that the plan breaks.
+    that the plan breaks. ``away``: the engine does not answer, so no service can be touched; ``decided`` are the stacks
+    of which it is known what their services need.
     """
 
     plan: Plan
@@ -56,6 +64,8 @@ class Prepared:
     accepted: tuple[str, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
+    away: EngineUnavailableError | None = None
+    decided: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
@@ -85,12 +95,16 @@ async def prepare(
     look_at_stacks: bool = False,
     pending_restarts: tuple[Action, ...] = (),
     suspension: Suspension | None = None,
+    unsettled: Collection[str] = (),
+    away: EngineUnavailableError | None = None,
 ) -> Prepared:
     """Decide what this reconciliation would do.
 
     ``look_at_stacks`` asks every stack for stale containers even where no file changes; ``pending_restarts`` are
-    actions an earlier run could not finish; ``suspension`` says what nothing may be done about, and why.
-    Raises EngineUnavailableError, LiveFileError, KeyUnavailableError. Guards do not raise: see ``Prepared.check``.
+    actions an earlier run could not finish; ``suspension`` says what nothing may be done about, and why;
+    ``unsettled`` are live paths that were written without asking what services need; ``away`` is why the engine cannot
+    be asked, where that is known. Guards do not raise: see ``Prepared.check``. Raises LiveFileError,
+    KeyUnavailableError, StackGoneError, HostUnreachableError.
     """
     permissions, suspension = permissions or Permissions(), suspension or Suspension()
     changes = await _classified(ports, snapshot, names, plaintexts, permissions, suspension)
@@ -100,12 +114,13 @@ async def prepare(
     files = ProjectFileGuard(ports, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
     problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
-    planning = _StackPlanning(ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files)
-    for stack in stacks:
-        if look_at_stacks or planning.concerns(stack):
-            await planning.plan(stack)
-    if planning.views:
-        await follow_guests(planning)
+    planning = _StackPlanning(
+        ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, unsettled
+    )
+    away = away or await _plan_stacks(planning, stacks, look_at_all=look_at_stacks)
+    if away is not None:
+        changes = [without_engine(change, away, suspension.begun) for change in changes]
+        planning = planning.without_engine()
     held = {name for name, _ in planning.held}
     plan = Plan(
         snapshot.desired.manifest.environment,
@@ -118,15 +133,34 @@ async def prepare(
     problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
     return Prepared(
-        plan,
-        staged,
-        tuple(problems),
-        planning.views,
-        written,
-        tuple(planning.accepted),
-        planning.notes,
-        frozenset(planning.broken),
+        plan=plan,
+        staged=staged,
+        problems=tuple(problems),
+        views=planning.views,
+        written=written,
+        accepted=tuple(planning.accepted),
+        notes=planning.notes,
+        broken=frozenset(planning.broken),
+        away=away,
+        decided=frozenset(planning.decided),
     )
+
+
+async def _plan_stacks(
+    planning: _StackPlanning, stacks: Sequence[Stack], *, look_at_all: bool
+) -> EngineUnavailableError | None:
+    """Plan for the stacks that something concerns; returns why the engine cannot be asked, or None."""
+    try:
+        for stack in stacks:
+            if look_at_all or planning.concerns(stack):
+                await planning.plan(stack)
+        if planning.views:
+            await follow_guests(planning)
+    except EngineUnavailableError as error:
+        if not error.files_stay_ours:
+            raise
+        return error
+    return None
 
 
 async def _classified(
@@ -167,6 +201,8 @@ class _StackPlanning:
     suspension: Suspension
     permissions: Permissions
     files: ProjectFileGuard
+    unsettled: Collection[str]
+    decided: set[str] = field(default_factory=set)
     views: dict[str, StackView] = field(default_factory=dict)
     projects: dict[str, Project | None] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
@@ -178,9 +214,26 @@ class _StackPlanning:
     followers: dict[str, list[Action]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
 
+    def without_engine(self) -> _StackPlanning:
+        """A plan that touches no service: the pending restarts stay."""
+        return replace(
+            self,
+            decided=set(),
+            views={},
+            projects={},
+            followers={},
+            broken=set(),
+            actions=list(self.pending_restarts),
+            problems=[],
+            held=[],
+            accepted=[],
+            unresolved={},
+            notes={},
+        )
+
     def concerns(self, stack: Stack) -> bool:
-        """Whether a file of the stack is written, or one of its services waits for a restart."""
-        return bool(self._touched(stack) or self._pending(stack))
+        """Whether a file of the stack is written, or one of its services waits for a restart, or may need one."""
+        return bool(self._touched(stack) or self._pending(stack) or self._unsettled(stack))
 
     async def plan(self, stack: Stack) -> None:
         """Decide what the stack's services need, and whether they may get it."""
@@ -196,7 +249,7 @@ class _StackPlanning:
             self.problems.append(str(error))
             return
         self.views[stack.name], self.projects[stack.name] = view, after
-        due = affected(view, after, touched, self.pending_restarts)
+        due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
         reason = self.suspension.of_stack(stack.name) or _reported(self.snapshot, stack)
         if not touched and not pending and reason:
             self.unresolved[stack.name] = _due_sentence(due, reason) if not _edited(self.changes, stack) else ""
@@ -207,11 +260,14 @@ class _StackPlanning:
         if verdict.accepted:
             by = self.permissions.accepted_by or "an operator"
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
-        if verdict.hold:
-            self.held.append((stack.name, verdict.hold))
+        taken = await self._name_taken(view.before, due) if verdict.hold or not touched else ""
+        if verdict.hold or taken:
+            # Without a new revision nothing is to blame for a name, and a try could only end the same way.
+            self.held.append((stack.name, ". ".join(filter(None, [verdict.hold, taken]))))
             self.unresolved[stack.name] = "its stack is held" if any(action.stale for action in due) else ""
         else:
             self.actions += due
+            self.decided.add(stack.name)
         env_files = await _env_files(self.ports, self.snapshot, stack)
         self.notes[stack.name] = tuple(affected_services.notes(stack, after, view.containers, env_files))
 
@@ -229,7 +285,8 @@ class _StackPlanning:
             return f"Compose cannot resolve its stack {stack.name}"
         planned = {action.service for action in self.actions if action.stack == stack.name}
         followers = [*self.followers.get(stack.name, ()), *followers]
-        due = affected(view, after, self._touched(stack), self.pending_restarts, followers)
+        touched, unsettled = self._touched(stack), self._unsettled(stack)
+        due = affected(view, after, touched, self.pending_restarts, followers, unsettled)
         due = tuple(action for action in due if action.wave or action.service in planned)
         verdict = await self._judge(stack, due)
         if not verdict.hold:
@@ -244,8 +301,24 @@ class _StackPlanning:
         sides = StackSides(view.stack, view.before, after, view.containers, view.managed, pending, hidden)
         return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
 
+    async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
+        """Who has a name that the recreated containers need; "" if nobody has."""
+        recreated = [action for action in due if action.kind is ActionKind.RECREATE]
+        if project is None or not recreated:
+            return ""
+        scale = {action.service: action.scale for action in recreated if action.scale is not None}
+        try:
+            await self.ports.compose.require_names(project, [action.service for action in recreated], scale)
+        except NameTakenError as error:
+            return str(error)
+        return ""
+
     def _touched(self, stack: Stack) -> list[Change]:
         return [change for change in self.changes if change.writes and change.target.stack == stack.name]
+
+    def _unsettled(self, stack: Stack) -> list[Target]:
+        targets = self.snapshot.desired.manifest.targets
+        return [target for target in targets if target.stack == stack.name and target.path in self.unsettled]
 
     def _pending(self, stack: Stack) -> set[str]:
         return {action.service for action in self.pending_restarts if action.stack == stack.name}
@@ -332,12 +405,15 @@ def affected(
     touched: Sequence[Change],
     pending_restarts: tuple[Action, ...],
     followers: Sequence[Action] = (),
+    unsettled: Sequence[Target] = (),
 ) -> tuple[Action, ...]:
     """What the stack's services need, given the project with the new files; see core/decide/affected_services.py.
+    ``unsettled`` are targets that were written before, without that question.
 
     Where Compose cannot resolve it (None), that is what is pending.
     """
-    paths: dict[str, OnChange] = {
+    paths: dict[str, OnChange] = {target.path: target.on_change for target in unsettled}
+    paths |= {
         change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
     }
     pending_here = tuple(action for action in pending_restarts if action.stack == view.stack.name)

@@ -7,13 +7,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.suspension import suspension_of
-from reconciler.core.errors import HeldBackError, ReconcilerError, RefusedError, RevisionError
+from reconciler.core.errors import EngineUnavailableError, HeldBackError, ReconcilerError, RefusedError, RevisionError
 from reconciler.core.model.compose import ServiceHealth
+from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Outcome, Phase, Result, Run
+from reconciler.core.model.runs import Activity, Outcome, Phase, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
+from reconciler.engine.engine_away import idle_reason
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.memory import NEVER, Claims, Memory
@@ -37,14 +39,19 @@ class Reconciler:
 
     def __init__(self, ports: Ports, environment: str, claims: Claims | None = None) -> None:
         self.environment = environment
-        self._ports = ports
+        self.activity = Activity()
+        self._ports = replace(ports, activity=self.activity)
         self._memory = Memory(claims or Claims())
 
     async def reconcile(self, request: ReconcileRequest) -> Outcome:
         """Reconcile once. Never raises ReconcilerError."""
         clock, started = self._ports.clock, self._ports.clock.monotonic()
         reconciliation = _Reconciliation(self._ports, self.environment, self._memory, request)
-        outcome = await reconciliation.run()
+        self.activity.since = clock.now()
+        try:
+            outcome = await reconciliation.run()
+        finally:
+            self.activity.since = None
         if not request.dry_run and not outcome.refused:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._publish_record()
@@ -65,6 +72,11 @@ class Reconciler:
         stacks = self._memory.desired.manifest.stacks if self._memory.desired else ()
         summaries = await health_now(self._ports, self.environment, stacks)
         return tuple(service for summary in summaries for service in summary.services)
+
+    @property
+    def engine_away(self) -> str:
+        """Why the Docker engine of its stacks cannot be asked; "" if it answered the last time."""
+        return str(self._memory.engine_away or "")
 
     @property
     def holds_failures(self) -> bool:
@@ -143,7 +155,8 @@ class _Reconciliation:
         unfinished = None if request.dry_run else ports.store.unfinished(self.environment)
         plaintexts = Plaintexts(ports)
         try:
-            desired = await self._load_desired(revision, plaintexts)
+            with phase(ports, Phase.LOAD, "reading the revision"):
+                desired = await self._load_desired(revision, plaintexts)
             with phase(ports, Phase.OBSERVE, "comparing the live files"):
                 snapshot = await self._observe(desired)
                 prepared = await self._plan(snapshot, plaintexts, unfinished)
@@ -152,7 +165,8 @@ class _Reconciliation:
                 return _preview(prepared)
             if unfinished is not None and prepared.plan.held_stacks and not prepared.problems:
                 return _preview(prepared)  # neither its services nor its end may pass over what is held
-            if prepared.plan.empty and not prepared.problems and unfinished is None:
+            idle = prepared.plan.empty or (prepared.away is not None and not prepared.plan.writes)
+            if idle and not prepared.problems and unfinished is None:
                 return finish_in_sync(ports, snapshot, prepared, request.trigger)
             self._check_guards(prepared)
         except RevisionError as error:
@@ -173,7 +187,7 @@ class _Reconciliation:
         if request is None or request.kind is RequestKind.PLAN:
             return None
         try:
-            await carry_out(self.ports, self.environment, request)
+            await carry_out(self.ports, self.environment, request, self.request.answer)
         except RefusedError as error:
             return Outcome(self.environment, Result.FAILED, str(error), refused=True)
         self.memory.forget_revision()
@@ -181,7 +195,9 @@ class _Reconciliation:
         return None
 
     async def _accepted_head(self) -> Revision:
-        head, warning = await accepted_head(self.ports, self.environment, poll=self.request.poll)
+        head, warning = await accepted_head(
+            self.ports, self.environment, poll=self.request.poll, answer=self.request.answer
+        )
         if self.request.poll:
             self.memory.git_warning = warning
         if self.memory.git_warning:
@@ -248,7 +264,13 @@ class _Reconciliation:
         record = ports.store.environment(self.environment)
         suspension = suspension_of(record, ports.clock.now(), unfinished)
         pending_restarts, _ = suspension.split(ports.store.pending_restarts(self.environment))
-        containers = None if dry_run else await self._containers_if_due(snapshot.desired)
+        containers, away = None, None
+        try:
+            containers = None if dry_run else await self._containers_if_due(snapshot.desired)
+        except EngineUnavailableError as error:
+            if not error.files_stay_ours:
+                raise
+            away = error
         moved = containers is not None and containers != memory.containers
         begun = unfinished.changes if unfinished else ()
         prepared = await prepare(
@@ -265,12 +287,22 @@ class _Reconciliation:
             look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
             pending_restarts=pending_restarts,
             suspension=suspension,
+            unsettled=record.written_without_engine,
+            away=away,
         )
-        if containers is not None:
+        self._note_engine(prepared.away)
+        if containers is not None and prepared.away is None:
             memory.keep_containers(containers, prepared, ports.clock.monotonic())
         if self.request.accept_projects and not prepared.accepted:
             self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
         return memory.with_notes(prepared, snapshot.desired.manifest.stacks)
+
+    def _note_engine(self, away: EngineUnavailableError | None) -> None:
+        if away is not None:
+            self.memory.stacks_observed_at = NEVER
+            self.warnings.append(away)
+        if not self.request.dry_run:
+            self.memory.engine_away = away
 
     async def _containers_if_due(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
         """The container ids of each stack; None if they were looked at less than a drift interval ago."""
@@ -286,6 +318,7 @@ class _Reconciliation:
         snapshot = await observe(ports, await load_desired(ports, self.environment, self.revision, plaintexts))
         suspension = suspension_of(record, ports.clock.now())
         prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, suspension=suspension)
+        self.warnings += [prepared.away] if prepared.away else []
         return _preview(prepared)
 
     def _check_guards(self, prepared: Prepared) -> None:
@@ -309,6 +342,9 @@ def _preview(prepared: Prepared) -> Outcome:
     plan = prepared.plan
     if prepared.problems:
         return Outcome(plan.environment, Result.STALLED, "\n".join(prepared.problems), plan.revision, plan, plan)
+    if prepared.away is not None and not plan.writes:
+        reason = f"{prepared.away}. {idle_reason(EnvironmentRecord(plan.environment), plan)}"
+        return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
     if plan.waits:
         return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan)
     pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
@@ -325,5 +361,6 @@ async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerEr
 def _with_warnings(outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
     if not warnings:
         return outcome
-    text = "\n".join(filter(None, [outcome.warning, *map(str, warnings)]))
+    news = [str(warning) for warning in warnings if str(warning) not in outcome.reason]
+    text = "\n".join(filter(None, [outcome.warning, *news]))
     return replace(outcome, warning=text, retry=outcome.retry or any(warning.retryable for warning in warnings))

@@ -15,6 +15,7 @@ from reconciler.core.model.runs import Outcome, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
 from reconciler.engine.backup import expire_backups
+from reconciler.engine.engine_away import held_for_engine, idle_reason, note_written, waiting
 from reconciler.engine.execute import Stage, Transaction, execute, resume
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.planning import Prepared
@@ -43,7 +44,7 @@ class _PlannedRun:
 def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> _PlannedRun:
     """A new transaction, of which nothing is stored yet; or the unfinished one."""
     plan = prepared.plan
-    record = ports.store.environment(plan.environment)
+    record = _settled(ports.store.environment(plan.environment), snapshot, prepared)
     if unfinished := ports.store.unfinished(plan.environment):
         return _PlannedRun(ports, snapshot, prepared, record, resume(unfinished))
     run = Run(
@@ -58,6 +59,15 @@ def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) ->
     return _PlannedRun(ports, snapshot, prepared, record, Transaction(run))
 
 
+def _settled(record: EnvironmentRecord, snapshot: Snapshot, prepared: Prepared) -> EnvironmentRecord:
+    """The record without the files of which the plan knows now what services need for them."""
+    stacks = {target.path: target.stack for target in snapshot.desired.manifest.targets}
+    if prepared.away is not None:
+        return record
+    left = [path for path in record.written_without_engine if stacks.get(path) not in (None, *prepared.decided)]
+    return replace(record, written_without_engine=tuple(left))
+
+
 def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
     """End a reconciliation that has nothing to do. Stores the revision, and what is in place, if that is new."""
     plan = prepared.plan
@@ -65,6 +75,8 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     if record.stopped:
         reason = "; ".join(dict.fromkeys(record.stopped.values()))
         return Outcome(plan.environment, Result.ROLLBACK_FAILED, reason, plan.revision, plan, plan)
+    if prepared.away is not None:
+        return _wait_for_engine(ports, snapshot, prepared, trigger)
     if record.degraded and _still_failing(prepared):
         return Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
     held = plan.waits
@@ -73,11 +85,20 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
     arrived = _is_whole(plan) and (record.applied is None or record.applied.subtree != plan.revision.subtree)
     new = _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
-    if record.degraded or arrived or new:
+    if record.degraded or arrived or new or _settled(record, snapshot, prepared) != record:
         return _end(_open(ports, snapshot, prepared, trigger), result, reason, healthy=True)
     if _is_whole(plan):
         _advance(ports, record, plan.revision)
     return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
+
+
+def _wait_for_engine(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
+    """End a reconciliation that can do nothing before the engine answers."""
+    plan = prepared.plan
+    reason = f"{prepared.away}. {idle_reason(ports.store.environment(plan.environment), plan)}"
+    if _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
+        return _end(_open(ports, snapshot, prepared, trigger), Result.FAILED, reason, pending=True, retry=True)
+    return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
 
 
 def _is_whole(plan: Plan) -> bool:
@@ -118,6 +139,9 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     if new := prepared.broken.difference(planned.record.cut_off):
         planned.record = replace(planned.record, cut_off=(*planned.record.cut_off, *sorted(new))[-_MOST_CUT_OFF:])
         ports.store.save_environment(planned.record)
+    if prepared.away is not None:
+        planned.record = note_written(planned.record, prepared.plan)
+        ports.store.save_environment(planned.record)
     try:
         await execute(ports, planned.transaction, snapshot, prepared)
     except (ModelRefusedError, UnhealthyError) as error:
@@ -130,6 +154,7 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
 
 
 async def _succeeded(planned: _PlannedRun) -> Outcome:
+    """The run has ended well; without the engine, for the files."""
     ports, plan, transaction = planned.ports, planned.plan, planned.transaction
     changes = transaction.run.changes
     drifted = [change.source for change in changes if change.kind in (Kind.DRIFT, Kind.CONFLICT)]
@@ -141,7 +166,13 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     ports.metrics.corrected(plan.environment, corrected, ports.clock.now())
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
-    reason = "; ".join([_done_reason(transaction), *transaction.run.accepted])
+    away = planned.prepared.away
+    reason = "; ".join([_done_reason(transaction, services=away is None), *transaction.run.accepted])
+    if away is not None:
+        left = waiting(planned.record, plan)
+        reason = f"{reason}. {away}{f'. Waiting for it: {left}' if left else ''}"
+        outcome = _end(planned, result, reason, pending=True, retry=True)
+        return replace(outcome, result=Result.FAILED) if held_for_engine(plan) else outcome
     outcome = _end(planned, result, reason, healthy=True)
     await expire_backups(ports, plan.environment)
     if plan.waits:
@@ -269,7 +300,7 @@ def _end(
         applied=_applied(planned.snapshot, after, now),
         forgotten=_forgotten(planned.snapshot, after),
         pending_restarts=transaction.run.actions if pending else (),
-        settled=(*transaction.run.actions, *_obsolete(ports, planned.prepared)) if wrote else (),
+        settled=(*transaction.run.actions, *_obsolete(ports, planned.prepared)) if wrote and not pending else (),
     )
     run = transaction.run
     return Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None, retry)
@@ -330,10 +361,11 @@ def _forgotten(snapshot: Snapshot, plan: Plan) -> list[str]:
     return sorted(left - {change.target.path for change in plan.changes if change.kind is Kind.ORPHAN})
 
 
-def _done_reason(transaction: Transaction) -> str:
+def _done_reason(transaction: Transaction, *, services: bool) -> str:
+    """What was written, and, if the ``services`` were touched, that they are healthy."""
     files = ", ".join(change.source for change in transaction.run.changes)
-    services = ", ".join(sorted({action.service for action in transaction.run.actions}))
-    parts = [f"wrote {files}" if files else "", f"{services} healthy on the new values" if services else ""]
+    healthy = ", ".join(sorted({action.service for action in transaction.run.actions})) if services else ""
+    parts = [f"wrote {files}" if files else "", f"{healthy} healthy on the new values" if healthy else ""]
     return "; ".join(part for part in parts if part)
 
 

@@ -19,8 +19,8 @@ import pytest
 from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.client import REQUEST_PATH
 from reconciler.app.daemon.loop import Daemon as Loop
-from reconciler.core.model.requests import ReconcileRequest
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.requests import GitAnswer, ReconcileRequest
+from reconciler.core.model.runs import Activity, Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import World
@@ -186,7 +186,7 @@ def test_restore_without_a_pause_is_drift_that_the_daemon_corrects(settled: Serv
         done = settled.cli("restore", newest["backup"])
 
         assert done.returncode == 0
-        assert "unless paused" in " ".join(done.stdout.split())
+        assert "Unless paused" in " ".join(done.stdout.split())
         lives(settled, b"A=2\n")  # the touched file wakes the daemon
         eventually(lambda: settled.json("history")[0]["result"] == "corrected", timeout=30)
 
@@ -359,12 +359,14 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
 ) -> None:
     class Broken:
         environment = "broken"
+        activity = Activity()
 
         async def reconcile(self, *_: object) -> Outcome:
             raise ZeroDivisionError("never seen before")
 
     class Sound:
         environment = "sound"
+        activity = Activity()
 
         async def reconcile(self, *_: object) -> Outcome:
             return Outcome("sound", Result.IN_SYNC, "in sync")
@@ -374,7 +376,19 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
 
     hosts = cast("dict[str, Reconciler]", {"broken": Broken(), "sound": Sound()})
     rollouts = [Rollout(World(tmp_path).ports(), [host]) for host in hosts.values()]
-    loop = Loop(hosts, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+
+    async def ask_git() -> GitAnswer:
+        return GitAnswer("a" * 40)
+
+    loop = Loop(
+        hosts,
+        rollouts,
+        ask_git=ask_git,
+        clock=SystemClock(),
+        metrics=Ticks(),
+        poll_interval=600,
+        drift_interval=600,
+    )
     running = asyncio.create_task(loop.run())
     reconciled = await loop.between_reconciliations(lambda: loop.reconcile(ReconcileRequest("manual")))
     outcomes = {outcome.environment: outcome for outcome in reconciled}

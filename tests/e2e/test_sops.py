@@ -857,3 +857,13 @@ def test_the_module_brings_no_heavy_one_along() -> None:
     program = "import sys, reconciler.adapters.sops.program; print([m for m in ('yaml', 'pyrage') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# --- what the machine has run out of ---
+
+
+async def test_sops_without_memory_says_so_and_quotes_nothing(tmp_path: Path, key: Key) -> None:
+    sops = with_fake(tmp_path, key, f'ulimit -v 200000; exec {find_sops("sops")} "$@"')
+    with pytest.raises(DecryptFailedError, match="sops failed: no memory is left") as caught:
+        await sops.encrypt("api.env", Secret(b"A=1\n"), ["age1" + "q" * 58])
+    assert "Free memory, or raise MemoryMax of the service" in caught.value.hint

@@ -355,10 +355,8 @@ STATUSES: Mapping[str, Any] = {
             retry=True,
             services_unknown="no answer from the Docker engine within 5 s",
             engine_away="the Docker engine has not answered for 3 min; 2 restarts are pending",
+            reconciling={"since": at("29T07:59:30"), "phase": "recreate", "doing": "recreating api"},
         ),
-        reconciling=[
-            {"environment": "production", "since": at("29T07:59:30"), "phase": "recreate", "doing": "recreating api"}
-        ],
     ),
     "hosts": status(
         state("in_sync", plan(change("production@web-1/api.env")), "production@web-1"),

@@ -70,6 +70,11 @@ class PaperEngine:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         return containers(self._path)
 
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Nobody else has containers here."""
+
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
         return {}
 

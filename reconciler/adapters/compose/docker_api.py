@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ _ENDING_SIGNALS = frozenset({"2", "3", "9", "15"})  # INT, QUIT, KILL, TERM: oth
 # (healthy)", "Up 2 seconds (health: starting)".
 _EXIT_CODE = re.compile(r"^Exited \((\d+)\)")
 _HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)$")
+# An engine that did not answer gets less time until it does, and is left alone for a moment: a reconciliation asks it
+# several times, and its files must not wait for each.
+_IMPATIENT = 3.0  # seconds for a question
+_LEFT_ALONE = 1.0  # seconds
 _KILLED = 137  # by an operator, or by the kernel when memory runs out: the list does not say which
 _NO_CONNECTION = 900  # aiodocker's word for it, as a status
 _NOT_FOUND = 404
@@ -56,6 +61,7 @@ class Engine:
     def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
         self._address = address
         self._docker: Docker | None = None
+        self._failed: tuple[float, EngineUnavailableError] | None = None
         self._image_configurations: dict[str, Mapping[str, Any]] = {}
         self._shares: dict[str, dict[str, list[str]]] = {}
 
@@ -71,6 +77,19 @@ class Engine:
         async with self._connected() as docker:
             containers = await docker.containers.list(all=True, filters={"label": [NOT_ONE_OFF, label]})
         return [container for container in containers if keep(container["Labels"])]
+
+    async def named(self, names: Iterable[str]) -> list[DockerContainer]:
+        """The containers, of anybody, that have one of these names."""
+        exactly = [f"^/{re.escape(name)}$" for name in names]
+        if not exactly:
+            return []
+        async with self._connected() as docker:
+            return list(await docker.containers.list(all=True, filters={"name": exactly}))
+
+    async def running(self) -> list[DockerContainer]:
+        """Every container that runs, of anybody."""
+        async with self._connected() as docker:
+            return list(await docker.containers.list())
 
     async def inspect(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
         """What the engine knows of each, sorted by service; one that has gone meanwhile is skipped."""
@@ -246,6 +265,22 @@ class Engine:
     async def _connected(self, within: float | None = QUICK, *, afresh: bool = False) -> AsyncIterator[Docker]:
         """A connected client; what goes wrong with it inside the block is said in our own errors. ``afresh``: it has a
         connection of its own, for this block."""
+        if self._failed is not None:
+            at, known = self._failed
+            if time.monotonic() - at < _LEFT_ALONE:
+                raise EngineUnavailableError(known.what, where=known.where, hint=known.hint)
+            within = _IMPATIENT if within == QUICK else within
+        try:
+            async with self._asking(within, afresh=afresh) as docker:
+                yield docker
+        except EngineUnavailableError as error:
+            if error.files_stay_ours:
+                self._failed = time.monotonic(), error
+            raise
+        self._failed = None
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, within: float | None, *, afresh: bool) -> AsyncIterator[Docker]:
         import aiohttp
         from aiodocker import Docker
         from aiodocker.exceptions import DockerError

@@ -20,6 +20,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.adapters import process
+from reconciler.adapters.disk import disk_reason
 from reconciler.adapters.local.live_files import (
     LARGEST_FILE,
     changed,
@@ -31,7 +32,8 @@ from reconciler.adapters.local.live_files import (
 )
 from reconciler.adapters.local.renames import claim_name, exchange
 from reconciler.core.decide.guards import is_below
-from reconciler.core.errors import GuardError, LiveFileError
+from reconciler.core.errors import GuardError, LiveFileError, OutsideError
+from reconciler.core.exhaustion import INODES, MEMORY
 from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
@@ -138,6 +140,8 @@ class LocalHost:
             ) from None
         finally:
             os.close(descriptor)
+        if done.out_of_memory:
+            raise OutsideError(f"the check could not run: {MEMORY[0]}", where=f"check {check.name}", hint=MEMORY[1])
         if not done.ok:
             # Its output may quote the file, so it is not repeated.
             hint = f"Run `{' '.join(check.argv)}` manually on the decrypted file"
@@ -386,6 +390,6 @@ def _check_failure(completed: process.Completed) -> str:
 
 
 def _live_file_error(failure: str, path: str, error: OSError) -> LiveFileError:
-    hint = _HINTS.get(error.errno or 0, "")
-    reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+    reason = _REASONS.get(error.errno or 0) or disk_reason(error, path)
+    hint = INODES[1] if INODES[0] in reason else _HINTS.get(error.errno or 0, "")
     return LiveFileError(f"{failure} ({reason})", where=path, hint=hint)

@@ -1,4 +1,5 @@
-"""What the exit code of sops means. Its messages are never read: they can quote a decrypted value."""
+"""What the exit code of sops means. Its messages are never passed on: they can quote a decrypted value. Only those of
+the Go runtime, of a crash, are searched for what has run out."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from reconciler.core.errors import (
     KeyUnavailableError,
     ReconcilerError,
 )
+from reconciler.core.exhaustion import MEMORY, exhausted_in
 from reconciler.core.model.targets import Format
 from reconciler.core.sops.ciphertext import Ciphertext
 from reconciler.core.sops.patterns import first_names, restore_hint
@@ -90,6 +92,9 @@ def crashed(done: Completed) -> bool:
 
 
 def sops_failure(name: str, done: Completed) -> DecryptFailedError:
+    facts = MEMORY if done.out_of_memory else exhausted_in(done.stderr) if crashed(done) else None
+    if facts:
+        return DecryptFailedError(f"sops failed: {facts[0]} ({exit_reason(done)})", where=name, hint=facts[1])
     return DecryptFailedError(
         f"sops failed: {exit_reason(done)}", where=name, hint="`reconciler doctor` checks sops and the key"
     )

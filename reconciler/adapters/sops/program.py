@@ -22,7 +22,8 @@ from reconciler.adapters.sops.binary import find_sops
 from reconciler.adapters.sops.command import amend_arguments, decrypt_arguments, encrypt_arguments, sops_environment
 from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, not_for_age, sops_failure
 from reconciler.adapters.sops.yaml_reader import parse_yaml
-from reconciler.core.errors import DecryptFailedError, RefusedError, SourceError
+from reconciler.core.errors import DecryptFailedError, ExhaustedError, RefusedError, SourceError
+from reconciler.core.exhaustion import exhausted_in
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext, read_ciphertext
@@ -124,7 +125,7 @@ class Sops:
         if done.ok:
             self.read(name, done.stdout)
             return done.stdout
-        if done.timed_out or done.overflowed or done.exit_code < 0:
+        if done.timed_out or done.overflowed or done.exit_code < 0 or (crashed(done) and exhausted_in(done.stderr)):
             raise sops_failure(name, done)
         raise RefusedError(
             f"sops cannot encrypt it as {chosen} ({exit_reason(done)})",
@@ -169,6 +170,8 @@ class Sops:
             return await process.run([self._binary, *arguments], env=env, limits=self._limits, stdin=stdin)
         except process.MissingProgramError:
             reason = "not found, or not executable"
+        except ExhaustedError as error:
+            raise DecryptFailedError(error.what, where=self._program, hint=error.hint) from error
         except OSError as error:
             reason = error.strerror or "unknown reason"
         self._binary = ""  # search again next time

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +24,7 @@ from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
+from reconciler.app.daemon.requests import Turn
 from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.ports.store import Store
@@ -31,6 +33,7 @@ _WITHDRAWAL = 15.0  # seconds for the answers under way to end before a reload g
 _GOODBYE = 5.0  # seconds for the answers under way when the daemon ends
 _ANNOUNCED = {202: "reconciling", 408: "the body did not arrive in time", 413: "the body is too large"}
 _FORGED = "the signature or token does not match webhook.secret_file"
+_SERVICES = 2.0  # seconds for the engines to say how services are: who asks for the status waits 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +46,27 @@ class Views:
     daemon: Daemon
     store: Store
     render_metrics: Callable[[], bytes]
-    serve: Callable[[Request], Awaitable[Any]]
-    webhook_secret: bytes | None = None
+    serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
+    webhook_secret: bytes | None = field(default=None, repr=False)
     announced: Callable[[int], None] = lambda _: None
 
     async def status(self) -> dict[str, Any]:
-        environments = [await self._environment(name) for name in self.daemon.environments]
+        environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
         return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
+        reconciler = self.daemon.reconcilers[name]
+        doing = {
+            "engine_away": reconciler.engine_away,
+            "reconciling": serialize.serialize_activity(reconciler.activity),
+        }
         if last is None:
-            return {**serialize.serialize_environment(record, None), "services": []}
+            return {**serialize.serialize_environment(record, None), **doing, "services": []}
         status = serialize.serialize_environment(record, last.outcome, at=last.at, since=last.since)
         for change in (status["after"] or {"changes": []})["changes"]:
             change["since"] = serialize.format_instant(last.targets[change["target"]][1])
-        return {**status, **await serialize.serialize_services(self.daemon.reconcilers[name])}
+        return {**status, **doing, **await serialize.serialize_services(reconciler, within=_SERVICES)}
 
 
 class CurrentViews:
@@ -204,7 +212,8 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
 
     async def readyz(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return _probe_response(views.daemon.ready, "ready", "the first reconciliation has not ended")
+            away = "".join(f"\n{name}: {reason}" for name, reason in views.daemon.engines_away.items())
+            return _probe_response(views.daemon.ready, f"ready{away}", f"the first reconciliation has not ended{away}")
 
     async def show_status(_: web.Request) -> web.Response:
         async with source.use() as views:
@@ -237,7 +246,8 @@ def _control(source: CurrentViews) -> web.Application:
         while True:
             async with source.use() as views:
                 with contextlib.suppress(NotServedError):
-                    return await views.daemon.between_reconciliations(lambda: views.serve(request), progress)
+                    turn = functools.partial(views.daemon.between_reconciliations, progress=progress)
+                    return await views.serve(request, turn, progress)
             await source.withdrawal(views)
 
     async def status() -> dict[str, Any]:

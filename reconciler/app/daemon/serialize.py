@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from reconciler.core.model.plans import Change, KeyChange, Plan, SyncStatus
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
 from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, Outcome, Result, Run, RunChange
+from reconciler.core.model.runs import Activity, Backup, Outcome, Result, Run, RunChange
 
 if TYPE_CHECKING:
     from reconciler.engine.reconcile import Reconciler
@@ -183,10 +184,24 @@ def _serialize_quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
     }
 
 
-async def serialize_services(reconciler: Reconciler) -> dict[str, Any]:
-    """The services as they are now; where the engine does not answer, why."""
+def serialize_activity(activity: Activity) -> dict[str, Any] | None:
+    """A reconciliation that runs: since when, in which phase, and what it does there; None where none runs."""
+    if activity.since is None:
+        return None
+    return {
+        "since": format_instant(activity.since),
+        "phase": activity.phase.value if activity.phase else None,
+        "doing": activity.words,
+    }
+
+
+async def serialize_services(reconciler: Reconciler, *, within: float | None = None) -> dict[str, Any]:
+    """The services as they are now; where the engine does not answer ``within`` so many seconds, why."""
     try:
-        services = await reconciler.health()
+        async with asyncio.timeout(within):
+            services = await reconciler.health()
+    except TimeoutError:
+        return {"services": [], "services_unknown": f"no answer from the Docker engine within {within:g} s"}
     except ReconcilerError as error:
         return {"services": [], "services_unknown": str(error)}
     return {"services": [asdict(service) for service in services]}

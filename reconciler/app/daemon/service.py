@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sized
+from dataclasses import replace
 
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs, requests
@@ -18,6 +19,7 @@ from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
+from reconciler.engine.target_revision import ask_git
 
 _FOLLOW_AGAIN = 60.0  # seconds
 _START_AGAIN = 10.0  # seconds
@@ -141,9 +143,11 @@ class _Service:
 
 
 def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:
+    quiet = replace(built.ports, progress=lambda _: None)  # it is no part of what an operator waits for
     return Daemon(
         built.reconcilers,
         built.rollouts,
+        ask_git=functools.partial(ask_git, quiet, built.reconcilers),
         clock=built.ports.clock,
         metrics=built.metrics,
         poll_interval=config.repository.poll_interval,

@@ -77,7 +77,8 @@ class EnvironmentRecord:
     stack ("" for targets of none), why it is suspended until an operator retries. ``reverts`` are the times (epoch
     seconds) of the last pushes of reverts. ``startups`` are the seconds that services took to become healthy the last
     time, by STACK/SERVICE; by STACK/ until all HTTP checks of a stack answered. ``cut_off`` are containers (ids) of no
-    managed stack that shared a namespace with one that was touched.
+    managed stack that shared a namespace with one that was touched. ``written_without_engine`` are live paths written
+    while the engine did not answer: which services need a restart for them is not known yet.
     """
 
     name: str
@@ -92,6 +93,7 @@ class EnvironmentRecord:
     reverts: tuple[float, ...] = ()
     startups: Mapping[str, float] = field(default_factory=dict)
     cut_off: tuple[str, ...] = ()
+    written_without_engine: tuple[str, ...] = ()
 
     @property
     def desired(self) -> Revision | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +31,7 @@ class Phase(StrEnum):
     """The parts of a reconciliation that are timed."""
 
     FETCH = "fetch"
+    LOAD = "load"
     OBSERVE = "observe"
     BACKUP = "backup"
     WRITE = "write"
@@ -36,6 +39,25 @@ class Phase(StrEnum):
     VERIFY = "verify"
     ROLLBACK = "rollback"
     AGE = "age"
+
+
+@dataclass(slots=True)
+class Activity:
+    """What a reconciliation is doing: since when (epoch seconds; None: nothing runs), in which phase, and in words."""
+
+    since: float | None = None
+    phase: Phase | None = None
+    words: str = ""
+
+    @contextlib.contextmanager
+    def during(self, phase: Phase, words: str) -> Iterator[None]:
+        """The phase while inside; a phase may be part of another one."""
+        before = self.phase, self.words
+        self.phase, self.words = phase, words
+        try:
+            yield
+        finally:
+            self.phase, self.words = before
 
 
 @dataclass(frozen=True, slots=True)

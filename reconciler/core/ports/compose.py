@@ -59,6 +59,14 @@ class Compose(Protocol):
         Raises EngineUnavailableError.
         """
 
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Make sure that no other container has a name which ``recreate`` needs; asks the engine.
+
+        Raises NameTakenError, which says who has it, and EngineUnavailableError.
+        """
+
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
         """How these containers (ids) ended: those that ended lately and were not started again. The engine remembers
         little, and nothing once it was restarted. Raises EngineUnavailableError.

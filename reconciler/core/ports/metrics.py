@@ -53,6 +53,9 @@ class Metrics(Protocol):
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
         """The health of all stacks of the environment. A failure ends when every one is healthy."""
 
+    def engine(self, environment: str, up: bool | None) -> None:
+        """Whether the Docker engine answers; None: the environment has no stack, so nobody asks."""
+
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         """When the oldest secret of the target was made; None: it has none."""
 
