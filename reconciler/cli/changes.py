@@ -42,23 +42,34 @@ class Said:
     """What an answer has said, so that it says no reason twice."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
+        self._lines: set[str] = set()
+        self._pieces: dict[str, str] = {}  # of the least length that counts as a quotation → the line
 
-    def unsaid(self, text: str) -> str:
+    def unsaid(self, text: str, *, remember: bool = True) -> str:
         """The lines of the text that are new; a reason that is quoted again is only referred to."""
-        lines = [self._referring(line) for line in filter(None, text.split("\n"))]
-        self._said += text.split("\n")
-        return "\n".join(filter(None, lines))
+        lines = list(filter(None, text.split("\n")))
+        new = "\n".join(filter(None, map(self._referring, lines)))
+        for line in lines if remember else ():
+            self._lines.add(line.rstrip("."))
+            for piece in _pieces(line):
+                self._pieces.setdefault(piece, line)
+        return new
 
     def _referring(self, line: str) -> str:
-        for known in self._said:
-            match = SequenceMatcher(None, line, known, autojunk=False).find_longest_match()
-            if match.size == len(line.rstrip(".")) or match.size == len(line):
-                return ""
-            quoted = line[match.a : match.a + match.size].strip()
-            if len(quoted) >= _LEAST_QUOTED and 2 * len(quoted) > len(known):
-                return line.replace(quoted, f"see above{'.' if quoted.endswith('.') else ''}")
-        return line
+        if line.rstrip(".") in self._lines:
+            return ""
+        known = next((self._pieces[piece] for piece in _pieces(line) if piece in self._pieces), "")
+        match = SequenceMatcher(None, line, known, autojunk=False).find_longest_match() if known else None
+        if match is None or 2 * match.size <= len(known):
+            return line
+        quoted = line[match.a : match.a + match.size].strip()
+        if quoted == line.rstrip("."):
+            return ""
+        return line.replace(quoted, f"see above{'.' if quoted.endswith('.') else ''}")
+
+
+def _pieces(line: str) -> Iterator[str]:
+    return (line[start : start + _LEAST_QUOTED] for start in range(len(line) - _LEAST_QUOTED + 1))
 
 
 def headline(page: Page, environment: str, state: str, revision: Data | None) -> str:
@@ -89,7 +100,7 @@ def change_item(page: Page, change: Data, tense: Tense, said: Said, paused: bool
     because_paused = paused and "; paused until " in change["reason"]
     cells = (change["target"], _state(page, change, tense), "paused" if because_paused else _effect(change, tense))
     details: list[Detail] = page.keys(change["keys"])
-    if text := said.unsaid(_rest(change, because_paused)):
+    if text := said.unsaid(_rest(change, because_paused), remember=False):
         details.append(text)
     return Item(tuple(filter(None, cells)), tuple(details))
 

@@ -96,10 +96,11 @@ class Page:
         for word in _WORD.findall(paragraph):
             if length(word) <= (self.width or 0) - 8:
                 yield word
-            elif word.startswith("`"):
-                yield from f"{_CONTINUES} ".join(word.split()).split(" ")
-            else:
-                yield from word.split()
+                continue
+            in_command = False
+            for part in word.split():
+                in_command ^= part.count("`") % 2 == 1
+                yield part + (_CONTINUES if in_command else "")
 
     def _fill(self, words: Iterable[str], between: str, indent: int, hanging: int) -> list[str]:
         lines: list[str] = []
@@ -114,14 +115,13 @@ class Page:
     def items(self, items: Sequence[Item], indent: int = 2, *, apart: bool = False) -> list[str]:
         """The items in columns; where these do not fit, one block per item. ``apart``: an empty line between them."""
         # A few long names do not take the columns from all others.
-        narrow = [item for item in items if self._fits(item.cells, _column_starts([item], indent))]
-        starts = _column_starts(narrow, indent)
-        in_columns = [item for item in narrow if self._fits(item.cells, starts)]
-        lines = []
-        for number, item in enumerate(items):
+        narrow = [self._fits(item.cells, _column_starts([item], indent)) for item in items]
+        starts = _column_starts([item for item, fits in zip(items, narrow, strict=True) if fits], indent)
+        in_columns = all(self._fits(item.cells, starts) for item, fits in zip(items, narrow, strict=True) if fits)
+        lines: list[str] = []
+        for number, (item, fits) in enumerate(zip(items, narrow, strict=True)):
             lines += [""] if apart and number else []
-            row = item in narrow and len(in_columns) == len(narrow)
-            lines += self._row(item.cells, starts, indent) if row else self._block(item.cells, indent)
+            lines += self._row(item.cells, starts, indent) if in_columns and fits else self._block(item.cells, indent)
             for detail in item.details:
                 lines += self.text(detail, indent + 2)
         return lines
