@@ -26,6 +26,7 @@ _COSMETIC = " (order, quotes or comments only: no service needs it)"
 _WAITING = re.compile(r"(; )?\d+ waiting for an operator: .*")
 _VERBS = ("create", "update", "restore", "take over", "delete", "recreate", "restart", "signal")
 _LEAST_QUOTED = 40  # characters
+_WROTE = re.compile(r"wrote [^;]*(; |$)")
 _IN_SYNC = re.compile(r"in sync at [0-9a-f]+")
 
 
@@ -88,6 +89,11 @@ def reason_lines(page: Page, reason: str, said: Said) -> Iterator[str]:
     lines = [waiting_removed(line) for line in reason.split("\n") if not _IN_SYNC.fullmatch(line)]
     if text := said.unsaid("\n".join(lines)):
         yield from page.text(text, 2, 2)
+
+
+def files_removed(reason: str) -> str:
+    """The reason of a run without the files that it wrote, for where they are listed."""
+    return _WROTE.sub("", reason)
 
 
 def waiting_removed(reason: str) -> str:

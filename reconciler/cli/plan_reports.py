@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from reconciler.cli.changes import (
     action_items,
     change_item,
     count_sentence,
+    files_removed,
     headline,
     reason_lines,
     waiting_removed,
@@ -23,7 +23,6 @@ _RETRY = "Run it again once that is fixed; a running daemon retries within 5 min
 _NOTHING_WRITTEN = "Nothing was written. "
 _STALLED = "It waits for a new revision, or for `reconciler sync`."
 _DONE = ("applied", "corrected", "held")
-_WROTE = re.compile(r"wrote [^;]*(; |$)")
 _NOTHING_TO_DO = "Nothing to do: files and services are as in git."
 
 
@@ -85,7 +84,7 @@ def _ended(outcome: Data, page: Page) -> Iterator[str]:
 
 def _done_sentence(outcome: Data) -> str:
     """What was done, in numbers; of the reason what the blocks above do not say."""
-    rest = waiting_removed(_WROTE.sub("", outcome["reason"]))
+    rest = waiting_removed(files_removed(outcome["reason"]))
     return f"Done: {count_sentence(outcome['plan'], Tense.DONE)}{f'; {rest}' if rest else ''}."
 
 

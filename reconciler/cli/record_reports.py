@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reconciler.cli.changes import Data
+from reconciler.cli.changes import Data, files_removed
 from reconciler.cli.layout import Detail, Item, Page, absolute, by_name, counted
 
 _MOST_FILES = 10
@@ -26,14 +26,9 @@ def _run(run: Data, page: Page) -> Item:
         keys = [part for parts in page.keys(change) for part in parts]
         details.append((f"{change['source']} ({change['kind'].replace('_', ' ')})", *keys))
     details += [f"{action['service']} ({action['action']}): {action['reason']}" for action in run["actions"]]
-    if run["reason"] and not _only_names_files(run):
-        details.append(run["reason"])
+    if reason := files_removed(run["reason"]):
+        details.append(reason)
     return Item(cells, tuple(details))
-
-
-def _only_names_files(run: Data) -> bool:
-    """Whether the reason only says which files were written: they stand above it."""
-    return bool(run["reason"] == f"wrote {', '.join(change['source'] for change in run['changes'])}")
 
 
 def backups_report(backups: Sequence[Data], page: Page) -> Iterator[str]:
