@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli import comments, compare_table, plan_reports, record_reports, reports, setup_reports, status_reports
+from reconciler.cli.changes import Said
 from reconciler.cli.layout import Item, Page, foreign, length, page_on
 from tests.support import answers
 
@@ -86,6 +87,13 @@ def test_no_reason_is_said_twice() -> None:
         text = " ".join(REPORTS[name](Page()))
         assert text.count(answers.HOW) <= 1, name
         assert text.count("PORT must be a number") <= 1, name
+
+
+def test_a_short_reason_is_left_out_and_a_long_one_referred_to() -> None:
+    said = Said()
+    assert said.unsaid(f"no key\n{answers.UNHEALTHY}") == f"no key\n{answers.UNHEALTHY}"
+    assert said.unsaid(f"no key.\nquarantined: {answers.UNHEALTHY}. Fix it") == "quarantined: see above. Fix it"
+    assert said.unsaid("worker: unhealthy for 30 s after the change") == "worker: unhealthy for 30 s after the change"
 
 
 def test_verbose_lists_every_key() -> None:
