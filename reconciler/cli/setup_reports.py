@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -36,7 +37,8 @@ def confirm_import(draft: Draft, pause: Callable[[], None], yes: bool, dry_run: 
 
 
 def print_import_result(result: Imported, *, as_json: bool) -> None:
-    render.answer(_imported_data(result), import_report, as_json=as_json)
+    report = partial(import_report, base=result.base_branch or "HEAD")
+    render.answer(_imported_data(result), report, as_json=as_json)
 
 
 def print_init_result(result: InitResult, *, as_json: bool) -> None:
@@ -79,8 +81,8 @@ def _notes(notes: Sequence[str], page: Page) -> Iterator[str]:
         yield from page.text(f"{page.style('yellow', 'note')}: {note}", 0, 2)
 
 
-def import_report(result: Data, page: Page) -> Iterator[str]:
-    """What was verified and committed, or why nothing was kept."""
+def import_report(result: Data, page: Page, *, base: str) -> Iterator[str]:
+    """What was verified and committed on top of the branch ``base``, or why nothing was kept."""
     verification = result["verification"]
     if verification is None:
         yield "Nothing was written."
@@ -98,7 +100,7 @@ def import_report(result: Data, page: Page) -> Iterator[str]:
     if touched := [host for host in planned if host not in empty]:
         text += f"; the plan on {listed(touched)} changes no file, but acts on the services above"
     yield from page.text(f"{page.style('green', 'Verified')}: {text}.", 0, 2)
-    branch, base = result["branch"], result["base_branch"] or "HEAD"
+    branch = result["branch"]
     yield from page.text(f"{page.style('green', 'Committed')} {result['commit'][:12]} on {branch}; nothing was pushed.")
     yield ""
     yield from page.text(f"Review it: `git show {branch}`, `reconciler diff {base}..{branch}`.", 0, 2)

@@ -551,7 +551,6 @@ IMPORTED = {
     "environment": "production",
     "branch": "reconciler/import-production",
     "commit": "c" * 40,
-    "base_branch": "main",
     "written": [],
     "verification": {"compared": 3, "problems": [], "notes": [], "empty": ["web-1"], "planned": ["web-1", "web-2"]},
 }
