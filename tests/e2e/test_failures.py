@@ -147,7 +147,7 @@ def test_a_failure_of_the_server_is_reported_and_nothing_is_written(failure: Fai
         assert_reported(failure, site, said(done))
         assert tree(site.server.app) == before
     if failure.result:
-        assert f"production: {failure.result.replace('_', ' ')} at" in done.stdout
+        assert f"production: {failure.result.replace('_', ' ')}" in done.stdout
     else:
         assert done.stdout == ""
     assert site.live.read_bytes() == site.plaintext(generation)
