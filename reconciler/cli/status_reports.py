@@ -101,14 +101,15 @@ def _standing(page: Page, colour: str, word: str, text: str, command: str) -> li
 
 
 def _target(page: Page, environment: Data, change: Data, said: Said) -> Item:
-    applied, whole = change.get("applied"), environment["applied"]
-    behind = applied and whole and applied["commit"] != whole["commit"]
-    details = (f"at revision {applied['commit'][:12]}",) if applied and behind else ()
+    """A target; one that is not in sync with the revision it has, where that is not the environment's."""
     if change["sync"] == "in_sync" and change["kind"] == "in_sync":
         since = (page.style("dim", page.since(change["since"])),) if change.get("since") else ()
-        return Item((change["target"], page.state("in_sync"), *since), details)
+        return Item((change["target"], page.state("in_sync"), *since))
     item = change_item(page, change, Tense.FUTURE, said, paused=bool(environment["pauses"]))
-    return Item(item.cells, (*item.details, *details))
+    applied, whole = change.get("applied"), environment["applied"]
+    if not applied or not whole or applied["commit"] == whole["commit"]:
+        return item
+    return Item(item.cells, (*item.details, f"applied revision: {applied['commit'][:12]}"))
 
 
 def _services(environment: Mapping[str, Any], page: Page, said: Said) -> Iterator[str]:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
-from reconciler.core.model.records import EnvironmentRecord, Pause, Pin, Quarantine
+from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result
 from reconciler.core.model.targets import OnDrift, Target
@@ -36,6 +36,8 @@ REQUIRED = {
     "drift_detected_total": "counter",
     "drift_corrected_total": "counter",
     "pending_changes": "gauge",
+    "target_revision_info": "gauge",
+    "target_commit_to_applied_seconds": "gauge",
     "sync_status": "gauge",
     "health_status": "gauge",
     "paused": "gauge",
@@ -152,6 +154,8 @@ def busy() -> PrometheusMetrics:
     metrics.rotated("production", API.id, 99.0)
     metrics.rolled_back("production", "local", True)
     metrics.delivered("production", 12.0)
+    metrics.delivered_target("production", API.id, 12.0)
+    metrics.applied("production", [Applied(API.source, API.path, "digest", 0o600, "a" * 40, 1.0)])
     metrics.failed("production", 103.0)
     metrics.remembered(
         EnvironmentRecord(

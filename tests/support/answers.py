@@ -283,10 +283,14 @@ STATUSES: Mapping[str, Any] = {
         state(
             "drifted",
             plan(
-                drift("production/worker.env", since=at("29T07:41:05")),
+                drift(
+                    "production/worker.env",
+                    since=at("29T07:41:05"),
+                    applied={"commit": OLDER["commit"], "at": at("27T16:31:00")},
+                ),
                 update("production/api.env"),
                 change("production/flags.env", "pending", "create", "write", keys=keys(MANY), reason="new target"),
-                change("production/x.env", applied={"commit": OLDER["commit"], "at": at("27T16:31:00")}),
+                change("production/x.env"),
             ),
             pending=True,
             services=[

@@ -62,8 +62,10 @@ class Views:
             "reconciling": serialize.serialize_activity(reconciler.activity),
         }
         if last is None:
-            return {**serialize.serialize_environment(record, None), **doing, "services": []}
-        status = serialize.serialize_environment(record, last.outcome, at=last.at, since=last.since)
+            return {**serialize.serialize_environment(record, None, {}), **doing, "services": []}
+        status = serialize.serialize_environment(
+            record, last.outcome, self.store.applied(name), at=last.at, since=last.since
+        )
         for change in (status["after"] or {"changes": []})["changes"]:
             change["since"] = serialize.format_instant(last.targets[change["target"]][1])
         return {**status, **doing, **await serialize.serialize_services(reconciler, within=_SERVICES)}
