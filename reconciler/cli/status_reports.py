@@ -38,7 +38,7 @@ def _environment(environment: Data, page: Page, by_daemon: bool) -> Iterator[str
     yield from page.text(headline(page, name, environment["result"] or "unknown", revision), 0, 2)
     yield from page.text(page.style("dim", _checked(environment, page)), 2)
     if activity := environment.get("reconciling"):
-        doing = f", {activity['phase']}: {activity['doing']}" if activity["phase"] else ""
+        doing = f" ({activity['phase']}: {activity['doing']})" if activity["phase"] else ""
         yield from page.text(f"{page.style('cyan', 'reconciling')} {page.since(activity['since'])}{doing}", 2, 2)
     yield from page.items(list(_revisions(environment, revision, page)))
     if environment["result"] not in (None, "in_sync", "pending", "drifted", "applied", "corrected"):
@@ -122,9 +122,9 @@ def _services(environment: Mapping[str, Any], page: Page, said: Said) -> Iterato
 def _service(page: Page, service: Data) -> Item:
     bad = "yellow" if service.get("acknowledged") else "red"
     state = page.style("green" if service["healthy"] else bad, service["state"])
-    restarts = (counted(service["restarts"], "restart"),) if service["restarts"] else ()
-    details = (service["reason"],) if service.get("reason") else ()
-    return Item((f"{service['stack']}/{service['service']}", state, *restarts), details)
+    restarts = f", {counted(service['restarts'], 'restart')}" if service["restarts"] else ""
+    reason = (service["reason"],) if service.get("reason") else ()
+    return Item((f"{service['stack']}/{service['service']}", f"{state}{restarts}", *reason))
 
 
 def _next(environment: Data, page: Page, by_daemon: bool) -> Iterator[str]:
