@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 from reconciler.app.editing.command import EditResult
 from reconciler.cli import render, reports
+from reconciler.cli.layout import Page
 from reconciler.core.text import listed, printable
 
 _LISTED = 20  # names
 
 
 def print_edit(result: EditResult, *, as_json: bool) -> None:
-    if as_json:
-        render.print_json(_edit_data(result))
-        return
-    sys.stdout.write(f"{printable(_summary(result))}\n")
+    render.answer(_edit_data(result) if as_json else result, edit_report, as_json=as_json)
+
+
+def edit_report(result: EditResult, page: Page) -> Iterator[str]:
+    """What was changed, the findings of the check, and the next step."""
+    yield from page.text(printable(_summary(result)), 0, 2)
     if result.report is None:
         return
     if result.blank_lines:
-        sys.stdout.write(f"blank lines became comment lines ({result.blank_lines}): an encrypted env file has none\n")
-    sys.stdout.write(reports.FORMATS["text"](result.report))
-    file = shlex.quote(result.path)
+        lines = f"blank lines became comment lines ({result.blank_lines}): an encrypted env file has none"
+        yield from page.text(lines, 0, 2)
+    yield from reports.check_report(result.report, page)
+    file, target = shlex.quote(result.path), shlex.quote(result.target)
     if result.report.errors:
-        sys.stdout.write(
-            f"The change is in {file}, not committed. Correct it with `reconciler edit {shlex.quote(result.target)}`, "
-            f"or undo all that is not committed with `git restore {file}`\n"
-        )
+        step = f"The change is in {file}, not committed. Correct it with `reconciler edit {target}`, "
+        yield from page.text(f"{step}or undo all that is not committed with `git restore {file}`", 0, 2)
     else:
-        sys.stdout.write(f"Not committed yet: `git diff {file}`, `git commit {file}`\n")
+        yield from page.text(f"Not committed yet: `git diff {file}`, `git commit {file}`", 0, 2)
 
 
 def _summary(result: EditResult) -> str:
