@@ -16,7 +16,7 @@ from reconciler.core.ports import Ports
 from reconciler.engine.observe import Snapshot
 
 OF_NO_STACK = ""
-"""Where the notes are on containers that belong to no managed stack."""
+"""Where the notes are on containers that are cut off, whatever stack they belong to: all are looked at together."""
 
 
 class Looked(Protocol):
@@ -46,6 +46,7 @@ async def follow_guests(planning: Planning) -> None:
     """Add to the plan what guests of touched containers need, in waves; and notes on those that the change breaks, or
     that are cut off already. Raises EngineUnavailableError."""
     guests = await planning.ports.compose.guests()
+    planning.notes[OF_NO_STACK] = ()
     if not guests:
         return
     homes = await _homes(planning, guests)
@@ -148,12 +149,9 @@ def _note_cut_off(
     touched = _touched(planning)
     known = planning.ports.store.environment(planning.snapshot.desired.manifest.environment).cut_off
     ours = {container.id for view in planning.views.values() for container in view.containers}
-    notes: dict[str, tuple[str, ...]] = {OF_NO_STACK: ()}
     for guest in guests:
         concerns_us = guest.id in homes or guest.id in known or any(ours & owners for owners in guest.shares.values())
         if guest.lost and concerns_us and guest.id not in touched and guest.id not in handled:
             name = _home(homes, guest)
             where = f"stack {name}: " if name else ""
-            notes[name] = (*notes.get(name, ()), f"{where}{cut_off(guest)}")
-    for name, sentences in notes.items():
-        planning.notes[name] = (*planning.notes.get(name, ()), *sentences)
+            planning.notes[OF_NO_STACK] = (*planning.notes[OF_NO_STACK], f"{where}{cut_off(guest)}")

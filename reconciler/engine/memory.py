@@ -11,7 +11,7 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
 from reconciler.engine.guests import OF_NO_STACK
 from reconciler.engine.key_names import KeyNames
-from reconciler.engine.observe import Desired, Fingerprint
+from reconciler.engine.observe import Desired, Fingerprint, Snapshot
 from reconciler.engine.planning import Prepared
 
 # After this many seconds a failed revision is tried again: the cause may lie on the server (a missing user).
@@ -42,6 +42,10 @@ class Claims:
     def neighbours(self, environment: str) -> tuple[Stack, ...]:
         return tuple(stack for name, stacks in self._stacks.items() if name != environment for stack in stacks)
 
+    def stacks_of(self, environment: str) -> tuple[Stack, ...] | None:
+        """The environment's stacks, as of the last manifest that could be read; None before that."""
+        return self._stacks.get(environment)
+
     def claim(self, manifest: Manifest) -> None:
         """Claim the manifest's paths for its environment. Raises ManifestError if another environment has one."""
         environment = manifest.environment
@@ -62,8 +66,9 @@ class Memory:
 
     ``git_warning`` is what the last poll met, and is kept until the next one. ``containers`` are the container ids by
     stack, as of ``stacks_observed_at``, ``files`` the live files as they were then (see ``fingerprints``);
-    ``engine_away`` is why the last look at them failed; ``notes`` by stack, from when it was last looked at.
-    ``ages_published`` is the subtree whose secret ages the metrics have.
+    ``services_seen_at`` is when services were last looked at, whatever came of it, and ``engine_away`` why that failed;
+    ``notes`` by stack, from when it was last looked at. ``ages_published`` is the subtree whose secret ages the metrics
+    have.
     """
 
     claims: Claims
@@ -74,6 +79,7 @@ class Memory:
     containers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     files: Mapping[str, Fingerprint] = field(default_factory=dict)
     stacks_observed_at: float = NEVER
+    services_seen_at: float = NEVER
     engine_away: EngineUnavailableError | None = None
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ages_published: str = ""
@@ -104,6 +110,15 @@ class Memory:
         changed it, what they run with may be older by now."""
         if files != self.files:
             self.stacks_observed_at = NEVER
+
+    def moved_stacks(
+        self, containers: Mapping[str, frozenset[str]], files: Mapping[str, Fingerprint], snapshot: Snapshot
+    ) -> frozenset[str]:
+        """The stacks of which a container or a live file is not as it was at the last look that left nothing to do."""
+        stacks = {name for name, ids in containers.items() if self.containers.get(name) != ids}
+        targets = (state.target for state in snapshot.states)
+        moved = {target.stack for target in targets if files[target.path] != self.files.get(target.path)}
+        return frozenset(stacks | {name for name in moved if name})
 
     def keep_containers(
         self,

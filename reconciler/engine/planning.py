@@ -58,7 +58,7 @@ async def prepare(
     plaintexts: Plaintexts,
     *,
     permissions: Permissions | None = None,
-    look_at_stacks: bool = False,
+    look_at: Collection[str] = (),
     pending_restarts: tuple[Action, ...] = (),
     suspension: Suspension | None = None,
     unsettled: Collection[str] = (),
@@ -66,7 +66,7 @@ async def prepare(
 ) -> Prepared:
     """Decide what this reconciliation would do.
 
-    ``look_at_stacks`` asks every stack for stale containers even where no file changes; ``pending_restarts`` are
+    ``look_at`` names the stacks to ask for stale containers even where no file changes; ``pending_restarts`` are
     actions an earlier run could not finish; ``suspension`` says what nothing may be done about, and why;
     ``unsettled`` are live paths that were written without asking what services need; ``away`` is why the engine cannot
     be asked, where that is known. Guards do not raise: see ``Prepared.check``. Raises LiveFileError,
@@ -84,7 +84,7 @@ async def prepare(
     planning = StackPlanning(
         ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts, unsettled
     )
-    away = away or await _plan_stacks(planning, stacks, look_at_all=look_at_stacks)
+    away = away or await _plan_stacks(planning, stacks, look_at)
     if away is not None:
         changes = [without_engine(change, away, suspension.begun) for change in changes]
         planning = planning.without_engine()
@@ -114,12 +114,12 @@ async def prepare(
 
 
 async def _plan_stacks(
-    planning: StackPlanning, stacks: Sequence[Stack], *, look_at_all: bool
+    planning: StackPlanning, stacks: Sequence[Stack], look_at: Collection[str]
 ) -> EngineUnavailableError | None:
     """Plan for the stacks that something concerns; returns why the engine cannot be asked, or None."""
     try:
         for stack in stacks:
-            if look_at_all or planning.concerns(stack):
+            if stack.name in look_at or planning.concerns(stack):
                 await planning.plan(stack)
         if planning.views:
             await follow_guests(planning)

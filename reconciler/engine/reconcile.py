@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.suspension import suspension_of
@@ -11,6 +11,7 @@ from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
     HeldBackError,
+    HostUnreachableError,
     ReconcilerError,
     RefusedError,
     RevisionError,
@@ -20,7 +21,7 @@ from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Activity, Outcome, Phase, Result, Run
-from reconciler.core.model.targets import OnFailure
+from reconciler.core.model.targets import OnFailure, Stack
 from reconciler.core.ports import Ports
 from reconciler.engine.engine_away import idle_reason
 from reconciler.engine.key_names import KeyNames
@@ -33,6 +34,7 @@ from reconciler.engine.observe import (
     fingerprints,
     load_desired,
     observe,
+    read_manifest,
     require_unmoved,
 )
 from reconciler.engine.operator_requests import carry_out, named_revision
@@ -70,6 +72,7 @@ class Reconciler:
         finally:
             self.activity.since = None
         if not request.dry_run and not outcome.refused:
+            await reconciliation.look_at_services()
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._publish_record()
             await self._publish_ages()
@@ -137,7 +140,10 @@ class Reconciler:
 
 @dataclass(slots=True)
 class _Reconciliation:
-    """One reconciliation: what it was asked, the ``revision`` it works towards, and ``warnings`` beside its outcome."""
+    """One reconciliation: what it was asked, the ``revision`` it works towards, and ``warnings`` beside its outcome.
+
+    ``looked``: it came to where services are looked at, if that is due; or their host cannot be reached.
+    """
 
     ports: Ports
     environment: str
@@ -145,6 +151,7 @@ class _Reconciliation:
     request: ReconcileRequest
     revision: Revision | None = None
     warnings: list[ReconcilerError] = field(default_factory=list)
+    looked: bool = False
 
     async def run(self) -> Outcome:
         """Reconcile, and turn errors into the outcome."""
@@ -156,9 +163,33 @@ class _Reconciliation:
         except HeldBackError as error:
             return Outcome(self.environment, Result.HELD, str(error))
         except ReconcilerError as error:
+            self.looked |= isinstance(error, HostUnreachableError)
             result = Result.STALLED if error.blames_revision else Result.FAILED
             return Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
         return outcome
+
+    async def look_at_services(self) -> None:
+        """Look at the services, if that is due, where the reconciliation has ended before it came to that: what happens
+        to them, and to the engine, is also seen while a revision stalls or a rollback waits."""
+        memory, now = self.memory, self.ports.clock.monotonic()
+        due = now - memory.services_seen_at >= self.ports.settings.drift_interval
+        if self.looked or not (due or memory.engine_away or self.request.trigger == "engine"):
+            return
+        try:
+            stacks = memory.claims.stacks_of(self.environment)
+            if stacks is None and (applied := self.ports.store.environment(self.environment).applied):
+                stacks = (await read_manifest(self.ports, self.environment, applied)).stacks
+            if stacks is not None:
+                await self._observe_stacks(stacks)
+                memory.engine_away = None
+        except EngineUnavailableError as error:
+            memory.engine_away = error if error.files_stay_ours else None
+        except ReconcilerError:  # it is the reconciliation that reports errors
+            pass
+
+    async def _observe_stacks(self, stacks: Sequence[Stack]) -> Mapping[str, frozenset[str]]:
+        self.looked, self.memory.services_seen_at = True, self.ports.clock.monotonic()
+        return await observe_stacks(self.ports, self.environment, stacks)
 
     async def _reconcile(self) -> Outcome:
         """Raises ReconcilerError if nothing was changed, or everything that was changed is restored."""
@@ -312,7 +343,9 @@ class _Reconciliation:
             if not error.files_stay_ours:
                 raise
             away = error
-        moved = containers is not None and (containers, files) != (memory.containers, memory.files)
+        look_at = frozenset() if containers is None else memory.moved_stacks(containers, files, snapshot)
+        if dry_run or pending_restarts or record.degraded:
+            look_at = _names(snapshot.desired)
         begun = unfinished.changes if unfinished else ()
         prepared = await prepare(
             ports,
@@ -325,7 +358,7 @@ class _Reconciliation:
                 accepted_by=self.request.accepted_by,
                 neighbours=memory.claims.neighbours(self.environment),
             ),
-            look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
+            look_at=look_at,
             pending_restarts=pending_restarts,
             suspension=suspension,
             unsettled=record.written_without_engine,
@@ -347,18 +380,21 @@ class _Reconciliation:
 
     async def _containers_if_due(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
         """The container ids of each stack; None if they were looked at less than a drift interval ago."""
+        self.looked = True
         if self.ports.clock.monotonic() - self.memory.stacks_observed_at < self.ports.settings.drift_interval:
             return None
-        return await observe_stacks(self.ports, self.environment, desired.manifest.stacks)
+        return await self._observe_stacks(desired.manifest.stacks)
 
     async def _plan_for(self, name: str) -> Outcome:
         """What a reconciliation would do if git had that revision; memory and metrics of the desired one stay."""
         ports, plaintexts = self.ports, Plaintexts(self.ports)
         record = ports.store.environment(self.environment)
         self.revision = await named_revision(ports, record, name)
-        snapshot = await observe(ports, await load_desired(ports, self.environment, self.revision, plaintexts))
-        suspension = suspension_of(record, ports.clock.now())
-        prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, suspension=suspension)
+        desired = await load_desired(ports, self.environment, self.revision, plaintexts)
+        snapshot, suspension = await observe(ports, desired), suspension_of(record, ports.clock.now())
+        prepared = await prepare(
+            ports, snapshot, KeyNames(), plaintexts, look_at=_names(desired), suspension=suspension
+        )
         self.warnings += [prepared.away] if prepared.away else []
         return _preview(prepared)
 
@@ -376,7 +412,11 @@ class _Reconciliation:
         ports = self.ports
         with contextlib.suppress(ReconcilerError):  # the error is reported where they are needed
             ports.metrics.backups(self.environment, ports.backups.list(self.environment))
-            await observe_stacks(ports, self.environment, desired.manifest.stacks)
+            await self._observe_stacks(desired.manifest.stacks)
+
+
+def _names(desired: Desired) -> frozenset[str]:
+    return frozenset(stack.name for stack in desired.manifest.stacks)
 
 
 def _preview(prepared: Prepared) -> Outcome:

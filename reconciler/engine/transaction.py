@@ -44,7 +44,7 @@ class _PlannedRun:
 def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> _PlannedRun:
     """A new transaction, of which nothing is stored yet; or the unfinished one."""
     plan = prepared.plan
-    record = _settled(ports.store.environment(plan.environment), snapshot, prepared)
+    record = ports.store.environment(plan.environment)
     if unfinished := ports.store.unfinished(plan.environment):
         return _PlannedRun(ports, snapshot, prepared, record, resume(unfinished))
     run = Run(
@@ -298,6 +298,8 @@ def _end(
     """
     ports, plan, transaction = planned.ports, planned.plan, planned.transaction
     record, now = planned.record, ports.clock.now()
+    if wrote:
+        record = _settled(record, planned.snapshot, planned.prepared)
     if wrote and plan.applied:
         record = replace(record, applied=plan.revision, whole=plan.revision if plan.whole else record.whole)
     if healthy and not record.stopped:

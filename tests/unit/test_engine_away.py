@@ -7,7 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.errors import EngineUnavailableError, HostUnreachableError, ReconcilerError, StackGoneError
+from reconciler.core.errors import (
+    EngineUnavailableError,
+    HostUnreachableError,
+    LiveFileError,
+    ReconcilerError,
+    StackGoneError,
+)
 from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result, Run
@@ -233,3 +239,24 @@ async def test_a_file_of_no_stack_is_applied_without_the_engine(new_world: Calla
     assert world.live("api") == "A=2"
     assert (outcome.result, outcome.retry) == (Result.APPLIED, True)
     assert outcome.reason == f"wrote api.env. {AWAY}"
+
+
+async def test_a_restart_that_waited_for_the_engine_outlives_a_run_that_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = fakes._resolved
+    monkeypatch.setattr(fakes, "_resolved", lambda path, data: replace(resolved(path, data), sources=frozenset({path})))
+    world.target_fields["on_change"] = OnChange(ChangeMode.RESTART)
+    world.compose.reachable = False
+    edit(world)
+    await reconcile_once(world, "drift")
+    world.compose.reachable = True
+    world.commit("b", api="A=1", worker="W=2")
+    world.journal.fail("write", LiveFileError("no space left"))
+
+    assert (await reconcile_once(world)).result is Result.FAILED
+    assert "restart api" not in world.steps
+    assert (await reconcile_once(world)).result is Result.APPLIED
+
+    assert [step for step in world.steps if step.startswith("restart")] == ["restart api"]
+    assert world.store.record.written_without_engine == ()

@@ -10,8 +10,10 @@ from reconciler.core.decide.guests import broken_by, cut_off, follow
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model.compose import Action, ActionKind, Guest
 from reconciler.core.model.records import Pause
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import Stack
+from reconciler.engine.reconcile import Reconciler
 from tests.fakes import APP, World, reconcile_once
 
 OWNER = Action("app", "vpn", ActionKind.RECREATE, "KEY changed")
@@ -167,6 +169,19 @@ async def test_a_guest_that_may_not_be_touched_is_named_before_and_after(shared:
     assert f"stack app: the recreate of api breaks worker, which shares the network of app/api: {why}" in notes(outcome)
     assert recreated(shared) == ["recreate api"]
     assert "worker is cut off: the container whose network it shares was removed" in notes(await reconcile_once(shared))
+
+
+async def test_the_note_on_a_guest_ends_with_the_guest(shared: World) -> None:
+    shared.compose.stacks["worker"] = "elsewhere"
+    reconciler = Reconciler(shared.ports(), "production")
+    shared.commit("b", api="A=2", worker="W=1")
+    await reconciler.reconcile(ReconcileRequest("poll"))
+    assert "worker is cut off" in notes(await reconciler.reconcile(ReconcileRequest("watch", poll=False)))
+
+    del shared.compose.running["worker"], shared.compose.joins["worker"]
+    shared.commit("c", api="A=3", worker="W=1")
+    await reconciler.reconcile(ReconcileRequest("poll"))
+    assert "cut off" not in notes(await reconciler.reconcile(ReconcileRequest("watch", poll=False)))
 
 
 async def test_a_guest_whose_owner_is_gone_is_recreated_where_a_restart_is_due(shared: World) -> None:

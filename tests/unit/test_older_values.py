@@ -16,7 +16,7 @@ from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import OnDrift, Stack
 from reconciler.core.secret import Secret
 from reconciler.engine.reconcile import Reconciler
-from tests.fakes import API, World
+from tests.fakes import API, APP, WORKER, World
 
 STACK = Stack("production", "app", "/opt/app")
 
@@ -149,3 +149,31 @@ def test_a_difference_that_no_file_explains_is_noted_without_blaming_one() -> No
     (note,) = notes(STACK, project, [made], {A: A}, managed)
     assert "api runs with other values of EXTRA than the project says, and no managed file explains that" in note
     assert "c4n4ry" not in note
+
+
+async def test_a_change_has_only_its_own_stack_looked_at(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.other_stacks = (Stack("production", "two", APP),)
+    world.compose.stacks["worker"] = "two"
+    world.commit("a", api="A=1", worker="W=1")
+    world.host.put(API, b"A=1\n")
+    world.host.put(WORKER, b"W=1\n")
+    world.compose.start("api", "worker")
+    look = daemon(world)
+    assert (await look("start")).result is Result.IN_SYNC
+    assert models(world) == 2
+
+    world.commit("b", api="A=2", worker="W=1")
+    assert (await look()).result is Result.APPLIED
+    assert models(world) == 3  # before, with the new file staged, and after the write
+    assert (await look("watch")).result is Result.IN_SYNC
+    assert models(world) == 1
+    assert (await look("drift")).result is Result.IN_SYNC
+    assert models(world) == 0
+
+
+def models(world: World) -> int:
+    """How often Compose has resolved a stack since the last time."""
+    number = len([step for step in world.steps if step in ("model", "model-staged")])
+    world.steps.clear()
+    return number

@@ -60,7 +60,8 @@ async def _serve_request(config: ServerConfig, request: Request, progress: Progr
 async def ask_daemon(path: str, request: Request, progress: Progress) -> dict[str, Any] | None:
     """The last line of the daemon's answer, or None where no daemon listens.
 
-    Raises OutsideError; for a request that only reads, also if the answer does not begin within 3 s.
+    Raises OutsideError; for a request that only reads, also if the answer does not begin within 3 s, and for ``status``
+    if it does not end within them.
     """
     if not os.path.exists(path):  # noqa: ASYNC240
         return None
@@ -68,11 +69,11 @@ async def ask_daemon(path: str, request: Request, progress: Progress) -> dict[st
 
     try:
         async with (
+            asyncio.timeout(_PATIENCE if request["kind"] == "status" else None),
             aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(path), timeout=aiohttp.ClientTimeout(total=None)
             ) as session,
             await _answering(session, path, request, progress) as response,
-            asyncio.timeout(_PATIENCE if request["kind"] == "status" else None),
         ):
             response.raise_for_status()
             async for line in response.content:
