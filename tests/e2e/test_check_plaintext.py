@@ -71,6 +71,47 @@ def test_a_secrets_name_in_a_plain_target_is_reported(site: Site) -> None:
     assert findings_of(site) == [("plain-secret", "production/flags.env", 2), ("plain-secret", "staging/flags.env", 2)]
 
 
+# --- files that are no env files ---
+
+OF_A_FORMAT = {
+    "production/app.yaml": f"db:\n  password: {SECRET}\n",
+    "production/app.toml": f"[db]\npassword = '{SECRET}'\n",
+    "scripts/app.ini": f"[db]\npassword = {SECRET}\n",
+    "app.json": f'{{\n  "clientSecret": "{SECRET}"\n}}\n',
+    "production/conf.d/php.conf": f"location / {{\n  fastcgi_param DB_PASSWORD {SECRET};\n}}\n",
+    "production/app.properties": f"# mine\nspring.datasource.password={SECRET}\n",
+    "production/users.xml": f"<users>\n<user><password>{SECRET}</password></user></users>\n",
+    "staging/.npmrc": f"# mine\n//registry.example.org/:_authToken={SECRET}\n",
+    "scripts/run.sh": f"#!/bin/sh\ncurl https://me:{SECRET}@api.example.org\n",
+}
+
+
+@pytest.mark.parametrize("path", OF_A_FORMAT)
+def test_a_secret_is_found_in_a_plain_file_of_any_format(site: Site, path: str) -> None:
+    site.write(path, OF_A_FORMAT[path])
+    assert [(path, line) for rule, path, line in findings_of(site) if rule == "plain-secret"] == [(path, 2)]
+
+
+@pytest.mark.parametrize("path", ["production/flags.env", "production/nginx.conf"])
+def test_a_secret_by_its_form_is_found_in_a_plain_source(site: Site, path: str) -> None:
+    site.remove("env.example")
+    for environment in ("production", "staging"):
+        site.write(f"{environment}/flags.env", FLAGS)
+    site.write(path, f"FEATURE_SEARCH=https://me:{SECRET}@db.example.org\n")
+    assert findings_of(site) == [("plain-secret", path, 1)]
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", "app.yaml.example", "production/environment.yaml", "contracts/api.yaml", ".sops.yaml"]
+)
+def test_placeholders_and_what_this_program_reads_hold_no_plain_secrets(site: Site, path: str) -> None:
+    before = (site.envs / path).read_text() if (site.envs / path).exists() else ""
+    site.write(path, f"{before}# x: https://me:{SECRET}@db.example.org\n#password: swordfish\n")
+    if not before:
+        site.write(path, "password: swordfish\nurl: https://me:swordfish@db.example.org\n")
+    assert findings_of(site) == []
+
+
 # --- odd entries ---
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.exemptions import read_exemptions
 from reconciler.app.checks.parity import check_parity
+from reconciler.app.checks.plain_files import check_plain_files
 from reconciler.app.checks.project_files import check_project_files
 from reconciler.app.checks.recipients import check_copies, check_recipients
 from reconciler.app.checks.survey import Source, Survey, sentence, survey_environments
@@ -99,6 +100,7 @@ def _keyless(surveyed: Survey) -> Iterator[Finding]:
     yield from check_recipients(surveyed)
     yield from check_copies(surveyed)
     yield from check_parity(surveyed)
+    yield from check_plain_files(surveyed)
 
 
 @dataclass(frozen=True, slots=True)
