@@ -60,7 +60,7 @@ _LOGIN = re.compile(
 
 # --- by the name of the key ---
 
-_PASSWORD = re.compile(r"(?:.*(?:PASSWORD|PASSWD|PASSPHRASE|PASS)|.*(?:PASSWORD)S|.*PWD|.*PW|MASTERAUTH)[0-9]*")
+_PASSWORD = re.compile(r"(?:.*(?:PASSWORD|PASSWD|PASSPHRASE|PASS)|.*(?:PASSWORD)S|.*PWD|.*PW|.*PSK|MASTERAUTH)[0-9]*")
 _OF_A_CLIENT = frozenset(
     (
         *("API", "AUTH", "ACCESS", "CLIENT", "CONSUMER", "APP", "APPLICATION", "BOT", "BEARER", "REFRESH", "SESSION"),
@@ -122,7 +122,7 @@ _LITERAL = re.compile(
     r"\"(?P<double>[^\"\n]{0,200})\"|'(?P<single>[^'\n]{0,200})'"
     r"|[\"']?(?P<bare>(?:\$\{[^${}\n]{0,200}\}|[^\s\"',;}\]<]){1,1000})(?P<more>[ \t]+[^\s#;,}\]/\\])?"
 )
-_HINT = re.compile(r"(?i)pass|pw|secret|token|key|cred|auth|salt|hash|dsn|pat|pin")
+_HINT = re.compile(r"(?i)pass|pw|secret|token|key|cred|auth|salt|hash|dsn|pat|psk|connection|webhook")
 _MOST = 100
 _COMMENT = re.compile(r"(?:^[ \t]*(?:[#;]|//[ \t])|[ \t](?:#|//)[ \t]).*$", re.MULTILINE)
 _END_OF_LINE = re.compile(r"[\"']?[ \t]*;?[ \t]*\r?$", re.MULTILINE)
