@@ -50,6 +50,7 @@ _FORMS = (
         ),
     ),
 )
+_ALSO_IN_COMMENTS = frozenset(form for form, _ in _FORMS[:2])  # nobody writes an example in these forms
 _URL = re.compile(r"://(?P<user>[^\s/:@\"'<>]{0,100}):(?P<password>[^\s/@\"'<>]{1,200})@")
 _URL_WITH_KEY = re.compile(r"://(?=(?:[A-Za-z_-]{0,60}[0-9]){3})(?=[0-9_-]{0,60}[A-Za-z])([\w-]{20,100})@")
 _LOGIN = re.compile(
@@ -93,13 +94,14 @@ _RANDOM = re.compile(r"(?=(?:[^0-9]*[0-9]){3})(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9+/
 # --- values that are none ---
 
 _ELSEWHERE = re.compile(
-    r"\$\{|\$\(|\{\{|\}\}|\{%|%\(|%[sd]|<[^<>]*>|@[A-Z_]+@|^[!*&]\w|^\$\w+$|^\$[A-Z][A-Z0-9_]+(?![a-z])|^\.\w"
+    r"\$\{|\$\(|\{\$|^\{.*\}$|\{\{|\}\}|\{%|%\(|%[sd]|<[^<>]*>|@[A-Z_]+@|^[!*&]\w|^\$\w+$|^\$[A-Z][A-Z0-9_]+(?![a-z])|^\.\w|^\$\w+/|^--\w"
     r"|^(?:env|file|vault|ref)[:(+]"
 )
 _DEFAULT = re.compile(r"\$\{\w+:?-([^{}$]+)\}")
 _PLACEHOLDER = re.compile(
     r"(?i)(?:.*[^a-z])?(?:change|replace|insert|fill|put|enter|add)[-_ ]?(?:me|this|it|in|here|your|with)(?:[^a-z].*)?"
-    r"|(?:.*[^a-z])?(?:example|placeholder|redacted|dummy|todo|fixme|changeit)(?:[^a-z].*)?|(?:.*[^a-z])?your[-_ .].*"
+    r"|.*(?:example|placeholder|redacted|dummy|changeme|changeit).*"
+    r"|(?:.*[^a-z])?(?:fake|todo|fixme)(?:[^a-z].*)?|(?:.*[^a-z])?your[-_ .].*"
     r"|.*(?:x{4,}|\*{3,}|\.{3}|…).*|(.)\1*|tbd|foo|bar|baz|foobar|abc|secret|test"
 )
 _WORD = re.compile(
@@ -124,6 +126,7 @@ _LITERAL = re.compile(
 )
 _HINT = re.compile(r"(?i)pass|pw|secret|token|key|cred|auth|salt|hash|dsn|pat|psk|connection|webhook")
 _MOST = 100
+_EXAMPLES_ONLY = re.compile(r"^[ \t{]*[\"']?(?:swagger|openapi)[\"']?[ \t]*:", re.MULTILINE)  # describes an API
 _COMMENT = re.compile(r"(?:^[ \t]*(?:[#;]|//[ \t])|[ \t](?:#|//)[ \t]).*$", re.MULTILINE)
 _END_OF_LINE = re.compile(r"[\"']?[ \t]*;?[ \t]*\r?$", re.MULTILINE)
 
@@ -133,7 +136,7 @@ def plain_secrets(text: str, *, names: bool = True, real: Callable[[str], bool] 
     line and 100 a file, sorted. ``names``: also by the names of keys, which only configuration has; ``real`` rules out
     further placeholders."""
     code = _COMMENT.sub("", _without_xml_comments(text))
-    named = _by_name(_near_secrets(code), real) if names else ()
+    named = _by_name(_near_secrets(code), real) if names and not _EXAMPLES_ONLY.search(text, 0, 2000) else ()
     secrets = {secret.line: secret for secret in islice(chain(_by_form(text, code, real), named), _MOST)}
     return [secrets[line] for line in sorted(secrets)]
 
@@ -153,14 +156,14 @@ def _without_xml_comments(text: str) -> str:
     first, *rest = text.split("<!--")
     parts = [first]
     for part in rest:
-        comment, _, after = part.partition("-->")
-        parts += ["\n" * comment.count("\n"), after]
+        comment, end, after = part.partition("-->")
+        parts += ["\n" * comment.count("\n"), after] if end else [part]
     return "".join(parts)
 
 
 def _by_form(text: str, code: str, real: Callable[[str], bool]) -> Iterator[PlainSecret]:
     for form, pattern in _FORMS:
-        for line, match in _numbered(pattern, text):
+        for line, match in _numbered(pattern, text if form in _ALSO_IN_COMMENTS else code):
             if not _stands_for_one(match[0]) and real(match[0]):
                 yield PlainSecret(line, form=form)
     for line, match in _numbered(_URL, code):
@@ -222,7 +225,7 @@ def _is_secret(name: str, value: str) -> bool:
     words = words_of(name)
     last = words[-1] if words[-1:] and not words[-1].isdigit() else "".join(words[-2:])
     if _PASSWORD.fullmatch(last):
-        return len(value) >= _SHORTEST_PASSWORD
+        return len(value) >= _SHORTEST_PASSWORD and ("PASS" in last or not value.isdigit())
     if _NAME_OF_A_THING.fullmatch(value):
         return False
     if last.startswith("HASH") and not any(map(_PASSWORD.fullmatch, words[:-1])):
