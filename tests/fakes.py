@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,40 @@ from reconciler.core.errors import (
     EngineUnavailableError,
     ForeignKeyError,
     GitUnreachableError,
+    NameTakenError,
     ReconcilerError,
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.compose import Action, Container, Ending, Project, ProjectFiles, Service, StackHealth
+from reconciler.core.model.compose import (
+    Action,
+    Container,
+    Ending,
+    Guest,
+    Project,
+    ProjectFiles,
+    Service,
+    Sight,
+    StackHealth,
+)
 from reconciler.core.model.plans import Plan
-from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
 from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, RevertState, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import Check, Format, HttpCheck, LiveFile, Manifest, Ownership, Stack, Target
+from reconciler.core.model.targets import (
+    Check,
+    Format,
+    HttpCheck,
+    LiveFile,
+    Manifest,
+    OnDrift,
+    Ownership,
+    Parser,
+    Stack,
+    Target,
+)
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry
@@ -155,10 +177,10 @@ class FakeDecryptor:
             raise self.key_error
         return "fake"
 
-    def read(self, name: str, data: bytes) -> Ciphertext:
+    def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
         entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)
-        return Ciphertext(Format.DOTENV, entries, SopsMetadata((), (), ""))
+        return Ciphertext(Format.DOTENV, Format.DOTENV, entries, SopsMetadata((), (), ""))
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         self.journal.note(f"amend {name}")
@@ -170,7 +192,7 @@ class FakeDecryptor:
     async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         return content.reveal()
 
-    async def decrypt(self, name: str, data: bytes) -> Secret:
+    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         self.journal.note(f"decrypt {name}")
         if self.error is not None:
             raise self.error
@@ -188,6 +210,7 @@ def iv(value: str) -> str:
 class FakeHost:
     journal: Journal
     files: dict[str, LiveFile] = field(default_factory=dict)
+    sights: dict[str, Sight] = field(default_factory=dict)
 
     def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
         self.files[path] = LiveFile(Secret(data), mode, 0, 0)
@@ -201,9 +224,16 @@ class FakeHost:
         return self.files.get(path)
 
     async def write(
-        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+        self,
+        path: str,
+        data: Secret,
+        *,
+        mode: int,
+        ownership: Ownership,
+        replaces: LiveFile | None,
+        in_place: bool = False,
     ) -> None:
-        self.journal.note(f"write {path}")
+        self.journal.note(f"{'overwrite' if in_place else 'write'} {path}")
         if self.files.get(path) != replaces:
             raise ChangedMeanwhileError("changed", where=path)
         self.files[path] = LiveFile(data, mode, ownership.uid or 0, ownership.gid or 0)
@@ -214,6 +244,9 @@ class FakeHost:
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership()
+
+    async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
+        return self.sights.get(path, Sight.UNKNOWN)
 
     async def resolve(self, path: str) -> str:
         return path
@@ -230,7 +263,8 @@ class FakeHost:
 class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
-    ``sick`` maps a line of an env file to the health it gives its service.
+    ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
+    which other one.
     """
 
     journal: Journal
@@ -243,6 +277,9 @@ class FakeCompose:
     stacks: dict[str, str] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
+    joins: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _joined: dict[str, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
     ended: dict[str, Ending] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -252,7 +289,9 @@ class FakeCompose:
 
     def start(self, *services: str) -> None:
         for service in services:
-            self.running[service] = self._container(service)
+            container = self.running[service] = self._container(service)
+            if service in self.joins:
+                self._joined[container.id] = self.running[self.joins[service][1]].id
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._reach()
@@ -280,10 +319,32 @@ class FakeCompose:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
 
+    async def guests(self) -> tuple[Guest, ...]:
+        self._reach()
+        return self.guests_now()
+
+    def guests_now(self) -> tuple[Guest, ...]:
+        present = {container.id for container in self.running.values()}
+        guests = []
+        for name, (word, _) in self.joins.items():
+            identity = self.running[name].id
+            owner = self._joined[identity]
+            gone = owner not in present
+            lost = (word,) if gone and word != "volumes" else ()
+            guests.append(Guest(identity, name, {word: frozenset({owner})}, lost=lost, gone=gone, service=name))
+        return tuple(guests)
+
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         self._reach()
         self.journal.note("glance")
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
+
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        self._reach()
+        if taken := self.taken.intersection(services):
+            raise NameTakenError(f"{', '.join(taken)} is taken by the container stranger")
 
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
         self._reach()
@@ -491,6 +552,9 @@ class SilentMetrics:
         self.corrections: list[str] = []
         self.delivery_times: list[float] = []
         self.failures = 0
+        self.applied_commits: dict[str, str] = {}
+        self.delivered_targets: dict[str, float] = {}
+        self.engine_up: bool | None = None
         self.ages: dict[str, float | None] = {}
         self.failing_decryptions: dict[str, str] = {}
 
@@ -520,6 +584,12 @@ class SilentMetrics:
     def delivered(self, environment: str, seconds: float) -> None:
         self.delivery_times.append(seconds)
 
+    def applied(self, environment: str, applied: Iterable[Applied]) -> None:
+        self.applied_commits = {state.source: state.commit[:1] for state in applied}
+
+    def delivered_target(self, environment: str, target: str, seconds: float) -> None:
+        self.delivered_targets[target] = seconds
+
     def remembered(self, record: EnvironmentRecord, at: float) -> None: ...
 
     def verified(self, environment: str, result: str, reason: str = "") -> None: ...
@@ -531,6 +601,9 @@ class SilentMetrics:
 
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
         self.stacks = tuple(stacks)
+
+    def engine(self, environment: str, up: bool | None) -> None:
+        self.engine_up = up
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         self.ages[target] = at
@@ -563,6 +636,7 @@ class World:
         self.probe = FakeProbe()
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
+        self.reported: set[str] = set()  # sources whose hand edits are only reported
         self.run_numbers = itertools.count()  # no two processes give the same
 
     def commit(self, name: str, **files: str) -> None:
@@ -601,8 +675,9 @@ class World:
 
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
         def target(source: str) -> Target:
-            stack = self.compose.stack_of(_service(source))
-            return Target(environment, source, f"{APP}/{source}", stack=stack, **self.target_fields)  # type: ignore[arg-type]
+            stack = self.compose.stack_of(_service(source)) or None
+            fields = {**self.target_fields, **({"on_drift": OnDrift.REPORT} if source in self.reported else {})}
+            return Target(environment, source, f"{APP}/{source}", stack=stack, **fields)  # type: ignore[arg-type]
 
         return Manifest(environment, (self.stack, *self.other_stacks), tuple(map(target, text.decode().split())))
 

@@ -6,24 +6,25 @@ first scrape of a series.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Kind, Plan, SyncStatus
-from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Phase, Result
 from reconciler.core.model.targets import Target
 
 # From a commit to its services, and from a failure to its end: people merge, images start, somebody wakes up at night.
 _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
+_TARGET = ("environment", "target")
 _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
-# What the webhook answers: accepted, not authentic, too large.
-_WEBHOOK_CODES = (202, 403, 413)
+# What the webhook answers: accepted, not authentic, too slow, too large.
+_WEBHOOK_CODES = (202, 403, 408, 413)
 # An orphan is no longer a target: it has no series.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # What git no longer names is no longer a target.
@@ -123,6 +124,12 @@ class PrometheusMetrics(SourceMetrics):
         )
         self._drift_detected = counter("drift_detected", "Times drift was detected.", "environment", "target")
         self._drift_corrected = counter("drift_corrected", "Times drift was corrected.", "environment", "target")
+        self._applied = gauge(
+            "target_revision_info", "The revision whose content of the target is in place.", *_TARGET, "revision"
+        )
+        self._applied_after = gauge(
+            "target_commit_to_applied_seconds", "From the newest commit that changed it to healthy services.", *_TARGET
+        )
         self._drift_corrections = gauge(
             "drift_corrections_last_hour", "Times drift was corrected within the last hour.", "environment", "target"
         )
@@ -147,6 +154,9 @@ class PrometheusMetrics(SourceMetrics):
         service = ("environment", "stack", "service")
         self._recreate = self._counter(
             "service_recreate", "Services recreated, restarted or signalled.", *service, "result"
+        )
+        self._engine_up = self._gauge(
+            "engine_up", "1 while the Docker engine of the environment's stacks answers.", "environment"
         )
         self._service_healthy = self._gauge(
             "service_healthy", "1 where the service is healthy; one series a service.", *service, "state"
@@ -261,7 +271,7 @@ class PrometheusMetrics(SourceMetrics):
         states = (self._drift, self._drift_keys, self._drift_since_gauge, self._pending, self._sync)
         counts = (self._drift_detected, self._drift_corrected, self._drift_corrections)
         kept = (self._backups, self._backup_last, self._paused, self._paused_until, self._rotated)
-        for series in (*states, *counts, *kept):
+        for series in (*states, *counts, *kept, self._applied, self._applied_after):
             series.remove_by_labels({"environment": gone.environment, "target": gone.id})
         self.forget_decryption(gone.environment, gone.id)
         self._drift_since.pop((gone.environment, gone.id), None)
@@ -281,6 +291,16 @@ class PrometheusMetrics(SourceMetrics):
         recent = [at for at in self._corrections.get((environment, target), ()) if 0 <= now - at < HOUR]
         self._corrections[environment, target] = recent
         self._drift_corrections.labels(environment, target).set(len(recent))
+
+    def applied(self, environment: str, applied: Iterable[Applied]) -> None:
+        commits = {f"{environment}/{state.source}": state.commit for state in applied}
+        for target in self._targets.get(environment, ()):
+            self._applied.remove_by_labels({"environment": environment, "target": target})
+            if commit := commits.get(target):
+                self._applied.labels(environment, target, commit[:12]).set(1)
+
+    def delivered_target(self, environment: str, target: str, seconds: float) -> None:
+        self._applied_after.labels(environment, target).set(seconds)
 
     def delivered(self, environment: str, seconds: float) -> None:
         self._delivery.labels(environment).observe(seconds)
@@ -337,6 +357,12 @@ class PrometheusMetrics(SourceMetrics):
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None:
         self._rollback.labels(environment, kind, "ok" if ok else "failed").inc()
 
+    def engine(self, environment: str, up: bool | None) -> None:
+        if up is None:
+            self._engine_up.remove_by_labels({"environment": environment})
+        else:
+            self._engine_up.labels(environment).set(int(up))
+
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         if at is None:
             self._rotated.remove_by_labels({"environment": environment, "target": target})
@@ -349,7 +375,7 @@ class PrometheusMetrics(SourceMetrics):
             self._last_result.labels(outcome.environment, result).set(int(result is outcome.result))
         self._reconcile_duration.labels(outcome.environment).observe(seconds)
         self._last_attempt.labels(outcome.environment).set(at)
-        followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_drift_waits
+        followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_targets_wait
         if followed or outcome.result in (Result.APPLIED, Result.IN_SYNC, Result.CORRECTED):
             self._last_success.labels(outcome.environment).set(at)
             self._backup_failing.labels(outcome.environment).set(0)  # one that is needed was taken
@@ -359,9 +385,25 @@ class PrometheusMetrics(SourceMetrics):
     def tick(self, at: float) -> None:
         self._tick.set(at)
 
+    def watch_disk(self, measure: Callable[[], tuple[int, int, int]]) -> None:
+        """Show with every scrape what is free on the disk of the state directory: ``measure`` returns free bytes, free
+        inodes and all inodes, or raises OSError."""
+        free_bytes = self._gauge("state_free_bytes", "Free space on the disk of the state directory.")
+        free_bytes.set_function(lambda: _disk_state(measure)[0])
+        free_inodes = self._gauge("state_free_inodes", "Free inodes there; -1: it has no fixed number of them.")
+        free_inodes.set_function(lambda: _disk_state(measure)[1])
+
     def announced(self, code: int) -> None:
         """The webhook has answered a request with this HTTP status."""
         self._webhook.labels(code).inc()
+
+
+def _disk_state(measure: Callable[[], tuple[int, int, int]]) -> tuple[float, float]:
+    try:
+        free_bytes, free_inodes, inodes = measure()
+    except OSError:
+        return float("nan"), float("nan")
+    return free_bytes, free_inodes if inodes else -1
 
 
 def _info(target: Target) -> tuple[str, ...]:

@@ -14,8 +14,11 @@ import os
 import resource
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from reconciler.core.errors import ExhaustedError
+from reconciler.core.exhaustion import exhausted_by
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -28,7 +31,10 @@ class MissingProgramError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A finished process. ``exit_code`` is negative for a signal. Output is bytes and never shown by repr."""
+    """A finished process. ``exit_code`` is negative for a signal. Output is bytes and never shown by repr.
+
+    ``out_of_memory``: it was killed, and the kernel has killed something on this machine for want of memory meanwhile.
+    """
 
     program: str
     exit_code: int
@@ -36,6 +42,12 @@ class Completed:
     stderr: bytes = field(default=b"", repr=False)
     timed_out: bool = False
     overflowed: bool = False
+    out_of_memory: bool = False
+
+    @property
+    def killed(self) -> bool:
+        """Whether it, or what a docker command or shell has started for it, ended by SIGKILL."""
+        return self.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL, 255)
 
     @property
     def ok(self) -> bool:
@@ -61,19 +73,28 @@ async def run(
 ) -> Completed:
     """Run ``argv`` to its end and return what it printed.
 
-    Raises MissingProgramError where it cannot be started. Cancelling ends the process group first.
+    Raises MissingProgramError where it cannot be started, ExhaustedError where nothing can. Cancelling ends the process
+    group first.
     """
+    program, kills = os.path.basename(argv[0]), _kills_for_memory()
     try:
         process = await _start(argv, env, cwd, piped_input=stdin is not None)
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise MissingProgramError(os.path.basename(argv[0])) from error
-    except OSError as error:
-        if error.errno == errno.ENOEXEC:  # built for another machine, or a script without its first line
-            raise MissingProgramError(os.path.basename(argv[0])) from error
+        raise MissingProgramError(program) from error
+    except (OSError, RuntimeError, MemoryError) as error:
+        if (
+            isinstance(error, OSError) and error.errno == errno.ENOEXEC
+        ):  # for another machine, or without its first line
+            raise MissingProgramError(program) from error
+        if facts := exhausted_by(error):
+            raise ExhaustedError(f"{program} cannot be started: {facts[0]}", hint=facts[1]) from error
         raise
     for kind, value in limits.resources.items():
         _limit(process.pid, kind, value)
-    return await _collect(process, os.path.basename(argv[0]), stdin, limits)
+    done = await _collect(process, program, stdin, limits)
+    if not done.killed or done.timed_out or done.overflowed:
+        return done
+    return replace(done, out_of_memory=_kills_for_memory() > kills)
 
 
 async def _start(
@@ -103,6 +124,13 @@ async def _start(
                 async with asyncio.timeout(_LINGER):
                     await process.wait()
         raise
+
+
+def _kills_for_memory() -> int:
+    """How many processes the kernel has killed since it started, as memory ran out; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    return 0
 
 
 def _limit(pid: int, kind: int, value: int) -> None:

@@ -12,9 +12,10 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from reconciler.adapters.disk import disk_reason, disk_state
 from reconciler.adapters.store_json import (
     action_from_json,
     ran_service_from_json,
@@ -22,8 +23,10 @@ from reconciler.adapters.store_json import (
     run_facts,
     run_from_row,
 )
+from reconciler.adapters.store_statements import Execute, insert_pending_restarts, upsert_applied, upsert_environment
 from reconciler.core.decide.guards import folded
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
+from reconciler.core.exhaustion import missing_space
 from reconciler.core.model.compose import Action, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
@@ -75,8 +78,6 @@ _OUTSIDE = {
     sqlite3.SQLITE_NOMEM: "Free some memory",
 }
 
-Execute = Callable[..., sqlite3.Cursor]
-
 
 class SqliteStore:
     """The ``Store`` port. Raises StoreError for a file that is damaged or has another version.
@@ -121,7 +122,7 @@ class SqliteStore:
 
     def save_environment(self, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
-            do(*_upsert_environment(record))
+            do(*upsert_environment(record))
 
     def applied(self, environment: str) -> Mapping[str, Applied]:
         rows = self._all(
@@ -129,6 +130,11 @@ class SqliteStore:
             environment,
         )
         return {row[1]: dataclasses.replace(Applied(*row), prune=bool(row[7])) for row in rows}
+
+    def advance(self, environment: str, paths: Collection[str], commit: str) -> None:
+        with self._transaction() as do:
+            for path in paths:
+                do("UPDATE applied SET commit_id = ? WHERE environment = ? AND path = ?", (commit, environment, path))
 
     # --- what a blob decrypts to, as a keyed digest ---
 
@@ -199,15 +205,15 @@ class SqliteStore:
                 "INSERT INTO run (id, environment, started_at, facts) VALUES (?, ?, ?, ?)",
                 (run.id, run.environment, run.started_at, run_facts(run)),
             )
-            _insert_pending_restarts(do, run.id, run.environment, run.actions)
+            insert_pending_restarts(do, run.id, run.environment, run.actions)
 
     def amend(self, run: Run, record: EnvironmentRecord | None = None) -> None:
         with self._transaction() as do:
             do("UPDATE run SET facts = ?, reason = ? WHERE id = ?", (run_facts(run), run.reason, run.id))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
-            _insert_pending_restarts(do, run.id, run.environment, run.actions)
+            insert_pending_restarts(do, run.id, run.environment, run.actions)
             if record is not None:
-                do(*_upsert_environment(record))
+                do(*upsert_environment(record))
 
     def unfinished(self, environment: str) -> Run | None:
         row = self._one(f"{_SELECT_RUN} WHERE environment = ? AND result IS NULL ORDER BY number DESC", environment)
@@ -217,12 +223,12 @@ class SqliteStore:
     def reopen(self, run: Run, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
             do("UPDATE run SET result = NULL, finished_at = NULL WHERE id = ?", (run.id,))
-            do(*_upsert_environment(record))
+            do(*upsert_environment(record))
 
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
         with self._transaction() as do:
             do("UPDATE run SET reason = rtrim(reason, '.') || '. ' || ? WHERE id = ?", (sentence, run))
-            do(*_upsert_environment(record))
+            do(*upsert_environment(record))
 
     def pending_restarts(self, environment: str) -> tuple[Action, ...]:
         rows = self._all(
@@ -253,7 +259,7 @@ class SqliteStore:
                 if (action.stack, action.service) in done:
                     do("DELETE FROM pending_restart WHERE rowid = ?", (rowid,))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
-            _insert_pending_restarts(do, run.id, run.environment, pending_restarts)
+            insert_pending_restarts(do, run.id, run.environment, pending_restarts)
             do(
                 "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
                 "WHERE environment = ? AND result IS NULL AND id != ?",
@@ -270,8 +276,8 @@ class SqliteStore:
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
             for state in applied:
-                do(*_upsert_applied(run.environment, state))
-            do(*_upsert_environment(record))
+                do(*upsert_applied(run.environment, state))
+            do(*upsert_environment(record))
 
     def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
         names = [environment] if isinstance(environment, str) else environment
@@ -300,7 +306,7 @@ class SqliteStore:
             _create_atomically(self._path)
         except OSError as error:
             hint = "Make state_dir writable for the daemon's user, with free space in it"
-            problem = f"cannot create the state database ({os.strerror(error.errno or 0)})"
+            problem = f"cannot create the state database ({disk_reason(error, self._path)})"
             raise StoreError(problem, where=self._path, hint=hint) from error
 
     def _prepare(self) -> None:
@@ -386,8 +392,17 @@ class SqliteStore:
         hint = _OUTSIDE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
         if hint is None:
             return self._damaged(str(error))
-        problem = f"the state database cannot be used now ({error})"
+        problem = f"the state database cannot be used now ({error}{self._full(error)})"
         return StoreUnavailableError(problem, where=self._path, hint=f"{hint}. Will retry")
+
+    def _full(self, error: sqlite3.DatabaseError) -> str:
+        """What is full about the disk, where that may be why."""
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            return ""
+        with contextlib.suppress(OSError):
+            space, free, inodes = disk_state(self._path)
+            return f": {missing_space(free, inodes)[0]}" if not space or (inodes and not free) else ""
+        return ""
 
     def _damaged(self, reason: str) -> StoreError:
         hint = (
@@ -412,36 +427,3 @@ def _create_atomically(path: str) -> None:
     finally:
         os.close(descriptor)
         os.unlink(new)
-
-
-def _insert_pending_restarts(do: Execute, run: str, environment: str, actions: Sequence[Action]) -> None:
-    for action in actions:
-        do(
-            "INSERT INTO pending_restart VALUES (?, ?, ?)",
-            (run, environment, json.dumps(dataclasses.asdict(action), sort_keys=True)),
-        )
-
-
-def _upsert_environment(record: EnvironmentRecord) -> tuple[str, tuple[str, str]]:
-    return (
-        "INSERT INTO environment VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record",
-        (record.name, json.dumps(dataclasses.asdict(record))),
-    )
-
-
-def _upsert_applied(environment: str, applied: Applied) -> tuple[str, tuple[object, ...]]:
-    return (
-        "INSERT OR REPLACE INTO applied (environment, path, source, digest, mode, commit_id, at, stack, prune) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            environment,
-            applied.path,
-            applied.source,
-            applied.digest,
-            applied.mode,
-            applied.commit,
-            applied.at,
-            applied.stack,
-            int(applied.prune),
-        ),
-    )

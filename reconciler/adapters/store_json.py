@@ -15,13 +15,16 @@ from reconciler.core.model.targets import Parser
 
 def record_from_json(text: str) -> EnvironmentRecord:
     data = json.loads(text)
-    for name in ("head", "applied", "healthy"):
+    data["whole"] = data["whole"] if "whole" in data else data["applied"]  # an earlier version only had this
+    for name in ("head", "applied", "healthy", "whole"):
         data[name] = Revision(**data[name]) if data[name] else None
     if pin := data["pin"]:
         data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
     data["quarantines"] = tuple(map(_quarantine_from_json, data["quarantines"]))
     data["reverts"] = tuple(data["reverts"])
+    data["cut_off"] = tuple(data.get("cut_off", ()))
     data["pauses"] = tuple(Pause(**pause) for pause in data["pauses"])
+    data["written_without_engine"] = tuple(data.get("written_without_engine", ()))  # an earlier version's has none
     return EnvironmentRecord(**data)
 
 
@@ -33,7 +36,7 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 # Fields of a run that have no column.
 _FACTS = (
     *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
-    "accepted",
+    *("accepted", "restored_at"),
 )
 
 
@@ -59,6 +62,7 @@ def run_from_row(row: tuple[Any, ...]) -> Run:
         silent=tuple(data["silent"]),
         rolling_back=data["rolling_back"],
         accepted=tuple(data.get("accepted", ())),  # an earlier version's has none
+        restored_at=data.get("restored_at", 0.0),
         finished_at=finished_at,
         result=Result(result) if result else None,
         reason=reason,
@@ -71,7 +75,8 @@ def _run_change_from_json(data: dict[str, Any]) -> RunChange:
 
 
 def action_from_json(data: dict[str, Any]) -> Action:
-    return Action(**{**data, "kind": ActionKind(data["kind"])})
+    stale = data["stale"] if isinstance(data["stale"], list) else ()  # an earlier version only noted whether
+    return Action(**{**data, "kind": ActionKind(data["kind"]), "stale": tuple(stale)})
 
 
 def ran_service_from_json(data: dict[str, Any]) -> RanService:

@@ -10,16 +10,19 @@ IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
 _OF_RESULT = {
     **dict.fromkeys(("applied", "in_sync", "corrected"), IN_SYNC),
     **dict.fromkeys(("pending", "drifted", "held"), PENDING),
-    "rolled_back": ROLLED_BACK,
+    **dict.fromkeys(("rolled_back", "rolling_back"), ROLLED_BACK),
 }
 
 
 def outcome_exit_code(outcome: Mapping[str, Any]) -> int:
     """As the result says; but being in sync with an older revision than the branch's head is not being in sync.
 
-    If git does not answer, that is an error; if an operator must act (quarantine, rewritten history), it is pending.
+    If git or the Docker engine does not answer, that is an error; if an operator must act (quarantine, rewritten
+    history), it is pending.
     """
     code = _OF_RESULT.get(outcome["result"], ERROR)
+    if code == IN_SYNC and outcome["retry"]:
+        return ERROR
     if outcome["warning"] and (code == IN_SYNC or outcome["result"] in ("pending", "drifted")):
         return ERROR if outcome["retry"] else PENDING
     return code

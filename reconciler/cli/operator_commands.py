@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,9 +39,11 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
 
     Exits 0, or 1 if it cannot start.
     """
+    early: list[int] = []  # a SIGHUP before the daemon can handle it would otherwise end the process
+    signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     from reconciler.app.daemon.service import run_daemon
 
-    run_daemon(_load(config), lambda: _load(config))
+    run_daemon(_load(config), lambda: _load(config), early)
 
 
 @commands.command(short_help="reconcile now")

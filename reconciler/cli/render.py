@@ -25,6 +25,7 @@ _COLOURS = {
     "orphan": "yellow",
     "warning": "yellow",
     "drifted": "yellow",
+    "rolling_back": "magenta",
     "rolled_back": "magenta",
     "unfinished": "magenta",
 }

@@ -90,6 +90,10 @@ class ModelRefusedError(RevisionError):
     """Docker Compose refuses the project with the new files."""
 
 
+class NameTakenError(ModelRefusedError):
+    """A container that is not of the service has the name that the service's container needs; nothing was touched."""
+
+
 class StartedOtherwiseError(ModelRefusedError):
     """The manifest and the running containers disagree about how the project is run, or that can no longer be
     repeated: nothing of the stack is touched."""
@@ -97,6 +101,10 @@ class StartedOtherwiseError(ModelRefusedError):
 
 class UnhealthyError(RevisionError):
     """A service that was healthy before the change is not healthy after it."""
+
+
+class StillStartingError(UnhealthyError):
+    """The same, but nothing of it has failed: it takes longer than it may."""
 
 
 # --- something outside is at fault: restarts stay pending, retried with backoff ---
@@ -114,6 +122,10 @@ class KeyUnavailableError(OutsideError):
 
 class DecryptFailedError(OutsideError):
     """sops itself could not run, crashed, or ran into a limit."""
+
+
+class ExhaustedError(OutsideError):
+    """The machine lets no process be started: processes, memory or files have run out."""
 
 
 class GitUnreachableError(OutsideError):
@@ -157,16 +169,25 @@ class StoreUnavailableError(OutsideError):
 
 
 class EngineUnavailableError(OutsideError):
-    """Docker or Compose does not answer, or the stack cannot be reached on this server."""
+    """Docker or Compose does not answer, or the stack cannot be reached on this server.
+
+    ``files_stay_ours``: the live files can be measured and restored meanwhile; only the services have to wait.
+    """
+
+    files_stay_ours = True
 
 
 class StackGoneError(EngineUnavailableError):
     """The stack's directory or compose file is not on this server."""
 
+    files_stay_ours = False
+
 
 class HostUnreachableError(EngineUnavailableError):
     """A machine reached over SSH does not answer, does not let us in, or is not the one we know; its engine cannot be
     reached either."""
+
+    files_stay_ours = False
 
 
 class ServiceFailedError(OutsideError):

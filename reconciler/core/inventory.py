@@ -67,7 +67,8 @@ class FoundProject:
     are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value. ``env_files``,
     ``project_directory`` and ``named`` (its name) are what it was started with (--env-file, --project-directory, -p),
     empty for Compose's defaults; ``options`` are the options of `docker compose` before its subcommand. ``problem``
-    says why the inventory is incomplete (a file that is missing or cannot be read); "" otherwise.
+    says why the inventory is incomplete (a file that is missing or cannot be read); "" otherwise. ``notes`` name what
+    is missing for a service that does not run, which hides nothing.
     """
 
     name: str
@@ -83,6 +84,7 @@ class FoundProject:
     project_directory: str = ""
     options: tuple[str, ...] = ()
     problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 MAX_FILES = 20_000
 MAX_TOTAL = 512 * 1024 * 1024
 """Bytes of all files together; far more than any configuration repository, and small enough for memory."""
 
+IGNORED = "it is ignored"
+"""The beginning of a reason in ``Tree.unheld``: git is not meant to hold the file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
     """``files`` has the content of regular files by path, relative to the directory; ``odd`` describes everything else
     ("a symbolic link", "larger than 5 MiB"). ``above`` are the .sops.yaml files of the parent directories, nearest
-    first, by path ("../.sops.yaml"). ``unheld`` says for files that git does not hold why it does not.
+    first, by path ("../.sops.yaml"). ``unheld`` says for files that git does not hold why it does not. ``earlier`` has
+    those earlier versions of a file in git that are as long as what it holds, should that be a file of its own.
     """
 
     files: Mapping[str, bytes] = field(repr=False)
     odd: Mapping[str, str] = field(default_factory=dict)
     above: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     unheld: Mapping[str, str] = field(default_factory=dict)
+    earlier: Mapping[str, Sequence[bytes]] = field(default_factory=dict, repr=False)
 
     def directories(self) -> tuple[str, ...]:
         """The names of the directories directly below, sorted."""

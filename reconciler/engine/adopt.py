@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from reconciler.core.decide import guards
 from reconciler.core.errors import GitUnreachableError, HistoryRewrittenError, RefusedError, SourceError
-from reconciler.core.model.requests import Adopted
+from reconciler.core.model.plans import KeyChange
+from reconciler.core.model.requests import Adopted, GitAnswer
 from reconciler.core.model.revisions import Blob, Revision
 from reconciler.core.model.targets import Format, Target, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.sops import adoption
 from reconciler.core.sops.adoption import Proposal
-from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.file_format import formats
 from reconciler.engine.observe import Plaintexts, path_in_git, read_manifest, read_source
 from reconciler.engine.target_revision import accepted_head
 
 
-async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[str] = ()) -> Adopted:
-    """Propose the live file of the target, or only these ``keys`` of it, on top of the accepted head.
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """What is to be pushed: ``files`` (path in git → content) on top of ``base``."""
 
-    Needs no secret but the server's own key: the source names its recipients. Pushes only what decrypts to exactly the
-    adopted content. Nothing changes on this server. Raises RefusedError if it cannot or should not be adopted, and as
-    the ports do.
+    target: Target
+    branch: str
+    base: Revision
+    files: Mapping[str, bytes] = field(repr=False)
+    message: str
+    keys: KeyChange
+    whole: bool
+
+
+async def prepare_adoption(
+    ports: Ports, environment: str, target_id: str, keys: Sequence[str], answer: GitAnswer
+) -> Adoption:
+    """Encrypt the live file of the target, or only these ``keys`` of it, for a commit on top of the accepted head.
+
+    Needs no secret but the server's own key: the source names its recipients. The result decrypts to exactly the
+    adopted content. Nothing changes on this server. ``answer`` is git's. Raises RefusedError if it cannot or should not
+    be adopted, and as the ports do.
     """
-    head = await _head(ports, environment)
+    head = await _head(ports, environment, answer)
     target = await _target(ports, environment, head, target_id)
     live = await ports.host.read(target.path)
     if live is None:
@@ -45,19 +62,24 @@ async def adopt(ports: Ports, environment: str, target_id: str, keys: Sequence[s
     await _require_round_trip(ports, target, blob, written, proposal)
     branch = adoption.branch(environment_of(environment), ports.clock.now())
     message = adoption.adoption_message(target, proposal.keys, ports.settings.host)
-    ports.progress(f"pushing {branch}")
-    path = path_in_git(ports, environment, target.source)
-    commit = await ports.git_writer.propose(branch, head.commit, {path: written}, message)
-    return Adopted(target, branch, commit, head, proposal.keys, whole=not by_line)
+    files = {path_in_git(ports, environment, target.source): written}
+    return Adoption(target, branch, head, files, message, proposal.keys, whole=not by_line)
 
 
-async def _head(ports: Ports, environment: str) -> Revision:
-    """The accepted head, after asking git.
+async def push_adoption(ports: Ports, adoption: Adoption) -> Adopted:
+    """Push it as a branch. Raises RefusedError if the remote rejects it, GitUnreachableError."""
+    ports.progress(f"pushing {adoption.branch}")
+    commit = await ports.git_writer.propose(adoption.branch, adoption.base.commit, adoption.files, adoption.message)
+    return Adopted(adoption.target, adoption.branch, commit, adoption.base, adoption.keys, adoption.whole)
+
+
+async def _head(ports: Ports, environment: str, answer: GitAnswer) -> Revision:
+    """The accepted head, given git's answer.
 
     If a newer one is not accepted because of its signature, the commit goes on top of the one before. But on top of a
     rewritten history it would bring that history back.
     """
-    head, warning = await accepted_head(ports, environment, poll=True)
+    head, warning = await accepted_head(ports, environment, poll=True, answer=answer)
     if isinstance(warning, GitUnreachableError | HistoryRewrittenError):
         raise warning
     return head
@@ -74,9 +96,14 @@ async def _target(ports: Ports, environment: str, head: Revision, target_id: str
 
 def _format(ports: Ports, target: Target, blob: Blob) -> Format:
     """The source's format. Raises RefusedError for one that sops rewrites as a whole, in a form of its own."""
-    file_format = format_of(target.source, blob.data) if target.encrypted else Format.PLAIN
-    if file_format not in (Format.DOTENV, Format.BINARY, Format.PLAIN):
-        hint = f"Make the change with `sops edit {path_in_git(ports, target.environment, target.source)}`"
+    if not target.encrypted:
+        return Format.PLAIN
+    file_format, output = formats(target.source, blob.data, target.parser)
+    if file_format not in (Format.DOTENV, Format.BINARY):
+        path = path_in_git(ports, target.environment, target.source)
+        hint = f"Make the change with `sops edit {path}`"
+        if output is not file_format:
+            hint = f"Convert it to {output} first: `reconciler check` shows the command"
         raise RefusedError(f"a {file_format} source cannot be adopted byte for byte", where=target.id, hint=hint)
     return file_format
 

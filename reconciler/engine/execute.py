@@ -7,18 +7,20 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from reconciler.core.decide import health
-from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, UnhealthyError
-from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth
+from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, StillStartingError, UnhealthyError
+from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth, Sight
 from reconciler.core.model.plans import Change
 from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
 from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.backup import entry_of, take_backup
-from reconciler.engine.observe import Snapshot
+from reconciler.engine.mounted_files import sights_of
+from reconciler.engine.observe import Snapshot, require_unmoved
 from reconciler.engine.phases import phase
-from reconciler.engine.planning import Prepared, StackView, affected
+from reconciler.engine.planning import Prepared
 from reconciler.engine.stack_health import begin_restart, stopped_by_somebody
+from reconciler.engine.stack_planning import StackView, affected
 
 _HEALTH_INTERVAL = 0.2  # seconds between two looks at the containers while waiting for health; one costs some ms
 
@@ -37,8 +39,9 @@ class Transaction:
 
     ``run`` is as last stored, with its writes and pending actions. ``spared`` are live paths that somebody edited
     during the run; ``touched`` are the (stack, service) pairs that were acted on; ``projects`` are the stacks as
-    Compose resolves them after the change. ``acted``: all of its actions were carried out, so a service that is stopped
-    now was stopped by somebody else; ``left_stopped`` are such services, which nothing starts.
+    Compose resolves them after the change; ``startups`` are as in EnvironmentRecord. ``acted``: all of its actions were
+    carried out, so a service that is stopped now was stopped by somebody else; ``left_stopped`` are such services,
+    which nothing starts.
     """
 
     run: Run
@@ -48,6 +51,7 @@ class Transaction:
     touched: set[tuple[str, str]] = field(default_factory=set)
     projects: dict[str, Project] = field(default_factory=dict, repr=False)
     services: tuple[ServiceHealth, ...] = ()
+    startups: dict[str, float] = field(default_factory=dict)
     acted: bool = False
     left_stopped: set[str] = field(default_factory=set)
 
@@ -60,17 +64,24 @@ def resume(run: Run) -> Transaction:
 async def execute(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
     """Apply the plan, and keep ``transaction`` up to date, so that the caller can undo it or leave it pending.
 
-    Raises OutsideError (engine, disk), ModelRefusedError and UnhealthyError (the revision is to blame),
-    ServiceFailedError (unhealthy, as before the change).
+    Without the engine only the files are written; an unfinished run stays so. Raises OutsideError (engine, disk),
+    ModelRefusedError and UnhealthyError (the revision is to blame), ServiceFailedError (unhealthy, as before the
+    change).
     """
     await _back_up(ports, transaction, snapshot, prepared)
     await _begin(ports, transaction, prepared)
     transaction.stage = Stage.WRITE
     await _write_all(ports, transaction, snapshot, prepared)
     transaction.stage = Stage.SERVICES
+    if prepared.away is not None:
+        if transaction.resumed:
+            raise prepared.away
+        return
     views = await _store_pending_restarts(ports, transaction, prepared)
+    await _require_unmoved(ports, transaction, snapshot, prepared)
     await act(ports, transaction, views)
     transaction.services = await verify(ports, transaction, views)
+    await _require_new_files(ports, transaction, views)
 
 
 async def _back_up(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
@@ -134,18 +145,26 @@ async def _write_all(ports: Ports, transaction: Transaction, snapshot: Snapshot,
             path = change.target.path
             live, data = snapshot.live[path], prepared.staged[path]
             try:
-                await put(ports, path, data, mode=change.target.mode, ownership=snapshot.ownership[path], replaces=live)
+                owner, mode = snapshot.ownership[path], change.target.mode
+                await put(ports, path, data, mode=mode, ownership=owner, replaces=live, in_place=change.in_place)
             except ChangedMeanwhileError:
                 transaction.spared.add(path)  # somebody's edit lies there: undoing must not touch it
                 raise
 
 
 async def put(
-    ports: Ports, path: str, data: Secret | None, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+    ports: Ports,
+    path: str,
+    data: Secret | None,
+    *,
+    mode: int,
+    ownership: Ownership,
+    replaces: LiveFile | None,
+    in_place: bool = False,
 ) -> None:
     """Make ``data`` the content of the live file (None: remove it)."""
     if data is not None:
-        await ports.host.write(path, data, mode=mode, ownership=ownership, replaces=replaces)
+        await ports.host.write(path, data, mode=mode, ownership=ownership, replaces=replaces, in_place=in_place)
     elif replaces is not None:
         await ports.host.remove(path, replaces=replaces)
 
@@ -169,27 +188,72 @@ async def _store_pending_restarts(
     return prepared.views
 
 
+async def _require_unmoved(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
+    """Raise ChangedMeanwhileError if somebody has changed a file of a stack whose services are touched: they would get
+    values that are neither git's nor those the plan was made for."""
+    stacks = {action.stack for action in transaction.run.actions}
+    staged = {change.target.path: prepared.staged[change.target.path] for change in prepared.plan.writes}
+    mine = [state.target.path for state in snapshot.states if state.target.stack in stacks]
+    expected: dict[str, Secret | None] = {}
+    for path in mine:
+        live = snapshot.live[path]
+        expected[path] = staged.get(path, live.data if live else None)
+    await require_unmoved(ports, expected)
+
+
+async def _require_new_files(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
+    """Raise ServiceFailedError if a container still has the file that the run has replaced, mounted by itself."""
+    for name, view in views.items():
+        written = {change.path: change for change in transaction.run.changes if change.stack == name and change.digest}
+        if not written or not view.policies:
+            continue
+        project = await _project(ports, transaction, view)
+        sights = await sights_of(ports, written, await ports.compose.containers(view.stack, project.name))
+        for service, files in sights.items():
+            for path in (path for path, sight in files.items() if sight is Sight.OTHER):
+                live = await ports.host.read(path)
+                if live is None or ports.digest(live.data.reveal()) != written[path].digest:
+                    continue  # somebody has put another one there meanwhile
+                problem = f"{service} still has the file that was at {path} before; only a restart shows it the new one"
+                raise ServiceFailedError(problem, where=f"stack {name}")
+
+
 async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
     """Recreate, restart or signal each stack's services. That stays pending until they are healthy (``finish``).
 
-    A service that somebody stopped meanwhile is left out: see ``_leave_stopped``.
+    A service that somebody stopped meanwhile is left out: see ``leave_stopped``.
     """
-    await _leave_stopped(ports, transaction, views)
+    await leave_stopped(ports, transaction, views)
     transaction.acted = False
-    for name, view in views.items():
-        actions = [action for action in transaction.run.actions if action.stack == name]
-        if not actions:
-            continue
-        project = await _project(ports, transaction, view)
-        for kind, signal, force in _in_order(actions):
-            chosen = [
-                action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)
-            ]
-            await _act(ports, transaction, view, project, chosen)
+    for wave in waves(transaction.run.actions):
+        for view in views.values():
+            await act_on_stack(ports, transaction, view, wave)
     transaction.acted = True
 
 
-async def _leave_stopped(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
+def waves(actions: Sequence[Action]) -> list[int]:
+    """The waves of these actions, in order."""
+    return sorted({action.wave for action in actions})
+
+
+async def act_on_stack(ports: Ports, transaction: Transaction, view: StackView, wave: int) -> None:
+    """The actions of one stack in one wave, each kind after the one-shots that come before it have ended."""
+    name, mine = view.stack.name, [action for action in transaction.run.actions if action.stack == view.stack.name]
+    actions = [action for action in mine if action.wave == wave]
+    if not actions:
+        return
+    project = await _project(ports, transaction, view)
+    one_shots = [action.service for action in mine if action.one_shot and action.wave < wave]
+    for kind, signal, force in _in_order(actions):
+        if one_shots:
+            with phase(ports, Phase.RECREATE, f"{name}: waiting for {', '.join(one_shots)} to end"):
+                await _watch(ports, transaction, view, one_shots, http=False)
+        chosen = [action for action in actions if (action.kind, action.signal, action.force) == (kind, signal, force)]
+        await _act(ports, transaction, view, project, chosen)
+        one_shots = [action.service for action in chosen if action.one_shot]
+
+
+async def leave_stopped(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
     """Take from the run the actions of services that somebody stopped since the plan was made: those of a rollback may
     have run with the new values for a while. Services that an interrupted `up` of ours may have stopped keep theirs."""
     environment = transaction.run.environment
@@ -220,13 +284,15 @@ async def _act(
     ports: Ports, transaction: Transaction, view: StackView, project: Project, actions: Sequence[Action]
 ) -> None:
     first, names = actions[0], [action.service for action in actions]
+    scale = {action.service: action.scale for action in actions if action.scale is not None}
+    if first.kind is ActionKind.RECREATE:
+        await ports.compose.require_names(project, names, scale)
     transaction.touched |= {(view.stack.name, name) for name in names}
     result = "failed"
     try:
         with phase(ports, Phase.RECREATE, f"{view.stack.name}: {first.kind} {', '.join(names)}"):
             match first.kind:
                 case ActionKind.RECREATE:
-                    scale = {action.service: action.scale for action in actions if action.scale is not None}
                     await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
                     await ports.compose.restart(project.name, names)
@@ -260,15 +326,22 @@ async def verify(ports: Ports, transaction: Transaction, views: Mapping[str, Sta
 
 
 async def _watch(
-    ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str]
+    ports: Ports, transaction: Transaction, view: StackView, services: Sequence[str], *, http: bool = True
 ) -> tuple[ServiceHealth, ...]:
-    stack, project = view.stack, await _project(ports, transaction, view)
-    watch = health.watch_health(stack, services, view.containers, ports.clock.monotonic(), project)
+    project = await _project(ports, transaction, view)
+    ends = {action.service for action in transaction.run.actions if action.stack == view.stack.name and action.one_shot}
+    policy = view.stack.health if http else replace(view.stack.health, http=())
+    stack = replace(view.stack, one_shot=view.stack.one_shot | ends, health=policy)
+    known = ports.store.environment(transaction.run.environment).startups
+    watch = health.watch_health(
+        stack, services, view.containers, ports.clock.monotonic(), project, _of_stack(stack, known)
+    )
     excused: ServiceFailedError | None = None
     while True:
         containers = await ports.compose.containers(stack, project.name)
         watch, report = watch.look(containers, ports.clock.monotonic(), await ask_http(ports, stack))
         if report.verdict is health.Verdict.HEALTHY:
+            transaction.startups |= {f"{stack.name}/{name}": seconds for name, seconds in watch.startups.items()}
             if excused is not None:
                 raise excused
             return report.services
@@ -281,6 +354,12 @@ async def _watch(
         await ports.clock.sleep(_HEALTH_INTERVAL)
 
 
+def _of_stack(stack: Stack, startups: Mapping[str, float]) -> dict[str, float]:
+    """The times of the stack's services, by service."""
+    prefix = f"{stack.name}/"
+    return {key.removeprefix(prefix): seconds for key, seconds in startups.items() if key.startswith(prefix)}
+
+
 async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
     """Per URL of the stack's health policy: whether it answers as expected."""
     return {check.url: await ports.probe.ok(check) for check in stack.health.http}
@@ -291,7 +370,7 @@ def _excuse(run: Run, view: StackView, report: health.HealthReport, project: Pro
     where = f"stack {view.stack.name}"
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
     if broken or (not report.failed and set(report.silent) - set(run.silent)):
-        raise UnhealthyError(report.reason, where=where)
+        raise (StillStartingError if report.late.issuperset(broken) else UnhealthyError)(report.reason, where=where)
     hint = f"See the service's own log: `{project.invocation.command('logs')}` in {view.stack.directory}"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 
@@ -309,4 +388,5 @@ def _run_change(ports: Ports, prepared: Prepared, change: Change) -> RunChange:
         digest=None if data is None else ports.digest(data.reveal()),
         parser=target.parser,
         ignore_keys=target.ignore_keys,
+        in_place=change.in_place,
     )

@@ -12,6 +12,7 @@ from reconciler.core.dotenv.ignored_keys import without_keys
 from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import (
     BadCiphertextError,
+    ChangedMeanwhileError,
     ForeignKeyError,
     GuardError,
     KeyUnavailableError,
@@ -26,7 +27,7 @@ from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser,
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
-from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.file_format import formats
 
 MANIFEST_NAME = "environment.yaml"
 
@@ -104,7 +105,7 @@ async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintex
     if not target.encrypted:
         return compared(ports, target, blob.data)
     as_compared = (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
-    kind = " ".join([format_of(target.source, blob.data), *as_compared])
+    kind = " ".join([*formats(target.source, blob.data, target.parser), *as_compared])
     identity = await plaintexts.identity(target)
     known = ports.store.digest(blob.id, kind, identity)
     if known is None:
@@ -129,7 +130,7 @@ class Plaintexts:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self.failing: dict[str, str] = {}
-        self._known: dict[tuple[str, str], Secret] = {}
+        self._known: dict[tuple[str, str, Parser], Secret] = {}
 
     async def identity(self, target: Target) -> str:
         """What our key is known by. Raises KeyUnavailableError."""
@@ -140,7 +141,7 @@ class Plaintexts:
         """``former``: what git had before. Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
         if not target.encrypted:
             return Secret(blob.data)
-        source = (target.source, blob.id)
+        source = (target.source, blob.id, target.parser)
         if source not in self._known:
             with contextlib.nullcontext() if former else self._recording(target):
                 self._known[source] = await _decrypt(self._ports, target, blob)
@@ -158,7 +159,8 @@ class Plaintexts:
 async def _decrypt(ports: Ports, target: Target, blob: Blob) -> Secret:
     try:
         # Name it by its path in git: the commands in a message are typed with that.
-        data = await ports.decryptor.decrypt(path_in_git(ports, target.environment, target.source), blob.data)
+        name = path_in_git(ports, target.environment, target.source)
+        data = await ports.decryptor.decrypt(name, blob.data, target.parser)
     except ReconcilerError as error:
         ports.metrics.decrypted(target.environment, "failed", decrypt_reason(error))
         raise
@@ -202,6 +204,30 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
             )
         )
     return Snapshot(desired, tuple(states), live, ownership, applied)
+
+
+Fingerprint = tuple[str | None, str, float]
+"""What git wants of a live file (its digest), the digest of the bytes it has, and when they were written (epoch
+seconds; "" and 0 where there is no file)."""
+
+
+def fingerprints(ports: Ports, snapshot: Snapshot) -> dict[str, Fingerprint]:
+    """Every live file by its path, keys that are left to the server included."""
+    files = ((state, snapshot.live[state.target.path]) for state in snapshot.states)
+    return {
+        state.target.path: (
+            (state.desired, ports.digest(file.data.reveal()), file.modified_at) if file else (state.desired, "", 0.0)
+        )
+        for state, file in files
+    }
+
+
+async def require_unmoved(ports: Ports, expected: Mapping[str, Secret | None]) -> None:
+    """Raise ChangedMeanwhileError if a live file has other content than expected (None: there is none)."""
+    files = await asyncio.gather(*(ports.host.read(path) for path in expected))
+    for (path, content), file in zip(expected.items(), files, strict=True):
+        if (None if file is None else file.data) != content:
+            raise ChangedMeanwhileError("somebody changed the live file meanwhile", where=path)
 
 
 def _orphans(environment: str, applied: Mapping[str, Applied], desired: Collection[str]) -> list[Target]:

@@ -7,19 +7,20 @@ from dataclasses import replace
 from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
-from reconciler.core.model.requests import OperatorRequest, RequestKind
+from reconciler.core.model.requests import GitAnswer, OperatorRequest, RequestKind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git, read_manifest
-from reconciler.engine.target_revision import accept
+from reconciler.engine.target_revision import accept, ask_git
 from reconciler.engine.transaction import newest_good
 
 _SEARCHED_RUNS = 100
 
 
-async def carry_out(ports: Ports, environment: str, request: OperatorRequest) -> None:
-    """Change the environment's record; the reconciliation that follows acts on it.
+async def carry_out(ports: Ports, environment: str, request: OperatorRequest, answer: GitAnswer | None = None) -> None:
+    """Change the environment's record; the reconciliation that follows acts on it. ``answer`` is git's, where it was
+    asked before.
 
     Raises RefusedError if the request does not apply here, GitUnreachableError, UnverifiedError.
     """
@@ -36,7 +37,7 @@ async def carry_out(ports: Ports, environment: str, request: OperatorRequest) ->
         case RequestKind.RETRY:
             changed = await _retried(ports, record)
         case RequestKind.ACCEPT_REWRITE:
-            await _accept_rewrite(ports, record)
+            await _accept_rewrite(ports, environment, answer or await ask_git(ports, [environment]))
             return
         case RequestKind.PLAN:  # changes nothing: see reconcile.py
             return
@@ -135,9 +136,9 @@ def _unpinned(record: EnvironmentRecord) -> EnvironmentRecord:
     return replace(record, pin=None)
 
 
-async def _accept_rewrite(ports: Ports, record: EnvironmentRecord) -> None:
-    commit = await ports.git.head()
-    if record.head is not None and record.head.commit == commit:
-        return
-    await ports.git.fetch(commit)
-    await accept(ports, record, commit, tip_only=True)
+async def _accept_rewrite(ports: Ports, environment: str, answer: GitAnswer) -> None:
+    if answer.error is not None:
+        raise answer.error
+    record = ports.store.environment(environment)
+    if record.head is None or record.head.commit != answer.commit:
+        await accept(ports, record, answer.commit, tip_only=True)

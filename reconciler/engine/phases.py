@@ -15,6 +15,7 @@ def phase(ports: Ports, part: Phase, progress: str) -> Iterator[None]:
     ports.progress(progress)
     started = ports.clock.monotonic()
     try:
-        yield
+        with ports.activity.during(part, progress):
+            yield
     finally:
         ports.metrics.phase(part, ports.clock.monotonic() - started)

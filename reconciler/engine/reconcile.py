@@ -7,25 +7,44 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.suspension import suspension_of
-from reconciler.core.errors import HeldBackError, ReconcilerError, RefusedError, RevisionError
+from reconciler.core.errors import (
+    ChangedMeanwhileError,
+    EngineUnavailableError,
+    HeldBackError,
+    ReconcilerError,
+    RefusedError,
+    RevisionError,
+)
 from reconciler.core.model.compose import ServiceHealth
+from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Outcome, Phase, Result, Run
+from reconciler.core.model.runs import Activity, Outcome, Phase, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
+from reconciler.engine.engine_away import idle_reason
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.memory import NEVER, Claims, Memory
-from reconciler.engine.observe import Desired, Plaintexts, Snapshot, load_desired, observe
+from reconciler.engine.observe import (
+    Desired,
+    Plaintexts,
+    Snapshot,
+    fingerprints,
+    load_desired,
+    observe,
+    require_unmoved,
+)
 from reconciler.engine.operator_requests import carry_out, named_revision
 from reconciler.engine.phases import phase
-from reconciler.engine.planning import Permissions, Prepared, prepare
+from reconciler.engine.planning import Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import publish_ages
 from reconciler.engine.stack_health import health_now, observe_stacks
+from reconciler.engine.stack_planning import Permissions
 from reconciler.engine.target_revision import accepted_head, target_revision
+from reconciler.engine.torn_writes import with_torn_writes
 from reconciler.engine.transaction import finish_in_sync, held_reason, transact
 
 # Triggers that no operator is behind: the clock, or something that was touched (a live file, a container).
@@ -37,14 +56,19 @@ class Reconciler:
 
     def __init__(self, ports: Ports, environment: str, claims: Claims | None = None) -> None:
         self.environment = environment
-        self._ports = ports
+        self.activity = Activity()
+        self._ports = replace(ports, activity=self.activity)
         self._memory = Memory(claims or Claims())
 
     async def reconcile(self, request: ReconcileRequest) -> Outcome:
         """Reconcile once. Never raises ReconcilerError."""
         clock, started = self._ports.clock, self._ports.clock.monotonic()
         reconciliation = _Reconciliation(self._ports, self.environment, self._memory, request)
-        outcome = await reconciliation.run()
+        self.activity.since = clock.now()
+        try:
+            outcome = await reconciliation.run()
+        finally:
+            self.activity.since = None
         if not request.dry_run and not outcome.refused:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._publish_record()
@@ -67,6 +91,11 @@ class Reconciler:
         return tuple(service for summary in summaries for service in summary.services)
 
     @property
+    def engine_away(self) -> str:
+        """Why the Docker engine of its stacks cannot be asked; "" if it answered the last time."""
+        return str(self._memory.engine_away or "")
+
+    @property
     def holds_failures(self) -> bool:
         """Whether a stack keeps new files that fail, for an operator to look at."""
         desired = self._memory.desired
@@ -86,7 +115,9 @@ class Reconciler:
 
     def _publish_record(self) -> None:
         with contextlib.suppress(ReconcilerError):
-            self._ports.metrics.remembered(self._ports.store.environment(self.environment), self._ports.clock.now())
+            ports = self._ports
+            ports.metrics.remembered(ports.store.environment(self.environment), ports.clock.now())
+            ports.metrics.applied(self.environment, ports.store.applied(self.environment).values())
 
     async def _publish_ages(self) -> None:
         """Publish how old the secrets are, once per desired revision; last, so that it can neither delay nor fail the
@@ -143,16 +174,17 @@ class _Reconciliation:
         unfinished = None if request.dry_run else ports.store.unfinished(self.environment)
         plaintexts = Plaintexts(ports)
         try:
-            desired = await self._load_desired(revision, plaintexts)
+            with phase(ports, Phase.LOAD, "reading the revision"):
+                desired = await self._load_desired(revision, plaintexts)
             with phase(ports, Phase.OBSERVE, "comparing the live files"):
-                snapshot = await self._observe(desired)
-                prepared = await self._plan(snapshot, plaintexts, unfinished)
+                snapshot, prepared = await self._observe_and_plan(desired, plaintexts, unfinished)
             ports.metrics.observed(prepared.plan, ports.clock.now())
             if request.dry_run:
                 return _preview(prepared)
             if unfinished is not None and prepared.plan.held_stacks and not prepared.problems:
                 return _preview(prepared)  # neither its services nor its end may pass over what is held
-            if prepared.plan.empty and not prepared.problems and unfinished is None:
+            idle = prepared.plan.empty or (prepared.away is not None and not prepared.plan.writes)
+            if idle and not prepared.problems and unfinished is None:
                 return finish_in_sync(ports, snapshot, prepared, request.trigger)
             self._check_guards(prepared)
         except RevisionError as error:
@@ -173,7 +205,7 @@ class _Reconciliation:
         if request is None or request.kind is RequestKind.PLAN:
             return None
         try:
-            await carry_out(self.ports, self.environment, request)
+            await carry_out(self.ports, self.environment, request, self.request.answer)
         except RefusedError as error:
             return Outcome(self.environment, Result.FAILED, str(error), refused=True)
         self.memory.forget_revision()
@@ -181,7 +213,9 @@ class _Reconciliation:
         return None
 
     async def _accepted_head(self) -> Revision:
-        head, warning = await accepted_head(self.ports, self.environment, poll=self.request.poll)
+        head, warning = await accepted_head(
+            self.ports, self.environment, poll=self.request.poll, answer=self.request.answer
+        )
         if self.request.poll:
             self.memory.git_warning = warning
         if self.memory.git_warning:
@@ -222,10 +256,31 @@ class _Reconciliation:
         ports.metrics.revision(self.environment, "desired", revision)
         return desired
 
-    async def _observe(self, desired: Desired) -> Snapshot:
+    async def _observe_and_plan(
+        self, desired: Desired, plaintexts: Plaintexts, unfinished: Run | None
+    ) -> tuple[Snapshot, Prepared]:
+        """Raises ChangedMeanwhileError if somebody keeps changing a live file: Compose reads the files after us, so the
+        plan would be made of two states of them."""
+        for last in (False, False, True):
+            snapshot = await self._observe(desired, unfinished, plaintexts)
+            prepared = await self._plan(snapshot, plaintexts, unfinished)
+            mine = [state.target for state in snapshot.states if state.target.stack in prepared.views]
+            files = {target.path: snapshot.live[target.path] for target in mine}
+            try:
+                await require_unmoved(self.ports, {path: file.data if file else None for path, file in files.items()})
+            except ChangedMeanwhileError:
+                if last:
+                    raise
+            else:
+                break
+        return snapshot, prepared
+
+    async def _observe(self, desired: Desired, unfinished: Run | None, plaintexts: Plaintexts) -> Snapshot:
         if self.request.trigger == "engine":
             self.memory.stacks_observed_at = NEVER
         snapshot = await observe(self.ports, desired)
+        if unfinished is not None:
+            snapshot = await with_torn_writes(self.ports, snapshot, unfinished, plaintexts)
         self._check_known("target", self.request.take_over, {state.target.id for state in snapshot.states})
         self._check_known("stack", self.request.accept_projects, {stack.id for stack in desired.manifest.stacks})
         if not self.request.dry_run and not self.memory.leftovers_cleared:
@@ -248,8 +303,16 @@ class _Reconciliation:
         record = ports.store.environment(self.environment)
         suspension = suspension_of(record, ports.clock.now(), unfinished)
         pending_restarts, _ = suspension.split(ports.store.pending_restarts(self.environment))
-        containers = None if dry_run else await self._containers_if_due(snapshot.desired)
-        moved = containers is not None and containers != memory.containers
+        files = fingerprints(ports, snapshot)
+        memory.look_again_if_moved(files)
+        containers, away = None, None
+        try:
+            containers = None if dry_run else await self._containers_if_due(snapshot.desired)
+        except EngineUnavailableError as error:
+            if not error.files_stay_ours:
+                raise
+            away = error
+        moved = containers is not None and (containers, files) != (memory.containers, memory.files)
         begun = unfinished.changes if unfinished else ()
         prepared = await prepare(
             ports,
@@ -265,12 +328,22 @@ class _Reconciliation:
             look_at_stacks=moved or dry_run or bool(pending_restarts or record.degraded),
             pending_restarts=pending_restarts,
             suspension=suspension,
+            unsettled=record.written_without_engine,
+            away=away,
         )
-        if containers is not None:
-            memory.keep_containers(containers, prepared, ports.clock.monotonic())
+        self._note_engine(prepared.away)
+        if containers is not None and prepared.away is None:
+            memory.keep_containers(containers, files, prepared, ports.clock.monotonic())
         if self.request.accept_projects and not prepared.accepted:
             self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
         return memory.with_notes(prepared, snapshot.desired.manifest.stacks)
+
+    def _note_engine(self, away: EngineUnavailableError | None) -> None:
+        if away is not None:
+            self.memory.stacks_observed_at = NEVER
+            self.warnings.append(away)
+        if not self.request.dry_run:
+            self.memory.engine_away = away
 
     async def _containers_if_due(self, desired: Desired) -> Mapping[str, frozenset[str]] | None:
         """The container ids of each stack; None if they were looked at less than a drift interval ago."""
@@ -286,6 +359,7 @@ class _Reconciliation:
         snapshot = await observe(ports, await load_desired(ports, self.environment, self.revision, plaintexts))
         suspension = suspension_of(record, ports.clock.now())
         prepared = await prepare(ports, snapshot, KeyNames(), plaintexts, look_at_stacks=True, suspension=suspension)
+        self.warnings += [prepared.away] if prepared.away else []
         return _preview(prepared)
 
     def _check_guards(self, prepared: Prepared) -> None:
@@ -309,6 +383,9 @@ def _preview(prepared: Prepared) -> Outcome:
     plan = prepared.plan
     if prepared.problems:
         return Outcome(plan.environment, Result.STALLED, "\n".join(prepared.problems), plan.revision, plan, plan)
+    if prepared.away is not None and not plan.writes:
+        reason = f"{prepared.away}. {idle_reason(EnvironmentRecord(plan.environment), plan)}"
+        return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
     if plan.waits:
         return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan)
     pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
@@ -325,5 +402,6 @@ async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerEr
 def _with_warnings(outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
     if not warnings:
         return outcome
-    text = "\n".join(filter(None, [outcome.warning, *map(str, warnings)]))
+    news = [str(warning) for warning in warnings if str(warning) not in outcome.reason]
+    text = "\n".join(filter(None, [outcome.warning, *news]))
     return replace(outcome, warning=text, retry=outcome.retry or any(warning.retryable for warning in warnings))

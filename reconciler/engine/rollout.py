@@ -43,6 +43,11 @@ class Rollout:
         """The environment's name on each of its hosts."""
         return tuple(host.environment for host in self._hosts)
 
+    @property
+    def knows_git(self) -> bool:
+        """Whether a head was accepted before, so that there is something to compare the live files with."""
+        return any(self._ports.store.environment(unit).head is not None for unit in self.units)
+
     async def reconcile(
         self,
         request: ReconcileRequest,
@@ -120,7 +125,7 @@ class _RolloutRun:
         outcome = await self._reconcile(host, _request_for(host, request))
         if not request.dry_run and not outcome.refused:
             await self._refuse_revert(host)
-            outcome = await host.revert(outcome)
+            outcome = await host.revert(outcome) if self._request.revert else outcome
         earlier = self.outcomes.get(host.environment)  # it was rolled back in this same rollout
         self.outcomes[host.environment] = earlier if earlier and outcome.result is Result.IN_SYNC else outcome
         return outcome
@@ -204,7 +209,7 @@ class _RolloutRun:
         if not await self._came_from(failed, quarantine, good):
             return
         # As if it had never gone further: if the old values fail now, they are not what gets rolled back.
-        behind = replace(record.quarantined(shared), healthy=good, applied=good)
+        behind = replace(record.quarantined(shared), healthy=good, applied=good, whole=good)
         self._ports.store.save_environment(behind)
         outcome = await self._reconcile(host, ReconcileRequest("rollback", poll=False))
         if outcome.result in _SUCCEEDED:

@@ -42,7 +42,7 @@ async def _ages_of(
     await _read_history(ports, revision.commit)
     ages = []
     for target in targets:
-        source = ports.decryptor.read(target.source, blobs[target.source].data)
+        source = ports.decryptor.read(target.source, blobs[target.source].data, target.parser)
         entries = [entry for entry in source.entries if not entry.comment]
         ages.append(TargetAge(target, _keys(ports, revision, entries, whole=source.format is Format.BINARY)))
     return tuple(ages)

@@ -32,7 +32,9 @@ async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]
     except EngineUnavailableError:
         unknown = [StackHealth(stack.name, HealthStatus.UNKNOWN) for stack in stacks]
         ports.metrics.health(environment, unknown, ports.clock.now())
+        ports.metrics.engine(environment, False)
         raise
+    ports.metrics.engine(environment, True if stacks else None)
     ports.metrics.health(environment, summaries, ports.clock.now())
     with contextlib.suppress(StoreUnavailableError):  # a full disk keeps nothing from being reconciled
         _remember(ports, environment, ran)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from reconciler.core.errors import (
@@ -14,7 +15,7 @@ from reconciler.core.errors import (
     UnverifiedError,
 )
 from reconciler.core.model.records import EnvironmentRecord
-from reconciler.core.model.requests import HeldBack, not_held_back
+from reconciler.core.model.requests import GitAnswer, HeldBack, not_held_back
 from reconciler.core.model.revisions import Revision, Verify
 from reconciler.core.model.runs import Phase
 from reconciler.core.ports import Ports
@@ -22,18 +23,38 @@ from reconciler.engine.observe import path_in_git
 from reconciler.engine.phases import phase
 
 
-async def accepted_head(ports: Ports, environment: str, *, poll: bool) -> tuple[Revision, ReconcilerError | None]:
+async def ask_git(ports: Ports, environments: Collection[str]) -> GitAnswer:
+    """Ask git for the branch's head, and fetch it unless all the environments have accepted it before.
+
+    Changes nothing but the mirror, so it may run beside a reconciliation.
+    """
+    try:
+        with phase(ports, Phase.FETCH, "asking git"):
+            commit = await ports.git.head()
+            heads = [ports.store.environment(environment).head for environment in environments]
+            if any(head is None or head.commit != commit for head in heads):
+                await ports.git.fetch(commit)
+    except ReconcilerError as error:
+        return GitAnswer(error=error)
+    return GitAnswer(commit)
+
+
+async def accepted_head(
+    ports: Ports, environment: str, *, poll: bool, answer: GitAnswer | None = None
+) -> tuple[Revision, ReconcilerError | None]:
     """The last accepted head of the branch, and the error that keeps a newer one from being accepted.
 
-    ``poll`` asks git. If it does not answer, its branch was rewritten, or the head's signature does not count or cannot
-    be checked, the last accepted head stays; if there is none, raises that error.
+    ``poll`` asks git, unless it has given an ``answer`` before. If it does not answer, its branch was rewritten, or the
+    head's signature does not count or cannot be checked, the last accepted head stays; if there is none, raises that
+    error.
     """
+    if not poll and (head := ports.store.environment(environment).head) is not None:
+        return head, None
+    answer = answer or await ask_git(ports, [environment])
     record = ports.store.environment(environment)
     head = record.head
-    if head is not None and not poll:
-        return head, None
     try:
-        return await _ask_git(ports, record), None
+        return await _take(ports, record, answer), None
     except (GitUnreachableError, HistoryRewrittenError, UnverifiedError, SignaturesUnavailableError) as error:
         if head is None:
             raise
@@ -60,7 +81,8 @@ def target_revision(
     problem = f"revision {desired.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
     hint = "Fix it with a new commit, or lift the quarantine with `reconciler retry`"
     # A revision that was healthy while part of it was held back may have turned out bad as a whole.
-    good = next((known for known in (record.healthy, record.applied) if _is_good(record, known)), None)
+    known_good = (record.healthy, record.applied, record.whole)
+    good = next((known for known in known_good if _is_good(record, known)), None)
     if good is None:
         raise QuarantinedError(f"{problem}; no revision is known to be good", hint=hint)
     return good, QuarantinedError(problem, hint=f"{hint}. Until then the target revision is {good.short}")
@@ -82,22 +104,19 @@ def _held_back(record: EnvironmentRecord, desired: Revision, reason: str) -> tup
     return current, error
 
 
-async def _ask_git(ports: Ports, record: EnvironmentRecord) -> Revision:
-    try:
-        with phase(ports, Phase.FETCH, "asking git"):
-            commit = await ports.git.head()
-            known = record.head
-            head = known if known is not None and known.commit == commit else await _accept(ports, record, commit)
-    except GitUnreachableError:
-        ports.metrics.fetched(record.name, False, ports.clock.now())
-        raise
-    ports.metrics.fetched(record.name, True, ports.clock.now())
-    return head
+async def _take(ports: Ports, record: EnvironmentRecord, answer: GitAnswer) -> Revision:
+    """The head that git has answered with, accepted. Raises what git failed with, HistoryRewrittenError and as
+    ``accept`` does."""
+    ports.metrics.fetched(record.name, not isinstance(answer.error, GitUnreachableError), ports.clock.now())
+    if answer.error is not None:
+        raise answer.error.with_traceback(None)
+    if record.head is not None and record.head.commit == answer.commit:
+        return record.head
+    return await _accept(ports, record, answer.commit)
 
 
 async def _accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revision:
-    """Fetch a new head and store it. Raises HistoryRewrittenError, UnverifiedError."""
-    await ports.git.fetch(commit)
+    """Store a new head, which is fetched. Raises HistoryRewrittenError, UnverifiedError."""
     known = None if ports.settings.accept_rewrites else record.head
     if known is not None and not await ports.git.descends(commit, known.commit):
         raise HistoryRewrittenError(

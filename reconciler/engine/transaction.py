@@ -15,6 +15,7 @@ from reconciler.core.model.runs import Outcome, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
 from reconciler.engine.backup import expire_backups
+from reconciler.engine.engine_away import held_for_engine, idle_reason, note_written, waiting
 from reconciler.engine.execute import Stage, Transaction, execute, resume
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.planning import Prepared
@@ -22,6 +23,7 @@ from reconciler.engine.rollback import restore_files, roll_back
 
 _SUCCEEDED = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
 _SEARCHED_RUNS = 50
+_MOST_CUT_OFF = 50  # containers that are remembered as cut off: those that were removed since cost nothing
 
 
 @dataclass(slots=True)
@@ -42,7 +44,7 @@ class _PlannedRun:
 def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> _PlannedRun:
     """A new transaction, of which nothing is stored yet; or the unfinished one."""
     plan = prepared.plan
-    record = ports.store.environment(plan.environment)
+    record = _settled(ports.store.environment(plan.environment), snapshot, prepared)
     if unfinished := ports.store.unfinished(plan.environment):
         return _PlannedRun(ports, snapshot, prepared, record, resume(unfinished))
     run = Run(
@@ -57,6 +59,15 @@ def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) ->
     return _PlannedRun(ports, snapshot, prepared, record, Transaction(run))
 
 
+def _settled(record: EnvironmentRecord, snapshot: Snapshot, prepared: Prepared) -> EnvironmentRecord:
+    """The record without the files of which the plan knows now what services need for them."""
+    stacks = {target.path: target.stack for target in snapshot.desired.manifest.targets}
+    if prepared.away is not None:
+        return record
+    left = [path for path in record.written_without_engine if stacks.get(path) not in (None, *prepared.decided)]
+    return replace(record, written_without_engine=tuple(left))
+
+
 def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
     """End a reconciliation that has nothing to do. Stores the revision, and what is in place, if that is new."""
     plan = prepared.plan
@@ -64,24 +75,31 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     if record.stopped:
         reason = "; ".join(dict.fromkeys(record.stopped.values()))
         return Outcome(plan.environment, Result.ROLLBACK_FAILED, reason, plan.revision, plan, plan)
+    if prepared.away is not None:
+        return _wait_for_engine(ports, snapshot, prepared, trigger)
     if record.degraded and _still_failing(prepared):
         return Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
     held = plan.waits
     result = Result.HELD if held else Result.IN_SYNC
     pinned = ", where it is pinned" if record.pin else ""
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
-    arrived = _is_whole(plan) and (record.applied is None or record.applied.subtree != plan.revision.subtree)
-    new = _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
-    if record.degraded or arrived or new:
+    arrived = plan.applied and (record.applied is None or record.applied.subtree != plan.revision.subtree)
+    new = _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
+    if record.degraded or arrived or new or _settled(record, snapshot, prepared) != record:
         return _end(_open(ports, snapshot, prepared, trigger), result, reason, healthy=True)
-    if _is_whole(plan):
-        _advance(ports, record, plan.revision)
+    if plan.applied:
+        _advance(ports, record, plan)
+    _advance_targets(ports, snapshot, plan)
     return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
 
 
-def _is_whole(plan: Plan) -> bool:
-    """Whether the whole revision is in place, or about to be: nothing of it is held back."""
-    return not any(change.kind in (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT) for change in plan.held)
+def _wait_for_engine(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
+    """End a reconciliation that can do nothing before the engine answers."""
+    plan = prepared.plan
+    reason = f"{prepared.away}. {idle_reason(ports.store.environment(plan.environment), plan)}"
+    if _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan):
+        return _end(_open(ports, snapshot, prepared, trigger), Result.FAILED, reason, pending=True, retry=True)
+    return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
 
 
 def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
@@ -96,12 +114,30 @@ def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
     ]
 
 
-def _advance(ports: Ports, record: EnvironmentRecord, revision: Revision) -> None:
+def _advance(ports: Ports, record: EnvironmentRecord, plan: Plan) -> None:
     """Store the newest commit of an unchanged subtree: a later revert in git begins after it."""
+    revision = plan.revision
     healthy = revision if record.healthy and record.healthy.subtree == revision.subtree else record.healthy
-    advanced = replace(record, applied=revision, healthy=healthy)
+    whole = revision if plan.whole else record.whole
+    advanced = replace(record, applied=revision, healthy=healthy, whole=whole)
     if advanced != record:
         ports.store.save_environment(advanced)
+
+
+def _advance_targets(ports: Ports, snapshot: Snapshot, plan: Plan) -> None:
+    """Store that the revision's content of a target is in place, also where it is the same as an earlier one's."""
+    digests, commit = snapshot.desired.digests, plan.revision.commit
+    known = snapshot.applied
+    paths = [
+        change.target.path
+        for change in plan.changes
+        if (last := known.get(change.target.path)) is not None
+        and change.kind is Kind.IN_SYNC
+        and last.commit != commit
+        and last.digest == digests.get(change.target.source)
+    ]
+    if paths:
+        ports.store.advance(plan.environment, paths, commit)
 
 
 def _still_failing(prepared: Prepared) -> bool:
@@ -114,6 +150,12 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     Raises ReconcilerError only if nothing was changed.
     """
     planned = _open(ports, snapshot, prepared, trigger)
+    if new := prepared.broken.difference(planned.record.cut_off):
+        planned.record = replace(planned.record, cut_off=(*planned.record.cut_off, *sorted(new))[-_MOST_CUT_OFF:])
+        ports.store.save_environment(planned.record)
+    if prepared.away is not None:
+        planned.record = note_written(planned.record, prepared.plan)
+        ports.store.save_environment(planned.record)
     try:
         await execute(ports, planned.transaction, snapshot, prepared)
     except (ModelRefusedError, UnhealthyError) as error:
@@ -126,6 +168,7 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
 
 
 async def _succeeded(planned: _PlannedRun) -> Outcome:
+    """The run has ended well; without the engine, for the files."""
     ports, plan, transaction = planned.ports, planned.plan, planned.transaction
     changes = transaction.run.changes
     drifted = [change.source for change in changes if change.kind in (Kind.DRIFT, Kind.CONFLICT)]
@@ -137,7 +180,13 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     ports.metrics.corrected(plan.environment, corrected, ports.clock.now())
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
-    reason = "; ".join([_done_reason(transaction), *transaction.run.accepted])
+    away = planned.prepared.away
+    reason = "; ".join([_done_reason(transaction, services=away is None), *transaction.run.accepted])
+    if away is not None:
+        left = waiting(planned.record, plan)
+        reason = f"{reason}. {away}{f'. Waiting for it: {left}' if left else ''}"
+        outcome = _end(planned, result, reason, pending=True, retry=True)
+        return replace(outcome, result=Result.FAILED) if held_for_engine(plan) else outcome
     outcome = _end(planned, result, reason, healthy=True)
     await expire_backups(ports, plan.environment)
     if plan.waits:
@@ -155,7 +204,8 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
     look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or fix it with a new commit"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
         return _degraded(planned, f"{error}. on_failure is hold: the new files stay. {look}")
-    good = all(known and known.subtree == plan.revision.subtree for known in (record.healthy, record.applied))
+    known = (record.healthy, record.applied, record.whole)
+    good = all(revision and revision.subtree == plan.revision.subtree for revision in known)
     if good or not run.changes:
         # Git's files were healthy before: rolling back would only restore a hand edit.
         return _degraded(planned, f"{error}. The files are those of the last good revision, so they stay. {look}")
@@ -248,12 +298,12 @@ def _end(
     """
     ports, plan, transaction = planned.ports, planned.plan, planned.transaction
     record, now = planned.record, ports.clock.now()
-    if wrote and _is_whole(plan):
-        record = replace(record, applied=plan.revision)
+    if wrote and plan.applied:
+        record = replace(record, applied=plan.revision, whole=plan.revision if plan.whole else record.whole)
     if healthy and not record.stopped:
-        if _is_whole(plan):
-            _publish_delivery(ports, planned.record, plan.revision, now)
+        _publish_delivery(ports, planned.record, plan, now)
         record = replace(record, healthy=plan.revision, degraded="")
+    record = replace(record, startups={**record.startups, **transaction.startups})
     after = _carried_out(plan) if wrote else plan
     ports.store.finish(
         transaction.run,
@@ -261,31 +311,39 @@ def _end(
         reason,
         at=now,
         record=record,
-        applied=_applied(planned.snapshot, after, now),
+        applied=_applied(planned.snapshot, planned.prepared, after, now),
         forgotten=_forgotten(planned.snapshot, after),
         pending_restarts=transaction.run.actions if pending else (),
-        settled=(*transaction.run.actions, *_obsolete(ports, planned.prepared)) if wrote else (),
+        settled=(*transaction.run.actions, *_obsolete(ports, planned.prepared)) if wrote and not pending else (),
     )
+    if wrote:
+        _advance_targets(ports, planned.snapshot, after)
     run = transaction.run
     return Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None, retry)
 
 
-def _publish_delivery(ports: Ports, record: EnvironmentRecord, revision: Revision, now: float) -> None:
+def _publish_delivery(ports: Ports, record: EnvironmentRecord, plan: Plan, now: float) -> None:
     """Publish how long the commit took to healthy services; ``record`` is from before the run.
 
     Only for a new head: not for the first revision of a new server, which may be months old, nor for an earlier one
     that a pin or a quarantine selects.
     """
+    revision, seconds = plan.revision, max(0.0, now - plan.revision.committed_at)
     is_head = record.head is not None and record.head.subtree == revision.subtree and record.pin is None
     before = {known.subtree for known in (record.applied, record.healthy) if known is not None}
-    if is_head and before - {revision.subtree}:
-        ports.metrics.delivered(record.name, max(0.0, now - revision.committed_at))
+    if not is_head or not before:
+        return
+    if plan.applied and before - {revision.subtree}:
+        ports.metrics.delivered(record.name, seconds)
+    for change in plan.writes:
+        if change.kind in (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT):
+            ports.metrics.delivered_target(record.name, change.target.id, seconds)
 
 
 def _is_renewed(plan: Plan, change: Change) -> bool:
     """Whether the plan renews the containers that run older values of the file."""
-    renewed = {action.stack for action in plan.actions if action.stale}
-    return Aspect.STALE in change.aspects and change.target.stack in renewed
+    renewed = {path for action in plan.actions for path in action.stale}
+    return Aspect.STALE in change.aspects and change.target.path in renewed
 
 
 def _carried_out(plan: Plan) -> Plan:
@@ -302,15 +360,23 @@ def _carried_out(plan: Plan) -> Plan:
     return replace(plan, changes=changes, actions=())
 
 
-def _applied(snapshot: Snapshot, plan: Plan, at: float) -> list[Applied]:
-    """The targets in sync of which the store does not know that yet."""
+def _applied(snapshot: Snapshot, prepared: Prepared, plan: Plan, at: float) -> list[Applied]:
+    """The targets in sync, after the ``plan``, of which the store does not know that yet.
+
+    Where somebody else has brought a file to what git has now, that counts once no container has an older version: what
+    was last applied says what such a container may have.
+    """
     new = []
+    written = {change.target.path for change in prepared.plan.writes}
     desired = set(snapshot.desired.manifest.targets)
     for change in plan.changes:
         target, digest = change.target, snapshot.desired.digests.get(change.target.source)
         if change.kind is not Kind.IN_SYNC or digest is None or target not in desired:
             continue
         known = snapshot.applied.get(target.path)
+        seen = target.stack is None or (target.stack in prepared.views and Aspect.STALE not in change.aspects)
+        if known is not None and known.digest != digest and target.path not in written and not seen:
+            continue
         fact = Applied(
             target.source, target.path, digest, target.mode, plan.revision.commit, at, target.stack, target.prune
         )
@@ -325,10 +391,11 @@ def _forgotten(snapshot: Snapshot, plan: Plan) -> list[str]:
     return sorted(left - {change.target.path for change in plan.changes if change.kind is Kind.ORPHAN})
 
 
-def _done_reason(transaction: Transaction) -> str:
+def _done_reason(transaction: Transaction, *, services: bool) -> str:
+    """What was written, and, if the ``services`` were touched, that they are healthy."""
     files = ", ".join(change.source for change in transaction.run.changes)
-    services = ", ".join(sorted({action.service for action in transaction.run.actions}))
-    parts = [f"wrote {files}" if files else "", f"{services} healthy on the new values" if services else ""]
+    healthy = ", ".join(sorted({action.service for action in transaction.run.actions})) if services else ""
+    parts = [f"wrote {files}" if files else "", f"{healthy} healthy on the new values" if healthy else ""]
     return "; ".join(part for part in parts if part)
 
 

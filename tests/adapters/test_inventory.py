@@ -362,3 +362,16 @@ async def test_a_missing_env_file_is_said_and_an_optional_one_is_not(tmp_path: P
     async with clone.machine(None) as machine:
         (project,) = (await clone.take_inventory(machine, str(directory))).projects
     assert project.problem == f"{directory}/api.env is missing"
+
+
+async def test_what_only_an_idle_profile_lacks_is_a_note(tmp_path: Path) -> None:
+    text = "services: {api: {image: x, env_file: a.env}, tool: {image: x, env_file: gone.env, profiles: [ops]}}\n"
+    (tmp_path / "compose.yaml").write_text(text)
+    (tmp_path / "a.env").write_text("A=1\n")
+    gone = f"{tmp_path}/gone.env is missing"
+    async with clone.machine(None) as machine:
+        (project,) = (await clone.take_inventory(machine, str(tmp_path))).projects
+        assert (project.problem, project.notes) == ("", (f"{gone}, which only tool needs: its profile is not active",))
+        (tmp_path / ".env").write_text("COMPOSE_PROFILES=other, ops\n")
+        (project,) = (await clone.take_inventory(machine, str(tmp_path))).projects
+    assert (project.problem, project.notes) == (gone, ())

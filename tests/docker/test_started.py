@@ -16,7 +16,7 @@ from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 from tests.support.commands import lines, output
 from tests.support.compose import ComposeProject
-from tests.support.fidelity import edited
+from tests.support.fidelity import edited, managing
 
 pytestmark = pytest.mark.docker
 
@@ -47,7 +47,8 @@ async def apply(
     """Write managed files, and give the services what they need, as the engine does it."""
     stack = stack_of(project, **fields)
     staged = {str(project.directory / name): Secret(text.encode()) for name, text in files.items()}
-    managed = {path: {line.split("=")[0] for line in files[os.path.basename(path)].splitlines()} for path in staged}
+    keys = {path: {line.split("=")[0] for line in files[os.path.basename(path)].splitlines()} for path in staged}
+    managed = managing(keys)
     before = await docker.project(stack)
     after = await docker.project(stack, staged)
     containers = await docker.containers(stack, before.name)
@@ -273,23 +274,28 @@ async def test_a_scale_by_hand_survives_a_change(compose_project: MakeProject, d
     assert made.environment("web")["KEY"] == made.environment("rep")["KEY"] == "2"
 
 
+REQUIRES = "A=${REQUIRED:?}\n"
+
+
+@pytest.mark.parametrize("broken", [None, 'A="never closed\n', REQUIRES])
 async def test_a_running_service_of_a_profile_is_renewed_whatever_another_profile_lacks(
-    compose_project: MakeProject, docker: DockerCompose
+    compose_project: MakeProject, docker: DockerCompose, broken: str | None
 ) -> None:
     """Case profile."""
     made = compose_project(
         f"services:\n  tools:{SERVICE}    env_file: tools.env\n    profiles: [ops]\n"
-        "  broken: {image: x, env_file: missing.env, profiles: [never]}\n",
-        {"tools.env": "KEY=1\n"},
+        "  broken: {image: x, env_file: [own.env, missing.env], profiles: [never]}\n",
+        {"tools.env": "KEY=1\n", "own.env": "A=1\n", **({} if broken is None else {"missing.env": broken})},
     )
     start(made, "--profile", "ops")
     await apply(docker, made, {"tools.env": "KEY=2\n"})
     assert made.environment("tools")["KEY"] == "2"
     project = await docker.project(stack_of(made))
     containers = await docker.containers(stack_of(made), project.name)
-    (note,) = affected_services.notes(stack_of(made), project, containers, {})
+    own = f"{made.directory}/own.env"
+    (note,) = affected_services.notes(stack_of(made), project, containers, {own: own}, {})
     assert "left out broken" in note
-    assert f"{made.directory}/missing.env" in note
+    assert (f"{made.directory}/missing.env" if broken != REQUIRES else "REQUIRED") in note  # Compose names no file
 
 
 async def test_a_container_whose_service_is_gone_is_named(compose_project: MakeProject, docker: DockerCompose) -> None:
@@ -299,7 +305,7 @@ async def test_a_container_whose_service_is_gone_is_named(compose_project: MakeP
     made.write("compose.yaml", (made.directory / "compose.yaml").read_text().replace("api:", "web:"))
     stack, project, path = stack_of(made), await docker.project(stack_of(made)), made.directory / "prod.env"
     containers = await docker.containers(stack, project.name)
-    unread, orphan = affected_services.notes(stack, project, containers, {str(path): str(path)})
+    unread, orphan = affected_services.notes(stack, project, containers, {str(path): str(path)}, {})
     assert unread == "stack app: prod.env: no service reads this env file"
     assert orphan.startswith("stack app: api still runs, and the project has no such service any more")
 

@@ -6,6 +6,7 @@ the same is shown by tests/e2e/test_check_command.py.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -19,7 +20,7 @@ from reconciler.app.checks import time_limit
 from reconciler.app.checks.command import check_environments
 from reconciler.app.checks.run import CheckReport
 from reconciler.core.checks import rules
-from tests.support.site import ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
+from tests.support.site import API, ENVIRONMENTS, EXAMPLE, FLAGS, MANIFEST, WORKER, Site, sops_rules
 
 pytestmark = pytest.mark.slow
 
@@ -260,14 +261,24 @@ def a_file_copied_to_another_environment(site: Site) -> None:
     shutil.copy(site.envs / "production/worker.env", site.envs / "staging/worker.env")
 
 
-@mistake(rules.METADATA_KIND, "production/worker.env", 4, "HashiCorp Vault")
-def metadata_that_would_make_sops_call_an_address(site: Site) -> None:
+@mistake(
+    rules.METADATA_KIND, "production/worker.env", 1, "is encrypted for HashiCorp Vault only",
+    (rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not for age1"),
+)  # fmt: skip
+def a_file_for_vault_alone(site: Site) -> None:
+    lines = [line for line in site.read("production/worker.env").splitlines() if not line.startswith("sops_age")]
+    lines.insert(3, "sops_hc_vault__list_0__map_vault_address=http://192.0.2.1")
+    site.write("production/worker.env", "\n".join(lines) + "\n")
+
+
+@mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "for HashiCorp Vault, which the rule does not name")
+def a_key_of_vault_that_no_rule_names(site: Site) -> None:
     lines = site.read("production/worker.env").splitlines()
     lines.insert(3, "sops_hc_vault__list_0__map_vault_address=http://192.0.2.1")
     site.write("production/worker.env", "\n".join(lines) + "\n")
 
 
-@mistake(rules.METADATA_KIND, "production/worker.env", 0, "groups of keys")
+@mistake(rules.METADATA_KIND, "production/worker.env", 0, "split among groups (Shamir)")
 def a_split_key(site: Site) -> None:
     groups = f"[{{age: [{site.production.public}]}}, {{age: [{site.staging.public}]}}]"
     (site.root / "split.yaml").write_text(f"creation_rules:\n  - key_groups: {groups}\n")
@@ -276,9 +287,33 @@ def a_split_key(site: Site) -> None:
     site.write("production/worker.env", site.sops("--config", "split.yaml", "encrypt", *types, stdin=text))
 
 
-@mistake(rules.METADATA_KIND, ".sops.yaml", 2, "creation_rules[0] encrypts for kms, which servers do not use")
-def a_creation_rule_for_a_service_of_a_cloud(site: Site) -> None:
-    site.replace(".sops.yaml", "    age:", "    kms: arn:aws:kms:eu-west-1:1:key/x\n    age:", 1)
+@mistake(rules.METADATA_KIND, ".sops.yaml", 2, "creation_rules[0] splits the key among groups")
+def a_creation_rule_that_splits_the_key(site: Site) -> None:
+    key = site.production.public
+    site.replace(".sops.yaml", f"    age: {key}", f"    key_groups: [{{age: [{key}]}}, {{age: [{key}]}}]", 1)
+
+
+@mistake(rules.METADATA_KIND, ".sops.yaml", 6, "creation_rules[2] encrypts for kms, pgp only")
+def a_creation_rule_without_an_age_key(site: Site) -> None:
+    rule = "  - path_regex: ^later/\n    kms: arn:aws:kms:eu-west-1:1:key/x\n    pgp: ABCDEF01\n"
+    site.write(".sops.yaml", sops_rules(site) + rule)
+
+
+@mistake(rules.STORE_FORMAT, "production/worker.env", 1, "is a JSON store, which its name does not say")
+def an_env_file_in_a_json_store(site: Site) -> None:
+    site.write("production/worker.env", as_json_store(site, WORKER.format(environment="production")))
+
+
+def as_json_store(site: Site, text: str) -> bytes:
+    types = ("--input-type", "dotenv", "--output-type", "json", "--filename-override", "x")
+    return site.sops("encrypt", "--age", site.production.public, *types, stdin=text.encode())
+
+
+@mistake(rules.ENCRYPTED_TWICE, "production/api.env", 1, "each value is as long as an encrypted one")
+def values_that_were_encrypted_again_without_the_lines_of_sops(site: Site) -> None:
+    store = json.loads(as_json_store(site, API.format(environment="production")))
+    lines = [f"{key}={value}" for key, value in store.items() if key != "sops"]
+    site.encrypt("production/api.env", "\n".join([*lines, ""]))
 
 
 @mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not for age1")
@@ -699,6 +734,13 @@ def a_target_that_is_a_compose_file(site: Site) -> None:
     (site.root / "server.yaml").write_text(server)
     site.replace(P, "      api.env:", "      compose.override.yaml: {encrypted: false}\n      api.env:")
     site.write("production/compose.override.yaml", "services: {}\n")
+
+
+@mistake(rules.HEALTH_TIMEOUT, "production/compose.yaml", 4, "allows api 92 s to become healthy, and health.timeout")
+def a_health_check_that_allows_more_than_the_timeout(site: Site) -> None:
+    site.replace(P, "      api.env:", "      compose.yaml: {encrypted: false}\n      api.env:")
+    check = "healthcheck: {test: 'true', start_period: 1m26s, interval: 1s, timeout: 1s}"
+    site.write("production/compose.yaml", f"services:\n  api:\n    image: api\n    {check}\n")
 
 
 @mistake(rules.MANIFEST_INVALID, P, 3, "lies outside allowed_paths")

@@ -112,6 +112,15 @@ def test_placeholders_and_what_this_program_reads_hold_no_plain_secrets(site: Si
     assert findings_of(site) == []
 
 
+def test_a_secret_in_a_file_that_git_ignores_is_no_finding(site: Site) -> None:
+    site.git("init", "--quiet", "--template=")
+    for path in ("ignored.yaml", "held.yaml"):
+        site.write(path, f"password: {SECRET}\n")
+    site.write(".gitignore", "ignored.yaml\n")
+    site.git("add", "--all")
+    assert [path for rule, path, _ in findings_of(site) if rule == "plain-secret"] == ["held.yaml"]
+
+
 # --- odd entries ---
 
 

@@ -8,21 +8,19 @@ import hashlib
 import hmac
 import json
 import os
-import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
-import yaml
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.client import REQUEST_PATH
 from reconciler.app.daemon.loop import Daemon as Loop
-from reconciler.core.model.requests import ReconcileRequest
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.requests import GitAnswer, ReconcileRequest
+from reconciler.core.model.runs import Activity, Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import World
@@ -292,41 +290,6 @@ def test_sigterm_lets_the_running_reconciliation_end(waiting: tuple[Server, Comp
     assert not (server.state / "control.sock").exists()
 
 
-@pytest.mark.docker
-def test_sighup_reloads_the_configuration_and_a_mistake_keeps_the_old_one(settled: Server) -> None:
-    with settled.daemon() as daemon:
-        correct = settled.config.read_text()
-        for mistake, says in (
-            ("drfit: 1", "drfit"),
-            ("state_dir: /nonexistent/state", "state_dir"),
-            ("webhook: {secret_file: /nonexistent/secret}", "cannot read the webhook secret"),
-            ("http: {listen: '192.0.2.1:1'}", "192.0.2.1"),
-        ):
-            before = len(daemon.events())
-            settled.config.write_text(yaml.safe_dump({**yaml.safe_load(correct), **yaml.safe_load(mistake)}))
-            daemon.process.send_signal(signal.SIGHUP)
-            refusal = eventually(lambda: event_of(daemon, "not reloaded, the former configuration stays", before))  # noqa: B023
-            assert says in refusal["reason"]
-        daemon.port = int(eventually(lambda: event_of(daemon, "started", before))["http"].rpartition(":")[2])
-        assert environments(daemon) == ["production"]
-
-        settled.config.write_text(correct.replace("environment: production", "environment: [production, staging]"))
-        daemon.process.send_signal(signal.SIGHUP)
-        daemon.port = int(eventually(lambda: event_of(daemon, "reloaded"))["http"].rpartition(":")[2])
-        assert environments(daemon) == ["production", "staging"]
-        settled.app.joinpath("api.env").write_bytes(b"A=2\n")
-        lives(settled, b"A=1\n")
-        assert daemon.stop() == 0
-
-
-def event_of(daemon: Daemon, name: str, since: int = 0) -> dict[str, Any] | None:
-    return next((event for event in daemon.events()[since:] if event["event"] == name), None)
-
-
-def environments(daemon: Daemon) -> list[str]:
-    return [environment["environment"] for environment in json.loads(daemon.get("/api/v1/status")[1])["environments"]]
-
-
 def test_reconciliation_that_kill_9_cut_off_is_finished_by_the_next_daemon(
     waiting: tuple[Server, ComposeProject, Daemon],
 ) -> None:
@@ -396,12 +359,14 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
 ) -> None:
     class Broken:
         environment = "broken"
+        activity = Activity()
 
         async def reconcile(self, *_: object) -> Outcome:
             raise ZeroDivisionError("never seen before")
 
     class Sound:
         environment = "sound"
+        activity = Activity()
 
         async def reconcile(self, *_: object) -> Outcome:
             return Outcome("sound", Result.IN_SYNC, "in sync")
@@ -411,7 +376,19 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
 
     hosts = cast("dict[str, Reconciler]", {"broken": Broken(), "sound": Sound()})
     rollouts = [Rollout(World(tmp_path).ports(), [host]) for host in hosts.values()]
-    loop = Loop(hosts, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+
+    async def ask_git() -> GitAnswer:
+        return GitAnswer("a" * 40)
+
+    loop = Loop(
+        hosts,
+        rollouts,
+        ask_git=ask_git,
+        clock=SystemClock(),
+        metrics=Ticks(),
+        poll_interval=600,
+        drift_interval=600,
+    )
     running = asyncio.create_task(loop.run())
     reconciled = await loop.between_reconciliations(lambda: loop.reconcile(ReconcileRequest("manual")))
     outcomes = {outcome.environment: outcome for outcome in reconciled}

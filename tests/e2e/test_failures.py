@@ -24,7 +24,7 @@ ERRORS = Path(__file__).parents[2] / "docs" / "errors.md"
 Completed = subprocess.CompletedProcess[str]
 
 SURVIVED = [failure.parameter for failure in SERVER_FAILURES if failure.result == "in_sync"]
-ONLY_WRITING_TELLS = ("disk-full", "read-only-disk", "no-write-access", "disk-error")
+ONLY_WRITING_TELLS = ("disk-full", "no-inodes", "read-only-disk", "no-write-access", "disk-error")
 IN_THE_DAEMON = ("not-encrypted", "live-path-is-a-directory", *ONLY_WRITING_TELLS)
 
 

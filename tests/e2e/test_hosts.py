@@ -523,12 +523,20 @@ def test_no_value_is_printed_or_left_anywhere_but_in_the_file_and_its_backups(fl
 def test_a_host_without_docker_is_reported_and_keeps_its_files(fleet: Callable[..., Fleet]) -> None:
     made = fleet("web-1", "web-2")
     made.server.settings["hosts"]["web-1"]["docker_socket"] = "/nonexistent/docker.sock"
+    (made.app("web-1") / "api.env").write_bytes(b"MODE=by-hand\n")
+    done = made.sync()["web-1"]
+    assert (done["result"], done["retry"], made.live("web-1")) == ("corrected", True, b"MODE=0\n")
+    assert "Docker engine does not answer" in done["reason"]
     made.commit(b"MODE=1\n")
     done = made.sync()
     assert (done["web-1"]["result"], done["web-1"]["retry"]) == ("failed", True)
     assert "Docker engine does not answer" in done["web-1"]["reason"]
     assert made.live("web-1") == b"MODE=0\n"
     assert done["web-2"]["result"] == "applied"
+
+    del made.server.settings["hosts"]["web-1"]["docker_socket"]
+    assert made.sync()["web-1"]["result"] == "applied"
+    assert made.live("web-1") == b"MODE=1\n"
 
 
 @pytest.mark.docker

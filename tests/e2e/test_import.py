@@ -93,6 +93,26 @@ def test_check_finds_nothing_wrong_with_and_without_the_key(importer: Importer) 
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_key_that_is_left_to_the_environment_is_not_required_and_an_idle_profile_hides_nothing(
+    importer: Importer,
+) -> None:
+    """Case bare-keys: the contract is one that the file itself fulfils."""
+    compose = (importer.stack / "compose.yaml").read_text()
+    idle = "  idle: {image: none, env_file: gone.env, profiles: [never]}\nsecrets:"
+    importer.write({"compose.yaml": compose.replace("secrets: {token", f"{idle} {{token")})
+    importer.write({"api.env": "TZ\nREGION\nB=1\n", "config/common.env": "export TZ\nexport A=1\nC=${A:?}\n"})
+    done = importer.imports()
+    assert done["exit_code"] == 0, done
+    assert any("gone.env is missing, which only idle needs" in note for note in done["notes"])
+    for name, required in (("api", ["B"]), ("common", ["A", "C"])):
+        contract = yaml.safe_load(importer.show(f"envs/contracts/{name}.yaml"))
+        assert contract["required"] == required
+        assert "TZ" in contract["properties"]
+    importer.git("merge", "--quiet", BRANCH)
+    checked = importer.reconciler("check", "--age-key-file", str(importer.key))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,68 @@ def test_engine_stopped_during_a_rollback(stack: tuple[Server, ComposeProject], 
         eventually(lambda: run_of(server, commit) == "rolled_back", timeout=60)
         assert_nothing_pending(server, project, "good")
         assert "quarantined" in server.json("status")["environments"][0]["warning"]
+
+
+def engine_up(daemon: Daemon) -> float:
+    return daemon.metrics()['reconciler_engine_up{environment="production"}']
+
+
+@pytest.mark.docker
+def test_a_daemon_that_starts_without_the_engine_repairs_files_and_restarts_services_later(
+    stack: tuple[Server, ComposeProject], relay: Relay
+) -> None:
+    server, project = stack
+    (server.app / "api.env").write_bytes(b"MODE=by-hand\n")
+    project.up()
+    relay.cut()
+    with server.daemon(ready=False, DOCKER_HOST=relay.docker_host) as daemon:
+        eventually(lambda: server.live("api.env") == b"MODE=good\n", timeout=30)
+        daemon.wait_until_ready()
+        eventually(lambda: engine_up(daemon) == 0, timeout=30)
+        status, body = daemon.get("/readyz")
+        assert status == 200
+        assert body.startswith("ready\nproduction: ")
+        assert "the Docker engine does not answer" in body
+        (shown,) = server.json("status")["environments"]
+        assert "the Docker engine does not answer" in shown["engine_away"]
+        assert "restarts of the services that use api.env, if they need any" in shown["reason"]
+        assert project.environment("api")["MODE"] == "by-hand"
+
+        relay.repair()
+        eventually(lambda: project.environment("api")["MODE"] == "good", timeout=60)
+        eventually(lambda: engine_up(daemon) == 1, timeout=30)
+        eventually(lambda: daemon.get("/readyz") == (200, "ready\n"), timeout=30)
+    assert_nothing_pending(server, project, "good")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("way", ["cut", "hang"])
+def test_a_daemon_that_loses_the_engine_repairs_files_and_holds_new_content(
+    stack: tuple[Server, ComposeProject], relay: Relay, way: str
+) -> None:
+    server, project = stack
+    container = project.container("api")["Id"]
+    with server.daemon(DOCKER_HOST=relay.docker_host) as daemon:
+        relay.cut()
+        with socket.socket(socket.AF_UNIX) as silent:
+            if way == "hang":
+                silent.bind(str(relay.path))
+                silent.listen(256)
+            eventually(lambda: engine_up(daemon) == 0, timeout=90)
+            (server.app / "api.env").write_bytes(b"MODE=by-hand\n")
+            eventually(lambda: server.live("api.env") == b"MODE=good\n", timeout=30)
+            began = time.monotonic()
+            assert server.cli("status").returncode == 1
+            assert time.monotonic() - began < 10
+            commit = server.commit({"api.env": b"MODE=better\n"})
+            eventually(lambda: "new content of api.env" in last_event(daemon)["reason"], timeout=60)
+            assert server.live("api.env") == b"MODE=good\n"
+        relay.path.unlink(missing_ok=True)
+        assert project.container("api")["Id"] == container
+        relay.repair()
+        eventually(lambda: server.live("api.env") == b"MODE=better\n", timeout=60)
+        eventually(lambda: run_of(server, commit) == "applied", timeout=60)
+    assert_nothing_pending(server, project, "better")
 
 
 # --- git -------------------------------------------------------------------------------------------------------------
@@ -290,3 +354,15 @@ def test_a_clock_that_jumps_an_hour_changes_neither_order_nor_retention_nor_reco
     restored = server.cli("restore", server.json("backups")[-1]["backup"])
     assert restored.returncode == 0
     assert server.live("api.env") == b"A=2\n"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(-3600, "back by 1 hour."), (86400, "forward by 1 day, or")])
+def test_a_clock_that_was_set_is_named(server: Server, faults: Faults, seconds: int, words: str) -> None:
+    server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    with quick(server).daemon(**faults.variables) as daemon:
+        faults.set_clock(seconds)
+        server.commit({"api.env": b"A=2\n"})
+        eventually(lambda: server.live("api.env") == b"A=2\n", timeout=30)
+        jumps = eventually(lambda: [event for event in daemon.events() if event.get("event") == "clock changed"])
+    assert [event["level"] for event in jumps] == ["warning"]
+    assert f"the clock of this machine was set {words}" in jumps[0]["reason"]

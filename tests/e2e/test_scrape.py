@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.loop import Daemon as Loop
-from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
@@ -159,7 +159,19 @@ async def test_an_idle_loop_turns_long_before_the_next_reconciliation(
 
     only = cast("dict[str, Reconciler]", {"production": Idle()})
     rollouts = [Rollout(World(tmp_path).ports(), list(only.values()))]
-    loop = Loop(only, rollouts, clock=SystemClock(), metrics=Ticks(), poll_interval=600, drift_interval=600)
+
+    async def ask_git() -> GitAnswer:
+        return GitAnswer("a" * 40)
+
+    loop = Loop(
+        only,
+        rollouts,
+        ask_git=ask_git,
+        clock=SystemClock(),
+        metrics=Ticks(),
+        poll_interval=600,
+        drift_interval=600,
+    )
     running = asyncio.create_task(loop.run())
     await asyncio.wait_for(turned.wait(), 120)
     loop.stop()

@@ -70,6 +70,8 @@ NAMED: dict[str, tuple[str, ...]] = {
     "ReconcilerVerificationFailed": PRODUCTION,
     "ReconcilerSecretTooOld": OF_TARGET,
     "ReconcilerBackupFailed": PRODUCTION,
+    "ReconcilerEngineDown": PRODUCTION,
+    "ReconcilerStateDiskFull": (),
 }
 
 
@@ -80,6 +82,9 @@ class FakeServer:
     metrics: PrometheusMetrics
     trouble: bool = False
     down: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics.watch_disk(lambda: (0, 0, 1000) if self.trouble else (10**10, 1000, 1000))
 
     def scrape(self) -> bytes | None:
         now = time.time()
@@ -101,6 +106,7 @@ def _in_good_health(metrics: PrometheusMetrics, now: float) -> None:
     metrics.finished(Outcome("canary", Result.IN_SYNC, "in sync"), 0.1, now)
     healthy = ServiceHealth("app", "worker", "running", True)
     metrics.health(TARGET.environment, [StackHealth("app", HealthStatus.HEALTHY, (healthy,))], now)
+    metrics.engine(TARGET.environment, True)
 
 
 def _in_trouble(metrics: PrometheusMetrics, now: float) -> None:
@@ -120,6 +126,7 @@ def _in_trouble(metrics: PrometheusMetrics, now: float) -> None:
     metrics.rotated(name, TARGET.id, now - 91 * DAY)
     failing = ServiceHealth("app", "worker", "exited", False)
     metrics.health(name, [StackHealth("app", HealthStatus.UNHEALTHY, (failing,))], now)
+    metrics.engine(name, False)
     metrics.observed(Plan("staging", REVISION, (Change(PAUSED, Kind.IN_SYNC, Effect.NONE, "in sync"),)), now)
     metrics.remembered(EnvironmentRecord("staging", pauses=(Pause("", now + DAY, "trying", now),)), now)
     metrics.finished(Outcome("canary", Result.IN_SYNC, "in sync"), 0.1, now)

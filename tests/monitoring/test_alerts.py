@@ -24,12 +24,12 @@ RUNBOOK = ROOT / "docs/runbook.md"
 DASHBOARD = DEPLOY / "grafana/dashboards/reconciler.json"
 SEVERITIES = {"critical", "warning", "info"}
 # Alerts that are not about one environment, or not about one target.
-OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck"}
+OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck", "ReconcilerStateDiskFull"}
 OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "SecretTooOld"}
 EXPECTED = {
     "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
     "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy",
-    "BackupFailed", "SecretTooOld",
+    "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull",
 }  # fmt: skip
 
 

@@ -323,6 +323,16 @@ def _disk_has_room(site: Site) -> None:
     (site.directory / "filler").unlink()
 
 
+def _no_inodes(site: Site) -> None:
+    site.mount(site.directory, "1m,nr_inodes=32")
+    take_inodes(site.directory)
+    site.commit(2)
+
+
+def _inodes_again(site: Site) -> None:
+    shutil.rmtree(site.directory / "filler")
+
+
 def _read_only_disk(site: Site) -> None:
     site.mount(site.directory, "64k")
     output("mount", "-o", "remount,ro", site.directory)
@@ -350,6 +360,15 @@ def _disk_error(site: Site) -> None:
 
 def _disk_well(site: Site) -> None:
     site.faults.repair_disk()
+
+
+def take_inodes(directory: Path) -> None:
+    """Leave no inode on the disk of the directory, and much of its space."""
+    filler = directory / "filler"
+    with contextlib.suppress(OSError):
+        while True:
+            filler.mkdir()
+            filler /= "filler"
 
 
 def fill(directory: Path) -> None:
@@ -537,6 +556,16 @@ def _state_disk_has_room(site: Site) -> None:
     (site.server.state / "filler").unlink()
 
 
+def _state_no_inodes(site: Site) -> None:
+    site.mount(site.server.state, "16m,nr_inodes=512")
+    take_inodes(site.server.state)
+    site.commit(2)
+
+
+def _state_inodes_again(site: Site) -> None:
+    shutil.rmtree(site.server.state / "filler")
+
+
 # fmt: off
 ENVIRONMENT_FAILURES = (
     Failure(_unknown_field, "targets.api.env.onwer: is not a known field", "environment.yaml:3:",
@@ -563,7 +592,7 @@ ENVIRONMENT_FAILURES = (
     Failure(_conflict_markers, "has an unresolved merge conflict", "api.env, line 2:", "Take one side completely"),
     Failure(_duplicate_key, "TOKEN is already set in line 1", "api.env, line 10:", "Remove one"),
     Failure(_duplicate_plain_key, "defined twice: TOKEN", "/api.env:", "keep one"),
-    Failure(_encrypted_twice, "the plaintext still holds ENC[", "/api.env:", "encrypted twice"),
+    Failure(_encrypted_twice, "a value is encrypted twice (line 1 of the plaintext)", "/api.env:", "sops edit envs/"),
     Failure(_unparsable_env_file, "a quote is opened and never closed", "/api.env: Compose could not read it: line 2:",
         "close it"),
     Failure(_broken_contract, "TOKEN must be one of a, b (`enum` of contracts/api.yaml:2)", "/api.env: ",
@@ -575,6 +604,9 @@ ENVIRONMENT_FAILURES = (
     Failure(_slow_contract, "a contract takes too long", "contracts/api.yaml: ", "Make its patterns simpler"),
     Failure(_disk_full, "No space left on device", "{root}/app/", "free some space", fixed=_disk_has_room,
         result="failed", retried=True, heals_to=2, marks=("root",)),
+    Failure(_no_inodes, "cannot write the live file (No space left on device: no inodes are left on the disk",
+        "{root}/app/", "`df -i` shows it", fixed=_inodes_again, result="failed", retried=True,
+        heals_to=2, marks=("root",)),
     Failure(_read_only_disk, "cannot write the live file (Read-only file system)", "{root}/app/",
         "remount it read-write. Will retry", fixed=_disk_writable, result="failed", retried=True, heals_to=2,
         marks=("root",)),
@@ -630,6 +662,8 @@ SERVER_FAILURES = (
         fixed=_state_writable, result=None, heals_to=2, marks=("root",)),
     Failure(_state_disk_full, "disk", "{root}/state", "free", fixed=_state_disk_has_room, result=None, heals_to=2,
         marks=("root",)),
+    Failure(_state_no_inodes, "no inodes are left on the disk", "{root}/state", "free", fixed=_state_inodes_again,
+        result=None, heals_to=2, marks=("root",)),
 )
 # fmt: on
 """Each stops the whole server, or cuts it off from git."""

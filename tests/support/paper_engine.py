@@ -14,7 +14,7 @@ from typing import Any
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.core.dotenv.interpolation import resolve_env_file
-from reconciler.core.model.compose import Container, Ending, Invocation, Project, ProjectFiles, Service
+from reconciler.core.model.compose import Container, Ending, Guest, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -60,12 +60,20 @@ class PaperEngine:
     async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
         return "", ""
 
+    async def guests(self) -> tuple[Guest, ...]:
+        return ()
+
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._step("engine inspect")
         return containers(self._path)
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         return containers(self._path)
+
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Nobody else has containers here."""
 
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
         return {}

@@ -16,7 +16,7 @@ class Relay:
     """Passes bytes on between ``path`` and the engine, a thread for each direction of each connection."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._engine = os.environ.get("DOCKER_HOST", f"unix://{_USUAL_SOCKET}").removeprefix("unix://")
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -27,12 +27,12 @@ class Relay:
 
     @property
     def docker_host(self) -> str:
-        return f"unix://{self._path}"
+        return f"unix://{self.path}"
 
     def repair(self) -> None:
         self.was_cut.clear()
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(self._path))
+        listener.bind(str(self.path))
         listener.listen(64)
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
@@ -43,7 +43,7 @@ class Relay:
             if self._listener is not None:
                 _close(self._listener)
                 self._listener = None
-                self._path.unlink()
+                self.path.unlink()
             for connection in self._open:
                 _close(connection)
             self._open.clear()

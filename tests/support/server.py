@@ -196,9 +196,9 @@ class Daemon:
         whole_lines = self.log.read_bytes()[self.said_before :].decode().rpartition("\n")[0]
         return [json.loads(line) for line in whole_lines.splitlines() if line.startswith("{")]
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and body of a GET on its HTTP address."""
-        return self._ask(path, None, {})
+    def get(self, path: str, *, host: str = "") -> tuple[int, str]:
+        """Status and body of a GET on its HTTP address; ``host`` is the name that it is asked for, if another."""
+        return self._ask(path, None, {"Host": host} if host else {})
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
         """Status and body of a POST to its HTTP address."""

@@ -78,6 +78,7 @@ def test_every_field_is_read() -> None:
     assert config.drift.interval == 120.0
     assert config.drift.on_drift is OnDrift.REPORT
     assert config.http.listen == ("::1", 9465)
+    assert config.http.allowed_hosts == ("reconciler.example.org", "10.0.0.4")
     assert config.webhook
     assert config.webhook.secret_file == "/etc/reconciler/webhook"
     assert config.rollback.git == "off"

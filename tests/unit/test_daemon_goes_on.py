@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import StoreUnavailableError
-from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.reconcile import Reconciler
@@ -19,6 +19,10 @@ from tests.fakes import FakeClock, World
 
 UNITS = ("production@one", "production@two")
 LOCKED = StoreUnavailableError("the database is locked", where="state.db", hint="Will retry")
+
+
+async def ask_git() -> GitAnswer:
+    return GitAnswer("a" * 40)
 
 
 class NoMetrics:
@@ -45,7 +49,9 @@ async def test_an_error_between_two_hosts(new_world: Callable[[], World], error:
     sound = Reconciler(other_world.ports(), "staging")
     rollouts = [Rollout(between_hosts(world.ports(), error), broken), Rollout(other_world.ports(), [sound])]
     hosts = {host.environment: host for host in (*broken, sound)}
-    daemon = Daemon(hosts, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    daemon = Daemon(
+        hosts, rollouts, ask_git=ask_git, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60
+    )
     task = asyncio.create_task(daemon.run())
     for _ in range(2):
         reconciled = await daemon.between_reconciliations(lambda: daemon.reconcile(ReconcileRequest("manual")))

@@ -9,6 +9,7 @@ import pytest
 
 from reconciler.core.decide import health
 from reconciler.core.decide.health import HealthReport, Verdict, failing
+from reconciler.core.decide.startup import allowed_by_definition
 from reconciler.core.model.compose import Container, Project, Service, ServiceHealth
 from reconciler.core.model.targets import HealthPolicy, HttpCheck, Stack
 from reconciler.core.secret import Secret
@@ -69,6 +70,73 @@ def test_health_from_before_a_signal_says_nothing_until_it_has_lasted() -> None:
 def test_health_after_a_restart_of_the_same_container_counts_immediately() -> None:
     restarted = replace(BEFORE, health="healthy", restarts=0, started_at=NEW.started_at)
     assert look((1, [restarted])).verdict is Verdict.HEALTHY
+
+
+# --- that takes its time ---
+
+SECOND = 1_000_000_000  # the engine counts nanoseconds
+
+
+def checked(**check: Any) -> Container:
+    """A container that is starting, with this health check as inspect shows it."""
+    return replace(NEW, health="starting", facts={"Config": {"Healthcheck": {"Test": ["CMD", "true"], **check}}})
+
+
+@pytest.mark.parametrize(
+    ("check", "patience"),
+    [
+        pytest.param({"StartPeriod": 60 * SECOND, "Interval": SECOND, "Timeout": SECOND, "Retries": 3}, 90, id="less"),
+        pytest.param(
+            {"StartPeriod": 120 * SECOND, "Interval": SECOND, "Timeout": SECOND, "Retries": 3}, 126, id="more"
+        ),
+        pytest.param({"Interval": 20 * SECOND, "Timeout": 5 * SECOND, "Retries": 5}, 125, id="without-a-start-period"),
+        pytest.param({}, 180, id="the-engine's-own-times"),
+        pytest.param({"Test": ["NONE"], "StartPeriod": 200 * SECOND}, 90, id="disabled"),
+    ],
+)
+def test_a_service_may_start_as_long_as_its_health_check_allows(check: dict[str, Any], patience: float) -> None:
+    starting = checked(**check)
+    assert look((0, [starting]), (patience - 0.1, [starting])).verdict is Verdict.WAIT
+    report = look((0, [starting]), (patience, [starting]))
+    assert (report.verdict, report.reason) == (Verdict.FAILED, f"api is still starting after {patience} s")
+    assert report.late == {"api"}
+
+
+def test_http_checks_wait_for_what_is_still_starting() -> None:
+    stack = replace(STACK, health=HealthPolicy(90, 15, (HttpCheck(URL),)))
+    healthy = replace(checked(StartPeriod=120 * SECOND, Interval=SECOND, Timeout=SECOND), health="healthy")
+    assert look((125, [healthy]), stack=stack).verdict is Verdict.WAIT
+    assert look((126, [healthy]), stack=stack).verdict is Verdict.FAILED
+
+
+def test_a_service_may_take_longer_than_the_last_time() -> None:
+    starting = replace(NEW, health="starting")
+    watch = health.watch_health(STACK, ["api"], [BEFORE], START, last_startups={"api": 100.0, "worker": 500.0})
+    assert watch.look([starting], START + 199)[1].verdict is Verdict.WAIT
+    assert watch.look([starting], START + 200)[1].verdict is Verdict.FAILED
+
+
+def test_the_time_to_healthy_is_that_of_the_first_look_that_finds_it() -> None:
+    watch = health.watch_health(STACK, ["api", "worker"], [BEFORE], START)
+    worker = replace(NEW, id="2", service="worker")
+    for seconds, state in ((5, "starting"), (8, "healthy"), (30, "healthy")):
+        watch, _ = watch.look([replace(NEW, health=state), worker], START + seconds)
+    assert watch.startups == {"api": 8}
+
+
+@pytest.mark.parametrize(
+    ("check", "seconds"),
+    [
+        pytest.param({"test": "true", "start_period": "1m30s", "interval": "5s", "timeout": "1s"}, 108, id="times"),
+        pytest.param({"start_period": "500ms", "interval": "1s", "timeout": "1s", "retries": 1}, 2.5, id="no-test"),
+        pytest.param({"test": "true"}, 0, id="says-nothing"),
+        pytest.param({"disable": True, "start_period": "1h"}, 0, id="disabled"),
+        pytest.param({"test": ["NONE"], "start_period": "1h"}, 0, id="none"),
+        pytest.param({"retries": "${TRIES}", "interval": "1s", "timeout": "1s"}, 6, id="variable"),
+    ],
+)
+def test_what_a_health_check_of_a_compose_file_allows(check: dict[str, Any], seconds: float) -> None:
+    assert allowed_by_definition(check) == seconds
 
 
 # --- without one ---
@@ -201,6 +269,18 @@ def test_one_shot_that_ends_well_is_healthy() -> None:
 def test_one_shot_that_fails_is_a_failure() -> None:
     done = replace(NEW, service="migrate", state="exited", exit_code=1)
     assert look((1, [done]), services=("migrate",)).verdict is Verdict.FAILED
+
+
+def test_one_shot_that_needed_a_second_try_is_healthy() -> None:
+    done = replace(NEW, service="migrate", state="exited", exit_code=0, restarts=1)
+    assert look((1, [done]), services=("migrate",)).verdict is Verdict.HEALTHY
+
+
+def test_one_shot_at_work_is_waited_for_until_the_timeout_and_is_no_failure_then() -> None:
+    """It may fail at its end, and some take hours."""
+    at_work = replace(NEW, service="migrate")
+    assert look((0, [at_work]), (89, [at_work]), services=("migrate",)).verdict is Verdict.WAIT
+    assert look((0, [at_work]), (90, [at_work]), services=("migrate",)).verdict is Verdict.HEALTHY
 
 
 # --- several containers, several services ---

@@ -17,6 +17,7 @@ import pytest
 
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Completed, Limits, MissingProgramError
+from reconciler.core.errors import ExhaustedError
 from tests.support.processes import children
 from tests.support.waiting import until
 
@@ -255,3 +256,46 @@ print(done.stdout.decode().strip())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "7"
+
+
+# --- what the machine has run out of ---
+
+
+NO_PROCESS = """
+import asyncio, os, resource
+from reconciler.adapters import process
+run = lambda: asyncio.run(process.run(["/bin/true"], env={}, limits=process.Limits(timeout=10.0)))
+run()  # everything is imported now
+os.setuid(65534)  # root has no limit
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+try:
+    run()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.root
+def test_the_limit_of_processes_is_named() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_PROCESS], stdout=subprocess.PIPE, check=True, text=True)
+    assert done.stdout.startswith("ExhaustedError true cannot be started: the limit of processes is reached. ")
+
+
+async def test_the_limit_of_open_files_is_named() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+    try:
+        with pytest.raises(ExhaustedError, match="sh cannot be started: the limit of open files is reached"):
+            await shell("true")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(("kills", "expected"), [([4, 5], True), ([4, 4], False)])
+async def test_a_kill_for_want_of_memory_is_told_from_another(
+    kills: list[int], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = iter(kills)
+    monkeypatch.setattr(process, "_kills_for_memory", lambda: next(counted))
+    done = await shell("kill -9 $$")
+    assert (done.exit_code, done.out_of_memory) == (-9, expected)

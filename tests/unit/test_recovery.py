@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -296,6 +297,64 @@ async def test_health_is_not_claimed_while_a_rollback_has_failed(world: World) -
     await reconcile_once(world)
     assert world.store.record.healthy is not None
     assert world.store.record.healthy.commit.startswith("a")
+
+
+# --- a rollback whose services take long to start ---
+
+
+async def slow_rollback(world: World) -> Outcome:
+    """A bad revision, on whose old values the service is still starting after its timeout."""
+    world.compose.sick |= {"A=bad": "unhealthy", "A=1": "starting"}
+    world.commit("b", api="A=bad", worker="W=1")
+    return await reconcile_once(world)
+
+
+def finish_starting(world: World, **facts: Any) -> None:
+    world.compose.running["api"] = replace(world.compose.running["api"], **facts)
+
+
+async def test_a_rollback_that_is_only_slow_goes_on_and_nothing_is_recreated_for_it(world: World) -> None:
+    outcome = await slow_rollback(world)
+    assert (outcome.result, outcome.retry) == (Result.ROLLING_BACK, True), outcome.reason
+    assert "api is still starting after 90 s" in outcome.reason
+    assert world.live("api") == "A=1"
+    assert (await reconcile_once(world)).result is Result.ROLLING_BACK
+    world.steps.clear()
+    finish_starting(world, health="healthy")
+    again = await reconcile_once(world)
+    assert (again.result, again.run) == (Result.ROLLED_BACK, outcome.run), again.reason
+    assert not [step for step in world.steps if step.startswith("recreate")]
+
+
+async def test_a_slow_start_is_remembered_and_the_next_one_may_take_as_long(world: World) -> None:
+    await slow_rollback(world)
+    finish_starting(world, health="healthy")
+    await reconcile_once(world)
+    assert 90 <= world.store.record.startups["app/api"] <= 100
+    world.compose.sick["A=2"] = "starting"
+    began = world.clock.time
+    world.clock.on_sleep = lambda: finish_starting(world, health="healthy") if world.clock.time > began + 150 else None
+    world.commit("c", api="A=2", worker="W=1")
+    assert (await reconcile_once(world)).result is Result.APPLIED
+    assert world.store.record.startups["app/api"] > 149
+
+
+@pytest.mark.parametrize("facts", [{"health": "unhealthy"}, {"state": "exited", "exit_code": 1}, {"restarts": 1}])
+async def test_a_service_that_fails_while_its_rollback_waits_is_recreated_once_more(
+    world: World, facts: dict[str, Any]
+) -> None:
+    await slow_rollback(world)
+    finish_starting(world, **facts)
+    world.compose.sick["A=1"] = "unhealthy"
+    world.steps.clear()
+    assert (await reconcile_once(world)).result is Result.ROLLBACK_FAILED
+    assert [step for step in world.steps if step.startswith("recreate")] == ["recreate api"]
+
+
+async def test_a_rollback_whose_services_never_stop_starting_has_failed(world: World) -> None:
+    await slow_rollback(world)
+    results = [(await reconcile_once(world)).result for _ in range(3)]
+    assert results == [Result.ROLLING_BACK, Result.ROLLING_BACK, Result.ROLLBACK_FAILED]
 
 
 # --- who is to blame ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,11 +13,14 @@ import pytest
 
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.requests import ReconcileRequest
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.requests import GitAnswer, ReconcileRequest
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Activity, Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World
+from tests.support.waiting import until
 
 
 class SlowReconciler(Reconciler):
@@ -26,6 +29,7 @@ class SlowReconciler(Reconciler):
     def __init__(self, steps: list[str]) -> None:
         self.environment = "production"
         self.steps = steps
+        self.activity = Activity()
 
     async def reconcile(self, request: ReconcileRequest) -> Outcome:
         self.steps.append("reconciliation begins")
@@ -35,15 +39,28 @@ class SlowReconciler(Reconciler):
         return Outcome("production", Result.IN_SYNC, "in sync")
 
 
+async def ask_git() -> GitAnswer:
+    return GitAnswer("a" * 40)
+
+
 class NoMetrics:
     def tick(self, at: float) -> None: ...
 
 
 @asynccontextmanager
-async def running(steps: list[str], tmp_path: Path) -> AsyncIterator[Daemon]:
+async def running(
+    steps: list[str],
+    tmp_path: Path,
+    ask_git: Callable[[], Awaitable[GitAnswer]] = ask_git,
+    head: Revision | None = None,
+) -> AsyncIterator[Daemon]:
     hosts = {"production": SlowReconciler(steps)}
-    rollouts = [Rollout(World(tmp_path).ports(), [hosts["production"]])]
-    daemon = Daemon(hosts, rollouts, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60)
+    world = World(tmp_path)
+    world.store.record = EnvironmentRecord("production", head=head)
+    rollouts = [Rollout(world.ports(), [hosts["production"]])]
+    daemon = Daemon(
+        hosts, rollouts, ask_git=ask_git, clock=FakeClock(), metrics=NoMetrics(), poll_interval=60, drift_interval=60
+    )
     task = asyncio.create_task(daemon.run())
     yield daemon
     daemon.stop()
@@ -76,6 +93,41 @@ async def test_a_request_waits_for_the_reconciliation_and_the_next_one_waits_for
     assert steps[position : position + 2] == between
     rest = [step for step in steps if step not in between]
     assert rest == reconciliation * (len(rest) // 2)
+
+
+async def test_git_that_never_answers_delays_neither_a_look_nor_a_request_nor_the_end(tmp_path: Path) -> None:
+    steps: list[str] = []
+
+    async def hanging() -> GitAnswer:
+        steps.append("git is asked")
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    async with running(steps, tmp_path, hanging, Revision("a" * 40, "tree")) as daemon:
+        await until(lambda: "reconciliation ends" in steps)
+        daemon.poll_now("webhook")
+        assert [outcome.result for outcome in await sync(daemon)] == [Result.IN_SYNC]
+        steps.clear()
+        daemon.look_soon("watch")
+        daemon._rest_until = 0.0
+        await until(lambda: "reconciliation ends" in steps)
+        assert not daemon.ready
+    assert "git is asked" not in steps  # one question at a time
+
+
+async def test_nothing_is_compared_before_git_has_answered_for_the_first_time(tmp_path: Path) -> None:
+    steps: list[str] = []
+    gate = asyncio.Event()
+
+    async def answering() -> GitAnswer:
+        await gate.wait()
+        return GitAnswer("a" * 40)
+
+    async with running(steps, tmp_path, answering) as daemon:
+        await daemon.between_reconciliations(lambda: asyncio.sleep(0))
+        assert (steps, daemon.ready) == ([], False)
+        gate.set()
+        await until(lambda: daemon.ready)
 
 
 @pytest.mark.parametrize("error", [RefusedError("no"), ValueError("a defect")], ids=repr)

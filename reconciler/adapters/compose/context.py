@@ -11,6 +11,8 @@ from typing import Protocol
 from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import staging
+from reconciler.adapters.compose.port_owner import process_words
+from reconciler.adapters.disk import disk_reason
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model.compose import Invocation
 from reconciler.core.secret import Secret
@@ -53,6 +55,9 @@ class ComposeContext(Protocol):
     async def resolve(self, path: str) -> str:
         """``path`` with every link resolved."""
 
+    async def process_on_port(self, port: int) -> str:
+        """The process that listens on the port there, for a message; "" where that is not known."""
+
     def farm(self, directory: str, staged: Staged) -> contextlib.AbstractAsyncContextManager[str]:
         """Surroundings of the stack's directory with the staged files in place: see staging.py."""
 
@@ -92,13 +97,16 @@ class LocalComposeContext:
     async def resolve(self, path: str) -> str:
         return os.path.realpath(path)  # noqa: ASYNC240
 
+    async def process_on_port(self, port: int) -> str:
+        return process_words(port)
+
     @contextlib.asynccontextmanager
     async def farm(self, directory: str, staged: Staged) -> AsyncIterator[str]:
         try:
             with staging.farm(self._scratch, directory, staged) as root:
                 yield root
         except OSError as error:
-            raise cannot_stage(error.strerror or "", error.filename or self._scratch) from error
+            raise cannot_stage(disk_reason(error, self._scratch), error.filename or self._scratch) from error
 
     def _environment_in(self, directory: str) -> dict[str, str]:
         """What Compose is given. It takes the project's default name, and `${PWD}`, from how the directory is typed."""

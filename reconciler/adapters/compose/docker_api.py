@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from reconciler.adapters.compose import errors
+from reconciler.adapters.compose import errors, guests
 from reconciler.adapters.compose.context import EngineAddress
 from reconciler.core.errors import EngineUnavailableError
-from reconciler.core.model.compose import Container, Ending, StartedAs
+from reconciler.core.model.compose import Container, Ending, Guest, StartedAs
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -44,6 +45,10 @@ _ENDING_SIGNALS = frozenset({"2", "3", "9", "15"})  # INT, QUIT, KILL, TERM: oth
 # (healthy)", "Up 2 seconds (health: starting)".
 _EXIT_CODE = re.compile(r"^Exited \((\d+)\)")
 _HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)$")
+# An engine that did not answer gets less time until it does, and is left alone for a moment: a reconciliation asks it
+# several times, and its files must not wait for each.
+_IMPATIENT = 3.0  # seconds for a question
+_LEFT_ALONE = 1.0  # seconds
 _KILLED = 137  # by an operator, or by the kernel when memory runs out: the list does not say which
 _NO_CONNECTION = 900  # aiodocker's word for it, as a status
 _NOT_FOUND = 404
@@ -56,7 +61,9 @@ class Engine:
     def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
         self._address = address
         self._docker: Docker | None = None
+        self._failed: tuple[float, EngineUnavailableError] | None = None
         self._image_configurations: dict[str, Mapping[str, Any]] = {}
+        self._shares: dict[str, dict[str, list[str]]] = {}
 
     async def close(self) -> None:
         if self._docker is not None:
@@ -70,6 +77,19 @@ class Engine:
         async with self._connected() as docker:
             containers = await docker.containers.list(all=True, filters={"label": [NOT_ONE_OFF, label]})
         return [container for container in containers if keep(container["Labels"])]
+
+    async def named(self, names: Iterable[str]) -> list[DockerContainer]:
+        """The containers, of anybody, that have one of these names."""
+        exactly = [f"^/{re.escape(name)}$" for name in names]
+        if not exactly:
+            return []
+        async with self._connected() as docker:
+            return list(await docker.containers.list(all=True, filters={"name": exactly}))
+
+    async def running(self) -> list[DockerContainer]:
+        """Every container that runs, of anybody."""
+        async with self._connected() as docker:
+            return list(await docker.containers.list())
 
     async def inspect(self, summaries: Iterable[DockerContainer]) -> tuple[Container, ...]:
         """What the engine knows of each, sorted by service; one that has gone meanwhile is skipped."""
@@ -115,6 +135,31 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await listening
         raise EngineUnavailableError("the Docker engine ended the stream of events")
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers that share a namespace or volumes with another, sorted by name. What a container shares never
+        changes, so only new ones are inspected for it."""
+        async with self._connected() as docker:
+            listed = await docker.containers.list(all=True)
+            ids = {container.id: container.id for container in listed}
+            self._shares = {identity: shared for identity, shared in self._shares.items() if identity in ids}
+            for facts in await self._facts(ids.keys() - self._shares.keys()):
+                self._shares[facts["Id"]] = guests.shares(facts["HostConfig"])
+            ids |= {name.lstrip("/"): container.id for container in listed for name in container["Names"]}
+            sharing = {identity: shared for identity, shared in self._shares.items() if shared}
+            owners = {ids[it] for shared in sharing.values() for group in shared.values() for it in group if it in ids}
+            by_id = {facts["Id"]: facts for facts in await self._facts({*sharing, *owners})}
+        labels = (PROJECT_LABEL, SERVICE_LABEL, DIRECTORY_LABEL)
+        found = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
+        return tuple(sorted(found, key=lambda guest: guest.name))
+
+    async def _facts(self, identities: Iterable[str]) -> list[Mapping[str, Any]]:
+        """What inspect says of each that is still there."""
+        async with self._connected() as docker:
+            inspected = await asyncio.gather(
+                *(_unless_gone(docker.containers.container(identity).show()) for identity in sorted(identities))
+            )
+        return [facts for facts in inspected if facts is not None]
 
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
         """How these containers (ids) ended, by the events that the engine still knows: the last few hundred.
@@ -165,6 +210,7 @@ class Engine:
             out_of_memory=state.get("OOMKilled", False),
             environment=variables(config.get("Env") or ()),
             image_environment=variables(image.get("Env") or ()),
+            depends_on=conditions(config["Labels"]),
             facts=facts,
             image_facts=image,
         )
@@ -219,6 +265,22 @@ class Engine:
     async def _connected(self, within: float | None = QUICK, *, afresh: bool = False) -> AsyncIterator[Docker]:
         """A connected client; what goes wrong with it inside the block is said in our own errors. ``afresh``: it has a
         connection of its own, for this block."""
+        if self._failed is not None:
+            at, known = self._failed
+            if time.monotonic() - at < _LEFT_ALONE:
+                raise EngineUnavailableError(known.what, where=known.where, hint=known.hint)
+            within = _IMPATIENT if within == QUICK else within
+        try:
+            async with self._asking(within, afresh=afresh) as docker:
+                yield docker
+        except EngineUnavailableError as error:
+            if error.files_stay_ours:
+                self._failed = time.monotonic(), error
+            raise
+        self._failed = None
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, within: float | None, *, afresh: bool) -> AsyncIterator[Docker]:
         import aiohttp
         from aiodocker import Docker
         from aiodocker.exceptions import DockerError
@@ -266,6 +328,7 @@ def _summary(listed: DockerContainer) -> Container:
         state=listed["State"],
         health=health[1] if health else "",
         exit_code=int(code[1]) if code else 0,
+        depends_on=conditions(listed["Labels"]),
         name=listed["Names"][0].lstrip("/") if listed["Names"] else "",
     )
 
@@ -330,9 +393,13 @@ def in_waves(containers: Sequence[DockerContainer]) -> Iterator[list[DockerConta
 
 
 def _dependencies(container: DockerContainer) -> set[str]:
-    """Names of services, from Compose's label "api:service_started:true,db:service_healthy:false"."""
-    label = container["Labels"].get(DEPENDENCIES_LABEL, "")
-    return {entry.split(":")[0] for entry in label.split(",")} - {container["Labels"][SERVICE_LABEL]}
+    return conditions(container["Labels"]).keys() - {container["Labels"][SERVICE_LABEL]}
+
+
+def conditions(labels: Mapping[str, str]) -> dict[str, str]:
+    """Services with their conditions, from Compose's label "api:service_started:true,db:service_healthy:false"."""
+    entries = (entry.split(":") for entry in labels.get(DEPENDENCIES_LABEL, "").split(",") if entry)
+    return {service: "".join(rest[:1]) for service, *rest in entries}
 
 
 def variables(entries: Iterable[str]) -> dict[str, str]:

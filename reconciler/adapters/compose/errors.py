@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from reconciler.adapters import process
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
+from reconciler.core.exhaustion import MEMORY, exhausted_in
 from reconciler.core.model.compose import Invocation
 
 # Exit codes of the docker command where its compose plugin was killed: what it makes of "no exit code", and a shell's.
@@ -142,6 +143,10 @@ _START = (
         rf"dependency failed to start: container (?P<name>{_NAME}) (?P<how>is unhealthy|exited \(\d+\))",
         "container {name}, on which others depend, {how}",
     ),
+    _cause(
+        rf'service "(?P<name>{_NAME})" didn.t complete successfully: exit (?P<code>\d+)',
+        "{name}, whose completion others wait for, ended with exit code {code}",
+    ),
     _cause(r"exec: .*(?:not found|no such file|permission denied)", "the command of a service cannot be started"),
     _cause(r"[Cc]onflict\. The container name", "a container has a name that Compose needs"),
     _cause(r"network \S+ not found", "a network that the project uses does not exist"),
@@ -152,7 +157,12 @@ _START = (
 _CONFLICT = re.compile(
     r"[Cc]onflict\. The container name|removal .* is already in progress|marked for removal|No such container"
 )
-_ENV_FILE_MISSING = re.compile(rf"env file {_PATH} not found")
+# "Bind for 127.0.0.1:8000 failed: port …", "listen tcp4 0.0.0.0:8000: bind: address …", "failed to bind host port for
+# 127.0.0.1:8000:172.18.0.2:80/tcp: address …"
+_PORT = re.compile(
+    r":(?P<port>\d{1,5})(?:/(?:tcp|udp))?(?::\S+)?(?: failed)?: (?:bind: )?"
+    r"(?:port is already allocated|address already in use)"
+)
 _ENV_FILE_SYNTAX = re.compile(rf"^{_LINE}", re.MULTILINE)
 
 
@@ -161,8 +171,10 @@ def is_conflict(stderr: str) -> bool:
     return _CONFLICT.search(stderr) is not None
 
 
-def lacks_env_file(stderr: str) -> bool:
-    return _ENV_FILE_MISSING.search(stderr) is not None
+def port_in_use(stderr: str) -> int | None:
+    """The port that the engine could not bind, by what Compose printed; None where that is not what failed."""
+    match = _PORT.search(stderr)
+    return int(match["port"]) if match else None
 
 
 def line_of_unnamed_env_file(stderr: str) -> int | None:
@@ -212,6 +224,8 @@ def of_command(
     where = invocation.directory
     if completed.timed_out:
         return EngineUnavailableError(f"docker compose took too long to {doing}", where=where)
+    if facts := MEMORY if completed.out_of_memory else exhausted_in(completed.stderr):
+        return EngineUnavailableError(f"docker compose cannot {doing}: {facts[0]}", where=where, hint=facts[1])
     if completed.exit_code < 0 or completed.exit_code in _KILLED:
         hint = "Look for the kernel's out-of-memory killer (dmesg). Will retry"
         return EngineUnavailableError(f"docker compose was killed before it could {doing}", where=where, hint=hint)

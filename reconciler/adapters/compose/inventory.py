@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.containers import Labelled, containers_of, labelled
 from reconciler.adapters.compose.files import expand, join
-from reconciler.adapters.compose.uses import VARIABLE, NamedFile, files_used, interpolated, mapping
+from reconciler.adapters.compose.uses import VARIABLE, NamedFile, files_used, interpolated, mapping, profiles
 from reconciler.core.compose_names import BASE_NAMES, ENVIRONMENT_NAME, OVERRIDE_NAMES
 from reconciler.core.decide.invocation import manifest_invocation, resolve_invocation
 from reconciler.core.dotenv.grammar import EnvFileError, Quote, parse_env_file
@@ -27,6 +27,7 @@ from reconciler.core.model.compose import Invocation
 from reconciler.core.model.targets import Stack
 from reconciler.core.ports.host import Machine
 from reconciler.core.secrets.plaintext import is_env_file
+from reconciler.core.text import listed
 
 DEEPEST = 3
 """How many levels of directories below the named one are read."""
@@ -226,6 +227,14 @@ async def _project(
     required = {use.path for use in uses if use.required} | set(invocation.env_files)
     missing = [path for path in paths if path not in contents and path in required]
     problems += unread
+    idle = _idle_services(configuration, directory)
+    users = {path: {use.service for use in uses if use.path == path and use.required} for path in missing}
+    notes = [
+        f"{path} is missing, which only {listed(sorted(users[path]))} needs: its profile is not active"
+        for path in missing
+        if users[path] and users[path] <= idle
+    ]
+    missing = [path for path in missing if not users[path] or not users[path] <= idle]
     problems += [f"{path} is missing" for path in missing if not any(path in problem for problem in problems)]
     services = {name for it in written if not it.extended for name in mapping(it.document.get("services"))}
     problems += [] if written else [f"no compose file of {directory.path} can be read"]
@@ -250,7 +259,21 @@ async def _project(
         project_directory=invocation.project_directory,
         options=tuple(invocation.options()),
         problem="; ".join(problems),
+        notes=tuple(notes),
     )
+
+
+def _idle_services(configuration: compose_files.Configuration, directory: _ProjectDirectory) -> set[str]:
+    """The services of profiles that are not active: neither the manifest nor COMPOSE_PROFILES names them, and no
+    container is of one."""
+    by_service = profiles(configuration.written)
+    active = {name.strip() for name in (configuration.variables.get("COMPOSE_PROFILES") or "").split(",")}
+    active |= set(directory.stack.profiles if directory.stack else ())
+    for labelled_container in directory.labels:
+        active |= by_service.get(labelled_container.container.service, frozenset())
+    if "*" in active:
+        return set()
+    return {service for service, names in by_service.items() if names and not names & active}
 
 
 async def _invocation(machine: Machine, directory: _ProjectDirectory) -> tuple[Invocation, list[str]]:

@@ -77,6 +77,9 @@ def _service(name: str, fields: Model, model: Model) -> Service:
         restarts_with=frozenset(
             name for name, how in (fields.get("depends_on") or {}).items() if how and how.get("restart")
         ),
+        depends_on={
+            name: str((how or {}).get("condition") or "") for name, how in (fields.get("depends_on") or {}).items()
+        },
         replicas=_replicas(fields),
         text=Secret(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")),
     )

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from reconciler.adapters import process
 from reconciler.adapters.compose import errors, uses
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import model as compose_model
+from reconciler.adapters.compose.awaiting import finished, together
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.docker_api import (
     DIRECTORY_LABEL,
@@ -29,8 +30,10 @@ from reconciler.adapters.compose.docker_api import (
     in_waves,
     started_as,
 )
+from reconciler.adapters.compose.holders import container_words, needed_names, port_taken, publisher, require_free
 from reconciler.adapters.compose.host_projects import host_project_files
 from reconciler.adapters.compose.own_hash import own_hash
+from reconciler.adapters.compose.unresolvable import unresolvable
 from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import (
     label_invocation,
@@ -40,11 +43,25 @@ from reconciler.core.decide.invocation import (
     project_directory,
     resolve_invocation,
 )
-from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError, StackGoneError, StartedOtherwiseError
-from reconciler.core.model.compose import Container, Ending, Invocation, Project, ProjectFiles, Service, StartedAs
+from reconciler.core.errors import (
+    EngineUnavailableError,
+    ExhaustedError,
+    ModelRefusedError,
+    ReconcilerError,
+    StackGoneError,
+    StartedOtherwiseError,
+)
+from reconciler.core.model.compose import (
+    Container,
+    Ending,
+    Guest,
+    Invocation,
+    Project,
+    ProjectFiles,
+    Service,
+    StartedAs,
+)
 from reconciler.core.model.targets import Stack
-from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -59,7 +76,6 @@ _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
 # Seconds before an `up` that met what an interrupted one left is tried again.
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
-_LAST_ORDERS = 60.0  # seconds that an `up` may continue after we are asked to stop
 
 _MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
 
@@ -79,8 +95,8 @@ class DockerCompose:
         await self._engine.close()
 
     async def follow(self, touched: Callable[[], None], directories: Callable[[], Collection[str]]) -> None:
-        """Call ``touched`` whenever a container of a stack in one of the ``directories`` starts, ends or goes; and when
-        the engine answers (again), as some of that may have been missed. Runs until it is cancelled.
+        """Call ``touched`` whenever a container of a stack in one of the ``directories`` starts, ends or goes; when the
+        engine answers (again), as some of that may have been missed; and when it is lost. Runs until it is cancelled.
         """
 
         async def reported(labels: Mapping[str, str]) -> None:
@@ -93,7 +109,10 @@ class DockerCompose:
             with contextlib.suppress(EngineUnavailableError):
                 await self._engine.greet()
                 touched()
-                await self._engine.follow(reported)
+                try:
+                    await self._engine.follow(reported)
+                finally:
+                    touched()
             await asyncio.sleep(_LISTEN_AGAIN)
 
     # --- how it is run ---
@@ -152,8 +171,8 @@ class DockerCompose:
     async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
         """The project as Compose resolves it, all profiles; with `staged` as if those files were in place.
 
-        Where a service of some profile cannot be resolved for want of its env file, only the profiles of running
-        services and those that the stack names are active: it belongs to another machine.
+        Where a service of some profile cannot be resolved, as its env file is missing or broken, only the profiles of
+        running services and those that the stack names are active: it belongs to another machine.
         What is staged is not seen where the compose file names it by an absolute path; see staging.py.
         Raises ModelRefusedError, StartedOtherwiseError, EngineUnavailableError.
         """
@@ -213,12 +232,14 @@ class DockerCompose:
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
-        if not completed.ok and errors.lacks_env_file(errors.stderr_of(completed)):
-            reason = await self._refusal(invocation, completed, configuration, root, staged)
+        if not completed.ok and any(uses.profiles(configuration.written).values()):
+            reason = await unresolvable(self._context, invocation, completed, configuration, root, staged)
+            if not isinstance(reason, ModelRefusedError):
+                raise reason
             active = await self._active_profiles(stack, invocation, configuration)
             completed = await attempt(active)
         if not completed.ok:
-            raise await self._refusal(invocation, completed, configuration, root, staged)
+            raise await unresolvable(self._context, invocation, completed, configuration, root, staged)
         model = _parsed(stack, completed.stdout, root)
         if compose_model.names_variables(model):
             compose_model.add_variables(model, configuration.variables.get)
@@ -230,6 +251,7 @@ class DockerCompose:
             invocation=invocation,
             profiles=active,
             environments=await self._with_real(configuration.environments),
+            unresolved_env_files=await self._with_real(_env_files_of(configuration, left_out)),
             unresolved=dict.fromkeys(left_out, f"{reason.where}: {reason.what}") if reason else {},
         )
 
@@ -261,34 +283,6 @@ class DockerCompose:
         used = {profile for service in services for profile in by_service.get(service, frozenset())}
         return tuple(sorted({*stack.profiles, *used}))
 
-    async def _refusal(
-        self,
-        invocation: Invocation,
-        completed: process.Completed,
-        configuration: compose_files.Configuration,
-        root: str,
-        staged: Staged,
-    ) -> ReconcilerError:
-        suspect = None
-        if (line := errors.line_of_unnamed_env_file(errors.stderr_of(completed))) is not None:
-            paths = set(staged) | set(configuration.environments)
-            for env_files in uses.env_files(configuration.written).values():
-                paths |= env_files
-            suspect = await self._broken_env_file(sorted(paths), staged, line)
-        return errors.of_command(invocation, completed, "resolve the project", "config", root, suspect)
-
-    async def _broken_env_file(self, paths: Iterable[str], staged: Staged, line: int) -> tuple[str, int] | None:
-        """The env file that Compose could not read, with the line. Of several it names the line of one only, and an
-        older one counts it from the end of what it could not understand."""
-        broken = []
-        for path in paths:
-            data = staged[path] if path in staged else Secret(await self._context.read_file(path) or b"")
-            try:
-                parse_env_file(data.reveal() if data else b"")
-            except EnvFileError as error:
-                broken.append((path, error.line))
-        return next((file for file in broken if file[1] == line), broken[0] if broken else None)
-
     # --- containers ---
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
@@ -301,6 +295,10 @@ class DockerCompose:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers that share a namespace or volumes with another, in a manifest or not."""
+        return await self._engine.guests()
 
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:
         """How these containers (ids) ended, as far as the engine still knows. Raises EngineUnavailableError."""
@@ -322,6 +320,17 @@ class DockerCompose:
 
     # --- changes ---
 
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Make sure that no other container has a name which `up` would give one of these services' containers.
+
+        Compose finds out only after it has removed the old container. Raises NameTakenError, EngineUnavailableError.
+        """
+        own = await self._engine.find(f"{PROJECT_LABEL}={project.name}")
+        needed = needed_names(project, services, own, scale or {})
+        require_free(project, needed, await self._engine.named(needed))
+
     async def recreate(
         self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
     ) -> None:
@@ -329,7 +338,8 @@ class DockerCompose:
 
         `scale` has the number of containers of those services that run another number than the project says. `force`
         also recreates those in which Compose sees no difference: it does not see a changed mounted file or inline
-        config. Cancelling lets Compose finish, for a while. Raises ModelRefusedError, EngineUnavailableError.
+        config. Cancelling lets Compose finish, for a while. Raises ModelRefusedError (NameTakenError where another
+        container has taken a name meanwhile), EngineUnavailableError.
         """
         if not services:
             return
@@ -338,17 +348,27 @@ class DockerCompose:
         flags += [word for service, count in (scale or {}).items() for word in ("--scale", f"{service}={count}")]
         argv = ["docker", "compose", *invocation.options(project.profiles), "up", *flags, "--", *services]
         async with self._locks[project.name]:
-            completed = await _finished(self._run(argv, invocation.directory, _UP))
+            completed = await finished(self._run(argv, invocation.directory, _UP))
             for pause in _PAUSES:
                 if not errors.is_conflict(errors.stderr_of(completed)):
                     break
+                await self.require_names(project, services, scale)
                 # An `up` that was cut off left a container with a temporary name, at worst one per service; each try
                 # has one removed, and the engine may take its time with that.
                 await asyncio.sleep(pause)
-                completed = await _finished(self._run(argv, invocation.directory, _UP))
+                completed = await finished(self._run(argv, invocation.directory, _UP))
             if not completed.ok:
-                raise errors.of_command(invocation, completed, f"start {', '.join(services)}", "up")
-            await self._restore_names(project.name, services)
+                raise await self._start_error(invocation, completed, services)
+            await self._restore_names(project, services)
+
+    async def _start_error(
+        self, invocation: Invocation, completed: process.Completed, services: Sequence[str]
+    ) -> ReconcilerError:
+        if (port := errors.port_in_use(errors.stderr_of(completed))) is None:
+            return errors.of_command(invocation, completed, f"start {', '.join(services)}", "up")
+        held = publisher(await self._engine.running(), port)
+        holder = container_words(held) if held else await self._context.process_on_port(port)
+        return port_taken(invocation, services, port, holder)
 
     async def restart(self, project: str, services: Sequence[str]) -> None:
         """Restart the containers of these services; each after those of them that it depends on.
@@ -358,7 +378,7 @@ class DockerCompose:
         async with self._locks[project]:
             containers = await self._of_services(project, services)
             for wave in in_waves(containers):
-                await _together(self._engine.restart(container) for container in wave)
+                await together(self._engine.restart(container) for container in wave)
 
     async def signal(self, project: str, service: str, signal: str) -> None:
         """Send the running containers of the service a signal, such as HUP.
@@ -367,15 +387,16 @@ class DockerCompose:
         """
         containers = await self._of_services(project, [service])
         running = [container for container in containers if container["State"] == "running"]
-        await _together(self._engine.kill(container, signal) for container in running)
+        await together(self._engine.kill(container, signal) for container in running)
 
-    async def _restore_names(self, project: str, services: Sequence[str]) -> None:
+    async def _restore_names(self, project: Project, services: Sequence[str]) -> None:
         """Rename containers that still have the temporary name of an `up` that was cut off."""
-        containers = await self._engine.find(f"{PROJECT_LABEL}={project}")
+        containers = await self._engine.find(f"{PROJECT_LABEL}={project.name}")
         taken = {name for container in containers for name in container["Names"]}
         for container in containers:
             temporary = _TEMPORARY_NAME.fullmatch(container["Names"][0])
             if temporary and f"/{temporary[1]}" not in taken and container["Labels"].get(SERVICE_LABEL) in services:
+                await self.require_names(project, services)
                 await self._engine.rename(container, temporary[1])
 
     async def _of_services(self, project: str, services: Sequence[str]) -> list[DockerContainer]:
@@ -388,36 +409,21 @@ class DockerCompose:
         await self._require_directory(directory)
         try:
             return await self._context.run(argv, directory, limits)
+        except ExhaustedError as error:
+            raise EngineUnavailableError(error.what, where=directory, hint=error.hint) from error
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
 
 
+def _env_files_of(configuration: compose_files.Configuration, services: Collection[str]) -> frozenset[str]:
+    env_files = uses.env_files(configuration.written)
+    return frozenset[str]().union(*(env_files.get(service, frozenset()) for service in services))
+
+
 def _started(container: DockerContainer) -> StartedAs:
     running = container["State"] in ("running", "restarting", "paused")
     return started_as(container["Labels"], running=running, created=float(container["Created"]))
-
-
-async def _finished(work: Coroutine[None, None, process.Completed]) -> process.Completed:
-    """Wait for the work to end. When cancelled, let it end first, for a while: half an `up` leaves services down."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        try:
-            await asyncio.wait({task}, timeout=_LAST_ORDERS)
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        raise
-
-
-async def _together(work: Iterable[Awaitable[None]]) -> None:
-    """Do all of it at the same time and wait for all of it; then raise the first error."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
 
 
 def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:

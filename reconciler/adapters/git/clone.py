@@ -6,6 +6,7 @@ user owns (as in a CI container) can be read, because only its objects are.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +16,14 @@ from reconciler.adapters.git.command import git_environment, sanitized
 from reconciler.adapters.git.objects import LFS_POINTERS, DamagedError, RefusedObject, parse_batch
 from reconciler.core.errors import OutsideError, RefusedError
 from reconciler.core.model.revisions import Blob
-from reconciler.core.tree import MAX_FILES, MAX_TOTAL, Tree
+from reconciler.core.tree import IGNORED, MAX_FILES, MAX_TOTAL, Tree
 
 _TIMEOUT = 60.0
 _LIST = 64 * process.MIB
 _ENTRY = re.compile(rb"([0-7]{6}) (blob|commit|tree) ([0-9a-f]{40})\t(.+)", re.DOTALL)
 _REVISION = re.compile(r"(?!-)[^\x00-\x20\x7f~^:?*\[\\]+(?:[~^][0-9]*)*")
+_VERSIONS = re.compile(rb"\n?:[0-7]{6} [0-7]{6} ([0-9a-f]{40}) ([0-9a-f]{40}) [A-Z][0-9]*")
+_COMMITS = 200  # of the history of a file that may be encrypted twice
 _FILES = ("100644", "100755")
 _ODD = {"120000": "a symbolic link", "160000": "a submodule"}
 
@@ -89,6 +92,32 @@ class Clone:
         ignored = await self._ignored(missing)
         return {full[path]: self._reason(path, modes, ignored) for path in missing}
 
+    async def earlier(self, directory: str, lengths: Mapping[str, int]) -> dict[str, list[bytes]]:
+        """For files of ``directory`` (relative to it), their versions in the history of HEAD that have this length."""
+        if not lengths:
+            return {}
+        full = self._from_top(directory, lengths)
+        arguments = ("--format=", "--raw", "-z", "--no-abbrev", "--no-renames", f"--max-count={_COMMITS}", "HEAD", "--")
+        fields = (await self._git("--literal-pathspecs", "log", *arguments, *full)).split(b"\0")
+        versions: dict[str, set[str]] = {}
+        for about, path in itertools.pairwise(fields):
+            if match := _VERSIONS.fullmatch(about):
+                versions.setdefault(path.decode("utf-8", "backslashreplace"), set()).update(
+                    identity.decode() for identity in match.groups() if identity.strip(b"0")
+                )
+        names = "".join(f"{identity}\n" for identity in sorted(set().union(*versions.values()))).encode()
+        about_blobs = await self._git("cat-file", "--batch-check=%(objectname) %(objectsize)", stdin=names)
+        sizes = dict(line.split(" ", 1) for line in about_blobs.decode().splitlines())
+        fit = {
+            path: [identity for identity in versions.get(path, ()) if sizes.get(identity) == str(lengths[name])]
+            for path, name in full.items()
+        }
+        blobs = await self._blobs({identity for identities in fit.values() for identity in identities})
+        return {
+            full[path]: [blob for identity in identities if isinstance(blob := blobs.get(identity), bytes)]
+            for path, identities in fit.items()
+        }
+
     def _from_top(self, directory: str, paths: Iterable[str]) -> dict[str, str]:
         prefix = os.path.relpath(os.path.realpath(directory), self.top)
         return {os.path.normpath(os.path.join(prefix, path)): path for path in paths}
@@ -99,7 +128,7 @@ class Clone:
             if modes.get(parent) == b"160000" or os.path.exists(os.path.join(self.top, parent, ".git")):
                 return f"it is in another repository or a submodule ({parent})"
         if path in ignored:
-            return f"it is ignored ({ignored[path]})"
+            return f"{IGNORED} ({ignored[path]})"
         return f"it is not added to git: `git add {path}`"
 
     async def _ignored(self, paths: Iterable[str]) -> dict[str, str]:

@@ -13,21 +13,23 @@ from reconciler.core.errors import GitUnreachableError
 class KnownFailure:
     """``marks`` are fragments of output of git, ssh or curl; one is enough. ``message`` and ``hint`` are ours.
 
-    ``access``: the server answers, but denies access.
+    ``access``: the server answers, but denies access; ``disk``: ours takes nothing more.
     """
 
     marks: tuple[str, ...]
     message: str
     hint: str
     access: bool = False
+    disk: bool = False
 
 
 # The first match wins, so specific failures come before general ones.
 KNOWN_FAILURES = (
     KnownFailure(
         ("No space left on device", "Disk quota exceeded", "Read-only file system"),
-        "the mirror cannot be written: the disk is full or read-only",
+        "the mirror cannot be written: {disk}",
         "Free some space below {state_dir}.",
+        disk=True,
     ),
     KnownFailure(
         ("ssh: not found", "ssh: command not found", "cannot run ssh"),
@@ -72,6 +74,11 @@ KNOWN_FAILURES = (
         "{host} refuses access to the repository",
         "Check that the token in repository.token_file has not expired and may read this repository.",
         access=True,
+    ),
+    KnownFailure(
+        ("certificate is not yet valid", "certificate has expired"),
+        "the TLS certificate of {host} is not valid at the time that this machine's clock shows",
+        "Compare the clock with another one (`timedatectl`). If it is right, have the server renew its certificate.",
     ),
     KnownFailure(
         ("SSL certificate problem", "server certificate verification failed", "certificate verify failed"),
@@ -136,9 +143,14 @@ class UnexplainedError(GitUnreachableError):
     """git failed for a reason that is not in KNOWN_FAILURES: the mirror itself may be damaged."""
 
 
+def own_lines(stderr: str) -> str:
+    """What git printed, without the lines that the remote has sent."""
+    return "\n".join(line for line in stderr.splitlines() if not line.startswith("remote:"))
+
+
 def known_failure(stderr: str) -> KnownFailure | None:
     """Given what git printed, return the known failure it means. Lines from the remote do not count."""
-    own = "\n".join(line for line in stderr.splitlines() if not line.startswith("remote:"))
+    own = own_lines(stderr)
     return next((failure for failure in KNOWN_FAILURES if any(mark in own for mark in failure.marks)), None)
 
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import AsyncIterator
 
 from reconciler.adapters import process
+from reconciler.adapters.disk import disk_reason
 from reconciler.adapters.git.command import fetch_command
 from reconciler.adapters.git.runner import QUICK, GitRunner
 
@@ -106,7 +107,7 @@ class MirrorDirectory:
                 os.close(lock)
         except OSError as error:
             raise self._git.unreachable(
-                f"the mirror cannot be written ({error.strerror})",
+                f"the mirror cannot be written ({disk_reason(error, self._git.state_dir)})",
                 f"Check space and permissions of {self._git.state_dir}.",
             ) from error
 

@@ -9,9 +9,11 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from reconciler.adapters import process
+from reconciler.adapters.disk import disk_state
 from reconciler.adapters.git.command import git_environment, sanitized, ssh_command
-from reconciler.adapters.git.errors import REFUSED_OBJECT, UnexplainedError, failure_line, known_failure
-from reconciler.core.errors import GitUnreachableError, SourceError
+from reconciler.adapters.git.errors import REFUSED_OBJECT, UnexplainedError, failure_line, known_failure, own_lines
+from reconciler.core.errors import ExhaustedError, GitUnreachableError, SourceError
+from reconciler.core.exhaustion import MEMORY, exhausted_in, missing_space
 
 QUICK = 30.0  # seconds for a query of the mirror
 GRACE = 2.0  # seconds a stopped git may take to remove its own temporary files
@@ -64,8 +66,8 @@ class GitRunner:
             return await process.run(argv, env={**environment, **(variables or {})}, limits=limits, stdin=stdin)
         except process.MissingProgramError as error:
             raise self.unreachable("the git program is not installed", "Install it: apt-get install git.") from error
-        except OSError as error:
-            raise self.unreachable(f"git cannot be started ({error.strerror})", "Check memory and limits.") from error
+        except ExhaustedError as error:
+            raise GitUnreachableError(error.what, where=self.where, hint=error.hint) from error
 
     def require_files(self) -> None:
         """Check the files first: ssh and git report a missing one in many ways. Raises GitUnreachableError."""
@@ -94,11 +96,16 @@ class GitRunner:
                 where=self.where,
                 hint="Remove it from the branch's history.",
             )
+        if lack := MEMORY if completed.out_of_memory else exhausted_in(own_lines(stderr).encode()):
+            raise GitUnreachableError(f"git failed: {lack[0]}", where=self.where, hint=lack[1])
         failure = known_failure(stderr)
         if failure is None:
             line = failure_line(stderr, self.token()) or f"exit code {completed.exit_code}, no message"
             raise UnexplainedError(f"git failed: {line}", where=self.where, hint="Will retry.")
         facts = self._facts()
+        if failure.disk:
+            _, free, inodes = disk_state(self.state_dir)
+            facts["disk"] = "read-only" if "Read-only" in stderr else missing_space(free, inodes)[0]
         raise self.unreachable(failure.message.format(**facts), failure.hint.format(**facts))
 
     def unreachable(self, problem: str, hint: str) -> GitUnreachableError:

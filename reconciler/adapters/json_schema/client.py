@@ -14,6 +14,7 @@ from reconciler.adapters.process import MIB, Limits
 from reconciler.core.contract import MAX_VALUE, Answer, Breach, Contract, Mistake, Question, without_values
 from reconciler.core.contract_expectations import expectation
 from reconciler.core.errors import ContractError, OutsideError
+from reconciler.core.exhaustion import MEMORY
 
 _NAMED = 5  # contracts in a message
 LIMITS = Limits(
@@ -54,6 +55,8 @@ class JsonSchemaContracts:
         if done.timed_out:  # within its CPU time limit: the machine is to blame
             hint = "Will retry; the machine is busy"
             raise OutsideError("contracts could not be evaluated in time", hint=hint)
+        if done.out_of_memory:
+            raise OutsideError(f"contracts could not be evaluated: {MEMORY[0]}", hint=MEMORY[1])
         if not done.ok:
             slow = done.exit_code < 0
             reason = "takes too long (a regular expression with nested repetitions?)" if slow else "cannot be evaluated"

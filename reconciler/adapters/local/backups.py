@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from reconciler.adapters.disk import disk_reason
 from reconciler.core.errors import BackupUnusableError, LiveFileError
 from reconciler.core.model.runs import Backup, BackupEntry, Run
 from reconciler.core.secret import Secret
@@ -56,9 +57,9 @@ class BackupDirectory:
             number = 1 + max((number for number, _ in self._numbered()), default=0)
             _store(parent, backup, number, files)
         except OSError as error:
-            hint = "Nothing was changed. Free some space or make the directory writable. Will retry"
+            hint = "Nothing was changed. Free some space (`df`, `df -i`) or make the directory writable. Will retry"
             raise LiveFileError(
-                f"cannot store the backup ({os.strerror(error.errno or 0)})", where=parent, hint=hint
+                f"cannot store the backup ({disk_reason(error, parent)})", where=parent, hint=hint
             ) from error
         return backup
 

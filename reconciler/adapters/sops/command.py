@@ -10,9 +10,9 @@ from reconciler.core.model.targets import Format
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def decrypt_arguments(file_format: Format) -> list[str]:
+def decrypt_arguments(store: Format, output: Format) -> list[str]:
     """Arguments for ciphertext on standard input. sops searches for no configuration file."""
-    return ["--config", "/dev/null", "decrypt", "--input-type", file_format, "--output-type", file_format]
+    return ["--config", "/dev/null", "decrypt", "--input-type", store, "--output-type", output]
 
 
 def encrypt_arguments(file_format: Format, recipients: Sequence[str]) -> list[str]:
@@ -38,6 +38,6 @@ def sops_environment(key_file: str | None) -> dict[str, str]:
         "SOPS_DISABLE_VERSION_CHECK": "1",
         "SOPS_HC_VAULT_ALLOWLIST": "none",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "SOPS_DECRYPTION_ORDER": "age,pgp",
+        "SOPS_DECRYPTION_ORDER": "age",
     }
     return env | ({"SOPS_AGE_KEY_FILE": key_file} if key_file else {})

@@ -1,8 +1,10 @@
-"""What the exit code of sops means. Its messages are never read: they can quote a decrypted value."""
+"""What the exit code of sops means. Its messages are never passed on: they can quote a decrypted value. Only those of
+the Go runtime, of a crash, are searched for what has run out."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from reconciler.adapters.process import Completed
 from reconciler.adapters.sops.age_key_file import AgeIdentities
@@ -13,9 +15,11 @@ from reconciler.core.errors import (
     KeyUnavailableError,
     ReconcilerError,
 )
+from reconciler.core.exhaustion import MEMORY, exhausted_in
 from reconciler.core.model.targets import Format
 from reconciler.core.sops.ciphertext import Ciphertext
 from reconciler.core.sops.patterns import first_names, restore_hint
+from reconciler.core.text import listed
 
 # Exit codes of sops (cmd/sops/codes in its source), and of the Go runtime when it panics.
 _PANIC = 2
@@ -45,9 +49,18 @@ def decrypt_error(
     return sops_failure(name, done)
 
 
+def not_for_age(name: str, kinds: Sequence[str]) -> ForeignKeyError:
+    """The error for a file that is for other kinds of keys only."""
+    return ForeignKeyError(
+        f"is encrypted for {listed(kinds)} only, and a server decrypts with its age key",
+        where=name,
+        hint=f"Add the server's public age key to .sops.yaml, run `sops updatekeys {name}` and commit",
+    )
+
+
 def _key_error(name: str, checked: Ciphertext, ours: AgeIdentities, key_file: str) -> ReconcilerError:
     theirs = checked.metadata.age
-    if not ours.others and not checked.metadata.pgp and not set(ours.recipients) & set(theirs):
+    if not ours.others and not set(ours.recipients) & set(theirs):
         return ForeignKeyError(
             "is not encrypted for this server",
             where=name,
@@ -79,6 +92,9 @@ def crashed(done: Completed) -> bool:
 
 
 def sops_failure(name: str, done: Completed) -> DecryptFailedError:
+    facts = MEMORY if done.out_of_memory else exhausted_in(done.stderr) if crashed(done) else None
+    if facts:
+        return DecryptFailedError(f"sops failed: {facts[0]} ({exit_reason(done)})", where=name, hint=facts[1])
     return DecryptFailedError(
         f"sops failed: {exit_reason(done)}", where=name, hint="Will retry. `reconciler doctor` checks sops and the key"
     )

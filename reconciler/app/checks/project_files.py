@@ -25,14 +25,15 @@ def check_project_files(survey: Survey, servers: Mapping[str, Sequence[ServerCon
             continue
         files, env_files = set[str](), set[str]()
         for stack in environment.manifest.stacks.values():
-            files |= {folded(path) for path in _files(stack)}
+            files |= {folded(path) for path in stack_files(stack)}
             env_files |= {folded(path) for path in _env_files(stack)}
         for source in environment.sources:
             if source.outline is not None:
                 yield from _refused(environment, source, files, env_files)
 
 
-def _files(stack: StackFields) -> Iterator[str]:
+def stack_files(stack: StackFields) -> Iterator[str]:
+    """The compose files that a stack may have, by the manifest: absolute paths."""
     for name in (*stack.files, *DEFAULT_NAMES):
         yield posixpath.normpath(posixpath.join(stack.directory, name))
 

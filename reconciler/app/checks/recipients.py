@@ -13,11 +13,13 @@ from reconciler.app.checks.time_limit import limited, matches
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.sops.creation_rules import NAME, CreationRule, governing, mistyped, read_rules, rule_for
+from reconciler.core.sops.metadata import OTHER_KEYS
 from reconciler.core.sops.patterns import first_names
 from reconciler.core.text import printable
 
 _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 32
+_SERVICES = {**OTHER_KEYS, "azure_keyvault": OTHER_KEYS["azure_kv"], "hc_vault_transit_uri": OTHER_KEYS["hc_vault"]}
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -45,13 +47,21 @@ def check_recipients(survey: Survey) -> Iterator[Finding]:
                 keys = printable(first_names(wrong))
                 message = f"creation_rules[{rule.number}].age: {keys} is not a valid age key (a typo?)"
                 yield Finding(rules.SOPS_CONFIG_INVALID, path, line, message)
-            if rule.others:
-                kinds = ", ".join(rule.others)
-                message = f"creation_rules[{rule.number}] encrypts for {kinds}, which servers do not use: remove it"
+            if rule.groups:
+                message = f"creation_rules[{rule.number}] splits the key among groups, and a server holds a key of one"
+                yield Finding(rules.METADATA_KIND, path, line, f"{message}: list the keys without key_groups")
+            elif (kinds := _kinds(rule)) and not any(key.startswith(("age1", "ssh-")) for key in rule.recipients):
+                message = f"creation_rules[{rule.number}] encrypts for {kinds} only: add the age keys of servers"
                 yield Finding(rules.METADATA_KIND, path, line, message)
     for source in survey.sources:
         if source.cipher is not None:
             yield from _about(survey, source, configs)
+
+
+def _kinds(rule: CreationRule) -> str:
+    """The kinds of keys beside age."""
+    pgp = any(not key.startswith(("age1", "ssh-")) for key in rule.recipients)
+    return ", ".join([*rule.others, *(["pgp"] if pgp else [])])
 
 
 def read_config(data: bytes) -> tuple[CreationRule, ...]:
@@ -101,9 +111,6 @@ def _lines(node: yaml.Node | None, number: int) -> list[int]:
 def _about(survey: Survey, source: Source, configs: Mapping[str, _Config]) -> Iterator[Finding]:
     assert source.cipher is not None
     metadata = source.cipher.metadata
-    if metadata.pgp:
-        message = "is also encrypted for PGP keys, which servers do not use: remove them and run `sops updatekeys`"
-        yield Finding(rules.METADATA_KIND, source.path, 1, message)
     if metadata.rule:
         message = f"was encrypted by a rule that can leave values in plain text ({metadata.rule})"
         yield Finding(rules.PARTIAL_ENCRYPTION, source.path, 1, message)
@@ -138,9 +145,11 @@ def _relative(survey: Survey, path: str, config: str) -> str:
 def _compare(config: str, source: Source, rule: CreationRule) -> Iterator[Finding]:
     assert source.cipher is not None
     metadata = source.cipher.metadata
-    actual = {*metadata.age, *(fingerprint.upper() for fingerprint in metadata.pgp)}
-    missing = sorted(rule.recipients - actual)
-    extra = sorted(actual - rule.recipients)
+    # PGP by its fingerprints, services by their kind: which key of a service it is, no server needs to know.
+    actual = {*metadata.age, *(fingerprint.upper() for fingerprint in metadata.pgp), *metadata.others} - {"PGP"}
+    named = rule.recipients | {_SERVICES.get(kind, kind) for kind in rule.others}
+    missing = sorted(named - actual)
+    extra = sorted(actual - named)
     problems = [f"not for {first_names(missing)}"] if missing else []
     problems += [f"for {first_names(extra)}, which the rule does not name"] if extra else []
     if problems:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.exemptions import read_exemptions
+from reconciler.app.checks.health_timeouts import check_health_timeouts
 from reconciler.app.checks.parity import check_parity
 from reconciler.app.checks.plain_files import check_plain_files
 from reconciler.app.checks.project_files import check_project_files
@@ -77,6 +78,7 @@ async def check_tree(
     exemptions, about_exemptions = read_exemptions(tree)
     findings = [*before, *surveyed.findings, *about_exemptions, *_keyless(surveyed)]
     findings += check_project_files(surveyed, servers or {})
+    findings += check_health_timeouts(surveyed, tools.parse_yaml)
     book = open_book(surveyed)
     values = await open_all(surveyed, tools)
     opened = values.opened
@@ -149,7 +151,8 @@ async def _decrypt(
     async def decrypt(source: Source) -> tuple[Source, bytes] | None:
         nonlocal done
         try:
-            return source, (await opener.decrypt(surveyed.shown(source.path), source.data)).reveal()
+            name = surveyed.shown(source.path)
+            return source, (await opener.decrypt(name, source.data, source.parser)).reveal()
         except BadCiphertextError as error:
             findings.append(Finding(rules.DECRYPT_FAILED, source.path, 1, sentence(error)))
         except (KeyUnavailableError, SourceError):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from reconciler.app.checks.stores import check_store
 from reconciler.app.config.conflicts import conflicts
 from reconciler.app.config.manifest import ManifestFile, Outline, outlines
 from reconciler.app.config.models import validate
@@ -23,16 +24,15 @@ from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
 from reconciler.core.secrets.plaintext import first_plain_line, is_env_file
 from reconciler.core.sops.ciphertext import Ciphertext, YamlParser, read_ciphertext
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
-from reconciler.core.sops.file_format import format_of, misnamed_store
+from reconciler.core.sops.file_format import format_of
 from reconciler.core.text import key_name
-from reconciler.core.tree import Tree
+from reconciler.core.tree import IGNORED, Tree
 
 MANIFEST = "environment.yaml"
 CHECK_SETTINGS = "check.yaml"
 _NEARLY_A_MANIFEST = re.compile(r"(?i)environments?\.ya?ml")
 _LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _LINE = re.compile(r", line (\d+)$")
-_KEY_TYPES = frozenset({"age", "pgp"})
 # Files beside sources that are not configuration: documentation, settings of git and editors, example env files.
 _BYSTANDER = re.compile(r"(?i)readme(\..*)?|.*\.md|\..*|.*\.(example|template|sample|dist)|(env)\.(example|template)")
 
@@ -148,13 +148,15 @@ def _plain_env_files(tree: Tree, environments: Sequence[Environment], reader: _R
     for path, data in tree.files.items():
         if path in named or path.startswith(unknown) or not is_env_file(posixpath.basename(path)):
             continue
+        reason = tree.unheld.get(path, "")
         if b"ENC[AES256_GCM," in data:
             if not path.startswith(manifests):  # those are checked with the sources
                 reader.check_encrypted(path, data)
-        elif line := first_plain_line(data):
+        elif (line := first_plain_line(data)) and not reason.startswith(IGNORED):
+            history = f"before it gets into git ({reason})" if reason else "and replace its secrets, which git keeps"
             message = (
-                "is an env file in plain text: encrypt or remove it, and replace its secrets, which stay in git's "
-                "history. If it has no secrets, add a target with encrypted: false"
+                f"is an env file in plain text: encrypt or remove it, {history}. If it has no secrets, add a target "
+                "with encrypted: false"
             )
             yield Finding(rules.NOT_ENCRYPTED, path, line, message)
 
@@ -276,7 +278,8 @@ class _Reader:
         name = path.removeprefix(f"{self._name}/")
         shown_path = posixpath.normpath(posixpath.join(self._prefix, path))
         text = data.decode("utf-8", "surrogateescape")
-        is_dotenv = format_of(name, data) is Format.DOTENV and not misnamed_store(name, data)
+        is_dotenv = format_of(name, data) is Format.DOTENV
+        parser = outline.parser if outline else Parser.OPAQUE
         linted = line_lint.lint_text(path, text, encrypted=is_dotenv) if b"ENC[" in data else line_lint.Linted(text)
         # Conflict markers are reported for all files together.
         self._findings += [] if linted.conflict else linted.findings
@@ -284,19 +287,24 @@ class _Reader:
         if not linted.conflict and not line_lint.conflict_markers(path, text):
             rest = linted.rest.encode("utf-8", "surrogateescape")
             try:
-                cipher = read_ciphertext(shown_path, rest, parse_yaml=self._parse_yaml, key_types=_KEY_TYPES)
+                cipher = read_ciphertext(shown_path, rest, parse_yaml=self._parse_yaml, parser=parser)
             except SourceError as error:
                 self._report_error(path, rest, error)
         keys = None
-        if cipher and cipher.format is Format.DOTENV:
-            keys = {entry.key: entry.line for entry in cipher.entries if not entry.comment}
+        if cipher and cipher.output is Format.DOTENV:
+            keys = {entry.key: entry.line or 1 for entry in cipher.entries if not entry.comment}
+        if cipher:
+            self._findings += check_store(path, shown_path, data, cipher, self._tree.earlier.get(path, ()))
         return Source(self._name, name, path, data, outline, cipher if not linted.findings else None, keys)
 
     def _report_error(self, path: str, data: bytes, error: SourceError) -> None:
         rule = _rule_of(error)
         match = _LINE.search(error.where)
         line = int(match[1]) if match else _first_plain_line(data) if rule is rules.NOT_ENCRYPTED else 1
-        self._report(rule, path, line, sentence(error))
+        never_in_git = isinstance(error, NotEncryptedError) and path in self._tree.unheld
+        # That git keeps the plain values is not true then.
+        message = f"{error.what}. Encrypt it before it gets into git" if never_in_git else sentence(error)
+        self._report(rule, path, line, message)
 
     def _plain(self, path: str, data: bytes, outline: Outline) -> Source:
         name = path.removeprefix(f"{self._name}/")

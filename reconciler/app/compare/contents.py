@@ -17,8 +17,6 @@ from reconciler.core.secret import Digester
 from reconciler.core.sops import ciphertext
 from reconciler.core.sops.ciphertext import YamlParser
 
-_KEY_TYPES = frozenset({"age", "pgp"})
-
 
 @dataclass(frozen=True, slots=True)
 class KnownVariables:
@@ -57,23 +55,25 @@ class Reader:
         if b"ENC[AES256_GCM," not in data:
             return self.read_plain(data, parser, known)
         try:
-            cipher = ciphertext.read_ciphertext(name, data, parse_yaml=self.parse_yaml, key_types=_KEY_TYPES)
+            cipher = ciphertext.read_ciphertext(name, data, parse_yaml=self.parse_yaml, parser=parser)
         except SourceError as error:
             return Content(problem=f"{error.what.rstrip('.')}; `reconciler check` shows details")
-        plain = await self._decrypted(name, data, cipher)
+        plain = await self._decrypted(name, data, cipher, parser)
         if isinstance(plain, Content):
             return plain
         return self.read_plain(plain, parser, known)
 
-    async def _decrypted(self, name: str, data: bytes, cipher: ciphertext.Ciphertext) -> bytes | Content:
+    async def _decrypted(
+        self, name: str, data: bytes, cipher: ciphertext.Ciphertext, parser: Parser
+    ) -> bytes | Content:
         if self.opener is not None and self.opener.opens(cipher.metadata.age):
             try:
-                return (await self.opener.decrypt(name, data)).reveal()
+                return (await self.opener.decrypt(name, data, parser)).reveal()
             except BadCiphertextError as error:
                 return Content(problem=error.what)
             except (KeyUnavailableError, SourceError):
                 pass  # it is not for our keys
-        if cipher.format is not Format.DOTENV:
+        if cipher.output is not Format.DOTENV:
             return Content(sealed=True)
         empty = Value(self.digest(b""), empty=True)
         keys = {entry.key: SEALED if entry.encrypted else empty for entry in cipher.entries if not entry.comment}

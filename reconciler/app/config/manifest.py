@@ -56,6 +56,7 @@ from reconciler.core.model.targets import (
     Parser,
     Stack,
     Target,
+    WriteMode,
     environment_of,
 )
 
@@ -138,6 +139,11 @@ class TargetFields(Section):
     on_change: Annotated[OnChange, ON_CHANGE] = written(
         "recreate", ON_CHANGE, "For a file that services mount: what a change does to them."
     )
+    write: Annotated[WriteMode, Choice()] = Field(
+        default=WriteMode.REPLACE,
+        description="How it gets new content: replace puts a new file in its place, atomically; in_place writes into "
+        "the file that is there, for services that mount it by itself and shall not be restarted. Not over SSH.",
+    )
     on_first_contact: Annotated[OnFirstContact, Choice()] = Field(
         default=OnFirstContact.HOLD,
         description="A different file already exists: hold for an operator, or take it over with a backup.",
@@ -193,7 +199,9 @@ class HealthUrl(Section):
 class Health(Section):
     """When a stack counts as healthy after a change."""
 
-    timeout: Duration = written("90s", DURATION, "How long services may take to become healthy.")
+    timeout: Duration = written(
+        "90s", DURATION, "How long services may take to become healthy, or as long as their health checks allow."
+    )
     stable_for: Duration = written(
         "15s", DURATION, "How long a service without a health check must run without a restart."
     )
@@ -236,7 +244,9 @@ class StackFields(Section):
         default=OnFailure.ROLLBACK,
         description="A change that is not healthy: roll back, or hold the new files and page an operator.",
     )
-    one_shot: Annotated[tuple[Name, ...], Items()] = Field(default=(), description="Services that are meant to exit.")
+    one_shot: Annotated[tuple[Name, ...], Items()] = Field(
+        default=(), description="Services that are meant to end, beside those whose completion others wait for."
+    )
     targets: dict[Annotated[str, SOURCE], Annotated[StackTarget, Short("path", LIVE_FILE, empty=True)]] = Field(
         default_factory=dict, description="Its live files, by their source: a path beside environment.yaml."
     )

@@ -133,6 +133,11 @@ class Http(Section):
         LISTEN,
         "Where to listen. Loopback by default, because nothing there asks for a password. Port 0 takes any free port.",
     )
+    allowed_hosts: Annotated[tuple[Host, ...], Items()] = Field(
+        default=(),
+        description="Names and addresses, without ports, by which clients may ask for it (the Host header), beside "
+        "`listen` and the address that they connect to: those of a proxy, of a Prometheus, of the webhook.",
+    )
 
 
 class Webhook(Section):

@@ -7,6 +7,7 @@ while it works, then one ``result`` or one ``error``. Heavy modules are imported
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from reconciler.core.errors import OutsideError, ReconcilerError
 
 if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
+
     from reconciler.app.config.server import ServerConfig
 
 Progress = Callable[[str], None]
@@ -26,6 +29,9 @@ Request = Mapping[str, Any]
 
 REQUEST_PATH = "/api/v1/request"
 
+# A daemon answers immediately, also while it reconciles: its answer then begins with what it is doing.
+_PATIENCE = 3.0  # seconds
+_READS = ("status", "plan", "age")
 _SEE_THE_LOG = "Its log says why: `journalctl -u reconciler`"
 _Result = TypeVar("_Result")
 
@@ -52,7 +58,10 @@ async def _serve_request(config: ServerConfig, request: Request, progress: Progr
 
 
 async def ask_daemon(path: str, request: Request, progress: Progress) -> dict[str, Any] | None:
-    """The last line of the daemon's answer, or None where no daemon listens. Raises OutsideError."""
+    """The last line of the daemon's answer, or None where no daemon listens.
+
+    Raises OutsideError; for a request that only reads, also if the answer does not begin within 3 s.
+    """
     if not os.path.exists(path):  # noqa: ASYNC240
         return None
     import aiohttp
@@ -62,7 +71,8 @@ async def ask_daemon(path: str, request: Request, progress: Progress) -> dict[st
             aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(path), timeout=aiohttp.ClientTimeout(total=None)
             ) as session,
-            session.post(f"http://daemon{REQUEST_PATH}", json=request) as response,
+            await _answering(session, path, request, progress) as response,
+            asyncio.timeout(_PATIENCE if request["kind"] == "status" else None),
         ):
             response.raise_for_status()
             async for line in response.content:
@@ -72,9 +82,35 @@ async def ask_daemon(path: str, request: Request, progress: Progress) -> dict[st
                 progress(answer["progress"])
     except aiohttp.ClientConnectorError:
         return None  # a killed daemon has left the socket behind
+    except TimeoutError:
+        raise _silent(path) from None
     except aiohttp.ClientError as error:
         raise OutsideError("the daemon stopped answering", where=path, hint=_SEE_THE_LOG) from error
     raise OutsideError("the daemon stopped before it was done", where=path, hint=_SEE_THE_LOG)
+
+
+async def _answering(session: ClientSession, path: str, request: Request, progress: Progress) -> ClientResponse:
+    """The response, once the daemon has begun it. Raises OutsideError, where it reads only and takes too long."""
+    asking = asyncio.ensure_future(session.post(f"http://daemon{REQUEST_PATH}", json=request))
+    try:
+        done, _ = await asyncio.wait({asking}, timeout=_PATIENCE)
+        if not done:
+            if request["kind"] in _READS:
+                raise _silent(path)
+            progress(f"the daemon does not answer within {_PATIENCE:g} s; waiting. Ctrl-C ends that")
+        return await asking
+    finally:
+        asking.cancel()
+
+
+def _silent(path: str) -> OutsideError:
+    lock = os.path.join(os.path.dirname(path), "lock")
+    holder = ""
+    with contextlib.suppress(OSError), open(lock, encoding="utf-8", errors="replace") as file:
+        holder = file.read(200).strip()
+    name = f" ({holder})" if holder else ""
+    hint = f"It is stopped, hangs or is overloaded. {_SEE_THE_LOG}; `systemctl restart reconciler` starts it again"
+    return OutsideError(f"the daemon{name} does not answer within {_PATIENCE:g} s", where=path, hint=hint)
 
 
 async def _serve_here(config: ServerConfig, request: Request, progress: Progress) -> Any:

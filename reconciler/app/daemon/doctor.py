@@ -8,17 +8,20 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
+from reconciler.core.decide.startup import allowed_by_container
 from reconciler.core.errors import ConfigError, ReconcilerError
+from reconciler.core.model.compose import Container
 from reconciler.core.model.revisions import GitRevert, Verify
-from reconciler.core.model.targets import Manifest
+from reconciler.core.model.targets import Manifest, Stack
 from reconciler.core.ports import Ports
+from reconciler.core.text import listed
 from reconciler.engine.observe import Plaintexts, Snapshot, load_desired, observe, path_in_git
 
 _LOW_SPACE = 64 * 1024 * 1024  # bytes: room for some backups and a fetch
@@ -246,6 +249,16 @@ async def _stacks(ports: Ports, manifest: Manifest) -> AsyncIterator[DoctorFindi
         text += f", run as `{up}`" if containers else ""
         advice = "" if containers else f"`{up}` in {stack.directory}: services are only ever recreated"
         yield DoctorFinding(component, "ok" if containers else "warning", text, advice)
+        if slow := _slow_starters(stack, containers):
+            advice = "raise health.timeout, or shorten the health checks: a change waits as long as they allow"
+            yield DoctorFinding(f"{component}: health.timeout", "warning", slow, advice)
+
+
+def _slow_starters(stack: Stack, containers: Sequence[Container]) -> str:
+    """The services whose health check allows more time than health.timeout; "" where there are none."""
+    allowed = {container.service: allowed_by_container(container) for container in containers}
+    slow = [f"{service} {seconds:g} s" for service, seconds in allowed.items() if seconds > stack.health.timeout]
+    return f"is {stack.health.timeout:g} s, and health checks allow {listed(slow)}" if slow else ""
 
 
 def _failed(component: str, error: ReconcilerError) -> DoctorFinding:

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
+import functools
 import json
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
+from reconciler.app.config.server import Http
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import REQUEST_PATH, Progress, Request
+from reconciler.app.daemon.connections import HEADERS, Listener, bind_tcp, bind_unix, connection_caps
+from reconciler.app.daemon.http_guard import control_guard, public_guard
+from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.app.daemon.loop import Daemon
+from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
+from reconciler.app.daemon.requests import Turn
+from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.ports.store import Store
 
-_LARGEST_WEBHOOK = 1024 * 1024
+_WITHDRAWAL = 15.0  # seconds for the answers under way to end before a reload goes on without them
+_GOODBYE = 5.0  # seconds for the answers under way when the daemon ends
+_ANNOUNCED = {202: "reconciling", 408: "the body did not arrive in time", 413: "the body is too large"}
+_FORGED = "the signature or token does not match webhook.secret_file"
+_SERVICES = 2.0  # seconds for the engines to say how services are: who asks for the status waits 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,109 +46,229 @@ class Views:
     daemon: Daemon
     store: Store
     render_metrics: Callable[[], bytes]
-    serve: Callable[[Request], Awaitable[Any]]
-    webhook_secret: bytes | None = None
+    serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
+    webhook_secret: bytes | None = field(default=None, repr=False)
     announced: Callable[[int], None] = lambda _: None
 
     async def status(self) -> dict[str, Any]:
-        environments = [await self._environment(name) for name in self.daemon.environments]
+        environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
         return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
+        reconciler = self.daemon.reconcilers[name]
+        doing = {
+            "engine_away": reconciler.engine_away,
+            "reconciling": serialize.serialize_activity(reconciler.activity),
+        }
         if last is None:
-            return {**serialize.serialize_environment(record, None), "services": []}
-        status = serialize.serialize_environment(record, last.outcome, at=last.at, since=last.since)
+            return {**serialize.serialize_environment(record, None, {}), **doing, "services": []}
+        status = serialize.serialize_environment(
+            record, last.outcome, self.store.applied(name), at=last.at, since=last.since
+        )
         for change in (status["after"] or {"changes": []})["changes"]:
             change["since"] = serialize.format_instant(last.targets[change["target"]][1])
-        return {**status, **await serialize.serialize_services(self.daemon.reconcilers[name])}
+        return {**status, **doing, **await serialize.serialize_services(reconciler, within=_SERVICES)}
+
+
+class CurrentViews:
+    """The views of the daemon that runs. Between two daemons, during a reload, whoever asks waits for the next one."""
+
+    def __init__(self) -> None:
+        self._views: Views | None = None
+        self._provided = asyncio.Event()
+        self._withdrawn = asyncio.Event()
+        self._closed = False
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextlib.asynccontextmanager
+    async def use(self) -> AsyncIterator[Views]:
+        """The views, which stay usable inside. Raises NotServedError where no daemon comes any more."""
+        while not self._provided.is_set():  # again where the next reload was faster
+            await self._provided.wait()
+        if self._closed or self._views is None:
+            raise NotServedError
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield self._views
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    @contextlib.asynccontextmanager
+    async def provide(self, views: Views) -> AsyncIterator[None]:
+        """These are the views inside; at the end nobody uses them any more."""
+        self._views = views
+        self._withdrawn.clear()
+        self._provided.set()
+        try:
+            yield
+        finally:
+            self._provided.clear()
+            self._withdrawn.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WITHDRAWAL):
+                    await self._unused.wait()
+            self._views = None
+
+    async def withdrawal(self, views: Views) -> None:
+        """Wait until these are no longer the views to use."""
+        if self._views is views:
+            await self._withdrawn.wait()
+
+    def close(self) -> None:
+        """No daemon comes any more: nobody waits for one."""
+        self._closed = True
+        self._provided.set()
+
+
+class Interfaces:
+    """Both interfaces, for as long as the process lives; ``listen`` moves the public one, on a reload."""
+
+    def __init__(self, public: web.Server, control: web.Server, descriptors: int, warnings: RepeatedWarnings) -> None:
+        caps = connection_caps(descriptors)
+        self._public = Listener(public, caps[0], warnings, busy_may_go=True)
+        self._control = Listener(control, caps[1], warnings, busy_may_go=False)
+        self._http: Http | None = None
+
+    def hosts(self) -> tuple[str, ...]:
+        """What a Host header may name, beside the local address of the connection."""
+        return (self._http.listen.host, *self._http.allowed_hosts) if self._http else ()
+
+    async def listen(self, http: Http) -> int:
+        """Serve HTTP at ``http.listen``, and no longer where it was; return the port, which the kernel chooses for 0.
+
+        Raises RefusedError where the address cannot be used; then the former one stays.
+        """
+        if self._http is None or http.listen != self._http.listen:
+            host, port = http.listen
+            with _named(f"{host}:{port}", "http.listen"):
+                self._public.listen(await bind_tcp(host, port))
+        self._http = http
+        return self._public.port
+
+    def listen_for_commands(self, path: str) -> None:
+        """Serve the commands of this host at the socket. Raises RefusedError."""
+        with _named(path, "state_dir"):
+            self._control.listen(bind_unix(path))
+
+    def close(self) -> None:
+        self._public.close()
+        self._control.close()
 
 
 @contextlib.asynccontextmanager
-async def serve_http(views: Views, *, host: str, port: int, control_socket: str) -> AsyncIterator[int]:
-    """Serve both interfaces while inside; yields the TCP port, which the kernel chooses where ``port`` is 0.
-
-    Raises RefusedError where the address is in use.
-    """
-    public, control = web.AppRunner(_public(views), access_log=None), web.AppRunner(_control(views), access_log=None)
+async def serve_interfaces(source: CurrentViews, *, control_socket: str, descriptors: int) -> AsyncIterator[Interfaces]:
+    """Serve the control socket while inside, and HTTP once ``Interfaces.listen`` says where. At the end, whoever
+    waits for ``source`` is refused. ``descriptors`` is the limit of the process. Raises RefusedError."""
+    warnings = RepeatedWarnings()
+    public = web.AppRunner(
+        _public(source, lambda: interfaces.hosts(), warnings), access_log=None, shutdown_timeout=_GOODBYE
+    )
+    control = web.AppRunner(_control(source), access_log=None, shutdown_timeout=_GOODBYE)
     await public.setup()
     await control.setup()
+    assert public.server is not None
+    assert control.server is not None
+    interfaces = Interfaces(public.server, control.server, descriptors, warnings)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(control_socket)  # ours: the state directory's lock is held
-        await _start(web.TCPSite(public, host, port), f"{host}:{port}", "http.listen")
-        old = os.umask(0o177)
-        try:
-            await _start(web.UnixSite(control, control_socket), control_socket, "state_dir")
-        finally:
-            os.umask(old)
-        yield public.addresses[0][1]
+        interfaces.listen_for_commands(control_socket)
+        yield interfaces
     finally:
+        interfaces.close()
+        source.close()
         await public.cleanup()
         await control.cleanup()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(control_socket)
 
 
-async def _start(site: web.BaseSite, where: str, setting: str) -> None:
+@contextlib.contextmanager
+def _named(where: str, setting: str) -> Iterator[None]:
+    """Turn an OSError into a RefusedError that names the setting."""
     try:
-        await site.start()
+        yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)  # a socket's path of more than 107 bytes
+        # Neither a name that is not found nor a socket's path of more than 107 bytes is a number of the system's.
+        known = error.errno is not None and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
         raise RefusedError(f"cannot listen ({reason})", where=where, hint=f"Choose another {setting}") from error
 
 
-def _public(views: Views) -> web.Application:
-    app = web.Application(client_max_size=_LARGEST_WEBHOOK)
+def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings: RepeatedWarnings) -> web.Application:
+    app = web.Application(middlewares=[public_guard(hosts, warnings)])
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=views.render_metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        async with source.use() as views:
+            return web.Response(
+                body=views.render_metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            )
 
     async def healthz(_: web.Request) -> web.Response:
-        return _probe_response(views.daemon.alive, "alive", "the loop has not turned lately")
+        async with source.use() as views:
+            return _probe_response(views.daemon.alive, "alive", "the loop has not turned lately")
 
     async def readyz(_: web.Request) -> web.Response:
-        return _probe_response(views.daemon.ready, "ready", "the first reconciliation has not ended")
+        async with source.use() as views:
+            away = "".join(f"\n{name}: {reason}" for name, reason in views.daemon.engines_away.items())
+            return _probe_response(views.daemon.ready, f"ready{away}", f"the first reconciliation has not ended{away}")
 
     async def show_status(_: web.Request) -> web.Response:
-        return web.json_response(await views.status())
+        async with source.use() as views:
+            return web.json_response(await views.status())
 
     async def webhook(request: web.Request) -> web.Response:
-        try:
-            answer = await take_announcement(request)
-        except web.HTTPException as refusal:  # the body is too large
-            views.announced(refusal.status)
-            raise
-        views.announced(answer.status)
-        return answer
-
-    async def take_announcement(request: web.Request) -> web.Response:
-        body = await request.read()
-        if views.webhook_secret is None or not _authentic(request, body, views.webhook_secret):
-            return web.Response(status=403, text="the signature or token does not match webhook.secret_file\n")
-        views.daemon.poll_now("webhook")
-        return web.Response(status=202, text="reconciling\n")
+        async with source.use() as views:
+            status = await judge_announcement(request, views.webhook_secret)
+            views.announced(status)
+            if status == ACCEPTED:
+                views.daemon.poll_now("webhook")
+            return web.Response(status=status, text=f"{_ANNOUNCED.get(status, _FORGED)}\n")
 
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
     app.add_routes([web.get("/api/v1/status", show_status), web.post("/webhook", webhook)])
     return app
 
 
-def _control(views: Views) -> web.Application:
-    app = web.Application()
+def _control(source: CurrentViews) -> web.Application:
+    app = web.Application(middlewares=[control_guard()])
 
     async def serve(http_request: web.Request) -> web.StreamResponse:
-        request = {**await http_request.json(), "requested_by": _requester_at(http_request)}
+        request = {**await _request_in(http_request), "requested_by": _requester_at(http_request)}
         if request["kind"] == "status":  # from memory, also while something is reconciled
-            return await _stream(http_request, lambda _: views.status())
-        return await _stream(
-            http_request, lambda progress: views.daemon.between_reconciliations(lambda: views.serve(request), progress)
-        )
+            return await _stream(http_request, lambda _: status())
+        return await _stream(http_request, lambda progress: serve_in_turn(request, progress))
+
+    async def serve_in_turn(request: Request, progress: Progress) -> Any:
+        """Serve it between two reconciliations; after a reload, in the next daemon."""
+        while True:
+            async with source.use() as views:
+                with contextlib.suppress(NotServedError):
+                    turn = functools.partial(views.daemon.between_reconciliations, progress=progress)
+                    return await views.serve(request, turn, progress)
+            await source.withdrawal(views)
+
+    async def status() -> dict[str, Any]:
+        async with source.use() as views:
+            return await views.status()
 
     app.add_routes([web.post(REQUEST_PATH, serve)])
     return app
+
+
+async def _request_in(http_request: web.Request) -> dict[str, Any]:
+    """The request that is sent to the control socket. Raises HTTPBadRequest where it is none."""
+    try:
+        request = await http_request.json()
+    except ValueError:
+        request = None
+    if not isinstance(request, dict) or "kind" not in request:
+        raise web.HTTPBadRequest
+    return request
 
 
 def _requester_at(http_request: web.Request) -> str:
@@ -157,36 +287,32 @@ async def _stream(
     """Answer with one JSON object a line: progress during the work, then its result or why it was refused."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue()
     task = asyncio.create_task(work(lambda text: lines.put_nowait(_line({"progress": text}))))
+    task.add_done_callback(lambda _: lines.put_nowait(_last_line(task)))
     task.add_done_callback(lambda _: lines.put_nowait(None))
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
     with contextlib.suppress(ConnectionResetError):  # the reader has gone: the work continues without it
         await response.prepare(http_request)
         while (line := await lines.get()) is not None:
             await response.write(line)
-        await response.write(_line(_last_line(task)))
         await response.write_eof()
     return response
 
 
-def _last_line(task: asyncio.Task[Any]) -> dict[str, Any]:
-    try:
-        return {"result": task.result()}
-    except ReconcilerError as error:
-        return {"error": {"what": error.what, "where": error.where, "hint": error.hint}}
+def _last_line(task: asyncio.Task[Any]) -> bytes:
+    if task.cancelled():
+        return _line({"error": {"what": "the daemon ended before this was done", "where": "", "hint": ""}})
+    error = task.exception()
+    if error is None:
+        return _line({"result": task.result()})
+    if isinstance(error, ReconcilerError):
+        return _line({"error": {"what": error.what, "where": error.where, "hint": error.hint}})
+    get_logger().error("a request failed unexpectedly", exc_info=error)
+    hint = "The daemon's log has the traceback: `journalctl -u reconciler`"
+    return _line({"error": {"what": "internal error", "where": "daemon", "hint": hint}})
 
 
 def _line(data: dict[str, Any]) -> bytes:
     return json.dumps(data).encode() + b"\n"
-
-
-def _authentic(request: web.Request, body: bytes, secret: bytes) -> bool:
-    """GitHub, Gitea and Forgejo sign the body (HMAC-SHA256); GitLab sends the token itself."""
-    signature = request.headers.get("X-Hub-Signature-256", "")
-    token = request.headers.get("X-Gitlab-Token", "")
-    expected = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
-    # A header may hold any byte, which aiohttp decodes with surrogates.
-    given = signature.encode(errors="surrogateescape"), token.encode(errors="surrogateescape")
-    return hmac.compare_digest(given[0], expected.encode()) or hmac.compare_digest(given[1], secret)
 
 
 def _probe_response(good: bool, text: str, problem: str) -> web.Response:

@@ -6,6 +6,7 @@ The only module that imports structlog, which takes rich and pygments with it fo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -23,7 +24,8 @@ else:
     finally:
         del sys.modules["rich"]
 
-_BAD = (Result.FAILED, Result.STALLED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED)
+_QUIET = 60.0  # seconds between two lines of one repeated warning
+_BAD = (Result.FAILED, Result.STALLED, Result.ROLLING_BACK, Result.ROLLED_BACK, Result.ROLLBACK_FAILED)
 
 
 def get_logger() -> structlog.typing.FilteringBoundLogger:
@@ -60,6 +62,29 @@ def set_up() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+class RepeatedWarnings:
+    """Warnings that clients can cause at will: each is logged at most once a minute, with how often it occurred."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def note(self, event: str, **example: Any) -> None:
+        """Count the event; its first line is logged immediately, with what describes this ``example``."""
+        if event in self._counts:
+            self._counts[event] += 1
+        else:
+            self._log(event, 1, example)
+
+    def _log(self, event: str, count: int, example: dict[str, Any]) -> None:
+        get_logger().warning(event, count=count, **example)
+        self._counts[event] = 0
+        asyncio.get_running_loop().call_later(_QUIET, self._after_a_minute, event)
+
+    def _after_a_minute(self, event: str) -> None:
+        if count := self._counts.pop(event):
+            self._log(event, count, {})
 
 
 def log_outcome(outcome: Outcome, trigger: str) -> None:

@@ -1,4 +1,7 @@
-"""The loop: triggers set one event and one reconciliation runs at a time; a trigger during one starts the next."""
+"""The loop: triggers set one event and one reconciliation runs at a time; a trigger during one starts the next.
+
+Git is asked beside it (git_poll.py): the reconciliation after its answer uses that.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from reconciler.app.daemon import logs
 from reconciler.app.daemon.client import Progress
+from reconciler.app.daemon.clock_watch import ClockWatch
+from reconciler.app.daemon.git_poll import GitPoll
+from reconciler.app.daemon.request_queue import RequestQueue
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.exhaustion import exhausted_by
+from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Clock
@@ -45,25 +52,6 @@ class LoopMetrics(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _QueuedRequest:
-    """An operator's request, which must not meet a reconciliation; ``answer`` gets what ``work`` returns or raises."""
-
-    work: Callable[[], Awaitable[Any]]
-    answer: asyncio.Future[Any]
-    progress: Progress
-
-    async def serve(self) -> None:
-        try:
-            result = await self.work()
-        except Exception as error:  # noqa: BLE001  # it goes to the requester as it is
-            if not self.answer.done():
-                self.answer.set_exception(error)
-        else:
-            if not self.answer.done():
-                self.answer.set_result(result)
-
-
-@dataclass(frozen=True, slots=True)
 class LastOutcome:
     """The last outcome of a unit: when it was reached, and since when the result has been the same.
 
@@ -80,6 +68,7 @@ class Daemon:
     """Reconciles until ``stop()``; a running reconciliation is always finished.
 
     ``poll_interval`` and ``drift_interval`` in seconds: how often git is polled, how often live files are checked.
+    Requests that still wait at the end get a NotServedError: after a reload, the next daemon serves them.
     """
 
     def __init__(
@@ -87,6 +76,7 @@ class Daemon:
         reconcilers: Mapping[str, Reconciler],
         rollouts: Sequence[Rollout],
         *,
+        ask_git: Callable[[], Awaitable[GitAnswer]],
         clock: Clock,
         metrics: LoopMetrics,
         poll_interval: float,
@@ -104,8 +94,10 @@ class Daemon:
         self._on_progress = on_progress
         self._wake = asyncio.Event()
         self._stopping = False
-        self._requests: list[_QueuedRequest] = []
-        self._polled_by = ""
+        self._requests = RequestQueue(self._wake.set)
+        self._poll = GitPoll(ask_git, self._wake.set)
+        self._caught_up = False
+        self._clock_watch = ClockWatch(clock)
         self._touched_by = ""
         self._rest_until = 0.0
         self._retries: dict[str, tuple[str, float]] = {}
@@ -118,8 +110,13 @@ class Daemon:
 
     @property
     def ready(self) -> bool:
-        """Whether every environment has been reconciled once."""
-        return self.last_outcomes.keys() >= self.reconcilers.keys()
+        """Whether every environment has been reconciled once, with what git has answered."""
+        return self._caught_up and self.last_outcomes.keys() >= self.reconcilers.keys()
+
+    @property
+    def engines_away(self) -> dict[str, str]:
+        """Why the Docker engine does not answer, by the environments that have to do without it."""
+        return {name: host.engine_away for name, host in self.reconcilers.items() if host.engine_away}
 
     @property
     def alive(self) -> bool:
@@ -131,7 +128,7 @@ class Daemon:
         self._wake.set()
 
     def poll_now(self, trigger: str) -> None:
-        self._polled_by = trigger
+        self._poll.request(trigger)
         self._wake.set()
 
     def look_soon(self, trigger: str) -> None:
@@ -143,47 +140,66 @@ class Daemon:
         self, work: Callable[[], Awaitable[Any]], progress: Progress = lambda _: None
     ) -> Any:
         """Have ``work`` done while no reconciliation runs; return what it returns, and raise what it raises."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._requests.append(_QueuedRequest(work, answer, progress))
-        self._wake.set()
-        return await answer
+        for name, host in self.reconcilers.items():
+            if host.activity.since is not None:
+                progress(f"waiting for the reconciliation of {name} ({host.activity.words or 'reading git'})")
+        return await self._requests.put(work, progress)
 
     async def reconcile(self, request: ReconcileRequest, environments: Collection[str] = ()) -> tuple[Outcome, ...]:
         """Reconcile the environments (all, where none is given); return the outcome of each.
 
-        Only as ``work`` of ``between_reconciliations``.
+        Only as ``work`` of ``between_reconciliations``. A request that should poll and brings no answer of git's does
+        not wait for one: git is asked afterwards.
         """
+        if request.poll and request.answer is None:
+            request = replace(request, poll=False, revert=False)
+            self.poll_now(request.trigger)
         only = select_units(self.reconcilers, environments)
         outcomes = [outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, request, only)]
         return without_needless_refusals(outcomes)
 
     async def run(self) -> None:
-        next_poll, next_look = 0.0, 0.0
-        self._polled_by = "start"
-        while not self._stopping:
-            self.last_tick = self._clock.monotonic()
-            self._metrics.tick(self._clock.now())
-            await self._serve_requests()
-            now = self._clock.monotonic()
-            poll = bool(self._polled_by) or now >= next_poll
-            touched = bool(self._touched_by) and now >= self._rest_until
-            if poll or touched or now >= next_look:
-                trigger = (self._polled_by or "poll") if poll else self._touched_by if touched else "drift"
-                self._polled_by = self._touched_by = ""
-                delay = await self._reconcile_all(trigger, poll)
-                began, now = now, self._clock.monotonic()
-                if poll:
-                    next_poll = now + min(delay, self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
-                next_look = now + min(delay, self._drift_interval)
-                self._rest_until = now + _REST * (now - began)
-            await self._sleep(min(next_poll, next_look, now + _TURN))
-        for request in self._requests:
-            request.answer.cancel()
+        next_look = 0.0
+        self._poll.request("start")
+        try:
+            while not self._stopping:
+                self.last_tick = self._clock.monotonic()
+                self._metrics.tick(self._clock.now())
+                self._clock_watch.look()
+                await self._serve_requests()
+                now = self._clock.monotonic()
+                self._poll.begin_if_due(now)
+                next_look = await self._turn(now, next_look)
+                await self._sleep(min(self._poll.next_at, next_look, self._clock.monotonic() + _TURN))
+        finally:
+            await self._poll.close()
+        self._requests.close()
 
-    async def _reconcile_all(self, trigger: str, poll: bool) -> float:
-        """Reconcile every environment; return the seconds until the first retry of a failed one."""
-        request = ReconcileRequest(trigger, poll=poll)
-        outcomes = [outcome for rollout in self._rollouts for outcome in await self._roll_out(rollout, request)]
+    async def _turn(self, now: float, next_look: float) -> float:
+        """Reconcile if git has answered, something was touched, or a look is due; return when the next one is due."""
+        polled = self._poll.take()
+        touched = bool(self._touched_by) and now >= self._rest_until
+        if not (polled or touched or now >= next_look):
+            return next_look
+        trigger, answer = polled or (self._touched_by if touched else "drift" if self._poll.answer else "start", None)
+        self._touched_by = ""
+        delay = await self._reconcile_all(trigger, answer)
+        began, now = now, self._clock.monotonic()
+        if polled:
+            self._caught_up = True
+            interval = self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+            self._poll.next_at = now + min(delay, interval)
+        self._rest_until = now + _REST * (now - began)
+        return now + min(delay, self._drift_interval)
+
+    async def _reconcile_all(self, trigger: str, answer: GitAnswer | None) -> float:
+        """Reconcile every environment, with git's ``answer`` if there is a new one; return the seconds until the first
+        retry of a failed one. What git has never answered for has nothing to be compared with yet."""
+        known = answer or self._poll.answer
+        reachable = known is not None and known.error is None and not self._poll.pending
+        request = ReconcileRequest(trigger, poll=answer is not None, answer=answer, revert=reachable)
+        rollouts = [rollout for rollout in self._rollouts if answer or _knows_git(rollout)]
+        outcomes = [outcome for rollout in rollouts for outcome in await self._roll_out(rollout, request)]
         if self._watch is not None:
             local = [host for unit, host in self.reconcilers.items() if environment_of(unit) == unit]
             self._watch.follow({path for host in local for path in host.live_paths})
@@ -231,15 +247,12 @@ class Daemon:
         return delay * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
 
     async def _serve_requests(self) -> None:
-        while self._requests:
-            request = self._requests.pop(0)
-            self._on_progress(request.progress)
-            await request.serve()
-            self._on_progress(None)
+        while not (self._requests.empty or self._stopping):
+            await self._requests.serve_next(self._on_progress)
 
     async def _sleep(self, until: float) -> None:
         """Until the monotonic time ``until``, or until there is something to do."""
-        while not (self._stopping or self._requests or self._polled_by):
+        while not (self._stopping or not self._requests.empty or self._poll.wants_a_turn):
             now = self._clock.monotonic()
             end = min(until, self._rest_until) if self._touched_by else until
             if now >= end:
@@ -250,10 +263,19 @@ class Daemon:
                     await self._wake.wait()
 
 
+def _knows_git(rollout: Rollout) -> bool:
+    try:
+        return rollout.knows_git
+    except Exception:  # noqa: BLE001  # the reconciliation meets it again, and reports it
+        return True
+
+
 def _failed(environment: str, error: Exception) -> Outcome:
     """A defect of ours must neither end the daemon nor stop the other environments."""
     if isinstance(error, ReconcilerError):
         return Outcome(environment, Result.FAILED, str(error), retry=True)
+    if facts := exhausted_by(error):
+        return Outcome(environment, Result.FAILED, f"it could not run to its end: {facts[0]}. {facts[1]}", retry=True)
     logs.get_logger().error("reconciliation failed unexpectedly", environment=environment, exc_info=error)
     return Outcome(environment, Result.FAILED, "internal error; the log has the traceback", retry=True)
 

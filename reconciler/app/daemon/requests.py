@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from reconciler.app.daemon import serialize
-from reconciler.app.daemon.client import Request
+from reconciler.app.daemon.client import Progress, Request
 from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
+from reconciler.core.model.requests import GitAnswer, OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Outcome
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
-from reconciler.engine.adopt import adopt
+from reconciler.engine.adopt import prepare_adoption, push_adoption
 from reconciler.engine.backup import find_backup
 from reconciler.engine.restore import restore_backup
 from reconciler.engine.rollout import select_units, without_needless_refusals
 from reconciler.engine.secret_age import secret_ages
-from reconciler.engine.target_revision import accepted_head, target_revision
+from reconciler.engine.target_revision import accepted_head, ask_git, target_revision
 
 Reconcile = Callable[[ReconcileRequest, Collection[str]], Awaitable[tuple[Outcome, ...]]]
 """Reconciles some environments (all, where none is given), and returns the outcome of each."""
 
 
-async def serve(built: Runtime, reconcile: Reconcile, request: Request) -> Any:
-    """Do what is requested and return plain data: names and times, never values. Raises ReconcilerError."""
-    match request["kind"]:
+Turn = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Does work while no reconciliation runs, and returns what it returns."""
+
+# What follows the branch waits for git first. What may be urgent, a pause or a rollback, does not.
+_ASK_GIT = ("sync", "plan", "adopt", "retry", "resume", "unpin", "accept-rewrite")
+
+
+async def serve(built: Runtime, reconcile: Reconcile, request: Request, turn: Turn, progress: Progress) -> Any:
+    """Do what is requested and return plain data: names and times, never values. Raises ReconcilerError.
+
+    Git is asked, and pushed to, outside of ``turn``: if it does not answer, no reconciliation waits for it.
+    """
+    kind = request["kind"]
+    asking = replace(built.ports, progress=progress)
+    answer = await ask_git(asking, built.reconcilers) if kind in _ASK_GIT else None
+    match kind:
         case "restore":
-            return await _restore(built, request)
+            return await turn(lambda: _restore(built, request))
         case "adopt":
-            return await _adopt(built, request)
+            assert answer is not None
+            return await _adopt(built, request, answer, turn, progress)
         case "age":
-            return await _age(built, request)
-    outcomes = await reconcile(_reconcile_request(request), request["environments"])
+            return await turn(lambda: _age(built, request))
+    unreachable = answer is not None and answer.error is not None
+    prepared = replace(_reconcile_request(request), answer=answer, revert=not unreachable)
+    outcomes = await turn(lambda: reconcile(prepared, request["environments"]))
     return [serialize.serialize_outcome(outcome) for outcome in outcomes]
 
 
@@ -48,7 +65,7 @@ async def serve_without_daemon(built: Runtime, request: Request) -> Any:
         outcomes = [outcome for rollout in built.rollouts for outcome in await rollout.reconcile(request, only=only)]
         return without_needless_refusals(outcomes)
 
-    return await serve(built, reconcile, request)
+    return await serve(built, reconcile, request, lambda work: work(), built.relay)
 
 
 def _reconcile_request(request: Request) -> ReconcileRequest:
@@ -74,9 +91,10 @@ def _reconcile_request(request: Request) -> ReconcileRequest:
 async def _status_of(built: Runtime, unit: str) -> dict[str, Any]:
     reconciler = built.reconcilers[unit]
     outcome = await reconciler.reconcile(ReconcileRequest("status", poll=False, dry_run=True))
-    record = built.ports.store.environment(unit)
-    status = serialize.serialize_environment(record, outcome, at=built.ports.clock.now())
-    return {**status, **await serialize.serialize_services(reconciler)}
+    record, applied = built.ports.store.environment(unit), built.ports.store.applied(unit)
+    status = serialize.serialize_environment(record, outcome, applied, at=built.ports.clock.now())
+    services = await serialize.serialize_services(reconciler)
+    return {**status, **services, "engine_away": services.get("services_unknown", ""), "reconciling": None}
 
 
 async def _restore(built: Runtime, request: Request) -> dict[str, Any]:
@@ -85,10 +103,11 @@ async def _restore(built: Runtime, request: Request) -> dict[str, Any]:
     return serialize.serialize_restored(restored)
 
 
-async def _adopt(built: Runtime, request: Request) -> dict[str, Any]:
-    unit = request["target"].partition("/")[0]
+async def _adopt(built: Runtime, request: Request, answer: GitAnswer, turn: Turn, progress: Progress) -> dict[str, Any]:
+    unit, target = request["target"].partition("/")[0], request["target"]
     ports = built.ports_of(unit)
-    adopted = await adopt(ports, unit, request["target"], request["keys"])
+    adoption = await turn(lambda: prepare_adoption(ports, unit, target, request["keys"], answer))
+    adopted = await push_adoption(replace(ports, progress=progress), adoption)
     return serialize.serialize_adopted(adopted, ports.settings.branch)
 
 

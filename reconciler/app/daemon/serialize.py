@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,10 @@ from reconciler.core.decide.classify import sync_status
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Change, KeyChange, Plan, SyncStatus
-from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
+from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin
 from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, Outcome, Result, Run, RunChange
+from reconciler.core.model.runs import Activity, Backup, Outcome, Result, Run, RunChange
 
 if TYPE_CHECKING:
     from reconciler.engine.reconcile import Reconciler
@@ -131,11 +132,21 @@ def serialize_backup(backup: Backup) -> dict[str, Any]:
 
 
 def serialize_environment(
-    record: EnvironmentRecord, last: Outcome | None, *, at: float | None = None, since: float | None = None
+    record: EnvironmentRecord,
+    last: Outcome | None,
+    applied: Mapping[str, Applied],
+    *,
+    at: float | None = None,
+    since: float | None = None,
 ) -> dict[str, Any]:
-    """One environment: its revisions and its last outcome. ``at`` and ``since`` are epoch seconds."""
+    """One environment: its revisions, its last outcome, and what was ``applied`` to each target, by live path. ``at``
+    and ``since`` are epoch seconds."""
+    outcome: dict[str, Any] = dict(_NO_OUTCOME) if last is None else serialize_outcome(last)
+    for change in outcome["after"]["changes"] if outcome["after"] else ():
+        known = applied.get(change["path"])
+        change["applied"] = {"commit": known.commit, "at": format_instant(known.at)} if known else None
     return {
-        **(_NO_OUTCOME if last is None else serialize_outcome(last)),
+        **outcome,
         "environment": record.name,
         "head": serialize_revision(record.head),
         "applied": serialize_revision(record.applied),
@@ -178,10 +189,24 @@ def _serialize_quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
     }
 
 
-async def serialize_services(reconciler: Reconciler) -> dict[str, Any]:
-    """The services as they are now; where the engine does not answer, why."""
+def serialize_activity(activity: Activity) -> dict[str, Any] | None:
+    """A reconciliation that runs: since when, in which phase, and what it does there; None where none runs."""
+    if activity.since is None:
+        return None
+    return {
+        "since": format_instant(activity.since),
+        "phase": activity.phase.value if activity.phase else None,
+        "doing": activity.words,
+    }
+
+
+async def serialize_services(reconciler: Reconciler, *, within: float | None = None) -> dict[str, Any]:
+    """The services as they are now; where the engine does not answer ``within`` so many seconds, why."""
     try:
-        services = await reconciler.health()
+        async with asyncio.timeout(within):
+            services = await reconciler.health()
+    except TimeoutError:
+        return {"services": [], "services_unknown": f"no answer from the Docker engine within {within:g} s"}
     except ReconcilerError as error:
         return {"services": [], "services_unknown": str(error)}
     return {"services": [asdict(service) for service in services]}

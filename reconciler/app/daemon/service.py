@@ -7,86 +7,115 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sized
+from dataclasses import replace
 
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs, requests
 from reconciler.app.daemon.client import control_socket
-from reconciler.app.daemon.http import Views, serve_http
+from reconciler.app.daemon.connections import raise_descriptor_limit
+from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError
+from reconciler.engine.target_revision import ask_git
 
 _FOLLOW_AGAIN = 60.0  # seconds
+_START_AGAIN = 10.0  # seconds
 
 
-def run_daemon(config: ServerConfig, load: Callable[[], ServerConfig]) -> None:
+def run_daemon(config: ServerConfig, load: Callable[[], ServerConfig], early: Sized = ()) -> None:
     """Run until SIGTERM or SIGINT; SIGHUP takes the configuration from ``load`` again, between two reconciliations.
 
+    ``early`` holds each SIGHUP that the caller's handler has received before the daemon has one of its own.
     Raises LockedError, ConfigError, StoreError, RefusedError (address in use).
     """
-    signal.signal(signal.SIGHUP, lambda *_: None)  # it would end the process until the loop handles it
     logs.set_up()
+    descriptors = raise_descriptor_limit()
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, "reconciler run"):
-        asyncio.run(_Service(config, load).run())
+        asyncio.run(_Service(config, load, descriptors).run(early))
 
 
 class _Service:
-    """One daemon after the other, each with its own runtime: a reload lets one end and starts the next."""
+    """One daemon after the other, each with its own runtime: a reload lets one end and starts the next.
 
-    def __init__(self, config: ServerConfig, load: Callable[[], ServerConfig]) -> None:
+    The interfaces outlive a reload: clients, and operators whose requests wait, get the next daemon.
+    """
+
+    def __init__(self, config: ServerConfig, load: Callable[[], ServerConfig], descriptors: int) -> None:
         self._config = config
         self._load = load
+        self._descriptors = descriptors
         self._next: ServerConfig | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._daemon: Daemon | None = None
+        self._running = False
+        self._views = CurrentViews()
         self._logger = logs.get_logger()
 
-    async def run(self) -> None:
+    async def run(self, early: Sized) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        former: ServerConfig | None = None
-        while not self._stopping:
-            try:
-                await self._serve(self._config, "reloaded" if former else "started")
-            except ReconcilerError as error:
-                if former is None:
-                    raise
-                self._keep(error)
-                self._config, former = former, None
-                continue
-            if self._next:
-                former, self._config, self._next = self._config, self._next, None
+        if early:
+            self._reload()
+        path = control_socket(self._config.state_dir)
+        async with serve_interfaces(self._views, control_socket=path, descriptors=self._descriptors) as interfaces:
+            await self._serve(interfaces, self._config, "started")
+            while not self._stopping.is_set():
+                await self._change_configuration(interfaces)
         self._logger.info("stopped")
 
+    async def _change_configuration(self, interfaces: Interfaces) -> None:
+        """Run with the next configuration; return where that cannot start, so that the former one is next."""
+        former, event = self._config, "reloaded" if self._next else "started"
+        if self._next:
+            self._config, self._next = self._next, None
+        self._running = False
+        try:
+            await self._serve(interfaces, self._config, event)
+        except Exception as error:
+            if self._running:
+                raise
+            self._keep(error)
+            if self._config is former:  # it cannot start now either, perhaps for want of room on a disk
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _START_AGAIN)
+            self._config = former
+
     def _stop(self) -> None:
-        self._stopping = True
+        self._stopping.set()
         if self._daemon:
             self._daemon.stop()
 
     def _reload(self) -> None:
         try:
-            config = self._load()
-            if config.state_dir != self._config.state_dir:
-                hint = "Restart the daemon, or set it back"
-                raise ConfigError("a reload cannot change it", where="state_dir", hint=hint)
-            _webhook_secret(config)
-        except ReconcilerError as error:
+            self._next = self._load_next()
+        except Exception as error:  # noqa: BLE001  # a reload never ends the daemon
             self._keep(error)
             return
-        self._next = config
         if self._daemon:
             self._daemon.stop()
 
-    def _keep(self, error: ReconcilerError) -> None:
-        self._logger.error("not reloaded, the former configuration stays", reason=str(error))
+    def _load_next(self) -> ServerConfig:
+        """The configuration, if a reload can take it. Raises ConfigError."""
+        config = self._load()
+        if config.state_dir != self._config.state_dir:
+            hint = "Restart the daemon, or set it back"
+            raise ConfigError("a reload cannot change it", where="state_dir", hint=hint)
+        _webhook_secret(config)
+        return config
 
-    async def _serve(self, config: ServerConfig, event: str) -> None:
+    def _keep(self, error: Exception) -> None:
+        defect = None if isinstance(error, ReconcilerError) else error
+        self._logger.error("not reloaded, the former configuration stays", reason=str(error), exc_info=defect)
+
+    async def _serve(self, interfaces: Interfaces, config: ServerConfig, event: str) -> None:
         """Run a daemon until it is stopped, or a reload is due."""
+        bound = await interfaces.listen(config.http)
         async with runtime(config) as built:
             watch = open_watch(config, self._logger.warning)
             daemon = _daemon_of(built, config, watch)
@@ -102,21 +131,23 @@ class _Service:
                 _webhook_secret(config),
                 announced=built.metrics.announced,
             )
-            address = config.http.listen
-            async with serve_http(
-                views, host=address.host, port=address.port, control_socket=control_socket(config.state_dir)
-            ) as bound:
-                self._logger.info(event, environments=list(daemon.environments), http=f"{address.host}:{bound}")
-                if self._stopping or self._next:
+            async with self._views.provide(views):
+                self._running = True
+                self._logger.info(
+                    event, environments=list(daemon.environments), http=f"{config.http.listen.host}:{bound}"
+                )
+                if self._stopping.is_set() or self._next:
                     daemon.stop()
                 async with _watching(built, watch, daemon):
                     await daemon.run()
 
 
 def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:
+    quiet = replace(built.ports, progress=lambda _: None)  # it is no part of what an operator waits for
     return Daemon(
         built.reconcilers,
         built.rollouts,
+        ask_git=functools.partial(ask_git, quiet, built.reconcilers),
         clock=built.ports.clock,
         metrics=built.metrics,
         poll_interval=config.repository.poll_interval,

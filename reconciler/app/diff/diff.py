@@ -26,7 +26,7 @@ from reconciler.core.sops.file_format import format_of
 from reconciler.core.text import printable
 from reconciler.core.tree import Tree
 
-_PLAIN = frozenset({rules.NOT_ENCRYPTED, rules.PRIVATE_KEY, rules.PLAIN_SECRET})
+_PLAIN = frozenset({rules.NOT_ENCRYPTED, rules.PRIVATE_KEY, rules.PLAIN_SECRET, rules.ENCRYPTED_TWICE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,11 @@ async def compare_commits(
     """
     _refuse_unknown(trees, only)
     changed = _changed(*trees)
+    old, new = trees
+    with_earlier = replace(new, earlier={path: [data] for path, data in old.files.items() if path in changed})
     first, second = surveys = [
-        survey_environments(_concerned(tree, changed), directory, parse_yaml=tools.parse_yaml) for tree in trees
+        survey_environments(tree, directory, parse_yaml=tools.parse_yaml)
+        for tree in (_concerned(trees[0], changed), _concerned(with_earlier, changed))
     ]
     before, after = ({source.path: source for source in survey.sources} for survey in surveys)
     paths = [path for path in changed if not only or path.partition("/")[0] in only]
@@ -148,7 +151,7 @@ def _concerned(tree: Tree, changed: Sequence[str]) -> Tree:
         top, _, name = path.partition("/")
         return top not in environments or name in names or name.endswith((".yaml", ".yml"))
 
-    return Tree({path: data for path, data in tree.files.items() if concerns(path)}, tree.odd)
+    return replace(tree, files={path: data for path, data in tree.files.items() if concerns(path)})
 
 
 def _status(trees: tuple[Tree, Tree], path: str) -> str:

@@ -237,6 +237,7 @@ def _recipients(environment: str, configs: Mapping[str, bytes], request: ImportR
     rule = governing.rule
     others = [
         *rule.others,
+        *(["key_groups"] if rule.groups else []),
         *(["pgp"] if any(not recipient.startswith("age1") for recipient in rule.recipients) else []),
     ]
     if others or rule.partial or not rule.recipients:

@@ -91,7 +91,7 @@ async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -
         if problem := _link_problem(target.path, real):
             return f"{target.id}: {problem}"
         data = tree.files[f"{commit.environment}/{target.source}"]
-        desired = await keys.decrypt(target.id, data) if target.encrypted else Secret(data)
+        desired = await keys.decrypt(target.id, data, target.parser) if target.encrypted else Secret(data)
         try:
             live = await machine.read(target.path)
         except LiveFileError as error:

@@ -20,9 +20,10 @@ from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.app.wiring.tools import CountProgress, Tools
 from reconciler.core.errors import KeyUnavailableError, OutsideError, RefusedError, SourceError
 from reconciler.core.model.hosts import SshAddress
-from reconciler.core.model.targets import Format
+from reconciler.core.model.targets import Format, Parser
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
+from reconciler.core.sops.encrypted_twice import length_of_whole
 from reconciler.core.tree import Tree
 
 __all__ = [
@@ -39,21 +40,20 @@ __all__ = [
     "tools",
     "work_tree_top",
 ]
-_KEY_TYPES = frozenset({"age", "pgp"})
 
 
 class Keys:
     """Decrypts with the age key in a file, and encrypts for others."""
 
     def __init__(self, key_file: str) -> None:
-        self._sops = Sops(key_file, key_types=_KEY_TYPES)
+        self._sops = Sops(key_file)
 
     def opens(self, recipients: Sequence[str]) -> bool:
         ours = self._sops.identities()
         return bool(ours.others) or not set(ours.recipients).isdisjoint(recipients)
 
-    async def decrypt(self, name: str, data: bytes) -> Secret:
-        return await self._sops.decrypt(name, data)
+    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
+        return await self._sops.decrypt(name, data, parser)
 
     async def encrypt(self, name: str, data: Secret, recipients: Sequence[str], file_format: Format) -> bytes:
         """Raises RefusedError where sops cannot write it so, DecryptFailedError."""
@@ -70,11 +70,16 @@ class Keys:
 
 
 async def read_tree_of_clone(directory: str) -> Tree:
-    """The files below ``directory``, and which of them git does not hold: nothing is known of that where there is no
-    repository, or git does not work. Raises RefusedError."""
+    """The files below ``directory``, which of them git does not hold, and earlier versions of those that may be
+    encrypted twice: nothing is known of that where there is no repository, or git does not work. Raises RefusedError.
+    """
     tree = read_tree(directory)
     with contextlib.suppress(RefusedError, OutsideError):
-        return replace(tree, unheld=await Clone(directory).unheld(directory, tree.files))
+        clone = Clone(directory)
+        tree = replace(tree, unheld=await clone.unheld(directory, tree.files))
+        held = {path: data for path, data in tree.files.items() if path not in tree.unheld}
+        lengths = {path: length for path, data in held.items() if (length := length_of_whole(data)) is not None}
+        tree = replace(tree, earlier=await clone.earlier(directory, lengths))
     return tree
 
 

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
+from reconciler.adapters.disk import disk_state
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.writer import GitPusher
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
@@ -194,6 +195,7 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval, host=config.host)
+    metrics.watch_disk(lambda: disk_state(config.state_dir))
     compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)

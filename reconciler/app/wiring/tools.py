@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.core.model.targets import Parser
 from reconciler.core.ports import Contracts
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import YamlParser
@@ -20,7 +21,7 @@ class Opener(Protocol):
     def opens(self, recipients: Sequence[str]) -> bool:
         """Whether one of our keys may open a file for these public keys. Raises KeyUnavailableError."""
 
-    async def decrypt(self, name: str, data: bytes) -> Secret:
+    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         """As the Decryptor port says."""
 
 

@@ -7,11 +7,12 @@ loop without a health check. See docs/architecture.md.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from reconciler.core.decide.affected_services import is_stopped_on_purpose
+from reconciler.core.decide.startup import allowed_by_container, patience
 from reconciler.core.model.compose import Container, HealthStatus, Project, ServiceHealth, StackHealth
 from reconciler.core.model.targets import Stack
 
@@ -28,11 +29,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HealthFinding:
-    """What was decided for one service; ``reason`` is a sentence without a full stop."""
+    """What was decided for one service; ``reason`` is a sentence without a full stop. ``late``: it fails only because
+    it still starts."""
 
     service: str
     verdict: Verdict
     reason: str = ""
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class HealthReport:
         """The services that failed; empty if only an HTTP check did."""
         return frozenset(finding.service for finding in self.findings if finding.verdict is Verdict.FAILED)
 
+    @property
+    def late(self) -> frozenset[str]:
+        """Those of them that only take too long to start."""
+        return frozenset(finding.service for finding in self.findings if finding.late)
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
@@ -71,7 +79,8 @@ class _Seen:
 class HealthWatch:
     """Services that must become healthy, and what is known of their containers so far.
 
-    ``scaled_to_none`` are the services that are scaled to zero.
+    ``scaled_to_none`` are the services that are scaled to zero. ``last_startups`` says by service how many seconds it
+    took to become healthy the last time, "" for all HTTP checks of the stack; ``startups`` the same of this watch.
     """
 
     stack: Stack
@@ -79,6 +88,8 @@ class HealthWatch:
     began_at: float
     seen: Mapping[str, _Seen]
     scaled_to_none: frozenset[str] = frozenset()
+    last_startups: Mapping[str, float] = field(default_factory=dict)
+    startups: Mapping[str, float] = field(default_factory=dict)
 
     def look(
         self, containers: Iterable[Container], now: float, answers: Mapping[str, bool] | None = None
@@ -99,7 +110,12 @@ class HealthWatch:
             _summary(self.stack, finding, [container for container in mine if container.service == finding.service])
             for finding in findings
         )
-        verdict, reason = watch._conclude(findings, now, answers or {})
+        patience = max([self.stack.health.timeout, *(watch._patience(name, mine) for name in ("", *self.services))])
+        verdict, reason = watch._conclude(findings, now, answers or {}, patience)
+        startups = watch._startups(findings, mine, now)
+        if verdict is Verdict.HEALTHY and self.stack.health.http:
+            startups[""] = now - self.began_at
+        watch = replace(watch, startups=startups)
         silent = tuple(check.url for check in self.stack.health.http if not (answers or {}).get(check.url))
         return watch, HealthReport(verdict, findings, health, reason, silent)
 
@@ -111,7 +127,7 @@ class HealthWatch:
         if not containers and service in self.scaled_to_none:
             return HealthFinding(service, Verdict.HEALTHY, f"{service} is scaled to zero")
         if not containers:
-            return self._pending(service, "has no container", now)
+            return self._pending(service, "has no container", now, self.stack.health.timeout)
         findings = [self._judge(container, now) for container in containers]
         for verdict in (Verdict.FAILED, Verdict.WAIT):
             for finding in findings:
@@ -124,15 +140,21 @@ class HealthWatch:
         service, seen, policy = container.service, self.seen[container.id], self.stack.health
         if _was_stopped(container) and not seen.risen:
             # Somebody stops it, or the engine itself is ending: then the next look finds no engine to ask.
-            return self._pending(service, f"is stopped (exit code {container.exit_code})", now)
+            return self._pending(service, f"is stopped (exit code {container.exit_code})", now, policy.timeout)
         if crash := _crash(self.stack, container, seen.risen):
             return HealthFinding(service, Verdict.FAILED, crash)
         if container.state == "exited":
             return HealthFinding(service, Verdict.HEALTHY, f"{service} has done its work")
+        if container.state == "running" and service in self.stack.one_shot:
+            # How long its work takes nobody knows: that it takes long is no failure.
+            late = now - self.began_at >= self._patience(service, [container])
+            verdict = Verdict.HEALTHY if late else Verdict.WAIT
+            return HealthFinding(service, verdict, f"{service} is at work")
         if container.state != "running":
-            return self._pending(service, f"is {container.state}", now)
+            return self._pending(service, f"is {container.state}", now, policy.timeout)
         if container.health == "starting":
-            return self._pending(service, "is starting", now)
+            finding = self._pending(service, "is starting", now, self._patience(service, [container]))
+            return replace(finding, late=finding.verdict is Verdict.FAILED)
         if container.health == "healthy" and seen.fresh:
             return HealthFinding(service, Verdict.HEALTHY, f"{service} is healthy")
         # Without a health check, or with one whose answer is from before the change, only time can tell.
@@ -140,22 +162,35 @@ class HealthWatch:
             return HealthFinding(service, Verdict.HEALTHY, f"{service} has run for {policy.stable_for:g} s")
         return HealthFinding(service, Verdict.WAIT, f"{service} must run for {policy.stable_for:g} s")
 
-    def _pending(self, service: str, state: str, now: float) -> HealthFinding:
-        if now - self.began_at < self.stack.health.timeout:
+    def _pending(self, service: str, state: str, now: float, patience: float) -> HealthFinding:
+        if now - self.began_at < patience:
             return HealthFinding(service, Verdict.WAIT, f"{service} {state}")
         still = state.replace("is ", "is still ", 1) if state.startswith("is ") else f"still {state}"
-        return HealthFinding(service, Verdict.FAILED, f"{service} {still} after {self.stack.health.timeout:g} s")
+        return HealthFinding(service, Verdict.FAILED, f"{service} {still} after {patience:g} s")
+
+    def _patience(self, service: str, containers: Iterable[Container]) -> float:
+        """Seconds that the service may take to become healthy; of "", the HTTP checks to answer."""
+        allowed = max((allowed_by_container(it) for it in containers if it.service == service), default=0.0)
+        return patience(self.stack.health.timeout, allowed, self.last_startups.get(service, 0.0))
+
+    def _startups(
+        self, findings: Sequence[HealthFinding], containers: Sequence[Container], now: float
+    ) -> dict[str, float]:
+        """How long each service with a health check took to become healthy, as far as it is by now."""
+        checked = {container.service for container in containers if container.health == "healthy"}
+        healthy = {finding.service for finding in findings if finding.verdict is Verdict.HEALTHY}
+        return dict.fromkeys(checked & healthy, now - self.began_at) | dict(self.startups)
 
     def _conclude(
-        self, findings: Sequence[HealthFinding], now: float, answers: Mapping[str, bool]
+        self, findings: Sequence[HealthFinding], now: float, answers: Mapping[str, bool], patience: float
     ) -> tuple[Verdict, str]:
         if failures := [finding.reason for finding in findings if finding.verdict is Verdict.FAILED]:
             return Verdict.FAILED, "; ".join(failures)
         waiting = [finding.reason for finding in findings if finding.verdict is Verdict.WAIT]
         silent = [check for check in self.stack.health.http if not answers.get(check.url)]
-        if silent and now - self.began_at >= self.stack.health.timeout:
+        if silent and now - self.began_at >= patience:
             reason = "; ".join(f"{check.url} does not answer {check.status}" for check in silent)
-            return Verdict.FAILED, f"{reason} after {self.stack.health.timeout:g} s"
+            return Verdict.FAILED, f"{reason} after {patience:g} s"
         waiting += [f"{check.url} must answer {check.status}" for check in silent]
         if waiting:
             return Verdict.WAIT, "; ".join(waiting)
@@ -163,17 +198,22 @@ class HealthWatch:
 
 
 def watch_health(
-    stack: Stack, services: Collection[str], before: Iterable[Container], now: float, project: Project | None = None
+    stack: Stack,
+    services: Collection[str],
+    before: Iterable[Container],
+    now: float,
+    project: Project | None = None,
+    last_startups: Mapping[str, float] | None = None,
 ) -> HealthWatch:
     """Given the services that a change touches and their containers before it, return a watch that begins at ``now``.
 
-    ``project`` after the change says which services are scaled to zero. Times, here and in every look, are
-    monotonic seconds.
+    ``project`` after the change says which services are scaled to zero; ``last_startups`` is as in HealthWatch. Times,
+    here and in every look, are monotonic seconds.
     """
     baseline = {container.id: _Seen(container.restarts, container.started_at, now, fresh=False) for container in before}
     known = project.services.values() if project else ()
     scaled_to_none = frozenset(service.name for service in known if service.replicas == 0)
-    return HealthWatch(stack, tuple(sorted(services)), now, baseline, scaled_to_none)
+    return HealthWatch(stack, tuple(sorted(services)), now, baseline, scaled_to_none, last_startups or {})
 
 
 def assess(stack: Stack, containers: Iterable[Container]) -> tuple[ServiceHealth, ...]:
@@ -231,7 +271,9 @@ def _see(last: _Seen | None, container: Container, now: float) -> _Seen:
 def _crash(stack: Stack, container: Container, risen: int) -> str:
     """Why this container is a failure, as a sentence; "" where it is none."""
     service, code = container.service, container.exit_code
-    if container.state == "exited" and not (code == 0 and service in stack.one_shot):
+    if container.state == "exited" and code == 0 and service in stack.one_shot:
+        return ""  # also where its restart policy had it try more than once
+    if container.state == "exited":
         advice = "" if code else " (if it is meant to end, name it in one_shot)"
         return f"{service} exited with code {code}{_lifetime(container)}{advice}"
     if container.state == "dead":

@@ -76,7 +76,7 @@ def _process(own: Json, image: Json) -> dict[str, Mapping[str, str]]:
     if hostname := own.get("hostname"):
         fields["hostname"] = single(hostname)
     if (grace := own.get("stop_grace_period")) is not None:
-        fields["stop_grace_period"] = number(int(_seconds(grace)))
+        fields["stop_grace_period"] = number(int(seconds_of(grace)))
     return fields
 
 
@@ -86,7 +86,7 @@ def _health(own: Json | None, image: Json) -> dict[str, str]:
     inherited = health_of(image)
     if not own:
         return inherited
-    times = {name: number(_seconds(own[name])) for name in ("interval", "timeout", "start_period") if name in own}
+    times = {name: number(seconds_of(own[name])) for name in ("interval", "timeout", "start_period") if name in own}
     parts = {"test": single(own.get("test")), "retries": number(own.get("retries")), **times}
     return inherited | {name: part[""] for name, part in parts.items() if part}
 
@@ -246,7 +246,8 @@ def _strings(values: Any) -> dict[str, str]:
     return {name: str(value) for name, value in (values or {}).items()}
 
 
-def _seconds(duration: Any) -> float:
+def seconds_of(duration: Any) -> float:
+    """Given a duration as Compose writes it ("1m30s"), return seconds; 0 where it is none."""
     return sum(float(amount) * _SECONDS[unit] for amount, unit in _DURATION.findall(str(duration)))
 
 

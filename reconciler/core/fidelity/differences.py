@@ -102,7 +102,7 @@ def _as_it_runs(
 def has_unnamed_difference(service: Service, container: Container) -> bool:
     """Whether the hash on the container is none that the service can have with the variables that the container has:
     also a field that is not compared may differ. False where the hash says nothing."""
-    if not container.facts or service.namespace_of or service.volumes_of:
+    if not container.facts or service.namespace_of or _mounts_volumes_of_others(service):
         return False  # Compose hashes the id of a container that something is shared with
     label = (container.facts["Config"].get("Labels") or {}).get(HASH_LABEL)
     keys = differing_variables(service, container)
@@ -115,6 +115,11 @@ def has_unnamed_difference(service: Service, container: Container) -> bool:
         for names in (keys, keys | unset)
         for image_values in (False, True)
     )
+
+
+def _mounts_volumes_of_others(service: Service) -> bool:
+    """Whether it has `volumes_from`, of a service or of any container."""
+    return bool(json.loads(service.definition.reveal()).get("service", {}).get("volumes_from"))
 
 
 def _items(name: str, runs: Mapping[str, str], said: Mapping[str, str]) -> Iterator[FieldDifference]:

@@ -83,7 +83,8 @@ class Service:
     service itself under "service", the configs, secrets, networks and volumes it refers to beside it;
     ``environment`` the resolved variables (None: named without a value and unset); ``sources`` the absolute host
     paths of its binds, configs and secrets; ``namespace_of`` the services whose network, IPC or PID namespace it
-    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows;
+    lives in, ``volumes_of`` those whose volumes it mounts, ``restarts_with`` those whose restart it follows,
+    ``depends_on`` gives the condition of each on which its start depends;
     ``env_files`` the absolute paths of its env files, ``references`` per variable those that its value is made of;
     ``text`` is the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
     """
@@ -95,6 +96,7 @@ class Service:
     namespace_of: frozenset[str] = frozenset()
     volumes_of: frozenset[str] = frozenset()
     restarts_with: frozenset[str] = frozenset()
+    depends_on: Mapping[str, str] = field(default_factory=dict)
     replicas: int = 1
     text: Secret = field(default_factory=lambda: Secret(b"{}"))
     env_files: frozenset[str] = frozenset()
@@ -116,6 +118,7 @@ class Project:
     profiles: tuple[str, ...] = ("*",)
     environments: frozenset[str] = frozenset()
     unresolved: Mapping[str, str] = field(default_factory=dict)
+    unresolved_env_files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,9 @@ class Container:
     ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
     or unhealthy; ``number`` distinguishes the replicas of a service; ``image`` is the reference it was made from;
     ``out_of_memory`` says that the kernel killed it; ``started_at`` and ``finished_at`` are RFC 3339 times of its
-    latest run, in the engine's clock; ``facts`` is all that inspect says of it, ``image_facts`` what its image gives.
+    latest run, in the engine's clock; ``depends_on`` gives the condition of each service on which its start depended;
+    ``facts`` is all that inspect says of it (nothing where only the list was asked), ``image_facts`` what its image
+    gives.
     """
 
     id: str
@@ -142,8 +147,61 @@ class Container:
     name: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    depends_on: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def pid(self) -> int:
+        """The id of its first process, as the engine's machine counts; 0 where it is not known."""
+        return int((self.facts.get("State") or {}).get("Pid") or 0)
+
+    @property
+    def binds(self) -> tuple[tuple[str, str], ...]:
+        """What it mounts of its machine, each with the place inside."""
+        mounts = self.facts.get("Mounts") or ()
+        return tuple((mount["Source"], mount["Destination"]) for mount in mounts if mount["Type"] == "bind")
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedFile:
+    """An env file that git manages, at its live ``path``. ``keys`` are those that it has, is about to have, or had when
+    it was last applied; ``values`` are what it gives now, as far as it alone says that."""
+
+    path: str
+    keys: frozenset[str]
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Sight(StrEnum):
+    """What a container has of a file that it mounts by itself: the ``same`` file as lies there now, another one of
+    ``equal`` content, or an ``other`` one; ``unknown`` where that cannot be told."""
+
+    SAME = "same"
+    EQUAL = "equal"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A container that lives with others, whoever made it: in their network, IPC or PID namespace, with their volumes.
+
+    ``shares`` gives the ids of those others by what is shared: "network", "IPC namespace", "PID namespace", "volumes".
+    ``lost`` is what of it does not exist any more: the other container was removed, or restarted since. ``gone`` says
+    that it was removed, so that a restart cannot join it again. ``project``, ``service`` and ``directory`` are
+    Compose's, "" for a container that Compose has not made.
+    """
+
+    id: str
+    name: str
+    shares: Mapping[str, frozenset[str]]
+    running: bool = True
+    lost: tuple[str, ...] = ()
+    gone: bool = False
+    project: str = ""
+    service: str = ""
+    directory: str = ""
 
 
 class Ending(StrEnum):
@@ -184,9 +242,10 @@ class ActionKind(StrEnum):
 class Action:
     """What one service needs, and the reason in words.
 
-    ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale``: its
-    containers run older values than the files held before this change. ``scale`` is the number of containers to keep,
-    None for the number that the project says.
+    ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale`` are the
+    live paths of the files of which its containers have an older version than the one before this change. ``scale`` is
+    the number of containers to keep, None for the number that the project says. ``one_shot``: the service is meant to
+    end. ``wave``: it comes after the actions of all lower waves, in every stack.
     """
 
     stack: str
@@ -195,8 +254,10 @@ class Action:
     reason: str
     signal: str = ""
     force: bool = False
-    stale: bool = False
+    stale: tuple[str, ...] = ()
     scale: int | None = None
+    one_shot: bool = False
+    wave: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Target
@@ -46,17 +47,27 @@ def not_held_back(_: Revision) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class GitAnswer:
+    """What git has answered to a poll: the branch's ``commit``, which the mirror has now, or the ``error``."""
+
+    commit: str = ""
+    error: ReconcilerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReconcileRequest:
     """One reconciliation of one environment.
 
-    ``poll`` asks git for a new head first; ``dry_run`` changes nothing live. ``take_over`` names targets
-    (ENVIRONMENT/SOURCE) whose unknown live file may be replaced, ``accept_projects`` stacks (ENVIRONMENT/NAME) whose
-    project ``accepted_by`` accepts as it stands now. ``operator`` is carried out first; if it is refused,
-    nothing is reconciled. Without ``revert``, git is not asked to follow a rollback: see ``Reconciler.revert``.
+    ``poll`` asks git for a new head first, or takes the ``answer`` that it gave before; ``dry_run`` changes nothing
+    live. ``take_over`` names targets (ENVIRONMENT/SOURCE) whose unknown live file may be replaced, ``accept_projects``
+    stacks (ENVIRONMENT/NAME) whose project ``accepted_by`` accepts as it stands now. ``operator`` is carried out first;
+    if it is refused, nothing is reconciled. Without ``revert``, git is not asked to follow a rollback: see
+    ``Reconciler.revert``.
     """
 
     trigger: str
     poll: bool = True
+    answer: GitAnswer | None = None
     dry_run: bool = False
     take_over: Collection[str] = ()
     accept_projects: Collection[str] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +21,7 @@ class Result(StrEnum):
     CORRECTED = "corrected"
     HELD = "held"
     STALLED = "stalled"
+    ROLLING_BACK = "rolling_back"
     ROLLED_BACK = "rolled_back"
     ROLLBACK_FAILED = "rollback_failed"
     FAILED = "failed"
@@ -28,6 +31,7 @@ class Phase(StrEnum):
     """The parts of a reconciliation that are timed."""
 
     FETCH = "fetch"
+    LOAD = "load"
     OBSERVE = "observe"
     BACKUP = "backup"
     WRITE = "write"
@@ -35,6 +39,25 @@ class Phase(StrEnum):
     VERIFY = "verify"
     ROLLBACK = "rollback"
     AGE = "age"
+
+
+@dataclass(slots=True)
+class Activity:
+    """What a reconciliation is doing: since when (epoch seconds; None: nothing runs), in which phase, and in words."""
+
+    since: float | None = None
+    phase: Phase | None = None
+    words: str = ""
+
+    @contextlib.contextmanager
+    def during(self, phase: Phase, words: str) -> Iterator[None]:
+        """The phase while inside; a phase may be part of another one."""
+        before = self.phase, self.words
+        self.phase, self.words = phase, words
+        try:
+            yield
+        finally:
+            self.phase, self.words = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +87,7 @@ class RunChange:
 
     ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file. ``parser`` and
     ``ignore_keys`` are the target's: keys that are left to the server keep their value also in a rollback.
+    ``in_place``: it writes into the file that is there.
     """
 
     source: str
@@ -76,6 +100,7 @@ class RunChange:
     digest: str | None = None
     parser: Parser = Parser.OPAQUE
     ignore_keys: tuple[str, ...] = ()
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +109,8 @@ class Run:
 
     Another process can resume it from this. ``failing`` names the services (stack/service) that were unhealthy before
     it, ``silent`` the URLs of health checks that did not answer then: it is not to blame for those. ``rolling_back``
-    is why it is being rolled back; "" if it is not. ``accepted`` says who has accepted which project as it stood.
+    is why it is being rolled back; "" if it is not; ``restored_at`` when its services were recreated on the restored
+    files (epoch seconds), 0 if they were not. ``accepted`` says who has accepted which project as it stood.
     """
 
     id: str
@@ -99,6 +125,7 @@ class Run:
     failing: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     rolling_back: str = ""
+    restored_at: float = 0.0
     accepted: tuple[str, ...] = ()
     finished_at: float | None = None
     result: Result | None = None

@@ -33,6 +33,7 @@ from reconciler.core.onboarding.types import (
 )
 from reconciler.core.sops.adoption import UnfitError, read_lines
 from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.file_format import store_of
 from reconciler.core.sops.patterns import MAX_BYTES
 
 # Compose finds these in a directory by itself.
@@ -158,6 +159,7 @@ def _stack(group: _Group, name: str, machines: int, notes: list[str]) -> DraftSt
     project = group.project
     if project.problem:
         notes.append(f"{name}: the inventory is incomplete: {project.problem}")
+    notes += [f"{name}: {note}" for note in project.notes]
 
     def relative(path: str) -> str:
         return posixpath.relpath(path, project.directory) if is_below(path, project.directory) else path
@@ -208,6 +210,8 @@ def _obstacle(file: FoundFile, uses: Collection[Use], exclude: Collection[str], 
     if len(file.data.reveal()) > MAX_BYTES // 2:  # encryption adds a third
         return f"it is larger than {MAX_BYTES // 2} bytes"
     if b"ENC[" in file.data.reveal():
+        if store := store_of(file.data.reveal()):
+            return f"it is a {store.upper()} store of sops already, and would be encrypted twice"
         return "it contains ENC[, so it seems to be encrypted already"
     return ""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from reconciler.core.decide.guards import is_below
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.dotenv.readings import known_variables
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.onboarding.source_names import BINARY_SUFFIX
 from reconciler.core.onboarding.types import DEFAULT_MODE, Draft, DraftFile, DraftStack, holds_variables
@@ -75,14 +77,25 @@ def _defaults(files: Sequence[DraftFile]) -> dict[str, str]:
 
 
 def contract_schema(file: DraftFile) -> dict[str, object]:
-    """A first contract for a file's variables: their names, and which of them are secrets; no values."""
+    """A first contract for a file's variables: their names, and which of them are secrets; no values.
+
+    What the file leaves to the environment (a bare ``TZ``) is not required: git never has a value for it.
+    """
     secret = {name: {"writeOnly": True} if names_a_secret(name) else {} for name in file.keys}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
-        "required": list(file.keys),
+        "required": [name for name in file.keys if name in _defined(file)],
         "properties": secret,
     }
+
+
+def _defined(file: DraftFile) -> Collection[str]:
+    """The variables that the file gives a value, as the checks of a contract see them."""
+    try:
+        return known_variables(file.file.data.reveal(), file.parser).keys()
+    except EnvFileError:
+        return ()
 
 
 def contract_name(source: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from reconciler.core.contract import Answer, Contract, Question
+from reconciler.core.model.runs import Activity
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest
 from reconciler.core.ports.compose import Compose, HttpProbe
@@ -40,7 +41,8 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Everything a reconciliation may touch. ``progress`` takes a short sentence about what is being done now."""
+    """Everything a reconciliation may touch. ``progress`` takes a short sentence about what is being done now;
+    ``activity`` holds it for whoever asks."""
 
     git: Git
     git_writer: GitWriter
@@ -60,3 +62,4 @@ class Ports:
     read_contract: Callable[[str, bytes], Contract]
     new_run_id: Callable[[], str]
     progress: Callable[[str], None] = lambda _: None
+    activity: Activity = field(default_factory=Activity)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from reconciler.core.model.compose import Container, Ending, Project, ProjectFiles
+from reconciler.core.model.compose import Container, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
 
@@ -51,6 +51,20 @@ class Compose(Protocol):
         """The stack's containers from one cheap call: only their id, name, service, state, health and exit code.
 
         Raises EngineUnavailableError.
+        """
+
+    async def guests(self) -> tuple[Guest, ...]:
+        """The containers on the engine that share a namespace or volumes with another one, in a manifest or not.
+
+        Raises EngineUnavailableError.
+        """
+
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Make sure that no other container has a name which ``recreate`` needs; asks the engine.
+
+        Raises NameTakenError, which says who has it, and EngineUnavailableError.
         """
 
     async def endings(self, containers: Collection[str]) -> Mapping[str, Ending]:

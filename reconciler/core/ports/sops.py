@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext
 
@@ -16,11 +17,12 @@ class Decryptor(Protocol):
         Raises KeyUnavailableError, DecryptFailedError.
         """
 
-    def read(self, name: str, data: bytes) -> Ciphertext:
+    def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         """What an encrypted source says without a key. Raises SourceError and its subclasses."""
 
-    async def decrypt(self, name: str, data: bytes) -> Secret:
-        """Pre-check and decrypt ``data``; ``name`` gives the format and appears in messages.
+    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
+        """Pre-check and decrypt ``data``. Its content gives the format of the store; ``name`` and the target's
+        ``parser`` give that of the plain file. Only our own age key is used, and no address is contacted.
 
         Raises SourceError (NotEncryptedError, BadCiphertextError, ForeignKeyError), KeyUnavailableError,
         DecryptFailedError.

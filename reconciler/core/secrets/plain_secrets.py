@@ -125,7 +125,7 @@ _LITERAL = re.compile(
     r"|[\"']?(?P<bare>(?:\$\{[^${}\n]{0,200}\}|[^\s\"',;}\]<]){1,1000})(?P<more>[ \t]+[^\s#;,}\]/\\])?"
 )
 _HINT = re.compile(r"(?i)pass|pw|secret|token|key|cred|auth|salt|hash|dsn|pat|psk|connection|webhook")
-_MOST = 100
+_MOST, _MOST_EXAMINED = 100, 10_000  # a file; no configuration has more, and git may hold anything
 _EXAMPLES_ONLY = re.compile(r"^[ \t{]*[\"']?(?:swagger|openapi)[\"']?[ \t]*:", re.MULTILINE)  # describes an API
 _COMMENT = re.compile(r"(?:^[ \t]*(?:[#;]|//[ \t])|[ \t](?:#|//)[ \t]).*$", re.MULTILINE)
 _END_OF_LINE = re.compile(r"[\"']?[ \t]*;?[ \t]*\r?$", re.MULTILINE)
@@ -181,8 +181,9 @@ def _by_form(text: str, code: str, real: Callable[[str], bool]) -> Iterator[Plai
 
 def _by_name(code: str, real: Callable[[str], bool]) -> Iterator[PlainSecret]:
     for pattern in SETTINGS:
-        for line, match in _numbered(pattern, code):
-            if _names_a_secret(match[1]) and _sets_a_literal(match, real):
+        named = ((line, match) for line, match in _numbered(pattern, code) if _names_a_secret(match[1]))
+        for line, match in islice(named, _MOST_EXAMINED):
+            if _sets_a_literal(match, real):
                 yield PlainSecret(line, name=match[1].lstrip("-"))
 
 
@@ -211,7 +212,7 @@ def _sets_a_literal(match: re.Match[str], real: Callable[[str], bool]) -> bool:
     if bare and re.search(r"[(\[]|^!\w", value):
         return False  # an expression, or a tag of YAML
     if _SPACED.fullmatch(match[0]) and not name.startswith("-"):
-        at_start = not text[text.rfind("\n", 0, match.start()) + 1 : match.start()].strip()
+        at_start = not text[max(0, match.start() - 200) : match.start()].rpartition("\n")[2].strip()
         if not _END_OF_LINE.match(text, literal.end()) or not (mixed or (at_start and name.upper() not in _EVERYDAY)):
             return False
     return _is_secret(name, value) and real(value)

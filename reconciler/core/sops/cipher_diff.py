@@ -68,7 +68,10 @@ def _comments(version: Ciphertext | None) -> list[str]:
 
 
 def _recipients(version: Ciphertext | None) -> frozenset[str]:
-    return frozenset({*version.metadata.age, *version.metadata.pgp}) if version else frozenset()
+    """Public keys, and the names of services that hold one."""
+    if version is None:
+        return frozenset()
+    return frozenset({*version.metadata.age, *version.metadata.pgp, *version.metadata.others}) - {"PGP"}
 
 
 def _is_rotated(pairs: list[tuple[EncryptedEntry, EncryptedEntry]]) -> bool:

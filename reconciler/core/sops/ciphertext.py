@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from reconciler.core.errors import BadCiphertextError, NotEncryptedError, SourceError
-from reconciler.core.model.targets import Format
-from reconciler.core.sops.file_format import any_number, format_of, misnamed_store
+from reconciler.core.model.targets import Format, Parser
+from reconciler.core.sops.file_format import any_number, formats
 from reconciler.core.sops.metadata import Fields, SopsMetadata, check_keys, flat_metadata, read_metadata
 from reconciler.core.sops.patterns import (
     ENCRYPTED,
@@ -76,9 +76,10 @@ class EncryptedEntry:
 
 @dataclass(frozen=True, slots=True)
 class Ciphertext:
-    """A file that may be passed to sops."""
+    """A file that may be passed to sops: a store of the ``format``, to be decrypted to the format ``output``."""
 
     format: Format
+    output: Format
     entries: tuple[EncryptedEntry, ...]
     metadata: SopsMetadata
 
@@ -90,22 +91,18 @@ YamlParser = Callable[[str, str], object]
 # --- entry points ---
 
 
-def read_ciphertext(
-    name: str, data: bytes, *, parse_yaml: YamlParser, key_types: frozenset[str] = frozenset({"age"})
-) -> Ciphertext:
+def read_ciphertext(name: str, data: bytes, *, parse_yaml: YamlParser, parser: Parser = Parser.OPAQUE) -> Ciphertext:
     """Given a source, return what is readable without a key; nothing is decrypted or verified.
 
-    ``key_types`` are the kinds of keys it may be encrypted for: "age", "pgp".
+    ``parser`` is its target's: a file whose keys are read is an env file, whatever the store.
     Raises NotEncryptedError for plaintext (naming the keys, never a value), BadCiphertextError for what sops never
     writes, SourceError for what sops may write but we refuse. No error quotes the file.
     """
     if len(data) > MAX_BYTES:
         raise SourceError(f"is too large: {len(data)} bytes, the limit is {MAX_BYTES}", where=name, hint="Split it")
-    file_format = format_of(name, data)
+    file_format, output = formats(name, data, parser)
     if file_format is Format.INI:
         raise SourceError("INI files are not supported", where=name, hint=_AS_BINARY)
-    if store := misnamed_store(name, data):
-        _refuse_misnamed(name, store)
     text = _decoded(data)
     if text is None:
         _refuse_undecodable(name, data)
@@ -122,18 +119,26 @@ def read_ciphertext(
         flat = _read_dotenv(entries, text)
     else:
         flat = _read_tree(entries, text, parse_yaml if file_format is Format.YAML else _parse_json)
-    metadata = read_metadata(name, flat, key_types)
+    metadata = read_metadata(name, flat)
     entries.refuse_plaintext(metadata.rule)
-    return Ciphertext(file_format, tuple(sorted(entries.entries, key=lambda entry: entry.line)), metadata)
+    if output is not file_format:
+        _require_convertible(name, file_format, output, entries)
+    return Ciphertext(file_format, output, tuple(sorted(entries.entries, key=lambda entry: entry.line)), metadata)
 
 
-def _refuse_misnamed(name: str, store: Format) -> NoReturn:
-    hint = (
-        "Do not encrypt it again. Convert it: "
-        f"`sops decrypt --in-place --input-type {store} --output-type dotenv {name} && "
-        f"sops encrypt --in-place --input-type dotenv --output-type dotenv {name}`"
-    )
-    raise SourceError(f"is encrypted, but as {store.upper()}, which its name does not say", where=name, hint=hint)
+def _require_convertible(name: str, store: Format, output: Format, entries: _Entries) -> None:
+    """Raises SourceError for values that sops writes otherwise into a file of another format: a number of a JSON store
+    as 1.0, null as <nil>. It refuses nested ones."""
+    if output is not Format.DOTENV:
+        return
+    problem = f"is a {store.upper()} store, and an env file cannot hold"
+    if entries.nested:
+        hint = f"Rename it to end in .{store}, or write it as KEY=value lines and encrypt those"
+        raise SourceError(f"{problem} nested values ({first_names(entries.nested)})", where=name, hint=hint)
+    if odd := [key_name(entry.key) for entry in entries.entries if entry.type in ("float", "time")] + entries.nulls:
+        hint = f"Make them strings: `sops edit --input-type {store} --output-type {store} {name}`"
+        problem += f" the numbers, dates or nulls at {first_names(odd)} as written"
+        raise SourceError(problem, where=name, hint=hint)
 
 
 def ivs(data: bytes) -> frozenset[str]:
@@ -148,12 +153,14 @@ def ivs(data: bytes) -> frozenset[str]:
 
 
 class _Entries:
-    """The entries of a file, and the names of those that are not encrypted."""
+    """The entries of a file, and the names of those that are not encrypted, are null, or hold others."""
 
     def __init__(self, name: str, file_format: Format) -> None:
         self.name = name
         self.format = file_format
         self.entries: list[EncryptedEntry] = []
+        self.nested: list[str] = []
+        self.nulls: list[str] = []
         self._plain: list[str] = []
 
     def add_value(self, key: str, line: int, value: object, label: str) -> None:
@@ -162,6 +169,7 @@ class _Entries:
         if match is not None and match["type"] in _VALUE_TYPES[self.format]:
             self.entries.append(EncryptedEntry(key, line, match[0], match["iv"]))
         elif value is None or value == "":
+            self.nulls += [label] if value is None else []
             self.entries.append(EncryptedEntry(key, line))
         elif isinstance(value, str) and value.startswith("ENC["):
             raise BadCiphertextError(
@@ -293,6 +301,7 @@ def _read_tree(entries: _Entries, text: str, parse: YamlParser) -> dict[str, tup
     if entries.format is Format.YAML:
         for comment, line in _yaml_comments(text):
             entries.add_comment(comment, line)
+    entries.nested += [key_name(key) for key, _, value in content if isinstance(value, Fields | list)]
     for path, line, value in _leaves(name, content):
         entries.add_value(path, line, value, key_name(path))
     return flat_metadata(name, metadata)
@@ -303,8 +312,12 @@ def _parse_json(name: str, text: str) -> object:
         raise SourceError(f"has more than {MAX_NODES} values", where=name, hint="Split it")
     try:
         return json.loads(text, object_pairs_hook=_fields, parse_int=any_number, parse_float=any_number)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         line = getattr(error, "lineno", 0)
+    except RecursionError:
+        line = -1
+    if line < 0:
+        raise _too_deep(name, 0)
     # Raised out here: as the cause or context, the parser's own error would include the whole file.
     raise BadCiphertextError("is not valid JSON", where=place_in(name, line), hint=restore_hint(name))
 
@@ -318,7 +331,7 @@ def _leaves(
 ) -> Iterator[tuple[str, int, object]]:
     """Every scalar below ``node``, in the file's order, as (path, line, value)."""
     if depth > MAX_DEPTH:
-        raise SourceError(f"is nested deeper than {MAX_DEPTH} levels", where=place_in(name, line), hint=_AS_BINARY)
+        raise _too_deep(name, line)
     if isinstance(node, Fields):
         check_keys(name, node)
         for key, at, value in node:
@@ -328,6 +341,10 @@ def _leaves(
             yield from _leaves(name, value, f"{path}[{index}]", line, depth + 1)
     else:
         yield path, line, node
+
+
+def _too_deep(name: str, line: int) -> SourceError:
+    return SourceError(f"is nested deeper than {MAX_DEPTH} levels", where=place_in(name, line), hint=_AS_BINARY)
 
 
 def _yaml_comments(text: str) -> Iterator[tuple[str, int]]:

@@ -36,13 +36,15 @@ class CreationRulesError(ValueError):
 @dataclass(frozen=True, slots=True)
 class CreationRule:
     """``recipients`` are public age keys and pgp fingerprints (upper case); ``others`` names further kinds of keys;
-    ``partial`` is the setting by which values stay plain, "" for none. ``number`` counts from 0."""
+    ``partial`` is the setting by which values stay plain, "" for none. ``groups``: a key of several
+    groups is needed. ``number`` counts from 0."""
 
     number: int
     path_regex: str
     recipients: frozenset[str]
     others: tuple[str, ...] = ()
     partial: str = ""
+    groups: bool = False
 
 
 def read_rules(data: Any) -> tuple[CreationRule, ...]:
@@ -66,10 +68,8 @@ def _read_rule(number: int, rule: Any) -> CreationRule:
     groups = _groups(rule, number)
     recipients = frozenset(key for group in groups for key in _recipients(group, number))
     others = {kind for group in groups for kind in group if kind not in ("age", "pgp", "merge")}
-    if len(groups) > 1:
-        others.add("key_groups")
     partial = next((name for name in _PARTIAL if rule.get(name) and rule.get(name) != "_unencrypted"), "")
-    return CreationRule(number, regex, recipients, tuple(sorted(others)), partial)
+    return CreationRule(number, regex, recipients, tuple(sorted(others)), partial, groups=len(groups) > 1)
 
 
 def _groups(rule: Mapping[str, Any], number: int) -> list[Mapping[str, Any]]:

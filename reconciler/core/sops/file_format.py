@@ -6,38 +6,56 @@ import json
 import re
 from collections.abc import Mapping
 
-from reconciler.core.model.targets import Format
+from reconciler.core.model.targets import Format, Parser
 from reconciler.core.sops.patterns import ENCRYPTED, MAX_BYTES, VERSION
 
 _DOTENV_MAC = re.compile(rb"^sops_mac=ENC\[AES256_GCM,", re.MULTILINE)
-_YAML_MAC = re.compile(rb"^sops:\n(?:[ \t].*\n)*?[ \t]+mac: ENC\[AES256_GCM,", re.MULTILINE)
 _DOTENV_VERSION = re.compile(rb"^sops_version=[0-9]", re.MULTILINE)
+_YAML_MAC = re.compile(rb"^[\"']?sops[\"']?:[ \t]*\n(?:[ \t].*\n)*?[ \t]+mac: ENC\[AES256_GCM,", re.MULTILINE)
+_INI_MAC = re.compile(rb"^\[sops\][ \t]*\n(?:[^\[\n].*\n)*?mac[ \t]*=[ \t]*ENC\[AES256_GCM,", re.MULTILINE)
+_DOCUMENTS = (Format.JSON, Format.YAML)
+
+
+def formats(name: str, data: bytes, parser: Parser) -> tuple[Format, Format]:
+    """Given a source's name and bytes, and how its target's keys are read, return the formats that sops must be given:
+    that of the store, and that of the plain file.
+
+    They differ where sops wrote a JSON or YAML store into a file of another kind: ``sops encrypt --input-type dotenv
+    --in-place .env.prod`` does.
+    """
+    store = format_of(name, data)
+    by_name = _format_by_name(name.rpartition("/")[2])
+    if store not in _DOCUMENTS:
+        return store, store
+    if by_name is Format.DOTENV or parser is not Parser.OPAQUE:
+        return store, Format.DOTENV
+    return store, by_name if by_name in _DOCUMENTS else store
 
 
 def format_of(name: str, data: bytes) -> Format:
-    """Given a source's name and bytes, return the format that sops must be given.
-
-    sops uses the suffix alone and takes ``.env.production`` for binary. Here too the name decides, unless the content
-    is sops' dotenv store (lines of ``sops_`` metadata) or binary store (a JSON object with ``data`` and ``sops``).
-    """
-    if len(data) <= MAX_BYTES and _DOTENV_MAC.search(data) and _DOTENV_VERSION.search(data):
-        return Format.DOTENV
-    by_name = _format_by_name(name.rpartition("/")[2])
-    store = None if by_name is Format.BINARY else _json_object(data)
-    if store is None or not {"data", "sops"} <= store.keys():
-        return by_name
-    return Format.JSON if by_name is Format.JSON and not _is_binary_store(store) else Format.BINARY
+    """Given a source's name and bytes, return the format of the store: by its content where that is one, by its name
+    otherwise. sops itself goes by the suffix alone, and takes ``.env.production`` for binary."""
+    return store_of(data, name) or _format_by_name(name.rpartition("/")[2])
 
 
-def misnamed_store(name: str, data: bytes) -> Format | None:
-    """JSON or YAML where sops wrote that store into a file whose name does not say so: ``sops encrypt --input-type
-    dotenv --in-place .env.prod`` does."""
-    if len(data) > MAX_BYTES or format_of(name, data) is not Format.DOTENV:
+def store_of(data: bytes, name: str = "") -> Format | None:
+    """The kind of store that sops made; None where it made none. ``name`` matters only for a JSON store with the one
+    key ``data``, as a binary store has it."""
+    if len(data) > MAX_BYTES or b"sops" not in data:
         return None
+    if _DOTENV_MAC.search(data) and _DOTENV_VERSION.search(data):
+        return Format.DOTENV
+    if (store := _json_object(data)) is not None:
+        return _json_store(store, is_json=_format_by_name(name.rpartition("/")[2]) is Format.JSON)
     if _YAML_MAC.search(data):
         return Format.YAML
-    store = _json_object(data)
-    metadata = store.get("sops") if store else None
+    return Format.INI if _INI_MAC.search(data) else None
+
+
+def _json_store(store: Mapping[str, object], *, is_json: bool) -> Format | None:
+    if store.keys() == {"data", "sops"} and (_is_binary_store(store) or not (is_json or _states_rule(store))):
+        return Format.BINARY
+    metadata = store.get("sops")
     return Format.JSON if isinstance(metadata, dict) and "mac" in metadata else None
 
 
@@ -68,11 +86,16 @@ def _is_binary_store(store: Mapping[str, object]) -> bool:
     data, metadata = store["data"], store["sops"]
     if len(store) != 2 or not isinstance(data, str) or not (data == "" or ENCRYPTED.fullmatch(data)):
         return False
+    return not isinstance(metadata, dict) or not _states_rule(store)
+
+
+def _states_rule(store: Mapping[str, object]) -> bool:
+    metadata = store["sops"]
     if not isinstance(metadata, dict):
-        return True
+        return False
     version = VERSION.fullmatch(str(metadata.get("version")))
-    states_rule = any(key.startswith(("unencrypted_", "encrypted_")) for key in metadata)
-    return not (states_rule and version and (int(version[1]), int(version[2])) >= (3, 11))
+    rule = any(key.startswith(("unencrypted_", "encrypted_")) for key in metadata)
+    return bool(rule and version and (int(version[1]), int(version[2])) >= (3, 11))
 
 
 def any_number(_: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -12,44 +12,39 @@ from reconciler.core.sops.patterns import BASE64, ENCRYPTED, UNPRINTABLE, VERSIO
 from reconciler.core.text import key_name
 
 _INDEX = r"(?:0|[1-9][0-9]{0,2})"
-_METADATA = re.compile(
-    rf"(?P<age>age__list_{_INDEX}__map_(?:recipient|enc))|(?P<pgp>pgp__list_{_INDEX}__map_(?:fp|enc|created_at))"
-    r"|mac|lastmodified|version|mac_only_encrypted|(?:un)?encrypted_(?:suffix|regex|comment_regex)"
+# What a server gives to sops: our age entries, and what contacts nobody. All else is removed before (own_keys.py).
+_OURS = re.compile(
+    rf"age__list_{_INDEX}__map_(?:recipient|enc)|mac|lastmodified|version|mac_only_encrypted|shamir_threshold"
+    r"|(?:un)?encrypted_(?:suffix|regex|comment_regex)"
 )
+_OTHERS = re.compile(rf"(?P<kind>pgp|kms|gcp_kms|azure_kv|hc_vault|hckms)__list_{_INDEX}__map_.+")
 _RECIPIENT = re.compile(rf"age1[0-9a-z]{{8,}}|ssh-(?:ed25519|rsa) {BASE64}(?: [ -~]*)?")
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{8,64}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})")
-_OTHER_KEYS = {
+OTHER_KEYS = {
     "kms": "AWS KMS",
     "gcp_kms": "Google Cloud KMS",
     "azure_kv": "Azure Key Vault",
     "hc_vault": "HashiCorp Vault",
     "hckms": "Huawei Cloud KMS",
     "pgp": "PGP",
-    "key_groups": "groups of keys",
-    "shamir_threshold": "a split (Shamir) key",
 }
-_CONTACTS = "sops would contact the service that the file names"
-_GROUPS = "sops may need a key of several groups, and this server uses plain lists of age keys only"
-_REASONS = {
-    "hc_vault": "sops would contact the address that the file names",
-    "pgp": "This server decrypts with age keys only",
-    "key_groups": _GROUPS,
-    "shamir_threshold": _GROUPS,
-}
+_GROUPS = ("key_groups", "shamir_threshold")
 
 
 @dataclass(frozen=True, slots=True)
 class SopsMetadata:
     """Who can decrypt the file (public keys), and when it was last written.
 
-    ``rule`` is the setting by which sops leaves values in plain text; "" where it encrypts all.
+    ``others`` names the kinds of keys beside age ("PGP", "AWS KMS"), which a server ignores. ``rule`` is the setting by
+    which sops leaves values in plain text; "" where it encrypts all.
     """
 
     age: tuple[str, ...]
     pgp: tuple[str, ...]
     lastmodified: str
     rule: str = ""
+    others: tuple[str, ...] = ()
 
 
 class Fields(list[tuple[str, int, object]]):
@@ -91,17 +86,22 @@ def flat_metadata(name: str, section: Fields) -> dict[str, tuple[str, int]]:
                 _refuse_metadata(name, key, line)
             check_keys(name, element)
             for field, at, text in element:
-                if not isinstance(text, str):
+                if isinstance(text, str):
+                    flat[f"{key}__list_{index}__map_{field}"] = (text, at)
+                elif key not in OTHER_KEYS:  # an entry of AWS KMS may hold a mapping
                     _refuse_metadata(name, key, at)
-                flat[f"{key}__list_{index}__map_{field}"] = (text, at)
     return flat
 
 
-def read_metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: frozenset[str]) -> SopsMetadata:
-    """Raises BadCiphertextError for metadata that sops never writes, ForeignKeyError for other kinds of keys."""
-    for key, (_, line) in flat.items():
-        match = _METADATA.fullmatch(key)
-        if match is None or not {kind for kind in ("age", "pgp") if match[kind]} <= key_types:
+def read_metadata(name: str, flat: Mapping[str, tuple[str, int]]) -> SopsMetadata:
+    """Raises BadCiphertextError for metadata that sops never writes, ForeignKeyError for a key that is split."""
+    kinds = []
+    for key, (value, line) in flat.items():
+        match = _OTHERS.fullmatch(key)
+        if match is not None:
+            kinds.append(match["kind"])
+        # What is left of a split key after `sops updatekeys` for one group: a threshold of 1.
+        elif not is_ours(key) or (key == "shamir_threshold" and value not in ("0", "1")):
             _refuse_metadata(name, key, line)
     for key, pattern in (("mac", ENCRYPTED), ("lastmodified", _TIME), ("version", VERSION)):
         value, line = flat.get(key, ("", 0))
@@ -111,9 +111,9 @@ def read_metadata(name: str, flat: Mapping[str, tuple[str, int]], key_types: fro
             )
     age = _public_keys(name, flat, "__map_recipient", _RECIPIENT)
     pgp = _public_keys(name, flat, "__map_fp", _FINGERPRINT)
-    if not age and not pgp:
+    if not age and not kinds:
         raise BadCiphertextError("its SOPS metadata names no key", where=name, hint=restore_hint(name))
-    return SopsMetadata(age, pgp, flat["lastmodified"][0], _rule(flat))
+    return SopsMetadata(age, pgp, flat["lastmodified"][0], _rule(flat), others=_services(kinds))
 
 
 def _public_keys(
@@ -126,10 +126,19 @@ def _public_keys(
     return tuple(value for value, _ in fields)
 
 
+def _services(kinds: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(OTHER_KEYS[kind] for kind in kinds))
+
+
+def is_ours(key: str) -> bool:
+    """Whether a server gives this key of the metadata, in dotenv's form without ``sops_``, to sops."""
+    return _OURS.fullmatch(key) is not None
+
+
 def is_metadata_key(line_key: str) -> bool:
     """Whether a dotenv key such as ``sops_mac`` is one that sops writes, for any kind of key."""
     key = line_key.removeprefix("sops_")
-    return bool(_METADATA.fullmatch(key)) or key.partition("__")[0].lower() in _OTHER_KEYS
+    return is_ours(key) or key.partition("__")[0].lower() in (*OTHER_KEYS, *_GROUPS)
 
 
 def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
@@ -141,14 +150,13 @@ def _rule(flat: Mapping[str, tuple[str, int]]) -> str:
 
 
 def _refuse_metadata(name: str, key: str, line: int) -> NoReturn:
-    kind = key.partition("__")[0].lower()
-    service = _OTHER_KEYS.get(kind)
-    if service is None:
+    if key.partition("__")[0] not in _GROUPS:
         raise BadCiphertextError(
             "its SOPS metadata contains what sops never writes", where=place_in(name, line), hint=restore_hint(name)
         )
     raise ForeignKeyError(
-        f"is encrypted for {service} as well, which this server does not use",
+        "its key is split among groups (Shamir), and a server holds a key of one group only",
         where=place_in(name, line),
-        hint=f"{_REASONS.get(kind, _CONTACTS)}. Remove it from .sops.yaml, then run `sops updatekeys {name}`",
+        hint="List the public keys in .sops.yaml without key_groups, then run "
+        f"`sops updatekeys {name}` where a key of every needed group is at hand",
     )
