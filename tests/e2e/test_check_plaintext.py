@@ -172,3 +172,9 @@ def test_the_name_of_a_directory_cannot_write_to_the_terminal(site: Site) -> Non
         assert "\x1b" not in written
         assert not any(line.startswith("::error::y") for line in written.splitlines())
         assert len(written.splitlines()) == 1 + len(report.findings)
+
+
+def test_an_address_in_the_description_of_a_contract_is_no_plain_secret(site: Site) -> None:
+    contract = site.read("contracts/api.yaml")
+    site.write("contracts/api.yaml", f"{contract}description: https://me:swordfish1@db.example.org\n")
+    assert findings_of(site) == []
