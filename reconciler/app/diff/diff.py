@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import check_contracts, open_book
+from reconciler.app.checks.plain_files import check_plain_files
 from reconciler.app.checks.project_files import check_control_keys
 from reconciler.app.checks.run import open_all
 from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey_environments
@@ -108,7 +109,8 @@ async def compare_commits(
     files = [
         replace(file, findings=tuple(finding for finding in findings if finding.path == file.path)) for file in files
     ]
-    plain = [finding for finding in second.findings if finding.rule in _PLAIN and finding.path in paths]
+    everything = (*second.findings, *check_plain_files(second))
+    plain = [finding for finding in everything if finding.rule in _PLAIN and finding.path in paths]
     if tools.opener is not None:
         files = await _with_values(files, surveys, tools)
     files = [_with_control_keys(file, second, after.get(file.path)) for file in files]
