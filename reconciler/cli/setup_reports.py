@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,12 @@ import typer
 from rich.table import Table
 
 from reconciler.cli.render import console, foreign_text, new_table, print_json
-from reconciler.core.text import listed
+from reconciler.core.text import line_ranges, listed
 
 if TYPE_CHECKING:
     from reconciler.app.onboarding.import_run import Imported
     from reconciler.app.onboarding.init import InitResult
+    from reconciler.app.onboarding.verify import Verification
     from reconciler.core.onboarding.types import Draft, DraftFile
 
 _NAMES_SHOWN = 5
@@ -49,12 +50,25 @@ def print_draft(draft: Draft) -> None:
             loss = ", so that git shows no diff by key" if file.keys else ""
             text = f"{file.file.path} is encrypted as a whole{loss}: {file.reason}"
             console.print(f"[yellow]binary[/yellow] {foreign_text(text)}", soft_wrap=True)
+    for file in draft.files:
+        for text in _rewritings(file):
+            console.print(f"[yellow]rewritten[/yellow] {foreign_text(text)}", soft_wrap=True)
     for left in draft.left_out:
         console.print(
             f"[yellow]left out[/yellow] {foreign_text(left.path)}: {foreign_text(left.reason)}", soft_wrap=True
         )
     for note in draft.notes:
         console.print(f"[yellow]note[/yellow] {foreign_text(note)}", soft_wrap=True)
+
+
+def _rewritings(file: DraftFile) -> Iterator[str]:
+    """One sentence for each reason, with all lines of the file that it concerns."""
+    lines: dict[str, list[int]] = {}
+    for rewriting in file.rewritings:
+        lines.setdefault(rewriting.reason, []).append(rewriting.line)
+    for reason, numbers in lines.items():
+        word = "lines" if len(numbers) > 1 else "line"
+        yield f"{file.file.path}, {word} {line_ranges(numbers)}: {reason}"
 
 
 def _file_table(files: Sequence[DraftFile], directory: str) -> Table:
@@ -85,18 +99,28 @@ def print_import_result(result: Imported, *, as_json: bool) -> None:
         return
     for note in verification.notes:
         console.print(f"[yellow]note[/yellow] {foreign_text(note)}", soft_wrap=True)
-    text = f"{verification.compared} live files are byte for byte as in the commit"
-    if verification.empty:
-        text += f"; an empty plan on {listed(verification.empty)}"
-    if touched := [host for host in verification.planned if host not in verification.empty]:
-        text += f"; the plan on {listed(touched)} changes no file, but acts on the services above"
-    console.print(f"[green]verified[/green] {foreign_text(text)}", soft_wrap=True)
+    console.print(f"[green]verified[/green] {foreign_text(_verified(verification))}", soft_wrap=True)
     console.print(
         f"[green]committed[/green] {result.commit[:12]} on [bold]{foreign_text(result.branch)}[/bold]", soft_wrap=True
     )
     branch, base = foreign_text(result.branch), foreign_text(result.base_branch or "HEAD")
     console.print(f"review it: `git show {branch}`, `reconciler diff {base}..{branch}`", soft_wrap=True)
     console.print(f"then `git push origin {branch}` and open a pull request; nothing was pushed", soft_wrap=True)
+
+
+def _verified(verification: Verification) -> str:
+    """What the verification proves, in one sentence."""
+    rewritten = verification.rewritten
+    same = "have the variables of the commit" if rewritten else "are byte for byte as in the commit"
+    text = f"{verification.compared} live files {same}"
+    if rewritten:
+        text += f"; cosmetic: {rewritten} {'lines' if rewritten > 1 else 'line'} rewritten, no service touched"
+    if verification.empty:
+        text += f"; {'nothing else in the plan' if rewritten else 'an empty plan'} on {listed(verification.empty)}"
+    if touched := [host for host in verification.planned if host not in verification.empty]:
+        changes = "no other file" if rewritten else "no file"
+        text += f"; the plan on {listed(touched)} changes {changes}, but acts on the services above"
+    return text
 
 
 def _imported_data(result: Imported) -> dict[str, Any]:
@@ -116,6 +140,7 @@ def _imported_data(result: Imported) -> dict[str, Any]:
             "group": file.group,
             "format": str(file.format),
             "reason": file.reason,
+            "rewritings": [asdict(rewriting) for rewriting in file.rewritings],
         }
         for file in draft.files
     ]
