@@ -139,7 +139,7 @@ def test_the_edits_for_sops_give_the_proposed_content(
 @pytest.mark.parametrize(
     ("live", "line", "said"),
     [
-        pytest.param(f"A={CANARY}\nB\n", 2, "bare KEY", id="bare-key"),
+        pytest.param(f"A={CANARY}\nB\n", 2, "without a value", id="bare-key"),
         pytest.param(f"A={CANARY}\nB=2\nC_unencrypted=3\n", 3, "plain text", id="left-in-plain-text"),
         pytest.param(f"A={CANARY}\nB=2\nsops_mac=3\n", 3, "metadata", id="metadata"),
         pytest.param(f"A={CANARY}\n".encode() + b"B=\xff\n", 2, "UTF-8", id="not-utf8"),

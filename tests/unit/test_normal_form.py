@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from pathlib import Path
-
 import pytest
 
 from reconciler.core.dotenv.grammar import EnvFileError
@@ -13,16 +9,10 @@ from reconciler.core.dotenv.interpolation import resolve_env_file, resolve_raw_e
 from reconciler.core.model.targets import Parser
 from reconciler.core.sops.dotenv_lines import UnfitError, read_lines
 from reconciler.core.sops.normal_form import Rewriting, normal_form
-from tests.docker.test_dotenv_differential import generate
+from tests.docker.test_dotenv_differential import corpus, generate
 
-CORPUS = Path(__file__).parents[1] / "data" / "env-corpus.jsonl"
 CANARY = "cAn4ry"
 SCOPES = ({}, {"A": "outside", "B": "outside", "EL_SET": "x", "UNSET": "", "C": "$A"})
-
-
-def corpus() -> list[bytes]:
-    cases = [json.loads(line) for line in CORPUS.read_text("utf-8").splitlines()]
-    return [base64.b64decode(case["text_b64"]) if "text_b64" in case else case["text"].encode() for case in cases]
 
 
 def formed(text: str, reader: Parser = Parser.COMPOSE, *, mounted: bool = False) -> str:

@@ -61,7 +61,7 @@ def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: 
         raise _nothing(target)
     reader = _reader(target)
     ours = {line.name: line for line in _lines_in_git(target, git, reader) if line.name}
-    form = _form(target, live)
+    form = _form_or_none(target, live)
     edited = live if form is None else _as_in(target, form, [git, last])
     theirs = _live_lines(target, edited, reader)
     differing = [name for name in _in_order(ours, theirs) if _text(ours, name) != _text(theirs, name)]
@@ -74,7 +74,7 @@ def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: 
     if keys:
         content = _merged(target, git, reader, theirs, chosen)
     else:
-        _require_fit(target, edited, reader, [name for name in nameable if name not in theirs or theirs[name]])
+        _require_fit(target, live, [name for name in nameable if name not in theirs or theirs[name]])
         _require_certain(target, theirs, chosen, nameable)
         content = edited
         if form is not None and form.rewritings and form.comments == _comments(target, git):
@@ -106,11 +106,15 @@ def edits(target: Target, git: bytes, proposal: Proposal) -> dict[str, Secret | 
 # --- the lines of a file ---
 
 
-def _form(target: Target, data: bytes) -> NormalForm | None:
+def _form(target: Target, data: bytes) -> NormalForm:
     """The normal form; of a file that a container reads with a parser of its own, one with other comments only."""
     mounted = target.parser is Parser.OPAQUE or target.on_change.mode is not ChangeMode.RECREATE
+    return normal_form(data, _reader(target), mounted=mounted)
+
+
+def _form_or_none(target: Target, data: bytes) -> NormalForm | None:
     try:
-        return normal_form(data, _reader(target), mounted=mounted)
+        return _form(target, data)
     except (UnfitError, EnvFileError):
         return None
 
@@ -119,7 +123,7 @@ def _as_in(target: Target, form: NormalForm, versions: Iterable[bytes | None]) -
     """A normal form, with each line written as in one of git's versions that has the same."""
     written: dict[str, str] = {}
     for data in versions:
-        if data is not None and (theirs := _form(target, data)) is not None:
+        if data is not None and (theirs := _form_or_none(target, data)) is not None:
             originals, normals = (text.decode().split("\n") for text in (data, theirs.data))
             if len(originals) == len(normals):
                 written = dict(zip(normals, originals, strict=True)) | written
@@ -127,7 +131,7 @@ def _as_in(target: Target, form: NormalForm, versions: Iterable[bytes | None]) -
 
 
 def _comments(target: Target, data: bytes) -> tuple[str, ...] | None:
-    form = _form(target, data)
+    form = _form_or_none(target, data)
     return None if form is None else form.comments
 
 
@@ -223,15 +227,15 @@ def _merged(
     return "".join(f"{text}\n" for text in texts).encode()
 
 
-def _require_fit(target: Target, live: bytes, reader: Parser, differing: Sequence[str]) -> None:
-    """Raises RefusedError for a live file that sops' dotenv cannot hold byte for byte."""
+def _require_fit(target: Target, live: bytes, differing: Sequence[str]) -> None:
+    """Raises RefusedError for a live file that sops' dotenv can hold in no form."""
     try:
-        read_lines(live, reader)
+        _form(target, live)
     except UnfitError as unfit:
         where, reason = f"{target.path}, line {unfit.line}", unfit.reason
     else:
         return
-    problem = f"sops' dotenv cannot hold the live file unchanged: {reason}"
+    problem = f"sops' dotenv cannot hold the live file: {reason}"
     raise RefusedError(problem, where=where, hint=f"{_by_key(differing)}Or fix the line, or {AS_BINARY}")
 
 
