@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,19 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
-from reconciler.core.model.compose import Action, Container, Ending, Guest, Project, ProjectFiles, Service, StackHealth
+from reconciler.core.model.compose import (
+    Action,
+    Container,
+    Ending,
+    Guest,
+    Project,
+    ProjectFiles,
+    Service,
+    Sight,
+    StackHealth,
+)
 from reconciler.core.model.plans import Plan
-from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest
 from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, RevertState, Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result, Run
@@ -35,6 +45,7 @@ from reconciler.core.model.targets import (
     HttpCheck,
     LiveFile,
     Manifest,
+    OnDrift,
     Ownership,
     Parser,
     Stack,
@@ -199,6 +210,7 @@ def iv(value: str) -> str:
 class FakeHost:
     journal: Journal
     files: dict[str, LiveFile] = field(default_factory=dict)
+    sights: dict[str, Sight] = field(default_factory=dict)
 
     def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
         self.files[path] = LiveFile(Secret(data), mode, 0, 0)
@@ -212,9 +224,16 @@ class FakeHost:
         return self.files.get(path)
 
     async def write(
-        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+        self,
+        path: str,
+        data: Secret,
+        *,
+        mode: int,
+        ownership: Ownership,
+        replaces: LiveFile | None,
+        in_place: bool = False,
     ) -> None:
-        self.journal.note(f"write {path}")
+        self.journal.note(f"{'overwrite' if in_place else 'write'} {path}")
         if self.files.get(path) != replaces:
             raise ChangedMeanwhileError("changed", where=path)
         self.files[path] = LiveFile(data, mode, ownership.uid or 0, ownership.gid or 0)
@@ -225,6 +244,9 @@ class FakeHost:
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership()
+
+    async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
+        return self.sights.get(path, Sight.UNKNOWN)
 
     async def resolve(self, path: str) -> str:
         return path
@@ -530,6 +552,8 @@ class SilentMetrics:
         self.corrections: list[str] = []
         self.delivery_times: list[float] = []
         self.failures = 0
+        self.applied_commits: dict[str, str] = {}
+        self.delivered_targets: dict[str, float] = {}
         self.engine_up: bool | None = None
         self.ages: dict[str, float | None] = {}
         self.failing_decryptions: dict[str, str] = {}
@@ -559,6 +583,12 @@ class SilentMetrics:
 
     def delivered(self, environment: str, seconds: float) -> None:
         self.delivery_times.append(seconds)
+
+    def applied(self, environment: str, applied: Iterable[Applied]) -> None:
+        self.applied_commits = {state.source: state.commit[:1] for state in applied}
+
+    def delivered_target(self, environment: str, target: str, seconds: float) -> None:
+        self.delivered_targets[target] = seconds
 
     def remembered(self, record: EnvironmentRecord, at: float) -> None: ...
 
@@ -606,6 +636,7 @@ class World:
         self.probe = FakeProbe()
         self.settings = Settings(allowed_paths=(APP,))
         self.target_fields: dict[str, object] = {}
+        self.reported: set[str] = set()  # sources whose hand edits are only reported
         self.run_numbers = itertools.count()  # no two processes give the same
 
     def commit(self, name: str, **files: str) -> None:
@@ -645,7 +676,8 @@ class World:
     def _manifest(self, text: bytes, environment: str, file: str) -> Manifest:
         def target(source: str) -> Target:
             stack = self.compose.stack_of(_service(source)) or None
-            return Target(environment, source, f"{APP}/{source}", stack=stack, **self.target_fields)  # type: ignore[arg-type]
+            fields = {**self.target_fields, **({"on_drift": OnDrift.REPORT} if source in self.reported else {})}
+            return Target(environment, source, f"{APP}/{source}", stack=stack, **fields)  # type: ignore[arg-type]
 
         return Manifest(environment, (self.stack, *self.other_stacks), tuple(map(target, text.decode().split())))
 

@@ -13,13 +13,14 @@ from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Kind, Plan, SyncStatus
-from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Phase, Result
 from reconciler.core.model.targets import Target
 
 # From a commit to its services, and from a failure to its end: people merge, images start, somebody wakes up at night.
 _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
+_TARGET = ("environment", "target")
 _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
 # What the webhook answers: accepted, not authentic, too slow, too large.
@@ -123,6 +124,12 @@ class PrometheusMetrics(SourceMetrics):
         )
         self._drift_detected = counter("drift_detected", "Times drift was detected.", "environment", "target")
         self._drift_corrected = counter("drift_corrected", "Times drift was corrected.", "environment", "target")
+        self._applied = gauge(
+            "target_revision_info", "The revision whose content of the target is in place.", *_TARGET, "revision"
+        )
+        self._applied_after = gauge(
+            "target_commit_to_applied_seconds", "From the newest commit that changed it to healthy services.", *_TARGET
+        )
         self._drift_corrections = gauge(
             "drift_corrections_last_hour", "Times drift was corrected within the last hour.", "environment", "target"
         )
@@ -264,7 +271,7 @@ class PrometheusMetrics(SourceMetrics):
         states = (self._drift, self._drift_keys, self._drift_since_gauge, self._pending, self._sync)
         counts = (self._drift_detected, self._drift_corrected, self._drift_corrections)
         kept = (self._backups, self._backup_last, self._paused, self._paused_until, self._rotated)
-        for series in (*states, *counts, *kept):
+        for series in (*states, *counts, *kept, self._applied, self._applied_after):
             series.remove_by_labels({"environment": gone.environment, "target": gone.id})
         self.forget_decryption(gone.environment, gone.id)
         self._drift_since.pop((gone.environment, gone.id), None)
@@ -284,6 +291,16 @@ class PrometheusMetrics(SourceMetrics):
         recent = [at for at in self._corrections.get((environment, target), ()) if 0 <= now - at < HOUR]
         self._corrections[environment, target] = recent
         self._drift_corrections.labels(environment, target).set(len(recent))
+
+    def applied(self, environment: str, applied: Iterable[Applied]) -> None:
+        commits = {f"{environment}/{state.source}": state.commit for state in applied}
+        for target in self._targets.get(environment, ()):
+            self._applied.remove_by_labels({"environment": environment, "target": target})
+            if commit := commits.get(target):
+                self._applied.labels(environment, target, commit[:12]).set(1)
+
+    def delivered_target(self, environment: str, target: str, seconds: float) -> None:
+        self._applied_after.labels(environment, target).set(seconds)
 
     def delivered(self, environment: str, seconds: float) -> None:
         self._delivery.labels(environment).observe(seconds)
@@ -358,7 +375,7 @@ class PrometheusMetrics(SourceMetrics):
             self._last_result.labels(outcome.environment, result).set(int(result is outcome.result))
         self._reconcile_duration.labels(outcome.environment).observe(seconds)
         self._last_attempt.labels(outcome.environment).set(at)
-        followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_drift_waits
+        followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_targets_wait
         if followed or outcome.result in (Result.APPLIED, Result.IN_SYNC, Result.CORRECTED):
             self._last_success.labels(outcome.environment).set(at)
             self._backup_failing.labels(outcome.environment).set(0)  # one that is needed was taken

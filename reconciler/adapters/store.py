@@ -131,6 +131,11 @@ class SqliteStore:
         )
         return {row[1]: dataclasses.replace(Applied(*row), prune=bool(row[7])) for row in rows}
 
+    def advance(self, environment: str, paths: Collection[str], commit: str) -> None:
+        with self._transaction() as do:
+            for path in paths:
+                do("UPDATE applied SET commit_id = ? WHERE environment = ? AND path = ?", (commit, environment, path))
+
     # --- what a blob decrypts to, as a keyed digest ---
 
     def digest(self, blob: str, format: str, identity: str) -> str | None:

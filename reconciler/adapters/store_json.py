@@ -15,7 +15,8 @@ from reconciler.core.model.targets import Parser
 
 def record_from_json(text: str) -> EnvironmentRecord:
     data = json.loads(text)
-    for name in ("head", "applied", "healthy"):
+    data["whole"] = data["whole"] if "whole" in data else data["applied"]  # an earlier version only had this
+    for name in ("head", "applied", "healthy", "whole"):
         data[name] = Revision(**data[name]) if data[name] else None
     if pin := data["pin"]:
         data["pin"] = Pin(**{**pin, "revision": Revision(**pin["revision"])})
@@ -74,7 +75,8 @@ def _run_change_from_json(data: dict[str, Any]) -> RunChange:
 
 
 def action_from_json(data: dict[str, Any]) -> Action:
-    return Action(**{**data, "kind": ActionKind(data["kind"])})
+    stale = data["stale"] if isinstance(data["stale"], list) else ()  # an earlier version only noted whether
+    return Action(**{**data, "kind": ActionKind(data["kind"]), "stale": tuple(stale)})
 
 
 def ran_service_from_json(data: dict[str, Any]) -> RanService:

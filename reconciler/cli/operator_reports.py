@@ -104,7 +104,7 @@ def _environment(environment: dict[str, Any]) -> None:
     since = f", unchanged since {_instant(environment['since'])}" if environment["since"] else ""
     console.print(f"[dim]checked {_instant(environment['checked_at'])}{since}[/dim]")
     if environment["after"]:
-        _targets(environment["after"]["changes"])
+        _targets(environment)
         _notes(environment["after"])
     _services(environment)
 
@@ -138,13 +138,17 @@ def _revisions(environment: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
         yield ", ".join(names), environment[names[0]]
 
 
-def _targets(changes: Sequence[dict[str, Any]]) -> None:
-    table = new_table("target", "stack", "sync", "since", "keys", "why")
-    for change in changes:
+def _targets(environment: dict[str, Any]) -> None:
+    """The column ``applied`` has the revision of a target that is not at the environment's."""
+    table = new_table("target", "stack", "sync", "applied", "since", "keys", "why")
+    whole = (environment["applied"] or {}).get("commit")
+    for change in environment["after"]["changes"]:
+        applied = (change["applied"] or {}).get("commit")
         table.add_row(
             escape(change["target"]),
             escape(change["stack"] or ""),
             coloured(change["sync"]),
+            "" if applied in (None, whole) else applied[:12],
             _instant(change.get("since") or ""),
             _keys(change["keys"]),
             escape(change["reason"]) if change["sync"] != "in_sync" else "",

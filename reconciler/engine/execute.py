@@ -8,17 +8,19 @@ from enum import Enum
 
 from reconciler.core.decide import health
 from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, StillStartingError, UnhealthyError
-from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth
+from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth, Sight
 from reconciler.core.model.plans import Change
 from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
 from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.backup import entry_of, take_backup
-from reconciler.engine.observe import Snapshot
+from reconciler.engine.mounted_files import sights_of
+from reconciler.engine.observe import Snapshot, require_unmoved
 from reconciler.engine.phases import phase
-from reconciler.engine.planning import Prepared, StackView, affected
+from reconciler.engine.planning import Prepared
 from reconciler.engine.stack_health import begin_restart, stopped_by_somebody
+from reconciler.engine.stack_planning import StackView, affected
 
 _HEALTH_INTERVAL = 0.2  # seconds between two looks at the containers while waiting for health; one costs some ms
 
@@ -76,8 +78,10 @@ async def execute(ports: Ports, transaction: Transaction, snapshot: Snapshot, pr
             raise prepared.away
         return
     views = await _store_pending_restarts(ports, transaction, prepared)
+    await _require_unmoved(ports, transaction, snapshot, prepared)
     await act(ports, transaction, views)
     transaction.services = await verify(ports, transaction, views)
+    await _require_new_files(ports, transaction, views)
 
 
 async def _back_up(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
@@ -141,18 +145,26 @@ async def _write_all(ports: Ports, transaction: Transaction, snapshot: Snapshot,
             path = change.target.path
             live, data = snapshot.live[path], prepared.staged[path]
             try:
-                await put(ports, path, data, mode=change.target.mode, ownership=snapshot.ownership[path], replaces=live)
+                owner, mode = snapshot.ownership[path], change.target.mode
+                await put(ports, path, data, mode=mode, ownership=owner, replaces=live, in_place=change.in_place)
             except ChangedMeanwhileError:
                 transaction.spared.add(path)  # somebody's edit lies there: undoing must not touch it
                 raise
 
 
 async def put(
-    ports: Ports, path: str, data: Secret | None, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+    ports: Ports,
+    path: str,
+    data: Secret | None,
+    *,
+    mode: int,
+    ownership: Ownership,
+    replaces: LiveFile | None,
+    in_place: bool = False,
 ) -> None:
     """Make ``data`` the content of the live file (None: remove it)."""
     if data is not None:
-        await ports.host.write(path, data, mode=mode, ownership=ownership, replaces=replaces)
+        await ports.host.write(path, data, mode=mode, ownership=ownership, replaces=replaces, in_place=in_place)
     elif replaces is not None:
         await ports.host.remove(path, replaces=replaces)
 
@@ -174,6 +186,36 @@ async def _store_pending_restarts(
     transaction.run = replace(transaction.run, actions=tuple(actions))
     ports.store.amend(transaction.run)
     return prepared.views
+
+
+async def _require_unmoved(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
+    """Raise ChangedMeanwhileError if somebody has changed a file of a stack whose services are touched: they would get
+    values that are neither git's nor those the plan was made for."""
+    stacks = {action.stack for action in transaction.run.actions}
+    staged = {change.target.path: prepared.staged[change.target.path] for change in prepared.plan.writes}
+    mine = [state.target.path for state in snapshot.states if state.target.stack in stacks]
+    expected: dict[str, Secret | None] = {}
+    for path in mine:
+        live = snapshot.live[path]
+        expected[path] = staged.get(path, live.data if live else None)
+    await require_unmoved(ports, expected)
+
+
+async def _require_new_files(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
+    """Raise ServiceFailedError if a container still has the file that the run has replaced, mounted by itself."""
+    for name, view in views.items():
+        written = {change.path: change for change in transaction.run.changes if change.stack == name and change.digest}
+        if not written or not view.policies:
+            continue
+        project = await _project(ports, transaction, view)
+        sights = await sights_of(ports, written, await ports.compose.containers(view.stack, project.name))
+        for service, files in sights.items():
+            for path in (path for path, sight in files.items() if sight is Sight.OTHER):
+                live = await ports.host.read(path)
+                if live is None or ports.digest(live.data.reveal()) != written[path].digest:
+                    continue  # somebody has put another one there meanwhile
+                problem = f"{service} still has the file that was at {path} before; only a restart shows it the new one"
+                raise ServiceFailedError(problem, where=f"stack {name}")
 
 
 async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:
@@ -346,4 +388,5 @@ def _run_change(ports: Ports, prepared: Prepared, change: Change) -> RunChange:
         digest=None if data is None else ports.digest(data.reveal()),
         parser=target.parser,
         ignore_keys=target.ignore_keys,
+        in_place=change.in_place,
     )

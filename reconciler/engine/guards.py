@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from reconciler.core.decide import guards
 from reconciler.core.errors import GitUnreachableError, GuardError, SourceError
 from reconciler.core.model.plans import Change, Kind
-from reconciler.core.model.targets import Target
+from reconciler.core.model.targets import Target, WriteMode, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.contracts import broken_contracts
 from reconciler.engine.observe import Plaintexts, Snapshot, git_had
 from reconciler.engine.project_files import ProjectFileGuard
+
+_NOT_IN_PLACE = (
+    "write: in_place is not possible over SSH, where nobody can be kept from writing to the file meanwhile; set "
+    "write: replace, and services that mount the file by itself are restarted"
+)
 
 
 async def file_problems(
@@ -31,6 +36,8 @@ async def file_problems(
         target, data = change.target, staged[change.target.path]
         reasons = guards.placement(target, real_paths[target.path], allowed)
         reasons += await files.unwritable(real_paths[target.path], data)
+        if target.write is WriteMode.IN_PLACE and host_of(target.environment):
+            reasons.append(_NOT_IN_PLACE)
         if data is not None:
             before = await _replaced(ports, snapshot, change, plaintexts)
             reasons += guards.content(target, data.reveal(), before)

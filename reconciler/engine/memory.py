@@ -11,7 +11,7 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
 from reconciler.engine.guests import OF_NO_STACK
 from reconciler.engine.key_names import KeyNames
-from reconciler.engine.observe import Desired
+from reconciler.engine.observe import Desired, Fingerprint
 from reconciler.engine.planning import Prepared
 
 # After this many seconds a failed revision is tried again: the cause may lie on the server (a missing user).
@@ -61,8 +61,9 @@ class Memory:
     """``claims`` are shared by all environments of the server; times are monotonic seconds.
 
     ``git_warning`` is what the last poll met, and is kept until the next one. ``containers`` are the container ids by
-    stack, as of ``stacks_observed_at``; ``engine_away`` is why the last look at them failed; ``notes`` by stack,
-    from when it was last looked at. ``ages_published`` is the subtree whose secret ages the metrics have.
+    stack, as of ``stacks_observed_at``, ``files`` the live files as they were then (see ``fingerprints``);
+    ``engine_away`` is why the last look at them failed; ``notes`` by stack, from when it was last looked at.
+    ``ages_published`` is the subtree whose secret ages the metrics have.
     """
 
     claims: Claims
@@ -71,6 +72,7 @@ class Memory:
     failure: Failure | None = None
     git_warning: ReconcilerError | None = None
     containers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    files: Mapping[str, Fingerprint] = field(default_factory=dict)
     stacks_observed_at: float = NEVER
     engine_away: EngineUnavailableError | None = None
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -97,14 +99,26 @@ class Memory:
         failure = self.failure
         return failure if failure and failure.subtree == revision.subtree and now < failure.until else None
 
-    def keep_containers(self, containers: Mapping[str, frozenset[str]], prepared: Prepared, now: float) -> None:
+    def look_again_if_moved(self, files: Mapping[str, Fingerprint]) -> None:
+        """Look at the containers now if a live file, or what git wants of it, has changed since the last look: whoever
+        changed it, what they run with may be older by now."""
+        if files != self.files:
+            self.stacks_observed_at = NEVER
+
+    def keep_containers(
+        self,
+        containers: Mapping[str, frozenset[str]],
+        files: Mapping[str, Fingerprint],
+        prepared: Prepared,
+        now: float,
+    ) -> None:
         """Remember the containers, unless something about them is still to be done: the next reconciliation must find
         that again."""
         plan = prepared.plan
         stale = any(Aspect.STALE in change.aspects for change in plan.changes)
         unresolved = stale or prepared.problems or plan.held_stacks
         if not unresolved:
-            self.containers, self.stacks_observed_at = containers, now
+            self.containers, self.files, self.stacks_observed_at = containers, files, now
 
     def with_notes(self, prepared: Prepared, stacks: Iterable[Stack]) -> Prepared:
         """Remember what is noted about the stacks; returns what is prepared with the notes on all of them."""

@@ -12,6 +12,7 @@ from reconciler.core.dotenv.ignored_keys import without_keys
 from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import (
     BadCiphertextError,
+    ChangedMeanwhileError,
     ForeignKeyError,
     GuardError,
     KeyUnavailableError,
@@ -203,6 +204,30 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
             )
         )
     return Snapshot(desired, tuple(states), live, ownership, applied)
+
+
+Fingerprint = tuple[str | None, str, float]
+"""What git wants of a live file (its digest), the digest of the bytes it has, and when they were written (epoch
+seconds; "" and 0 where there is no file)."""
+
+
+def fingerprints(ports: Ports, snapshot: Snapshot) -> dict[str, Fingerprint]:
+    """Every live file by its path, keys that are left to the server included."""
+    files = ((state, snapshot.live[state.target.path]) for state in snapshot.states)
+    return {
+        state.target.path: (
+            (state.desired, ports.digest(file.data.reveal()), file.modified_at) if file else (state.desired, "", 0.0)
+        )
+        for state, file in files
+    }
+
+
+async def require_unmoved(ports: Ports, expected: Mapping[str, Secret | None]) -> None:
+    """Raise ChangedMeanwhileError if a live file has other content than expected (None: there is none)."""
+    files = await asyncio.gather(*(ports.host.read(path) for path in expected))
+    for (path, content), file in zip(expected.items(), files, strict=True):
+        if (None if file is None else file.data) != content:
+            raise ChangedMeanwhileError("somebody changed the live file meanwhile", where=path)
 
 
 def _orphans(environment: str, applied: Mapping[str, Applied], desired: Collection[str]) -> list[Target]:

@@ -22,7 +22,7 @@ from reconciler.core.fidelity.guard import (
     made_by_same_compose,
     unnamed_edits,
 )
-from reconciler.core.model.compose import Action, ActionKind, Container, Project
+from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Parser, Stack, environment_of
 from reconciler.core.ports import Ports
@@ -36,24 +36,25 @@ _ALLOW = "the server configuration must set allow_compose_files: true for that"
 @dataclass(frozen=True, slots=True)
 class StackSides:
     """A stack before (None where Compose cannot resolve it) and after a change, with its containers; ``managed`` are
-    the keys of its env files in git, by path, ``pending`` the services whose change passed the guard before."""
+    its env files in git, by path, ``pending`` the services whose change passed the guard before."""
 
     stack: Stack
     before: Project | None
     after: Project | None
     containers: Sequence[Container]
-    managed: Mapping[str, frozenset[str]]
+    managed: Mapping[str, ManagedFile]
     pending: frozenset[str] = frozenset()
     hidden: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectVerdict:
-    """``hold``: why nothing of the stack may be touched, and the ways on; "" where it may be. ``accepted``: what would
-    be held and an operator has accepted."""
+    """``hold``: why the ``services``, or where none is named the whole stack, may not be touched, and the ways on; ""
+    where they may be. ``accepted``: what would be held and an operator has accepted."""
 
     hold: str = ""
     accepted: str = ""
+    services: frozenset[str] = frozenset()
 
 
 async def judge_project(
@@ -77,23 +78,26 @@ async def judge_project(
         return ProjectVerdict(_git_may_not(sides.stack, changed, words))
     fresh = touched - sides.pending
     keys = {name: _explained_keys(project, name, sides.managed) for name in fresh}
-    sentences = edits(project, fresh, Grants(keys), sides.hidden)
+    blamed = {name: edits(project, [name], Grants(keys), sides.hidden) for name in sorted(fresh)}
     # What is pending passed the guard before its run began; the values it removes are in no file any more.
     known = {name: _all_keys(project, name) for name in touched & sides.pending}
     if not any_field:
-        sentences += edits(project, known, Grants(known, allowed), sides.hidden)
-    sentences = sentences or await _unnamed(ports, project, fresh)
+        blamed |= {name: edits(project, [name], Grants(known, allowed), sides.hidden) for name in sorted(known)}
+    if not any(blamed.values()):
+        blamed = await _unnamed(ports, project, fresh)
+    sentences = [sentence for reasons in blamed.values() for sentence in reasons]
     if not sentences:
         return ProjectVerdict()
-    return (
-        ProjectVerdict(accepted=". ".join(sentences)) if accepted else ProjectVerdict(_edited_since(sides, sentences))
-    )
+    if accepted:
+        return ProjectVerdict(accepted=". ".join(sentences))
+    services = frozenset(name for name, reasons in blamed.items() if reasons)
+    return ProjectVerdict(_edited_since(sides, sentences), services=services)
 
 
-async def _unnamed(ports: Ports, sides: ProjectSides, services: Collection[str]) -> list[str]:
+async def _unnamed(ports: Ports, sides: ProjectSides, services: Collection[str]) -> dict[str, list[str]]:
     """The services with a hash that their definition cannot have: sure only where the Compose of now made the
     containers, and gives the definition the hash that we do."""
-    sentences = []
+    sentences = {}
     for name in sorted(services):
         containers = unnamed_edits(sides, name)
         if sides.now is None or name not in sides.now.services or not containers:
@@ -101,7 +105,7 @@ async def _unnamed(ports: Ports, sides: ProjectSides, services: Collection[str])
         version, own = await ports.compose.own_hash(sides.now, name)
         same = any(made_by_same_compose(container, version) for container in containers)
         if same and own in compose_hashes(sides.now.services[name].text):
-            sentences.append(f"{name}: {_UNNAMED}")
+            sentences[name] = [f"{name}: {_UNNAMED}"]
     return sentences
 
 
@@ -112,7 +116,7 @@ def grants(settings: Settings, stack: Stack) -> frozenset[str]:
     return frozenset(word for name in names for word in settings.git_may_change.get(name, ()))
 
 
-def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, frozenset[str]]) -> frozenset[str]:
+def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, ManagedFile]) -> frozenset[str]:
     """The variables of a service that managed files explain, which Compose reads for it before or after the change."""
     projects = [project for project in (sides.now, sides.after) if project and service in project.services]
     return frozenset(key for project in projects for key in managed_keys(project, project.services[service], managed))

@@ -7,7 +7,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.suspension import suspension_of
-from reconciler.core.errors import EngineUnavailableError, HeldBackError, ReconcilerError, RefusedError, RevisionError
+from reconciler.core.errors import (
+    ChangedMeanwhileError,
+    EngineUnavailableError,
+    HeldBackError,
+    ReconcilerError,
+    RefusedError,
+    RevisionError,
+)
 from reconciler.core.model.compose import ServiceHealth
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
@@ -19,15 +26,25 @@ from reconciler.engine.engine_away import idle_reason
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.memory import NEVER, Claims, Memory
-from reconciler.engine.observe import Desired, Plaintexts, Snapshot, load_desired, observe
+from reconciler.engine.observe import (
+    Desired,
+    Plaintexts,
+    Snapshot,
+    fingerprints,
+    load_desired,
+    observe,
+    require_unmoved,
+)
 from reconciler.engine.operator_requests import carry_out, named_revision
 from reconciler.engine.phases import phase
-from reconciler.engine.planning import Permissions, Prepared, prepare
+from reconciler.engine.planning import Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import publish_ages
 from reconciler.engine.stack_health import health_now, observe_stacks
+from reconciler.engine.stack_planning import Permissions
 from reconciler.engine.target_revision import accepted_head, target_revision
+from reconciler.engine.torn_writes import with_torn_writes
 from reconciler.engine.transaction import finish_in_sync, held_reason, transact
 
 # Triggers that no operator is behind: the clock, or something that was touched (a live file, a container).
@@ -98,7 +115,9 @@ class Reconciler:
 
     def _publish_record(self) -> None:
         with contextlib.suppress(ReconcilerError):
-            self._ports.metrics.remembered(self._ports.store.environment(self.environment), self._ports.clock.now())
+            ports = self._ports
+            ports.metrics.remembered(ports.store.environment(self.environment), ports.clock.now())
+            ports.metrics.applied(self.environment, ports.store.applied(self.environment).values())
 
     async def _publish_ages(self) -> None:
         """Publish how old the secrets are, once per desired revision; last, so that it can neither delay nor fail the
@@ -158,8 +177,7 @@ class _Reconciliation:
             with phase(ports, Phase.LOAD, "reading the revision"):
                 desired = await self._load_desired(revision, plaintexts)
             with phase(ports, Phase.OBSERVE, "comparing the live files"):
-                snapshot = await self._observe(desired)
-                prepared = await self._plan(snapshot, plaintexts, unfinished)
+                snapshot, prepared = await self._observe_and_plan(desired, plaintexts, unfinished)
             ports.metrics.observed(prepared.plan, ports.clock.now())
             if request.dry_run:
                 return _preview(prepared)
@@ -238,10 +256,31 @@ class _Reconciliation:
         ports.metrics.revision(self.environment, "desired", revision)
         return desired
 
-    async def _observe(self, desired: Desired) -> Snapshot:
+    async def _observe_and_plan(
+        self, desired: Desired, plaintexts: Plaintexts, unfinished: Run | None
+    ) -> tuple[Snapshot, Prepared]:
+        """Raises ChangedMeanwhileError if somebody keeps changing a live file: Compose reads the files after us, so the
+        plan would be made of two states of them."""
+        for last in (False, False, True):
+            snapshot = await self._observe(desired, unfinished, plaintexts)
+            prepared = await self._plan(snapshot, plaintexts, unfinished)
+            mine = [state.target for state in snapshot.states if state.target.stack in prepared.views]
+            files = {target.path: snapshot.live[target.path] for target in mine}
+            try:
+                await require_unmoved(self.ports, {path: file.data if file else None for path, file in files.items()})
+            except ChangedMeanwhileError:
+                if last:
+                    raise
+            else:
+                break
+        return snapshot, prepared
+
+    async def _observe(self, desired: Desired, unfinished: Run | None, plaintexts: Plaintexts) -> Snapshot:
         if self.request.trigger == "engine":
             self.memory.stacks_observed_at = NEVER
         snapshot = await observe(self.ports, desired)
+        if unfinished is not None:
+            snapshot = await with_torn_writes(self.ports, snapshot, unfinished, plaintexts)
         self._check_known("target", self.request.take_over, {state.target.id for state in snapshot.states})
         self._check_known("stack", self.request.accept_projects, {stack.id for stack in desired.manifest.stacks})
         if not self.request.dry_run and not self.memory.leftovers_cleared:
@@ -264,6 +303,8 @@ class _Reconciliation:
         record = ports.store.environment(self.environment)
         suspension = suspension_of(record, ports.clock.now(), unfinished)
         pending_restarts, _ = suspension.split(ports.store.pending_restarts(self.environment))
+        files = fingerprints(ports, snapshot)
+        memory.look_again_if_moved(files)
         containers, away = None, None
         try:
             containers = None if dry_run else await self._containers_if_due(snapshot.desired)
@@ -271,7 +312,7 @@ class _Reconciliation:
             if not error.files_stay_ours:
                 raise
             away = error
-        moved = containers is not None and containers != memory.containers
+        moved = containers is not None and (containers, files) != (memory.containers, memory.files)
         begun = unfinished.changes if unfinished else ()
         prepared = await prepare(
             ports,
@@ -292,7 +333,7 @@ class _Reconciliation:
         )
         self._note_engine(prepared.away)
         if containers is not None and prepared.away is None:
-            memory.keep_containers(containers, prepared, ports.clock.monotonic())
+            memory.keep_containers(containers, files, prepared, ports.clock.monotonic())
         if self.request.accept_projects and not prepared.accepted:
             self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
         return memory.with_notes(prepared, snapshot.desired.manifest.stacks)

@@ -16,8 +16,8 @@ from reconciler.core.ports import Ports
 from reconciler.engine.execute import resume
 from reconciler.engine.leftovers import clear_leftovers_of
 from reconciler.engine.observe import read_manifest
-from reconciler.engine.planning import StackView
 from reconciler.engine.rollback import restore_files, roll_back
+from reconciler.engine.stack_planning import StackView
 from reconciler.engine.target_revision import target_revision
 
 

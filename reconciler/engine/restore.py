@@ -95,4 +95,5 @@ async def restore_entry(
         live = current.data.reveal()
         data = Secret(with_server_keys(data.reveal(), live, change.parser, change.ignore_keys))
     ownership = Ownership(entry.uid, entry.gid) if data is not None else Ownership()
-    await put(ports, entry.path, data, mode=entry.mode, ownership=ownership, replaces=current)
+    in_place = change is not None and change.in_place
+    await put(ports, entry.path, data, mode=entry.mode, ownership=ownership, replaces=current, in_place=in_place)

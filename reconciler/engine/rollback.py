@@ -23,9 +23,9 @@ from reconciler.core.text import listed
 from reconciler.engine.backup import entry_of, find_backup, take_backup
 from reconciler.engine.execute import Transaction, act_on_stack, beside, leave_stopped, matches, verify, waves
 from reconciler.engine.phases import phase
-from reconciler.engine.planning import StackView
 from reconciler.engine.project_guard import hold_of_rollback
 from reconciler.engine.restore import restore_entry
+from reconciler.engine.stack_planning import StackView
 
 # Services that only take long to start are waited for this many times as long as they may take; then it has failed.
 _MOST_WAITS = 4
@@ -154,7 +154,7 @@ def _rollback_actions(transaction: Transaction) -> tuple[Action, ...]:
     for key, action in planned.items():
         if key in touched or (touched and action.wave > first):
             touched[key] = replace(
-                action, kind=ActionKind.RECREATE, reason="rolled back", signal="", force=True, stale=False
+                action, kind=ActionKind.RECREATE, reason="rolled back", signal="", force=True, stale=()
             )
     return tuple(touched[key] for key in sorted(touched))
 

@@ -209,7 +209,7 @@ class _RolloutRun:
         if not await self._came_from(failed, quarantine, good):
             return
         # As if it had never gone further: if the old values fail now, they are not what gets rolled back.
-        behind = replace(record.quarantined(shared), healthy=good, applied=good)
+        behind = replace(record.quarantined(shared), healthy=good, applied=good, whole=good)
         self._ports.store.save_environment(behind)
         outcome = await self._reconcile(host, ReconcileRequest("rollback", poll=False))
         if outcome.result in _SUCCEEDED:

@@ -81,7 +81,8 @@ def target_revision(
     problem = f"revision {desired.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
     hint = "Fix it with a new commit, or lift the quarantine with `reconciler retry`"
     # A revision that was healthy while part of it was held back may have turned out bad as a whole.
-    good = next((known for known in (record.healthy, record.applied) if _is_good(record, known)), None)
+    known_good = (record.healthy, record.applied, record.whole)
+    good = next((known for known in known_good if _is_good(record, known)), None)
     if good is None:
         raise QuarantinedError(f"{problem}; no revision is known to be good", hint=hint)
     return good, QuarantinedError(problem, hint=f"{hint}. Until then the target revision is {good.short}")

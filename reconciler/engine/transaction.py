@@ -83,12 +83,13 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     result = Result.HELD if held else Result.IN_SYNC
     pinned = ", where it is pinned" if record.pin else ""
     reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
-    arrived = _is_whole(plan) and (record.applied is None or record.applied.subtree != plan.revision.subtree)
-    new = _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
+    arrived = plan.applied and (record.applied is None or record.applied.subtree != plan.revision.subtree)
+    new = _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
     if record.degraded or arrived or new or _settled(record, snapshot, prepared) != record:
         return _end(_open(ports, snapshot, prepared, trigger), result, reason, healthy=True)
-    if _is_whole(plan):
-        _advance(ports, record, plan.revision)
+    if plan.applied:
+        _advance(ports, record, plan)
+    _advance_targets(ports, snapshot, plan)
     return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
 
 
@@ -96,14 +97,9 @@ def _wait_for_engine(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigg
     """End a reconciliation that can do nothing before the engine answers."""
     plan = prepared.plan
     reason = f"{prepared.away}. {idle_reason(ports.store.environment(plan.environment), plan)}"
-    if _applied(snapshot, plan, 0.0) or _forgotten(snapshot, plan):
+    if _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan):
         return _end(_open(ports, snapshot, prepared, trigger), Result.FAILED, reason, pending=True, retry=True)
     return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
-
-
-def _is_whole(plan: Plan) -> bool:
-    """Whether the whole revision is in place, or about to be: nothing of it is held back."""
-    return not any(change.kind in (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT) for change in plan.held)
 
 
 def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
@@ -118,12 +114,30 @@ def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
     ]
 
 
-def _advance(ports: Ports, record: EnvironmentRecord, revision: Revision) -> None:
+def _advance(ports: Ports, record: EnvironmentRecord, plan: Plan) -> None:
     """Store the newest commit of an unchanged subtree: a later revert in git begins after it."""
+    revision = plan.revision
     healthy = revision if record.healthy and record.healthy.subtree == revision.subtree else record.healthy
-    advanced = replace(record, applied=revision, healthy=healthy)
+    whole = revision if plan.whole else record.whole
+    advanced = replace(record, applied=revision, healthy=healthy, whole=whole)
     if advanced != record:
         ports.store.save_environment(advanced)
+
+
+def _advance_targets(ports: Ports, snapshot: Snapshot, plan: Plan) -> None:
+    """Store that the revision's content of a target is in place, also where it is the same as an earlier one's."""
+    digests, commit = snapshot.desired.digests, plan.revision.commit
+    known = snapshot.applied
+    paths = [
+        change.target.path
+        for change in plan.changes
+        if (last := known.get(change.target.path)) is not None
+        and change.kind is Kind.IN_SYNC
+        and last.commit != commit
+        and last.digest == digests.get(change.target.source)
+    ]
+    if paths:
+        ports.store.advance(plan.environment, paths, commit)
 
 
 def _still_failing(prepared: Prepared) -> bool:
@@ -190,7 +204,8 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
     look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or fix it with a new commit"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
         return _degraded(planned, f"{error}. on_failure is hold: the new files stay. {look}")
-    good = all(known and known.subtree == plan.revision.subtree for known in (record.healthy, record.applied))
+    known = (record.healthy, record.applied, record.whole)
+    good = all(revision and revision.subtree == plan.revision.subtree for revision in known)
     if good or not run.changes:
         # Git's files were healthy before: rolling back would only restore a hand edit.
         return _degraded(planned, f"{error}. The files are those of the last good revision, so they stay. {look}")
@@ -283,11 +298,10 @@ def _end(
     """
     ports, plan, transaction = planned.ports, planned.plan, planned.transaction
     record, now = planned.record, ports.clock.now()
-    if wrote and _is_whole(plan):
-        record = replace(record, applied=plan.revision)
+    if wrote and plan.applied:
+        record = replace(record, applied=plan.revision, whole=plan.revision if plan.whole else record.whole)
     if healthy and not record.stopped:
-        if _is_whole(plan):
-            _publish_delivery(ports, planned.record, plan.revision, now)
+        _publish_delivery(ports, planned.record, plan, now)
         record = replace(record, healthy=plan.revision, degraded="")
     record = replace(record, startups={**record.startups, **transaction.startups})
     after = _carried_out(plan) if wrote else plan
@@ -297,31 +311,39 @@ def _end(
         reason,
         at=now,
         record=record,
-        applied=_applied(planned.snapshot, after, now),
+        applied=_applied(planned.snapshot, planned.prepared, after, now),
         forgotten=_forgotten(planned.snapshot, after),
         pending_restarts=transaction.run.actions if pending else (),
         settled=(*transaction.run.actions, *_obsolete(ports, planned.prepared)) if wrote and not pending else (),
     )
+    if wrote:
+        _advance_targets(ports, planned.snapshot, after)
     run = transaction.run
     return Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None, retry)
 
 
-def _publish_delivery(ports: Ports, record: EnvironmentRecord, revision: Revision, now: float) -> None:
+def _publish_delivery(ports: Ports, record: EnvironmentRecord, plan: Plan, now: float) -> None:
     """Publish how long the commit took to healthy services; ``record`` is from before the run.
 
     Only for a new head: not for the first revision of a new server, which may be months old, nor for an earlier one
     that a pin or a quarantine selects.
     """
+    revision, seconds = plan.revision, max(0.0, now - plan.revision.committed_at)
     is_head = record.head is not None and record.head.subtree == revision.subtree and record.pin is None
     before = {known.subtree for known in (record.applied, record.healthy) if known is not None}
-    if is_head and before - {revision.subtree}:
-        ports.metrics.delivered(record.name, max(0.0, now - revision.committed_at))
+    if not is_head or not before:
+        return
+    if plan.applied and before - {revision.subtree}:
+        ports.metrics.delivered(record.name, seconds)
+    for change in plan.writes:
+        if change.kind in (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT):
+            ports.metrics.delivered_target(record.name, change.target.id, seconds)
 
 
 def _is_renewed(plan: Plan, change: Change) -> bool:
     """Whether the plan renews the containers that run older values of the file."""
-    renewed = {action.stack for action in plan.actions if action.stale}
-    return Aspect.STALE in change.aspects and change.target.stack in renewed
+    renewed = {path for action in plan.actions for path in action.stale}
+    return Aspect.STALE in change.aspects and change.target.path in renewed
 
 
 def _carried_out(plan: Plan) -> Plan:
@@ -338,15 +360,23 @@ def _carried_out(plan: Plan) -> Plan:
     return replace(plan, changes=changes, actions=())
 
 
-def _applied(snapshot: Snapshot, plan: Plan, at: float) -> list[Applied]:
-    """The targets in sync of which the store does not know that yet."""
+def _applied(snapshot: Snapshot, prepared: Prepared, plan: Plan, at: float) -> list[Applied]:
+    """The targets in sync, after the ``plan``, of which the store does not know that yet.
+
+    Where somebody else has brought a file to what git has now, that counts once no container has an older version: what
+    was last applied says what such a container may have.
+    """
     new = []
+    written = {change.target.path for change in prepared.plan.writes}
     desired = set(snapshot.desired.manifest.targets)
     for change in plan.changes:
         target, digest = change.target, snapshot.desired.digests.get(change.target.source)
         if change.kind is not Kind.IN_SYNC or digest is None or target not in desired:
             continue
         known = snapshot.applied.get(target.path)
+        seen = target.stack is None or (target.stack in prepared.views and Aspect.STALE not in change.aspects)
+        if known is not None and known.digest != digest and target.path not in written and not seen:
+            continue
         fact = Applied(
             target.source, target.path, digest, target.mode, plan.revision.commit, at, target.stack, target.prune
         )

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
-from reconciler.core.model.records import EnvironmentRecord, Pause, Pin, Quarantine
+from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result
 from reconciler.core.model.targets import OnDrift, Target
@@ -36,6 +36,8 @@ REQUIRED = {
     "drift_detected_total": "counter",
     "drift_corrected_total": "counter",
     "pending_changes": "gauge",
+    "target_revision_info": "gauge",
+    "target_commit_to_applied_seconds": "gauge",
     "sync_status": "gauge",
     "health_status": "gauge",
     "paused": "gauge",
@@ -152,6 +154,8 @@ def busy() -> PrometheusMetrics:
     metrics.rotated("production", API.id, 99.0)
     metrics.rolled_back("production", "local", True)
     metrics.delivered("production", 12.0)
+    metrics.delivered_target("production", API.id, 12.0)
+    metrics.applied("production", [Applied(API.source, API.path, "digest", 0o600, "a" * 40, 1.0)])
     metrics.failed("production", 103.0)
     metrics.remembered(
         EnvironmentRecord(
@@ -245,7 +249,7 @@ def test_counters_are_0_before_anything_has_happened(metrics: PrometheusMetrics)
     assert series(metrics, "phase_duration_seconds_count") == {(phase.value,): 0 for phase in Phase}
     for name in ("reconcile_duration_seconds", "commit_to_applied_seconds", "failure_to_recovered_seconds"):
         assert series(metrics, f"{name}_count") == {(): 0}
-    assert series(metrics, "webhook_requests_total") == {("202",): 0, ("403",): 0, ("413",): 0}
+    assert series(metrics, "webhook_requests_total") == {(code,): 0 for code in ("202", "403", "408", "413")}
 
 
 def test_gauges_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -> None:
@@ -565,7 +569,7 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
         ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
         ("service_recreate_total", {("ok", "api", "app"): 1, ("failed", "api", "app"): 0}),
         ("service_healthy", {("api", "app", "running"): 1}),
-        ("webhook_requests_total", {("202",): 1, ("403",): 0, ("413",): 0}),
+        ("webhook_requests_total", {("202",): 1, ("403",): 0, ("408",): 0, ("413",): 0}),
         ("commit_to_applied_seconds_sum", {(): 12.0}),
         ("quarantined", {(): 1}),
         ("loop_last_tick_timestamp_seconds", {(): 105.0}),

@@ -30,7 +30,7 @@ from tests.support.disks import small_disk
 
 REVISION = Revision("c" * 40, "s" * 40, "Ada <ada@example.org>", 1_700_000_000.5, "Rotate the key")
 RESTART = Action("app", "api", ActionKind.RESTART, "mounts nginx.conf")
-RECREATE = Action("app", "worker", ActionKind.RECREATE, "API_KEY changed", force=True, stale=True)
+RECREATE = Action("app", "worker", ActionKind.RECREATE, "API_KEY changed", force=True, stale=("/opt/app/worker.env",))
 SIGNAL = Action("app", "nginx", ActionKind.SIGNAL, "mounts nginx.conf", signal="HUP")
 NOTHING = EnvironmentRecord("production")
 

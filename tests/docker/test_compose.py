@@ -18,13 +18,13 @@ from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.core.decide import affected_services, health
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
-from reconciler.core.model.compose import Action, ActionKind, Invocation, Project
+from reconciler.core.model.compose import Action, ActionKind, Invocation, ManagedFile, Project
 from reconciler.core.model.targets import ChangeMode, HealthPolicy, OnChange, Stack
 from reconciler.core.secret import Secret
 from tests.support.commands import lines, output, run
 from tests.support.compose import ComposeProject
 from tests.support.engine import IMAGE
-from tests.support.fidelity import edited
+from tests.support.fidelity import edited, managing
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.docker
@@ -61,11 +61,11 @@ def ids(project: ComposeProject) -> dict[str, str]:
     return {name.removeprefix(f"{project.name}-"): identity for name, identity in (line.split() for line in listed)}
 
 
-def all_managed(project: Project) -> dict[str, frozenset[str]]:
+def all_managed(project: Project) -> dict[str, ManagedFile]:
     """As if git managed every env file that Compose reads, and every variable came from one."""
     services = project.services.values()
     keys = frozenset(key for service in services for key in service.environment)
-    return dict.fromkeys(project.environments.union(*(service.env_files for service in services)), keys)
+    return managing(dict.fromkeys(project.environments.union(*(service.env_files for service in services)), keys))
 
 
 def inside(project: ComposeProject, service: str, *command: str) -> str:
@@ -166,7 +166,7 @@ async def test_restart_does_not_load_new_values(compose_project: MakeProject, do
     (action,) = affected_services.affected(
         stack, now, now, await docker.containers(stack, made.name), {}, managed=all_managed(now)
     )
-    assert (action.reason, action.stale) == ("container runs older values of KEY", True)
+    assert (action.reason, action.stale) == ("container runs older values of KEY", (str(made.directory / "api.env"),))
     await carry_out(docker, stack, now, (action,))
     assert made.environment("api")["KEY"] == "2"
     assert (
@@ -1153,7 +1153,7 @@ async def test_variables_of_the_shell_that_started_a_container_are_not_lost_unsa
     output("docker", "compose", "up", "-d", cwd=made.directory, env={**os.environ, "VERSION": "v2"})
     stack = stack_of(made)
     before = await docker.project(stack)
-    managed = {str(made.directory / "api.env"): {"KEY"}}
+    managed = managing({str(made.directory / "api.env"): {"KEY"}})
     containers = await docker.containers(stack, before.name)
     assert affected_services.affected(stack, before, before, containers, {}, managed=managed) == ()
     after = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))

@@ -16,7 +16,7 @@ from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 from tests.support.commands import lines, output
 from tests.support.compose import ComposeProject
-from tests.support.fidelity import edited
+from tests.support.fidelity import edited, managing
 
 pytestmark = pytest.mark.docker
 
@@ -47,7 +47,8 @@ async def apply(
     """Write managed files, and give the services what they need, as the engine does it."""
     stack = stack_of(project, **fields)
     staged = {str(project.directory / name): Secret(text.encode()) for name, text in files.items()}
-    managed = {path: {line.split("=")[0] for line in files[os.path.basename(path)].splitlines()} for path in staged}
+    keys = {path: {line.split("=")[0] for line in files[os.path.basename(path)].splitlines()} for path in staged}
+    managed = managing(keys)
     before = await docker.project(stack)
     after = await docker.project(stack, staged)
     containers = await docker.containers(stack, before.name)
@@ -292,7 +293,7 @@ async def test_a_running_service_of_a_profile_is_renewed_whatever_another_profil
     project = await docker.project(stack_of(made))
     containers = await docker.containers(stack_of(made), project.name)
     own = f"{made.directory}/own.env"
-    (note,) = affected_services.notes(stack_of(made), project, containers, {own: own})
+    (note,) = affected_services.notes(stack_of(made), project, containers, {own: own}, {})
     assert "left out broken" in note
     assert (f"{made.directory}/missing.env" if broken != REQUIRES else "REQUIRED") in note  # Compose names no file
 
@@ -304,7 +305,7 @@ async def test_a_container_whose_service_is_gone_is_named(compose_project: MakeP
     made.write("compose.yaml", (made.directory / "compose.yaml").read_text().replace("api:", "web:"))
     stack, project, path = stack_of(made), await docker.project(stack_of(made)), made.directory / "prod.env"
     containers = await docker.containers(stack, project.name)
-    unread, orphan = affected_services.notes(stack, project, containers, {str(path): str(path)})
+    unread, orphan = affected_services.notes(stack, project, containers, {str(path): str(path)}, {})
     assert unread == "stack app: prod.env: no service reads this env file"
     assert orphan.startswith("stack app: api still runs, and the project has no such service any more")
 

@@ -105,7 +105,7 @@ def _put_on_paper(directory: str, steps: Steps) -> None:
 
 
 # Of each call: which of its arguments is the path or descriptor that it changes.
-_FILE_CALLS = ("write", "fsync", "fchown", "fchmod", "rename", "link", "unlink", "mkdir", "rmdir")
+_FILE_CALLS = ("write", "ftruncate", "fsync", "fchown", "fchmod", "rename", "link", "unlink", "mkdir", "rmdir")
 
 
 def _watch_files(steps: Steps, watched: Sequence[str]) -> None:

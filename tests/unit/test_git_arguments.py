@@ -323,7 +323,7 @@ NO_RIGHTS = (
         ("remote: Not Found\nfatal: repository 'https://h/r/' not found", "repository does not exist"),
         ("ERROR: Repository not found.\n" + NO_RIGHTS, "repository does not exist"),
         ("fatal: detected dubious ownership in repository at '/srv/x'\n" + NO_RIGHTS, "another user"),
-        ("error: file write error: No space left on device\nfatal: unable to write", "disk is full"),
+        ("error: file write error: No space left on device\nfatal: unable to write", "the mirror cannot be written"),
         ("fatal: transport 'http' not allowed", "another address"),
         ("sh: 1: ssh: not found\n" + NO_RIGHTS, "ssh program is not installed"),
         ("warning: redirecting to https://h/r.git/\nfatal: unable to access: Failed to connect", "does not answer"),
@@ -354,6 +354,7 @@ def test_the_line_shown_holds_no_credentials_and_no_control_characters() -> None
 def test_a_message_names_the_files_and_the_command_that_helps() -> None:
     for warning in errors.KNOWN_FAILURES:
         facts = {"host": "h", "key": "/k", "known_hosts": "/n", "keyscan": "ssh-keyscan h", "state_dir": "/s"}
+        facts["disk"] = "its disk is full"
         text = warning.message.format(**facts) + warning.hint.format(**facts)
         assert "{" not in text
         assert warning.hint.endswith(".")

@@ -23,6 +23,7 @@ from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_in
 from reconciler.app.daemon.http_guard import is_allowed_host
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.request_queue import RequestQueue
+from reconciler.app.daemon.requests import Turn
 from reconciler.core.ports.store import Store
 from tests.support.waiting import until
 
@@ -144,11 +145,14 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
             monkeypatch.setattr(module, name, times.get(name.strip("_").lower(), LONG))
         source, path = CurrentViews(), str(tmp_path / "control.sock")
 
-        async def serve_nothing(_: Any) -> Any:
+        async def work() -> Any:
             raise NotImplementedError
 
+        async def serve(_: Any, turn: Turn, __: Any) -> Any:
+            return await turn(work)
+
         daemon = Awake()
-        views = Views(cast(Daemon, daemon), cast(Store, None), lambda: metrics, serve_nothing, SECRET)
+        views = Views(cast(Daemon, daemon), cast(Store, None), lambda: metrics, serve, SECRET)
         async with serve_interfaces(source, control_socket=path, descriptors=descriptors) as interfaces:
             port = await interfaces.listen(Http().model_copy(update={"listen": Address("127.0.0.1", 0)}))
             async with source.provide(views):

@@ -32,6 +32,7 @@ from reconciler.core.model.targets import (
     Parser,
     Stack,
     Target,
+    WriteMode,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,7 @@ def test_every_field_is_read() -> None:
         group="deploy",
         on_drift=OnDrift.REPORT,
         on_change=OnChange(ChangeMode.NONE),
+        write=WriteMode.IN_PLACE,
         on_first_contact=OnFirstContact.TAKE_OVER,
         parser=Parser.RAW,
         check=Check("json", ("/usr/bin/jq", "--exit-status", ".", "--file={file}")),

@@ -12,7 +12,7 @@ from reconciler.core.model.records import Pin
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import GitRevert
 from reconciler.core.model.runs import Result
-from reconciler.core.model.targets import OnFailure, Stack
+from reconciler.core.model.targets import OnFailure, Stack, WriteMode
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import World
@@ -323,3 +323,13 @@ async def test_a_rollback_by_hand_stops_at_the_first_host_it_fails_on(hosts: Hos
     await hosts.run(operator=OperatorRequest(RequestKind.ROLLBACK, reason="x"))
     assert hosts.live == ["A=2"] * 3
     assert hosts.store.environment("production@two").pin is None
+
+
+async def test_no_file_is_written_in_place_over_ssh(hosts: Hosts) -> None:
+    """Nobody there could be kept from writing to it at the same time."""
+    world = hosts.worlds["production@one"]
+    world.target_fields = {"write": WriteMode.IN_PLACE}
+    hosts.commit("b", api="A=2")
+    assert (await hosts.run("one"))["one"] is Result.STALLED
+    assert "write: in_place is not possible over SSH" in hosts.outcomes["production@one"].reason
+    assert world.live("api") == "A=1"

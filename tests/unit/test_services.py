@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.decide.affected_services import affected, notes, stale_keys
+from reconciler.core.decide.affected_services import MountedFiles, affected, notes, stale_keys
 from reconciler.core.decide.one_shots import with_one_shots
-from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service
+from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service, Sight
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
-from tests.support.fidelity import edited
+from tests.support.fidelity import edited, managing
 
 STACK = Stack("production", "app", "/opt/app", one_shot=frozenset({"migrate"}))
 FILE = "/opt/app/api.env"
@@ -80,7 +80,7 @@ def decide(
         made,
         changed or {},
         pending_restarts,
-        managed={FILE: keys if managed is None else managed},
+        managed=managing({FILE: keys if managed is None else managed}),
     )
 
 
@@ -196,7 +196,7 @@ def test_stale_container_is_recreated_though_no_file_changed() -> None:
     now = project(service(environment={"KEY": "2"}))
     old = container(service(environment={"KEY": "1"}))
     (action,) = decide(now, now, [old])
-    assert action == Action("app", "api", ActionKind.RECREATE, "container runs older values of KEY", stale=True)
+    assert action == Action("app", "api", ActionKind.RECREATE, "container runs older values of KEY", stale=(FILE,))
 
 
 def test_one_stale_replica_is_enough() -> None:
@@ -221,7 +221,7 @@ def test_change_that_meets_stale_containers_says_so() -> None:
     """The containers missed an earlier change as well: more than this revision's keys is wrong with them."""
     before, after = project(service(environment={"KEY": "2"})), project(service(environment={"KEY": "3"}))
     (action,) = decide(before, after, [container(service(environment={"KEY": "1"}))])
-    assert (action.reason, action.stale) == ("KEY changed", True)
+    assert (action.reason, action.stale) == ("KEY changed", (FILE,))
 
 
 # --- who is left alone ---
@@ -247,7 +247,7 @@ BEFORE, AFTER = project(service()), project(service(environment={"KEY": "2"}))
     ],
 )
 def test_services_stopped_on_purpose_are_not_touched(containers: list[Container], touched: bool) -> None:
-    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed={FILE: {"KEY"}})
+    actions = affected(STACK, BEFORE, AFTER, containers, {}, managed=managing({FILE: {"KEY"}}))
     assert kinds(actions) == ({"api": ActionKind.RECREATE} if touched else {})
 
 
@@ -493,14 +493,14 @@ def recreate(name: str = "api") -> list[Action]:
 def test_values_from_a_shell_that_a_recreate_would_lose_are_named() -> None:
     before = project(service(environment={"KEY": "1", "VERSION": ""}))
     started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "1", "VERSION": "v2"})
-    (problem,) = edited(before, [started], recreate(), {FILE: {"KEY"}})
+    (problem,) = edited(before, [started], recreate(), managing({FILE: {"KEY"}}))
     assert "VERSION" in problem
     assert "v2" not in problem
 
 
 def test_an_image_that_a_recreate_would_change_is_named() -> None:
     before = project(service(fields={"image": "app:latest"}))
-    (problem,) = edited(before, [container(image="app:v2")], recreate(), {FILE: {"KEY"}})
+    (problem,) = edited(before, [container(image="app:v2")], recreate(), managing({FILE: {"KEY"}}))
     assert problem == "api: image: the container has app:v2, the project now says app:latest"
 
 
@@ -514,7 +514,7 @@ def test_an_image_that_a_recreate_would_change_is_named() -> None:
 )
 def test_what_a_recreate_does_not_change_is_not_a_problem(started: Container, actions: list[Action]) -> None:
     before = project(service(fields={"image": "app:v1"}), service("worker"))
-    assert edited(before, [started], actions, {FILE: {"KEY", *IMAGE_ENVIRONMENT}}) == []
+    assert edited(before, [started], actions, managing({FILE: {"KEY", *IMAGE_ENVIRONMENT}})) == []
 
 
 # --- which file explains a key, and what is only noted ---
@@ -524,7 +524,7 @@ def test_a_key_is_explained_by_a_file_that_compose_reads_only() -> None:
     """Case env-file-1: prod.env is managed and holds the name, and this project does not interpolate with it."""
     before = project(service(environment={"KEY": "", "OWN": "1"}))
     started = container(environment={**IMAGE_ENVIRONMENT, "KEY": "secret", "OWN": "1"})
-    managed = {FILE: {"OWN"}, "/opt/app/prod.env": {"KEY"}}
+    managed = managing({FILE: {"OWN"}, "/opt/app/prod.env": {"KEY"}})
     (problem,) = edited(before, [started], recreate(), managed)
     assert "environment: KEY differs, and no managed file that it reads explains that" in problem
     assert affected(STACK, before, before, [started], {}, managed=managed) == ()
@@ -537,7 +537,7 @@ def test_a_key_is_explained_by_a_managed_file_that_its_value_is_interpolated_fro
         environments=frozenset({"/opt/app/prod.env"}),
     )
     started = container(environment={**IMAGE_ENVIRONMENT, "PASSWORD": "1"})
-    managed = {"/opt/app/prod.env": {"DB_PASSWORD"}}
+    managed = managing({"/opt/app/prod.env": {"DB_PASSWORD"}})
     (action,) = affected(STACK, after, after, [started], {}, managed=managed)
     assert action.reason == "container runs older values of PASSWORD"
     assert edited(after, [started], [action], managed) == []
@@ -584,13 +584,62 @@ def test_what_holds_nothing_is_noted() -> None:
     )
     env_files = {path: path for path in (FILE, "/opt/app/.env", "/opt/app/conf/mounted.env", "/opt/app/prod.env")}
     containers = [container(), container("gone"), container("stopped", state="exited"), container("broken")]
-    assert notes(STACK, here, containers, env_files) == [
+    assert notes(STACK, here, containers, env_files, {}) == [
         "stack app: prod.env: no service reads this env file",
         "stack app: gone still runs, and the project has no such service any more. "
         "`docker compose -p blue up -d --remove-orphans` in /opt/app removes it",
         "stack app: left out broken, which Compose cannot resolve: x.env: the env file does not exist",
     ]
-    assert notes(STACK, None, containers, env_files) == []
+    assert notes(STACK, None, containers, env_files, {}) == []
+
+
+# --- files that are mounted by themselves ---
+
+MOUNTED = "/opt/app/app.conf"
+
+
+@pytest.mark.parametrize(
+    ("source", "effect", "mounts", "kind"),
+    [
+        pytest.param(MOUNTED, HUP, MountedFiles(replaced=frozenset({MOUNTED})), ActionKind.RESTART, id="signal"),
+        pytest.param(
+            MOUNTED, OnChange(ChangeMode.NONE), MountedFiles(replaced=frozenset({MOUNTED})), "restart", id="none"
+        ),
+        pytest.param(MOUNTED, OnChange(), MountedFiles(replaced=frozenset({MOUNTED})), "recreate", id="recreate"),
+        pytest.param("/opt/app", HUP, MountedFiles(replaced=frozenset({MOUNTED})), "signal", id="its directory"),
+        pytest.param(MOUNTED, HUP, MountedFiles(), "signal", id="written in place"),
+        pytest.param(
+            MOUNTED, HUP, MountedFiles(sights={"api": {MOUNTED: Sight.SAME}}), "signal", id="in place, has it"
+        ),
+        pytest.param(
+            MOUNTED, HUP, MountedFiles(sights={"api": {MOUNTED: Sight.EQUAL}}), "restart", id="in place, another"
+        ),
+    ],
+)
+def test_a_container_that_mounts_a_file_by_itself_gets_the_new_one(
+    source: str, effect: OnChange, mounts: MountedFiles, kind: str
+) -> None:
+    here = project(service(sources=frozenset({source})))
+    (action,) = affected(STACK, here, here, [container()], {MOUNTED: effect}, managed={}, mounts=mounts)
+    assert action.kind == kind
+    assert action.stale == ()
+
+
+@pytest.mark.parametrize(
+    ("sight", "effect", "kind"),
+    [
+        (Sight.OTHER, HUP, "restart"),
+        (Sight.OTHER, OnChange(), "recreate"),
+        *((sight, HUP, None) for sight in (Sight.SAME, Sight.EQUAL, Sight.UNKNOWN)),
+    ],
+)
+def test_a_container_that_has_another_file_than_lies_there_is_stale(
+    sight: Sight, effect: OnChange, kind: str | None
+) -> None:
+    here = project(service(sources=frozenset({MOUNTED})))
+    mounts = MountedFiles({MOUNTED: effect}, sights={"api": {MOUNTED: sight}})
+    actions = affected(STACK, here, here, [container()], {}, managed={}, mounts=mounts)
+    assert [(action.kind, action.stale) for action in actions] == ([(kind, (MOUNTED,))] if kind else [])
 
 
 # --- services that are meant to end ---

@@ -33,6 +33,7 @@ from reconciler.adapters.compose.docker_api import (
 from reconciler.adapters.compose.holders import container_words, needed_names, port_taken, publisher, require_free
 from reconciler.adapters.compose.host_projects import host_project_files
 from reconciler.adapters.compose.own_hash import own_hash
+from reconciler.adapters.compose.unresolvable import unresolvable
 from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import (
     label_invocation,
@@ -42,7 +43,6 @@ from reconciler.core.decide.invocation import (
     project_directory,
     resolve_invocation,
 )
-from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import (
     EngineUnavailableError,
     ExhaustedError,
@@ -62,7 +62,6 @@ from reconciler.core.model.compose import (
     StartedAs,
 )
 from reconciler.core.model.targets import Stack
-from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -234,13 +233,13 @@ class DockerCompose:
         completed = await attempt(active)
         reason: ReconcilerError | None = None
         if not completed.ok and any(uses.profiles(configuration.written).values()):
-            reason = await self._refusal(invocation, completed, configuration, root, staged)
+            reason = await unresolvable(self._context, invocation, completed, configuration, root, staged)
             if not isinstance(reason, ModelRefusedError):
                 raise reason
             active = await self._active_profiles(stack, invocation, configuration)
             completed = await attempt(active)
         if not completed.ok:
-            raise await self._refusal(invocation, completed, configuration, root, staged)
+            raise await unresolvable(self._context, invocation, completed, configuration, root, staged)
         model = _parsed(stack, completed.stdout, root)
         if compose_model.names_variables(model):
             compose_model.add_variables(model, configuration.variables.get)
@@ -283,34 +282,6 @@ class DockerCompose:
         by_service = uses.profiles(configuration.written)
         used = {profile for service in services for profile in by_service.get(service, frozenset())}
         return tuple(sorted({*stack.profiles, *used}))
-
-    async def _refusal(
-        self,
-        invocation: Invocation,
-        completed: process.Completed,
-        configuration: compose_files.Configuration,
-        root: str,
-        staged: Staged,
-    ) -> ReconcilerError:
-        suspect = None
-        if (line := errors.line_of_unnamed_env_file(errors.stderr_of(completed))) is not None:
-            paths = set(staged) | set(configuration.environments)
-            for env_files in uses.env_files(configuration.written).values():
-                paths |= env_files
-            suspect = await self._broken_env_file(sorted(paths), staged, line)
-        return errors.of_command(invocation, completed, "resolve the project", "config", root, suspect)
-
-    async def _broken_env_file(self, paths: Iterable[str], staged: Staged, line: int) -> tuple[str, int] | None:
-        """The env file that Compose could not read, with the line. Of several it names the line of one only, and an
-        older one counts it from the end of what it could not understand."""
-        broken = []
-        for path in paths:
-            data = staged[path] if path in staged else Secret(await self._context.read_file(path) or b"")
-            try:
-                parse_env_file(data.reveal() if data else b"")
-            except EnvFileError as error:
-                broken.append((path, error.line))
-        return next((file for file in broken if file[1] == line), broken[0] if broken else None)
 
     # --- containers ---
 

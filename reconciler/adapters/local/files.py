@@ -11,35 +11,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import grp
 import os
 import pwd
-import signal
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.disk import disk_reason
-from reconciler.adapters.local.live_files import (
-    LARGEST_FILE,
-    changed,
-    edit_of,
-    is_left_of,
-    new_name,
-    require_regular,
-    require_small,
-)
+from reconciler.adapters.local.in_place import overwrite
+from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name
+from reconciler.adapters.local.mounted_files import sight_of
+from reconciler.adapters.local.open_files import TO_READ, chown_arguments, is_being_written, read_open, write_all
 from reconciler.adapters.local.renames import claim_name, exchange
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError, OutsideError
 from reconciler.core.exhaustion import INODES, MEMORY
+from reconciler.core.model.compose import Sight
 from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# A pipe in the file's place must not block the daemon, nor a terminal become its own.
-_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHECK_LIMITS = process.Limits(timeout=30, grace=2)
 # The PATH of a root shell: nginx and the like are in sbin, which os.defpath lacks.
@@ -86,12 +78,21 @@ class LocalHost:
             raise _live_file_error("cannot read the live file", path, error) from error
 
     async def write(
-        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+        self,
+        path: str,
+        data: Secret,
+        *,
+        mode: int,
+        ownership: Ownership,
+        replaces: LiveFile | None,
+        in_place: bool = False,
     ) -> None:
         try:
             with self._parent(path, make=ownership) as (parent, name):
                 if replaces is None:
                     _create(parent, name, path, data, mode, ownership)
+                elif in_place:
+                    overwrite(parent, name, path, data, mode, ownership, replaces)
                 else:
                     _replace(parent, name, path, data, mode, ownership, replaces)
         except OSError as error:
@@ -105,6 +106,9 @@ class LocalHost:
             return
         except OSError as error:
             raise _live_file_error("cannot delete the live file", path, error) from error
+
+    async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
+        return sight_of(path, container, pid, inside)
 
     async def leftovers(self, path: str) -> tuple[str, ...]:
         try:
@@ -129,7 +133,7 @@ class LocalHost:
         """The staged bytes are in memory only: ``{file}`` becomes a path to them under /proc."""
         descriptor = os.memfd_create("staged")
         try:
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             staged = f"/proc/{os.getpid()}/fd/{descriptor}"
             argv = [part.replace("{file}", staged) for part in check.argv]
             done = await process.run(argv, env={"PATH": _PROGRAMS}, limits=_CHECK_LIMITS)
@@ -188,7 +192,7 @@ def _make(parent: int, name: str, ownership: Ownership) -> int:
     os.mkdir(temporary, 0o700, dir_fd=parent)
     made = os.open(temporary, _DIRECTORY, dir_fd=parent)
     try:
-        os.fchown(made, *_chown_arguments(ownership))
+        os.fchown(made, *chown_arguments(ownership))
         os.fchmod(made, 0o755)  # whatever the umask: its files have their own modes
         claim_name(parent, temporary, name, directory=True)
         os.fsync(parent)
@@ -214,22 +218,11 @@ def _remove_leftover_directories(parent: int, name: str) -> None:
 
 
 def _read(parent: int, name: str, path: str) -> LiveFile:
-    descriptor = os.open(name, _TO_READ, dir_fd=parent)
+    descriptor = os.open(name, TO_READ, dir_fd=parent)
     try:
-        status = os.fstat(descriptor)
-        require_regular(path, status.st_mode)
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(LARGEST_FILE + 1)
+        return read_open(descriptor, path)
     finally:
         os.close(descriptor)
-    require_small(path, len(data))
-    return LiveFile(
-        data=Secret(data),
-        mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-        modified_at=status.st_mtime,
-    )
 
 
 def _is_file(parent: int, name: str) -> bool:
@@ -292,9 +285,9 @@ def _temporary(parent: int, name: str, data: Secret, mode: int, ownership: Owner
     temporary = new_name(name)
     descriptor = os.open(temporary, _TO_WRITE, 0o600, dir_fd=parent)
     try:
-        os.fchown(descriptor, *_chown_arguments(ownership))
+        os.fchown(descriptor, *chown_arguments(ownership))
         os.fchmod(descriptor, mode)
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         os.fsync(descriptor)
     except BaseException:
         os.unlink(temporary, dir_fd=parent)
@@ -308,16 +301,6 @@ def _temporary(parent: int, name: str, data: Secret, mode: int, ownership: Owner
             os.unlink(temporary, dir_fd=parent)
 
 
-def _write_all(descriptor: int, data: Secret) -> None:
-    view = memoryview(data.reveal())
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _chown_arguments(ownership: Ownership) -> tuple[int, int]:
-    return (-1 if ownership.uid is None else ownership.uid, -1 if ownership.gid is None else ownership.gid)
-
-
 # --- somebody else's edits ---
 
 
@@ -327,7 +310,7 @@ def _edit(parent: int, name: str, path: str, expected: LiveFile) -> str:
     ``name`` is one of ours, so nobody can open the file any more: once nobody has it open, its content is final.
     """
     try:
-        if _is_being_written(parent, name):
+        if is_being_written(parent, name):
             return "somebody is writing to the live file"
         live = _read(parent, name, path)
     except (OSError, LiveFileError):
@@ -338,32 +321,9 @@ def _edit(parent: int, name: str, path: str, expected: LiveFile) -> str:
 def _holds(parent: int, name: str, data: Secret) -> bool:
     """Whether ``name`` is a file with exactly this content that nobody is writing to."""
     try:
-        return not _is_being_written(parent, name) and _read(parent, name, name).data == data
+        return not is_being_written(parent, name) and _read(parent, name, name).data == data
     except (OSError, LiveFileError):
         return False
-
-
-def _is_being_written(parent: int, name: str) -> bool:
-    """Whether a process has the file open for writing: what it writes next would go into a deleted file.
-
-    The kernel grants a read lease, fcntl(2), only where no process has. It grants it to root with CAP_LEASE and to the
-    file's owner, on local file systems; elsewhere this cannot be determined, and the answer is no.
-    """
-    descriptor = os.open(name, _TO_READ, dir_fd=parent)
-    try:
-        # When a lease is revoked the signal would be SIGIO, which ends a process; this one is ignored.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)  # and the lease ends
-    return False
-
-
-# --- names ---
 
 
 # --- ids and errors ---

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import process
 from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name, require_regular, require_small
+from reconciler.adapters.local.mounted_files import by_name, mounted_at
 from reconciler.adapters.ssh.compose_context import (
     flush_directory,
     list_directory,
@@ -30,6 +31,7 @@ from reconciler.adapters.ssh.compose_context import (
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
+from reconciler.core.model.compose import Sight
 from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
@@ -38,6 +40,12 @@ if TYPE_CHECKING:
 
 _QUICK = process.Limits(timeout=20.0)
 _CHECK = process.Limits(timeout=30.0)
+# How a file compares with another one: see _SIGHTS.
+_COMPARE = (
+    'a=$(stat -L -c %d:%i "$1") && b=$(stat -c %d:%i "$2") || exit 3; [ "$a" = "$b" ] && exit 0; '
+    'cmp -s "$1" "$2"; case $? in 0) exit 4;; 1) exit 5;; *) exit 3;; esac'
+)
+_SIGHTS = {0: Sight.SAME, 4: Sight.EQUAL, 5: Sight.OTHER}
 _REMEMBER_IDS = 300.0  # seconds: a user is rarely recreated
 _HINTS = {
     "permission": "Its directory must be writable for the user we log in as there. Will retry",
@@ -72,10 +80,20 @@ class SshHost:
             raise self._error("cannot read the live file", path, error) from None
 
     async def write(
-        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+        self,
+        path: str,
+        data: Secret,
+        *,
+        mode: int,
+        ownership: Ownership,
+        replaces: LiveFile | None,
+        in_place: bool = False,
     ) -> None:
         import asyncssh
 
+        if in_place and replaces is not None:  # SFTP shows neither its other names nor who has it open
+            where = f"{self._connection.name}: {path}"
+            raise LiveFileError("cannot be written in place over SSH", where=where, hint="Set write: replace")
         sftp = await self._connection.sftp()
         try:
             async with self._connection.answering():
@@ -102,6 +120,16 @@ class SshHost:
             return
         except asyncssh.SFTPError as error:
             raise self._error("cannot delete the live file", path, error) from None
+
+    async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
+        """Needs no rights there to see that the file was deleted, and root's to compare the two."""
+        mounts = await self._connection.run(["cat", f"/proc/{pid}/mountinfo"], limits=_QUICK)
+        mounted = mounted_at(mounts.stdout.decode("utf-8", "surrogateescape"), container, inside)
+        if not mounts.ok or mounted is None:
+            return Sight.UNKNOWN
+        argv = ["sh", "-c", _COMPARE, "sh", f"/proc/{pid}/root{inside}", path]
+        compared = await self._connection.run(argv, limits=_QUICK)
+        return _SIGHTS.get(compared.exit_code) or by_name(mounted, path)
 
     async def leftovers(self, path: str) -> tuple[str, ...]:
         if not self._cleared:  # what a killed process had staged

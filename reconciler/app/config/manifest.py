@@ -56,6 +56,7 @@ from reconciler.core.model.targets import (
     Parser,
     Stack,
     Target,
+    WriteMode,
     environment_of,
 )
 
@@ -137,6 +138,11 @@ class TargetFields(Section):
     )
     on_change: Annotated[OnChange, ON_CHANGE] = written(
         "recreate", ON_CHANGE, "For a file that services mount: what a change does to them."
+    )
+    write: Annotated[WriteMode, Choice()] = Field(
+        default=WriteMode.REPLACE,
+        description="How it gets new content: replace puts a new file in its place, atomically; in_place writes into "
+        "the file that is there, for services that mount it by itself and shall not be restarted. Not over SSH.",
     )
     on_first_contact: Annotated[OnFirstContact, Choice()] = Field(
         default=OnFirstContact.HOLD,

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -47,7 +47,7 @@ class Views:
     store: Store
     render_metrics: Callable[[], bytes]
     serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
-    webhook_secret: bytes | None = None
+    webhook_secret: bytes | None = field(default=None, repr=False)
     announced: Callable[[int], None] = lambda _: None
 
     async def status(self) -> dict[str, Any]:
@@ -62,8 +62,10 @@ class Views:
             "reconciling": serialize.serialize_activity(reconciler.activity),
         }
         if last is None:
-            return {**serialize.serialize_environment(record, None), **doing, "services": []}
-        status = serialize.serialize_environment(record, last.outcome, at=last.at, since=last.since)
+            return {**serialize.serialize_environment(record, None, {}), **doing, "services": []}
+        status = serialize.serialize_environment(
+            record, last.outcome, self.store.applied(name), at=last.at, since=last.since
+        )
         for change in (status["after"] or {"changes": []})["changes"]:
             change["since"] = serialize.format_instant(last.targets[change["target"]][1])
         return {**status, **doing, **await serialize.serialize_services(reconciler, within=_SERVICES)}

@@ -91,8 +91,8 @@ def _reconcile_request(request: Request) -> ReconcileRequest:
 async def _status_of(built: Runtime, unit: str) -> dict[str, Any]:
     reconciler = built.reconcilers[unit]
     outcome = await reconciler.reconcile(ReconcileRequest("status", poll=False, dry_run=True))
-    record = built.ports.store.environment(unit)
-    status = serialize.serialize_environment(record, outcome, at=built.ports.clock.now())
+    record, applied = built.ports.store.environment(unit), built.ports.store.applied(unit)
+    status = serialize.serialize_environment(record, outcome, applied, at=built.ports.clock.now())
     services = await serialize.serialize_services(reconciler)
     return {**status, **services, "engine_away": services.get("services_unknown", ""), "reconciling": None}
 

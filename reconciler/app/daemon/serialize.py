@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from reconciler.core.decide.classify import sync_status
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Change, KeyChange, Plan, SyncStatus
-from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
+from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin
 from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Activity, Backup, Outcome, Result, Run, RunChange
@@ -132,11 +132,21 @@ def serialize_backup(backup: Backup) -> dict[str, Any]:
 
 
 def serialize_environment(
-    record: EnvironmentRecord, last: Outcome | None, *, at: float | None = None, since: float | None = None
+    record: EnvironmentRecord,
+    last: Outcome | None,
+    applied: Mapping[str, Applied],
+    *,
+    at: float | None = None,
+    since: float | None = None,
 ) -> dict[str, Any]:
-    """One environment: its revisions and its last outcome. ``at`` and ``since`` are epoch seconds."""
+    """One environment: its revisions, its last outcome, and what was ``applied`` to each target, by live path. ``at``
+    and ``since`` are epoch seconds."""
+    outcome: dict[str, Any] = dict(_NO_OUTCOME) if last is None else serialize_outcome(last)
+    for change in outcome["after"]["changes"] if outcome["after"] else ():
+        known = applied.get(change["path"])
+        change["applied"] = {"commit": known.commit, "at": format_instant(known.at)} if known else None
     return {
-        **(_NO_OUTCOME if last is None else serialize_outcome(last)),
+        **outcome,
         "environment": record.name,
         "head": serialize_revision(record.head),
         "applied": serialize_revision(record.applied),

@@ -9,20 +9,31 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.core.fidelity.differences import differing_variables
-from reconciler.core.model.compose import Action, ActionKind, Container, Project, Service
+from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Service, Sight
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
-from reconciler.core.text import listed
+from reconciler.core.text import key_name, listed
 
 # Exit codes of a container that an operator stopped: finished, Ctrl-C, killed, terminated.
 _STOPPED_CODES = frozenset({0, 130, 137, 143})
 _RUNNING = frozenset({"running", "paused", "restarting"})
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
 _NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
+
+
+@dataclass(frozen=True, slots=True)
+class MountedFiles:
+    """Live files by path, for services that mount them: ``policies`` say what a change means for those. A file that is
+    ``replaced`` is another one under the same name: a container that mounts it by itself keeps the old one until it
+    starts again. ``sights`` are by service and path what running containers have of such a file."""
+
+    policies: Mapping[str, OnChange] = field(default_factory=dict)
+    replaced: frozenset[str] = frozenset()
+    sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,7 @@ class _Cause:
     reason: str
     signal: str = ""
     force: bool = False
-    stale: bool = False
+    stale: tuple[str, ...] = ()
     wave: int = 0
 
 
@@ -45,15 +56,16 @@ def affected(
     changed: Mapping[str, OnChange],
     pending_restarts: Iterable[Action] = (),
     *,
-    managed: Mapping[str, Collection[str]],
+    managed: Mapping[str, ManagedFile],
+    mounts: MountedFiles = MountedFiles(),
     followers: Iterable[Action] = (),
     stopped: Collection[str] = (),
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
     ``before`` is None where Compose could not resolve it; ``changed`` maps the live paths whose bytes change to what
-    that means for who mounts them; ``managed`` has by path the keys of the stack's env files that git manages: of
-    what a container has otherwise than the files say, only those make it stale; ``pending_restarts`` are actions of an
+    that means for who mounts them; ``managed`` has by path the stack's env files that git manages: of what a container
+    has otherwise than the files say, only their keys make it stale; ``pending_restarts`` are actions of an
     earlier or interrupted run: they are due whatever state the interruption left the containers in; ``followers`` are
     what services need as they share something with a container elsewhere. Other services than those of pending restarts
     are touched only if they have a container that was not stopped on purpose. Nothing is due to the services that
@@ -64,8 +76,8 @@ def affected(
     for name in sorted(present.keys() & after.services.keys()):
         service = after.services[name]
         old = before.services.get(name) if before else None
-        keys = managed_keys(after, service, managed)
-        own = [*_own_causes(old, service, present[name], keys), *_mount_causes(stack, service, changed)]
+        blame = _Blame(before or after, after, managed)
+        own = [*_own_causes(old, service, present[name], blame), *_mount_causes(stack, service, changed, mounts)]
         if own:
             causes[name] = own
     startable = after.services.keys() - set(stopped)
@@ -80,20 +92,45 @@ def affected(
     return _alike(_action(stack, name, causes[name], present.get(name, ()), scales[name]) for name in sorted(causes))
 
 
-def managed_keys(project: Project, service: Service, managed: Mapping[str, Collection[str]]) -> frozenset[str]:
-    """Given the keys of managed env files by path, return the variables of the service whose value comes from one that
-    Compose reads for it: from its own env files, or by interpolation from those of the project."""
-    interpolated = {key for path in project.environments & managed.keys() for key in managed[path]}
-    own = {key for path in service.env_files & managed.keys() for key in managed[path]}
-    return frozenset(own | {key for key, names in service.references.items() if names & interpolated})
+def managed_keys(project: Project, service: Service, managed: Mapping[str, ManagedFile]) -> frozenset[str]:
+    """Given managed env files by path, return the variables of the service whose value comes from one that Compose
+    reads for it: from its own env files, or by interpolation from those of the project."""
+    own = {key for path in service.env_files & managed.keys() for key in managed[path].keys}
+    keys = own | service.references.keys()
+    return frozenset(key for key in keys if explaining_files(project, service, managed, [key]))
+
+
+def explaining_files(
+    project: Project, service: Service, managed: Mapping[str, ManagedFile], keys: Iterable[str]
+) -> tuple[str, ...]:
+    """Given variables of the service, return the live paths of the managed env files that give it one of them, sorted.
+
+    What `environment` says wins over env files. Of several env files with a key it is the one with the value that
+    Compose resolves, where that can be told.
+    """
+    paths: set[str] = set()
+    for key in keys:
+        names = service.references.get(key)
+        interpolated = [managed[path] for path in project.environments & managed.keys()]
+        files = [file for file in interpolated if file.keys & (names or set())]
+        if names is None or (not files and names == {key}):
+            own = [managed[path] for path in service.env_files & managed.keys() if key in managed[path].keys]
+            files = [file for file in own if file.values.get(key, "") == service.environment.get(key)] or own
+        paths |= {file.path for file in files}
+    return tuple(sorted(paths))
 
 
 def notes(
-    stack: Stack, project: Project | None, containers: Iterable[Container], env_files: Mapping[str, str]
+    stack: Stack,
+    project: Project | None,
+    containers: Sequence[Container],
+    env_files: Mapping[str, str],
+    managed: Mapping[str, ManagedFile],
 ) -> list[str]:
     """Given a stack as it is, return what an operator should know although nothing is to be done, in sentences.
 
-    ``env_files`` are the managed ones that are meant for Compose: their paths, and those with links resolved.
+    ``env_files`` are the managed ones that are meant for Compose: their paths, and those with links resolved;
+    ``managed`` is as in ``affected``.
     """
     if project is None:
         return []
@@ -114,6 +151,15 @@ def notes(
             f"{where}: {listed(orphans)} still runs, and the project has no such service any more. "
             f"`{project.invocation.command('up -d --remove-orphans')}` in {stack.directory} removes it"
         )
+    for name in sorted(project.services):
+        mine = [container for container in containers if container.service == name]
+        keys = unexplained_keys(project, project.services[name], mine, managed)
+        if keys:
+            sentences.append(
+                f"{where}: {name} runs with other values of {listed([key_name(key) for key in keys])} than the project "
+                f"says, and no managed file explains that. `{project.invocation.command(f'up -d {name}')}` in "
+                f"{stack.directory} gives it those of the project"
+            )
     for reason, names in sorted(by_reason.items()):
         sentences.append(f"{where}: left out {listed(sorted(names))}, which Compose cannot resolve: {reason}")
     return sentences
@@ -130,6 +176,29 @@ def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, 
         if container.state in _RUNNING:
             keys |= differing_variables(service, container)
     return tuple(sorted(keys))
+
+
+def unexplained_keys(
+    project: Project, service: Service, containers: Iterable[Container], managed: Mapping[str, ManagedFile]
+) -> list[str]:
+    """Names of the variables that a running container has otherwise than the service, and no managed file gives it."""
+    keys = {*stale_keys(service, containers)}
+    return sorted(keys - managed_keys(project, service, managed)) if keys else []
+
+
+def reads(project: Project, service: str, path: str) -> bool:
+    """Whether the service gets something of the file: as variables, by interpolation, or mounted."""
+    known = project.services.get(service)
+    if known is None:
+        return False
+    return path in known.env_files | project.environments or _mounts(known, path)
+
+
+def needed_by(project: Project, actions: Iterable[Action], services: Collection[str]) -> bool:
+    """Whether one of these ``services`` would have to follow what is done to another one."""
+    owners = {action.service for action in actions if action.kind is not ActionKind.SIGNAL} - {*services}
+    guests = [project.services[name] for name in services if name in project.services]
+    return any(owners & (guest.namespace_of | guest.volumes_of | guest.restarts_with) for guest in guests)
 
 
 def is_stopped_on_purpose(stack: Stack, container: Container) -> bool:
@@ -169,17 +238,37 @@ def _scale(before: Project | None, after: Project, name: str, containers: Iterab
 # --- the service itself: its definition, its values ---
 
 
+@dataclass(frozen=True, slots=True)
+class _Blame:
+    """Which managed files give a service its variables, before and after a change."""
+
+    before: Project
+    after: Project
+    managed: Mapping[str, ManagedFile]
+
+    def stale(self, project: Project, service: Service, containers: Sequence[Container]) -> dict[str, tuple[str, ...]]:
+        """The variables that the containers have in an older version, with the files that explain that."""
+        keys = stale_keys(service, containers)
+        files = {key: explaining_files(project, service, self.managed, [key]) for key in keys}
+        return {key: paths for key, paths in files.items() if paths}
+
+
+def _paths(files: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    return tuple(sorted({path for paths in files.values() for path in paths}))
+
+
 def _own_causes(
-    before: Service | None, after: Service, containers: Sequence[Container], managed: frozenset[str]
+    before: Service | None, after: Service, containers: Sequence[Container], blame: _Blame
 ) -> Iterator[_Cause]:
-    if before is not None and (difference := _difference(before, after, containers)):
+    if before is not None and (difference := _difference(before, after, containers, blame)):
         yield difference
         return
-    if keys := [key for key in stale_keys(after, containers) if key in managed]:
-        yield _Cause(ActionKind.RECREATE, f"container runs older values of {listed(keys)}", stale=True)
+    if files := blame.stale(blame.after, after, containers):
+        reason = f"container runs older values of {listed(sorted(files))}"
+        yield _Cause(ActionKind.RECREATE, reason, stale=_paths(files))
 
 
-def _difference(before: Service, after: Service, containers: Sequence[Container]) -> _Cause | None:
+def _difference(before: Service, after: Service, containers: Sequence[Container], blame: _Blame) -> _Cause | None:
     """What differs between the two definitions, unless it is only values that every container already has.
 
     (A hand edit that nobody gave to the container, and that is now reverted, needs no recreate.)
@@ -196,7 +285,7 @@ def _difference(before: Service, after: Service, containers: Sequence[Container]
         reasons.append(f"its {listed(parts)} changed")
     # Compose compares the service's own text only, not the configs and secrets it refers to.
     force = not keys and all(" " in part for part in parts)
-    stale = bool(stale_keys(before, containers))
+    stale = _paths(blame.stale(blame.before, before, containers))
     return _Cause(ActionKind.RECREATE, "; ".join(reasons), force=force, stale=stale)
 
 
@@ -226,16 +315,36 @@ def _parts(definition: Secret) -> dict[str, Any]:
 # --- files that a service mounts ---
 
 
-def _mount_causes(stack: Stack, service: Service, changed: Mapping[str, OnChange]) -> Iterator[_Cause]:
+def _mount_causes(
+    stack: Stack, service: Service, changed: Mapping[str, OnChange], mounts: MountedFiles
+) -> Iterator[_Cause]:
+    sights = mounts.sights.get(service.name, {})
     by_effect: dict[OnChange, list[str]] = {}
-    for path in sorted(changed):
-        if changed[path].mode is not ChangeMode.NONE and any(_holds(source, path) for source in service.sources):
-            by_effect.setdefault(changed[path], []).append(_shown(stack, path))
+    for path in sorted(changed.keys() | mounts.replaced):
+        effect = changed.get(path, mounts.policies.get(path, OnChange()))
+        alone = path in service.sources and (path in mounts.replaced or sights.get(path) in (Sight.EQUAL, Sight.OTHER))
+        if alone and effect.mode in (ChangeMode.SIGNAL, ChangeMode.NONE):
+            said = "none" if effect.mode is ChangeMode.NONE else f"signal:{effect.signal}"
+            reason = f"mounts {_shown(stack, path)} by itself, and sees the new file only once it restarts"
+            reason += f" (on_change: {said} is not enough)"
+            yield _Cause(ActionKind.RESTART, reason)
+        elif effect.mode is not ChangeMode.NONE and (alone or (path in changed and _mounts(service, path))):
+            by_effect.setdefault(effect, []).append(_shown(stack, path))
+    for path in sorted(sights.keys() - changed.keys() - mounts.replaced):
+        if sights[path] is Sight.OTHER:
+            recreate = mounts.policies.get(path, OnChange()).mode is ChangeMode.RECREATE
+            kind = ActionKind.RECREATE if recreate else ActionKind.RESTART
+            reason = f"mounts {_shown(stack, path)} by itself, and still has the file that was there before"
+            yield _Cause(kind, reason, force=recreate, stale=(path,))
     for effect, paths in by_effect.items():
         kind = ActionKind(effect.mode.value)
         # Neither the mount's path nor the service's text changes, so Compose would see no need.
         force = kind is ActionKind.RECREATE
         yield _Cause(kind, f"mounts {listed(paths)}", signal=effect.signal, force=force)
+
+
+def _mounts(service: Service, path: str) -> bool:
+    return any(_holds(source, path) for source in service.sources)
 
 
 def _holds(source: str, path: str) -> bool:
@@ -310,7 +419,7 @@ def _action(
         reason="; ".join(dict.fromkeys(cause.reason for cause in causes)),
         signal=signals.pop() if kind is ActionKind.SIGNAL else "",
         force=kind is ActionKind.RECREATE and any(cause.force for cause in causes),
-        stale=any(cause.stale for cause in causes),
+        stale=tuple(sorted({path for cause in causes for path in cause.stale})),
         scale=scale if kind is ActionKind.RECREATE else None,
         one_shot=service in stack.one_shot,
         wave=_latest(causes),

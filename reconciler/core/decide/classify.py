@@ -16,6 +16,9 @@ def classify(state: TargetState, *, take_over: bool = False) -> Change:
     """
     if state.desired is None:
         return _left_git(state)
+    if state.torn:
+        reason = "a write in place was interrupted; it is finished"
+        return Change(state.target, Kind.UPDATE, Effect.WRITE, reason, _aspects(state))
     if state.live is None:
         return _missing(state)
     if state.live == state.desired:
@@ -131,9 +134,8 @@ def _drift(state: TargetState, aspects: frozenset[Aspect], reason: str) -> Chang
 def _conflict(state: TargetState, aspects: frozenset[Aspect], reason: str, kept: str = "") -> Change:
     if state.target.on_drift is OnDrift.RESTORE:
         return Change(state.target, Kind.CONFLICT, Effect.WRITE, f"{reason}; git wins{kept}", aspects)
-    return Change(
-        state.target, Kind.CONFLICT, Effect.HOLD, f"{reason}; on_drift is report: an operator decides", aspects
-    )
+    reason = f"{reason}; on_drift is report: an operator decides"
+    return Change(state.target, Kind.CONFLICT, Effect.HOLD, reason, aspects, alone=True)
 
 
 def _aspects(state: TargetState) -> frozenset[Aspect]:

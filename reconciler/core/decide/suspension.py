@@ -41,6 +41,11 @@ class Suspension:
             return ""
         return _until([pause for pause in self.pauses if pause.covers(target)])
 
+    def is_of_target_alone(self, target: Target) -> bool:
+        """Whether what suspends the target is a pause of itself, and of nothing else."""
+        covering = [pause for pause in self.pauses if pause.covers(target)]
+        return not self.stopped.get(target.stack or "") and all(pause.scope == target.id for pause in covering)
+
     def of_stack(self, name: str) -> str:
         """Why nothing may be done to the stack's services; "" if it may."""
         if name in self.stopped:
@@ -65,11 +70,14 @@ def suspension_of(record: EnvironmentRecord, now: float, begun: Run | None = Non
     return Suspension(record.name, record.stopped, pauses, begun)
 
 
-def suspended(change: Change, reason: str) -> Change:
-    """Given why nothing may be written, return the change held; one that writes nothing stays as it is."""
+def suspended(change: Change, reason: str, *, alone: bool = False) -> Change:
+    """Given why nothing may be written, return the change held; one that writes nothing stays as it is.
+
+    ``alone``: the reason is about this target only.
+    """
     if not reason or not change.writes:
         return change
-    return replace(change, effect=Effect.HOLD, reason=f"{change.reason}; {reason}")
+    return replace(change, effect=Effect.HOLD, reason=f"{change.reason}; {reason}", alone=alone)
 
 
 def corrections(runs: Sequence[Run]) -> list[tuple[RunChange, float]]:

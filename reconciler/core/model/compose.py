@@ -151,6 +151,37 @@ class Container:
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def pid(self) -> int:
+        """The id of its first process, as the engine's machine counts; 0 where it is not known."""
+        return int((self.facts.get("State") or {}).get("Pid") or 0)
+
+    @property
+    def binds(self) -> tuple[tuple[str, str], ...]:
+        """What it mounts of its machine, each with the place inside."""
+        mounts = self.facts.get("Mounts") or ()
+        return tuple((mount["Source"], mount["Destination"]) for mount in mounts if mount["Type"] == "bind")
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedFile:
+    """An env file that git manages, at its live ``path``. ``keys`` are those that it has, is about to have, or had when
+    it was last applied; ``values`` are what it gives now, as far as it alone says that."""
+
+    path: str
+    keys: frozenset[str]
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Sight(StrEnum):
+    """What a container has of a file that it mounts by itself: the ``same`` file as lies there now, another one of
+    ``equal`` content, or an ``other`` one; ``unknown`` where that cannot be told."""
+
+    SAME = "same"
+    EQUAL = "equal"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True, slots=True)
 class Guest:
@@ -211,10 +242,10 @@ class ActionKind(StrEnum):
 class Action:
     """What one service needs, and the reason in words.
 
-    ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale``: its
-    containers run older values than the files held before this change. ``scale`` is the number of containers to keep,
-    None for the number that the project says. ``one_shot``: the service is meant to end.
-    ``wave``: it comes after the actions of all lower waves, in every stack.
+    ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale`` are the
+    live paths of the files of which its containers have an older version than the one before this change. ``scale`` is
+    the number of containers to keep, None for the number that the project says. ``one_shot``: the service is meant to
+    end. ``wave``: it comes after the actions of all lower waves, in every stack.
     """
 
     stack: str
@@ -223,7 +254,7 @@ class Action:
     reason: str
     signal: str = ""
     force: bool = False
-    stale: bool = False
+    stale: tuple[str, ...] = ()
     scale: int | None = None
     one_shot: bool = False
     wave: int = 0

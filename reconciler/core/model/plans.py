@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from reconciler.core.model.compose import Action
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.targets import Target
+from reconciler.core.model.targets import Target, WriteMode
 
 
 class Kind(StrEnum):
@@ -87,7 +87,8 @@ class KeyChange:
 class TargetState:
     """The three states of one target, as observed. Digests are keyed; ``None`` means that there is no file.
 
-    ``ownership_ok``: owner and group are as desired, or the target names none.
+    ``ownership_ok``: owner and group are as desired, or the target names none. ``torn``: an interrupted run of ours has
+    left the live file half written.
     """
 
     target: Target
@@ -97,6 +98,7 @@ class TargetState:
     live_mode: int | None = None
     last_mode: int | None = None
     ownership_ok: bool = True
+    torn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Change:
 
     ``keys`` are the differences from the live file to git; ``by_hand`` what somebody changed in the live file since we
     last wrote it, ``from_git`` what changed in git since then. ``edited_at`` is when the live file was last written.
+    ``alone``: it is held for a reason of its own (paused, on_drift is report, a conflicting writer), nothing else is.
     """
 
     target: Target
@@ -116,15 +119,25 @@ class Change:
     by_hand: KeyChange = KeyChange()
     from_git: KeyChange = KeyChange()
     edited_at: float | None = None
+    alone: bool = False
 
     @property
     def writes(self) -> bool:
         return self.effect in (Effect.WRITE, Effect.DELETE)
 
     @property
+    def in_place(self) -> bool:
+        """Whether the file that is there gets the new content, instead of being replaced by a new file."""
+        writes = self.effect is Effect.WRITE and Aspect.MISSING not in self.aspects
+        return writes and self.target.write is WriteMode.IN_PLACE
+
+    @property
     def drifted(self) -> bool:
         """Whether somebody else changed the live file."""
         return self.kind in (Kind.DRIFT, Kind.CONFLICT)
+
+
+_FROM_GIT = (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +173,22 @@ class Plan:
         return bool(self.held or self.reported or self.held_stacks)
 
     @property
-    def only_drift_waits(self) -> bool:
-        """Whether git's revision is in place but for hand edits that stay, each of which has its own alert."""
+    def only_targets_wait(self) -> bool:
+        """Whether git's revision is in place but for hand edits that stay and targets that are held alone: each has its
+        own alert."""
         left = (*self.held, *self.reported)
-        return bool(left) and not self.held_stacks and all(change.kind is Kind.DRIFT for change in left)
+        mine = all(change.kind is Kind.DRIFT or change.alone for change in left)
+        return bool(left) and not self.held_stacks and mine
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole revision is in place, or about to be: nothing of it is held."""
+        return not any(change.kind in _FROM_GIT for change in self.held)
+
+    @property
+    def applied(self) -> bool:
+        """Whether the revision is in place, or about to be, but for targets that are held alone."""
+        return not any(change.kind in _FROM_GIT and not change.alone for change in self.held)
 
     @property
     def empty(self) -> bool:

@@ -75,10 +75,11 @@ class EnvironmentRecord:
 
     ``degraded`` is why a service is unhealthy on files that stay nevertheless; "" if none is. ``stopped`` gives, by
     stack ("" for targets of none), why it is suspended until an operator retries. ``reverts`` are the times (epoch
-    seconds) of the last pushes of reverts. ``startups`` are the seconds that services took to become healthy the last
-    time, by STACK/SERVICE; by STACK/ until all HTTP checks of a stack answered. ``cut_off`` are containers (ids) of no
-    managed stack that shared a namespace with one that was touched. ``written_without_engine`` are live paths written
-    while the engine did not answer: which services need a restart for them is not known yet.
+    seconds) of the last pushes of reverts. ``applied`` is in place but for targets that are held alone, ``whole`` the
+    last one that was in place with every target. ``startups`` are the seconds that services took to become healthy the
+    last time, by STACK/SERVICE; by STACK/ until all HTTP checks of a stack answered. ``cut_off`` are containers (ids)
+    of no managed stack that shared a namespace with one that was touched. ``written_without_engine`` are live paths
+    written while the engine did not answer: which services need a restart for them is not known yet.
     """
 
     name: str
@@ -91,6 +92,7 @@ class EnvironmentRecord:
     degraded: str = ""
     stopped: Mapping[str, str] = field(default_factory=dict)
     reverts: tuple[float, ...] = ()
+    whole: Revision | None = None
     startups: Mapping[str, float] = field(default_factory=dict)
     cut_off: tuple[str, ...] = ()
     written_without_engine: tuple[str, ...] = ()

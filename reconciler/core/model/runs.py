@@ -87,6 +87,7 @@ class RunChange:
 
     ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file. ``parser`` and
     ``ignore_keys`` are the target's: keys that are left to the server keep their value also in a rollback.
+    ``in_place``: it writes into the file that is there.
     """
 
     source: str
@@ -99,6 +100,7 @@ class RunChange:
     digest: str | None = None
     parser: Parser = Parser.OPAQUE
     ignore_keys: tuple[str, ...] = ()
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,14 @@ class OnChange:
     signal: str = ""
 
 
+class WriteMode(StrEnum):
+    """How a live file gets new content: ``replace`` puts a new file in its place, ``in_place`` writes into the one that
+    is there, which a container may mount by itself."""
+
+    REPLACE = "replace"
+    IN_PLACE = "in_place"
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """A command of the server configuration that must succeed on the staged file; ``{file}`` stands for its path."""
@@ -84,6 +92,7 @@ class Target:
     group: str | None = None
     on_drift: OnDrift = OnDrift.RESTORE
     on_change: OnChange = OnChange()
+    write: WriteMode = WriteMode.REPLACE
     on_first_contact: OnFirstContact = OnFirstContact.HOLD
     parser: Parser = Parser.COMPOSE
     check: Check | None = None

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from reconciler.core.inventory import FoundFile
 from reconciler.core.model.commands import CommandResult
+from reconciler.core.model.compose import Sight
 from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
@@ -27,9 +28,19 @@ class Host(Protocol):
         """
 
     async def write(
-        self, path: str, data: Secret, *, mode: int, ownership: Ownership, replaces: LiveFile | None
+        self,
+        path: str,
+        data: Secret,
+        *,
+        mode: int,
+        ownership: Ownership,
+        replaces: LiveFile | None,
+        in_place: bool = False,
     ) -> None:
         """Put ``data`` at ``path`` atomically and durably; creates missing parents.
+
+        ``in_place``: write into the file that ``replaces`` is, if there is one. That is not atomic: a kill leaves a
+        part of both (see core/decide/torn_writes.py).
 
         ``replaces`` is what the caller saw and backed up; it gives the owner if ``ownership`` names none. Raises
         ChangedMeanwhileError if something else lies there now, or is still being written; that stays. Raises
@@ -44,6 +55,10 @@ class Host(Protocol):
 
     async def resolve(self, path: str) -> str:
         """``path`` with every link resolved, as far as it exists. For comparing with allowed_paths."""
+
+    async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
+        """What a container, by its id and its first process, has at the path ``inside``, where it mounts the file at
+        ``path`` by itself."""
 
     async def leftovers(self, path: str) -> tuple[str, ...]:
         """Absolute paths of our own temporary files that a killed run left beside ``path``.

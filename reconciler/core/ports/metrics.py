@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from reconciler.core.model.compose import StackHealth
 from reconciler.core.model.plans import Plan
-from reconciler.core.model.records import EnvironmentRecord
+from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Phase
 
@@ -39,6 +39,12 @@ class Metrics(Protocol):
 
     def delivered(self, environment: str, seconds: float) -> None:
         """A commit is in place with healthy services, this long after it was made."""
+
+    def applied(self, environment: str, applied: Iterable[Applied]) -> None:
+        """The commit whose content of each target is in place."""
+
+    def delivered_target(self, environment: str, target: str, seconds: float) -> None:
+        """A commit's content of the target is in place with healthy services, this long after it was made."""
 
     def remembered(self, record: EnvironmentRecord, at: float) -> None:
         """The stored record: revisions, and what an operator or a quarantine holds back."""

@@ -55,6 +55,9 @@ class Store(Protocol):
     def applied(self, environment: str) -> Mapping[str, Applied]:
         """By live path."""
 
+    def advance(self, environment: str, paths: Collection[str], commit: str) -> None:
+        """Record that ``commit`` has the content that is applied at these live paths."""
+
     def digest(self, blob: str, format: str, identity: str) -> str | None:
         """The remembered keyed digest of a blob's plaintext."""
 

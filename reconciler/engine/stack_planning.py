@@ -1,0 +1,382 @@
+"""What the services of a stack need, and whether they may get it: before anything is written. Reads only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from reconciler.core.decide import affected_services
+from reconciler.core.decide.one_shots import with_one_shots
+from reconciler.core.decide.suspension import Suspension
+from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.readings import known_variables
+from reconciler.core.errors import ModelRefusedError, NameTakenError, ReconcilerError, StartedOtherwiseError
+from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Sight
+from reconciler.core.model.plans import Aspect, Change
+from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target, WriteMode
+from reconciler.core.ports import Ports
+from reconciler.core.secret import Secret
+from reconciler.core.text import listed
+from reconciler.engine.mounted_files import sights_of
+from reconciler.engine.observe import Plaintexts, Snapshot, last_written
+from reconciler.engine.project_files import ProjectFileGuard
+from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
+from reconciler.engine.stack_health import stopped_by_somebody
+
+
+@dataclass(frozen=True, slots=True)
+class StackView:
+    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and its env
+    files that git manages, by path. ``policies`` says of each live file what a change means for who mounts it,
+    ``sights`` by service and live path what its containers have of one that they mount by itself. The services that are
+    ``left`` keep what they run with; nothing starts those that somebody ``stopped``."""
+
+    stack: Stack
+    before: Project | None
+    containers: tuple[Container, ...]
+    managed: Mapping[str, ManagedFile] = field(default_factory=dict)
+    policies: Mapping[str, OnChange] = field(default_factory=dict)
+    sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
+    left: frozenset[str] = frozenset()
+    stopped: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """What a reconciliation may do beyond the usual. ``take_over`` names targets whose unknown live file may be
+    replaced; ``accepted`` the stacks (ENVIRONMENT/NAME) whose project ``accepted_by`` accepts as it stands;
+    ``neighbours`` are the stacks of the server's other environments on this host."""
+
+    take_over: Collection[str] = ()
+    accepted: Collection[str] = ()
+    accepted_by: str = ""
+    neighbours: Sequence[Stack] = ()
+
+
+@dataclass(slots=True)
+class StackPlanning:
+    """Plans stack by stack. ``held`` says by stack why it, or some of its services, are not touched; ``whole`` are the
+    stacks of which nothing is, ``withheld`` says by live path why a file waits; ``unresolved`` why containers keep an
+    older version of it."""
+
+    ports: Ports
+    snapshot: Snapshot
+    changes: Sequence[Change]
+    staged: Mapping[str, Secret | None]
+    pending_restarts: tuple[Action, ...]
+    suspension: Suspension
+    permissions: Permissions
+    files: ProjectFileGuard
+    plaintexts: Plaintexts
+    unsettled: Collection[str]
+    decided: set[str] = field(default_factory=set)
+    views: dict[str, StackView] = field(default_factory=dict)
+    projects: dict[str, Project | None] = field(default_factory=dict)
+    actions: list[Action] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    held: dict[str, list[str]] = field(default_factory=dict)
+    whole: set[str] = field(default_factory=set)
+    withheld: dict[str, str] = field(default_factory=dict)
+    accepted: list[str] = field(default_factory=list)
+    unresolved: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    followers: dict[str, list[Action]] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+
+    def without_engine(self) -> StackPlanning:
+        """A plan that touches no service: the pending restarts stay."""
+        return StackPlanning(
+            self.ports,
+            self.snapshot,
+            self.changes,
+            self.staged,
+            self.pending_restarts,
+            self.suspension,
+            self.permissions,
+            self.files,
+            self.plaintexts,
+            self.unsettled,
+            actions=list(self.pending_restarts),
+        )
+
+    def concerns(self, stack: Stack) -> bool:
+        """Whether a file of the stack is written, or one of its services waits for a restart, or may need one."""
+        return bool(self._touched(stack) or self._pending(stack) or self._unsettled(stack))
+
+    async def plan(self, stack: Stack) -> None:
+        """Decide what the stack's services need, and whether they may get it. One that may not is held, with the files
+        that it reads; the rest of the stack goes on."""
+        held: frozenset[str] = frozenset()
+        while more := await self._plan_without(stack, held):
+            held |= more
+
+    async def _plan_without(self, stack: Stack, held: frozenset[str]) -> frozenset[str]:
+        """Plan the stack without the services that are held. Returns further ones that have to be."""
+        touched = self._touched(stack)
+        staged = {change.target.path: self.staged[change.target.path] for change in touched}
+        try:
+            managed = await _managed_files(self.ports, self.snapshot, stack, self.staged, self.plaintexts)
+            view, after = await _look_at_stack(self.ports, self.snapshot, stack, managed, staged)
+        except StartedOtherwiseError as error:
+            self._hold(stack, str(error), ())
+            return frozenset()
+        except ModelRefusedError as error:
+            self.problems.append(str(error))
+            return frozenset()
+        view, self.projects[stack.name] = replace(view, left=held), after
+        due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
+        env_files = await _env_files(self.ports, self.snapshot, stack)
+        notes = affected_services.notes(stack, after, view.containers, env_files, managed)
+        self.notes[stack.name] = tuple(notes)
+        renewable = self._renewable(view, due)
+        left = {action.service for action in due} - {action.service for action in renewable}
+        view, due = replace(view, left=held | left), renewable
+        self.views[stack.name] = view
+        if due or touched:
+            self.problems += await self.files.refusals(stack, staged)
+        verdict = await self._judge(stack, due)
+        if verdict.accepted:
+            by = self.permissions.accepted_by or "an operator"
+            self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
+        more = verdict.services
+        # Without a new revision nothing is to blame for a name, and a try could only end the same way.
+        taken = await self._name_taken(view.before, due) if not touched or (verdict.hold and not more) else ""
+        if taken or (verdict.hold and not more):
+            self._hold(stack, ". ".join(filter(None, [verdict.hold, taken])), due)
+        elif after is not None and affected_services.needed_by(after, due, held | more):
+            self._hold(stack, verdict.hold or f"{listed(sorted(held))} would have to follow", due)
+        elif more:
+            self._hold_services(view, after, touched, due, verdict)
+            return more
+        else:
+            self.actions += due
+            self.decided |= set() if held else {stack.name}
+        return frozenset()
+
+    async def follow(self, stack: Stack, followers: Sequence[Action]) -> str:
+        """Plan what services of the stack need as they share something with one that the plan touches; returns why they
+        may not get it, or ""."""
+        if reason := self.suspension.of_stack(stack.name):
+            return f"its stack {stack.name} is suspended ({reason})"
+        if stack.name not in self.views and stack.name not in self.held:
+            await self.plan(stack)
+        if stack.name in self.whole:
+            return f"its stack {stack.name} is held"
+        view, after = self.views.get(stack.name), self.projects.get(stack.name)
+        if view is None or after is None:
+            return f"Compose cannot resolve its stack {stack.name}"
+        if left := sorted({action.service for action in followers} & view.left):
+            return f"{listed(left)} of its stack {stack.name} is held"
+        planned = {action.service for action in self.actions if action.stack == stack.name}
+        followers = [*self.followers.get(stack.name, ()), *followers]
+        touched, unsettled = self._touched(stack), self._unsettled(stack)
+        due = affected(view, after, touched, self.pending_restarts, followers, unsettled)
+        due = tuple(action for action in due if action.wave or action.service in planned)
+        verdict = await self._judge(stack, due)
+        if not verdict.hold:
+            self.followers[stack.name] = followers
+            self.actions = [*(action for action in self.actions if action.stack != stack.name), *due]
+        return f"its stack {stack.name} may not be touched ({verdict.hold})" if verdict.hold else ""
+
+    async def _judge(self, stack: Stack, due: Sequence[Action]) -> ProjectVerdict:
+        view = self.views[stack.name]
+        pending = frozenset(self._pending(stack)) - view.left
+        hidden = hidden_values(self.snapshot, self.staged, stack)
+        after = self.projects[stack.name]
+        sides = StackSides(view.stack, view.before, after, view.containers, view.managed, pending, hidden)
+        return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
+
+    async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
+        """Who has a name that the recreated containers need; "" if nobody has."""
+        recreated = [action for action in due if action.kind is ActionKind.RECREATE]
+        if project is None or not recreated:
+            return ""
+        scale = {action.service: action.scale for action in recreated if action.scale is not None}
+        try:
+            await self.ports.compose.require_names(project, [action.service for action in recreated], scale)
+        except NameTakenError as error:
+            return str(error)
+        return ""
+
+    def _hold(self, stack: Stack, reason: str, due: Sequence[Action]) -> None:
+        """Touch nothing of the stack."""
+        self.held.setdefault(stack.name, []).append(reason)
+        self.whole.add(stack.name)
+        self._leave(due, "its stack is held")
+
+    def _hold_services(
+        self,
+        view: StackView,
+        after: Project | None,
+        touched: Sequence[Change],
+        due: Sequence[Action],
+        verdict: ProjectVerdict,
+    ) -> None:
+        """Touch neither the services of the verdict nor the files that they read."""
+        names = listed(sorted(verdict.services))
+        self.held.setdefault(view.stack.name, []).append(verdict.hold)
+        projects = [project for project in (view.before, after) if project]
+        for change in touched:
+            path = change.target.path
+            if any(affected_services.reads(project, name, path) for project in projects for name in verdict.services):
+                self.withheld[path] = f"{names} of its stack {view.stack.name} is held"
+        self._leave([action for action in due if action.service in verdict.services], "it is held")
+
+    def _renewable(self, view: StackView, due: Sequence[Action]) -> tuple[Action, ...]:
+        """The actions without those that are due only because containers have older versions of files, where those may
+        stay so."""
+        idle = affected(view, view.before, (), ()) if view.before else ()
+        only_stale = [action for action in due if action in idle]
+        left: list[Action] = []
+        for action in only_stale:
+            if reason := self.suspension.of_stack(view.stack.name) or self._reported(action):
+                left.append(action)
+                self._leave([action], reason)
+        if left and not any(action.stale for action in only_stale if action not in left):
+            left = only_stale  # what is left follows one that keeps what it has
+        return tuple(action for action in due if action not in left)
+
+    def _reported(self, action: Action) -> str:
+        """Why a container keeps older versions of files: what is to be done about each of them; "" where one asks for
+        more."""
+        reasons = []
+        for state in self.snapshot.states:
+            if state.target.path in action.stale:
+                reported = "on_drift is report" if state.target.on_drift is OnDrift.REPORT else ""
+                reasons.append(self.suspension.of_target(state.target) or reported)
+        return reasons[0] if reasons and all(reasons) else ""
+
+    def _leave(self, due: Sequence[Action], reason: str) -> None:
+        """Note at the files why containers keep an older version. Where a hand edit stays in one, it is the file that
+        is not right, not the container."""
+        edited = {change.target.path for change in self.changes if change.drifted}
+        for action in due if reason else ():
+            for path in set(action.stale) - edited:
+                self.unresolved.setdefault(path, f"{action.service}: {action.reason}; {reason}")
+
+    def _touched(self, stack: Stack) -> list[Change]:
+        mine = [change for change in self.changes if change.writes and change.target.stack == stack.name]
+        return [change for change in mine if change.target.path not in self.withheld]
+
+    def _unsettled(self, stack: Stack) -> list[Target]:
+        targets = self.snapshot.desired.manifest.targets
+        return [target for target in targets if target.stack == stack.name and target.path in self.unsettled]
+
+    def _pending(self, stack: Stack) -> set[str]:
+        return {action.service for action in self.pending_restarts if action.stack == stack.name}
+
+
+async def _look_at_stack(
+    ports: Ports,
+    snapshot: Snapshot,
+    stack: Stack,
+    managed: Mapping[str, ManagedFile],
+    staged: Mapping[str, Secret | None],
+) -> tuple[StackView, Project | None]:
+    """The stack as it is now, and its project with what is staged. Raises ModelRefusedError where Compose refuses that;
+    where it refuses the project before the change, that blames nobody. Raises StartedOtherwiseError."""
+    # Compose takes the longest of all that comes before a write: the two projects are resolved side by side.
+    resolving = asyncio.ensure_future(ports.compose.project(stack, staged)) if staged else None
+    before: Project | None = None
+    try:
+        try:
+            before = await ports.compose.project(stack)
+        except StartedOtherwiseError:
+            if resolving is None:
+                raise
+        except ModelRefusedError:
+            pass
+        containers = await ports.compose.containers(stack, before.name if before else None)
+        targets = [state.target for state in snapshot.states if state.target.stack == stack.name]
+        policies = {target.path: target.on_change for target in targets}
+        sights = await sights_of(ports, policies, containers)
+        stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
+        ran = ports.store.ran_services(stack.environment)
+        long_running = stopped | {service.service for service in ran if service.stack == stack.name}
+        ended = with_one_shots(stack, before, containers, long_running)
+        view = StackView(ended, before, containers, managed, policies, sights, stopped=stopped)
+        return view, before if resolving is None else await resolving
+    finally:
+        if resolving is not None:
+            resolving.cancel()
+            await asyncio.gather(resolving, return_exceptions=True)
+
+
+async def _env_files(ports: Ports, snapshot: Snapshot, stack: Stack) -> dict[str, str]:
+    """The stack's targets that Compose is meant to read, and where their links lead."""
+    targets = [state.target for state in snapshot.states if state.target.stack == stack.name and state.desired]
+    paths = [target.path for target in targets if target.parser is Parser.COMPOSE]
+    return {path: await ports.host.resolve(path) for path in paths}
+
+
+async def _managed_files(
+    ports: Ports, snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None], plaintexts: Plaintexts
+) -> dict[str, ManagedFile]:
+    """The stack's env files by path: as it is written, and with its links resolved."""
+    managed: dict[str, ManagedFile] = {}
+    for state in snapshot.states:
+        target = state.target
+        if target.stack != stack.name or target.parser is Parser.OPAQUE:
+            continue
+        live = snapshot.live[target.path]
+        versions = [live.data if live else None, staged.get(target.path)]
+        if state.last not in (None, state.live, state.desired):  # somebody else brought it from there to here
+            versions.append(await _last_written(ports, snapshot, target, plaintexts))
+        keys: set[str] = set()
+        values: dict[str, str] = {}
+        for data in versions:
+            with contextlib.suppress(EnvFileError):  # nobody can read it: it gives no container a key
+                keys |= {entry.key for entry in read_entries(data.reveal() if data else b"", target.parser)}
+        with contextlib.suppress(EnvFileError):
+            now = staged[target.path] if target.path in staged else versions[0]
+            values = known_variables(now.reveal() if now else b"", target.parser)
+        for path in (target.path, await ports.host.resolve(target.path)):
+            managed[path] = ManagedFile(target.path, frozenset(keys), values)
+    return managed
+
+
+async def _last_written(ports: Ports, snapshot: Snapshot, target: Target, plaintexts: Plaintexts) -> Secret | None:
+    """What was last applied to a live file; None where that is no longer known."""
+    with contextlib.suppress(ReconcilerError):  # its keys are a help, and nothing waits for them
+        data = await last_written(ports, target, snapshot.applied[target.path], plaintexts)
+        return None if data is None else Secret(data)
+    return None
+
+
+def affected(
+    view: StackView,
+    after: Project | None,
+    touched: Sequence[Change],
+    pending_restarts: tuple[Action, ...],
+    followers: Sequence[Action] = (),
+    unsettled: Sequence[Target] = (),
+) -> tuple[Action, ...]:
+    """What the stack's services need, given the project with the new files; see core/decide/affected_services.py.
+    ``unsettled`` are targets that were written before, without that question.
+
+    Where Compose cannot resolve it (None), that is what is pending.
+    """
+    paths: dict[str, OnChange] = {target.path: target.on_change for target in unsettled}
+    paths |= {
+        change.target.path: change.target.on_change for change in touched if Aspect.COSMETIC not in change.aspects
+    }
+    replaced = frozenset(change.target.path for change in touched if not change.in_place)
+    replaced |= {target.path for target in unsettled if target.write is WriteMode.REPLACE}
+    mounts = affected_services.MountedFiles(view.policies, replaced, view.sights)
+    actions = tuple(action for action in pending_restarts if action.stack == view.stack.name)
+    if after is not None:
+        actions = affected_services.affected(
+            view.stack,
+            view.before,
+            after,
+            view.containers,
+            paths,
+            actions,
+            managed=view.managed,
+            mounts=mounts,
+            followers=followers,
+            stopped=view.stopped,
+        )
+    return tuple(action for action in actions if action.service not in view.left | view.stopped)
