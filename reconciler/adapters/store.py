@@ -393,7 +393,7 @@ class SqliteStore:
         if hint is None:
             return self._damaged(str(error))
         problem = f"the state database cannot be used now ({error}{self._full(error)})"
-        return StoreUnavailableError(problem, where=self._path, hint=f"{hint}. Will retry")
+        return StoreUnavailableError(problem, where=self._path, hint=hint)
 
     def _full(self, error: sqlite3.DatabaseError) -> str:
         """What is full about the disk, where that may be why."""

@@ -195,7 +195,7 @@ async def _ended(stack: contextlib.AsyncExitStack) -> None:
 
 
 def _gone(connection: SshConnection, reason: str) -> HostUnreachableError:
-    return HostUnreachableError(reason, where=connection.name, hint="Check its sshd and the network. Will retry")
+    return HostUnreachableError(reason, where=connection.name, hint="Check its sshd and the network")
 
 
 def _readable(connection: SshConnection, path: str) -> str:
@@ -224,7 +224,7 @@ def _unreachable(connection: SshConnection, error: Exception) -> HostUnreachable
         return HostUnreachableError(problem, where=connection.name, hint=hint)
     if isinstance(error, asyncssh.PermissionDenied):
         key = f"the public half of {address.key_file}" if address.key_file else "your public key"
-        hint = f"Add {key} to authorized_keys of {address.user or 'the user'} there. Will retry"
+        hint = f"Add {key} to authorized_keys of {address.user or 'the user'} there"
         return HostUnreachableError("it refuses our login", where=connection.name, hint=hint)
     if isinstance(error, asyncssh.KeyImportError):
         hint = "It must be a private key without a passphrase, in OpenSSH or PEM format"
