@@ -17,7 +17,7 @@ from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Secret
-from reconciler.core.sops.adoption import Line, UnfitError, read_lines
+from reconciler.core.sops.dotenv_lines import Line, UnfitError, read_lines
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
