@@ -13,6 +13,7 @@ import errno
 import os
 import resource
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -139,6 +140,29 @@ def _limit(pid: int, kind: int, value: int) -> None:
         # We may run under a lower limit ourselves, which only root may raise.
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.prlimit(pid, kind, (value, value))
+
+
+def run_in_terminal(argv: Sequence[str], *, env: Mapping[str, str]) -> int:
+    """Run a program that the user talks to, with our terminal, and return its exit code (negative for a signal).
+
+    Ctrl-C is the program's: it ends with it, or uses the key otherwise, and we go on. Whatever else ends us ends the
+    program first. Raises MissingProgramError where it cannot be started.
+    """
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)  # unlike SIG_IGN, this is not inherited
+    try:
+        with subprocess.Popen(argv, env=dict(env)) as program:
+            try:
+                return program.wait()
+            except BaseException:
+                program.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    program.wait(_LINGER)
+                program.kill()
+                raise
+    except OSError as error:
+        raise MissingProgramError(os.path.basename(argv[0])) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _collect(process: asyncio.subprocess.Process, program: str, stdin: bytes | None, limits: Limits) -> Completed:

@@ -32,12 +32,15 @@ from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
 from reconciler.core.model.targets import host_of
 
-VERSION = 3
+VERSION = 4
 _KEEP_RUNS = 1000
 _LOCK_TIMEOUT = 10.0  # seconds to wait for another process that is writing
 
 _WRITTEN = (
     "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
+)
+_GUARDED = (
+    "CREATE TABLE guarded (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
 )
 _RAN = "CREATE TABLE ran (environment TEXT PRIMARY KEY, services TEXT NOT NULL) STRICT, WITHOUT ROWID"
 _SCHEMA = (
@@ -55,6 +58,7 @@ _SCHEMA = (
     "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE pending_restart (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
     _WRITTEN,
+    _GUARDED,
     _RAN,
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
@@ -172,18 +176,30 @@ class SqliteStore:
     # --- which files were ever written ---
 
     def ever_written(self, host: str, paths: Collection[str]) -> frozenset[str]:
-        names = json.dumps([folded(path) for path in paths])
-        rows = self._all(
-            "SELECT folded FROM written WHERE host = ? AND folded IN (SELECT value FROM json_each(?))", host, names
-        )
-        known = {name for (name,) in rows}
+        known = self._known("written", host, paths)
         return frozenset(path for path in paths if folded(path) in known)
 
-    def remember_written(self, host: str, paths: Collection[str]) -> None:
-        if new := sorted({folded(path) for path in paths} - {folded(path) for path in self.ever_written(host, paths)}):
-            with self._transaction() as do:
-                for name in new:
-                    do("INSERT OR IGNORE INTO written VALUES (?, ?)", (host, name))
+    def ever_unguarded(self, host: str, paths: Collection[str]) -> frozenset[str]:
+        guarded = self._known("guarded", host, paths)
+        return frozenset(path for path in self.ever_written(host, paths) if folded(path) not in guarded)
+
+    def remember_written(self, host: str, paths: Collection[str], guarded: Collection[str] = ()) -> None:
+        names, safe = {folded(path) for path in paths}, {folded(path) for path in guarded}
+        new, before = names - self._known("written", host, paths), self._known("guarded", host, paths)
+        if not new and not before - safe:
+            return
+        with self._transaction() as do:
+            for name in sorted(new):
+                do("INSERT OR IGNORE INTO written VALUES (?, ?)", (host, name))
+            for name in sorted(new & safe):
+                do("INSERT OR IGNORE INTO guarded VALUES (?, ?)", (host, name))
+            for name in sorted(before - safe):
+                do("DELETE FROM guarded WHERE host = ? AND folded = ?", (host, name))
+
+    def _known(self, table: str, host: str, paths: Collection[str]) -> frozenset[str]:
+        names = json.dumps([folded(path) for path in paths])
+        statement = f"SELECT folded FROM {table} WHERE host = ? AND folded IN (SELECT value FROM json_each(?))"  # noqa: S608  # ours
+        return frozenset(name for (name,) in self._all(statement, host, names))
 
     # --- which services ran when they were last healthy ---
 
@@ -330,7 +346,8 @@ class SqliteStore:
 
     def _upgrade(self) -> None:
         """Version 1 did not remember every path that was ever written: it knows the applied ones, and those of runs.
-        Version 2 did not remember which services ran: the next look sees those that run now."""
+        Version 2 did not remember which services ran: the next look sees those that run now. Version 3 did not remember
+        which paths were always guarded: none counts as such."""
         rows = self._all("SELECT environment, path FROM applied")
         with self._decoding():
             for environment, facts in self._all("SELECT environment, facts FROM run"):
@@ -344,7 +361,9 @@ class SqliteStore:
                 do(_WRITTEN)
                 for name in sorted(names):
                     do("INSERT INTO written VALUES (?, ?)", name)
-            do(_RAN)
+            if version < 3:
+                do(_RAN)
+            do(_GUARDED)
             do(f"PRAGMA user_version = {VERSION}")
 
     def _version(self) -> int:
@@ -393,7 +412,7 @@ class SqliteStore:
         if hint is None:
             return self._damaged(str(error))
         problem = f"the state database cannot be used now ({error}{self._full(error)})"
-        return StoreUnavailableError(problem, where=self._path, hint=f"{hint}. Will retry")
+        return StoreUnavailableError(problem, where=self._path, hint=hint)
 
     def _full(self, error: sqlite3.DatabaseError) -> str:
         """What is full about the disk, where that may be why."""

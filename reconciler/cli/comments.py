@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
+from reconciler.cli.layout import Item, Page, counted, foreign
 from reconciler.cli.markdown import code, plain_text
 from reconciler.core.checks.rules import Finding
 from reconciler.core.text import printable
@@ -20,11 +21,10 @@ _WARNING, _TABLE, _LIST = 8_000, 36_000, 10_000
 _MOST_NAMES = 20  # keys in one cell
 
 FORMATS: dict[str, Callable[[CommitDiff], str]] = {
-    "text": lambda difference: _text(difference),
     "json": lambda difference: json.dumps(_data(difference), indent=2) + "\n",
     "markdown": lambda difference: _markdown(difference),
 }
-"""The renderer of each format; each text ends with a newline."""
+"""The renderer of each format for programs; each text ends with a newline."""
 
 
 def summarize_diff(diff: CommitDiff) -> str:
@@ -32,17 +32,13 @@ def summarize_diff(diff: CommitDiff) -> str:
         return "nothing changed"
     environments = len({file.environment for file in diff.files})
     counts = [
-        _counted(sum(len(getattr(file.change.keys, kind)) for file in diff.files), f"key {kind}", f"keys {kind}")
+        counted(sum(len(getattr(file.change.keys, kind)) for file in diff.files), f"key {kind}", f"keys {kind}")
         for kind in ("added", "removed", "changed")
     ]
-    files = _counted(len(diff.files), "file", "files")
-    where = _counted(environments, "environment", "environments")
-    others = f"; {_counted(len(diff.others), 'other file', 'other files')}" if diff.others else ""
+    files = counted(len(diff.files), "file", "files")
+    where = counted(environments, "environment", "environments")
+    others = f"; {counted(len(diff.others), 'other file', 'other files')}" if diff.others else ""
     return f"{files} in {where}: {', '.join(counts)}{others}"
-
-
-def _counted(number: int, singular: str, several: str) -> str:
-    return f"{number} {singular if number == 1 else several}"
 
 
 def _notes(file: FileChange, name: Callable[[str], str] = str, words: Callable[[str], str] = str) -> Iterator[str]:
@@ -74,37 +70,40 @@ def _sentences(file: FileChange) -> Iterator[str]:
 # --- text ---
 
 
-def _text(diff: CommitDiff) -> str:
-    lines = [f"{_short(diff.base)}..{_short(diff.head)}: {summarize_diff(diff)}"]
-    for file in diff.files:
-        lines.append(f"{file.environment}/{file.source}{_destination(file)}")
-        lines += [f"  {sign}{name}" for sign, name in _signed(file)]
-        lines += [f"  {note}" for note in _notes(file)]
-    lines += [f"{target.environment}: {_target(target)}" for target in diff.targets]
-    lines += [f"{path}: {status}" for path, status in diff.others]
-    lines += [f"checked again, because its contract changed: {path}" for path in diff.rechecked]
-    lines += [
+def diff_report(diff: CommitDiff, page: Page) -> Iterator[str]:
+    """A summary, a block per file with its keys, and what changed beside the files."""
+    yield from page.text(f"{_short(diff.base)}..{_short(diff.head)}: {summarize_diff(diff)}", 0, 2)
+    files = [_file_item(file, page) for file in diff.files]
+    beside = [f"{target.environment}: {_target(target)}" for target in diff.targets]
+    beside += [f"{path}: {status}" for path, status in diff.others]
+    beside += [f"checked again, because its contract changed: {path}" for path in diff.rechecked]
+    beside += [
         f"{finding.path}:{finding.line}: {finding.rule.severity} [{finding.rule.id}] {finding.message}"
         for finding in diff.findings
     ]
-    return "".join(f"{printable(line)}\n" for line in lines)
+    for lines in (page.items(files), [line for text in beside for line in page.text(printable(text), 2, 2)]):
+        if lines:
+            yield ""
+            yield from lines
+
+
+def _file_item(file: FileChange, page: Page) -> Item:
+    cells = (f"{file.environment}/{file.source}", _destination(file))
+    keys = file.change.keys
+    names = {kind: foreign(getattr(keys, kind)) for kind in ("added", "removed", "changed")}
+    details = [*page.keys(names), *(printable(note) for note in _notes(file))]
+    return Item(tuple(printable(cell) for cell in cells if cell), tuple(details))
 
 
 def _destination(file: FileChange) -> str:
     stack = f"stack {file.stack}" if file.stack else "no stack"
-    return f" → {file.live} ({stack})" if file.live else ""
+    return f"→ {file.live} ({stack})" if file.live else ""
 
 
 def _target(target: TargetChange) -> str:
     """Such as ``target changed: api.env (stack app; path /a → /b)``."""
     more = "; ".join([*([f"stack {target.stack}"] if target.stack else []), *target.details])
     return f"target {target.change}: {target.source}" + (f" ({more})" if more else "")
-
-
-def _signed(file: FileChange) -> Iterator[tuple[str, str]]:
-    keys = file.change.keys
-    for sign, names in (("+", keys.added), ("-", keys.removed), ("~", keys.changed)):
-        yield from ((sign, name) for name in names)
 
 
 def _short(commit: str) -> str:

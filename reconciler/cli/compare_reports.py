@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.app.compare.run import ComparisonReport
+from reconciler.cli.layout import counted
 from reconciler.cli.markdown import code, plain_text
 from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
@@ -95,9 +96,9 @@ def summarize_comparison(comparison: Comparison) -> str:
     counts = ", ".join(f"{count[status]} {word}" for status, word in WORDS.items() if count[status])
     pairs = sum(1 for file in comparison.files if file.left and file.right)
     alone = len(comparison.files) - pairs
-    files = f"{_counted(pairs, 'file')} paired" + (f", {alone} on one side only" if alone else "")
+    files = f"{counted(pairs, 'file')} paired" + (f", {alone} on one side only" if alone else "")
     verdict = (
-        _counted(comparison.unexplained, "unexplained difference") if comparison.unexplained else "nothing unexplained"
+        counted(comparison.unexplained, "unexplained difference") if comparison.unexplained else "nothing unexplained"
     )
     return f"{verdict}; {files}; keys: {counts or 'none'}"
 
@@ -120,13 +121,9 @@ def limits(comparison: Comparison, *, with_key: bool) -> list[str]:
 def _sealed(side: Side, *, with_key: bool) -> str:
     if not side.sealed:
         return ""
-    files = _counted(side.sealed, "encrypted file")
+    files = counted(side.sealed, "encrypted file")
     reason = "the key cannot decrypt them" if with_key else "no age key was given (--age-key-file or SOPS_AGE_KEY_FILE)"
     return f"{side.name}: compared {files} by key names only, without values: {reason}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 # --- data ---

@@ -1,58 +1,50 @@
-"""Renders the result of `compare` as tables on a terminal."""
+"""Renders the result of `compare` for people: a block per file, the most important first. Pure."""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from collections.abc import Iterator
 
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.cli import compare_reports
 from reconciler.cli.compare_reports import Row
+from reconciler.cli.layout import Item, Page, foreign
 from reconciler.core.compare.types import Comparison, Status
-from reconciler.core.text import printable
 
-_COLOURS = {"high": "red", "medium": "yellow", "low": "dim"}
+_RISKS = {"high": "red", "medium": "yellow", "low": "dim"}
+_TITLES = {"key": "", "file": "", "service": "service ", "probe": "probes"}
 
 
-def print_comparison(report: ComparisonReport, *, everything: bool) -> None:
-    """Print the report; with ``everything``, also what is the same on both sides."""
-    console = Console(highlight=False, soft_wrap=False)
-    for comparison in report.comparisons:
-        _comparison(console, comparison, everything=everything, with_key=report.with_key)
+def compare_report(report: ComparisonReport, page: Page, *, everything: bool) -> Iterator[str]:
+    """The comparisons; with ``everything``, also what is the same on both sides."""
+    for number, comparison in enumerate(report.comparisons):
+        if number:
+            yield ""
+        yield from _comparison(comparison, page, everything=everything, with_key=report.with_key)
     for side, error in report.failures:
-        console.print(f"[red]error[/red] {_text(side)} could not be read: {_text(error)}")
+        yield from page.text(f"{page.style('red', 'error')}: {foreign(side)} could not be read: {foreign(error)}", 0, 2)
 
 
-def _comparison(console: Console, comparison: Comparison, *, everything: bool, with_key: bool) -> None:
-    console.print(f"[bold]{_text(comparison.left.name)}[/bold] and [bold]{_text(comparison.right.name)}[/bold]")
-    every = compare_reports.rows(comparison)
-    visible = [row for row in every if everything or row.classes != (str(Status.SAME),)]
-    variables = [row for row in visible if row.kind in ("key", "file")]
-    if variables:
-        console.print(_table(("file", "key", "class", "risk", "notes"), variables))
-    if services := [row for row in visible if row.kind == "service"]:
-        console.print(_table(("service", "fact", "class", "risk", "left | right"), services))
-    if probes := [row for row in every if row.kind == "probe"]:
-        console.print(_table(("", "probe", "class", "risk", "left | right"), probes))
+def _comparison(comparison: Comparison, page: Page, *, everything: bool, with_key: bool) -> Iterator[str]:
+    names = [page.style("bold", foreign(side.name)) for side in (comparison.left, comparison.right)]
+    yield from page.text(" and ".join(names), 0, 2)
+    summary = foreign(compare_reports.summarize_comparison(comparison))
+    yield from page.text(page.style("red" if comparison.unexplained else "green", summary), 2, 2)
+    groups: dict[str, list[Item]] = {}
+    for row in compare_reports.rows(comparison):
+        if everything or row.kind == "probe" or row.classes != (str(Status.SAME),):
+            groups.setdefault(foreign(f"{_TITLES[row.kind]}{row.file}"), []).append(_item(row, page))
+    for title, items in groups.items():
+        yield ""
+        yield from page.text(title, 2)
+        yield from page.items(items, indent=4)
+    yield ""
     for problem in comparison.problems:
-        console.print(f"[red]could not be compared[/red] {_text(problem)}")
+        yield from page.text(f"{page.style('red', 'could not be compared')}: {foreign(problem)}", 0, 2)
     for remark in compare_reports.limits(comparison, with_key=with_key):
-        console.print(f"[dim]{_text(remark)}[/dim]")
-    colour = "red" if comparison.unexplained else "green"
-    console.print(f"[{colour}]{_text(compare_reports.summarize_comparison(comparison))}[/{colour}]\n")
+        yield from page.text(page.style("dim", foreign(remark)), 0, 2)
 
 
-def _table(heads: tuple[str, ...], rows: list[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, head in enumerate(heads):
-        table.add_column(head, overflow="fold", no_wrap=number == 3)
-    for row in rows:
-        mark = "red" if row.unexplained else "green" if "expected" in row.classes else "dim"
-        cells = (_text(row.file), _text(row.name), f"[{mark}]{row.status}[/{mark}]")
-        table.add_row(*cells, f"[{_COLOURS[row.risk]}]{row.risk}[/{_COLOURS[row.risk]}]", _text(row.note))
-    return table
-
-
-def _text(text: str) -> str:
-    return escape(printable(text))
+def _item(row: Row, page: Page) -> Item:
+    colour = "red" if row.unexplained else "green" if "expected" in row.classes else "dim"
+    cells = (foreign(row.name), page.style(colour, row.status), page.style(_RISKS[row.risk], f"{row.risk} risk"))
+    return Item(cells, (foreign(row.note),) if row.note else ())

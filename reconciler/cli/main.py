@@ -10,10 +10,10 @@ from typing import cast
 
 import typer
 
-from reconciler.cli import operator_commands, review_commands, setup_commands
+from reconciler.cli import edit_commands, operator_commands, review_commands, setup_commands
 from reconciler.cli.exit_codes import ERROR
+from reconciler.cli.layout import foreign, page_on
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.text import printable
 
 app = typer.Typer(
     name="reconciler",
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(operator_commands.commands)
 app.add_typer(review_commands.commands)
+app.add_typer(edit_commands.commands)
 app.add_typer(setup_commands.commands)
 
 # What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.
@@ -39,8 +40,8 @@ def main() -> None:
         error.show()
         sys.exit(ERROR)
     except ReconcilerError as error:
-        lines = [printable(line) for line in str(error).split("\n")]  # names in it are foreign text
-        typer.echo("\n".join([f"reconciler: {lines[0]}", *lines[1:]]), err=True)
+        lines = page_on(sys.stderr).text(f"reconciler: {foreign(str(error))}", 0, 2)
+        typer.echo("\n".join(lines), err=True)
         sys.exit(ERROR)
     except BrokenPipeError:
         sys.exit(ERROR)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +18,7 @@ from reconciler.cli.exit_codes import (
     status_exit_code,
     worst,
 )
-from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Environment, Json, OneEnvironment
+from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Environment, Json, OneEnvironment, Verbose
 from reconciler.core.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def sync(
             help="STACK (or ENVIRONMENT/STACK) that is held because its project was edited: take the edit along.",
         ),
     ] = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Reconcile now, in the daemon if it runs, else here.
@@ -70,14 +73,14 @@ def sync(
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
     from reconciler.app.daemon.commands import sync_environments
-    from reconciler.cli import operator_reports, render
+    from reconciler.cli import plan_reports, render
 
     settings = _load(config)
     with render.progress() as progress:
         outcomes = sync_environments(
             settings, environment or [], take_over or [], progress, accept_projects=accept_project or []
         )
-    operator_reports.show_outcomes(outcomes, as_json=as_json)
+    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose)
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
@@ -88,6 +91,8 @@ def plan(
     revision: Annotated[
         str, typer.Option("--revision", help="Plan for this commit of the branch, not the target revision.")
     ] = "",
+    summary: Annotated[bool, typer.Option("--summary", help="Only how much would change.")] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Show which keys a reconciliation would change, and which services it would touch and why; writes nothing.
@@ -95,29 +100,30 @@ def plan(
     Exits 0 if in sync, 2 if something would change or needs an operator, 1 on errors.
     """
     from reconciler.app.daemon.commands import plan_environments
-    from reconciler.cli import operator_reports, render
+    from reconciler.cli import plan_reports, render
 
     settings = _load(config)
     with render.progress() as progress:
         outcomes = plan_environments(settings, environment or [], revision, progress)
-    operator_reports.show_plans(outcomes, as_json=as_json)
+    report = partial(plan_reports.plan_report, summary=summary)
+    render.answer(outcomes, report, as_json=as_json, verbose=verbose)
     raise typer.Exit(worst(plan_exit_code(outcome) for outcome in outcomes))
 
 
 @commands.command(short_help="each target and stack: in sync or not, since when, why")
-def status(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
+def status(config: ConfigFile = DEFAULT_CONFIG, verbose: Verbose = False, as_json: Json = False) -> None:
     """Show each target and stack: in sync or not, the revision, since when and why.
 
     With a daemon, this is its last reconciliation; without one, the live files are checked now.
     Exits 0 if in sync, 1 on errors, 2 if something would change or needs an operator, 3 if it was rolled back.
     """
     from reconciler.app.daemon.commands import read_status
-    from reconciler.cli import operator_reports, render
+    from reconciler.cli import render, status_reports
 
     settings = _load(config)
     with render.progress() as progress:
         answer = read_status(settings, progress)
-    operator_reports.show_status(answer, as_json=as_json)
+    render.answer(answer, status_reports.status_report, as_json=as_json, verbose=verbose)
     raise typer.Exit(worst(status_exit_code(environment) for environment in answer["environments"]))
 
 
@@ -126,13 +132,15 @@ def history(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 20,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """List past runs: when, trigger, revision, author, keys, services, result and reason. Exits 0, or 1 on errors."""
     from reconciler.app.daemon.commands import list_runs
-    from reconciler.cli import operator_reports
+    from reconciler.cli import record_reports, render
 
-    operator_reports.show_history(list_runs(_load(config), environment, limit), as_json=as_json)
+    runs = list_runs(_load(config), environment, limit)
+    render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose)
 
 
 @commands.command(short_help="list the backups, or verify them")
@@ -142,14 +150,15 @@ def backups(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every file and compare it with its recorded digest.")
     ] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """List the backups, newest first. Exits 0, or 1 on errors and if --verify finds a damaged one."""
     from reconciler.app.daemon.commands import list_backups
-    from reconciler.cli import operator_reports
+    from reconciler.cli import record_reports, render
 
     listed = list_backups(_load(config), environment, verify=verify)
-    operator_reports.show_backups(listed, as_json=as_json)
+    render.answer(listed, record_reports.backups_report, as_json=as_json, verbose=verbose)
     raise typer.Exit(ERROR if any(backup.get("problems") for backup in listed) else IN_SYNC)
 
 
@@ -168,12 +177,12 @@ def restore(
     target revision again. Exits 0, or 1 on errors.
     """
     from reconciler.app.daemon.commands import restore_files
-    from reconciler.cli import operator_reports, render
+    from reconciler.cli import record_reports, render
 
     settings = _load(config)
     with render.progress() as progress:
         restored = restore_files(settings, backup, target or [], progress)
-    operator_reports.show_restored(restored, as_json=as_json)
+    render.answer(restored, record_reports.restore_report, as_json=as_json)
 
 
 @commands.command(short_help="pin an environment to an earlier revision")
@@ -184,22 +193,28 @@ def rollback(
     ] = "",
     reason: Reason = "",
     environment: OneEnvironment = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Pin an environment to an earlier revision and apply it now; it stays there until `reconciler unpin`.
 
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if that was rolled back.
     """
-    _change_environment(config, environment, as_json, kind="rollback", revision=to, reason=reason)
+    _change_environment(config, environment, (as_json, verbose), kind="rollback", revision=to, reason=reason)
 
 
 @commands.command(short_help="follow the branch again")
-def unpin(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
+def unpin(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
     """End a pin, and apply the branch's head now.
 
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
-    _change_environment(config, environment, as_json, kind="unpin")
+    _change_environment(config, environment, (as_json, verbose), kind="unpin")
 
 
 @commands.command(short_help="write nothing for a while; drift is still measured")
@@ -212,6 +227,7 @@ def pause(
     reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Write nothing to a target, a stack or a whole environment until the pause ends; drift is still measured.
@@ -222,7 +238,7 @@ def pause(
 
     name = _environment_of_scope(scope, everything, environment)
     seconds = parse_duration(how_long, where="--for")
-    _change_environment(config, name, as_json, kind="pause", scope=scope, reason=reason, seconds=seconds)
+    _change_environment(config, name, (as_json, verbose), kind="pause", scope=scope, reason=reason, seconds=seconds)
 
 
 @commands.command(short_help="end a pause")
@@ -233,6 +249,7 @@ def resume(
     everything: Annotated[bool, typer.Option("--all", help="Every pause of the environment.")] = False,
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """End a pause early, and reconcile now.
@@ -240,7 +257,7 @@ def resume(
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
     name = _environment_of_scope(scope, everything, environment)
-    _change_environment(config, name, as_json, kind="resume", scope=scope)
+    _change_environment(config, name, (as_json, verbose), kind="resume", scope=scope)
 
 
 def _environment_of_scope(scope: str, everything: bool, environment: str | None) -> str | None:
@@ -251,34 +268,42 @@ def _environment_of_scope(scope: str, everything: bool, environment: str | None)
 
 
 @commands.command(short_help="retry what was quarantined or suspended")
-def retry(config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False) -> None:
+def retry(
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
     """Continue a rollback that failed, or else lift a quarantine, and reconcile now.
 
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back again.
     """
-    _change_environment(config, environment, as_json, kind="retry")
+    _change_environment(config, environment, (as_json, verbose), kind="retry")
 
 
 @commands.command(short_help="accept a rewritten branch")
 def accept_rewrite(
-    config: ConfigFile = DEFAULT_CONFIG, environment: OneEnvironment = None, as_json: Json = False
+    config: ConfigFile = DEFAULT_CONFIG,
+    environment: OneEnvironment = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """Accept that the branch does not descend from the last accepted commit, and reconcile now.
 
     Signatures are still verified.
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
-    _change_environment(config, environment, as_json, kind="accept-rewrite")
+    _change_environment(config, environment, (as_json, verbose), kind="accept-rewrite")
 
 
-def _change_environment(config: str, environment: str | None, as_json: bool, **request: Any) -> None:
+def _change_environment(config: str, environment: str | None, form: tuple[bool, bool], **request: Any) -> None:
     from reconciler.app.daemon.commands import change_environment
-    from reconciler.cli import operator_reports, render
+    from reconciler.cli import plan_reports, render
 
-    settings = _load(config)
+    settings, (as_json, verbose) = _load(config), form
     with render.progress() as progress:
         outcomes = change_environment(settings, environment, request, progress)
-    operator_reports.show_outcomes(outcomes, as_json=as_json)
+    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose)
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
@@ -290,6 +315,7 @@ def adopt(
         typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
     ] = None,
     config: ConfigFile = DEFAULT_CONFIG,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Turn a live file, or some of its variables, into an encrypted commit on the branch reconciler/adopt-….
@@ -299,12 +325,12 @@ def adopt(
     meanwhile, or the hand edit is reverted. Exits 0 if it is pushed, 1 if it is refused and on errors.
     """
     from reconciler.app.daemon.commands import adopt_target
-    from reconciler.cli import operator_reports, render
+    from reconciler.cli import record_reports, render
 
     settings = _load(config)
     with render.progress() as progress:
         adopted = adopt_target(settings, target, key or [], progress)
-    operator_reports.show_adopted(adopted, as_json=as_json)
+    render.answer(adopted, record_reports.adopt_report, as_json=as_json, verbose=verbose)
 
 
 @commands.command(short_help="how old the secrets are")
@@ -322,13 +348,13 @@ def age(
     """
     from reconciler.app.config.scalars import parse_duration
     from reconciler.app.daemon.commands import read_secret_ages
-    from reconciler.cli import operator_reports, render
+    from reconciler.cli import record_reports, render
 
     settings = _load(config)
     limit = None if max_age is None else parse_duration(max_age, where="--max-age")
     with render.progress() as progress:
         ages = read_secret_ages(settings, environment, limit, progress)
-    operator_reports.show_ages(ages, max_age or "", as_json=as_json)
+    render.answer(ages, lambda ages, page: record_reports.age_report(ages, max_age or "", page), as_json=as_json)
     raise typer.Exit(age_exit_code(ages))
 
 
@@ -336,10 +362,10 @@ def age(
 def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Check every component and permission, and say what to do. Exits 0 if all is well, 1 otherwise."""
     from reconciler.app.daemon.doctor import examine_server
-    from reconciler.cli import operator_reports
+    from reconciler.cli import record_reports, render
 
     findings = examine_server(config)
-    operator_reports.show_findings(findings, as_json=as_json)
+    render.answer([asdict(finding) for finding in findings], record_reports.doctor_report, as_json=as_json)
     raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
 
 

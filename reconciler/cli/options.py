@@ -11,7 +11,8 @@ DEFAULT_CONFIG = "/etc/reconciler/reconciler.yaml"
 ConfigFile = Annotated[
     str, typer.Option("--config", envvar="RECONCILER_CONFIG", help="The server configuration.", show_default=True)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="List every key, however many there are.")]
 KeyFile = Annotated[
     str | None,
     typer.Option("--age-key-file", envvar="SOPS_AGE_KEY_FILE", help="An age key file, to check values as well."),

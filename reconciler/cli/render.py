@@ -1,4 +1,4 @@
-"""What the renderers share: the console, tables, JSON, and progress on a terminal."""
+"""Writes answers, as JSON or as lines, and progress on a terminal."""
 
 from __future__ import annotations
 
@@ -6,64 +6,27 @@ import contextlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from reconciler.core.text import printable
+from reconciler.cli.layout import Page, foreign, page_on
 
-_COLOURS = {
-    "in_sync": "green",
-    "applied": "green",
-    "corrected": "green",
-    "ok": "green",
-    "pending": "cyan",
-    "held": "yellow",
-    "orphan": "yellow",
-    "warning": "yellow",
-    "drifted": "yellow",
-    "rolling_back": "magenta",
-    "rolled_back": "magenta",
-    "unfinished": "magenta",
-}
-_WHOLE = (
-    "file",
-    "target",
-    "stack",
-    "service",
-    "action",
-    "sync",
-    "health",
-    "effect",
-    "since",
-    "keys",
-    "backup",
-    "environment",
-)
 _SHOW_PROGRESS_AFTER = 1.0  # seconds
 
-console = Console(highlight=False, soft_wrap=False)
+
+def answer(data: Any, report: Callable[[Any, Page], Iterable[str]], *, as_json: bool, verbose: bool = False) -> None:
+    """Print the data as JSON, or else the lines that ``report`` makes of it."""
+    if as_json:
+        print_json(data)
+        return
+    write_lines(report(foreign(data), page_on(sys.stdout, verbose=verbose)))
 
 
-def foreign_text(text: str) -> str:
-    """Text that may be foreign, such as a path of a server: nothing in it steers rich or the terminal."""
-    return escape(printable(text))
-
-
-def new_table(*columns: str) -> Table:
-    """Names and instants stay whole, so that they can be copied; sentences and paths fold."""
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
-    return table
-
-
-def coloured(word: str) -> str:
-    """A state or result in its colour."""
-    return f"[{_COLOURS.get(word, 'red')}]{word}[/]"
+def write_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
 
 
 def print_json(data: Any) -> None:
@@ -74,6 +37,7 @@ def print_json(data: Any) -> None:
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """Yields a function that takes what is being done; shown after the first second, on a terminal only."""
+    console = Console(highlight=False)
     if not (sys.stdout.isatty() and console.is_interactive):  # FORCE_COLOR makes any console a terminal
         yield lambda _: None
         return

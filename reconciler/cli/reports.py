@@ -5,47 +5,44 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
 from reconciler.app.checks.run import CheckReport
+from reconciler.cli.layout import Page, counted
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Severity
 from reconciler.core.text import printable
 
 FORMATS: dict[str, Callable[[CheckReport], str]] = {
-    "text": lambda report: _text(report),
     "json": lambda report: _json(_data(report)),
     "github": lambda report: _github(report),
     "gitlab": lambda report: _json(_gitlab(report.findings)),
     "sarif": lambda report: _json(_sarif(report.findings)),
 }
-"""The renderer of each format; each text ends with a newline."""
+"""The renderer of each format for programs; each text ends with a newline."""
+
+
+def check_report(report: CheckReport, page: Page) -> Iterator[str]:
+    """A line per finding, as compilers write them, and the summary."""
+    for finding in report.findings:
+        severity = page.style("red" if finding.rule.severity is Severity.ERROR else "yellow", finding.rule.severity)
+        place = f"{printable(finding.path)}:{finding.line}"
+        yield from page.text(f"{place}: {severity} [{finding.rule.id}] {finding.message}", 0, 2)
+    yield from page.text(summarize_check(report), 0, 2)
 
 
 def summarize_check(report: CheckReport) -> str:
-    scope = f"{_counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
+    scope = f"{counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
     values = f"values of {report.values}" if report.values else "no values, because there is no key"
     if report.key_opens_nothing:
         values += "; the key cannot decrypt any of these files"
     if not report.findings:
         return f"nothing found in {scope} ({values})"
-    counts = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
+    counts = f"{counted(report.errors, 'error')}, {counted(report.warnings, 'warning')}"
     return f"{counts} in {scope} ({values}); docs/checks.md explains each rule"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _text(report: CheckReport) -> str:
-    lines = [
-        f"{printable(finding.path)}:{finding.line}: {finding.rule.severity} [{finding.rule.id}] {finding.message}"
-        for finding in report.findings
-    ]
-    return "\n".join([*lines, summarize_check(report), ""])
 
 
 def _json(data: Any) -> str:

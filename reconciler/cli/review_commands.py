@@ -18,6 +18,7 @@ from reconciler.cli.options import (
     KeyFile,
     KnownHosts,
     SshKey,
+    Verbose,
 )
 from reconciler.core.errors import RefusedError
 
@@ -52,10 +53,14 @@ def check(
     """
     from reconciler.app.checks.command import check_environments
     from reconciler.cli import render, reports
+    from reconciler.cli.layout import page_on
 
     with render.counted("decrypting") as progress:
         report = check_environments(path, environment or [], server or [], age_key_file, progress)
-    sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
+    if form is CheckForm.TEXT and not as_json:
+        render.write_lines(reports.check_report(report, page_on(sys.stdout)))
+    else:
+        sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
     raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
 
 
@@ -79,6 +84,7 @@ def diff(
         bool,
         typer.Option("--hook", help="For pre-commit: compare the commits about to be pushed; never blocks a push."),
     ] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Show the changes between two commits of this clone: by environment and file, the keys and who can decrypt them.
@@ -88,6 +94,7 @@ def diff(
     """
     from reconciler.app.diff.command import diff_commits, pushed_span
     from reconciler.cli import comments, render
+    from reconciler.cli.layout import page_on
 
     if bool(span) == hook:
         raise RefusedError("give two commits or --hook", hint="For example `reconciler diff origin/main...HEAD`")
@@ -96,7 +103,10 @@ def diff(
         raise typer.Exit(IN_SYNC)
     with render.counted("decrypting") as progress:
         changes = diff_commits(span, path, environment or [], age_key_file, progress)
-    sys.stdout.write(comments.FORMATS["json" if as_json else form.value](changes))
+    if form is DiffForm.TEXT and not as_json:
+        render.write_lines(comments.diff_report(changes, page_on(sys.stdout, verbose=verbose)))
+    else:
+        sys.stdout.write(comments.FORMATS["json" if as_json else form.value](changes))
     raise typer.Exit(PENDING if exit_code and not changes.empty else IN_SYNC)
 
 
@@ -150,6 +160,7 @@ def compare(
     """
     from reconciler.app.compare.command import CompareRequest, run_comparison
     from reconciler.cli import compare_page, compare_reports, compare_table, render
+    from reconciler.cli.layout import page_on
 
     request = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
     with render.counted("reading") as progress:
@@ -163,5 +174,5 @@ def compare(
         case CompareForm.HTML:
             sys.stdout.write(compare_page.as_html(report))
         case CompareForm.TABLE:
-            compare_table.print_comparison(report, everything=everything)
+            render.write_lines(compare_table.compare_report(report, page_on(sys.stdout), everything=everything))
     raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)

@@ -77,6 +77,9 @@ def import_(
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching live paths (repeatable).")
     ] = None,
     plain: PlainGlobs = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Keep every byte: what sops' dotenv cannot hold is encrypted as a whole.")
+    ] = False,
     recipient: Annotated[
         list[str] | None,
         typer.Option("--recipient", metavar="age1…", help="Encrypt for this key, if .sops.yaml has no rule yet."),
@@ -90,7 +93,8 @@ def import_(
     """Import the files of Compose projects into this repository, on the branch reconciler/import-ENVIRONMENT.
 
     Shows the env files and mounted files and asks; encrypts; commits without touching the working directory; pushes
-    nothing. Then verifies that a server that follows the commit would change nothing, else removes the branch.
+    nothing. Then verifies that a server that follows the commit would change no variable and no other file, else
+    removes the branch.
     Exits 0, or 1 if the verification fails or nobody agrees, and on errors.
     """
     from reconciler.app.onboarding.import_run import ImportRequest, import_environment
@@ -110,6 +114,7 @@ def import_(
         update,
         ssh_key,
         known_hosts,
+        exact,
     )
     with render.phases() as (progress, pause):
         result = import_environment(

@@ -1,16 +1,18 @@
-"""The output of `init` and `import`, as text or JSON. Never shows a value of a variable."""
+"""What `init` and `import` answer. Pure but for the question; never a value of a variable."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
-from reconciler.cli.render import console, foreign_text, new_table, print_json
-from reconciler.core.text import listed
+from reconciler.cli import render
+from reconciler.cli.changes import Data
+from reconciler.cli.layout import Item, Page, counted
+from reconciler.core.text import line_ranges, listed
 
 if TYPE_CHECKING:
     from reconciler.app.onboarding.import_run import Imported
@@ -24,107 +26,143 @@ def confirm_import(draft: Draft, pause: Callable[[], None], yes: bool, dry_run: 
     """Show the draft and, without --yes or --dry-run, ask whether to continue."""
     pause()
     if not as_json:
-        print_draft(draft)
+        render.answer(_draft_data(draft), draft_report, as_json=False)
     if yes or dry_run:
         return yes and not dry_run
     try:
         return typer.confirm(f"Encrypt and commit this as {draft.environment}?")
     except typer.Abort:  # Ctrl-C, or the end of the input
-        console.print()
+        render.write_lines([""])
         return False
 
 
-def print_draft(draft: Draft) -> None:
-    """Print each file and how git will store it, with names of keys only."""
-    for stack in (*draft.stacks, None):
-        files = [file for file in draft.files if file.stack == (stack.name if stack else None)]
+def print_import_result(result: Imported, *, as_json: bool) -> None:
+    report = partial(import_report, base=result.base_branch or "HEAD")
+    render.answer(_imported_data(result), report, as_json=as_json)
+
+
+def print_init_result(result: InitResult, *, as_json: bool) -> None:
+    render.answer(asdict(result), init_report, as_json=as_json)
+
+
+def draft_report(draft: Data, page: Page) -> Iterator[str]:
+    """Each file and how git will store it, with names of keys only."""
+    for stack in (*draft["stacks"], None):
+        files = [file for file in draft["files"] if file["stack"] == (stack["name"] if stack else None)]
         if not files:
             continue
-        on = f" on {', '.join(stack.hosts)}" if stack and stack.hosts else ""
-        title = f"{stack.name} in {stack.directory}{on}" if stack else "files of no project"
-        console.print(f"[bold]{foreign_text(title)}[/bold]", soft_wrap=True)
-        console.print(_file_table(files, stack.directory if stack else ""))
-    for file in draft.files:
-        if file.reason:
-            loss = ", so that git shows no diff by key" if file.keys else ""
-            text = f"{file.file.path} is encrypted as a whole{loss}: {file.reason}"
-            console.print(f"[yellow]binary[/yellow] {foreign_text(text)}", soft_wrap=True)
-    for left in draft.left_out:
-        console.print(
-            f"[yellow]left out[/yellow] {foreign_text(left.path)}: {foreign_text(left.reason)}", soft_wrap=True
-        )
-    for note in draft.notes:
-        console.print(f"[yellow]note[/yellow] {foreign_text(note)}", soft_wrap=True)
+        on = f" on {', '.join(stack['hosts'])}" if stack and stack["hosts"] else ""
+        title = f"{stack['name']} in {stack['directory']}{on}" if stack else "Files of no project"
+        yield from page.text(page.style("bold", title))
+        yield from page.items([_draft_item(file, stack["directory"] if stack else "", page) for file in files])
+        yield ""
+    for left in draft["left_out"]:
+        yield from page.text(f"{page.style('yellow', 'left out')} {left['path']}: {left['reason']}", 0, 2)
+    yield from _notes(draft["notes"], page)
 
 
-def _file_table(files: Sequence[DraftFile], directory: str) -> Table:
-    table = new_table("file", "used", "mode", "owner", "as", "keys")
-    for file in files:
-        inside = file.file.path.removeprefix(f"{directory}/") if directory else file.file.path
-        count = len(file.keys) + file.unshown
-        names = ", ".join((*file.keys[:_NAMES_SHOWN], *(["…"] if count > len(file.keys[:_NAMES_SHOWN]) else [])))
-        used = ", ".join(f"{use} {' '.join(file.services)}".strip() for use in file.uses)
-        owner = file.owner if file.owner == file.group else f"{file.owner}:{file.group}"
-        keys = f"{count}: {names}" if count else ""
-        table.add_row(*map(foreign_text, (inside, used, f"{file.mode:04o}", owner, str(file.format), keys)))
-    return table
+def _draft_item(file: Data, directory: str, page: Page) -> Item:
+    """A file by its path below the stack's directory."""
+    owner = file["owner"] if file["owner"] == file["group"] else f"{file['owner']}:{file['group']}"
+    uses = ", ".join(f"{use} of {listed(file['services'])}" if file["services"] else use for use in file["uses"])
+    cells = (file["path"].removeprefix(f"{directory}/") if directory else file["path"], file["format"], uses)
+    details = [f"mode {file['mode']}, owner {owner}"]
+    if count := len(file["keys"]) + file["keys_not_shown"]:
+        names = [*file["keys"][:_NAMES_SHOWN], *(["…"] if count > _NAMES_SHOWN else [])]
+        details[0] += f"; {counted(count, 'key')}" + (f": {', '.join(names)}" if file["keys"] else "")
+    if file["reason"]:
+        loss = ", so that git shows no diff by key" if file["keys"] else ""
+        details.append(f"{page.style('yellow', 'encrypted as a whole')}{loss}: {file['reason']}")
+    details += [f"{page.style('yellow', 'rewritten')}: {text}" for text in _rewritings(file["rewritings"])]
+    return Item(tuple(filter(None, cells)), tuple(details))
 
 
-def print_import_result(result: Imported, *, as_json: bool) -> None:
-    if as_json:
-        print_json(_imported_data(result))
-        return
-    verification = result.verification
+def _rewritings(rewritings: Sequence[Data]) -> Iterator[str]:
+    """One sentence for each reason, with all lines that it concerns."""
+    lines: dict[str, list[int]] = {}
+    for rewriting in rewritings:
+        lines.setdefault(rewriting["reason"], []).append(rewriting["line"])
+    for reason, numbers in lines.items():
+        yield f"{'lines' if len(numbers) > 1 else 'line'} {line_ranges(numbers)}: {reason}"
+
+
+def _notes(notes: Sequence[str], page: Page) -> Iterator[str]:
+    for note in notes:
+        yield from page.text(f"{page.style('yellow', 'note')}: {note}", 0, 2)
+
+
+def import_report(result: Data, page: Page, *, base: str) -> Iterator[str]:
+    """What was verified and committed on top of the branch ``base``, or why nothing was kept."""
+    verification = result["verification"]
     if verification is None:
-        console.print("nothing was written")
+        yield "Nothing was written."
         return
-    for problem in verification.problems:
-        console.print(f"[red]not verified[/red] {foreign_text(problem)}", soft_wrap=True)
-    if verification.problems:
-        console.print("nothing was kept: the branch was removed")
+    for problem in verification["problems"]:
+        yield from page.text(f"{page.style('red', 'not verified')}: {problem}", 0, 2)
+    if verification["problems"]:
+        yield "Nothing was kept: the branch was removed."
         return
-    for note in verification.notes:
-        console.print(f"[yellow]note[/yellow] {foreign_text(note)}", soft_wrap=True)
-    text = f"{verification.compared} live files are byte for byte as in the commit"
-    if verification.empty:
-        text += f"; an empty plan on {listed(verification.empty)}"
-    if touched := [host for host in verification.planned if host not in verification.empty]:
-        text += f"; the plan on {listed(touched)} changes no file, but acts on the services above"
-    console.print(f"[green]verified[/green] {foreign_text(text)}", soft_wrap=True)
-    console.print(
-        f"[green]committed[/green] {result.commit[:12]} on [bold]{foreign_text(result.branch)}[/bold]", soft_wrap=True
-    )
-    branch, base = foreign_text(result.branch), foreign_text(result.base_branch or "HEAD")
-    console.print(f"review it: `git show {branch}`, `reconciler diff {base}..{branch}`", soft_wrap=True)
-    console.print(f"then `git push origin {branch}` and open a pull request; nothing was pushed", soft_wrap=True)
+    yield from _notes(verification["notes"], page)
+    text = _verified(verification)
+    yield from page.text(f"{page.style('green', 'Verified')}: {text}.", 0, 2)
+    branch = result["branch"]
+    yield from page.text(f"{page.style('green', 'Committed')} {result['commit'][:12]} on {branch}; nothing was pushed.")
+    yield ""
+    yield from page.text(f"Review it: `git show {branch}`, `reconciler diff {base}..{branch}`.", 0, 2)
+    yield from page.text(f"Then `git push origin {branch}` and open a pull request.", 0, 2)
+
+
+def _verified(verification: Data) -> str:
+    """What the verification proves, in one sentence."""
+    empty, rewritten = verification["empty"], verification["rewritten"]
+    same = "with the variables of the commit" if rewritten else "byte for byte as in the commit"
+    text = f"{counted(verification['compared'], 'live file')} {same}"
+    if rewritten:
+        text += f"; cosmetic: {counted(rewritten, 'line')} rewritten, no service touched"
+    if empty:
+        text += f"; {'nothing else in the plan' if rewritten else 'an empty plan'} on {listed(empty)}"
+    if touched := [host for host in verification["planned"] if host not in empty]:
+        changes = "no other file" if rewritten else "no file"
+        text += f"; the plan on {listed(touched)} changes {changes}, but acts on the services above"
+    return text
+
+
+def _draft_data(draft: Draft) -> dict[str, Any]:
+    return {
+        "stacks": [asdict(stack) for stack in draft.stacks],
+        "files": [_draft_file_data(file) for file in draft.files],
+        "left_out": [asdict(left) for left in draft.left_out],
+        "notes": list(draft.notes),
+    }
+
+
+def _draft_file_data(file: DraftFile) -> dict[str, Any]:
+    return {
+        "path": file.file.path,
+        "source": file.source,
+        "stack": file.stack,
+        "hosts": list(file.hosts),
+        "uses": [str(use) for use in file.uses],
+        "services": list(file.services),
+        "keys": list(file.keys),
+        "keys_not_shown": file.unshown,
+        "mode": f"{file.mode:04o}",
+        "owner": file.owner,
+        "group": file.group,
+        "format": str(file.format),
+        "reason": file.reason,
+        "rewritings": [asdict(rewriting) for rewriting in file.rewritings],
+    }
 
 
 def _imported_data(result: Imported) -> dict[str, Any]:
-    draft = result.draft
-    files = [
-        {
-            "path": file.file.path,
-            "source": file.source,
-            "stack": file.stack,
-            "hosts": list(file.hosts),
-            "uses": [str(use) for use in file.uses],
-            "services": list(file.services),
-            "keys": list(file.keys),
-            "keys_not_shown": file.unshown,
-            "mode": f"{file.mode:04o}",
-            "owner": file.owner,
-            "group": file.group,
-            "format": str(file.format),
-            "reason": file.reason,
-        }
-        for file in draft.files
-    ]
+    draft = _draft_data(result.draft)
     return {
-        "environment": draft.environment,
-        "stacks": [asdict(stack) for stack in draft.stacks],
-        "files": files,
-        "left_out": [asdict(left) for left in draft.left_out],
-        "notes": list(draft.notes),
+        "environment": result.draft.environment,
+        "stacks": draft["stacks"],
+        "files": draft["files"],
+        "left_out": draft["left_out"],
+        "notes": draft["notes"],
         "branch": result.branch,
         "commit": result.commit,
         "written": list(result.written),
@@ -132,31 +170,31 @@ def _imported_data(result: Imported) -> dict[str, Any]:
     }
 
 
-def print_init_result(result: InitResult, *, as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(result))
-        return
-    for step in result.steps:
-        word = "[cyan]exists[/cyan]" if step.action == "exists" else f"[green]{step.action}[/green]"
-        console.print(
-            f"{word} {foreign_text(step.path)}" + (f"  [dim]{foreign_text(step.note)}[/dim]" if step.note else ""),
-            soft_wrap=True,
-        )
-    for note in result.notes:
-        lines = "\n".join(map(foreign_text, note.split("\n")))
-        console.print(f"[yellow]note[/yellow] {lines}", soft_wrap=True)
-    console.print(f"files are encrypted for {foreign_text(', '.join(result.recipients))}", soft_wrap=True)
-    console.print("\n[bold]next[/bold]")
+def init_report(result: Data, page: Page) -> Iterator[str]:
+    """What was created, and what to do next."""
+    yield from page.items([_step(step, page) for step in result["steps"]], indent=0)
+    yield from _notes(result["notes"], page)
+    yield from page.text(f"Files are encrypted for {', '.join(result['recipients'])}.", 0, 2)
+    yield ""
+    yield page.style("bold", "Next")
     steps = []
-    if result.uncommitted:
-        steps.append(f"git add {' '.join(result.uncommitted)} && git commit -m 'Set up reconciler'")
+    if result["uncommitted"]:
+        steps.append(f"`git add {' '.join(result['uncommitted'])}`, then `git commit -m 'Set up reconciler'`")
     steps.append(
-        f"reconciler import {result.environment} ssh://user@host/opt/app    # the files of a server; or file:/opt/app"
+        f"`reconciler import {result['environment']} ssh://user@host/opt/app` imports the files of a server; "
+        "`file:/opt/app` those of this machine."
     )
-    if result.key_file:
-        steps.append(f"copy {result.key_file} to the server as /etc/reconciler/age.key (0600), and keep a backup of it")
+    if result["key_file"]:
+        steps.append(
+            f"Copy {result['key_file']} to the server as /etc/reconciler/age.key (0600), and keep a backup of it."
+        )
     steps.append(
-        "copy reconciler.yaml to the server as /etc/reconciler/reconciler.yaml; `reconciler doctor` checks it there"
+        "Copy reconciler.yaml to the server as /etc/reconciler/reconciler.yaml; `reconciler doctor` checks it there."
     )
     for number, text in enumerate(steps, start=1):
-        console.print(f"{number}. {foreign_text(text)}", soft_wrap=True)
+        yield from page.text(f"{number}. {text}", 0, 3)
+
+
+def _step(step: Data, page: Page) -> Item:
+    action = page.style("cyan" if step["action"] == "exists" else "green", step["action"])
+    return Item(tuple(filter(None, (action, step["path"], step["note"]))))

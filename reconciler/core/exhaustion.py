@@ -6,21 +6,21 @@ import errno
 
 PROCESSES = (
     "the limit of processes is reached",
-    "`systemctl status reconciler` shows its tasks. End processes, or raise TasksMax of the service. Will retry",
+    "`systemctl status reconciler` shows its tasks. End processes, or raise TasksMax of the service",
 )
 MEMORY = (
     "no memory is left",
-    "Free memory, or raise MemoryMax of the service (`dmesg` shows what was killed). Will retry",
+    "Free memory, or raise MemoryMax of the service (`dmesg` shows what was killed)",
 )
 FILES = (
     "the limit of open files is reached",
-    "`ls /proc/$(pidof -s reconciler)/fd | wc -l` counts them. Raise LimitNOFILE of the service. Will retry",
+    "`ls /proc/$(pidof -s reconciler)/fd | wc -l` counts them. Raise LimitNOFILE of the service",
 )
 INODES = (
     "no inodes are left on the disk, although it may have free space",
-    "`df -i` shows it: remove files, most often many small ones. Will retry",
+    "`df -i` shows it: remove files, most often many small ones",
 )
-SPACE = ("the disk is full", "Free some space. Will retry")
+SPACE = ("the disk is full", "Free some space")
 
 _BY_NUMBER = {errno.EAGAIN: PROCESSES, errno.ENOMEM: MEMORY, errno.EMFILE: FILES, errno.ENFILE: FILES}
 # What git, Docker Compose and sops print about it. The text is only searched: it may quote a secret.

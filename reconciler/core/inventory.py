@@ -32,12 +32,13 @@ class Use(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class UsedFile:
     """A file with the services that use it; none for a ``.env`` that only interpolates. ``raw``: it has the grammar of
-    ``docker run --env-file``."""
+    ``docker run --env-file``. ``mounted``: a container can read it too, whatever ``use`` is."""
 
     file: FoundFile
     use: Use
     services: tuple[str, ...] = ()
     raw: bool = False
+    mounted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

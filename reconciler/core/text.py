@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 _NAMES_SHOWN = 5
@@ -13,6 +13,17 @@ def listed(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
     """Given names, return the first ``most`` of them for a sentence, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def line_ranges(numbers: Iterable[int]) -> str:
+    """Given ascending line numbers, return them with runs joined: 2, 5-7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
 
 
 def printable(text: str) -> str:

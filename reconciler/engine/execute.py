@@ -113,7 +113,7 @@ def beside(ports: Ports, run: Run) -> Run:
 
 async def _begin(ports: Ports, transaction: Transaction, prepared: Prepared) -> None:
     """Store the run before the first write, with what was unhealthy before: it is not to blame for that."""
-    ports.store.remember_written(host_of(transaction.run.environment), prepared.written)
+    ports.store.remember_written(host_of(transaction.run.environment), prepared.written, prepared.guarded)
     if transaction.resumed:
         ports.store.amend(transaction.run)
         return

@@ -35,11 +35,12 @@ async def file_problems(
     for change in writes:
         target, data = change.target, staged[change.target.path]
         reasons = guards.placement(target, real_paths[target.path], allowed)
-        reasons += await files.unwritable(real_paths[target.path], data)
+        before = await _replaced(ports, snapshot, change, plaintexts)
+        project_before = data if change.kind is Kind.DRIFT else None if before is None else Secret(before)
+        reasons += await files.unwritable(real_paths[target.path], data, project_before)
         if target.write is WriteMode.IN_PLACE and host_of(target.environment):
             reasons.append(_NOT_IN_PLACE)
         if data is not None:
-            before = await _replaced(ports, snapshot, change, plaintexts)
             reasons += guards.content(target, data.reveal(), before)
             reasons += await _failed_check(ports, target, data)
             if change.kind is not Kind.DRIFT:  # what was applied kept its contracts then; a hand edit must go

@@ -10,7 +10,7 @@ from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, confli
 from reconciler.core.errors import EngineUnavailableError, GuardError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
-from reconciler.core.model.targets import Stack
+from reconciler.core.model.targets import Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.engine_away import without_engine
@@ -26,7 +26,8 @@ from reconciler.engine.stack_planning import Permissions, StackPlanning, StackVi
 class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
-    ``written`` are the paths that the plan writes, with their links resolved; ``accepted`` says by stack what an
+    ``written`` are the paths that the plan writes, with their links resolved, ``guarded`` those of them whose content
+    cannot change what Compose runs; ``accepted`` says by stack what an
     operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
     that the plan breaks. ``away``: the engine does not answer, so no service can be touched; ``decided`` are the stacks
     of which it is known what their services need.
@@ -37,6 +38,7 @@ class Prepared:
     problems: tuple[str, ...]
     views: Mapping[str, StackView]
     written: tuple[str, ...] = ()
+    guarded: frozenset[str] = frozenset()
     accepted: tuple[str, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
@@ -75,7 +77,8 @@ async def prepare(
     writes = [change for change in changes if change.writes]
     staged = {change.target.path: await desired_bytes(snapshot, change, plaintexts) for change in writes}
     stacks = [stack for stack in snapshot.desired.manifest.stacks if stack.name not in suspension.stopped]
-    files = ProjectFileGuard(ports, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
+    host = host_of(snapshot.desired.manifest.environment)
+    files = ProjectFileGuard(ports, host, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
     problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
     planning = StackPlanning(
@@ -101,6 +104,7 @@ async def prepare(
         problems=tuple(problems),
         views=planning.views,
         written=written,
+        guarded=frozenset(files.guarded),
         accepted=tuple(planning.accepted),
         notes=planning.notes,
         broken=frozenset(planning.broken),

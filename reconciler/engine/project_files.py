@@ -9,7 +9,7 @@ from reconciler.core.decide import guards
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.errors import EngineUnavailableError, ReconcilerError
 from reconciler.core.model.compose import ProjectFiles
-from reconciler.core.model.targets import Stack, host_of
+from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 
@@ -21,21 +21,30 @@ _MOVE = (
 
 @dataclass(slots=True)
 class ProjectFileGuard:
-    """The files that Compose reads as project configuration on this host, of the ``stacks`` and of every project that
-    has containers; looked up once, and only where a file is about to be written."""
+    """The files that Compose reads as project configuration on the ``host``, of the ``stacks`` and of every project
+    that has containers; looked up once, and only where a file is about to be written. ``guarded`` are the real
+    paths whose new content cannot change what Compose runs."""
 
     ports: Ports
+    host: str
     stacks: Sequence[Stack]
+    guarded: set[str] = field(default_factory=set)
     _known: tuple[frozenset[str], frozenset[str]] | None = None
     _by_stack: dict[str, ProjectFiles] = field(default_factory=dict)
 
-    async def unwritable(self, path: str, data: Secret | None) -> list[str]:
-        """Given a real path and what would be written there (None: nothing, it would go), return why it may not be."""
-        if self.ports.settings.allow_compose_files:
-            return []
-        if self._known is None:
-            self._known = await self._all()
-        return guards.project_files(path, *self._known, b"" if data is None else data.reveal())
+    async def unwritable(self, path: str, data: Secret | None, before: Secret | None) -> list[str]:
+        """Given a real path, what would be written there (None: nothing, it would go) and what git or an operator had
+        there, return why it may not be."""
+        desired = b"" if data is None else data.reveal()
+        trusted = None if before is None or self.ports.store.ever_unguarded(self.host, [path]) else before.reveal()
+        reasons: list[str] = []
+        if not self.ports.settings.allow_compose_files:
+            if self._known is None:
+                self._known = await self._all()
+            reasons = guards.project_files(path, *self._known, desired, trusted)
+        if not reasons and _control_nothing_new(trusted, desired):
+            self.guarded.add(path)
+        return reasons
 
     async def refusals(self, stack: Stack, staged: Mapping[str, Secret | None]) -> list[str]:
         """Why the stack may not be touched: reconciler has written, some time, what Compose reads as its project."""
@@ -46,13 +55,19 @@ class ProjectFileGuard:
             after = await self.ports.compose.project_files(stack, staged)
         files = await self._real(now.files | after.files)
         environments = await self._real(now.environments | after.environments)
-        written = self.ports.store.ever_written(host_of(stack.environment), {*files, *environments})
+        written = self.ports.store.ever_written(self.host, {*files, *environments})
+        unguarded = self.ports.store.ever_unguarded(self.host, environments.keys())
         problems = [
             f"Compose reads {path} as this project, and reconciler has written it before. {_MOVE}"
             for path in sorted(written & files.keys())
             if path in staged or await self._read(path) is not None
         ]
         for path in sorted(written & environments.keys() - files.keys()):
+            # Else an operator has put it there, or the guard has compared it with what they had.
+            if path in staged and await self.ports.host.resolve(path) in self.guarded:
+                continue
+            if path not in staged and path not in unguarded:
+                continue
             data = staged[path] if path in staged else await self._read(path)
             if keys := _control_keys(b"" if data is None else data.reveal()):
                 said = f"{path} sets {', '.join(keys)}, and reconciler has written it before"
@@ -94,6 +109,15 @@ class ProjectFileGuard:
         except ReconcilerError:
             return Secret(b"")  # something is there
         return live.data if live is not None else None
+
+
+def _control_nothing_new(before: bytes | None, desired: bytes) -> bool:
+    """Whether Compose would find no control key in the content, if it read it, or the same as before."""
+    try:
+        keys = guards.control_keys(entry.key for entry in parse_env_file(desired))
+        return not keys or not guards.changed_control_keys(before, desired)
+    except EnvFileError:
+        return False
 
 
 def _control_keys(data: bytes) -> list[str]:

@@ -31,15 +31,17 @@ async def restore_backup(ports: Ports, environment: str, backup_id: str, names: 
     if not entries:
         hint = f"It holds: {', '.join(entry.source for entry in backup.entries)}"
         raise RefusedError("no file of the backup has that name", where=backup_id, hint=hint)
-    files = ProjectFileGuard(ports, await _stacks(ports, environment))
+    files = ProjectFileGuard(ports, host_of(environment), await _stacks(ports, environment))
     for entry in entries:
         data = ports.backups.read(backup, entry)  # find damage before anything changes
-        if problems := await files.unwritable(await ports.host.resolve(entry.path), data):
+        live = await ports.host.read(entry.path)
+        before = live.data if live else None
+        if problems := await files.unwritable(await ports.host.resolve(entry.path), data, before):
             raise RefusedError(problems[0], where=entry.path, hint="Nothing was restored")
     await clear_leftovers_of_restore(ports, backup, entries)
     ports.progress(f"restoring {len(entries)} file(s)")
     real = [await ports.host.resolve(entry.path) for entry in entries]
-    ports.store.remember_written(host_of(environment), real)
+    ports.store.remember_written(host_of(environment), real, files.guarded)
     current = {entry.path: await ports.host.read(entry.path) for entry in entries}
     replaced = await _back_up_current(ports, backup, entries, current)
     await _restore_all(ports, backup, entries, current, replaced)

@@ -47,13 +47,16 @@ async def roll_back(
         with phase(ports, Phase.ROLLBACK, f"rolling back: {error}"):
             failures = await _undo(ports, transaction, views)
     except StillStartingError as slow:
-        reason = f"{error}. The files are restored; {slow}. Rolling back: will look again"
+        reason = f"{error}. The files are restored; {slow}. The next reconciliation continues to roll back"
         _remember(ports, replace(transaction.run, reason=reason))
         return Outcome(
             run.environment, Result.ROLLING_BACK, reason, run.revision, run=run.id, backup=run.backup, retry=True
         )
     except EngineUnavailableError as failure:
-        reason = f"{error}. The files are restored; the services wait for the engine: {failure}; will retry"
+        reason = (
+            f"{error}. The files are restored; the services wait for the engine: {failure}. "
+            "The next reconciliation continues"
+        )
         _remember(ports, replace(transaction.run, reason=reason, restored_at=0.0))
         return Outcome(run.environment, Result.FAILED, reason, run.revision, run=run.id, backup=run.backup, retry=True)
     if failures:

@@ -142,9 +142,10 @@ class StackPlanning:
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
         more = verdict.services
         # Without a new revision nothing is to blame for a name, and a try could only end the same way.
-        taken = await self._name_taken(view.before, due) if not touched or (verdict.hold and not more) else ""
-        if taken or (verdict.hold and not more):
-            self._hold(stack, ". ".join(filter(None, [verdict.hold, taken])), due)
+        taken = await self._name_taken(view.before, due) if not touched or verdict.hold else ""
+        verdict = replace(verdict, hold=". ".join(filter(None, [verdict.hold, taken])))
+        if verdict.hold and (not more or (taken and not touched)):
+            self._hold(stack, verdict.hold, due)
         elif after is not None and affected_services.needed_by(after, due, held | more):
             self._hold(stack, verdict.hold or f"{listed(sorted(held))} would have to follow", due)
         elif more:

@@ -276,7 +276,7 @@ async def _interrupted(planned: _PlannedRun, error: OutsideError) -> Outcome:
 def _unfinished(planned: _PlannedRun, reason: str) -> Outcome:
     """Leave the run to the next reconciliation, with its backup and its pending restarts."""
     plan = planned.plan
-    run = replace(planned.transaction.run, reason=f"{reason}; will retry")
+    run = replace(planned.transaction.run, reason=f"{reason}. The next reconciliation continues")
     planned.ports.store.amend(run)
     backup = run.backup or None
     return Outcome(plan.environment, Result.FAILED, run.reason, plan.revision, plan, plan, run.id, backup, retry=True)

@@ -1,6 +1,7 @@
 """Our reading of env files against the real ``docker compose config``, on generated files. No engine is needed."""
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -12,6 +13,10 @@ import pytest
 
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
+from reconciler.core.dotenv.quoting import write_value
+from reconciler.core.model.targets import Parser
+from reconciler.core.sops.dotenv_lines import UnfitError
+from reconciler.core.sops.normal_form import normal_form
 
 pytestmark = pytest.mark.docker
 
@@ -97,11 +102,14 @@ def mutated_file(rng: random.Random, originals: Sequence[bytes]) -> bytes:
     return data
 
 
+def corpus() -> list[bytes]:
+    cases = [json.loads(line) for line in CORPUS.read_text("utf-8").splitlines()]
+    return [base64.b64decode(case["text_b64"]) if "text_b64" in case else case["text"].encode() for case in cases]
+
+
 def generate(seed: int, count: int) -> list[bytes]:
     rng = random.Random(seed)
-    cases = [json.loads(line) for line in CORPUS.read_text("utf-8").splitlines()]
-    originals = [base64.b64decode(case["text_b64"]) if "text_b64" in case else case["text"].encode() for case in cases]
-    originals = [data for data in originals if len(data) < 500]
+    originals = [data for data in corpus() if len(data) < 500]
     makers = (written_file, braces_file, lambda rng: mutated_file(rng, originals))
     return [rng.choice(makers)(rng) for _ in range(count)]
 
@@ -152,3 +160,26 @@ def test_compose_reads_generated_files_as_we_do(seed: int | None, tmp_path: Path
     wrong = [f"{data!r}: we read {ours(data)}, Compose {answer}" for data, answer in answers if ours(data) != answer]
     assert not wrong, f"seed {seed}, {len(wrong)} of {len(answers)} files:\n" + "\n".join(wrong[:10])
     assert len(accepted) >= FILES // 4, f"seed {seed}: too few accepted files to say anything"
+
+
+def test_compose_gives_a_container_every_value_as_it_was_before_we_wrote_it(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    values = ["".join(rng.choices((*TEXT, *REFERENCES, *BRACES), k=rng.randint(0, 6))) for _ in range(FILES)]
+    values = [value for value in values if "\0" not in value]
+    files = [f"KEY={write_value(value.encode(), Parser.COMPOSE)}\n".encode() for value in values]
+    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+    answers = [answer for batch in batches for answer in theirs(tmp_path, batch)]
+    assert answers == [{"KEY": value} for value in values]
+
+
+def test_compose_reads_a_normal_form_as_it_reads_the_file(tmp_path: Path) -> None:
+    pairs = []
+    for data in [*corpus(), *generate(random.SystemRandom().getrandbits(32), FILES)]:
+        if ours(data) is not None:
+            with contextlib.suppress(UnfitError):
+                pairs.append((data, normal_form(data, Parser.COMPOSE).data))
+    for start in range(0, len(pairs), BATCH):
+        before, after = zip(*pairs[start : start + BATCH], strict=True)
+        answers = zip(theirs(tmp_path, before), theirs(tmp_path, after), before, after, strict=True)
+        assert [pair for old, new, *pair in answers if old != new] == []
+    assert len(pairs) > FILES // 4

@@ -94,11 +94,23 @@ def test_the_commit_says_which_keys_of_what_from_where_and_by_whom(site: Server)
     )
 
 
+def test_blank_lines_and_values_of_several_lines_are_adopted_and_then_rewritten_here(site: Server) -> None:
+    (site.app / "api.env").write_bytes(b'# the service\n\nLOG_LEVEL=debug\nKEY="two\nlines"\n# last\nPASSWORD="a#b"')
+    adopted = adopt(site, TARGET)
+    plain = site.key.decrypt("api.env", proposed(site, adopted))
+    assert plain == b'# the service\nLOG_LEVEL=debug\n# last\nPASSWORD="a#b"\nKEY="two\\nlines"\n'
+    site.remote.merge(adopted["branch"])
+    outcome = site.sync()
+    (change,) = outcome["plan"]["changes"]
+    assert (outcome["result"], change["aspects"], change["effect"]) == ("applied", ["cosmetic"], "write")
+    assert site.live("api.env") == plain
+
+
 def test_of_a_file_that_sops_cannot_hold_single_keys_are_adopted(site: Server) -> None:
-    live = b'TOKEN=mine\n\nLOG_LEVEL=debug\nKEY="two\nlines"\nNEW=1\n'
+    live = b"TOKEN=mine\n\nLOG_LEVEL=debug\nTZ\nNEW=1\n"
     (site.app / "api.env").write_bytes(live)
     said = refused(site, TARGET)
-    assert f"{site.app}/api.env, line 2: sops' dotenv cannot hold the live file unchanged: it is blank" in said
+    assert f"{site.app}/api.env, line 4: sops' dotenv cannot hold the live file: a KEY without a value" in said
     assert "--key LOG_LEVEL" in said
     adopted = adopt(site, TARGET, "--key", "LOG_LEVEL", "--key", "NEW", "--key", "EMPTY", "-k", "TOKEN")
     plain = site.key.decrypt("api.env", proposed(site, adopted))
@@ -110,7 +122,7 @@ def test_odd_names_and_values_survive(site: Server) -> None:
     (site.app / "api.env").write_bytes(live)
     keys = ("myKey", "\u00c4.b-c", "E", "LONG")
     adopted = adopt(site, TARGET, *(argument for key in keys for argument in ("--key", key)))
-    assert site.key.decrypt("api.env", proposed(site, adopted)) == GIT + live
+    assert site.key.decrypt("api.env", proposed(site, adopted)) == GIT + live.replace(b"\r", b"")
 
 
 def test_what_was_adopted_and_merged_is_in_sync_and_touches_nothing(site: Server) -> None:
@@ -261,7 +273,7 @@ def test_a_remote_that_is_down_or_does_not_let_us_push(site: Server) -> None:
     site.remote.path.rename(site.root / "gone")
     done = site.cli("adopt", TARGET)
     assert done.returncode == 1
-    assert "will retry" in done.stderr.lower()
+    assert "retr" not in done.stderr
     (site.root / "gone").rename(site.remote.path)
 
 

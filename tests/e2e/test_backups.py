@@ -81,7 +81,7 @@ def open_parent(backup: Path) -> None:
 def test_verify_says_that_all_are_intact_and_exits_0(settled: Server) -> None:
     done = settled.cli("backups", "--verify")
     assert done.returncode == 0
-    assert "2 backup(s) read, 0 damaged" in done.stdout
+    assert "2 backups read, 0 damaged" in done.stdout
     assert [backup["problems"] for backup in settled.json("backups", "--verify")] == [[], []]
     assert all("problems" not in backup for backup in settled.json("backups"))
 
@@ -111,7 +111,7 @@ def test_verify_names_what_is_wrong_shows_no_value_and_exits_1(
 
     table = settled.cli("backups", "--verify")
     assert table.returncode == 1
-    assert f"{len(backups)} backup(s) read, {damaged} damaged" in table.stdout
+    assert f"{len(backups)} backups read, {damaged} damaged" in table.stdout
     for text in (done.stdout, done.stderr, table.stdout, table.stderr):
         assert CANARY.decode() not in text
         assert "Traceback" not in text
@@ -139,7 +139,7 @@ def test_verify_without_any_backup_says_so(server: Server) -> None:
     (server.app / "a.env").write_bytes(b"A=1\n")
     server.sync()
     done = server.cli("backups", "--verify")
-    assert (done.returncode, done.stdout.strip()) == (0, "no backups yet")
+    assert (done.returncode, done.stdout.strip()) == (0, "No backups yet.")
 
 
 # --- restore ---------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from tests.support.failures import ENVIRONMENT_FAILURES, SERVER_FAILURES, Failur
 from tests.support.forks import COMMAND
 from tests.support.importer import BRANCH, make_importer
 from tests.support.server import Daemon, Server
+from tests.support.site import Site as ConfigurationSite
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
@@ -476,6 +477,54 @@ def test_no_secret_leaks_by_importing_it(
     assert not canary.sings_in(objects)
     belongs = {importer.stack / name for name in secret_files} | {importer.stack / "compose.yaml", importer.key}
     assert holders(importer.root, canary) - belongs == set()
+    assert strays(canary) == set()
+
+
+def test_no_secret_leaks_by_setting_and_editing_it(
+    site: ConfigurationSite, strays: Callable[[Canary], set[Path]], tmp_path: Path
+) -> None:
+    """By values that go in and that cannot, and by an editor that works, that breaks the file, and that fails."""
+    canary = make_canary(site.production.path.read_text().splitlines()[-1])
+    word, home = canary.word, tmp_path / "home"
+    home.mkdir()
+    site.encrypt("production/worker.env", f"# {word}\nQUEUE=info\nWORKERS=1\nAPI_TOKEN={word}.1\n")
+    site.commit()
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nset -e\ncat > "$2.more"\neval "$1"\n')
+    editor.chmod(0o755)
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "SOPS_AGE_KEY_FILE": str(site.keys)}
+    heard: list[bytes] = []
+    watchers: list[Watcher] = []
+
+    def run_and_watch(stdin: str, *arguments: str, script: str = "") -> int:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        more = {"EDITOR": f"{editor} '{script}'"}
+        with subprocess.Popen([COMMAND, *arguments], cwd=site.root, env=env | more, **pipes) as process:
+            watchers.append(Watcher(process.pid))
+            thread = threading.Thread(target=watchers[-1].look)
+            thread.start()
+            heard.append(process.communicate(stdin.encode(), timeout=120)[0])
+            watchers[-1].end()
+            thread.join()
+        return process.returncode
+
+    name = "production/worker.env"
+    codes = [
+        run_and_watch(f"{word}.2\n'$x", "set", name, "API_TOKEN"),
+        run_and_watch(f"{word}.3", "set", name, "NEW", "--json"),
+        run_and_watch(f"{word}\0", "set", name, "API_TOKEN"),
+        run_and_watch("x", "set", name, word.upper() + "AbC=="),
+        run_and_watch(f"ADDED={word}.4\n", "edit", name, script='cat "$2.more" >> "$2"'),
+        run_and_watch(f'"{word}\n{word}\n', "edit", name, script='cat "$2.more" >> "$2"'),
+        run_and_watch("", "edit", name, script='sed -i s/info/{word}/ "$2"; exit 1'),
+    ]
+
+    assert [code for code in codes if code] == codes[2:4] + codes[5:], heard
+    assert not any(canary.sings_in(said) for said in heard), heard
+    assert [leak for watcher in watchers for leak in watcher.leaks(canary)] == []
+    assert {"sops"} <= set().union(*(watcher.environments for watcher in watchers))
+    assert b"\nADDED=ENC[" in (site.envs / name).read_bytes()
+    assert holders(tmp_path, canary) == set(), "the age keys lie elsewhere"
     assert strays(canary) == set()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.app.checks.command import check_environments
 from reconciler.app.checks.run import CheckReport
+from reconciler.app.diff.command import diff_commits
 from tests.support.site import API, ENVIRONMENTS, EXAMPLE, WORKER, Site
 
 pytestmark = pytest.mark.usefixtures("in_clone")
@@ -160,3 +161,42 @@ def test_a_server_that_follows_a_missing_environment_is_reported(site: Site) -> 
     (finding,) = check(site, servers=[server(site, "a.yaml", "/opt/app", "producton")]).findings
     assert (finding.rule.id, finding.path, finding.line) == ("server-file-invalid", "a.yaml", 1)
     assert "producton" in finding.message
+
+
+def dotenv(site: Site, text: str, *, encrypted: bool) -> None:
+    """The project's .env of production."""
+    if encrypted:
+        if (site.envs / "production/.env").exists():
+            edited = site.root / "edited"
+            edited.write_text(text)
+            options = ("--input-type", "dotenv", "--output-type", "dotenv", "envs/production/.env")
+            site.sops("edit", *options, EDITOR=f"cp {edited}")
+            edited.unlink()
+        else:
+            site.encrypt("production/.env", text)
+    else:
+        site.write("production/.env", text)
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_only_a_control_key_that_changes_is_reported(site: Site, encrypted: bool) -> None:
+    """Against git: HEAD for what is not committed, the default branch for a branch."""
+    fields = "" if encrypted else "encrypted: false"
+    site.replace("production/environment.yaml", "      flags.env", f"      .env: {{{fields}}}\n      flags.env")
+    site.remove("env.example")
+    dotenv(site, "COMPOSE_PROJECT_NAME=shop\nLEVEL=info\n", encrypted=encrypted)
+    site.commit()
+    servers = [server(site, "a.yaml", "/opt/app")]
+    site.git("update-ref", "refs/remotes/origin/main", "HEAD")
+    site.git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main")
+
+    dotenv(site, "COMPOSE_PROJECT_NAME=shop\nLEVEL=debug\n", encrypted=encrypted)
+    assert not any("project-file" in line for line in lines_of(check(site, servers=servers)))
+    dotenv(site, "COMPOSE_PROJECT_NAME=store\nLEVEL=debug\n", encrypted=encrypted)
+    for commit in (False, True):
+        if commit:
+            site.commit()
+        (line,) = (line for line in lines_of(check(site, servers=servers)) if "project-file" in line)
+        assert line.startswith("envs/production/.env:1 project-file COMPOSE_PROJECT_NAME changes what Compose runs")
+    (file,) = diff_commits("HEAD~1..HEAD", "envs", (), None, lambda done, of: None).files
+    assert [finding.message.split()[0] for finding in file.findings] == ["COMPOSE_PROJECT_NAME"]

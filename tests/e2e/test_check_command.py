@@ -388,6 +388,13 @@ def test_files_of_five_mebibytes_are_looked_at_in_time(site: Site) -> None:
     assert rules_of(report(site), "envs/production/worker.env")
 
 
+@pytest.mark.parametrize("text", ["password: Inv3nted\n", 'password "'])
+def test_plain_files_of_five_mebibytes_are_searched_in_time(site: Site, text: str) -> None:
+    site.write("production/app.yaml", text * (5 * 1024 * 1024 // len(text)))
+    data = report(site)
+    assert sum(finding["rule"] == "plain-secret" for finding in data["findings"]) <= 100
+
+
 def test_ten_thousand_targets_without_sources_are_reported_in_time(site: Site) -> None:
     targets = "".join(f"      file-{number}.env:\n" for number in range(9_000))
     site.write("production/environment.yaml", f"{MANIFEST}{targets}")

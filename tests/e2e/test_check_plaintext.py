@@ -71,6 +71,56 @@ def test_a_secrets_name_in_a_plain_target_is_reported(site: Site) -> None:
     assert findings_of(site) == [("plain-secret", "production/flags.env", 2), ("plain-secret", "staging/flags.env", 2)]
 
 
+# --- files that are no env files ---
+
+OF_A_FORMAT = {
+    "production/app.yaml": f"db:\n  password: {SECRET}\n",
+    "production/app.toml": f"[db]\npassword = '{SECRET}'\n",
+    "scripts/app.ini": f"[db]\npassword = {SECRET}\n",
+    "app.json": f'{{\n  "clientSecret": "{SECRET}"\n}}\n',
+    "production/conf.d/php.conf": f"location / {{\n  fastcgi_param DB_PASSWORD {SECRET};\n}}\n",
+    "production/app.properties": f"# mine\nspring.datasource.password={SECRET}\n",
+    "production/users.xml": f"<users>\n<user><password>{SECRET}</password></user></users>\n",
+    "staging/.npmrc": f"# mine\n//registry.example.org/:_authToken={SECRET}\n",
+    "scripts/run.sh": f"#!/bin/sh\ncurl https://me:{SECRET}@api.example.org\n",
+}
+
+
+@pytest.mark.parametrize("path", OF_A_FORMAT)
+def test_a_secret_is_found_in_a_plain_file_of_any_format(site: Site, path: str) -> None:
+    site.write(path, OF_A_FORMAT[path])
+    assert [(path, line) for rule, path, line in findings_of(site) if rule == "plain-secret"] == [(path, 2)]
+
+
+@pytest.mark.parametrize("path", ["production/flags.env", "production/nginx.conf"])
+def test_a_secret_by_its_form_is_found_in_a_plain_source(site: Site, path: str) -> None:
+    site.remove("env.example")
+    for environment in ("production", "staging"):
+        site.write(f"{environment}/flags.env", FLAGS)
+    site.write(path, f"FEATURE_SEARCH=https://me:{SECRET}@db.example.org\n")
+    assert findings_of(site) == [("plain-secret", path, 1)]
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", "app.yaml.example", "production/environment.yaml", "contracts/api.yaml", ".sops.yaml"]
+)
+def test_placeholders_and_what_this_program_reads_hold_no_plain_secrets(site: Site, path: str) -> None:
+    before = (site.envs / path).read_text() if (site.envs / path).exists() else ""
+    site.write(path, f"{before}# x: https://me:{SECRET}@db.example.org\n#password: swordfish\n")
+    if not before:
+        site.write(path, "password: swordfish\nurl: https://me:swordfish@db.example.org\n")
+    assert findings_of(site) == []
+
+
+def test_a_secret_in_a_file_that_git_ignores_is_no_finding(site: Site) -> None:
+    site.git("init", "--quiet", "--template=")
+    for path in ("ignored.yaml", "held.yaml"):
+        site.write(path, f"password: {SECRET}\n")
+    site.write(".gitignore", "ignored.yaml\n")
+    site.git("add", "--all")
+    assert [path for rule, path, _ in findings_of(site) if rule == "plain-secret"] == ["held.yaml"]
+
+
 # --- odd entries ---
 
 
@@ -122,3 +172,9 @@ def test_the_name_of_a_directory_cannot_write_to_the_terminal(site: Site) -> Non
         assert "\x1b" not in written
         assert not any(line.startswith("::error::y") for line in written.splitlines())
         assert len(written.splitlines()) == 1 + len(report.findings)
+
+
+def test_an_address_in_the_description_of_a_contract_is_no_plain_secret(site: Site) -> None:
+    contract = site.read("contracts/api.yaml")
+    site.write("contracts/api.yaml", f"{contract}description: https://me:swordfish1@db.example.org\n")
+    assert findings_of(site) == []

@@ -186,7 +186,7 @@ def test_restore_without_a_pause_is_drift_that_the_daemon_corrects(settled: Serv
         done = settled.cli("restore", newest["backup"])
 
         assert done.returncode == 0
-        assert "unless paused" in " ".join(done.stdout.split())
+        assert "Unless paused" in " ".join(done.stdout.split())
         lives(settled, b"A=2\n")  # the touched file wakes the daemon
         eventually(lambda: settled.json("history")[0]["result"] == "corrected", timeout=30)
 

@@ -158,7 +158,7 @@ def test_demo_that_is_interrupted_removes_what_it_created(start: Callable[..., D
 def assert_rolled_back(chapter: str) -> None:
     """The history, git and the metrics all show it, and the last status finds everything well."""
     history, _, later = chapter.partition("git pull && git log -1")
-    assert "rolled_back" in history
+    assert "rolled back" in history
     assert "api is unhealthy" in history
     assert 'Revert "Move the database to the new server"' in later
     assert "Reconciler-Rollback-Environment: production" in later
@@ -167,7 +167,7 @@ def assert_rolled_back(chapter: str) -> None:
             rf'rollback_total{{environment="production",host="\S+",kind="{kind}",result="ok"}} 1\.0', later
         )
     assert "rollback_last_timestamp_seconds{" in later
-    assert re.search(r"\$ reconciler status\n +production in_sync", later)
+    assert re.search(r"\$ reconciler status\n +production: in sync", later)
 
 
 def assert_story(text: str, expected: list[str]) -> None:

@@ -320,7 +320,7 @@ def test_it_works_from_a_subdirectory_and_in_a_worktree(committed: Site, tmp_pat
     committed.commit()
     committed.git("worktree", "add", "--quiet", str(tmp_path / "tree"), "HEAD")
     for directory in (committed.envs / "production", tmp_path / "tree"):
-        assert "~WORKERS" in diff(committed, "HEAD~1..HEAD", cwd=directory).stdout
+        assert "~ WORKERS" in diff(committed, "HEAD~1..HEAD", cwd=directory).stdout
 
 
 def test_nothing_of_the_repositorys_own_configuration_is_run(committed: Site, tmp_path: Path) -> None:

@@ -173,10 +173,15 @@ def test_a_container_started_by_hand_with_other_values_is_seen_immediately(
 # --- attributed -----------------------------------------------------------------------------------------------------
 
 
+def status_of(server: Server) -> dict[str, Any]:
+    """The only environment of `status`."""
+    (environment,) = server.json("status")["environments"]
+    return dict(environment)
+
+
 def change_of(server: Server, target: str = "api.env") -> dict[str, Any]:
     """The target's change, from `status`."""
-    (environment,) = server.json("status")["environments"]
-    changes = environment["after"]["changes"]
+    changes = status_of(server)["after"]["changes"]
     return dict(next(change for change in changes if change["target"] == f"{ENVIRONMENT}/{target}"))
 
 
@@ -216,6 +221,9 @@ def test_a_pause_writes_nothing_outlives_the_daemon_and_ends_by_itself(quiet: Se
     with quiet.daemon():
         paused = quiet.cli("pause", f"{ENVIRONMENT}/api.env", "--for", "8s", "--reason", "an incident")
         assert paused.returncode == 0, paused.stdout
+        (pause,) = status_of(quiet)["pauses"]
+        until = pause["until"].replace("T", " ").replace("+00:00", "Z")
+        assert f"paused {ENVIRONMENT}/api.env until {until}: an incident" in paused.stdout
         (quiet.app / "api.env").write_bytes(edit)
         eventually(lambda: change_of(quiet)["effect"] == "hold")
     with quiet.daemon() as daemon:
@@ -225,7 +233,7 @@ def test_a_pause_writes_nothing_outlives_the_daemon_and_ends_by_itself(quiet: Se
         eventually(is_back(quiet, "conf/worker.env", b"W=1\n"), timeout=LONG)
         eventually(is_back(quiet), timeout=LONG)
         assert corrected(daemon) == 1
-    assert quiet.json("status")["environments"][0]["pauses"] == []
+    assert status_of(quiet)["pauses"] == []
 
 
 def test_resume_ends_a_pause_before_its_time(quiet: Server) -> None:
@@ -253,7 +261,7 @@ def test_a_pause_of_nothing_is_refused(quiet: Server, arguments: list[str], says
     done = quiet.cli("pause", *arguments)
     assert done.returncode == 1
     assert says in done.stdout + done.stderr
-    assert quiet.json("status")["environments"][0]["pauses"] == []
+    assert status_of(quiet)["pauses"] == []
 
 
 def test_a_new_revision_waits_for_the_end_of_a_pause_and_is_not_called_applied(quiet: Server) -> None:

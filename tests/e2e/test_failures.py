@@ -94,11 +94,11 @@ def test_a_broken_environment_is_reported_and_unchanged_while_the_other_continue
     sync = run(broken, "sync")
     assert sync.returncode == 1
     assert_reported(failure, broken, said(sync))
-    assert f"{failure.result} broken" in sync.stdout
-    assert ("the daemon will retry" in said(sync)) == failure.retried
+    assert f"broken: {failure.result}" in sync.stdout
+    assert ("a running daemon retries" in said(sync)) == failure.retried
     assert tree(*broken.server.app.glob("broken*")) == before
 
-    assert "applied healthy" in sync.stdout
+    assert "healthy: applied" in sync.stdout
     assert healthy.live.read_bytes() == healthy.plaintext(2)
     assert {path.name for path in healthy.directory.iterdir()} == {"api.env"}
 
@@ -147,7 +147,7 @@ def test_a_failure_of_the_server_is_reported_and_nothing_is_written(failure: Fai
         assert_reported(failure, site, said(done))
         assert tree(site.server.app) == before
     if failure.result:
-        assert f"{failure.result} production" in done.stdout
+        assert f"production: {failure.result.replace('_', ' ')}" in done.stdout
     else:
         assert done.stdout == ""
     assert site.live.read_bytes() == site.plaintext(generation)
@@ -165,7 +165,7 @@ def test_with_git_gone_a_hand_edit_is_still_repaired_to_the_last_known_revision(
     failure.happens(site)
     site.live.write_bytes(b"TOKEN=by-hand\n")
     done = run(site, "sync")
-    assert "corrected production" in done.stdout
+    assert "production: corrected" in done.stdout
     assert f"Until then the target revision stays {known[:12]}" in said(done)
     assert_reported(failure, site, said(done))
     assert site.live.read_bytes() == site.plaintext(1)

@@ -112,7 +112,7 @@ def test_a_service_that_ran_is_missed_until_it_runs_again(stack: tuple[Server, C
         by_hand = {name for name, service in services(status).items() if "stopped by hand" in service["reason"]}
         assert by_hand == {"stopped", "ungraceful"}
         assert services(status) == services(server.json("status"))
-        (line,) = [it for it in server.cli("status").stdout.splitlines() if it.startswith("not running app/killed: ")]
+        (line,) = [it for it in server.cli("status").stdout.splitlines() if it.startswith("  app/killed ")]
         assert "killed through the engine (docker kill), noticed at 20" in line
         assert line.endswith(f"up -d killed` in {project.directory} starts it")
 

@@ -509,7 +509,7 @@ def test_no_value_is_printed_or_left_anywhere_but_in_the_file_and_its_backups(fl
         for command in ("plan", "sync", "status", "history", "backups", "doctor"):
             done = made.server.cli(command)
             said += done.stdout + done.stderr
-    assert "rolled_back" in said
+    assert "rolled back" in said
     assert canary not in said
     files = subprocess.run(["grep", "-rl", canary, str(made.server.root), "/dev/shm"], stdout=subprocess.PIPE).stdout
     places = {Path(line) for line in files.decode().splitlines()}

@@ -116,10 +116,8 @@ def test_a_key_that_is_left_to_the_environment_is_not_required_and_an_idle_profi
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b"A=1\n\nB=2\n", "line 2: it is blank", id="a-blank-line"),
-        pytest.param(b"A=1\nB=2", "does not end with a line feed", id="no-last-line-feed"),
-        pytest.param(b'A="one\ntwo"\n', "line 1", id="a-value-of-several-lines"),
-        pytest.param(b"A=1\n  # indented\n", "line 2", id="an-indented-comment"),
+        pytest.param(b"\nTZ\nA=1\n", "line 2: a KEY without a value", id="a-bare-key"),
+        pytest.param(b"A=1\nB=$A\nA=2\n", "already set in line 1", id="a-key-twice-with-a-reference-between"),
         pytest.param(b"A_unencrypted=1\n", "plain text", id="a-name-that-sops-leaves-plain"),
         pytest.param(b"A=1\nQmFzZTY0cGllY2U=\n", "may be a bare secret", id="a-line-that-may-be-a-secret"),
         pytest.param(b"", "no lines", id="empty"),
@@ -140,15 +138,139 @@ def test_a_file_that_dotenv_cannot_store_becomes_binary_with_a_reason(
     assert importer.reconciler("check", "--age-key-file", str(importer.key)).returncode == 0
 
 
-def test_windows_line_ends_and_odd_bytes_are_kept(importer: Importer) -> None:
-    contents = {"api.env": b"A=1\r\nB='x'\r\n", "config/common.env": b"A=\xff\xfe\n"}
+HAND_MADE = """\
+# the api's own\r
+
+PUBLIC_URL=https://shop.example.org  \r
+  # twice
+LEVEL=old
+CERT="-----BEGIN CERTIFICATE-----
+invented
+-----END CERTIFICATE-----"
+
+LEVEL=new"""
+NORMAL = """\
+# the api's own
+#
+PUBLIC_URL=https://shop.example.org
+# twice
+# LEVEL=old
+CERT="-----BEGIN CERTIFICATE-----\\ninvented\\n-----END CERTIFICATE-----"
+#
+LEVEL=new
+"""
+
+
+def test_a_hand_made_file_is_imported_by_meaning_and_touches_no_service(tmp_path: Path, docker_engine: str) -> None:
+    """The first reconciliation rewrites the file, and its container goes on."""
+    importer = make_importer(tmp_path / "import", docker_engine)
+    importer.write({"api.env": HAND_MADE})
+    named, name = importer.stack / "compose.yaml", f"rct-{os.getpid()}-normal"
+    named.write_text(f"name: {name}\n{named.read_text()}")
+    project = ComposeProject(name, importer.stack)
+    try:
+        project.up()
+        before = [project.container(service)["Id"] for service in ("api", "worker")]
+        done = importer.imports()
+        assert done["exit_code"] == 0, done
+        assert [
+            (entry["line"], entry["reason"].partition(",")[0]) for entry in by_source(done)["api.env"]["rewritings"]
+        ] == [
+            (1, "the Windows line ending is removed"),
+            (2, "the blank line becomes a comment"),
+            (3, "the Windows line ending is removed"),
+            (4, "the comment begins the line"),
+            (5, "line 10 sets the same key and counts"),
+            (6, "a value of several lines becomes one"),
+            (9, "the blank line becomes a comment"),
+            (10, "a line feed ends the last line"),
+        ]
+        assert (done["verification"]["rewritten"], done["verification"]["notes"]) == (8, [])
+        assert done["verification"]["empty"] == done["verification"]["planned"] != []
+        assert importer.decrypted("api.env").decode() == NORMAL
+        importer.git("branch", "--delete", "--force", BRANCH)
+        shown = importer.reconciler("import", "production", importer.side, "--yes").stdout
+        assert "cosmetic: 8 lines rewritten, no service touched" in " ".join(shown.split())
+        assert "rewritten: lines 2, 9: the blank line becomes a comment" in shown
+        importer.git("merge", "--quiet", BRANCH)
+        settings = importer.root / "reconciler.yaml"
+        settings.write_text(json.dumps(server_settings(importer)))
+        synced = importer.reconciler("sync", "--json", "--config", str(settings))
+        (outcome,) = json.loads(synced.stdout)
+        assert outcome["result"] == "applied", outcome
+        assert outcome["plan"]["actions"] == []
+        assert (importer.stack / "api.env").read_text() == NORMAL
+        assert [project.container(service)["Id"] for service in ("api", "worker")] == before
+        (backup,) = (importer.root / "state").rglob("*api.env*")
+        assert HAND_MADE.encode() in backup.read_bytes()
+    finally:
+        project.remove()
+
+
+def server_settings(importer: Importer) -> dict[str, Any]:
+    return {
+        "environment": "production",
+        "repository": {"url": str(importer.clone), "branch": "main", "path": "envs"},
+        "decryption": {"age_key_file": str(importer.key)},
+        "allowed_paths": [str(importer.stack)],
+        "state_dir": str(importer.root / "state"),
+        "rollback": {"git": "off"},
+    }
+
+
+def test_with_exact_every_byte_is_kept(importer: Importer) -> None:
+    contents = {"api.env": b"A=1\n\nB=2\n", "config/common.env": b"A=1\r\nB='x'  \n", ".env": b"LEVEL=\xff\xfe\n"}
     importer.write(contents)
-    done = importer.imports()
+    done = importer.imports("--exact")
     assert done["exit_code"] == 0
     sources = {file["path"]: file["source"] for file in done["files"]}
+    assert sources[str(importer.stack / "api.env")] == "api.env.bin"
+    assert "line 2: it is blank" in str(by_source(done)["api.env.bin"]["reason"])
     for name, content in contents.items():
         assert importer.decrypted(sources[str(importer.stack / name)]) == content
     assert any("Windows line endings" in note for note in done["notes"])
+    assert done["verification"]["rewritten"] == 0
+
+
+def test_of_a_file_that_a_container_mounts_too_only_blank_lines_change(importer: Importer) -> None:
+    importer.write({"api.env": "A=1 \n\nB=2\n", "config/common.env": "A: 1\n"})
+    compose = importer.stack / "compose.yaml"
+    mounts = '["./api.env:/app/.env:ro", "./config/common.env:/c.env:ro", '
+    compose.write_text(compose.read_text().replace("volumes: [", f"volumes: {mounts}"))
+    done = importer.imports()
+    assert done["exit_code"] == 0, done
+    assert importer.decrypted("api.env") == b"A=1 \n#\nB=2\n"
+    assert importer.decrypted("common.env.bin") == b"A: 1\n"
+
+
+NAMES = (
+    *(".env", ".env.prod", ".env.production", ".env.local", ".env.bak", ".env.example", ".env.sample", "Old.ENV"),
+    *("app.env", "app.env.production", "env", "env.production", "production.env", "secrets.env.txt", ".app.env"),
+    *("docker/.env", "docker/.env.prod", "docker/env", "config/app.env", "a/.env", "b/.env", "environment.yaml"),
+)
+
+
+@pytest.mark.parametrize("content", ["A_KEY=1\n\nB_KEY=2\n", "\nTZ\nA_KEY=1\n"], ids=["by-key", "as-a-whole"])
+def test_whatever_the_files_are_called_check_with_the_key_finds_nothing(importer: Importer, content: str) -> None:
+    importer.write(dict.fromkeys(NAMES, content))
+    compose = importer.stack / "compose.yaml"
+    compose.write_text(compose.read_text().replace("env_file: [api.env,", f"env_file: [{', '.join(NAMES)},"))
+    done = importer.imports()
+    assert done["exit_code"] == 0, done
+    suffix = "" if content.startswith("A") else ".bin"
+    sources = {os.path.relpath(file["path"], importer.stack): file["source"] for file in done["files"]}
+    for name, source in (
+        (".env", "shop.env"),
+        (".env.prod", "shop.prod.env"),
+        ("docker/.env", "docker.env"),
+        ("docker/.env.prod", "docker.prod.env"),
+        ("config/app.env", "config-app.env"),
+        ("b/.env", "b.env"),
+    ):
+        assert sources[name] == source + suffix
+    importer.git("merge", "--quiet", BRANCH)
+    checked = importer.reconciler("check", "--json", "--age-key-file", str(importer.key))
+    assert json.loads(checked.stdout)["findings"] == [], checked.stdout
 
 
 def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer) -> None:
@@ -166,14 +288,6 @@ def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer)
     file = by_source(json.loads(done.stdout))
     assert "does not preserve its bytes" in str(file["api.env.bin"]["reason"])
     assert importer.decrypted("api.env.bin") == b"A=1\n"
-
-
-def test_a_duplicate_key_is_reported_and_the_keys_are_not_managed(importer: Importer) -> None:
-    importer.write({"api.env": "A=1\nA=2\n"})
-    done = importer.imports()
-    assert done["exit_code"] == 0
-    assert "A is already set in line 1" in str(by_source(done)["api.env.bin"]["reason"])
-    assert importer.manifest()["stacks"]["shop"]["targets"]["api.env.bin"]["parser"] == "opaque"
 
 
 @pytest.mark.parametrize(
@@ -332,7 +446,7 @@ def test_update_keeps_contracts_and_plain_files(importer: Importer) -> None:
     done = importer.imports("--update")
     assert done["exit_code"] == 0, done
     targets = importer.manifest()["stacks"]["shop"]["targets"]
-    assert targets["api.env.bin"]["schema"] == ["contracts/api.yaml", "contracts/strict.yaml"]
+    assert targets["api.env"]["schema"] == ["contracts/api.yaml", "contracts/strict.yaml"]
     assert targets["common.env"]["schema"] == "contracts/shared.yaml"
     assert not [path for path in done["written"] if "contracts" in path]
     assert importer.show("envs/production/site.conf") == FILES["nginx/site.conf"].encode()

@@ -331,6 +331,50 @@ def test_the_number_of_containers_is_gits_where_the_server_says_so(start: Start)
     assert levels(project) == ["debug"]
 
 
+# --- a project's .env with control keys of an operator ---
+
+
+@pytest.fixture
+def profiled(stack_server: MakeStackServer) -> tuple[Server, ComposeProject]:
+    """An operator's `.env` sets COMPOSE_PROFILES; git has the same file."""
+    server, project = stack_server(INTERPOLATED, {"data/.keep": "", ".env": "COMPOSE_PROFILES=a\nLEVEL=info\n"})
+    server.commit({".env": b"COMPOSE_PROFILES=a\nLEVEL=info\n"}, server.manifest([".env"]))
+    assert server.sync()["result"] == "applied"  # its mode
+    project.up()
+    return server, project
+
+
+def test_a_change_beside_a_control_key_goes_through(profiled: tuple[Server, ComposeProject]) -> None:
+    server, project = profiled
+    for level in ("debug", "error"):  # the second time, reconciler has written the file before
+        server.commit({".env": f"LEVEL={level}\n# moved\nCOMPOSE_PROFILES='a'\n".encode()})
+        outcome = server.sync()
+        assert outcome["result"] == "applied", outcome["reason"]
+        assert project.environment("api")["LEVEL"] == level
+    (server.app / ".env").write_text("LEVEL=error\n")  # a hand edit of the control key is drift like any other
+    assert server.sync()["result"] == "corrected"
+    assert server.live(".env") == b"LEVEL=error\n# moved\nCOMPOSE_PROFILES='a'\n"
+
+
+@pytest.mark.parametrize(
+    "desired",
+    [
+        pytest.param(b"COMPOSE_PROFILES=a\nCOMPOSE_FILE=compose.yaml\n", id="added"),
+        pytest.param(b"COMPOSE_PROFILES=a,evil\n", id="changed"),
+        pytest.param(b"OTHER=1\n", id="removed"),
+        pytest.param(b"OTHER=a\nCOMPOSE_PROFILES=${OTHER}\n", id="by reference"),
+    ],
+)
+def test_a_control_key_is_not_added_changed_or_removed(profiled: tuple[Server, ComposeProject], desired: bytes) -> None:
+    server, project = profiled
+    server.commit({".env": b"LEVEL=debug\n" + desired})
+    outcome = server.sync()
+    assert outcome["result"] == "stalled", outcome["reason"]
+    assert "would change what Compose runs; the server must set allow_compose_files" in outcome["reason"]
+    assert project.environment("api")["LEVEL"] == "info"
+    assert server.live(".env") == b"COMPOSE_PROFILES=a\nLEVEL=info\n"
+
+
 # --- the routes to root ---
 
 

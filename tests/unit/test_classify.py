@@ -225,7 +225,8 @@ def test_a_change_names_its_keys() -> None:
         pytest.param(state("D", "L", "D"), Kind.DRIFT, Effect.WRITE, id="restored"),
         pytest.param(state("D", "L", "D", REPORT), Kind.DRIFT, Effect.REPORT, id="reported"),
         pytest.param(state("D", "L", "L"), Kind.UPDATE, Effect.WRITE, id="new in git"),
-        pytest.param(state("D", "L", None), Kind.FIRST_CONTACT, Effect.HOLD, id="first contact"),
+        pytest.param(state("D", "L", None), Kind.FIRST_CONTACT, Effect.WRITE, id="first contact"),
+        pytest.param(state("D", "L", "O", REPORT), Kind.CONFLICT, Effect.WRITE, id="adopted and reported"),
     ],
 )
 def test_other_bytes_with_the_same_variables_are_cosmetic(state: TargetState, kind: Kind, effect: Effect) -> None:

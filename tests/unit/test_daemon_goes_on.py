@@ -18,7 +18,7 @@ from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World
 
 UNITS = ("production@one", "production@two")
-LOCKED = StoreUnavailableError("the database is locked", where="state.db", hint="Will retry")
+LOCKED = StoreUnavailableError("the database is locked", where="state.db")
 
 
 async def ask_git() -> GitAnswer:

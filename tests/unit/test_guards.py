@@ -140,6 +140,29 @@ def test_what_decides_nothing_passes(path: str, desired: bytes) -> None:
     assert guards.project_files(path, [COMPOSE_FILE], [DOT_ENV], desired) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "desired", "keys"),
+    [
+        pytest.param(b"COMPOSE_FILE=a\nB=1\n", b"B=2\nexport COMPOSE_FILE='a'\n", "", id="the same"),
+        pytest.param(b"COMPOSE_FILE\n", b"COMPOSE_FILE\nB=2\n", "", id="inherited as before"),
+        pytest.param(
+            b"COMPOSE_FILE=a\nCOMPOSE_FILE=b\n", b"COMPOSE_FILE=b\nCOMPOSE_FILE=a\n", "COMPOSE_FILE", id="order"
+        ),
+        pytest.param(b"COMPOSE_FILE=a\n", b"COMPOSE_FILE=b\n", "COMPOSE_FILE", id="changed"),
+        pytest.param(b"COMPOSE_FILE\n", b"COMPOSE_FILE=\n", "COMPOSE_FILE", id="no longer inherited"),
+        pytest.param(b"PATH=/x\nB=1\n", b"B=1\n", "PATH", id="removed"),
+        pytest.param(b"PATH=/x\n", b"PATH=/x\nHOME=/y\n", "HOME", id="added"),
+        pytest.param(b"A=1\nPATH=$A\n", b"A=2\nPATH=$A\n", "PATH", id="by reference"),
+        pytest.param(b"PATH='$A'\n", b"PATH='$A'\nB=1\n", "", id="no reference"),
+        pytest.param(b"PATH='/x\n", b"PATH=/x\n", "PATH", id="unreadable before"),
+        pytest.param(None, b"PATH=/x\n", "PATH", id="nothing before"),
+    ],
+)
+def test_only_a_control_key_that_changes_is_refused(before: bytes | None, desired: bytes, keys: str) -> None:
+    problems = guards.project_files(DOT_ENV, [], [DOT_ENV], desired, before)
+    assert [problem.partition(" would change")[0] for problem in problems] == ([keys] if keys else [])
+
+
 def test_refusing_says_what_allows_it() -> None:
     (problem,) = guards.project_files(COMPOSE_FILE, [COMPOSE_FILE], [], b"")
     assert "the server must set allow_compose_files: true" in problem

@@ -227,7 +227,7 @@ def of_command(
     if facts := MEMORY if completed.out_of_memory else exhausted_in(completed.stderr):
         return EngineUnavailableError(f"docker compose cannot {doing}: {facts[0]}", where=where, hint=facts[1])
     if completed.exit_code < 0 or completed.exit_code in _KILLED:
-        hint = "Look for the kernel's out-of-memory killer (dmesg). Will retry"
+        hint = "Look for the kernel's out-of-memory killer (dmesg)"
         return EngineUnavailableError(f"docker compose was killed before it could {doing}", where=where, hint=hint)
     stderr = stderr_of(completed)
     if root:

@@ -347,4 +347,4 @@ def _used(file: FoundFile, uses: Iterable[NamedFile]) -> UsedFile:
             services[use.use].add(use.service)
             raw = raw or use.raw
     kind = next(kind for kind in (Use.ENV_FILE, Use.MOUNT, Use.INTERPOLATION) if kind in services)
-    return UsedFile(file, kind, tuple(sorted(services[kind] - {""})), raw)
+    return UsedFile(file, kind, tuple(sorted(services[kind] - {""})), raw, mounted=Use.MOUNT in services)

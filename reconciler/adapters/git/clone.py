@@ -6,6 +6,7 @@ user owns (as in a CI container) can be read, because only its objects are.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -91,6 +92,28 @@ class Clone:
         missing = {path for path in full if modes.get(path) is None}
         ignored = await self._ignored(missing)
         return {full[path]: self._reason(path, modes, ignored) for path in missing}
+
+    async def is_unmerged(self, path: str) -> bool:
+        """Whether an unfinished merge is about the file at ``path``, which is absolute."""
+        (relative,) = self._from_top(os.path.dirname(path), [os.path.basename(path)])
+        return bool(await self._git("--literal-pathspecs", "ls-files", "-z", "--unmerged", "--", relative))
+
+    async def before(self, directory: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Of the ``files`` in ``directory`` (paths are relative to it), those that HEAD has otherwise, as it has them;
+        on a branch, those that differ from where it left the default branch of origin."""
+        try:
+            base, _ = await self.resolve("origin/HEAD", "HEAD", from_fork_point=True)
+        except RefusedError:
+            base, _ = await self.resolve("HEAD", "HEAD", from_fork_point=False)
+        (prefix,) = self._from_top(directory, ["."])
+        listing = await self._list(base, "" if prefix == "." else prefix)
+        differing = {
+            path: blob
+            for path, (mode, blob) in listing.items()
+            if mode in _FILES and path in files and blob != _blob_id(files[path])
+        }
+        blobs = await self._blobs(set(differing.values()))
+        return {path: data for path, blob in differing.items() if isinstance(data := blobs.get(blob), bytes)}
 
     async def earlier(self, directory: str, lengths: Mapping[str, int]) -> dict[str, list[bytes]]:
         """For files of ``directory`` (relative to it), their versions in the history of HEAD that have this length."""
@@ -201,6 +224,11 @@ class Clone:
                 f"{failure}{': ' if last_line else ''}{last_line}", where=self.top, hint="See `git fsck`"
             )
         return done.stdout
+
+
+def _blob_id(data: bytes) -> str:
+    """git's name for a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _find(directory: str) -> tuple[str, str]:

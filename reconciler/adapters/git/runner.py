@@ -101,7 +101,7 @@ class GitRunner:
         failure = known_failure(stderr)
         if failure is None:
             line = failure_line(stderr, self.token()) or f"exit code {completed.exit_code}, no message"
-            raise UnexplainedError(f"git failed: {line}", where=self.where, hint="Will retry.")
+            raise UnexplainedError(f"git failed: {line}", where=self.where)
         facts = self._facts()
         if failure.disk:
             _, free, inodes = disk_state(self.state_dir)
@@ -109,7 +109,7 @@ class GitRunner:
         raise self.unreachable(failure.message.format(**facts), failure.hint.format(**facts))
 
     def unreachable(self, problem: str, hint: str) -> GitUnreachableError:
-        return GitUnreachableError(problem, where=self.where, hint=f"{hint} Will retry.")
+        return GitUnreachableError(problem, where=self.where, hint=hint)
 
     @property
     def where(self) -> str:

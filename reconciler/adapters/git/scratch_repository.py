@@ -132,7 +132,7 @@ class ScratchRepository:
                 f"the commit cannot be signed with {self.signing_key} ({reason})",
                 where=self.runner.where,
                 hint="Check that rollback.signing_key_file is an SSH key without a passphrase that only the daemon's "
-                "user may read, and that ssh-keygen is installed. Will retry.",
+                "user may read, and that ssh-keygen is installed.",
             )
         if not completed.ok:
             self.runner.raise_failure(completed, QUICK)

@@ -90,7 +90,7 @@ class Signatures:
             raise SignaturesUnavailableError(
                 f"no signature can be checked: {SSH_KEYGEN} is not installed",
                 where=self._git.where,
-                hint="Install it: apt-get install openssh-client. Will retry.",
+                hint="Install it: apt-get install openssh-client.",
             )
         signers = _content(self._file)
         if signers != self._signers:
@@ -132,7 +132,7 @@ class Signatures:
             return SignaturesUnavailableError(
                 f"the signature of {commit[:12]} could not be checked ({failure_line(complaint) or 'no reason given'})",
                 where=self._git.where,
-                hint=f"Check {SSH_KEYGEN}, and space in /tmp. Will retry.",
+                hint=f"Check {SSH_KEYGEN}, and space in /tmp.",
             )
         reason, hint = self._reason(kind, SignatureVerdict(letter, sanitized(key.strip()), output, complaint))
         return UnverifiedError(f"the commit {commit[:12]} by {author} {reason}", where=self._git.where, hint=hint)
@@ -168,6 +168,6 @@ def _content(path: str) -> bytes:
     if content is None or reason:
         raise SignaturesUnavailableError(
             f"no signature can be checked: {path} cannot be read ({reason})",
-            hint="Make it readable for the daemon's user, or correct repository.allowed_signers_file. Will retry.",
+            hint="Make it readable for the daemon's user, or correct repository.allowed_signers_file.",
         )
     return content

@@ -53,7 +53,7 @@ class JsonSchemaContracts:
         env = {"PATH": os.defpath, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
         done = await process.run(argv, env=env, limits=self._limits, stdin=request)
         if done.timed_out:  # within its CPU time limit: the machine is to blame
-            hint = "Will retry; the machine is busy"
+            hint = "The machine is busy"
             raise OutsideError("contracts could not be evaluated in time", hint=hint)
         if done.out_of_memory:
             raise OutsideError(f"contracts could not be evaluated: {MEMORY[0]}", hint=MEMORY[1])

@@ -57,7 +57,7 @@ class BackupDirectory:
             number = 1 + max((number for number, _ in self._numbered()), default=0)
             _store(parent, backup, number, files)
         except OSError as error:
-            hint = "Nothing was changed. Free some space (`df`, `df -i`) or make the directory writable. Will retry"
+            hint = "Nothing was changed. Free some space (`df`, `df -i`) or make the directory writable"
             raise LiveFileError(
                 f"cannot store the backup ({disk_reason(error, parent)})", where=parent, hint=hint
             ) from error

@@ -41,18 +41,18 @@ _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
 # The kernel's messages for links that O_NOFOLLOW meets are misleading.
 _REASONS = {errno.ELOOP: "it is a symbolic link", errno.ENOTDIR: "a link or a file is in the place of a directory"}
 _HINTS = {
-    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it. Will retry",
-    errno.ENOSPC: "The disk is full: free some space. Will retry",
-    errno.EDQUOT: "The quota is used up: raise it. Will retry",
-    errno.EROFS: "The file system is mounted read-only: remount it read-write. Will retry",
-    errno.EACCES: "Run the daemon as root, or give its user write access to the directory. Will retry",
-    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr). Will retry",
-    errno.EIO: "The disk reports an error (dmesg). Will retry",
+    errno.ENOENT: "A directory of allowed_paths does not exist on this server: create it",
+    errno.ENOSPC: "The disk is full: free some space",
+    errno.EDQUOT: "The quota is used up: raise it",
+    errno.EROFS: "The file system is mounted read-only: remount it read-write",
+    errno.EACCES: "Run the daemon as root, or give its user write access to the directory",
+    errno.EPERM: "Run the daemon as root, or check for an immutable flag (lsattr)",
+    errno.EIO: "The disk reports an error (dmesg)",
     errno.ELOOP: "Links are never followed: name the real path in the manifest, or replace the link by the file",
     errno.ENOTDIR: "Links are never followed: name the real path in the manifest",
     errno.EBUSY: "The file itself is a mount point: mount the directory that holds it instead",
     errno.ENAMETOOLONG: "A temporary file beside it has a name 25 bytes longer: choose a shorter name",
-    errno.ENXIO: "A socket is in its place: move it away. Will retry",
+    errno.ENXIO: "A socket is in its place: move it away",
 }
 
 
@@ -351,5 +351,5 @@ def _check_failure(completed: process.Completed) -> str:
 
 def _live_file_error(failure: str, path: str, error: OSError) -> LiveFileError:
     reason = _REASONS.get(error.errno or 0) or disk_reason(error, path)
-    hint = INODES[1] if INODES[0] in reason else _HINTS.get(error.errno or 0, "Will retry")
+    hint = INODES[1] if INODES[0] in reason else _HINTS.get(error.errno or 0, "")
     return LiveFileError(f"{failure} ({reason})", where=path, hint=hint)

@@ -32,7 +32,7 @@ def require_regular(path: str, mode: int) -> None:
     """Raises LiveFileError for anything but a regular file; ``mode`` with its type, as stat gives it."""
     if not stat.S_ISREG(mode):
         problem = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
-        hint = "Move it away, or correct the target's path. Will retry"
+        hint = "Move it away, or correct the target's path"
         raise LiveFileError(problem, where=path, hint=hint)
 
 
@@ -51,4 +51,4 @@ def edit_of(live: LiveFile, expected: LiveFile) -> str:
 
 def changed(path: str, edit: str) -> ChangedMeanwhileError:
     """The error for an edit that somebody made to a live file meanwhile."""
-    return ChangedMeanwhileError(edit, where=path, hint="Nothing was overwritten. Will retry")
+    return ChangedMeanwhileError(edit, where=path, hint="Nothing was overwritten")

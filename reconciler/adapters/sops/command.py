@@ -28,6 +28,11 @@ def amend_arguments(file_format: Format, path: str, label: str, *, removes: bool
     return ["--config", "/dev/null", *command, *types, path, json.dumps([label], ensure_ascii=False)]
 
 
+def edit_arguments(file_format: Format, path: str) -> list[str]:
+    """Arguments that give the file at ``path`` the content that the program in EDITOR makes."""
+    return ["--config", "/dev/null", "edit", "--input-type", file_format, "--output-type", file_format, path]
+
+
 def sops_environment(key_file: str | None) -> dict[str, str]:
     """All that sops may see: no HOME, so no user's keys, and no address of a key service."""
     env = {

@@ -96,7 +96,7 @@ def sops_failure(name: str, done: Completed) -> DecryptFailedError:
     if facts:
         return DecryptFailedError(f"sops failed: {facts[0]} ({exit_reason(done)})", where=name, hint=facts[1])
     return DecryptFailedError(
-        f"sops failed: {exit_reason(done)}", where=name, hint="Will retry. `reconciler doctor` checks sops and the key"
+        f"sops failed: {exit_reason(done)}", where=name, hint="`reconciler doctor` checks sops and the key"
     )
 
 

@@ -19,7 +19,13 @@ from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Completed, Limits
 from reconciler.adapters.sops.age_key_file import AgeIdentities, AgeKeyFile
 from reconciler.adapters.sops.binary import find_sops
-from reconciler.adapters.sops.command import amend_arguments, decrypt_arguments, encrypt_arguments, sops_environment
+from reconciler.adapters.sops.command import (
+    amend_arguments,
+    decrypt_arguments,
+    edit_arguments,
+    encrypt_arguments,
+    sops_environment,
+)
 from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, not_for_age, sops_failure
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.core.errors import DecryptFailedError, ExhaustedError, RefusedError, SourceError
@@ -37,6 +43,7 @@ LIMITS = Limits(
     stdout=4 * MIB,
     resources={resource.RLIMIT_AS: 2048 * MIB, resource.RLIMIT_CPU: 10, resource.RLIMIT_CORE: 0},
 )
+_NOT_CHANGED = 200  # the exit code of `sops edit` for the same content
 _AT_ONCE = 2  # sops is all start-up and CPU: more processes than cores do not help
 
 
@@ -151,6 +158,35 @@ class Sops:
         self.read(name, amended)
         return amended
 
+    async def edit(self, name: str, data: bytes, content: Secret, directory: str) -> bytes:
+        """Give a source other content as `sops edit` does: what stays the same keeps its ciphertext; in a binary one,
+        nothing can.
+
+        sops keeps the plaintext in a file in ``directory`` meanwhile, which must be private and in memory. Raises
+        RefusedError for content that sops cannot read, and as ``amend`` does.
+        """
+        checked, ours = self.read(name, data), self.identities()
+        if checked.format is Format.BINARY:  # sops would add a rule, by which it looks like JSON
+            return await self.reencrypt(name, data, content)
+        if checked.metadata.others and checked.format is not Format.DOTENV:
+            hint = f"Make the change with `sops edit {name}`"
+            raise RefusedError(f"it is for {listed(checked.metadata.others)} as well", where=name, hint=hint)
+        with _in_memory(self._copy(name, data, checked)) as file, _in_memory(content.reveal()) as edited:
+            editor = {"EDITOR": f"cp -- {edited.path}", "TMPDIR": directory}
+            arguments = edit_arguments(checked.format, file.path)
+            done = await self._run(*arguments, key_file=self._key_file.path, more=editor)
+            amended = file.content()
+        if done.exit_code == _NOT_CHANGED:
+            return data
+        if done.timed_out or done.overflowed:  # it starts the editor again and again
+            raise RefusedError(f"sops cannot read it as {checked.format}", where=name, hint="Correct it, or leave it")
+        if not done.ok:
+            raise decrypt_error(name, checked, ours, done, self._key_file.path)
+        if checked.metadata.others:
+            amended = with_other_keys(data, amended)
+        self.read(name, amended)
+        return amended
+
     async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         checked = self.read(name, data)
         if checked.metadata.others:
@@ -159,10 +195,17 @@ class Sops:
             raise RefusedError(problem, where=name, hint=hint)
         return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)
 
-    async def _run(self, *arguments: str, stdin: bytes | None = None, key_file: str | None = None) -> Completed:
+    async def _run(
+        self,
+        *arguments: str,
+        stdin: bytes | None = None,
+        key_file: str | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> Completed:
+        env = sops_environment(key_file) | dict(more or {})
         async with self._slots:
-            done = await self._start(arguments, stdin, sops_environment(key_file))
-            return await self._start(arguments, stdin, sops_environment(key_file)) if crashed(done) else done
+            done = await self._start(arguments, stdin, env)
+            return await self._start(arguments, stdin, env) if crashed(done) else done
 
     async def _start(self, arguments: Sequence[str], stdin: bytes | None, env: dict[str, str]) -> Completed:
         try:

@@ -18,7 +18,7 @@ from reconciler.core.errors import HostUnreachableError
 from reconciler.core.model.hosts import SshAddress
 
 if TYPE_CHECKING:
-    from asyncssh import SFTPClient, SSHClientConnection
+    from asyncssh import SFTPClient, SSHClientConnection, SSHClientProcess
 
 CONNECT = 10.0  # seconds for the TCP connection, the key exchange and the login together
 ANSWER = 20.0  # seconds for one file operation
@@ -26,6 +26,8 @@ _GIVEN_UP = 3.0  # seconds
 # Commands that run over one connection at the same time: sshd allows 10 sessions by default (MaxSessions), and SFTP
 # takes one, for a while two.
 _AT_ONCE = 8
+# Seconds before a refused session is asked for again: sshd counts one for a moment after its command has ended.
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 # A connection that is silent for three times this long (seconds) is given up.
 _KEEPALIVE = 10.0
 # The cheapest secure algorithms come first; the rest of asyncssh's lists remains for other servers. For small packets
@@ -115,7 +117,7 @@ class SshConnection:
         connection = await self.connected()
         async with self._slots, self._translating(None):
             command: Any = _command(argv, directory, env)  # asyncssh sends bytes unchanged, but declares only str
-            running = await asyncio.wait_for(connection.create_process(command, encoding=None, term_type=None), ANSWER)
+            running = await asyncio.wait_for(_start(connection, command), ANSWER)
             try:
                 completed = await _collect(running, os.path.basename(argv[0]), stdin, limits)
             finally:
@@ -193,7 +195,7 @@ async def _ended(stack: contextlib.AsyncExitStack) -> None:
 
 
 def _gone(connection: SshConnection, reason: str) -> HostUnreachableError:
-    return HostUnreachableError(reason, where=connection.name, hint="Check its sshd and the network. Will retry")
+    return HostUnreachableError(reason, where=connection.name, hint="Check its sshd and the network")
 
 
 def _readable(connection: SshConnection, path: str) -> str:
@@ -222,7 +224,7 @@ def _unreachable(connection: SshConnection, error: Exception) -> HostUnreachable
         return HostUnreachableError(problem, where=connection.name, hint=hint)
     if isinstance(error, asyncssh.PermissionDenied):
         key = f"the public half of {address.key_file}" if address.key_file else "your public key"
-        hint = f"Add {key} to authorized_keys of {address.user or 'the user'} there. Will retry"
+        hint = f"Add {key} to authorized_keys of {address.user or 'the user'} there"
         return HostUnreachableError("it refuses our login", where=connection.name, hint=hint)
     if isinstance(error, asyncssh.KeyImportError):
         hint = "It must be a private key without a passphrase, in OpenSSH or PEM format"
@@ -251,6 +253,16 @@ def _command(argv: Sequence[str], directory: str, env: Mapping[str, str] | None)
         words = f'env -i PATH="$PATH" HOME="$HOME" {given} {words}'
     line = f"cd {shlex.quote(directory)} && exec {words}" if directory else f"exec {words}"
     return line.encode("utf-8", "surrogateescape")
+
+
+async def _start(connection: SSHClientConnection, command: Any) -> SSHClientProcess[bytes]:
+    import asyncssh
+
+    for pause in _PAUSES:
+        with contextlib.suppress(asyncssh.ChannelOpenError):
+            return await connection.create_process(command, encoding=None, term_type=None)
+        await asyncio.sleep(pause)
+    return await connection.create_process(command, encoding=None, term_type=None)
 
 
 async def _collect(running: Any, program: str, stdin: bytes, limits: process.Limits) -> process.Completed:

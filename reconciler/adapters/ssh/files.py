@@ -48,8 +48,8 @@ _COMPARE = (
 _SIGHTS = {0: Sight.SAME, 4: Sight.EQUAL, 5: Sight.OTHER}
 _REMEMBER_IDS = 300.0  # seconds: a user is rarely recreated
 _HINTS = {
-    "permission": "Its directory must be writable for the user we log in as there. Will retry",
-    "failure": "Is the disk full, or mounted read-only? See `df` and `mount`. Will retry",
+    "permission": "Its directory must be writable for the user we log in as there",
+    "failure": "Is the disk full, or mounted read-only? See `df` and `mount`",
 }
 
 
@@ -261,7 +261,7 @@ async def _read(sftp: SFTPClient, path: str) -> LiveFile:
         status, data = await asyncio.gather(file.stat(), file.read(size + 1))
     assert isinstance(data, bytes)
     if _facts(status) != _facts(seen) or len(data) != (status.size or 0):
-        raise ChangedMeanwhileError("it changed while it was read", where=path, hint="Will retry")
+        raise ChangedMeanwhileError("it changed while it was read", where=path)
     if status.permissions is None or status.uid is None or status.gid is None:
         raise asyncssh.SFTPOpUnsupported("its SSH server does not report modes and owners")
     return LiveFile(Secret(data), stat.S_IMODE(status.permissions), status.uid, status.gid, float(status.mtime or 0))

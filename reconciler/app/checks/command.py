@@ -26,7 +26,7 @@ def check_environments(
     """
     for option, file in (*(("--server", server) for server in servers), ("--age-key-file", key_file)):
         must_exist(option, file)
-    tree = asyncio.run(clone.read_tree_of_clone(path))
+    tree = asyncio.run(clone.read_tree_of_clone(path, with_before=bool(servers)))
     configs, findings = _servers(path, servers, tree)
     tools = clone.tools(key_file, progress)
     relative = os.path.relpath(path) if os.path.isabs(path) else path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from reconciler.app.checks.survey import MANIFEST, Environment, Source, Survey
 from reconciler.app.config.manifest import StackFields
@@ -11,10 +12,16 @@ from reconciler.app.config.server import ServerConfig
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.compose_names import DEFAULT_NAMES, ENVIRONMENT_NAME
-from reconciler.core.decide.guards import control_keys, folded
+from reconciler.core.decide.guards import changed_control_keys, control_keys, folded
+from reconciler.core.dotenv.grammar import EnvFileError
+from reconciler.core.errors import SourceError
+from reconciler.core.sops.cipher_diff import compare_ciphertexts
+from reconciler.core.sops.ciphertext import YamlParser, read_ciphertext
 
 
-def check_project_files(survey: Survey, servers: Mapping[str, Sequence[ServerConfig]]) -> Iterator[Finding]:
+def check_project_files(
+    survey: Survey, servers: Mapping[str, Sequence[ServerConfig]], parse_yaml: YamlParser
+) -> Iterator[Finding]:
     """Targets that a server with these files would not write."""
     for environment in survey.environments:
         configs = servers.get(environment.name, ())
@@ -23,13 +30,19 @@ def check_project_files(survey: Survey, servers: Mapping[str, Sequence[ServerCon
         yield from _unknown_stacks(environment, configs)
         if all(config.allow_compose_files for config in configs):
             continue
-        files, env_files = set[str](), set[str]()
-        for stack in environment.manifest.stacks.values():
-            files |= {folded(path) for path in stack_files(stack)}
-            env_files |= {folded(path) for path in _env_files(stack)}
+        files = {folded(path) for stack in environment.manifest.stacks.values() for path in stack_files(stack)}
         for source in environment.sources:
-            if source.outline is not None:
-                yield from _refused(environment, source, files, env_files)
+            if source.outline is None:
+                continue
+            if folded(source.outline.path) in files:
+                line = environment.document.line(source.outline.field) if environment.document else 1
+                message = (
+                    f"{source.name}: Compose reads {source.outline.path} as a project; a server refuses to write it"
+                )
+                yield Finding(rules.PROJECT_FILE, f"{environment.name}/{MANIFEST}", line, message)
+            elif source.path in survey.tree.before:
+                keys = _changed_keys(source, survey.tree.before[source.path], parse_yaml)
+                yield from check_control_keys(environment, source, keys)
 
 
 def stack_files(stack: StackFields) -> Iterator[str]:
@@ -43,18 +56,33 @@ def _env_files(stack: StackFields) -> Iterator[str]:
         yield posixpath.normpath(posixpath.join(stack.directory, name))
 
 
-def _refused(environment: Environment, source: Source, files: set[str], env_files: set[str]) -> Iterator[Finding]:
-    assert source.outline is not None
-    path = folded(source.outline.path)
-    line = environment.document.line(source.outline.field) if environment.document else 1
-    where = f"{environment.name}/{MANIFEST}"
-    if path in files:
-        message = f"{source.name}: Compose reads {source.outline.path} as a project; a server refuses to write it"
-        yield Finding(rules.PROJECT_FILE, where, line, message)
-    elif path in env_files:
-        for key in control_keys(source.keys or ()):
-            message = f"{key} changes what Compose runs; a server refuses to write it to {source.outline.path}"
-            yield Finding(rules.PROJECT_FILE, source.path, source.line(key), message)
+def check_control_keys(environment: Environment, source: Source, changed: Iterable[str]) -> Iterator[Finding]:
+    """Given the keys of a source that are added, removed or changed, find those by which a project's .env decides what
+    Compose runs."""
+    if environment.manifest is None or source.outline is None:
+        return
+    stacks = environment.manifest.stacks.values()
+    if folded(source.outline.path) not in {folded(path) for stack in stacks for path in _env_files(stack)}:
+        return
+    for key in control_keys(changed):
+        message = (
+            f"{key} changes what Compose runs: a server refuses it in {source.outline.path} without "
+            "allow_compose_files. Change it on the server first, while the target is paused"
+        )
+        yield Finding(rules.PROJECT_FILE, source.path, source.line(key), message)
+
+
+def _changed_keys(source: Source, before: bytes, parse_yaml: YamlParser) -> Sequence[str]:
+    """The keys that differ from an earlier version; none where either one cannot be read."""
+    if source.cipher is None:
+        with contextlib.suppress(EnvFileError):
+            return changed_control_keys(before, source.data) if source.keys is not None else ()
+        return ()
+    try:
+        earlier = read_ciphertext(source.path, before, parse_yaml=parse_yaml, parser=source.parser)
+    except SourceError:
+        return ()
+    return compare_ciphertexts(earlier, source.cipher).keys.names
 
 
 def _unknown_stacks(environment: Environment, configs: Sequence[ServerConfig]) -> Iterator[Finding]:

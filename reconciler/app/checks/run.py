@@ -11,6 +11,7 @@ from reconciler.app.checks.contracts import check_contracts, open_book
 from reconciler.app.checks.exemptions import read_exemptions
 from reconciler.app.checks.health_timeouts import check_health_timeouts
 from reconciler.app.checks.parity import check_parity
+from reconciler.app.checks.plain_files import check_plain_files
 from reconciler.app.checks.project_files import check_project_files
 from reconciler.app.checks.recipients import check_copies, check_recipients
 from reconciler.app.checks.survey import Source, Survey, sentence, survey_environments
@@ -76,7 +77,7 @@ async def check_tree(
         raise RefusedError("has no directory with an environment.yaml", where=prefix, hint=hint)
     exemptions, about_exemptions = read_exemptions(tree)
     findings = [*before, *surveyed.findings, *about_exemptions, *_keyless(surveyed)]
-    findings += check_project_files(surveyed, servers or {})
+    findings += check_project_files(surveyed, servers or {}, tools.parse_yaml)
     findings += check_health_timeouts(surveyed, tools.parse_yaml)
     book = open_book(surveyed)
     values = await open_all(surveyed, tools)
@@ -101,6 +102,7 @@ def _keyless(surveyed: Survey) -> Iterator[Finding]:
     yield from check_recipients(surveyed)
     yield from check_copies(surveyed)
     yield from check_parity(surveyed)
+    yield from check_plain_files(surveyed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,16 @@ async def serve(built: Runtime, reconcile: Reconcile, request: Request, turn: Tu
     unreachable = answer is not None and answer.error is not None
     prepared = replace(_reconcile_request(request), answer=answer, revert=not unreachable)
     outcomes = await turn(lambda: reconcile(prepared, request["environments"]))
-    return [serialize.serialize_outcome(outcome) for outcome in outcomes]
+    return [_answer(built, kind, outcome) for outcome in outcomes]
+
+
+def _answer(built: Runtime, kind: str, outcome: Outcome) -> dict[str, Any]:
+    """An outcome as data; after a pause or its end also with the pauses that there are now."""
+    answer = serialize.serialize_outcome(outcome)
+    if kind in (RequestKind.PAUSE, RequestKind.RESUME):
+        record = built.ports.store.environment(outcome.environment)
+        answer["pauses"] = serialize.serialize_pauses(record, built.ports.clock.now())
+    return answer
 
 
 async def serve_without_daemon(built: Runtime, request: Request) -> Any:

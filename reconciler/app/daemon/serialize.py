@@ -152,7 +152,7 @@ def serialize_environment(
         "applied": serialize_revision(record.applied),
         "healthy": serialize_revision(record.healthy),
         "pin": _serialize_pin(record.pin),
-        "pauses": [_serialize_pause(pause) for pause in record.pauses if at is None or pause.until > at],
+        "pauses": serialize_pauses(record, at),
         "quarantine": _serialize_quarantine(record),
         "suspended": dict(record.stopped),
         "checked_at": format_instant(at),
@@ -164,6 +164,11 @@ def _serialize_pin(pin: Pin | None) -> dict[str, Any] | None:
     if pin is None:
         return None
     return {"revision": serialize_revision(pin.revision), "reason": pin.reason, "since": format_instant(pin.at)}
+
+
+def serialize_pauses(record: EnvironmentRecord, at: float | None) -> list[dict[str, Any]]:
+    """The pauses that have not ended ``at`` (epoch seconds)."""
+    return [_serialize_pause(pause) for pause in record.pauses if at is None or pause.until > at]
 
 
 def _serialize_pause(pause: Pause) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import check_contracts, open_book
+from reconciler.app.checks.plain_files import check_plain_files
+from reconciler.app.checks.project_files import check_control_keys
 from reconciler.app.checks.run import open_all
 from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey_environments
 from reconciler.app.checks.values import Opened
@@ -107,9 +109,11 @@ async def compare_commits(
     files = [
         replace(file, findings=tuple(finding for finding in findings if finding.path == file.path)) for file in files
     ]
-    plain = [finding for finding in second.findings if finding.rule in _PLAIN and finding.path in paths]
+    everything = (*second.findings, *check_plain_files(second))
+    plain = [finding for finding in everything if finding.rule in _PLAIN and finding.path in paths]
     if tools.opener is not None:
         files = await _with_values(files, surveys, tools)
+    files = [_with_control_keys(file, second, after.get(file.path)) for file in files]
     return CommitDiff(
         base=base,
         head=head,
@@ -194,6 +198,15 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
     if all(side.parser is not Parser.OPAQUE for side in sides):
         return CipherChange(_by_lines(old, new)), "cannot be parsed completely: `reconciler check` shows why"
     return CipherChange(KeyChange()), "content changed"
+
+
+def _with_control_keys(file: FileChange, survey: Survey, source: Source | None) -> FileChange:
+    """With a finding for each key that a server would refuse to change. A new file may be what a server has already."""
+    if source is None or file.status != "modified":
+        return file
+    environment = next(each for each in survey.environments if each.name == file.environment)
+    findings = tuple(check_control_keys(environment, source, file.change.keys.names))
+    return replace(file, findings=(*file.findings, *findings))
 
 
 def _by_lines(old: Source | None, new: Source | None) -> KeyChange:

@@ -24,7 +24,7 @@ from reconciler.app.onboarding.import_sources import (
     read_import_side,
     read_sources,
 )
-from reconciler.app.onboarding.init import ATTRIBUTES, EMPTY_MANIFEST, default_key_file, directory_in_git
+from reconciler.app.onboarding.init import ATTRIBUTES, EMPTY_MANIFEST, directory_in_git
 from reconciler.app.onboarding.sops_config import governing_rule, missing_rule, with_rule
 from reconciler.app.onboarding.verify import Verification, verify_import
 from reconciler.app.wiring import clone
@@ -59,6 +59,7 @@ class ImportRequest:
     update: bool = False
     ssh_key: str | None = None
     known_hosts: str | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ async def _import(
     async with _machines(sides) as machines:
         sources = await read_sources(machines, sides, hosts, progress)
     plain = PlainFiles(request.plain, repository.earlier.plain)
-    draft = draft_environment(request.environment, sources, request.exclude, plain)
+    draft = draft_environment(request.environment, sources, request.exclude, plain, exact=request.exact)
     if not draft.files:
         raise _nothing(draft, sources)
     result = Imported(draft, tuple(side.text for side in sides))
@@ -256,7 +257,7 @@ def _relative(environment: str, config: str | None) -> str:
 
 def _key_file(request: ImportRequest, recipients: Sequence[str]) -> str:
     """A key that opens what is written, for the verification. Raises RefusedError, KeyUnavailableError."""
-    path = os.path.abspath(os.path.expanduser(request.key_file or default_key_file()))
+    path = os.path.abspath(os.path.expanduser(request.key_file or clone.default_key_file()))
     hint = "Give the private key file of one of the recipients with --age-key-file; it is only read"
     if not os.path.exists(path):
         raise RefusedError("there is no age key, which the verification needs", where=path, hint=hint)
@@ -280,7 +281,7 @@ def _nothing(draft: Draft, sources: Sequence[ImportSource]) -> RefusedError:
 
 
 async def _encrypt(repository: _Repository, draft: Draft, progress: StepProgress) -> tuple[Draft, dict[str, bytes]]:
-    """The encrypted sources, each verified to decrypt to the file's bytes; and the draft with the final formats."""
+    """The encrypted sources, each verified to decrypt to the file's content; and the draft with the final formats."""
     key, done = repository.key, 0
     progress("encrypting", 0, len(draft.files))
     names = [file.source for file in draft.files]
@@ -300,15 +301,15 @@ async def _encrypted(
     repository: _Repository, key: clone.Keys, file: DraftFile, names: Sequence[str]
 ) -> tuple[DraftFile, bytes]:
     if file.format is Format.PLAIN:
-        return file, file.file.data.reveal()
+        return file, file.content.reveal()
     kept = repository.tree.files.get(f"{repository.environment}/{file.source}")
     if kept is not None and await _holds(key, repository, file, kept):
         return file, kept  # same values: no new ciphertext to review
     if file.format is Format.DOTENV:
         with contextlib.suppress(RefusedError):
             name = repository.path(file.source)
-            data = await key.encrypt(name, file.file.data, repository.recipients, Format.DOTENV)
-            if await key.decrypt(name, data) == file.file.data:
+            data = await key.encrypt(name, file.content, repository.recipients, Format.DOTENV)
+            if await key.decrypt(name, data) == file.content:
                 return file, data
         file = as_binary(file, "sops' dotenv format does not preserve its bytes", names)
     name = repository.path(file.source)
@@ -322,8 +323,8 @@ async def _encrypted(
 
 
 async def _holds(key: clone.Keys, repository: _Repository, file: DraftFile, data: bytes) -> bool:
-    """Whether a source in git decrypts to the file's bytes, for the same recipients."""
-    return await key.holds(repository.path(file.source), data, file.file.data, repository.recipients)
+    """Whether a source in git decrypts to the file's content, for the same recipients."""
+    return await key.holds(repository.path(file.source), data, file.content, repository.recipients)
 
 
 # --- the commit ---
@@ -367,7 +368,7 @@ def _sops_config(repository: _Repository) -> tuple[str, bytes]:
 async def _require_clean(
     repository: _Repository, environment: str, new: Mapping[str, bytes | None], configs: Mapping[str, bytes]
 ) -> None:
-    """Check the environment as it will be. Raises RefusedError for errors."""
+    """Check the environment as it will be, with the key. Raises RefusedError for errors."""
     merged = {**repository.tree.files, **new}
     inside = f"{repository.directory}/"
     above = {}
@@ -377,7 +378,7 @@ async def _require_clean(
         else:
             above[posixpath.relpath(path, repository.directory)] = data
     tree = Tree({path: data for path, data in merged.items() if data is not None}, repository.tree.odd, above)
-    tools = clone.tools(None, lambda done, of: None)
+    tools = clone.tools(repository.key_file, lambda done, of: None)
     report = await check_tree(tree, repository.directory, tools, only=[environment])
     errors = [finding for finding in report.findings if finding.rule.severity is Severity.ERROR]
     if errors:

@@ -80,12 +80,6 @@ class InitResult:
     notes: tuple[str, ...] = field(default=())
 
 
-def default_key_file() -> str:
-    """Where sops itself looks for age keys."""
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return os.path.join(home, "sops", "age", "keys.txt")
-
-
 def initialize_repository(environment: str, path: str, key_file: str | None, recipients: Sequence[str]) -> InitResult:
     """Create the missing files in the repository around the working directory. Raises RefusedError,
     KeyUnavailableError."""
@@ -136,7 +130,7 @@ def _key(top: str, key_file: str | None, recipients: Sequence[str], steps: list[
         if wrong := [recipient for recipient in recipients if not recipient.startswith("age1")] + mistyped(recipients):
             raise RefusedError(f"{', '.join(wrong)} is not a public age key", hint="Use what `age-keygen -y` prints")
         return "", list(recipients)
-    path = os.path.abspath(os.path.expanduser(key_file or default_key_file()))
+    path = os.path.abspath(os.path.expanduser(key_file or clone.default_key_file()))
     if _is_inside(path, top):
         hint = "Name a file outside the repository with --age-key-file"
         raise RefusedError("a private key inside the repository could be committed", where=path, hint=hint)

@@ -16,11 +16,13 @@ from reconciler.app.config.server import ServerConfig
 from reconciler.app.onboarding.import_files import Committed
 from reconciler.app.onboarding.real_paths import UNRESOLVED, real_paths
 from reconciler.app.wiring import clone
+from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
+from reconciler.core.model.plans import Aspect, Effect
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.targets import Target
-from reconciler.core.onboarding.types import Draft
+from reconciler.core.onboarding.types import Draft, DraftFile
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
@@ -28,10 +30,12 @@ from reconciler.core.secret import Secret
 @dataclass(frozen=True, slots=True)
 class Verification:
     """``problems`` are sentences with the target and the reason, none for a success. ``compared`` counts the live files
-    that were read again. ``planned`` are machines whose plan has every file in sync, ``empty`` those whose plan has no
-    services either; ``notes`` say what a reconciliation would do to services."""
+    that were read again, ``rewritten`` the lines of them that differ in git, where they mean the same. ``planned`` are
+    machines whose plan changes no variable, ``empty`` those whose plan has no services either; ``notes`` say what a
+    reconciliation would do to services."""
 
     compared: int = 0
+    rewritten: int = 0
     planned: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -41,8 +45,9 @@ class Verification:
 async def verify_import(
     commit: Committed, draft: Draft, machines: Mapping[str, Machine], progress: Callable[[str, int, int], None]
 ) -> Verification:
-    """Compare the commit with every machine: each file byte for byte, with mode and owner, and on this machine also
-    with the plan that `reconciler plan` makes. ``machines`` by their names in the manifest."""
+    """Compare the commit with every machine: each file with mode and owner, byte for byte or, where the draft has a
+    normal form of it, variable by variable; and on this machine also with the plan that `reconciler plan` makes.
+    ``machines`` by their names in the manifest."""
     results = []
     for number, (host, machine) in enumerate(machines.items()):
         progress("verifying", number, len(machines))
@@ -52,6 +57,7 @@ async def verify_import(
     progress("verifying", len(machines), len(machines))
     return Verification(
         compared=sum(result.compared for result in results),
+        rewritten=sum(result.rewritten for result in results),
         planned=tuple(name for result in results for name in result.planned),
         empty=tuple(name for result in results for name in result.empty),
         problems=tuple(problem for result in results for problem in result.problems),
@@ -75,7 +81,7 @@ def server_settings(commit: Committed, draft: Draft, host: str, state_dir: str) 
     }
 
 
-# --- byte for byte ---
+# --- file by file ---
 
 
 async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -> Verification:
@@ -86,6 +92,7 @@ async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -
     keys = clone.Keys(commit.key_file)
     directories = [stack.directory for stack in manifest.stacks]
     real = await real_paths(machine, [*directories, *(target.path for target in manifest.targets)])
+    drafted = {file.file.path: file for file in draft.files if host in file.hosts}
 
     async def check(target: Target) -> str:
         if problem := _link_problem(target.path, real):
@@ -96,13 +103,13 @@ async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -
             live = await machine.read(target.path)
         except LiveFileError as error:
             return f"{target.id}: {error}"
-        return _difference(target, desired, live)
+        return _difference(target, desired, live, drafted.get(target.path))
 
     problems = await asyncio.gather(*map(check, manifest.targets))
-    expected = {file.file.path for file in draft.files if host in file.hosts}
-    missing = sorted(expected - {target.path for target in manifest.targets})
+    missing = sorted(drafted.keys() - {target.path for target in manifest.targets})
     return Verification(
         compared=len(manifest.targets),
+        rewritten=sum(len(file.rewritings) for file in drafted.values()),
         problems=(
             *(f"{host}: {problem}" for path in directories if (problem := _link_problem(path, real))),
             *(problem for problem in problems if problem),
@@ -118,11 +125,14 @@ def _link_problem(path: str, real: Mapping[str, str]) -> str:
     return "" if real[path] == path else f"{path} leads to {real[path]}, but reconciler follows no links"
 
 
-def _difference(target: Target, desired: Secret, live: FoundFile | None) -> str:
-    """How a live file differs from the commit, "" if it does not."""
+def _difference(target: Target, desired: Secret, live: FoundFile | None, drafted: DraftFile | None) -> str:
+    """How a live file differs from the commit, "" if it does not, or only in the lines that the draft rewrites."""
     if live is None:
         return f"{target.id}: {target.path} is gone"
-    if live.data != desired:
+    rewritten = drafted is not None and drafted.normal == desired and drafted.file.data == live.data
+    if rewritten and not key_diff(live.data.reveal(), desired.reveal(), parser=target.parser).empty:
+        return f"{target.id}: {target.path} has other variables than the commit"
+    if live.data != desired and not rewritten:
         return f"{target.id}: {target.path} has changed since it was read"
     if live.mode != target.mode:
         return f"{target.id}: {target.path} has mode {live.mode:04o}, but {target.mode:04o} in the commit"
@@ -154,11 +164,12 @@ async def _plan(commit: Committed, draft: Draft, host: str) -> Verification:
 
 
 def _judged(outcome: dict[str, Any], host: str) -> Verification:
-    """Files must be in sync; services that still run older values are only noted."""
+    """Files must be in sync, or differ only in how they are written; services that still run older values are only
+    noted."""
     plan = outcome["plan"]
     if plan is None:
         return Verification(problems=(f"{host}: no plan could be made: {outcome['reason']}",))
-    changed = [change for change in plan["changes"] if change["kind"] != "in_sync"]
+    changed = [change for change in plan["changes"] if change["kind"] != "in_sync" and not _cosmetic(change)]
     notes = [
         f"{action['service']} of {action['stack']} would be touched by the first reconciliation ({action['action']}): "
         f"{action['reason']}"
@@ -168,3 +179,8 @@ def _judged(outcome: dict[str, Any], host: str) -> Verification:
     if problems:
         return Verification(problems=tuple(problems), notes=tuple(notes))
     return Verification(planned=(host,), empty=() if notes else (host,), notes=tuple(notes))
+
+
+def _cosmetic(change: Mapping[str, Any]) -> bool:
+    """Whether a change is applied without asking, and no container can tell the difference."""
+    return bool(change["aspects"] == [Aspect.COSMETIC] and change["effect"] == Effect.WRITE)

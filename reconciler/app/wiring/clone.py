@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.adapters.compose.containers import labelled as containers
@@ -13,16 +14,26 @@ from reconciler.adapters.git.clone import Clone
 from reconciler.adapters.git.clone_writer import CloneWriter
 from reconciler.adapters.git.work_tree import read_tree
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
+from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.machine import LocalMachine, SshMachine
+from reconciler.adapters.local.private_text import edit_text, private_directory
 from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.app.wiring.tools import CountProgress, Tools
-from reconciler.core.errors import KeyUnavailableError, OutsideError, RefusedError, SourceError
+from reconciler.core.errors import (
+    ChangedMeanwhileError,
+    KeyUnavailableError,
+    LiveFileError,
+    OutsideError,
+    RefusedError,
+    SourceError,
+)
 from reconciler.core.model.hosts import SshAddress
-from reconciler.core.model.targets import Format, Parser
+from reconciler.core.model.targets import Format, LiveFile, Ownership, Parser
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
+from reconciler.core.sops.ciphertext import Ciphertext
 from reconciler.core.sops.encrypted_twice import length_of_whole
 from reconciler.core.tree import Tree
 
@@ -31,11 +42,16 @@ __all__ = [
     "CloneWriter",
     "Keys",
     "containers",
+    "default_key_file",
+    "edit_text",
     "is_here",
     "machine",
     "make_key_file",
+    "private_directory",
     "public_keys",
     "read_tree_of_clone",
+    "read_work_file",
+    "replace_work_file",
     "take_inventory",
     "tools",
     "work_tree_top",
@@ -51,6 +67,18 @@ class Keys:
     def opens(self, recipients: Sequence[str]) -> bool:
         ours = self._sops.identities()
         return bool(ours.others) or not set(ours.recipients).isdisjoint(recipients)
+
+    def read(self, name: str, data: bytes, parser: Parser) -> Ciphertext:
+        """What a source says without a key. Raises SourceError."""
+        return self._sops.read(name, data, parser)
+
+    async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
+        """As the Encryptor port says."""
+        return await self._sops.amend(name, data, values)
+
+    async def edit(self, name: str, data: bytes, content: Secret, directory: str) -> bytes:
+        """Give a source other content; ``directory`` is private and in memory. Raises RefusedError, as ``amend``."""
+        return await self._sops.edit(name, data, content, directory)
 
     async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         return await self._sops.decrypt(name, data, parser)
@@ -69,7 +97,7 @@ class Keys:
             return False
 
 
-async def read_tree_of_clone(directory: str) -> Tree:
+async def read_tree_of_clone(directory: str, *, with_before: bool = False) -> Tree:
     """The files below ``directory``, which of them git does not hold, and earlier versions of those that may be
     encrypted twice: nothing is known of that where there is no repository, or git does not work. Raises RefusedError.
     """
@@ -80,6 +108,8 @@ async def read_tree_of_clone(directory: str) -> Tree:
         held = {path: data for path, data in tree.files.items() if path not in tree.unheld}
         lengths = {path: length for path, data in held.items() if (length := length_of_whole(data)) is not None}
         tree = replace(tree, earlier=await clone.earlier(directory, lengths))
+        if with_before:
+            tree = replace(tree, before=await clone.before(directory, held))
     return tree
 
 
@@ -111,12 +141,44 @@ async def machine(address: SshAddress | None, name: str = "") -> AsyncIterator[M
         await remote.close()
 
 
+async def read_work_file(path: str) -> LiveFile:
+    """A regular file of the working tree. Raises RefusedError."""
+    try:
+        file = await LocalHost([os.path.dirname(path)]).read(path)
+    except LiveFileError as error:
+        raise RefusedError(error.what, where=path) from None
+    if file is None:
+        raise RefusedError("there is no such file", where=path)
+    return file
+
+
+async def replace_work_file(path: str, data: bytes, replaces: LiveFile) -> None:
+    """Replace a file atomically, with its mode and owner. Raises RefusedError where somebody has changed it meanwhile,
+    or it cannot be written."""
+    host = LocalHost([os.path.dirname(path)])
+    try:
+        await host.write(path, Secret(data), mode=replaces.mode, ownership=Ownership(), replaces=replaces)
+    except ChangedMeanwhileError:
+        hint = "Nothing was overwritten: run the command again"
+        raise RefusedError("somebody has changed the file meanwhile", where=path, hint=hint) from None
+    except LiveFileError as error:
+        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.what
+        hint = "Run the command as the user who owns the clone"
+        raise RefusedError(f"cannot be written ({reason})", where=path, hint=hint) from None
+
+
 def work_tree_top(directory: str) -> str:
     """The top of the working tree around ``directory``. Raises RefusedError where there is none."""
     clone = Clone(directory)
     if clone.bare:
         raise RefusedError("is a bare repository", where=clone.top, hint="Run it in a clone of it")
     return clone.top
+
+
+def default_key_file() -> str:
+    """Where sops itself looks for age keys."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(home, "sops", "age", "keys.txt")
 
 
 def make_key_file(path: str) -> str:

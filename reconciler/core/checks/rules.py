@@ -64,7 +64,7 @@ EXEMPTION_UNUSED = _warning("exemption-unused", "an exemption in check.yaml exem
 NOT_ENCRYPTED = _error(
     "not-encrypted", "a value or comment that must be encrypted is plain text, also in an env file without a target"
 )
-PLAIN_SECRET = _warning("plain-secret", "a secret, by its name, in a file that is not encrypted")
+PLAIN_SECRET = _warning("plain-secret", "a secret, by its name or its form, in a file that is not encrypted")
 BAD_CIPHERTEXT = _error("bad-ciphertext", "an encrypted file is damaged, or contains what sops never writes")
 COPIED_CIPHERTEXT = _error("copied-ciphertext", "one ciphertext under two keys; sops binds each to its key")
 SHARED_CIPHERTEXT = _warning("shared-ciphertext", "two environments have the same ciphertext: a copied file")

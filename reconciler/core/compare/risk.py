@@ -40,9 +40,20 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
 
 
 RULES: tuple[RiskRule, ...] = (
-    RiskRule(Risk.HIGH, ("DATABASE", "DB", "POSTGRES", "POSTGRESQL", "PG*", "MYSQL", "MARIADB"), "a database"),
-    RiskRule(Risk.HIGH, ("MONGO*", "REDIS", "AMQP", "RABBITMQ", "KAFKA", "ELASTIC*", "S3"), "a data store"),
-    RiskRule(Risk.HIGH, ("OAUTH*", "OIDC", "SAML", "SSO", "LDAP", "AUTH", "CLIENT_ID"), "who may log in"),
+    RiskRule(
+        Risk.HIGH,
+        (
+            *("DATABASE", "DB", "SQL*", "POSTGRES", "POSTGRESQL", "MYSQL", "MARIADB"),
+            *("PG", "PGHOST*", "PGPORT", "PGUSER", "PGDATA*", "PGSSL*", "PGRST", "PGBOUNCER"),
+        ),
+        "a database",
+    ),
+    RiskRule(Risk.HIGH, ("MONGO*", "REDIS", "AMQP", "RABBITMQ", "BROKER", "KAFKA", "ELASTIC*", "S3"), "a data store"),
+    RiskRule(
+        Risk.HIGH,
+        ("OAUTH*", "OIDC", "SAML", "SSO", "LDAP", "AUTH", "AUTHORIZATION", "CLIENT_ID", "ACCESS_KEY_ID", "MASTER_KEY"),
+        "who may log in",
+    ),
     RiskRule(Risk.HIGH, ("TLS", "SSL", "CERT*", "CA", "CIPHERS"), "TLS and certificates"),
     RiskRule(
         Risk.HIGH,
@@ -52,21 +63,40 @@ RULES: tuple[RiskRule, ...] = (
         ),
         "a password or API key",
     ),
-    RiskRule(Risk.HIGH, ("SIGN*", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"), "signing and encryption"),
+    RiskRule(
+        Risk.HIGH,
+        (
+            *("SIGN", "SIGNED", "SIGNING", "SIGNATURE", "ENCRYPT*", "JWT", "HMAC", "SALT", "PRIVATE"),
+            *("PUBLIC_KEY", "PUBLISHABLE_KEY"),
+        ),
+        "signing and encryption",
+    ),
     RiskRule(Risk.HIGH, ("STRIPE", "PAYPAL", "PAYMENT*", "BILLING"), "payments"),
-    RiskRule(Risk.MEDIUM, ("URL", "URI", "HOST", "HOSTS", "HOSTNAME", "PORT", "ENDPOINT", "ADDRESS"), "addresses"),
-    RiskRule(Risk.MEDIUM, ("DOMAIN", "DOMAINS", "ORIGIN", "ORIGINS", "CORS", "COOKIE*", "ALLOWED"), "who has access"),
+    RiskRule(
+        Risk.MEDIUM,
+        ("URL", "URI", "HOST", "HOSTS", "HOSTNAME", "PORT", "ENDPOINT", "ADDRESS", "PROXY", "PROXIES", "PROTOCOL"),
+        "addresses",
+    ),
+    RiskRule(
+        Risk.MEDIUM,
+        ("DOMAIN", "DOMAINS", "ORIGIN", "ORIGINS", "CORS", "COOKIE*", "ALLOWED", "SIGNUP*", "REGISTRATION*"),
+        "who has access",
+    ),
     RiskRule(Risk.MEDIUM, ("DEBUG", "ENV", "ENVIRONMENT", "MODE", "PROFILE"), "the mode it runs in"),
     RiskRule(
         Risk.MEDIUM, ("SMTP", "MAIL", "EMAIL", "WEBHOOK*", "BUCKET", "QUEUE", "TOPIC", "REGION"), "other services"
     ),
-    RiskRule(Risk.MEDIUM, ("FEATURE*", "ENABLE*", "DISABLE*", "VERSION", "IMAGE", "TAG"), "features and versions"),
+    RiskRule(
+        Risk.MEDIUM,
+        ("FEATURE*", "ENABLE*", "DISABLE*", "VERSION", "RELEASE", "IMAGE", "TAG", "MODEL"),
+        "features and versions",
+    ),
 )
 """The first rule that matches counts; a name that none matches is low. Secrets, by name or contract, are always
 high."""
 
 _DATA = RULES[:2]
-_ADDRESS = re.compile(r"(?:URL|URI|DSN)$", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:URL|URI|DSN|CONN)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,15 @@ def sync_status(change: Change) -> SyncStatus:
 def with_keys(change: Change, keys: KeyChange) -> Change:
     """Given a change of content and the names of the keys it touches, return the change that names them.
 
-    Content that differs only in bytes becomes the aspect ``cosmetic`` instead of ``content``.
+    Content that differs only in bytes becomes the aspect ``cosmetic`` instead of ``content``. It is never held: an
+    import or `reconciler adopt` brought the variables of the live file into git, and there is nothing to decide.
     """
     if not keys.cosmetic:
         return replace(change, keys=keys)
     aspects = (change.aspects - {Aspect.CONTENT}) | {Aspect.COSMETIC}
+    if change.effect is Effect.HOLD:
+        reason = "the live file has the same variables as git; it is rewritten, the old one is in the backup"
+        change = replace(change, effect=Effect.WRITE, reason=reason)
     return replace(
         change,
         keys=keys,

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from reconciler.core.compose_names import DEFAULT_NAMES
 from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries
-from reconciler.core.dotenv.interpolation import resolve_env_file
+from reconciler.core.dotenv.interpolation import references, resolve_env_file
 from reconciler.core.model.targets import Parser, Target
 
 # A revision may drop this share of a file's keys before an operator must say allow_shrink.
@@ -80,10 +80,15 @@ def _shrinks(target: Target, keys: set[str], before: bytes | None) -> str:
 
 
 def project_files(
-    path: str, project_files: Collection[str], environment_files: Collection[str], desired: bytes
+    path: str,
+    project_files: Collection[str],
+    environment_files: Collection[str],
+    desired: bytes,
+    before: bytes | None = None,
 ) -> list[str]:
     """Given a real path, and the ``folded`` paths of what Compose reads as projects, return why ``desired`` may not be
-    written there.
+    written there. ``before`` is what an operator has put there (None: nothing, or not known to be theirs): what it says
+    already, git may say too.
 
     Else whoever merges could start anything as root. The server's allow_compose_files lifts this guard.
     """
@@ -94,10 +99,33 @@ def project_files(
     if folded(path) not in environment_files:
         return []
     try:
-        control = control_keys(entry.key for entry in parse_env_file(desired))
+        control = changed_control_keys(before, desired)
     except EnvFileError as error:
         return [f"Compose reads this file as the project's .env and could not: {error}"]
     return [f"{', '.join(control)} would change what Compose runs; {_ALLOW}"] if control else []
+
+
+def changed_control_keys(before: bytes | None, desired: bytes) -> list[str]:
+    """The control keys of a project's .env that are added, removed or changed, sorted; one that refers to other
+    variables counts as changed. Raises EnvFileError where Compose could not read ``desired``."""
+    after = _control_settings(desired)
+    try:
+        earlier = _control_settings(before or b"")
+    except EnvFileError:
+        earlier = {}
+    return sorted(
+        key for key in earlier.keys() | after.keys() if earlier.get(key) != after.get(key) or None in after.get(key, ())
+    )
+
+
+def _control_settings(data: bytes) -> dict[str, list[tuple[bool, str] | None]]:
+    """Each control key with its assignments; None for one that refers to other variables."""
+    settings: dict[str, list[tuple[bool, str] | None]] = {}
+    for entry in parse_env_file(data):
+        if control_keys([entry.key]):
+            assignment = None if references(entry) else (entry.inherited, entry.template)
+            settings.setdefault(entry.key, []).append(assignment)
+    return settings
 
 
 def folded(path: str) -> str:

@@ -99,7 +99,7 @@ def conflicting_writer(change: Change, corrected_at: Sequence[float], now: float
         return ""
     return (
         f"conflicting writer: restored {len(recent)} times within an hour and changed again; "
-        f"backing off, next try at {instant(next_try)}"
+        f"backing off until {instant(next_try)}"
     )
 
 

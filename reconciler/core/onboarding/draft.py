@@ -31,9 +31,11 @@ from reconciler.core.onboarding.types import (
     holds_variables,
     secret_reason,
 )
-from reconciler.core.sops.adoption import UnfitError, read_lines
+from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.dotenv_lines import UnfitError, read_lines
 from reconciler.core.sops.file_format import store_of
+from reconciler.core.sops.normal_form import normal_form
 from reconciler.core.sops.patterns import MAX_BYTES
 
 # Compose finds these in a directory by itself.
@@ -52,13 +54,19 @@ _SYSTEM_FILES = frozenset(
 
 
 def draft_environment(
-    environment: str, sources: Sequence[ImportSource], exclude: Collection[str] = (), plain: PlainFiles | None = None
+    environment: str,
+    sources: Sequence[ImportSource],
+    exclude: Collection[str] = (),
+    plain: PlainFiles | None = None,
+    *,
+    exact: bool = False,
 ) -> Draft:
     """Given the contents of machines, decide what to do with every file. ``exclude`` are globs of live paths.
+    ``exact``: git gets every byte of a file, not its normal form.
 
     Raises RefusedError if ``plain`` would leave a possible secret readable.
     """
-    plain = plain or PlainFiles()
+    storage = _Storage(plain or PlainFiles(), exact=exact)
     left_out = [LeftOut(source.host, path, reason) for source in sources for path, reason in source.left_out.items()]
     notes = [text for source in sources for text in (*source.inventory.left_out, *source.inventory.unread)]
     groups = _grouped(sources)
@@ -77,12 +85,12 @@ def draft_environment(
                 notes.append(_shared(used.file.path, user, name))
             else:
                 claimed |= {(host, used.file.path): name for host in group.hosts}
-                taken.append(_take(used, name, group.hosts, plain))
-    alone, without = _loose(sources, exclude, has_projects=bool(groups))
+                taken.append(_take(used, name, group.hosts, storage))
+    alone, without = _loose(sources, exclude, storage, has_projects=bool(groups))
     taken, left_out = taken + alone, left_out + without
-    named = name_sources(taken, prefixed=len(stacks) > 1)
+    named = name_sources(taken, {stack.name: stack.directory for stack in stacks}, prefixed=len(stacks) > 1)
     notes += [note for file in named for note in file_notes(file, stacks)]
-    notes += plain_notes(named, plain)
+    notes += plain_notes(named, storage.plain)
     used_stacks = {file.stack for file in named}
     return Draft(
         environment=environment,
@@ -112,6 +120,7 @@ class _UsedFile:
     uses: tuple[Use, ...]
     services: tuple[str, ...]
     raw: bool = False
+    mounted: bool = False
 
 
 def _grouped(sources: Sequence[ImportSource]) -> list[_Group]:
@@ -131,7 +140,7 @@ def _alike(left: FoundProject, right: FoundProject) -> bool:
     """Whether one stack of a manifest can represent both."""
 
     def identity(project: FoundProject) -> object:
-        files = [(_fields(used.file), used.file.data, used.use, used.raw) for used in project.files]
+        files = [(_fields(used.file), used.file.data, used.use, used.raw, used.mounted) for used in project.files]
         started = (project.main_files, project.env_files, project.project_directory)
         return project.name, project.directory, started, files
 
@@ -187,6 +196,7 @@ def _merged(project: FoundProject) -> list[_UsedFile]:
             tuple(dict.fromkeys((*existing.uses, used.use))),
             tuple(sorted({*existing.services, *used.services})),
             existing.raw or used.raw,
+            existing.mounted or used.mounted or used.use is Use.MOUNT,
         )
     return [
         merged[path]
@@ -239,7 +249,7 @@ def _shared(path: str, owner: str, user: str) -> str:
 
 
 def _loose(
-    sources: Sequence[ImportSource], exclude: Collection[str], *, has_projects: bool
+    sources: Sequence[ImportSource], exclude: Collection[str], storage: _Storage, *, has_projects: bool
 ) -> tuple[list[DraftFile], list[LeftOut]]:
     """Files of no project: imported only if there are no projects and every machine has the same file."""
     taken, left_out = [], []
@@ -258,39 +268,55 @@ def _loose(
         if reason:
             left_out += [LeftOut(host, path, reason) for host in files]
         else:
-            taken.append(_take(_UsedFile(first, (), ()), None, tuple(files), PlainFiles()))
+            taken.append(_take(_UsedFile(first, (), ()), None, tuple(files), replace(storage, plain=PlainFiles())))
     return taken, left_out
 
 
 # --- one file ---
 
 
-def _take(used: _UsedFile, stack: str | None, hosts: tuple[str, ...], plain: PlainFiles) -> DraftFile:
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """What the user says about storing files: which are ``plain``, and whether git gets the ``exact`` bytes."""
+
+    plain: PlainFiles
+    exact: bool
+
+
+def _take(used: _UsedFile, stack: str | None, hosts: tuple[str, ...], storage: _Storage) -> DraftFile:
     """Decide how git stores a file. Its source has no name yet."""
-    data = used.file.data.reveal()
     kept = DraftFile("", stack, hosts, used.file, used.uses, used.services, Format.DOTENV)
     if not holds_variables(used.file.path, used.uses):
-        if plain.includes(used.file):
+        if storage.plain.includes(used.file):
             return replace(kept, format=Format.PLAIN)
         return replace(kept, format=Format.BINARY, reason=secret_reason(used.file))
-    if used.file.path in plain.globs:
+    if used.file.path in storage.plain.globs:
         problem = "it holds variables, which are always encrypted"
         raise RefusedError(problem, where=used.file.path, hint="Remove it from --plain")
     reader = Parser.RAW if used.raw else Parser.COMPOSE
-    keys, unshown, odd = _variables(data, reader)
-    reason = _dotenv_obstacle(data, reader)
-    kept = replace(kept, format=Format.BINARY if reason else Format.DOTENV, keys=keys, unshown=unshown)
-    if odd:
-        return replace(kept, format=Format.BINARY, reason=odd)
-    return replace(kept, reason=reason, parser=reader)
+    kept, reason = _formed(kept, reader, mounted=used.mounted, exact=storage.exact)
+    keys, unshown, odd = _variables(kept.content.reveal(), reader)
+    if odd:  # its keys are not managed: every byte stays
+        return replace(kept, format=Format.BINARY, reason=odd, keys=keys, unshown=unshown, normal=None, rewritings=())
+    form = Format.BINARY if reason else Format.DOTENV
+    return replace(kept, format=form, reason=reason, parser=reader, keys=keys, unshown=unshown)
 
 
-def _dotenv_obstacle(data: bytes, reader: Parser) -> str:
-    """Why sops' dotenv format cannot store the file byte for byte, without quoting a value; "" if it can."""
+def _formed(file: DraftFile, reader: Parser, *, mounted: bool, exact: bool) -> tuple[DraftFile, str]:
+    """The file with its normal form, and why sops' dotenv format cannot store it, without quoting a value; "" if it
+    can."""
+    data = file.file.data.reveal()
     try:
-        return "" if read_lines(data, reader) else "it has no lines"
+        if exact:
+            return file, "" if read_lines(data, reader) else "it has no lines"
+        form = normal_form(data, reader, mounted=mounted)
     except UnfitError as unfit:
-        return str(unfit)
+        return file, str(unfit)
+    except EnvFileError as error:
+        return file, str(error)
+    if not form.rewritings:
+        return file, "" if data else "it has no lines"
+    return replace(file, normal=Secret(form.data), rewritings=form.rewritings), ""
 
 
 def _variables(data: bytes, reader: Parser) -> tuple[tuple[str, ...], int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -13,6 +14,8 @@ from reconciler.core.model.targets import Format, Parser
 from reconciler.core.onboarding.source_names import BINARY_SUFFIX
 from reconciler.core.onboarding.types import DEFAULT_MODE, Draft, DraftFile, DraftStack, holds_variables
 from reconciler.core.secrets.names import names_a_secret
+
+_ENV_INSIDE = re.compile(r"(?i)\.env(?=[.~#]|$)")
 
 
 def manifest_fields(draft: Draft, contracts: Mapping[str, Sequence[str]]) -> dict[str, object]:
@@ -93,14 +96,16 @@ def contract_schema(file: DraftFile) -> dict[str, object]:
 def _defined(file: DraftFile) -> Collection[str]:
     """The variables that the file gives a value, as the checks of a contract see them."""
     try:
-        return known_variables(file.file.data.reveal(), file.parser).keys()
+        return known_variables(file.content.reveal(), file.parser).keys()
     except EnvFileError:
         return ()
 
 
 def contract_name(source: str) -> str:
-    """The name of a source's contract in ``contracts/``, without suffix: api.env → api."""
-    return source.removesuffix(BINARY_SUFFIX).removesuffix(".env").replace("/", "-")
+    """The name of a source's contract in ``contracts/``, without suffix: api.env → api. It is never one that
+    `reconciler check` takes for an env file."""
+    name = source.removesuffix(BINARY_SUFFIX).removesuffix(".env").replace("/", "-")
+    return _ENV_INSIDE.sub("-env", name)
 
 
 def example_env(files: Iterable[DraftFile]) -> str:

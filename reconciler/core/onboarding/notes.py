@@ -27,14 +27,14 @@ def file_notes(file: DraftFile, stacks: Iterable[DraftStack]) -> Iterator[str]:
         yield f"{path} is outside {directory}: add it to the server's allowed_paths"
     if control := control_keys(file.keys) if _is_dotenv_of(file, stacks) else ():
         yield (
-            f"{path}: {listed(control)} controls what Compose runs, so a server applies changes to this file only "
-            "with allow_compose_files: true"
+            f"{path}: {listed(control)} controls what Compose runs, so a server changes that only with "
+            "allow_compose_files: true"
         )
     if file.format is not Format.PLAIN and not file.looks_harmless and file.mode & 0o004:
         yield f'{path} is world-readable (mode {file.mode:04o}); set mode: "0600" to change that'
     if file.file.mode & 0o7000:
         yield f"{path} has setuid, setgid or sticky bits (mode {file.file.mode:04o}), which a manifest cannot set"
-    if b"\r\n" in file.file.data.reveal() and holds_variables(path, file.uses):
+    if b"\r\n" in file.content.reveal() and holds_variables(path, file.uses):
         yield f"{path} has Windows line endings: Compose treats a carriage return inside quotes as part of the value"
 
 

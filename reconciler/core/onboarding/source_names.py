@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from reconciler.core.model.targets import Format
@@ -15,35 +15,48 @@ BINARY_SUFFIX = ".bin"
 
 _SUFFIXES = (".env", ".yaml", ".yml", ".json", ".ini")  # for which sops chooses another format
 _MANIFEST = re.compile(r"(?i)environments?\.ya?ml")
-_EXAMPLE = re.compile(r"(?i)\.(example|template)$")  # which `reconciler check` takes for an example file
+_EXAMPLE = re.compile(r"(?i)\.(example|template|sample|dist)$")  # which `reconciler check` takes for an example file
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def name_sources(files: Iterable[DraftFile], *, prefixed: bool) -> list[DraftFile]:
-    """Give each file a unique source name: its own name, below the stack's if there are several stacks."""
+def name_sources(files: Iterable[DraftFile], directories: Mapping[str, str], *, prefixed: bool) -> list[DraftFile]:
+    """Give each file a unique source name by which a reader recognizes the live file: its own name, below the stack's
+    if there are several stacks. ``directories`` are those of the stacks by name."""
     named: list[DraftFile] = []
     for file in files:
-        name = _source_name(file)
-        directory = clean_name(posixpath.basename(posixpath.dirname(file.file.path)))
+        name = _source_name(file, directories.get(file.stack or "", ""))
         desired = f"{file.stack}/{name}" if prefixed and file.stack else name
         others = [earlier.source for earlier in named]
-        if _is_taken(desired, others) and directory:
-            desired = posixpath.join(posixpath.dirname(desired), f"{directory}-{name}")
+        above = _directories_above(file, skip=name.startswith(_own_directory(file)))
+        while _is_taken(desired, others) and above:
+            name = f"{above.pop()}-{name}"
+            desired = posixpath.join(posixpath.dirname(desired), name)
         named.append(replace(file, source=free_name(desired, others)))
     return named
 
 
-def _source_name(file: DraftFile) -> str:
+def _own_directory(file: DraftFile) -> str:
+    return f"{clean_name(posixpath.basename(posixpath.dirname(file.file.path)))}."
+
+
+def _directories_above(file: DraftFile, *, skip: bool) -> list[str]:
+    """The names of the directories that contain the file, the nearest last; ``skip`` that one."""
+    names = [name for part in posixpath.dirname(file.file.path).split("/") if (name := clean_name(part))]
+    return names[:-1] if skip else names
+
+
+def _source_name(file: DraftFile, directory: str) -> str:
+    """Name a file of a stack in ``directory``. A name that begins with a dot follows that of the stack, or of the
+    file's own directory if that is another one: .env.prod → shop.prod.env, docker/.env.prod → docker.prod.env."""
     base = posixpath.basename(file.file.path)
-    stem = file.stack or clean_name(posixpath.basename(posixpath.dirname(file.file.path))) or "files"
+    parent = posixpath.dirname(file.file.path)
+    own = clean_name(posixpath.basename(parent))
+    stem = (file.stack if parent == directory else own) or file.stack or own or "files"
     name = f"{stem}.{clean_name(base)}" if base.startswith(".") or _MANIFEST.fullmatch(base) else clean_name(base)
     name = _EXAMPLE.sub(r"-\1", name) or stem
-    env = holds_variables(file.file.path, file.uses)
-    if env and not name.endswith(".env") and file.format is Format.DOTENV:
+    if holds_variables(file.file.path, file.uses) and not name.endswith(".env"):
         head, dot_env, tail = name.partition(".env.")  # sops goes by the suffix: api.env.old → api.old.env
         name = f"{head}.{tail}.env" if dot_env else f"{name}.env"
-    if env and file.format is Format.BINARY and ".env." not in f"{name}.":
-        name = f"{name}.env"
     if file.format is Format.BINARY and name.endswith(_SUFFIXES):
         name += BINARY_SUFFIX
     return name
@@ -76,4 +89,5 @@ def free_name(name: str, others: Collection[str]) -> str:
 def as_binary(file: DraftFile, reason: str, others: Collection[str]) -> DraftFile:
     """The same file in the format that keeps every byte, with a unique name that shows it."""
     name = file.source.removesuffix(BINARY_SUFFIX)
-    return replace(file, format=Format.BINARY, reason=reason, source=free_name(f"{name}{BINARY_SUFFIX}", others))
+    source = free_name(f"{name}{BINARY_SUFFIX}", others)
+    return replace(file, format=Format.BINARY, reason=reason, source=source, normal=None, rewritings=())

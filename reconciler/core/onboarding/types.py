@@ -11,7 +11,9 @@ from fnmatch import fnmatchcase
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, Inventory, Use
 from reconciler.core.model.targets import Format, Parser
+from reconciler.core.secret import Secret
 from reconciler.core.secrets.plaintext import is_env_file, reason_for_secrecy
+from reconciler.core.sops.normal_form import Rewriting
 
 DEFAULT_MODE = 0o600
 _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}\$?")
@@ -33,7 +35,7 @@ class DraftFile:
 
     ``hosts`` are the machines where the file is identical; ``stack`` is None for a file of no project. ``reason``
     explains an unexpected format, "" otherwise. ``keys`` are the names of its variables that can be shown, ``unshown``
-    counts the others.
+    counts the others. ``normal`` is what git gets instead of the live bytes, with the ``rewritings`` that lead to it.
     """
 
     source: str
@@ -47,6 +49,13 @@ class DraftFile:
     parser: Parser = Parser.OPAQUE
     keys: tuple[str, ...] = ()
     unshown: int = 0
+    normal: Secret | None = None
+    rewritings: tuple[Rewriting, ...] = ()
+
+    @property
+    def content(self) -> Secret:
+        """What git gets, decrypted."""
+        return self.file.data if self.normal is None else self.normal
 
     @property
     def mounted(self) -> bool:

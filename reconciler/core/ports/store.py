@@ -67,8 +67,12 @@ class Store(Protocol):
         """Those of the real ``paths`` that were ever written on the ``host`` ("" for this machine), from any
         environment. Letters' case counts for nothing."""
 
-    def remember_written(self, host: str, paths: Collection[str]) -> None:
-        """Remember for ever that these real paths are about to be written."""
+    def ever_unguarded(self, host: str, paths: Collection[str]) -> frozenset[str]:
+        """Those of the real ``paths`` that were ever written without being ``guarded``."""
+
+    def remember_written(self, host: str, paths: Collection[str], guarded: Collection[str] = ()) -> None:
+        """Remember for ever that these real paths are about to be written; ``guarded`` are those whose new content
+        cannot change what Compose runs, whoever reads it as a project's .env."""
 
     def ran_services(self, environment: str) -> tuple[RanService, ...]:
         """The services of all stacks as they ran when they were last healthy."""

@@ -8,8 +8,8 @@ _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # dbPassword, apiKey2, olcRootPW, DBPassword
 # The word ends the name: SMTP_PASSWORD, apiKey2 and TOKEN_OLD are secrets, TOKEN_URL and CACHE_KEY_PREFIX are not.
 _SECRET = re.compile(
-    r"(?:.*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN)|(?:.*(?:PASSWORD|SECRET)|CREDENTIAL)S|CREDENTIAL"
-    r"|(?:.*(?<!BY)(?<!COM)(?<!TRES)(?<!SUR))?PASS|.*PWD|.*PW|PAT|DSN|SALT|MASTERAUTH|HASH"
+    r"(?:.*(?:PASSWORD|(?<!NO)PASSWD|PASSPHRASE|SECRET|TOKEN)|(?:.*(?:PASSWORD|SECRET)|CREDENTIAL)S|CREDENTIAL"
+    r"|(?:.*(?<!BY)(?<!COM)(?<!TRES)(?<!SUR)(?<!ASK))?PASS|.*PWD|.*PW|.*PSK|PAT|DSN|SALT|MASTERAUTH|HASH"
     r"|(?:.*(?:API|SECRET|PRIVATE|ACCESS|AUTH|SIGNING|ENCRYPTION|MASTER))?KEY)"
 )
 _NUMBER = re.compile(r"[0-9]+$")
@@ -24,6 +24,11 @@ _PUBLIC = frozenset(("PUBLIC", "PUBLISHABLE"))
 _HASH_OF_SOMETHING_PUBLIC = frozenset(
     ("GIT", "COMMIT", "BUILD", "REVISION", "CONTENT", "FILE", "IMAGE", "CONFIG", "SOURCE", "ASSET", "ASSETS")
 )
+_KEY_OF_SOMETHING = frozenset(
+    ("SORT", "PARTITION", "CACHE", "FOREIGN", "GROUP", "TOPOLOGY", "LABEL", "INDEX", "LOOKUP")
+)
+_SWITCH = frozenset(("ALLOW", "INCLUDE", "ENABLE", "DISABLE", "CORS"))  # ALLOW_EMPTY_PASSWORD
+_CHATS = frozenset(("SLACK", "DISCORD", "TEAMS", "MATTERMOST", "ROCKETCHAT"))  # who knows the address may write
 _DIRECTORIES = frozenset(("PWD", "OLDPWD"))  # of the shell
 
 # What refers to a value elsewhere: ${VAR}, $VAR, {{ var }}, %(var)s, %VAR%, <what belongs here>, *alias.
@@ -49,8 +54,15 @@ def names_a_secret(name: str) -> bool:
     words = words_of(name)
     while len(words) > 1 and (words[-1] in _WHICH or words[-1].isdigit()):
         words.pop()
-    last = _NUMBER.sub("", words[-1]) if words else ""
-    if _SECRET.fullmatch(last) is None or _PUBLIC & set(words):
+    if _PUBLIC & set(words) or _SWITCH & set(words[:-1]):
+        return False
+    before, last = ("", "", *words)[-2:]
+    if (before.startswith("CONN") and last == "STRING") or ("WEBHOOK" in (before, last) and _CHATS & set(words)):
+        return True  # contain a password, or are one
+    last = _NUMBER.sub("", last)
+    if last == "KEY" and before in _KEY_OF_SOMETHING:
+        return False
+    if _SECRET.fullmatch(last) is None:
         return False
     return last != "HASH" or not _HASH_OF_SOMETHING_PUBLIC & set(words)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-from reconciler.core.secrets.names import is_no_secret_value, names_a_secret
+from reconciler.core.secrets.signs import possible_signs
 
 # .env, .env.production, api.env, api.env.bak, and what editors leave behind: .api.env.swp, api.env~
 _ENV_FILE = re.compile(r".*\.env(?:\..*)?[~#]?", re.IGNORECASE | re.DOTALL)
@@ -23,72 +22,14 @@ _CONFIGURATION = re.compile(
     r"(?i)(.*\.(conf|cfg|cnf|ini|toml|ya?ml|json|xml|properties|html?|css|js|vcl|rules|lua)|caddyfile|corefile|haproxy.*)"
     r"(\.(template|tmpl|tpl|j2))?"
 )
-# Assignments: name = value, "name": value, 'name' => value, name value.
-_NAME = r"(?<![\w.\-])[\w.\-]{2,200}"
-_VALUE = r"[\"']?((?:\$\{[^}\n]{0,200}\}|[^\s\"',;}]){1,200})"
-_TEXT = r"\s*(?:<!\[CDATA\[)?([^<>\s]{1,200})"
-_GAP = r"[ \t]{0,200}"
-_SPACE = r"\s{0,200}"
-_SETTINGS = (
-    # A lookahead for the value: it may be the next name.
-    re.compile(rf"({_NAME})[\"']?\]?(?:{_GAP}(?:=>|:=|[:=]){_GAP}|[ \t]{{1,200}})(?={_VALUE})"),
-    # YAML with the value in the next line, which is not a mapping.
-    re.compile(
-        rf"^[ \t-]*[\"']?({_NAME})[\"']?{_GAP}:{_GAP}(?:[|>][-+0-9]*)?{_GAP}(?:#.*)?\r?\n"
-        rf"(?:[ \t]*\r?\n)*[ \t]+(?:-[ \t]+)?(?![\"']?[\w.\-]+[\"']?[ \t]*:(?:\s|$)){_VALUE}",
-        re.MULTILINE,
-    ),
-    # Elements and properties of XML.
-    re.compile(rf"<(?:[\w-]+:)?({_NAME})(?:\s[^<>]*)?>{_TEXT}"),
-    re.compile(rf"<[\w:-]+\s[^<>]*\b(?i:name|key|id)\s*=\s*[\"']({_NAME})[\"'][^<>]*>{_TEXT}"),
-    # The name and the value as two fields, a common form of a container's environment.
-    re.compile(
-        rf"\b(?i:name|key|id)[\"']?{_SPACE}[:=]{_SPACE}[\"']?({_NAME})[\"']?{_SPACE}[,;]?{_SPACE}"
-        rf"[\"']?(?i:value)[\"']?{_SPACE}[:=]{_SPACE}{_VALUE}"
-    ),
+# Settings are found in these by name; in code and prose, the same words mean anything.
+_SETTINGS = re.compile(
+    r"(?i)(.*\.(conf|cfg|cnf|ini|toml|ya?ml|json|xml|properties|hcl|tfvars)|caddyfile|corefile|haproxy.*"
+    r"|[._]?(npmrc|yarnrc|pypirc|netrc|pgpass|my\.cnf|s3cfg|boto|pip\.conf|dockercfg))"
+    r"(\.(template|tmpl|tpl|j2|dist|example|sample|bak|old|orig|default))?"
 )
-# Everyday words: before white space they are a name only at the beginning of a line, or where quotes follow.
-_EVERYDAY = re.compile(r"(?:pass|hash|pat)[ \t]+", re.IGNORECASE)
-# nginx forwards requests with these; they only set a password with a sign in between.
-_PASSED_ON = re.compile(r"(?:proxy|fastcgi|uwsgi|scgi|grpc|memcached|js)_pass[ \t]")
-_SHAPES = (
-    (re.compile(r"AGE-SECRET-KEY-1|-----BEGIN [A-Z0-9 ]*PRIVATE KEY"), "contains a private key"),
-    (re.compile(r"://[^\s/:@]*:(?!\$\{?\w+\}?@)[^\s/@]+@"), "contains a URL with a password"),
-    (
-        re.compile(
-            r"(?i:hooks\.slack\.com/|discord(?:app)?\.com/api/webhooks/|webhook\.office\.com/|api\.telegram\.org/bot)\w"
-            r"|https?://[^\s\"'<>]{1,300}/(?=[^/\s]*[0-9][^/\s]*[0-9])(?=[^/\s]*[A-Z])(?=[^/\s]*[a-z])[\w-]{20,}(?![\w.-])"
-        ),
-        "contains a URL that is itself a secret, such as a webhook",
-    ),
-    (
-        re.compile(
-            r"\$(?:apr1|[156]|2[abxy]|y|argon2\w*)\$|\{(?:S?SHA[0-9]*|CRYPT|PBKDF2\S*)\}|SCRAM-SHA-[0-9]+\$|pbkdf2[_:]sha"
-        ),
-        "contains a password hash",
-    ),
-    (
-        re.compile(
-            r"\beyJ[\w-]{8,}\.[\w-]{8,}|\bA[KS]IA[0-9A-Z]{16}\b|\b(?:gh[opsru]_|github_pat_|glpat-|xox[a-z]-|[rs]k_live_)"
-            r"[\w-]{8,}|\bsk-[\w-]{20,}"
-        ),
-        "contains a token of a known form",
-    ),
-    (
-        re.compile(
-            r"(?i)\b(?:bearer|basic)[ \t]+[A-Za-z0-9+/._~-]{8,}|\bauth[ \t]+[\w.-]+:\S"
-            r"|^[ \t]*user[ \t]+\S+[ \t].*[ \t]>\S",
-            re.MULTILINE,
-        ),
-        "contains login credentials",
-    ),
-    (
-        re.compile(
-            r"(?<![\w/.+-])(?=[A-Za-z+/_-]*[0-9][A-Za-z+/_-]*[0-9])(?=[^\s]*[A-Za-z])[A-Za-z0-9+/_-]{24,}={0,2}(?![\w/.-])"
-        ),
-        "contains a long run of letters and digits",
-    ),
-)
+_CODE = re.compile(r"(?i).*\.(html?|css|[cm]?js|tsx?|py|rb|php|go|rs|java|sh|bash|lua|vcl|rules|sql)")
+_PROSE = re.compile(r"(?i)(readme|licen[cs]e|changelog|contributing|authors|notice)(\..*)?|.*\.(md|rst|adoc)")
 
 
 def is_env_file(name: str) -> bool:
@@ -99,6 +40,21 @@ def is_env_file(name: str) -> bool:
 def is_example(name: str) -> bool:
     """Whether a file of this name is a template, in which only the names matter."""
     return _EXAMPLE.fullmatch(name) is not None
+
+
+def has_settings(name: str) -> bool:
+    """Whether a file of this name is configuration, in which names of keys say what a value is."""
+    return _SETTINGS.fullmatch(name) is not None
+
+
+def is_code(name: str) -> bool:
+    """Whether a file of this name is a program or a page."""
+    return _CODE.fullmatch(name) is not None
+
+
+def is_prose(name: str) -> bool:
+    """Whether a file of this name is documentation, which shows secrets that are none."""
+    return _PROSE.fullmatch(name) is not None
 
 
 def first_plain_line(data: bytes) -> int | None:
@@ -134,24 +90,5 @@ def reason_for_secrecy(name: str, data: bytes) -> str:
         return "it is not text"
     if "\0" in text:
         return "it is not text"
-    sign = min(_signs(text), default=None)
+    sign = min(possible_signs(text), default=None)
     return f"line {text.count(chr(10), 0, sign[0]) + 1} {sign[1]}" if sign else ""
-
-
-def _signs(text: str) -> Iterator[tuple[int, str]]:
-    """Where something looks like a secret, and what it looks like: the first of each kind."""
-    for pattern, reason in _SHAPES:
-        if match := pattern.search(text):
-            yield match.start(), reason
-    for pattern in _SETTINGS:
-        if match := next(filter(_sets_a_secret, pattern.finditer(text)), None):
-            yield match.start(1), "sets a value for what is named like a secret"
-
-
-def _sets_a_secret(match: re.Match[str]) -> bool:
-    if not names_a_secret(match[1]) or is_no_secret_value(match[2]) or _PASSED_ON.match(match[0]):
-        return False
-    if _EVERYDAY.fullmatch(match[0]) is None:
-        return True
-    before = match.string[max(0, match.start() - 200) : match.start()].rpartition("\n")[2]
-    return not before.strip() or match.string[match.end()] in "\"'"

@@ -1,50 +1,30 @@
 """The decisions of `reconciler adopt`: what of a live file goes into git, and with which edits of sops. Pure.
 
 A SOPS dotenv file is a list of lines, and sops changes one value at a time: it can set a value in place, remove it, and
-append one. It drops blank lines, ends every line, and cannot edit comments or the order. What a live file has beyond
-that cannot be adopted byte for byte, and is refused with its line; never with a value.
+append one. So a live file is adopted in its normal form, with git's blank lines; sops cannot edit comments or the
+order. A live file that differs there, or has no normal form, is refused with its line; never with a value.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
+from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
-from reconciler.core.model.targets import Parser, Target
+from reconciler.core.model.targets import ChangeMode, Parser, Target
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
+from reconciler.core.sops.dotenv_lines import Line, UnfitError, read_line, read_lines
+from reconciler.core.sops.normal_form import NormalForm, normal_form
 from reconciler.core.sops.patterns import first_names
 
-_LABEL = re.compile(r"[ \t]*(?:export[ \t]+)?([\w.\-]+)[ \t]*")
-_SOPS_OWN = "sops_"
-_LEFT_PLAIN = "_unencrypted"  # sops leaves the values of such keys in plain text
 _IN_A_SUBJECT = 3  # names
 AS_BINARY = "encrypt the source as binary (`sops encrypt --input-type binary --output-type binary`)"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a dotenv file as sops sees it; ``number`` counts from 1.
-
-    ``name`` is the variable, "" for a comment; ``label`` is all of the text before the ``=``, by which sops names the
-    value; ``text`` is the whole line without its end.
-    """
-
-    number: int
-    name: str
-    label: str
-    text: str = field(repr=False)
-
-    @property
-    def value(self) -> Secret:
-        """The value for sops, which writes a line feed as the two characters ``\\n``."""
-        return Secret(self.text[len(self.label) + 1 :].replace("\\n", "\n").encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +33,6 @@ class Proposal:
 
     content: Secret
     keys: KeyChange
-
-
-class UnfitError(Exception):
-    """A line that sops cannot keep unchanged. ``reason`` continues "line 3: "; it contains no value."""
-
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"line {line}: {reason}")
-        self.line = line
-        self.reason = reason
 
 
 # --- proposals ---
@@ -90,7 +61,9 @@ def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: 
         raise _nothing(target)
     reader = _reader(target)
     ours = {line.name: line for line in _lines_in_git(target, git, reader) if line.name}
-    theirs = _live_lines(target, live, reader)
+    form = _form_or_none(target, live)
+    edited = live if form is None else _as_in(target, form, [git, last])
+    theirs = _live_lines(target, edited, reader)
     differing = [name for name in _in_order(ours, theirs) if _text(ours, name) != _text(theirs, name)]
     nameable = [name for name in differing if name in ours or _is_certain(theirs[name])]
     chosen = _named(target, keys, {*ours, *theirs}, differing, nameable) if keys else differing
@@ -101,9 +74,14 @@ def lines_of(target: Target, git: bytes, live: bytes, last: bytes | None, keys: 
     if keys:
         content = _merged(target, git, reader, theirs, chosen)
     else:
-        _require_fit(target, live, reader, [name for name in nameable if name not in theirs or theirs[name]])
+        _require_fit(target, live, [name for name in nameable if name not in theirs or theirs[name]])
         _require_certain(target, theirs, chosen, nameable)
-        content = live
+        content = edited
+        if form is not None and form.rewritings and form.comments == _comments(target, git):
+            laid_out = _merged(target, git, reader, theirs, chosen)
+            content = laid_out if key_diff(live, laid_out, parser=reader).empty else edited
+        if content == git:
+            raise _nothing(target)
     return Proposal(Secret(content), _key_change(ours, theirs, chosen))
 
 
@@ -128,51 +106,33 @@ def edits(target: Target, git: bytes, proposal: Proposal) -> dict[str, Secret | 
 # --- the lines of a file ---
 
 
-def read_lines(data: bytes, reader: Parser) -> tuple[Line, ...]:
-    """Given a dotenv file, return its lines. Raises UnfitError for the first that sops would change or refuse."""
+def _form(target: Target, data: bytes) -> NormalForm:
+    """The normal form; of a file that a container reads with a parser of its own, one with other comments only."""
+    mounted = target.parser is Parser.OPAQUE or target.on_change.mode is not ChangeMode.RECREATE
+    return normal_form(data, _reader(target), mounted=mounted)
+
+
+def _form_or_none(target: Target, data: bytes) -> NormalForm | None:
     try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        position = error.start  # the error itself contains the file
-    else:
-        position = -1
-    if position >= 0:
-        raise UnfitError(data.count(b"\n", 0, position) + 1, "it is not UTF-8")
-    lines = tuple(_line(number, line, reader) for number, line in enumerate(text.split("\n")[:-1], start=1))
-    if not text.endswith("\n") and text:
-        raise UnfitError(text.count("\n") + 1, "the file does not end with a line feed, and sops would add one")
-    seen: dict[str, int] = {}
-    for line in lines:
-        if line.name and seen.setdefault(line.name, line.number) != line.number:
-            raise UnfitError(line.number, f"{line.name} is already set in line {seen[line.name]}")
-    return lines
+        return _form(target, data)
+    except (UnfitError, EnvFileError):
+        return None
 
 
-def _line(number: int, text: str, reader: Parser) -> Line:
-    if text.startswith("#"):
-        return Line(number, "", "", text)
-    if not text.strip():
-        raise UnfitError(number, "it is blank, and sops drops blank lines")
-    if text.lstrip().startswith("#"):
-        raise UnfitError(number, "it is an indented comment, which sops refuses")
-    label, equals, _ = text.partition("=")
-    match = _LABEL.fullmatch(label)
-    if not equals or match is None or not _stands_alone(text, match[1], reader):
-        raise UnfitError(number, "it is not one KEY=value (a value of several lines? KEY: value? a bare KEY?)")
-    if match[1].startswith(_SOPS_OWN):
-        raise UnfitError(number, f"sops would take {match[1]} for its own metadata")
-    if label.endswith(_LEFT_PLAIN):
-        raise UnfitError(number, f"sops would leave {match[1]} in plain text, because its name ends in {_LEFT_PLAIN}")
-    return Line(number, match[1], label, text)
+def _as_in(target: Target, form: NormalForm, versions: Iterable[bytes | None]) -> bytes:
+    """A normal form, with each line written as in one of git's versions that has the same."""
+    written: dict[str, str] = {}
+    for data in versions:
+        if data is not None and (theirs := _form_or_none(target, data)) is not None:
+            originals, normals = (text.decode().split("\n") for text in (data, theirs.data))
+            if len(originals) == len(normals):
+                written = dict(zip(normals, originals, strict=True)) | written
+    return "\n".join(written.get(line, line) for line in form.data.decode().split("\n")).encode()
 
 
-def _stands_alone(text: str, name: str, reader: Parser) -> bool:
-    """Whether the line alone is exactly one assignment of ``name``: not a piece of a value of several lines."""
-    try:
-        entries = read_entries(f"{text}\n".encode(), reader)
-    except EnvFileError:
-        return False
-    return [entry.key for entry in entries] == [name]
+def _comments(target: Target, data: bytes) -> tuple[str, ...] | None:
+    form = _form_or_none(target, data)
+    return None if form is None else form.comments
 
 
 def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line | None]:
@@ -196,7 +156,7 @@ def _live_lines(target: Target, live: bytes, reader: Parser) -> dict[str, Line |
     for entry in entries:
         line = None
         with contextlib.suppress(UnfitError, UnicodeDecodeError):
-            line = _line(entry.line, texts[entry.line - 1].decode(), reader)
+            line = read_line(entry.line, texts[entry.line - 1].decode(), reader)
         lines[entry.key] = line if line and line.name == entry.key else None
     lines.pop("", None)  # a bare KEY at the end of the file
     return lines
@@ -267,15 +227,15 @@ def _merged(
     return "".join(f"{text}\n" for text in texts).encode()
 
 
-def _require_fit(target: Target, live: bytes, reader: Parser, differing: Sequence[str]) -> None:
-    """Raises RefusedError for a live file that sops' dotenv cannot hold byte for byte."""
+def _require_fit(target: Target, live: bytes, differing: Sequence[str]) -> None:
+    """Raises RefusedError for a live file that sops' dotenv can hold in no form."""
     try:
-        read_lines(live, reader)
+        _form(target, live)
     except UnfitError as unfit:
         where, reason = f"{target.path}, line {unfit.line}", unfit.reason
     else:
         return
-    problem = f"sops' dotenv cannot hold the live file unchanged: {reason}"
+    problem = f"sops' dotenv cannot hold the live file: {reason}"
     raise RefusedError(problem, where=where, hint=f"{_by_key(differing)}Or fix the line, or {AS_BINARY}")
 
 
@@ -328,7 +288,7 @@ def _key_change(ours: Mapping[str, Line | None], theirs: Mapping[str, Line | Non
 
 def _nothing(target: Target) -> RefusedError:
     hint = "An edit that was undone lies in a backup: `reconciler backups`"
-    return RefusedError("the live file is what git has: there is nothing to adopt", where=target.id, hint=hint)
+    return RefusedError("the live file says what git has: there is nothing to adopt", where=target.id, hint=hint)
 
 
 def _both_moved(target: Target) -> RefusedError:

@@ -53,7 +53,8 @@ def store_of(data: bytes, name: str = "") -> Format | None:
 
 
 def _json_store(store: Mapping[str, object], *, is_json: bool) -> Format | None:
-    if store.keys() == {"data", "sops"} and (_is_binary_store(store) or not (is_json or _states_rule(store))):
+    # `sops edit`, `rotate` and `updatekeys` write their default rule into a binary store too.
+    if store.keys() == {"data", "sops"} and (_is_binary_store(store) or not (is_json or _has_own_rule(store))):
         return Format.BINARY
     metadata = store.get("sops")
     return Format.JSON if isinstance(metadata, dict) and "mac" in metadata else None
@@ -96,6 +97,11 @@ def _states_rule(store: Mapping[str, object]) -> bool:
     version = VERSION.fullmatch(str(metadata.get("version")))
     rule = any(key.startswith(("unencrypted_", "encrypted_")) for key in metadata)
     return bool(rule and version and (int(version[1]), int(version[2])) >= (3, 11))
+
+
+def _has_own_rule(store: Mapping[str, object]) -> bool:
+    metadata = store["sops"]
+    return _states_rule(store) and isinstance(metadata, dict) and metadata.get("unencrypted_suffix") != "_unencrypted"
 
 
 def any_number(_: str) -> int:

@@ -1,0 +1,61 @@
+"""Shows what set and edit have changed, by key name, and what the check says about it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from reconciler.app.editing.command import EditResult
+from reconciler.cli import render, reports
+from reconciler.cli.layout import Page
+from reconciler.core.text import listed, printable
+
+_LISTED = 20  # names
+
+
+def print_edit(result: EditResult, *, as_json: bool) -> None:
+    render.answer(_edit_data(result) if as_json else result, edit_report, as_json=as_json)
+
+
+def edit_report(result: EditResult, page: Page) -> Iterator[str]:
+    """What was changed, the findings of the check, and the next step."""
+    yield from page.text(printable(_summary(result)), 0, 2)
+    if result.report is None:
+        return
+    if result.blank_lines:
+        lines = f"blank lines became comment lines ({result.blank_lines}): an encrypted env file has none"
+        yield from page.text(lines, 0, 2)
+    yield from reports.check_report(result.report, page)
+    file, target = shlex.quote(result.path), shlex.quote(result.target)
+    if result.report.errors:
+        step = f"The change is in {file}, not committed. Correct it with `reconciler edit {target}`, "
+        yield from page.text(f"{step}or undo all that is not committed with `git restore {file}`", 0, 2)
+    else:
+        yield from page.text(f"Not committed yet: `git diff {file}`, `git commit {file}`", 0, 2)
+
+
+def _summary(result: EditResult) -> str:
+    if result.report is None:
+        return f"{result.target}: nothing to change; nothing was written"
+    keys = result.keys
+    parts = [
+        f"{verb} {listed(names, _LISTED)}"
+        for verb, names in (("changed", keys.changed), ("added", keys.added), ("removed", keys.removed))
+        if names
+    ]
+    words = "; ".join(parts) or ("the file was changed" if result.whole else "only comments or order changed")
+    return f"{result.target}: {words}"
+
+
+def _edit_data(result: EditResult) -> dict[str, Any]:
+    return {
+        "target": result.target,
+        "path": result.path,
+        "written": result.report is not None,
+        "added": list(result.keys.added),
+        "removed": list(result.keys.removed),
+        "changed": list(result.keys.changed),
+        "check": None if result.report is None else json.loads(reports.FORMATS["json"](result.report)),
+    }

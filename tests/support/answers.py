@@ -1,0 +1,677 @@
+"""Answers of the commands as data, the ugly ones too: many keys, long names and reasons, several hosts, every state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.app.checks.run import CheckReport
+from reconciler.app.compare.run import ComparisonReport
+from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
+from reconciler.core.checks import rules
+from reconciler.core.checks.rules import Finding
+from reconciler.core.compare.risk import Risk
+from reconciler.core.compare.types import (
+    Comparison,
+    Fact,
+    FileResult,
+    KeyResult,
+    ProbeResult,
+    ServiceResult,
+    Side,
+    Status,
+)
+from reconciler.core.model.plans import KeyChange
+from reconciler.core.sops.cipher_diff import CipherChange
+
+NOW = 1_795_939_200.0  # 2026-11-29 08:00:00Z
+LONG = "A_NAME_OF_A_KEY_THAT_SOMEBODY_MADE_SIXTY_CHARACTERS_LONG_HERE"
+LONG_SOURCE = "services/customer-notifications/production-eu-central-1.env"
+MANY = tuple(f"FEATURE_FLAG_NUMBER_{number:03}" for number in range(112))
+HOW = "the engine started it again and again; the last lines of its log are in `docker compose logs --tail 50 api`"
+
+
+def at(text: str) -> str:
+    return f"2026-11-{text}+00:00"
+
+
+def revision(commit: str = "02fdac92abcd", subject: str = "Move the mail server", when: str = "29T07:58:00") -> Any:
+    author = "Ada Example <ada@example.org>"
+    return {"commit": commit.ljust(40, "0"), "author": author, "committed_at": at(when), "subject": subject}
+
+
+OLDER = revision("9a1b2c3d4e5f", "Let the worker take 12 jobs at a time", "27T16:30:00")
+
+
+def keys(added: Any = (), removed: Any = (), changed: Any = ()) -> dict[str, Any]:
+    return {"added": added, "removed": removed, "changed": changed}
+
+
+def change(target: str, sync: str = "in_sync", kind: str = "in_sync", effect: str = "none", **more: Any) -> Any:
+    source = target.partition("/")[2]
+    return {
+        "target": target,
+        "path": f"/opt/app/{source}",
+        "stack": "app",
+        "sync": sync,
+        "kind": kind,
+        "effect": effect,
+        "aspects": ["content"] if kind != "in_sync" else [],
+        "keys": keys(),
+        "by_hand": keys(),
+        "from_git": keys(),
+        "edited_at": None,
+        "reason": "in sync",
+        **more,
+    }
+
+
+def drift(target: str, **more: Any) -> Any:
+    fields = {
+        "sync": "drifted",
+        "kind": "drift",
+        "effect": "write",
+        "keys": keys(removed=("MADE_BY_HAND",), changed=("LOG_LEVEL",)),
+        "edited_at": at("29T07:41:00"),
+        "reason": "LOG_LEVEL, MADE_BY_HAND were changed by hand at 2026-11-29 07:41:00Z",
+        **more,
+    }
+    return change(target, **fields)
+
+
+def update(target: str, changed: Any = ("DB_HOST",), **more: Any) -> Any:
+    fields = {"sync": "pending", "kind": "update", "effect": "write", "keys": keys(changed=changed), **more}
+    return change(target, **{"reason": f"{changed[0]} has a pending change from git", **fields})
+
+
+def action(service: str, reason: str, kind: str = "recreate", stack: str = "app") -> Any:
+    return {"stack": stack, "service": service, "action": kind, "reason": reason}
+
+
+def plan(*changes: Any, actions: Any = (), notes: Any = ()) -> Any:
+    return {"changes": list(changes), "actions": list(actions), "notes": list(notes)}
+
+
+def outcome(result: str, plan: Any = None, environment: str = "production", **more: Any) -> Any:
+    return {
+        "environment": environment,
+        "result": result,
+        "reason": "in sync at 02fdac92abcd",
+        "revision": revision(),
+        "run": None,
+        "backup": None,
+        "retry": False,
+        "warning": "",
+        "pending": False,
+        "plan": plan,
+        "after": plan,
+        **more,
+    }
+
+
+def state(result: str, after: Any = None, environment: str = "production", **more: Any) -> Any:
+    return {
+        **outcome(result, after, environment),
+        "head": revision(),
+        "applied": revision(),
+        "healthy": revision(),
+        "pin": None,
+        "pauses": [],
+        "quarantine": None,
+        "suspended": {},
+        "checked_at": at("29T07:59:48"),
+        "since": at("29T05:00:00"),
+        "services": [],
+        **more,
+    }
+
+
+def service(name: str, state: str = "running (healthy)", healthy: bool = True, **more: Any) -> Any:
+    stack, _, service = name.partition("/")
+    return {"stack": stack, "service": service, "state": state, "healthy": healthy, "restarts": 0, **more}
+
+
+def status(*environments: Any, running: bool = True, **daemon: Any) -> Any:
+    return {"daemon": {"running": running, "pid": 12, **daemon}, "environments": list(environments)}
+
+
+UNHEALTHY = "api: unhealthy for 30 s after the change (was healthy before): " + HOW
+STALL = (
+    "envs/production/api.env: 40 of 45 keys would go. Allow it with allow_shrink: true. Nothing was written\n"
+    "envs/production/worker.env: PORT must be a number between 1 and 65535 (contracts/worker.yaml)"
+)
+PAUSE = {
+    "scope": "production/worker.env",
+    "until": at("29T08:25:00"),
+    "reason": "an incident",
+    "since": at("29T07:25:00"),
+}
+PAUSED = drift(
+    "production/worker.env",
+    sync="held",
+    effect="hold",
+    reason="LOG_LEVEL, MADE_BY_HAND were changed by hand at 2026-11-29 07:41:00Z; "
+    "paused until 2026-11-29 08:25:00Z: an incident",
+)
+CONTACT = change(
+    f"production/{LONG_SOURCE}",
+    "held",
+    "first_contact",
+    "hold",
+    keys=keys(changed=(LONG,)),
+    reason="a different file is already there and was never ours; compare the keys, then run `reconciler sync "
+    f"--take-over production/{LONG_SOURCE}` or set on_first_contact: take_over",
+)
+CONFLICT = change(
+    "production/api.env",
+    "drifted",
+    "conflict",
+    "write",
+    keys=keys(changed=("A", "B")),
+    edited_at=at("29T07:41:00"),
+    reason="A was changed by hand at 2026-11-29 07:41:00Z, B has a pending change from git; git wins; "
+    "the hand edit is in the backup",
+)
+NOTES = ("api.env: no service reads this env file",)
+RECREATE = action(
+    "api", "DB_HOST in api.env changed; nothing else of its definition differs from the running container"
+)
+WAITING = "2 waiting for an operator: worker.env: paused; x.env: a different file is already there and was never ours"
+
+PLANS: Mapping[str, Any] = {
+    "example": [outcome("drifted", plan(drift("production/worker.env"), change("production/api.env")), pending=True)],
+    "in_sync": [outcome("in_sync", plan(change("production/api.env")))],
+    "many_keys": [
+        outcome(
+            "pending",
+            plan(
+                update("production/api.env", ("DB_HOST", LONG, *(f"KEY_{number}" for number in range(9)))),
+                change("production/flags.env", "pending", "create", "write", keys=keys(MANY), reason="new target"),
+                change(
+                    "production/old.env",
+                    "orphan",
+                    "orphan",
+                    "report",
+                    reason="the target left git; the live file stays (set prune to have it deleted)",
+                ),
+                CONFLICT,
+                actions=[RECREATE, action("worker", "api.env is mounted", "restart")],
+                notes=NOTES,
+            ),
+            pending=True,
+        )
+    ],
+    "held": [outcome("held", plan(PAUSED, CONTACT), reason=WAITING)],
+    "stalled": [outcome("stalled", plan(update("production/api.env")), reason=STALL)],
+    "failed": [
+        outcome(
+            "failed",
+            revision=None,
+            retry=True,
+            reason="ssh://git@git.example.org/acme/config.git (branch main): git.example.org does not answer. "
+            "Check the network.",
+        )
+    ],
+    "hosts": [
+        outcome("in_sync", plan(change("production@web-1/api.env")), "production@web-1"),
+        outcome(
+            "drifted",
+            plan(
+                drift("production@web-2/api.env"),
+                actions=[
+                    action("api", "its container runs older values of LOG_LEVEL"),
+                    action("job", "its container runs older values of LOG_LEVEL", stack="batch"),
+                ],
+            ),
+            "production@web-2",
+            pending=True,
+        ),
+    ],
+}
+
+DONE = plan(update("production/api.env"), drift("production/worker.env"), actions=[RECREATE])
+RUN = {"run": "8bc1d2e3", "backup": "20261129T075912.123Z-8bc1d2e3"}
+SYNCS: Mapping[str, Any] = {
+    "applied": [outcome("applied", DONE, reason="wrote api.env, worker.env; api healthy on the new values", **RUN)],
+    "in_sync": [outcome("in_sync", plan(change("production/api.env")))],
+    "rolled_back": [
+        outcome(
+            "rolled_back",
+            DONE,
+            **RUN,
+            reason=f"{UNHEALTHY}. Rolled back; revision 02fdac92abcd is quarantined. Fix it with a new commit",
+            warning=f"revision 02fdac92abcd is quarantined: {UNHEALTHY}. Fix it with a new commit, or lift "
+            "the quarantine with `reconciler retry`. Until then the target revision is 9a1b2c3d4e5f",
+        )
+    ],
+    "unfinished": [
+        outcome(
+            "failed",
+            DONE,
+            **RUN,
+            retry=True,
+            reason="stack app: the Docker engine does not answer. Is it "
+            "running? The files are in place; pending restarts: api. The next reconciliation continues",
+        )
+    ],
+    "held": [
+        outcome("held", plan(update("production/api.env"), PAUSED, CONTACT), **RUN, reason=f"wrote api.env; {WAITING}")
+    ],
+    "stalled": [outcome("stalled", reason=STALL)],
+    "paused": [outcome("held", plan(PAUSED), reason=WAITING, pauses=[PAUSE])],
+    "paused_quiet": [
+        outcome("in_sync", plan(change("production/api.env")), pauses=[{**PAUSE, "scope": "", "reason": ""}])
+    ],
+    "resumed": [
+        outcome("corrected", plan(drift("production/worker.env")), **RUN, pauses=[], reason="wrote worker.env")
+    ],
+}
+
+STATUSES: Mapping[str, Any] = {
+    "in_sync": status(
+        state(
+            "in_sync",
+            plan(
+                change("production/api.env", since=at("29T05:00:00")),
+                change("production/worker.env", since=at("22T05:00:00")),
+                notes=NOTES,
+            ),
+            services=[service("app/api"), service("app/worker", restarts=3)],
+        )
+    ),
+    "drifted": status(
+        state(
+            "drifted",
+            plan(
+                drift(
+                    "production/worker.env",
+                    since=at("29T07:41:05"),
+                    applied={"commit": OLDER["commit"], "at": at("27T16:31:00")},
+                ),
+                update("production/api.env"),
+                change("production/flags.env", "pending", "create", "write", keys=keys(MANY), reason="new target"),
+                change("production/x.env"),
+            ),
+            pending=True,
+            services=[
+                service(
+                    "app/api",
+                    "exited (137)",
+                    False,
+                    reason="stopped by hand 5 min ago; it stays stopped until somebody starts it",
+                    acknowledged=True,
+                )
+            ],
+        ),
+        running=False,
+    ),
+    "held_back": status(
+        state(
+            "held",
+            plan(PAUSED, CONTACT),
+            reason=WAITING,
+            pauses=[PAUSE],
+            applied=OLDER,
+            healthy=OLDER,
+            revision=OLDER,
+            pin={"revision": OLDER, "reason": "the incident of Friday", "since": at("29T07:00:00")},
+        )
+    ),
+    "quarantined": status(
+        state(
+            "in_sync",
+            plan(change("production/api.env")),
+            revision=OLDER,
+            applied=OLDER,
+            healthy=OLDER,
+            quarantine={
+                "revision": revision(),
+                "reason": UNHEALTHY,
+                "since": at("29T07:59:00"),
+                "run": "8bc1d2e3",
+                "revert": {"state": "pushed", "reason": "reverted as 0011aabbccdd on main"},
+            },
+            warning=f"revision 02fdac92abcd is quarantined: {UNHEALTHY}. Fix it with a new commit, or lift the "
+            "quarantine with `reconciler retry`. Until then the target revision is 9a1b2c3d4e5f",
+        )
+    ),
+    "stalled": status(state("stalled", reason=STALL)),
+    "suspended": status(
+        state(
+            "rollback_failed",
+            plan(
+                update(
+                    "production/api.env",
+                    effect="hold",
+                    sync="held",
+                    reason="DB_HOST has a pending change from git; the stack is suspended until "
+                    f"`reconciler retry`: rollback failed: {UNHEALTHY}",
+                )
+            ),
+            reason=f"rollback failed: {UNHEALTHY}",
+            suspended={"app": f"rollback failed: {UNHEALTHY}"},
+        )
+    ),
+    "engine_away": status(
+        state(
+            "in_sync",
+            plan(change("production/api.env")),
+            retry=True,
+            services_unknown="no answer from the Docker engine within 5 s",
+            engine_away="the Docker engine has not answered for 3 min; 2 restarts are pending",
+            reconciling={"since": at("29T07:59:30"), "phase": "recreate", "doing": "recreating api"},
+        ),
+    ),
+    "hosts": status(
+        state("in_sync", plan(change("production@web-1/api.env")), "production@web-1"),
+        state(
+            "failed",
+            None,
+            "production@web-2",
+            reason="web-2: does not answer on port 22. Check its sshd and the network",
+            retry=True,
+            checked_at=None,
+            since=None,
+            applied=None,
+            healthy=None,
+        ),
+        {
+            **state("in_sync", None, "staging"),
+            "result": None,
+            "reason": "not reconciled yet",
+            "revision": None,
+            "head": None,
+            "applied": None,
+            "healthy": None,
+            "checked_at": None,
+            "since": None,
+            "pending": True,
+        },
+    ),
+}
+
+
+def run(result: str, *changes: Any, actions: Any = (), reason: str = "", **more: Any) -> Any:
+    return {
+        "run": "8bc1d2e3",
+        "environment": "production",
+        "trigger": "poll",
+        "started_at": at("29T07:59:12"),
+        "finished_at": at("29T07:59:40"),
+        "revision": revision(),
+        "from_commit": "",
+        "changes": list(changes),
+        "actions": list(actions),
+        "backup": None,
+        "result": result,
+        "reason": reason,
+        "accepted": [],
+        **more,
+    }
+
+
+HISTORY = [
+    run(
+        "applied",
+        {"source": "api.env", "kind": "update", **keys(("NEW",), (), ("DB_HOST",))},
+        actions=[RECREATE],
+        reason="wrote api.env; api healthy on the new values",
+    ),
+    run(
+        "rolled_back",
+        {"source": LONG_SOURCE, "kind": "first_contact", **keys(MANY, ("OLD",))},
+        reason=UNHEALTHY,
+        environment="production@web-1",
+        trigger="manual",
+    ),
+    run("unfinished", {"source": "worker.env", "kind": "drift", **keys((), (LONG,))}),
+    run("corrected", {"source": "worker.env", "kind": "drift", **keys((), (), ("A",))}, reason="wrote worker.env"),
+]
+BACKUPS = [
+    {
+        "backup": RUN["backup"],
+        "environment": "production",
+        "run": "8bc1d2e3",
+        "at": at("29T07:59:12"),
+        "from_commit": OLDER["commit"],
+        "to_commit": revision()["commit"],
+        "problems": [],
+        "files": [
+            {"source": "api.env", "path": "/opt/app/api.env", "existed": True},
+            {"source": LONG_SOURCE, "path": f"/opt/app/{LONG_SOURCE}", "existed": False},
+        ],
+    },
+    {
+        "backup": "20261128T101112.001Z-ffee0011",
+        "environment": "production@web-1",
+        "run": "ffee0011",
+        "at": at("28T10:11:12"),
+        "from_commit": "",
+        "to_commit": OLDER["commit"],
+        "problems": ["api.env: its digest is not the recorded one: the backup was changed after it was made"],
+        "files": [
+            {"source": f"part-{number:02}.env", "path": f"/opt/app/part-{number:02}.env", "existed": True}
+            for number in range(14)
+        ],
+    },
+]
+AGES = {
+    "environments": [
+        {
+            "environment": "production",
+            "revision": revision(),
+            "targets": [
+                {
+                    "target": f"production/{LONG_SOURCE}",
+                    "last_rotated": at("01T00:00:00"),
+                    "keys": [
+                        {"key": LONG, "empty": False, "last_rotated": "2025-01-01T00:00:00+00:00", "too_old": True},
+                        {"key": "NEW", "empty": False, "last_rotated": at("29T07:00:00"), "too_old": False},
+                        {"key": "NONE", "empty": True, "last_rotated": None, "too_old": False},
+                    ],
+                },
+                {
+                    "target": "production/blob",
+                    "last_rotated": at("01T00:00:00"),
+                    "keys": [{"key": "", "empty": False, "last_rotated": "2025-01-01T00:00:00+00:00", "too_old": True}],
+                },
+            ],
+        },
+        {"environment": "staging", "revision": revision(), "targets": []},
+    ]
+}
+FINDINGS = [
+    {"component": "server configuration", "level": "ok", "result": "/etc/reconciler/reconciler.yaml", "advice": ""},
+    {
+        "component": "age key",
+        "level": "error",
+        "result": "/etc/reconciler/age.key has mode 0644: others may read it",
+        "advice": "`chmod 0600 /etc/reconciler/age.key`",
+    },
+    {
+        "component": "environment production@web-1: live files",
+        "level": "ok",
+        "result": "3 of 4 exist; no symlink in their paths",
+        "advice": "",
+    },
+    {
+        "component": "stack production/app",
+        "level": "warning",
+        "result": "project app: 4 service(s), 0 container(s)",
+        "advice": "`docker compose --project-name app --file compose.yaml --env-file .env.prod up -d` in /opt/app: "
+        "services are only ever recreated",
+    },
+]
+RESTORED = {
+    "restored": ["/opt/app/api.env", f"/opt/app/{LONG_SOURCE}"],
+    "from": RUN["backup"],
+    "backup": "20261129T080000.000Z-00112233",
+}
+ADOPTED = {
+    "target": "production/worker.env",
+    "branch": "reconciler/adopt-production-worker.env-20261129",
+    "commit": "c" * 40,
+    "base": "b" * 40,
+    "base_branch": "main",
+    "keys": keys(("A",), ("B",), ("C",)),
+    "whole": False,
+}
+WHOLE = {**ADOPTED, "target": "production/cert.pem", "keys": keys(), "whole": True}
+
+
+REWRITINGS = [
+    {"line": 2, "reason": "the blank line becomes a comment"},
+    {"line": 5, "reason": "a value of several lines becomes one, in double quotes"},
+    {"line": 9, "reason": "the blank line becomes a comment"},
+    {"line": 10, "reason": "the blank line becomes a comment"},
+]
+
+
+def imported_file(path: str, stack: str | None = "app", names: Any = ("A", "B"), **more: Any) -> Any:
+    return {
+        "path": path,
+        "source": path.rpartition("/")[2],
+        "stack": stack,
+        "hosts": [],
+        "uses": ["env_file"],
+        "services": ["api", "worker"],
+        "keys": list(names),
+        "keys_not_shown": 0,
+        "rewritings": [],
+        "mode": "0600",
+        "owner": "deploy",
+        "group": "deploy",
+        "format": "dotenv",
+        "reason": "",
+        **more,
+    }
+
+
+DRAFT = {
+    "stacks": [{"name": "app", "directory": "/opt/app", "hosts": ["web-1", "web-2"]}],
+    "files": [
+        imported_file(
+            "/opt/app/api.env", names=("DATABASE_URL", "SECRET_KEY", "LOG_LEVEL", "PORT", "SENTRY_DSN", *MANY)
+        ),
+        imported_file(
+            f"/opt/app/{LONG_SOURCE}", names=(LONG,), group="www-data", keys_not_shown=2, rewritings=REWRITINGS
+        ),
+        imported_file("/etc/motd", None, (), uses=["mounted"], format="binary", reason="line 3: a value without a key"),
+    ],
+    "left_out": [{"path": "/opt/app/huge.bin", "reason": "larger than 1 MiB; give it to git by hand, or exclude it"}],
+    "notes": ["docker/.env.prod: COMPOSE_PROJECT_NAME stays under the control of the server"],
+}
+IMPORTED = {
+    **DRAFT,
+    "environment": "production",
+    "branch": "reconciler/import-production",
+    "commit": "c" * 40,
+    "written": [],
+    "verification": {
+        "compared": 3,
+        "rewritten": 4,
+        "problems": [],
+        "notes": [],
+        "empty": ["web-1"],
+        "planned": ["web-1", "web-2"],
+    },
+}
+NOT_VERIFIED = {
+    **IMPORTED,
+    "verification": {
+        "compared": 3,
+        "rewritten": 0,
+        "problems": ["/opt/app/api.env: the live file changed while it was imported. Import it again"],
+        "notes": [],
+        "empty": [],
+        "planned": [],
+    },
+}
+INIT = {
+    "environment": "production",
+    "recipients": ["age1" + "q" * 58],
+    "key_file": "/root/.config/sops/age/keys.txt",
+    "steps": [
+        {"action": "created", "path": "/root/.config/sops/age/keys.txt", "note": "private: not in the repository"},
+        {"action": "exists", "path": ".sops.yaml", "note": "its first rule that matches is used"},
+        {"action": "created", "path": "envs/production/environment.yaml", "note": ""},
+    ],
+    "uncommitted": [".sops.yaml", "envs/.gitattributes", "envs/production/environment.yaml", "reconciler.yaml"],
+    "notes": [
+        "no rule of .sops.yaml matches; add this one before all others:\n  - path_regex: ^envs/production/\n"
+        "    age: age1" + "q" * 58
+    ],
+}
+
+
+FOUND = (
+    Finding(
+        rules.ALL[0],
+        f"envs/production/{LONG_SOURCE}",
+        12,
+        f"{LONG} must be one of openrouter, openai; see "
+        "contracts/api.yaml, and `reconciler check envs --age-key-file ~/.config/sops/age/keys.txt`",
+    ),
+    Finding(rules.ALL[-1], "envs/production/environment.yaml", 3, "no stack uses it"),
+)
+CHECK = CheckReport(FOUND, ("production", "staging"), 8, 2)
+CHECK_CLEAN = CheckReport((), ("production",), 8, 0)
+DIFF = CommitDiff(
+    "9a1b2c3d4e5f" + "0" * 28,
+    "02fdac92abcd" + "0" * 28,
+    "envs",
+    (
+        FileChange(
+            "production",
+            "api.env",
+            "envs/production/api.env",
+            "modified",
+            CipherChange(KeyChange(("NEW",), ("OLD",), ("DB_HOST", LONG))),
+            "app",
+            "/opt/app/api.env",
+            equal={"DB_HOST": {"new": ("staging",)}},
+        ),
+        FileChange(
+            "production",
+            LONG_SOURCE,
+            f"envs/production/{LONG_SOURCE}",
+            "added",
+            CipherChange(KeyChange(MANY)),
+            None,
+            f"/opt/app/{LONG_SOURCE}",
+        ),
+    ),
+    (TargetChange("production", "api.env", "changed", "app", ("path /opt/app/api.env → /opt/app/config/api.env",)),),
+    (("README.md", "modified"),),
+    False,
+    (),
+    FOUND,
+)
+_KEYS = (
+    KeyResult(LONG, Status.MISSING_RIGHT, Risk.HIGH),
+    KeyResult("PORT", Status.DIFFERS, Risk.LOW),
+    KeyResult("SAME", Status.SAME, Risk.LOW),
+    KeyResult("HOST", Status.EXPECTED, Risk.LOW, reason="per host"),
+)
+_IMAGES = ("registry.example.org/team/api:1.42.0", "registry.example.org/team/api:1.41.0")
+COMPARISON = ComparisonReport(
+    (
+        Comparison(
+            Side("git:production", (), sealed=2),
+            Side(
+                "ssh://deploy@web-1.example.org:2222/opt/app",
+                (),
+                left_out=("x.bin: binary",),
+                problems=("compose.yaml: cannot be read",),
+            ),
+            different=False,
+            files=(
+                FileResult("api.env", "api.env", _KEYS, ()),
+                FileResult("", LONG_SOURCE, (), (Fact("file", "", LONG_SOURCE, Status.MISSING_LEFT),)),
+            ),
+            services=(ServiceResult("api", (Fact("image", *_IMAGES, Status.DIFFERS),)),),
+            probes=(ProbeResult("version", Status.DIFFERS, "exit 0: 1.42.0", "exit 0: 1.41.0", line=1),),
+        ),
+    ),
+    (("ssh://ada@web-2/", "does not answer on port 22"),),
+)
