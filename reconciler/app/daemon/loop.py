@@ -132,8 +132,10 @@ class Daemon:
         self._wake.set()
 
     def look_soon(self, trigger: str) -> None:
-        """Check the live side without polling git: ``trigger`` has seen that something there was touched. Only ``engine``
-        has containers looked at immediately, so no other one takes its place."""
+        """Check the live side without polling git: ``trigger`` has seen that something there was touched.
+
+        Only ``engine`` has containers looked at immediately, so no other one takes its place.
+        """
         if self._touched_by != "engine":
             self._touched_by = trigger
         self._wake.set()
