@@ -19,7 +19,7 @@ async def test_a_status_that_begins_late_and_never_ends_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_PATIENCE", 4.0)
-    begun = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -28,10 +28,13 @@ async def test_a_status_that_begins_late_and_never_ends_is_waited_for_once(
         begun.set()
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     path = str(tmp_path / "control.sock")
     async with await asyncio.start_unix_server(answer, path):
         with pytest.raises(OutsideError, match="does not answer within 4 s"):
             async with asyncio.timeout(7.0):
                 await client.ask_daemon(path, {"kind": "status"}, lambda _: None)
+        await ended.wait()
     assert begun.is_set()
