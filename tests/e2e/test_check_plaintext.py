@@ -6,6 +6,7 @@ import pytest
 
 from reconciler.app.checks.command import check_environments
 from reconciler.cli import reports
+from reconciler.cli.layout import Page
 from tests.support.site import EXAMPLE, FLAGS, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_clone")]
@@ -167,8 +168,7 @@ def test_a_bare_secret_that_only_the_key_shows_is_reported_without_it(site: Site
 def test_the_name_of_a_directory_cannot_write_to_the_terminal(site: Site) -> None:
     site.write("x\n::error::y\x1b[31m/environment.yaml", "targets: {}\n")
     report = check_environments("envs", [], [], None, lambda done, of: None)
-    for form in ("text", "github"):
-        written = reports.FORMATS[form](report)
+    for written in ("\n".join(reports.check_report(report, Page())), reports.FORMATS["github"](report)):
         assert "\x1b" not in written
         assert not any(line.startswith("::error::y") for line in written.splitlines())
         assert len(written.splitlines()) == 1 + len(report.findings)

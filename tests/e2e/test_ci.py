@@ -301,7 +301,7 @@ def test_a_push_is_described_by_the_refs_of_pre_commit_and_never_blocked(branch:
         "PRE_COMMIT_FROM_REF": branch.git("rev-parse", "main"),
         "PRE_COMMIT_TO_REF": branch.git("rev-parse", "topic"),
     }
-    assert "~WORKERS" in hook(branch, "reconciler-diff", **refs)
+    assert "~ WORKERS" in hook(branch, "reconciler-diff", **refs)
     refs["PRE_COMMIT_FROM_REF"] = "0" * 40
     assert "origin/HEAD is not set" in hook(branch, "reconciler-diff", **refs)
 
@@ -322,4 +322,4 @@ def test_the_hooks_run_what_they_name(branch: Site, tmp_path: Path) -> None:
     branch.git("clone", "--quiet", "--branch", "topic", str(branch.root), str(tmp_path / "second"))
     second = Site(tmp_path / "second", branch.production, branch.staging, branch.keys)
     second.git("remote", "set-head", "origin", "main")
-    assert "~WORKERS" in hook(second, "reconciler-diff")
+    assert "~ WORKERS" in hook(second, "reconciler-diff")
