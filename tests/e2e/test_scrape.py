@@ -67,6 +67,7 @@ def test_a_daemon_with_a_stack_exposes_every_documented_metric_in_good_form(
     server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
     server.sync()
     project.up()
+    server.commit({"api.env": b"A=2\n"})  # some metrics have a series only once something was applied
     with server.daemon() as daemon:
         documented = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE))
         assert names(daemon) == documented
