@@ -20,6 +20,8 @@ from tests.support.commands import output
 from tests.support.git_remote import GitRemote
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 API, WORKER = "envs/production/api.env", "envs/production/worker.env"
 DAY = 86400
 

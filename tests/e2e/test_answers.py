@@ -9,6 +9,8 @@ import pytest
 from tests.support.server import ENVIRONMENT, Server
 from tests.support.terminal import answer_lines
 
+pytestmark = pytest.mark.slow
+
 LONG = "A_NAME_OF_A_KEY_THAT_SOMEBODY_MADE_SIXTY_CHARACTERS_LONG_HERE"
 MANY = [f"FEATURE_FLAG_NUMBER_{number:03}" for number in range(112)]
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -11,7 +11,7 @@ from reconciler.app.checks.run import CheckReport
 from reconciler.app.diff.command import diff_commits
 from tests.support.site import API, ENVIRONMENTS, EXAMPLE, WORKER, Site
 
-pytestmark = pytest.mark.usefixtures("in_clone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_clone")]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from tests.support.server import Server
 from tests.support.site import API, FLAGS, WORKER, Site
 from tests.support.sshd import Sshd
 
+pytestmark = pytest.mark.slow
+
 CANARY = "invented-"
 SAME, DIFFERS, EXPECTED = "same", "differs", "expected"
 

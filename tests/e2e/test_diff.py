@@ -14,6 +14,8 @@ import pytest
 from tests.support.forks import reconciler
 from tests.support.site import API, ENVIRONMENTS, WORKER, Site, sops_rules
 
+pytestmark = pytest.mark.slow
+
 CANARY = "invented-"
 NOTHING = {"added": [], "removed": [], "changed": []}
 

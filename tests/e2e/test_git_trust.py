@@ -19,6 +19,8 @@ from reconciler.adapters.git.mirror import GitMirror
 from reconciler.core.errors import RefusedError, SignaturesUnavailableError, UnverifiedError
 from tests.support.git_remote import GitRemote, make_ssh_key
 
+pytestmark = pytest.mark.slow
+
 API = "envs/prod/api.env"
 ADA = "Ada Example <ada@example.org>"
 

@@ -20,6 +20,8 @@ from tests.support.server import ENVIRONMENT, Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 MakeStackServer = Callable[..., tuple[Server, ComposeProject]]
 Start = Callable[..., tuple[Server, ComposeProject]]
 

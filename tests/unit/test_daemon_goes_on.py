@@ -39,6 +39,7 @@ def between_hosts(ports: Ports, error: Exception) -> Ports:
     return replace(ports, store=Store())  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "reason"), [(LOCKED, str(LOCKED)), (ValueError("a defect"), "internal error; the log has the traceback")]
 )
