@@ -264,7 +264,9 @@ async def leave_stopped(ports: Ports, transaction: Transaction, views: Mapping[s
             pending = frozenset[str]() if transaction.acted else None
             stopped = await stopped_by_somebody(ports, environment, view.stack, containers, pending) & services
             transaction.left_stopped |= stopped
-            left = [it for it in transaction.run.actions if it.stack != name or it.service not in stopped]
+            left = [
+                action for action in transaction.run.actions if action.stack != name or action.service not in stopped
+            ]
             transaction.run = replace(transaction.run, actions=tuple(left))
         begin_restart(ports, environment, view.stack, services)
 

@@ -162,7 +162,7 @@ def _mirror(config: ServerConfig) -> GitMirror:
 
 @contextlib.contextmanager
 def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
-    """The same server with a copy of its state in memory or a temporary directory, to examine without a trace.
+    """The same server with a copy of its state in a temporary directory, to examine it without a trace.
 
     Raises ConfigError where the state directory or a file in it cannot be read, or others may write to it.
     """
