@@ -12,19 +12,14 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from reconciler.adapters.clock import SystemClock
 from reconciler.app.daemon.client import REQUEST_PATH
-from reconciler.app.daemon.loop import Daemon as Loop
-from reconciler.core.model.requests import GitAnswer, ReconcileRequest
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Activity, Outcome, Result
-from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Rollout
-from tests.fakes import World
 from tests.support.compose import ComposeProject
+from tests.support.loop import make_loop
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
@@ -374,21 +369,7 @@ async def test_defect_of_ours_in_one_environment_stops_neither_the_others_nor_th
     class Ticks:
         def tick(self, at: float) -> None: ...
 
-    hosts = cast("dict[str, Reconciler]", {"broken": Broken(), "sound": Sound()})
-    rollouts = [Rollout(World(tmp_path).ports(), [host]) for host in hosts.values()]
-
-    async def ask_git() -> GitAnswer:
-        return GitAnswer("a" * 40)
-
-    loop = Loop(
-        hosts,
-        rollouts,
-        ask_git=ask_git,
-        clock=SystemClock(),
-        metrics=Ticks(),
-        poll_interval=600,
-        drift_interval=600,
-    )
+    loop = make_loop(tmp_path, {"broken": Broken(), "sound": Sound()}, Ticks())
     running = asyncio.create_task(loop.run())
     reconciled = await loop.between_reconciliations(lambda: loop.reconcile(ReconcileRequest("manual")))
     outcomes = {outcome.environment: outcome for outcome in reconciled}

@@ -6,21 +6,16 @@ import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reconciler.adapters.clock import SystemClock
-from reconciler.app.daemon.loop import Daemon as Loop
-from reconciler.core.model.requests import GitAnswer, ReconcileRequest
+from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Outcome, Result
-from reconciler.engine.reconcile import Reconciler
-from reconciler.engine.rollout import Rollout
-from tests.fakes import World
 from tests.support.commands import run
 from tests.support.components import program
 from tests.support.compose import ComposeProject
+from tests.support.loop import make_loop
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
@@ -158,21 +153,7 @@ async def test_an_idle_loop_turns_long_before_the_next_reconciliation(
             if self.count == 5:
                 turned.set()
 
-    only = cast("dict[str, Reconciler]", {"production": Idle()})
-    rollouts = [Rollout(World(tmp_path).ports(), list(only.values()))]
-
-    async def ask_git() -> GitAnswer:
-        return GitAnswer("a" * 40)
-
-    loop = Loop(
-        only,
-        rollouts,
-        ask_git=ask_git,
-        clock=SystemClock(),
-        metrics=Ticks(),
-        poll_interval=600,
-        drift_interval=600,
-    )
+    loop = make_loop(tmp_path, {"production": Idle()}, Ticks())
     running = asyncio.create_task(loop.run())
     await asyncio.wait_for(turned.wait(), 120)
     loop.stop()

@@ -80,9 +80,8 @@ async def test_services_that_need_nothing_are_left_alone_when_the_engine_is_back
     assert world.metrics.engine_up is True
 
 
-async def test_a_mounted_file_gets_its_restart_when_the_engine_is_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def restore_a_mounted_file_without_the_engine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine answers again afterwards."""
     resolved = fakes._resolved
     monkeypatch.setattr(fakes, "_resolved", lambda path, data: replace(resolved(path, data), sources=frozenset({path})))
     world.target_fields["on_change"] = OnChange(ChangeMode.RESTART)
@@ -90,6 +89,12 @@ async def test_a_mounted_file_gets_its_restart_when_the_engine_is_back(
     edit(world)
     await reconcile_once(world, "drift")
     world.compose.reachable = True
+
+
+async def test_a_mounted_file_gets_its_restart_when_the_engine_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await restore_a_mounted_file_without_the_engine(world, monkeypatch)
 
     outcome = await reconcile_once(world, "engine")
 
@@ -244,13 +249,7 @@ async def test_a_file_of_no_stack_is_applied_without_the_engine(new_world: Calla
 async def test_a_restart_that_waited_for_the_engine_outlives_a_run_that_fails(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolved = fakes._resolved
-    monkeypatch.setattr(fakes, "_resolved", lambda path, data: replace(resolved(path, data), sources=frozenset({path})))
-    world.target_fields["on_change"] = OnChange(ChangeMode.RESTART)
-    world.compose.reachable = False
-    edit(world)
-    await reconcile_once(world, "drift")
-    world.compose.reachable = True
+    await restore_a_mounted_file_without_the_engine(world, monkeypatch)
     world.commit("b", api="A=1", worker="W=2")
     world.journal.fail("write", LiveFileError("no space left"))
 
