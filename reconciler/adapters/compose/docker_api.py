@@ -176,13 +176,6 @@ class Engine:
                 lines = (await response.read()).splitlines()
         return _endings(map(json.loads, lines))
 
-    async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
-        """Those of the names that a container has, whoever made it."""
-        filters = {"name": [f"^/{re.escape(name)}$" for name in names]}
-        async with self._connected() as docker:
-            listed = await docker.containers.list(all=True, filters=filters)
-        return frozenset(name.lstrip("/") for container in listed for name in container["Names"]) & frozenset(names)
-
     async def rename(self, container: DockerContainer, name: str) -> None:
         async with self._connected() as docker:
             await docker.containers.container(container.id).rename(name)

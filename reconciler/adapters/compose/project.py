@@ -306,7 +306,8 @@ class DockerCompose:
 
     async def names_in_use(self, names: Collection[str]) -> frozenset[str]:
         """Those of the names that a container has, whoever made it. Raises EngineUnavailableError."""
-        return await self._engine.names_in_use(names)
+        holders = await self._engine.named(names)
+        return frozenset(name.lstrip("/") for holder in holders for name in holder["Names"]) & frozenset(names)
 
     async def _list(self, stack: Stack, project: str | None) -> list[DockerContainer]:
         names = {project}
