@@ -299,13 +299,14 @@ async def test_a_service_that_never_answers_is_not_healthy_and_leaves_nothing_op
     connection: SshConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_probe, "_TIMEOUT", 0.3)
-    ended = asyncio.Event()
+    ended = asyncio.Semaphore(0)
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(1000):
             pass
-        ended.set()
         writer.close()
+        await writer.wait_closed()
+        ended.release()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/health"
@@ -314,10 +315,11 @@ async def test_a_service_that_never_answers_is_not_healthy_and_leaves_nothing_op
     monkeypatch.setattr("tempfile.tempdir", str(directory))
     health = TunnelledHealth(connection)
     assert not await health.ok(HttpCheck(url))
-    await asyncio.wait_for(ended.wait(), 120)
+    await asyncio.wait_for(ended.acquire(), 120)
     before = open_files()
     for _ in range(3):
         assert not await health.ok(HttpCheck(url))
+        await asyncio.wait_for(ended.acquire(), 120)
     await asyncio.to_thread(eventually, lambda: open_files() <= before + 1)
     assert list(directory.iterdir()) == []
     server.close()
@@ -327,16 +329,21 @@ async def test_a_service_that_never_answers_is_not_healthy_and_leaves_nothing_op
 async def test_a_health_url_is_asked_through_the_connection(
     connection: SshConnection, tmp_path: Path, status: int, healthy: bool
 ) -> None:
+    ended = asyncio.Event()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     health = TunnelledHealth(connection)
     assert await health.ok(HttpCheck(f"http://127.0.0.1:{port}/health")) is healthy
+    await asyncio.wait_for(ended.wait(), 120)
     server.close()
     assert not await health.ok(HttpCheck("http://127.0.0.1:9/health"))
 
