@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -90,8 +91,13 @@ class Server:
 
     @property
     def config(self) -> Path:
-        path = self.root / "reconciler.yaml"
-        path.write_text(yaml.safe_dump(self.settings))
+        """The path of the server configuration, which holds the settings as they are now: never half of them, as a
+        daemon may be reading it."""
+        path, text = self.root / "reconciler.yaml", yaml.safe_dump(self.settings)
+        if not path.is_file() or path.read_text() != text:
+            new = path.with_suffix(f".{threading.get_ident()}")
+            new.write_text(text)
+            new.rename(path)
         return path
 
     @property
