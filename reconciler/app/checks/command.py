@@ -28,7 +28,7 @@ def check_environments(
         must_exist(option, file)
     tree = asyncio.run(clone.read_tree_of_clone(path, with_before=bool(servers)))
     configs, findings = _servers(path, servers, tree)
-    tools = clone.tools(key_file, progress)
+    tools = clone.tools(clone.key_sources(key_file), progress)
     relative = os.path.relpath(path) if os.path.isabs(path) else path
     prefix = path if relative.startswith("..") else relative  # git servers want paths below the working directory
     return asyncio.run(check_tree(tree, prefix, tools, only=environments, servers=configs, before=findings))

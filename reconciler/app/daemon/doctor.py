@@ -15,6 +15,7 @@ from typing import Literal
 from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
+from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.decide.startup import allowed_by_container
 from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.model.compose import Container
@@ -117,7 +118,7 @@ def _permissions(component: str, setting: str, path: str | None, *, secret: bool
         reason = os.strerror(error.errno or 0)
         advice = "create it" if isinstance(error, FileNotFoundError) else "make it readable for the daemon's user"
         return DoctorFinding(component, "error", f"{path}: {reason}", f"{advice}, or correct {setting}")
-    if secret and mode & 0o077:
+    if secret and is_exposed(path, mode, os.environ.get("CREDENTIALS_DIRECTORY", "")):
         return DoctorFinding(
             component, "error", f"{path} has mode {mode:04o}: others may read it", f"`chmod 0600 {path}`"
         )
@@ -180,10 +181,8 @@ def _daemon(config: ServerConfig) -> DoctorFinding:
 
 async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[DoctorFinding]:
     ports = built.ports
-    try:
-        yield DoctorFinding("sops and age key", "ok", await ports.decryptor.identity())
-    except ReconcilerError as error:
-        yield _failed("sops and age key", error)
+    async for finding in _keys(ports):
+        yield finding
     try:
         commit = await ports.git.head()
         await ports.git.fetch(commit)
@@ -193,9 +192,24 @@ async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[Doc
     yield DoctorFinding("git remote", "ok", f"{config.repository.branch} is at {commit[:12]}")
     async for finding in _trust(ports, config, commit):
         yield finding
+    causes: dict[str, str] = {}
     for name in config.units:
         async for finding in _environment(built, name, commit):
-            yield finding
+            # An environment has the same sources on each of its hosts.
+            first = causes.setdefault(finding.result, finding.component) if finding.bad else finding.component
+            yield finding if first == finding.component else replace(finding, result=f"as {first}", advice="")
+
+
+async def _keys(ports: Ports) -> AsyncIterator[DoctorFinding]:
+    try:
+        sops = (await ports.decryptor.identity()).partition(":")[0]
+        keys = await ports.decryptor.own_keys()
+    except ReconcilerError as error:
+        yield _failed("sops and age key", error)
+        return
+    yield DoctorFinding("sops and age key", "ok", f"{sops} with {keys.shown}")
+    for warning in keys.warnings:
+        yield DoctorFinding("age key", "warning", warning, "fix it or remove it; the other identities are used")
 
 
 async def _trust(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterator[DoctorFinding]:

@@ -23,7 +23,7 @@ from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Format, LiveFile, Parser
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext
-from reconciler.core.sops.patterns import first_names
+from reconciler.core.sops.key_mismatch import brief_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _OpenSource:
     path: str
     name: str
     keys: clone.Keys
-    key_file: str
+    key_file: str | None
     file: LiveFile
     cipher: Ciphertext
     text: Secret
@@ -153,27 +153,26 @@ async def _open(request: EditRequest) -> _OpenSource:
         hint = f"Take one side (`git checkout --ours` or --theirs), `git add {name}`, then make the other's change"
         raise RefusedError("is in an unfinished merge", where=name, hint=hint)
     file = await clone.read_work_file(path)
-    key_file = _key_file(request)
-    keys = clone.Keys(key_file)
+    keys = _keys(request)
     cipher = keys.read(name, file.data.reveal(), source.parser)
     if cipher.output is not cipher.format:
         hint = f"Convert it to {cipher.output} first: `reconciler check` shows the command"
         raise RefusedError(f"is a {cipher.format.upper()} store", where=name, hint=hint)
-    if not keys.opens(cipher.metadata.age):
-        recipients = first_names(cipher.metadata.age) or "no age key"
-        raise RefusedError(f"the keys in {key_file} do not open it; it is for {recipients}", where=name, hint=_NAME_KEY)
+    own = await keys.own()
+    if not own.may_open(cipher.metadata.age):
+        recipients = brief_keys(cipher.metadata.age) or "no age key"
+        raise RefusedError(
+            f"the keys in {own.place} do not open it; it is for {recipients}", where=name, hint=_NAME_KEY
+        )
     text = await keys.decrypt(name, file.data.reveal(), source.parser)
-    return _OpenSource(source, directory, path, name, keys, key_file, file, cipher, text)
+    return _OpenSource(source, directory, path, name, keys, request.key_file, file, cipher, text)
 
 
 _NAME_KEY = "Name the private key file of one of its recipients with --age-key-file or SOPS_AGE_KEY_FILE"
 
 
-def _key_file(request: EditRequest) -> str:
-    path = os.path.abspath(os.path.expanduser(request.key_file or clone.default_key_file()))
-    if not os.path.isfile(path):
-        raise RefusedError("there is no age key", where=path, hint=_NAME_KEY)
-    return path
+def _keys(request: EditRequest) -> clone.Keys:
+    return clone.Keys(clone.require_keys(request.key_file, _NAME_KEY))
 
 
 def _from_here(path: str) -> str:

@@ -38,6 +38,7 @@ from reconciler.core.onboarding.types import Draft, DraftFile, ImportSource, Pla
 from reconciler.core.ports.host import Machine
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.sops.creation_rules import mistyped
+from reconciler.core.sops.key_mismatch import brief_keys
 from reconciler.core.text import listed
 from reconciler.core.tree import Tree
 
@@ -153,7 +154,7 @@ class _Repository:
     earlier: import_files.EarlierManifest
     configs: Mapping[str, bytes]
     recipients: tuple[str, ...]
-    key_file: str
+    keys: clone.KeySources
 
     @classmethod
     async def open(cls, request: ImportRequest) -> _Repository:
@@ -180,18 +181,18 @@ class _Repository:
             earlier=import_files.read_earlier_manifest(manifest, posixpath.join(environment, MANIFEST)),
             configs=configs,
             recipients=recipients,
-            key_file=_key_file(request, recipients),
+            keys=await _key_sources(request, recipients),
         )
 
     @property
     def key(self) -> clone.Keys:
-        return clone.Keys(self.key_file)
+        return clone.Keys(self.keys)
 
     def path(self, name: str) -> str:
         return posixpath.join(self.directory, self.environment, name)
 
     def about(self, branch: str, commit: str) -> import_files.Committed:
-        return import_files.Committed(self.top, self.directory, self.environment, branch, commit, self.key_file)
+        return import_files.Committed(self.top, self.directory, self.environment, branch, commit, self.keys)
 
 
 def _directories_above(environment: str) -> list[tuple[str, ...]]:
@@ -239,7 +240,7 @@ def _recipients(environment: str, configs: Mapping[str, bytes], request: ImportR
     others = [
         *rule.others,
         *(["key_groups"] if rule.groups else []),
-        *(["pgp"] if any(not recipient.startswith("age1") for recipient in rule.recipients) else []),
+        *(["pgp"] if any(not recipient.startswith(("age1", "ssh-")) for recipient in rule.recipients) else []),
     ]
     if others or rule.partial or not rule.recipients:
         problem = f"its rule for {environment} is for {', '.join(others) or rule.partial or 'nobody'}"
@@ -255,16 +256,14 @@ def _relative(environment: str, config: str | None) -> str:
     return posixpath.relpath(environment, posixpath.dirname(config or "") or ".")
 
 
-def _key_file(request: ImportRequest, recipients: Sequence[str]) -> str:
+async def _key_sources(request: ImportRequest, recipients: Sequence[str]) -> clone.KeySources:
     """A key that opens what is written, for the verification. Raises RefusedError, KeyUnavailableError."""
-    path = os.path.abspath(os.path.expanduser(request.key_file or clone.default_key_file()))
     hint = "Give the private key file of one of the recipients with --age-key-file; it is only read"
-    if not os.path.exists(path):
-        raise RefusedError("there is no age key, which the verification needs", where=path, hint=hint)
-    if not clone.Keys(path).opens(recipients):
-        problem = f"its keys cannot decrypt files for {listed(recipients)}"
-        raise RefusedError(problem, where=path, hint=hint)
-    return path
+    sources = clone.require_keys(request.key_file, hint)
+    own = await clone.Keys(sources).own()
+    if not own.may_open(recipients):
+        raise RefusedError(f"its keys cannot decrypt files for {brief_keys(recipients)}", where=own.place, hint=hint)
+    return sources
 
 
 def _nothing(draft: Draft, sources: Sequence[ImportSource]) -> RefusedError:
@@ -378,7 +377,7 @@ async def _require_clean(
         else:
             above[posixpath.relpath(path, repository.directory)] = data
     tree = Tree({path: data for path, data in merged.items() if data is not None}, repository.tree.odd, above)
-    tools = clone.tools(repository.key_file, lambda done, of: None)
+    tools = clone.tools(repository.keys, lambda done, of: None)
     report = await check_tree(tree, repository.directory, tools, only=[environment])
     errors = [finding for finding in report.findings if finding.rule.severity is Severity.ERROR]
     if errors:

@@ -74,7 +74,6 @@ def server_settings(commit: Committed, draft: Draft, host: str, state_dir: str) 
         "environment": commit.environment,
         "host": host,
         "repository": {"url": commit.top, "branch": commit.branch, "path": commit.directory},
-        "decryption": {"age_key_file": commit.key_file},
         "allowed_paths": sorted(directories - {"/"}) or ["/nonexistent"],
         "state_dir": state_dir,
         "rollback": {"git": "off"},
@@ -89,7 +88,7 @@ async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -
     file = f"{commit.environment}/environment.yaml"
     config = ServerConfig.model_validate(server_settings(commit, draft, host, "/nonexistent"))
     manifest = read_manifest(tree.files[file], environment=commit.environment, file=file, server=config)
-    keys = clone.Keys(commit.key_file)
+    keys = clone.Keys(commit.keys)
     directories = [stack.directory for stack in manifest.stacks]
     real = await real_paths(machine, [*directories, *(target.path for target in manifest.targets)])
     drafted = {file.file.path: file for file in draft.files if host in file.hosts}
@@ -156,7 +155,7 @@ async def _plan(commit: Committed, draft: Draft, host: str) -> Verification:
     directory = await asyncio.to_thread(tempfile.mkdtemp, prefix="reconciler-import-")
     try:
         settings = server_settings(commit, draft, host, os.path.join(directory, "state"))
-        async with runtime(ServerConfig.model_validate(settings)) as built:
+        async with runtime(ServerConfig.model_validate(settings), commit.keys) as built:
             outcome = await built.reconcilers[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
         return _judged(serialize.serialize_outcome(outcome), host)
     finally:
