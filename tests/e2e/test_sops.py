@@ -732,7 +732,7 @@ ENVIRONMENT = {
 
 
 @pytest.mark.usefixtures("foreign_settings")
-async def test_decrypting_gives_sops_the_key_file_and_the_ciphertext_and_no_more(tmp_path: Path, key: Key) -> None:
+async def test_decrypting_gives_sops_the_key_and_the_ciphertext_and_no_more(tmp_path: Path, key: Key) -> None:
     record = tmp_path / "record"
     body = f"""
 cat > {record}.stdin

@@ -129,8 +129,8 @@ class AgeKeyring:
 
     def _how_to_add(self) -> str:
         if self._files:
-            return f"add the private key that opens it as a line of {self._files[0]}, beside what is there"
-        return "let the source of its keys hold the one that opens it as well, a line for each"
+            return f"add the private key that fits as a line of {self._files[0]}, beside what is there"
+        return "let the source of its keys hold the one that fits as well, a line for each"
 
     async def _output(self, again: bool) -> Secret:
         """What the command prints, which only memory ever holds. Raises KeyUnavailableError."""
@@ -168,7 +168,8 @@ def _read_key_file(path: str, *, strict: bool) -> bytes:
             problem = f"has mode {mode:04o}: others may read or change it, so it is not used"
             raise KeyUnavailableError(problem, where=path, hint=f"`chmod 0600 {path}`")
     if data is None:
-        hint = f"decryption.age_key_file must name a file of mode 0600 that uid {os.geteuid()} owns"
+        hint = f"It must be a file of mode 0600 that uid {os.geteuid()} owns: restore it from your copy"
+        hint += ". If it is lost: docs/keys.md"
         raise KeyUnavailableError(f"the age key is not usable: {reason}", where=path, hint=hint)
     return data
 

@@ -25,6 +25,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.text import listed
 from reconciler.engine.observe import Plaintexts, Snapshot, load_desired, observe, path_in_git
 
+_AGE_KEY = "age key"
 _LOW_SPACE = 64 * 1024 * 1024  # bytes: room for some backups and a fetch
 
 
@@ -59,7 +60,8 @@ async def _examine(config: ServerConfig) -> list[DoctorFinding]:
         with scratch_state(config) as scratch:
             try:
                 async with runtime(scratch) as built:
-                    findings += [finding async for finding in _components(built, config)]
+                    key_is_bad = any(finding.bad and finding.component == _AGE_KEY for finding in findings)
+                    findings += [finding async for finding in _components(built, config, key_is_bad=key_is_bad)]
             except ReconcilerError as error:
                 component = "server configuration" if isinstance(error, ConfigError) else "state directory"
                 findings.append(_failed(component, error))
@@ -80,7 +82,7 @@ def _files(config: ServerConfig) -> list[DoctorFinding | None]:
     webhook = config.webhook.secret_file if config.webhook else None
     repository = config.repository
     return [
-        _permissions("age key", "decryption.age_key_file", config.decryption.age_key_file, secret=True),
+        _permissions(_AGE_KEY, "decryption.age_key_file", config.decryption.age_key_file, secret=True),
         _permissions("git read key", "repository.ssh_key_file", repository.ssh_key_file, secret=True),
         _permissions("git token", "repository.token_file", repository.token_file, secret=True),
         _permissions("webhook secret", "webhook.secret_file", webhook, secret=True),
@@ -179,10 +181,13 @@ def _daemon(config: ServerConfig) -> DoctorFinding:
     return DoctorFinding("daemon", "warning", "is not running", "start it: `reconciler run`, or the systemd unit")
 
 
-async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[DoctorFinding]:
+async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool) -> AsyncIterator[DoctorFinding]:
     ports = built.ports
+    causes: dict[str, str] = {}  # where each error was reported first
     async for finding in _keys(ports):
-        yield finding
+        causes[finding.result] = _AGE_KEY if key_is_bad else finding.component
+        if not (finding.bad and key_is_bad):
+            yield finding
     try:
         commit = await ports.git.head()
         await ports.git.fetch(commit)
@@ -192,7 +197,6 @@ async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[Doc
     yield DoctorFinding("git remote", "ok", f"{config.repository.branch} is at {commit[:12]}")
     async for finding in _trust(ports, config, commit):
         yield finding
-    causes: dict[str, str] = {}
     for name in config.units:
         async for finding in _environment(built, name, commit):
             # An environment has the same sources on each of its hosts.
@@ -209,7 +213,7 @@ async def _keys(ports: Ports) -> AsyncIterator[DoctorFinding]:
         return
     yield DoctorFinding("sops and age key", "ok", f"{sops} with {keys.shown}")
     for warning in keys.warnings:
-        yield DoctorFinding("age key", "warning", warning, "fix it or remove it; the other identities are used")
+        yield DoctorFinding(_AGE_KEY, "warning", warning, "fix it or remove it; the other identities are used")
 
 
 async def _trust(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterator[DoctorFinding]:

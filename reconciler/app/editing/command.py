@@ -162,9 +162,8 @@ async def _open(request: EditRequest) -> _OpenSource:
     own = await keys.own()
     if not own.may_open(cipher.metadata.age):
         recipients = brief_keys(cipher.metadata.age) or "no age key"
-        raise RefusedError(
-            f"the keys in {own.place} do not open it; it is for {recipients}", where=name, hint=_NAME_KEY
-        )
+        hint = f"{_NAME_KEY}; or have one of them add your key, {own.shown}: docs/keys.md"
+        raise RefusedError(f"the keys in {own.place} do not open it; it is for {recipients}", where=name, hint=hint)
     text = await keys.decrypt(name, file.data.reveal(), source.parser)
     return _OpenSource(source, directory, path, name, keys, sources, file, cipher, text)
 

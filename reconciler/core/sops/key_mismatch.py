@@ -148,10 +148,10 @@ def _file_argument(mismatches: Sequence[KeyMismatch]) -> str:
 
 def _ways_on(mismatches: Sequence[KeyMismatch]) -> str:
     ours, argument = mismatches[0].ours, _file_argument(mismatches)
-    it, each = ("it", "") if len(mismatches) == 1 else ("them", " for each")
+    them, each = ("it", "") if len(mismatches) == 1 else ("them", " for each")
     ways = [
-        f"encrypt {it} for this server too (add its key to .sops.yaml, `sops updatekeys {argument}`{each} where {it} "
-        "can be decrypted, commit)"
+        f"encrypt {them} for this server too (add its key to .sops.yaml, run `sops updatekeys {argument}`{each} on a "
+        f"machine that decrypts {them}, commit)"
     ]
     if not all(mismatch.kinds for mismatch in mismatches):
         ways.append(f"{ours.add}, then `reconciler sync`")
