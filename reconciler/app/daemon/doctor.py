@@ -201,7 +201,7 @@ async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool)
         async for finding in _environment(built, name, commit):
             # An environment has the same sources on each of its hosts.
             first = causes.setdefault(finding.result, finding.component) if finding.bad else finding.component
-            yield finding if first == finding.component else replace(finding, result=f"as {first}", advice="")
+            yield finding if first == finding.component else replace(finding, result=f"the same as {first}", advice="")
 
 
 async def _keys(ports: Ports) -> AsyncIterator[DoctorFinding]:

@@ -67,22 +67,27 @@ __all__ = [
 
 def key_sources(key_file: str | None) -> KeySources:
     """Where a user's identities are: the given file or, without one, what the variables of sops name. False if that is
-    nothing."""
+    nothing. Raises RefusedError."""
     if key_file:
         return KeySources(files=(os.path.expanduser(key_file),))
     variables = os.environ
     files = [path for name in ("SOPS_AGE_KEY_FILE", "SOPS_AGE_SSH_PRIVATE_KEY_FILE") if (path := variables.get(name))]
     text = variables.get("SOPS_AGE_KEY")
     texts = (("SOPS_AGE_KEY", Secret(text.encode())),) if text else ()
-    return KeySources(tuple(files), texts, tuple(shlex.split(variables.get("SOPS_AGE_KEY_CMD", ""))))
+    try:
+        command = tuple(shlex.split(variables.get("SOPS_AGE_KEY_CMD", "")))
+    except ValueError:
+        hint = "Write the command as a shell would read it"
+        raise RefusedError("a quote is not closed", where="SOPS_AGE_KEY_CMD", hint=hint) from None
+    return KeySources(tuple(files), texts, command)
 
 
 def require_keys(key_file: str | None, hint: str) -> KeySources:
-    """The same, or the key file of sops. Raises RefusedError with the hint where a file is missing."""
+    """The same, or the key file of sops. Raises RefusedError with the hint where there is none of that."""
     sources = key_sources(key_file) or KeySources(files=(default_key_file(),))
-    if missing := [path for path in sources.files if not os.path.isfile(path)]:
-        raise RefusedError("there is no age key", where=os.path.abspath(missing[0]), hint=hint)
-    return sources
+    if sources.texts or sources.command or any(map(os.path.isfile, sources.files)):
+        return sources
+    raise RefusedError("there is no age key", where=os.path.abspath(sources.files[0]), hint=hint)
 
 
 class Keys:
