@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from docs import outputs
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path for pattern in ("*.md", "docs/**/*.md", "envs/*.md", "tests/**/*.md") for path in ROOT.glob(pattern)
@@ -58,6 +60,17 @@ def test_every_test_that_is_named_exists(page: Path) -> None:
     named = set(NAMED_TEST.findall(page.read_text()))
     tests = {path: (ROOT / path).read_text() if (ROOT / path).exists() else "" for path, _ in named}
     assert sorted(f"{path}::{name}" for path, name in named if f"def {name}(" not in tests[path]) == []
+
+
+@EACH
+def test_outputs_that_a_page_shows_are_what_the_program_prints(page: Path) -> None:
+    scenes = outputs.read_transcript(outputs.TRANSCRIPT.read_text())
+    assert page.read_text() == outputs.refresh(page.read_text(), scenes)  # else: make outputs
+
+
+def test_the_picture_shows_what_the_demo_printed() -> None:
+    scenes = outputs.read_transcript(outputs.TRANSCRIPT.read_text())
+    assert outputs.PICTURE.read_text() == outputs.picture(scenes)  # else: make outputs
 
 
 def test_the_readme_has_a_row_for_each_command() -> None:
