@@ -73,6 +73,16 @@ def test_the_picture_shows_what_the_demo_printed() -> None:
     assert outputs.PICTURE.read_text() == outputs.picture(scenes)  # else: make outputs
 
 
+@pytest.mark.slow
+def test_the_site_is_built_without_a_broken_link_or_a_page_outside_its_navigation(tmp_path: Path) -> None:
+    made = run(VENV / "sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", ROOT / "docs", tmp_path / "site")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "site" / "searchindex.js").is_file()
+    navigation = (tmp_path / "site" / "index.html").read_text()
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert sorted(page for page in pages if f'href="{page}.html"' not in navigation) == []
+
+
 def test_the_readme_has_a_row_for_each_command() -> None:
     from reconciler.cli.main import app  # here, so that a broken command fails this test alone
 
