@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 project = "reconciler"
-author = copyright = "the reconciler contributors"  # noqa: A001
+author = copyright = "the reconciler contributors"
 version = release = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
 extensions = ["myst_parser", "sphinxcontrib.mermaid"]
 source_suffix = {".md": "markdown"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from docs import outputs
+from tests.support.commands import run
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -75,12 +76,14 @@ def test_the_picture_shows_what_the_demo_printed() -> None:
 
 @pytest.mark.slow
 def test_the_site_is_built_without_a_broken_link_or_a_page_outside_its_navigation(tmp_path: Path) -> None:
-    made = run(VENV / "sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", ROOT / "docs", tmp_path / "site")
-    assert made.returncode == 0, made.stderr
+    build = (Path(sys.executable).parent / "sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky")
+    made = run(*build, ROOT / "docs", tmp_path / "site")
+    assert made.returncode == 0, made.stderr.decode()
     assert (tmp_path / "site" / "searchindex.js").is_file()
     navigation = (tmp_path / "site" / "index.html").read_text()
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
-    assert sorted(page for page in pages if f'href="{page}.html"' not in navigation) == []
+    pages = [path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")]
+    outside = [page for page in pages if f'href="{page}"' not in navigation and "decisions/0" not in f"{page}"]
+    assert outside == [Path("index.html")]
 
 
 def test_the_readme_has_a_row_for_each_command() -> None:
