@@ -93,10 +93,10 @@ class Server:
     def config(self) -> Path:
         """The path of the server configuration, which holds the settings as they are now: never half of them, as a
         daemon may be reading it."""
-        path, text = self.root / "reconciler.yaml", yaml.safe_dump(self.settings)
-        if not path.is_file() or path.read_text() != text:
+        path, content = self.root / "reconciler.yaml", yaml.safe_dump(self.settings).encode()
+        if not path.is_file() or path.read_bytes() != content:
             new = path.with_suffix(f".{threading.get_ident()}")
-            new.write_text(text)
+            new.write_bytes(content)
             new.rename(path)
         return path
 
