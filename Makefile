@@ -13,6 +13,9 @@ PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check --n
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
+# The test modules are large: every worker of every run would compile them.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 5
 DEMO_ARGS ?=
