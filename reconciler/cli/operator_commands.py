@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from dataclasses import asdict
 from functools import partial
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reconciler.cli import RUNNING
 from reconciler.cli.exit_codes import (
     ERROR,
     IN_SYNC,
@@ -45,6 +47,8 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     from reconciler.app.daemon.service import run_daemon
 
+    gc.freeze()
+    gc.set_threshold(RUNNING)
     run_daemon(_load(config), lambda: _load(config), early)
 
 
