@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST_ARGS ?=
-PYTEST_WORKERS ?= 5
+PYTEST_WORKERS ?= 8
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 
