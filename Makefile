@@ -58,6 +58,12 @@ format: venv  ## fix and format the code
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
+.PHONY: dist
+dist: venv  ## build sdist and wheel into dist/: the same bytes from the same files
+	@rm -rf dist
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1577836800)} \
+		$(VENV)/bin/python -m hatchling build --directory dist
+
 .PHONY: lock
 lock:  ## regenerate requirements.lock from pyproject.toml; LOCK_ARGS=--upgrade takes the newest versions
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
