@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from importlib import resources
 
@@ -38,7 +37,9 @@ def write_deploy_files(directory: str) -> list[DeployFile]:
     try:
         contents = {path: _content(os.path.join(shared, path)) for path in _paths(shared)}
         existing = {path for path in contents if os.path.lexists(os.path.join(directory, path))}
-        if different := [path for path in sorted(existing) if _content(os.path.join(directory, path)) != contents[path]]:
+        if different := [
+            path for path in sorted(existing) if _content(os.path.join(directory, path)) != contents[path]
+        ]:
             raise RefusedError(
                 f"already has other versions of {listed(different)}; nothing was written",
                 where=directory,
@@ -48,7 +49,9 @@ def write_deploy_files(directory: str) -> list[DeployFile]:
             _create(os.path.join(directory, path), contents[path])
     except OSError as error:
         where = str(error.filename or directory)
-        raise RefusedError(f"cannot be written ({error.strerror})", where=where, hint="Name another directory") from None
+        raise RefusedError(
+            f"cannot be written ({error.strerror})", where=where, hint="Name another directory"
+        ) from None
     return [DeployFile(path, path not in existing) for path in contents]
 
 
