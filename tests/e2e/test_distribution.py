@@ -13,7 +13,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.support.distribution import built_wheel, copy_project, make_dist, project_files
+from tests.support.distribution import built_wheel, copy_project, make, project_files
 from tests.support.forks import ROOT
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ WRITTEN = [path for path in DEPLOY if not path.startswith("example/")]
 
 def test_the_same_files_give_the_same_bytes_and_the_sdist_gives_the_same_wheel(tmp_path: Path) -> None:
     fixed = {"SOURCE_DATE_EPOCH": "1700000000"}
-    first = make_dist(copy_project(tmp_path / "first"), **fixed)
+    first = make(copy_project(tmp_path / "first"), "dist", **fixed)
     later = copy_project(tmp_path / "later")
     (later / "reconciler" / "__pycache__").mkdir()
     (later / "reconciler" / "__pycache__" / "junk.pyc").touch()
@@ -34,7 +34,7 @@ def test_the_same_files_give_the_same_bytes_and_the_sdist_gives_the_same_wheel(t
         os.utime(path, (1, 1))
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o077)
 
-    second = make_dist(later, **fixed)
+    second = make(later, "dist", **fixed)
 
     assert [path.name.partition("-")[0] for path in first] == ["reconcilerd", "reconcilerd"]
     assert {path.name: path.read_bytes() for path in first} == {path.name: path.read_bytes() for path in second}

@@ -31,10 +31,10 @@ def copy_project(directory: Path) -> Path:
     return directory
 
 
-def make_dist(project: Path, **variables: str) -> list[Path]:
-    """`make dist` in a copy of the project, with this environment's tools; the files by name."""
-    arguments = ("--directory", project, "--old-file", BIN.parent / ".installed", "dist", f"VENV={BIN.parent}")
-    output("make", *arguments, env={**os.environ, **variables})
+def make(project: Path, *arguments: str, **variables: str) -> list[Path]:
+    """`make` in a copy of the project, with this environment's tools; returns what is in dist then, by name."""
+    tools = ("--old-file", BIN.parent / ".installed", f"VENV={BIN.parent}")
+    output("make", "--directory", project, *tools, *arguments, env={**os.environ, **variables})
     return sorted((project / "dist").iterdir())
 
 

@@ -1,4 +1,4 @@
-"""`reconciler deploy-files`: write the unit, the alerts, the dashboard and the compose file that the package carries."""
+"""`reconciler deploy-files`: write the unit, the alerts, the dashboard and the compose file of the package."""
 
 from __future__ import annotations
 
@@ -36,22 +36,18 @@ def write_deploy_files(directory: str) -> list[DeployFile]:
     shared = shared_directory("deploy")
     try:
         contents = {path: _content(os.path.join(shared, path)) for path in _paths(shared)}
-        existing = {path for path in contents if os.path.lexists(os.path.join(directory, path))}
-        if different := [
-            path for path in sorted(existing) if _content(os.path.join(directory, path)) != contents[path]
-        ]:
+        existing = [path for path in contents if os.path.lexists(os.path.join(directory, path))]
+        if different := [path for path in existing if _content(os.path.join(directory, path)) != contents[path]]:
             raise RefusedError(
                 f"already has other versions of {listed(different)}; nothing was written",
                 where=directory,
                 hint="Name an empty directory, and compare the two",
             )
-        for path in contents.keys() - existing:
+        for path in contents.keys() - set(existing):
             _create(os.path.join(directory, path), contents[path])
     except OSError as error:
-        where = str(error.filename or directory)
-        raise RefusedError(
-            f"cannot be written ({error.strerror})", where=where, hint="Name another directory"
-        ) from None
+        where, hint = str(error.filename or directory), "Name another directory"
+        raise RefusedError(f"cannot be written ({error.strerror})", where=where, hint=hint) from None
     return [DeployFile(path, path not in existing) for path in contents]
 
 
