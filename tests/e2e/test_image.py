@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import socket
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,14 +57,14 @@ class Contained:
 
     def json(self, *arguments: str) -> Any:
         """What the command, run in the daemon's container, prints with --json; whatever its exit code."""
-        container = self.inspect()["Id"]
-        done = run("docker", "exec", container, "reconciler", *arguments, "--json")
+        done = run("docker", "exec", self.inspect()["Id"], "reconciler", *arguments, "--json")
         assert done.stdout, done.stderr.decode()
         return json.loads(done.stdout)
 
     def sync(self) -> tuple[str, dict[str, str]]:
         """The result of a reconciliation, and what it did to services."""
         (outcome,) = self.json("sync")
+        assert outcome["plan"] is not None, outcome
         return outcome["result"], {action["service"]: action["action"] for action in outcome["plan"]["actions"]}
 
     def inspect(self) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def test_a_daemon_in_a_container_does_the_main_job_for_the_engine_that_runs_it(
     status = Path(f"/proc/{container['State']['Pid']}/status").read_text()
     assert re.search(r"^Uid:\s(\d+)\s\1\s\1", status, re.MULTILINE)[1] == str(USER.pw_uid)  # type: ignore[index]
     assert re.search(r"^CapEff:\s0+$", status, re.MULTILINE)
-    eventually(lambda: (server.app / "worker.env").exists(), timeout=60)
+    daemon.sync()  # the daemon itself may have been faster
     assert server.live("api.env") == b"MODE=good\nSIZE=1\n"
     assert (server.app / "api.env").stat().st_uid == USER.pw_uid
     project.up()
@@ -160,8 +161,7 @@ def test_a_daemon_in_a_container_does_the_main_job_for_the_engine_that_runs_it(
     assert project.environment("api")["SIZE"] == "2"
 
     (server.app / "worker.env").write_bytes(b"JOBS=9\n")
-    assert daemon.sync() == ("corrected", {})
-    assert server.live("worker.env") == b"JOBS=4\n"
+    eventually(lambda: server.live("worker.env") == b"JOBS=4\n", timeout=60)  # it watches the files
 
     server.commit({"api.env": b"MODE=bad\n"})
     assert daemon.sync()[0] == "rolled_back"
@@ -170,6 +170,37 @@ def test_a_daemon_in_a_container_does_the_main_job_for_the_engine_that_runs_it(
 
     daemon.compose("stop", "reconciler")
     assert daemon.inspect()["State"]["ExitCode"] == 0
+
+
+@pytest.mark.docker
+def test_the_compose_file_is_valid_and_mounts_the_files_of_its_neighbours() -> None:
+    config = ("docker", "compose", "--file", COMPOSE, "config", "--format", "json")
+    services = json.loads(output(*config, env={**os.environ, **SETTINGS}))["services"]
+    assert services.keys() == {"reconciler", "prometheus", "alertmanager", "grafana"}
+    mounted = {
+        volume["target"]: Path(volume["source"]).relative_to(COMPOSE.parents[1]).as_posix()
+        for name, service in services.items()
+        for volume in service["volumes"]
+        if volume["type"] == "bind" and name != "reconciler"
+    }
+    assert mounted == {
+        "/etc/prometheus/prometheus.yml": "prometheus/prometheus.yml",
+        "/etc/prometheus/rules.yml": "prometheus/rules.yml",
+        "/etc/alertmanager/alertmanager.yml": "prometheus/alertmanager.yml",
+        "/etc/grafana/provisioning": "grafana/provisioning",
+        "/var/lib/grafana/dashboards/reconciler": "grafana/dashboards",
+    }
+    assert all((COMPOSE.parents[1] / source).exists() for source in mounted.values())
+    identical = [volume for volume in services["reconciler"]["volumes"] if volume["source"] == volume["target"]]
+    assert {"/opt/app", "/var/run/docker.sock"} <= {volume["target"] for volume in identical}
+    assert run(*config, env={**os.environ, "DOCKER_GID": ""}).returncode != 0  # what has no default is asked for
+
+
+def test_the_image_takes_the_versions_of_the_lock() -> None:
+    locked = set((ROOT / "requirements.lock").read_text().splitlines())
+    versions = [line for line in (COMPOSE.parent / "requirements.lock").read_text().splitlines() if "==" in line]
+    assert [line for line in versions if line not in locked] == []
+    assert len(versions) >= len(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
 
 
 def free_port() -> int:
