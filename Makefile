@@ -23,7 +23,7 @@ IMAGE ?= reconcilerd
 BASE ?= debian:trixie-slim
 BASE_PYTHON ?= 3.13
 BASE_GLIBC := 17 24 26 28 34 35 39 41
-WHEELS ?= build/wheels
+WHEELS ?= build/wheels-$(BASE_PYTHON)
 IMAGE_ARGS ?=
 
 .PHONY: help
@@ -75,12 +75,14 @@ dist: venv  ## build sdist and wheel into dist/: the same bytes from the same fi
 .PHONY: image
 image: dist  ## build the Docker image IMAGE on BASE; RELEASE=yes insists on a base with a digest
 	@[[ -z "$${RELEASE:-}" || "$(BASE)" == *@sha256:* ]] || { echo "a release needs BASE=…@sha256:…" >&2; exit 1; }
-	@rm -rf build/image && mkdir -p build/image "$(WHEELS)"
-	@cp deploy/docker/requirements.lock dist/*.whl build/image/
 	@# Fetched here, as this machine reaches the package index; the build itself asks none.
-	@$(PIP) download --dest "$(WHEELS)" --only-binary :all: --require-hashes --requirement deploy/docker/requirements.lock \
-		--python-version $(BASE_PYTHON) $(foreach minor,$(BASE_GLIBC),--platform manylinux_2_$(minor)_$$(uname -m)) \
-		--platform manylinux2014_$$(uname -m)
+	@cmp --quiet deploy/docker/requirements.lock "$(WHEELS)/requirements.lock" || { rm -rf "$(WHEELS)"; \
+	$(PIP) download --dest "$(WHEELS)" --only-binary :all: --require-hashes --requirement deploy/docker/requirements.lock \
+		--python-version $(BASE_PYTHON) --platform manylinux2014_$$(uname -m) \
+		$(foreach minor,$(BASE_GLIBC),--platform manylinux_2_$(minor)_$$(uname -m)); \
+	cp deploy/docker/requirements.lock "$(WHEELS)"; }
+	@rm -rf build/image && mkdir -p build/image
+	@cp dist/*.whl deploy/docker/requirements.lock build/image
 	@cp -r "$(WHEELS)" build/image/wheels
 	@docker build --file deploy/docker/Dockerfile --build-arg BASE=$(BASE) --build-arg PIP_NO_INDEX=1 \
 		--tag $(IMAGE) $(IMAGE_ARGS) build/image

@@ -80,7 +80,7 @@ def image(docker_engine: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         output("docker", "import", IMAGE_BASE, base)
     name = f"reconciler-test/reconcilerd:{secrets.token_hex(4)}"
     project = copy_project(tmp_path_factory.mktemp("image"))
-    make(project, "image", f"IMAGE={name}", f"BASE={base}", f"WHEELS={ROOT}/build/wheels")
+    make(project, "image", f"IMAGE={name}", f"BASE={base}", f"WHEELS={ROOT}/build/wheels-3.13")
     yield name
     output("docker", "image", "rm", name)
 
