@@ -1,4 +1,4 @@
-"""The commands that set a repository up: init, import, schema and demo."""
+"""The commands that set a repository or a server up: init, import, schema, deploy-files and demo."""
 
 from __future__ import annotations
 
@@ -140,6 +140,20 @@ def schema(file: Annotated[SchemaFile, typer.Argument(help="The file.")]) -> Non
     from reconciler.app.config.schema import json_schema
 
     typer.echo(json.dumps(json_schema(file.value), indent=2))
+
+
+@commands.command("deploy-files", short_help="write the unit, the alerts, the dashboard and the compose file")
+def deploy_files(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where to write them; created if missing.")],
+) -> None:
+    """Write the systemd unit, the alerts, the dashboard, the CI jobs, the Dockerfile and the compose file below DIR.
+
+    An existing file never changes; if one differs, nothing is written. Exits 0, or 1 on errors.
+    """
+    from reconciler.app.onboarding.deploy_files import write_deploy_files
+    from reconciler.cli import setup_reports
+
+    setup_reports.print_deploy_files(write_deploy_files(directory))
 
 
 @commands.command(short_help="show everything in a scratch directory, in about a minute")

@@ -15,6 +15,7 @@ from reconciler.cli.layout import Item, Page, counted
 from reconciler.core.text import line_ranges, listed
 
 if TYPE_CHECKING:
+    from reconciler.app.onboarding.deploy_files import DeployFile
     from reconciler.app.onboarding.import_run import Imported
     from reconciler.app.onboarding.init import InitResult
     from reconciler.core.onboarding.types import Draft, DraftFile
@@ -43,6 +44,16 @@ def print_import_result(result: Imported, *, as_json: bool) -> None:
 
 def print_init_result(result: InitResult, *, as_json: bool) -> None:
     render.answer(asdict(result), init_report, as_json=as_json)
+
+
+def print_deploy_files(files: Sequence[DeployFile]) -> None:
+    render.answer([asdict(file) for file in files], deploy_files_report, as_json=False)
+
+
+def deploy_files_report(files: Sequence[Data], page: Page) -> Iterator[str]:
+    """A line per file: created, or unchanged."""
+    words = {True: page.style("green", "created"), False: page.style("cyan", "unchanged")}
+    yield from page.items([Item((words[file["created"]], file["path"])) for file in files], indent=0)
 
 
 def draft_report(draft: Data, page: Page) -> Iterator[str]:
