@@ -113,9 +113,19 @@ class CloneWriter:
             raise RefusedError(f"git cannot commit{_said(done)}", where=self._top, hint=hint)
         return done.stdout.decode().strip()
 
-    async def make_branch(self, branch: str, commit: str) -> None:
-        """Raises RefusedError where the branch exists."""
-        done = await self._ask("update-ref", f"refs/heads/{branch}", commit, _NOTHING)
+    async def is_replaceable(self, branch: str, commit: str | None) -> bool:
+        """Whether ``commit`` contains everything of the branch, and no working tree has it checked out."""
+        reference = f"refs/heads/{branch}"
+        if commit is None or not (await self._ask("merge-base", "--is-ancestor", reference, commit)).ok:
+            return False
+        return not (await self._git("for-each-ref", "--format=%(worktreepath)", reference)).strip()
+
+    async def make_branch(self, branch: str, commit: str, merged_into: str | None) -> None:
+        """Raises RefusedError where the branch exists, unless it ``is_replaceable``."""
+        before = _NOTHING
+        if await self.is_replaceable(branch, merged_into):
+            before = (await self._git("rev-parse", "--verify", f"refs/heads/{branch}")).decode().strip()
+        done = await self._ask("update-ref", f"refs/heads/{branch}", commit, before)
         if not done.ok:
             hint = "Merge it, or remove it with `git branch -D`"
             raise RefusedError(f"the branch {branch} cannot be created{_said(done)}", where=self._top, hint=hint)
