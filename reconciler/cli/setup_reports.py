@@ -75,7 +75,7 @@ def _draft_item(file: Data, directory: str, page: Page) -> Item:
     path = file["path"].removeprefix(f"{directory}/") if directory else file["path"]
     if file["change"] == "changed":
         keys = page.keys(file["changed_keys"]) or ["changed as a whole"]
-        return Item((path, file["source"]), tuple(keys))
+        return Item((path, *([f"in {file['source']}"] if file["source"] != path else [])), tuple(keys))
     cells = (path, file["format"], uses)
     details = [f"mode {file['mode']}, owner {owner}"]
     if count := len(file["keys"]) + file["keys_not_shown"]:
@@ -135,8 +135,7 @@ def _verified(verification: Data) -> str:
     if empty:
         text += f"; {'nothing else in the plan' if rewritten else 'an empty plan'} on {listed(empty)}"
     if touched := [host for host in verification["planned"] if host not in empty]:
-        changes = "no other file" if rewritten else "no file"
-        text += f"; the plan on {listed(touched)} changes {changes}, but acts on the services above"
+        text += f"; the plan on {listed(touched)} does {'otherwise ' if rewritten else ''}only what the notes say"
     return text
 
 

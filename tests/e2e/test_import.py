@@ -457,6 +457,75 @@ def test_update_keeps_contracts_and_plain_files(importer: Importer) -> None:
     assert any("was plain and is now encrypted" in note for note in done["notes"])
 
 
+def update_base(importer: Importer, tuned: dict[str, str]) -> None:
+    """Import, merge, and commit changes by hand: ``tuned`` has what replaces what in the manifest."""
+    assert importer.imports()["exit_code"] == 0
+    importer.git("merge", "--quiet", BRANCH)
+    manifest = importer.clone / "envs" / "production" / "environment.yaml"
+    text = manifest.read_text()
+    for old, new in tuned.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    manifest.write_text(text)
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--allow-empty", "--message", "Tune")
+
+
+TUNED = {
+    "    directory:": "    # ours\n    health: {http: [{url: http://web.example.org/}]}\n    directory:",
+    "common.env: {path: config/common.env, schema: contracts/common.yaml}  #": (
+        'shared.env:\n        # another name\n        path: config/common.env\n        mode: "0640"\n        '
+        "check: lint\n      #"
+    ),
+    "api.env: {schema: contracts/api.yaml}": "api.env: {ignore_keys: [FEATURE_*], schema: contracts/api.yaml}",
+}
+
+
+def test_update_changes_one_key_and_keeps_what_was_tuned(importer: Importer) -> None:
+    """Against a manifest, sources, contracts and comments that somebody has tuned, beside the branch of an earlier
+    import."""
+    importer.write({"api.env": FILES["api.env"] + "\nOLD_KEY=1\n"})
+    update_base(importer, TUNED)
+    environment = importer.clone / "envs" / "production"
+    (environment / "common.env").rename(environment / "shared.env")
+    (environment / "env.example").write_text(
+        (environment / "env.example").read_text().replace("common.env", "shared.env")
+    )
+    importer.git("add", "--all")
+    edited = importer.reconciler("edit", "production/api.env", EDITOR="sed -i s/the.api/ours/")
+    assert edited.returncode == 0, edited.stdout
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--message", "Rename")
+    assert importer.imports("--update")["commit"] == ""  # nothing has changed on the server
+
+    live = FILES["api.env"].replace("EMPTY=", "EMPTY=2") + "\n\n# the mail\nMAIL=1\nFEATURE_X=1\n"
+    importer.write({"api.env": live})
+    (importer.stack / "token.txt").unlink()
+    done = importer.imports("--update")
+    assert done["exit_code"] == 0, done
+    again = importer.imports("--update")
+    assert (done["branch"], again["branch"]) == (BRANCH, f"{BRANCH}-2")
+    assert done["removed"] == [{"source": "token.txt", "path": str(importer.stack / "token.txt")}]
+    changed = by_source(done)["api.env"]["changed_keys"]
+    assert changed == {"added": ["MAIL"], "removed": ["OLD_KEY"], "changed": ["EMPTY"], "cosmetic": False}
+    paths_changed = importer.git("diff", "--name-only", "main", BRANCH).split()
+    names = ("api.env", "env.example", "environment.yaml", "token.txt")
+    assert paths_changed == ["envs/contracts/api.yaml", *(f"envs/production/{name}" for name in names)]
+    expected = FILES["api.env"].replace("the api's own", "ours's own").replace("EMPTY=", "EMPTY=2")
+    assert importer.decrypted("api.env").decode() == f"{expected}#\n#\n# the mail\nMAIL=1\n"
+    lines = importer.git("diff", "--unified=0", "main", BRANCH, "--", "envs/production/environment.yaml").splitlines()
+    changes = [line for line in lines[4:] if line[0] in "+-"]
+    assert changes == ["-      token.txt: {on_change: restart}  # mounted into api"]
+    assert "OLD_KEY" not in importer.show("envs/contracts/api.yaml").decode()
+    diff = importer.reconciler("diff", f"main..{BRANCH}", "--json")  # without a key
+    keys = {file["source"]: file["keys"] for file in json.loads(diff.stdout)["files"]}
+    assert keys["api.env"] == {"added": ["MAIL"], "removed": ["OLD_KEY"], "changed": ["EMPTY"]}
+    assert keys.keys() == {"api.env", "token.txt"}
+    importer.git("merge", "--quiet", BRANCH)
+    checked = importer.reconciler("check", "--json", "--age-key-file", str(importer.key))
+    assert json.loads(checked.stdout)["findings"] == [], checked.stdout
+
+
 def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: Importer) -> None:
     (importer.clone / "envs" / "production" / "environment.yaml").write_text("targets: [\n")
     importer.git("commit", "--quiet", "--all", "--message", "x")
@@ -677,7 +746,7 @@ def test_running_services_are_found_and_older_values_are_reported(tmp_path: Path
         importer.git("branch", "--delete", "--force", BRANCH)
         message = importer.reconciler("import", "production", importer.side, "--yes").stdout
         assert "api of rct" in message
-        assert "changes no file, but acts on the services above" in message
+        assert "does only what the notes say" in message
         assert "empty plan" not in message
         assert "invented" not in str(done["verification"]["notes"])
     finally:

@@ -34,6 +34,12 @@ def merged(git: str, live: str, ignore_keys: tuple[str, ...] = ()) -> tuple[str,
             "A=1\nPORT=80\nB=2\n#\n# the mail\nC=3\n", f"{GIT}#\n# the mail\nC=3\n", None, id="a-key-with-a-comment"
         ),
         pytest.param(
+            "A=1\n#\n# the mail\nC=3\nPORT=80\nB=2\n",
+            GIT.replace("#\n# where", "#\n# the mail\nC=3\n# where"),
+            None,
+            id="a-key-with-a-comment-behind-a-blank-line-that-git-has",
+        ),
+        pytest.param(
             "A=1\n# PORT=80\nB=2\n", GIT.replace("PORT='80'", "# PORT=80"), None, id="a-key-that-was-commented-out"
         ),
     ],

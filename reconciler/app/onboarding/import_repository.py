@@ -37,7 +37,7 @@ class ImportRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class ImportRepository:
     """The clone before the import: ``tree`` is the content of ``directory`` in the commit ``head``, ``earlier`` the
     environment's manifest there; ``configs`` are the .sops.yaml files in and above it, by path."""
 
@@ -54,7 +54,7 @@ class Repository:
     branch: str
 
     @classmethod
-    async def open(cls, request: ImportRequest) -> Repository:
+    async def open(cls, request: ImportRequest) -> ImportRepository:
         """Open the clone. Raises RefusedError if an import is impossible, before any machine is contacted."""
         top = clone.work_tree_top(os.getcwd())
         git, reader, directory = clone.CloneWriter(top), clone.Clone(top), directory_in_git(request.path)

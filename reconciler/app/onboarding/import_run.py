@@ -16,7 +16,7 @@ from reconciler.app.checks.run import check_tree
 from reconciler.app.checks.survey import MANIFEST
 from reconciler.app.config.scalars import check_environment_name
 from reconciler.app.onboarding import import_files, import_update
-from reconciler.app.onboarding.import_repository import ImportRequest, Repository, relative_to_config
+from reconciler.app.onboarding.import_repository import ImportRepository, ImportRequest, relative_to_config
 from reconciler.app.onboarding.import_sources import (
     ImportSide,
     StepProgress,
@@ -73,7 +73,7 @@ def import_environment(request: ImportRequest, agree: Agree, progress: StepProgr
 async def _import(
     request: ImportRequest, sides: Sequence[ImportSide], agree: Agree, progress: StepProgress
 ) -> Imported:
-    repository = await Repository.open(request)
+    repository = await ImportRepository.open(request)
     hosts = host_names(sides)
     draft = await _draft(request, repository, sides, hosts, progress)
     result = Imported(draft, tuple(side.text for side in sides))
@@ -110,7 +110,7 @@ async def _import(
 
 async def _draft(
     request: ImportRequest,
-    repository: Repository,
+    repository: ImportRepository,
     sides: Sequence[ImportSide],
     hosts: Sequence[str],
     progress: StepProgress,
@@ -151,7 +151,9 @@ def _nothing(draft: Draft, sources: Sequence[ImportSource]) -> RefusedError:
 # --- encrypting ---
 
 
-async def _encrypt(repository: Repository, draft: Draft, progress: StepProgress) -> tuple[Draft, dict[str, bytes]]:
+async def _encrypt(
+    repository: ImportRepository, draft: Draft, progress: StepProgress
+) -> tuple[Draft, dict[str, bytes]]:
     """The sources that are new or change, each verified to decrypt to the file's content; and the draft with the final
     formats."""
     key, done = repository.key, 0
@@ -174,7 +176,7 @@ async def _encrypt(repository: Repository, draft: Draft, progress: StepProgress)
 
 
 async def _encrypted(
-    repository: Repository, key: clone.Keys, file: DraftFile, names: Sequence[str], directory: str
+    repository: ImportRepository, key: clone.Keys, file: DraftFile, names: Sequence[str], directory: str
 ) -> tuple[DraftFile, bytes | None]:
     """The source; None if the one in git stays."""
     edit = file.change.edit if file.change else SourceEdit.WHOLE
@@ -201,7 +203,7 @@ async def _encrypted(
     return file, data
 
 
-async def _edited(repository: Repository, key: clone.Keys, file: DraftFile, directory: str) -> bytes:
+async def _edited(repository: ImportRepository, key: clone.Keys, file: DraftFile, directory: str) -> bytes:
     """The source in git with the changes alone: every other value keeps its ciphertext. Raises RefusedError."""
     assert file.change is not None
     name = repository.path(file.change.source)
@@ -220,7 +222,7 @@ async def _edited(repository: Repository, key: clone.Keys, file: DraftFile, dire
 
 
 async def _committed_files(
-    repository: Repository, draft: Draft, sources: Mapping[str, bytes]
+    repository: ImportRepository, draft: Draft, sources: Mapping[str, bytes]
 ) -> dict[str, bytes | None]:
     """Path → content, None for deleted files. Raises RefusedError if `reconciler check` would find an error."""
     below = repository.tree.files
@@ -250,7 +252,7 @@ async def _committed_files(
     return files | ({config: data} if repository.configs.get(config) != data else {})
 
 
-def _sources_gone(repository: Repository, draft: Draft) -> Iterator[str]:
+def _sources_gone(repository: ImportRepository, draft: Draft) -> Iterator[str]:
     """The paths of sources that no target names any more."""
     removed = {(target.source, target.path) for target in draft.removed}
     renamed = {file.change.source for file in draft.files if file.change and file.change.source != file.source}
@@ -259,7 +261,7 @@ def _sources_gone(repository: Repository, draft: Draft) -> Iterator[str]:
         yield f"{draft.environment}/{source}"
 
 
-def _sops_config(repository: Repository) -> tuple[str, bytes]:
+def _sops_config(repository: ImportRepository) -> tuple[str, bytes]:
     """The path and content of the .sops.yaml that governs the environment, with a rule for it."""
     environment = posixpath.join(repository.directory, repository.environment)
     governing = governing_rule(posixpath.join(environment, "any.env"), repository.configs)
@@ -274,7 +276,7 @@ def _sops_config(repository: Repository) -> tuple[str, bytes]:
 
 
 async def _require_clean(
-    repository: Repository, environment: str, new: Mapping[str, bytes | None], configs: Mapping[str, bytes]
+    repository: ImportRepository, environment: str, new: Mapping[str, bytes | None], configs: Mapping[str, bytes]
 ) -> None:
     """Check the environment as it will be, with the key. Raises RefusedError for errors."""
     merged = {**repository.tree.files, **new}

@@ -191,7 +191,9 @@ def _require_not_moved(stack: DraftStack, git: EarlierManifest, gone: Sequence[O
 def _new_source(file: DraftFile, stack: str | None, git: EarlierManifest, taken: Sequence[str]) -> DraftFile:
     """The file with a source name that git has not used, below the stack's name where git does so."""
     base = posixpath.basename(file.source)
-    if stack and (any(target.source.startswith(f"{stack}/") for target in git.targets) or "/" in file.source):
+    theirs = [target.source for target in git.targets if target.stack == stack]
+    below = any("/" in source for source in theirs) if theirs else len(git.stacks) > 0 or "/" in file.source
+    if stack and below:
         base = f"{stack}/{base}"
     return replace(file, stack=stack, source=free_name(base, taken))
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,7 +83,7 @@ def server_settings(commit: Committed, manifest: EarlierManifest, host: str, sta
         "allowed_paths": sorted(directories - {"/"}) or ["/nonexistent"],
         "state_dir": state_dir,
         "rollback": {"git": "off"},
-        "checks": {name: ["true"] for name in manifest.checks},
+        "checks": {name: ["true", "{file}"] for name in manifest.checks},
         "health_hosts": sorted({host for host in addresses if host} - _LOOPBACK),
     }
 
@@ -118,13 +119,22 @@ async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -
     missing = sorted(drafted.keys() - {target.path for target in targets})
     return Verification(
         compared=len(targets),
-        rewritten=sum(len(file.rewritings) for file in drafted.values()),
+        rewritten=sum(map(_lines_rewritten, drafted.values())),
         problems=(
             *(f"{host}: {problem}" for path in directories if (problem := _link_problem(path, real))),
             *(problem for problem in problems if problem),
             *(f"{path} on {host}: the manifest has no target for it" for path in missing),
         ),
     )
+
+
+def _lines_rewritten(file: DraftFile) -> int:
+    """How many lines of a live file git writes otherwise."""
+    if file.change is None or file.parser is Parser.OPAQUE:
+        return len(file.rewritings)
+    live, git = (data.reveal().split(b"\n") for data in (file.file.data, file.content))
+    changes = SequenceMatcher(None, live, git, autojunk=False).get_opcodes()
+    return sum(max(end - start, to - since) for tag, start, end, since, to in changes if tag != "equal")
 
 
 def _link_problem(path: str, real: Mapping[str, str]) -> str:
@@ -190,22 +200,19 @@ def _judged(outcome: dict[str, Any], host: str, drafted: Mapping[str, DraftFile]
     plan = outcome["plan"]
     if plan is None:
         return Verification(problems=(f"{host}: no plan could be made: {outcome['reason']}",))
-    changed = [
-        change
-        for change in plan["changes"]
-        if change["kind"] != "in_sync"
-        and not _cosmetic(change)
-        and not (update and _not_ours(change, drafted.get(change["path"])))
-    ]
-    notes = [
+    changes = [change for change in plan["changes"] if change["kind"] != "in_sync" and not _cosmetic(change)]
+    ours = [change for change in changes if not (update and _not_ours(change, drafted.get(change["path"])))]
+    unseen = [change for change in changes if change["path"] not in drafted]
+    notes = [f"{change['target']}, outside of this import: {change['reason']}" for change in unseen]
+    notes += [
         f"{action['service']} of {action['stack']} would be touched by the first reconciliation ({action['action']}): "
         f"{action['reason']}"
         for action in plan["actions"]
     ]
-    problems = [f"{change['target']}: {change['kind']}: {change['reason']}" for change in changed]
+    problems = [f"{change['target']}: {change['kind']}: {change['reason']}" for change in ours]
     if problems:
         return Verification(problems=tuple(problems), notes=tuple(notes))
-    return Verification(planned=(host,), empty=() if notes else (host,), notes=tuple(notes))
+    return Verification(planned=(host,), empty=() if notes or changes else (host,), notes=tuple(notes))
 
 
 def _cosmetic(change: Mapping[str, Any]) -> bool:

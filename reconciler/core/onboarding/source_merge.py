@@ -101,6 +101,8 @@ def _with_added(made: list[Line], ours: Sequence[Line], theirs: Sequence[Line], 
             comments = above if any(comment.text != _BLANK for comment in above) else []
             position = next((number for number, old in enumerate(made, start=1) if before and old.name == before), None)
             position = (len(made) if before else 0) if position is None else position
+            while comments and position < len(made) and comments[0].text == made[position].text == _BLANK:
+                comments, position = comments[1:], position + 1
             made = [*made[:position], *comments, line, *made[position:]]
         if line.name in added or any(old.name == line.name for old in made):
             before = line.name
