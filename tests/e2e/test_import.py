@@ -268,6 +268,16 @@ def test_whatever_the_files_are_called_check_with_the_key_finds_nothing(importer
         ("b/.env", "b.env"),
     ):
         assert sources[name] == source + suffix
+    assert_clean_once_merged(importer)
+    importer.write(dict.fromkeys(NAMES, content.replace("B_KEY=2", "C_Key=3\nD_KEY=4").replace("A_KEY=1", "A_KEY=2")))
+    again = importer.imports("--update")
+    assert again["exit_code"] == 0, again
+    changes = {os.path.relpath(file["path"], importer.stack): file["change"] for file in again["files"]}
+    assert {name: changes[name] for name in NAMES} == dict.fromkeys(NAMES, "changed")
+    assert_clean_once_merged(importer)
+
+
+def assert_clean_once_merged(importer: Importer) -> None:
     importer.git("merge", "--quiet", BRANCH)
     checked = importer.reconciler("check", "--json", "--age-key-file", str(importer.key))
     assert json.loads(checked.stdout)["findings"] == [], checked.stdout
@@ -288,6 +298,28 @@ def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer)
     file = by_source(json.loads(done.stdout))
     assert "does not preserve its bytes" in str(file["api.env.bin"]["reason"])
     assert importer.decrypted("api.env.bin") == b"A=1\n"
+
+
+def test_without_an_engine_only_the_files_are_verified(importer: Importer) -> None:
+    importer.write({"api.env": "A=1\n\nB=2\n"})
+    arguments = ("import", "production", importer.side, "--yes", "--json")
+    done = importer.reconciler(*arguments, DOCKER_HOST="unix:///nonexistent.sock")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0, result
+    (note,) = result["verification"]["notes"]
+    assert "the plan knows nothing of services" in note
+
+
+def test_a_value_that_was_never_filled_in_is_refused_with_every_way_on(importer: Importer) -> None:
+    importer.write({"api.env": "API_KEY=<your-key>\n"})
+    message = importer.refused(importer.side, "--yes")
+    assert "envs/production/api.env:1: placeholder" in message
+    exemption = "{rule: placeholder, path: production/api.env, reason: …}"
+    assert f"`exempt: [{exemption}]`" in message
+    (importer.clone / "envs" / "check.yaml").write_text(f"exempt: [{exemption.replace('…', 'not in use yet')}]\n")
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--message", "Exempt")
+    assert importer.imports()["exit_code"] == 0
 
 
 @pytest.mark.parametrize(
@@ -521,9 +553,7 @@ def test_update_changes_one_key_and_keeps_what_was_tuned(importer: Importer) -> 
     keys = {file["source"]: file["keys"] for file in json.loads(diff.stdout)["files"]}
     assert keys["api.env"] == {"added": ["MAIL"], "removed": ["OLD_KEY"], "changed": ["EMPTY"]}
     assert keys.keys() == {"api.env", "token.txt"}
-    importer.git("merge", "--quiet", BRANCH)
-    checked = importer.reconciler("check", "--json", "--age-key-file", str(importer.key))
-    assert json.loads(checked.stdout)["findings"] == [], checked.stdout
+    assert_clean_once_merged(importer)
 
 
 def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: Importer) -> None:
@@ -583,7 +613,11 @@ def test_a_dry_run_shows_names_and_writes_nothing(importer: Importer) -> None:
         pytest.param("echo x >> envs/production/environment.yaml", "not committed yet", id="a-dirty-manifest"),
         pytest.param("echo A=1 > envs/production/new.env", "not committed yet", id="an-untracked-source"),
         pytest.param("echo '# x' >> .sops.yaml && git add .sops.yaml", "not committed yet", id="a-staged-sops-yaml"),
-        pytest.param(f"git branch {BRANCH}", "earlier import", id="a-branch-that-is-there"),
+        pytest.param(
+            f"git branch {BRANCH} $(git commit-tree -m x -p HEAD 'HEAD^{{tree}}')",
+            "earlier import",
+            id="a-branch-that-is-not-merged",
+        ),
         pytest.param("git rm -q .sops.yaml && git commit -qm x", ".sops.yaml has no rule for", id="no-rule"),
         pytest.param("rm ~/.config/sops/age/keys.txt", "there is no age key", id="no-key"),
         pytest.param(

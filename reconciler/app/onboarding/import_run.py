@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.app.checks.run import check_tree
-from reconciler.app.checks.survey import MANIFEST
+from reconciler.app.checks.survey import CHECK_SETTINGS, MANIFEST
 from reconciler.app.config.scalars import check_environment_name
 from reconciler.app.onboarding import import_files, import_update
 from reconciler.app.onboarding.import_repository import ImportRepository, ImportRequest, relative_to_config
@@ -295,5 +295,11 @@ async def _require_clean(
         errors_text = "\n".join(
             f"{finding.path}:{finding.line}: {finding.rule.id}: {finding.message}" for finding in errors[:20]
         )
-        hint = "Fix it on the server or in git, or leave the file out with --exclude. Nothing was committed"
+        first = errors[0]
+        path = posixpath.relpath(first.path, repository.directory)
+        settings = posixpath.join(repository.directory, CHECK_SETTINGS)
+        hint = (
+            f"Fix it on the server, leave the file out with --exclude, or exempt it in {settings}, committed "
+            f"(`exempt: [{{rule: {first.rule.id}, path: {path}, reason: …}}]`). Nothing was committed"
+        )
         raise RefusedError(f"`reconciler check` would refuse this:\n{errors_text}", hint=hint)

@@ -204,6 +204,9 @@ def _judged(outcome: dict[str, Any], host: str, drafted: Mapping[str, DraftFile]
     ours = [change for change in changes if not (update and _not_ours(change, drafted.get(change["path"])))]
     unseen = [change for change in changes if change["path"] not in drafted]
     notes = [f"{change['target']}, outside of this import: {change['reason']}" for change in unseen]
+    waiting = [change for change in plan["changes"] if _cosmetic(change) and change["effect"] != Effect.WRITE]
+    if waiting:  # for the engine
+        notes.append(f"{host}: the plan knows nothing of services: {waiting[0]['reason'].rpartition('; ')[2]}")
     notes += [
         f"{action['service']} of {action['stack']} would be touched by the first reconciliation ({action['action']}): "
         f"{action['reason']}"
@@ -216,8 +219,8 @@ def _judged(outcome: dict[str, Any], host: str, drafted: Mapping[str, DraftFile]
 
 
 def _cosmetic(change: Mapping[str, Any]) -> bool:
-    """Whether a change is applied without asking, and no container can tell the difference."""
-    return bool(change["aspects"] == [Aspect.COSMETIC] and change["effect"] == Effect.WRITE)
+    """Whether no container can tell the difference."""
+    return bool(change["aspects"] == [Aspect.COSMETIC])
 
 
 def _not_ours(change: Mapping[str, Any], drafted: DraftFile | None) -> bool:

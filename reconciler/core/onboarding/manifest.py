@@ -137,8 +137,8 @@ def updated_example(text: str, draft: Draft) -> str:
     for file in draft.files:
         if file.change is not None and file.change.source != file.source:
             _rename(holders, file.change.source, file.source)
-        keys = file.keys if file.change is None and file.parser is not Parser.OPAQUE else ()
-        for name in (*keys, *(file.change.keys.added if file.change else ())):
+        known = file.keys if file.parser is not Parser.OPAQUE else ()
+        for name in known if file.change is None else [name for name in file.change.keys.added if name in known]:
             holders.setdefault(name, []).append(file.source)
         for name in file.change.keys.removed if file.change else ():
             holders[name] = [source for source in holders.get(name, ()) if source != file.source]
