@@ -75,6 +75,7 @@ def _draft_item(file: Data, directory: str, page: Page) -> Item:
     path = file["path"].removeprefix(f"{directory}/") if directory else file["path"]
     if file["change"] == "changed":
         keys = page.keys(file["changed_keys"]) or ["changed as a whole"]
+        keys += [f"{page.style('yellow', 'encrypted as a whole')}: {file['reason']}"] if file["reason"] else []
         return Item((path, *([f"in {file['source']}"] if file["source"] != path else [])), tuple(keys))
     cells = (path, file["format"], uses)
     details = [f"mode {file['mode']}, owner {owner}"]

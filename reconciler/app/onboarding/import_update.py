@@ -144,6 +144,12 @@ def follow_manifest(draft: Draft, git: EarlierManifest, hosts: Sequence[str], go
             change = SourceChange(target.source, SourceEdit.KEEP)
             files.append(replace(file, source=target.source, stack=target.stack, change=change))
     _require_one_content(files)
+    known = {stack.name for stack in stacks}
+    stacks += [
+        DraftStack(name, git.stacks[name].directory)
+        for name in dict.fromkeys(file.stack for file in files)
+        if name is not None and name not in known
+    ]
     removed = tuple(RemovedTarget(target.source, target.path) for target in gone)
     return replace(draft, update=True, stacks=tuple(stacks), files=tuple(files), removed=removed)
 
@@ -296,7 +302,7 @@ def _changed_whole(file: DraftFile, target: Outline, cipher: Ciphertext, text: S
     if target.ignore_keys:
         content = Secret(with_server_keys(content.reveal(), text.reveal(), target.parser, target.ignore_keys))
     edit = SourceEdit.WHOLE if cipher.format is Format.BINARY else SourceEdit.TEXT
-    return replace(_changed(file, target, edit, KeyChange(), content), format=cipher.format)
+    return replace(_changed(file, target, edit, KeyChange(), content), format=cipher.format, reason="")
 
 
 def _as_binary(file: DraftFile, target: Outline, text: Secret) -> DraftFile:

@@ -43,6 +43,9 @@ def updated_manifest(draft: Draft, git: EarlierManifest, contracts: Mapping[str,
         if file.source != target.source:
             edits.rename(path, file.source)
             path = (*path[:-1], file.source)
+            fields = edits.value(path)
+            if not isinstance(fields, str) and "path" not in (fields or {}):
+                edits.set_field(path, "path", target.source, "path")  # it was the source's name
         if target.encrypted is (file.format is Format.PLAIN):
             edits.set_field(path, "encrypted", file.format is not Format.PLAIN, "path")
     _add_new(edits, draft, git, contracts)

@@ -82,7 +82,7 @@ class YamlEdits:
             nested = [f"{' ' * (indent - 2)}{flow(parent_path[-1])}:", *lines(indent)]
             self.add(parent_path, {name: value}, lambda _: ["", *nested] if len(parent_path) == 1 else nested)
             return
-        if not isinstance(self._get(parent_path), dict):
+        if not isinstance(self.value(parent_path), dict):
             self._set(parent_path, {})
         self._mapping(parent_path)[name] = value
         if isinstance(parent, yaml.MappingNode) and parent.value and parent.flow_style:
@@ -98,7 +98,7 @@ class YamlEdits:
 
     def set_field(self, path: KeyPath, name: str, value: object, short: str) -> None:
         """Set a field of the mapping at ``path``, which may be absent, or short for one with the field ``short``."""
-        old = self._get(path)
+        old = self.value(path)
         if isinstance(old, dict) and name in old:
             node = self._node((*path, name))
             self._mapping(path)[name] = value
@@ -124,7 +124,8 @@ class YamlEdits:
 
     # --- the data ---
 
-    def _get(self, path: KeyPath) -> Any:
+    def value(self, path: KeyPath) -> Any:
+        """What the text says at the path, which must exist."""
         value: Any = self._data
         for name in path:
             value = value[name]
@@ -145,7 +146,7 @@ class YamlEdits:
         return True
 
     def _mapping(self, path: KeyPath) -> dict[str, Any]:
-        mapping = self._get(path)
+        mapping = self.value(path)
         assert isinstance(mapping, dict)
         return mapping
 
