@@ -526,8 +526,10 @@ def test_update_changes_one_key_and_keeps_what_was_tuned(importer: Importer) -> 
     importer.git("add", "--all")
     edited = importer.reconciler("edit", "production/api.env", EDITOR="sed -i s/the.api/ours/")
     assert edited.returncode == 0, edited.stdout
+    rotated = importer.reconciler("edit", "production/shared.env", EDITOR="sed -i s/info/warn/")
+    assert rotated.returncode == 0, rotated.stdout
     importer.git("add", "--all")
-    importer.git("commit", "--quiet", "--message", "Rename")
+    importer.git("commit", "--quiet", "--message", "Rename, and rotate what the server does not have yet")
     assert importer.imports("--update")["commit"] == ""  # nothing has changed on the server
 
     live = FILES["api.env"].replace("EMPTY=", "EMPTY=2") + "\n\n# the mail\nMAIL=1\nFEATURE_X=1\n"
@@ -537,6 +539,8 @@ def test_update_changes_one_key_and_keeps_what_was_tuned(importer: Importer) -> 
     assert done["exit_code"] == 0, done
     again = importer.imports("--update")
     assert (done["branch"], again["branch"]) == (BRANCH, f"{BRANCH}-2")
+    (note,) = (note for note in done["notes"] if "since the last import" in note)
+    assert "git has changed LOG_LEVEL" in note
     assert done["removed"] == [{"source": "token.txt", "path": str(importer.stack / "token.txt")}]
     changed = by_source(done)["api.env"]["changed_keys"]
     assert changed == {"added": ["MAIL"], "removed": ["OLD_KEY"], "changed": ["EMPTY"], "cosmetic": False}

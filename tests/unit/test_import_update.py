@@ -14,6 +14,7 @@ import yaml
 from reconciler.app.onboarding import import_update
 from reconciler.app.onboarding.import_files import read_earlier_manifest
 from reconciler.app.onboarding.import_sources import ImportSide
+from reconciler.app.onboarding.import_update import GitState
 from reconciler.app.onboarding.manifest_update import updated_contracts, updated_manifest
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, FoundProject, Inventory, Use, UsedFile
@@ -96,20 +97,29 @@ class Server:
 
 
 def update(
-    *servers: Server, side: str | None = SHOP, manifest: str = MANIFEST, exclude: tuple[str, ...] = (), **plain: Any
+    *servers: Server,
+    side: str | None = SHOP,
+    manifest: str = MANIFEST,
+    exclude: tuple[str, ...] = (),
+    base: tuple[str, dict[str, bytes]] | None = None,
 ) -> tuple[Draft, dict[str, Any]]:
-    """The draft of an update from machines web-1, web-2 …, and the manifest that it makes."""
+    """The draft of an update from machines web-1, web-2 …, and the manifest that it makes. ``base`` are the manifest
+    and the sources after the last import."""
+    keys: Any = PlainKeys()
     git = read_earlier_manifest(manifest.encode(), "environment.yaml")
+    then = None
+    if base:
+        then = GitState("production", read_earlier_manifest(base[0].encode(), "base"), base[1], keys)
+    state = GitState("production", git, SOURCES, keys, then)
     hosts = [f"web-{number}" for number in range(1, len(servers) + 1)]
     sides = [ImportSide(f"ssh://{host}", None, side) for host in hosts]
     sources = [ImportSource(host, server.inventory()) for host, server in zip(hosts, servers, strict=True)]
     machines: Any = servers
-    sources, gone = asyncio.run(import_update.add_managed_files(git, machines, sides, sources))
+    sources, gone = asyncio.run(import_update.add_managed_files(state, machines, sides, sources))
     uses = import_update.managed_uses(git)
-    draft = draft_environment("production", sources, exclude, PlainFiles(kept=git.plain, **plain), uses)
+    draft = draft_environment("production", sources, exclude, PlainFiles(kept=git.plain), uses)
     draft = import_update.follow_manifest(draft, git, hosts, gone)
-    keys: Any = PlainKeys()
-    draft = asyncio.run(import_update.compare_with_git(draft, import_update.GitState("production", git, SOURCES, keys)))
+    draft = asyncio.run(import_update.compare_with_git(draft, state))
     return draft, yaml.safe_load(updated_manifest(draft, git, {}, "environment.yaml"))
 
 
@@ -124,7 +134,7 @@ def targets(manifest: dict[str, Any], stack: str = "shop") -> dict[str, Any]:
 
 
 def test_what_means_the_same_is_as_git_has_it() -> None:
-    draft, manifest = update(Server())
+    draft, manifest = update(Server({**LIVE, f"{SHOP}/whole.env": b"W='1'\nTZ\n"}))
     assert (changed(draft), draft.removed, draft.changes) == ({}, (), False)
     assert manifest == yaml.safe_load(MANIFEST)
 
@@ -228,6 +238,42 @@ def test_a_mode_that_git_decided_stays_and_is_reported() -> None:
     assert not draft.changes
     assert [note for note in draft.notes if "mode 0600 (git: 0640), owner root (git: shop)" in note]
     assert manifest == yaml.safe_load(tuned)
+
+
+def test_what_only_git_has_changed_since_the_last_import_is_not_undone() -> None:
+    """A rotated value, a removed key and a new target that the server does not have yet; and an edit beside them."""
+    before = {
+        **SOURCES,
+        "renamed.env": b"# ours\nA=old\nB=2\nGONE=1\n",
+        "whole.env.bin": b"W=0\n",
+        "nginx.conf": b"x\n",
+    }
+    manifest = MANIFEST.replace("      extra.env:\n", "").replace("renamed.env: {path: api.env,", "api.env: {")
+    before["api.env"] = before.pop("renamed.env")
+    live = {
+        f"{SHOP}/api.env": b"A=old\nB=3\nGONE=1\n",
+        f"{SHOP}/whole.env": b"W=0\n",
+        f"{SHOP}/nginx.conf": b"x\n",
+        "/etc/motd": b"hello\n",
+    }
+    draft, written = update(Server(live), base=(manifest, before))
+    (file,) = changed(draft).values()
+    assert file.content == Secret(b"# ours\nA=1\nB=3\n")
+    assert file.change is not None
+    assert list(file.change.values) == ["B"]
+    notes = [note for note in draft.notes if "since the last import" in note]
+    assert [note.partition(" since")[0] for note in notes] == [
+        "production/renamed.env: git has changed A, GONE",
+        "production/nginx.conf: git has changed it",
+        "production/whole.env.bin: git has changed it",
+    ]
+    assert (draft.removed, written) == ((), yaml.safe_load(MANIFEST))
+
+
+def test_a_value_that_both_have_changed_is_the_servers() -> None:
+    base = (MANIFEST, {**SOURCES, "renamed.env": b"A=0\nB=2\n"})
+    draft, _ = update(Server({**LIVE, f"{SHOP}/api.env": b"A=9\nB=2\n"}), base=base)
+    assert changed(draft)["renamed.env"].content == Secret(b"# ours\nA=9\nB=2\n")
 
 
 CONTRACT = b"required:\n  - A\n  - B\nproperties:\n  A: {}\n  B: {minLength: 1}\n"

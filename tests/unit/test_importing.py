@@ -171,6 +171,13 @@ def test_a_first_contract_knows_secrets_by_their_names() -> None:
     }
 
 
+def test_a_comment_of_another_language_is_explained() -> None:
+    (entry,) = draft([project(used(f"{SHOP}/api.env", data=b"// production\nMODE = 'x'\n"))]).files
+    assert (entry.format, entry.parser) == (Format.BINARY, Parser.OPAQUE)
+    assert "line 1" in entry.reason
+    assert "begin a comment with #" in entry.reason
+
+
 NGINX, REDIS = f"{SHOP}/nginx.conf", f"{SHOP}/redis.conf"
 
 

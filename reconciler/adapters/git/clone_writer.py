@@ -52,6 +52,14 @@ class CloneWriter:
         done = await self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
         return done.stdout.decode().strip() or None
 
+    async def latest_with(self, line: str, head: str | None) -> str | None:
+        """The latest commit up to ``head`` with this line in its message."""
+        if head is None:
+            return None
+        pattern = f"--grep=^{re.escape(line)}$"
+        done = await self._ask("log", "-1", "--format=%H", "--extended-regexp", pattern, head)
+        return done.stdout.decode().strip() or None
+
     async def origin(self) -> str:
         """The URL of the remote ``origin`` in the form of the server configuration, "" where none fits."""
         url = (await self._ask("config", "--get", "remote.origin.url")).stdout.decode(errors="replace").strip()

@@ -177,7 +177,13 @@ def commit_message(draft: Draft, sides: Sequence[str]) -> str:
     lines += [f"{target.source}: removed, {target.path} is gone" for target in draft.removed]
     verb = "Update" if draft.update else "Import"
     head = f"{verb} {draft.environment} from {listed(list(sides))}"
-    return f"{printable(head)}\n\n" + "\n".join(map(printable, lines)) + "\n"
+    body = "".join(f"{printable(line)}\n" for line in lines)
+    return f"{printable(head)}\n\n{body}\n{import_trailer(draft.environment)}\n"
+
+
+def import_trailer(environment: str) -> str:
+    """The line by which the next update finds the commit."""
+    return f"Reconciler-Import: {environment}"
 
 
 def _described(file: DraftFile) -> str:

@@ -117,19 +117,31 @@ async def _draft(
 ) -> Draft:
     """What to import; of an environment that git has, what the machines have changed. Raises RefusedError."""
     earlier = repository.earlier
+    git = await _git_state(repository)
     async with _machines(sides) as machines:
         sources = await read_sources(machines, sides, hosts, progress)
-        sources, gone = await import_update.add_managed_files(earlier, machines, sides, sources)
+        sources, gone = await import_update.add_managed_files(git, machines, sides, sources)
     plain, managed = PlainFiles(request.plain, earlier.plain), import_update.managed_uses(earlier)
     draft = draft_environment(request.environment, sources, request.exclude, plain, managed, exact=request.exact)
     if not draft.files:
         raise _nothing(draft, sources)
     if not earlier.targets:
         return draft
-    below = f"{request.environment}/"
-    files = {name.removeprefix(below): data for name, data in repository.tree.files.items() if name.startswith(below)}
-    git = import_update.GitState(request.environment, earlier, files, repository.key)
     return await import_update.compare_with_git(import_update.follow_manifest(draft, earlier, hosts, gone), git)
+
+
+async def _git_state(repository: ImportRepository) -> import_update.GitState:
+    """What git has of the environment, and what it had after the last import."""
+    environment, key, base = repository.environment, repository.key, None
+    trailer = import_files.import_trailer(environment)
+    commit = await repository.git.latest_with(trailer, repository.head) if repository.earlier.targets else None
+    if commit is not None:
+        (tree,) = await clone.Clone(repository.top).trees([commit], repository.directory)
+        manifest = tree.files.get(f"{environment}/{MANIFEST}", b"")
+        with contextlib.suppress(RefusedError):
+            then = import_files.read_earlier_manifest(manifest, commit)
+            base = import_update.GitState(environment, then, tree.inside(environment), key)
+    return import_update.GitState(environment, repository.earlier, repository.tree.inside(environment), key, base)
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ such as another server, stays as it is.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,12 @@ from reconciler.app.onboarding.import_sources import ImportSide
 from reconciler.app.wiring.clone import Keys
 from reconciler.core.decide.guards import is_below
 from reconciler.core.dotenv.grammar import EnvFileError
-from reconciler.core.dotenv.ignored_keys import with_server_keys
-from reconciler.core.errors import LiveFileError, RefusedError
+from reconciler.core.dotenv.ignored_keys import exactly, with_server_keys
+from reconciler.core.errors import DecryptFailedError, KeyUnavailableError, LiveFileError, RefusedError, SourceError
 from reconciler.core.inventory import FoundFile, Use
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Format, Parser
-from reconciler.core.onboarding.source_merge import merge_source, variables_changed
+from reconciler.core.onboarding.source_merge import merge_source, pending_keys, variables_changed
 from reconciler.core.onboarding.source_names import BINARY_SUFFIX, binary_name, free_name
 from reconciler.core.onboarding.types import (
     Draft,
@@ -42,27 +43,50 @@ from reconciler.core.text import listed
 
 @dataclass(frozen=True, slots=True)
 class GitState:
-    """What git has of the environment: the manifest, and its sources by their name there."""
+    """What git has of the environment: the manifest, and its sources by their name there. ``base`` is what it had after
+    the last import; None if there was none."""
 
     environment: str
     manifest: EarlierManifest
     sources: Mapping[str, bytes]
     keys: Keys
+    base: GitState | None = None
 
     def name(self, source: str) -> str:
         return f"{self.environment}/{source}"
+
+    async def text(self, target: Outline) -> Secret | None:
+        """What the source of a target holds; None if it does not exist. Raises as decrypting does."""
+        data = self.sources.get(target.source)
+        if data is None or not target.encrypted:
+            return None if data is None else Secret(data)
+        return await self.keys.decrypt(self.name(target.source), data, target.parser)
+
+    async def before(self, target: Outline) -> Secret | None:
+        """What the last import had for the live file of a target; None if that is unknown."""
+        if self.base is None:
+            return None
+        earlier = next((entry for entry in self.base.manifest.targets if _is_same_file(entry, target)), None)
+        with contextlib.suppress(SourceError, KeyUnavailableError, DecryptFailedError):
+            return await self.base.text(earlier) if earlier else None
+        return None
+
+
+def _is_same_file(left: Outline, right: Outline) -> bool:
+    return left.path == right.path and set(left.hosts) == set(right.hosts)
 
 
 # --- the servers ---
 
 
 async def add_managed_files(
-    git: EarlierManifest, machines: Sequence[Machine], sides: Sequence[ImportSide], sources: Sequence[ImportSource]
+    state: GitState, machines: Sequence[Machine], sides: Sequence[ImportSide], sources: Sequence[ImportSource]
 ) -> tuple[list[ImportSource], tuple[Outline, ...]]:
     """The inventories with the live files of targets that no project names; and the targets whose file is gone.
 
-    Targets of other machines and directories are in neither.
+    Targets of other machines and directories are in neither, nor are those that git has got since the last import.
     """
+    git, base = state.manifest, state.base
     extended = []
     present: set[Outline] = set()
     absent: dict[Outline, None] = {}
@@ -89,7 +113,10 @@ async def add_managed_files(
                 present.add(target)
         inventory = replace(source.inventory, loose=(*source.inventory.loose, *files))
         extended.append(replace(source, inventory=inventory, left_out={**source.left_out, **left_out}))
-    return extended, tuple(target for target in absent if target not in present)
+    gone = [target for target in absent if target not in present]
+    if base is not None:
+        gone = [target for target in gone if any(_is_same_file(target, earlier) for earlier in base.manifest.targets)]
+    return extended, tuple(gone)
 
 
 def managed_uses(git: EarlierManifest) -> dict[str, tuple[Use, ...]]:
@@ -227,46 +254,82 @@ async def compare_with_git(draft: Draft, git: GitState) -> Draft:
 
 
 async def _compared(file: DraftFile, target: Outline, git: GitState) -> tuple[DraftFile, list[str]]:
-    data, live = git.sources.get(target.source), file.file.data
+    live = file.file.data
     file = replace(file, parser=target.parser, rewritings=())
-    if data is None:
+    text = await git.text(target)
+    if text is None:
         return _changed(file, target, SourceEdit.WHOLE, KeyChange(), file.content), []
-    if not target.encrypted:
-        return _compared_plain(file, target, data)
-    name = git.name(target.source)
-    cipher = git.keys.read(name, data, target.parser)
-    text = await git.keys.decrypt(name, data, target.parser)
+    before = await git.before(target)
+    file_format = Format.PLAIN
+    if target.encrypted:
+        cipher = git.keys.read(git.name(target.source), git.sources[target.source], target.parser)
+        file_format = cipher.format
     if text == live or _has_same_variables(text, live, target):
-        return _kept(file, cipher.format, text), []
+        return _kept(file, file_format, text), []
+    if before is not None and (before == live or _has_same_variables(before, live, target)):
+        names = _differing(text, live, target) if file_format is Format.DOTENV else ()
+        return _pending(_kept(file, file_format, text), ("*",)), [_pending_note(target, git, names)]
+    if not target.encrypted:
+        return _changed_plain(file, target)
     if cipher.output is not Format.DOTENV:
         return _changed_whole(file, target, cipher, text), []
     if file.format is not Format.DOTENV:
         return _as_binary(file, target, text), []
     try:
-        reader = Parser.COMPOSE if target.parser is Parser.OPAQUE else target.parser
-        merged = merge_source(text.reveal(), file.content.reveal(), reader, target.ignore_keys)
+        return _merged(file, target, cipher, text, before, git)
     except (UnfitError, EnvFileError) as error:
         return _as_binary(replace(file, reason=str(error)), target, text), []
-    notes = []
+
+
+def _merged(
+    file: DraftFile, target: Outline, cipher: Ciphertext, text: Secret, before: Secret | None, git: GitState
+) -> tuple[DraftFile, list[str]]:
+    """A dotenv source with the keys that the server has changed. Raises UnfitError, EnvFileError."""
+    reader = Parser.COMPOSE if target.parser is Parser.OPAQUE else target.parser
+    ours, theirs, ignored, notes = text.reveal(), file.content.reveal(), target.ignore_keys, []
+    names = pending_keys(ours, theirs, before.reveal(), reader, ignored) if before is not None else ()
+    if names:
+        notes.append(_pending_note(target, git, names))
+    pending = tuple(map(exactly, names))
+    merged = merge_source(ours, theirs, reader, (*ignored, *pending))
     if merged.comments:
-        ours = f"{git.name(target.source)} keeps git's comments"
-        notes.append(f"{ours}; lines of comments in {file.file.path} that git does not have: {merged.comments}")
+        notes.append(
+            f"{git.name(target.source)} keeps git's comments; lines of comments in {file.file.path} that git does not "
+            f"have: {merged.comments}"
+        )
     edit = SourceEdit.TEXT if merged.edits is None else SourceEdit.KEYS if merged.edits else SourceEdit.KEEP
     if cipher.format is not Format.DOTENV:  # a JSON or YAML store of lines
         edit = SourceEdit.WHOLE
-    changed = _changed(file, target, edit, merged.keys, merged.content)
-    assert changed.change is not None
-    change = replace(changed.change, values=merged.edits or {})
-    return replace(changed, format=Format.DOTENV, reason="", change=change), notes
+    change = SourceChange(target.source, edit, merged.keys, merged.edits or {}, pending)
+    merged_file = replace(file, source=target.source, normal=merged.content, change=change)
+    return replace(merged_file, format=Format.DOTENV, reason=""), notes
+
+
+def _pending_note(target: Outline, git: GitState, names: Sequence[str] | None) -> str:
+    changes = listed(names) if names else "it"
+    return (
+        f"{git.name(target.source)}: git has changed {changes} since the last import, and {target.path} has not: "
+        "git's stays"
+    )
+
+
+def _pending(file: DraftFile, patterns: tuple[str, ...]) -> DraftFile:
+    assert file.change is not None
+    return replace(file, change=replace(file.change, pending=patterns))
 
 
 def _has_same_variables(git: Secret, live: Secret, target: Outline) -> bool:
+    return _differing(git, live, target) == ()
+
+
+def _differing(git: Secret, live: Secret, target: Outline) -> tuple[str, ...] | None:
+    """The keys that differ for a container; None where they cannot be read."""
     if target.parser is Parser.OPAQUE:
-        return False
+        return None
     try:
-        return variables_changed(git.reveal(), live.reveal(), target.parser, target.ignore_keys).empty
+        return variables_changed(git.reveal(), live.reveal(), target.parser, target.ignore_keys).names
     except EnvFileError:
-        return False
+        return None
 
 
 def _kept(file: DraftFile, file_format: Format, text: Secret) -> DraftFile:
@@ -280,11 +343,8 @@ def _changed(
     return replace(file, source=source or target.source, normal=content, change=change)
 
 
-def _compared_plain(file: DraftFile, target: Outline, data: bytes) -> tuple[DraftFile, list[str]]:
-    """A file that git has in plain text stays so, unless it changed and may hold a secret now."""
-    text = Secret(data)
-    if text == file.file.data or _has_same_variables(text, file.file.data, target):
-        return _kept(file, Format.PLAIN, text), []
+def _changed_plain(file: DraftFile, target: Outline) -> tuple[DraftFile, list[str]]:
+    """A file that git has in plain text stays so, unless it may hold a secret now."""
     if file.format is Format.PLAIN:
         return _changed(file, target, SourceEdit.WHOLE, KeyChange(), file.file.data), []
     reason = f" ({file.reason})" if file.reason else ""

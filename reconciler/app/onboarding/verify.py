@@ -7,7 +7,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
@@ -151,7 +151,8 @@ def _difference(target: Target, desired: Secret, live: FoundFile | None, drafted
     rewritten = drafted is not None and drafted.normal == desired and drafted.file.data == live.data
     if live.data != desired and not rewritten:
         return f"{target.id}: {target.path} has changed since it was read"
-    if rewritten and not _means_the_same(target, desired, live.data):
+    pending = drafted.change.pending if drafted is not None and drafted.change is not None else ()
+    if rewritten and not _means_the_same(target, desired, live.data, pending):
         return f"{target.id}: {target.path} has other variables than the commit"
     if drafted is not None and drafted.change is not None:
         return ""  # of mode and owner, the manifest was right before
@@ -166,10 +167,11 @@ def _difference(target: Target, desired: Secret, live: FoundFile | None, drafted
     return ""
 
 
-def _means_the_same(target: Target, desired: Secret, live: Secret) -> bool:
+def _means_the_same(target: Target, desired: Secret, live: Secret, pending: Sequence[str]) -> bool:
+    """Whether a container gets the same variables but for those that wait for a server to get them."""
     if target.parser is Parser.OPAQUE:
-        return desired == live
-    return variables_changed(live.reveal(), desired.reveal(), target.parser, target.ignore_keys).empty
+        return desired == live or bool(pending)
+    return variables_changed(live.reveal(), desired.reveal(), target.parser, (*target.ignore_keys, *pending)).empty
 
 
 # --- the plan ---
@@ -227,4 +229,6 @@ def _not_ours(change: Mapping[str, Any], drafted: DraftFile | None) -> bool:
     """Whether an update has left the difference as it was."""
     if drafted is None:
         return True
-    return drafted.change is not None and set(change["aspects"]) <= {Aspect.MODE, Aspect.OWNER, Aspect.COSMETIC}
+    if drafted.change is None:
+        return False
+    return bool(drafted.change.pending) or set(change["aspects"]) <= {Aspect.MODE, Aspect.OWNER, Aspect.COSMETIC}

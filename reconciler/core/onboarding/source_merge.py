@@ -42,6 +42,18 @@ def variables_changed(git: bytes, live: bytes, parser: Parser, ignore_keys: Coll
     return key_diff(ours, theirs, parser=parser)
 
 
+def pending_keys(
+    git: bytes, live: bytes, base: bytes, parser: Parser, ignore_keys: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The keys that only git has changed since ``base``, which both had: the server does not have the change yet.
+
+    Raises EnvFileError if one of them is refused.
+    """
+    differing = variables_changed(git, live, parser, ignore_keys)
+    edited = variables_changed(base, live, parser, ignore_keys)
+    return tuple(name for name in differing.names if name not in edited.names)
+
+
 def merge_source(git: bytes, live: bytes, parser: Parser, ignore_keys: Collection[str] = ()) -> MergedSource:
     """Given git's content and the live file in its normal form, return the content for git.
 

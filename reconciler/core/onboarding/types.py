@@ -43,12 +43,14 @@ class SourceEdit(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class SourceChange:
     """What an update does to the source that git has for a file, which it calls ``source``. ``keys`` are none for a
-    file that changes as a whole; ``values`` are those that sops sets (None: removes) by label."""
+    file that changes as a whole; ``values`` are those that sops sets (None: removes) by label. ``pending`` are patterns
+    of the keys that git has changed and the server does not have yet: git's value stays."""
 
     source: str
     edit: SourceEdit
     keys: KeyChange = field(default_factory=KeyChange)
     values: Mapping[str, Secret | None] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
