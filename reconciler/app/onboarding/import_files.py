@@ -160,7 +160,7 @@ def read_earlier_manifest(text: bytes, where: str) -> EarlierManifest:
             defaults = document.data.get("defaults") or {}
             checks = frozenset(filter(None, (fields.check for fields in _all_fields(written))))
             return EarlierManifest(text.decode(), tuple(outlines(written)), written.stacks, defaults, checks)
-    hint = "Fix what `reconciler check` reports first: --update keeps some of its settings"
+    hint = "Fix what `reconciler check` reports first: --update edits it"
     raise RefusedError("cannot be read", where=where, hint=hint)
 
 

@@ -122,7 +122,7 @@ def _require_new(tree: Tree, environment: str, request: ImportRequest) -> None:
     existing = [path for path in tree.below(request.environment) if path != manifest]
     if request.update or (not existing and tree.files.get(manifest, b"") in (b"", EMPTY_MANIFEST.encode())):
         return
-    hint = "Choose another name, or replace it with --update (on a branch; git's history keeps the old version)"
+    hint = "Choose another name, or bring what the server changed into it with --update"
     raise RefusedError(f"the environment {request.environment} exists already", where=environment, hint=hint)
 
 
