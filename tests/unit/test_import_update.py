@@ -60,12 +60,18 @@ LIVE = {
 }
 
 
+@dataclass
 class PlainKeys:
     """Stands for a key: every source says what it holds."""
 
+    lost: bool = False
+
     def read(self, name: str, data: bytes, parser: Parser) -> Any:
         kind = Format.DOTENV if name.endswith(".env") else Format.BINARY
-        return SimpleNamespace(format=kind, output=kind)
+        return SimpleNamespace(format=kind, output=kind, metadata=SimpleNamespace(age=()))
+
+    def opens(self, recipients: object) -> bool:
+        return not self.lost
 
     async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         return Secret(data)
@@ -102,10 +108,11 @@ def update(
     manifest: str = MANIFEST,
     exclude: tuple[str, ...] = (),
     base: tuple[str, dict[str, bytes]] | None = None,
+    lost: bool = False,
 ) -> tuple[Draft, dict[str, Any]]:
     """The draft of an update from machines web-1, web-2 …, and the manifest that it makes. ``base`` are the manifest
     and the sources after the last import."""
-    keys: Any = PlainKeys()
+    keys: Any = PlainKeys(lost)
     git = read_earlier_manifest(manifest.encode(), "environment.yaml")
     then = None
     if base:
@@ -274,6 +281,16 @@ def test_a_value_that_both_have_changed_is_the_servers() -> None:
     base = (MANIFEST, {**SOURCES, "renamed.env": b"A=0\nB=2\n"})
     draft, _ = update(Server({**LIVE, f"{SHOP}/api.env": b"A=9\nB=2\n"}), base=base)
     assert changed(draft)["renamed.env"].content == Secret(b"# ours\nA=9\nB=2\n")
+
+
+def test_with_a_new_key_every_encrypted_source_is_written_again() -> None:
+    draft, manifest = update(Server(), lost=True)
+    assert {source: file.content for source, file in changed(draft).items()} == {
+        "renamed.env": Secret(b"B=2\n#\nA=1\n"),
+        "extra.env": Secret(b"E=1\n"),
+        "whole.env.bin": Secret(b"W=1\n\nTZ\n"),
+    }
+    assert manifest == yaml.safe_load(MANIFEST)
 
 
 CONTRACT = b"required:\n  - A\n  - B\nproperties:\n  A: {}\n  B: {minLength: 1}\n"

@@ -256,14 +256,17 @@ async def compare_with_git(draft: Draft, git: GitState) -> Draft:
 async def _compared(file: DraftFile, target: Outline, git: GitState) -> tuple[DraftFile, list[str]]:
     live = file.file.data
     file = replace(file, parser=target.parser, rewritings=())
+    data, file_format = git.sources.get(target.source), Format.PLAIN
+    if data is not None and target.encrypted:
+        cipher = git.keys.read(git.name(target.source), data, target.parser)
+        file_format = cipher.format
+        if not git.keys.opens(cipher.metadata.age):
+            note = f"{git.name(target.source)}: the key does not open it, so it is encrypted again as a whole"
+            return _rewritten(file, target), [note]
     text = await git.text(target)
     if text is None:
-        return _changed(file, target, SourceEdit.WHOLE, KeyChange(), file.content), []
+        return _rewritten(file, target), []
     before = await git.before(target)
-    file_format = Format.PLAIN
-    if target.encrypted:
-        cipher = git.keys.read(git.name(target.source), git.sources[target.source], target.parser)
-        file_format = cipher.format
     if text == live or _has_same_variables(text, live, target):
         return _kept(file, file_format, text), []
     if before is not None and (before == live or _has_same_variables(before, live, target)):
@@ -279,6 +282,12 @@ async def _compared(file: DraftFile, target: Outline, git: GitState) -> tuple[Dr
         return _merged(file, target, cipher, text, before, git)
     except (UnfitError, EnvFileError) as error:
         return _as_binary(replace(file, reason=str(error)), target, text), []
+
+
+def _rewritten(file: DraftFile, target: Outline) -> DraftFile:
+    """A source of which nothing is known: git gets what a first import would write."""
+    source = binary_name(target.source) if file.format is Format.BINARY else target.source
+    return _changed(file, target, SourceEdit.WHOLE, KeyChange(), file.content, source)
 
 
 def _merged(
