@@ -893,6 +893,12 @@ def test_two_servers_that_are_alike_are_one_stack(importer: Importer, machines: 
     assert done["exit_code"] == 0, done
     assert list(importer.manifest()["stacks"]) == ["shop"]
     assert done["verification"]["compared"] == 2 * len(FILES)
+    importer.git("merge", "--quiet", BRANCH)
+    importer.write({"config/common.env": FILES["config/common.env"].replace("info", "debug")})
+    done = importer.imports(*sides, "--update")
+    assert done["exit_code"] == 0, done
+    assert done["written"] == ["envs/production/common.env"]
+    assert by_source(done)["common.env"]["changed_keys"]["changed"] == ["LOG_LEVEL"]
 
 
 @pytest.mark.sshd
