@@ -70,7 +70,7 @@ format: venv  ## fix and format the code
 	@$(VENV)/bin/ruff format .
 
 .PHONY: dist
-dist: venv  ## build sdist and wheel into dist/: the same bytes from the same files
+dist: venv  ## build sdist and wheel into dist/, the same bytes from the same files
 	@rm -rf dist
 	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1577836800)} \
 		$(VENV)/bin/python -m hatchling build --directory dist
