@@ -1,4 +1,5 @@
-"""Carries out operator requests: pin an earlier revision, unpin, pause, resume, retry, accept a rewritten branch."""
+"""Carries out operator requests: pin an earlier revision, unpin, pause, resume, retry, forget a target, accept a
+rewritten branch."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git, read_manifest
+from reconciler.engine.orphans import forget
 from reconciler.engine.target_revision import accept, ask_git
 from reconciler.engine.transaction import newest_good
 
@@ -38,6 +40,9 @@ async def carry_out(ports: Ports, environment: str, request: OperatorRequest, an
             changed = await _retried(ports, record)
         case RequestKind.ACCEPT_REWRITE:
             await _accept_rewrite(ports, environment, answer or await ask_git(ports, [environment]))
+            return
+        case RequestKind.FORGET:
+            await forget(ports, environment, request, answer)
             return
         case RequestKind.PLAN:  # changes nothing: see reconcile.py
             return
