@@ -17,7 +17,8 @@ Data = Mapping[str, Any]
 
 # What the state and the keys of a change say already (see core/decide/classify.py).
 _SAID = re.compile(
-    r"in sync|new target|git has (new content|another .*)|a different file is already there.*|the target left git.*|"
+    r"in sync|new target|git has (new content|another .*|the variables of the live file in another form)|"
+    r"a different file is already there.*|the target left git.*|"
     r"the live file (was changed by hand|is gone)|the .* of the live file was changed by hand|"
     r"git (and the live file both changed|has new content and the live file is gone)|"
     r".* (was|were) changed by hand( at \S+ \S+)?|.* (has a pending change|have pending changes) from git|"
@@ -38,6 +39,14 @@ class Tense(Enum):
     DONE = 1
     ROLLED_BACK = 2
     BROKEN_OFF = 3
+
+
+_GOES = {
+    Tense.FUTURE: "will be deleted",
+    Tense.DONE: "was deleted",
+    Tense.ROLLED_BACK: "was restored",
+    Tense.BROKEN_OFF: "was to be deleted",
+}
 
 
 class Said:
@@ -138,6 +147,8 @@ def _with_origin(change: Data, cause: str) -> str:
 def _cause(kind: str, aspects: Sequence[str]) -> str:
     edited = "deleted on the server" if "missing" in aspects else "edited on the server"
     edited = "restored from a backup" if "restored" in aspects else edited
+    if kind == "conflict" and "cosmetic" in aspects:
+        return "in another form in git"
     metadata = " and ".join(aspect for aspect in aspects if aspect in ("mode", "owner"))
     if metadata and not {"content", "cosmetic", "missing"} & set(aspects):
         by = edited if "restored" in aspects else "changed on the server"
@@ -169,7 +180,7 @@ def change_items(page: Page, changes: Sequence[Data], tense: Tense, said: Said, 
         item = change_item(page, change, tense, said, paused)
         if orphan := orphans.get(change["target"]):
             rest = said.unsaid(_rest(orphan, False), remember=False)
-            gone = f"the old live file {orphan['path']}: {_verb('delete', tense)}, after a backup"
+            gone = f"the old live file {orphan['path']} {_GOES[tense]}, after a backup"
             fate = gone if verb_of(orphan) else f"the old live file {rest}"
             item = Item(item.cells, (*item.details, fate))
         yield item

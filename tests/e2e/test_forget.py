@@ -131,6 +131,76 @@ def test_a_path_that_another_environment_has_now_is_no_orphan(left: Server) -> N
     assert [change["sync"] for change in staging["after"]["changes"]] == ["in_sync"]
 
 
+# --- renamed ---
+
+NINE = b"".join(b"KEY_%d=value\n" % number for number in range(9))
+
+
+def plan(server: Server) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The plan as text, and its changes by live path."""
+    (outcome,) = server.json("plan")
+    return server.cli("plan").stdout, {change["path"]: change for change in outcome["plan"]["changes"]}
+
+
+@pytest.mark.parametrize("more", [b"", b"KEY_3=other\n"], ids=["as it was", "with one key changed"])
+def test_a_renamed_target_is_one_block_with_what_becomes_of_its_old_live_file(server: Server, more: bytes) -> None:
+    server.commit({"main.env": NINE}, server.plain(["main.env"]))
+    server.sync()
+    new = NINE.replace(b"KEY_3=value\n", more) if more else NINE
+    server.commit({"main.env": None, "mail.env": new}, server.plain(["mail.env"]))
+
+    text, changes = plan(server)
+    assert "production/mail.env   pending (renamed from main.env)   will create" in text
+    assert f"the old live file {server.app}/main.env stays. `reconciler forget production/main.env` ends this" in text
+    assert "production/main.env   " not in text
+    assert "KEY_1" not in text
+    keys = changes[str(server.app / "mail.env")]["keys"]
+    assert keys == {"added": [], "removed": [], "changed": ["KEY_3"] if more else []}
+    assert changes[str(server.app / "main.env")]["moved_to"] == "production/mail.env"
+
+    assert server.sync()["result"] == "applied"
+    assert server.json("history")[0]["changes"][0]["renamed_from"] == "main.env"
+    assert server.live("mail.env") == new
+    assert server.json("forget", "production/main.env", "--delete")[0]["result"] == "applied"
+    assert not (server.app / "main.env").exists()
+
+
+def test_a_renamed_target_with_prune_says_that_its_old_live_file_goes(server: Server) -> None:
+    server.commit({"main.env": NINE}, server.plain({"main.env": {"prune": True}}))
+    server.sync()
+    server.commit({"main.env": None, "mail.env": NINE}, server.plain(["mail.env"]))
+    text, _ = plan(server)
+    assert f"the old live file {server.app}/main.env will be deleted, after a backup" in text
+
+
+def test_a_renamed_source_touches_nothing_and_is_one_line(server: Server) -> None:
+    server.commit({"main.env": NINE}, server.plain({"main.env": "live.env"}))
+    server.sync()
+    server.commit({"main.env": None, "mail.env": NINE}, server.plain({"mail.env": "live.env"}))
+    text, _ = plan(server)
+    assert "production/mail.env   in sync (renamed from main.env)\n" in text
+    assert "KEY" not in text
+    assert server.sync()["result"] == "in_sync"
+    assert "renamed" not in plan(server)[0]
+    assert orphans(server) == {}
+
+    server.commit({"mail.env": None, "post.env": NINE + b"ONE=1\n"}, server.plain({"post.env": "live.env"}))
+    text, _ = plan(server)
+    assert "production/post.env   pending (changed in git, renamed from mail.env)   will update\n    + ONE\n" in text
+
+
+def test_a_new_target_that_shares_little_with_an_orphan_is_no_rename(server: Server) -> None:
+    server.commit({"main.env": NINE}, server.plain(["main.env"]))
+    server.sync()
+    server.commit({"main.env": None, "mail.env": b"A=1\nB=2\n"}, server.plain(["mail.env"]))
+    text, changes = plan(server)
+    assert "renamed" not in text
+    assert changes[str(server.app / "mail.env")]["keys"]["added"] == ["A", "B"]
+
+
+# --- with services ---
+
+
 @pytest.mark.docker
 def test_a_file_that_a_service_still_uses_is_not_deleted(
     stack_server: Callable[..., tuple[Server, ComposeProject]],

@@ -66,6 +66,8 @@ def with_keys(change: Change, keys: KeyChange) -> Change:
     if change.effect is Effect.HOLD:
         reason = "the live file has the same variables as git; it is rewritten, the old one is in the backup"
         change = replace(change, effect=Effect.WRITE, reason=reason)
+    elif change.kind is Kind.CONFLICT:  # such as a hand edit that was adopted
+        change = replace(change, reason="git has the variables of the live file in another form")
     return replace(
         change,
         keys=keys,
