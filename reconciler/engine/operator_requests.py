@@ -85,7 +85,7 @@ async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord
     the desired revision."""
     run = ports.store.unfinished(record.name)
     if run is not None and run.rolling_back:
-        hint = "It continues by itself; `reconciler status` shows what it waits for"
+        hint = "The next reconciliation continues that; `reconciler status` shows what it waits for"
         raise RefusedError(f"revision {run.revision.short} is being rolled back", where=record.name, hint=hint)
     if not record.stopped:
         return record.trusting(record.desired) if record.desired else record
