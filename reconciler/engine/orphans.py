@@ -48,7 +48,7 @@ async def forget(ports: Ports, environment: str, request: OperatorRequest, answe
 async def _orphans(ports: Ports, environment: str, revision: Revision, name: str) -> Sequence[Target]:
     manifest = await read_manifest(ports, environment, revision)
     orphans = orphans_of(manifest, ports.store.applied(environment))
-    targets = [target for target in orphans if name in (target.id, f"{environment}/{target.path}")]
+    targets = [target for target in orphans if target.id == name]
     if targets:
         return targets
     if name in {target.id for target in manifest.targets}:
@@ -56,6 +56,16 @@ async def _orphans(ports: Ports, environment: str, revision: Revision, name: str
         raise RefusedError(f"it is still a target at revision {revision.short}", where=name, hint=hint)
     known = ", ".join(sorted(target.id for target in orphans)) or "nothing"
     raise RefusedError("nothing is left of a target of that name", where=name, hint=f"Left on the server: {known}")
+
+
+def require_deletable(plan: Plan, request: OperatorRequest | None) -> None:
+    """Raise RefusedError where the request is to delete what may not be written now: it is not kept for later."""
+    if request is None or not request.delete:
+        return
+    for change in plan.held:
+        if change.kind in LEFT_GIT and change.target.id == request.scope:
+            problem = f"not deleted: {change.reason.partition('; ')[2]}"
+            raise RefusedError(problem, where=change.target.id, hint="Nothing was changed: ask again then")
 
 
 def sentence_of(request: OperatorRequest) -> str:

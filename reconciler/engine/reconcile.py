@@ -38,6 +38,7 @@ from reconciler.engine.observe import (
     require_unmoved,
 )
 from reconciler.engine.operator_requests import carry_out, named_revision
+from reconciler.engine.orphans import require_deletable
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, prepare
 from reconciler.engine.recover import give_up, recover
@@ -165,7 +166,9 @@ class _Reconciliation:
         except ReconcilerError as error:
             self.looked |= isinstance(error, HostUnreachableError)
             result = Result.STALLED if error.blames_revision else Result.FAILED
-            return Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
+            refused = isinstance(error, RefusedError) and self.request.asks(RequestKind.FORGET)
+            outcome = Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
+            return replace(outcome, refused=refused)
         return outcome
 
     async def look_at_services(self) -> None:
@@ -209,6 +212,7 @@ class _Reconciliation:
                 desired = await self._load_desired(revision, plaintexts)
             with phase(ports, Phase.OBSERVE, "comparing the live files"):
                 snapshot, prepared = await self._observe_and_plan(desired, plaintexts, unfinished)
+            require_deletable(prepared.plan, request.operator)
             ports.metrics.observed(prepared.plan, ports.clock.now())
             if request.dry_run:
                 return _preview(prepared)
@@ -398,7 +402,8 @@ class _Reconciliation:
             prepared.check()
         except ReconcilerError as error:
             if self.request.asks(RequestKind.FORGET):  # it is the request that is refused, not the revision
-                raise RefusedError(error.what, where=error.where, hint=error.hint) from None
+                hint = "Nothing was deleted: remove what still needs the file first"
+                raise RefusedError(error.what, where=error.where, hint=hint) from None
             self.memory.fail(prepared.plan.revision, error, self.ports.clock.monotonic())
             self.memory.desired = None
             raise

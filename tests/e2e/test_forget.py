@@ -70,6 +70,13 @@ def test_an_orphan_is_shown_and_holds_nothing_until_it_is_forgotten(left: Server
 def test_forget_with_delete_takes_a_backup_first(left: Server, daemon: Daemon) -> None:
     eventually(lambda: orphans(left))
     (left.app / "old.env").write_bytes(b"O=by hand\n")
+    left.cli("pause", "--all", "--reason", "an incident")
+    refused = left.cli("forget", ORPHAN, "--delete")
+    assert refused.returncode == 1
+    assert f"{ORPHAN}: not deleted: paused until" in refused.stdout
+    assert left.live("old.env") == b"O=by hand\n"
+    assert left.json("status")["environments"][0]["result"] == "in_sync"  # a request that is refused changes nothing
+    left.cli("resume", "--all")
 
     (answer,) = left.json("forget", ORPHAN, "--delete", "--reason", "the worker is gone")
 

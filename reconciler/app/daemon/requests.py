@@ -61,7 +61,7 @@ def _answer(built: Runtime, request: Request, outcome: Outcome) -> dict[str, Any
     if kind == RequestKind.FORGET and not request["delete"] and not outcome.refused:
         runs = built.ports.store.runs(outcome.environment, 2)  # its own, and perhaps one of the reconciliation after it
         answer["forgotten"] = next((run.reason for run in runs if run.result is Result.DONE), "")
-    if kind in (RequestKind.PAUSE, RequestKind.RESUME):
+    if kind in (RequestKind.PAUSE, RequestKind.RESUME) and not outcome.refused:
         record = built.ports.store.environment(outcome.environment)
         answer["pauses"] = serialize.serialize_pauses(record, built.ports.clock.now())
     return answer
