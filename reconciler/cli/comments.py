@@ -53,7 +53,7 @@ def _notes(file: FileChange, name: Callable[[str], str] = str, words: Callable[[
 
 def _sentences(file: FileChange) -> Iterator[str]:
     if file.status == "renamed":
-        yield f"renamed from {file.renamed_from}"
+        yield _origin(file)
     elif file.status != "modified":
         yield f"{file.status} file"
     if file.change.only_reencrypted and (file.status != "renamed" or file.change.joined or file.change.left):
@@ -105,13 +105,18 @@ def _file_item(file: FileChange, page: Page) -> Item:
     cells = (f"{file.environment}/{file.source}", _destination(file))
     keys = file.change.keys
     names = {kind: foreign(getattr(keys, kind)) for kind in ("added", "removed", "changed")}
-    details = [*page.keys(names), *(printable(note) for note in _notes(file))]
+    notes = [note for note in _notes(file) if note != _origin(file)]  # the destination has it
+    details = [*page.keys(names), *(printable(note) for note in notes)]
     return Item(tuple(printable(cell) for cell in cells if cell), tuple(details))
 
 
 def _destination(file: FileChange) -> str:
     stack = f"stack {file.stack}" if file.stack else "no stack"
-    return f"→ {file.live} ({stack})" if file.live else ""
+    return ", ".join(filter(None, (f"→ {file.live} ({stack})" if file.live else "", _origin(file))))
+
+
+def _origin(file: FileChange) -> str:
+    return f"renamed from {file.renamed_from}" if file.renamed_from else ""
 
 
 def _target(target: TargetChange) -> str:

@@ -66,8 +66,8 @@ def permissions_of(request: ReconcileRequest, unfinished: Run | None, neighbours
     still may."""
     forget = request.operator if request.operator is not None and request.operator.delete else None
     begun = {f"{unfinished.environment}/{change.source}": change for change in unfinished.changes} if unfinished else {}
-    asked = unfinished is not None and unfinished.trigger == RequestKind.FORGET
-    delete = {target for target, change in begun.items() if asked and change.digest is None}
+    deletes = unfinished is not None and unfinished.trigger == RequestKind.FORGET
+    delete = {target for target, change in begun.items() if deletes and change.digest is None}
     return Permissions(
         take_over={*request.take_over, *begun},
         delete=delete | ({forget.scope} if forget else set()),

@@ -251,13 +251,13 @@ def test_nothing_says_that_a_restored_file_was_changed_by_hand(settled: Server) 
         settled.cli("pause", "--all", "--reason", "an incident")
         settled.cli("restore", backup)
 
-        def shown() -> dict[str, Any]:
+        def change() -> dict[str, Any]:
             (environment,) = settled.json("status")["environments"]
             return {change["target"]: change for change in environment["after"]["changes"]}["production/a.env"]
 
-        eventually(lambda: shown()["sync"] == "held")
-        assert (shown()["restored_from"], shown()["by_hand"]) == (backup, {"added": [], "removed": [], "changed": []})
-        assert f"restored from backup {backup}" in shown()["reason"]
+        eventually(lambda: change()["sync"] == "held")
+        assert (change()["restored_from"], change()["by_hand"]) == (backup, {"added": [], "removed": [], "changed": []})
+        assert f"restored from backup {backup}" in change()["reason"]
         answers = [settled.cli(*command).stdout for command in (["status"], ["plan"], ["status", "--json"])]
         assert (
             daemon.metrics()['reconciler_drift{environment="production",kind="restored",target="production/a.env"}']
@@ -278,6 +278,6 @@ def test_nothing_says_that_a_restored_file_was_changed_by_hand(settled: Server) 
         # A hand edit after that is one.
         settled.cli("pause", "--all")
         (settled.app / "a.env").write_bytes(b"A=3\n")
-        eventually(lambda: shown()["sync"] == "held")
-        assert shown()["restored_from"] is None
-        assert "changed by hand" in shown()["reason"]
+        eventually(lambda: change()["sync"] == "held")
+        assert change()["restored_from"] is None
+        assert "changed by hand" in change()["reason"]

@@ -495,7 +495,10 @@ def test_a_renamed_source_is_one_file_with_the_key_that_changed(committed: Site,
     assert (target["change"], target["source"], target["renamed_from"]) == ("renamed", "jobs.env", "worker.env")
     text = diff(committed, "HEAD~1..HEAD").stdout
     assert "1 file in 1 environment: 0 keys added, 0 keys removed, 1 key changed" in text.splitlines()[0]
-    assert "worker.env" in text
+    assert (
+        "production/jobs.env   → /opt/app/config/worker.env (stack app), renamed from worker.env\n    ~ WORKERS\n"
+        in text
+    )
     assert "target" not in text
 
 

@@ -42,10 +42,10 @@ def test_an_orphan_is_shown_and_holds_nothing_until_it_is_forgotten(left: Server
     eventually(lambda: orphans(server))
     assert daemon.metrics()[SINCE] > 1e9
     assert orphans(server)[path]["left_at"]
-    shown = server.cli("status")
-    assert shown.returncode == 0
-    assert f"{ORPHAN}   orphan" in shown.stdout
-    assert f"{path} stays. `reconciler forget {ORPHAN}` ends this" in shown.stdout
+    status = server.cli("status")
+    assert status.returncode == 0
+    assert f"{ORPHAN}   orphan" in status.stdout
+    assert f"{path} stays. `reconciler forget {ORPHAN}` ends this" in status.stdout
 
     # The other targets go on.
     success = 'reconciler_last_success_timestamp_seconds{environment="production"}'
