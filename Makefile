@@ -13,8 +13,11 @@ PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check --n
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
+# The test modules are large: every worker of every run would compile them.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST_ARGS ?=
-PYTEST_WORKERS ?= 5
+PYTEST_WORKERS ?= 8
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 
@@ -70,6 +73,17 @@ lock:  ## regenerate requirements.lock from pyproject.toml; LOCK_ARGS=--upgrade 
 .PHONY: demo
 demo: provision venv  ## the main job end to end in a scratch directory, in about a minute
 	@$(VENV)/bin/reconciler demo $(DEMO_ARGS)
+
+.PHONY: docs
+docs: venv  ## build docs/ into a site with search, in build/site; a broken link is an error
+	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/site
+	@echo "open build/site/index.html"
+
+.PHONY: outputs
+outputs: provision venv  ## run the demo, and bring what README.md and docs/ show of its output up to date
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	$(VENV)/bin/reconciler demo > "$$scratch/demo.txt"; \
+	$(VENV)/bin/python docs/outputs.py "$$scratch/demo.txt"
 
 .PHONY: bench
 bench: provision venv  ## measure what docs/performance.md reports
