@@ -288,7 +288,7 @@ def test_a_deletion_of_what_left_git_killed_at_any_step_ends_either_way_with_a_b
     def forget(die_at: int = 0) -> Ended:
         return killer.run(site.server, "forget", f"{ENVIRONMENT}/gone.env", "--delete", "--json", die_at=die_at)
 
-    for killed in steps_of(site, 0, forget):
+    for killed in steps_of(site, 0, forget, every=3):
         with telling(killed):
             begun = site.remembered()[0][0].result is None
             site.assert_ends(site.sync(), "applied", "in_sync")
