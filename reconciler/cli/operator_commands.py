@@ -392,7 +392,13 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
 
 @commands.command(short_help="print the version")
 def version() -> None:
-    """Print the version. Exits 0."""
-    from importlib.metadata import version as installed
+    """Print which program this is, its version, and the Python that runs it. Exits 0."""
+    import platform
+    import sys
+    from importlib.metadata import metadata
 
-    typer.echo(installed("reconciler"))
+    from reconciler import DISTRIBUTION
+
+    about = metadata(DISTRIBUTION)
+    typer.echo(f"{DISTRIBUTION} {about['Version']}: {about['Summary'].replace('Keeps', 'keeps')}")
+    typer.echo(f"Python {platform.python_version()}, {sys.executable}")
