@@ -307,6 +307,29 @@ def _change_environment(config: str, environment: str | None, form: tuple[bool, 
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
+@commands.command(short_help="forget a target that left git")
+def forget(
+    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete its live file too, after a backup. Default: the file stays.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; the history shows it.")] = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Forget a target that was removed from git, and reconcile now. Its live file stays, or is deleted after a backup.
+
+    Exits 0 if in sync or applied, 1 if it is refused and on errors, 2 if something needs an operator, 3 if a change was
+    rolled back.
+    """
+    environment, _, source = target.partition("/")
+    if not source:
+        raise RefusedError(f"{target} names no target", hint="A target is ENVIRONMENT/SOURCE: `reconciler status`")
+    request = {"kind": "forget", "scope": target, "delete": delete, "reason": reason}
+    _change_environment(config, environment, (as_json, verbose), **request)
+
+
 @commands.command(short_help="propose a hand edit for git, encrypted, on a branch")
 def adopt(
     target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],

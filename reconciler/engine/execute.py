@@ -391,4 +391,6 @@ def _run_change(ports: Ports, prepared: Prepared, change: Change) -> RunChange:
         parser=target.parser,
         ignore_keys=target.ignore_keys,
         in_place=change.in_place,
+        restored_from=change.restored_from,
+        renamed_from=change.renamed_from,
     )

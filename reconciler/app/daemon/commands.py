@@ -48,7 +48,7 @@ def plan_environments(
 def change_environment(
     config_file: str, environment: str | None, request: Request, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Roll back, unpin, pause, resume, retry or accept a rewrite (the request's ``kind``), then reconcile.
+    """Roll back, unpin, pause, resume, retry, forget or accept a rewrite (the request's ``kind``), then reconcile.
 
     ``environment`` may be None where the server follows only one. Raises as sync_environments.
     """
