@@ -18,6 +18,7 @@ REMEDIES = {
     "prometheus": PROVISION,
     "browser": PROVISION,
     "root": "run the tests as root",
+    "systemd": f"{PROVISION}, then run the tests as root",
 }
 # sshd and the like are not on every user's PATH.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -66,10 +67,16 @@ def _root() -> str | None:
     return None if os.geteuid() == 0 else "only root may do this"
 
 
+def _systemd() -> str | None:
+    installed = os.access("/lib/systemd/systemd", os.X_OK)
+    return _root() or _programs("systemctl", "unshare", "nsenter") or (None if installed else "there is no systemd")
+
+
 CHECKS: dict[str, Callable[[], str | None]] = {
     "docker": _docker,
     "sshd": lambda: _programs("sshd", "ssh", "ssh-keygen"),
     "prometheus": lambda: _programs("prometheus", "promtool", "prometheus-alertmanager", "amtool"),
     "browser": lambda: _programs("chromium"),
     "root": _root,
+    "systemd": _systemd,
 }

@@ -94,7 +94,7 @@ class Server:
         """The path of the server configuration, which holds the settings as they are now: never half of them, as a
         daemon may be reading it."""
         path, text = self.root / "reconciler.yaml", yaml.safe_dump(self.settings)
-        if not path.is_file() or path.read_text() != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             new = path.with_suffix(f".{threading.get_ident()}")
             new.write_text(text)
             new.rename(path)

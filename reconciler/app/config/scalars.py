@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import os
 import posixpath
 import re
 import signal
@@ -22,6 +23,9 @@ from reconciler.core.text import printable
 
 MISTAKE = "mistake"
 """The pydantic error type of every mistake that has a message of its own."""
+
+CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
+"""How a setting names the directory with what systemd's LoadCredential= gives a service."""
 
 MAX_PATH_BYTES = 1024
 MAX_PATH_PARTS = 32
@@ -197,6 +201,15 @@ def normalised(path: str) -> str:
     return _limited(re.sub("^//+", "/", posixpath.normpath(path)))
 
 
+def _own_file(path: str) -> str:
+    """The file. ``CREDENTIALS`` stays as it is where no service manager says where that is: see
+    ``ServerConfig.unknown_credentials``."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if path.startswith(CREDENTIALS) and directory.startswith("/"):
+        return normalised(path.replace(CREDENTIALS, directory, 1))
+    return normalised(path)
+
+
 def _in_repository(path: str) -> str:
     """The root of the repository is "", not "."."""
     clean = normalised(path)
@@ -234,6 +247,12 @@ ABSOLUTE_FILE = Form(
     "a path such as /opt/app/api.env",
     rf"^{_UP}(?!(.*/)\.?$)/{_CLEAN}+$",
     normalised,
+)
+OWN_FILE = Form(
+    "a file's absolute path without '..'",
+    f"a path such as /etc/reconciler/age.key, or {CREDENTIALS}/age.key",
+    rf"^{_UP}(?!(.*/)\.?$)({re.escape(CREDENTIALS)})?/{_CLEAN}+$",
+    _own_file,
 )
 LIVE_FILE = Form(
     "a file's path without '..'",
@@ -320,3 +339,4 @@ Duration = Annotated[float, DURATION]
 Mode = Annotated[int, MODE]
 AbsolutePath = Annotated[str, ABSOLUTE_PATH]
 AbsoluteFile = Annotated[str, ABSOLUTE_FILE]
+OwnFile = Annotated[str, OWN_FILE]

@@ -20,6 +20,7 @@ from reconciler.app.config.scalars import (
     ARGUMENT,
     AUTHOR,
     BRANCH,
+    CREDENTIALS,
     DIRECTORY_IN_GIT,
     DURATION,
     LISTEN,
@@ -34,6 +35,7 @@ from reconciler.app.config.scalars import (
     Duration,
     Host,
     Name,
+    OwnFile,
     Person,
     Whole,
     decided_elsewhere,
@@ -69,18 +71,18 @@ class Repository(Section):
     poll_interval: Duration = written(
         "30s", DURATION, "How often the branch is polled, ±5 % so that many servers do not poll at the same time."
     )
-    ssh_key_file: AbsoluteFile | None = Field(default=None, description="The private key for ssh://.")
-    known_hosts_file: AbsoluteFile | None = Field(
+    ssh_key_file: OwnFile | None = Field(default=None, description="The private key for ssh://.")
+    known_hosts_file: OwnFile | None = Field(
         default=None, description="The accepted host keys for ssh://; a changed key is an error, never learnt."
     )
-    token_file: AbsoluteFile | None = Field(
+    token_file: OwnFile | None = Field(
         default=None, description="A file with the token for https://, which keeps it out of arguments and addresses."
     )
     verify: Annotated[Verify, Choice()] = Field(
         default=Verify.NONE,
         description="Signed commits: none, the branch's tip, or every commit since the last accepted one (range).",
     )
-    allowed_signers_file: AbsoluteFile | None = Field(
+    allowed_signers_file: OwnFile | None = Field(
         default=None,
         validate_default=True,
         description="Whose signatures count (the format of ssh-keygen); required if verify is tip or range.",
@@ -101,7 +103,7 @@ class Repository(Section):
 class Decryption(Section):
     """How sources are decrypted."""
 
-    age_key_file: AbsoluteFile | None = Field(
+    age_key_file: OwnFile | None = Field(
         default=None, description="The server's age identity. Without it only unencrypted sources work."
     )
     sops_binary: Annotated[str, PROGRAM] = written(
@@ -143,7 +145,7 @@ class Http(Section):
 class Webhook(Section):
     """Lets the git server announce a push."""
 
-    secret_file: AbsoluteFile = Field(description="A file with the secret that signs the announcements.")
+    secret_file: OwnFile = Field(description="A file with the secret that signs the announcements.")
 
 
 class Rollback(Section):
@@ -159,10 +161,10 @@ class Rollback(Section):
     max_per_day: Annotated[int, Whole(1, 1000)] = Field(
         default=3, description="How many reverts are pushed within 24 hours before an operator must act."
     )
-    ssh_key_file: AbsoluteFile | None = Field(
+    ssh_key_file: OwnFile | None = Field(
         default=None, description="The key to push with, if not repository.ssh_key_file."
     )
-    signing_key_file: AbsoluteFile | None = Field(
+    signing_key_file: OwnFile | None = Field(
         default=None,
         description="The SSH key that signs the revert's commits, without a passphrase. Required to push them to a "
         "branch whose commits are verified.",
@@ -175,10 +177,10 @@ class SshServer(Section):
     address: Host = Field(description="Its name or address.")
     port: Annotated[int, Whole(1, 65535)] = Field(default=22, description="The port of its SSH server.")
     user: Person = Field(description="The user to log in as.")
-    key_file: AbsoluteFile | None = Field(
+    key_file: OwnFile | None = Field(
         default=None, description="The private key to log in with. Default: the keys of the agent at SSH_AUTH_SOCK."
     )
-    known_hosts_file: AbsoluteFile = Field(description="Its host key; a changed key is an error, never learnt.")
+    known_hosts_file: OwnFile = Field(description="Its host key; a changed key is an error, never learnt.")
 
 
 class HostSettings(SshServer):
@@ -333,6 +335,11 @@ class ServerConfig(Section):
         """By stack, as it is named in the file, what of its project git may change."""
         return {name: tuple(map(str, settings.git_may_change)) for name, settings in self.stacks.items()}
 
+    @property
+    def unknown_credentials(self) -> tuple[str, ...]:
+        """The settings that name a credential, where nothing says which directory has those."""
+        return tuple(".".join(map(str, field)) for field, path in _own_files(self.model_dump()) if CREDENTIALS in path)
+
     def check(self, name: str) -> Check:
         return Check(name, self.checks[name])
 
@@ -411,12 +418,11 @@ def _environments_of(host: object, default: Collection[object]) -> Collection[ob
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = data.get(name)
-    return section if isinstance(section, dict) else {}
+    return section if isinstance(section := data.get(name), dict) else {}
 
 
 def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
-    """Every setting that names a file, directory or program of the daemon's own, as an absolute path."""
+    """Every setting that names a file, directory or program of the daemon's own, by its path."""
     for name, value in data.items():
         field = (*prefix, name)
         if isinstance(value, dict):
@@ -437,7 +443,7 @@ def _holds(directory: str, path: str) -> bool:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("/")
+    return isinstance(value, str) and value.startswith(("/", CREDENTIALS))
 
 
 def _clean(path: str) -> str:

@@ -5,13 +5,14 @@ Modules that take time to load are imported where they are used: with a daemon, 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reconciler.app.daemon import serialize
-from reconciler.app.daemon.client import Progress, Request, serve_request
-from reconciler.core.errors import RefusedError
+from reconciler.app.daemon.client import Progress, Request, ask_daemon, control_socket, serve_request
+from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model.targets import environment_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,20 @@ def change_environment(
     name = environment or config.environment[0]
     _check_environments(config, [name])
     return list(serve_request(config, {**request, "environments": [name]}, progress))
+
+
+def reload_daemon(config: ServerConfig, progress: Progress) -> None:
+    """Have the daemon take the server configuration again, and wait until it uses it.
+
+    Raises ReconcilerError where it keeps the former one, RefusedError where no daemon runs.
+    """
+    path = control_socket(config.state_dir)
+    answer = asyncio.run(ask_daemon(path, {"kind": "reload"}, progress))
+    if answer is None:
+        hint = "Start it, or restart it if state_dir has changed"
+        raise RefusedError("no daemon listens here", where=path, hint=hint)
+    if "error" in answer:
+        raise ReconcilerError(**answer["error"])
 
 
 def restore_files(config: ServerConfig, backup: str, only: Sequence[str], progress: Progress) -> dict[str, Any]:
