@@ -16,7 +16,7 @@ readonly compose_plugin=/usr/libexec/docker/cli-plugins/docker-compose
 readonly newest=/usr/local/lib/reconciler-tests/newest
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv)
+readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv systemd)
 
 declare -rA label=(
     [engine]='docker engine'
@@ -30,6 +30,7 @@ declare -rA label=(
     [gpg]='gnupg'
     [git]='git'
     [venv]='python venv module'
+    [systemd]='systemd'
 )
 declare -rA packages=(
     [engine]='docker.io iptables'
@@ -43,6 +44,7 @@ declare -rA packages=(
     [gpg]='gnupg'
     [git]='git'
     [venv]='python3-venv'
+    [systemd]='systemd'
 )
 
 scratch=
@@ -61,6 +63,8 @@ present() { # COMPONENT
         busybox) static /bin/busybox || static /usr/bin/busybox ;;
         prometheus) has prometheus && has promtool ;;
         alertmanager) has prometheus-alertmanager && has amtool ;;
+        # Not as this machine's process 1: the tests run it in namespaces.
+        systemd) [[ -x /lib/systemd/systemd ]] && has systemctl && has unshare && has nsenter ;;
         venv) python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
         *) has "$1" ;;
     esac

@@ -118,7 +118,9 @@ def _permissions(component: str, setting: str, path: str | None, *, secret: bool
         reason = os.strerror(error.errno or 0)
         advice = "create it" if isinstance(error, FileNotFoundError) else "make it readable for the daemon's user"
         return DoctorFinding(component, "error", f"{path}: {reason}", f"{advice}, or correct {setting}")
-    if secret and mode & 0o077:
+    # systemd gives a credential to one user alone; an ACL for that looks like rights of the group.
+    credential = os.path.dirname(path) == os.environ.get("CREDENTIALS_DIRECTORY")
+    if secret and mode & (0o007 if credential else 0o077):
         return DoctorFinding(
             component, "error", f"{path} has mode {mode:04o}: others may read it", f"`chmod 0600 {path}`"
         )

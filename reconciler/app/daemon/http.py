@@ -164,8 +164,8 @@ class Interfaces:
 @contextlib.asynccontextmanager
 async def serve_interfaces(
     source: CurrentViews,
-    reload: Callable[[Progress], Coroutine[Any, Any, None]],
     *,
+    reload: Callable[[Progress], Coroutine[Any, Any, None]],
     control_socket: str,
     descriptors: int,
 ) -> AsyncIterator[Interfaces]:

@@ -75,7 +75,7 @@ class _Service:
         async with (
             self._reporting(),
             serve_interfaces(
-                self._views, self._reload_requested, control_socket=path, descriptors=self._descriptors
+                self._views, reload=self._reload_requested, control_socket=path, descriptors=self._descriptors
             ) as interfaces,
         ):
             await self._serve(interfaces, self._config, "started")
