@@ -235,7 +235,7 @@ def test_credentials_are_named_where_no_service_manager_gave_any(load: Load, mon
         "webhook.secret_file",
         "hosts.web-2.key_file",
     )
-    with pytest.raises(ConfigError, match="decryption.age_key_file.*is used, but not set"):
+    with pytest.raises(ConfigError, match=r"decryption\.age_key_file.*is used, but not set"):
         require_credentials(config)
 
 
