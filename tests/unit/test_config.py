@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from reconciler.app.config import strict_yaml
+from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import LoneTarget, ManifestFile, StackTarget, TargetFields
 from reconciler.app.config.schema import json_schema
 from reconciler.app.config.server import ServerConfig, load_server_config
-from reconciler.app.wiring.server import require_credentials
 from reconciler.core.errors import ConfigError
 from reconciler.core.model.targets import Check, OnDrift
 
@@ -223,20 +223,16 @@ def test_credentials_of_the_service_are_files_of_any_setting(load: Load, monkeyp
     files = [config.decryption.age_key_file, config.webhook.secret_file, config.repository.ssh_key_file]
     names = ["age.key", "webhook", "git", "web-2"]
     assert [*files, config.hosts["web-2"].key_file] == [f"/run/credentials/reconciler.service/{name}" for name in names]
-    assert config.unknown_credentials == ()
+    require_credentials(config.model_dump())
 
 
 def test_credentials_are_named_where_no_service_manager_gave_any(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     config = load(WITH_CREDENTIALS)
-    assert config.unknown_credentials == (
-        "repository.ssh_key_file",
-        "decryption.age_key_file",
-        "webhook.secret_file",
-        "hosts.web-2.key_file",
-    )
-    with pytest.raises(ConfigError, match=r"decryption\.age_key_file.*is used, but not set"):
-        require_credentials(config)
+    with pytest.raises(ConfigError, match="is used, but not set") as error:
+        require_credentials(config.model_dump())
+    settings = "repository.ssh_key_file, decryption.age_key_file, webhook.secret_file, hosts.web-2.key_file"
+    assert error.value.where == settings
 
 
 @pytest.mark.parametrize(

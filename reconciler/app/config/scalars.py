@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-import os
 import posixpath
 import re
 import signal
@@ -17,15 +16,13 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from reconciler.app.config.credentials import CREDENTIALS, expand_credentials
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.targets import ChangeMode, OnChange
 from reconciler.core.text import printable
 
 MISTAKE = "mistake"
 """The pydantic error type of every mistake that has a message of its own."""
-
-CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
-"""How a setting names the directory with what systemd's LoadCredential= gives a service."""
 
 MAX_PATH_BYTES = 1024
 MAX_PATH_PARTS = 32
@@ -202,12 +199,7 @@ def normalised(path: str) -> str:
 
 
 def _own_file(path: str) -> str:
-    """The file. ``CREDENTIALS`` stays as it is where no service manager says where that is: see
-    ``ServerConfig.unknown_credentials``."""
-    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if path.startswith(CREDENTIALS) and directory.startswith("/"):
-        return normalised(path.replace(CREDENTIALS, directory, 1))
-    return normalised(path)
+    return normalised(expand_credentials(path) if path.startswith(CREDENTIALS) else path)
 
 
 def _in_repository(path: str) -> str:

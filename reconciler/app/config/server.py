@@ -20,7 +20,6 @@ from reconciler.app.config.scalars import (
     ARGUMENT,
     AUTHOR,
     BRANCH,
-    CREDENTIALS,
     DIRECTORY_IN_GIT,
     DURATION,
     LISTEN,
@@ -335,11 +334,6 @@ class ServerConfig(Section):
         """By stack, as it is named in the file, what of its project git may change."""
         return {name: tuple(map(str, settings.git_may_change)) for name, settings in self.stacks.items()}
 
-    @property
-    def unknown_credentials(self) -> tuple[str, ...]:
-        """The settings that name a credential, where nothing says which directory has those."""
-        return tuple(".".join(map(str, field)) for field, path in _own_files(self.model_dump()) if CREDENTIALS in path)
-
     def check(self, name: str) -> Check:
         return Check(name, self.checks[name])
 
@@ -418,11 +412,12 @@ def _environments_of(host: object, default: Collection[object]) -> Collection[ob
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return section if isinstance(section := data.get(name), dict) else {}
+    section = data.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
-    """Every setting that names a file, directory or program of the daemon's own, by its path."""
+    """Every setting that names a file, directory or program of the daemon's own, as an absolute path."""
     for name, value in data.items():
         field = (*prefix, name)
         if isinstance(value, dict):
@@ -443,7 +438,7 @@ def _holds(directory: str, path: str) -> bool:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and value.startswith(("/", CREDENTIALS))
+    return isinstance(value, str) and value.startswith("/")
 
 
 def _clean(path: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reconciler.app.config.scalars import CREDENTIALS
+from reconciler.app.config.credentials import CREDENTIALS
 from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
@@ -108,7 +108,7 @@ def _keys_of(name: str, host: HostSettings) -> list[DoctorFinding | None]:
 
 
 def _permissions(component: str, setting: str, path: str | None, *, secret: bool) -> DoctorFinding | None:
-    if path is None or path.startswith(CREDENTIALS):  # `_components` reports it
+    if path is None or path.startswith(CREDENTIALS):  # the components report it
         return None
     try:
         mode = stat.S_IMODE(os.stat(path).st_mode)
@@ -118,9 +118,7 @@ def _permissions(component: str, setting: str, path: str | None, *, secret: bool
         reason = os.strerror(error.errno or 0)
         advice = "create it" if isinstance(error, FileNotFoundError) else "make it readable for the daemon's user"
         return DoctorFinding(component, "error", f"{path}: {reason}", f"{advice}, or correct {setting}")
-    # systemd gives a credential to one user alone; an ACL for that looks like rights of the group.
-    credential = os.path.dirname(path) == os.environ.get("CREDENTIALS_DIRECTORY")
-    if secret and mode & (0o007 if credential else 0o077):
+    if secret and mode & 0o077:
         return DoctorFinding(
             component, "error", f"{path} has mode {mode:04o}: others may read it", f"`chmod 0600 {path}`"
         )

@@ -20,7 +20,7 @@ from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
-from reconciler.core.errors import ConfigError, ReconcilerError
+from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
 from reconciler.core.model.runs import Activity
 from reconciler.engine.target_revision import ask_git
 
@@ -113,8 +113,7 @@ class _Service:
     def _stop(self) -> None:
         self._stopping.set()
         self._reports.stopping()
-        for answer in self._waiting:
-            answer.cancel()
+        self._answer_reloads(_stops())
         if self._daemon:
             self._daemon.stop()
 
@@ -132,6 +131,8 @@ class _Service:
 
     async def _reload_requested(self, progress: Progress) -> None:
         """Reload, and return once the configuration is in use. Raises what keeps it from that."""
+        if self._stopping.is_set():
+            raise _stops()
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
         if self._daemon:
@@ -142,11 +143,14 @@ class _Service:
     def _in_use(self) -> None:
         """A configuration is in use, and no other one waits: report it, to whoever has requested a reload too."""
         self._reports.reloaded(kept=self._kept is not None)
+        self._answer_reloads(self._kept)
+
+    def _answer_reloads(self, error: Exception | None) -> None:
         for answer in [answer for answer in self._waiting if not answer.done()]:
-            if self._kept is None:
+            if error is None:
                 answer.set_result(None)
             else:
-                answer.set_exception(self._kept)
+                answer.set_exception(error)
         self._waiting.clear()
 
     def _load_next(self) -> ServerConfig:
@@ -192,6 +196,10 @@ class _Service:
                     self._in_use()
                 async with _watching(built, watch, daemon):
                     await daemon.run()
+
+
+def _stops() -> RefusedError:
+    return RefusedError("the daemon is stopping", hint="Its next start takes the configuration as it is then")
 
 
 def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:

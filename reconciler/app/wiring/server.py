@@ -30,8 +30,8 @@ from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.adapters.store_copy import copy_database
 from reconciler.app.config.contract import read_contract
+from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
-from reconciler.app.config.scalars import CREDENTIALS
 from reconciler.app.config.server import HistoryRewrites, HostSettings, ServerConfig, SshServer
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
@@ -41,7 +41,6 @@ from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
-from reconciler.core.text import listed
 from reconciler.engine.memory import Claims
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
@@ -106,16 +105,6 @@ def prepare_state_dir(path: str) -> None:
 def _check_private(path: str) -> None:
     if os.stat(path).st_mode & 0o022:
         raise ConfigError("others may write to the state directory", where=path, hint=f"`chmod 0700 {path}`")
-
-
-def require_credentials(config: ServerConfig) -> None:
-    """Raises ConfigError where a setting names a credential, and nothing says where those are."""
-    if settings := config.unknown_credentials:
-        hint = (
-            "Let the unit load it (LoadCredential=, docs/systemd.md). A command needs `export "
-            "CREDENTIALS_DIRECTORY=/run/credentials/reconciler.service`, while the service runs"
-        )
-        raise ConfigError(f"{CREDENTIALS} is used, but not set", where=listed(settings), hint=hint)
 
 
 def open_store(config: ServerConfig) -> SqliteStore:
@@ -195,7 +184,7 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 @contextlib.asynccontextmanager
 async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock."""
-    require_credentials(config)
+    require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
