@@ -122,8 +122,11 @@ class Daemon:
 
     @property
     def looked(self) -> bool:
-        """Whether everything was looked at once: it is ready, or has read what it needs to change something."""
-        return self.ready or any(host.activity.phase in _CHANGING for host in self.reconcilers.values())
+        """Whether everything was looked at once with what git has answered, or has been read to change something.
+
+        Unlike ``ready``, also where an error between two hosts leaves one of them without an outcome.
+        """
+        return self._caught_up or any(host.activity.phase in _CHANGING for host in self.reconcilers.values())
 
     @property
     def engines_away(self) -> dict[str, str]:
