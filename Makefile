@@ -71,6 +71,17 @@ lock:  ## regenerate requirements.lock from pyproject.toml; LOCK_ARGS=--upgrade 
 demo: provision venv  ## the main job end to end in a scratch directory, in about a minute
 	@$(VENV)/bin/reconciler demo $(DEMO_ARGS)
 
+.PHONY: docs
+docs: venv  ## build docs/ into a site with search, in build/site; a broken link is an error
+	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/site
+	@echo "open build/site/index.html"
+
+.PHONY: outputs
+outputs: provision venv  ## run the demo, and bring what README.md and docs/ show of its output up to date
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	$(VENV)/bin/reconciler demo > "$$scratch/demo.txt"; \
+	$(VENV)/bin/python docs/outputs.py "$$scratch/demo.txt"
+
 .PHONY: bench
 bench: provision venv  ## measure what docs/performance.md reports
 	@$(VENV)/bin/python benchmarks/run.py

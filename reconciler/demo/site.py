@@ -158,10 +158,10 @@ class Site:
             return await answer.text()
 
     async def reconciler(self, *arguments: str, colour: bool, width: int) -> tuple[int, str]:
-        """Run the installed command; returns its exit code and what it printed."""
+        """Run the installed command in the developer's clone; returns its exit code and what it printed."""
         env = {**_plain_environment(), "RECONCILER_CONFIG": self.config, "COLUMNS": str(width)}
         env |= {"FORCE_COLOR": "1"} if colour else {}
-        done = await process.run([*own_command(), *arguments], env=env, limits=_LIMITS, cwd=self.root)
+        done = await process.run([*own_command(), *arguments], env=env, limits=_LIMITS, cwd=self.clone)
         return done.exit_code, (done.stdout + done.stderr).decode()
 
     # --- the daemon ---

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import outputs
 from tests.support.commands import run
 from tests.support.compose import ComposeProject, left_behind
 from tests.support.forks import COMMAND
@@ -129,6 +130,7 @@ def test_demo_recreates_one_service_and_leaves_nothing_without_keep(
     broken = {**once, "api": "recreated", "worker": "untouched"}
     assert fates == [*once.items(), *once.items(), *broken.items()]  # after the merge; its revert; the bad value
     assert_rolled_back(text.partition(CHAPTERS[-2])[2])
+    assert outputs.transcript(outputs.scenes_of(text)) == outputs.TRANSCRIPT.read_text()  # else: make outputs
     assert_nothing_left(plain)
 
     assert_story(kept.finished(), CHAPTERS)

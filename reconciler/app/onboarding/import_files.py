@@ -21,7 +21,7 @@ from reconciler.core.text import listed, printable
 
 _HEAD = """\
 # The environment {environment}, as imported. docs/configuration.md explains every field; omitted fields have their
-# default. To change a value, use `sops edit` on the files beside this one.
+# default. To change a value, use `reconciler set` or `reconciler edit` on the files beside this one.
 """
 _CONTRACT_HEAD = """\
 # The contract for the variables of {source}, generated from their names. docs/checks.md explains what else it can say:
