@@ -52,6 +52,20 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     run_daemon(_load(config), lambda: _load(config), early)
 
 
+@commands.command(short_help="have the daemon take its configuration again")
+def reload(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Have the daemon take CONFIG again between two reconciliations, and wait until it uses it.
+
+    With a mistake in it, the daemon keeps the former one. Exits 0, or 1 if it does, or if no daemon runs.
+    """
+    from reconciler.app.daemon.commands import reload_daemon
+    from reconciler.cli import render
+
+    with render.progress() as progress:
+        reload_daemon(config, progress)
+    typer.echo("The daemon uses the server configuration as it is now.")
+
+
 @commands.command(short_help="reconcile now")
 def sync(
     config: ConfigFile = DEFAULT_CONFIG,

@@ -341,6 +341,7 @@ async def _watch(
     excused: ServiceFailedError | None = None
     while True:
         containers = await ports.compose.containers(stack, project.name)
+        ports.activity.step_at = ports.clock.monotonic()
         watch, report = watch.look(containers, ports.clock.monotonic(), await ask_http(ports, stack))
         if report.verdict is health.Verdict.HEALTHY:
             transaction.startups |= {f"{stack.name}/{name}": seconds for name, seconds in watch.startups.items()}

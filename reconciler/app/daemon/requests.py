@@ -11,7 +11,7 @@ from reconciler.app.daemon.client import Progress, Request
 from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.requests import GitAnswer, OperatorRequest, ReconcileRequest, RequestKind
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.runs import Activity, Outcome, Result
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.store import Store
@@ -42,7 +42,7 @@ async def serve(built: Runtime, reconcile: Reconcile, request: Request, turn: Tu
     Git is asked, and pushed to, outside of ``turn``: if it does not answer, no reconciliation waits for it.
     """
     kind, request = request["kind"], resolve_names(built.reconcilers, request)
-    asking = replace(built.ports, progress=progress)
+    asking = replace(built.ports, progress=progress, activity=Activity())  # no step of the loop's
     answer = await ask_git(asking, built.reconcilers) if kind in _ASK_GIT else None
     match kind:
         case "restore":

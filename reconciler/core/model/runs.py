@@ -45,11 +45,15 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Activity:
-    """What a reconciliation is doing: since when (epoch seconds; None: nothing runs), in which phase, and in words."""
+    """What a reconciliation is doing: since when (epoch seconds; None: nothing runs), in which phase, and in words.
+
+    ``step_at``: when it last began or ended a phase, or looked at a service it waits for (monotonic seconds).
+    """
 
     since: float | None = None
     phase: Phase | None = None
     words: str = ""
+    step_at: float = 0.0
 
     @contextlib.contextmanager
     def during(self, phase: Phase, words: str) -> Iterator[None]:
