@@ -15,7 +15,6 @@ from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
-    ForeignKeyError,
     GitUnreachableError,
     NameTakenError,
     ReconcilerError,
@@ -54,6 +53,7 @@ from reconciler.core.model.targets import (
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Digester, Secret
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, Ciphertext, EncryptedEntry
+from reconciler.core.sops.key_mismatch import KeyMismatch, NotForUsError, OwnKeys
 from reconciler.core.sops.metadata import SopsMetadata
 from reconciler.engine.reconcile import Reconciler
 
@@ -177,6 +177,11 @@ class FakeDecryptor:
             raise self.key_error
         return "fake"
 
+    async def own_keys(self) -> OwnKeys:
+        if self.key_error is not None:
+            raise self.key_error
+        return OwnKeys(("age1fake",), place="/etc/age.key")
+
     def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         pairs = (line.partition("=") for line in data.decode().splitlines())
         entries = tuple(EncryptedEntry(key, 1, value, iv(value)) for key, _, value in pairs)
@@ -197,7 +202,7 @@ class FakeDecryptor:
         if self.error is not None:
             raise self.error
         if data in self.foreign:
-            raise ForeignKeyError("is encrypted for other keys", where=name)
+            raise NotForUsError([KeyMismatch(name, ("age1other",), await self.own_keys())])
         return Secret(data)
 
 

@@ -70,16 +70,22 @@ class Limits:
 
 
 async def run(
-    argv: Sequence[str], *, env: Mapping[str, str], limits: Limits, stdin: bytes | None = None, cwd: str = "/"
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    limits: Limits,
+    stdin: bytes | None = None,
+    cwd: str = "/",
+    descriptors: Sequence[int] = (),
 ) -> Completed:
-    """Run ``argv`` to its end and return what it printed.
+    """Run ``argv`` to its end and return what it printed. It inherits ``descriptors`` under their numbers.
 
     Raises MissingProgramError where it cannot be started, ExhaustedError where nothing can. Cancelling ends the process
     group first.
     """
     program, kills = os.path.basename(argv[0]), _kills_for_memory()
     try:
-        process = await _start(argv, env, cwd, piped_input=stdin is not None)
+        process = await _start(argv, env, cwd, descriptors, piped_input=stdin is not None)
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise MissingProgramError(program) from error
     except (OSError, RuntimeError, MemoryError) as error:
@@ -99,7 +105,7 @@ async def run(
 
 
 async def _start(
-    argv: Sequence[str], env: Mapping[str, str], cwd: str, *, piped_input: bool
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, descriptors: Sequence[int], *, piped_input: bool
 ) -> asyncio.subprocess.Process:
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
@@ -110,6 +116,7 @@ async def _start(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            pass_fds=tuple(descriptors),
         )
     )
     try:

@@ -39,7 +39,8 @@ def summarize_check(report: CheckReport) -> str:
     scope = f"{counted(report.files, 'file')} of {printable(', '.join(report.environments))}"
     values = f"values of {report.values}" if report.values else "no values, because there is no key"
     if report.key_opens_nothing:
-        values += "; the key cannot decrypt any of these files"
+        known = f"values of {report.values}" if report.values else "no values"
+        values = f"{known}; the key cannot decrypt any of these files"
     if not report.findings:
         return f"nothing found in {scope} ({values})"
     counts = f"{counted(report.errors, 'error')}, {counted(report.warnings, 'warning')}"

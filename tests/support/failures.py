@@ -651,7 +651,7 @@ SERVER_FAILURES = (
     Failure(_history_rewritten, "the branch was rewritten", "branch main:", "Restore the branch", fixed=_history_back,
         result="in_sync", exit_code=2),
     Failure(_age_key_missing, "the age key is not usable: No such file or directory", "missing.key:",
-        "decryption.age_key_file must name", fixed=_age_key_there, result="failed", retried=True, heals_to=2),
+        "restore it from your copy", fixed=_age_key_there, result="failed", retried=True, heals_to=2),
     Failure(_credentials_not_set, "${CREDENTIALS_DIRECTORY} is used, but not set", "decryption.age_key_file:",
         "Let the unit load it (LoadCredential=", fixed=_age_key_there, result=None, heals_to=2),
     Failure(_newer_database, "version 99, written by a newer reconciler", "state.db:",

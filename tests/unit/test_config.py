@@ -538,6 +538,9 @@ def test_all_errors_are_reported_together_in_the_order_of_the_file(load: Load) -
         pytest.param("state_dir: //opt/app//state", "state_dir", id="the state, untidy"),
         pytest.param("decryption: {age_key_file: /opt/app/age.key}", "decryption.age_key_file", id="a key"),
         pytest.param("decryption: {sops_binary: /opt/app/sops}", "decryption.sops_binary", id="a program"),
+        pytest.param(
+            "decryption: {age_key_command: [/opt/app/keys]}", "decryption.age_key_command[0]", id="a key's program"
+        ),
         pytest.param("webhook: {secret_file: /opt/app/secret}", "webhook.secret_file", id="a secret"),
         pytest.param("checks: {a: [/opt/app/check, '{file}']}", "checks.a[0]", id="a check's program"),
         pytest.param(

@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.core.decide import guards
 from reconciler.core.decide.guards import is_below
+from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.model.targets import Parser, Target
 
 TARGET = Target("production", "api.env", "/opt/app/api.env")
@@ -216,3 +217,23 @@ def test_path_and_mode_are_reported_together() -> None:
 )
 def test_below_means_strictly_inside(path: str, root: str, below: bool) -> None:
     assert is_below(path, root) is below
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "exposed"),
+    [
+        ("/etc/reconciler/age.key", 0o600, False),
+        ("/etc/reconciler/age.key", 0o400, False),
+        ("/etc/reconciler/age.key", 0o440, True),
+        ("/etc/reconciler/age.key", 0o604, True),
+        ("/etc/reconciler/age.key", 0o620, True),
+        ("/run/credentials/reconciler.service/age.key", 0o440, False),
+        ("/run/credentials/reconciler.service/age.key", 0o444, True),
+        ("/run/credentials/reconciler.service/age.key", 0o460, True),
+        ("/run/credentials/reconciler.service/../other/age.key", 0o440, True),
+    ],
+)
+def test_a_key_is_for_its_owner_alone_or_a_credential(path: str, mode: int, exposed: bool) -> None:
+    assert is_exposed(path, mode, "/run/credentials/reconciler.service") is exposed
+    if not path.startswith("/run/"):
+        assert is_exposed(path, mode, "") is exposed

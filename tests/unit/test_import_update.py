@@ -70,7 +70,7 @@ class PlainKeys:
         kind = Format.DOTENV if name.endswith(".env") else Format.BINARY
         return SimpleNamespace(format=kind, output=kind, metadata=SimpleNamespace(age=()))
 
-    def opens(self, recipients: object) -> bool:
+    async def opens(self, recipients: object) -> bool:
         return not self.lost
 
     async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:

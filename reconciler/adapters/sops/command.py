@@ -33,9 +33,9 @@ def edit_arguments(file_format: Format, path: str) -> list[str]:
     return ["--config", "/dev/null", "edit", "--input-type", file_format, "--output-type", file_format, path]
 
 
-def sops_environment(key_file: str | None) -> dict[str, str]:
-    """All that sops may see: no HOME, so no user's keys, and no address of a key service."""
-    env = {
+def sops_environment() -> dict[str, str]:
+    """All that sops may see beside our identities: no HOME, so no user's keys, and no address of a key service."""
+    return {
         "HOME": "/nonexistent",
         "PATH": _PATH,
         "GOMAXPROCS": "1",
@@ -45,4 +45,3 @@ def sops_environment(key_file: str | None) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "SOPS_DECRYPTION_ORDER": "age",
     }
-    return env | ({"SOPS_AGE_KEY_FILE": key_file} if key_file else {})

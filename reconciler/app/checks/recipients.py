@@ -13,8 +13,8 @@ from reconciler.app.checks.time_limit import limited, matches
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.sops.creation_rules import NAME, CreationRule, governing, mistyped, read_rules, rule_for
+from reconciler.core.sops.key_mismatch import brief_keys
 from reconciler.core.sops.metadata import OTHER_KEYS
-from reconciler.core.sops.patterns import first_names
 from reconciler.core.text import printable
 
 _MAX_BYTES = 64 * 1024
@@ -44,7 +44,7 @@ def check_recipients(survey: Survey) -> Iterator[Finding]:
                 message = f"creation_rules[{rule.number}] leaves values in plain text ({rule.partial}): remove it"
                 yield Finding(rules.PARTIAL_ENCRYPTION, path, line, message)
             if wrong := mistyped(rule.recipients):
-                keys = printable(first_names(wrong))
+                keys = printable(brief_keys(wrong))
                 message = f"creation_rules[{rule.number}].age: {keys} is not a valid age key (a typo?)"
                 yield Finding(rules.SOPS_CONFIG_INVALID, path, line, message)
             if rule.groups:
@@ -150,11 +150,11 @@ def _compare(config: str, source: Source, rule: CreationRule) -> Iterator[Findin
     named = rule.recipients | {_SERVICES.get(kind, kind) for kind in rule.others}
     missing = sorted(named - actual)
     extra = sorted(actual - named)
-    problems = [f"not for {first_names(missing)}"] if missing else []
-    problems += [f"for {first_names(extra)}, which the rule does not name"] if extra else []
+    problems = [f"is not encrypted for {brief_keys(missing)}"] if missing else []
+    problems += [f"is encrypted for {brief_keys(extra)}, which the rule does not name"] if extra else []
     if problems:
         message = (
-            f"is encrypted {', and '.join(problems)} (creation_rules[{rule.number}] of {config}): "
+            f"{', and '.join(problems)} (creation_rules[{rule.number}] of {config}): "
             "run `sops updatekeys`; former recipients can still decrypt its history"
         )
         yield Finding(rules.RECIPIENTS_DIFFER, source.path, 1, message)

@@ -145,7 +145,7 @@ async def _decrypt(
     opener = tools.opener
     if opener is None:
         return []
-    ours = [source for source in selected if source.cipher and opener.opens(source.cipher.metadata.age)]
+    ours = [source for source in selected if source.cipher and await opener.opens(source.cipher.metadata.age)]
     done = 0
 
     async def decrypt(source: Source) -> tuple[Source, bytes] | None:

@@ -60,7 +60,7 @@ def run_comparison(
     hosts = {(host.address.lower(), host.port): name for name, host in server.hosts.items()} if server else {}
     options = CompareOptions(
         GitSource(request.repository, inside_repository(request.path), server.host if server else "", hosts),
-        clone.tools(request.key_file, lambda done, of: None),
+        clone.tools(clone.key_sources(request.key_file), lambda done, of: None),
         manifest,
         request.expected,
         request.ssh_key,

@@ -66,7 +66,7 @@ class Reader:
     async def _decrypted(
         self, name: str, data: bytes, cipher: ciphertext.Ciphertext, parser: Parser
     ) -> bytes | Content:
-        if self.opener is not None and self.opener.opens(cipher.metadata.age):
+        if self.opener is not None and await self.opener.opens(cipher.metadata.age):
             try:
                 return (await self.opener.decrypt(name, data, parser)).reveal()
             except BadCiphertextError as error:

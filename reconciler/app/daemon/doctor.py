@@ -16,6 +16,7 @@ from reconciler.app.config.credentials import CREDENTIALS
 from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
+from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.decide.startup import allowed_by_container
 from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.model.compose import Container
@@ -25,6 +26,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.text import listed
 from reconciler.engine.observe import Plaintexts, Snapshot, load_desired, observe, path_in_git
 
+_AGE_KEY = "age key"
 _LOW_SPACE = 64 * 1024 * 1024  # bytes: room for some backups and a fetch
 
 
@@ -59,7 +61,8 @@ async def _examine(config: ServerConfig) -> list[DoctorFinding]:
         with scratch_state(config) as scratch:
             try:
                 async with runtime(scratch) as built:
-                    findings += [finding async for finding in _components(built, config)]
+                    key_is_bad = any(finding.bad and finding.component == _AGE_KEY for finding in findings)
+                    findings += [finding async for finding in _components(built, config, key_is_bad=key_is_bad)]
             except ReconcilerError as error:
                 component = "server configuration" if isinstance(error, ConfigError) else "state directory"
                 findings.append(_failed(component, error))
@@ -80,7 +83,7 @@ def _files(config: ServerConfig) -> list[DoctorFinding | None]:
     webhook = config.webhook.secret_file if config.webhook else None
     repository = config.repository
     return [
-        _permissions("age key", "decryption.age_key_file", config.decryption.age_key_file, secret=True),
+        _permissions(_AGE_KEY, "decryption.age_key_file", config.decryption.age_key_file, secret=True),
         _permissions("git read key", "repository.ssh_key_file", repository.ssh_key_file, secret=True),
         _permissions("git token", "repository.token_file", repository.token_file, secret=True),
         _permissions("webhook secret", "webhook.secret_file", webhook, secret=True),
@@ -118,7 +121,7 @@ def _permissions(component: str, setting: str, path: str | None, *, secret: bool
         reason = os.strerror(error.errno or 0)
         advice = "create it" if isinstance(error, FileNotFoundError) else "make it readable for the daemon's user"
         return DoctorFinding(component, "error", f"{path}: {reason}", f"{advice}, or correct {setting}")
-    if secret and mode & 0o077:
+    if secret and is_exposed(path, mode, os.environ.get("CREDENTIALS_DIRECTORY", "")):
         return DoctorFinding(
             component, "error", f"{path} has mode {mode:04o}: others may read it", f"`chmod 0600 {path}`"
         )
@@ -179,12 +182,13 @@ def _daemon(config: ServerConfig) -> DoctorFinding:
     return DoctorFinding("daemon", "warning", "is not running", "start it: `reconciler run`, or the systemd unit")
 
 
-async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[DoctorFinding]:
+async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool) -> AsyncIterator[DoctorFinding]:
     ports = built.ports
-    try:
-        yield DoctorFinding("sops and age key", "ok", await ports.decryptor.identity())
-    except ReconcilerError as error:
-        yield _failed("sops and age key", error)
+    causes: dict[str, str] = {}  # where each error was reported first
+    async for finding in _keys(ports):
+        causes[finding.result] = _AGE_KEY if key_is_bad else finding.component
+        if not (finding.bad and key_is_bad):
+            yield finding
     try:
         commit = await ports.git.head()
         await ports.git.fetch(commit)
@@ -196,7 +200,21 @@ async def _components(built: Runtime, config: ServerConfig) -> AsyncIterator[Doc
         yield finding
     for name in config.units:
         async for finding in _environment(built, name, commit):
-            yield finding
+            # An environment has the same sources on each of its hosts.
+            first = causes.setdefault(finding.result, finding.component) if finding.bad else finding.component
+            yield finding if first == finding.component else replace(finding, result=f"the same as {first}", advice="")
+
+
+async def _keys(ports: Ports) -> AsyncIterator[DoctorFinding]:
+    try:
+        sops = (await ports.decryptor.identity()).partition(":")[0]
+        keys = await ports.decryptor.own_keys()
+    except ReconcilerError as error:
+        yield _failed("sops and age key", error)
+        return
+    yield DoctorFinding("sops and age key", "ok", f"{sops} with {keys.shown}")
+    for warning in keys.warnings:
+        yield DoctorFinding(_AGE_KEY, "warning", warning, "fix it or remove it; the other identities are used")
 
 
 async def _trust(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterator[DoctorFinding]:

@@ -41,7 +41,7 @@ async def _diff(
     if not before.files and not after.files:
         hint = "Name the directory of the environments with --path"
         raise RefusedError("does not exist in either commit", where=path, hint=hint)
-    tools = clone.tools(key_file, progress)
+    tools = clone.tools(clone.key_sources(key_file), progress)
     return await compare_commits(*commits, (before, after), directory, tools, environments)
 
 

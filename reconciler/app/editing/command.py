@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from reconciler.app.checks.command import check_environments
+from reconciler.app.checks.command import check_with_keys
 from reconciler.app.checks.run import CheckReport
 from reconciler.app.checks.survey import Source, survey_environments
 from reconciler.app.editing.target_names import find_source, target_id
@@ -23,7 +23,7 @@ from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Format, LiveFile, Parser
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext
-from reconciler.core.sops.patterns import first_names
+from reconciler.core.sops.key_mismatch import brief_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _OpenSource:
     path: str
     name: str
     keys: clone.Keys
-    key_file: str
+    key_sources: clone.KeySources
     file: LiveFile
     cipher: Ciphertext
     text: Secret
@@ -153,27 +153,22 @@ async def _open(request: EditRequest) -> _OpenSource:
         hint = f"Take one side (`git checkout --ours` or --theirs), `git add {name}`, then make the other's change"
         raise RefusedError("is in an unfinished merge", where=name, hint=hint)
     file = await clone.read_work_file(path)
-    key_file = _key_file(request)
-    keys = clone.Keys(key_file)
+    sources = clone.require_keys(request.key_file, _NAME_KEY)
+    keys = clone.Keys(sources)
     cipher = keys.read(name, file.data.reveal(), source.parser)
     if cipher.output is not cipher.format:
         hint = f"Convert it to {cipher.output} first: `reconciler check` shows the command"
         raise RefusedError(f"is a {cipher.format.upper()} store", where=name, hint=hint)
-    if not keys.opens(cipher.metadata.age):
-        recipients = first_names(cipher.metadata.age) or "no age key"
-        raise RefusedError(f"the keys in {key_file} do not open it; it is for {recipients}", where=name, hint=_NAME_KEY)
+    own = await keys.own()
+    if not own.may_open(cipher.metadata.age):
+        recipients = brief_keys(cipher.metadata.age) or "no age key"
+        hint = f"{_NAME_KEY}; or have one of them add your key, {own.shown}: docs/keys.md"
+        raise RefusedError(f"the keys in {own.place} do not open it; it is for {recipients}", where=name, hint=hint)
     text = await keys.decrypt(name, file.data.reveal(), source.parser)
-    return _OpenSource(source, directory, path, name, keys, key_file, file, cipher, text)
+    return _OpenSource(source, directory, path, name, keys, sources, file, cipher, text)
 
 
 _NAME_KEY = "Name the private key file of one of its recipients with --age-key-file or SOPS_AGE_KEY_FILE"
-
-
-def _key_file(request: EditRequest) -> str:
-    path = os.path.abspath(os.path.expanduser(request.key_file or clone.default_key_file()))
-    if not os.path.isfile(path):
-        raise RefusedError("there is no age key", where=path, hint=_NAME_KEY)
-    return path
 
 
 def _from_here(path: str) -> str:
@@ -192,9 +187,8 @@ async def _write(source: _OpenSource, data: bytes, content: Secret | None) -> No
 
 def _check(source: _OpenSource) -> CheckReport:
     """What `check` finds in the environment now."""
-    return check_environments(
-        _from_here(source.directory), [source.source.environment], [], source.key_file, _no_progress
-    )
+    environments = [source.source.environment]
+    return check_with_keys(_from_here(source.directory), environments, [], source.key_sources, _no_progress)
 
 
 def _no_progress(done: int, of: int) -> None:

@@ -12,6 +12,7 @@ from reconciler.app.config.manifest import ManifestFile, Outline, StackFields, T
 from reconciler.app.config.models import validate
 from reconciler.app.config.strict_yaml import UnreadableError, read_document
 from reconciler.app.onboarding.yaml_edits import flow
+from reconciler.app.wiring.clone import KeySources
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import Use
 from reconciler.core.model.targets import Parser
@@ -39,7 +40,7 @@ class Committed:
     environment: str
     branch: str
     commit: str
-    key_file: str
+    keys: KeySources
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from reconciler.app.wiring import clone
 from reconciler.core.errors import RefusedError
 from reconciler.core.sops.creation_rules import NAME as SOPS_CONFIG
 from reconciler.core.sops.creation_rules import mistyped
+from reconciler.core.sops.key_mismatch import brief_keys
 from reconciler.core.text import listed
 from reconciler.core.tree import Tree
 
@@ -50,7 +51,7 @@ class ImportRepository:
     earlier: import_files.EarlierManifest
     configs: Mapping[str, bytes]
     recipients: tuple[str, ...]
-    key_file: str
+    keys: clone.KeySources
     branch: str
 
     @classmethod
@@ -78,19 +79,19 @@ class ImportRepository:
             earlier=import_files.read_earlier_manifest(manifest, posixpath.join(environment, MANIFEST)),
             configs=configs,
             recipients=recipients,
-            key_file=_key_file(request, recipients),
+            keys=await _key_sources(request, recipients),
             branch=branch,
         )
 
     @property
     def key(self) -> clone.Keys:
-        return clone.Keys(self.key_file)
+        return clone.Keys(self.keys)
 
     def path(self, name: str) -> str:
         return posixpath.join(self.directory, self.environment, name)
 
     def about(self, branch: str, commit: str) -> import_files.Committed:
-        return import_files.Committed(self.top, self.directory, self.environment, branch, commit, self.key_file)
+        return import_files.Committed(self.top, self.directory, self.environment, branch, commit, self.keys)
 
 
 def _directories_above(environment: str) -> list[tuple[str, ...]]:
@@ -142,7 +143,7 @@ def _recipients(environment: str, configs: Mapping[str, bytes], request: ImportR
     others = [
         *rule.others,
         *(["key_groups"] if rule.groups else []),
-        *(["pgp"] if any(not recipient.startswith("age1") for recipient in rule.recipients) else []),
+        *(["pgp"] if any(not recipient.startswith(("age1", "ssh-")) for recipient in rule.recipients) else []),
     ]
     if others or rule.partial or not rule.recipients:
         problem = f"its rule for {environment} is for {', '.join(others) or rule.partial or 'nobody'}"
@@ -158,13 +159,11 @@ def relative_to_config(environment: str, config: str | None) -> str:
     return posixpath.relpath(environment, posixpath.dirname(config or "") or ".")
 
 
-def _key_file(request: ImportRequest, recipients: Sequence[str]) -> str:
+async def _key_sources(request: ImportRequest, recipients: Sequence[str]) -> clone.KeySources:
     """A key that opens what is written, for the verification. Raises RefusedError, KeyUnavailableError."""
-    path = os.path.abspath(os.path.expanduser(request.key_file or clone.default_key_file()))
     hint = "Give the private key file of one of the recipients with --age-key-file; it is only read"
-    if not os.path.exists(path):
-        raise RefusedError("there is no age key, which the verification needs", where=path, hint=hint)
-    if not clone.Keys(path).opens(recipients):
-        problem = f"its keys cannot decrypt files for {listed(recipients)}"
-        raise RefusedError(problem, where=path, hint=hint)
-    return path
+    sources = clone.require_keys(request.key_file, hint)
+    own = await clone.Keys(sources).own()
+    if not own.may_open(recipients):
+        raise RefusedError(f"its keys cannot decrypt files for {brief_keys(recipients)}", where=own.place, hint=hint)
+    return sources

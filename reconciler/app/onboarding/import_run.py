@@ -300,7 +300,7 @@ async def _require_clean(
         else:
             above[posixpath.relpath(path, repository.directory)] = data
     tree = Tree({path: data for path, data in merged.items() if data is not None}, repository.tree.odd, above)
-    tools = clone.tools(repository.key_file, lambda done, of: None)
+    tools = clone.tools(repository.keys, lambda done, of: None)
     report = await check_tree(tree, repository.directory, tools, only=[environment])
     errors = [finding for finding in report.findings if finding.rule.severity is Severity.ERROR]
     if errors:

@@ -260,7 +260,7 @@ async def _compared(file: DraftFile, target: Outline, git: GitState) -> tuple[Dr
     if data is not None and target.encrypted:
         cipher = git.keys.read(git.name(target.source), data, target.parser)
         file_format = cipher.format
-        if not git.keys.opens(cipher.metadata.age):
+        if not await git.keys.opens(cipher.metadata.age):
             note = f"{git.name(target.source)}: the key does not open it, so it is encrypted again as a whole"
             return _rewritten(file, target), [note]
     text = await git.text(target)

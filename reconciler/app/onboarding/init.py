@@ -106,7 +106,7 @@ async def _initialize(environment: str, path: str, key_file: str | None, recipie
     for name in (*([] if governing.rule else [governing.config or SOPS_CONFIG]), *texts):
         _require_room(top, name, added_to=name in configs)
     steps: list[Step] = []
-    key, public = _key(top, key_file, recipients, steps)
+    key, public = await asyncio.to_thread(_key, top, key_file, recipients, steps)
     notes = _sops_config(top, inside, public, configs, governing, steps)
     for name, text in texts.items():
         _file(top, name, text, steps)

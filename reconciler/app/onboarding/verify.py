@@ -79,7 +79,6 @@ def server_settings(commit: Committed, manifest: EarlierManifest, host: str, sta
         "environment": commit.environment,
         "host": host,
         "repository": {"url": commit.top, "branch": commit.branch, "path": commit.directory},
-        "decryption": {"age_key_file": commit.key_file},
         "allowed_paths": sorted(directories - {"/"}) or ["/nonexistent"],
         "state_dir": state_dir,
         "rollback": {"git": "off"},
@@ -97,7 +96,7 @@ async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -
     settings = server_settings(commit, read_earlier_manifest(tree.files[file], file), host, "/nonexistent")
     config = ServerConfig.model_validate(settings)
     manifest = read_manifest(tree.files[file], environment=commit.environment, file=file, server=config)
-    keys = clone.Keys(commit.key_file)
+    keys = clone.Keys(commit.keys)
     drafted = {file.file.path: file for file in draft.files if host in file.hosts}
     targets = [target for target in manifest.targets if target.path in drafted or not draft.update]
     stacks = {target.stack for target in targets}
@@ -188,7 +187,7 @@ async def _plan(commit: Committed, draft: Draft, host: str) -> Verification:
         file = f"{commit.environment}/environment.yaml"
         manifest = read_earlier_manifest(tree.files[file], file)
         settings = server_settings(commit, manifest, host, os.path.join(directory, "state"))
-        async with runtime(ServerConfig.model_validate(settings)) as built:
+        async with runtime(ServerConfig.model_validate(settings), commit.keys) as built:
             outcome = await built.reconcilers[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
         drafted = {file.file.path: file for file in draft.files if host in file.hosts}
         return _judged(serialize.serialize_outcome(outcome), host, drafted, draft.update)

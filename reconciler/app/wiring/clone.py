@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.machine import LocalMachine, SshMachine
 from reconciler.adapters.local.private_text import edit_text, private_directory
+from reconciler.adapters.sops.age_keys import KeySources
 from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.adapters.ssh.connection import SshConnection
@@ -33,16 +36,19 @@ from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext
 from reconciler.core.sops.encrypted_twice import length_of_whole
+from reconciler.core.sops.key_mismatch import OwnKeys
 from reconciler.core.tree import Tree
 
 __all__ = [
     "Clone",
     "CloneWriter",
+    "KeySources",
     "Keys",
     "containers",
     "default_key_file",
     "edit_text",
     "is_here",
+    "key_sources",
     "machine",
     "make_key_file",
     "private_directory",
@@ -50,21 +56,50 @@ __all__ = [
     "read_tree_of_clone",
     "read_work_file",
     "replace_work_file",
+    "require_keys",
     "take_inventory",
     "tools",
     "work_tree_top",
 ]
 
 
+def key_sources(key_file: str | None) -> KeySources:
+    """Where a user's identities are: the given file or, without one, what the variables of sops name. False if that is
+    nothing. Raises RefusedError."""
+    if key_file:
+        return KeySources(files=(os.path.expanduser(key_file),))
+    variables = os.environ
+    files = [path for name in ("SOPS_AGE_KEY_FILE", "SOPS_AGE_SSH_PRIVATE_KEY_FILE") if (path := variables.get(name))]
+    text = variables.get("SOPS_AGE_KEY")
+    texts = (("SOPS_AGE_KEY", Secret(text.encode())),) if text else ()
+    try:
+        command = tuple(shlex.split(variables.get("SOPS_AGE_KEY_CMD", "")))
+    except ValueError:
+        hint = "Write the command as a shell would read it"
+        raise RefusedError("a quote is not closed", where="SOPS_AGE_KEY_CMD", hint=hint) from None
+    return KeySources(tuple(files), texts, command)
+
+
+def require_keys(key_file: str | None, hint: str) -> KeySources:
+    """The same, or the key file of sops. Raises RefusedError with the hint where there is none of that."""
+    sources = key_sources(key_file) or KeySources(files=(default_key_file(),))
+    if sources.texts or sources.command or any(map(os.path.isfile, sources.files)):
+        return sources
+    raise RefusedError("there is no age key", where=os.path.abspath(sources.files[0]), hint=hint)
+
+
 class Keys:
-    """Decrypts with the age key in a file, and encrypts for others."""
+    """Decrypts with our identities, and encrypts for others."""
 
-    def __init__(self, key_file: str) -> None:
-        self._sops = Sops(key_file)
+    def __init__(self, sources: KeySources) -> None:
+        self._sops = Sops(sources)
 
-    def opens(self, recipients: Sequence[str]) -> bool:
-        ours = self._sops.identities()
-        return bool(ours.others) or not set(ours.recipients).isdisjoint(recipients)
+    async def own(self) -> OwnKeys:
+        """Our public keys. Raises KeyUnavailableError."""
+        return await self._sops.own_keys()
+
+    async def opens(self, recipients: Sequence[str]) -> bool:
+        return (await self.own()).may_open(recipients)
 
     def read(self, name: str, data: bytes, parser: Parser) -> Ciphertext:
         """What a source says without a key. Raises SourceError."""
@@ -102,13 +137,13 @@ async def read_tree_of_clone(directory: str, *, with_before: bool = False) -> Tr
     return tree
 
 
-def tools(key_file: str | None, progress: CountProgress) -> Tools:
-    """What check and diff need; ``key_file`` is None where values are not to be looked at."""
+def tools(keys: KeySources | None, progress: CountProgress) -> Tools:
+    """What check and diff need; without ``keys`` values are not looked at."""
     return Tools(
         parse_yaml=parse_yaml,
         contracts=JsonSchemaContracts(),
         now=time.time(),
-        opener=Keys(key_file) if key_file else None,
+        opener=Keys(keys) if keys else None,
         progress=progress,
     )
 
@@ -179,4 +214,4 @@ def make_key_file(path: str) -> str:
 
 def public_keys(path: str) -> tuple[str, ...]:
     """The public halves of the age keys in a file. Raises KeyUnavailableError."""
-    return Sops(path).identities().recipients
+    return asyncio.run(Sops(path).own_keys()).recipients

@@ -27,6 +27,7 @@ from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.local.watch import FileWatch
 from reconciler.adapters.metrics import PrometheusMetrics
+from reconciler.adapters.sops.age_keys import KeySources
 from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.adapters.store_copy import copy_database
@@ -183,16 +184,24 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 
 @contextlib.asynccontextmanager
-async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
-    """Build every port for ``config``, and close them at the end. The caller holds the lock."""
+async def runtime(config: ServerConfig, keys: KeySources | None = None) -> AsyncIterator[Runtime]:
+    """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
+    the server's own."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            yield await _built(config, store, stack)
+            sops = Sops(keys or _key_sources(config), binary=config.decryption.sops_binary)
+            yield await _built(config, sops, store, stack)
 
 
-async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
+def _key_sources(config: ServerConfig) -> KeySources:
+    decryption = config.decryption
+    files = (decryption.age_key_file,) if decryption.age_key_file else ()
+    return KeySources(files, command=decryption.age_key_command or (), strict=True)
+
+
+async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
     relay = Relay()
     digest = _digester(config.state_dir, store)
     units = config.units
@@ -202,7 +211,6 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
-    sops = Sops(config.decryption.age_key_file or "", binary=config.decryption.sops_binary)
     ports = Ports(
         git=mirror,
         git_writer=GitPusher(

@@ -18,7 +18,7 @@ CountProgress = Callable[[int, int], None]
 class Opener(Protocol):
     """What decrypts: the Decryptor port, and whose keys it has."""
 
-    def opens(self, recipients: Sequence[str]) -> bool:
+    async def opens(self, recipients: Sequence[str]) -> bool:
         """Whether one of our keys may open a file for these public keys. Raises KeyUnavailableError."""
 
     async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:

@@ -8,6 +8,7 @@ from typing import Protocol
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import Ciphertext
+from reconciler.core.sops.key_mismatch import OwnKeys
 
 
 class Decryptor(Protocol):
@@ -16,6 +17,9 @@ class Decryptor(Protocol):
 
         Raises KeyUnavailableError, DecryptFailedError.
         """
+
+    async def own_keys(self) -> OwnKeys:
+        """Our public keys, and which identities cannot be used. Raises KeyUnavailableError."""
 
     def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         """What an encrypted source says without a key. Raises SourceError and its subclasses."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.core.sops.bech32 import decode_bech32
+
 NAME = ".sops.yaml"
 _PARTIAL = (
     "unencrypted_suffix",
@@ -21,9 +23,6 @@ _PARTIAL = (
     "unencrypted_comment_regex",
     "encrypted_comment_regex",
 )
-
-_BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-_GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 Matcher = Callable[[str, str], bool]
 """Given a pattern and a text, return whether it matches somewhere; raises ValueError for an invalid pattern."""
@@ -103,26 +102,9 @@ def _recipients(group: Mapping[str, Any], number: int) -> list[str]:
 
 
 def mistyped(recipients: Iterable[str]) -> list[str]:
-    """Given public keys of a rule, return the age keys that are mistyped by their checksum (bech32, BIP 173)."""
-    return sorted(recipient for recipient in recipients if recipient.startswith("age1") and not _is_bech32(recipient))
-
-
-def _is_bech32(text: str) -> bool:
-    prefix, _, data = text.rpartition("1")
-    if len(data) < 6 or set(data) - set(_BECH32):
-        return False
-    values = [
-        *(ord(character) >> 5 for character in prefix),
-        0,
-        *(ord(character) & 31 for character in prefix),
-        *map(_BECH32.index, data),
-    ]
-    checksum = 1
-    for value in values:
-        top, checksum = checksum >> 25, (checksum & 0x1FFFFFF) << 5 ^ value
-        for bit, generator in enumerate(_GENERATORS):
-            checksum ^= generator if top >> bit & 1 else 0
-    return checksum == 1
+    """Given public keys of a rule, return the age keys that are mistyped by their checksum."""
+    keys = (recipient for recipient in recipients if recipient.startswith("age1"))
+    return sorted(key for key in keys if decode_bech32(key) is None)
 
 
 def _split(value: Any, field: str) -> list[str]:
