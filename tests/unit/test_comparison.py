@@ -80,10 +80,7 @@ def values(text: str) -> dict[str, Value]:
 
 
 def names(left: list[SideFile], right: list[SideFile]) -> list[tuple[str, str]]:
-    return [
-        (left_file.name if left_file else "", right_file.name if right_file else "")
-        for left_file, right_file in pair(left, right)
-    ]
+    return [(both.left.name if both.left else "", both.right.name if both.right else "") for both in pair(left, right)]
 
 
 def test_a_file_with_the_same_path_is_not_paired_with_another() -> None:
@@ -205,11 +202,11 @@ def containers(*names: str, state: str = "running") -> tuple[FoundContainer, ...
 def services(
     left: tuple[FoundContainer, ...], right: tuple[FoundContainer, ...], *expected: ServiceExpectation
 ) -> dict[str, dict[str, Fact]]:
-    """The facts that are not the same, by service."""
+    """The facts that differ and count, by service."""
     sides = (Side("left", (), services=left), Side("right", (), services=right))
     results = compare_sides(*sides, Expectations(services=expected), different=False).services
     return {
-        service.service: {fact.name: fact for fact in service.facts if fact.status is not Status.SAME}
+        service.service: {fact.name: fact for fact in service.facts if fact.unexplained or fact.reason}
         for service in results
     }
 

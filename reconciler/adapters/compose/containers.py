@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.adapters.compose.docker_api import DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, started_as, variables
 from reconciler.core.decide.guards import is_below
+from reconciler.core.decide.one_shots import ended_by_itself
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.model.compose import StartedAs
 from reconciler.core.ports.host import Machine
@@ -84,9 +85,10 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
     labels, state, limits = _labels(facts), facts["State"], facts["HostConfig"]
     image = images.get(facts["Image"], {"Id": facts["Image"]})
     health = str((state.get("Health") or {}).get("Status") or "")
+    status, exit_code = str(state.get("Status", "")), int(state.get("ExitCode") or 0)
     container = FoundContainer(
         service=labels.get(SERVICE_LABEL, ""),
-        state=str(state.get("Status", "")),
+        state=status,
         health="" if health == "none" else health,
         restarts=int(facts.get("RestartCount") or 0),
         image=str(facts["Config"].get("Image", "")),
@@ -94,6 +96,9 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
         ports=tuple(sorted(_ports(limits.get("PortBindings") or {}))),
         memory=int(limits.get("Memory") or 0),
         cpus=_cpus(limits),
+        since=_instant(state.get("FinishedAt" if status in ("exited", "dead") else "StartedAt")),
+        exit_code=exit_code,
+        ended=ended_by_itself(facts, status, exit_code),
     )
     default = variables((image.get("Config") or {}).get("Env") or ())
     environment = variables(facts["Config"].get("Env") or ())
@@ -111,6 +116,12 @@ def _seconds(time: Any) -> float:
         return datetime.fromisoformat(str(time)).timestamp()
     except ValueError:
         return 0.0
+
+
+def _instant(time: Any) -> str:
+    """Given an RFC 3339 time of the engine, return it in UTC to the second; "" for none."""
+    seconds = _seconds(time)
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds > 0 else ""
 
 
 def _ports(bindings: Mapping[str, Any]) -> Iterable[str]:
