@@ -49,6 +49,10 @@ def _comparison(comparison: Comparison, *, with_key: bool) -> dict[str, Any]:
             {"service": service.service, "facts": [_fact(fact) for fact in service.facts]}
             for service in comparison.services
         ],
+        "definitions": [
+            {"service": result.service, "facts": [_fact(fact) for fact in result.facts]}
+            for result in comparison.definitions
+        ],
         "probes": [
             {
                 "probe": probe.probe,
@@ -140,6 +144,8 @@ def _group(group: Group, words: SideWords) -> Iterator[str]:
         yield "### Probes"
     elif group.kind == "service":
         yield f"### Service {code(group.title.removeprefix('service '))}"
+    elif group.kind == "definition":
+        yield f"### Compose definition of {code(group.title.removeprefix('compose '))}"
     else:
         yield f"### {code(group.title)}"
     if group.remark:

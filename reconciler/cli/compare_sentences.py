@@ -138,6 +138,9 @@ _SENTENCES: Sequence[tuple[Callable[[Row], bool], Callable[[_Members, SideWords]
     (_is("service", Status.MISSING_LEFT, names=["container"]), _missing_whole("service", "left")),
     (_is("service", names=["container", "state", "health"]), _bad_states),
     (_is("service"), _facts("property of services/properties of services")),
+    (_is("definition", Status.MISSING_RIGHT, names=["definition"]), _missing_whole("Compose service", "right")),
+    (_is("definition", Status.MISSING_LEFT, names=["definition"]), _missing_whole("Compose service", "left")),
+    (_is("definition"), _facts("field of Compose definitions/fields of Compose definitions")),
     (_is("file"), _facts("attribute of files/attributes of files")),
     (_is("probe"), _probes),
 )
@@ -153,7 +156,7 @@ def _need(members: _Members) -> str:
 
 
 def _title(group: Group) -> str:
-    return group.title.removeprefix("service ") if group.kind == "service" else group.title
+    return group.title.removeprefix("service ").removeprefix("compose ") if group.kind != "file" else group.title
 
 
 def _titles(members: _Members) -> str:

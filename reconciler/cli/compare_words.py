@@ -23,7 +23,7 @@ from reconciler.core.compare.types import (
 )
 
 _RISKS = {Risk.HIGH: 0, Risk.MEDIUM: 1, Risk.LOW: 2}
-_KINDS = {"problem": 0, "key": 1, "file": 2, "service": 3, "probe": 4}
+_KINDS = {"problem": 0, "key": 1, "file": 2, "service": 3, "definition": 4, "probe": 5}
 _STATED = (PairedBy.CHOSEN, PairedBy.ENVIRONMENT, PairedBy.NAME, PairedBy.KEYS)
 _STATES = ("container", "state", "health", "exit code", "restarts", "since")
 _WORDS: Mapping[str, str] = {
@@ -163,6 +163,10 @@ def groups(comparison: Comparison) -> list[Group]:
             Group(f"service {service.service}", tuple(_fact_row("service", fact, words) for fact in service.facts))
             for service in comparison.services
         ),
+        *(
+            Group(f"compose {result.service}", tuple(_fact_row("definition", fact, words) for fact in result.facts))
+            for result in comparison.definitions
+        ),
         Group("probes", tuple(probes)),
     ]
     ordered = [Group(part.title, tuple(sorted(part.rows, key=_importance)), part.remark) for part in parts if part.rows]
@@ -194,7 +198,9 @@ def _remarks(key: KeyResult, words: SideWords) -> Iterator[str]:
 def _fact_row(kind: str, fact: Fact, words: SideWords) -> Row:
     both = f"{words.left}: {fact.left or 'none'}, {words.right}: {fact.right or 'none'}"
     text = "" if not (fact.left or fact.right) else fact.left if fact.left == fact.right else both
-    note = "; ".join(part for part in (text if fact.name not in ("file", "container") else "", fact.reason) if part)
+    note = "; ".join(
+        part for part in (text if fact.name not in ("file", "container", "definition") else "", fact.reason) if part
+    )
     return Row(kind, fact.name, fact.risk, fact.status, note, fact.unexplained, informational=fact.informational)
 
 

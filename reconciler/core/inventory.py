@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core.secret import Secret
@@ -46,7 +47,8 @@ class FoundContainer:
     """A container of a service. ``image_digest`` is "" if the image has none; ``project`` is "" if there is only one.
 
     ``since`` is when it got into its state, in ISO 8601, "" if unknown; ``ended``: it ended with 0 and was meant to.
-    ``ports`` look like "127.0.0.1:8000->80/tcp"; ``memory`` (bytes) and ``cpus`` are limits, 0 for none.
+    ``ports`` look like "127.0.0.1:8000->80/tcp"; ``memory`` (bytes) and ``cpus`` are limits, 0 for none. ``fields`` are
+    the rest of what the engine says, without what the image gives; with every value.
     """
 
     service: str
@@ -62,6 +64,7 @@ class FoundContainer:
     since: str = ""
     exit_code: int = 0
     ended: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

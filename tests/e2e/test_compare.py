@@ -616,7 +616,7 @@ def test_keys_that_reach_no_service_are_unused(compose_project: Callable[..., Co
     comparison = only_comparison(data(tmp_path, *sides))
     keys = [key for file in comparison["files"] for key in file["keys"] if "unused" in key["remarks"]]
     unused = {key["key"]: key["unused_on"] for key in keys}
-    only_there = dict.fromkeys(("A", "ALONE", "IN_FILE"), ["right"])  # its api.env is used by nobody
+    only_there = {key: ["right"] for key in ("A", "ALONE", "IN_FILE")}  # its api.env is used by nobody
     assert unused == {"NOBODY": ["left", "right"], "OLD": ["left"], **only_there}
     assert f"used by no service in {project.name}" in compare(tmp_path, *sides).stdout
 

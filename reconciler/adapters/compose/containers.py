@@ -9,13 +9,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.adapters.compose.docker_api import DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, started_as, variables
+from reconciler.core.compose_names import without_project
 from reconciler.core.decide.guards import is_below
 from reconciler.core.decide.one_shots import ended_by_itself
+from reconciler.core.fidelity.running import running_fields
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.model.compose import StartedAs
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
+# Facts of their own, and what the engine makes up.
+_APART = frozenset({"image", "memory", "memory and swap", "cpus", "cpu period", "cpu quota", "ports", "domainname"})
+_FROM_IMAGE = frozenset({"command", "entrypoint", "user", "working_dir", "healthcheck", "stop_signal", "labels"})
 _ONE_OFF_LABEL = "com.docker.compose.oneoff"
 _SECONDS = 30.0
 
@@ -99,6 +104,7 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
         since=_instant(state.get("FinishedAt" if status in ("exited", "dead") else "StartedAt")),
         exit_code=exit_code,
         ended=ended_by_itself(facts, status, exit_code),
+        fields=dict(_fields(facts, image)),
     )
     default = variables((image.get("Config") or {}).get("Env") or ())
     environment = variables(facts["Config"].get("Env") or ())
@@ -108,6 +114,27 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
         environment={name: Secret(value.encode("utf-8", "surrogateescape")) for name, value in environment.items()},
         defaults=frozenset(name for name, value in environment.items() if default.get(name) == value),
     )
+
+
+def _fields(facts: Mapping[str, Any], image: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What the engine says beside the facts above, flat. What the image gives, the project's name and its directory
+    make no difference."""
+    labels = _labels(facts)
+    given = running_fields({"Config": image.get("Config") or {}, "HostConfig": {}})
+    for field_name, items in running_fields(facts).items():
+        if field_name in _APART or (field_name == "hostname" and items.get("") == str(facts.get("Id", ""))[:12]):
+            continue
+        inherited = given.get(field_name, {}) if field_name in _FROM_IMAGE else {}
+        own = {
+            item: without_project(text, labels.get(PROJECT_LABEL, ""), labels.get(DIRECTORY_LABEL, "") or "/")
+            for item, text in items.items()
+            if inherited.get(item) != text and not item.startswith(str(facts.get("Id", "?"))[:12])
+        }
+        if own and set(own) != {""} and not any(own.values()):  # a set of names
+            names = (without_project(item, labels.get(PROJECT_LABEL, ""), "/") for item in own)
+            yield field_name, ", ".join(sorted(names))
+        else:
+            yield from ((f"{field_name} {item}".strip(), text) for item, text in own.items())
 
 
 def _seconds(time: Any) -> float:

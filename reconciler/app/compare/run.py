@@ -7,11 +7,12 @@ import contextlib
 import os
 import secrets
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
+from reconciler.app.compare.definitions import with_definitions
 from reconciler.app.compare.probe_runs import ProbeRuns
 from reconciler.app.compare.side_names import SideKind, SideName, read_side
 from reconciler.app.compare.sides import GitSource, SideContext, open_side, tree_of
@@ -90,6 +91,7 @@ async def compare_all(left: str, rights: Sequence[str], options: CompareOptions)
             if isinstance(error, ReconcilerError)
         ]
         sides = [(name, side) for name, side in zip(names[1:], others, strict=True) if isinstance(side, Side)]
+        first, sides = await _defined(names[0], first, sides, context)
         _check_pairs(options.pairs, first, [side for _, side in sides])
         probe_runs = ProbeRuns(context.machines, context.reader.values)
         answers = await asyncio.gather(
@@ -104,15 +106,35 @@ async def compare_all(left: str, rights: Sequence[str], options: CompareOptions)
             elif isinstance(probes, BaseException):
                 raise probes
             else:
-                comparisons.append(_compared(first, side, expected, options, probes))
+                comparisons.append(_compared(first, side, expected, options, probes, context.reader.values))
     return ComparisonReport(tuple(comparisons), tuple(failures), options.tools.opener is not None)
 
 
 def _compared(
-    left: Side, right: Side, expected: Expectations, options: CompareOptions, probes: Sequence[ProbeResult]
+    left: Side,
+    right: Side,
+    expected: Expectations,
+    options: CompareOptions,
+    probes: Sequence[ProbeResult],
+    known: Collection[str],
 ) -> Comparison:
     different = are_different(left, right) if options.different is None else options.different
-    return compare_sides(left, right, expected, different=different, probes=probes, chosen=options.pairs)
+    return compare_sides(left, right, expected, different=different, probes=probes, chosen=options.pairs, known=known)
+
+
+async def _defined(
+    name: SideName, left: Side, rights: list[tuple[SideName, Side]], context: SideContext
+) -> tuple[Side, list[tuple[SideName, Side]]]:
+    """The sides with the definitions of their Compose projects, if both sides of a comparison have any."""
+    partners = [side for _, side in rights if side.projects] if left.projects else []
+    if not partners:
+        return left, rights
+    values = context.reader.values
+    left, *defined = await asyncio.gather(
+        with_definitions(left, context.machines[name.text], values),
+        *(with_definitions(side, context.machines[right.text], values) for right, side in rights),
+    )
+    return left, [(right, side) for (right, _), side in zip(rights, defined, strict=True)]
 
 
 def _check_pairs(pairs: Sequence[tuple[str, str]], left: Side, rights: Sequence[Side]) -> None:

@@ -17,6 +17,7 @@ from reconciler.core.compare.types import (
     Status,
 )
 from reconciler.core.inventory import FoundContainer
+from reconciler.core.secrets.masking import masked
 
 ServiceName = tuple[str, str]
 """A project and a service of it."""
@@ -74,26 +75,26 @@ class _Service:
 _ABSENT = _Service()
 
 
-def compare_services(left: Side, right: Side, expected: Expectations) -> tuple[ServiceResult, ...]:
-    """The facts of each service on both sides; () if one of the sides cannot have containers."""
+def compare_services(
+    left: Side, right: Side, expected: Expectations, known: Collection[str] = ()
+) -> tuple[ServiceResult, ...]:
+    """The facts of each service on both sides; () if one of the sides cannot have containers. ``known`` are values that
+    must not be shown."""
     if left.services is None or right.services is None:
         return ()
-    environments = {left.environment, right.environment}
-    explanations = [listed for listed in expected.services if set(listed.between or environments) >= environments]
     ours, theirs = _services(left), _services(right)
     several = any(len({project for project, _ in side}) > 1 for side in (ours, theirs))
     results = []
-    for pair in _service_pairs(ours.keys(), theirs.keys()):
+    for pair in service_pairs(ours.keys(), theirs.keys()):
         left_name, right_name = pair
         project, service = left_name or right_name or ("", "")
-        names = {service, *("/".join(name) for name in pair if name)}
-        facts = _facts(ours.get(left_name or ("", ""), _ABSENT), theirs.get(right_name or ("", ""), _ABSENT))
-        name = f"{project}/{service}" if several else service
-        results.append(ServiceResult(name, tuple(_explained(names, explanations, fact) for fact in facts)))
+        explain = explanations_for(left, right, expected, {service, *("/".join(name) for name in pair if name)})
+        facts = _facts(ours.get(left_name or ("", ""), _ABSENT), theirs.get(right_name or ("", ""), _ABSENT), known)
+        results.append(ServiceResult(f"{project}/{service}" if several else service, tuple(map(explain, facts))))
     return tuple(sorted(results, key=lambda result: result.service))
 
 
-def _facts(left: _Service, right: _Service) -> Iterator[Fact]:
+def _facts(left: _Service, right: _Service, known: Collection[str]) -> Iterator[Fact]:
     """The facts of a service. If one side has no container, those of the other are shown; only a bad state counts."""
     ours, theirs = left.presence, right.presence
     if left.containers and right.containers:
@@ -105,16 +106,32 @@ def _facts(left: _Service, right: _Service) -> Iterator[Fact]:
         yield Fact("container", ours, theirs, Status.SAME if idle else Status.FAILED, Risk.HIGH)
         return
     yield from _states(left, right)
-    for name, read in _FACTS.items():
-        fact = _fact(name, left.text(read), right.text(read))
-        alone = not (left.containers and right.containers)
-        if fact.left or fact.right:
+    facts = [_fact(name, left.text(read), right.text(read)) for name, read in _FACTS.items()]
+    alone = not (left.containers and right.containers)
+    for fact in (*facts, *_more_facts(left, right, known)):
+        if fact.left or fact.right or fact.status is Status.DIFFERS:
             yield replace(fact, status=_only_in(left, right), informational=True) if alone else fact
     for name, read in _OWN.items():
         if (ours := left.text(read)) + (theirs := right.text(read)):
             yield Fact(name, ours, theirs, Status.SAME, informational=True)
     if left.since or right.since:
         yield Fact("since", left.since, right.since, Status.SAME, informational=True)
+
+
+def _more_facts(left: _Service, right: _Service, known: Collection[str]) -> Iterator[Fact]:
+    """The rest of what the engine says of the first container of each side, without values."""
+    ours, theirs = (side.containers[0].fields if side.containers else {} for side in (left, right))
+    for name in sorted(ours.keys() | theirs.keys()):
+        status = Status.SAME if ours.get(name) == theirs.get(name) else Status.DIFFERS
+        yield Fact(name, _shown(name, ours, known), _shown(name, theirs, known), status)
+
+
+def _shown(name: str, fields: Mapping[str, str], known: Collection[str]) -> str:
+    if name not in fields:
+        return ""
+    if name.startswith(("labels ", "logging options ")):
+        return "set"
+    return masked(fields[name], known, name.rpartition(" ")[2]) or "set"
 
 
 def _states(left: _Service, right: _Service) -> Iterator[Fact]:
@@ -142,11 +159,17 @@ def _fact(name: str, ours: str, theirs: str) -> Fact:
     return Fact(name, ours, theirs, Status.SAME if ours == theirs else Status.DIFFERS)
 
 
-def _explained(names: Collection[str], explanations: Sequence[ServiceExpectation], fact: Fact) -> Fact:
-    if not fact.unexplained:
-        return fact
-    reason = next((listed.reason for listed in explanations if _explains(listed, names, fact.name)), "")
-    return replace(fact, status=Status.EXPECTED, reason=reason) if reason else fact
+def explanations_for(left: Side, right: Side, expected: Expectations, names: Collection[str]) -> Callable[[Fact], Fact]:
+    """What turns a fact of a service with these names into an expected one, if the operator has listed it."""
+    environments = {left.environment, right.environment}
+    listed = [entry for entry in expected.services if set(entry.between or environments) >= environments]
+
+    def explain(fact: Fact) -> Fact:
+        reasons = (entry.reason for entry in listed if fact.unexplained and _explains(entry, names, fact.name))
+        reason = next(reasons, "")
+        return replace(fact, status=Status.EXPECTED, reason=reason) if reason else fact
+
+    return explain
 
 
 def _explains(listed: ServiceExpectation, names: Collection[str], fact: str) -> bool:
@@ -168,7 +191,7 @@ def _services(side: Side) -> dict[ServiceName, _Service]:
     }
 
 
-def _service_pairs(
+def service_pairs(
     left: Collection[ServiceName], right: Collection[ServiceName]
 ) -> Iterator[tuple[ServiceName | None, ServiceName | None]]:
     """Pair services by project and name, else by a name that each side has left once."""

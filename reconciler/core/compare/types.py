@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from reconciler.core.compare.risk import Risk, RiskOverride
 from reconciler.core.contract import Notes
@@ -131,11 +132,21 @@ class SideProject:
 
 
 @dataclass(frozen=True, slots=True)
+class Definition:
+    """A service as Compose resolves it: texts by the name of the field, with every secret. ``build`` is its section."""
+
+    project: str
+    service: str
+    fields: Mapping[str, str] = field(repr=False)
+    build: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """One side. ``name`` as typed; ``environment`` is "" if unknown; ``left_out`` says what was skipped, ``problems``
     what could not be read; ``sealed`` counts the files that no key opened. ``services`` is None if the side cannot have
     containers. Probes run in ``directory``, or in one of the ``projects``. ``hosts`` are names that a manifest may have
-    for the machine, the most reliable first; () if the side is not a machine."""
+    for the machine, the most reliable first; () if the side is not a machine. ``definitions`` are None if unknown."""
 
     name: str
     files: tuple[SideFile, ...]
@@ -147,6 +158,7 @@ class Side:
     directory: str = ""
     hosts: tuple[str, ...] = ()
     projects: tuple[SideProject, ...] = ()
+    definitions: tuple[Definition, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +314,14 @@ class Comparison:
     files: tuple[FileResult, ...]
     services: tuple[ServiceResult, ...] = ()
     probes: tuple[ProbeResult, ...] = ()
+    definitions: tuple[ServiceResult, ...] = ()
 
     @property
     def everything(self) -> Iterator[KeyResult | Fact | ProbeResult]:
         for file in self.files:
             yield from file.keys
             yield from file.facts
-        for service in self.services:
+        for service in (*self.services, *self.definitions):
             yield from service.facts
         yield from self.probes
 

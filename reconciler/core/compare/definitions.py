@@ -1,0 +1,187 @@
+"""The services of two sides as `docker compose config` resolves them, field by field; no variable's value. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from reconciler.core.compare.risk import Risk, must_differ, risk_of
+from reconciler.core.compare.services import explanations_for, service_pairs
+from reconciler.core.compare.types import (
+    Definition,
+    Expectations,
+    Fact,
+    ServiceResult,
+    Side,
+    SideProject,
+    Status,
+)
+from reconciler.core.compose_names import without_project
+from reconciler.core.secrets.masking import masked
+
+PROJECT = "(project)"
+"""Stands for a service where networks and volumes of the whole project are compared."""
+
+_ENVIRONMENT = "environment."
+# What may hold a secret that nothing marks as one: only whether it differs is shown.
+_NEVER_SHOWN = (_ENVIRONMENT, "labels.", "build.args.", "logging.options.", "configs.", "secrets.")
+_WHOLE = ("command", "entrypoint", "test")
+_DEFINED_BY: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "build"),
+    "digest": ("image", "build"),
+    "memory": ("mem_limit", "deploy"),
+    "cpus": ("cpus", "deploy"),
+    "containers": ("scale", "deploy"),
+    "restart": ("restart", "deploy"),
+    "mounts": ("volumes", "configs", "secrets", "tmpfs"),
+    "aliases": ("networks",),
+}
+
+
+def read_definitions(resolved: bytes, project: SideProject) -> tuple[Definition, ...]:
+    """Given what `docker compose config --format json` prints of a project, return its services. Raises ValueError,
+    TypeError or AttributeError if it is something else."""
+    document = json.loads(resolved)
+    own = {kind: document.get(kind) or {} for kind in ("networks", "volumes")}
+    services = {**(document.get("services") or {}), PROJECT: own}
+    return tuple(
+        Definition(project.name, name, dict(_fields(fields, project)), _build(fields))
+        for name, fields in services.items()
+    )
+
+
+def _build(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return fields.get("build") or {}
+
+
+def _fields(value: Any, project: SideProject, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names with dots, and texts in which neither the project's name nor its directory makes a difference."""
+    if value in (None, {}, [], ""):
+        if name.startswith(_ENVIRONMENT):
+            yield name, ""
+    elif isinstance(value, dict):
+        for key, inside in value.items():
+            yield from _fields(inside, project, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and name.rpartition(".")[2] not in _WHOLE and all(map(_is_entry, value)):
+        for entry in value:
+            rest = {key: inside for key, inside in entry.items() if key != "target"}
+            yield f"{name}.{entry['target']}", _text(rest, project)
+    else:
+        yield name, _text(value, project)
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether it is a port, a mount, a config or a secret: what a container has at its target."""
+    return isinstance(value, dict) and "target" in value
+
+
+def _text(value: Any, project: SideProject) -> str:
+    if isinstance(value, dict):
+        inside = (f"{key}={_text(part, project)}" for key, part in sorted(value.items()) if part not in ({}, None))
+        return " ".join(inside)
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return without_project(text, project.name, project.directory)
+
+
+def compare_definitions(
+    left: Side, right: Side, expected: Expectations, known: Collection[str], *, different: bool
+) -> tuple[ServiceResult, ...]:
+    """The differences of each service; () if the definitions of a side are not known. ``known`` are values that must
+    not be shown. A variable that an env file of either side has is compared there."""
+    if left.definitions is None or right.definitions is None:
+        return ()
+    judged = {key for side in (left, right) for file in side.files for key in file.keys or ()}
+    ours, theirs = (
+        {(each.project, each.service): each.fields for each in side} for side in (left.definitions, right.definitions)
+    )
+    hidden = {*known, *(text for side in (ours, theirs) for text in _variables(side.values()))}
+    several = any(len({project for project, _ in side}) > 1 for side in (ours, theirs))
+    results = []
+    for pair in service_pairs(ours.keys(), theirs.keys()):
+        project, service = pair[0] or pair[1] or ("", "")
+        explain = explanations_for(left, right, expected, {service, *("/".join(name) for name in pair if name)})
+        left_fields, right_fields = ours.get(pair[0] or ("", "")), theirs.get(pair[1] or ("", ""))
+        if service == PROJECT and None in (left_fields, right_fields):
+            continue  # its services are reported
+        facts = tuple(map(explain, _facts(left_fields, right_fields, judged, hidden, different=different)))
+        results.append(ServiceResult(f"{project}/{service}" if several else service, facts))
+    return tuple(sorted((result for result in results if result.facts), key=lambda result: result.service))
+
+
+def _variables(services: Collection[Mapping[str, str]]) -> Iterator[str]:
+    return (text for fields in services for name, text in fields.items() if name.startswith(_ENVIRONMENT))
+
+
+def _facts(
+    left: Mapping[str, str] | None,
+    right: Mapping[str, str] | None,
+    judged: Collection[str],
+    hidden: Collection[str],
+    *,
+    different: bool,
+) -> Iterator[Fact]:
+    if left is None or right is None:
+        status = Status.MISSING_LEFT if left is None else Status.MISSING_RIGHT
+        yield Fact("definition", "yes" if left is not None else "", "yes" if right is not None else "", status)
+        return
+    for name in sorted(left.keys() | right.keys()):
+        variable = name.removeprefix(_ENVIRONMENT) if name.startswith(_ENVIRONMENT) else ""
+        if variable in judged:
+            continue
+        ours, theirs = left.get(name), right.get(name)
+        status, reason = (Status.SAME if ours == theirs else Status.DIFFERS), ""
+        if variable and different and must_differ(variable) and None not in (ours, theirs) and (ours or theirs):
+            reason = "a secret differs between environments" if ours != theirs else "two environments share a secret"
+            status = Status.EXPECTED if ours != theirs else Status.SAME_SECRET
+        risk = risk_of(variable) if variable else Risk.MEDIUM
+        yield Fact(name, _shown(name, ours, theirs, hidden), _shown(name, theirs, ours, hidden), status, risk, reason)
+
+
+def _shown(name: str, text: str | None, other: str | None, hidden: Collection[str]) -> str:
+    if text is None:
+        return ""
+    if name.startswith(_NEVER_SHOWN):
+        return "set" if other is None else ""
+    return masked(text, hidden, name.rpartition(".")[2])
+
+
+def without_consequences(
+    services: Sequence[ServiceResult], definitions: Sequence[ServiceResult]
+) -> tuple[tuple[ServiceResult, ...], tuple[ServiceResult, ...]]:
+    """Services and definitions in which a cause counts once: what differs between containers because their definitions
+    differ is explained, and so is a missing definition of a service that has no container there."""
+    by_name = {_bare(result): result for result in definitions}
+    explained = tuple(
+        replace(service, facts=tuple(_consequence(fact, by_name.get(_bare(service))) for fact in service.facts))
+        for service in services
+    )
+    missing = {
+        _bare(service)
+        for service in explained
+        for fact in service.facts
+        if fact.name == "container" and fact.unexplained
+    }
+    return explained, tuple(
+        replace(result, facts=tuple(replace(fact, informational=True) for fact in result.facts))
+        if _bare(result) in missing and result.facts[0].name == "definition"
+        else result
+        for result in definitions
+    )
+
+
+def _bare(result: ServiceResult) -> str:
+    """The name of the service without its project's."""
+    return result.service.rpartition("/")[2]
+
+
+def _consequence(fact: Fact, definition: ServiceResult | None) -> Fact:
+    if definition is None or fact.status is not Status.DIFFERS or fact.name in ("state", "health"):
+        return fact
+    field = re.split(r"[ .]", fact.name)[0]
+    changed = {re.split(r"[ .]", each.name)[0] for each in definition.facts if each.status is not Status.SAME}
+    if changed.isdisjoint(_DEFINED_BY.get(field, (field,))):
+        return fact
+    return replace(fact, status=Status.EXPECTED, reason="its Compose definition differs")
