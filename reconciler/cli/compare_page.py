@@ -37,6 +37,7 @@ code { font: 13px ui-monospace, monospace; } h3 code { font-size: 15px; }
 form { position: sticky; top: 0; display: flex; flex-wrap: wrap; gap: .6rem; padding: .6rem 0; background: Canvas;
   border-bottom: 1px solid var(--line); }
 form[hidden], section[hidden] { display: none; }
+@media screen { .long .group { content-visibility: auto; contain-intrinsic-size: auto 20rem; } }
 label { font-size: .8rem; }
 select, input, output { display: block; font: inherit; padding: .2rem .4rem; width: 16rem; max-width: 100%; }
 table { border-collapse: collapse; width: 100%; margin: .4rem 0; table-layout: fixed; }
@@ -90,6 +91,7 @@ form.hidden = false;
 apply();
 """
 
+_LONG = 1000  # lines; of more, the browser lays out only those in view
 _COLOURS = {Risk.HIGH: "bad", Risk.MEDIUM: "mid", Risk.LOW: ""}
 
 
@@ -114,12 +116,13 @@ def as_html(report: ComparisonReport) -> str:
         for number, comparison in enumerate(report.comparisons)
     ]
     title = _text(compare_sentences.report_headline(report))
+    long = sum(len(section.rows) for section in sections) > _LONG
     return "".join(
         [
             "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n",
             f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">\n',
             '<meta name=viewport content="width=device-width, initial-scale=1">\n',
-            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n",
+            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body{' class=long' if long else ''}>\n",
             f"<h1>{title}</h1>\n",
             *_head(report, sections),
             *(part for section in sections for part in _overview(section, alone=len(sections) == 1)),

@@ -92,13 +92,9 @@ def _placeholders(members: _Members, words: SideWords) -> str:
 
 
 def _bad_states(members: _Members, words: SideWords) -> str:
-    services = ", ".join(f"{_title(group)} ({_where(row, words)})" for group, row in members[:_MOST_PLACES])
+    services = ", ".join(f"{_title(group)} ({row.note})" for group, row in members[:_MOST_PLACES])
     more = f" and {len(members) - _MOST_PLACES} more" if len(members) > _MOST_PLACES else ""
     return f"{counted(len(members), 'state')} of services {_need(members)} attention: {services}{more}"
-
-
-def _where(row: Row, words: SideWords) -> str:
-    return row.note or f"no container {words.in_left} or {words.in_right}"
 
 
 def _facts(noun: str) -> Callable[[_Members, SideWords], str]:

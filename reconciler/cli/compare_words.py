@@ -24,7 +24,7 @@ from reconciler.core.compare.types import (
 
 _RISKS = {Risk.HIGH: 0, Risk.MEDIUM: 1, Risk.LOW: 2}
 _KINDS = {"problem": 0, "key": 1, "file": 2, "service": 3, "definition": 4, "probe": 5}
-_STATED = (PairedBy.CHOSEN, PairedBy.ENVIRONMENT, PairedBy.NAME, PairedBy.KEYS)
+_STATED = (PairedBy.CHOSEN, PairedBy.ONLY, PairedBy.ENVIRONMENT, PairedBy.NAME, PairedBy.KEYS)
 _STATES = ("container", "state", "health", "exit code", "restarts", "since")
 _WORDS: Mapping[str, str] = {
     Status.SAME: "same",
@@ -128,13 +128,13 @@ class Row:
     def classes(self) -> tuple[str, ...]:
         kind = PROBLEM if self.kind == "problem" else str(self.status)
         if self.informational:
-            kind = INFORMATION if self.status is Status.SAME else ONE_SIDED
+            kind = ONE_SIDED if self.status in (Status.MISSING_LEFT, Status.MISSING_RIGHT) else INFORMATION
         return (kind, *map(str, self.remarks))
 
     @property
     def is_same(self) -> bool:
         """Whether a short report leaves it out."""
-        return self.status is Status.SAME and not self.remarks
+        return self.classes in ((str(Status.SAME),), (INFORMATION,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def _file_rows(file: FileResult, words: SideWords) -> Iterator[Row]:
 
 def _remarks(key: KeyResult, words: SideWords) -> Iterator[str]:
     sides = {"left": words.in_left, "right": words.in_right}
-    unused = " and ".join(sides[side] for side in key.unused_on)
+    unused = "on either side" if len(key.unused_on) > 1 else "".join(sides[side] for side in key.unused_on)
     texts = {
         Remark.PLACEHOLDER: "a placeholder",
         Remark.DEPRECATED: "deprecated",
@@ -196,12 +196,21 @@ def _remarks(key: KeyResult, words: SideWords) -> Iterator[str]:
 
 
 def _fact_row(kind: str, fact: Fact, words: SideWords) -> Row:
-    both = f"{words.left}: {fact.left or 'none'}, {words.right}: {fact.right or 'none'}"
-    text = "" if not (fact.left or fact.right) else fact.left if fact.left == fact.right else both
-    note = "; ".join(
-        part for part in (text if fact.name not in ("file", "container", "definition") else "", fact.reason) if part
-    )
+    note = "; ".join(part for part in (_texts(fact, words), fact.reason) if part)
     return Row(kind, fact.name, fact.risk, fact.status, note, fact.unexplained, informational=fact.informational)
+
+
+def _texts(fact: Fact, words: SideWords) -> str:
+    """What a fact is on both sides, as short as that can be said."""
+    if fact.name == "container" and fact.status is Status.FAILED:
+        return "no container on either side"
+    if fact.name in ("file", "container", "definition") or fact.left == fact.right:
+        return fact.left if fact.left == fact.right else ""
+    if fact.informational and fact.status in (Status.MISSING_LEFT, Status.MISSING_RIGHT):
+        return fact.left or fact.right
+    if fact.status is Status.FAILED and not (fact.left and fact.right):
+        return f"{fact.left} {words.in_left}" if fact.left else f"{fact.right} {words.in_right}"
+    return f"{words.left}: {fact.left or 'none'}, {words.right}: {fact.right or 'none'}"
 
 
 def _probe_row(probe: ProbeResult, words: SideWords) -> Row:
@@ -221,7 +230,8 @@ def pair_name(file: FileResult) -> str:
 def _pairing(file: FileResult) -> str:
     if file.left == file.right or file.paired_by not in _STATED:
         return ""
-    override = "" if file.paired_by is PairedBy.CHOSEN else "; --pair A=B overrides it"
+    fixed = file.paired_by in (PairedBy.CHOSEN, PairedBy.ONLY)
+    override = "" if fixed else "; --pair A=B overrides it"
     return f"paired by {file.paired_by}{override}"
 
 

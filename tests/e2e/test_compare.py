@@ -329,6 +329,7 @@ def test_two_single_files_are_paired_despite_their_names(tmp_path: Path) -> None
     first = written(tmp_path / "a", {"production.env": "A=1\nB=2\n"})
     second = written(tmp_path / "b", {"app.conf": "A=1\nB=3\n"})
     comparison = only_comparison(data(tmp_path, f"file:{first}/production.env", f"file:{second}/app.conf"))
+    assert [file["paired_by"] for file in comparison["files"]] == ["being the only files"]
     assert classes(comparison)["production.env/A"] == SAME
     assert classes(comparison)["production.env/B"] == DIFFERS
 

@@ -70,11 +70,12 @@ def test_every_difference_of_a_service_counts_once_and_no_value_is_shown(
     assert facts(comparison["services"], "same") == facts(comparison["definitions"], "same") == {}
     defined, running = (facts(comparison[kind], "api") for kind in ("definitions", "services"))
     assert {name: fact["class"] for name, fact in defined.items()} == dict.fromkeys(DIFFERENT, "differs")
-    explained = {name: fact["reason"] for name, fact in running.items() if fact["class"] == "expected"}
+    explained = {name: fact["reason"] for name, fact in running.items() if fact["informational"]}
     assert explained == dict.fromkeys(CONSEQUENCES, "its Compose definition differs")
     assert comparison["unexplained"] == len(DIFFERENT) + 1  # and the key of api.env
     assert (defined["restart"]["left"], defined["restart"]["right"]) == ("always", "on-failure")
     assert defined["build.base images"]["left"] == "scratch-41:41"
+    assert (defined["volumes./place"]["left"], defined["mem_limit"]["left"]) == ("bind ./41", "41 MiB")
     assert "password=***" in defined["command"]["left"]
     assert (defined["labels.team.name"]["left"], defined["environment.LEVEL"]["left"]) == ("", "")
     text = compare(tmp_path, *sides, "--format", "markdown").stdout

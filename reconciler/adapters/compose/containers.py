@@ -21,6 +21,10 @@ from reconciler.core.secret import Secret
 # Facts of their own, and what the engine makes up.
 _APART = frozenset({"image", "memory", "memory and swap", "cpus", "cpu period", "cpu quota", "ports", "domainname"})
 _FROM_IMAGE = frozenset({"command", "entrypoint", "user", "working_dir", "healthcheck", "stop_signal", "labels"})
+# Where names begin with the project's, and paths with its directory, without anybody having written so.
+_OF_PROJECT = frozenset({"container_name", "networks", "aliases", "network_mode", "mounts"})
+_SIZES = frozenset({"memory reservation", "shm_size"})
+_MEBIBYTE = 1024 * 1024
 _ONE_OFF_LABEL = "com.docker.compose.oneoff"
 _SECONDS = 30.0
 
@@ -125,16 +129,19 @@ def _fields(facts: Mapping[str, Any], image: Mapping[str, Any]) -> Iterable[tupl
         if field_name in _APART or (field_name == "hostname" and items.get("") == str(facts.get("Id", ""))[:12]):
             continue
         inherited = given.get(field_name, {}) if field_name in _FROM_IMAGE else {}
+        project, directory = labels.get(PROJECT_LABEL, ""), labels.get(DIRECTORY_LABEL, "") or "/"
         own = {
-            item: without_project(text, labels.get(PROJECT_LABEL, ""), labels.get(DIRECTORY_LABEL, "") or "/")
+            item: without_project(text, project, directory) if field_name in _OF_PROJECT else text
             for item, text in items.items()
             if inherited.get(item) != text and not item.startswith(str(facts.get("Id", "?"))[:12])
         }
         if own and set(own) != {""} and not any(own.values()):  # a set of names
-            names = (without_project(item, labels.get(PROJECT_LABEL, ""), "/") for item in own)
+            names = (without_project(item, project, "/") if field_name in _OF_PROJECT else item for item in own)
             yield field_name, ", ".join(sorted(names))
         else:
-            yield from ((f"{field_name} {item}".strip(), text) for item, text in own.items())
+            for item, text in own.items():
+                size = field_name in _SIZES and float(text) % _MEBIBYTE == 0
+                yield f"{field_name} {item}".strip(), f"{float(text) / _MEBIBYTE:g} MiB" if size else text
 
 
 def _seconds(time: Any) -> float:

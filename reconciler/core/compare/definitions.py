@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,11 @@ _ENVIRONMENT = "environment."
 # What may hold a secret that nothing marks as one: only whether it differs is shown.
 _NEVER_SHOWN = (_ENVIRONMENT, "labels.", "build.args.", "logging.options.", "configs.", "secrets.")
 _WHOLE = ("command", "entrypoint", "test")
+_SIZES = ("mem_limit", "mem_reservation", "memswap_limit", "memory", "shm_size", "size")
+_MEBIBYTE = 1024 * 1024
+# Where names begin with the project's, and paths with its directory, without anybody having written so.
+_OF_PROJECT = ("networks", "volumes", "configs", "secrets", "container_name", "build", "devices")
+_DEFAULTS: tuple[object, ...] = (None, {}, "", "ingress", {"create_host_path": True})
 _DEFINED_BY: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "build"),
     "digest": ("image", "build"),
@@ -48,7 +53,7 @@ def read_definitions(resolved: bytes, project: SideProject) -> tuple[Definition,
     own = {kind: document.get(kind) or {} for kind in ("networks", "volumes")}
     services = {**(document.get("services") or {}), PROJECT: own}
     return tuple(
-        Definition(project.name, name, dict(_fields(fields, project)), _build(fields))
+        Definition(project.name, name, _joined(_fields(fields, project)), _build(fields))
         for name, fields in services.items()
     )
 
@@ -57,20 +62,31 @@ def _build(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return fields.get("build") or {}
 
 
+def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Texts by name; of several with one name, such as a port that is published twice, all of them."""
+    texts: dict[str, list[str]] = {}
+    for name, text in fields:
+        texts.setdefault(name, []).append(text)
+    return {name: ", ".join(sorted(several)) for name, several in texts.items()}
+
+
 def _fields(value: Any, project: SideProject, name: str = "") -> Iterator[tuple[str, str]]:
     """Names with dots, and texts in which neither the project's name nor its directory makes a difference."""
+    last = name.rpartition(".")[2]
     if value in (None, {}, [], ""):
         if name.startswith(_ENVIRONMENT):
             yield name, ""
     elif isinstance(value, dict):
         for key, inside in value.items():
             yield from _fields(inside, project, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and name.rpartition(".")[2] not in _WHOLE and all(map(_is_entry, value)):
+    elif isinstance(value, list) and last not in _WHOLE and all(map(_is_entry, value)):
         for entry in value:
-            rest = {key: inside for key, inside in entry.items() if key != "target"}
-            yield f"{name}.{entry['target']}", _text(rest, project)
+            protocol = f"/{entry['protocol']}" if "protocol" in entry else ""
+            yield f"{name}.{entry['target']}{protocol}", _entry(name, entry, project)
+    elif last in _SIZES and str(value).isdecimal() and int(value) % _MEBIBYTE == 0:
+        yield name, f"{int(value) // _MEBIBYTE} MiB"
     else:
-        yield name, _text(value, project)
+        yield name, _text(name, value, project)
 
 
 def _is_entry(value: Any) -> bool:
@@ -78,12 +94,18 @@ def _is_entry(value: Any) -> bool:
     return isinstance(value, dict) and "target" in value
 
 
-def _text(value: Any, project: SideProject) -> str:
-    if isinstance(value, dict):
-        inside = (f"{key}={_text(part, project)}" for key, part in sorted(value.items()) if part not in ({}, None))
-        return " ".join(inside)
+def _entry(name: str, entry: Mapping[str, Any], project: SideProject) -> str:
+    usual = ("target", "protocol", "type", "source", "read_only")
+    words = [str(entry.get("type") or ""), _text(name, entry.get("source") or "", project)]
+    words += ["read-only"] if entry.get("read_only") else []
+    rest = {key: value for key, value in entry.items() if key not in usual and value not in _DEFAULTS}
+    words += [f"{key} {_text(name, value, project)}" for key, value in sorted(rest.items())]
+    return " ".join(filter(None, words))
+
+
+def _text(name: str, value: Any, project: SideProject) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return without_project(text, project.name, project.directory)
+    return without_project(text, project.name, project.directory) if name.startswith(_OF_PROJECT) else text
 
 
 def compare_definitions(
@@ -184,4 +206,4 @@ def _consequence(fact: Fact, definition: ServiceResult | None) -> Fact:
     changed = {re.split(r"[ .]", each.name)[0] for each in definition.facts if each.status is not Status.SAME}
     if changed.isdisjoint(_DEFINED_BY.get(field, (field,))):
         return fact
-    return replace(fact, status=Status.EXPECTED, reason="its Compose definition differs")
+    return replace(fact, informational=True, reason="its Compose definition differs")

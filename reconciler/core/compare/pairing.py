@@ -61,7 +61,7 @@ def pair(left: Sequence[SideFile], right: Sequence[SideFile], chosen: Sequence[t
     """Pair files as ``chosen`` by an operator, else by path, by path without environments' names, by name, and by the
     keys they share; a file is in one pair only."""
     if len(left) == len(right) == 1:
-        return [Pair(left[0], right[0], PairedBy.PATH if _share_a_path(left[0], right[0]) else PairedBy.ONLY)]
+        return [Pair(left[0], right[0], _reason_of_only(left[0], right[0]))]
     rest_left, rest_right = list(left), list(right)
     pairs: list[Pair] = []
 
@@ -79,6 +79,13 @@ def pair(left: Sequence[SideFile], right: Sequence[SideFile], chosen: Sequence[t
     pairs += [Pair(file, None) for file in rest_left]
     pairs += [Pair(None, file) for file in rest_right]
     return sorted(pairs, key=lambda both: (both.left or both.right or left[0]).name)
+
+
+def _reason_of_only(left: SideFile, right: SideFile) -> PairedBy:
+    if _share_a_path(left, right):
+        return PairedBy.PATH
+    alike = not {_words(path) for path in _paths(left)}.isdisjoint({_words(path) for path in _paths(right)})
+    return PairedBy.ENVIRONMENT if alike else PairedBy.ONLY
 
 
 def named(files: Sequence[SideFile], name: str) -> SideFile | None:

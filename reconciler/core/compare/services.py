@@ -34,7 +34,7 @@ _BAD: Mapping[str, Callable[[FoundContainer], bool]] = {
     "health": lambda container: container.state == "running" and container.health == "unhealthy",
 }
 _FACTS: Mapping[str, Callable[[FoundContainer], str]] = {
-    "image": lambda container: container.image,
+    "image": lambda container: _image(container),
     "digest": lambda container: container.image_digest.removeprefix("sha256:")[:12],
     "ports": lambda container: " ".join(container.ports),
     "memory": lambda container: f"{container.memory // (1024 * 1024)} MiB" if container.memory else "no limit",
@@ -45,6 +45,12 @@ _OWN: Mapping[str, Callable[[FoundContainer], str]] = {
     "restarts": lambda container: str(container.restarts),
     "exit code": lambda container: str(container.exit_code) if container.state == "exited" else "",
 }
+
+
+def _image(container: FoundContainer) -> str:
+    """The image; of one that Compose has built and named after the project, only that."""
+    built = container.image in (f"{container.project}{sign}{container.service}" for sign in "-_")
+    return "built there" if built and container.project else container.image
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,7 @@ def _facts(left: _Service, right: _Service, known: Collection[str]) -> Iterator[
     yield from _states(left, right)
     facts = [_fact(name, left.text(read), right.text(read)) for name, read in _FACTS.items()]
     alone = not (left.containers and right.containers)
-    for fact in (*facts, *_more_facts(left, right, known)):
+    for fact in (*facts, *(() if alone else _more_facts(left, right, known))):
         if fact.left or fact.right or fact.status is Status.DIFFERS:
             yield replace(fact, status=_only_in(left, right), informational=True) if alone else fact
     for name, read in _OWN.items():
@@ -123,14 +129,15 @@ def _more_facts(left: _Service, right: _Service, known: Collection[str]) -> Iter
     ours, theirs = (side.containers[0].fields if side.containers else {} for side in (left, right))
     for name in sorted(ours.keys() | theirs.keys()):
         status = Status.SAME if ours.get(name) == theirs.get(name) else Status.DIFFERS
-        yield Fact(name, _shown(name, ours, known), _shown(name, theirs, known), status)
+        yield Fact(name, _shown(name, ours, theirs, known), _shown(name, theirs, ours, known), status)
 
 
-def _shown(name: str, fields: Mapping[str, str], known: Collection[str]) -> str:
+def _shown(name: str, fields: Mapping[str, str], other: Mapping[str, str], known: Collection[str]) -> str:
+    """The text of a field; of one that may hold any secret, only whether one side lacks it."""
     if name not in fields:
         return ""
     if name.startswith(("labels ", "logging options ")):
-        return "set"
+        return "" if name in other else "set"
     return masked(fields[name], known, name.rpartition(" ")[2]) or "set"
 
 
