@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.test_compare import compare, data, only_comparison, ssh, trusting
+from tests.e2e.test_compare import compare, data, only_comparison, ssh, trusting, written
 from tests.support.compose import ComposeProject
 from tests.support.sshd import Sshd
 
@@ -100,3 +101,16 @@ def test_what_runs_otherwise_than_it_is_defined_counts_and_an_unresolvable_proje
     assert comparison["definitions"] == []
     (remark,) = (remark for remark in comparison["remarks"] if "Compose definitions of" in remark)
     assert "`docker compose config` ended with" in remark
+
+
+def test_nothing_that_a_compose_file_includes_is_fetched(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        for name in ("a", "b"):
+            text = f"include: ['http://127.0.0.1:{server.getsockname()[1]}/x.git']\nservices: {{api: {{image: x}}}}\n"
+            written(tmp_path / name, {"compose.yaml": text, "a.env": "A=1\n"})
+        sides = (f"file:{tmp_path / 'a'}", f"file:{tmp_path / 'b'}", "--same-environment")
+        comparison = only_comparison(data(tmp_path, *sides, code=0))
+        assert comparison["definitions"] == []
+        with pytest.raises(BlockingIOError):
+            server.accept()

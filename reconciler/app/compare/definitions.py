@@ -16,6 +16,8 @@ from reconciler.core.ports.host import Machine
 from reconciler.core.secrets.masking import masked
 
 _SECONDS = 30.0
+# Nothing that a compose file includes is fetched.
+_OFFLINE = ("env", "COMPOSE_EXPERIMENTAL_GIT_REMOTE=false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE=false")
 _ARGUMENT = re.compile(r"ARG\s+(\w+)(?:=(\S+))?", re.IGNORECASE)
 _FROM = re.compile(r"FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
@@ -35,7 +37,7 @@ async def with_definitions(side: Side, machine: Machine, known: Collection[str])
 
 
 async def _of_project(project: SideProject, machine: Machine, known: Collection[str]) -> tuple[Definition, ...] | str:
-    argv = ["docker", "compose", *project.options, "config", "--format", "json"]
+    argv = [*_OFFLINE, "docker", "compose", *project.options, "config", "--format", "json"]
     ran = await machine.run(argv, project.directory, _SECONDS)
     where = f"Compose definitions of {project.directory}"
     if ran.exit_code is None:
