@@ -31,6 +31,7 @@ _NEVER_SHOWN = (_ENVIRONMENT, "labels.", "build.args.", "logging.options.", "con
 _WHOLE = ("command", "entrypoint", "test")
 _SIZES = ("mem_limit", "mem_reservation", "memswap_limit", "memory", "shm_size", "size")
 _MEBIBYTE = 1024 * 1024
+_LACKS = (Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.EXPECTED)
 # Where names begin with the project's, and paths with its directory, without anybody having written so.
 _OF_PROJECT = ("networks", "volumes", "configs", "secrets", "container_name", "build", "devices")
 _DEFAULTS: tuple[object, ...] = (None, {}, "", "ingress", {"create_host_path": True})
@@ -175,28 +176,29 @@ def without_consequences(
 ) -> tuple[tuple[ServiceResult, ...], tuple[ServiceResult, ...]]:
     """Services and definitions in which a cause counts once: what differs between containers because their definitions
     differ is explained, and so is a missing definition of a service that has no container there."""
-    by_name = {_bare(result): result for result in definitions}
-    explained = tuple(
-        replace(service, facts=tuple(_consequence(fact, by_name.get(_bare(service))) for fact in service.facts))
+    explained = []
+    for service in services:
+        definition = _counterpart(service, definitions)
+        explained.append(replace(service, facts=tuple(_consequence(fact, definition) for fact in service.facts)))
+    lacking = [
+        service
         for service in services
-    )
-    missing = {
-        _bare(service)
-        for service in explained
-        for fact in service.facts
-        if fact.name == "container" and fact.unexplained
-    }
-    return explained, tuple(
+        if any(fact.name == "container" and fact.status in _LACKS for fact in service.facts)
+    ]
+    return tuple(explained), tuple(
         replace(result, facts=tuple(replace(fact, informational=True) for fact in result.facts))
-        if _bare(result) in missing and result.facts[0].name == "definition"
+        if result.facts[0].name == "definition" and _counterpart(result, lacking)
         else result
         for result in definitions
     )
 
 
-def _bare(result: ServiceResult) -> str:
-    """The name of the service without its project's."""
-    return result.service.rpartition("/")[2]
+def _counterpart(result: ServiceResult, others: Sequence[ServiceResult]) -> ServiceResult | None:
+    """The other result of the same service; one of them may name the project, too."""
+    exact = [each for each in others if each.service == result.service]
+    bare = result.service.rpartition("/")[2]
+    same = exact or [each for each in others if each.service.rpartition("/")[2] == bare]
+    return same[0] if len(same) == 1 else None
 
 
 def _consequence(fact: Fact, definition: ServiceResult | None) -> Fact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ _STATES: Mapping[str, Callable[[FoundContainer], str]] = {
     "state": lambda container: container.state,
     "health": lambda container: container.health,
 }
+# What a field of a definition is called of a container; a reason for one explains the other.
+_SYNONYMS = {"definition": "container", "mem_limit": "memory", "scale": "containers", "volumes": "mounts"}
 _BAD: Mapping[str, Callable[[FoundContainer], bool]] = {
     "state": lambda container: container.state != "running" and not container.ended,
     "health": lambda container: container.state == "running" and container.health == "unhealthy",
@@ -180,8 +183,10 @@ def explanations_for(left: Side, right: Side, expected: Expectations, names: Col
 
 
 def _explains(listed: ServiceExpectation, names: Collection[str], fact: str) -> bool:
+    whole = re.split(r"[ .]", fact)[0]  # `ports` explains `ports.80/tcp`
+    facts = {fact, whole, _SYNONYMS.get(whole, fact)}
     return any(fnmatchcase(name, listed.service) for name in names) and any(
-        fnmatchcase(fact, pattern) for pattern in listed.facts
+        fnmatchcase(each, pattern) for each in facts for pattern in listed.facts
     )
 
 
