@@ -48,7 +48,8 @@ class FoundContainer:
 
     ``since`` is when it got into its state, in ISO 8601, "" if unknown; ``ended``: it ended with 0 and was meant to.
     ``ports`` look like "127.0.0.1:8000->80/tcp"; ``memory`` (bytes) and ``cpus`` are limits, 0 for none. ``fields`` are
-    the rest of what the engine says, without what the image gives; with every value.
+    the rest of what the engine says, without what the image gives, with every value; ``values`` are those of its
+    variables.
     """
 
     service: str
@@ -65,6 +66,7 @@ class FoundContainer:
     exit_code: int = 0
     ended: bool = False
     fields: Mapping[str, str] = field(default_factory=dict, repr=False)
+    values: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ services:
 volumes: {data: }
 """
 DIFFERENT = {
-    *("build.args.KIND", "build.base images", "user", "restart", "command", "labels.team.name", "environment.LEVEL"),
+    *("build.args.KIND", "base_images", "user", "restart", "command", "labels.team.name", "environment.LEVEL"),
     *("mem_limit", "networks.default.aliases", "healthcheck.interval", "logging.options.max-file"),
     *("volumes./place", "container_name"),
 }
@@ -75,8 +75,9 @@ def test_every_difference_of_a_service_counts_once_and_no_value_is_shown(
     assert explained == dict.fromkeys(CONSEQUENCES, "its Compose definition differs")
     assert comparison["unexplained"] == len(DIFFERENT) + 1  # and the key of api.env
     assert (defined["restart"]["left"], defined["restart"]["right"]) == ("always", "on-failure")
-    assert defined["build.base images"]["left"] == "scratch-41:41"
+    assert defined["base_images"]["left"] == "scratch-41:41"
     assert (defined["volumes./place"]["left"], defined["mem_limit"]["left"]) == ("bind ./41", "41 MiB")
+    assert defined["base_images"]["right"] == "scratch-42:42"
     assert "password=***" in defined["command"]["left"]
     assert (defined["labels.team.name"]["left"], defined["environment.LEVEL"]["left"]) == ("", "")
     text = compare(tmp_path, *sides, "--format", "markdown").stdout

@@ -290,6 +290,16 @@ def test_a_cause_counts_once() -> None:
     assert list(services(running, down)["api"]) == ["state"]
 
 
+def test_what_runs_is_shown_without_the_values_of_variables() -> None:
+    def running(word: str) -> tuple[FoundContainer, ...]:
+        return one_service(fields={"command": f'["run", "{word}"]', "labels x": word, "restart": word})
+
+    sides = (Side(word, (), services=running(word)) for word in ("word-1", "word-2"))
+    (result,) = compare_sides(*sides, Expectations(), different=False, known=("word-1", "word-2")).services
+    facts = {fact.name: (fact.left, fact.right) for fact in result.facts if fact.unexplained}
+    assert facts == {"command": ("run ***", "run ***"), "labels x": ("", ""), "restart": ("word-1", "word-2")}
+
+
 # --- definitions ---
 
 

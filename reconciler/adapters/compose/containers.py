@@ -95,6 +95,7 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
     image = images.get(facts["Image"], {"Id": facts["Image"]})
     health = str((state.get("Health") or {}).get("Status") or "")
     status, exit_code = str(state.get("Status", "")), int(state.get("ExitCode") or 0)
+    environment = variables(facts["Config"].get("Env") or ())
     container = FoundContainer(
         service=labels.get(SERVICE_LABEL, ""),
         state=status,
@@ -109,9 +110,9 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
         exit_code=exit_code,
         ended=ended_by_itself(facts, status, exit_code),
         fields=dict(_fields(facts, image)),
+        values=frozenset(environment.values()),
     )
     default = variables((image.get("Config") or {}).get("Env") or ())
-    environment = variables(facts["Config"].get("Env") or ())
     return Labelled(
         started=started_as(labels, running=container.state == "running", created=_seconds(facts.get("Created"))),
         container=container,

@@ -23,11 +23,11 @@ _FROM = re.compile(r"FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
 
 
-async def with_definitions(side: Side, machine: Machine, known: Collection[str]) -> Side:
-    """Return the side with its definitions, or with the reason why they are left out."""
+async def with_definitions(side: Side, machine: Machine, values: Collection[str]) -> Side:
+    """Return the side with its definitions, or with the reason why they are left out, without ``values``."""
     if not side.projects:
         return side
-    results = await asyncio.gather(*(_of_project(project, machine, known) for project in side.projects))
+    results = await asyncio.gather(*(_of_project(project, machine, values) for project in side.projects))
     problems = tuple(result for result in results if isinstance(result, str))
     if problems:
         return replace(side, left_out=(*side.left_out, *problems))
@@ -62,11 +62,7 @@ async def _with_base_images(definition: Definition, machine: Machine) -> Definit
             return definition
         text = file.data.reveal().decode("utf-8", "replace") if file else ""
     images = list(_base_images(str(text or ""), definition.build.get("args") or {}))
-    return (
-        replace(definition, fields={**definition.fields, "build.base images": ", ".join(images)})
-        if images
-        else definition
-    )
+    return replace(definition, fields={**definition.fields, "base_images": ", ".join(images)}) if images else definition
 
 
 def _base_images(dockerfile: str, arguments: Mapping[str, Any]) -> Iterator[str]:

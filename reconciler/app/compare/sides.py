@@ -199,7 +199,7 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         for file in inventory.loose
     ]
     files = await asyncio.gather(*used, *loose)
-    containers = _containers(inventory.projects)
+    containers = _containers(inventory.projects, reader)
     problems = tuple(f"{project.directory}: {project.problem}" for project in inventory.projects if project.problem)
     return Side(
         name,
@@ -217,8 +217,11 @@ def _projects(projects: Sequence[FoundProject]) -> tuple[SideProject, ...]:
     return tuple(SideProject(project.name, project.directory, project.options, project.active) for project in projects)
 
 
-def _containers(projects: Sequence[FoundProject]) -> tuple[FoundContainer, ...]:
-    return tuple(replace(container, project=project.name) for project in projects for container in project.containers)
+def _containers(projects: Sequence[FoundProject], reader: Reader) -> tuple[FoundContainer, ...]:
+    """The containers of all projects, each with its project; nothing shows the values of their variables."""
+    containers = [replace(container, project=project.name) for project in projects for container in project.containers]
+    reader.values.update(value for container in containers for value in container.values)
+    return tuple(containers)
 
 
 def _without_engine(inventories: Sequence[Inventory]) -> tuple[str, ...]:
@@ -333,7 +336,7 @@ async def _live(name: SideName, context: SideContext) -> Side:
         name.text,
         tuple(live_files),
         environment,
-        _containers(projects) if answers else None,
+        _containers(projects, context.reader) if answers else None,
         _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
         projects=_projects(projects),

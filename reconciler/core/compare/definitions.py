@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.core.compare.risk import Risk, must_differ, risk_of
-from reconciler.core.compare.services import explanations_for, service_pairs
+from reconciler.core.compare.services import explanations_for, service_pairs, text_of_field
 from reconciler.core.compare.types import (
     Definition,
     Expectations,
@@ -20,7 +20,6 @@ from reconciler.core.compare.types import (
     Status,
 )
 from reconciler.core.compose_names import without_project
-from reconciler.core.secrets.masking import masked
 
 PROJECT = "(project)"
 """Stands for a service where networks and volumes of the whole project are compared."""
@@ -36,8 +35,8 @@ _LACKS = (Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.EXPECTED)
 _OF_PROJECT = ("networks", "volumes", "configs", "secrets", "container_name", "build", "devices")
 _DEFAULTS: tuple[object, ...] = (None, {}, "", "ingress", {"create_host_path": True})
 _DEFINED_BY: Mapping[str, tuple[str, ...]] = {
-    "image": ("image", "build"),
-    "digest": ("image", "build"),
+    "image": ("image", "build", "base_images"),
+    "digest": ("image", "build", "base_images"),
     "memory": ("mem_limit", "deploy"),
     "cpus": ("cpus", "deploy"),
     "containers": ("scale", "deploy"),
@@ -168,7 +167,7 @@ def _shown(name: str, text: str | None, other: str | None, hidden: Collection[st
         return ""
     if name.startswith(_NEVER_SHOWN):
         return "set" if other is None else ""
-    return masked(text, hidden, name.rpartition(".")[2])
+    return text_of_field(name, text, hidden)
 
 
 def without_consequences(

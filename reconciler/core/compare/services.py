@@ -30,6 +30,33 @@ _STATES: Mapping[str, Callable[[FoundContainer], str]] = {
     "state": lambda container: container.state,
     "health": lambda container: container.health,
 }
+_PLAIN = frozenset(
+    {
+        *(
+            "image",
+            "digest",
+            "ports",
+            "restart",
+            "user",
+            "container_name",
+            "networks",
+            "aliases",
+            "depends_on",
+            "deploy",
+        ),
+        *(
+            "memory",
+            "mem_limit",
+            "cpus",
+            "scale",
+            "logging",
+            "profiles",
+            "network_mode",
+            "stop_grace_period",
+            "base_images",
+        ),
+    }
+)
 # What a field of a definition is called of a container; a reason for one explains the other.
 _SYNONYMS = {"definition": "container", "mem_limit": "memory", "scale": "containers", "volumes": "mounts"}
 _BAD: Mapping[str, Callable[[FoundContainer], bool]] = {
@@ -141,7 +168,15 @@ def _shown(name: str, fields: Mapping[str, str], other: Mapping[str, str], known
         return ""
     if name.startswith(("labels ", "logging options ")):
         return "" if name in other else "set"
-    return masked(fields[name], known, name.rpartition(" ")[2]) or "set"
+    return text_of_field(name, fields[name], known) or "set"
+
+
+def text_of_field(name: str, text: str, known: Collection[str]) -> str:
+    """Given the text of a field, return what may be shown of it. Fields that hold no secret do not hide a tag or a port,
+    which is the value of some variable more often than not."""
+    words = re.split(r"[ .]", name)
+    plain = words[0] in _PLAIN or (words[0] == "healthcheck" and words[-1] != "test")
+    return masked(text, () if plain else known, words[-1])
 
 
 def _states(left: _Service, right: _Service) -> Iterator[Fact]:
