@@ -72,8 +72,8 @@ def _base_images(dockerfile: str, arguments: Mapping[str, Any]) -> Iterator[str]
     for line in map(str.strip, dockerfile.splitlines()):
         if not stages and (argument := _ARGUMENT.match(line)):
             variables[argument[1]] = str(arguments.get(argument[1]) or argument[2] or "").strip("\"'")
-        elif found := _FROM.match(line):
-            image = _VARIABLE.sub(lambda match: variables.get(match[1] or match[3]) or match[2] or "", found[1])
+        elif stage := _FROM.match(line):
+            image = _VARIABLE.sub(lambda match: variables.get(match[1] or match[3]) or match[2] or "", stage[1])
             if image.lower() not in stages:
                 yield image
-            stages.add((found[2] or "-").lower())
+            stages.add((stage[2] or "-").lower())

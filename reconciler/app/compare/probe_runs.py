@@ -66,10 +66,10 @@ def _project_of(probe: Probe, side: Side) -> SideProject | str:
     projects = projects or [project for project in side.projects if probe.service in project.services]
     if probe.directory:
         projects = [project for project in projects if project.directory == probe.directory]
+        projects = projects or [SideProject("", probe.directory)]  # the side need not contain it
     if len(projects) == 1:
         return projects[0]
     if projects:
         names = ", ".join(sorted(project.directory for project in projects))
         return f"several projects have a service {probe.service} (in {names}): set `directory`"
-    where = f" in {probe.directory}" if probe.directory else ""
-    return f"no Compose project{where} has a service {probe.service}"
+    return f"no Compose project has a service {probe.service}"

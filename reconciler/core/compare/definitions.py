@@ -162,11 +162,11 @@ def _facts(
         yield Fact(name, _shown(name, ours, theirs, hidden), _shown(name, theirs, ours, hidden), status, risk, reason)
 
 
-def _shown(name: str, text: str | None, other: str | None, hidden: Collection[str]) -> str:
+def _shown(name: str, text: str | None, counterpart: str | None, hidden: Collection[str]) -> str:
     if text is None:
         return ""
     if name.startswith(_NEVER_SHOWN):
-        return "set" if other is None else ""
+        return "set" if counterpart is None else ""
     return text_of_field(name, text, hidden)
 
 

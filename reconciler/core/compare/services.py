@@ -162,18 +162,18 @@ def _more_facts(left: _Service, right: _Service, known: Collection[str]) -> Iter
         yield Fact(name, _shown(name, ours, theirs, known), _shown(name, theirs, ours, known), status)
 
 
-def _shown(name: str, fields: Mapping[str, str], other: Mapping[str, str], known: Collection[str]) -> str:
+def _shown(name: str, fields: Mapping[str, str], counterpart: Mapping[str, str], known: Collection[str]) -> str:
     """The text of a field; of one that may hold any secret, only whether one side lacks it."""
     if name not in fields:
         return ""
     if name.startswith(("labels ", "logging options ")):
-        return "" if name in other else "set"
+        return "" if name in counterpart else "set"
     return text_of_field(name, fields[name], known) or "set"
 
 
 def text_of_field(name: str, text: str, known: Collection[str]) -> str:
-    """Given the text of a field, return what may be shown of it. Fields that hold no secret do not hide a tag or a port,
-    which is the value of some variable more often than not."""
+    """Given the text of a field, return what may be shown of it. Fields that hold no secret do not hide a tag or a
+    port, which is the value of some variable more often than not."""
     words = re.split(r"[ .]", name)
     plain = words[0] in _PLAIN or (words[0] == "healthcheck" and words[-1] != "test")
     return masked(text, () if plain else known, words[-1])
