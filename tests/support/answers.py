@@ -16,7 +16,9 @@ from reconciler.core.compare.types import (
     Fact,
     FileResult,
     KeyResult,
+    PairedBy,
     ProbeResult,
+    Remark,
     ServiceResult,
     Side,
     Status,
@@ -766,4 +768,66 @@ COMPARISON = ComparisonReport(
         ),
     ),
     (("ssh://ada@web-2/", "does not answer on port 22"),),
+)
+
+
+def _state(service: str, *facts: Any) -> ServiceResult:
+    """A service by name, left, right, status and whether it is informational, of each fact."""
+    return ServiceResult(service, tuple(Fact(*fact[:4], Risk.HIGH, informational=len(fact) > 4) for fact in facts))
+
+
+_SINCE = ("since", at("29T05:00:00"), at("27T06:00:00"), Status.SAME, True)
+_RESTARTS = ("restarts", "0", "7", Status.SAME, True)
+ENVIRONMENTS = ComparisonReport(
+    (
+        Comparison(
+            Side("git:development", (), "development"),
+            Side("live:production", (), "production"),
+            different=True,
+            files=(
+                FileResult(
+                    "development.env",
+                    "production.env",
+                    (
+                        *(KeyResult(f"MAIL_{number:02}", Status.MISSING_RIGHT, Risk.MEDIUM) for number in range(13)),
+                        KeyResult(
+                            "DB_PASSWORD", Status.SAME_SECRET, Risk.HIGH, reason="two environments share a secret"
+                        ),
+                        KeyResult("OLD", Status.SAME, Risk.LOW, (Remark.UNUSED,), unused_on=("right",)),
+                        KeyResult("TODO", Status.SAME, Risk.LOW, (Remark.PLACEHOLDER,)),
+                    ),
+                    (Fact("mode", "0600", "0644", Status.DIFFERS),),
+                    paired_by=PairedBy.ENVIRONMENT,
+                ),
+                FileResult("worker.env", "worker.env", (KeyResult("LIMIT", Status.MISSING_LEFT, Risk.LOW),), ()),
+            ),
+            services=(
+                _state(
+                    "api",
+                    ("state", "running", "running", Status.SAME),
+                    ("health", "healthy", "unhealthy", Status.DIFFERS),
+                    _SINCE,
+                ),
+                _state("worker", ("state", "restarting", "restarting", Status.FAILED), _RESTARTS, _SINCE),
+                _state(
+                    "web",
+                    ("container", "yes", "missing", Status.MISSING_RIGHT),
+                    ("state", "running", "", Status.MISSING_RIGHT, True),
+                    ("image", "web:1", "", Status.MISSING_RIGHT, True),
+                    ("since", at("29T05:00:00"), "", Status.SAME, True),
+                ),
+            ),
+            probes=(ProbeResult("schema", Status.FAILED, "exit 1: 0 lines", "docker is not installed"),),
+        ),
+    )
+)
+ALIKE = ComparisonReport(
+    (
+        Comparison(
+            Side("file:/srv/a/app", ()),
+            Side("file:/srv/b/app", ()),
+            different=False,
+            files=(FileResult("a.env", "a.env", (KeyResult("A", Status.SAME, Risk.LOW),), ()),),
+        ),
+    )
 )
