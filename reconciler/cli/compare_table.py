@@ -1,17 +1,16 @@
-"""Renders the result of `compare` for people: a block per file, the most important first. Pure."""
+"""Renders the result of `compare` for people: sentences, states of services, a block per file. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from reconciler.app.compare.run import ComparisonReport
-from reconciler.cli import compare_reports
-from reconciler.cli.compare_reports import Row
+from reconciler.cli import compare_sentences, compare_words
+from reconciler.cli.compare_words import Row, SideWords
 from reconciler.cli.layout import Item, Page, foreign
 from reconciler.core.compare.types import Comparison, Status
 
 _RISKS = {"high": "red", "medium": "yellow", "low": "dim"}
-_TITLES = {"key": "", "file": "", "service": "service ", "probe": "probes"}
 
 
 def compare_report(report: ComparisonReport, page: Page, *, everything: bool) -> Iterator[str]:
@@ -25,26 +24,47 @@ def compare_report(report: ComparisonReport, page: Page, *, everything: bool) ->
 
 
 def _comparison(comparison: Comparison, page: Page, *, everything: bool, with_key: bool) -> Iterator[str]:
-    names = [page.style("bold", foreign(side.name)) for side in (comparison.left, comparison.right)]
-    yield from page.text(" and ".join(names), 0, 2)
-    summary = foreign(compare_reports.summarize_comparison(comparison))
-    yield from page.text(page.style("red" if comparison.unexplained else "green", summary), 2, 2)
-    groups: dict[str, list[Item]] = {}
-    for row in compare_reports.rows(comparison):
-        if everything or row.kind == "probe" or row.classes != (str(Status.SAME),):
-            groups.setdefault(foreign(f"{_TITLES[row.kind]}{row.file}"), []).append(_item(row, page))
-    for title, items in groups.items():
+    yield from page.text(page.style("bold", foreign(compare_sentences.headline(comparison))), 0, 2)
+    for sentence in compare_sentences.sentences(comparison):
+        yield from page.text(foreign(sentence), 2, 2)
+    words = compare_words.side_words(comparison)
+    yield from _services(comparison, words, page)
+    for group in compare_words.groups(comparison):
+        rows = [row for row in group.rows if everything or row.kind == "probe" or not row.is_same]
+        if group.kind == "problem" or not rows:
+            continue  # the sentences name every problem
         yield ""
-        yield from page.text(title, 2)
-        yield from page.items(items, indent=4)
+        yield from page.text(foreign(group.title), 2)
+        if group.remark:
+            yield from page.text(page.style("dim", group.remark), 4, 2)
+        yield from page.items([_item(row, words, page) for row in rows], indent=4)
     yield ""
-    for problem in comparison.problems:
-        yield from page.text(f"{page.style('red', 'could not be compared')}: {foreign(problem)}", 0, 2)
-    for remark in compare_reports.limits(comparison, with_key=with_key):
+    for remark in compare_sentences.limits(comparison, with_key=with_key):
         yield from page.text(page.style("dim", foreign(remark)), 0, 2)
 
 
-def _item(row: Row, page: Page) -> Item:
-    colour = "red" if row.unexplained else "green" if "expected" in row.classes else "dim"
-    cells = (foreign(row.name), page.style(colour, row.status), page.style(_RISKS[row.risk], f"{row.risk} risk"))
+def _services(comparison: Comparison, words: SideWords, page: Page) -> Iterator[str]:
+    lines = compare_words.service_states(comparison)
+    if not lines:
+        return
+    yield ""
+    yield "  services"
+    items = []
+    for line in lines:
+        states = [
+            f"{words.left}: {line.left.written(page.since)}",
+            f"{words.right}: {line.right.written(page.since)}",
+        ]
+        styled = [page.style("red", foreign(text)) if line.bad else foreign(text) for text in states]
+        items.append(Item((foreign(line.service), *styled)))
+    yield from page.items(items, indent=4)
+
+
+def _item(row: Row, words: SideWords, page: Page) -> Item:
+    colour = "red" if row.unexplained else "green" if row.status is Status.EXPECTED else "dim"
+    cells = (
+        foreign(row.name),
+        page.style(colour, foreign(words.status(row))),
+        page.style(_RISKS[row.risk], f"{row.risk} risk"),
+    )
     return Item(cells, (foreign(row.note),) if row.note else ())

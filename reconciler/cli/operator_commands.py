@@ -52,6 +52,20 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     run_daemon(_load(config), lambda: _load(config), early)
 
 
+@commands.command(short_help="have the daemon take its configuration again")
+def reload(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Have the daemon take CONFIG again between two reconciliations, and wait until it uses it.
+
+    With a mistake in it, the daemon keeps the former one. Exits 0, or 1 if it does, or if no daemon runs.
+    """
+    from reconciler.app.daemon.commands import reload_daemon
+    from reconciler.cli import render
+
+    with render.progress() as progress:
+        reload_daemon(config, progress)
+    typer.echo("The daemon uses the server configuration as it is now.")
+
+
 @commands.command(short_help="reconcile now")
 def sync(
     config: ConfigFile = DEFAULT_CONFIG,
@@ -305,6 +319,29 @@ def _change_environment(config: str, environment: str | None, form: tuple[bool, 
         outcomes = change_environment(config, environment, request, progress)
     render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose)
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
+
+
+@commands.command(short_help="forget a target that left git")
+def forget(
+    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete its live file too, after a backup. Default: the file stays.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; the history shows it.")] = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Forget a target that was removed from git, and reconcile now. Its live file stays, or is deleted after a backup.
+
+    Exits 0 if in sync or applied, 1 if it is refused and on errors, 2 if something needs an operator, 3 if a change was
+    rolled back.
+    """
+    environment, _, source = target.partition("/")
+    if not source:
+        raise RefusedError(f"{target} names no target", hint="A target is ENVIRONMENT/SOURCE: `reconciler status`")
+    request = {"kind": "forget", "scope": target, "delete": delete, "reason": reason}
+    _change_environment(config, environment, (as_json, verbose), **request)
 
 
 @commands.command(short_help="propose a hand edit for git, encrypted, on a branch")

@@ -117,6 +117,25 @@ class CompareForm(StrEnum):
     HTML = "html"
 
 
+Different = Annotated[
+    bool | None,
+    typer.Option(
+        "--different-environments/--same-environment",
+        help="Whether secrets must differ, or nothing may. Default: by the names of the sides.",
+    ),
+]
+Probes = Annotated[
+    str | None,
+    typer.Option("--probes", help="A file of parity probes, in addition to the server configuration; never from git."),
+]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pair", metavar="A=B", help="Compare file A of LEFT with file B of RIGHT, whatever their names; repeatable."
+    ),
+]
+
+
 @commands.command(short_help="compare environments and servers: keys, files, services")
 def compare(
     left: Annotated[str, typer.Argument(metavar="LEFT", help="git:production[@REV], live:production, ssh://…, file:…")],
@@ -133,21 +152,11 @@ def compare(
             "--expected", help="The file of expected differences. Default: expected-differences.yaml below --path."
         ),
     ] = None,
-    different: Annotated[
-        bool | None,
-        typer.Option(
-            "--different-environments/--same-environment",
-            help="Whether secrets must differ, or nothing may. Default: by the names of the sides.",
-        ),
-    ] = None,
+    different: Different = None,
     ssh_key: SshKey = None,
     known_hosts: KnownHosts = None,
-    probes: Annotated[
-        str | None,
-        typer.Option(
-            "--probes", help="A file of parity probes, in addition to the server configuration; never from git."
-        ),
-    ] = None,
+    probes: Probes = None,
+    pair: Pairs = None,
     age_key_file: KeyFile = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: Json = False,
@@ -162,7 +171,8 @@ def compare(
     from reconciler.cli import compare_page, compare_reports, compare_table, render
     from reconciler.cli.layout import page_on
 
-    request = CompareRequest(repository, path, config, age_key_file, expected, ssh_key, known_hosts, different, probes)
+    files = (age_key_file, expected, ssh_key, known_hosts)
+    request = CompareRequest(repository, path, config, *files, different, probes, tuple(pair or ()))
     with render.counted("reading") as progress:
         report = run_comparison(left, right, request, progress)
     form = CompareForm.JSON if as_json else form

@@ -1,6 +1,8 @@
-"""Which files Compose looks for in a directory by itself."""
+"""Which files Compose looks for in a directory by itself, and what names are without its project."""
 
 from __future__ import annotations
+
+import re
 
 BASE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 OVERRIDE_NAMES = tuple(
@@ -8,3 +10,11 @@ OVERRIDE_NAMES = tuple(
 )
 DEFAULT_NAMES = (*BASE_NAMES, *OVERRIDE_NAMES)
 ENVIRONMENT_NAME = ".env"
+
+
+def without_project(text: str, project: str, directory: str) -> str:
+    """Given a text, return it without the project's name before other names, and with paths relative to its
+    directory."""
+    if directory != "/":
+        text = re.sub(rf"{re.escape(directory)}(?=[/:\s\"]|$)", ".", text)
+    return re.sub(rf"(?<![\w./-]){re.escape(project)}[_-](?=\w)", "", text) if project else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core.secret import Secret
@@ -45,7 +46,10 @@ class UsedFile:
 class FoundContainer:
     """A container of a service. ``image_digest`` is "" if the image has none; ``project`` is "" if there is only one.
 
-    ``ports`` look like "127.0.0.1:8000->80/tcp"; ``memory`` (bytes) and ``cpus`` are limits, 0 for none.
+    ``since`` is when it got into its state, in ISO 8601, "" if unknown; ``ended``: it ended with 0 and was meant to.
+    ``ports`` look like "127.0.0.1:8000->80/tcp"; ``memory`` (bytes) and ``cpus`` are limits, 0 for none. ``fields`` are
+    the rest of what the engine says, without what the image gives, with every value; ``values`` are those of its
+    variables.
     """
 
     service: str
@@ -58,12 +62,18 @@ class FoundContainer:
     memory: int = 0
     cpus: float = 0.0
     project: str = ""
+    since: str = ""
+    exit_code: int = 0
+    ended: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict, repr=False)
+    values: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundProject:
     """A Compose project: its name, its directory, the files it uses, sorted by path, and its containers.
 
+    ``active`` are the services that are to have a container: of no inactive profile, and not scaled to 0.
     ``main_files`` are the compose files that Compose starts with; they include or extend the others. ``interpolated``
     are the variables that it takes from its ``.env``, as ``${NAME}`` or as a name without a value. ``env_files``,
     ``project_directory`` and ``named`` (its name) are what it was started with (--env-file, --project-directory, -p),
@@ -77,6 +87,7 @@ class FoundProject:
     compose_files: tuple[str, ...] = ()
     files: tuple[UsedFile, ...] = ()
     services: tuple[str, ...] = ()
+    active: tuple[str, ...] = ()
     containers: tuple[FoundContainer, ...] = ()
     interpolated: tuple[str, ...] = ()
     main_files: tuple[str, ...] = ()

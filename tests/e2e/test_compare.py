@@ -299,10 +299,37 @@ def test_variables_of_the_projects_dot_env_are_resolved(tmp_path: Path) -> None:
 # --- pairs ---
 
 
+def test_files_are_paired_by_the_environments_in_their_paths_and_as_an_operator_says(tmp_path: Path) -> None:
+    left = written(
+        tmp_path / "deploy" / "development", {"development.env": "A=1\nB=1\nC=1\nD=1\n", "jobs.env": "J=1\nK=1\n"}
+    )
+    right = written(tmp_path / "deploy" / "production", {".env.prod": "A=1\nX=1\nY=1\nZ=1\n", "cron.env": "J=1\n"})
+    sides = (f"file:{left}", f"file:{right}")
+    comparison = only_comparison(data(tmp_path, *sides))
+    pairs = {(file["left"], file["right"], file["paired_by"]) for file in comparison["files"]}
+    assert pairs == {
+        ("development.env", ".env.prod", "the environment names in their paths"),
+        ("jobs.env", "cron.env", "the keys they share"),
+    }
+    text = compare(tmp_path, *sides).stdout
+    assert text.startswith("development and production: 7 unexplained findings\n")
+    assert "  4 keys of development are missing in production: development.env ↔ .env.prod: B, C, D; jobs.env" in text
+    assert "paired by the environment names in their paths; --pair A=B overrides it" in text
+    chosen = (*sides, "--pair", "development.env=cron.env", "--pair", "jobs.env=.env.prod")
+    files = only_comparison(data(tmp_path, *chosen))["files"]
+    assert {(file["left"], file["right"], file["paired_by"]) for file in files} == {
+        ("development.env", "cron.env", "--pair"),
+        ("jobs.env", ".env.prod", "--pair"),
+    }
+    done = compare(tmp_path, *sides, "--pair", "development.env=none.env")
+    assert (done.returncode, "The files there: .env.prod, cron.env" in done.stderr) == (1, True)
+
+
 def test_two_single_files_are_paired_despite_their_names(tmp_path: Path) -> None:
     first = written(tmp_path / "a", {"production.env": "A=1\nB=2\n"})
     second = written(tmp_path / "b", {"app.conf": "A=1\nB=3\n"})
     comparison = only_comparison(data(tmp_path, f"file:{first}/production.env", f"file:{second}/app.conf"))
+    assert [file["paired_by"] for file in comparison["files"]] == ["being the only files"]
     assert classes(comparison)["production.env/A"] == SAME
     assert classes(comparison)["production.env/B"] == DIFFERS
 
@@ -583,12 +610,16 @@ def test_variables_of_the_image_count_only_if_the_file_sets_them_too(
 def test_keys_that_reach_no_service_are_unused(compose_project: Callable[..., ComposeProject], tmp_path: Path) -> None:
     used = "LEVEL=1\nBARE=1\nIN_FILE=1\nALONE=1\nCOMPOSE_X=1\n"
     files = {"api.env": "A=${IN_FILE}\nALONE\n", ".env": f"{used}NOBODY=1\n", "old.env": "OLD=1\n"}
-    project = compose_project(SERVICE, files)
-    comparison = only_comparison(
-        data(tmp_path, f"file:{project.directory}", f"file:{project.directory}", "--same-environment", code=0)
-    )
-    unused = {key["key"] for file in comparison["files"] for key in file["keys"] if "unused" in key["remarks"]}
-    assert unused == {"NOBODY", "OLD"}
+    project = compose_project(SERVICE, {**files, ".env.prod": "LEVEL=1\n"})  # for --env-file
+    second = written(tmp_path / "second", {**files, "compose.yaml": SERVICE.replace("api.env", "old.env")})
+    written(tmp_path / "second", {"elsewhere/compose.yaml": "services: {x: {image: x}}\n"})
+    sides = (f"file:{project.directory}", f"file:{second}", "--same-environment")
+    comparison = only_comparison(data(tmp_path, *sides))
+    keys = [key for file in comparison["files"] for key in file["keys"] if "unused" in key["remarks"]]
+    unused = {key["key"]: key["unused_on"] for key in keys}
+    only_there = {key: ["right"] for key in ("A", "ALONE", "IN_FILE")}  # its api.env is used by nobody
+    assert unused == {"NOBODY": ["left", "right"], "OLD": ["left"], **only_there}
+    assert f"used by no service in {project.name}" in compare(tmp_path, *sides).stdout
 
 
 @pytest.mark.docker
@@ -648,4 +679,5 @@ def test_a_second_project_on_one_side_does_not_hide_the_services_of_the_first(
         for service in comparison["services"]
     }
     assert set(facts[f"{first.name}/api"].values()) == {SAME}
-    assert facts[f"{second.name}/api"] == {"container": "missing-left"}
+    assert facts[f"{second.name}/api"]["container"] == "missing-left"
+    assert comparison["unexplained"] == 1

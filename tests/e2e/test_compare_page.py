@@ -39,8 +39,8 @@ async def page(site: Site, tmp_path: Path) -> AsyncIterator[Page]:
 
 async def lines(page: Page) -> list[str]:
     """``file/key class`` of every line that can be seen."""
-    script = """[...document.querySelectorAll('tbody tr')].filter(row => row.offsetParent !== null)
-        .map(row => [...row.cells].slice(0, 3).map(cell => cell.textContent))"""
+    script = """[...document.querySelectorAll('section.group tbody tr')].filter(row => row.offsetParent !== null)
+        .map(row => [row.closest('section').dataset.file, row.cells[0].textContent, row.cells[1].textContent])"""
     return [f"{file}/{key} {kind}" for file, key, kind in await page.evaluate(script)]
 
 
@@ -69,18 +69,45 @@ async def test_filters_and_search_select_lines(page: Page) -> None:
     assert visible
     assert all("DATABASE_URL" in line for line in visible)
     assert await choose(page, search="no such key") == []
-    assert await page.evaluate("getComputedStyle(document.querySelector('table')).display") == "none"
+    assert await page.evaluate("getComputedStyle(document.querySelector('section.group')).display") == "none"
     low = await choose(page, search="", risk="low")
     assert 0 < len(low) < len(everything)
     assert not any("DATABASE_URL" in line for line in low)
-    worker = await choose(page, risk="", file="worker.env")
+    worker = await choose(page, risk="", file="worker.env", **{"class": "all"})
     assert {line.partition("/")[0] for line in worker} == {"worker.env"}
     second = await choose(page, file="", side="1")
     assert 0 < len(second) < len(everything)
     unexplained = await choose(page, side="", **{"class": "unexplained"})
-    assert "api.env/PUBLIC_URL missing right" in unexplained
+    assert "api.env/PUBLIC_URL missing in other" in unexplained
     assert not any("expected" in line or line.endswith(" same") for line in unexplained)
     assert len(await page.screenshot()) > 10_000  # it draws
+
+
+NUMBER = re.compile(r"\((\d+)\)$")
+
+
+@pytest.mark.browser
+async def test_the_numbers_agree_and_nothing_overflows(page: Page) -> None:
+    options = await page.evaluate(
+        "[...document.querySelector('[name=class]').options].map(option => [option.value, option.textContent])"
+    )
+    counts = {value: int(NUMBER.findall(word)[0]) for value, word in options}
+    for value, count in counts.items():
+        assert len(await choose(page, **{"class": value})) == count, value
+    cards = await page.evaluate("[...document.querySelectorAll('.card b')].map(card => Number(card.textContent))")
+    assert sum(cards) == counts["all"]
+    verdict = await page.evaluate("document.querySelector('.verdict').textContent")
+    assert verdict.startswith(f"{counts['unexplained']} of {counts['all']} lines unexplained")
+    assert (await page.evaluate("document.title")).endswith(f": {counts['unexplained']} unexplained findings")
+    sentences = await page.evaluate("[...document.querySelectorAll('.sentences li')].map(item => item.textContent)")
+    numbers = [int(sentence.split()[0]) for sentence in sentences if not sentence.startswith("Explained")]
+    assert sum(numbers) == counts["unexplained"]
+    for width in (420, 1280):
+        await page.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        wide = (
+            "[...document.querySelectorAll('body *')].filter(part => part.getBoundingClientRect().right > innerWidth)"
+        )
+        assert await page.evaluate(f"{wide}.map(part => part.outerHTML)") == []
 
 
 @pytest.mark.browser

@@ -62,12 +62,18 @@ def test_a_reason_for_other_answers_is_none_for_a_probe_that_fails_on_one_side(t
     assert probed(tmp_path, *arguments, run=CAT, expected=reason, code=0)["class"] == "expected"
     (tmp_path / "second" / "lock.txt").unlink()
     probe = probed(tmp_path, *arguments, run=CAT, expected=reason)
-    assert (probe["class"], probe["right"], probe["reason"]) == ("differs", "exit 1: 0 lines", "")
+    assert (probe["class"], probe["right"], probe["reason"]) == (
+        "differs",
+        "exit 1: cat: lock.txt: No such file or directory",
+        "",
+    )
     probe = probed(tmp_path, *arguments, run=["env", "--", "./tool"], expected=reason)
     assert probe["class"] == "failed"
     written(tmp_path / "first", {"tool": "#!/bin/sh\necho one\n"}, mode=0o755)
     probe = probed(tmp_path, *arguments, run=["env", "--", "./tool"], expected=reason)
-    assert (probe["class"], probe["left"], probe["right"]) == ("differs", "exit 0: 1 lines", "exit 127: 0 lines")
+    assert (probe["class"], probe["left"]) == ("differs", "exit 0: 1 line")
+    assert probe["right"].startswith("exit 127: ")
+    assert "No such file or directory" in probe["right"]
 
 
 @pytest.mark.parametrize("argv", [["no-such-program"], ["false"], ["cat", "no-such-file"]], ids=" ".join)
@@ -159,6 +165,26 @@ def test_a_probe_of_a_service_finds_a_project_that_was_started_with_options(
     arguments = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
     probe = probed(tmp_path, *arguments, run=["hostname"], service="api", show=True)
     assert (probe["left"], probe["right"]) == ("exit 0: one", "exit 0: two")
+
+
+@pytest.mark.docker
+def test_a_probe_of_a_service_runs_in_the_project_below_the_side_and_shows_a_masked_error(
+    compose_project: Callable[..., ComposeProject], tmp_path: Path
+) -> None:
+    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s}}\n"
+    project = compose_project(text, {"a.env": "TOKEN=invented-secret\n"})
+    (project.directory / "docker").mkdir()
+    (project.directory / "compose.yaml").rename(project.directory / "docker" / "prod.yaml")
+    files = ("--project-directory", "docker", "-f", "docker/prod.yaml")
+    assert project.compose("-p", project.name, *files, "up", "-d", "--pull", "never").returncode == 0
+    arguments = [f"file:{project.directory}", f"file:{project.directory}", "--same-environment"]
+    assert (
+        probed(tmp_path, *arguments, run=["echo", "here"], service="api", show=True, code=0)["left"] == "exit 0: here"
+    )
+    failing = ["sh", "-c", "echo cannot use invented-secret >&2; exit 3"]
+    assert probed(tmp_path, *arguments, run=failing, service="api")["left"] == "exit 3: cannot use ***"
+    probe = probed(tmp_path, *arguments, run=["true"], service="nobody")
+    assert (probe["class"], probe["left"]) == ("failed", "no Compose project has a service nobody")
 
 
 def test_the_servers_file_has_probes_and_git_has_none(server: Server, tmp_path: Path) -> None:

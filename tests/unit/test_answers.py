@@ -44,6 +44,8 @@ REPORTS: dict[str, Report] = {
     "check-clean": partial(reports.check_report, answers.CHECK_CLEAN),
     "diff": partial(comments.diff_report, answers.DIFF),
     "compare": partial(compare_table.compare_report, answers.COMPARISON, everything=False),
+    "compare-environments": partial(compare_table.compare_report, answers.ENVIRONMENTS, everything=False),
+    "compare-same": partial(compare_table.compare_report, answers.ALIKE, everything=False),
     "init": partial(setup_reports.init_report, answers.INIT),
 }
 EACH = pytest.mark.parametrize("name", REPORTS)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from reconciler.core.compare.comparison import compare_sides
+from reconciler.core.compare.definitions import read_definitions
 from reconciler.core.compare.pairing import pair
 from reconciler.core.compare.probes import compare_answers
+from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import (
     Comparison,
     Expectations,
@@ -16,6 +21,7 @@ from reconciler.core.compare.types import (
     ServiceExpectation,
     Side,
     SideFile,
+    SideProject,
     Status,
     Value,
 )
@@ -80,10 +86,7 @@ def values(text: str) -> dict[str, Value]:
 
 
 def names(left: list[SideFile], right: list[SideFile]) -> list[tuple[str, str]]:
-    return [
-        (left_file.name if left_file else "", right_file.name if right_file else "")
-        for left_file, right_file in pair(left, right)
-    ]
+    return [(both.left.name if both.left else "", both.right.name if both.right else "") for both in pair(left, right)]
 
 
 def test_a_file_with_the_same_path_is_not_paired_with_another() -> None:
@@ -205,11 +208,11 @@ def containers(*names: str, state: str = "running") -> tuple[FoundContainer, ...
 def services(
     left: tuple[FoundContainer, ...], right: tuple[FoundContainer, ...], *expected: ServiceExpectation
 ) -> dict[str, dict[str, Fact]]:
-    """The facts that are not the same, by service."""
+    """The facts that differ and count, by service."""
     sides = (Side("left", (), services=left), Side("right", (), services=right))
     results = compare_sides(*sides, Expectations(services=expected), different=False).services
     return {
-        service.service: {fact.name: fact for fact in service.facts if fact.status is not Status.SAME}
+        service.service: {fact.name: fact for fact in service.facts if fact.unexplained or fact.reason}
         for service in results
     }
 
@@ -256,6 +259,92 @@ def test_an_expected_service_may_be_named_with_and_without_its_project(service: 
         results = services(containers(*left), containers(*right, "shop/api"), entry)
         facts = [fact for by_name in results.values() for fact in by_name.values()]
         assert [(fact.status, fact.reason) for fact in facts] == [(Status.EXPECTED, reason)]
+
+
+def one_service(**fields: Any) -> tuple[FoundContainer, ...]:
+    return (FoundContainer(**{"service": "api", "state": "running", "project": "shop", **fields}),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "counts"),
+    [
+        ({}, []),
+        *(({"state": state}, ["state"]) for state in ("restarting", "exited", "dead", "paused", "created")),
+        ({"state": "exited", "ended": True}, []),
+        ({"health": "unhealthy"}, ["health"]),
+        ({"health": "starting"}, []),
+        ({"state": "exited", "health": "unhealthy"}, ["state"]),
+    ],
+)
+def test_a_bad_state_counts_on_both_sides_and_on_one(fields: dict[str, Any], counts: list[str]) -> None:
+    bad = one_service(**fields)
+    assert list(services(bad, bad)["api"]) == counts
+    for sides in ((bad, ()), ((), bad)):
+        assert list(services(*sides)["api"]) == ["container", *counts]
+    allowed = ServiceExpectation("api", ("state", "health"), "it is switched off for the migration")
+    assert {fact.status for fact in services(bad, bad, allowed)["api"].values()} <= {Status.EXPECTED}
+
+
+def test_a_cause_counts_once() -> None:
+    running, down = one_service(health="healthy"), one_service(state="exited")
+    assert list(services(running, down)["api"]) == ["state"]
+
+
+def test_what_runs_is_shown_without_the_values_of_variables() -> None:
+    def running(word: str) -> tuple[FoundContainer, ...]:
+        return one_service(fields={"command": f'["run", "{word}"]', "labels x": word, "restart": word})
+
+    sides = (Side(word, (), services=running(word)) for word in ("word-1", "word-2"))
+    (result,) = compare_sides(*sides, Expectations(), different=False, known=("word-1", "word-2")).services
+    facts = {fact.name: (fact.left, fact.right) for fact in result.facts if fact.unexplained}
+    assert facts == {"command": ("run ***", "run ***"), "labels x": ("", ""), "restart": ("word-1", "word-2")}
+
+
+# --- definitions ---
+
+
+def resolved(**api: Any) -> dict[str, Any]:
+    return {"services": {"api": {"image": "api:1", **api}}, "networks": {"default": {"name": "shop_default"}}}
+
+
+def definitions(left: dict[str, Any], right: dict[str, Any], *, different: bool = False) -> dict[str, Fact]:
+    """What differs between two projects, each named after its side, by the name of the field."""
+    sides = []
+    for name, document in (("shop", left), ("prod", right)):
+        project = SideProject(name, f"/srv/{name}")
+        text = json.dumps(document).replace("shop_", f"{name}_").replace("/srv/shop", f"/srv/{name}")
+        files = (SideFile("a.env", ("a.env",), {"FROM_FILE": Value("x")}, None),)
+        sides.append(Side(name, files, definitions=read_definitions(text.encode(), project)))
+    results = compare_sides(*sides, Expectations(), different=different, known=("in-a-file",)).definitions
+    return {fact.name: fact for result in results for fact in result.facts if fact.status is not Status.SAME}
+
+
+def test_names_of_projects_and_their_directories_are_no_difference() -> None:
+    same = resolved(volumes=[{"type": "bind", "source": "/srv/shop/conf", "target": "/c"}], container_name="shop_api")
+    assert definitions(same, same) == {}
+
+
+def test_fields_of_definitions_are_compared_without_values() -> None:
+    ports = [
+        {"target": 80, "protocol": "tcp", "published": number, "host_ip": "127.0.0.1"} for number in ("8080", "9090")
+    ]
+    environment = {"MODE": "hidden-1", "DB_PASSWORD": "hidden-2", "FROM_FILE": "1", "EMPTY": None}
+    left = resolved(ports=ports, environment=environment, labels={"a": "hidden-3"}, command=["run", "hidden-1"])
+    other = {**environment, "MODE": "hidden-4", "FROM_FILE": "2"}
+    right = resolved(ports=ports[:1], environment=other, labels={"a": "hidden-5"}, command=["run", "in-a-file"])
+    facts = definitions(left, right, different=True)
+    assert {name: fact.status for name, fact in facts.items()} == {
+        "ports.80/tcp": Status.DIFFERS,
+        "environment.MODE": Status.DIFFERS,
+        "environment.DB_PASSWORD": Status.SAME_SECRET,
+        "labels.a": Status.DIFFERS,
+        "command": Status.DIFFERS,
+    }
+    assert (facts["command"].left, facts["command"].right) == ("run ***", "run ***")
+    assert facts["ports.80/tcp"].right == "host_ip 127.0.0.1 published 8080"
+    assert not any("hidden" in fact.left + fact.right for fact in facts.values())
+    assert facts["environment.DB_PASSWORD"].risk is Risk.HIGH
+    assert "environment.DB_PASSWORD" not in definitions(left, right)
 
 
 # --- owners ---

@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.adapters.compose.docker_api import DIRECTORY_LABEL, PROJECT_LABEL, SERVICE_LABEL, started_as, variables
+from reconciler.core.compose_names import without_project
 from reconciler.core.decide.guards import is_below
+from reconciler.core.decide.one_shots import ended_by_itself
+from reconciler.core.fidelity.running import running_fields
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.model.compose import StartedAs
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
 
+# Facts of their own, and what the engine makes up.
+_APART = frozenset({"image", "memory", "memory and swap", "cpus", "cpu period", "cpu quota", "ports", "domainname"})
+_FROM_IMAGE = frozenset({"command", "entrypoint", "user", "working_dir", "healthcheck", "stop_signal", "labels"})
+# Where names begin with the project's, and paths with its directory, without anybody having written so.
+_OF_PROJECT = frozenset({"container_name", "networks", "aliases", "network_mode", "mounts"})
+_SIZES = frozenset({"memory reservation", "shm_size"})
+_MEBIBYTE = 1024 * 1024
 _ONE_OFF_LABEL = "com.docker.compose.oneoff"
 _SECONDS = 30.0
 
@@ -84,9 +94,11 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
     labels, state, limits = _labels(facts), facts["State"], facts["HostConfig"]
     image = images.get(facts["Image"], {"Id": facts["Image"]})
     health = str((state.get("Health") or {}).get("Status") or "")
+    status, exit_code = str(state.get("Status", "")), int(state.get("ExitCode") or 0)
+    environment = variables(facts["Config"].get("Env") or ())
     container = FoundContainer(
         service=labels.get(SERVICE_LABEL, ""),
-        state=str(state.get("Status", "")),
+        state=status,
         health="" if health == "none" else health,
         restarts=int(facts.get("RestartCount") or 0),
         image=str(facts["Config"].get("Image", "")),
@@ -94,9 +106,13 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
         ports=tuple(sorted(_ports(limits.get("PortBindings") or {}))),
         memory=int(limits.get("Memory") or 0),
         cpus=_cpus(limits),
+        since=_instant(state.get("FinishedAt" if status in ("exited", "dead") else "StartedAt")),
+        exit_code=exit_code,
+        ended=ended_by_itself(facts, status, exit_code),
+        fields=dict(_fields(facts, image)),
+        values=frozenset(environment.values()),
     )
     default = variables((image.get("Config") or {}).get("Env") or ())
-    environment = variables(facts["Config"].get("Env") or ())
     return Labelled(
         started=started_as(labels, running=container.state == "running", created=_seconds(facts.get("Created"))),
         container=container,
@@ -105,12 +121,42 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
     )
 
 
+def _fields(facts: Mapping[str, Any], image: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What the engine says beside the facts above, flat. What the image gives, the project's name and its directory
+    make no difference."""
+    labels = _labels(facts)
+    given = running_fields({"Config": image.get("Config") or {}, "HostConfig": {}})
+    for field_name, items in running_fields(facts).items():
+        if field_name in _APART or (field_name == "hostname" and items.get("") == str(facts.get("Id", ""))[:12]):
+            continue
+        inherited = given.get(field_name, {}) if field_name in _FROM_IMAGE else {}
+        project, directory = labels.get(PROJECT_LABEL, ""), labels.get(DIRECTORY_LABEL, "") or "/"
+        own = {
+            item: without_project(text, project, directory) if field_name in _OF_PROJECT else text
+            for item, text in items.items()
+            if inherited.get(item) != text and not item.startswith(str(facts.get("Id", "?"))[:12])
+        }
+        if own and set(own) != {""} and not any(own.values()):  # a set of names
+            names = (without_project(item, project, "/") if field_name in _OF_PROJECT else item for item in own)
+            yield field_name, ", ".join(sorted(names))
+        else:
+            for item, text in own.items():
+                size = field_name in _SIZES and float(text) % _MEBIBYTE == 0
+                yield f"{field_name} {item}".strip(), f"{float(text) / _MEBIBYTE:g} MiB" if size else text
+
+
 def _seconds(time: Any) -> float:
     """Given an RFC 3339 time of the engine, return seconds; 0 for none."""
     try:
         return datetime.fromisoformat(str(time)).timestamp()
     except ValueError:
         return 0.0
+
+
+def _instant(time: Any) -> str:
+    """Given an RFC 3339 time of the engine, return it in UTC to the second; "" for none."""
+    seconds = _seconds(time)
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds > 0 else ""
 
 
 def _ports(bindings: Mapping[str, Any]) -> Iterable[str]:

@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.containers import Labelled, containers_of, labelled
 from reconciler.adapters.compose.files import expand, join
-from reconciler.adapters.compose.uses import VARIABLE, NamedFile, files_used, interpolated, mapping, profiles
+from reconciler.adapters.compose.uses import (
+    VARIABLE,
+    NamedFile,
+    files_used,
+    interpolated,
+    mapping,
+    profiles,
+    scaled_to_zero,
+)
 from reconciler.core.compose_names import BASE_NAMES, ENVIRONMENT_NAME, OVERRIDE_NAMES
 from reconciler.core.decide.invocation import manifest_invocation, resolve_invocation
 from reconciler.core.dotenv.grammar import EnvFileError, Quote, parse_env_file
@@ -251,6 +259,7 @@ async def _project(
         compose_files=tuple(dict.fromkeys(it.path for it in written)),
         files=tuple(_used(contents[path], uses) for path in paths if path in contents),
         services=tuple(sorted(services)),
+        active=tuple(sorted(services - idle - scaled_to_zero(written))),
         containers=containers_of(here),
         interpolated=tuple(sorted({*interpolated(written), *_in_env_files(contents, uses)})),
         main_files=tuple(dict.fromkeys(it.path for it in written if it.path in configuration.main)),

@@ -83,6 +83,18 @@ def profiles(written: Sequence[Written]) -> dict[str, frozenset[str]]:
     return known
 
 
+def scaled_to_zero(written: Sequence[Written]) -> frozenset[str]:
+    """The services that are to have no container: the last word on their scale is 0."""
+    scales: dict[str, str] = {}
+    for here in written:
+        for name, service in mapping(here.document.get("services")).items():
+            fields = mapping(service)
+            scale = fields.get("scale", mapping(fields.get("deploy")).get("replicas"))
+            if scale is not None and not here.extended:
+                scales[name] = expand(str(scale), here.variables)
+    return frozenset(name for name, scale in scales.items() if scale == "0")
+
+
 def names_in(text: str) -> frozenset[str]:
     """The variables that a text is interpolated with."""
     return frozenset(match[1] or match[2] for match in VARIABLE.finditer(text.replace("$$", "")))

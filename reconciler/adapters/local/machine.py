@@ -307,4 +307,4 @@ async def _ran(running: Awaitable[process.Completed], seconds: float) -> Command
         return CommandResult(None, Secret(b""), f"{done.program} timed out after {seconds:g} s")
     if done.overflowed:
         return CommandResult(None, Secret(b""), f"{done.program} printed more than {_MOST_PRINTED // process.MIB} MiB")
-    return CommandResult(done.exit_code, Secret(done.stdout))
+    return CommandResult(done.exit_code, Secret(done.stdout), error=Secret(done.stderr))

@@ -173,9 +173,9 @@ def _same_files(survey: Survey) -> Iterator[list[Source]]:
     for environment in survey.environments:
         sources = {source.name: source for source in environment.sources if source.keys is not None and source.outline}
         left = [_side_file(group[0], first) for first, group in groups.items()]
-        for side_file, partner in pair(left, [_side_file(source, name) for name, source in sources.items()]):
-            if side_file and partner and belong_together(side_file, partner):
-                groups[side_file.name].append(sources.pop(partner.name))
+        for both in pair(left, [_side_file(source, name) for name, source in sources.items()]):
+            if both.left and both.right and belong_together(both.left, both.right):
+                groups[both.left.name].append(sources.pop(both.right.name))
         groups |= {source.path: [source] for source in sources.values()}
     yield from (group for group in groups.values() if len(group) > 1)
 

@@ -12,6 +12,8 @@ from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.wiring import clone
 from reconciler.app.wiring.arguments import inside_repository, must_exist
 from reconciler.app.wiring.tools import CountProgress
+from reconciler.core.errors import RefusedError
+from reconciler.core.text import printable
 
 if TYPE_CHECKING:
     from reconciler.app.compare.run import ComparisonReport
@@ -32,6 +34,7 @@ class CompareRequest:
     known_hosts: str | None = None
     different: bool | None = None
     probes: str | None = None
+    pairs: tuple[str, ...] = ()
 
 
 def run_comparison(
@@ -67,9 +70,17 @@ def run_comparison(
         request.known_hosts,
         request.different,
         tuple(fields.probe(name) for name, fields in _probes(request, server).items()),
+        tuple(map(_pair, request.pairs)),
         progress,
     )
     return asyncio.run(compare_all(left, rights, options))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    left, _, right = text.partition("=")
+    if not left or not right:
+        raise RefusedError("must be LEFT_FILE=RIGHT_FILE", where=f"--pair {printable(text)}")
+    return left, right
 
 
 def _probes(request: CompareRequest, server: ServerConfig | None) -> dict[str, ProbeFields]:

@@ -44,11 +44,13 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads files for one comparison; fingerprints differ from run to run. ``opener`` is None without a key."""
+    """Reads files for one comparison; fingerprints differ from run to run. ``opener`` is None without a key. ``values``
+    are all that were read, so that nothing shows them."""
 
     digest: Digester
     parse_yaml: YamlParser
     opener: Opener | None
+    values: set[str] = field(default_factory=set, repr=False)
 
     async def read(self, name: str, data: bytes, parser: Parser, known: KnownVariables = NO_VARIABLES) -> Content:
         """Given the bytes of a file, return what to compare; decrypt it if one of our keys can."""
@@ -106,5 +108,6 @@ class Reader:
 
     def value(self, text: str) -> Value:
         """Given a known value, return its fingerprint."""
+        self.values.add(text)
         data = text.encode("utf-8", "surrogatepass")
         return Value(self.digest(data), empty=not text, placeholder=is_placeholder(text))

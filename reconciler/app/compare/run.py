@@ -7,30 +7,32 @@ import contextlib
 import os
 import secrets
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
+from reconciler.app.compare.definitions import with_definitions
+from reconciler.app.compare.probe_runs import ProbeRuns
 from reconciler.app.compare.side_names import SideKind, SideName, read_side
 from reconciler.app.compare.sides import GitSource, SideContext, open_side, tree_of
 from reconciler.app.config.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.wiring import clone
 from reconciler.app.wiring.tools import CountProgress, Tools
 from reconciler.core.compare.comparison import are_different, compare_sides
-from reconciler.core.compare.probes import compare_answers
+from reconciler.core.compare.pairing import named
 from reconciler.core.compare.types import Comparison, Expectations, Probe, ProbeResult, Side
-from reconciler.core.errors import OutsideError, ReconcilerError
-from reconciler.core.model.commands import CommandResult
+from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
 from reconciler.core.model.targets import Manifest
-from reconciler.core.ports.host import Machine
-from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
+from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
+from reconciler.core.text import listed, printable
 
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
     """``different`` None: the sides' names decide. ``expected`` None: expected-differences.yaml beside the
-    environments, if it exists. ``ssh_key`` and ``known_hosts`` None: the user's own ssh settings apply."""
+    environments, if it exists. ``ssh_key`` and ``known_hosts`` None: the user's own ssh settings apply. ``pairs`` are
+    names of files, of the left and a right side, that are compared with each other."""
 
     source: GitSource
     tools: Tools
@@ -40,6 +42,7 @@ class CompareOptions:
     known_hosts: str | None = None
     different: bool | None = None
     probes: tuple[Probe, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
     progress: CountProgress = lambda done, of: None
 
 
@@ -88,7 +91,9 @@ async def compare_all(left: str, rights: Sequence[str], options: CompareOptions)
             if isinstance(error, ReconcilerError)
         ]
         sides = [(name, side) for name, side in zip(names[1:], others, strict=True) if isinstance(side, Side)]
-        probe_runs = _ProbeRuns(context.machines)
+        first, sides = await _defined(names[0], first, sides, context)
+        _check_pairs(options.pairs, first, [side for _, side in sides])
+        probe_runs = ProbeRuns(context.machines, context.reader.values)
         answers = await asyncio.gather(
             *(probe_runs.both(options.probes, (names[0], first), right) for right in sides), return_exceptions=True
         )
@@ -101,51 +106,46 @@ async def compare_all(left: str, rights: Sequence[str], options: CompareOptions)
             elif isinstance(probes, BaseException):
                 raise probes
             else:
-                comparisons.append(_compared(first, side, expected, options.different, probes))
+                comparisons.append(_compared(first, side, expected, options, probes, context.reader.values))
     return ComparisonReport(tuple(comparisons), tuple(failures), options.tools.opener is not None)
 
 
 def _compared(
-    left: Side, right: Side, expected: Expectations, different: bool | None, probes: Sequence[ProbeResult]
+    left: Side,
+    right: Side,
+    expected: Expectations,
+    options: CompareOptions,
+    probes: Sequence[ProbeResult],
+    known: Collection[str],
 ) -> Comparison:
-    different = are_different(left, right) if different is None else different
-    return compare_sides(left, right, expected, different=different, probes=probes)
+    different = are_different(left, right) if options.different is None else options.different
+    return compare_sides(left, right, expected, different=different, probes=probes, chosen=options.pairs, known=known)
 
 
-@dataclass(slots=True)
-class _ProbeRuns:
-    """Runs probes, each once per machine and directory, even if a side is in several comparisons."""
-
-    machines: Mapping[str, Machine]
-    answers: dict[tuple[str, str, str], asyncio.Task[CommandResult]] = field(default_factory=dict)
-
-    async def both(
-        self, probes: Sequence[Probe], left: tuple[SideName, Side], right: tuple[SideName, Side]
-    ) -> list[ProbeResult]:
-        """The result of each probe on two sides; none if one of them is git, which runs nothing."""
-        if SideKind.GIT in (left[0].kind, right[0].kind):
-            return []
-        return [
-            compare_answers(probe, *await asyncio.gather(self._run(probe, *left), self._run(probe, *right)))
-            for probe in probes
-        ]
-
-    async def _run(self, probe: Probe, name: SideName, side: Side) -> CommandResult:
-        key = (probe.name, name.text, side.directory)
-        if key not in self.answers:
-            self.answers[key] = asyncio.create_task(_answer(probe, self.machines[name.text], side))
-        return await asyncio.shield(self.answers[key])
+async def _defined(
+    name: SideName, left: Side, rights: list[tuple[SideName, Side]], context: SideContext
+) -> tuple[Side, list[tuple[SideName, Side]]]:
+    """The sides with the definitions of their Compose projects, if both sides of a comparison have any."""
+    partners = [side for _, side in rights if side.projects] if left.projects else []
+    if not partners:
+        return left, rights
+    values = context.reader.values
+    left, *defined = await asyncio.gather(
+        with_definitions(left, context.machines[name.text], values),
+        *(with_definitions(side, context.machines[right.text], values) for right, side in rights),
+    )
+    return left, [(right, side) for (right, _), side in zip(rights, defined, strict=True)]
 
 
-async def _answer(probe: Probe, machine: Machine, side: Side) -> CommandResult:
-    if probe.url:
-        return await machine.get(probe.url, probe.seconds)
-    directory = probe.directory or side.directory
-    if not directory:
-        return CommandResult(None, Secret(b""), "it has no directory to run in: set `directory`")
-    options = side.compose_options.get(directory, ())
-    argv = ["docker", "compose", *options, "exec", "-T", probe.service, *probe.run] if probe.service else probe.run
-    return await machine.run(argv, directory, probe.seconds)
+def _check_pairs(pairs: Sequence[tuple[str, str]], left: Side, rights: Sequence[Side]) -> None:
+    """Raises RefusedError for a pair of which nobody has a file."""
+    for names, sides in ((dict(pairs), [left]), ({right: left for left, right in pairs}, rights)):
+        for name in names:
+            if not any(named(side.files, name) for side in sides):
+                files = sorted({file.name for side in sides for file in side.files})
+                where = " and ".join(side.name for side in sides)
+                hint = f"The files there: {listed(files, 20)}" if files else "There are no files"
+                raise RefusedError(f"no file is called {name} in {where}", where="--pair", hint=printable(hint))
 
 
 async def _opened(name: SideName, context: SideContext, counter: _Counter) -> Side | ReconcilerError:

@@ -16,8 +16,9 @@ from reconciler.app.compare.interpolation import read_interpolation
 from reconciler.app.compare.side_names import SideKind, SideName
 from reconciler.app.config.manifest import Outline, outlines
 from reconciler.app.wiring import clone
-from reconciler.core.compare.types import NOBODY, Holder, Side, SideFile
+from reconciler.core.compare.types import NOBODY, Holder, Side, SideFile, SideProject
 from reconciler.core.contract import Notes
+from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
 from reconciler.core.model.targets import Manifest, Parser
@@ -198,7 +199,7 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         for file in inventory.loose
     ]
     files = await asyncio.gather(*used, *loose)
-    containers = _containers(inventory.projects)
+    containers = _containers(inventory.projects, reader)
     problems = tuple(f"{project.directory}: {project.problem}" for project in inventory.projects if project.problem)
     return Side(
         name,
@@ -208,12 +209,19 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
         directory=_directory(inventory),
-        compose_options={project.directory: project.options for project in inventory.projects},
+        projects=_projects(inventory.projects),
     )
 
 
-def _containers(projects: Sequence[FoundProject]) -> tuple[FoundContainer, ...]:
-    return tuple(replace(container, project=project.name) for project in projects for container in project.containers)
+def _projects(projects: Sequence[FoundProject]) -> tuple[SideProject, ...]:
+    return tuple(SideProject(project.name, project.directory, project.options, project.active) for project in projects)
+
+
+def _containers(projects: Sequence[FoundProject], reader: Reader) -> tuple[FoundContainer, ...]:
+    """The containers of all projects, each with its project; nothing shows the values of their variables."""
+    containers = [replace(container, project=project.name) for project in projects for container in project.containers]
+    reader.values.update(value for container in containers for value in container.values)
+    return tuple(containers)
 
 
 def _without_engine(inventories: Sequence[Inventory]) -> tuple[str, ...]:
@@ -268,25 +276,30 @@ async def _of_file(
         owner=NOBODY if encrypted else Holder(file.owner, file.uid),
         group=NOBODY if encrypted else Holder(file.group, file.gid),
         services=used.services if used else (),
-        unused=_unused(content, inventory, project, used),
+        unused=_unused(file.path, content, inventory, project, used),
         problem=content.problem,
     )
     return side_file, content.sealed
 
 
 def _unused(
-    content: Content, inventory: Inventory, project: FoundProject | None, used: UsedFile | None
+    path: str, content: Content, inventory: Inventory, project: FoundProject | None, used: UsedFile | None
 ) -> frozenset[str]:
-    """Keys that reach no service: those of a file that no project uses, and those of a .env that nothing
-    interpolates."""
-    keys = frozenset(content.keys or ())
-    if project is None or used is None:
-        return keys if inventory.projects else frozenset()
-    if used.use is Use.INTERPOLATION:
-        return frozenset(
-            key for key in keys if key not in project.interpolated and not key.startswith(_COMPOSE_PREFIXES)
-        )
-    return frozenset()
+    """Keys that reach no service: those of a file that the project around it does not use, and those of a .env that
+    nothing interpolates."""
+    if used is not None and used.use is not Use.INTERPOLATION:
+        return frozenset()
+    own = project or max(
+        (project for project in inventory.projects if is_below(path, project.directory)),
+        key=lambda project: len(project.directory),
+        default=None,
+    )
+    if own is None or own.problem:  # nobody can say what a project uses that could not be read whole
+        return frozenset()
+    # A file that no container names may still be given with --env-file.
+    return frozenset(
+        key for key in content.keys or () if key not in own.interpolated and not key.startswith(_COMPOSE_PREFIXES)
+    )
 
 
 # --- this server's live files ---
@@ -323,10 +336,10 @@ async def _live(name: SideName, context: SideContext) -> Side:
         name.text,
         tuple(live_files),
         environment,
-        _containers(projects) if answers else None,
+        _containers(projects, context.reader) if answers else None,
         _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
-        compose_options={project.directory: project.options for project in projects},
+        projects=_projects(projects),
     )
 
 

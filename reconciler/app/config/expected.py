@@ -51,8 +51,8 @@ class ServiceDifference(Section):
 
     service: Annotated[str, _GLOB] = Field(description="The service, PROJECT/SERVICE, or a pattern.")
     facts: Globs = Field(
-        description="state, health, image, digest, ports, memory, cpus, containers (how many), container (whether "
-        "there is one), or a pattern."
+        description="Names as `compare` shows them, or patterns: state, health, image, digest, ports, memory, cpus, "
+        "containers (how many), container (whether there is one), environment.NAME."
     )
     between: Between = Field(default=(), description="Only between these environments. Default: any two sides.")
     reason: Reason = Field(description="Why, for later readers.")

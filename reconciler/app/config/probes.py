@@ -63,7 +63,7 @@ class ProbeFields(Section):
         default=None, description="Run it in this service's container (docker compose exec -T) and not beside it."
     )
     directory: AbsolutePath | None = Field(
-        default=None, description="Where it runs. Default: the directory of the side."
+        default=None, description="Where it runs. Default: the directory of the side; of a service, its project's."
     )
     ignore: Annotated[str, _PATTERN] | None = Field(
         default=None, description="What of the output may differ: every match is cut out before it is compared."

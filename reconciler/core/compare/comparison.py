@@ -5,8 +5,10 @@ Fingerprints, with a new key for every run, show which values are equal; no valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
+from reconciler.core.compare.definitions import compare_definitions, without_consequences
 from reconciler.core.compare.judging import Judge
 from reconciler.core.compare.pairing import for_machine, pair
 from reconciler.core.compare.services import compare_services
@@ -14,13 +16,28 @@ from reconciler.core.compare.types import Comparison, Expectations, ProbeResult,
 
 
 def compare_sides(
-    left: Side, right: Side, expected: Expectations, *, different: bool, probes: Sequence[ProbeResult] = ()
+    left: Side,
+    right: Side,
+    expected: Expectations,
+    *,
+    different: bool,
+    probes: Sequence[ProbeResult] = (),
+    chosen: Sequence[tuple[str, str]] = (),
+    known: Collection[str] = (),
 ) -> Comparison:
-    """Given two sides, return the result for each file, key and service."""
+    """Given two sides, return the result for each file, key and service. ``chosen`` are names of files that an operator
+    wants to be compared with each other, ``known`` values that must not be shown."""
     left, right = for_machine(left, right), for_machine(right, left)
     judge = Judge(frozenset({left.environment, right.environment}), expected, different)
-    files = tuple(judge.file(*files) for files in pair(left.files, right.files))
-    return Comparison(left, right, different, files, compare_services(left, right, expected), tuple(probes))
+    files = tuple(
+        replace(judge.file(both.left, both.right), paired_by=both.paired_by)
+        for both in pair(left.files, right.files, chosen)
+    )
+    services, definitions = without_consequences(
+        compare_services(left, right, expected, known),
+        compare_definitions(left, right, expected, known, different=different),
+    )
+    return Comparison(left, right, different, files, services, tuple(probes), definitions)
 
 
 def are_different(left: Side, right: Side) -> bool:

@@ -117,7 +117,8 @@ class Judge:
             result = self._key(names, key, (ours.get(key), theirs.get(key)), notes, _remarks(key, present, notes))
             if result.status in _ALLOWS and any(is_left_to_server(key, file.ignored) for file in present):
                 result = replace(result, status=Status.EXPECTED, reason="left to the server (ignore_keys)")
-            yield result
+            sides = (("left", left), ("right", right))
+            yield replace(result, unused_on=tuple(name for name, file in sides if file and key in file.unused))
 
     def _key(
         self,

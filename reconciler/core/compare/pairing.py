@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from reconciler.core.compare.types import Side, SideFile, Value
+from reconciler.core.compare.types import PairedBy, Side, SideFile, Value
 
 _SHORTEST = 3  # characters of an environment's name in a path: dev, prod
 _LIKE_ENOUGH = 0.5  # the share of all keys of two files that both have
+_ENVIRONMENTS = frozenset(
+    (
+        *("acceptance", "ci", "demo", "dev", "devel", "development", "integration", "live", "local", "pre", "preprod"),
+        *("preview", "prd", "prod", "production", "qa", "sandbox", "stage", "staging", "stg", "test", "testing"),
+        *("tst", "uat"),
+    )
+)
+"""Words of a path that name an environment."""
 
 
 def for_machine(side: Side, machine: Side) -> Side:
@@ -36,33 +44,75 @@ def _for_host(files: Sequence[SideFile], host: str) -> tuple[SideFile, ...]:
 
 def _coverage(files: Sequence[SideFile], live: Sequence[SideFile]) -> float:
     """How much of the files the machine has; a missing file counts against it."""
-    pairs = [(left, right) for left, right in pair(files, live) if left]
-    return sum(_resemblance(_marks(left), _marks(right)) if right else -1 for left, right in pairs)
+    pairs = [(both.left, both.right) for both in pair(files, live)]
+    return sum(_resemblance(_marks(left), _marks(right)) if right else -1 for left, right in pairs if left)
 
 
-Pair = tuple[SideFile | None, SideFile | None]
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two files that are compared with each other, and why; or a file without a counterpart, None on the other side."""
+
+    left: SideFile | None
+    right: SideFile | None
+    paired_by: PairedBy | None = None
 
 
-def pair(left: Sequence[SideFile], right: Sequence[SideFile]) -> list[Pair]:
-    """Pair files by path, else by name, else by the keys they share; a file is in one pair only."""
+def pair(left: Sequence[SideFile], right: Sequence[SideFile], chosen: Sequence[tuple[str, str]] = ()) -> list[Pair]:
+    """Pair files as ``chosen`` by an operator, else by path, by path without environments' names, by name, and by the
+    keys they share; a file is in one pair only."""
     if len(left) == len(right) == 1:
-        return [(left[0], right[0])]
+        return [Pair(left[0], right[0], _reason_of_only(left[0], right[0]))]
     rest_left, rest_right = list(left), list(right)
     pairs: list[Pair] = []
-    for match in (_by_alias, _by_base, _by_keys):
-        for left_file, right_file in list(match(rest_left, rest_right)):
+
+    def add(matches: Iterable[tuple[SideFile, SideFile]], paired_by: PairedBy) -> None:
+        for left_file, right_file in list(matches):
             rest_left.remove(left_file)
             rest_right.remove(right_file)
-            pairs.append((left_file, right_file))
-    pairs += [(file, None) for file in rest_left]
-    pairs += [(None, file) for file in rest_right]
-    return sorted(pairs, key=lambda both: (both[0] or both[1] or left[0]).name)
+            pairs.append(Pair(left_file, right_file, paired_by))
+
+    add(_as_chosen(rest_left, rest_right, chosen), PairedBy.CHOSEN)
+    add(_by_alias(rest_left, rest_right), PairedBy.PATH)
+    add(_by_environment(rest_left, rest_right), PairedBy.ENVIRONMENT)
+    add(_by_base(rest_left, rest_right), PairedBy.NAME)
+    add(_by_keys(rest_left, rest_right), PairedBy.KEYS)
+    pairs += [Pair(file, None) for file in rest_left]
+    pairs += [Pair(None, file) for file in rest_right]
+    return sorted(pairs, key=lambda both: (both.left or both.right or left[0]).name)
+
+
+def _reason_of_only(left: SideFile, right: SideFile) -> PairedBy:
+    if _share_a_path(left, right):
+        return PairedBy.PATH
+    alike = not {_words(path) for path in _paths(left)}.isdisjoint({_words(path) for path in _paths(right)})
+    return PairedBy.ENVIRONMENT if alike else PairedBy.ONLY
+
+
+def named(files: Sequence[SideFile], name: str) -> SideFile | None:
+    """The file that an operator means by ``name``: its name, one of its paths, or a base name that only one has."""
+    exact = next((file for file in files if name == file.name or name in file.aliases), None)
+    return exact or _once_by_base(files).get(name)
+
+
+def _as_chosen(
+    left: Sequence[SideFile], right: Sequence[SideFile], chosen: Sequence[tuple[str, str]]
+) -> Iterator[tuple[SideFile, SideFile]]:
+    taken: list[SideFile] = []
+    for left_name, right_name in chosen:
+        left_file, right_file = named(left, left_name), named(right, right_name)
+        if left_file and right_file and left_file not in taken and right_file not in taken:
+            taken += [left_file, right_file]
+            yield left_file, right_file
+
+
+def _share_a_path(left: SideFile, right: SideFile) -> bool:
+    return not {*left.aliases}.isdisjoint(right.aliases)
 
 
 def belong_together(left: SideFile, right: SideFile) -> bool:
     """Whether two files that were paired share a name or most of their keys, or are just what was left."""
-    named = {*left.aliases} & {*right.aliases} or posixpath.basename(left.name) == posixpath.basename(right.name)
-    return bool(named) or _likeness(left.keys, right.keys) >= _LIKE_ENOUGH
+    alike = _share_a_path(left, right) or posixpath.basename(left.name) == posixpath.basename(right.name)
+    return alike or _likeness(left.keys, right.keys) >= _LIKE_ENOUGH
 
 
 def neutral_name(name: str, environment: str) -> str:
@@ -136,13 +186,46 @@ def _once_by_base(files: Sequence[SideFile]) -> dict[str, SideFile]:
     return {base: several[0] for base, several in by_base.items() if len(several) == 1}
 
 
+def _by_environment(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
+    """Files whose paths differ in environments' names only, such as `development.env` and `.env.prod`; the most similar
+    first."""
+    by_words: dict[tuple[str, ...], list[SideFile]] = {}
+    for right_file in right:
+        for words in {_words(alias) for alias in _paths(right_file)}:
+            by_words.setdefault(words, []).append(right_file)
+    candidates = [
+        (left_file, right_file)
+        for left_file in left
+        for words in {_words(alias) for alias in _paths(left_file)}
+        for right_file in by_words.get(words, ())
+        if left_file.keys is right_file.keys is None or _likeness(left_file.keys, right_file.keys) > 0
+    ]
+    return _most_alike(candidates)
+
+
+def _paths(file: SideFile) -> Iterator[str]:
+    """The names that are not absolute: what lies above a side's directory says nothing about the file."""
+    yield file.name
+    yield from (alias for alias in file.aliases if not alias.startswith("/"))
+
+
+def _words(path: str) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[\W_]+", path.casefold()) if word and word not in _ENVIRONMENTS)
+
+
 def _by_keys(left: Sequence[SideFile], right: Sequence[SideFile]) -> Iterator[tuple[SideFile, SideFile]]:
     """The most similar first."""
+    candidates = [(left_file, right_file) for left_file in left for right_file in right]
+    return _most_alike(candidates, _LIKE_ENOUGH)
+
+
+def _most_alike(
+    candidates: Iterable[tuple[SideFile, SideFile]], at_least: float = 0.0
+) -> Iterator[tuple[SideFile, SideFile]]:
     scored = [
         (likeness, left_file, right_file)
-        for left_file in left
-        for right_file in right
-        if (likeness := _likeness(left_file.keys, right_file.keys)) >= _LIKE_ENOUGH
+        for left_file, right_file in candidates
+        if (likeness := _likeness(left_file.keys, right_file.keys)) >= at_least
     ]
     scored.sort(key=lambda pair: (-pair[0], pair[1].name, pair[2].name))
     done: set[tuple[int, str]] = set()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import zip_longest
 
 from reconciler.core.compare.types import Probe, ProbeResult, Status
 from reconciler.core.model.commands import CommandResult
+from reconciler.core.secret import Secret
+from reconciler.core.secrets.masking import masked
 from reconciler.core.text import printable
 
 _BAD_REQUEST = 400  # from this status on, an address has not answered
 _LONGEST_SHOWN = 500  # characters of what a probe printed
 
 
-def compare_answers(probe: Probe, left: CommandResult, right: CommandResult) -> ProbeResult:
-    """Given the answers of a probe on two sides, return the result. White space alone makes no difference."""
+def compare_answers(
+    probe: Probe, left: CommandResult, right: CommandResult, known: Collection[str] = ()
+) -> ProbeResult:
+    """Given the answers of a probe on two sides, return the result. White space alone makes no difference. ``known``
+    are values that must not be shown."""
     left_lines, right_lines = (_answer(ran, probe.ignore) for ran in (left, right))
     line = _first_difference(left_lines, right_lines)
     answered = [_answered(ran, probe) for ran in (left, right)]
@@ -28,7 +33,7 @@ def compare_answers(probe: Probe, left: CommandResult, right: CommandResult) -> 
         status = Status.EXPECTED if probe.expected and all(answered) else Status.DIFFERS
     reason = probe.expected if status is Status.EXPECTED else ""
     line = 0 if status is Status.SAME else line
-    ours, theirs = _shown(left, probe, left_lines), _shown(right, probe, right_lines)
+    ours, theirs = (_shown(ran, probe, lines, known) for ran, lines in ((left, left_lines), (right, right_lines)))
     return ProbeResult(probe.name, status, ours, theirs, line, reason)
 
 
@@ -57,9 +62,23 @@ def _first_difference(left: Sequence[str], right: Sequence[str]) -> int:
     return 0
 
 
-def _shown(ran: CommandResult, probe: Probe, lines: Sequence[str]) -> str:
+def _shown(ran: CommandResult, probe: Probe, lines: Sequence[str], known: Collection[str]) -> str:
+    """How the probe ended; where it failed, with the first line of its error."""
     if ran.exit_code is None:
         return ran.problem
     ended = f"status {ran.exit_code}" if probe.url else f"exit {ran.exit_code}"
-    text = printable(" / ".join(lines)[:_LONGEST_SHOWN]) if probe.show else f"{len(lines)} lines"
-    return f"{ended}: {text}" if text else ended
+    text = printable(" / ".join(lines)[:_LONGEST_SHOWN]) if probe.show else _counted(lines)
+    error = "" if _answered(ran, probe) else _first_line(ran.error, known)
+    if error and not lines:
+        return f"{ended}: {error}"
+    return f"{ended}: {text}{f'; {error}' if error else ''}" if text or error else ended
+
+
+def _counted(lines: Sequence[str]) -> str:
+    return f"{len(lines)} line{'' if len(lines) == 1 else 's'}"
+
+
+def _first_line(error: Secret, known: Collection[str]) -> str:
+    """The first line of what a program says went wrong, without the values that are in it."""
+    lines = error.reveal().decode("utf-8", "replace").splitlines()
+    return masked(next((line.strip() for line in lines if line.strip()), ""), known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from reconciler.core.compare.risk import Risk, RiskOverride
 from reconciler.core.contract import Notes
@@ -20,7 +21,7 @@ class Status(StrEnum):
     MISSING_LEFT = "missing-left"
     MISSING_RIGHT = "missing-right"
     SAME_SECRET = "same-secret"  # noqa: S105  # a class of keys
-    FAILED = "failed"  # a probe that answers on neither side
+    FAILED = "failed"  # a probe that answers on neither side, a service that is in a bad state
     UNKNOWN = "unknown"  # present on both sides, with values that cannot be compared
 
 
@@ -120,12 +121,32 @@ class SideFile:
 
 
 @dataclass(frozen=True, slots=True)
+class SideProject:
+    """A Compose project of a side: ``options`` of `docker compose` in its directory, and the services that are to have
+    a container there."""
+
+    name: str
+    directory: str
+    options: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A service as Compose resolves it: texts by the name of the field, with every secret. ``build`` is its section."""
+
+    project: str
+    service: str
+    fields: Mapping[str, str] = field(repr=False)
+    build: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """One side. ``name`` as typed; ``environment`` is "" if unknown; ``left_out`` says what was skipped, ``problems``
     what could not be read; ``sealed`` counts the files that no key opened. ``services`` is None if the side cannot have
-    containers. Probes run in ``directory``; ``compose_options`` are the options of `docker compose` there, by project
-    directory. ``hosts`` are names that a manifest may have for the machine, the most
-    reliable first; () if the side is not a machine."""
+    containers. Probes run in ``directory``, or in one of the ``projects``. ``hosts`` are names that a manifest may have
+    for the machine, the most reliable first; () if the side is not a machine. ``definitions`` are None if unknown."""
 
     name: str
     files: tuple[SideFile, ...]
@@ -136,7 +157,8 @@ class Side:
     sealed: int = 0
     directory: str = ""
     hosts: tuple[str, ...] = ()
-    compose_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    projects: tuple[SideProject, ...] = ()
+    definitions: tuple[Definition, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +195,8 @@ class Expectations:
 
 @dataclass(frozen=True, slots=True)
 class KeyResult:
-    """``reason`` explains the status: why a difference is expected, or why it is a mistake; "" if there is none."""
+    """``reason`` explains the status: why a difference is expected, or why it is a mistake; "" if there is none.
+    ``unused_on`` are the sides, "left" and "right", whose project has no use for the key."""
 
     key: str
     status: Status
@@ -181,6 +204,7 @@ class KeyResult:
     remarks: tuple[Remark, ...] = ()
     reason: str = ""
     allowed: bool = False
+    unused_on: tuple[str, ...] = ()
 
     @property
     def unexplained(self) -> bool:
@@ -189,7 +213,8 @@ class KeyResult:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """An attribute that both sides have: a mode, an owner, an image."""
+    """An attribute of a file or a service: a mode, an owner, an image. One that is ``informational`` never counts: it
+    belongs to something that only one side has, or differs between any two machines."""
 
     name: str
     left: str
@@ -197,10 +222,22 @@ class Fact:
     status: Status
     risk: Risk = Risk.MEDIUM
     reason: str = ""
+    informational: bool = False
 
     @property
     def unexplained(self) -> bool:
-        return self.status in UNEXPLAINED
+        return self.status in UNEXPLAINED and not self.informational
+
+
+class PairedBy(StrEnum):
+    """Why two files are compared with each other."""
+
+    CHOSEN = "--pair"
+    PATH = "their path"
+    ONLY = "being the only files"
+    ENVIRONMENT = "the environment names in their paths"
+    NAME = "their name"
+    KEYS = "the keys they share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +250,7 @@ class FileResult:
     facts: tuple[Fact, ...]
     services: tuple[str, ...] = ()
     problem: str = ""
+    paired_by: PairedBy | None = None
 
     @property
     def name(self) -> str:
@@ -225,6 +263,10 @@ class ServiceResult:
 
     service: str
     facts: tuple[Fact, ...]
+
+    def texts(self, name: str) -> tuple[str, str]:
+        """A fact on the left and on the right; "" where there is none."""
+        return next(((fact.left, fact.right) for fact in self.facts if fact.name == name), ("", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,13 +314,14 @@ class Comparison:
     files: tuple[FileResult, ...]
     services: tuple[ServiceResult, ...] = ()
     probes: tuple[ProbeResult, ...] = ()
+    definitions: tuple[ServiceResult, ...] = ()
 
     @property
     def everything(self) -> Iterator[KeyResult | Fact | ProbeResult]:
         for file in self.files:
             yield from file.keys
             yield from file.facts
-        for service in self.services:
+        for service in (*self.services, *self.definitions):
             yield from service.facts
         yield from self.probes
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from reconciler.core.model.compose import Container, Project
 from reconciler.core.model.targets import Stack
@@ -32,18 +33,21 @@ def with_one_shots(
     ended = {
         name
         for name, replicas in by_service.items()
-        if name not in needed and name not in long_running and all(map(_ended_by_itself, replicas))
+        if name not in needed
+        and name not in long_running
+        and all(ended_by_itself(replica.facts, replica.state, replica.exit_code) for replica in replicas)
     }
     return replace(stack, one_shot=stack.one_shot | awaited | ended)
 
 
-def _ended_by_itself(container: Container) -> bool:
-    """Whether it ended with 0, and nothing shows that it was to run until somebody stops it.
+def ended_by_itself(facts: Mapping[str, Any], state: str, exit_code: int | None) -> bool:
+    """Given what inspect says of a container, return whether it ended with 0, and nothing shows that it was to run
+    until somebody stops it.
 
     The engine does not say whether a container was stopped, and a server that is stopped may end with 0 too.
     """
-    host, config = container.facts.get("HostConfig") or {}, container.facts.get("Config") or {}
-    if not host or container.state != "exited" or container.exit_code != 0:
+    host, config = facts.get("HostConfig") or {}, facts.get("Config") or {}
+    if not host or state != "exited" or exit_code != 0:
         return False
     restarts = (host.get("RestartPolicy") or {}).get("Name", "") not in _NO_RESTART
     return not (restarts or host.get("PortBindings") or (config.get("Healthcheck") or {}).get("Test"))

@@ -1,0 +1,210 @@
+"""The services of two sides as `docker compose config` resolves them, field by field; no variable's value. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from reconciler.core.compare.risk import Risk, must_differ, risk_of
+from reconciler.core.compare.services import explanations_for, service_pairs, text_of_field
+from reconciler.core.compare.types import (
+    Definition,
+    Expectations,
+    Fact,
+    ServiceResult,
+    Side,
+    SideProject,
+    Status,
+)
+from reconciler.core.compose_names import without_project
+
+PROJECT = "(project)"
+"""Stands for a service where networks and volumes of the whole project are compared."""
+
+_ENVIRONMENT = "environment."
+# What may hold a secret that nothing marks as one: only whether it differs is shown.
+_NEVER_SHOWN = (_ENVIRONMENT, "labels.", "build.args.", "logging.options.", "configs.", "secrets.")
+_WHOLE = ("command", "entrypoint", "test")
+_SIZES = ("mem_limit", "mem_reservation", "memswap_limit", "memory", "shm_size", "size")
+_MEBIBYTE = 1024 * 1024
+_LACKS = (Status.MISSING_LEFT, Status.MISSING_RIGHT, Status.EXPECTED)
+# Where names begin with the project's, and paths with its directory, without anybody having written so.
+_OF_PROJECT = ("networks", "volumes", "configs", "secrets", "container_name", "build", "devices")
+_DEFAULTS: tuple[object, ...] = (None, {}, "", "ingress", {"create_host_path": True})
+_DEFINED_BY: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "build", "base_images"),
+    "digest": ("image", "build", "base_images"),
+    "memory": ("mem_limit", "deploy"),
+    "cpus": ("cpus", "deploy"),
+    "containers": ("scale", "deploy"),
+    "restart": ("restart", "deploy"),
+    "mounts": ("volumes", "configs", "secrets", "tmpfs"),
+    "aliases": ("networks",),
+}
+
+
+def read_definitions(resolved: bytes, project: SideProject) -> tuple[Definition, ...]:
+    """Given what `docker compose config --format json` prints of a project, return its services. Raises ValueError,
+    TypeError or AttributeError if it is something else."""
+    document = json.loads(resolved)
+    own = {kind: document.get(kind) or {} for kind in ("networks", "volumes")}
+    services = {**(document.get("services") or {}), PROJECT: own}
+    return tuple(
+        Definition(project.name, name, _joined(_fields(fields, project)), _build(fields))
+        for name, fields in services.items()
+    )
+
+
+def _build(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return fields.get("build") or {}
+
+
+def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Texts by name; of several with one name, such as a port that is published twice, all of them."""
+    texts: dict[str, list[str]] = {}
+    for name, text in fields:
+        texts.setdefault(name, []).append(text)
+    return {name: ", ".join(sorted(several)) for name, several in texts.items()}
+
+
+def _fields(value: Any, project: SideProject, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names with dots, and texts in which neither the project's name nor its directory makes a difference."""
+    last = name.rpartition(".")[2]
+    if value in (None, {}, [], ""):
+        if name.startswith(_ENVIRONMENT):
+            yield name, ""
+    elif isinstance(value, dict):
+        for key, inside in value.items():
+            yield from _fields(inside, project, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and last not in _WHOLE and all(map(_is_entry, value)):
+        for entry in value:
+            protocol = f"/{entry['protocol']}" if "protocol" in entry else ""
+            yield f"{name}.{entry['target']}{protocol}", _entry(name, entry, project)
+    elif last in _SIZES and str(value).isdecimal() and int(value) % _MEBIBYTE == 0:
+        yield name, f"{int(value) // _MEBIBYTE} MiB"
+    else:
+        yield name, _text(name, value, project)
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether it is a port, a mount, a config or a secret: what a container has at its target."""
+    return isinstance(value, dict) and "target" in value
+
+
+def _entry(name: str, entry: Mapping[str, Any], project: SideProject) -> str:
+    usual = ("target", "protocol", "type", "source", "read_only")
+    words = [str(entry.get("type") or ""), _text(name, entry.get("source") or "", project)]
+    words += ["read-only"] if entry.get("read_only") else []
+    rest = {key: value for key, value in entry.items() if key not in usual and value not in _DEFAULTS}
+    words += [f"{key} {_text(name, value, project)}" for key, value in sorted(rest.items())]
+    return " ".join(filter(None, words))
+
+
+def _text(name: str, value: Any, project: SideProject) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return without_project(text, project.name, project.directory) if name.startswith(_OF_PROJECT) else text
+
+
+def compare_definitions(
+    left: Side, right: Side, expected: Expectations, known: Collection[str], *, different: bool
+) -> tuple[ServiceResult, ...]:
+    """The differences of each service; () if the definitions of a side are not known. ``known`` are values that must
+    not be shown. A variable that an env file of either side has is compared there."""
+    if left.definitions is None or right.definitions is None:
+        return ()
+    judged = {key for side in (left, right) for file in side.files for key in file.keys or ()}
+    ours, theirs = (
+        {(each.project, each.service): each.fields for each in side} for side in (left.definitions, right.definitions)
+    )
+    hidden = {*known, *(text for side in (ours, theirs) for text in _variables(side.values()))}
+    several = any(len({project for project, _ in side}) > 1 for side in (ours, theirs))
+    results = []
+    for pair in service_pairs(ours.keys(), theirs.keys()):
+        project, service = pair[0] or pair[1] or ("", "")
+        explain = explanations_for(left, right, expected, {service, *("/".join(name) for name in pair if name)})
+        left_fields, right_fields = ours.get(pair[0] or ("", "")), theirs.get(pair[1] or ("", ""))
+        if service == PROJECT and None in (left_fields, right_fields):
+            continue  # its services are reported
+        facts = tuple(map(explain, _facts(left_fields, right_fields, judged, hidden, different=different)))
+        results.append(ServiceResult(f"{project}/{service}" if several else service, facts))
+    return tuple(sorted((result for result in results if result.facts), key=lambda result: result.service))
+
+
+def _variables(services: Collection[Mapping[str, str]]) -> Iterator[str]:
+    return (text for fields in services for name, text in fields.items() if name.startswith(_ENVIRONMENT))
+
+
+def _facts(
+    left: Mapping[str, str] | None,
+    right: Mapping[str, str] | None,
+    judged: Collection[str],
+    hidden: Collection[str],
+    *,
+    different: bool,
+) -> Iterator[Fact]:
+    if left is None or right is None:
+        status = Status.MISSING_LEFT if left is None else Status.MISSING_RIGHT
+        yield Fact("definition", "yes" if left is not None else "", "yes" if right is not None else "", status)
+        return
+    for name in sorted(left.keys() | right.keys()):
+        variable = name.removeprefix(_ENVIRONMENT) if name.startswith(_ENVIRONMENT) else ""
+        if variable in judged:
+            continue
+        ours, theirs = left.get(name), right.get(name)
+        status, reason = (Status.SAME if ours == theirs else Status.DIFFERS), ""
+        if variable and different and must_differ(variable) and None not in (ours, theirs) and (ours or theirs):
+            reason = "a secret differs between environments" if ours != theirs else "two environments share a secret"
+            status = Status.EXPECTED if ours != theirs else Status.SAME_SECRET
+        risk = risk_of(variable) if variable else Risk.MEDIUM
+        yield Fact(name, _shown(name, ours, theirs, hidden), _shown(name, theirs, ours, hidden), status, risk, reason)
+
+
+def _shown(name: str, text: str | None, counterpart: str | None, hidden: Collection[str]) -> str:
+    if text is None:
+        return ""
+    if name.startswith(_NEVER_SHOWN):
+        return "set" if counterpart is None else ""
+    return text_of_field(name, text, hidden)
+
+
+def without_consequences(
+    services: Sequence[ServiceResult], definitions: Sequence[ServiceResult]
+) -> tuple[tuple[ServiceResult, ...], tuple[ServiceResult, ...]]:
+    """Services and definitions in which a cause counts once: what differs between containers because their definitions
+    differ is explained, and so is a missing definition of a service that has no container there."""
+    explained = []
+    for service in services:
+        definition = _counterpart(service, definitions)
+        explained.append(replace(service, facts=tuple(_consequence(fact, definition) for fact in service.facts)))
+    lacking = [
+        service
+        for service in services
+        if any(fact.name == "container" and fact.status in _LACKS for fact in service.facts)
+    ]
+    return tuple(explained), tuple(
+        replace(result, facts=tuple(replace(fact, informational=True) for fact in result.facts))
+        if result.facts[0].name == "definition" and _counterpart(result, lacking)
+        else result
+        for result in definitions
+    )
+
+
+def _counterpart(result: ServiceResult, others: Sequence[ServiceResult]) -> ServiceResult | None:
+    """The other result of the same service; one of them may name the project, too."""
+    exact = [each for each in others if each.service == result.service]
+    bare = result.service.rpartition("/")[2]
+    same = exact or [each for each in others if each.service.rpartition("/")[2] == bare]
+    return same[0] if len(same) == 1 else None
+
+
+def _consequence(fact: Fact, definition: ServiceResult | None) -> Fact:
+    if definition is None or fact.status is not Status.DIFFERS or fact.name in ("state", "health"):
+        return fact
+    field = re.split(r"[ .]", fact.name)[0]
+    changed = {re.split(r"[ .]", each.name)[0] for each in definition.facts if each.status is not Status.SAME}
+    if changed.isdisjoint(_DEFINED_BY.get(field, (field,))):
+        return fact
+    return replace(fact, informational=True, reason="its Compose definition differs")
