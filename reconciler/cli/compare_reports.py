@@ -13,6 +13,7 @@ from reconciler.cli.layout import counted
 from reconciler.cli.markdown import code, plain_text
 from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Comparison, Fact, FileResult, KeyResult, ProbeResult, Side, Status
+from reconciler.core.model.answers import versioned
 from reconciler.core.text import printable
 
 WORDS = {
@@ -130,7 +131,7 @@ def _sealed(side: Side, *, with_key: bool) -> str:
 
 
 def as_json(report: ComparisonReport) -> str:
-    return json.dumps(report_data(report), indent=2) + "\n"
+    return json.dumps(versioned(report_data(report)), indent=2) + "\n"
 
 
 def report_data(report: ComparisonReport) -> dict[str, Any]:

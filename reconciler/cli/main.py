@@ -10,19 +10,21 @@ from typing import cast
 
 import typer
 
-from reconciler.cli import edit_commands, operator_commands, review_commands, setup_commands
-from reconciler.cli.exit_codes import ERROR
+from reconciler.cli import edit_commands, exit_codes, global_options, operator_commands, review_commands, setup_commands
+from reconciler.cli.exit_codes import ERROR, INTERRUPTED
 from reconciler.cli.layout import foreign, page_on
 from reconciler.core.errors import ReconcilerError
 
 app = typer.Typer(
     name="reconciler",
-    help="Keeps the env files of Docker Compose servers equal to SOPS-encrypted files in git.",
+    cls=global_options.CommandGroup,
+    epilog=exit_codes.described(),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(global_options.options)
 app.add_typer(operator_commands.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
@@ -46,4 +48,4 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(ERROR)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

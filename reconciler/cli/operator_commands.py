@@ -80,7 +80,7 @@ def sync(
         outcomes = sync_environments(
             settings, environment or [], take_over or [], progress, accept_projects=accept_project or []
         )
-    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose)
+    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
@@ -106,7 +106,7 @@ def plan(
     with render.progress() as progress:
         outcomes = plan_environments(settings, environment or [], revision, progress)
     report = partial(plan_reports.plan_report, summary=summary)
-    render.answer(outcomes, report, as_json=as_json, verbose=verbose)
+    render.answer(outcomes, report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(plan_exit_code(outcome) for outcome in outcomes))
 
 
@@ -140,7 +140,7 @@ def history(
     from reconciler.cli import record_reports, render
 
     runs = list_runs(_load(config), environment, limit)
-    render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose)
+    render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose, list_name="runs")
 
 
 @commands.command(short_help="list the backups, or verify them")
@@ -158,7 +158,7 @@ def backups(
     from reconciler.cli import record_reports, render
 
     listed = list_backups(_load(config), environment, verify=verify)
-    render.answer(listed, record_reports.backups_report, as_json=as_json, verbose=verbose)
+    render.answer(listed, record_reports.backups_report, as_json=as_json, verbose=verbose, list_name="backups")
     raise typer.Exit(ERROR if any(backup.get("problems") for backup in listed) else IN_SYNC)
 
 
@@ -303,7 +303,7 @@ def _change_environment(config: str, environment: str | None, form: tuple[bool, 
     settings, (as_json, verbose) = _load(config), form
     with render.progress() as progress:
         outcomes = change_environment(settings, environment, request, progress)
-    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose)
+    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
@@ -365,7 +365,8 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     from reconciler.cli import record_reports, render
 
     findings = examine_server(config)
-    render.answer([asdict(finding) for finding in findings], record_reports.doctor_report, as_json=as_json)
+    report = record_reports.doctor_report
+    render.answer([asdict(finding) for finding in findings], report, as_json=as_json, list_name="findings")
     raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
 
 

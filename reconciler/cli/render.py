@@ -12,14 +12,22 @@ from typing import Any
 from rich.console import Console
 
 from reconciler.cli.layout import Page, foreign, page_on
+from reconciler.core.model.answers import versioned
 
 _SHOW_PROGRESS_AFTER = 1.0  # seconds
 
 
-def answer(data: Any, report: Callable[[Any, Page], Iterable[str]], *, as_json: bool, verbose: bool = False) -> None:
-    """Print the data as JSON, or else the lines that ``report`` makes of it."""
+def answer(
+    data: Any,
+    report: Callable[[Any, Page], Iterable[str]],
+    *,
+    as_json: bool,
+    verbose: bool = False,
+    list_name: str = "",
+) -> None:
+    """Print the data as JSON (a list as the field ``list_name``), or else the lines that ``report`` makes of it."""
     if as_json:
-        print_json(data)
+        write_json(versioned(data, list_name))
         return
     write_lines(report(foreign(data), page_on(sys.stdout, verbose=verbose)))
 
@@ -29,7 +37,7 @@ def write_lines(lines: Iterable[str]) -> None:
         sys.stdout.write(f"{line}\n")
 
 
-def print_json(data: Any) -> None:
+def write_json(data: Any) -> None:
     json.dump(data, sys.stdout, indent=2)
     sys.stdout.write("\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -124,22 +123,31 @@ def import_(
     raise typer.Exit(IN_SYNC if result.commit or dry_run else ERROR)
 
 
-class SchemaFile(StrEnum):
-    """The files that have a JSON Schema."""
+def _schema_names() -> list[str]:
+    from reconciler.cli.schemas import NAMES
 
-    SERVER = "server"
-    MANIFEST = "manifest"
-    EXPECTED = "expected"
+    return list(NAMES)
 
 
-@commands.command(short_help="print the JSON Schema of a file")
-def schema(file: Annotated[SchemaFile, typer.Argument(help="The file.")]) -> None:
-    """Print the JSON Schema (2020-12) of a configuration file, for editors. Exits 0."""
-    import json
+@commands.command(short_help="print the JSON Schema of a file or of an answer")
+def schema(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A file: server, manifest, check.yaml, contract or expected; or a command, for its --json.",
+            autocompletion=_schema_names,
+        ),
+    ],
+) -> None:
+    """Print the JSON Schema (2020-12) of a configuration file, for editors, or of what a command prints with --json.
 
-    from reconciler.app.config.schema import json_schema
+    Exits 0, or 1 for an unknown name.
+    """
+    from reconciler.cli.render import write_json
+    from reconciler.cli.schemas import schema_of
 
-    typer.echo(json.dumps(json_schema(file.value), indent=2))
+    write_json(schema_of(name))
 
 
 @commands.command(short_help="show everything in a scratch directory, in about a minute")

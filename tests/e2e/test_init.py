@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -14,6 +13,7 @@ import yaml
 
 from tests.support.commands import output, run
 from tests.support.forks import COMMAND
+from tests.support.json_answers import read_answer
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_a_second_run_changes_nothing_and_reports_it(repository: Path, init: Ini
     done = init("--json")
     assert snapshot(repository) == before
     assert key.read_bytes() == secret
-    result = json.loads(done.stdout)
+    result = read_answer("init", done.stdout)
     assert {step["action"] for step in result["steps"]} == {"exists"}
     assert len(result["steps"]) == 5
 
