@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import asdict
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 Reason = Annotated[str, typer.Option("--reason", help="Why; status shows it.")]
 
 
@@ -36,7 +45,17 @@ def _load(path: str) -> ServerConfig:
 
 
 @commands.command(short_help="run the daemon")
-def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
+def run(
+    config: ConfigFile = DEFAULT_CONFIG,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            "--log-level",
+            envvar="RECONCILER_LOG_LEVEL",
+            help="The least that is logged; debug also has every git answer and every reconciliation.",
+        ),
+    ] = LogLevel.INFO,
+) -> None:
     """Run the daemon until SIGTERM or SIGINT; it finishes a running reconciliation first. SIGHUP reloads CONFIG.
 
     Exits 0, or 1 if it cannot start.
@@ -45,7 +64,7 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     from reconciler.app.daemon.service import run_daemon
 
-    run_daemon(_load(config), lambda: _load(config), early)
+    run_daemon(_load(config), lambda: _load(config), early, log_level=log_level)
 
 
 @commands.command(short_help="reconcile now")
@@ -111,16 +130,26 @@ def plan(
 
 
 @commands.command(short_help="each target and stack: in sync or not, since when, why")
-def status(config: ConfigFile = DEFAULT_CONFIG, verbose: Verbose = False, as_json: Json = False) -> None:
+def status(
+    config: ConfigFile = DEFAULT_CONFIG,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C; in a pipe, print again what has changed.")
+    ] = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
     """Show each target and stack: in sync or not, the revision, since when and why.
 
     With a daemon, this is its last reconciliation; without one, the live files are checked now.
-    Exits 0 if in sync, 1 on errors, 2 if something would change or needs an operator, 3 if it was rolled back.
+    Exits 0 if in sync, 1 on errors, 2 if something would change or needs an operator, 3 if it was rolled back; with
+    --watch 130 after Ctrl-C.
     """
     from reconciler.app.daemon.commands import read_status
-    from reconciler.cli import render, status_reports
+    from reconciler.cli import render, status_reports, watching
 
     settings = _load(config)
+    if watch:
+        watching.watch_status(lambda: read_status(settings, lambda _: None), as_json=as_json, verbose=verbose)
     with render.progress() as progress:
         answer = read_status(settings, progress)
     render.answer(answer, status_reports.status_report, as_json=as_json, verbose=verbose)
@@ -132,14 +161,25 @@ def history(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 20,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Oldest first, then each run as it ends, until Ctrl-C.")
+    ] = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """List past runs: when, trigger, revision, author, keys, services, result and reason. Exits 0, or 1 on errors."""
-    from reconciler.app.daemon.commands import list_runs
-    from reconciler.cli import record_reports, render
+    """List past runs: when, trigger, revision, author, keys, services, result and reason.
 
-    runs = list_runs(_load(config), environment, limit)
+    Exits 0, or 1 on errors; with --follow 130 after Ctrl-C.
+    """
+    from reconciler.app.daemon.commands import list_runs
+    from reconciler.cli import record_reports, render, watching
+
+    settings = _load(config)
+    if follow:
+        watching.follow_history(
+            lambda most: list_runs(settings, environment, most), limit, as_json=as_json, verbose=verbose
+        )
+    runs = list_runs(settings, environment, limit)
     render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose, list_name="runs")
 
 

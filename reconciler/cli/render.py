@@ -37,8 +37,8 @@ def write_lines(lines: Iterable[str]) -> None:
         sys.stdout.write(f"{line}\n")
 
 
-def write_json(data: Any) -> None:
-    json.dump(data, sys.stdout, indent=2)
+def write_json(data: Any, *, one_line: bool = False) -> None:
+    json.dump(data, sys.stdout, indent=None if one_line else 2)
     sys.stdout.write("\n")
 
 

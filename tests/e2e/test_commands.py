@@ -58,7 +58,7 @@ def held_reconciliation(server: Server) -> Iterator[Callable[[], None]]:
 @pytest.mark.slow
 def test_help_of_every_command_says_how_it_exits(run_cli: Callable[..., Any]) -> None:
     listed = run_cli("--help").stdout.partition("Commands:")[2].partition("Exit codes:")[0].splitlines()
-    commands = [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "]
+    commands = [line.split()[0] for line in listed if line.startswith("  ") and line[2:3].strip()]
     assert {"run", "sync", "plan", "version"} <= set(commands)
 
     for command in commands:
