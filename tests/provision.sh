@@ -16,7 +16,7 @@ readonly compose_plugin=/usr/libexec/docker/cli-plugins/docker-compose
 readonly newest=/usr/local/lib/reconciler-tests/newest
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv)
+readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv shells)
 
 declare -rA label=(
     [engine]='docker engine'
@@ -30,6 +30,7 @@ declare -rA label=(
     [gpg]='gnupg'
     [git]='git'
     [venv]='python venv module'
+    [shells]='zsh and fish'
 )
 declare -rA packages=(
     [engine]='docker.io iptables'
@@ -43,6 +44,7 @@ declare -rA packages=(
     [gpg]='gnupg'
     [git]='git'
     [venv]='python3-venv'
+    [shells]='zsh fish'
 )
 
 scratch=
@@ -57,6 +59,7 @@ present() { # COMPONENT
         engine) has docker && { { has dockerd && has iptables; } || timeout 10 docker version >/dev/null 2>&1; } ;;
         # The old docker-compose (v1) is a program of its own; a plugin that answers is v2 or newer.
         compose) has docker && timeout 10 docker compose version >/dev/null 2>&1 ;;
+        shells) has zsh && has fish ;;
         sshd) has sshd && has ssh && has ssh-keygen ;;
         busybox) static /bin/busybox || static /usr/bin/busybox ;;
         prometheus) has prometheus && has promtool ;;

@@ -5,12 +5,21 @@ Heavy modules are imported inside the commands, so that --help answers immediate
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import cast
 
 import typer
 
-from reconciler.cli import edit_commands, exit_codes, global_options, operator_commands, review_commands, setup_commands
+from reconciler.cli import (
+    completion,
+    edit_commands,
+    exit_codes,
+    global_options,
+    operator_commands,
+    review_commands,
+    setup_commands,
+)
 from reconciler.cli.exit_codes import ERROR, INTERRUPTED
 from reconciler.cli.layout import foreign, page_on
 from reconciler.core.errors import ReconcilerError
@@ -36,6 +45,10 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 
 def main() -> None:
     """The console script: one place turns errors into exit codes."""
+    if completion.VARIABLE in os.environ:  # a shell wants to know what comes next
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
         sys.exit(app(standalone_mode=False))
     except _UsageError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reconciler.cli import completion
 from reconciler.cli.exit_codes import (
     ERROR,
     IN_SYNC,
@@ -74,7 +75,9 @@ def sync(
     take_over: Annotated[
         list[str] | None,
         typer.Option(
-            "--take-over", help="ENVIRONMENT/SOURCE whose unknown live file may be replaced (backed up first)."
+            "--take-over",
+            help="ENVIRONMENT/SOURCE whose unknown live file may be replaced (backed up first).",
+            autocompletion=completion.targets,
         ),
     ] = None,
     accept_project: Annotated[
@@ -82,6 +85,7 @@ def sync(
         typer.Option(
             "--accept-project",
             help="STACK (or ENVIRONMENT/STACK) that is held because its project was edited: take the edit along.",
+            autocompletion=completion.stacks,
         ),
     ] = None,
     verbose: Verbose = False,
@@ -204,7 +208,10 @@ def backups(
 
 @commands.command(short_help="restore the files of a backup")
 def restore(
-    backup: Annotated[str, typer.Argument(help="The backup's id, as `reconciler backups` lists it.")],
+    backup: Annotated[
+        str,
+        typer.Argument(help="The backup's id, as `reconciler backups` lists it.", autocompletion=completion.backups),
+    ],
     config: ConfigFile = DEFAULT_CONFIG,
     target: Annotated[
         list[str] | None, typer.Option("--target", "-t", help="Only this source or live path (may be repeated).")
@@ -260,7 +267,12 @@ def unpin(
 @commands.command(short_help="write nothing for a while; drift is still measured")
 def pause(
     scope: Annotated[
-        str, typer.Argument(metavar="TARGET|STACK", help="As `reconciler status` lists it, ENVIRONMENT/NAME.")
+        str,
+        typer.Argument(
+            metavar="TARGET|STACK",
+            help="As `reconciler status` lists it, ENVIRONMENT/NAME.",
+            autocompletion=completion.scopes,
+        ),
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="The whole environment.")] = False,
     how_long: Annotated[str, typer.Option("--for", metavar="DURATION", help="Such as 30m or 2h.")] = "1h",
@@ -284,7 +296,10 @@ def pause(
 @commands.command(short_help="end a pause")
 def resume(
     scope: Annotated[
-        str, typer.Argument(metavar="TARGET|STACK", help="As it was paused; --all ends every pause.")
+        str,
+        typer.Argument(
+            metavar="TARGET|STACK", help="As it was paused; --all ends every pause.", autocompletion=completion.scopes
+        ),
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every pause of the environment.")] = False,
     config: ConfigFile = DEFAULT_CONFIG,
@@ -349,7 +364,10 @@ def _change_environment(config: str, environment: str | None, form: tuple[bool, 
 
 @commands.command(short_help="propose a hand edit for git, encrypted, on a branch")
 def adopt(
-    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    target: Annotated[
+        str,
+        typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.", autocompletion=completion.targets),
+    ],
     key: Annotated[
         list[str] | None,
         typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from reconciler.cli import completion
+
 DEFAULT_CONFIG = "/etc/reconciler/reconciler.yaml"
 
 ConfigFile = Annotated[
@@ -25,6 +27,12 @@ KnownHosts = Annotated[
     str | None, typer.Option("--known-hosts", help="The known_hosts file for ssh://. Default: your ssh settings.")
 ]
 Environment = Annotated[
-    list[str] | None, typer.Option("--environment", "-e", help="Only this environment (may be repeated).")
+    list[str] | None,
+    typer.Option(
+        "--environment", "-e", help="Only this environment (may be repeated).", autocompletion=completion.environments
+    ),
 ]
-OneEnvironment = Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")]
+OneEnvironment = Annotated[
+    str | None,
+    typer.Option("--environment", "-e", help="Only this environment.", autocompletion=completion.environments),
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from reconciler.cli import completion
 from reconciler.cli.exit_codes import ERROR, IN_SYNC
 from reconciler.cli.options import EnvironmentsPath, Json, KnownHosts, SshKey
 from reconciler.core.errors import RefusedError
@@ -148,6 +150,24 @@ def schema(
     from reconciler.cli.schemas import schema_of
 
     write_json(schema_of(name))
+
+
+class Shell(StrEnum):
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@commands.command("completion", short_help="print the completion script of a shell")
+def completion_(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
+    """Print what makes a shell complete commands, options, environments, targets and backups.
+
+    bash: `eval "$(reconciler completion bash)"` in ~/.bashrc; zsh: the same with zsh, below compinit, in ~/.zshrc;
+    fish: `reconciler completion fish > ~/.config/fish/completions/reconciler.fish`. Exits 0.
+    """
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+
+    typer.echo(get_completion_script(prog_name="reconciler", complete_var=completion.VARIABLE, shell=shell.value))
 
 
 @commands.command(short_help="show everything in a scratch directory, in about a minute")
