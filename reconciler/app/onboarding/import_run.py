@@ -17,6 +17,8 @@ from reconciler.app.checks.run import check_tree
 from reconciler.app.checks.survey import MANIFEST
 from reconciler.app.config.scalars import check_environment_name
 from reconciler.app.onboarding import import_files
+from reconciler.app.onboarding.editor_schemas import DIRECTORY as SCHEMAS
+from reconciler.app.onboarding.editor_schemas import schema_files
 from reconciler.app.onboarding.import_sources import (
     ImportSide,
     StepProgress,
@@ -207,7 +209,8 @@ async def _require_room(git: clone.CloneWriter, directory: str, request: ImportR
         raise RefusedError(f"the branch {branch} of an earlier import exists", hint=hint)
     settings = [posixpath.join(*parts, SOPS_CONFIG) for parts in _directories_above(directory)]
     attributes = posixpath.join(directory, ".gitattributes")
-    paths = [posixpath.join(directory, request.environment), *settings, attributes]
+    schemas = posixpath.join(directory, SCHEMAS)
+    paths = [posixpath.join(directory, request.environment), *settings, attributes, schemas]
     if changed := await git.uncommitted(paths):
         hint = "Commit the changes (`git add … && git commit`) or undo them first"
         raise RefusedError(f"not committed yet: {listed(changed)}", hint=hint)
@@ -343,6 +346,7 @@ async def _committed_files(
     new |= contracts.files
     gone = (f"{draft.environment}/{name}" for name in repository.earlier.sources)
     new |= {path: None for path in gone if path in below and path not in new}
+    new |= {name: text.encode() for name, text in schema_files().items() if name not in below}
     if ".gitattributes" not in below:
         new[".gitattributes"] = ATTRIBUTES.encode()
     files = {posixpath.join(repository.directory, name): data for name, data in new.items()}
