@@ -71,6 +71,11 @@ lock:  ## regenerate requirements.lock from pyproject.toml; LOCK_ARGS=--upgrade 
 demo: provision venv  ## the main job end to end in a scratch directory, in about a minute
 	@$(VENV)/bin/reconciler demo $(DEMO_ARGS)
 
+.PHONY: man
+man: venv  ## write the manual page, deploy/man/reconciler.1, from the same source as --help
+	@mkdir -p deploy/man
+	@$(VENV)/bin/python -m reconciler.cli.manual > deploy/man/reconciler.1
+
 .PHONY: bench
 bench: provision venv  ## measure what docs/performance.md reports
 	@$(VENV)/bin/python benchmarks/run.py

@@ -11,7 +11,7 @@ from reconciler.cli import completion
 DEFAULT_CONFIG = "/etc/reconciler/reconciler.yaml"
 
 ConfigFile = Annotated[
-    str, typer.Option("--config", envvar="RECONCILER_CONFIG", help="The server configuration.", show_default=True)
+    str, typer.Option("--config", metavar="FILE", envvar="RECONCILER_CONFIG", help="The server configuration.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="List every key, however many there are.")]

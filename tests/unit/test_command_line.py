@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli import exit_codes, main
+from reconciler.cli.manual import manual
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +61,10 @@ def test_ctrl_c_is_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("reconciler.app.config.server.load_server_config", interrupted)
     assert run(["plan"], monkeypatch) == exit_codes.INTERRUPTED == 130
+
+
+def test_the_manual_page_is_what_make_man_writes_today() -> None:
+    assert (ROOT / "deploy/man/reconciler.1").read_text() == manual(), "run `make man`"
 
 
 def test_the_documented_exit_codes_are_those_of_the_commands() -> None:
