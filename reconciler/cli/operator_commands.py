@@ -153,7 +153,9 @@ def status(
 
     settings = _load(config)
     if watch:
-        watching.watch_status(lambda: read_status(settings, lambda _: None), as_json=as_json, verbose=verbose)
+        watching.watch_status(
+            lambda here: read_status(settings, lambda _: None, here=here), as_json=as_json, verbose=verbose
+        )
     with render.progress() as progress:
         answer = read_status(settings, progress)
     render.answer(answer, status_reports.status_report, as_json=as_json, verbose=verbose)

@@ -29,14 +29,18 @@ _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # a screen of i
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
-def watch_status(read: Callable[[], Data], *, as_json: bool, verbose: bool) -> NoReturn:
+def watch_status(read: Callable[[bool], Data], *, as_json: bool, verbose: bool) -> NoReturn:
     """Show the status until Ctrl-C: on a terminal as a screen that is refreshed, else again whenever it has changed.
+
+    ``read`` takes whether it may look itself where no daemon runs. It may if none ran at first: a watch must not take
+    the lock from a daemon that is just being restarted.
 
     Raises KeyboardInterrupt at its end, and ReconcilerError if the first look fails; later ones are shown.
     """
-    status = read()
+    status = read(True)
+    look = partial(read, not status["daemon"]["running"])
     if as_json or not sys.stdout.isatty():
-        _print_changes(status, read, as_json=as_json, verbose=verbose)
+        _print_changes(status, look, as_json=as_json, verbose=verbose)
     lines: Sequence[str] = ()
     try:
         with _screen():
@@ -44,7 +48,7 @@ def watch_status(read: Callable[[], Data], *, as_json: bool, verbose: bool) -> N
                 page = page_on(sys.stdout, verbose=verbose)
                 lines = list(status_reports.status_report(foreign(status), page))
                 _draw(lines, page)
-                status = _read_again(status, read, partial(_draw, lines, page))
+                status = _read_again(status, look, partial(_draw, lines, page))
     finally:
         render.write_lines(lines)  # what was seen last stays in the terminal
 

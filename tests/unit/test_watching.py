@@ -32,7 +32,7 @@ def watch(looks: Sequence[Any], **options: bool) -> None:
 
     seen = each()
 
-    def read() -> Any:
+    def read(_: bool) -> Any:
         look = next(seen)
         if isinstance(look, Exception):
             raise look
@@ -64,12 +64,27 @@ def test_a_look_that_fails_is_reported_and_the_next_one_counts(capsys: pytest.Ca
     assert printed.out.count("production") >= 2
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_a_watch_never_takes_the_lock_from_a_daemon_that_is_restarted(running: bool) -> None:
+    may_look_itself = []
+
+    def read(here: bool) -> Any:
+        may_look_itself.append(here)
+        if len(may_look_itself) == 3:
+            raise KeyboardInterrupt
+        return answers.status(answers.state("in_sync"), running=running)
+
+    with pytest.raises(KeyboardInterrupt):
+        watching.watch_status(read, as_json=True, verbose=False)
+    assert may_look_itself == [True, not running, not running]
+
+
 def test_a_first_look_that_fails_ends_the_command() -> None:
     with pytest.raises(OutsideError):
         watching.watch_status(_raise, as_json=False, verbose=False)
 
 
-def _raise() -> Any:
+def _raise(_: bool) -> Any:
     raise OutsideError("nothing there")
 
 

@@ -40,16 +40,18 @@ def control_socket(state_dir: str) -> str:
     return os.path.join(state_dir, "control.sock")
 
 
-def serve_request(config: ServerConfig, request: Request, progress: Progress) -> Any:
-    """Have the daemon serve the request if it answers, else serve it here under the same lock; return the result.
+def serve_request(config: ServerConfig, request: Request, progress: Progress, *, here: bool = True) -> Any:
+    """Have the daemon serve the request if it answers, else serve it ``here`` under the same lock; return the result.
 
-    Raises ReconcilerError, LockedError.
+    Raises ReconcilerError, LockedError; without ``here`` OutsideError where no daemon runs.
     """
-    return asyncio.run(_serve_request(config, request, progress))
+    return asyncio.run(_serve_request(config, request, progress, here))
 
 
-async def _serve_request(config: ServerConfig, request: Request, progress: Progress) -> Any:
+async def _serve_request(config: ServerConfig, request: Request, progress: Progress, here: bool) -> Any:
     answer = await ask_daemon(control_socket(config.state_dir), request, progress)
+    if answer is None and not here:
+        raise OutsideError("the daemon is not running", where=control_socket(config.state_dir), hint=_SEE_THE_LOG)
     if answer is None:
         return await _serve_here(config, request, progress)
     if "error" in answer:

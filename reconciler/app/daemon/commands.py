@@ -99,9 +99,12 @@ def read_secret_ages(
     return dict(serve_request(config, {"kind": "age", "environments": chosen, "max_age": max_age}, progress))
 
 
-def read_status(config: ServerConfig, progress: Progress) -> dict[str, Any]:
-    """Each environment, target and stack: from the daemon's memory, or from the live files where none runs."""
-    return dict(serve_request(config, {"kind": "status"}, progress))
+def read_status(config: ServerConfig, progress: Progress, *, here: bool = True) -> dict[str, Any]:
+    """Each environment, target and stack: from the daemon's memory, or (``here``) from the live files where none runs.
+
+    Raises ReconcilerError.
+    """
+    return dict(serve_request(config, {"kind": "status"}, progress, here=here))
 
 
 def list_runs(config: ServerConfig, environment: str | None, limit: int) -> list[dict[str, Any]]:
