@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from benchmarks.figures import Figure
-from reconciler.app.config.server import load_server_config
 from reconciler.app.daemon.commands import sync_environments
 from tests.support.server import ENVIRONMENT, Daemon, Server
 
@@ -25,7 +24,7 @@ def idle(server: Server, kind: str) -> list[Figure]:
     """
     server.settings["repository"]["poll_interval"] = "1s"
     server.settings["drift"]["interval"] = "1s"
-    config = load_server_config(str(server.config))
+    config = str(server.config)
     with server.daemon() as daemon:
         while _polls(daemon) < POLLS:
             time.sleep(1)

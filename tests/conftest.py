@@ -6,10 +6,12 @@ would be skipped.
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +31,8 @@ from tests.support.git_remote import GitRemote, make_git_remote
 from tests.support.server import Server
 from tests.support.site import ENVIRONMENTS, Site, fill
 from tests.support.sshd import Sshd, make_sshd
+
+gc.disable()  # until everything is collected: nearly all that is made until then stays
 
 SHARED_DIRECTORY = pytest.StashKey[str]()
 ENGINE_TROUBLE = pytest.StashKey[Missing | None]()
@@ -56,6 +60,27 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     shared = tempfile.mkdtemp(prefix="reconciler-tests-") if worker is None else worker["shared_directory"]
     config.stash[SHARED_DIRECTORY] = shared
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """In a new clone, have the test modules compiled once rather than by every worker."""
+    here = Path(__file__).parent
+    if sys.dont_write_bytecode or (here / "unit" / "__pycache__").exists():
+        return
+    directories = sorted(str(path) for path in here.iterdir() if any(path.glob("test_*.py")) and path.name != "unit")
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq"]
+    halves = [
+        subprocess.Popen([*command, *half], cwd=config.rootpath, stdout=subprocess.DEVNULL)
+        for half in ([str(here / "unit")], directories)
+    ]
+    for half in halves:
+        half.wait()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

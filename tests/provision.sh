@@ -13,10 +13,15 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 readonly compose_plugin=/usr/libexec/docker/cli-plugins/docker-compose
-readonly newest=/usr/local/lib/reconciler-tests/newest
+readonly tools=/usr/local/lib/reconciler-tests
+readonly newest=$tools/newest
+readonly newest_python=$tools/python
+readonly image_base=$tools/debian-13.tar
+# What deploy/docker/Dockerfile installs: the base has it already, so that a test's build needs no network.
+readonly image_packages=ca-certificates,docker-cli,docker-compose,git,openssh-client,python3,python3-venv
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv shells)
+readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv shells python base)
 
 declare -rA label=(
     [engine]='docker engine'
@@ -31,6 +36,8 @@ declare -rA label=(
     [git]='git'
     [venv]='python venv module'
     [shells]='zsh and fish'
+    [python]='newest Python of Debian'
+    [base]='base of the Docker image'
 )
 declare -rA packages=(
     [engine]='docker.io iptables'
@@ -45,6 +52,8 @@ declare -rA packages=(
     [git]='git'
     [venv]='python3-venv'
     [shells]='zsh fish'
+    [python]='patchelf'
+    [base]='debootstrap'
 )
 
 scratch=
@@ -64,6 +73,8 @@ present() { # COMPONENT
         busybox) static /bin/busybox || static /usr/bin/busybox ;;
         prometheus) has prometheus && has promtool ;;
         alertmanager) has prometheus-alertmanager && has amtool ;;
+        python) "$newest_python/bin/python" -c 'import ssl, sqlite3' >/dev/null 2>&1 ;;
+        base) [[ -s $image_base && $(cat "$image_base.packages" 2>/dev/null) == "$image_packages" ]] ;;
         venv) python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
         *) has "$1" ;;
     esac
@@ -102,6 +113,12 @@ install_component() { # COMPONENT
     if [[ $1 == compose && $(debian_version) -le 12 ]]; then
         echo "${label[$1]}: installing from Debian 13's docker-compose package"
         install_compose_plugin
+    elif [[ $1 == python ]]; then
+        echo "${label[$1]}: unpacking that of Debian sid"
+        install_newest_python
+    elif [[ $1 == base ]]; then
+        echo "${label[$1]}: a Debian 13, made with debootstrap (a minute or more)"
+        make_image_base
     else
         echo "${label[$1]}: installing ${packages[$1]}"
         # shellcheck disable=SC2086  # several packages
@@ -127,29 +144,81 @@ install_newest() {
     "$newest/cli-plugins/docker-compose" version && "$newest/bin/dockerd" --version
 }
 
-unpack_from() { # RELEASE PACKAGE…: their files, below $scratch/RELEASE
-    local release=$1 package
-    shift
-    local options=(
+# The newest Python of Debian sid with every library that it needs, libc too, as files beside the machine's own.
+install_newest_python() {
+    local version library
+    install_packages patchelf && prepare_release sid || return 1
+    version=$(apt-cache "${release_options[@]}" pkgnames python3. | grep -xE 'python3\.[0-9]+' | sort -V | tail -n 1)
+    # shellcheck disable=SC2046  # a list of packages
+    unpack_from sid $(
+        apt-cache "${release_options[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+            --no-replaces --no-enhances "$version" | grep -E '^(lib|python|zlib|media-types|netbase|tzdata)'
+    ) || return 1
+    library=$newest_python/usr/lib/$(uname -m)-linux-gnu
+    rm -rf "$newest_python" && mkdir -p "$newest_python/bin"
+    cp -a "$scratch/sid/usr" "$newest_python/usr"
+    patchelf --set-interpreter "$(find "$library" -name 'ld-linux-*')" --force-rpath --set-rpath "$library" \
+        "$newest_python/usr/bin/$version"
+    ln -s "../usr/bin/$version" "$newest_python/bin/python"
+    "$newest_python/bin/python" --version
+}
+
+# The archive that `docker import` makes an image of. Without package sources: what it lacks, no build can add.
+make_image_base() {
+    local root=$scratch/base mirror keyring
+    read -r mirror keyring < <(debian_mirror)
+    install_packages debootstrap || return 1
+    if ! debootstrap ${keyring:+--keyring="$keyring"} --variant=minbase --include="$image_packages" \
+        trixie "$root" "$mirror" >"$scratch/debootstrap.log" 2>&1; then
+        tail -n 5 "$scratch/debootstrap.log" | sed 's/^/    /' >&2
+        return 1
+    fi
+    rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/etc/apt/sources.list* "$root"/var/log/* \
+        "$root"/usr/share/{doc,locale,man}/*
+    mkdir -p "$tools"
+    tar --create --file="$image_base.new" --directory="$root" --numeric-owner --one-file-system \
+        --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' .
+    mv "$image_base.new" "$image_base"
+    echo "$image_packages" >"$image_base.packages"
+}
+
+release_options=()
+
+prepare_release() { # RELEASE: its package lists, in the scratch directory; apt reads them with release_options
+    local release=$1
+    release_options=(
         "-oDir::Etc::sourcelist=$scratch/$release.list" -oDir::Etc::sourceparts=-
         "-oDir::State::Lists=$scratch/lists-$release" "-oDir::Cache=$scratch/cache-$release"
     )
+    [[ ! -e $scratch/$release.list ]] || return 0
     update_lists_once
-    debian_source "$release" >"$scratch/$release.list"
     mkdir -p "$scratch/lists-$release/partial" "$scratch/cache-$release/archives/partial" "$scratch/debs-$release"
-    if ! apt "${options[@]}" update; then
+    debian_source "$release" >"$scratch/$release.list"
+    if ! apt "${release_options[@]}" update; then
         echo '    trying again with the newest archive keys' >&2
         install_packages debian-archive-keyring
-        apt "${options[@]}" update || return 1
+        apt "${release_options[@]}" update || return 1
     fi
-    (cd "$scratch/debs-$release" && apt "${options[@]}" download "$@") || return 1
+}
+
+unpack_from() { # RELEASE PACKAGE…: their files, below $scratch/RELEASE
+    local release=$1 package
+    shift
+    prepare_release "$release" || return 1
+    (cd "$scratch/debs-$release" && apt "${release_options[@]}" download "$@") || return 1
     for package in "$scratch/debs-$release"/*.deb; do
         dpkg-deb --extract "$package" "$scratch/$release" || return 1
     done
 }
 
-# The machine's own Debian mirror, and the key file its entry names, with another release.
-debian_source() { # RELEASE
+debian_source() { # RELEASE: the line for apt
+    local mirror keyring
+    read -r mirror keyring < <(debian_mirror)
+    echo "deb ${keyring:+[signed-by=$keyring] }$mirror $1 main"
+}
+
+# The machine's own Debian mirror, and the key file its entry names.
+debian_mirror() {
     local mirror='' entry='' keyring=''
     # shellcheck disable=SC2016  # apt fills these in
     read -r mirror entry < <(
@@ -162,7 +231,7 @@ debian_source() { # RELEASE
     if [[ -z $keyring && -f /usr/share/keyrings/debian-archive-keyring.gpg ]]; then
         keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     fi
-    echo "deb ${keyring:+[signed-by=$keyring] }${mirror:-http://deb.debian.org/debian} $1 main"
+    echo "${mirror:-http://deb.debian.org/debian} $keyring"
 }
 
 hold_services() { # a package must not start what it brings
@@ -206,7 +275,9 @@ debian_codename() { release VERSION_CODENAME; }
 can_install() { [[ $EUID -eq 0 && $(release ID) == debian ]]; }
 
 how_to_get() { # COMPONENT
-    if [[ $(release ID) != debian ]]; then
+    if [[ $1 == python || $1 == base ]]; then
+        echo "'make provision' makes it, on Debian as root"
+    elif [[ $(release ID) != debian ]]; then
         echo "install what Debian has as: ${packages[$1]}"
     elif [[ $1 == compose && $(debian_version) -le 12 ]]; then
         echo "run 'make provision' as root"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from dataclasses import asdict
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reconciler.cli import completion
+from reconciler.cli import RUNNING, completion
 from reconciler.cli.exit_codes import (
     ERROR,
     IN_SYNC,
@@ -65,6 +66,8 @@ def run(
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     from reconciler.app.daemon.service import run_daemon
 
+    gc.freeze()
+    gc.set_threshold(RUNNING)
     run_daemon(_load(config), lambda: _load(config), early, log_level=log_level)
 
 
@@ -98,10 +101,9 @@ def sync(
     from reconciler.app.daemon.commands import sync_environments
     from reconciler.cli import plan_reports, render
 
-    settings = _load(config)
     with render.progress() as progress:
         outcomes = sync_environments(
-            settings, environment or [], take_over or [], progress, accept_projects=accept_project or []
+            config, environment or [], take_over or [], progress, accept_projects=accept_project or []
         )
     render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
@@ -125,9 +127,8 @@ def plan(
     from reconciler.app.daemon.commands import plan_environments
     from reconciler.cli import plan_reports, render
 
-    settings = _load(config)
     with render.progress() as progress:
-        outcomes = plan_environments(settings, environment or [], revision, progress)
+        outcomes = plan_environments(config, environment or [], revision, progress)
     report = partial(plan_reports.plan_report, summary=summary)
     render.answer(outcomes, report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(plan_exit_code(outcome) for outcome in outcomes))
@@ -151,13 +152,12 @@ def status(
     from reconciler.app.daemon.commands import read_status
     from reconciler.cli import render, status_reports, watching
 
-    settings = _load(config)
     if watch:
         watching.watch_status(
-            lambda here: read_status(settings, lambda _: None, here=here), as_json=as_json, verbose=verbose
+            lambda here: read_status(config, lambda _: None, here=here), as_json=as_json, verbose=verbose
         )
     with render.progress() as progress:
-        answer = read_status(settings, progress)
+        answer = read_status(config, progress)
     render.answer(answer, status_reports.status_report, as_json=as_json, verbose=verbose)
     raise typer.Exit(worst(status_exit_code(environment) for environment in answer["environments"]))
 
@@ -180,12 +180,11 @@ def history(
     from reconciler.app.daemon.commands import list_runs
     from reconciler.cli import record_reports, render, watching
 
-    settings = _load(config)
     if follow:
         watching.follow_history(
-            lambda most: list_runs(settings, environment, most), limit, as_json=as_json, verbose=verbose
+            lambda most: list_runs(config, environment, most), limit, as_json=as_json, verbose=verbose
         )
-    runs = list_runs(settings, environment, limit)
+    runs = list_runs(config, environment, limit)
     render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose, list_name="runs")
 
 
@@ -203,7 +202,7 @@ def backups(
     from reconciler.app.daemon.commands import list_backups
     from reconciler.cli import record_reports, render
 
-    listed = list_backups(_load(config), environment, verify=verify)
+    listed = list_backups(config, environment, verify=verify)
     render.answer(listed, record_reports.backups_report, as_json=as_json, verbose=verbose, list_name="backups")
     raise typer.Exit(ERROR if any(backup.get("problems") for backup in listed) else IN_SYNC)
 
@@ -228,9 +227,8 @@ def restore(
     from reconciler.app.daemon.commands import restore_files
     from reconciler.cli import record_reports, render
 
-    settings = _load(config)
     with render.progress() as progress:
-        restored = restore_files(settings, backup, target or [], progress)
+        restored = restore_files(config, backup, target or [], progress)
     render.answer(restored, record_reports.restore_report, as_json=as_json)
 
 
@@ -357,9 +355,9 @@ def _change_environment(config: str, environment: str | None, form: tuple[bool, 
     from reconciler.app.daemon.commands import change_environment
     from reconciler.cli import plan_reports, render
 
-    settings, (as_json, verbose) = _load(config), form
+    as_json, verbose = form
     with render.progress() as progress:
-        outcomes = change_environment(settings, environment, request, progress)
+        outcomes = change_environment(config, environment, request, progress)
     render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
@@ -387,9 +385,8 @@ def adopt(
     from reconciler.app.daemon.commands import adopt_target
     from reconciler.cli import record_reports, render
 
-    settings = _load(config)
     with render.progress() as progress:
-        adopted = adopt_target(settings, target, key or [], progress)
+        adopted = adopt_target(config, target, key or [], progress)
     render.answer(adopted, record_reports.adopt_report, as_json=as_json, verbose=verbose)
 
 
@@ -410,10 +407,9 @@ def age(
     from reconciler.app.daemon.commands import read_secret_ages
     from reconciler.cli import record_reports, render
 
-    settings = _load(config)
     limit = None if max_age is None else parse_duration(max_age, where="--max-age")
     with render.progress() as progress:
-        ages = read_secret_ages(settings, environment, limit, progress)
+        ages = read_secret_ages(config, environment, limit, progress)
     render.answer(ages, lambda ages, page: record_reports.age_report(ages, max_age or "", page), as_json=as_json)
     raise typer.Exit(age_exit_code(ages))
 
@@ -432,7 +428,13 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
 
 @commands.command(short_help="print the version")
 def version() -> None:
-    """Print the version. Exits 0."""
-    from importlib.metadata import version as installed
+    """Print which program this is, its version, and the Python that runs it. Exits 0."""
+    import platform
+    import sys
+    from importlib.metadata import metadata
 
-    typer.echo(installed("reconciler"))
+    from reconciler import DISTRIBUTION
+
+    about = metadata(DISTRIBUTION)
+    typer.echo(f"{DISTRIBUTION} {about['Version']}: {about['Summary'].replace('Keeps', 'keeps')}")
+    typer.echo(f"Python {platform.python_version()}, {sys.executable}")

@@ -7,12 +7,13 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, TextIO
 
 from reconciler.cli.layout import Page, foreign, page_on
 from reconciler.core.model.answers import versioned
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SHOW_PROGRESS_AFTER = 1.0  # seconds
 
@@ -45,8 +46,8 @@ def write_json(data: Any, *, one_line: bool = False) -> None:
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """Yields a function that takes what is being done; shown after the first second, on a terminal only."""
-    console = Console(highlight=False)
-    if not (sys.stdout.isatty() and console.is_interactive):  # FORCE_COLOR makes any console a terminal
+    console = _terminal(sys.stdout)
+    if console is None:
         yield lambda _: None
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -69,8 +70,8 @@ def progress() -> Iterator[Callable[[str], None]]:
 def counted(activity: str) -> Iterator[Callable[[int, int], None]]:
     """Yields a function that takes how many are done, of how many; shown as a bar, on a terminal only."""
     # On standard error: the report goes to standard output, which may be a file.
-    target = Console(stderr=True)
-    if not (sys.stderr.isatty() and target.is_interactive):
+    target = _terminal(sys.stderr)
+    if target is None:
         yield lambda done, of: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -85,8 +86,8 @@ def counted(activity: str) -> Iterator[Callable[[int, int], None]]:
 def phases() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[], None]]]:
     """Yields a function that takes what is being done, how much of it is done and of how much, shown as bars; and one
     that removes the bars. On a terminal only."""
-    target = Console(stderr=True)
-    if not (sys.stderr.isatty() and target.is_interactive):
+    target = _terminal(sys.stderr)
+    if target is None:
         yield lambda activity, done, of: None, lambda: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -104,6 +105,16 @@ def phases() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[], Non
         yield report, bars.stop
     finally:
         bars.stop()
+
+
+def _terminal(stream: TextIO) -> Console | None:
+    """The terminal that the stream is; None for a file, a pipe or a terminal that shows no progress."""
+    if not stream.isatty():  # FORCE_COLOR makes any console a terminal
+        return None
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False)
+    return console if console.is_interactive else None
 
 
 def can_ask() -> bool:

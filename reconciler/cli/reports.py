@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
+from reconciler import DISTRIBUTION
 from reconciler.app.checks.run import CheckReport
 from reconciler.cli.layout import Page, counted
 from reconciler.core.checks import rules
@@ -123,7 +124,7 @@ def _fingerprinted(findings: Iterable[Finding]) -> Iterable[tuple[Finding, str]]
 def _sarif(findings: Iterable[Finding]) -> dict[str, Any]:
     driver = {
         "name": "reconciler",
-        "version": version("reconciler"),
+        "version": version(DISTRIBUTION),
         "rules": [_sarif_rule(rule) for rule in rules.ALL],
     }
     results = [_sarif_result(finding, fingerprint) for finding, fingerprint in _fingerprinted(findings)]

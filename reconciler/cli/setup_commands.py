@@ -1,4 +1,4 @@
-"""The commands that set a repository up: init, import, schema and demo."""
+"""The commands that set a repository or a server up: init, import, schema, deploy-files and demo."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def import_(
     side: ImportSides,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files, and write nothing.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="Replace an existing environment.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Bring what the servers changed into an existing environment.")
+    ] = False,
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching live paths (repeatable).")
     ] = None,
@@ -98,7 +100,8 @@ def import_(
     removes the branch.
     Exits 0, or 1 if the verification fails or nobody agrees, and on errors.
     """
-    from reconciler.app.onboarding.import_run import ImportRequest, import_environment
+    from reconciler.app.onboarding.import_repository import ImportRequest
+    from reconciler.app.onboarding.import_run import import_environment
     from reconciler.cli import render, setup_reports
 
     if not (yes or dry_run) and (as_json or not render.can_ask()):
@@ -122,7 +125,7 @@ def import_(
             request, lambda draft: setup_reports.confirm_import(draft, pause, yes, dry_run, as_json), progress
         )
     setup_reports.print_import_result(result, as_json=as_json)
-    raise typer.Exit(IN_SYNC if result.commit or dry_run else ERROR)
+    raise typer.Exit(IN_SYNC if result.commit or dry_run or not result.draft.changes else ERROR)
 
 
 def _schema_names() -> list[str]:
@@ -168,6 +171,20 @@ def completion_(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> N
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     typer.echo(get_completion_script(prog_name="reconciler", complete_var=completion.VARIABLE, shell=shell.value))
+
+
+@commands.command("deploy-files", short_help="write the unit, the alerts, the dashboard and the compose file")
+def deploy_files(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where to write them; created if missing.")],
+) -> None:
+    """Write the systemd unit, the alerts, the dashboard, the CI jobs, the Dockerfile and the compose file below DIR.
+
+    An existing file never changes; if one differs, nothing is written. Exits 0, or 1 on errors.
+    """
+    from reconciler.app.onboarding.deploy_files import write_deploy_files
+    from reconciler.cli import setup_reports
+
+    setup_reports.print_deploy_files(write_deploy_files(directory))
 
 
 @commands.command(short_help="show everything in a scratch directory, in about a minute")

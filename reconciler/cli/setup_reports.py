@@ -15,6 +15,7 @@ from reconciler.cli.layout import Item, Page, counted
 from reconciler.core.text import line_ranges, listed
 
 if TYPE_CHECKING:
+    from reconciler.app.onboarding.deploy_files import DeployFile
     from reconciler.app.onboarding.import_run import Imported
     from reconciler.app.onboarding.init import InitResult
     from reconciler.core.onboarding.types import Draft, DraftFile
@@ -27,7 +28,7 @@ def confirm_import(draft: Draft, pause: Callable[[], None], yes: bool, dry_run: 
     pause()
     if not as_json:
         render.answer(_draft_data(draft), draft_report, as_json=False)
-    if yes or dry_run:
+    if yes or dry_run or not draft.changes:
         return yes and not dry_run
     try:
         return typer.confirm(f"Encrypt and commit this as {draft.environment}?")
@@ -45,10 +46,21 @@ def print_init_result(result: InitResult, *, as_json: bool) -> None:
     render.answer(asdict(result), init_report, as_json=as_json)
 
 
+def print_deploy_files(files: Sequence[DeployFile]) -> None:
+    render.answer([asdict(file) for file in files], deploy_files_report, as_json=False)
+
+
+def deploy_files_report(files: Sequence[Data], page: Page) -> Iterator[str]:
+    """A line per file: created, or unchanged."""
+    words = {True: page.style("green", "created"), False: page.style("cyan", "unchanged")}
+    yield from page.items([Item((words[file["created"]], file["path"])) for file in files], indent=0)
+
+
 def draft_report(draft: Data, page: Page) -> Iterator[str]:
-    """Each file and how git will store it, with names of keys only."""
+    """Each file and how git will store it, with names of keys only; of an update, only what changes."""
+    shown = [file for file in draft["files"] if file["change"] != "unchanged"]
     for stack in (*draft["stacks"], None):
-        files = [file for file in draft["files"] if file["stack"] == (stack["name"] if stack else None)]
+        files = [file for file in shown if file["stack"] == (stack["name"] if stack else None)]
         if not files:
             continue
         on = f" on {', '.join(stack['hosts'])}" if stack and stack["hosts"] else ""
@@ -56,6 +68,12 @@ def draft_report(draft: Data, page: Page) -> Iterator[str]:
         yield from page.text(page.style("bold", title))
         yield from page.items([_draft_item(file, stack["directory"] if stack else "", page) for file in files])
         yield ""
+    for target in draft["removed"]:
+        text = f"{page.style('yellow', 'removed')} {target['source']}: {target['path']} is gone"
+        yield from page.text(text, 0, 2)
+    if draft["update"]:
+        same = len(draft["files"]) - len(shown)
+        yield f"{counted(same, 'file')} {'is' if same == 1 else 'are'} as git has {'it' if same == 1 else 'them'}."
     for left in draft["left_out"]:
         yield from page.text(f"{page.style('yellow', 'left out')} {left['path']}: {left['reason']}", 0, 2)
     yield from _notes(draft["notes"], page)
@@ -65,7 +83,12 @@ def _draft_item(file: Data, directory: str, page: Page) -> Item:
     """A file by its path below the stack's directory."""
     owner = file["owner"] if file["owner"] == file["group"] else f"{file['owner']}:{file['group']}"
     uses = ", ".join(f"{use} of {listed(file['services'])}" if file["services"] else use for use in file["uses"])
-    cells = (file["path"].removeprefix(f"{directory}/") if directory else file["path"], file["format"], uses)
+    path = file["path"].removeprefix(f"{directory}/") if directory else file["path"]
+    if file["change"] == "changed":
+        keys = page.keys(file["changed_keys"]) or ["changed as a whole"]
+        keys += [f"{page.style('yellow', 'encrypted as a whole')}: {file['reason']}"] if file["reason"] else []
+        return Item((path, *([f"in {file['source']}"] if file["source"] != path else [])), tuple(keys))
+    cells = (path, file["format"], uses)
     details = [f"mode {file['mode']}, owner {owner}"]
     if count := len(file["keys"]) + file["keys_not_shown"]:
         names = [*file["keys"][:_NAMES_SHOWN], *(["…"] if count > _NAMES_SHOWN else [])]
@@ -95,7 +118,9 @@ def import_report(result: Data, page: Page, *, base: str) -> Iterator[str]:
     """What was verified and committed on top of the branch ``base``, or why nothing was kept."""
     verification = result["verification"]
     if verification is None:
-        yield "Nothing was written."
+        same = result["update"] and not result["removed"]
+        same = same and all(file["change"] == "unchanged" for file in result["files"])
+        yield "Nothing has changed, so nothing was written." if same else "Nothing was written."
         return
     for problem in verification["problems"]:
         yield from page.text(f"{page.style('red', 'not verified')}: {problem}", 0, 2)
@@ -122,8 +147,7 @@ def _verified(verification: Data) -> str:
     if empty:
         text += f"; {'nothing else in the plan' if rewritten else 'an empty plan'} on {listed(empty)}"
     if touched := [host for host in verification["planned"] if host not in empty]:
-        changes = "no other file" if rewritten else "no file"
-        text += f"; the plan on {listed(touched)} changes {changes}, but acts on the services above"
+        text += f"; the plan on {listed(touched)} does {'otherwise ' if rewritten else ''}only what the notes say"
     return text
 
 
@@ -132,6 +156,8 @@ def _draft_data(draft: Draft) -> dict[str, Any]:
         "stacks": [asdict(stack) for stack in draft.stacks],
         "files": [_draft_file_data(file) for file in draft.files],
         "left_out": [asdict(left) for left in draft.left_out],
+        "removed": [asdict(target) for target in draft.removed],
+        "update": draft.update,
         "notes": list(draft.notes),
     }
 
@@ -152,17 +178,21 @@ def _draft_file_data(file: DraftFile) -> dict[str, Any]:
         "format": str(file.format),
         "reason": file.reason,
         "rewritings": [asdict(rewriting) for rewriting in file.rewritings],
+        "change": _change(file),
+        "changed_keys": asdict(file.change.keys) if file.change else None,
     }
 
 
+def _change(file: DraftFile) -> str:
+    if file.change is None:
+        return "added"
+    return "unchanged" if file.change.edit == "keep" else "changed"
+
+
 def _imported_data(result: Imported) -> dict[str, Any]:
-    draft = _draft_data(result.draft)
     return {
         "environment": result.draft.environment,
-        "stacks": draft["stacks"],
-        "files": draft["files"],
-        "left_out": draft["left_out"],
-        "notes": draft["notes"],
+        **_draft_data(result.draft),
         "branch": result.branch,
         "commit": result.commit,
         "written": list(result.written),

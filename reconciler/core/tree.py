@@ -36,3 +36,8 @@ class Tree:
     def below(self, directory: str) -> Iterator[str]:
         """The paths of everything below ``directory``, relative to the tree, sorted."""
         return iter(sorted(path for path in (*self.files, *self.odd) if path.startswith(f"{directory}/")))
+
+    def inside(self, directory: str) -> dict[str, bytes]:
+        """The files below ``directory``, by their path in it."""
+        prefix = f"{directory}/"
+        return {path.removeprefix(prefix): data for path, data in self.files.items() if path.startswith(prefix)}

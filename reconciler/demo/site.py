@@ -12,13 +12,13 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 
 import aiohttp
 import yaml
 
 from reconciler.adapters import process
 from reconciler.adapters.sops.binary import find_sops
+from reconciler.app.onboarding.deploy_files import EXAMPLE, shared_directory
 from reconciler.core.errors import OutsideError, ReconcilerError
 
 ENVIRONMENT = "production"
@@ -69,12 +69,12 @@ class Site:
         await self.git("init", "--quiet", "--bare", "--initial-branch=main", self.origin, cwd=self.root)
         await self.git("clone", "--quiet", self.origin, self.clone, cwd=self.root)
         await self.git("checkout", "--quiet", "-b", "main")
-        shutil.copytree(example("envs"), os.path.join(self.clone, "envs"))
+        shutil.copytree(shared_directory("envs"), os.path.join(self.clone, "envs"))
         self._adapt_manifest()
         os.mkdir(self.app)
-        shutil.copy(os.path.join(example("deploy/example"), "compose.yaml"), self.app)
+        shutil.copy(os.path.join(shared_directory("deploy"), EXAMPLE, "compose.yaml"), self.app)
         for name, data in {
-            "age.key": _read(os.path.join(example("envs"), "demo-age-key.txt")),
+            "age.key": _read(os.path.join(shared_directory("envs"), "demo-age-key.txt")),
             "webhook": _WEBHOOK_SECRET,
         }.items():
             _write_private(os.path.join(self.root, name), data)
@@ -158,10 +158,10 @@ class Site:
             return await answer.text()
 
     async def reconciler(self, *arguments: str, colour: bool, width: int) -> tuple[int, str]:
-        """Run the installed command; returns its exit code and what it printed."""
+        """Run the installed command in the developer's clone; returns its exit code and what it printed."""
         env = {**_plain_environment(), "RECONCILER_CONFIG": self.config, "COLUMNS": str(width)}
         env |= {"FORCE_COLOR": "1"} if colour else {}
-        done = await process.run([*own_command(), *arguments], env=env, limits=_LIMITS, cwd=self.root)
+        done = await process.run([*own_command(), *arguments], env=env, limits=_LIMITS, cwd=self.clone)
         return done.exit_code, (done.stdout + done.stderr).decode()
 
     # --- the daemon ---
@@ -201,14 +201,6 @@ class Site:
             with contextlib.suppress(ReconcilerError):
                 await self.compose("down", "--volumes", "--timeout", "1")
         shutil.rmtree(self.root, ignore_errors=True)
-
-
-def example(name: str) -> str:
-    """The example's directory: inside an installed package, or beside the package in a checkout."""
-    installed = resources.files("reconciler") / "example" / name
-    if installed.is_dir():
-        return str(installed)
-    return os.path.join(os.path.dirname(str(resources.files("reconciler"))), name)
 
 
 def own_command() -> list[str]:

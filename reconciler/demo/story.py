@@ -127,9 +127,8 @@ class Story:
         await self._site.set_value(CHANGED_SOURCE, CHANGED_KEY, CHANGED_VALUE)
         commit = await self._site.commit(f"Let the worker take {CHANGED_VALUE} jobs at a time")
         await self._site.git("push", "--quiet")
-        self._say("What git shows of it, without any key:")
-        diff = await self._site.git("show", "--format=%h %an: %s", "--stat", "HEAD")
-        self._console.print(Text("\n".join(f"    {line}" for line in diff.strip().splitlines()), "dim"))
+        self._say("What a reviewer sees of it, without any key:")
+        await self._run("diff", "HEAD~1..HEAD")
         self._say("What the server would change, by key name:")
         await self._run("plan")
         self._say("The git server calls the webhook (without one, the next poll finds the change):")
@@ -152,8 +151,7 @@ class Story:
         with open(path, "w", encoding="utf-8") as file:
             file.write("\n".join([*edited, "MADE_BY_HAND=yes", ""]))
         self._command(f"vi {path}")
-        await self._run("plan")
-        self._say("The daemon restores the file from git; the hand edit is backed up first.")
+        self._say("The daemon sees it and restores the file from git; the hand edit is backed up first.")
 
         async def restored() -> bool:
             return len(await self._history()) > runs

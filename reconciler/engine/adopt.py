@@ -101,7 +101,7 @@ def _format(ports: Ports, target: Target, blob: Blob) -> Format:
     file_format, output = formats(target.source, blob.data, target.parser)
     if file_format not in (Format.DOTENV, Format.BINARY):
         path = path_in_git(ports, target.environment, target.source)
-        hint = f"Make the change with `sops edit {path}`"
+        hint = f"Make the change with `reconciler edit {path}`"
         if output is not file_format:
             hint = f"Convert it to {output} first: `reconciler check` shows the command"
         raise RefusedError(f"a {file_format} source cannot be adopted byte for byte", where=target.id, hint=hint)
@@ -151,5 +151,5 @@ async def _require_round_trip(ports: Ports, target: Target, blob: Blob, written:
     """Raises RefusedError unless the new source decrypts, with this server's key, to exactly the adopted content."""
     decrypted = await Plaintexts(ports).of(target, Blob(f"{blob.id} amended", written))
     if decrypted != proposal.content:
-        hint = "Make the change with `sops edit`, on the source"
+        hint = "Make the change with `reconciler edit`, on the source"
         raise RefusedError("what sops wrote does not decrypt to the live file's bytes", where=target.id, hint=hint)

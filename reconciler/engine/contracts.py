@@ -37,7 +37,7 @@ async def broken_contracts(ports: Ports, revision: Revision, target: Target, dat
         for breach in breaches
         if not is_left_to_server(breach.key, target.ignore_keys)  # git is not to blame for their values
     ]
-    return faults + [f"{sentence}; fix the value with `sops edit`, or the contract" for sentence in broken]
+    return faults + [f"{sentence}; fix the value with `reconciler set`, or the contract" for sentence in broken]
 
 
 async def _read(ports: Ports, revision: Revision, path: str) -> Contract:

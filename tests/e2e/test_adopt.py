@@ -239,7 +239,7 @@ def test_a_yaml_source_is_refused(server: Server) -> None:
     server.commit({"app.yaml": server.key.encrypt("app.yaml", b"a: 1\n", "yaml")}, server.plain({"app.yaml": REPORT}))
     server.sync()
     (server.app / "app.yaml").write_bytes(b"a: 2\n")
-    assert "`sops edit envs/production/app.yaml`" in refused(server, "production/app.yaml")
+    assert "`reconciler edit envs/production/app.yaml`" in refused(server, "production/app.yaml")
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

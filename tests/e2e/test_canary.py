@@ -296,7 +296,10 @@ def test_no_secret_leaks_while_everything_goes_wrong_at_the_same_time(
             ear.variables |= site.variables
         made[-1].commit(2)
         ear.commands("plan", "sync")
-        with server.daemon(ready=True, **ear.variables, APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
+        with (
+            server.daemon(installed=True, **ear.variables, APP_SECRET=canary.word) as daemon,
+            watched(daemon) as watcher,
+        ):
             made[-1].commit(3)
             made[-1].live.write_text(f"TOKEN={canary.word}.by-hand\n")
             ear.commands("plan", "sync", arguments=JSON)
@@ -349,7 +352,7 @@ def test_no_secret_leaks_when_the_whole_server_fails(
         if failure.result is None:
             ear.commands("sync", "run")
         else:
-            with server.daemon(ready=True, **ear.variables) as daemon, watched(daemon) as watcher:
+            with server.daemon(installed=True, **ear.variables) as daemon, watched(daemon) as watcher:
                 ear.commands("sync")
                 ear.hear("/metrics", daemon.get("/metrics")[1])
                 ear.hear("/api/v1/status", daemon.get("/api/v1/status")[1])
@@ -388,7 +391,7 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
             more = [argument for key in keys for argument in ("--key", key)]
             for target in ("production/api.env", *(("production/blob",) if keys else ())):
                 pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-                with server.start("adopt", target, *more, **pipes) as process:
+                with server.start("adopt", target, *more, installed=True, **pipes) as process:
                     watcher = started(process)
                     said, _ = process.communicate(timeout=120)
                     if watcher:
@@ -405,7 +408,7 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
         return watchers[-1]
 
     adopt_everything(watch)
-    with server.daemon() as daemon, watched(daemon) as watcher:
+    with server.daemon(installed=True) as daemon, watched(daemon) as watcher:
         adopt_everything(lambda _: None)
         ear.commands("age", "status", arguments=BOTH)
     ear.hear("log", daemon.log.read_text())
@@ -544,7 +547,7 @@ def test_no_secret_leaks_by_a_change_a_drift_a_rollback_and_a_project_that_compo
     ear = Ear(server)
     ear.commands("sync")
     project.up()
-    with server.daemon(APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
+    with server.daemon(installed=True, APP_SECRET=canary.word) as daemon, watched(daemon) as watcher:
         server.commit(sources("better"))
         ear.commands("plan", "sync")
         (server.app / "api.env").write_text(f"MODE=good\nTOKEN={canary.word}.by-hand\n")

@@ -15,14 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import run
+from docs import outputs
+from tests.support.commands import lines, output, run
+from tests.support.components import NEWEST_PYTHON
 from tests.support.compose import ComposeProject, left_behind
+from tests.support.distribution import built_wheel, installed_by_pipx, installed_by_uv
 from tests.support.forks import COMMAND
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 240  # seconds
+PATIENCE = 400  # seconds
+SUMMARY = "keeps the env files of Docker Compose servers equal to SOPS-encrypted files in git"
+VERSION = "import platform; print(platform.python_version(), end='')"
 CHAPTERS = [
     "A server with an empty stack directory, and its configuration in git",
     "The daemon starts",
@@ -43,12 +48,12 @@ class Demo:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, scratch: Path, *arguments: str) -> Demo:
+    def start(cls, scratch: Path, *arguments: str, command: Path = COMMAND) -> Demo:
         scratch.mkdir()
         kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("DOCKER_")}
         env = {**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "COLUMNS": "200"}
         with (scratch.parent / f"{scratch.name}.txt").open("wb") as output:
-            argv = [str(COMMAND), "demo", *arguments]
+            argv = [str(command), "demo", *arguments]
             return cls(scratch, subprocess.Popen(argv, env=env, stdout=output, stderr=output, start_new_session=True))
 
     @property
@@ -107,8 +112,8 @@ def start() -> Iterator[Callable[..., Demo]]:
     # Not pytest's directory: its path is too long for that of a socket.
     with tempfile.TemporaryDirectory(prefix="rct-") as place:
 
-        def begin(*arguments: str) -> Demo:
-            started.append(Demo.start(Path(place) / str(len(started)), *arguments))
+        def begin(*arguments: str, command: Path = COMMAND) -> Demo:
+            started.append(Demo.start(Path(place) / str(len(started)), *arguments, command=command))
             return started[-1]
 
         yield begin
@@ -129,6 +134,7 @@ def test_demo_recreates_one_service_and_leaves_nothing_without_keep(
     broken = {**once, "api": "recreated", "worker": "untouched"}
     assert fates == [*once.items(), *once.items(), *broken.items()]  # after the merge; its revert; the bad value
     assert_rolled_back(text.partition(CHAPTERS[-2])[2])
+    assert outputs.transcript(outputs.scenes_of(text)) == outputs.TRANSCRIPT.read_text()  # else: make outputs
     assert_nothing_left(plain)
 
     assert_story(kept.finished(), CHAPTERS)
@@ -136,13 +142,23 @@ def test_demo_recreates_one_service_and_leaves_nothing_without_keep(
 
 
 @pytest.mark.docker
-def test_demo_on_files_alone_runs_the_same_story_and_leaves_nothing(start: Callable[..., Demo]) -> None:
-    demo = start("--files-only")
+@pytest.mark.python
+def test_demo_on_files_alone_runs_where_pipx_and_uv_have_installed_the_wheel(
+    start: Callable[..., Demo], tmp_path: Path
+) -> None:
+    wheel = built_wheel(tmp_path)
+    commands = [installed_by_pipx(wheel, tmp_path / "pipx"), installed_by_uv(wheel, tmp_path / "uv")]
+    demos = [start("--files-only", command=command) for command in commands]  # at the same time
 
-    text = demo.finished()
-    assert_story(text, [chapter for chapter in CHAPTERS if "a bad value" not in chapter])
-    assert "docker compose" not in text
-    assert_nothing_left(demo)
+    for demo in demos:
+        text = demo.finished()
+        assert_story(text, [chapter for chapter in CHAPTERS if "a bad value" not in chapter])
+        assert "docker compose" not in text
+        assert_nothing_left(demo)
+    program, python = zip(*(lines(command, "version") for command in commands), strict=True)
+    assert set(program) == {f"reconcilerd {wheel.name.split('-')[1]}: {SUMMARY}"}
+    assert python[0].startswith("Python 3.11.")
+    assert python[1].startswith(f"Python {output(NEWEST_PYTHON, '-c', VERSION).decode()}")
 
 
 def test_demo_that_is_interrupted_removes_what_it_created(start: Callable[..., Demo]) -> None:

@@ -269,6 +269,16 @@ def test_whatever_the_files_are_called_check_with_the_key_finds_nothing(importer
         ("b/.env", "b.env"),
     ):
         assert sources[name] == source + suffix
+    assert_clean_once_merged(importer)
+    importer.write(dict.fromkeys(NAMES, content.replace("B_KEY=2", "C_Key=3\nD_KEY=4").replace("A_KEY=1", "A_KEY=2")))
+    again = importer.imports("--update")
+    assert again["exit_code"] == 0, again
+    changes = {os.path.relpath(file["path"], importer.stack): file["change"] for file in again["files"]}
+    assert {name: changes[name] for name in NAMES} == dict.fromkeys(NAMES, "changed")
+    assert_clean_once_merged(importer)
+
+
+def assert_clean_once_merged(importer: Importer) -> None:
     importer.git("merge", "--quiet", BRANCH)
     checked = importer.reconciler("check", "--json", "--age-key-file", str(importer.key))
     assert read_answer("check", checked.stdout)["findings"] == [], checked.stdout
@@ -289,6 +299,28 @@ def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer)
     file = by_source(read_answer("import", done.stdout))
     assert "does not preserve its bytes" in str(file["api.env.bin"]["reason"])
     assert importer.decrypted("api.env.bin") == b"A=1\n"
+
+
+def test_without_an_engine_only_the_files_are_verified(importer: Importer) -> None:
+    importer.write({"api.env": "A=1\n\nB=2\n"})
+    arguments = ("import", "production", importer.side, "--yes", "--json")
+    done = importer.reconciler(*arguments, DOCKER_HOST="unix:///nonexistent.sock")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0, result
+    (note,) = result["verification"]["notes"]
+    assert "the plan knows nothing of services" in note
+
+
+def test_a_value_that_was_never_filled_in_is_refused_with_every_way_on(importer: Importer) -> None:
+    importer.write({"api.env": "API_KEY=<your-key>\n"})
+    message = importer.refused(importer.side, "--yes")
+    assert "envs/production/api.env:1: placeholder" in message
+    exemption = "{rule: placeholder, path: production/api.env, reason: …}"
+    assert f"`exempt: [{exemption}]`" in message
+    (importer.clone / "envs" / "check.yaml").write_text(f"exempt: [{exemption.replace('…', 'not in use yet')}]\n")
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--message", "Exempt")
+    assert importer.imports()["exit_code"] == 0
 
 
 @pytest.mark.parametrize(
@@ -458,6 +490,77 @@ def test_update_keeps_contracts_and_plain_files(importer: Importer) -> None:
     assert any("was plain and is now encrypted" in note for note in done["notes"])
 
 
+def update_base(importer: Importer, tuned: dict[str, str]) -> None:
+    """Import, merge, and commit changes by hand: ``tuned`` has what replaces what in the manifest."""
+    assert importer.imports()["exit_code"] == 0
+    importer.git("merge", "--quiet", BRANCH)
+    manifest = importer.clone / "envs" / "production" / "environment.yaml"
+    text = manifest.read_text()
+    for old, new in tuned.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    manifest.write_text(text)
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--allow-empty", "--message", "Tune")
+
+
+TUNED = {
+    "    directory:": "    # ours\n    health: {http: [{url: http://web.example.org/}]}\n    directory:",
+    "common.env: {path: config/common.env, schema: contracts/common.yaml}  #": (
+        'shared.env:\n        # another name\n        path: config/common.env\n        mode: "0640"\n        '
+        "check: lint\n      #"
+    ),
+    "api.env: {schema: contracts/api.yaml}": "api.env: {ignore_keys: [FEATURE_*], schema: contracts/api.yaml}",
+}
+
+
+def test_update_changes_one_key_and_keeps_what_was_tuned(importer: Importer) -> None:
+    """Against a manifest, sources, contracts and comments that somebody has tuned, beside the branch of an earlier
+    import."""
+    importer.write({"api.env": FILES["api.env"] + "\nOLD_KEY=1\n"})
+    update_base(importer, TUNED)
+    environment = importer.clone / "envs" / "production"
+    (environment / "common.env").rename(environment / "shared.env")
+    (environment / "env.example").write_text(
+        (environment / "env.example").read_text().replace("common.env", "shared.env")
+    )
+    importer.git("add", "--all")
+    edited = importer.reconciler("edit", "production/api.env", EDITOR="sed -i s/the.api/ours/")
+    assert edited.returncode == 0, edited.stdout
+    rotated = importer.reconciler("edit", "production/shared.env", EDITOR="sed -i s/info/warn/")
+    assert rotated.returncode == 0, rotated.stdout
+    importer.git("add", "--all")
+    importer.git("commit", "--quiet", "--message", "Rename, and rotate what the server does not have yet")
+    assert importer.imports("--update")["commit"] == ""  # nothing has changed on the server
+
+    live = FILES["api.env"].replace("EMPTY=", "EMPTY=2") + "\n\n# the mail\nMAIL=1\nFEATURE_X=1\n"
+    importer.write({"api.env": live})
+    (importer.stack / "token.txt").unlink()
+    done = importer.imports("--update")
+    assert done["exit_code"] == 0, done
+    again = importer.imports("--update")
+    assert (done["branch"], again["branch"]) == (BRANCH, f"{BRANCH}-2")
+    (note,) = (note for note in done["notes"] if "since the last import" in note)
+    assert "git has changed LOG_LEVEL" in note
+    assert done["removed"] == [{"source": "token.txt", "path": str(importer.stack / "token.txt")}]
+    changed = by_source(done)["api.env"]["changed_keys"]
+    assert changed == {"added": ["MAIL"], "removed": ["OLD_KEY"], "changed": ["EMPTY"], "cosmetic": False}
+    paths_changed = importer.git("diff", "--name-only", "main", BRANCH).split()
+    names = ("api.env", "env.example", "environment.yaml", "token.txt")
+    assert paths_changed == ["envs/contracts/api.yaml", *(f"envs/production/{name}" for name in names)]
+    expected = FILES["api.env"].replace("the api's own", "ours's own").replace("EMPTY=", "EMPTY=2")
+    assert importer.decrypted("api.env").decode() == f"{expected}#\n#\n# the mail\nMAIL=1\n"
+    lines = importer.git("diff", "--unified=0", "main", BRANCH, "--", "envs/production/environment.yaml").splitlines()
+    changes = [line for line in lines[4:] if line[0] in "+-"]
+    assert changes == ["-      token.txt: {on_change: restart}  # mounted into api"]
+    assert "OLD_KEY" not in importer.show("envs/contracts/api.yaml").decode()
+    diff = importer.reconciler("diff", f"main..{BRANCH}", "--json")  # without a key
+    keys = {file["source"]: file["keys"] for file in json.loads(diff.stdout)["files"]}
+    assert keys["api.env"] == {"added": ["MAIL"], "removed": ["OLD_KEY"], "changed": ["EMPTY"]}
+    assert keys.keys() == {"api.env", "token.txt"}
+    assert_clean_once_merged(importer)
+
+
 def test_an_earlier_manifest_that_cannot_be_read_is_not_written_over(importer: Importer) -> None:
     (importer.clone / "envs" / "production" / "environment.yaml").write_text("targets: [\n")
     importer.git("commit", "--quiet", "--all", "--message", "x")
@@ -515,7 +618,11 @@ def test_a_dry_run_shows_names_and_writes_nothing(importer: Importer) -> None:
         pytest.param("echo x >> envs/production/environment.yaml", "not committed yet", id="a-dirty-manifest"),
         pytest.param("echo A=1 > envs/production/new.env", "not committed yet", id="an-untracked-source"),
         pytest.param("echo '# x' >> .sops.yaml && git add .sops.yaml", "not committed yet", id="a-staged-sops-yaml"),
-        pytest.param(f"git branch {BRANCH}", "earlier import", id="a-branch-that-is-there"),
+        pytest.param(
+            f"git branch {BRANCH} $(git commit-tree -m x -p HEAD 'HEAD^{{tree}}')",
+            "earlier import",
+            id="a-branch-that-is-not-merged",
+        ),
         pytest.param("git rm -q .sops.yaml && git commit -qm x", ".sops.yaml has no rule for", id="no-rule"),
         pytest.param("rm ~/.config/sops/age/keys.txt", "there is no age key", id="no-key"),
         pytest.param(
@@ -678,7 +785,7 @@ def test_running_services_are_found_and_older_values_are_reported(tmp_path: Path
         importer.git("branch", "--delete", "--force", BRANCH)
         message = importer.reconciler("import", "production", importer.side, "--yes").stdout
         assert "api of rct" in message
-        assert "changes no file, but acts on the services above" in message
+        assert "does only what the notes say" in message
         assert "empty plan" not in message
         assert "invented" not in str(done["verification"]["notes"])
     finally:
@@ -787,6 +894,12 @@ def test_two_servers_that_are_alike_are_one_stack(importer: Importer, machines: 
     assert done["exit_code"] == 0, done
     assert list(importer.manifest()["stacks"]) == ["shop"]
     assert done["verification"]["compared"] == 2 * len(FILES)
+    importer.git("merge", "--quiet", BRANCH)
+    importer.write({"config/common.env": FILES["config/common.env"].replace("info", "debug")})
+    done = importer.imports(*sides, "--update")
+    assert done["exit_code"] == 0, done
+    assert done["written"] == ["envs/production/common.env"]
+    assert by_source(done)["common.env"]["changed_keys"]["changed"] == ["LOG_LEVEL"]
 
 
 @pytest.mark.sshd

@@ -173,7 +173,7 @@ def test_sighup_ends_no_daemon_however_early_it_comes(settled: Server) -> None:
         (settled.root / "other").mkdir()
         settled.settings["state_dir"] = str(settled.root / "other")
         with (settled.root / "early.log").open("wb") as log:
-            early = settled.start("run", stdout=log, stderr=log)
+            early = settled.start("run", installed=True, stdout=log, stderr=log)
         try:
             # Caught and not ignored, as soon as the program has begun.
             eventually(

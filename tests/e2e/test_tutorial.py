@@ -1,60 +1,57 @@
-"""docs/tutorial.md: every command in it is run, in order, in one shell, and what the page shows is what comes."""
+"""docs/tutorial.md and the guides that can be run: each command is run, and what a page shows is what comes."""
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.commands import run
 from tests.support.compose import ComposeProject
+from tests.support.pages import DOCS, MARK, Block, judge, read_blocks, run_blocks
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "tutorial.md"
+TUTORIAL = DOCS / "tutorial.md"
 IMAGE = "busybox:1.36"
-FENCE = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EXITS = re.compile(r"# exits (\d)$")
-MARK = "@@@ block {} ended with {} @@@"
-
-
-@dataclass(slots=True)
-class Block:
-    """Commands of the page with the lines that it shows of their output ("…" stands for anything) in order."""
-
-    commands: str
-    line: int
-    output: list[str]
-
-    @property
-    def exit_code(self) -> int:
-        match = EXITS.search(self.commands.rstrip())
-        return int(match[1]) if match else 0
-
-
-def blocks() -> list[Block]:
-    result: list[Block] = []
-    text = PAGE.read_text()
-    for match in FENCE.finditer(text):
-        if match[1] == "sh":
-            result.append(Block(match[2], text.count("\n", 0, match.start()) + 1, []))
-        else:
-            result[-1].output += match[2].splitlines()
-    return result
-
-
-def as_pattern(line: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in line.strip().split("…")))
+# A developer's clone of a configuration, and the server that it came from, which follows it.
+CLONE = f"""
+mkdir -p server/app && cd server
+printf 'API_TOKEN=an-invented-token\\nLOG_LEVEL=info\\n' > app/api.env
+printf 'services: {{api: {{image: "{IMAGE}", env_file: api.env}}}}\\n' > app/compose.yaml
+git init --quiet --bare --initial-branch main origin.git
+git init --quiet --initial-branch main config
+cd config
+reconciler init production --age-key-file ../age.key
+git add --all && git commit --quiet --message Start
+export SOPS_AGE_KEY_FILE=$HOME/server/age.key
+reconciler import production "file:$HOME/server/app" --yes
+git merge --quiet reconciler/import-production
+git remote add origin ../origin.git && git push --quiet --set-upstream origin main
+cat > ../reconciler.yaml <<END
+environment: production
+repository: {{url: $HOME/server/origin.git}}
+decryption: {{age_key_file: $HOME/server/age.key}}
+allowed_paths: [$HOME/server/app]
+state_dir: $HOME/server/state
+END
+export RECONCILER_CONFIG=$HOME/server/reconciler.yaml
+"""
+BEFORE = {
+    "rotate-a-secret": "",
+    "merge-conflict": """
+git switch --quiet --create quieter
+echo warning | reconciler set production/api.env LOG_LEVEL && git commit --quiet --all --message "Log less"
+git switch --quiet main
+echo an-invented-token-2 | reconciler set production/api.env API_TOKEN && git commit --quiet --all --message Rotate
+""",
+    "disaster": "rm ../app/api.env\n",
+}
 
 
 @pytest.fixture
 def busybox(docker_engine: str) -> Iterator[None]:
-    """The page's image, without a registry."""
+    """The pages' image, without a registry."""
     if run("docker", "image", "inspect", IMAGE).returncode == 0:
         yield
         return
@@ -66,55 +63,31 @@ def busybox(docker_engine: str) -> Iterator[None]:
 @pytest.mark.docker
 @pytest.mark.usefixtures("busybox")
 def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -> None:
-    page = blocks()
-    assert len(page) > 10
-    home, steps = tmp_path / "home", tmp_path / "steps.sh"
-    home.mkdir()
-    (home / ".gitconfig").write_text("[user]\n\tname = Ada Example\n\temail = ada@example.org\n")
-    # In groups, with a mark behind each: what they set and where they go stays for the next.
-    script = "".join(
-        f"set -e\n{block.commands}set +e\necho '{MARK.format(number, 0)}'\n"
-        if not block.exit_code
-        else f'set +e\n{block.commands.rstrip()}\necho "{MARK.format(number, "$?")}"\n'
-        for number, block in enumerate(page)
-    )
-    tools = Path(sys.executable).parent
-    env = {
-        **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},
-        "PATH": f"{tools}:{os.environ['PATH']}",
-        "HOME": str(home),
-        "COLUMNS": "160",
-        "GIT_CONFIG_NOSYSTEM": "1",
-    }
+    blocks, home = read_blocks(TUTORIAL), tmp_path / "home"
+    assert len(blocks) > 10
     try:
-        steps.write_text(script)
-        done = run("bash", steps, env=env, cwd=home, timeout=300)
+        done = run_blocks(blocks, home)
     finally:
         ComposeProject("reconciler-tutorial", tmp_path).remove()
-    judge(page, done)
+    judge(TUTORIAL, blocks, done)
     assert sorted(path.name for path in home.iterdir() if path.name != ".docker") == [".gitconfig"]
 
 
-def judge(page: list[Block], done: subprocess.CompletedProcess[bytes]) -> None:
-    rest, errors = done.stdout.decode(), done.stderr.decode()
-    assert "an-invented" not in rest + errors  # no value of a secret
-    for number, block in enumerate(page):
-        where = f"{PAGE.name}, line {block.line}"
-        output, mark, rest = rest.partition(MARK.format(number, block.exit_code) + "\n")
-        assert mark, f"{where}: it did not end with {block.exit_code}:\n{output}\n{errors}"
-        position = 0
-        for line in block.output:
-            match = as_pattern(line).search(output, position)
-            assert match, f"{where}: its output does not show {line!r} (there):\n{output}"
-            position = match.end()
+@pytest.mark.docker
+@pytest.mark.usefixtures("busybox")
+@pytest.mark.parametrize("guide", BEFORE)
+def test_every_command_of_a_guide_does_what_the_page_says(guide: str, tmp_path: Path) -> None:
+    page = DOCS / "guides" / f"{guide}.md"
+    blocks = read_blocks(page)
+    judge(page, blocks, run_blocks(blocks, tmp_path / "home", CLONE + BEFORE[guide]))
 
 
 def test_the_page_is_linked_and_its_checks_can_fail() -> None:
-    assert "docs/tutorial.md" in (ROOT / "README.md").read_text()
-    (block, *_) = blocks()
+    assert "docs/tutorial.md" in (DOCS.parent / "README.md").read_text()
+    (block, *_) = read_blocks(TUTORIAL)
     wrong = Block(block.commands, block.line, ["never shown"])
     output = f"something\n{MARK.format(0, 0)}\n".encode()
     with pytest.raises(AssertionError, match="does not show"):
-        judge([wrong], subprocess.CompletedProcess([], 0, output, b""))
+        judge(TUTORIAL, [wrong], subprocess.CompletedProcess([], 0, output, b""))
     with pytest.raises(AssertionError, match="did not end with 0"):
-        judge([block], subprocess.CompletedProcess([], 1, b"something\n", b"why"))
+        judge(TUTORIAL, [block], subprocess.CompletedProcess([], 1, b"something\n", b"why"))

@@ -160,6 +160,8 @@ def test_promtool_understands_the_rules_and_the_example() -> None:
     for kind, file in (("rules", RULES), ("config", DEPLOY / "prometheus/prometheus.yml")):
         done = run(program("promtool") or "", "check", kind, file)
         assert done.returncode == 0, done.stderr.decode()
+    done = run(program("amtool") or "", "check-config", DEPLOY / "prometheus/alertmanager.yml")
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.prometheus

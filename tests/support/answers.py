@@ -543,11 +543,15 @@ def imported_file(path: str, stack: str | None = "app", names: Any = ("A", "B"),
         "group": "deploy",
         "format": "dotenv",
         "reason": "",
+        "change": "added",
+        "changed_keys": None,
         **more,
     }
 
 
 DRAFT = {
+    "update": False,
+    "removed": [],
     "stacks": [{"name": "app", "directory": "/opt/app", "hosts": ["web-1", "web-2"]}],
     "files": [
         imported_file(
@@ -560,6 +564,26 @@ DRAFT = {
     ],
     "left_out": [{"path": "/opt/app/huge.bin", "reason": "larger than 1 MiB; give it to git by hand, or exclude it"}],
     "notes": ["docker/.env.prod: COMPOSE_PROJECT_NAME stays under the control of the server"],
+}
+UPDATE_DRAFT = {
+    "update": True,
+    "stacks": [{"name": "app", "directory": "/opt/app", "hosts": []}],
+    "removed": [{"source": "token.txt", "path": "/opt/app/token.txt"}],
+    "files": [
+        imported_file(
+            "/opt/app/.env",
+            source="app.env",
+            change="changed",
+            changed_keys={"added": ["SMTP_HOST"], "removed": ["OLD_KEY"], "changed": ["LOG_LEVEL", *MANY]},
+        ),
+        imported_file(
+            "/opt/app/nginx.conf", change="changed", changed_keys={"added": [], "removed": [], "changed": []}
+        ),
+        imported_file("/opt/app/new.env"),
+        imported_file("/opt/app/worker.env", change="unchanged"),
+    ],
+    "left_out": [],
+    "notes": ["/opt/app/.env has mode 0644 (git: 0600): the manifest stays, and the next reconciliation follows it"],
 }
 IMPORTED = {
     **DRAFT,

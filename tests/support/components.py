@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from reconciler.demo import dockerd
 from tests.support.commands import run
@@ -18,7 +19,13 @@ REMEDIES = {
     "prometheus": PROVISION,
     "browser": PROVISION,
     "root": "run the tests as root",
+    "python": PROVISION,
+    "image": PROVISION,
 }
+# What tests/provision.sh has unpacked or made: the newest Python, and the base of the Docker image.
+TOOLS = Path("/usr/local/lib/reconciler-tests")
+NEWEST_PYTHON = TOOLS / "python" / "bin" / "python"
+IMAGE_BASE = TOOLS / "debian-13.tar"
 # sshd and the like are not on every user's PATH.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -62,6 +69,10 @@ def _programs(*names: str) -> str | None:
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
+def _python() -> str | None:
+    return _programs("python3.11") or (None if NEWEST_PYTHON.exists() else "the newest Python was not unpacked")
+
+
 def _root() -> str | None:
     return None if os.geteuid() == 0 else "only root may do this"
 
@@ -72,4 +83,6 @@ CHECKS: dict[str, Callable[[], str | None]] = {
     "prometheus": lambda: _programs("prometheus", "promtool", "prometheus-alertmanager", "amtool"),
     "browser": lambda: _programs("chromium"),
     "root": _root,
+    "python": _python,
+    "image": lambda: None if IMAGE_BASE.exists() else "the base of the image was not made",
 }

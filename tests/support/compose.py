@@ -5,7 +5,6 @@ By labels, because a test may break its compose file on purpose, and then no com
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.commands import CommandFailed, lines, output, run
+from tests.support.commands import CommandFailed, output, run
+from tests.support.engine_api import KINDS, ask_engine, labelled, remove_labelled
 from tests.support.waiting import eventually
 
 TIMEOUT = 120.0  # seconds
@@ -55,12 +55,11 @@ class ComposeProject:
 
     def container(self, service: str) -> dict[str, Any]:
         """What ``docker inspect`` says of the service's container, running or not. Raises CommandFailed for none."""
-        mine = f"label=com.docker.compose.project={self.name}"
-        ids = lines("docker", "ps", "-aq", "--filter", mine, "--filter", f"label=com.docker.compose.service={service}")
-        if not ids:
-            raise CommandFailed(f"service {service} of {self.name} has no container")
-        container: dict[str, Any] = json.loads(output("docker", "inspect", ids[0]))[0]
-        return container
+        for identifier in labelled("container", project=self.name, service=service):
+            container: dict[str, Any] | None = ask_engine("GET", f"containers/{identifier}/json")
+            if container is not None:
+                return container
+        raise CommandFailed(f"service {service} of {self.name} has no container")
 
     def environment(self, service: str) -> dict[str, str]:
         """The variables that the service's container was made with, those of the image among them."""
@@ -73,7 +72,7 @@ class ComposeProject:
 
     def remove(self) -> None:
         """Remove its containers, networks and volumes, also ones that a command still at work makes meanwhile."""
-        eventually(lambda: not _remove_labelled(self.name), timeout=TIMEOUT, interval=0.2)
+        eventually(lambda: not remove_labelled(project=self.name), timeout=TIMEOUT, interval=0.02)
 
 
 def make_project(directory: Path, compose: str, files: Mapping[str, str | bytes]) -> ComposeProject:
@@ -87,27 +86,4 @@ def make_project(directory: Path, compose: str, files: Mapping[str, str | bytes]
 
 def left_behind(name: str) -> list[str]:
     """Ids of the project's containers, networks and volumes."""
-    return [identifier for kind in KINDS for identifier in _labelled(kind, name)]
-
-
-KINDS = {
-    "container": ("docker", "container", "rm", "--force", "--volumes"),
-    "network": ("docker", "network", "rm"),
-    "volume": ("docker", "volume", "rm", "--force"),
-}
-
-
-def _remove_labelled(name: str) -> bool:
-    """Remove what there is; return whether there was anything, so that the caller looks again."""
-    anything = False
-    for kind, remove in KINDS.items():
-        if identifiers := _labelled(kind, name):
-            anything = True
-            run(*remove, *identifiers)  # one that has gone by itself is not a failure
-    return anything
-
-
-def _labelled(kind: str, name: str) -> list[str]:
-    all_of_them = ("--all",) if kind == "container" else ()
-    mine = f"label=com.docker.compose.project={name}"
-    return list(lines("docker", kind, "ls", *all_of_them, "--quiet", "--filter", mine))
+    return [identifier for kind in KINDS for identifier in labelled(kind, project=name)]

@@ -1,8 +1,8 @@
 """Runs reconciler commands in processes of their own that are forked from one that has everything imported.
 
-A command spends most of its time on imports; a forked one begins after them and is the installed command in all else:
-its own process, session, environment, directory and standard streams. The process that they are forked from belongs to
-the test process and ends with it. Run as a program, this file is that process.
+A command, and the start of a daemon, is mostly imports; a forked one begins after them and is the installed command in
+all else: its own process, session, environment, directory and standard streams. The process that they are forked from
+belongs to the test process and ends with it. Run as a program, this file is that process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ PRELOADED = (
     "asyncssh",
     "git",
     "reconciler.app.daemon.commands",
+    "reconciler.app.daemon.service",
+    "reconciler.app.daemon.without_daemon",
     "reconciler.app.wiring.server",
     "reconciler.cli.main",
     "reconciler.cli.render",
@@ -45,6 +47,47 @@ Hook = tuple[str, Mapping[str, Any]]
 
 
 # --- for the tests ---------------------------------------------------------------------------------------------------
+
+
+class ForkedProcess(subprocess.Popen[bytes]):
+    """A command that runs as its own session; to whoever started it, a process like any other.
+
+    Only the beginning and the end differ from Popen: another process is its parent. Its command line and environment
+    in /proc are that process's.
+    """
+
+    def __init__(self, command: Sequence[str], *, hook: Hook | None = None, **options: Any) -> None:
+        self._hook = hook
+        self._answer, self._theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        super().__init__(command, **options)
+
+    def _execute_child(self, command: list[str], *options: Any) -> None:
+        cwd, env, (stdin, _, _, stdout, _, stderr) = options[4], options[5], options[9:15]
+        request = json.dumps([command, dict(env), str(Path(cwd or ".").absolute()), self._hook]).encode()
+        streams = [number if given == -1 else given for number, given in enumerate((stdin, stdout, stderr))]
+        with self._theirs:
+            socket.send_fds(_origin()[0], [request], [*streams, self._theirs.fileno()])
+        self.pid = int(self._answer.recv(16))
+        self._child_created = True
+        self._close_pipe_fds(*options[9:15])  # type: ignore[attr-defined]
+
+    def _wait(self, timeout: float | None) -> int:
+        if self.returncode is None:
+            self._answer.settimeout(timeout)
+            try:
+                self._end()
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+        return int(self.returncode)
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._wait(0)
+        return self.returncode
+
+    def _end(self) -> None:
+        self.returncode = int(self._answer.recv(16))
+        self._answer.close()
 
 
 def reconciler(
@@ -61,25 +104,16 @@ def reconciler(
     subprocess.TimeoutExpired after ending the command and all it started.
     """
     command = [str(COMMAND), *map(str, arguments)]
-    request = json.dumps([command, dict(env), str(Path(cwd).absolute()), hook]).encode()
-    ours, theirs = socket.socketpair()
-    with ours, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin or b"")
         given.seek(0)
-        with theirs:
-            streams = [file.fileno() for file in (given, out, err)]
-            socket.send_fds(_origin()[0], [request], [*streams, theirs.fileno()])
-        answer = ours.makefile()
-        pid = int(answer.readline())
+        process = ForkedProcess(command, stdin=given, stdout=out, stderr=err, env=env, cwd=cwd, hook=hook)
         try:
-            ours.settimeout(timeout)
-            exit_code = int(answer.readline())
-        except TimeoutError:
-            raise subprocess.TimeoutExpired(command, timeout) from None
-        finally:
-            answer.close()
-            if "exit_code" not in locals():
-                os.killpg(pid, signal.SIGKILL)
+            exit_code = process.wait(timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         stdout, stderr = (os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err))
     return subprocess.CompletedProcess(command, exit_code, stdout, stderr)
 
@@ -119,21 +153,21 @@ def _next_request(requests: socket.socket) -> tuple[Any, list[int]]:
 
 
 def _report_child(*streams: int, answer: int) -> None:
-    """Fork; return in the child only. The parent answers with its process id and, in the end, with its exit code."""
+    """Fork; return in the child only, which answers with its process id; the parent does with its exit code."""
     if (child := os.fork()) == 0:
+        os.setsid()
+        os.write(answer, b"%d" % os.getpid())
         os.close(answer)
         return
     for stream in streams:
         os.close(stream)
-    os.write(answer, b"%d\n" % child)
     _, status = os.waitpid(child, 0)
     with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
-        os.write(answer, b"%d\n" % os.waitstatus_to_exitcode(status))
+        os.write(answer, b"%d" % os.waitstatus_to_exitcode(status))
     os._exit(0)
 
 
 def _become(command: list[str], env: Mapping[str, str], cwd: str, streams: list[int]) -> None:
-    os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

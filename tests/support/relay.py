@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import socket
 import threading
 from pathlib import Path
 
-_USUAL_SOCKET = "/var/run/docker.sock"
+from tests.support.engine_api import engine_socket
 
 
 class Relay:
@@ -17,7 +16,7 @@ class Relay:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._engine = os.environ.get("DOCKER_HOST", f"unix://{_USUAL_SOCKET}").removeprefix("unix://")
+        self._engine = engine_socket()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None

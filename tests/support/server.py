@@ -20,7 +20,7 @@ import yaml
 
 from tests.support.age_key import AgeKey
 from tests.support.commands import run
-from tests.support.forks import COMMAND, TIMEOUT, reconciler
+from tests.support.forks import COMMAND, TIMEOUT, ForkedProcess, reconciler
 from tests.support.git_remote import GitRemote
 from tests.support.json_answers import read_answer
 from tests.support.waiting import eventually
@@ -94,10 +94,10 @@ class Server:
     def config(self) -> Path:
         """The path of the server configuration, which holds the settings as they are now: never half of them, as a
         daemon may be reading it."""
-        path, text = self.root / "reconciler.yaml", yaml.safe_dump(self.settings)
-        if not path.is_file() or path.read_text() != text:
+        path, content = self.root / "reconciler.yaml", yaml.safe_dump(self.settings).encode()
+        if not path.is_file() or path.read_bytes() != content:
             new = path.with_suffix(f".{threading.get_ident()}")
-            new.write_text(text)
+            new.write_bytes(content)
             new.rename(path)
         return path
 
@@ -123,10 +123,16 @@ class Server:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         stdin: Any = subprocess.DEVNULL,
+        installed: bool = False,
         **files: Any,
     ) -> subprocess.Popen[bytes]:
-        """Start the command with this server's configuration; the caller ends it. ``files`` as for Popen."""
+        """Start the command with this server's configuration; the caller ends it. ``files`` as for Popen.
+
+        With ``installed`` it is the script, for a test that looks at its start or at what /proc says of it.
+        """
         env = {**self.variables(), **(environment or {})}
+        if self.forked and not self.started_by and not installed:
+            return ForkedProcess([str(COMMAND), *arguments], env=env, stdin=stdin, **files)
         return subprocess.Popen(
             [*self.started_by, COMMAND, *arguments], env=env, stdin=stdin, start_new_session=True, **files
         )
@@ -162,12 +168,15 @@ class Server:
         return {**kept, "HOME": str(self.root), "RECONCILER_CONFIG": str(self.config), "COLUMNS": "200"}
 
     @contextlib.contextmanager
-    def daemon(self, *, ready: bool = True, **environment: str) -> Iterator[Daemon]:
-        """The daemon, serving and (by default) ready; it is ended (SIGTERM, then SIGKILL) at the end."""
+    def daemon(self, *, ready: bool = True, installed: bool = False, **environment: str) -> Iterator[Daemon]:
+        """The daemon, serving and (by default) ready; it is ended (SIGTERM, then SIGKILL) at the end.
+
+        ``installed`` as for ``start``.
+        """
         log = self.root / "daemon.log"
         with log.open("ab") as output:
             said_before = output.tell()
-            process = self.start("run", environment=environment, stdout=output, stderr=output)
+            process = self.start("run", environment=environment, installed=installed, stdout=output, stderr=output)
         running = Daemon(process, log, said_before)
         try:
             running.wait_until_it_serves()

@@ -168,7 +168,7 @@ def test_sops_cannot_change_comments_or_the_order(git: str, live: str, line: int
     error = refusal(git, live)
     assert error.where == f"/opt/app/api.env, line {line}"
     assert said in error.what
-    assert "sops edit" in error.hint
+    assert "reconciler edit" in error.hint
 
 
 def test_a_refusal_names_the_keys_that_can_be_adopted_alone() -> None:

@@ -37,6 +37,7 @@ REPORTS: dict[str, Report] = {
     "age": partial(record_reports.age_report, answers.AGES, "90d"),
     "doctor": partial(record_reports.doctor_report, answers.FINDINGS),
     "import-draft": partial(setup_reports.draft_report, answers.DRAFT),
+    "import-update": partial(setup_reports.draft_report, answers.UPDATE_DRAFT),
     "import": partial(setup_reports.import_report, answers.IMPORTED, base="main"),
     "import-not_verified": partial(setup_reports.import_report, answers.NOT_VERIFIED, base="main"),
     "check": partial(reports.check_report, answers.CHECK),

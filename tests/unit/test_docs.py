@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+
+from docs import outputs
+from tests.support.commands import run
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -58,6 +62,29 @@ def test_every_test_that_is_named_exists(page: Path) -> None:
     named = set(NAMED_TEST.findall(page.read_text()))
     tests = {path: (ROOT / path).read_text() if (ROOT / path).exists() else "" for path, _ in named}
     assert sorted(f"{path}::{name}" for path, name in named if f"def {name}(" not in tests[path]) == []
+
+
+@EACH
+def test_outputs_that_a_page_shows_are_what_the_program_prints(page: Path) -> None:
+    scenes = outputs.read_transcript(outputs.TRANSCRIPT.read_text())
+    assert page.read_text() == outputs.refresh(page.read_text(), scenes)  # else: make outputs
+
+
+def test_the_picture_shows_what_the_demo_printed() -> None:
+    scenes = outputs.read_transcript(outputs.TRANSCRIPT.read_text())
+    assert outputs.PICTURE.read_text() == outputs.picture(scenes)  # else: make outputs
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_broken_link_or_a_page_outside_its_navigation(tmp_path: Path) -> None:
+    build = (Path(sys.executable).parent / "sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky")
+    made = run(*build, ROOT / "docs", tmp_path / "site")
+    assert made.returncode == 0, made.stderr.decode()
+    assert (tmp_path / "site" / "searchindex.js").is_file()
+    navigation = (tmp_path / "site" / "index.html").read_text()
+    pages = [path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")]
+    outside = [page for page in pages if f'href="{page}"' not in navigation and "decisions/0" not in f"{page}"]
+    assert outside == [Path("index.html")]
 
 
 def test_the_readme_has_a_row_for_each_command() -> None:

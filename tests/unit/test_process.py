@@ -181,12 +181,15 @@ async def test_output_past_the_cap_is_drained_while_the_program_ends() -> None:
 
 # --- cancelling ---
 
+# The program gets its input once ``run`` waits for it. Before that, it may be at work while ``run`` still starts it.
+STARTED = "read -r go"
+
 
 @pytest.mark.parametrize("grace", [0.0, 0.2])
 async def test_cancelling_ends_the_whole_group_before_it_returns(tmp_path: Path, grace: float) -> None:
     pids = tmp_path / "pids"
-    script = f"trap '' TERM; (trap '' TERM; sleep {FOR_EVER}) & echo $! $$ > {pids}; wait; sleep {FOR_EVER}"
-    task = asyncio.create_task(shell(script, grace=grace))
+    script = f"{STARTED}; trap '' TERM; (trap '' TERM; sleep {FOR_EVER}) & echo $! $$ > {pids}; wait; sleep {FOR_EVER}"
+    task = asyncio.create_task(shell(script, stdin=b"go\n", grace=grace))
     assert await until(pids_in(pids, 2))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -209,8 +212,8 @@ async def test_cancelling_while_it_starts_ends_the_whole_group(tmp_path: Path) -
 
 async def test_cancelling_twice_kills_without_waiting_for_the_grace(tmp_path: Path) -> None:
     pids, request = tmp_path / "pids", tmp_path / "asked"
-    script = f"trap 'touch {request}' TERM; echo $$ > {pids}; while :; do sleep 0.01; done"
-    task = asyncio.create_task(shell(script, grace=60.0))
+    script = f"{STARTED}; trap 'touch {request}' TERM; echo $$ > {pids}; while :; do sleep 0.01; done"
+    task = asyncio.create_task(shell(script, stdin=b"go\n", grace=60.0))
     assert await until(pids_in(pids, 1))
     task.cancel()
     assert await until(request.exists)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -168,9 +166,3 @@ async def test_an_error_goes_to_whoever_sent_the_request_and_the_daemon_goes_on(
             await daemon.between_reconciliations(work)
         (outcome,) = await sync(daemon)
     assert outcome.result is Result.IN_SYNC
-
-
-def test_a_command_that_the_daemon_serves_loads_no_heavy_module() -> None:
-    heavy = ("pydantic", "git", "aiohttp", "asyncssh", "yaml", "structlog", "prometheus_client")
-    code = f"import sys, reconciler.app.daemon.commands; print(*(name for name in {heavy} if name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"\n"

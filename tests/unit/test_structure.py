@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from benchmarks.structure import long_functions, long_modules, read_modules, shared_class_names
+import pytest
 
-PRODUCTION = read_modules("reconciler")
-
-
-def test_no_module_is_too_long() -> None:
-    assert long_modules(PRODUCTION) == []
+from benchmarks.structure import Module, long_functions, long_modules, read_modules, shared_class_names
 
 
-def test_no_function_is_too_long() -> None:
-    assert long_functions(PRODUCTION) == []
+@pytest.fixture(scope="module")
+def production() -> list[Module]:
+    return read_modules("reconciler")
 
 
-def test_no_two_public_classes_share_a_name() -> None:
-    assert shared_class_names(PRODUCTION) == {}
+def test_no_module_is_too_long(production: list[Module]) -> None:
+    assert long_modules(production) == []
+
+
+def test_no_function_is_too_long(production: list[Module]) -> None:
+    assert long_functions(production) == []
+
+
+def test_no_two_public_classes_share_a_name(production: list[Module]) -> None:
+    assert shared_class_names(production) == {}

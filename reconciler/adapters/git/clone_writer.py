@@ -52,6 +52,14 @@ class CloneWriter:
         done = await self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
         return done.stdout.decode().strip() or None
 
+    async def latest_with(self, line: str, head: str | None) -> str | None:
+        """The latest commit up to ``head`` with this line in its message."""
+        if head is None:
+            return None
+        pattern = f"--grep=^{re.escape(line)}$"
+        done = await self._ask("log", "-1", "--format=%H", "--extended-regexp", pattern, head)
+        return done.stdout.decode().strip() or None
+
     async def origin(self) -> str:
         """The URL of the remote ``origin`` in the form of the server configuration, "" where none fits."""
         url = (await self._ask("config", "--get", "remote.origin.url")).stdout.decode(errors="replace").strip()
@@ -113,9 +121,19 @@ class CloneWriter:
             raise RefusedError(f"git cannot commit{_said(done)}", where=self._top, hint=hint)
         return done.stdout.decode().strip()
 
-    async def make_branch(self, branch: str, commit: str) -> None:
-        """Raises RefusedError where the branch exists."""
-        done = await self._ask("update-ref", f"refs/heads/{branch}", commit, _NOTHING)
+    async def is_replaceable(self, branch: str, commit: str | None) -> bool:
+        """Whether ``commit`` contains everything of the branch, and no working tree has it checked out."""
+        reference = f"refs/heads/{branch}"
+        if commit is None or not (await self._ask("merge-base", "--is-ancestor", reference, commit)).ok:
+            return False
+        return not (await self._git("for-each-ref", "--format=%(worktreepath)", reference)).strip()
+
+    async def make_branch(self, branch: str, commit: str, merged_into: str | None) -> None:
+        """Raises RefusedError where the branch exists, unless it ``is_replaceable``."""
+        before = _NOTHING
+        if await self.is_replaceable(branch, merged_into):
+            before = (await self._git("rev-parse", "--verify", f"refs/heads/{branch}")).decode().strip()
+        done = await self._ask("update-ref", f"refs/heads/{branch}", commit, before)
         if not done.ok:
             hint = "Merge it, or remove it with `git branch -D`"
             raise RefusedError(f"the branch {branch} cannot be created{_said(done)}", where=self._top, hint=hint)

@@ -169,7 +169,7 @@ class Sops:
         if checked.format is Format.BINARY:  # sops would add a rule, by which it looks like JSON
             return await self.reencrypt(name, data, content)
         if checked.metadata.others and checked.format is not Format.DOTENV:
-            hint = f"Make the change with `sops edit {name}`"
+            hint = f"Make the change with `reconciler edit {name}`"
             raise RefusedError(f"it is for {listed(checked.metadata.others)} as well", where=name, hint=hint)
         with _in_memory(self._copy(name, data, checked)) as file, _in_memory(content.reveal()) as edited:
             editor = {"EDITOR": f"cp -- {edited.path}", "TMPDIR": directory}
@@ -190,7 +190,7 @@ class Sops:
     async def reencrypt(self, name: str, data: bytes, content: Secret) -> bytes:
         checked = self.read(name, data)
         if checked.metadata.others:
-            hint = f"Make the change with `sops edit {name}`"
+            hint = f"Make the change with `reconciler edit {name}`"
             problem = f"it is for {listed(checked.metadata.others)} as well, and a server encrypts for age keys only"
             raise RefusedError(problem, where=name, hint=hint)
         return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)

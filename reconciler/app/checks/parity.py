@@ -113,7 +113,9 @@ def _missing(
 
 
 def _unknown(example: str, expected: Mapping[str, int], sources: list[Source]) -> Iterator[tuple[Finding, str]]:
-    holders = {key: source for source in sources for key in source.keys or ()}
+    keys = ((key, source) for source in sources for key in source.keys or ())
+    # Without a value, some names may be bare secrets: an example cannot list them.
+    holders = {key: source for key, source in keys if not line_lint.may_be_a_value(key, "")}
     for key in sorted(holders.keys() - expected.keys()):
         message = f"{key_name(key)} is not in {example}: add it there"
         yield Finding(rules.EXAMPLE_KEY_UNKNOWN, holders[key].path, holders[key].line(key), message), key

@@ -40,13 +40,13 @@ from reconciler.app.config.scalars import (
     mistake,
     written,
 )
+from reconciler.app.config.state_dir import DEFAULT_STATE_DIR
 from reconciler.app.config.strict_yaml import MAX_BYTES, Document, FieldPath, Problem, shown
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ConfigError
 from reconciler.core.model.revisions import GitRevert, Verify
 from reconciler.core.model.targets import Check, OnDrift, on_host
 
-DEFAULT_STATE_DIR = "/var/lib/reconciler"
 FILE_ARGUMENT = "{file}"
 _OWN_PATHS: tuple[FieldPath, ...] = (("state_dir",), ("decryption", "sops_binary"))
 

@@ -1,25 +1,22 @@
 """The one client of the control socket: a request goes to the daemon if it answers, else it is served here.
 
 A request is plain JSON with a ``kind`` (see requests.py). The daemon answers with one JSON object a line: ``progress``
-while it works, then one ``result`` or one ``error``. Heavy modules are imported only where they are needed.
+while it works, then one ``result`` or one ``error``. With a daemon a command needs little more than the standard
+library, so everything else is imported where it is needed: operators and scripts ask often.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
-import signal
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from reconciler.app.config.state_dir import find_state_dir
 from reconciler.core.errors import OutsideError, ReconcilerError
-
-if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
-
-    from reconciler.app.config.server import ServerConfig
 
 Progress = Callable[[str], None]
 """Takes what is being done, in a few words."""
@@ -29,81 +26,101 @@ Request = Mapping[str, Any]
 
 REQUEST_PATH = "/api/v1/request"
 
+FROM_MEMORY = ("status", "history")
+"""The kinds that the daemon answers from what it knows, also while it reconciles."""
+
 # A daemon answers immediately, also while it reconciles: its answer then begins with what it is doing.
 _PATIENCE = 3.0  # seconds
-_READS = ("status", "plan", "age")
+_READS = (*FROM_MEMORY, "plan", "age")
 _SEE_THE_LOG = "Its log says why: `journalctl -u reconciler`"
-_Result = TypeVar("_Result")
+_BUSY = 0.05  # seconds between two attempts, where more clients wait than the kernel lets queue
 
 
 def control_socket(state_dir: str) -> str:
     return os.path.join(state_dir, "control.sock")
 
 
-def serve_request(config: ServerConfig, request: Request, progress: Progress, *, here: bool = True) -> Any:
+def serve_request(config_file: str, request: Request, progress: Progress, *, here: bool = True) -> Any:
     """Have the daemon serve the request if it answers, else serve it ``here`` under the same lock; return the result.
 
     Raises ReconcilerError, LockedError; without ``here`` OutsideError where no daemon runs.
     """
-    return asyncio.run(_serve_request(config, request, progress, here))
+    answer = ask_daemon_of(config_file, request, progress)
+    if answer is not None:
+        return answer["result"]
+    if not here:
+        raise OutsideError("the daemon is not running", where=config_file, hint=_SEE_THE_LOG)
+    from reconciler.app.daemon.without_daemon import serve_here
+
+    return serve_here(config_file, request, progress)
 
 
-async def _serve_request(config: ServerConfig, request: Request, progress: Progress, here: bool) -> Any:
-    answer = await ask_daemon(control_socket(config.state_dir), request, progress)
-    if answer is None and not here:
-        raise OutsideError("the daemon is not running", where=control_socket(config.state_dir), hint=_SEE_THE_LOG)
-    if answer is None:
-        return await _serve_here(config, request, progress)
-    if "error" in answer:
+def ask_daemon_of(config_file: str, request: Request, progress: Progress) -> dict[str, Any] | None:
+    """The daemon's ``result``, or None where no daemon listens. Raises ReconcilerError with its error."""
+    state_dir = find_state_dir(config_file)
+    answer = ask_daemon(control_socket(state_dir), request, progress) if state_dir else None
+    if answer and "error" in answer:
         raise ReconcilerError(**answer["error"])
-    return answer["result"]
+    return answer
 
 
-async def ask_daemon(path: str, request: Request, progress: Progress) -> dict[str, Any] | None:
+def ask_daemon(path: str, request: Request, progress: Progress) -> dict[str, Any] | None:
     """The last line of the daemon's answer, or None where no daemon listens.
 
-    Raises OutsideError; for a request that only reads, also if the answer does not begin within 3 s, and for ``status``
-    if it does not end within them.
+    Raises OutsideError; for a request that only reads, also if the answer does not begin within 3 s, and for what the
+    daemon answers from memory if it does not end within them.
     """
-    if not os.path.exists(path):  # noqa: ASYNC240
-        return None
-    import aiohttp
-
-    try:
-        async with (
-            asyncio.timeout(_PATIENCE if request["kind"] == "status" else None),
-            aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(path), timeout=aiohttp.ClientTimeout(total=None)
-            ) as session,
-            await _answering(session, path, request, progress) as response,
-        ):
-            response.raise_for_status()
-            async for line in response.content:
-                answer = json.loads(line)
-                if "progress" not in answer:
-                    return dict(answer)
-                progress(answer["progress"])
-    except aiohttp.ClientConnectorError:
-        return None  # a killed daemon has left the socket behind
-    except TimeoutError:
-        raise _silent(path) from None
-    except aiohttp.ClientError as error:
-        raise OutsideError("the daemon stopped answering", where=path, hint=_SEE_THE_LOG) from error
+    deadline = time.monotonic() + _PATIENCE
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            if not _connect(connection, path, deadline):
+                return None
+            # HTTP/1.0: the answer comes as it is, not in chunks, and ends with the connection.
+            body = json.dumps(request).encode()
+            head = f"POST {REQUEST_PATH} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            connection.sendall(f"{head}\r\n\r\n".encode() + body)
+            _wait_for_answer(connection, request["kind"], progress, deadline)
+            with connection.makefile("rb") as answer:
+                if answer.readline().split()[1:2] != [b"200"]:
+                    raise ConnectionError
+                while answer.readline().strip():
+                    pass  # the headers say nothing more
+                for line in answer:
+                    message = json.loads(line)
+                    if "progress" not in message:
+                        return dict(message)
+                    progress(message["progress"])
+        except TimeoutError:
+            raise _silent(path) from None
+        except (OSError, ValueError) as error:
+            raise OutsideError("the daemon stopped answering", where=path, hint=_SEE_THE_LOG) from error
     raise OutsideError("the daemon stopped before it was done", where=path, hint=_SEE_THE_LOG)
 
 
-async def _answering(session: ClientSession, path: str, request: Request, progress: Progress) -> ClientResponse:
-    """The response, once the daemon has begun it. Raises OutsideError, where it reads only and takes too long."""
-    asking = asyncio.ensure_future(session.post(f"http://daemon{REQUEST_PATH}", json=request))
+def _connect(connection: socket.socket, path: str, deadline: float) -> bool:
+    """Whether a daemon listens. Raises TimeoutError where it takes no connection."""
+    while time.monotonic() < deadline:
+        connection.settimeout(max(deadline - time.monotonic(), _BUSY))
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            time.sleep(_BUSY)
+        except OSError:
+            return False  # a killed daemon has left the socket behind
+        else:
+            return True
+    raise TimeoutError
+
+
+def _wait_for_answer(connection: socket.socket, kind: str, progress: Progress, deadline: float) -> None:
+    """Return once the answer begins. Raises TimeoutError where the request only reads and that takes too long."""
     try:
-        done, _ = await asyncio.wait({asking}, timeout=_PATIENCE)
-        if not done:
-            if request["kind"] in _READS:
-                raise _silent(path)
-            progress(f"the daemon does not answer within {_PATIENCE:g} s; waiting. Ctrl-C ends that")
-        return await asking
-    finally:
-        asking.cancel()
+        connection.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        if kind in _READS:
+            raise
+        progress(f"the daemon does not answer within {_PATIENCE:g} s; waiting. Ctrl-C ends that")
+    connection.settimeout(max(deadline - time.monotonic(), _BUSY) if kind in FROM_MEMORY else None)
 
 
 def _silent(path: str) -> OutsideError:
@@ -114,30 +131,3 @@ def _silent(path: str) -> OutsideError:
     name = f" ({holder})" if holder else ""
     hint = f"It is stopped, hangs or is overloaded. {_SEE_THE_LOG}; `systemctl restart reconciler` starts it again"
     return OutsideError(f"the daemon{name} does not answer within {_PATIENCE:g} s", where=path, hint=hint)
-
-
-async def _serve_here(config: ServerConfig, request: Request, progress: Progress) -> Any:
-    from reconciler.app.daemon import requests
-    from reconciler.app.daemon.lock import exclusive
-    from reconciler.app.daemon.requester import requester_of
-    from reconciler.app.wiring.server import prepare_state_dir, runtime
-
-    prepare_state_dir(config.state_dir)
-    with exclusive(config.state_dir, f"reconciler {request['kind']}"):
-        async with runtime(config) as built:
-            built.relay.listen(progress)
-            work = requests.serve_without_daemon(built, {**request, "requested_by": requester_of(os.getuid(), "self")})
-            return await (work if request["kind"] == "status" else _uninterrupted(work))
-
-
-async def _uninterrupted(work: Awaitable[_Result]) -> _Result:
-    """The result of ``work``, which is never cancelled half way: Ctrl-C and SIGTERM wait for its end."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: None)
-    try:
-        return await task
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

@@ -17,14 +17,14 @@ from aiohttp import web
 
 from reconciler.app.config.server import Http
 from reconciler.app.daemon import serialize
-from reconciler.app.daemon.client import REQUEST_PATH, Progress, Request
+from reconciler.app.daemon.client import FROM_MEMORY, REQUEST_PATH, Progress, Request
 from reconciler.app.daemon.connections import HEADERS, Listener, bind_tcp, bind_unix, connection_caps
 from reconciler.app.daemon.http_guard import control_guard, public_guard
 from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
-from reconciler.app.daemon.requests import Turn
+from reconciler.app.daemon.requests import Turn, list_runs
 from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model.answers import versioned
@@ -240,8 +240,8 @@ def _control(source: CurrentViews) -> web.Application:
 
     async def serve(http_request: web.Request) -> web.StreamResponse:
         request = {**await _request_in(http_request), "requested_by": _requester_at(http_request)}
-        if request["kind"] == "status":  # from memory, also while something is reconciled
-            return await _stream(http_request, lambda _: status())
+        if request["kind"] in FROM_MEMORY:  # also while something is reconciled
+            return await _stream(http_request, lambda _: read_memory(request))
         return await _stream(http_request, lambda progress: serve_in_turn(request, progress))
 
     async def serve_in_turn(request: Request, progress: Progress) -> Any:
@@ -253,8 +253,10 @@ def _control(source: CurrentViews) -> web.Application:
                     return await views.serve(request, turn, progress)
             await source.withdrawal(views)
 
-    async def status() -> dict[str, Any]:
+    async def read_memory(request: Request) -> Any:
         async with source.use() as views:
+            if request["kind"] == "history":
+                return list_runs(views.store, views.daemon.reconcilers, request)
             return await views.status()
 
     app.add_routes([web.post(REQUEST_PATH, serve)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from reconciler.core.model.requests import GitAnswer, OperatorRequest, Reconcile
 from reconciler.core.model.runs import Outcome
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
+from reconciler.core.ports.store import Store
 from reconciler.engine.adopt import prepare_adoption, push_adoption
 from reconciler.engine.backup import find_backup
 from reconciler.engine.restore import restore_backup
@@ -31,13 +32,16 @@ Turn = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 # What follows the branch waits for git first. What may be urgent, a pause or a rollback, does not.
 _ASK_GIT = ("sync", "plan", "adopt", "retry", "resume", "unpin", "accept-rewrite")
 
+_TARGET_FORM = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
+_STACK_FORM = "A stack is ENVIRONMENT/NAME, as `reconciler status` lists it"
+
 
 async def serve(built: Runtime, reconcile: Reconcile, request: Request, turn: Turn, progress: Progress) -> Any:
     """Do what is requested and return plain data: names and times, never values. Raises ReconcilerError.
 
     Git is asked, and pushed to, outside of ``turn``: if it does not answer, no reconciliation waits for it.
     """
-    kind = request["kind"]
+    kind, request = request["kind"], resolve_names(built.reconcilers, request)
     asking = replace(built.ports, progress=progress)
     answer = await ask_git(asking, built.reconcilers) if kind in _ASK_GIT else None
     match kind:
@@ -52,6 +56,67 @@ async def serve(built: Runtime, reconcile: Reconcile, request: Request, turn: Tu
     prepared = replace(_reconcile_request(request), answer=answer, revert=not unreachable)
     outcomes = await turn(lambda: reconcile(prepared, request["environments"]))
     return [_answer(built, kind, outcome) for outcome in outcomes]
+
+
+def resolve_names(units: Collection[str], request: Request) -> Request:
+    """The request with every environment that it concerns; ``units`` are this server's environments, on each host.
+
+    Raises RefusedError for a name that this server does not have.
+    """
+    environments = list(dict.fromkeys(environment_of(unit) for unit in units))
+    match request["kind"]:
+        case "status" | "restore":
+            return request
+        case "adopt":
+            environment, _, source = request["target"].partition("/")
+            if environment not in units or not source:
+                raise RefusedError(f"no target {request['target']} here", hint=_TARGET_FORM)
+            return request
+        case "sync":
+            check_environments(units, request["environments"])
+            _check_scopes(units, "target", request["take_over"], _TARGET_FORM)
+            accepted = [
+                f"{environment}/{name}" if "/" not in name else name
+                for name in request.get("accept_projects", ())
+                for environment in ((request["environments"] or environments) if "/" not in name else [""])
+            ]
+            _check_scopes(units, "stack", accepted, _STACK_FORM)
+            return {**request, "accept_projects": accepted}
+    check_environments(units, request["environments"])
+    if request["environments"] or request["kind"] in ("plan", "history"):
+        return request
+    if len(environments) > 1 and request["kind"] != "age":
+        hint = f"Name one with --environment: {', '.join(environments)}"
+        raise RefusedError("this server follows several environments", hint=hint)
+    return {**request, "environments": environments}
+
+
+def check_environments(units: Collection[str], names: Iterable[str]) -> None:
+    """Raises RefusedError for a name that is no environment of this server, nor one on one of its hosts."""
+    known = dict.fromkeys([*(environment_of(unit) for unit in units), *units])
+    if unknown := sorted(name for name in names if name not in known):
+        hint = f"The server configuration has: {', '.join(known)}"
+        raise RefusedError(f"no environment {', '.join(unknown)} here", hint=hint)
+
+
+def _check_scopes(units: Collection[str], noun: str, names: Sequence[str], form: str) -> None:
+    known = {*(environment_of(unit) for unit in units), *units}
+    if unknown := [name for name in names if name.partition("/")[0] not in known]:
+        raise RefusedError(f"no {noun} {', '.join(unknown)} here", hint=form)
+
+
+def units_of(units: Collection[str], environment: str | None) -> frozenset[str] | None:
+    """What an environment is called, also on each of its hosts; None for all environments."""
+    if environment is None:
+        return None
+    return frozenset({environment, *(unit for unit in units if environment_of(unit) == environment)})
+
+
+def list_runs(store: Store, units: Collection[str], request: Request) -> list[dict[str, Any]]:
+    """The runs of the request's environment, or of all, newest first. Raises RefusedError for an unknown one."""
+    check_environments(units, request["environments"])
+    environment = next(iter(request["environments"]), None)
+    return [serialize.serialize_run(run) for run in store.runs(units_of(units, environment), request["limit"])]
 
 
 def _answer(built: Runtime, kind: str, outcome: Outcome) -> dict[str, Any]:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-import yaml
-
-from reconciler.app.config.manifest import ManifestFile, Outline, outlines
+from reconciler.app.config.manifest import ManifestFile, Outline, StackFields, TargetFields, outlines
 from reconciler.app.config.models import validate
 from reconciler.app.config.strict_yaml import UnreadableError, read_document
 from reconciler.app.onboarding.editor_schemas import modeline
+from reconciler.app.onboarding.yaml_edits import flow
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import Use
 from reconciler.core.model.targets import Parser
 from reconciler.core.onboarding.manifest import contract_name, contract_schema, manifest_fields
-from reconciler.core.onboarding.types import Draft, DraftFile
+from reconciler.core.onboarding.types import Draft, DraftFile, SourceEdit
 from reconciler.core.text import listed, printable
 
 _HEAD = f"""{modeline("manifest")}\
 # The environment {{environment}}, as imported. docs/configuration.md explains every field; omitted fields have their
-# default. To change a value, use `sops edit` on the files beside this one.
+# default. To change a value, use `reconciler set` or `reconciler edit` on the files beside this one.
 """
 _CONTRACT_HEAD = f"""{modeline("contract")}\
 # The contract for the variables of {{source}}, generated from their names. docs/checks.md explains what else it can
@@ -54,9 +54,14 @@ class ContractFiles:
 
 @dataclass(frozen=True, slots=True)
 class EarlierManifest:
-    """The manifest that an update replaces: the targets of all stacks and hosts."""
+    """The manifest that git has: the ``targets`` of all stacks and hosts, the ``defaults`` that it gives, and the names
+    of the server's ``checks`` that it uses."""
 
+    text: str = ""
     targets: tuple[Outline, ...] = ()
+    stacks: Mapping[str, StackFields] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    checks: frozenset[str] = frozenset()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -67,45 +72,46 @@ class EarlierManifest:
         """The live paths of the files that are plain in git."""
         return frozenset(target.path for target in self.targets if not target.encrypted)
 
-    def contracts(self, file: DraftFile) -> tuple[str, ...]:
-        """The contracts of the same source; if it is gone, those of the same live file."""
-        same = [target for target in self.targets if target.source == file.source]
-        same = same or [target for target in self.targets if target.path == file.file.path]
-        return same[0].contracts if same else ()
-
 
 def manifest_text(draft: Draft, contracts: Mapping[str, Sequence[str]]) -> bytes:
     """environment.yaml, with a comment after each target that shows what uses it."""
-    uses = {file.source: _use(file) for file in draft.files}
+    uses = uses_by_source(draft)
     lines: list[str] = []
     for name, value in manifest_fields(draft, contracts).items():
         if name == "defaults":
-            lines.append(f"defaults: {_flow(value)}")
+            lines.append(f"defaults: {flow(value)}")
         elif name == "targets":
-            lines += ["", "targets:", *_targets(value, uses, "  ")]
+            lines += ["", "targets:", *target_lines(value, uses, "  ")]
         else:
-            lines += ["", "stacks:", *_stacks(value, uses)]
+            lines += ["", "stacks:", *stack_lines(value, uses, "  ")]
     return (_HEAD.format(environment=draft.environment) + "\n".join(lines).lstrip("\n") + "\n").encode()
 
 
-def _stacks(stacks: object, uses: Mapping[str, str]) -> Iterable[str]:
-    assert isinstance(stacks, dict)
+def uses_by_source(draft: Draft) -> dict[str, str]:
+    return {file.source: _use(file) for file in draft.files}
+
+
+def stack_lines(stacks: Any, uses: Mapping[str, str], indent: str) -> Iterable[str]:
+    """Entries of ``stacks``; a list has one item a line."""
     for name, fields in stacks.items():
-        yield f"  {_flow(name)}:"
-        for field, value in fields.items():
-            if field == "targets":
-                yield "    targets:"
-                yield from _targets(value, uses, "      ")
+        yield f"{indent}{flow(name)}:"
+        for field_name, value in fields.items():
+            if field_name == "targets":
+                yield f"{indent}  targets:"
+                yield from target_lines(value, uses, f"{indent}    ")
+            elif isinstance(value, list):
+                yield f"{indent}  {field_name}:"
+                yield from (f"{indent}    - {flow(item)}" for item in value)
             else:
-                yield f"    {field}: {_flow(value)}"
+                yield f"{indent}  {field_name}: {flow(value)}"
 
 
-def _targets(targets: object, uses: Mapping[str, str], indent: str) -> Iterable[str]:
-    assert isinstance(targets, dict)
+def target_lines(targets: Any, uses: Mapping[str, str], indent: str) -> Iterable[str]:
+    """Entries of ``targets``, each with what uses it."""
     for source, fields in targets.items():
-        written = "" if fields is None else f" {_flow(fields)}"
+        written = "" if fields is None else f" {flow(fields)}"
         comment = f"  # {uses[source]}" if uses[source] else ""
-        yield f"{indent}{_flow(source)}:{written}{comment}"
+        yield f"{indent}{flow(source)}:{written}{comment}"
 
 
 def _use(file: DraftFile) -> str:
@@ -114,24 +120,13 @@ def _use(file: DraftFile) -> str:
     return ", ".join(uses)
 
 
-def _flow(value: object) -> str:
-    """One line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
-
-
-def contract_files(draft: Draft, existing: Collection[str], earlier: EarlierManifest) -> ContractFiles:
-    """A contract for every file whose keys are managed, unless the ``earlier`` manifest names some.
-
-    ``existing`` contracts of other environments do not change.
-    """
+def contract_files(draft: Draft, existing: Collection[str]) -> ContractFiles:
+    """A contract for every new file whose keys are managed. ``existing`` contracts, of other environments or tuned by
+    hand, do not change."""
     files: dict[str, bytes] = {}
     by_source: dict[str, Sequence[str]] = {}
     for file in draft.files:
-        if file.parser is Parser.OPAQUE or not file.keys:
-            continue
-        if kept := earlier.contracts(file):
-            by_source[file.source] = kept
+        if file.change is not None or file.parser is Parser.OPAQUE or not file.keys:
             continue
         name = contract_name(file.source)
         path = f"contracts/{name}.yaml"
@@ -147,8 +142,11 @@ def _contract(file: DraftFile) -> bytes:
     content = contract_schema(file)
     properties = content["properties"]
     assert isinstance(properties, dict)
-    lines = [f"$schema: {content['$schema']}", "type: object", f"required: {_flow(content['required'])}", "properties:"]
-    lines += [f"  {_flow(name)}: {json.dumps(rule) if not rule else _flow(rule)}" for name, rule in properties.items()]
+    required = content["required"]
+    assert isinstance(required, list)
+    lines = [f"$schema: {content['$schema']}", "type: object", "required:" if required else "required: []"]
+    lines += [*(f"  - {flow(name)}" for name in required), "properties:"]
+    lines += [f"  {flow(name)}: {json.dumps(rule) if not rule else flow(rule)}" for name, rule in properties.items()]
     return (_CONTRACT_HEAD.format(source=file.source) + "\n".join(lines) + "\n").encode()
 
 
@@ -157,15 +155,45 @@ def read_earlier_manifest(text: bytes, where: str) -> EarlierManifest:
     if not text.strip():
         return EarlierManifest()
     with contextlib.suppress(UnreadableError):
-        written, _ = validate(ManifestFile, read_document(text, where))
+        document = read_document(text, where)
+        written, _ = validate(ManifestFile, document)
         if written is not None:
-            return EarlierManifest(tuple(outlines(written)))
-    hint = "Fix what `reconciler check` reports first: --update keeps some of its settings"
+            defaults = document.data.get("defaults") or {}
+            checks = frozenset(filter(None, (fields.check for fields in _all_fields(written))))
+            return EarlierManifest(text.decode(), tuple(outlines(written)), written.stacks, defaults, checks)
+    hint = "Fix what `reconciler check` reports first: --update edits it"
     raise RefusedError("cannot be read", where=where, hint=hint)
+
+
+def _all_fields(manifest: ManifestFile) -> Iterable[TargetFields]:
+    yield manifest.defaults
+    for stack in manifest.stacks.values():
+        yield from stack.targets.values()
+    yield from manifest.targets.values()
 
 
 def commit_message(draft: Draft, sides: Sequence[str]) -> str:
     """The commit message: paths and names, never a value."""
-    lines = [f"{file.source}: {file.file.path}{f' ({_use(file)})' if _use(file) else ''}" for file in draft.files]
-    head = f"Import {draft.environment} from {listed(list(sides))}"
-    return f"{printable(head)}\n\n" + "\n".join(map(printable, lines)) + "\n"
+    lines = [_described(file) for file in draft.files if file.change is None or file.change.edit is not SourceEdit.KEEP]
+    lines += [f"{target.source}: removed, {target.path} is gone" for target in draft.removed]
+    verb = "Update" if draft.update else "Import"
+    head = f"{verb} {draft.environment} from {listed(list(sides))}"
+    body = "".join(f"{printable(line)}\n" for line in lines)
+    return f"{printable(head)}\n\n{body}\n{import_trailer(draft.environment)}\n"
+
+
+def import_trailer(environment: str) -> str:
+    """The line by which the next update finds the commit."""
+    return f"Reconciler-Import: {environment}"
+
+
+def _described(file: DraftFile) -> str:
+    if file.change is None:
+        return f"{file.source}: {file.file.path}{f' ({_use(file)})' if _use(file) else ''}"
+    keys = file.change.keys
+    names = [
+        f"{sign}{name}"
+        for sign, group in zip("+~-", (keys.added, keys.changed, keys.removed), strict=True)
+        for name in group
+    ]
+    return f"{file.source}: {' '.join(names) or 'changed'}"

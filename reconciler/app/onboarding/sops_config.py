@@ -48,13 +48,15 @@ def governing_rule(path: str, configs: Mapping[str, bytes]) -> GoverningRule:
 
 
 def rule_text(directory: str, recipients: Sequence[str]) -> str:
-    """A rule for everything below the directory, given relative to .sops.yaml."""
+    """A rule for everything below the directory, given relative to .sops.yaml; several recipients are one a line."""
     regex = (
         "^"
         + "".join(f"\\{character}" if character in "\\.^$|?*+()[]{}" else character for character in directory)
         + "/"
     )
-    return f"  - path_regex: {regex}\n    age: {','.join(recipients)}\n"
+    several = len(recipients) > 1
+    written = ">-\n      " + ",\n      ".join(recipients) if several else "".join(recipients)
+    return f"  - path_regex: {regex}\n    age: {written}\n"
 
 
 def with_rule(data: bytes | None, directory: str, recipients: Sequence[str]) -> bytes | None:

@@ -23,11 +23,9 @@ from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.app.wiring.tools import CountProgress, Tools
 from reconciler.core.errors import (
     ChangedMeanwhileError,
-    KeyUnavailableError,
     LiveFileError,
     OutsideError,
     RefusedError,
-    SourceError,
 )
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Format, LiveFile, Ownership, Parser
@@ -86,15 +84,6 @@ class Keys:
     async def encrypt(self, name: str, data: Secret, recipients: Sequence[str], file_format: Format) -> bytes:
         """Raises RefusedError where sops cannot write it so, DecryptFailedError."""
         return await self._sops.encrypt(name, data, recipients, file_format=file_format)
-
-    async def holds(self, name: str, data: bytes, content: Secret, recipients: Sequence[str]) -> bool:
-        """Whether a source is encrypted for exactly these public keys and decrypts to ``content``."""
-        try:
-            if set(self._sops.read(name, data).metadata.age) != set(recipients):
-                return False
-            return await self._sops.decrypt(name, data) == content
-        except (KeyUnavailableError, SourceError):
-            return False
 
 
 async def read_tree_of_clone(directory: str, *, with_before: bool = False) -> Tree:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import yaml
 
 from reconciler.adapters.store_copy import applied_names
-
-_STATE_DIR = "/var/lib/reconciler"  # the default of state_dir; its model takes long to import
+from reconciler.app.config.state_dir import DEFAULT_STATE_DIR
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ def server_names(config_file: str) -> KnownNames:
         with open(config_file, encoding="utf-8") as file:
             settings = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # both are safe
         if isinstance(settings, dict):
-            named, state = settings.get("environment", ()), str(settings.get("state_dir", _STATE_DIR))
+            named, state = settings.get("environment", ()), str(settings.get("state_dir", DEFAULT_STATE_DIR))
             environments = tuple(map(str, named)) if isinstance(named, list) else (str(named),)
             return _with_state(environments, state)
     return KnownNames()

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
+from reconciler import DISTRIBUTION
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
@@ -194,7 +195,7 @@ async def _built(config: ServerConfig, store: SqliteStore, stack: contextlib.Asy
     digest = _digester(config.state_dir, store)
     units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
-    metrics = PrometheusMetrics(version("reconciler"), tuple(units), interval, host=config.host)
+    metrics = PrometheusMetrics(version(DISTRIBUTION), tuple(units), interval, host=config.host)
     metrics.watch_disk(lambda: disk_state(config.state_dir))
     compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
     stack.push_async_callback(compose.close)

@@ -43,7 +43,7 @@ class DotenvEntry:
 
 _ADVICE = {
     "bad-key": "a name contains a character other than letters, digits, '_', '.', '-', '[' and ']'; "
-    "write NAME=value, and quote a value of several lines",
+    "write NAME=value, begin a comment with #, and quote a value of several lines",
     "bad-substitution": "a '${' is not followed by a reference such as NAME} or NAME:-default} on the same line; "
     "write '$$' for a literal '$', or put the value in single quotes",
     "line-too-long": "the line is longer than 65535 bytes, the most that docker reads; "

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from reconciler.core.dotenv.grammar import EnvFileError, parse_raw_env_file, skip, statements
 from reconciler.core.model.targets import Parser
 
+_GLOB_CHARACTER = re.compile(r"[*?\[]")
 _REST_OF_LINE = re.compile(r"(?:[^\S\n]*+(?:\#[^\n]*+)?\n)?")
 
 
@@ -52,6 +53,11 @@ def _with_end(text: bytes) -> bytes:
 def is_left_to_server(key: str, patterns: Collection[str]) -> bool:
     """Whether ``key`` matches one of the glob ``patterns`` of ``ignore_keys``."""
     return bool(key) and any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def exactly(key: str) -> str:
+    """The glob pattern that matches the key alone."""
+    return _GLOB_CHARACTER.sub(r"[\g<0>]", key)
 
 
 def _pieces(data: bytes, parser: Parser) -> list[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -58,10 +58,12 @@ def draft_environment(
     sources: Sequence[ImportSource],
     exclude: Collection[str] = (),
     plain: PlainFiles | None = None,
+    managed: Mapping[str, tuple[Use, ...]] | None = None,
     *,
     exact: bool = False,
 ) -> Draft:
     """Given the contents of machines, decide what to do with every file. ``exclude`` are globs of live paths.
+    ``managed`` are the live paths that git has already, with how they are used where no project says it.
     ``exact``: git gets every byte of a file, not its normal form.
 
     Raises RefusedError if ``plain`` would leave a possible secret readable.
@@ -86,11 +88,13 @@ def draft_environment(
             else:
                 claimed |= {(host, used.file.path): name for host in group.hosts}
                 taken.append(_take(used, name, group.hosts, storage))
-    alone, without = _loose(sources, exclude, storage, has_projects=bool(groups))
+    managed = managed or {}
+    alone, without = _loose(sources, exclude, storage, managed, has_projects=bool(groups))
     taken, left_out = taken + alone, left_out + without
     named = name_sources(taken, {stack.name: stack.directory for stack in stacks}, prefixed=len(stacks) > 1)
-    notes += [note for file in named for note in file_notes(file, stacks)]
-    notes += plain_notes(named, storage.plain)
+    new = [file for file in named if file.file.path not in managed]
+    notes += [note for file in new for note in file_notes(file, stacks)]
+    notes += plain_notes(named, new, storage.plain)
     used_stacks = {file.stack for file in named}
     return Draft(
         environment=environment,
@@ -249,9 +253,15 @@ def _shared(path: str, owner: str, user: str) -> str:
 
 
 def _loose(
-    sources: Sequence[ImportSource], exclude: Collection[str], storage: _Storage, *, has_projects: bool
+    sources: Sequence[ImportSource],
+    exclude: Collection[str],
+    storage: _Storage,
+    managed: Mapping[str, tuple[Use, ...]],
+    *,
+    has_projects: bool,
 ) -> tuple[list[DraftFile], list[LeftOut]]:
-    """Files of no project: imported only if there are no projects and every machine has the same file."""
+    """Files of no project: imported only if there are no projects and every machine has the same file, or if git has
+    the file already."""
     taken, left_out = [], []
     by_path: dict[str, dict[str, FoundFile]] = {}
     for source in sources:
@@ -259,16 +269,18 @@ def _loose(
             by_path.setdefault(file.path, {})[source.host] = file
     for path, files in sorted(by_path.items()):
         first = next(iter(files.values()))
-        alike = len(files) == len(sources) and all(
+        alike = (path in managed or len(files) == len(sources)) and all(
             _fields(file) == _fields(first) and file.data == first.data for file in files.values()
         )
         reason = _obstacle(first, (), exclude, ())
-        reason = reason or ("no Compose project uses it; name the file to import it" if has_projects else "")
+        unused = has_projects and path not in managed
+        reason = reason or ("no Compose project uses it; name the file to import it" if unused else "")
         reason = reason or ("" if alike else "it belongs to no Compose project and differs between machines")
         if reason:
             left_out += [LeftOut(host, path, reason) for host in files]
         else:
-            taken.append(_take(_UsedFile(first, (), ()), None, tuple(files), replace(storage, plain=PlainFiles())))
+            file_storage = storage if path in managed else replace(storage, plain=PlainFiles())
+            taken.append(_take(_UsedFile(first, managed.get(path, ()), ()), None, tuple(files), file_storage))
     return taken, left_out
 
 

@@ -18,9 +18,12 @@ from reconciler.core.secrets.names import names_a_secret
 _ENV_INSIDE = re.compile(r"(?i)\.env(?=[.~#]|$)")
 
 
-def manifest_fields(draft: Draft, contracts: Mapping[str, Sequence[str]]) -> dict[str, object]:
-    """environment.yaml as data, in its shortest form. ``contracts`` has the paths of contracts by source."""
-    defaults = _defaults(draft.files)
+def manifest_fields(
+    draft: Draft, contracts: Mapping[str, Sequence[str]], given: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """environment.yaml as data, in its shortest form. ``contracts`` has the paths of contracts by source; ``given``
+    are the defaults of the manifest that it is added to."""
+    defaults = _defaults(draft.files) if given is None else given
     written: dict[str, object] = {"defaults": defaults} if defaults else {}
     if draft.stacks:
         written["stacks"] = {
@@ -32,7 +35,10 @@ def manifest_fields(draft: Draft, contracts: Mapping[str, Sequence[str]]) -> dic
 
 
 def _stack_fields(
-    stack: DraftStack, files: Iterable[DraftFile], defaults: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
+    stack: DraftStack,
+    files: Iterable[DraftFile],
+    defaults: Mapping[str, object],
+    contracts: Mapping[str, Sequence[str]],
 ) -> dict[str, object]:
     fields: dict[str, object] = {"directory": stack.directory}
     for name in ("files", "env_files", "project", "project_directory", "hosts"):
@@ -45,15 +51,15 @@ def _stack_fields(
 
 
 def _target(
-    file: DraftFile, directory: str | None, defaults: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
+    file: DraftFile, directory: str | None, defaults: Mapping[str, object], contracts: Mapping[str, Sequence[str]]
 ) -> dict[str, object] | str | None:
     path = file.file.path
     if directory is not None and is_below(path, directory):
         path = posixpath.relpath(path, directory)
     fields: dict[str, object] = {} if directory is not None and path == file.source else {"path": path}
-    if file.format is Format.PLAIN:
-        fields["encrypted"] = False
-    implied = {"mode": f"{DEFAULT_MODE:04o}", "owner": "root", "group": "root", **defaults}
+    implied = {"mode": f"{DEFAULT_MODE:04o}", "owner": "root", "group": "root", "encrypted": True, **defaults}
+    if (encrypted := file.format is not Format.PLAIN) != implied["encrypted"]:
+        fields["encrypted"] = encrypted
     fields |= {name: value for name, value in _attributes(file).items() if implied[name] != value}
     if file.mounted:
         fields["on_change"] = "restart"
@@ -108,17 +114,59 @@ def contract_name(source: str) -> str:
     return _ENV_INSIDE.sub("-env", name)
 
 
+_EXAMPLE_HEAD = "# Every name once, grouped by the files that contain exactly these names. Do not put values here.\n"
+_GROUP = "# files: "
+
+
 def example_env(files: Iterable[DraftFile]) -> str:
     """env.example: every name once, without a value, grouped by the files that contain it."""
     holders: dict[str, list[str]] = {}
     for file in files:
         for name in file.keys if file.parser is not Parser.OPAQUE else ():
             holders.setdefault(name, []).append(file.source)
+    return _example_text(holders)
+
+
+def updated_example(text: str, draft: Draft) -> str:
+    """env.example after an update; unchanged if somebody has written more than names into it."""
+    holders = _holders(text)
+    if holders is None:
+        return text
+    for gone in draft.removed:
+        _rename(holders, gone.source, None)
+    for file in draft.files:
+        if file.change is not None and file.change.source != file.source:
+            _rename(holders, file.change.source, file.source)
+        known = file.keys if file.parser is not Parser.OPAQUE else ()
+        for name in known if file.change is None else [name for name in file.change.keys.added if name in known]:
+            holders.setdefault(name, []).append(file.source)
+        for name in file.change.keys.removed if file.change else ():
+            holders[name] = [source for source in holders.get(name, ()) if source != file.source]
+    return _example_text({name: sources for name, sources in holders.items() if sources})
+
+
+def _rename(holders: Mapping[str, list[str]], old: str, new: str | None) -> None:
+    for sources in holders.values():
+        sources[:] = [new if source == old else source for source in sources if source != old or new]  # type: ignore[misc]
+
+
+def _example_text(holders: Mapping[str, Sequence[str]]) -> str:
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, sources in holders.items():
         groups.setdefault(tuple(sources), []).append(name)
-    head = "# Every name once, grouped by the files that contain exactly these names. Do not put values here.\n"
-    return head + "".join(
-        f"\n# files: {' '.join(sources)}\n" + "".join(f"{name}=\n" for name in names)
+    return _EXAMPLE_HEAD + "".join(
+        f"\n{_GROUP}{' '.join(sources)}\n" + "".join(f"{name}=\n" for name in names)
         for sources, names in groups.items()
     )
+
+
+def _holders(text: str) -> dict[str, list[str]] | None:
+    """The files of each name, in a text as ``example_env`` writes it; None for another."""
+    holders: dict[str, list[str]] = {}
+    sources: list[str] = []
+    for line in text.removeprefix(_EXAMPLE_HEAD).splitlines():
+        if line.startswith(_GROUP):
+            sources = line.removeprefix(_GROUP).split()
+        elif line:
+            holders[line.removesuffix("=")] = list(sources)
+    return holders if _example_text(holders) == text else None

@@ -38,16 +38,10 @@ def file_notes(file: DraftFile, stacks: Iterable[DraftStack]) -> Iterator[str]:
         yield f"{path} has Windows line endings: Compose treats a carriage return inside quotes as part of the value"
 
 
-def plain_notes(files: Sequence[DraftFile], plain: PlainFiles) -> Iterator[str]:
-    """Which files could be plain in git, which no longer are, and which --plain patterns match nothing."""
-    if harmless := [file.file.path for file in files if file.looks_harmless]:
+def plain_notes(files: Sequence[DraftFile], new: Sequence[DraftFile], plain: PlainFiles) -> Iterator[str]:
+    """Which ``new`` files could be plain in git, and which --plain patterns match nothing."""
+    if harmless := [file.file.path for file in new if file.looks_harmless]:
         yield f"nothing in {listed(harmless)} looks like a secret; use --plain PATH to keep such a file readable in git"
-    for file in files:
-        if file.format is not Format.PLAIN and file.file.path in plain.kept:
-            yield (
-                f"{file.file.path} was plain and is now encrypted, because it may hold a secret ({file.reason}); "
-                "earlier versions stay readable in git's history"
-            )
     paths = [file.file.path for file in files if file.format is Format.PLAIN]
     for glob in plain.globs:
         if not any(fnmatchcase(path, glob) or path == glob for path in paths):

@@ -57,9 +57,12 @@ def _source_name(file: DraftFile, directory: str) -> str:
     if holds_variables(file.file.path, file.uses) and not name.endswith(".env"):
         head, dot_env, tail = name.partition(".env.")  # sops goes by the suffix: api.env.old → api.old.env
         name = f"{head}.{tail}.env" if dot_env else f"{name}.env"
-    if file.format is Format.BINARY and name.endswith(_SUFFIXES):
-        name += BINARY_SUFFIX
-    return name
+    return binary_name(name) if file.format is Format.BINARY else name
+
+
+def binary_name(name: str) -> str:
+    """The name for a source that is encrypted as a whole."""
+    return f"{name}{BINARY_SUFFIX}" if name.endswith(_SUFFIXES) else name
 
 
 def clean_name(text: str) -> str:

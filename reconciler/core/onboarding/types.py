@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import posixpath
 import re
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, Inventory, Use
+from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.plaintext import is_env_file, reason_for_secrecy
@@ -29,6 +31,28 @@ class ImportSource:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
+class SourceEdit(enum.StrEnum):
+    """How an update writes a source that git has."""
+
+    KEEP = "keep"  # nothing changed
+    KEYS = "keys"  # sops sets and removes single values
+    TEXT = "text"  # sops edits the whole text, and keeps the ciphertext of what stays
+    WHOLE = "whole"  # it is written again
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChange:
+    """What an update does to the source that git has for a file, which it calls ``source``. ``keys`` are none for a
+    file that changes as a whole; ``values`` are those that sops sets (None: removes) by label. ``pending`` are patterns
+    of the keys that git has changed and the server does not have yet: git's value stays."""
+
+    source: str
+    edit: SourceEdit
+    keys: KeyChange = field(default_factory=KeyChange)
+    values: Mapping[str, Secret | None] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class DraftFile:
     """One live file and the source it becomes.
@@ -36,6 +60,7 @@ class DraftFile:
     ``hosts`` are the machines where the file is identical; ``stack`` is None for a file of no project. ``reason``
     explains an unexpected format, "" otherwise. ``keys`` are the names of its variables that can be shown, ``unshown``
     counts the others. ``normal`` is what git gets instead of the live bytes, with the ``rewritings`` that lead to it.
+    ``change`` is None for a file that is new to git.
     """
 
     source: str
@@ -51,6 +76,7 @@ class DraftFile:
     unshown: int = 0
     normal: Secret | None = None
     rewritings: tuple[Rewriting, ...] = ()
+    change: SourceChange | None = None
 
     @property
     def content(self) -> Secret:
@@ -102,14 +128,31 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedTarget:
+    """A target whose live file is gone."""
+
+    source: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
-    """The environment to import. ``notes`` are sentences for the user."""
+    """The environment to import. ``notes`` are sentences for the user; ``removed`` are targets that an ``update``
+    takes out of git."""
 
     environment: str
     stacks: tuple[DraftStack, ...]
     files: tuple[DraftFile, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    update: bool = False
+    removed: tuple[RemovedTarget, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether git gets anything new."""
+        written = any(file.change is None or file.change.edit is not SourceEdit.KEEP for file in self.files)
+        return written or bool(self.removed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ def _lines_in_git(target: Target, git: bytes, reader: Parser) -> tuple[Line, ...
     try:
         return read_lines(git, reader)
     except UnfitError as unfit:
-        hint = "Correct the source with `sops edit` first"
+        hint = "Correct the source with `reconciler edit` first"
         raise RefusedError(f"git's content cannot be edited: {unfit}", where=target.id, hint=hint) from None
 
 
@@ -266,7 +266,7 @@ def _require_same(target: Target, made: Sequence[Line], new: Sequence[Line], key
             "a comment differs from git's" if comment else "the keys are in another order, or a new one is not last"
         )
         problem = f"sops can only set values in place and append new ones: {reason}"
-        hint = f"{_by_key(keys.names)}Change comments and order in the source with `sops edit`"
+        hint = f"{_by_key(keys.names)}Change comments and order in the source with `reconciler edit`"
         raise RefusedError(problem, where=f"{target.path}, line {number + 1}", hint=hint)
 
 

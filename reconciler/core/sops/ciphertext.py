@@ -110,7 +110,8 @@ def read_ciphertext(name: str, data: bytes, *, parse_yaml: YamlParser, parser: P
         raise BadCiphertextError(
             "has an unresolved merge conflict",
             where=place_in(name, line_at(text, marker.start())),
-            hint="Take one side completely (git checkout --ours or --theirs), make the other's change with `sops edit`",
+            hint="Take one side completely (git checkout --ours or --theirs), "
+            "make the other's change with `reconciler set`",
         )
     if text.count("\n") > MAX_NODES:
         raise SourceError(f"has more than {MAX_NODES} lines", where=name, hint="Split it")

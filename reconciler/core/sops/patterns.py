@@ -33,4 +33,4 @@ def line_at(text: str, position: int) -> int:
 
 def restore_hint(name: str) -> str:
     """The hint for a file that was changed without sops."""
-    return f"Restore the last good version from git and make the change again with `sops edit {name}`"
+    return f"Restore the last good version from git and make the change again with `reconciler edit {name}`"
