@@ -305,7 +305,7 @@ def test_without_an_engine_only_the_files_are_verified(importer: Importer) -> No
     importer.write({"api.env": "A=1\n\nB=2\n"})
     arguments = ("import", "production", importer.side, "--yes", "--json")
     done = importer.reconciler(*arguments, DOCKER_HOST="unix:///nonexistent.sock")
-    result = json.loads(done.stdout)
+    result = read_answer("import", done.stdout)
     assert done.returncode == 0, result
     (note,) = result["verification"]["notes"]
     assert "the plan knows nothing of services" in note

@@ -59,7 +59,7 @@ def test_ctrl_c_is_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reconciler.app.config.server.load_server_config", interrupted)
+    monkeypatch.setattr("reconciler.app.daemon.commands.plan_environments", interrupted)
     assert run(["plan"], monkeypatch) == exit_codes.INTERRUPTED == 130
 
 
