@@ -55,7 +55,7 @@ test: provision venv  ## run all tests; PYTEST_ARGS="-k drift" picks some, PYTES
 .PHONY: test-fast
 test-fast: venv  ## run the tests that need no real component, in less than a minute
 	@$(VENV)/bin/pytest -n auto --dist loadgroup $(PYTEST_ARGS) \
-		-m "not (docker or sshd or prometheus or browser or root or python or image or slow)"
+		-m "not (docker or sshd or prometheus or browser or root or python or image or systemd or slow)"
 
 .PHONY: lint
 lint: venv  ## ruff, formatting, mypy --strict, and which layer may import which
@@ -70,7 +70,7 @@ format: venv  ## fix and format the code
 	@$(VENV)/bin/ruff format .
 
 .PHONY: dist
-dist: venv  ## build sdist and wheel into dist/: the same bytes from the same files
+dist: venv  ## build sdist and wheel into dist/, the same bytes from the same files
 	@rm -rf dist
 	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1577836800)} \
 		$(VENV)/bin/python -m hatchling build --directory dist

@@ -21,7 +21,7 @@ readonly image_base=$tools/debian-13.tar
 readonly image_packages=ca-certificates,docker-cli,docker-compose,git,openssh-client,python3,python3-venv
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv shells python base)
+readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv shells systemd python base)
 
 declare -rA label=(
     [engine]='docker engine'
@@ -36,6 +36,7 @@ declare -rA label=(
     [git]='git'
     [venv]='python venv module'
     [shells]='zsh and fish'
+    [systemd]='systemd'
     [python]='newest Python of Debian'
     [base]='base of the Docker image'
 )
@@ -52,6 +53,7 @@ declare -rA packages=(
     [git]='git'
     [venv]='python3-venv'
     [shells]='zsh fish'
+    [systemd]='systemd'
     [python]='patchelf'
     [base]='debootstrap'
 )
@@ -73,6 +75,8 @@ present() { # COMPONENT
         busybox) static /bin/busybox || static /usr/bin/busybox ;;
         prometheus) has prometheus && has promtool ;;
         alertmanager) has prometheus-alertmanager && has amtool ;;
+        # Not as this machine's process 1: the tests run it in namespaces.
+        systemd) [[ -x /lib/systemd/systemd ]] && has systemctl && has unshare && has nsenter ;;
         python) "$newest_python/bin/python" -c 'import ssl, sqlite3' >/dev/null 2>&1 ;;
         base) [[ -s $image_base && $(cat "$image_base.packages" 2>/dev/null) == "$image_packages" ]] ;;
         venv) python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ;;

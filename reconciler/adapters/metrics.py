@@ -12,7 +12,7 @@ from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
 from reconciler.core.model.compose import HealthStatus, StackHealth
-from reconciler.core.model.plans import Aspect, Change, Kind, Plan, SyncStatus
+from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Kind, Plan, SyncStatus
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, Outcome, Phase, Result
@@ -25,10 +25,10 @@ _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
 # What the webhook answers: accepted, not authentic, too slow, too large.
 _WEBHOOK_CODES = (202, 403, 408, 413)
-# An orphan is no longer a target: it has no series.
+# An orphan is no longer a target: it only has the series of orphans.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
-# What git no longer names is no longer a target.
-_LEFT_GIT = (Kind.ORPHAN, Kind.NOT_OURS)
+# How a reconciliation can end.
+_RESULTS = tuple(result for result in Result if result is not Result.DONE)
 # The live file differs from git, and not because git just changed.
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
@@ -110,6 +110,9 @@ class PrometheusMetrics(SourceMetrics):
             "rollback_failed", "1 while the stack is suspended by a failed rollback.", "environment", "stack"
         )
         self._quarantined = gauge("quarantined", "1 while a revision is quarantined.", "environment")
+        self._orphan_since = gauge(
+            "orphan_since_timestamp_seconds", "Since when the target has left git, and its live file stays.", *_TARGET
+        )
         self._pinned = gauge("pinned", "1 while an operator pins the environment to a revision.", "environment")
 
     def _define_by_target(self) -> None:
@@ -166,7 +169,7 @@ class PrometheusMetrics(SourceMetrics):
         )
 
     def _start_at_zero(self, environment: str) -> None:
-        for result in Result:
+        for result in _RESULTS:
             self._reconcile.labels(environment, result)
             self._last_result.labels(environment, result)
         for end in _ENDS:
@@ -221,7 +224,7 @@ class PrometheusMetrics(SourceMetrics):
 
     def observed(self, plan: Plan, at: float) -> None:
         # A target whose path has moved exists twice, under one name: the desired one comes first, and counts.
-        changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in _LEFT_GIT}
+        changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in LEFT_GIT}
         targets = {identity: change.target for identity, change in changes.items()}
         known = self._targets.get(plan.environment, {})
         for gone in known.keys() - targets.keys():
@@ -341,6 +344,9 @@ class PrometheusMetrics(SourceMetrics):
         self._quarantined.labels(record.name).set(int(quarantine is not None))
         self._rollback_last.labels(record.name).set(max((known.at for known in record.quarantines), default=0.0))
         self._set_suspended(record.name, set(record.stopped))
+        self._orphan_since.remove_by_labels({"environment": record.name})
+        for orphan in sorted(record.orphans, key=lambda orphan: -orphan.at):  # of one name, the oldest comes last
+            self._orphan_since.labels(record.name, f"{record.name}/{orphan.source}").set(orphan.at)
         pauses = suspension_of(record, at).pauses
         for target in self._targets.get(record.name, {}).values():
             until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)
@@ -371,7 +377,7 @@ class PrometheusMetrics(SourceMetrics):
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self._reconcile.labels(outcome.environment, outcome.result).inc()
-        for result in Result:
+        for result in _RESULTS:
             self._last_result.labels(outcome.environment, result).set(int(result is outcome.result))
         self._reconcile_duration.labels(outcome.environment).observe(seconds)
         self._last_attempt.labels(outcome.environment).set(at)

@@ -23,7 +23,18 @@ from reconciler.adapters.store_json import (
     run_facts,
     run_from_row,
 )
-from reconciler.adapters.store_statements import Execute, insert_pending_restarts, upsert_applied, upsert_environment
+from reconciler.adapters.store_statements import (
+    GUARDED,
+    RAN,
+    SCHEMA,
+    VERSION,
+    WRITTEN,
+    Execute,
+    insert_pending_restarts,
+    upsert_applied,
+    upsert_ended_run,
+    upsert_environment,
+)
 from reconciler.core.decide.guards import folded
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
 from reconciler.core.exhaustion import missing_space
@@ -32,37 +43,9 @@ from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
 from reconciler.core.model.targets import host_of
 
-VERSION = 4
 _KEEP_RUNS = 1000
 _LOCK_TIMEOUT = 10.0  # seconds to wait for another process that is writing
 
-_WRITTEN = (
-    "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
-)
-_GUARDED = (
-    "CREATE TABLE guarded (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
-)
-_RAN = "CREATE TABLE ran (environment TEXT PRIMARY KEY, services TEXT NOT NULL) STRICT, WITHOUT ROWID"
-_SCHEMA = (
-    "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
-    "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
-    "mode INTEGER NOT NULL, commit_id TEXT NOT NULL, at REAL NOT NULL, stack TEXT, prune INTEGER NOT NULL, "
-    "PRIMARY KEY (environment, path)) STRICT",
-    "CREATE TABLE plaintext (blob TEXT NOT NULL, format TEXT NOT NULL, identity TEXT NOT NULL, digest TEXT NOT NULL, "
-    "PRIMARY KEY (blob, format, identity)) STRICT",
-    "CREATE TABLE run (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, environment TEXT NOT NULL, "
-    "started_at REAL NOT NULL, finished_at REAL, facts TEXT NOT NULL, result TEXT, "
-    "reason TEXT NOT NULL DEFAULT '') STRICT",
-    "CREATE INDEX run_by_environment ON run (environment, number)",
-    "CREATE TABLE history (directory TEXT PRIMARY KEY, commit_id TEXT NOT NULL) STRICT",
-    "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
-    "CREATE TABLE pending_restart (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
-    _WRITTEN,
-    _GUARDED,
-    _RAN,
-    "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
-    f"PRAGMA user_version = {VERSION}",
-)
 _FORGET_RUNS = (
     "DELETE FROM run WHERE environment = ? AND result IS NOT NULL AND number <= "
     "(SELECT number FROM run WHERE environment = ? AND result IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?)"
@@ -281,18 +264,19 @@ class SqliteStore:
                 "WHERE environment = ? AND result IS NULL AND id != ?",
                 (at, Result.FAILED, run.environment, run.id),
             )
-            do(
-                "INSERT INTO run (id, environment, started_at, finished_at, facts, result, reason) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET finished_at = excluded.finished_at, facts = excluded.facts, "
-                "result = excluded.result, reason = excluded.reason",
-                (run.id, run.environment, run.started_at, at, run_facts(run), result, reason),
-            )
+            do(*upsert_ended_run(run, result, reason, at))
             do(_FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
             for state in applied:
                 do(*upsert_applied(run.environment, state))
+            do(*upsert_environment(record))
+
+    def add_done(self, run: Run, reason: str, *, record: EnvironmentRecord, forgotten: Sequence[str] = ()) -> None:
+        with self._transaction() as do:
+            do(*upsert_ended_run(run, Result.DONE, reason, run.started_at))
+            for path in forgotten:
+                do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
             do(*upsert_environment(record))
 
     def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
@@ -358,12 +342,12 @@ class SqliteStore:
             if version == VERSION:  # another process was faster
                 return
             if version < 2:
-                do(_WRITTEN)
+                do(WRITTEN)
                 for name in sorted(names):
                     do("INSERT INTO written VALUES (?, ?)", name)
             if version < 3:
-                do(_RAN)
-            do(_GUARDED)
+                do(RAN)
+            do(GUARDED)
             do(f"PRAGMA user_version = {VERSION}")
 
     def _version(self) -> int:
@@ -438,7 +422,7 @@ def _create_atomically(path: str) -> None:
     descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as database:
-            for statement in ("BEGIN", *_SCHEMA, "COMMIT"):
+            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
                 database.execute(statement)
         os.fsync(descriptor)
         with contextlib.suppress(FileExistsError):

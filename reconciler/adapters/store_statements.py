@@ -1,4 +1,4 @@
-"""Statements that write records to the state database."""
+"""The tables of the state database, and statements that write records to it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,39 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 
+from reconciler.adapters.store_json import run_facts
 from reconciler.core.model.compose import Action
 from reconciler.core.model.records import Applied, EnvironmentRecord
+from reconciler.core.model.runs import Result, Run
+
+VERSION = 4
+WRITTEN = (
+    "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
+)
+GUARDED = (
+    "CREATE TABLE guarded (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
+)
+RAN = "CREATE TABLE ran (environment TEXT PRIMARY KEY, services TEXT NOT NULL) STRICT, WITHOUT ROWID"
+SCHEMA = (
+    "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
+    "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
+    "mode INTEGER NOT NULL, commit_id TEXT NOT NULL, at REAL NOT NULL, stack TEXT, prune INTEGER NOT NULL, "
+    "PRIMARY KEY (environment, path)) STRICT",
+    "CREATE TABLE plaintext (blob TEXT NOT NULL, format TEXT NOT NULL, identity TEXT NOT NULL, digest TEXT NOT NULL, "
+    "PRIMARY KEY (blob, format, identity)) STRICT",
+    "CREATE TABLE run (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, environment TEXT NOT NULL, "
+    "started_at REAL NOT NULL, finished_at REAL, facts TEXT NOT NULL, result TEXT, "
+    "reason TEXT NOT NULL DEFAULT '') STRICT",
+    "CREATE INDEX run_by_environment ON run (environment, number)",
+    "CREATE TABLE history (directory TEXT PRIMARY KEY, commit_id TEXT NOT NULL) STRICT",
+    "CREATE TABLE first_seen (iv TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE pending_restart (run TEXT NOT NULL, environment TEXT NOT NULL, action TEXT NOT NULL) STRICT",
+    WRITTEN,
+    GUARDED,
+    RAN,
+    "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
+    f"PRAGMA user_version = {VERSION}",
+)
 
 Execute = Callable[..., sqlite3.Cursor]
 
@@ -25,6 +56,16 @@ def upsert_environment(record: EnvironmentRecord) -> tuple[str, tuple[str, str]]
     return (
         "INSERT INTO environment VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record",
         (record.name, json.dumps(dataclasses.asdict(record))),
+    )
+
+
+def upsert_ended_run(run: Run, result: Result, reason: str, at: float) -> tuple[str, tuple[object, ...]]:
+    return (
+        "INSERT INTO run (id, environment, started_at, finished_at, facts, result, reason) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET finished_at = excluded.finished_at, facts = excluded.facts, "
+        "result = excluded.result, reason = excluded.reason",
+        (run.id, run.environment, run.started_at, at, run_facts(run), result, reason),
     )
 
 

@@ -53,8 +53,8 @@ class ChangeData(BaseModel):
     """A target: how its live file differs from git, and what the reconciliation does about it.
 
     ``keys`` are the differences from the live file to git, ``by_hand`` those made on the server since it was last
-    written, ``from_git`` those made in git since then. Only `status` has ``applied`` and
-    ``since`` (when ``sync`` became what it is).
+    written, ``from_git`` those made in git since then. Only `status` has ``applied``,
+    ``since`` (when ``sync`` became what it is) and ``left_at`` (when an orphan left git).
     """
 
     target: str
@@ -68,9 +68,13 @@ class ChangeData(BaseModel):
     by_hand: KeysData
     from_git: KeysData
     edited_at: Instant | None
+    restored_from: str | None
+    renamed_from: str | None
+    moved_to: str | None
     reason: str
     applied: AppliedToData | None = None
     since: Instant | None = None
+    left_at: Instant | None = None
 
 
 class ActionData(BaseModel):
@@ -101,7 +105,8 @@ class OutcomeData(BaseModel):
     """How the reconciliation of one environment (on one host: ENVIRONMENT@HOST) ended, or would end.
 
     ``plan`` is what it found and did, ``after`` how things are since; ``pending``: something would be done; ``retry``:
-    something outside failed, and the daemon tries again. ``pauses`` only after `pause` and `resume`.
+    something outside failed, and the daemon tries again. ``pauses`` only after `pause` and `resume`,
+    ``forgotten`` (what that did) only after `forget`.
     """
 
     environment: str
@@ -116,6 +121,7 @@ class OutcomeData(BaseModel):
     plan: PlanData | None
     after: PlanData | None
     pauses: list[PauseData] = []
+    forgotten: str = ""
 
 
 class OutcomesAnswer(JsonAnswer):
@@ -206,6 +212,8 @@ class StatusAnswer(JsonAnswer):
 class RunChangeData(KeysData):
     source: str
     kind: str
+    restored_from: str | None
+    renamed_from: str | None
 
 
 class RunData(BaseModel):
@@ -319,7 +327,7 @@ class DoctorAnswer(JsonAnswer):
 
 SERVER_ANSWERS: dict[str, type[JsonAnswer]] = {
     **dict.fromkeys(
-        ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite"), OutcomesAnswer
+        ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite", "forget"), OutcomesAnswer
     ),
     "status": StatusAnswer,
     "history": HistoryAnswer,

@@ -17,17 +17,19 @@ Data = Mapping[str, Any]
 
 # What the state and the keys of a change say already (see core/decide/classify.py).
 _SAID = re.compile(
-    r"in sync|new target|git has (new content|another .*)|a different file is already there.*|the target left git.*|"
+    r"in sync|new target|git has (new content|another .*|the variables of the live file in another form)|"
+    r"a different file is already there.*|the target left git.*|"
     r"the live file (was changed by hand|is gone)|the .* of the live file was changed by hand|"
     r"git (and the live file both changed|has new content and the live file is gone)|"
-    r".* (was|were) changed by hand( at \S+ \S+)?|.* (has a pending change|have pending changes) from git"
+    r".* (was|were) changed by hand( at \S+ \S+)?|.* (has a pending change|have pending changes) from git|"
+    r"(.* (was|were) restored from|the live file was removed, as) backup \S+( has none| at \S+ \S+)?"
 )
 _COSMETIC = " (order, quotes or comments only: no service needs it)"
 _WAITING = re.compile(r"(; )?\d+ waiting for an operator: .*")
 _VERBS = ("create", "update", "restore", "take over", "delete", "recreate", "restart", "signal")
 _LEAST_QUOTED = 40  # characters
-_WROTE = re.compile(r"wrote [^;]*(; |$)")
-_IN_SYNC = re.compile(r"in sync at [0-9a-f]+")
+_WROTE = re.compile(r"(wrote|deleted) [^;]*(; |$)")
+_IN_SYNC = re.compile(r"in sync at [0-9a-f]+(; .* left git, .*)?")
 
 
 class Tense(Enum):
@@ -37,6 +39,14 @@ class Tense(Enum):
     DONE = 1
     ROLLED_BACK = 2
     BROKEN_OFF = 3
+
+
+_GOES = {
+    Tense.FUTURE: "will be deleted",
+    Tense.DONE: "was deleted",
+    Tense.ROLLED_BACK: "was restored",
+    Tense.BROKEN_OFF: "was to be deleted",
+}
 
 
 class Said:
@@ -106,6 +116,8 @@ def change_item(page: Page, change: Data, tense: Tense, said: Said, paused: bool
     because_paused = paused and "; paused until " in change["reason"]
     cells = (change["target"], _state(page, change, tense), "paused" if because_paused else _effect(change, tense))
     details: list[Detail] = page.keys(change["keys"])
+    if change["restored_from"]:
+        details.append(f"backup {change['restored_from']}")
     if text := said.unsaid(_rest(change, because_paused), remember=False):
         details.append(text)
     return Item(tuple(filter(None, cells)), tuple(details))
@@ -113,21 +125,34 @@ def change_item(page: Page, change: Data, tense: Tense, said: Said, paused: bool
 
 def _state(page: Page, change: Data, tense: Tense) -> str:
     """Such as ``drifted 08:19Z (edited on the server)``; of what was pending before a run only ``changed in git``."""
-    status, cause = change["sync"], _cause(change["kind"], change["aspects"])
+    status, cause = change["sync"], _with_origin(change, _cause(change["kind"], change["aspects"]))
     if change["reason"].partition("; ")[0].endswith(_COSMETIC):
         cause += ", cosmetic: no service needs it"
     if status == "pending" and tense is not Tense.FUTURE:
         return cause
-    at = (change["edited_at"] if status == "drifted" else None) or change.get("since")
+    at = (change["edited_at"] if status == "drifted" else change.get("left_at")) or change.get("since")
     when = f" {page.clock(at)}" if at and status == "drifted" else f" {page.since(at)}" if at else ""
     return f"{page.state(status)}{when}{f' ({cause})' if cause else ''}"
 
 
+def _with_origin(change: Data, cause: str) -> str:
+    """The cause, with what the target was called before."""
+    if not change["renamed_from"]:
+        return cause
+    same = change["renamed_from"] == change["target"].partition("/")[2]
+    origin = "moved to another path" if same else f"renamed from {change['renamed_from']}"
+    return origin if change["kind"] in ("create", "in_sync") else f"{cause}, {origin}"
+
+
 def _cause(kind: str, aspects: Sequence[str]) -> str:
     edited = "deleted on the server" if "missing" in aspects else "edited on the server"
+    edited = "restored from a backup" if "restored" in aspects else edited
+    if kind == "conflict" and "cosmetic" in aspects:
+        return "in another form in git"
     metadata = " and ".join(aspect for aspect in aspects if aspect in ("mode", "owner"))
     if metadata and not {"content", "cosmetic", "missing"} & set(aspects):
-        return f"{metadata} changed {'in git' if kind == 'update' else 'on the server'}"
+        by = edited if "restored" in aspects else "changed on the server"
+        return f"{metadata} {'changed in git' if kind == 'update' else by}"
     causes = {
         "create": "new in git",
         "update": "changed in git",
@@ -139,6 +164,26 @@ def _cause(kind: str, aspects: Sequence[str]) -> str:
         "in_sync": "containers run older values" if "stale" in aspects else "",
     }
     return causes.get(kind, kind)
+
+
+def is_orphan(change: Data) -> bool:
+    """Whether the live file stays although its target left git."""
+    return bool(change["sync"] == "orphan" and change["effect"] == "report")
+
+
+def change_items(page: Page, changes: Sequence[Data], tense: Tense, said: Said, paused: bool = False) -> Iterator[Item]:
+    """An item for each change; what becomes of the old live file of a renamed target is said in its own."""
+    orphans = {change["moved_to"]: change for change in changes if change["moved_to"]}
+    for change in changes:
+        if change["moved_to"]:
+            continue
+        item = change_item(page, change, tense, said, paused)
+        if orphan := orphans.get(change["target"]):
+            rest = said.unsaid(_rest(orphan, False), remember=False)
+            gone = f"the old live file {orphan['path']} {_GOES[tense]}, after a backup"
+            fate = gone if verb_of(orphan) else f"the old live file {rest}"
+            item = Item(item.cells, (*item.details, fate))
+        yield item
 
 
 def verb_of(change: Data) -> str:
@@ -201,8 +246,11 @@ def count_sentence(plan: Data, tense: Tense) -> str:
     """Such as ``1 file to restore, 0 services to restart``."""
     files, services = [verb_of(change) for change in plan["changes"]], [action["action"] for action in plan["actions"]]
     parts = [*_counts(files, "file", "write", tense), *_counts(services, "service", "restart", tense)]
-    if waiting := sum(change["effect"] in ("hold", "report") for change in plan["changes"]):
+    orphans = sum(is_orphan(change) for change in plan["changes"])
+    if waiting := sum(change["effect"] in ("hold", "report") for change in plan["changes"]) - orphans:
         parts.append(f"{waiting} waiting for an operator")
+    if orphans:
+        parts.append(f"{counted(orphans, 'orphan')} staying")
     return ", ".join(parts)
 
 

@@ -53,9 +53,11 @@ def _notes(file: FileChange, name: Callable[[str], str] = str, words: Callable[[
 
 
 def _sentences(file: FileChange) -> Iterator[str]:
-    if file.status != "modified":
+    if file.status == "renamed":
+        yield _origin(file)
+    elif file.status != "modified":
         yield f"{file.status} file"
-    if file.change.only_reencrypted:
+    if file.change.only_reencrypted and (file.status != "renamed" or file.change.joined or file.change.left):
         yield "re-encrypted only: no value changed"
     if file.change.rotated:
         others = "value" if file.change.keys.empty else "other value"
@@ -68,6 +70,18 @@ def _sentences(file: FileChange) -> Iterator[str]:
         yield file.note
 
 
+def _beside(diff: CommitDiff) -> list[TargetChange]:
+    """The targets but for those that are gone or renamed, where the block of the file says that."""
+    gone = [file for file in diff.files if file.status in ("removed", "renamed")]
+    notes = {(file.environment, file.source, file.status): file.note for file in gone}
+    keys = [(target.environment, target.source, target.change) for target in diff.targets]
+    return [
+        target
+        for target, key in zip(diff.targets, keys, strict=True)
+        if key not in notes or any(detail not in notes[key] for detail in target.details)
+    ]
+
+
 # --- text ---
 
 
@@ -75,7 +89,7 @@ def diff_report(diff: CommitDiff, page: Page) -> Iterator[str]:
     """A summary, a block per file with its keys, and what changed beside the files."""
     yield from page.text(f"{_short(diff.base)}..{_short(diff.head)}: {summarize_diff(diff)}", 0, 2)
     files = [_file_item(file, page) for file in diff.files]
-    beside = [f"{target.environment}: {_target(target)}" for target in diff.targets]
+    beside = [f"{target.environment}: {_target(target)}" for target in _beside(diff)]
     beside += [f"{path}: {status}" for path, status in diff.others]
     beside += [f"checked again, because its contract changed: {path}" for path in diff.rechecked]
     beside += [
@@ -92,13 +106,18 @@ def _file_item(file: FileChange, page: Page) -> Item:
     cells = (f"{file.environment}/{file.source}", _destination(file))
     keys = file.change.keys
     names = {kind: foreign(getattr(keys, kind)) for kind in ("added", "removed", "changed")}
-    details = [*page.keys(names), *(printable(note) for note in _notes(file))]
+    notes = [note for note in _notes(file) if note != _origin(file)]  # the destination has it
+    details = [*page.keys(names), *(printable(note) for note in notes)]
     return Item(tuple(printable(cell) for cell in cells if cell), tuple(details))
 
 
 def _destination(file: FileChange) -> str:
     stack = f"stack {file.stack}" if file.stack else "no stack"
-    return f"→ {file.live} ({stack})" if file.live else ""
+    return ", ".join(filter(None, (f"→ {file.live} ({stack})" if file.live else "", _origin(file))))
+
+
+def _origin(file: FileChange) -> str:
+    return f"renamed from {file.renamed_from}" if file.renamed_from else ""
 
 
 def _target(target: TargetChange) -> str:
@@ -135,6 +154,7 @@ def _file(file: FileChange) -> dict[str, Any]:
         "environment": file.environment,
         "source": file.source,
         "status": file.status,
+        "renamed_from": file.renamed_from or None,
         "stack": file.stack,
         "live": file.live,
         "keys": {"added": list(keys.added), "removed": list(keys.removed), "changed": list(keys.changed)},
@@ -166,7 +186,7 @@ def _markdown(diff: CommitDiff) -> str:
         head = ["| environment | file | stack | added | removed | changed | notes |", "|---|---|---|---|---|---|---|"]
         rows, more = _within(_TABLE, [_row(file) for file in diff.files])
         parts.append("\n".join([*head, *rows, *([f"| and {more} more files | | | | | | |"] if more else [])]))
-    listed = [f"- {code(target.environment)}: {_target_in_markdown(target)}" for target in diff.targets]
+    listed = [f"- {code(target.environment)}: {_target_in_markdown(target)}" for target in _beside(diff)]
     listed += [f"- {code(path)} {status}" for path, status in diff.others]
     listed += [f"- {code(path)} was checked again, because its contract changed" for path in diff.rechecked]
     if listed:

@@ -42,7 +42,7 @@ def _leading(arguments: list[str]) -> list[str]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from reconciler.cli.operator_commands import version
+        from reconciler.cli.daemon_commands import version
 
         version()
         raise typer.Exit

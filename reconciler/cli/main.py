@@ -13,6 +13,7 @@ import typer
 
 from reconciler.cli import (
     completion,
+    daemon_commands,
     edit_commands,
     exit_codes,
     global_options,
@@ -34,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.callback()(global_options.options)
+app.add_typer(daemon_commands.commands)
 app.add_typer(operator_commands.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)

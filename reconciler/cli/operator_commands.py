@@ -1,17 +1,14 @@
-"""The commands for a server: the daemon, and what an operator can look at and request."""
+"""The commands for a server: what an operator can look at and request."""
 
 from __future__ import annotations
 
-import gc
-import signal
 from dataclasses import asdict
-from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from reconciler.cli import RUNNING, completion
+from reconciler.cli import completion
 from reconciler.cli.exit_codes import (
     ERROR,
     IN_SYNC,
@@ -24,51 +21,10 @@ from reconciler.cli.exit_codes import (
 from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Environment, Json, OneEnvironment, Verbose
 from reconciler.core.errors import RefusedError
 
-if TYPE_CHECKING:
-    from reconciler.app.config.server import ServerConfig
-
 commands = typer.Typer()
 
 
-class LogLevel(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
 Reason = Annotated[str, typer.Option("--reason", help="Why; status shows it.")]
-
-
-def _load(path: str) -> ServerConfig:
-    from reconciler.app.config.server import load_server_config
-
-    return load_server_config(path)
-
-
-@commands.command(short_help="run the daemon")
-def run(
-    config: ConfigFile = DEFAULT_CONFIG,
-    log_level: Annotated[
-        LogLevel,
-        typer.Option(
-            "--log-level",
-            envvar="RECONCILER_LOG_LEVEL",
-            help="The least that is logged; debug also has every git answer and every reconciliation.",
-        ),
-    ] = LogLevel.INFO,
-) -> None:
-    """Run the daemon until SIGTERM or SIGINT; it finishes a running reconciliation first. SIGHUP reloads CONFIG.
-
-    Exits 0, or 1 if it cannot start.
-    """
-    early: list[int] = []  # a SIGHUP before the daemon can handle it would otherwise end the process
-    signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
-    from reconciler.app.daemon.service import run_daemon
-
-    gc.freeze()
-    gc.set_threshold(RUNNING)
-    run_daemon(_load(config), lambda: _load(config), early, log_level=log_level)
 
 
 @commands.command(short_help="reconcile now")
@@ -362,6 +318,29 @@ def _change_environment(config: str, environment: str | None, form: tuple[bool, 
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
+@commands.command(short_help="forget a target that left git")
+def forget(
+    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete its live file too, after a backup. Default: the file stays.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; the history shows it.")] = "",
+    config: ConfigFile = DEFAULT_CONFIG,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Forget a target that was removed from git, and reconcile now. Its live file stays, or is deleted after a backup.
+
+    Exits 0 if in sync or applied, 1 if it is refused and on errors, 2 if something needs an operator, 3 if a change was
+    rolled back.
+    """
+    environment, _, source = target.partition("/")
+    if not source:
+        raise RefusedError(f"{target} names no target", hint="A target is ENVIRONMENT/SOURCE: `reconciler status`")
+    request = {"kind": "forget", "scope": target, "delete": delete, "reason": reason}
+    _change_environment(config, environment, (as_json, verbose), **request)
+
+
 @commands.command(short_help="propose a hand edit for git, encrypted, on a branch")
 def adopt(
     target: Annotated[
@@ -424,17 +403,3 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     report = record_reports.doctor_report
     render.answer([asdict(finding) for finding in findings], report, as_json=as_json, list_name="findings")
     raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
-
-
-@commands.command(short_help="print the version")
-def version() -> None:
-    """Print which program this is, its version, and the Python that runs it. Exits 0."""
-    import platform
-    import sys
-    from importlib.metadata import metadata
-
-    from reconciler import DISTRIBUTION
-
-    about = metadata(DISTRIBUTION)
-    typer.echo(f"{DISTRIBUTION} {about['Version']}: {about['Summary'].replace('Keeps', 'keeps')}")
-    typer.echo(f"Python {platform.python_version()}, {sys.executable}")

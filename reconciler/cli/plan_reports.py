@@ -10,10 +10,11 @@ from reconciler.cli.changes import (
     Said,
     Tense,
     action_items,
-    change_item,
+    change_items,
     count_sentence,
     files_removed,
     headline,
+    is_orphan,
     reason_lines,
     waiting_removed,
 )
@@ -65,6 +66,8 @@ def _ended(outcome: Data, page: Page) -> Iterator[str]:
     yield from page.text(headline(page, outcome["environment"], result, outcome["revision"]), 0, 2)
     for pause in pauses:
         yield from page.text(pause_sentence(page, outcome["environment"], pause), 2, 2)
+    if forgotten := outcome.get("forgotten"):
+        yield from page.text(f"{page.style('green', 'forgotten')}: {forgotten}", 2, 2)
     if not done:
         yield from reason_lines(page, outcome["reason"], said)
     yield from warning_lines(page, outcome, said)
@@ -73,7 +76,8 @@ def _ended(outcome: Data, page: Page) -> Iterator[str]:
         tense = Tense.DONE if done else Tense.ROLLED_BACK if result == "rolled_back" else Tense.BROKEN_OFF
         blocks += _plan_lines(page, plan, tense, said, paused=bool(pauses))
     elif plan:
-        blocks += note_lines(page, plan)
+        orphans = [change for change in plan["changes"] if is_orphan(change)]
+        blocks += _plan_lines(page, {**plan, "changes": orphans, "actions": ()}, Tense.FUTURE, said)
     yield from separated(blocks)
     closing = page.text(_done_sentence(outcome), 0, 2) if plan and done else []
     if outcome["backup"]:
@@ -124,8 +128,12 @@ def separated(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _plan_lines(page: Page, plan: Data, tense: Tense, said: Said, *, paused: bool = False) -> Iterator[str]:
-    changes = [change for change in plan["changes"] if change["kind"] != "in_sync" or change["sync"] != "in_sync"]
-    items = [change_item(page, change, tense, said, paused) for change in changes]
+    changes = [
+        change
+        for change in plan["changes"]
+        if change["kind"] != "in_sync" or change["sync"] != "in_sync" or change["renamed_from"]
+    ]
+    items = list(change_items(page, changes, tense, said, paused))
     items += action_items(page, plan, tense)
     yield from page.items(items)
     notes = list(note_lines(page, plan))

@@ -24,11 +24,21 @@ def _run(run: Data, page: Page) -> Item:
     details: list[Detail] = [page.style("dim", f"{run['environment']}, {run['trigger']}, run {run['run']}")]
     for change in run["changes"]:
         keys = [part for parts in page.keys(change) for part in parts]
-        details.append((f"{change['source']} ({change['kind'].replace('_', ' ')})", *keys))
+        details.append((f"{change['source']} ({_kind(change)})", *keys))
     details += [f"{action['service']} ({action['action']}): {action['reason']}" for action in run["actions"]]
     if reason := files_removed(run["reason"]):
         details.append(reason)
     return Item(cells, tuple(details))
+
+
+def _kind(change: Data) -> str:
+    """What was done to a file, or why; of a restored one that nobody edited it."""
+    if change["kind"] in ("drift", "conflict") and change["restored_from"]:
+        return f"was restored from backup {change['restored_from']}"
+    if change["kind"] in ("orphan", "not_ours"):
+        return "deleted"
+    renamed = f", renamed from {change['renamed_from']}" if change["renamed_from"] else ""
+    return f"{change['kind'].replace('_', ' ')}{renamed}"
 
 
 def backups_report(backups: Sequence[Data], page: Page) -> Iterator[str]:

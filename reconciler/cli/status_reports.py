@@ -107,7 +107,7 @@ def _target(page: Page, environment: Data, change: Data, said: Said) -> Item:
         return Item((change["target"], page.state("in_sync"), *since))
     item = change_item(page, change, Tense.FUTURE, said, paused=bool(environment["pauses"]))
     applied, whole = change.get("applied"), environment["applied"]
-    if not applied or not whole or applied["commit"] == whole["commit"]:
+    if not applied or not whole or change["sync"] == "orphan" or applied["commit"] == whole["commit"]:
         return item
     return Item(item.cells, (*item.details, f"applied revision: {applied['commit'][:12]}"))
 

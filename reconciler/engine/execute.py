@@ -341,6 +341,7 @@ async def _watch(
     excused: ServiceFailedError | None = None
     while True:
         containers = await ports.compose.containers(stack, project.name)
+        ports.activity.step_at = ports.clock.monotonic()
         watch, report = watch.look(containers, ports.clock.monotonic(), await ask_http(ports, stack))
         if report.verdict is health.Verdict.HEALTHY:
             transaction.startups |= {f"{stack.name}/{name}": seconds for name, seconds in watch.startups.items()}
@@ -391,4 +392,6 @@ def _run_change(ports: Ports, prepared: Prepared, change: Change) -> RunChange:
         parser=target.parser,
         ignore_keys=target.ignore_keys,
         in_place=change.in_place,
+        restored_from=change.restored_from,
+        renamed_from=change.renamed_from,
     )

@@ -31,6 +31,7 @@ async def clear_leftovers(ports: Ports, snapshot: Snapshot) -> None:
     paths = [
         _LivePath(state.target.source, state.target.path, frozenset({state.desired, state.live}))
         for state in snapshot.states
+        if not state.unreadable
     ]
     desired = snapshot.desired
     await _clear(ports, desired.manifest.environment, desired.revision, paths)

@@ -16,14 +16,15 @@ from reconciler.core.errors import (
     ForeignKeyError,
     GuardError,
     KeyUnavailableError,
+    LiveFileError,
     ManifestError,
     ReconcilerError,
     SourceError,
 )
 from reconciler.core.model.plans import KeyChange, TargetState
-from reconciler.core.model.records import Applied
+from reconciler.core.model.records import Applied, RestoredFile
 from reconciler.core.model.revisions import Blob, Revision
-from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser, Target, environment_of
+from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser, Target, environment_of, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
@@ -178,14 +179,19 @@ def decrypt_reason(error: ReconcilerError) -> str:
 async def observe(ports: Ports, desired: Desired) -> Snapshot:
     """Read the live files of every target, and of targets that have left git.
 
-    Raises LiveFileError (a link, a directory …), GuardError for an owner that does not exist.
+    Raises LiveFileError (a link, a directory …) for a target that git has, GuardError for an owner that does not exist.
     """
     applied = ports.store.applied(desired.manifest.environment)
     paths = {target.path for target in desired.manifest.targets}
-    targets = [*desired.manifest.targets, *_orphans(desired.manifest.environment, applied, paths)]
+    orphans = orphans_of(desired.manifest, applied)
+    targets = [*desired.manifest.targets, *orphans]
     # Concurrently: over SSH each takes some round trips.
-    files = await asyncio.gather(*(ports.host.read(target.path) for target in targets))
-    live: dict[str, LiveFile | None] = {target.path: file for target, file in zip(targets, files, strict=True)}
+    reads = (_read(ports, target, orphaned=target.path not in paths) for target in targets)
+    files = await asyncio.gather(*reads)
+    live: dict[str, LiveFile | None] = {target.path: file for target, (file, _) in zip(targets, files, strict=True)}
+    unreadable = {target.path: problem for target, (_, problem) in zip(targets, files, strict=True)}
+    owners = _other_owners(ports, desired.manifest.environment, {target.path for target in orphans})
+    restored = {file.path: file for file in ports.store.environment(desired.manifest.environment).restored}
     ownership: dict[str, Ownership] = {}
     states = []
     for target in targets:
@@ -201,6 +207,9 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
                 live_mode=None if file is None else file.mode,
                 last_mode=None if last is None else last.mode,
                 ownership_ok=file is None or _owned(file, ids),
+                restored_from=_restored_from(ports, restored.get(target.path), file),
+                unreadable=unreadable[target.path],
+                owner=owners.get(target.path, ""),
             )
         )
     return Snapshot(desired, tuple(states), live, ownership, applied)
@@ -230,11 +239,38 @@ async def require_unmoved(ports: Ports, expected: Mapping[str, Secret | None]) -
             raise ChangedMeanwhileError("somebody changed the live file meanwhile", where=path)
 
 
-def _orphans(environment: str, applied: Mapping[str, Applied], desired: Collection[str]) -> list[Target]:
-    """Targets that we once wrote and git no longer names."""
+async def _read(ports: Ports, target: Target, *, orphaned: bool) -> tuple[LiveFile | None, str]:
+    """The live file, and why an orphaned one cannot be read: that must not hold up the targets that git has."""
+    try:
+        return await ports.host.read(target.path), ""
+    except LiveFileError as error:
+        if not orphaned:
+            raise
+        return None, str(error)
+
+
+def _restored_from(ports: Ports, restored: RestoredFile | None, file: LiveFile | None) -> str:
+    """The id of the backup from which the live file, as it is, was restored; "" if it was not."""
+    same = restored is not None and restored.digest == ("" if file is None else ports.digest(file.data.reveal()))
+    return restored.backup if restored is not None and same else ""
+
+
+def _other_owners(ports: Ports, environment: str, paths: Collection[str]) -> dict[str, str]:
+    """Which other environment of the same host has written these live paths and still names them."""
+    owners: dict[str, str] = {}
+    for name in ports.store.environments() if paths else ():
+        if name != environment and host_of(name) == host_of(environment):
+            orphaned = {orphan.path for orphan in ports.store.environment(name).orphans}
+            owners |= dict.fromkeys((ports.store.applied(name).keys() & set(paths)) - orphaned, name)
+    return owners
+
+
+def orphans_of(manifest: Manifest, applied: Mapping[str, Applied]) -> list[Target]:
+    """Targets that we once wrote, by live path, and git no longer names."""
+    desired = {target.path for target in manifest.targets}
     return [
         Target(
-            environment=environment,
+            environment=manifest.environment,
             source=record.source,
             path=record.path,
             stack=record.stack,

@@ -1,4 +1,5 @@
-"""Carries out operator requests: pin an earlier revision, unpin, pause, resume, retry, accept a rewritten branch."""
+"""Carries out operator requests: pin an earlier revision, unpin, pause, resume, retry, forget a target, accept a
+rewritten branch."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git, read_manifest
+from reconciler.engine.orphans import forget
 from reconciler.engine.target_revision import accept, ask_git
 from reconciler.engine.transaction import newest_good
 
@@ -38,6 +40,9 @@ async def carry_out(ports: Ports, environment: str, request: OperatorRequest, an
             changed = await _retried(ports, record)
         case RequestKind.ACCEPT_REWRITE:
             await _accept_rewrite(ports, environment, answer or await ask_git(ports, [environment]))
+            return
+        case RequestKind.FORGET:
+            await forget(ports, environment, request, answer)
             return
         case RequestKind.PLAN:  # changes nothing: see reconcile.py
             return
@@ -80,7 +85,7 @@ async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord
     the desired revision."""
     run = ports.store.unfinished(record.name)
     if run is not None and run.rolling_back:
-        hint = "It continues by itself; `reconciler status` shows what it waits for"
+        hint = "The next reconciliation continues that; `reconciler status` shows what it waits for"
         raise RefusedError(f"revision {run.revision.short} is being rolled back", where=record.name, hint=hint)
     if not record.stopped:
         return record.trusting(record.desired) if record.desired else record

@@ -13,9 +13,10 @@ from reconciler.core.ports import Ports
 def phase(ports: Ports, part: Phase, progress: str) -> Iterator[None]:
     """Time a part of the reconciliation, and report ``progress`` to its listeners."""
     ports.progress(progress)
-    started = ports.clock.monotonic()
+    started = ports.activity.step_at = ports.clock.monotonic()
     try:
         with ports.activity.during(part, progress):
             yield
     finally:
-        ports.metrics.phase(part, ports.clock.monotonic() - started)
+        ports.activity.step_at = ports.clock.monotonic()
+        ports.metrics.phase(part, ports.activity.step_at - started)

@@ -19,6 +19,7 @@ from reconciler.engine.guests import follow_guests
 from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
+from reconciler.engine.renames import with_renames
 from reconciler.engine.stack_planning import Permissions, StackPlanning, StackView
 
 
@@ -105,7 +106,7 @@ async def prepare(
         views=planning.views,
         written=written,
         guarded=frozenset(files.guarded),
-        accepted=tuple(planning.accepted),
+        accepted=(*planning.accepted, *([permissions.deleted_by] if permissions.deleted_by else ())),
         notes=planning.notes,
         broken=frozenset(planning.broken),
         away=away,
@@ -141,13 +142,14 @@ async def _classified(
     changes = []
     earlier = _Corrections(ports, snapshot.desired.manifest.environment)
     for state in snapshot.states:
-        change = classify(state, take_over=state.target.id in permissions.take_over)
+        delete = state.target.id in permissions.delete
+        change = classify(state, take_over=state.target.id in permissions.take_over, delete=delete)
         change = await names.name_keys(ports, snapshot, change, plaintexts)
         alone = suspension.is_of_target_alone(state.target)
         change = suspended(change, suspension.of_target(state.target), alone=alone)
         changes.append(suspended(change, earlier.conflicting_writer(change), alone=True))
     names.keep(ports, snapshot)
-    return changes
+    return await with_renames(ports, snapshot, changes, plaintexts)
 
 
 def _held(change: Change, planning: StackPlanning) -> Change:

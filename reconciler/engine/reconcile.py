@@ -38,16 +38,17 @@ from reconciler.engine.observe import (
     require_unmoved,
 )
 from reconciler.engine.operator_requests import carry_out, named_revision
+from reconciler.engine.orphans import require_deletable
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import publish_ages
 from reconciler.engine.stack_health import health_now, observe_stacks
-from reconciler.engine.stack_planning import Permissions
+from reconciler.engine.stack_planning import permissions_of
 from reconciler.engine.target_revision import accepted_head, target_revision
 from reconciler.engine.torn_writes import with_torn_writes
-from reconciler.engine.transaction import finish_in_sync, held_reason, transact
+from reconciler.engine.transaction import finish_in_sync, held_reason, orphans_reason, transact
 
 # Triggers that no operator is behind: the clock, or something that was touched (a live file, a container).
 _AUTOMATIC = ("poll", "drift", "watch", "engine")
@@ -165,7 +166,9 @@ class _Reconciliation:
         except ReconcilerError as error:
             self.looked |= isinstance(error, HostUnreachableError)
             result = Result.STALLED if error.blames_revision else Result.FAILED
-            return Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
+            refused = isinstance(error, RefusedError) and self.request.asks(RequestKind.FORGET)
+            outcome = Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
+            return replace(outcome, refused=refused)
         return outcome
 
     async def look_at_services(self) -> None:
@@ -209,6 +212,7 @@ class _Reconciliation:
                 desired = await self._load_desired(revision, plaintexts)
             with phase(ports, Phase.OBSERVE, "comparing the live files"):
                 snapshot, prepared = await self._observe_and_plan(desired, plaintexts, unfinished)
+            require_deletable(prepared.plan, request.operator)
             ports.metrics.observed(prepared.plan, ports.clock.now())
             if request.dry_run:
                 return _preview(prepared)
@@ -346,18 +350,12 @@ class _Reconciliation:
         look_at = frozenset() if containers is None else memory.moved_stacks(containers, files, snapshot)
         if dry_run or pending_restarts or record.degraded:
             look_at = _names(snapshot.desired)
-        begun = unfinished.changes if unfinished else ()
         prepared = await prepare(
             ports,
             snapshot,
             memory.names,
             plaintexts,
-            permissions=Permissions(
-                take_over={*self.request.take_over, *(f"{self.environment}/{change.source}" for change in begun)},
-                accepted=self.request.accept_projects,
-                accepted_by=self.request.accepted_by,
-                neighbours=memory.claims.neighbours(self.environment),
-            ),
+            permissions=permissions_of(self.request, unfinished, memory.claims.neighbours(self.environment)),
             look_at=look_at,
             pending_restarts=pending_restarts,
             suspension=suspension,
@@ -403,6 +401,9 @@ class _Reconciliation:
         try:
             prepared.check()
         except ReconcilerError as error:
+            if self.request.asks(RequestKind.FORGET):  # it is the request that is refused, not the revision
+                hint = "Nothing was deleted: remove what still needs the file first"
+                raise RefusedError(error.what, where=error.where, hint=hint) from None
             self.memory.fail(prepared.plan.revision, error, self.ports.clock.monotonic())
             self.memory.desired = None
             raise
@@ -429,7 +430,7 @@ def _preview(prepared: Prepared) -> Outcome:
     if plan.waits:
         return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan)
     pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
-    reason = f"in sync at {plan.revision.short}" if plan.empty else pending
+    reason = f"in sync at {plan.revision.short}{orphans_reason(plan)}" if plan.empty else pending
     return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan, plan)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from reconciler.core.dotenv.ignored_keys import with_server_keys
 from reconciler.core.errors import ReconcilerError, RefusedError
+from reconciler.core.model.records import RestoredFile
 from reconciler.core.model.requests import Restored
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Run, RunChange
 from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.core.text import listed
 from reconciler.engine.backup import entry_of, find_backup, take_backup
 from reconciler.engine.execute import put
 from reconciler.engine.leftovers import clear_leftovers_of_restore
@@ -20,10 +23,13 @@ from reconciler.engine.observe import read_manifest
 from reconciler.engine.project_files import ProjectFileGuard
 
 
-async def restore_backup(ports: Ports, environment: str, backup_id: str, names: Collection[str] = ()) -> Restored:
+async def restore_backup(
+    ports: Ports, environment: str, backup_id: str, names: Collection[str] = (), *, requested_by: str = ""
+) -> Restored:
     """Restore the files of a backup, or only those with these ``names`` (sources or live paths): all of them or none.
 
-    What they replace is backed up first. ``ports`` are those of the environment's host; no reconciliation may run.
+    What they replace is backed up first, and the history says who ``requested_by``. ``ports`` are those of the
+    environment's host; no reconciliation may run.
     Raises BackupUnusableError, RefusedError if no file has that name, LiveFileError, ChangedMeanwhileError.
     """
     backup = find_backup(ports, backup_id, environment)
@@ -44,7 +50,9 @@ async def restore_backup(ports: Ports, environment: str, backup_id: str, names: 
     ports.store.remember_written(host_of(environment), real, files.guarded)
     current = {entry.path: await ports.host.read(entry.path) for entry in entries}
     replaced = await _back_up_current(ports, backup, entries, current)
+    _note_restored(ports, backup, entries)
     await _restore_all(ports, backup, entries, current, replaced)
+    _note_run(ports, backup, entries, replaced, requested_by or "an operator")
     return Restored(backup.id, tuple(entry.path for entry in entries), replaced)
 
 
@@ -54,6 +62,23 @@ async def _stacks(ports: Ports, environment: str) -> tuple[Stack, ...]:
     with contextlib.suppress(ReconcilerError):
         return (await read_manifest(ports, environment, head)).stacks if head else ()
     return ()
+
+
+def _note_restored(ports: Ports, backup: Backup, entries: Sequence[BackupEntry]) -> None:
+    """Remember what the live files are about to be, before they are: such a file was not changed by hand."""
+    record, now = ports.store.environment(backup.environment), ports.clock.now()
+    restored = {file.path: file for file in record.restored}
+    restored |= {entry.path: RestoredFile(entry.path, entry.digest, backup.id, now) for entry in entries}
+    ports.store.save_environment(replace(record, restored=tuple(restored.values())))
+
+
+def _note_run(ports: Ports, backup: Backup, entries: Sequence[BackupEntry], replaced: str, requester: str) -> None:
+    record = ports.store.environment(backup.environment)
+    changes = tuple(RunChange(entry.source, "restored", path=entry.path, restored_from=backup.id) for entry in entries)
+    revision = record.applied or Revision(backup.to_commit, "")
+    run = Run(ports.new_run_id(), backup.environment, "restore", ports.clock.now(), revision, "", replaced, changes)
+    reason = f"{requester} had {listed([entry.source for entry in entries])} restored from backup {backup.id}"
+    ports.store.add_done(run, reason, record=record)
 
 
 async def _back_up_current(

@@ -276,8 +276,11 @@ def select_units(units: Collection[str], names: Collection[str]) -> frozenset[st
 
 
 def without_needless_refusals(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    """The outcomes without the hosts that refused a request, if another host of the environment did not."""
+    """The outcomes without the hosts that a request does not concern, if another host of the environment took it. One
+    that refused it for what it would do there (at a revision) stays."""
     accepted = {environment_of(outcome.environment) for outcome in outcomes if not outcome.refused}
     return tuple(
-        outcome for outcome in outcomes if not outcome.refused or environment_of(outcome.environment) not in accepted
+        outcome
+        for outcome in outcomes
+        if not outcome.refused or outcome.revision or environment_of(outcome.environment) not in accepted
     )

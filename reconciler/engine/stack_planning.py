@@ -14,13 +14,16 @@ from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.dotenv.readings import known_variables
 from reconciler.core.errors import ModelRefusedError, NameTakenError, ReconcilerError, StartedOtherwiseError
 from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Sight
-from reconciler.core.model.plans import Aspect, Change
+from reconciler.core.model.plans import Aspect, Change, Effect
+from reconciler.core.model.requests import ReconcileRequest, RequestKind
+from reconciler.core.model.runs import Run
 from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target, WriteMode
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
 from reconciler.engine.mounted_files import sights_of
 from reconciler.engine.observe import Plaintexts, Snapshot, last_written
+from reconciler.engine.orphans import sentence_of
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
 from reconciler.engine.stack_health import stopped_by_somebody
@@ -46,13 +49,33 @@ class StackView:
 @dataclass(frozen=True, slots=True)
 class Permissions:
     """What a reconciliation may do beyond the usual. ``take_over`` names targets whose unknown live file may be
-    replaced; ``accepted`` the stacks (ENVIRONMENT/NAME) whose project ``accepted_by`` accepts as it stands;
-    ``neighbours`` are the stacks of the server's other environments on this host."""
+    replaced, ``delete`` those that left git and whose live file goes, ``deleted_by`` says for whom; ``accepted`` names
+    the stacks (ENVIRONMENT/NAME) whose project ``accepted_by`` accepts as it stands; ``neighbours`` are the stacks of
+    the server's other environments on this host."""
 
     take_over: Collection[str] = ()
+    delete: Collection[str] = ()
+    deleted_by: str = ""
     accepted: Collection[str] = ()
     accepted_by: str = ""
     neighbours: Sequence[Stack] = ()
+
+
+def permissions_of(request: ReconcileRequest, unfinished: Run | None, neighbours: Sequence[Stack]) -> Permissions:
+    """What an operator allows with the request. What an unfinished run was to take over, or was asked to delete, it
+    still may."""
+    forget = request.operator if request.operator is not None and request.operator.delete else None
+    begun = {f"{unfinished.environment}/{change.source}": change for change in unfinished.changes} if unfinished else {}
+    deletes = unfinished is not None and unfinished.trigger == RequestKind.FORGET
+    delete = {target for target, change in begun.items() if deletes and change.digest is None}
+    return Permissions(
+        take_over={*request.take_over, *begun},
+        delete=delete | ({forget.scope} if forget else set()),
+        deleted_by=sentence_of(forget) if forget else "",
+        accepted=request.accept_projects,
+        accepted_by=request.accepted_by,
+        neighbours=neighbours,
+    )
 
 
 @dataclass(slots=True)
@@ -134,6 +157,8 @@ class StackPlanning:
         left = {action.service for action in due} - {action.service for action in renewable}
         view, due = replace(view, left=held | left), renewable
         self.views[stack.name] = view
+        gone = [change.target.path for change in touched if change.effect is Effect.DELETE]
+        self.problems += affected_services.missing_mounts(stack, after, gone)
         if due or touched:
             self.problems += await self.files.refusals(stack, staged)
         verdict = await self._judge(stack, due)

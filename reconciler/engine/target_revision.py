@@ -97,7 +97,7 @@ def _held_back(record: EnvironmentRecord, desired: Revision, reason: str) -> tup
     current = next((known for known in (record.applied, record.healthy) if _is_good(record, known)), None)
     if current is not None and current.subtree == desired.subtree:
         return desired, None
-    hint = "The rollout continues once that is fixed, or with a new commit"
+    hint = "Fix that, or merge a new commit; the next reconciliation continues the rollout"
     error = HeldBackError(f"revision {desired.short} is not rolled out to this host: {reason}", hint=hint)
     if current is None:
         raise error

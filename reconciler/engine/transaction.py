@@ -8,16 +8,18 @@ from reconciler.core.decide import health
 from reconciler.core.decide.suspension import restored_stacks, suspension_of
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model.compose import Action
-from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
+from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Effect, KeyChange, Kind, Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord, Quarantine
 from reconciler.core.model.revisions import GitRevert, RevertState, Revision
 from reconciler.core.model.runs import Outcome, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
+from reconciler.core.text import listed
 from reconciler.engine.backup import expire_backups
 from reconciler.engine.engine_away import held_for_engine, idle_reason, note_written, waiting
 from reconciler.engine.execute import Stage, Transaction, execute, resume
 from reconciler.engine.observe import Snapshot
+from reconciler.engine.orphans import with_orphans
 from reconciler.engine.planning import Prepared
 from reconciler.engine.rollback import restore_files, roll_back
 
@@ -72,6 +74,8 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     """End a reconciliation that has nothing to do. Stores the revision, and what is in place, if that is new."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)
+    if (noted := _noted(record, snapshot, plan, ports.clock.now())) != record:
+        ports.store.save_environment(record := noted)
     if record.stopped:
         reason = "; ".join(dict.fromkeys(record.stopped.values()))
         return Outcome(plan.environment, Result.ROLLBACK_FAILED, reason, plan.revision, plan, plan)
@@ -82,7 +86,7 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     held = plan.waits
     result = Result.HELD if held else Result.IN_SYNC
     pinned = ", where it is pinned" if record.pin else ""
-    reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}"
+    reason = held_reason(plan) if held else f"in sync at {plan.revision.short}{pinned}{orphans_reason(plan)}"
     arrived = plan.applied and (record.applied is None or record.applied.subtree != plan.revision.subtree)
     new = _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
     if record.degraded or arrived or new or _settled(record, snapshot, prepared) != record:
@@ -171,7 +175,8 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     """The run has ended well; without the engine, for the files."""
     ports, plan, transaction = planned.ports, planned.plan, planned.transaction
     changes = transaction.run.changes
-    drifted = [change.source for change in changes if change.kind in (Kind.DRIFT, Kind.CONFLICT)]
+    by_hand = [change for change in changes if change.kind in (Kind.DRIFT, Kind.CONFLICT) and not change.restored_from]
+    drifted = [change.source for change in by_hand]
     restored = restored_stacks(ports.store.runs(plan.environment, _SEARCHED_RUNS), transaction.run, ports.clock.now())
     renewed = [change.target for change in plan.changes if _is_renewed(plan, change)]
     stale = [target.id for target in renewed if target.stack not in restored]
@@ -306,6 +311,7 @@ def _end(
         _publish_delivery(ports, planned.record, plan, now)
         record = replace(record, healthy=plan.revision, degraded="")
     record = replace(record, startups={**record.startups, **transaction.startups})
+    record = _noted(record, planned.snapshot, _carried_out(plan), now) if wrote else record
     after = _carried_out(plan) if wrote else plan
     ports.store.finish(
         transaction.run,
@@ -388,17 +394,33 @@ def _applied(snapshot: Snapshot, prepared: Prepared, plan: Plan, at: float) -> l
 
 
 def _forgotten(snapshot: Snapshot, plan: Plan) -> list[str]:
-    """Live paths that left git and are gone, or not as we wrote them; the remaining ones are orphans."""
+    """Live paths that left git and are gone, or another environment's; the remaining ones are orphans."""
     left = {state.target.path for state in snapshot.states if state.desired is None}
-    return sorted(left - {change.target.path for change in plan.changes if change.kind is Kind.ORPHAN})
+    return sorted(left - {change.target.path for change in plan.changes if change.kind in LEFT_GIT})
+
+
+def _noted(record: EnvironmentRecord, snapshot: Snapshot, plan: Plan, now: float) -> EnvironmentRecord:
+    """The record with the orphans of the plan, and without restored files that are no longer as they were restored."""
+    backups = {state.target.path: state.restored_from for state in snapshot.states}
+    differ = {change.target.path for change in plan.changes if change.kind is not Kind.IN_SYNC}
+    restored = tuple(file for file in record.restored if file.path in differ and backups[file.path] == file.backup)
+    return with_orphans(replace(record, restored=restored), plan, now)
 
 
 def _done_reason(transaction: Transaction, *, services: bool) -> str:
-    """What was written, and, if the ``services`` were touched, that they are healthy."""
-    files = ", ".join(change.source for change in transaction.run.changes)
+    """What was written and deleted, and, if the ``services`` were touched, that they are healthy."""
+    files = ", ".join(change.source for change in transaction.run.changes if change.digest is not None)
+    deleted = ", ".join(change.source for change in transaction.run.changes if change.digest is None)
     healthy = ", ".join(sorted({action.service for action in transaction.run.actions})) if services else ""
-    parts = [f"wrote {files}" if files else "", f"{healthy} healthy on the new values" if healthy else ""]
+    parts = [f"wrote {files}" if files else "", f"deleted {deleted}" if deleted else ""]
+    parts.append(f"{healthy} healthy on the new values" if healthy else "")
     return "; ".join(part for part in parts if part)
+
+
+def orphans_reason(plan: Plan) -> str:
+    """Which live files stay although their targets left git; "" where none does."""
+    names = [change.target.id for change in plan.orphans]
+    return f"; {listed(names)} left git, and the live file stays: `reconciler forget` ends that" if names else ""
 
 
 def held_reason(plan: Plan) -> str:

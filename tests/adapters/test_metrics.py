@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
-from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin, Quarantine
+from reconciler.core.model.records import Applied, EnvironmentRecord, Orphan, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result
 from reconciler.core.model.targets import OnDrift, Target
@@ -24,6 +24,8 @@ API = Target("production", "api.env", "/opt/app/api.env", stack="app")
 WORKER = Target("production", "worker.env", "/opt/app/config/worker.env", stack="app")
 MOTD = Target("production", "motd", "/etc/motd", on_drift=OnDrift.REPORT)
 RECREATE = Action("app", "api", ActionKind.RECREATE, "API_KEY changed")
+
+RESULTS = [result for result in Result if result is not Result.DONE]  # that one is no reconciliation's
 
 REQUIRED = {
     **dict.fromkeys(("engine_up", "state_free_bytes", "state_free_inodes"), "gauge"),
@@ -68,6 +70,7 @@ REQUIRED = {
     "rollback_total": "counter",
     "quarantined": "gauge",
     "pinned": "gauge",
+    "orphan_since_timestamp_seconds": "gauge",
     "source_verification_total": "counter",
     "last_attempt_timestamp_seconds": "gauge",
     "last_success_timestamp_seconds": "gauge",
@@ -166,6 +169,7 @@ def busy() -> PrometheusMetrics:
             pin=Pin(REVISION, "a reason", 1.0),
             pauses=(Pause("", 500.0, "a reason", 1.0),),
             quarantines=(Quarantine(REVISION, "a reason", 1.0, "run"),),
+            orphans=(Orphan("old.env", "/opt/app/old.env", 1.0),),
         ),
         104.0,
     )
@@ -239,7 +243,7 @@ def test_no_label_holds_a_key_a_path_a_url_or_a_whole_commit_id() -> None:
 
 
 def test_counters_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -> None:
-    assert series(metrics, "reconcile_total") == {(result.value,): 0 for result in Result}
+    assert series(metrics, "reconcile_total") == {(result.value,): 0 for result in RESULTS}
     assert series(metrics, "git_fetch_total") == {("ok",): 0, ("failed",): 0}
     assert series(metrics, "backup_total") == {("ok",): 0, ("failed",): 0}
     reasons = {("", "ok"), ("key", "failed"), ("ciphertext", "failed"), ("sops", "failed")}
@@ -263,7 +267,7 @@ def test_gauges_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -
     ):
         assert series(metrics, name) == {(): 0}, name
     assert series(metrics, "build_info") == {("1.2.3",): 1}
-    assert series(metrics, "last_result") == {(result.value,): 0 for result in Result}
+    assert series(metrics, "last_result") == {(result.value,): 0 for result in RESULTS}
 
 
 def test_a_target_has_its_counters_at_0_once_it_is_known(metrics: PrometheusMetrics) -> None:
@@ -388,7 +392,9 @@ def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after
     metrics.observed(plan_of(changed(API, Kind.IN_SYNC), changed(MOTD, Kind.DRIFT, Aspect.MODE)), 100.0)
     metrics.remembered(EnvironmentRecord("production"), 100.0)
     alike = sorted(samples_about(metrics, "target", API.id))
-    assert len(alike) == 1 + 6 + 3 + 5 + 4 + 2 + 2 + 3  # info, drift, keys, counts, sync, pause, backups, sops
+    assert (
+        len(alike) == 1 + len(Aspect) + 3 + 5 + 4 + 2 + 2 + 3
+    )  # info, drift, keys, counts, sync, pause, backups, sops
     assert sorted(samples_about(metrics, "target", MOTD.id)) == alike
     metrics.observed(after, 160.0)
     assert samples_about(metrics, "target", MOTD.id) == []
@@ -396,6 +402,15 @@ def test_the_series_of_a_removed_target_vanish(metrics: PrometheusMetrics, after
     # Back again, it starts again.
     metrics.observed(plan_of(changed(MOTD, Kind.DRIFT, Aspect.MODE)), 220.0)
     assert series(metrics, "drift_since_timestamp_seconds")[MOTD.id,] == 220.0
+
+
+def test_an_orphan_has_a_series_until_it_is_forgotten(metrics: PrometheusMetrics) -> None:
+    moved, old = Orphan("api.env", "/opt/app/api.env", 70.0), Orphan("old.env", "/opt/app/old.env", 50.0)
+    metrics.remembered(EnvironmentRecord("production", orphans=(replace(moved, at=60.0), moved, old)), 100.0)
+    expected = {("production/api.env",): 60.0, ("production/old.env",): 50.0}
+    assert series(metrics, "orphan_since_timestamp_seconds") == expected
+    metrics.remembered(EnvironmentRecord("production", orphans=(moved,)), 100.0)
+    assert series(metrics, "orphan_since_timestamp_seconds") == {("production/api.env",): 70.0}
 
 
 def test_the_age_of_a_targets_secrets_goes_with_them_or_with_the_target(metrics: PrometheusMetrics) -> None:
@@ -556,11 +571,11 @@ def test_a_failure_lasts_from_its_first_sight_until_every_stack_is_well(metrics:
     assert series(metrics, "failure_to_recovered_seconds_count") == {(): 1}
 
 
-@pytest.mark.parametrize("result", Result)
+@pytest.mark.parametrize("result", RESULTS)
 def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics, result: Result) -> None:
     metrics.finished(Outcome("production", Result.STALLED, "because"), 2.0, 500.0)
     metrics.finished(Outcome("production", result, "because"), 2.0, 501.0)
-    assert series(metrics, "last_result") == {(candidate.value,): int(candidate is result) for candidate in Result}
+    assert series(metrics, "last_result") == {(candidate.value,): int(candidate is result) for candidate in RESULTS}
 
 
 @pytest.mark.parametrize(

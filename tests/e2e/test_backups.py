@@ -14,6 +14,7 @@ import pytest
 from tests.support.faults import make_faults
 from tests.support.json_answers import read_answer
 from tests.support.server import Server
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -240,3 +241,44 @@ def aged(backup: Path) -> None:
     """Make it look as if taken an hour earlier."""
     manifest = json.loads((backup / "manifest.json").read_text())
     (backup / "manifest.json").write_text(json.dumps({**manifest, "at": manifest["at"] - 3600}))
+
+
+# --- what was restored is no hand edit -------------------------------------------------------------------------------
+
+
+def test_nothing_says_that_a_restored_file_was_changed_by_hand(settled: Server) -> None:
+    backup = latest(settled).name
+    with settled.daemon() as daemon:
+        settled.cli("pause", "--all", "--reason", "an incident")
+        settled.cli("restore", backup)
+
+        def change() -> dict[str, Any]:
+            (environment,) = settled.json("status")["environments"]
+            return {change["target"]: change for change in environment["after"]["changes"]}["production/a.env"]
+
+        eventually(lambda: change()["sync"] == "held")
+        assert (change()["restored_from"], change()["by_hand"]) == (backup, {"added": [], "removed": [], "changed": []})
+        assert f"restored from backup {backup}" in change()["reason"]
+        answers = [settled.cli(*command).stdout for command in (["status"], ["plan"], ["status", "--json"])]
+        assert (
+            daemon.metrics()['reconciler_drift{environment="production",kind="restored",target="production/a.env"}']
+            == 1
+        )
+        answers.append(settled.cli("resume", "--all").stdout)
+        answers += [settled.cli(*command).stdout for command in (["history"], ["history", "--json"], ["status"])]
+        for answer in answers:
+            assert "by hand" not in answer
+            assert "edited" not in answer.replace("edited_at", "")
+        assert "restored from a backup" in answers[0]
+        assert f"a.env (was restored from backup {backup})" in answers[4]
+        assert f"had a.env, b.env restored from backup {backup}" in answers[4]
+        corrected = 'reconciler_drift_corrections_last_hour{environment="production",target="production/a.env"}'
+        assert daemon.metrics()[corrected] == 0
+        assert settled.live("a.env") == b"A=2.%s\n" % CANARY
+
+        # A hand edit after that is one.
+        settled.cli("pause", "--all")
+        (settled.app / "a.env").write_bytes(b"A=3\n")
+        eventually(lambda: change()["sync"] == "held")
+        assert change()["restored_from"] is None
+        assert "changed by hand" in change()["reason"]

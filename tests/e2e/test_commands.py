@@ -28,7 +28,7 @@ OUTCOME = {
     "environment", "result", "reason", "revision", "run", "backup", "retry", "warning", "pending", "plan", "after",
 }  # fmt: skip
 CHANGE = {"target", "path", "stack", "sync", "kind", "effect", "aspects", "keys", "reason"}
-CHANGE |= {"by_hand", "from_git", "edited_at"}
+CHANGE |= {"by_hand", "from_git", "edited_at", "restored_from", "renamed_from", "moved_to"}
 
 
 @pytest.fixture

@@ -56,9 +56,9 @@ class Site:
 
     server: Server
 
-    def commit(self, files: dict[str, bytes]) -> str:
+    def commit(self, files: dict[str, bytes], *, prune: bool = True) -> str:
         """Commit these files, and no others. They are not encrypted, so that a reconciliation is quick."""
-        common = {"encrypted": False, "allow_shrink": True, "prune": True}
+        common = {"encrypted": False, "allow_shrink": True, "prune": prune}
         manifest = self.server.manifest({name: {**common, "mode": f"{modes_of(files)[name]:04o}"} for name in files})
         desired = {**dict.fromkeys({*OLD, *NEW} - files.keys()), **files, MANIFEST: yaml.safe_dump(manifest).encode()}
         return self.server.remote.commit({f"envs/{ENVIRONMENT}/{name}": data for name, data in desired.items()})
@@ -190,7 +190,7 @@ def steps_of(site: Site, share: int, command: Callable[[int], Ended], every: int
     Yields each killed one. Every run begins with everything as it was.
     """
     number = len(command(0).steps)
-    assert number > 20, "the steps are not seen any more"
+    assert number > 15, "the steps are not seen any more"
     for die_at in range(1 + share, number + 1, every):
         site.back()
         ended = command(die_at)
@@ -274,6 +274,32 @@ def test_a_restore_by_hand_killed_at_any_step_loses_nothing(site: Site) -> None:
             site.assert_ends(site.sync(), "corrected", "applied")
             site.assert_ends(site.sync(), "in_sync")
             site.assert_settled({**NEW, "gone.env": OLD["gone.env"]}, OLD, NEW)
+
+
+def test_a_deletion_of_what_left_git_killed_at_any_step_ends_either_way_with_a_backup(site: Site) -> None:
+    site.commit(OLD, prune=False)
+    assert site.sync().outcome["result"] in ("applied", "in_sync")
+    kept = {name: data for name, data in OLD.items() if name != "gone.env"}
+    site.commit(kept, prune=False)
+    assert site.sync().outcome["result"] == "in_sync"
+    (site.server.app / "gone.env").write_bytes(b"GONE=by hand\n")
+    site.save()
+
+    def forget(die_at: int = 0) -> Ended:
+        return killer.run(site.server, "forget", f"{ENVIRONMENT}/gone.env", "--delete", "--json", die_at=die_at)
+
+    for killed in steps_of(site, 0, forget, every=3):
+        with telling(killed):
+            begun = site.remembered()[0][0].result is None
+            site.assert_ends(site.sync(), "applied", "in_sync")
+            gone = not (site.server.app / "gone.env").exists()
+            assert gone or not begun, "a deletion that was begun is finished"
+            assert not gone or b"GONE=by hand\n" in site.kept
+            assert site.live.keys() - {"gone.env"} == kept.keys()
+            if not gone:
+                site.assert_ends(forget(), "applied")
+            assert site.remembered()[0][0].result is not None
+            site.assert_ends(site.sync(), "in_sync")
 
 
 # --- the order of what must be on disk ---

@@ -465,3 +465,80 @@ def test_a_large_change_stays_within_the_limits_of_git_servers(committed: Site) 
 def test_nothing_changed_is_said_so(committed: Site) -> None:
     committed.commit("Nothing")
     assert "**Nothing changed**" in markdown(committed)
+
+
+# --- renamed and removed ---
+
+
+def manifest_with(site: Site, old: str, new: str) -> None:
+    site.replace("production/environment.yaml", old, new)
+
+
+def rename(site: Site, old: str, new: str) -> None:
+    site.git("mv", f"envs/production/{old}", f"envs/production/{new}")
+
+
+@pytest.mark.parametrize("with_key", [False, True], ids=["keyless", "with a key"])
+def test_a_renamed_source_is_one_file_with_the_key_that_changed(committed: Site, with_key: bool) -> None:
+    rename(committed, "worker.env", "jobs.env")
+    manifest_with(committed, "worker.env: config/worker.env", "jobs.env: config/worker.env")
+    committed.in_place("set", "production/jobs.env", value='["WORKERS"] "8"')
+    committed.commit()
+
+    options = ("--age-key-file", str(committed.keys)) if with_key else ()
+    content = data(committed, "HEAD~1..HEAD", *options)
+    (file,) = content["files"]
+    assert (file["source"], file["status"], file["renamed_from"]) == ("jobs.env", "renamed", "worker.env")
+    assert file["keys"] == {"added": [], "removed": [], "changed": ["WORKERS"]}
+    assert file["note"] == ""
+    (target,) = content["targets"]
+    assert (target["change"], target["source"], target["renamed_from"]) == ("renamed", "jobs.env", "worker.env")
+    text = diff(committed, "HEAD~1..HEAD").stdout
+    assert "1 file in 1 environment: 0 keys added, 0 keys removed, 1 key changed" in text.splitlines()[0]
+    assert (
+        "production/jobs.env   → /opt/app/config/worker.env (stack app), renamed from worker.env\n    ~ WORKERS\n"
+        in text
+    )
+    assert "target" not in text
+
+
+@pytest.mark.parametrize(
+    ("prune", "says"),
+    [
+        (
+            "",
+            "worker.env stays on the server (prune is not set): `reconciler forget production/worker.env --delete`",
+        ),
+        (", prune: true", "the live file /opt/app/config/worker.env is deleted, after a backup (prune is set)"),
+    ],
+)
+def test_a_renamed_target_says_what_becomes_of_its_old_live_file(committed: Site, prune: str, says: str) -> None:
+    manifest_with(committed, "worker.env: config/worker.env", f"worker.env: {{path: config/worker.env{prune}}}")
+    committed.commit()
+    rename(committed, "worker.env", "jobs.env")
+    manifest_with(committed, "worker.env: {path: config/worker.env", "jobs.env: {path: config/jobs.env")
+    committed.commit()
+
+    (file,) = data(committed)["files"]
+    assert (file["status"], file["keys"]) == ("renamed", NOTHING)
+    assert says in file["note"]
+    assert "target" not in diff(committed, "HEAD~1..HEAD").stdout
+
+
+def test_a_removed_or_moved_target_says_what_becomes_of_its_live_file(committed: Site) -> None:
+    manifest_with(committed, "      worker.env: config/worker.env\n", "")
+    manifest_with(committed, "nginx/nginx.conf", "web/nginx.conf")
+    committed.git("rm", "-q", "envs/production/worker.env")
+    committed.commit()
+
+    text = diff(committed, "HEAD~1..HEAD").stdout
+    assert text.count("/opt/app/config/worker.env stays on the server (prune is not set)") == 1
+    assert "→ /opt/app/web/nginx.conf; the live file /opt/app/nginx/nginx.conf stays on the server" in text
+
+
+def test_files_that_have_little_in_common_are_not_a_rename(committed: Site) -> None:
+    committed.git("rm", "-q", "envs/production/worker.env")
+    committed.encrypt("production/other.env", "SOMETHING=else\n")
+    manifest_with(committed, "worker.env: config/worker.env", "other.env: config/other.env")
+    committed.commit()
+    assert sorted(file["status"] for file in data(committed)["files"]) == ["added", "removed"]

@@ -120,6 +120,20 @@ def test_clients_and_commands_wait_for_a_reload_and_none_is_turned_away(settled:
         assert set(answers) == {((200, "alive\n"), 0)}
 
 
+def test_the_command_returns_once_the_configuration_is_in_use_or_says_why_it_is_not(settled: Server) -> None:
+    with settled.daemon() as daemon:
+        settled.settings["environment"] = ["production", "staging"]
+        done = settled.cli("reload")
+        assert (done.returncode, environments(daemon)) == (0, ["production", "staging"]), done.stderr
+        settled.settings["webhook"] = {"secret_file": "/nonexistent/secret"}
+        done = settled.cli("reload")
+        assert (done.returncode, "cannot read the webhook secret" in done.stderr) == (1, True)
+        assert event_of(daemon, KEPT)
+        assert daemon.stop() == 0
+    done = settled.cli("reload")
+    assert (done.returncode, "no daemon listens here" in done.stderr) == (1, True)
+
+
 @contextmanager
 def waiting_request(server: Server) -> Iterator[tuple[Daemon, subprocess.Popen[bytes], Path]]:
     """A daemon in the middle of a reconciliation, which ends once the file is there, and `reconciler pause` that waits
@@ -156,7 +170,13 @@ def test_a_request_that_waits_is_served_after_the_reload(server: Server) -> None
 
 def test_a_request_that_waits_when_the_daemon_ends_is_refused_and_says_what_to_do(server: Server) -> None:
     with waiting_request(server) as (daemon, command, gate):
+        open_files = Path(f"/proc/{daemon.process.pid}/fd")
+        before = len(list(open_files.iterdir()))
+        reloading = server.start("reload", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        eventually(lambda: len(list(open_files.iterdir())) > before, timeout=30)
         daemon.process.terminate()
+        _, reload_errors = reloading.communicate(timeout=120)  # it does not wait for the reconciliation
+        assert (reloading.returncode, b"the daemon is stopping. Its next start" in reload_errors) == (1, True)
         gate.touch()
         _, errors = command.communicate(timeout=120)
         message = " ".join(errors.decode().split())

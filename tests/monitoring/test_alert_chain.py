@@ -20,7 +20,7 @@ from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.core.decide.suspension import HOUR
 from reconciler.core.model.compose import HealthStatus, ServiceHealth, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
-from reconciler.core.model.records import EnvironmentRecord, Pause, Quarantine
+from reconciler.core.model.records import EnvironmentRecord, Orphan, Pause, Quarantine
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import Target
@@ -60,6 +60,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "ReconcilerConflictingWriter": OF_TARGET,
     "ReconcilerConflict": OF_TARGET,
     "ReconcilerPausedLong": ("staging", "staging/api.env"),
+    "ReconcilerOrphan": (*PRODUCTION, "production@web-9/old.env"),
     "ReconcilerStalled": PRODUCTION,
     "ReconcilerRolledBack": PRODUCTION,
     "ReconcilerRollbackFailed": ("canary/app",),
@@ -116,7 +117,8 @@ def _in_trouble(metrics: PrometheusMetrics, now: float) -> None:
     metrics.observed(Plan(name, REVISION, (both_sides,)), now)
     metrics.corrected(name, [TARGET.id], now - HOUR + 5)  # counts for 5 seconds more
     quarantine = Quarantine(REVISION, "api exited with code 1", now, "run")
-    metrics.remembered(EnvironmentRecord(name, head=REVISION, quarantines=(quarantine,)), now)
+    orphan = Orphan("old.env", "/opt/app/old.env", now)
+    metrics.remembered(EnvironmentRecord(name, head=REVISION, quarantines=(quarantine,), orphans=(orphan,)), now)
     metrics.finished(Outcome(name, Result.IN_SYNC, "in sync"), 0.1, now - DAY)
     metrics.finished(Outcome(name, Result.STALLED, "a guard refuses it"), 0.1, now)
     metrics.backed_up(name, False)

@@ -25,11 +25,11 @@ DASHBOARD = DEPLOY / "grafana/dashboards/reconciler.json"
 SEVERITIES = {"critical", "warning", "info"}
 # Alerts that are not about one environment, or not about one target.
 OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck", "ReconcilerStateDiskFull"}
-OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "SecretTooOld"}
+OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "Orphan", "SecretTooOld"}
 EXPECTED = {
     "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
     "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy",
-    "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull",
+    "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull", "Orphan",
 }  # fmt: skip
 
 

@@ -61,6 +61,9 @@ def change(target: str, sync: str = "in_sync", kind: str = "in_sync", effect: st
         "by_hand": keys(),
         "from_git": keys(),
         "edited_at": None,
+        "restored_from": None,
+        "renamed_from": None,
+        "moved_to": None,
         "reason": "in sync",
         **more,
     }
@@ -172,6 +175,34 @@ CONFLICT = change(
     reason="A was changed by hand at 2026-11-29 07:41:00Z, B has a pending change from git; git wins; "
     "the hand edit is in the backup",
 )
+ORPHAN = change(
+    "production/old.env",
+    "orphan",
+    "orphan",
+    "report",
+    reason="the target left git; /opt/app/old.env stays. `reconciler forget production/old.env` ends this; with "
+    "--delete the file goes, after a backup",
+)
+RENAMED = (
+    change(
+        "production/mail.env",
+        "pending",
+        "create",
+        "write",
+        aspects=["missing"],
+        keys=keys(changed=("LOG_LEVEL",)),
+        renamed_from="old.env",
+        reason="new target",
+    ),
+    {**ORPHAN, "moved_to": "production/mail.env"},
+    change("production/api.env", renamed_from="main.env"),
+)
+RESTORED = drift(
+    "production/worker.env",
+    aspects=["content", "restored"],
+    restored_from="20261129T075912Z-8bc1d2e3",
+    reason="LOG_LEVEL was restored from backup 20261129T075912Z-8bc1d2e3 at 2026-11-29 07:41:00Z",
+)
 NOTES = ("api.env: no service reads this env file",)
 RECREATE = action(
     "api", "DB_HOST in api.env changed; nothing else of its definition differs from the running container"
@@ -187,13 +218,7 @@ PLANS: Mapping[str, Any] = {
             plan(
                 update("production/api.env", ("DB_HOST", LONG, *(f"KEY_{number}" for number in range(9)))),
                 change("production/flags.env", "pending", "create", "write", keys=keys(MANY), reason="new target"),
-                change(
-                    "production/old.env",
-                    "orphan",
-                    "orphan",
-                    "report",
-                    reason="the target left git; the live file stays (set prune to have it deleted)",
-                ),
+                ORPHAN,
                 CONFLICT,
                 actions=[RECREATE, action("worker", "api.env is mounted", "restart")],
                 notes=NOTES,
@@ -201,6 +226,8 @@ PLANS: Mapping[str, Any] = {
             pending=True,
         )
     ],
+    "renamed": [outcome("pending", plan(*RENAMED), pending=True)],
+    "restored": [outcome("drifted", plan(RESTORED), pending=True)],
     "held": [outcome("held", plan(PAUSED, CONTACT), reason=WAITING)],
     "stalled": [outcome("stalled", plan(update("production/api.env")), reason=STALL)],
     "failed": [
@@ -234,6 +261,22 @@ RUN = {"run": "8bc1d2e3", "backup": "20261129T075912.123Z-8bc1d2e3"}
 SYNCS: Mapping[str, Any] = {
     "applied": [outcome("applied", DONE, reason="wrote api.env, worker.env; api healthy on the new values", **RUN)],
     "in_sync": [outcome("in_sync", plan(change("production/api.env")))],
+    "orphan": [
+        outcome(
+            "in_sync",
+            plan(change("production/api.env"), ORPHAN),
+            reason="in sync at 02fdac92abcd; production/old.env left git, and the live file stays: `reconciler forget` "
+            "ends that",
+        )
+    ],
+    "forgotten": [
+        outcome(
+            "in_sync",
+            plan(change("production/api.env")),
+            forgotten="ada (uid 1000) had production/old.env forgotten: read by cron; /opt/app/old.env stays on the "
+            "server",
+        )
+    ],
     "rolled_back": [
         outcome(
             "rolled_back",
@@ -291,6 +334,8 @@ STATUSES: Mapping[str, Any] = {
                 update("production/api.env"),
                 change("production/flags.env", "pending", "create", "write", keys=keys(MANY), reason="new target"),
                 change("production/x.env"),
+                {**ORPHAN, "left_at": at("29T07:41:05")},
+                RESTORED,
             ),
             pending=True,
             services=[
@@ -410,22 +455,45 @@ def run(result: str, *changes: Any, actions: Any = (), reason: str = "", **more:
     }
 
 
+ORIGINS = {"restored_from": None, "renamed_from": None}
 HISTORY = [
     run(
         "applied",
-        {"source": "api.env", "kind": "update", **keys(("NEW",), (), ("DB_HOST",))},
+        {"source": "api.env", "kind": "update", **ORIGINS, **keys(("NEW",), (), ("DB_HOST",))},
         actions=[RECREATE],
         reason="wrote api.env; api healthy on the new values",
     ),
     run(
         "rolled_back",
-        {"source": LONG_SOURCE, "kind": "first_contact", **keys(MANY, ("OLD",))},
+        {"source": LONG_SOURCE, "kind": "first_contact", **ORIGINS, **keys(MANY, ("OLD",))},
         reason=UNHEALTHY,
         environment="production@web-1",
         trigger="manual",
     ),
-    run("unfinished", {"source": "worker.env", "kind": "drift", **keys((), (LONG,))}),
-    run("corrected", {"source": "worker.env", "kind": "drift", **keys((), (), ("A",))}, reason="wrote worker.env"),
+    run("unfinished", {"source": "worker.env", "kind": "drift", **ORIGINS, **keys((), (LONG,))}),
+    run(
+        "corrected",
+        {"source": "worker.env", "kind": "drift", **ORIGINS, **keys((), (), ("A",))},
+        reason="wrote worker.env",
+    ),
+    run(
+        "corrected",
+        {"source": "api.env", "kind": "drift", **ORIGINS, "restored_from": "20261129T075912Z-8bc1d2e3", **keys()},
+        {"source": "mail.env", "kind": "create", **ORIGINS, "renamed_from": "old.env", **keys()},
+        reason="wrote api.env, mail.env",
+    ),
+    run(
+        "applied",
+        {"source": "old.env", "kind": "orphan", **ORIGINS, **keys()},
+        reason="deleted old.env; ada (uid 1000) had production/old.env forgotten and its live file deleted: unused",
+        trigger="forget",
+    ),
+    run(
+        "done",
+        {"source": "api.env", "kind": "restored", **ORIGINS, "restored_from": "20261129T075912Z-8bc1d2e3", **keys()},
+        reason="ada (uid 1000) had api.env restored from backup 20261129T075912Z-8bc1d2e3",
+        trigger="restore",
+    ),
 ]
 BACKUPS = [
     {

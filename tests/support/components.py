@@ -19,6 +19,7 @@ REMEDIES = {
     "prometheus": PROVISION,
     "browser": PROVISION,
     "root": "run the tests as root",
+    "systemd": f"{PROVISION}, then run the tests as root",
     "python": PROVISION,
     "image": PROVISION,
 }
@@ -77,12 +78,18 @@ def _root() -> str | None:
     return None if os.geteuid() == 0 else "only root may do this"
 
 
+def _systemd() -> str | None:
+    installed = os.access("/lib/systemd/systemd", os.X_OK)
+    return _root() or _programs("systemctl", "unshare", "nsenter") or (None if installed else "there is no systemd")
+
+
 CHECKS: dict[str, Callable[[], str | None]] = {
     "docker": _docker,
     "sshd": lambda: _programs("sshd", "ssh", "ssh-keygen"),
     "prometheus": lambda: _programs("prometheus", "promtool", "prometheus-alertmanager", "amtool"),
     "browser": lambda: _programs("chromium"),
     "root": _root,
+    "systemd": _systemd,
     "python": _python,
     "image": lambda: None if IMAGE_BASE.exists() else "the base of the image was not made",
 }

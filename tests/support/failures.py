@@ -481,6 +481,11 @@ def _age_key_there(site: Site) -> None:
     site.server.settings["decryption"] = {"age_key_file": str(site.server.key.path)}
 
 
+def _credentials_not_set(site: Site) -> None:
+    site.server.settings["decryption"] = {"age_key_file": "${CREDENTIALS_DIRECTORY}/age.key"}
+    site.commit(2)
+
+
 def _newer_database(site: Site) -> None:
     _set_database_version(site, 99)
     site.commit(2)
@@ -647,6 +652,8 @@ SERVER_FAILURES = (
         result="in_sync", exit_code=2),
     Failure(_age_key_missing, "the age key is not usable: No such file or directory", "missing.key:",
         "decryption.age_key_file must name", fixed=_age_key_there, result="failed", retried=True, heals_to=2),
+    Failure(_credentials_not_set, "${CREDENTIALS_DIRECTORY} is used, but not set", "decryption.age_key_file:",
+        "Let the unit load it (LoadCredential=", fixed=_age_key_there, result=None, heals_to=2),
     Failure(_newer_database, "version 99, written by a newer reconciler", "state.db:",
         "install the newer reconciler again", fixed=_database_known, result=None, heals_to=2),
     Failure(_damaged_database, "the state database is damaged", "state.db:",

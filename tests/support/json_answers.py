@@ -12,7 +12,7 @@ import jsonschema
 from reconciler.cli.schemas import schema_of
 
 _LISTS = {"history": "runs", "backups": "backups", "doctor": "findings"} | dict.fromkeys(
-    ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite"), "outcomes"
+    ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite", "forget"), "outcomes"
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from reconciler.core.decide.classify import classify, with_keys
+from reconciler.core.decide.classify import classify, with_authors, with_keys
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, TargetState
 from reconciler.core.model.targets import OnDrift, OnFirstContact, Target
 
@@ -16,6 +16,7 @@ REPORT = replace(TARGET, on_drift=OnDrift.REPORT)
 TAKE_OVER = replace(TARGET, on_first_contact=OnFirstContact.TAKE_OVER)
 PRUNE = replace(TARGET, prune=True)
 CONTENT, MODE, OWNER, MISSING = Aspect.CONTENT, Aspect.MODE, Aspect.OWNER, Aspect.MISSING
+RESTORED = Aspect.RESTORED
 
 
 def state(
@@ -93,6 +94,15 @@ TABLE = [
         reason="git has another mode and owner"),
     row("the mode that git has come to want was set by hand", state("D", "D", "D", live_mode=0o600, last_mode=0o640),
         Kind.IN_SYNC, Effect.NONE, reason="in sync"),
+    # restored from a backup
+    row("restored", state("D", "L", "D", restored_from="b1"), Kind.DRIFT, Effect.WRITE, CONTENT, RESTORED,
+        reason="was restored from backup b1"),
+    row("restored, and git went on", state("D", "L", "O", restored_from="b1"), Kind.CONFLICT, Effect.WRITE,
+        CONTENT, RESTORED, reason="was restored from backup b1; git wins; what was restored is in the backup"),
+    row("restored to be absent", state("D", None, "D", restored_from="b1"), Kind.DRIFT, Effect.WRITE,
+        MISSING, RESTORED, reason="as backup b1 has none"),
+    row("restored mode", state("D", "D", "D", live_mode=0o644, restored_from="b1"), Kind.DRIFT, Effect.WRITE,
+        MODE, RESTORED, reason="the mode of the live file was restored from backup b1"),
     # conflict
     row("conflict", state("D", "L", "O"), Kind.CONFLICT, Effect.WRITE, CONTENT,
         reason="git wins; the hand edit is in the backup"),
@@ -103,11 +113,15 @@ TABLE = [
     row("conflict with a missing file, report", state("D", None, "O", REPORT), Kind.CONFLICT, Effect.HOLD, MISSING,
         reason="an operator decides"),
     # left git
-    row("orphan", state(None, "L", "L"), Kind.ORPHAN, Effect.REPORT, reason="set prune to have it deleted"),
+    row("orphan", state(None, "L", "L"), Kind.ORPHAN, Effect.REPORT, reason="reconciler forget"),
     row("orphan, prune", state(None, "L", "L", PRUNE), Kind.ORPHAN, Effect.DELETE, reason="prune is set"),
-    row("not ours", state(None, "L", "O"), Kind.NOT_OURS, Effect.NONE, reason="not as we wrote it"),
-    row("not ours, prune", state(None, "L", "O", PRUNE), Kind.NOT_OURS, Effect.NONE, reason="not as we wrote it"),
-    row("never ours, prune", state(None, "L", None, PRUNE), Kind.NOT_OURS, Effect.NONE, reason="not as we wrote it"),
+    row("not ours", state(None, "L", "O"), Kind.NOT_OURS, Effect.REPORT, reason="not as we wrote it"),
+    row("not ours, prune", state(None, "L", "O", PRUNE), Kind.NOT_OURS, Effect.REPORT, reason="not as we wrote it"),
+    row("never ours, prune", state(None, "L", None, PRUNE), Kind.NOT_OURS, Effect.REPORT, reason="not as we wrote it"),
+    row("another environment's, prune", state(None, "L", "L", PRUNE, owner="staging"), Kind.IN_SYNC, Effect.NONE,
+        reason="staging has its live path"),
+    row("unreadable, prune", state(None, None, "L", PRUNE, unreadable="it is a directory"), Kind.NOT_OURS,
+        Effect.REPORT, reason="it is a directory"),
     row("gone", state(None, None, "O"), Kind.IN_SYNC, Effect.NONE, reason="gone from git and from the server"),
     row("gone, prune", state(None, None, "O", PRUNE), Kind.IN_SYNC, Effect.NONE, reason="gone from git"),
 ]
@@ -138,6 +152,22 @@ def test_an_operator_may_take_a_file_over_by_name() -> None:
 )
 def test_taking_over_is_for_first_contact_only(state: TargetState) -> None:
     assert classify(state, take_over=True) == classify(state)
+
+
+@pytest.mark.parametrize("last", ["L", "O", None])
+def test_an_operator_may_have_what_left_git_deleted_unless_it_is_another_environments(last: str | None) -> None:
+    assert classify(state(None, "L", last), delete=True).effect is Effect.DELETE
+    assert classify(state(None, "L", last, owner="staging"), delete=True).effect is Effect.NONE
+    assert classify(state("D", "L", last), delete=True) == classify(state("D", "L", last))
+
+
+@pytest.mark.parametrize("given", [state("D", "L", "D"), state("D", "L", "O"), state("D", None, "O")])
+def test_nothing_says_that_a_restored_file_was_changed_by_hand(given: TargetState) -> None:
+    change = classify(replace(given, restored_from="b1"))
+    change = with_authors(change, KeyChange(changed=("A",)), KeyChange(changed=("B",)), 0.0)
+    assert "by hand" not in change.reason
+    assert change.by_hand == KeyChange()
+    assert change.restored_from == "b1"
 
 
 def everything() -> list[TargetState]:
@@ -193,7 +223,7 @@ def test_in_any_state_no_difference_is_ignored_silently() -> None:
         change = classify(state)
         right = state.live == state.desired and not change.aspects
         left = state.desired is None
-        assert (change.effect is Effect.NONE) == (right or (left and change.kind is not Kind.ORPHAN)), state
+        assert (change.effect is Effect.NONE) == (right or (left and change.kind is Kind.IN_SYNC)), state
         assert change.reason
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from reconciler.app.config import strict_yaml
+from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import LoneTarget, ManifestFile, StackTarget, TargetFields
 from reconciler.app.config.schema import json_schema
 from reconciler.app.config.server import ServerConfig, load_server_config
@@ -205,6 +206,51 @@ def test_absolute_paths_are_tidied_up(load: Load, path: str, read: str) -> None:
     assert load(MINIMAL.replace("/opt/app", path)).allowed_paths == (read,)
 
 
+WITH_CREDENTIALS = """
+decryption: {age_key_file: "${CREDENTIALS_DIRECTORY}/age.key"}
+webhook: {secret_file: "${CREDENTIALS_DIRECTORY}/webhook"}
+repository: {url: ssh://git@git.example.org/c.git, ssh_key_file: "${CREDENTIALS_DIRECTORY}/git"}
+hosts: {web-2: {address: web-2, user: deploy, key_file: "${CREDENTIALS_DIRECTORY}/web-2", known_hosts_file: /etc/known}}
+environment: production
+allowed_paths: [/opt/app]
+"""
+
+
+def test_credentials_of_the_service_are_files_of_any_setting(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/reconciler.service")
+    config = load(WITH_CREDENTIALS)
+    assert config.webhook is not None
+    files = [config.decryption.age_key_file, config.webhook.secret_file, config.repository.ssh_key_file]
+    names = ["age.key", "webhook", "git", "web-2"]
+    assert [*files, config.hosts["web-2"].key_file] == [f"/run/credentials/reconciler.service/{name}" for name in names]
+    require_credentials(config.model_dump())
+
+
+def test_credentials_are_named_where_no_service_manager_gave_any(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    config = load(WITH_CREDENTIALS)
+    with pytest.raises(ConfigError, match="is used, but not set") as error:
+        require_credentials(config.model_dump())
+    settings = "repository.ssh_key_file, decryption.age_key_file, webhook.secret_file, hosts.web-2.key_file"
+    assert error.value.where == settings
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["$CREDENTIALS_DIRECTORY/age.key", "${HOME}/age.key", "/etc/${CREDENTIALS_DIRECTORY}", "${CREDENTIALS_DIRECTORY}/"],
+)
+def test_no_other_variable_and_no_other_place_is_expanded(
+    load: Load, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/reconciler.service")
+    text = f"{MINIMAL}decryption: {{age_key_file: '{path}'}}\n"
+    if path.startswith("/"):
+        assert load(text).decryption.age_key_file == path
+    else:
+        (line,) = refusal(load, text)
+        assert "is not a file's absolute path" in line
+
+
 @pytest.mark.parametrize(
     ("listen", "read"),
     [("0.0.0.0:80", ("0.0.0.0", 80)), ("localhost:0", ("localhost", 0)), ("'[::]:9464'", ("::", 9464))],
@@ -347,7 +393,7 @@ BAD_VALUES = [
         "rollback: {max_per_day: 0}",
         "rollback.max_per_day: is out of range; accepted: a whole number from 1 to ",
     ),
-    ("webhook without secret", "webhook: {}", "FILE:4: webhook.secret_file: is missing; accepted: a path such as /opt"),
+    ("webhook without secret", "webhook: {}", "FILE:4: webhook.secret_file: is missing; accepted: a path such as /etc"),
     (
         "check as text",
         "checks: {a: nginx -t}",

@@ -16,6 +16,7 @@ from reconciler.core.ports import Ports
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World
+from tests.support.waiting import until
 
 UNITS = ("production@one", "production@two")
 LOCKED = StoreUnavailableError("the database is locked", where="state.db")
@@ -61,5 +62,7 @@ async def test_an_error_between_two_hosts(new_world: Callable[[], World], error:
         assert outcomes[UNITS[0]].retry
         assert "staging" in outcomes
     assert daemon.last_outcomes[UNITS[0]].outcome.reason == reason
+    assert await until(lambda: daemon.looked)
+    assert not daemon.ready  # one host has no outcome
     daemon.stop()
     await task

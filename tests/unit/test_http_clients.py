@@ -124,6 +124,10 @@ def status_of(answer: bytes) -> int:
 Serving = Callable[..., contextlib.AbstractAsyncContextManager[Site]]
 
 
+async def no_reload(_: Any) -> None:
+    raise NotImplementedError
+
+
 @pytest.fixture
 def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
     """``serving(**times)`` serves both interfaces; every time that is not given is an hour."""
@@ -153,7 +157,9 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
 
         daemon = Awake()
         views = Views(cast(Daemon, daemon), cast(Store, None), lambda: metrics, serve, SECRET)
-        async with serve_interfaces(source, control_socket=path, descriptors=descriptors) as interfaces:
+        async with serve_interfaces(
+            source, reload=no_reload, control_socket=path, descriptors=descriptors
+        ) as interfaces:
             port = await interfaces.listen(Http().model_copy(update={"listen": Address("127.0.0.1", 0)}))
             async with source.provide(views):
                 site = Site(interfaces, port, path, views)

@@ -163,7 +163,10 @@ class TargetFields(Section):
         description="The JSON Schema that its variables must satisfy: a file below repository.path, or several.",
     )
     allow_shrink: bool = Field(default=False, description="Whether a change may remove more than half of the keys.")
-    prune: bool = Field(default=False, description="Whether the live file is deleted when its target leaves git.")
+    prune: bool = Field(
+        default=False,
+        description="Whether the live file is deleted when its target leaves git; set it before that.",
+    )
     ignore_keys: Annotated[tuple[Annotated[str, KEY_PATTERN], ...], Items()] = Field(
         default=(),
         description="Keys that are left to the server, as names or globs: they keep their live value when the file is "
@@ -331,6 +334,7 @@ class Outline:
     group: str = ""
     directory: str = "/"
     hosts: tuple[str, ...] = ()
+    prune: bool = False
 
 
 def outlines(manifest: ManifestFile) -> Iterator[Outline]:
@@ -367,6 +371,7 @@ def _outline(
         group=fields.get("group") or "",
         directory=directory,
         hosts=hosts,
+        prune=fields.get("prune", False),
     )
 
 

@@ -16,6 +16,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from reconciler.app.config.credentials import CREDENTIALS, expand_credentials
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.targets import ChangeMode, OnChange
 from reconciler.core.text import printable
@@ -197,6 +198,10 @@ def normalised(path: str) -> str:
     return _limited(re.sub("^//+", "/", posixpath.normpath(path)))
 
 
+def _own_file(path: str) -> str:
+    return normalised(expand_credentials(path) if path.startswith(CREDENTIALS) else path)
+
+
 def _in_repository(path: str) -> str:
     """The root of the repository is "", not "."."""
     clean = normalised(path)
@@ -234,6 +239,12 @@ ABSOLUTE_FILE = Form(
     "a path such as /opt/app/api.env",
     rf"^{_UP}(?!(.*/)\.?$)/{_CLEAN}+$",
     normalised,
+)
+OWN_FILE = Form(
+    "a file's absolute path without '..'",
+    f"a path such as /etc/reconciler/age.key, or {CREDENTIALS}/age.key",
+    rf"^{_UP}(?!(.*/)\.?$)({re.escape(CREDENTIALS)})?/{_CLEAN}+$",
+    _own_file,
 )
 LIVE_FILE = Form(
     "a file's path without '..'",
@@ -320,3 +331,4 @@ Duration = Annotated[float, DURATION]
 Mode = Annotated[int, MODE]
 AbsolutePath = Annotated[str, ABSOLUTE_PATH]
 AbsoluteFile = Annotated[str, ABSOLUTE_FILE]
+OwnFile = Annotated[str, OWN_FILE]

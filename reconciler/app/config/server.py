@@ -34,6 +34,7 @@ from reconciler.app.config.scalars import (
     Duration,
     Host,
     Name,
+    OwnFile,
     Person,
     Whole,
     decided_elsewhere,
@@ -69,18 +70,18 @@ class Repository(Section):
     poll_interval: Duration = written(
         "30s", DURATION, "How often the branch is polled, ±5 % so that many servers do not poll at the same time."
     )
-    ssh_key_file: AbsoluteFile | None = Field(default=None, description="The private key for ssh://.")
-    known_hosts_file: AbsoluteFile | None = Field(
+    ssh_key_file: OwnFile | None = Field(default=None, description="The private key for ssh://.")
+    known_hosts_file: OwnFile | None = Field(
         default=None, description="The accepted host keys for ssh://; a changed key is an error, never learnt."
     )
-    token_file: AbsoluteFile | None = Field(
+    token_file: OwnFile | None = Field(
         default=None, description="A file with the token for https://, which keeps it out of arguments and addresses."
     )
     verify: Annotated[Verify, Choice()] = Field(
         default=Verify.NONE,
         description="Signed commits: none, the branch's tip, or every commit since the last accepted one (range).",
     )
-    allowed_signers_file: AbsoluteFile | None = Field(
+    allowed_signers_file: OwnFile | None = Field(
         default=None,
         validate_default=True,
         description="Whose signatures count (the format of ssh-keygen); required if verify is tip or range.",
@@ -101,7 +102,7 @@ class Repository(Section):
 class Decryption(Section):
     """How sources are decrypted."""
 
-    age_key_file: AbsoluteFile | None = Field(
+    age_key_file: OwnFile | None = Field(
         default=None, description="The server's age identity. Without it only unencrypted sources work."
     )
     sops_binary: Annotated[str, PROGRAM] = written(
@@ -143,7 +144,7 @@ class Http(Section):
 class Webhook(Section):
     """Lets the git server announce a push."""
 
-    secret_file: AbsoluteFile = Field(description="A file with the secret that signs the announcements.")
+    secret_file: OwnFile = Field(description="A file with the secret that signs the announcements.")
 
 
 class Rollback(Section):
@@ -159,10 +160,10 @@ class Rollback(Section):
     max_per_day: Annotated[int, Whole(1, 1000)] = Field(
         default=3, description="How many reverts are pushed within 24 hours before an operator must act."
     )
-    ssh_key_file: AbsoluteFile | None = Field(
+    ssh_key_file: OwnFile | None = Field(
         default=None, description="The key to push with, if not repository.ssh_key_file."
     )
-    signing_key_file: AbsoluteFile | None = Field(
+    signing_key_file: OwnFile | None = Field(
         default=None,
         description="The SSH key that signs the revert's commits, without a passphrase. Required to push them to a "
         "branch whose commits are verified.",
@@ -175,10 +176,10 @@ class SshServer(Section):
     address: Host = Field(description="Its name or address.")
     port: Annotated[int, Whole(1, 65535)] = Field(default=22, description="The port of its SSH server.")
     user: Person = Field(description="The user to log in as.")
-    key_file: AbsoluteFile | None = Field(
+    key_file: OwnFile | None = Field(
         default=None, description="The private key to log in with. Default: the keys of the agent at SSH_AUTH_SOCK."
     )
-    known_hosts_file: AbsoluteFile = Field(description="Its host key; a changed key is an error, never learnt.")
+    known_hosts_file: OwnFile = Field(description="Its host key; a changed key is an error, never learnt.")
 
 
 class HostSettings(SshServer):

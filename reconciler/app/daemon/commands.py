@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reconciler.app.daemon.client import Progress, Request, ask_daemon_of, serve_request
-from reconciler.core.errors import OutsideError
+from reconciler.app.daemon.client import Progress, Request, ask_daemon_of, control_socket, serve_request
+from reconciler.core.errors import OutsideError, RefusedError
 
 if TYPE_CHECKING:
     from reconciler.app.config.server import ServerConfig
@@ -48,12 +48,26 @@ def plan_environments(
 def change_environment(
     config_file: str, environment: str | None, request: Request, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Roll back, unpin, pause, resume, retry or accept a rewrite (the request's ``kind``), then reconcile.
+    """Roll back, unpin, pause, resume, retry, forget or accept a rewrite (the request's ``kind``), then reconcile.
 
     ``environment`` may be None where the server follows only one. Raises as sync_environments.
     """
     environments = [] if environment is None else [environment]
     return list(serve_request(config_file, {**request, "environments": environments}, progress))
+
+
+def reload_daemon(config_file: str, progress: Progress) -> None:
+    """Have the daemon take the server configuration again, and wait until it uses it.
+
+    Raises ConfigError for a mistake in it, ReconcilerError where the daemon keeps the former one, RefusedError where
+    none runs.
+    """
+    from reconciler.app.config.server import load_server_config
+
+    config = load_server_config(config_file)  # with a mistake in it, the daemon need not be asked
+    if ask_daemon_of(config_file, {"kind": "reload"}, progress) is None:
+        hint = "Start it, or restart it if state_dir has changed"
+        raise RefusedError("no daemon listens here", where=control_socket(config.state_dir), hint=hint)
 
 
 def restore_files(config_file: str, backup: str, only: Sequence[str], progress: Progress) -> dict[str, Any]:

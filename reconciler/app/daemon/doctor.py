@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from reconciler.app.config.credentials import CREDENTIALS
 from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
@@ -108,7 +109,7 @@ def _keys_of(name: str, host: HostSettings) -> list[DoctorFinding | None]:
 
 
 def _permissions(component: str, setting: str, path: str | None, *, secret: bool) -> DoctorFinding | None:
-    if path is None:
+    if path is None or path.startswith(CREDENTIALS):  # the components report it
         return None
     try:
         mode = stat.S_IMODE(os.stat(path).st_mode)

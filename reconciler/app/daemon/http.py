@@ -163,14 +163,21 @@ class Interfaces:
 
 
 @contextlib.asynccontextmanager
-async def serve_interfaces(source: CurrentViews, *, control_socket: str, descriptors: int) -> AsyncIterator[Interfaces]:
+async def serve_interfaces(
+    source: CurrentViews,
+    *,
+    reload: Callable[[Progress], Coroutine[Any, Any, None]],
+    control_socket: str,
+    descriptors: int,
+) -> AsyncIterator[Interfaces]:
     """Serve the control socket while inside, and HTTP once ``Interfaces.listen`` says where. At the end, whoever
-    waits for ``source`` is refused. ``descriptors`` is the limit of the process. Raises RefusedError."""
+    waits for ``source`` is refused. ``reload`` takes the server configuration again. ``descriptors`` is the limit of
+    the process. Raises RefusedError."""
     warnings = RepeatedWarnings()
     public = web.AppRunner(
         _public(source, lambda: interfaces.hosts(), warnings), access_log=None, shutdown_timeout=_GOODBYE
     )
-    control = web.AppRunner(_control(source), access_log=None, shutdown_timeout=_GOODBYE)
+    control = web.AppRunner(_control(source, reload), access_log=None, shutdown_timeout=_GOODBYE)
     await public.setup()
     await control.setup()
     assert public.server is not None
@@ -235,13 +242,15 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
     return app
 
 
-def _control(source: CurrentViews) -> web.Application:
+def _control(source: CurrentViews, reload: Callable[[Progress], Coroutine[Any, Any, None]]) -> web.Application:
     app = web.Application(middlewares=[control_guard()])
 
     async def serve(http_request: web.Request) -> web.StreamResponse:
         request = {**await _request_in(http_request), "requested_by": _requester_at(http_request)}
         if request["kind"] in FROM_MEMORY:  # also while something is reconciled
             return await _stream(http_request, lambda _: read_memory(request))
+        if request["kind"] == "reload":  # it ends the daemon that the others are served by
+            return await _stream(http_request, reload)
         return await _stream(http_request, lambda progress: serve_in_turn(request, progress))
 
     async def serve_in_turn(request: Request, progress: Progress) -> Any:

@@ -20,7 +20,7 @@ from reconciler.app.daemon.request_queue import RequestQueue
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.exhaustion import exhausted_by
 from reconciler.core.model.requests import GitAnswer, ReconcileRequest
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.runs import Activity, Outcome, Phase, Result
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Clock
 from reconciler.engine.reconcile import Reconciler
@@ -34,6 +34,10 @@ _JITTER = 0.05
 _REST = 4.0
 # The loop turns at least this often (seconds), so that a missing tick means that it hangs.
 _TURN = 30.0
+# Longer than any single step of a reconciliation: a `docker compose up` is given up after 11 minutes.
+_LONGEST_STEP = 900.0
+# A reconciliation in one of these is past its read side.
+_CHANGING = (Phase.BACKUP, Phase.WRITE, Phase.RECREATE, Phase.VERIFY, Phase.ROLLBACK)
 _WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
 
 
@@ -68,6 +72,7 @@ class Daemon:
     """Reconciles until ``stop()``; a running reconciliation is always finished.
 
     ``poll_interval`` and ``drift_interval`` in seconds: how often git is polled, how often live files are checked.
+    ``requested`` is the activity of what operators request beside reconciliations, such as a restore.
     Requests that still wait at the end get a NotServedError: after a reload, the next daemon serves them.
     """
 
@@ -83,6 +88,7 @@ class Daemon:
         drift_interval: float,
         watch: FileWatching | None = None,
         on_progress: Callable[[Progress | None], None] = lambda _: None,
+        requested: Activity | None = None,
     ) -> None:
         self.reconcilers = reconcilers
         self._rollouts = tuple(rollouts)
@@ -92,6 +98,7 @@ class Daemon:
         self._drift_interval = drift_interval
         self._watch = watch
         self._on_progress = on_progress
+        self._activities = [*(host.activity for host in reconcilers.values()), requested or Activity()]
         self._wake = asyncio.Event()
         self._stopping = False
         self._requests = RequestQueue(self._wake.set)
@@ -114,14 +121,24 @@ class Daemon:
         return self._caught_up and self.last_outcomes.keys() >= self.reconcilers.keys()
 
     @property
+    def looked(self) -> bool:
+        """Whether everything was looked at once with what git has answered, or has been read to change something.
+
+        Unlike ``ready``, also where an error between two hosts leaves one of them without an outcome.
+        """
+        return self._caught_up or any(host.activity.phase in _CHANGING for host in self.reconcilers.values())
+
+    @property
     def engines_away(self) -> dict[str, str]:
         """Why the Docker engine does not answer, by the environments that have to do without it."""
         return {name: host.engine_away for name, host in self.reconcilers.items() if host.engine_away}
 
     @property
     def alive(self) -> bool:
-        """Whether the loop has turned lately; a reconciliation may take as long as the slowest service needs."""
-        return self._clock.monotonic() - self.last_tick < max(600.0, 3 * self._poll_interval)
+        """Whether the loop has turned lately, or what it runs has made a step: a reconciliation may take as long as the
+        slowest service needs."""
+        last = max(self.last_tick, *(activity.step_at for activity in self._activities))
+        return self._clock.monotonic() - last < _LONGEST_STEP
 
     def stop(self) -> None:
         self._stopping = True
@@ -144,10 +161,14 @@ class Daemon:
         self, work: Callable[[], Awaitable[Any]], progress: Progress = lambda _: None
     ) -> Any:
         """Have ``work`` done while no reconciliation runs; return what it returns, and raise what it raises."""
+        self.report_reconciliations(progress)
+        return await self._requests.put(work, progress)
+
+    def report_reconciliations(self, progress: Progress) -> None:
+        """Report what runs now, to whoever waits for its end."""
         for name, host in self.reconcilers.items():
             if host.activity.since is not None:
                 progress(f"waiting for the reconciliation of {name} ({host.activity.words or 'reading git'})")
-        return await self._requests.put(work, progress)
 
     async def reconcile(self, request: ReconcileRequest, environments: Collection[str] = ()) -> tuple[Outcome, ...]:
         """Reconcile the environments (all, where none is given); return the outcome of each.

@@ -11,7 +11,7 @@ from reconciler.app.daemon.client import Progress, Request
 from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.requests import GitAnswer, OperatorRequest, ReconcileRequest, RequestKind
-from reconciler.core.model.runs import Outcome
+from reconciler.core.model.runs import Activity, Outcome, Result
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.store import Store
@@ -30,7 +30,7 @@ Turn = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Does work while no reconciliation runs, and returns what it returns."""
 
 # What follows the branch waits for git first. What may be urgent, a pause or a rollback, does not.
-_ASK_GIT = ("sync", "plan", "adopt", "retry", "resume", "unpin", "accept-rewrite")
+_ASK_GIT = ("sync", "plan", "adopt", "retry", "resume", "unpin", "accept-rewrite", "forget")
 
 _TARGET_FORM = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
 _STACK_FORM = "A stack is ENVIRONMENT/NAME, as `reconciler status` lists it"
@@ -42,7 +42,7 @@ async def serve(built: Runtime, reconcile: Reconcile, request: Request, turn: Tu
     Git is asked, and pushed to, outside of ``turn``: if it does not answer, no reconciliation waits for it.
     """
     kind, request = request["kind"], resolve_names(built.reconcilers, request)
-    asking = replace(built.ports, progress=progress)
+    asking = replace(built.ports, progress=progress, activity=Activity())  # no step of the loop's
     answer = await ask_git(asking, built.reconcilers) if kind in _ASK_GIT else None
     match kind:
         case "restore":
@@ -55,7 +55,7 @@ async def serve(built: Runtime, reconcile: Reconcile, request: Request, turn: Tu
     unreachable = answer is not None and answer.error is not None
     prepared = replace(_reconcile_request(request), answer=answer, revert=not unreachable)
     outcomes = await turn(lambda: reconcile(prepared, request["environments"]))
-    return [_answer(built, kind, outcome) for outcome in outcomes]
+    return [_answer(built, request, outcome) for outcome in outcomes]
 
 
 def resolve_names(units: Collection[str], request: Request) -> Request:
@@ -119,10 +119,14 @@ def list_runs(store: Store, units: Collection[str], request: Request) -> list[di
     return [serialize.serialize_run(run) for run in store.runs(units_of(units, environment), request["limit"])]
 
 
-def _answer(built: Runtime, kind: str, outcome: Outcome) -> dict[str, Any]:
-    """An outcome as data; after a pause or its end also with the pauses that there are now."""
-    answer = serialize.serialize_outcome(outcome)
-    if kind in (RequestKind.PAUSE, RequestKind.RESUME):
+def _answer(built: Runtime, request: Request, outcome: Outcome) -> dict[str, Any]:
+    """An outcome as data; after a pause or its end also with the pauses that there are now, and after a target was
+    forgotten with what that did."""
+    answer, kind = serialize.serialize_outcome(outcome), request["kind"]
+    if kind == RequestKind.FORGET and not request["delete"] and not outcome.refused:
+        runs = built.ports.store.runs(outcome.environment, 2)  # its own, and perhaps one of the reconciliation after it
+        answer["forgotten"] = next((run.reason for run in runs if run.result is Result.DONE), "")
+    if kind in (RequestKind.PAUSE, RequestKind.RESUME) and not outcome.refused:
         record = built.ports.store.environment(outcome.environment)
         answer["pauses"] = serialize.serialize_pauses(record, built.ports.clock.now())
     return answer
@@ -156,7 +160,8 @@ def _reconcile_request(request: Request) -> ReconcileRequest:
             operator = OperatorRequest(RequestKind.PLAN, request["revision"]) if request["revision"] else None
             return ReconcileRequest("plan", dry_run=True, operator=operator)
         case kind if kind in list(RequestKind):
-            fields = {name: request[name] for name in ("revision", "reason", "scope", "seconds") if name in request}
+            names = ("revision", "reason", "scope", "seconds", "delete", "requested_by")
+            fields = {name: request[name] for name in names if name in request}
             return ReconcileRequest(kind, operator=OperatorRequest(RequestKind(kind), **fields))
     hint = "It is older or newer than the command: restart it"
     raise RefusedError("this daemon does not know that request", hint=hint)
@@ -173,7 +178,8 @@ async def _status_of(built: Runtime, unit: str) -> dict[str, Any]:
 
 async def _restore(built: Runtime, request: Request) -> dict[str, Any]:
     unit = find_backup(built.ports, request["backup"]).environment
-    restored = await restore_backup(built.ports_of(unit), unit, request["backup"], request["only"])
+    ports, by = built.ports_of(unit), request.get("requested_by", "")
+    restored = await restore_backup(ports, unit, request["backup"], request["only"], requested_by=by)
     return serialize.serialize_restored(restored)
 
 

@@ -39,6 +39,9 @@ def _serialize_change(change: Change) -> dict[str, Any]:
         "by_hand": _keys(change.by_hand),
         "from_git": _keys(change.from_git),
         "edited_at": format_instant(change.edited_at),
+        "restored_from": change.restored_from or None,
+        "renamed_from": change.renamed_from or None,
+        "moved_to": change.moved_to or None,
         "reason": change.reason,
     }
 
@@ -108,13 +111,18 @@ def serialize_run(run: Run) -> dict[str, Any]:
         "finished_at": format_instant(run.finished_at),
         "revision": serialize_revision(run.revision),
         "from_commit": run.from_commit,
-        "changes": [{"source": change.source, "kind": change.kind, **_keys(change)} for change in run.changes],
+        "changes": [_serialize_run_change(change) for change in run.changes],
         "actions": [_serialize_action(action) for action in run.actions],
         "backup": run.backup or None,
         "result": run.result.value if run.result else "unfinished",
         "reason": run.reason,
         "accepted": list(run.accepted),
     }
+
+
+def _serialize_run_change(change: RunChange) -> dict[str, Any]:
+    origins = {"restored_from": change.restored_from or None, "renamed_from": change.renamed_from or None}
+    return {"source": change.source, "kind": change.kind, **origins, **_keys(change)}
 
 
 def serialize_backup(backup: Backup) -> dict[str, Any]:
@@ -142,9 +150,11 @@ def serialize_environment(
     """One environment: its revisions, its last outcome, and what was ``applied`` to each target, by live path. ``at``
     and ``since`` are epoch seconds."""
     outcome: dict[str, Any] = dict(_NO_OUTCOME) if last is None else serialize_outcome(last)
+    left_at = {orphan.path: format_instant(orphan.at) for orphan in record.orphans}
     for change in outcome["after"]["changes"] if outcome["after"] else ():
         known = applied.get(change["path"])
         change["applied"] = {"commit": known.commit, "at": format_instant(known.at)} if known else None
+        change["left_at"] = left_at.get(change["path"]) if change["sync"] == SyncStatus.ORPHAN else None
     return {
         **outcome,
         "environment": record.name,

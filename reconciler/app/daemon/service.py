@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import functools
 import os
 import signal
@@ -12,13 +13,15 @@ from dataclasses import replace
 
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs, requests
-from reconciler.app.daemon.client import control_socket
+from reconciler.app.daemon.client import Progress, control_socket
 from reconciler.app.daemon.connections import raise_descriptor_limit
 from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
+from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
-from reconciler.core.errors import ConfigError, ReconcilerError
+from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
+from reconciler.core.model.runs import Activity
 from reconciler.engine.target_revision import ask_git
 
 _FOLLOW_AGAIN = 60.0  # seconds
@@ -29,11 +32,13 @@ def run_daemon(
     config: ServerConfig, load: Callable[[], ServerConfig], early: Sized = (), *, log_level: str = "info"
 ) -> None:
     """Run until SIGTERM or SIGINT; SIGHUP takes the configuration from ``load`` again, between two reconciliations.
+    Where systemd has started it, it reports there.
 
     ``early`` holds each SIGHUP that the caller's handler has received before the daemon has one of its own.
     Raises LockedError, ConfigError, StoreError, RefusedError (address in use).
     """
     logs.set_up(log_level)
+    faulthandler.enable()  # what systemd aborts because it hangs says where, in the journal
     descriptors = raise_descriptor_limit()
     prepare_state_dir(config.state_dir)
     with exclusive(config.state_dir, "reconciler run"):
@@ -54,6 +59,10 @@ class _Service:
         self._stopping = asyncio.Event()
         self._daemon: Daemon | None = None
         self._running = False
+        self._kept: Exception | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._manager = ServiceManager()
+        self._reports = ServiceReports(self._manager, lambda: self._daemon if self._running else None)
         self._views = CurrentViews()
         self._logger = logs.get_logger()
 
@@ -65,11 +74,26 @@ class _Service:
         if early:
             self._reload()
         path = control_socket(self._config.state_dir)
-        async with serve_interfaces(self._views, control_socket=path, descriptors=self._descriptors) as interfaces:
+        async with (
+            self._reporting(),
+            serve_interfaces(
+                self._views, reload=self._reload_requested, control_socket=path, descriptors=self._descriptors
+            ) as interfaces,
+        ):
             await self._serve(interfaces, self._config, "started")
             while not self._stopping.is_set():
                 await self._change_configuration(interfaces)
         self._logger.info("stopped")
+
+    @contextlib.asynccontextmanager
+    async def _reporting(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._reports.run()) if self._manager.listens else None
+        try:
+            yield
+        finally:
+            if task:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def _change_configuration(self, interfaces: Interfaces) -> None:
         """Run with the next configuration; return where that cannot start, so that the former one is next."""
@@ -90,17 +114,46 @@ class _Service:
 
     def _stop(self) -> None:
         self._stopping.set()
+        self._reports.stopping()
+        self._answer_reloads(_stops())
         if self._daemon:
             self._daemon.stop()
 
     def _reload(self) -> None:
+        self._reports.reloading()
         try:
-            self._next = self._load_next()
+            self._next, self._kept = self._load_next(), None
         except Exception as error:  # noqa: BLE001  # a reload never ends the daemon
             self._keep(error)
+            if self._running and not self._next:
+                self._in_use()
             return
         if self._daemon:
             self._daemon.stop()
+
+    async def _reload_requested(self, progress: Progress) -> None:
+        """Reload, and return once the configuration is in use. Raises what keeps it from that."""
+        if self._stopping.is_set():
+            raise _stops()
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
+        if self._daemon:
+            self._daemon.report_reconciliations(progress)
+        self._reload()
+        await answer
+
+    def _in_use(self) -> None:
+        """A configuration is in use, and no other one waits: report it, to whoever has requested a reload too."""
+        self._reports.reloaded(kept=self._kept is not None)
+        self._answer_reloads(self._kept)
+
+    def _answer_reloads(self, error: Exception | None) -> None:
+        for answer in [answer for answer in self._waiting if not answer.done()]:
+            if error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(error)
+        self._waiting.clear()
 
     def _load_next(self) -> ServerConfig:
         """The configuration, if a reload can take it. Raises ConfigError."""
@@ -112,6 +165,7 @@ class _Service:
         return config
 
     def _keep(self, error: Exception) -> None:
+        self._kept = error
         defect = None if isinstance(error, ReconcilerError) else error
         self._logger.error("not reloaded, the former configuration stays", reason=str(error), exc_info=defect)
 
@@ -140,12 +194,19 @@ class _Service:
                 )
                 if self._stopping.is_set() or self._next:
                     daemon.stop()
+                else:
+                    self._in_use()
                 async with _watching(built, watch, daemon):
                     await daemon.run()
 
 
+def _stops() -> RefusedError:
+    return RefusedError("the daemon is stopping", hint="Its next start takes the configuration as it is then")
+
+
 def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:
-    quiet = replace(built.ports, progress=lambda _: None)  # it is no part of what an operator waits for
+    # It is neither a part of what an operator waits for, nor a step of the loop's.
+    quiet = replace(built.ports, progress=lambda _: None, activity=Activity())
     return Daemon(
         built.reconcilers,
         built.rollouts,
@@ -156,6 +217,7 @@ def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Dae
         drift_interval=config.drift.interval,
         watch=watch,
         on_progress=built.relay.listen,
+        requested=built.ports.activity,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.contracts import check_contracts, open_book
@@ -12,6 +12,7 @@ from reconciler.app.checks.run import open_all
 from reconciler.app.checks.survey import MANIFEST, Source, Survey, survey_environments
 from reconciler.app.checks.values import Opened
 from reconciler.app.config.manifest import Outline, outlines
+from reconciler.app.diff.renames import fate_of, renamed_paths
 from reconciler.app.wiring.tools import Tools
 from reconciler.core.checks import rules
 from reconciler.core.checks.line_lint import may_be_a_value
@@ -32,9 +33,10 @@ _PLAIN = frozenset({rules.NOT_ENCRYPTED, rules.PRIVATE_KEY, rules.PLAIN_SECRET, 
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """One file of an environment. ``status`` is added, removed or modified; ``note`` says what the keys do not show;
-    ``stack`` and ``live`` are its destination (None, "": none). ``equal`` is only known with a key: for each changed
-    variable, the other environments that had the "old" or have the "new" value. ``findings`` come from contracts."""
+    """One file of an environment. ``status`` is added, removed, modified or renamed; of a renamed one ``renamed_from``
+    is the former source. ``note`` says what the keys do not show; ``stack`` and ``live`` are its destination (None, "":
+    none). ``equal`` is only known with a key: for each changed variable, the other environments that had the "old" or
+    have the "new" value. ``findings`` come from contracts."""
 
     environment: str
     source: str
@@ -46,17 +48,29 @@ class FileChange:
     note: str = ""
     equal: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    renamed_from: str = ""
+
+    @property
+    def has_both(self) -> bool:
+        """Whether both commits have it."""
+        return self.status in ("modified", "renamed")
+
+    @property
+    def former_path(self) -> str:
+        return f"{self.environment}/{self.renamed_from or self.source}"
 
 
 @dataclass(frozen=True, slots=True)
 class TargetChange:
-    """One target of a manifest. ``change`` is added, removed or changed; ``details`` has an entry per changed field."""
+    """One target of a manifest. ``change`` is added, removed, changed or renamed, then ``renamed_from`` is its former
+    source; ``details`` has an entry per changed field."""
 
     environment: str
     source: str
     change: str
     stack: str | None
     details: tuple[str, ...] = ()
+    renamed_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +112,14 @@ async def compare_commits(
     before, after = ({source.path: source for source in survey.sources} for survey in surveys)
     paths = [path for path in changed if not only or path.partition("/")[0] in only]
     manifests = {f"{environment.name}/{MANIFEST}" for survey in surveys for environment in survey.environments}
+    former = await _renamed(before, after, surveys, tools)
+    live = _live_paths(second)
     files = [
-        _file(trees, path, before.get(path), after.get(path))
+        _file(trees, path, before.get(former.get(path, path)), after.get(path), live)
         for path in paths
-        if path not in manifests and (path in before or path in after)
+        if path not in manifests and path not in former.values() and (path in before or path in after)
     ]
-    named = {file.path for file in files}
+    named = {file.path for file in files} | set(former.values())
     rechecked = _with_new_contract(first, second, changed, only) - named
     findings = await _check_contracts(second, named | rechecked, tools)
     files = [
@@ -119,7 +135,7 @@ async def compare_commits(
         head=head,
         directory=directory,
         files=tuple(files),
-        targets=tuple(_targets(first, second, only)),
+        targets=tuple(_targets(first, second, only, {new: before[old].name for new, old in former.items()})),
         others=tuple((path, _status(trees, path)) for path in paths if path not in named),
         with_values=tools.opener is not None,
         rechecked=tuple(sorted(rechecked)),
@@ -161,21 +177,46 @@ def _status(trees: tuple[Tree, Tree], path: str) -> str:
     return "modified" if was and now else "added" if now else "removed"
 
 
-def _file(trees: tuple[Tree, Tree], path: str, old: Source | None, new: Source | None) -> FileChange:
+async def _renamed(
+    before: Mapping[str, Source], after: Mapping[str, Source], surveys: Sequence[Survey], tools: Tools
+) -> dict[str, str]:
+    """The former path of each renamed source; re-encrypted ones are recognised by their values, with a key."""
+    gone, new = before.keys() - after.keys(), after.keys() - before.keys()
+    if tools.opener is None or not gone or not new:
+        return renamed_paths(before, after)
+    opened = [await _open(survey, paths, tools) for survey, paths in zip(surveys, (gone, new), strict=True)]
+    first, second = ({path: file.variables for path, file in files.items()} for files in opened)
+    return renamed_paths(before, after, (first, second))
+
+
+def _file(
+    trees: tuple[Tree, Tree], path: str, old: Source | None, new: Source | None, live: Collection[tuple[str, str]]
+) -> FileChange:
+    """``live`` are the live paths of the second commit, with their environments."""
     present = new or old
     assert present is not None
     change, note = _compared(old, new)
-    outline = present.outline
+    outline, renamed = present.outline, old is not None and new is not None and old.name != new.name
+    kept = [path for name, path in live if name == present.environment]
+    fate = fate_of(old.outline, kept, present.environment) if old and (renamed or not new) else ""
+    notes = (note, "" if outline else "no target names it", fate)
     return FileChange(
         environment=present.environment,
         source=present.name,
         path=path,
-        status=_status(trees, path),
+        status="renamed" if renamed else _status(trees, path),
         change=change,
         stack=outline.stack if outline else None,
         live=outline.path if outline else "",
-        note=note if outline else "; ".join(part for part in (note, "no target names it") if part),
+        note="; ".join(filter(None, notes)),
+        renamed_from=old.name if renamed and old else "",
     )
+
+
+def _live_paths(survey: Survey) -> set[tuple[str, str]]:
+    """The live paths of all targets, with their environments."""
+    named = _named(survey).items()
+    return {(environment, outline.path) for (environment, _), several in named for outline in several}
 
 
 def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str]:
@@ -202,7 +243,7 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
 
 def _with_control_keys(file: FileChange, survey: Survey, source: Source | None) -> FileChange:
     """With a finding for each key that a server would refuse to change. A new file may be what a server has already."""
-    if source is None or file.status != "modified":
+    if source is None or not file.has_both:
         return file
     environment = next(each for each in survey.environments if each.name == file.environment)
     findings = tuple(check_control_keys(environment, source, file.change.keys.names))
@@ -243,17 +284,26 @@ def _plain_change(old: Source | None, new: Source | None, parser: Parser) -> Key
         return KeyChange.between(before, after)
 
 
-def _targets(old: Survey, new: Survey, only: Sequence[str]) -> Iterator[TargetChange]:
-    was, now = _named(old), _named(new)
+def _targets(old: Survey, new: Survey, only: Sequence[str], renamed: Mapping[str, str]) -> Iterator[TargetChange]:
+    """``renamed`` gives the former source of a renamed one, by path."""
+    was, now, live = _named(old), _named(new), _live_paths(new)
+    former = {(path.partition("/")[0], source) for path, source in renamed.items()}
     for name, source in sorted(was.keys() | now.keys()):
-        if only and name not in only:
+        if (only and name not in only) or ((name, source) in former and (name, source) not in now):
             continue
-        before, after = was.get((name, source), ()), now.get((name, source), ())
+        origin = renamed.get(f"{name}/{source}", "")
+        before, after = was.get((name, origin or source), ()), now.get((name, source), ())
+        kept = [path for environment, path in live if environment == name]
+        fates = tuple(filter(None, (fate_of(outline, kept, name) for outline in before)))
         if not before or not after:
             (outline, *_) = after or before
-            yield TargetChange(name, source, "added" if after else "removed", outline.stack)
-        elif len(before) == len(after) == 1 and (details := tuple(_details(before[0], after[0]))):
-            yield TargetChange(name, source, "changed", after[0].stack, details)
+            yield TargetChange(name, source, "added" if after else "removed", outline.stack, fates)
+        elif len(before) == len(after) == 1 and ((details := tuple(_details(before[0], after[0]))) or origin):
+            if origin:  # the live path is that of the file, which says what becomes of the former one
+                details = tuple(detail for detail in details if not detail.startswith("path "))
+                yield TargetChange(name, source, "renamed", after[0].stack, details, origin)
+            else:
+                yield TargetChange(name, source, "changed", after[0].stack, (*details, *fates))
 
 
 def _details(old: Outline, new: Outline) -> Iterator[str]:
@@ -312,7 +362,7 @@ async def _check_contracts(after: Survey, paths: set[str], tools: Tools) -> list
 
 async def _with_values(files: list[FileChange], surveys: Sequence[Survey], tools: Tools) -> list[FileChange]:
     """The same files, with keys known from values, and other environments with the same values."""
-    names = {file.source for file in files}
+    names = {name for file in files for name in (file.source, file.renamed_from)}
     before, after = [
         await _open(survey, {source.path for source in survey.sources if source.name in names}, tools)
         for survey in surveys
@@ -321,13 +371,13 @@ async def _with_values(files: list[FileChange], surveys: Sequence[Survey], tools
 
 
 def _with_values_of(file: FileChange, before: Mapping[str, Opened], after: Mapping[str, Opened]) -> FileChange:
-    old, new = before.get(file.path), after.get(file.path)
+    old, new = before.get(file.former_path), after.get(file.path)
     if old is None and new is None:
         return file
     keys, reencrypted, rotated = file.change.keys, file.change.only_reencrypted, file.change.rotated
-    if file.status != "modified" or (old and new):  # the values show what really changed
+    if not file.has_both or (old and new):  # the values show what really changed
         keys = KeyChange.between(old.variables if old else {}, new.variables if new else {})
-        reencrypted, rotated = file.status == "modified" and keys.empty, False
+        reencrypted, rotated = file.has_both and keys.empty, False
     equal = {}
     for key in keys.names:
         elsewhere = {"old": _elsewhere(file, key, old, before), "new": _elsewhere(file, key, new, after)}

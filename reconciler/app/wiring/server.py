@@ -31,6 +31,7 @@ from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.store import SqliteStore
 from reconciler.adapters.store_copy import copy_database
 from reconciler.app.config.contract import read_contract
+from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import HistoryRewrites, HostSettings, ServerConfig, SshServer
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
@@ -184,6 +185,7 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 @contextlib.asynccontextmanager
 async def runtime(config: ServerConfig) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock."""
+    require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:

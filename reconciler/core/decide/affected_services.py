@@ -194,6 +194,18 @@ def reads(project: Project, service: str, path: str) -> bool:
     return path in known.env_files | project.environments or _mounts(known, path)
 
 
+def missing_mounts(stack: Stack, project: Project | None, gone: Iterable[str]) -> list[str]:
+    """Given live paths that would be deleted, return which service mounts one by itself, in sentences: Docker would
+    make a directory of that name."""
+    services = project.services if project else {}
+    users = {path: [name for name in sorted(services) if path in services[name].sources] for path in gone}
+    return [
+        f"stack {stack.name}: {listed(names)} still mounts {path}, which would go. Remove it from compose.yaml first"
+        for path, names in users.items()
+        if names
+    ]
+
+
 def needed_by(project: Project, actions: Iterable[Action], services: Collection[str]) -> bool:
     """Whether one of these ``services`` would have to follow what is done to another one."""
     owners = {action.service for action in actions if action.kind is not ActionKind.SIGNAL} - {*services}

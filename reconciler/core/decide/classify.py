@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, SyncStatus, TargetState
+from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Effect, KeyChange, Kind, SyncStatus, TargetState
 from reconciler.core.model.targets import OnDrift, OnFirstContact
 from reconciler.core.text import instant, listed
 
 
-def classify(state: TargetState, *, take_over: bool = False) -> Change:
+def classify(state: TargetState, *, take_over: bool = False, delete: bool = False) -> Change:
     """Given one target's desired, live and last-applied state, return its kind and what to do about it.
 
-    ``take_over``: an operator allows a different file found at first contact to be replaced. Has no effects.
+    ``take_over``: an operator allows a different file found at first contact to be replaced; ``delete``: the live file
+    of a target that left git to be deleted. Has no effects.
     """
     if state.desired is None:
-        return _left_git(state)
+        return _left_git(state, delete)
+    change = _desired(state, take_over)
+    if not state.restored_from or not change.drifted:
+        return change
+    return replace(change, restored_from=state.restored_from, aspects=change.aspects | {Aspect.RESTORED})
+
+
+def _desired(state: TargetState, take_over: bool) -> Change:
     if state.torn:
         reason = "a write in place was interrupted; it is finished"
         return Change(state.target, Kind.UPDATE, Effect.WRITE, reason, _aspects(state))
@@ -28,7 +36,10 @@ def classify(state: TargetState, *, take_over: bool = False) -> Change:
     if state.live == state.last:
         return Change(state.target, Kind.UPDATE, Effect.WRITE, "git has new content", _aspects(state))
     if state.desired == state.last:
-        return _drift(state, _aspects(state), "the live file was changed by hand")
+        return _drift(state, _aspects(state), _changed_by(state))
+    if state.restored_from:
+        reason = f"git has new content and {_changed_by(state)}"
+        return _conflict(state, _aspects(state), reason, "; what was restored is in the backup")
     return _conflict(state, _aspects(state), "git and the live file both changed", "; the hand edit is in the backup")
 
 
@@ -38,9 +49,9 @@ def sync_status(change: Change) -> SyncStatus:
         return SyncStatus.HELD
     if change.drifted or Aspect.STALE in change.aspects:
         return SyncStatus.DRIFTED
-    if change.kind in (Kind.IN_SYNC, Kind.NOT_OURS):
-        return SyncStatus.IN_SYNC
-    return SyncStatus.ORPHAN if change.kind is Kind.ORPHAN else SyncStatus.PENDING
+    if change.kind in LEFT_GIT:
+        return SyncStatus.ORPHAN
+    return SyncStatus.IN_SYNC if change.kind is Kind.IN_SYNC else SyncStatus.PENDING
 
 
 def with_keys(change: Change, keys: KeyChange) -> Change:
@@ -55,6 +66,8 @@ def with_keys(change: Change, keys: KeyChange) -> Change:
     if change.effect is Effect.HOLD:
         reason = "the live file has the same variables as git; it is rewritten, the old one is in the backup"
         change = replace(change, effect=Effect.WRITE, reason=reason)
+    elif change.kind is Kind.CONFLICT:  # such as a hand edit that was adopted
+        change = replace(change, reason="git has the variables of the live file in another form")
     return replace(
         change,
         keys=keys,
@@ -69,38 +82,59 @@ def with_authors(change: Change, by_hand: KeyChange, from_git: KeyChange, edited
     if by_hand.names:
         when = f" at {instant(edited_at)}" if edited_at else ""
         verb = "were" if len(by_hand.names) > 1 else "was"
-        sentences.append(f"{listed(by_hand.names)} {verb} changed by hand{when}")
+        how = f"restored from backup {change.restored_from}" if change.restored_from else "changed by hand"
+        sentences.append(f"{listed(by_hand.names)} {verb} {how}{when}")
     if from_git.names:
         verb = "have pending changes" if len(from_git.names) > 1 else "has a pending change"
         sentences.append(f"{listed(from_git.names)} {verb} from git")
     head, _, tail = change.reason.partition("; ")
     reason = "; ".join(filter(None, [", ".join(sentences) or head, tail]))
+    by_hand = KeyChange() if change.restored_from else by_hand
     return replace(change, by_hand=by_hand, from_git=from_git, edited_at=edited_at, reason=reason)
 
 
-def _left_git(state: TargetState) -> Change:
+def _left_git(state: TargetState, delete: bool) -> Change:
+    if state.owner:
+        reason = f"the target left git; {state.owner} has its live path now"
+        return Change(state.target, Kind.IN_SYNC, Effect.NONE, reason)
+    if state.unreadable:
+        return _stays(state, Kind.NOT_OURS, f"; what is there cannot be read ({state.unreadable})")
     if state.live is None:
         return Change(state.target, Kind.IN_SYNC, Effect.NONE, "gone from git and from the server")
-    if state.live != state.last:
-        return Change(
-            state.target, Kind.NOT_OURS, Effect.NONE, "the target left git, but the live file is not as we wrote it"
-        )
+    kind = Kind.ORPHAN if state.live == state.last else Kind.NOT_OURS
+    if delete:
+        return Change(state.target, kind, Effect.DELETE, "the target left git, and an operator has the file deleted")
+    if kind is Kind.NOT_OURS:
+        return _stays(state, kind, ", and the live file is not as we wrote it")
     if state.target.prune:
-        return Change(state.target, Kind.ORPHAN, Effect.DELETE, "the target left git and prune is set")
-    return Change(
-        state.target,
-        Kind.ORPHAN,
-        Effect.REPORT,
-        "the target left git; the live file stays (set prune to have it deleted)",
-    )
+        return Change(state.target, kind, Effect.DELETE, "the target left git and prune is set")
+    return _stays(state, kind)
+
+
+def _stays(state: TargetState, kind: Kind, more: str = "") -> Change:
+    command = f"`reconciler forget {state.target.id}`"
+    reason = f"{state.target.path} stays. {command} ends this; with --delete the file goes, after a backup"
+    return Change(state.target, kind, Effect.REPORT, f"the target left git{more}; {reason}")
 
 
 def _missing(state: TargetState) -> Change:
     if state.last is None:
         return Change(state.target, Kind.CREATE, Effect.WRITE, "new target", frozenset({Aspect.MISSING}))
     if state.desired == state.last:
-        return _drift(state, frozenset({Aspect.MISSING}), "the live file is gone")
-    return _conflict(state, frozenset({Aspect.MISSING}), "git has new content and the live file is gone")
+        return _drift(state, frozenset({Aspect.MISSING}), _gone_by(state))
+    return _conflict(state, frozenset({Aspect.MISSING}), f"git has new content and {_gone_by(state)}")
+
+
+def _changed_by(state: TargetState, subject: str = "the live file") -> str:
+    if state.restored_from:
+        return f"{subject} was restored from backup {state.restored_from}"
+    return f"{subject} was changed by hand"
+
+
+def _gone_by(state: TargetState) -> str:
+    if state.restored_from:
+        return f"the live file was removed, as backup {state.restored_from} has none"
+    return "the live file is gone"
 
 
 def _same_content(state: TargetState) -> Change:
@@ -111,7 +145,7 @@ def _same_content(state: TargetState) -> Change:
     if state.last_mode != state.target.mode:
         # Git has another mode than we last set, or we have not written it yet: this is not a hand edit.
         return Change(state.target, Kind.UPDATE, Effect.WRITE, f"git has another {names}", aspects)
-    return _drift(state, aspects, f"the {names} of the live file was changed by hand")
+    return _drift(state, aspects, _changed_by(state, f"the {names} of the live file"))
 
 
 def _first_contact(state: TargetState, take_over: bool) -> Change:

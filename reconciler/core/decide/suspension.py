@@ -81,9 +81,11 @@ def suspended(change: Change, reason: str, *, alone: bool = False) -> Change:
 
 
 def corrections(runs: Sequence[Run]) -> list[tuple[RunChange, float]]:
-    """Given runs, return the hand edits that they corrected, each with the time (epoch seconds)."""
+    """Given runs, return the hand edits that they corrected, each with the time (epoch seconds). What an operator had
+    restored is none."""
     corrected = [run for run in runs if run.result is Result.CORRECTED]
-    return [(change, run.started_at) for run in corrected for change in run.changes if change.kind == Kind.DRIFT]
+    changes = [(change, run.started_at) for run in corrected for change in run.changes]
+    return [(change, at) for change, at in changes if change.kind == Kind.DRIFT and not change.restored_from]
 
 
 def conflicting_writer(change: Change, corrected_at: Sequence[float], now: float) -> str:

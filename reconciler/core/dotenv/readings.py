@@ -56,6 +56,19 @@ def known_variables(data: bytes, parser: Parser) -> dict[str, str]:
         return {entry.key: entry.template for entry in read_entries(data, parser)}
 
 
+RENAMED = 0.5
+"""At least so much of a renamed file is as it was before, as git has it too."""
+
+
+def likeness(before: Mapping[str, object], after: Mapping[str, object]) -> float:
+    """How much of two versions of a file, key → value, is the same: from 0 to 1."""
+    same = sum(after.get(key, _ABSENT) == value for key, value in before.items())
+    return same / max(len(before), len(after), 1)
+
+
+_ABSENT = object()
+
+
 @dataclass(frozen=True, slots=True)
 class KeyReading:
     """What is known of a key's value. ``value`` is what a container gets, None where that depends on a name which

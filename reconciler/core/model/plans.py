@@ -24,8 +24,12 @@ class Kind(StrEnum):
     NOT_OURS = "not_ours"
 
 
+LEFT_GIT = (Kind.ORPHAN, Kind.NOT_OURS)
+"""The kinds of a target that git no longer names."""
+
+
 class Aspect(StrEnum):
-    """In what way a live file (or, for stale, a container) differs from git."""
+    """In what way a live file (or, for stale, a container) differs from git; restored: `restore` brought it there."""
 
     CONTENT = "content"
     MODE = "mode"
@@ -33,6 +37,7 @@ class Aspect(StrEnum):
     MISSING = "missing"
     COSMETIC = "cosmetic"
     STALE = "stale"
+    RESTORED = "restored"
 
 
 class SyncStatus(StrEnum):
@@ -88,7 +93,9 @@ class TargetState:
     """The three states of one target, as observed. Digests are keyed; ``None`` means that there is no file.
 
     ``ownership_ok``: owner and group are as desired, or the target names none. ``torn``: an interrupted run of ours has
-    left the live file half written.
+    left the live file half written. ``restored_from`` is the id of the backup from which the live file, as it is, was
+    restored. Of a target that left git, ``unreadable`` is why the live file cannot be read, and ``owner`` the
+    environment that has its path now.
     """
 
     target: Target
@@ -99,6 +106,9 @@ class TargetState:
     last_mode: int | None = None
     ownership_ok: bool = True
     torn: bool = False
+    restored_from: str = ""
+    unreadable: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,9 @@ class Change:
     ``keys`` are the differences from the live file to git; ``by_hand`` what somebody changed in the live file since we
     last wrote it, ``from_git`` what changed in git since then. ``edited_at`` is when the live file was last written.
     ``alone``: it is held for a reason of its own (paused, on_drift is report, a conflicting writer), nothing else is.
+    ``restored_from`` is as in TargetState. ``renamed_from`` is the source that the target had before, or that of the
+    orphan whose content it takes over; then ``keys`` are the differences from that. ``moved_to`` is of such an orphan:
+    the new target's id.
     """
 
     target: Target
@@ -120,6 +133,9 @@ class Change:
     from_git: KeyChange = KeyChange()
     edited_at: float | None = None
     alone: bool = False
+    restored_from: str = ""
+    renamed_from: str = ""
+    moved_to: str = ""
 
     @property
     def writes(self) -> bool:
@@ -135,6 +151,11 @@ class Change:
     def drifted(self) -> bool:
         """Whether somebody else changed the live file."""
         return self.kind in (Kind.DRIFT, Kind.CONFLICT)
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the live file stays although its target left git."""
+        return self.kind in LEFT_GIT and not self.writes
 
 
 _FROM_GIT = (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT)
@@ -165,7 +186,12 @@ class Plan:
 
     @property
     def reported(self) -> tuple[Change, ...]:
-        return tuple(change for change in self.changes if change.effect is Effect.REPORT)
+        return tuple(change for change in self.changes if change.effect is Effect.REPORT and not change.orphaned)
+
+    @property
+    def orphans(self) -> tuple[Change, ...]:
+        """The live files that stay although their targets left git: nothing waits for them."""
+        return tuple(change for change in self.changes if change.orphaned)
 
     @property
     def waits(self) -> bool:

@@ -27,6 +27,25 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class Orphan:
+    """A live file whose target left git, seen so since ``at`` (epoch seconds), until it is gone or forgotten."""
+
+    source: str
+    path: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredFile:
+    """What `restore` has last put at a live path: its digest, the id of the backup that had it, and when."""
+
+    path: str
+    digest: str
+    backup: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Pin:
     """The revision at which an operator holds an environment, why (in their words) and since when."""
 
@@ -79,7 +98,8 @@ class EnvironmentRecord:
     last one that was in place with every target. ``startups`` are the seconds that services took to become healthy the
     last time, by STACK/SERVICE; by STACK/ until all HTTP checks of a stack answered. ``cut_off`` are containers (ids)
     of no managed stack that shared a namespace with one that was touched. ``written_without_engine`` are live paths
-    written while the engine did not answer: which services need a restart for them is not known yet.
+    written while the engine did not answer: which services need a restart for them is not known yet. ``restored`` are
+    the live files that `restore` has brought back, and nothing has been written to since.
     """
 
     name: str
@@ -96,6 +116,8 @@ class EnvironmentRecord:
     startups: Mapping[str, float] = field(default_factory=dict)
     cut_off: tuple[str, ...] = ()
     written_without_engine: tuple[str, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    restored: tuple[RestoredFile, ...] = ()
 
     @property
     def desired(self) -> Revision | None:

@@ -21,6 +21,7 @@ class RequestKind(StrEnum):
     RESUME = "resume"
     RETRY = "retry"
     ACCEPT_REWRITE = "accept-rewrite"
+    FORGET = "forget"
     PLAN = "plan"
 
 
@@ -28,7 +29,9 @@ class RequestKind(StrEnum):
 class OperatorRequest:
     """``revision`` (a commit id; for a rollback, "" means the previous one) and ``reason`` are as typed.
 
-    ``scope`` is what a pause covers: a target, a stack, or "" for the whole environment; it lasts ``seconds``.
+    ``scope`` is what a pause covers: a target, a stack, or "" for the whole environment; it lasts ``seconds``. To
+    forget is a target that left git, with its live file if ``delete``. ``requested_by`` is who asked, by the kernel's
+    word.
     """
 
     kind: RequestKind
@@ -36,6 +39,8 @@ class OperatorRequest:
     reason: str = ""
     scope: str = ""
     seconds: float = 0.0
+    delete: bool = False
+    requested_by: str = ""
 
 
 HeldBack = Callable[[Revision], str]

@@ -14,7 +14,8 @@ from reconciler.core.model.targets import Parser
 
 
 class Result(StrEnum):
-    """How a reconciliation of one environment ended."""
+    """How a reconciliation of one environment ended; ``done``, only in the history: an operator request was carried out
+    without one."""
 
     APPLIED = "applied"
     IN_SYNC = "in_sync"
@@ -25,6 +26,7 @@ class Result(StrEnum):
     ROLLED_BACK = "rolled_back"
     ROLLBACK_FAILED = "rollback_failed"
     FAILED = "failed"
+    DONE = "done"
 
 
 class Phase(StrEnum):
@@ -43,11 +45,15 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Activity:
-    """What a reconciliation is doing: since when (epoch seconds; None: nothing runs), in which phase, and in words."""
+    """What a reconciliation is doing: since when (epoch seconds; None: nothing runs), in which phase, and in words.
+
+    ``step_at``: when it last began or ended a phase, or looked at a service it waits for (monotonic seconds).
+    """
 
     since: float | None = None
     phase: Phase | None = None
     words: str = ""
+    step_at: float = 0.0
 
     @contextlib.contextmanager
     def during(self, phase: Phase, words: str) -> Iterator[None]:
@@ -87,7 +93,7 @@ class RunChange:
 
     ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file. ``parser`` and
     ``ignore_keys`` are the target's: keys that are left to the server keep their value also in a rollback.
-    ``in_place``: it writes into the file that is there.
+    ``in_place``: it writes into the file that is there. ``restored_from`` and ``renamed_from`` are as in Change.
     """
 
     source: str
@@ -101,6 +107,8 @@ class RunChange:
     parser: Parser = Parser.OPAQUE
     ignore_keys: tuple[str, ...] = ()
     in_place: bool = False
+    restored_from: str = ""
+    renamed_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,8 @@ class Run:
     Another process can resume it from this. ``failing`` names the services (stack/service) that were unhealthy before
     it, ``silent`` the URLs of health checks that did not answer then: it is not to blame for those. ``rolling_back``
     is why it is being rolled back; "" if it is not; ``restored_at`` when its services were recreated on the restored
-    files (epoch seconds), 0 if they were not. ``accepted`` says who has accepted which project as it stood.
+    files (epoch seconds), 0 if they were not. ``accepted`` says who has accepted which project as it stood, or
+    had a live file deleted.
     """
 
     id: str

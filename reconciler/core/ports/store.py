@@ -112,6 +112,10 @@ class Store(Protocol):
         of other runs stay, except for the services of ``settled``.
         """
 
+    def add_done(self, run: Run, reason: str, *, record: EnvironmentRecord, forgotten: Sequence[str] = ()) -> None:
+        """In one database transaction: a run that was no reconciliation, with its end, the record, and what is no
+        longer applied (by path). Unfinished runs stay."""
+
     def reopen(self, run: Run, record: EnvironmentRecord) -> None:
         """Make a finished run unfinished again, and store the environment's record in the same transaction."""
 
