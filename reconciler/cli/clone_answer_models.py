@@ -50,7 +50,7 @@ class ChangedFileData(BaseModel):
 
     environment: str
     source: str
-    status: Literal["added", "removed", "modified"]
+    status: Literal["added", "removed", "modified", "renamed"]
     stack: str | None
     live: str
     keys: KeysData
@@ -60,14 +60,16 @@ class ChangedFileData(BaseModel):
     note: str
     equal: dict[str, dict[str, list[str]]]
     findings: list[KeyFindingData]
+    renamed_from: str | None
 
 
 class ChangedTargetData(BaseModel):
     environment: str
     source: str
-    change: Literal["added", "removed", "changed"]
+    change: Literal["added", "removed", "changed", "renamed"]
     stack: str | None
     details: list[str]
+    renamed_from: str
 
 
 class OtherFileData(BaseModel):
@@ -205,6 +207,12 @@ class RewritingData(BaseModel):
     reason: str
 
 
+class ChangedKeysData(KeysData):
+    """``cosmetic``: other bytes, the same variables."""
+
+    cosmetic: bool
+
+
 class ImportedFileData(BaseModel):
     """``keys_not_shown`` counts names that may be parts of a secret."""
 
@@ -222,6 +230,15 @@ class ImportedFileData(BaseModel):
     format: Format
     reason: str
     rewritings: list[RewritingData]
+    change: Literal["added", "changed", "unchanged"]
+    changed_keys: ChangedKeysData | None
+
+
+class RemovedTargetData(BaseModel):
+    """A target whose live file is gone."""
+
+    source: str
+    path: str
 
 
 class LeftOutData(BaseModel):
@@ -246,6 +263,8 @@ class ImportAnswer(JsonAnswer):
     stacks: list[ImportedStackData]
     files: list[ImportedFileData]
     left_out: list[LeftOutData]
+    removed: list[RemovedTargetData]
+    update: bool
     notes: list[str]
     branch: str
     commit: str
