@@ -27,6 +27,7 @@ from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
 from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
 from reconciler.core.errors import ReconcilerError, RefusedError
+from reconciler.core.model.answers import versioned
 from reconciler.core.ports.store import Store
 
 _WITHDRAWAL = 15.0  # seconds for the answers under way to end before a reload goes on without them
@@ -226,7 +227,7 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
 
     async def show_status(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return web.json_response(await views.status())
+            return web.json_response(versioned(await views.status()))
 
     async def webhook(request: web.Request) -> web.Response:
         async with source.use() as views:

@@ -273,6 +273,10 @@ def _serialize_key_age(age: KeyAge, oldest: float | None) -> dict[str, Any]:
 _NO_OUTCOME = {
     "result": None,
     "reason": "not reconciled yet",
+    "revision": None,
+    "run": None,
+    "backup": None,
+    "retry": False,
     "warning": "",
     "pending": True,
     "plan": None,
