@@ -98,6 +98,7 @@ class ComparedKeyData(BaseModel):
     remarks: list[Remark]
     risk: Risk
     unexplained: bool
+    unused_on: list[str]
     reason: str
 
 
@@ -108,12 +109,14 @@ class ComparedFactData(BaseModel):
     class_: Status = Field(alias="class")
     risk: Risk
     unexplained: bool
+    informational: bool
     reason: str
 
 
 class ComparedFileData(BaseModel):
     left: str | None
     right: str | None
+    paired_by: str | None
     services: list[str]
     problem: str
     keys: list[ComparedKeyData]
@@ -137,13 +140,17 @@ class ComparedProbeData(BaseModel):
 class ComparisonData(BaseModel):
     left: str
     right: str
+    left_label: str
+    right_label: str
     different_environments: bool
     summary: str
+    sentences: list[str]
     unexplained: int
     remarks: list[str]
     problems: list[str]
     files: list[ComparedFileData]
     services: list[ComparedServiceData]
+    definitions: list[ComparedServiceData]
     probes: list[ComparedProbeData]
 
 
