@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reconciler.cli import RUNNING
 from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile
 
 if TYPE_CHECKING:
@@ -51,8 +49,6 @@ def run(
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     from reconciler.app.daemon.service import run_daemon
 
-    gc.freeze()
-    gc.set_threshold(RUNNING)
     run_daemon(_load(config), lambda: _load(config), early, log_level=log_level)
 
 
