@@ -221,7 +221,9 @@ class Sops:
         ours = (await self.own_keys()).plugins
         if foreign := [plugin for plugin in map(plugin_of, recipients) if plugin and plugin not in ours]:
             problem = f"it is for a key of age-plugin-{foreign[0]} as well, and only our own keys choose a plugin"
-            raise RefusedError(problem, where=name, hint="Encrypt it with sops itself, or add an identity of that plugin")
+            raise RefusedError(
+                problem, where=name, hint="Encrypt it with sops itself, or add an identity of that plugin"
+            )
 
     async def _run(
         self,
