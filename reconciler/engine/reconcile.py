@@ -15,6 +15,8 @@ from reconciler.core.errors import (
     ReconcilerError,
     RefusedError,
     RevisionError,
+    all_of,
+    with_id,
 )
 from reconciler.core.model.compose import ServiceHealth
 from reconciler.core.model.records import EnvironmentRecord
@@ -97,7 +99,8 @@ class Reconciler:
     @property
     def engine_away(self) -> str:
         """Why the Docker engine of its stacks cannot be asked; "" if it answered the last time."""
-        return str(self._memory.engine_away or "")
+        away = self._memory.engine_away
+        return with_id(str(away), away.id) if away else ""
 
     @property
     def holds_failures(self) -> bool:
@@ -162,13 +165,13 @@ class _Reconciliation:
                 outcome, warning = await _revert(self.ports, outcome)
                 self.warnings += [warning] if warning else []
         except HeldBackError as error:
-            return Outcome(self.environment, Result.HELD, str(error))
+            return Outcome(self.environment, Result.HELD, str(error), error_id=error.id)
         except ReconcilerError as error:
             self.looked |= isinstance(error, HostUnreachableError)
             result = Result.STALLED if error.blames_revision else Result.FAILED
             refused = isinstance(error, RefusedError) and self.request.asks(RequestKind.FORGET)
             outcome = Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
-            return replace(outcome, refused=refused)
+            return replace(outcome, refused=refused, error_id=error.id)
         return outcome
 
     async def look_at_services(self) -> None:
@@ -242,7 +245,7 @@ class _Reconciliation:
         try:
             await carry_out(self.ports, self.environment, request, self.request.answer)
         except RefusedError as error:
-            return Outcome(self.environment, Result.FAILED, str(error), refused=True)
+            return Outcome(self.environment, Result.FAILED, str(error), refused=True, error_id=error.id)
         self.memory.forget_revision()
         self.memory.stacks_observed_at = NEVER  # a pause acknowledges services that do not run
         return None
@@ -366,7 +369,7 @@ class _Reconciliation:
         if containers is not None and prepared.away is None:
             memory.keep_containers(containers, files, prepared, ports.clock.monotonic())
         if self.request.accept_projects and not prepared.accepted:
-            self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
+            self.warnings.append(RefusedError("no stack is held that could be accepted", where=self.environment))
         return memory.with_notes(prepared, snapshot.desired.manifest.stacks)
 
     def _note_engine(self, away: EngineUnavailableError | None) -> None:
@@ -403,7 +406,7 @@ class _Reconciliation:
         except ReconcilerError as error:
             if self.request.asks(RequestKind.FORGET):  # it is the request that is refused, not the revision
                 hint = "Nothing was deleted: remove what still needs the file first"
-                raise RefusedError(error.what, where=error.where, hint=hint) from None
+                raise RefusedError(error.what, where=error.where, hint=hint, id="target-not-forgotten") from None
             self.memory.fail(prepared.plan.revision, error, self.ports.clock.monotonic())
             self.memory.desired = None
             raise
@@ -423,12 +426,15 @@ def _names(desired: Desired) -> frozenset[str]:
 def _preview(prepared: Prepared) -> Outcome:
     plan = prepared.plan
     if prepared.problems:
-        return Outcome(plan.environment, Result.STALLED, "\n".join(prepared.problems), plan.revision, plan, plan)
+        text, id = all_of(prepared.problems)
+        return Outcome(plan.environment, Result.STALLED, text, plan.revision, plan, plan, error_id=id)
     if prepared.away is not None and not plan.writes:
         reason = f"{prepared.away}. {idle_reason(EnvironmentRecord(plan.environment), plan)}"
-        return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
+        id = prepared.away.id
+        return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True, error_id=id)
     if plan.waits:
-        return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan)
+        id = plan.waiting_id
+        return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan, error_id=id)
     pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
     reason = f"in sync at {plan.revision.short}{orphans_reason(plan)}" if plan.empty else pending
     return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan, plan)
@@ -443,6 +449,6 @@ async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerEr
 def _with_warnings(outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
     if not warnings:
         return outcome
-    news = [str(warning) for warning in warnings if str(warning) not in outcome.reason]
+    news = [with_id(str(warning), warning.id) for warning in warnings if str(warning) not in outcome.reason]
     text = "\n".join(filter(None, [outcome.warning, *news]))
     return replace(outcome, warning=text, retry=outcome.retry or any(warning.retryable for warning in warnings))

@@ -349,7 +349,10 @@ def load_server_config(path: str) -> ServerConfig:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigError(
-            f"cannot be read ({reason})", where=path, hint="Name the file with --config or RECONCILER_CONFIG."
+            f"cannot be read ({reason})",
+            where=path,
+            hint="Name the file with --config or RECONCILER_CONFIG.",
+            id="server-configuration-missing",
         ) from None
     except ValueError:
         raise ConfigError("is not a valid file name", where=shown(path)) from None

@@ -203,7 +203,8 @@ def _named(where: str, setting: str) -> Iterator[None]:
         # Neither a name that is not found nor a socket's path of more than 107 bytes is a number of the system's.
         known = error.errno is not None and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
-        raise RefusedError(f"cannot listen ({reason})", where=where, hint=f"Choose another {setting}") from error
+        hint = f"Choose another {setting}"
+        raise RefusedError(f"cannot listen ({reason})", where=where, hint=hint, id="cannot-listen") from error
 
 
 def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings: RepeatedWarnings) -> web.Application:
@@ -316,7 +317,7 @@ def _last_line(task: asyncio.Task[Any]) -> bytes:
     if error is None:
         return _line({"result": task.result()})
     if isinstance(error, ReconcilerError):
-        return _line({"error": {"what": error.what, "where": error.where, "hint": error.hint}})
+        return _line({"error": {"what": error.what, "where": error.where, "hint": error.hint, "id": error.id}})
     get_logger().error("a request failed unexpectedly", exc_info=error)
     hint = "The daemon's log has the traceback: `journalctl -u reconciler`"
     return _line({"error": {"what": "internal error", "where": "daemon", "hint": hint}})
