@@ -52,10 +52,14 @@ def common_id(ids: Collection[str]) -> str:
     return next(iter(ids), "") if len(set(ids)) < 2 else SEVERAL
 
 
-def all_of(problems: Sequence[ReconcilerError]) -> tuple[str, str]:
-    """Several problems as one text, a line each, and its id."""
+def all_of(problems: Sequence[ReconcilerError], hint: str = "") -> tuple[str, str]:
+    """Several problems as one text, a line each, with the ``hint`` for all of them, and its id."""
     id = common_id([problem.id for problem in problems])
-    return "\n".join(with_id(str(problem), problem.id if id == SEVERAL else "") for problem in problems), id
+    *lines, last = (str(problem) for problem in problems)
+    lines.append(f"{last.rstrip('.')}. {hint}" if hint else last)
+    if id == SEVERAL:
+        lines = [with_id(line, problem.id) for line, problem in zip(lines, problems, strict=True)]
+    return "\n".join(lines), id
 
 
 class ConfigError(ReconcilerError):

@@ -140,8 +140,8 @@ def _ask_guards(target: Target, git: bytes, proposal: Proposal) -> None:
     if git.strip() and not content.strip():
         problems.append(GuardError("nothing would be left of the source"))
     if problems:
-        text, id = all_of(problems)
-        raise RefusedError(text, where=target.path, hint="Fix the live file first", id=id)
+        text, id = all_of(problems, "Fix the live file first")
+        raise RefusedError(text, where=target.path, id=id)
 
 
 async def _written(

@@ -49,8 +49,8 @@ class Prepared:
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
         if self.problems:
-            text, id = all_of(self.problems)
-            raise GuardError(text, hint="Nothing was written", id=id)
+            text, id = all_of(self.problems, "Nothing was written")
+            raise GuardError(text, id=id)
 
 
 async def prepare(

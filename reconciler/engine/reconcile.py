@@ -405,8 +405,8 @@ class _Reconciliation:
             prepared.check()
         except ReconcilerError as error:
             if self.request.asks(RequestKind.FORGET):  # it is the request that is refused, not the revision
-                hint = "Nothing was deleted: remove what still needs the file first"
-                raise RefusedError(error.what, where=error.where, hint=hint, id="target-not-forgotten") from None
+                text, _ = all_of(prepared.problems, "Nothing was deleted: remove what still needs the file first")
+                raise RefusedError(text, id="target-not-forgotten") from None
             self.memory.fail(prepared.plan.revision, error, self.ports.clock.monotonic())
             self.memory.desired = None
             raise
